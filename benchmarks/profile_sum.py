@@ -1,0 +1,55 @@
+"""How well the operators' times sum up to the whole model's: the ratio for the four models of the suite.
+
+Fails if a ratio is off by more than 15%. Run it on a quiet machine: `python benchmarks/profile_sum.py`.
+"""
+
+import argparse
+import sys
+
+from pytest_dnnbench.case import PRECISIONS
+from pytest_dnnbench.catalog import DEFAULT_MODELS
+from pytest_dnnbench.rank.pipeline.profiler import Effort, parts_over_whole, profile_model
+
+TOLERANCE = 0.15
+
+
+def main() -> int:
+    """Prints one row per model and returns 1 if any ratio is outside 1 +- TOLERANCE."""
+    options = _parser().parse_args()
+    form = f"{options.image_size} px, batch {options.batch_size}, {options.precision}, {options.device}"
+    print(f"{form}, {options.threads} threads\n")
+    print(f"{'model':18}{'operators':>10}{'parts ms':>10}{'whole ms':>10}{'parts / whole':>15}")
+    ratios = [_row(model, options) for model in options.models]
+    return int(any(abs(ratio - 1) > TOLERANCE for ratio in ratios))
+
+
+def _row(model: str, options: argparse.Namespace) -> float:
+    profile = profile_model(
+        model,
+        options.image_size,
+        options.batch_size,
+        options.precision,
+        options.device,
+        threads=options.threads,
+        effort=Effort(repetitions=options.repetitions),
+    )
+    ratio = parts_over_whole(profile)
+    parts_ms, whole_ms = profile.parts_s * 1e3, profile.metadata["whole_s"] * 1e3
+    print(f"{model:18}{len(profile.nodes):10}{parts_ms:10.2f}{whole_ms:10.2f}{ratio:15.3f}", flush=True)
+    return ratio
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=DEFAULT_MODELS)
+    parser.add_argument("--image-size", type=int, default=28)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repetitions", type=int, default=15)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""One benchmark case: which framework trains or validates which model, on how much, and how. No torch here."""
+
+from dataclasses import dataclass, field
+
+from pytest_dnnbench.errors import UsageError
+
+Scalar = str | int | float | bool
+
+PHASES = ("train", "validate")
+DATASETS = ("synthetic", "mnist")
+PRECISIONS = ("fp32", "tf32", "bf16")
+SCALINGS = ("weak", "strong")
+DEVICES = ("cuda", "cpu")
+
+MNIST_IMAGE_SIZE = 28
+"""Images of this size have MNIST's form: one channel, ten classes. Any other size has ImageNet's: 3 and 1000."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What one test case measures. Plain data; crosses process boundaries; validated once, here.
+
+    `batch_size` is the number of images of one GPU's minibatch, as it runs: under strong scaling it is already
+    divided. `gpus` counts ranks: on a machine without GPUs they are CPU processes. `options` are the framework's own.
+    """
+
+    framework: str
+    model: str
+    gpus: int
+    phase: str
+    dataset: str = "synthetic"
+    image_size: int = MNIST_IMAGE_SIZE
+    batch_size: int = 32
+    precision: str = "fp32"
+    scaling: str = "weak"
+    device: str = "cpu"
+    launcher: str = "forkserver"
+    seed: int = 0
+    options: dict[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("phase", self.phase, PHASES),
+            ("dataset", self.dataset, DATASETS),
+            ("precision", self.precision, PRECISIONS),
+            ("scaling", self.scaling, SCALINGS),
+            ("device", self.device, DEVICES),
+        ):
+            if value not in choices:
+                raise UsageError(f"{name} {value!r} is unknown: choose from {', '.join(choices)}")
+        for name, count in (
+            ("gpus", self.gpus),
+            ("batch_size", self.batch_size),
+            ("image_size", self.image_size),
+        ):
+            if count < 1:
+                raise UsageError(f"{name} is {count}: it must be at least 1")
+        if self.precision == "tf32" and self.device != "cuda":
+            raise UsageError(f"precision 'tf32' needs a CUDA device, not {self.device!r}: use fp32 or bf16")
+        if self.dataset == "mnist" and self.image_size != MNIST_IMAGE_SIZE:
+            raise UsageError(f"MNIST images have {MNIST_IMAGE_SIZE} pixels a side, not {self.image_size}")
+
+    @property
+    def id(self) -> str:
+        """The case as it stands in a test's id: `ddp-resnet50-4gpu`."""
+        return f"{self.framework}-{self.model}-{self.gpus}gpu"
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image: 1 in MNIST's form, else 3."""
+        return 1 if self.image_size == MNIST_IMAGE_SIZE else 3
+
+    @property
+    def classes(self) -> int:
+        """Classes of the labels: 10 in MNIST's form, else 1000."""
+        return 10 if self.image_size == MNIST_IMAGE_SIZE else 1000

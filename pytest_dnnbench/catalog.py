@@ -1,0 +1,106 @@
+"""What can be named in a case: frameworks and models, each a row. Nothing that a row points to is imported here."""
+
+import difflib
+import importlib.util
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pytest_dnnbench.case import Scalar
+from pytest_dnnbench.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class FrameworkOption:
+    """An option of one framework: `--dnn-{flag}` on the command line, `Case.options[name]` on the rank."""
+
+    name: str
+    flag: str
+    default: Scalar
+    about: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FrameworkSpec:
+    """A framework that cases can name.
+
+    `worker` is the rank side, "module:Class"; `requires` the modules that must be installed, with `install` the one
+    command that does it; `preload` what the fork server imports beforehand; `rendezvous`, where the framework has
+    its own, "module:function" giving a context manager of each rank's environment variables.
+    """
+
+    name: str
+    worker: str
+    about: str
+    requires: tuple[str, ...] = ()
+    install: str = ""
+    preload: tuple[str, ...] = ()
+    rendezvous: str | None = None
+    min_gpus: int = 1
+    max_gpus: int | None = None
+    options: tuple[FrameworkOption, ...] = ()
+
+    def missing(self) -> tuple[str, ...]:
+        """The required modules that are not installed; importing none of them."""
+        return tuple(name for name in self.requires if importlib.util.find_spec(name) is None)
+
+
+FRAMEWORKS = (
+    FrameworkSpec(
+        "single",
+        "pytest_dnnbench.rank.frameworks.single:SingleWorker",
+        "plain PyTorch on one device: what speed-up is measured against",
+        max_gpus=1,
+    ),
+    FrameworkSpec(
+        "ddp",
+        "pytest_dnnbench.rank.frameworks.ddp:DdpWorker",
+        "torch.nn.parallel.DistributedDataParallel: data parallel",
+    ),
+)
+
+_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+_RESNEXTS = ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
+_EFFICIENTNETS = tuple(f"efficientnet_b{size}" for size in range(8))
+
+MODELS: dict[str, str] = {name: f"torchvision.models:{name}" for name in (*_RESNETS, *_RESNEXTS, *_EFFICIENTNETS)}
+
+DEFAULT_MODELS = ("resnet18", "resnet50", "resnext50_32x4d", "efficientnet_b0")
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The frameworks and models of one session: the built-in rows and those that other packages add."""
+
+    frameworks: Mapping[str, FrameworkSpec] = field(default_factory=lambda: {row.name: row for row in FRAMEWORKS})
+    models: Mapping[str, str] = field(default_factory=lambda: dict(MODELS))
+
+    def with_rows(self, frameworks: Iterable[FrameworkSpec], models: Mapping[str, str]) -> "Catalog":
+        """This catalog and more rows; a row of the same name replaces ours."""
+        rows = {**self.frameworks, **{row.name: row for row in frameworks}}
+        return Catalog(rows, {**self.models, **models})
+
+    def framework(self, name: str) -> FrameworkSpec:
+        """The row of a framework. Raises UsageError with the nearest names."""
+        try:
+            return self.frameworks[name]
+        except KeyError:
+            raise UsageError(f"unknown framework {name!r}: {_nearest(name, self.frameworks)}") from None
+
+    def model(self, name: str) -> str:
+        """The "module:factory" behind a model's name, which may be one itself. Raises UsageError."""
+        if name in self.models:
+            return self.models[name]
+        module, colon, factory = name.partition(":")
+        if not colon:
+            raise UsageError(f"unknown model {name!r}: {_nearest(name, self.models)}, or package.module:factory")
+        if not all(part.isidentifier() for part in (*module.split("."), *factory.split("."))):
+            raise UsageError(f"model {name!r} is not of the form package.module:factory")
+        if importlib.util.find_spec(module.split(".")[0]) is None:
+            raise UsageError(f"model {name!r}: no module {module.split('.')[0]!r} can be imported; is it on sys.path?")
+        return name
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(sorted(known))}"

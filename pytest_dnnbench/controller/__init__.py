@@ -1,0 +1,1 @@
+"""The pytest side: starts ranks, collects their reports."""

@@ -1,0 +1,104 @@
+"""From a case to its measurement: proves the step, launches the ranks, collects what they report."""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_dnnbench.case import Case, Scalar
+from pytest_dnnbench.catalog import MODELS, Catalog
+from pytest_dnnbench.controller.devices import Machine
+from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
+from pytest_dnnbench.messages import RunRequest
+from pytest_dnnbench.mnist import MnistFiles
+from pytest_dnnbench.results.measurement import Launch, Measurement, agree
+
+PROVE = "pytest_dnnbench.rank.session:prove"
+MEASURE = "pytest_dnnbench.rank.session:measure"
+
+
+@dataclass
+class CaseRun:
+    """A case on its way: proven once, then launched as often as asked, each time in fresh ranks."""
+
+    request: RunRequest
+    ranks: Ranks
+    machine: Machine
+    rendezvous: Rendezvous | None = None
+    packages: tuple[str, ...] = ()
+    correctness: dict[str, object] = field(default_factory=dict)
+    launches: list[Launch] = field(default_factory=list)
+
+    def launch(self) -> Launch:
+        """One launch; the first is preceded by the proof. Raises WrongResult or RankFailure."""
+        if not self.correctness:
+            proofs = self.ranks.launch(PROVE, self.request, rendezvous=self.rendezvous)
+            self.correctness = agree(self.request.case, proofs)
+        launch = Launch(tuple(self.ranks.launch(MEASURE, self.request, rendezvous=self.rendezvous)))
+        self.launches.append(launch)
+        return launch
+
+    def measurement(self) -> Measurement:
+        """All launches so far."""
+        case, facts = self.request.case, self.launches[0].reports[0].environment
+        return Measurement(
+            case=case,
+            launches=tuple(self.launches),
+            correctness=self.correctness,
+            environment=_environment(self.machine, case, facts, self.packages),
+            oversubscribed=self.machine.kind == "cpu" and self.machine.oversubscribed(case.gpus),
+            steps=self.request.steps,
+            warmup=self.request.warmup,
+        )
+
+
+def prepare_run(
+    case: Case, catalog: Catalog, ranks: Ranks, machine: Machine, *, steps: int, warmup: int, data: MnistFiles | None
+) -> CaseRun:
+    """A run of the case on these ranks. Raises UsageError for an unknown framework or model."""
+    spec = catalog.framework(case.framework)
+    target = catalog.model(case.model)
+    request = RunRequest(
+        case=case,
+        worker=spec.worker,
+        model=case.model if case.model in MODELS else target,
+        steps=steps,
+        warmup=warmup,
+        data=data,
+    )
+    return CaseRun(request, ranks, machine, _load(spec.rendezvous), spec.requires)
+
+
+def _load(path: str | None) -> Any:
+    if path is None:
+        return None
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _environment(
+    machine: Machine, case: Case, facts: dict[str, Scalar | None], packages: tuple[str, ...]
+) -> dict[str, dict[str, Scalar | None]]:
+    """What must be alike before two runs are compared, and what is only recorded."""
+    used = machine.gpus[: case.gpus]
+    alike: dict[str, Scalar | None] = {
+        "cpu": machine.cpu,
+        "cores": machine.cores,
+        "gpu": ", ".join(gpu.name for gpu in used) or None,
+        "gpu_uuids": ", ".join(gpu.uuid for gpu in used) or None,
+        "driver": machine.driver,
+        "torchvision": importlib.metadata.version("torchvision"),
+        **{name: importlib.metadata.version(name) for name in packages},
+        **facts,
+    }
+    recorded: dict[str, Scalar | None] = {
+        "hostname": platform.node(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "pytest_dnnbench": importlib.metadata.version("pytest-dnnbench"),
+        "numpy": importlib.metadata.version("numpy"),
+        "load_1min": os.getloadavg()[0],
+    }
+    return {"must_match": alike, "recorded": recorded}

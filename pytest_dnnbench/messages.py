@@ -1,0 +1,96 @@
+"""What crosses the boundary between the pytest process and the ranks: frozen records of plain data, no torch.
+
+controller ── Place, RunRequest ──> rank
+controller <── Correctness, RankReport ── rank
+"""
+
+from dataclasses import dataclass, field
+
+from pytest_dnnbench.case import Case, Scalar
+from pytest_dnnbench.mnist import MnistFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one rank stands in its launch.
+
+    `device` is "cpu" or "cuda:INDEX"; `threads` the compute threads of this rank; `rendezvous` the path of the
+    file store that the ranks of one launch meet in; `timeout_s` bounds every collective.
+    """
+
+    rank: int
+    world_size: int
+    device: str
+    threads: int
+    rendezvous: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What every rank of a launch is asked to do.
+
+    `worker` is the framework's "module:Class"; `model` what `rank.models.build_model` takes: a name of the suite or
+    "module:factory". `steps` are timed after `warmup` untimed ones. The optimiser is SGD with these settings, the
+    same for every framework. `data` says where real images lie; None for synthetic ones. `prepared` is what the
+    framework's own preparation, if it has one, answered before the ranks were started (a pipeline's plan).
+    """
+
+    case: Case
+    worker: str
+    model: str
+    steps: int
+    warmup: int
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    data: MnistFiles | None = None
+    prepared: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Correctness:
+    """What one rank saw when its step was held against the reference, before anything is timed.
+
+    `deviations` maps a check ("parameters", "gradients", "buffers", ...) to the largest absolute deviation over all
+    elements, divided by the largest absolute value of the reference's tensor or 1, whichever is larger;
+    `tolerances` holds the same keys. `passed` is true when every deviation is finite and within its tolerance.
+    `failures` names what was wrong, worst first. `about` says how it was checked, for the record.
+    """
+
+    deviations: dict[str, float]
+    tolerances: dict[str, float]
+    failures: tuple[str, ...] = ()
+    about: dict[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the step that is about to be timed is right."""
+        return not self.failures
+
+
+@dataclass(frozen=True, slots=True)
+class RankReport:
+    """What one rank measured in one launch. Times are seconds of the machine's monotonic clock.
+
+    `window_start_s` is when the timed window opened, after the last warm-up step, the device synchronised;
+    `step_end_s[i]` when timed step `step_index[i]` was complete; `window_end_s` when the device was synchronised
+    after the last. `step_images[i]` counts the images that this rank completed in it. `memory_bytes` maps
+    "allocated", "cached" (device allocator) or "resident" (CPU) to the peak inside the window. `loss` holds one
+    value per step of the run, warm-up included, on ranks that see a loss. `validation` counts correct and all
+    images of this rank's share of the validation set. `details` are the framework's own facts.
+    """
+
+    rank: int
+    window_start_s: float
+    window_end_s: float
+    step_index: tuple[int, ...]
+    step_end_s: tuple[float, ...]
+    step_images: tuple[int, ...]
+    images_per_update: int
+    memory_bytes: dict[str, int]
+    loss: tuple[float, ...] = ()
+    validation: tuple[int, int] | None = None
+    data: dict[str, Scalar] = field(default_factory=dict)
+    environment: dict[str, Scalar | None] = field(default_factory=dict)
+    details: dict[str, object] = field(default_factory=dict)

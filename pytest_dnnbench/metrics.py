@@ -1,0 +1,29 @@
+"""The metrics of a record: unit, which way is better, and the limit that a run would hold a later one to by default."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A measured quantity. `tolerance` is the default limit of a change for the worse, as a fraction; None: no limit."""
+
+    name: str
+    unit: str
+    better: str
+    tolerance: float | None = None
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("throughput_img_s", "img/s", "higher", 0.05),
+        Metric("step_time_s", "s", "lower", 0.05),
+        Metric("allocated_peak_bytes", "B", "lower", 0.01),
+        Metric("cached_peak_bytes", "B", "lower", 0.05),
+        Metric("resident_peak_bytes", "B", "lower", 0.10),
+        Metric("speedup", "x", "higher"),
+        Metric("scaling_efficiency", "1", "higher"),
+        Metric("loss", "nat", "lower"),
+        Metric("validation_accuracy", "1", "higher"),
+    )
+}

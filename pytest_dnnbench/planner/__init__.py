@@ -1,0 +1,1 @@
+"""The pipeline planner: pure Python and NumPy, no torch."""

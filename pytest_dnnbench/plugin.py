@@ -1,0 +1,200 @@
+"""The pytest plugin: options, hooks and fixtures. Wiring only; torch is never imported in this process.
+
+The life of a run: 1 options become Settings; 2 collection parameterises the cases; 3 the fork server starts while
+pytest collects; 4 each round launches every case once (rounds.py), the first launch of a case after its proof;
+5 the last round makes the record; 6 speed-up is added and pytest-benchmark writes the file; 7 the table is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_dnnbench import hookspecs, rounds
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.errors import DnnbenchError, UsageError
+from pytest_dnnbench.options import Settings, add_options, read_settings
+
+if TYPE_CHECKING:
+    from pytest_dnnbench.bench import DnnBench
+    from pytest_dnnbench.controller.ranks import Ranks
+    from pytest_dnnbench.workshop import Workshop
+
+SETTINGS = pytest.StashKey[Settings]()
+CATALOG = pytest.StashKey[Catalog]()
+WORKSHOP = pytest.StashKey["Workshop"]()
+
+PARAMETERS = ("framework", "model", "gpus")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the options and their ini twins."""
+    add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Adds the hooks by which others add frameworks and models."""
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Checks every option before anything starts."""
+    frameworks = [row for rows in config.hook.pytest_dnnbench_frameworks() for row in rows]
+    models = {name: path for rows in config.hook.pytest_dnnbench_models() for name, path in rows.items()}
+    config.stash[CATALOG] = Catalog().with_rows(frameworks, models)
+    try:
+        config.stash[SETTINGS] = read_settings(config, config.stash[CATALOG])
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def workshop(config: pytest.Config) -> Workshop:
+    """What the session's cases share; made at first use."""
+    if WORKSHOP not in config.stash:
+        from pytest_dnnbench.workshop import Workshop
+
+        try:
+            config.stash[WORKSHOP] = Workshop(config.stash[SETTINGS], config.stash[CATALOG])
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
+    return config.stash[WORKSHOP]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parameterises `framework`, `model` and `gpus` with what the options ask for, where the test has not done it."""
+    wanted = [name for name in PARAMETERS if name in metafunc.fixturenames]
+    marked = {name for mark in metafunc.definition.iter_markers("parametrize") for name in _names(mark.args[0])}
+    if "dnnbench" not in metafunc.fixturenames or not wanted or marked.intersection(wanted):
+        return
+    rows = workshop(metafunc.config).combinations(wanted)
+    metafunc.parametrize(
+        wanted, [pytest.param(*row, id="-".join(_id(*pair) for pair in zip(wanted, row))) for row in rows]
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Reads `4gpu` where a test gives its own counts."""
+    return _id(argname, val) if argname == "gpus" and isinstance(val, int) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Gives every case a replay clock as pytest-benchmark's timer, keeping the author's own settings."""
+    from pytest_dnnbench.clock import ReplayClock
+
+    for item in items:
+        if "dnnbench" in getattr(item, "fixturenames", ()):
+            mark = item.get_closest_marker("benchmark")
+            settings = {**(mark.kwargs if mark else {}), "timer": ReplayClock()}
+            item.add_marker(pytest.mark.benchmark(**settings), append=False)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Starts the fork server, whose imports take seconds, when ranks will be needed."""
+    used = any({"dnnbench", "process_group"} & set(getattr(item, "fixturenames", ())) for item in session.items)
+    if used and not session.config.option.collectonly:
+        workshop(session.config).server.start()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Checks the data, then runs all rounds but the last before pytest's own loop."""
+    config = session.config
+    if rounds.measured(session) and not config.option.collectonly:
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        announce: Callable[[str], None] = reporter.write_line if reporter and config.option.verbose >= 0 else _silent
+        try:
+            workshop(config).data()
+        except DnnbenchError as error:
+            raise pytest.UsageError(str(error)) from None
+        if _timing(config):
+            rounds.run_early_rounds(session, config.stash[SETTINGS].launches, announce)
+    return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Reports a case that failed in an early round instead of running it again."""
+    return rounds.replay_failure(item) or None
+
+
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """Adds speed-up and efficiency before pytest-benchmark writes the file."""
+    if WORKSHOP in session.config.stash:
+        from pytest_dnnbench.results.record import relate
+
+        relate(workshop(session.config).records)
+    return (yield)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Says what ranks will run on, for sessions that have asked for this plugin."""
+    given = any(value is not None for key, value in vars(config.option).items() if key.startswith("dnn_"))
+    return f"dnnbench: {workshop(config).machine.describe()}" if given else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Shows the table."""
+    if WORKSHOP in config.stash and (records := workshop(config).records):
+        from pytest_dnnbench.report.table import render
+
+        machine = workshop(config).machine
+        terminalreporter.section("dnnbench")
+        terminalreporter.write_line(machine.describe())
+        terminalreporter.write_line("")
+        for line in render(records):
+            terminalreporter.write_line(line)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Ends the fork server, and with it any rank."""
+    if WORKSHOP in config.stash:
+        config.stash[WORKSHOP].server.close()
+
+
+@pytest.fixture
+def process_group(request: pytest.FixtureRequest) -> Callable[[int], Ranks]:
+    """`process_group(world_size)` gives the ranks of a distributed process group.
+
+    `ranks.run(function, *args)` calls a top-level function on every rank, in fresh processes, and returns one result
+    per rank. Skips the test when there are not so many devices.
+    """
+    shop = workshop(request.config)
+
+    def ranks(world_size: int) -> Ranks:
+        if reason := shop.machine.shortage(world_size):
+            pytest.skip(reason)
+        return shop.ranks(world_size)
+
+    return ranks
+
+
+@pytest.fixture
+def dnnbench(benchmark: Any, request: pytest.FixtureRequest) -> DnnBench:
+    """`dnnbench.measure(framework, model, ranks, phase=...)` proves, measures and records a case."""
+    from pytest_dnnbench.bench import DnnBench
+
+    return DnnBench(workshop(request.config), request.node, benchmark)
+
+
+def _timing(config: pytest.Config) -> bool:
+    session = getattr(config, "_benchmarksession", None)
+    return session is not None and not session.disabled and not session.skip
+
+
+def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:
+    return [name.strip() for name in argument.split(",")] if isinstance(argument, str) else list(argument)
+
+
+def _id(name: str, value: object) -> str:
+    return f"{value}gpu" if name == "gpus" else str(value)
+
+
+def _silent(_: str) -> None:
+    return None

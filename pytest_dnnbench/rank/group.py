@@ -1,0 +1,54 @@
+"""A rank's membership in torch.distributed's process group: over a file store, on loopback."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pytest_dnnbench.messages import Place
+from pytest_dnnbench.rank.entry import resolve
+
+
+def take_place(place: Place) -> None:
+    """Sets the compute threads and the current device of this rank."""
+    torch.set_num_threads(place.threads)
+    if place.device.startswith("cuda"):
+        torch.cuda.set_device(place.device)
+
+
+def join(place: Place) -> None:
+    """Joins the default process group: gloo on CPU ranks; NCCL, with gloo for CPU tensors, on GPUs."""
+    on_gpu = place.device.startswith("cuda")
+    dist.init_process_group(
+        backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        store=dist.FileStore(place.rendezvous, place.world_size),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timedelta(seconds=place.timeout_s),
+        device_id=torch.device(place.device) if on_gpu else None,
+    )
+
+
+def leave() -> None:
+    """Leaves the process group, if this rank is in one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def membership(place: Place) -> Iterator[None]:
+    """In the process group for the length of a `with`; after an error the rank ends without saying good-bye."""
+    take_place(place)
+    join(place)
+    yield
+    leave()
+
+
+def call(place: Place, target: tuple[str, str, str | None], *arguments: Any) -> Any:
+    """What `Ranks.run` runs on each rank: the user's function inside a process group."""
+    function: Callable[..., Any] = resolve(target)
+    with membership(place):
+        return function(*arguments)

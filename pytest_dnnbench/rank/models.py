@@ -1,0 +1,102 @@
+"""Builds the model that a case names, in MNIST's or ImageNet's form. Importing this imports torchvision.
+
+A name is a row of the catalog or "package.module:factory", a user's own. Not here: which names there are
+(catalog.py), the images (data.py).
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from operator import attrgetter
+
+import torch
+from torch import nn
+
+from pytest_dnnbench.case import MNIST_IMAGE_SIZE
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank.torchvision_ops import load_torchvision
+
+load_torchvision()
+
+
+def image_form(image_size: int) -> tuple[int, int]:
+    """Channels of an image and classes of the labels: (1, 10) at MNIST's size, (3, 1000) at any other."""
+    return (1, 10) if image_size == MNIST_IMAGE_SIZE else (3, 1000)
+
+
+def example_images(image_size: int, batch_size: int) -> torch.Tensor:
+    """Images of the right form, (batch, channels, size, size), standard normal, of torch's generator."""
+    return torch.randn(batch_size, image_form(image_size)[0], image_size, image_size)
+
+
+def build_model(name: str, image_size: int) -> nn.Module:
+    """The named model, with fresh weights from torch's generator, on the CPU, in training mode.
+
+    A torchvision model gets as many classes as the form has, and in MNIST's form a first convolution for one
+    channel. A user's factory, or class, is called with those of `channels`, `classes` that it takes. Raises
+    UsageError for an unknown name, and for a factory that is missing, not callable or makes no module.
+    """
+    path = Catalog().model(name)
+    channels, classes = image_form(image_size)
+    if path.startswith("torchvision."):
+        model = _checked(_factory(path)(num_classes=classes), path)
+        _accept_channels(model, channels)
+    else:
+        model = _checked(_call_with_form(_factory(path), path, channels, classes), path)
+    return model.train()
+
+
+def _factory(path: str) -> Callable[..., object]:
+    module_name, _, attribute = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UsageError(f"model {path!r}: module {module_name!r} cannot be imported ({error})") from error
+    try:
+        factory = attrgetter(attribute)(module)
+    except AttributeError:
+        raise UsageError(f"model {path!r}: {module_name} has no {attribute!r}: check the spelling") from None
+    if not callable(factory):
+        raise UsageError(
+            f"model {path!r} is of type {type(factory).__name__} and cannot be called: "
+            "name a function or class that makes the model"
+        )
+    return factory  # type: ignore[no-any-return] # callable() has just said so
+
+
+def _call_with_form(factory: Callable[..., object], path: str, channels: int, classes: int) -> object:
+    signature = inspect.signature(factory)
+    form = {"channels": channels, "classes": classes}
+    taken = {key: value for key, value in form.items() if key in signature.parameters}
+    try:
+        signature.bind(**taken)
+    except TypeError as error:
+        raise UsageError(
+            f"model {path!r}: its factory takes {signature} and is called with {sorted(taken)} ({error}): "
+            "give its other parameters defaults"
+        ) from None
+    return factory(**taken)
+
+
+def _checked(model: object, path: str) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model {path!r} made a {type(model).__name__}: make it return a torch.nn.Module")
+    return model
+
+
+def _accept_channels(model: nn.Module, channels: int) -> None:
+    """Rebuilds the model's first convolution for so many channels, initialised as torchvision does."""
+    name, first = next((name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d))
+    if first.in_channels == channels:
+        return
+    rebuilt = nn.Conv2d(
+        channels,
+        first.out_channels,
+        first.kernel_size,  # type: ignore[arg-type] # typed as a tuple of any length; is of two
+        first.stride,  # type: ignore[arg-type]
+        first.padding,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+    )
+    nn.init.kaiming_normal_(rebuilt.weight, mode="fan_out")
+    model.set_submodule(name, rebuilt)

@@ -1,0 +1,1 @@
+"""Pipeline parallelism: profiler, stages, weight stash, runtime."""

@@ -1,0 +1,150 @@
+"""The fork server: one quiet process with everything imported, from which fresh ranks are forked in milliseconds.
+
+    pytest ──(socket pair: JSON, with file descriptors)──> fork server ──fork──> rank 0, rank 1, ...
+      ^                                                                             │
+      └──────────────────────(one pipe per rank: its result)────────────────────────┘
+
+Started as `python -m pytest_dnnbench.rank.server FD`. It never touches a GPU and has a single thread, so that a fork
+is a clean copy. Each rank leads a session of its own; whatever a rank started dies with it. When the pytest process
+goes away, however it goes, the socket closes and every rank is killed; when this server goes away the kernel kills
+its ranks. Rank programs do not live here: see entry.py.
+"""
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from typing import Any, NoReturn
+
+_PR_SET_PDEATHSIG = 1
+_MESSAGE_BYTES = 1 << 17
+_C_LIBRARY = ctypes.CDLL(None, use_errno=True)
+
+Message = dict[str, Any]
+
+
+class Server:
+    """Forks a rank for each "spawn", signals its process group for each "signal", and reports each exit."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self.children: set[int] = set()
+        self.wake, self._wake_end = os.pipe()
+        os.set_blocking(self._wake_end, False)
+        signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: self.stop())
+
+    def serve(self) -> NoReturn:
+        """Answers until the controller closes the socket."""
+        while True:
+            ready, _, _ = select.select([self.control, self.wake], [], [])
+            if self.wake in ready:
+                os.read(self.wake, 4096)
+                self._reap()
+            if self.control in ready:
+                data, descriptors, _, _ = socket.recv_fds(self.control, _MESSAGE_BYTES, 2)
+                if not data:
+                    self.stop()
+                message = json.loads(data)
+                if message["op"] == "spawn":
+                    self._spawn(message, descriptors)
+                elif message["pid"] in self.children:
+                    self._signal(message["pid"], message["signal"], message["group"])
+
+    def stop(self) -> NoReturn:
+        """Kills every rank and ends at once."""
+        for pid in self.children:
+            self._signal(pid, signal.SIGKILL, True)
+        os._exit(0)
+
+    def _spawn(self, message: Message, descriptors: list[int]) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_rank(parent, message, *descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self.children.add(pid)
+        self._send({"op": "spawned", "token": message["token"], "pid": pid})
+
+    def _become_rank(self, parent: int, message: Message, request: int, result: int) -> NoReturn:
+        status = 70
+        try:
+            os.setsid()
+            _C_LIBRARY.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            self.control.close()
+            from pytest_dnnbench.rank import entry
+
+            status = entry.main(message, request, result)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        for pid in tuple(self.children):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                self._signal(pid, signal.SIGKILL, True)
+                self.children.discard(pid)
+                self._send({"op": "exited", "pid": pid, "code": os.waitstatus_to_exitcode(status)})
+
+    @staticmethod
+    def _signal(pid: int, number: int, group: bool) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            (os.killpg if group else os.kill)(pid, number)
+
+    def _send(self, message: Message) -> None:
+        try:
+            self.control.send(json.dumps(message).encode())
+        except OSError:
+            self.stop()
+
+
+def preload(modules: list[str]) -> dict[str, str]:
+    """Imports what every rank will need; returns the error of each module that could not be imported."""
+    errors = {}
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            errors[name] = f"{type(error).__name__}: {error}"
+    return errors
+
+
+def main(control_descriptor: int) -> NoReturn:
+    """Preloads what the first message names, says "ready", and serves."""
+    control = socket.socket(fileno=control_descriptor)
+    control.set_inheritable(False)
+    first = control.recv(_MESSAGE_BYTES)
+    if not first:
+        os._exit(0)
+    message = json.loads(first)
+    sys.path[:] = message["sys_path"]
+    errors = preload(message["preload"])
+    gc.collect()
+    gc.freeze()
+    threads = len(os.listdir("/proc/self/task"))
+    server = Server(control)
+    control.send(json.dumps({"op": "ready", "errors": errors, "threads": threads}).encode())
+    server.serve()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

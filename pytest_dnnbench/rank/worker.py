@@ -1,0 +1,83 @@
+"""The seam between the session, which measures, and a framework, which trains. One Worker is one rank's part."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from pytest_dnnbench.messages import Correctness, Place, RunRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step that this rank has completed.
+
+    `index` counts the steps of the whole job from 0, warm-up included; a data-parallel rank completes each of them,
+    a pipeline's rank those of the minibatches that came its way. `images` is what this rank adds to the job's
+    images: its share of a data-parallel batch, all of a minibatch on a pipeline's last stage, 0 on other stages.
+    `loss` is a detached scalar, or None on ranks that see no loss.
+    """
+
+    index: int
+    images: int
+    loss: torch.Tensor | None
+
+
+class Worker(ABC):
+    """One rank's part of a framework. Called in this order: connect, build, run (or prove), close."""
+
+    def __init__(self, place: Place, request: RunRequest) -> None:
+        self.place = place
+        self.request = request
+        self.case = request.case
+        self.device = torch.device(place.device)
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Joins the other ranks of the launch."""
+
+    @abstractmethod
+    def build(self) -> None:
+        """Makes the model and its optimiser on the device, in the case's precision, ready to run."""
+
+    @abstractmethod
+    def run(self, steps: int) -> Iterator[Step]:
+        """Runs `steps` steps of the whole job in the case's phase and yields each as this rank completes it.
+
+        Never synchronises the device on its own account: the session owns the clock.
+        """
+
+    @abstractmethod
+    def prove(self) -> Correctness:
+        """Holds this framework's step against a single-process reference; called instead of build and run."""
+
+    @abstractmethod
+    def align(self) -> None:
+        """Called between warm-up and the timed window: ranks that step together wait for each other here."""
+
+    @property
+    @abstractmethod
+    def images_per_update(self) -> int:
+        """Images, over all ranks, that one update of the weights averages over."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leaves the group of ranks. Not called after an error: the rank then reports it and ends at once."""
+
+    @property
+    def stride(self) -> int:
+        """By how much the index grows between two steps of this rank: above 1 where replicas take turns."""
+        return 1
+
+    def validation(self) -> tuple[int, int] | None:
+        """Correct and all images of this rank's share of the validation set; None without real data."""
+        return None
+
+    def data_facts(self) -> dict[str, str | int | float | bool]:
+        """What is worth recording about the data that this rank reads."""
+        return {}
+
+    def details(self) -> dict[str, object]:
+        """The framework's own facts for the record: options in force, plan, versions kept."""
+        return {}

@@ -1,0 +1,109 @@
+"""What the ranks of a case's launches measured, reduced to one figure per launch. Raw samples are kept."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_dnnbench.case import Case, Scalar
+from pytest_dnnbench.errors import WrongResult
+from pytest_dnnbench.messages import Correctness, RankReport
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One launch of a case: its ranks' reports, in rank order."""
+
+    reports: tuple[RankReport, ...]
+
+    @property
+    def throughput_img_s(self) -> float:
+        """Images of all complete steps of all ranks / wall time of the slowest rank."""
+        images = sum(sum(report.step_images) for report in self.reports)
+        return images / max(report.window_end_s - report.window_start_s for report in self.reports)
+
+    @property
+    def step_time_s(self) -> list[float]:
+        """Seconds per step. Ranks that step together: the slowest of them. Ranks that take turns (a pipeline's last
+        stage): the time between completions."""
+        done = [report for report in self.reports if sum(report.step_images)]
+        if len({report.step_index for report in done}) == 1:
+            return [max(times) for times in zip(*(_durations(report) for report in done), strict=True)]
+        ends = sorted(end for report in done for end in report.step_end_s)
+        start = min(report.window_start_s for report in done)
+        return [end - before for before, end in zip([start, *ends], ends, strict=False)]
+
+    def memory(self, kind: str) -> list[int] | None:
+        """The peak of each rank in bytes; None where this device has no such figure."""
+        peaks = [report.memory_bytes.get(kind) for report in self.reports]
+        return [peak for peak in peaks if peak is not None] if None not in peaks else None
+
+    @property
+    def loss(self) -> list[float]:
+        """The loss of each step of the run, warm-up included: the mean over the ranks that see one."""
+        seen = [report.loss for report in self.reports if report.loss]
+        return [statistics.fmean(values) for values in zip(*seen, strict=False)]
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """Correct / all images of the validation set; None without one."""
+        counts = [report.validation for report in self.reports if report.validation is not None]
+        return sum(count[0] for count in counts) / sum(count[1] for count in counts) if counts else None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A measured case: its launches, what proved its step right, and where it ran."""
+
+    case: Case
+    launches: tuple[Launch, ...]
+    correctness: dict[str, object]
+    environment: dict[str, dict[str, Scalar | None]]
+    oversubscribed: bool
+    steps: int
+    warmup: int
+
+    def values(self) -> dict[str, tuple[list[float], list[float]]]:
+        """Per metric: one value per launch, and one per rank (its median over the launches) where ranks differ."""
+        launches = self.launches
+        found: dict[str, tuple[list[float], list[float]]] = {
+            "throughput_img_s": ([launch.throughput_img_s for launch in launches], []),
+            "step_time_s": ([statistics.median(launch.step_time_s) for launch in launches], []),
+        }
+        for kind in ("allocated", "cached", "resident"):
+            peaks = [launch.memory(kind) for launch in launches]
+            known = [peak for peak in peaks if peak is not None]
+            if len(known) == len(launches):
+                per_rank = [statistics.median(ranks) for ranks in zip(*known, strict=True)]
+                found[f"{kind}_peak_bytes"] = ([float(max(peak)) for peak in known], per_rank)
+        if self.case.phase == "train" and all(launch.loss for launch in launches):
+            found["loss"] = ([launch.loss[-1] for launch in launches], [])
+        accuracies = [launch.validation_accuracy for launch in launches]
+        if accuracies and None not in accuracies:
+            found["validation_accuracy"] = ([value for value in accuracies if value is not None], [])
+        return found
+
+
+def agree(case: Case, results: Sequence[Correctness]) -> dict[str, object]:
+    """What was checked about a case's step, for its record. Raises WrongResult when a rank failed the check or
+    does not hold, bit for bit, what rank 0 holds."""
+    failures = [f"rank {rank}: {failure}" for rank, result in enumerate(results) for failure in result.failures]
+    digests = [result.about.get("digest") for result in results]
+    failures += [f"rank {rank} holds other values than rank 0" for rank, one in enumerate(digests) if one != digests[0]]
+    if failures:
+        raise WrongResult(
+            f"{case.id} ({case.phase}): the step is wrong, so it was not timed: " + "; ".join(failures[:6])
+        )
+    worst = {name: max(result.deviations.get(name, 0.0) for result in results) for name in results[0].deviations}
+    about = {key: value for key, value in results[0].about.items() if key != "digest"}
+    return {
+        "checked": list(worst),
+        "largest_deviation": worst,
+        "tolerance": results[0].tolerances,
+        "ranks_agree": "bit for bit" if digests[0] is not None else "within the tolerance",
+        **about,
+    }
+
+
+def _durations(report: RankReport) -> list[float]:
+    befores = (report.window_start_s, *report.step_end_s)
+    return [end - before for before, end in zip(befores, report.step_end_s, strict=False)]

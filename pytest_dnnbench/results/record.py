@@ -1,0 +1,102 @@
+"""The record of a measured case: what stands in pytest-benchmark's JSON under extra_info["dnnbench"].
+
+Schema history: 1, the first.
+"""
+
+import statistics
+from dataclasses import asdict
+from typing import Any
+
+from pytest_dnnbench.metrics import METRICS
+from pytest_dnnbench.results.measurement import Measurement
+
+SCHEMA = 1
+
+Record = dict[str, Any]
+
+
+def make_record(measurement: Measurement) -> Record:
+    """The record, plain data that JSON can hold; speed-up is added when the session's other cases are known."""
+    case, first = measurement.case, measurement.launches[0].reports
+    metrics = {name: metric_entry(name, *values) for name, values in measurement.values().items()}
+    return {
+        "schema": SCHEMA,
+        "case": {
+            **asdict(case),
+            "global_batch_size": first[0].images_per_update,
+            "oversubscribed": measurement.oversubscribed,
+            "steps": measurement.steps,
+            "warmup": measurement.warmup,
+            "data": first[0].data,
+        },
+        "metrics": metrics,
+        "launches": [
+            {"step_time_s": launch.step_time_s, "loss": launch.loss, "rank_wall_s": _walls(launch.reports)}
+            for launch in measurement.launches
+        ],
+        "thresholds": thresholds(metrics),
+        "environment": measurement.environment,
+        "correctness": measurement.correctness,
+        "plan": first[0].details.get("plan"),
+        "details": [report.details for report in first],
+        "verdict": {"status": "no-baseline", "against": None, "metrics": {}},
+    }
+
+
+def metric_entry(name: str, per_launch: list[float], per_rank: list[float]) -> dict[str, Any]:
+    """One metric: its value is the median over the launches."""
+    metric = METRICS[name]
+    return {
+        "value": statistics.median(per_launch),
+        "unit": metric.unit,
+        "better": metric.better,
+        "per_rank": per_rank,
+        "per_launch": per_launch,
+    }
+
+
+def thresholds(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The limits that this run would hold a later one to: one-sided, in the metric's own unit."""
+    limits = {}
+    for name, entry in metrics.items():
+        tolerance = METRICS[name].tolerance
+        if tolerance is not None:
+            relative = -tolerance if entry["better"] == "higher" else tolerance
+            limits[name] = {"limit": entry["value"] * (1 + relative), "relative": relative, "source": "default"}
+    return limits
+
+
+def relate(records: list[Record]) -> None:
+    """Adds speed-up and scaling efficiency against `single` of the same session, round by round.
+
+    A launch is divided by the launch of `single` in the same round, so that a drift of the machine cancels.
+    Cases without such a partner get neither figure. Repeating it changes nothing.
+    """
+    singles = {_setting(record): record for record in records if record["case"]["framework"] == "single"}
+    for record in records:
+        single = singles.get(_setting(record))
+        if single is None:
+            continue
+        pairs = zip(_throughputs(record), _throughputs(single), strict=False)
+        ratios = [ours / theirs for ours, theirs in pairs]
+        gpus = record["case"]["gpus"]
+        record["metrics"]["speedup"] = metric_entry("speedup", ratios, [])
+        record["metrics"]["scaling_efficiency"] = metric_entry(
+            "scaling_efficiency", [ratio / gpus for ratio in ratios], []
+        )
+
+
+def _setting(record: Record) -> tuple[object, ...]:
+    """What must be alike for a speed-up to mean anything."""
+    case = record["case"]
+    batch = case["batch_size"] if case["scaling"] == "weak" else case["batch_size"] * case["gpus"]
+    keys = ("model", "phase", "dataset", "image_size", "precision", "scaling", "device", "seed", "steps", "warmup")
+    return (batch, *(case[key] for key in keys))
+
+
+def _throughputs(record: Record) -> list[float]:
+    return list(record["metrics"]["throughput_img_s"]["per_launch"])
+
+
+def _walls(reports: Any) -> list[float]:
+    return [report.window_end_s - report.window_start_s for report in reports]

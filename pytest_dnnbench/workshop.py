@@ -1,0 +1,78 @@
+"""What the cases of a session share: the machine, the fork server, the data, the records made so far."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_dnnbench.catalog import Catalog, FrameworkSpec
+from pytest_dnnbench.controller.devices import Machine, detect
+from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
+from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.controller.run import CaseRun
+from pytest_dnnbench.errors import DataError
+from pytest_dnnbench.mnist import MnistFiles, find_mnist
+from pytest_dnnbench.options import Settings
+from pytest_dnnbench.results.record import Record
+
+DOWNLOAD = "pytest_dnnbench.rank.data:download"
+
+
+class Workshop:
+    """One per session. Raises UsageError when the settings do not fit this machine."""
+
+    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+        self.settings = settings
+        self.catalog = catalog
+        self.machine: Machine = detect(settings.device)
+        self.counts = settings.counts(self.machine.default_count)
+        for count in self.counts:
+            settings.batch_for(count)
+        installed = [spec for spec in catalog.frameworks.values() if not spec.missing()]
+        self.server = ForkServer((*PRELOAD, *(name for spec in installed for name in spec.preload)))
+        self.runs: dict[str, CaseRun] = {}
+        self.records: list[Record] = []
+        self._data: MnistFiles | None = None
+
+    def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Rows of the wanted parameters, in the order model, framework, count; `single` runs on one device only."""
+        rows = [
+            {"framework": spec.name, "model": model, "gpus": count}
+            for model, spec, count in itertools.product(self.settings.models, self._specs(), self.counts)
+            if "framework" not in wanted or "gpus" not in wanted or spec.min_gpus <= count <= (spec.max_gpus or count)
+        ]
+        return list(dict.fromkeys(tuple(row[name] for name in wanted) for row in rows))
+
+    def ranks(self, world_size: int) -> Ranks:
+        """So many ranks on this machine's devices."""
+        return Ranks(
+            self.server,
+            self.machine.places(world_size),
+            threads=self.machine.threads(world_size),
+            timeout_s=self.settings.timeout,
+        )
+
+    def data(self) -> MnistFiles | None:
+        """The MNIST files of the session, checked once, fetched if asked for; None for synthetic data."""
+        settings = self.settings
+        if settings.dataset != "mnist" or self._data is not None:
+            return self._data
+        assert settings.data_dir is not None
+        try:
+            self._data = find_mnist(settings.data_dir)
+        except DataError:
+            if not settings.download:
+                raise
+            self.ranks(1).launch(DOWNLOAD, settings.data_dir)
+            self._data = find_mnist(settings.data_dir)
+        train_share = self._data.train_count // max(self.counts)
+        share = min(train_share, self._data.validate_count // max(self.counts))
+        if share < settings.batch_size and settings.scaling == "weak":
+            raise DataError(
+                f"--dnn-batch-size {settings.batch_size}: the data holds only {share} images per rank"
+                f" for {max(self.counts)} ranks ({self._data.split}): use at most {share}"
+            )
+        return self._data
+
+    def _specs(self) -> list[FrameworkSpec]:
+        names = self.settings.frameworks
+        return [self.catalog.framework(name) for name in names or self.catalog.frameworks]
