@@ -10,7 +10,8 @@ DnnbenchError
 │   ├── RankCrashed         it died: of a signal, or with a status, before it reported
 │   └── RankHung            it did not report within the time-out: the stacks of its threads are kept
 ├── WrongResult             a training step differs from its reference: never timed, never recorded
-└── LaunchError             ranks could not be started at all
+├── LaunchError             ranks could not be started at all
+└── BuildError              a library could not be built; names the step and the log
 """
 
 
@@ -64,3 +65,7 @@ class WrongResult(DnnbenchError):
 
 class LaunchError(DnnbenchError):
     """Ranks could not be started."""
+
+
+class BuildError(DnnbenchError):
+    """A library could not be built or does not load; the message names the step, the likely cause and the log."""

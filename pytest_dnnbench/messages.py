@@ -5,6 +5,7 @@ controller <── Correctness, RankReport ── rank
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.mnist import MnistFiles
@@ -94,3 +95,39 @@ class RankReport:
     data: dict[str, Scalar] = field(default_factory=dict)
     environment: dict[str, Scalar | None] = field(default_factory=dict)
     details: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRequest:
+    """A pipeline to be run on ranks: a model, how it is cut and replicated, and by which rule it is trained.
+
+    `model` is what `rank.models.build_model` takes, or "module:factory" of a function without parameters that gives
+    the list of stages. `operators` names each stage's operators; None cuts evenly. `dtype` is a name of torch's.
+    """
+
+    model: str
+    replicas: tuple[int, ...]
+    variant: str = "pipedream"
+    microbatches: int = 1
+    vertical_sync: bool = False
+    operators: tuple[tuple[str, ...], ...] | None = None
+    image_size: int = 28
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    dtype: str = "float32"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What one rank of a pipeline holds after its runs: its newest parameters and buffers, by the model's own names,
+    as NumPy arrays; the loss of each minibatch it completed, on the last stage; the versions it kept."""
+
+    stage: int
+    replica: int
+    parameters: dict[str, Any]
+    buffers: dict[str, Any]
+    losses: tuple[tuple[int, float], ...]
+    versions_kept: int
+    bubble_fraction: float | None

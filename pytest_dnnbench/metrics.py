@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A measured quantity. `tolerance` is the default limit of a change for the worse, as a fraction; None: no limit."""
+    """A measured quantity. `tolerance`: the default limit of a change for the worse, as a fraction; None: no limit."""
 
     name: str
     unit: str

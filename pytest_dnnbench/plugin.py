@@ -71,7 +71,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     rows = workshop(metafunc.config).combinations(wanted)
     metafunc.parametrize(
-        wanted, [pytest.param(*row, id="-".join(_id(*pair) for pair in zip(wanted, row))) for row in rows]
+        wanted, [pytest.param(*row, id="-".join(_id(*pair) for pair in zip(wanted, row, strict=True))) for row in rows]
     )
 
 

@@ -101,7 +101,7 @@ def _cuda() -> tuple[tuple[Gpu, ...], str | None, str]:
 
 
 def visible(gpus: list[Gpu], variable: str | None) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order: indices or (prefixes of) UUIDs; the first bad ends it."""
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order: indices or prefixes of UUIDs, up to the first bad one."""
     if variable is None:
         return tuple(gpus)
     chosen: list[Gpu] = []

@@ -114,15 +114,16 @@ class Ranks:
         """Calls "module:function" on every rank as `function(place, *arguments)`, without joining any group."""
         module, _, name = target.partition(":")
         with (
-            tempfile.TemporaryDirectory(prefix="dnnbench-", ignore_cleanup_errors=True) as directory,
+            tempfile.TemporaryDirectory(prefix=f"dnnbench-{os.getpid()}-", ignore_cleanup_errors=True) as directory,
             (rendezvous or _no_rendezvous)(self.world_size) as environments,
         ):
             ranks: list[_Rank] = []
             try:
                 self.server.wait_ready()
+                packed = pickle.dumps(arguments)
                 deadline = time.monotonic() + self.timeout_s
                 for number in range(self.world_size):
-                    body = pickle.dumps((self._place(number, directory), (module, name, None), pickle.dumps(arguments)))
+                    body = pickle.dumps((self._place(number, directory), (module, name, None), packed))
                     ranks.append(self._spawn(number, Path(directory), body, environments[number]))
                 self._collect(ranks, deadline)
             finally:

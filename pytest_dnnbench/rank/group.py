@@ -33,9 +33,15 @@ def join(place: Place) -> None:
 
 
 def leave() -> None:
-    """Leaves the process group, if this rank is in one."""
+    """Leaves the process group together with the other ranks, so that nobody goes while a peer still talks.
+
+    Gloo's group is left to the end of the process, which follows at once: its destructor joins threads that may wait
+    for Python's lock, which the destructor's caller holds.
+    """
     if dist.is_initialized():
-        dist.destroy_process_group()
+        dist.barrier()
+        if torch.cuda.is_initialized():
+            dist.destroy_process_group()
 
 
 @contextmanager

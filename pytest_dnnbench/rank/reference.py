@@ -38,25 +38,30 @@ class Reference:
         self.request = request
         self.velocity: Tensors = {}
 
-    def step(self, shards: Sequence[Batch]) -> ReferenceStep:
-        """One update on the global batch, given as one batch per rank; buffers follow shard 0."""
+    def step(self, shards: Sequence[Batch], passes: int = 1, arrived: Tensors | None = None) -> ReferenceStep:
+        """One update on the global batch, given as `passes` minibatches per rank, rank by rank.
+
+        A rank's minibatches update its buffers one after the other; the buffers of the next step are rank 0's.
+        The update uses the mean gradients, or those that `arrived` where their exchange rounds them.
+        """
         total: Tensors = {}
         buffers: Tensors = {}
         before = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         for number, (images, labels) in enumerate(shards):
-            for name, buffer in self.model.named_buffers():
-                buffer.copy_(before[name])
+            if number % passes == 0:
+                for name, buffer in self.model.named_buffers():
+                    buffer.copy_(before[name])
             self.model.zero_grad()
             cross_entropy(self.model(images), labels).backward()
             for name, parameter in self.model.named_parameters():
                 if parameter.grad is not None:
                     total[name] = total.get(name, torch.zeros_like(parameter)) + parameter.grad
-            if number == 0:
+            if number == passes - 1:
                 buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         for name, buffer in self.model.named_buffers():
             buffer.copy_(buffers[name])
         gradients = {name: gradient / len(shards) for name, gradient in total.items()}
-        self._update(gradients)
+        self._update(gradients if arrived is None else arrived)
         return ReferenceStep(gradients, detached(self.model.named_parameters()), buffers)
 
     def _update(self, gradients: Tensors) -> None:
@@ -87,10 +92,12 @@ def detached(tensors: Iterable[tuple[str, torch.Tensor]]) -> Tensors:
     return {name: tensor.detach().clone() for name, tensor in tensors}
 
 
-def deviation(got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> tuple[float, str]:
+def deviation(
+    got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], floor: float = 1.0
+) -> tuple[float, str]:
     """The largest deviation over all tensors, and in which it is.
 
-    Of a tensor: max |got - expected| / max(1, max |expected|). Infinite where a tensor is absent, of another shape,
+    Of a tensor: max |got - expected| / max(floor, max |expected|). Infinite where a tensor is absent, of another shape,
     or not a number.
     """
     worst, where = 0.0, ""
@@ -100,7 +107,7 @@ def deviation(got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tens
         if not expected[name].numel():
             continue
         reference = expected[name].double()
-        scale = max(1.0, float(reference.abs().max()))
+        scale = max(floor, float(reference.abs().max()))
         found = float((got[name].double() - reference).abs().max()) / scale
         if not found <= worst:
             worst, where = (found if found == found else float("inf")), name

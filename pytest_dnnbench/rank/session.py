@@ -20,6 +20,9 @@ from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest
 from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.worker import Step, Worker
 
+_KEPT: list[Worker] = []
+"""Keeps a worker to the end of its process: what it holds of a process group must not be torn down by Python."""
+
 
 def measure(place: Place, request: RunRequest) -> RankReport:
     """Runs the case's warm-up and timed steps on this rank. Raises WrongResult when the loss is not finite."""
@@ -174,7 +177,9 @@ def _worker(place: Place, request: RunRequest) -> Worker:
     set_precision(request.case.precision, place.device)
     module, _, name = request.worker.partition(":")
     kind: type[Worker] = getattr(importlib.import_module(module), name)
-    return kind(place, request)
+    worker = kind(place, request)
+    _KEPT.append(worker)
+    return worker
 
 
 def set_precision(precision: str, device: str) -> None:

@@ -4,7 +4,9 @@ A framework of this kind is a subclass that joins its ranks and wraps model and 
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.distributed as dist
@@ -25,10 +27,24 @@ PROOF_TOLERANCE = 1e-9
 """In float64 the reference differs by the order of a few sums: about 1e-15, amplified by BatchNorm over few values."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How far averaged gradients may be off: by `relative` times the larger of `floor` and the tensor's largest."""
+
+    relative: float
+    floor: float
+
+
 class DataParallelWorker(Worker):
     """A rank with a whole copy of the model. Subclasses say how ranks are joined and how gradients are averaged."""
 
+    passes = 1
+    """Minibatches whose gradients are averaged on this rank before they are exchanged: each has its own backward."""
+
     proof_tolerance = PROOF_TOLERANCE
+    rounding: Rounding | None = None
+    """Set where the exchange of gradients rounds on purpose. The proof then holds the averaged gradients to this
+    bound, and parameters and buffers, as strictly as ever, to what follows from the gradients that arrived."""
 
     def connect(self) -> None:
         """Joins torch.distributed's process group; a framework with a group of its own overrides this."""
@@ -69,17 +85,31 @@ class DataParallelWorker(Worker):
         train = self.case.phase == "train"
         self.model.train(train)
         batches = data.batches(self.case, self.request.data, self.place.rank, self.place.world_size, self.device)
-        for index, (images, labels) in zip(range(steps), batches, strict=False):
-            loss = self.train_step(images, labels) if train else self.validate_step(images, labels)
-            yield Step(index, len(images), loss)
+        for index in range(steps):
+            if train:
+                minibatches = list(islice(batches, self.passes))
+                loss = self.train_step(minibatches)
+                yield Step(index, sum(len(images) for images, _ in minibatches), loss)
+            else:
+                images, labels = next(batches)
+                yield Step(index, len(images), self.validate_step(images, labels))
 
-    def train_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Forward, backward with the exchange of gradients, update. Returns the detached loss of this rank's batch."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def train_step(self, minibatches: Sequence[Batch]) -> torch.Tensor:
+        """Forward and backward of each minibatch (`passes` of them), exchange of gradients, update.
+
+        Returns the detached mean loss of this rank's minibatches.
+        """
+        self.optimizer.zero_grad()
+        losses = [self._backward(images, labels) for images, labels in minibatches]
+        self.optimizer.step()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _backward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with self._autocast(images):
             loss = cross_entropy(self.model(images), labels)
+            if self.passes > 1:
+                loss = loss / self.passes
         loss.backward()  # type: ignore[no-untyped-call] # torch's gap
-        self.optimizer.step()
         return loss.detach()
 
     def validate_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -95,8 +125,9 @@ class DataParallelWorker(Worker):
 
     @property
     def images_per_update(self) -> int:
-        """As Worker.images_per_update: the batches of all ranks."""
-        return self.case.batch_size * self.place.world_size
+        """As Worker.images_per_update: the minibatches of all ranks."""
+        passes = self.passes if self.case.phase == "train" else 1
+        return self.case.batch_size * passes * self.place.world_size
 
     def validation(self) -> tuple[int, int] | None:
         """Correct and all images of the whole validation set with rank 0's weights, on rank 0, after training."""
@@ -129,11 +160,14 @@ class DataParallelWorker(Worker):
         self.model.train()
         expected = reference.Reference(self._reference_module(), self.request) if self.place.rank == 0 else None
         seen: dict[str, float] = {"gradients": 0.0, "parameters": 0.0, "buffers": 0.0}
+        tolerances = dict.fromkeys(seen, self.proof_tolerance)
+        if self.rounding:
+            tolerances["gradients"] = self.rounding.relative
         failures: list[str] = []
         fingerprints: list[str] = []
         for index in range(PROOF_STEPS):
-            shards = [self._proof_batch(shard, index) for shard in range(self.place.world_size)]
-            self.train_step(*shards[self.place.rank])
+            shards = [self._proof_batch(shard, index) for shard in range(self.place.world_size * self.passes)]
+            self.train_step(shards[self.place.rank * self.passes :][: self.passes])
             gradients = {
                 name: parameter.grad.detach()
                 for name, parameter in self.module.named_parameters()
@@ -143,19 +177,20 @@ class DataParallelWorker(Worker):
             fingerprints += [reference.digest(gradients), reference.digest(parameters)]
             if expected is None:
                 continue
-            wanted = expected.step(shards)
+            wanted = expected.step(shards, self.passes, arrived=gradients if self.rounding else None)
             for what, got, want in (
                 ("gradients", gradients, wanted.gradients),
                 ("parameters", parameters, wanted.parameters),
                 ("buffers", dict(self.module.named_buffers()), wanted.buffers),
             ):
-                found, where = reference.deviation(got, want)
+                floor = self.rounding.floor if self.rounding and what == "gradients" else 1.0
+                found, where = reference.deviation(got, want, floor)
                 seen[what] = max(seen[what], found)
-                if not found <= self.proof_tolerance:
+                if not found <= tolerances[what]:
                     failures.append(f"{what} of step {index}: {where} deviates by {found:.3g}")
         return Correctness(
             deviations=seen if expected is not None else {},
-            tolerances=dict.fromkeys(seen, self.proof_tolerance) if expected is not None else {},
+            tolerances=tolerances if expected is not None else {},
             failures=tuple(failures),
             about={
                 "reference": "one process, the mean of the shards' gradients, SGD written out",

@@ -1,0 +1,30 @@
+# make bench: install, run a first comparison on what is here, show it.     make test: the whole test suite.
+
+PYTHON ?= python3
+BIN := .venv/bin
+MODELS ?= resnet18,efficientnet_b0
+
+.PHONY: bench test lint types ci clean
+
+bench: .venv/.ready
+	$(BIN)/pytest bench_cases --gpus 2 --dnn-models $(MODELS) --dnn-steps 8 \
+	    --benchmark-columns=median,iqr,rounds --benchmark-sort=name --benchmark-autosave
+
+test: .venv/.ready
+	$(BIN)/pytest
+
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.ready
+	$(BIN)/mypy
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,83 @@
+"""Our `ddp` case beside the same training written by hand and started with torchrun: throughput, and start-up.
+
+    python benchmarks/ddp.py [--pairs 5] [--model resnet18] [--batch-size 32] [--steps 20]
+
+Throughput: ours / theirs should be at least 0.98: measuring with us costs nothing. Start-up: from asking for two
+ranks to the end of their first step, ours / theirs should be at most 0.1.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.controller.run import MEASURE
+from pytest_dnnbench.messages import RankReport, RunRequest
+from pytest_dnnbench.results.measurement import Launch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pairs import compare
+
+SCRIPT = Path(__file__).with_name("torchrun_ddp.py")
+
+
+def ours(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) -> list[RankReport]:
+    """One launch of the case in fresh ranks."""
+    case = Case("ddp", settings.model, ranks.world_size, "train", batch_size=settings.batch_size)
+    worker = "pytest_dnnbench.rank.frameworks.ddp:DdpWorker"
+    return ranks.launch(MEASURE, RunRequest(case, worker, settings.model, steps=steps, warmup=warmup))
+
+
+def theirs(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) -> dict[str, float]:
+    """One run under torchrun, with as many threads per rank."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks.world_size}"]
+    sizes = [f"--model={settings.model}", f"--batch-size={settings.batch_size}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(ranks.threads), "GLOO_SOCKET_IFNAME": "lo"}
+    answer = subprocess.run(
+        [*command, str(SCRIPT), *sizes, f"--steps={steps}", f"--warmup={warmup}"],
+        env=environment,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return dict(json.loads(answer.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """Runs both comparisons and prints their ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=20)
+    settings = parser.parse_args()
+    with ForkServer() as server:
+        server.wait_ready()
+        ranks = Ranks(server, ["cpu"] * 2, threads=max(1, len(os.sched_getaffinity(0)) // 2), timeout_s=600)
+
+        def our_start() -> float:
+            asked = time.monotonic()
+            return max(report.step_end_s[0] for report in ours(ranks, settings, 1, 0)) - asked
+
+        def their_start() -> float:
+            asked = time.monotonic()
+            return theirs(ranks, settings, 1, 0)["first_step_at_s"] - asked
+
+        compare(
+            f"throughput of ddp {settings.model} on 2 ranks, ours / torchrun",
+            lambda: Launch(tuple(ours(ranks, settings, settings.steps, 3))).throughput_img_s,
+            lambda: theirs(ranks, settings, settings.steps, 3)["img_s"],
+            settings.pairs,
+            "img/s",
+        )
+        compare("time to the first finished step, ours / torchrun", our_start, their_start, settings.pairs, "s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The main job as a user runs it: real ranks, real training, pytest-benchmark's file."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.digits import write_pair
+
+CASES = """
+def test_train(framework, model, gpus, process_group, dnnbench):
+    dnnbench.measure(framework, model, process_group(gpus), phase="train")
+
+def test_validate(framework, model, gpus, process_group, dnnbench):
+    dnnbench.measure(framework, model, process_group(gpus), phase="validate")
+"""
+GUARD = """
+import sys
+
+def pytest_unconfigure():
+    assert "torch" not in sys.modules
+"""
+TINY = (
+    "--dnn-device",
+    "cpu",
+    "--dnn-models",
+    "tests.tiny_models:tiny",
+    "--dnn-batch-size",
+    "8",
+    "--dnn-steps",
+    "3",
+    "--dnn-timeout",
+    "90",
+)
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the cases in a process of their own, which must never import torch."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    pytester.makeconftest(GUARD)
+    pytester.makepyfile(test_cases=CASES)
+    return lambda *arguments: pytester.runpytest_subprocess("--gpus", "2", *TINY, *arguments)
+
+
+def records(path: Path) -> dict[str, dict[str, Any]]:
+    saved = json.loads(path.read_text())
+    return {bench["name"]: bench["extra_info"]["dnnbench"] | {"stats": bench["stats"]} for bench in saved["benchmarks"]}
+
+
+def test_cases_are_listed_by_readable_ids_without_torch(run: Any) -> None:
+    listed = run("--collect-only", "-q", "--dnn-models", "resnet50", "--dnn-frameworks", "single,ddp")
+    names = [line.split("::")[1] for line in listed.outlines if "::" in line]
+    assert names == [
+        "test_train[single-resnet50-1gpu]",
+        "test_train[ddp-resnet50-1gpu]",
+        "test_train[ddp-resnet50-2gpu]",
+        "test_validate[single-resnet50-1gpu]",
+        "test_validate[ddp-resnet50-1gpu]",
+        "test_validate[ddp-resnet50-2gpu]",
+    ]
+
+
+def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.Pytester) -> None:
+    run("--dnn-frameworks", "single,ddp", "--benchmark-json", "out.json").assert_outcomes(passed=6)
+    found = records(pytester.path / "out.json")
+    record = found["test_train[ddp-tests.tiny_models:tiny-2gpu]"]
+    assert record["schema"] == 1
+    assert {"framework", "model", "gpus", "phase", "dataset", "batch_size", "global_batch_size", "image_size"} <= set(
+        record["case"]
+    )
+    assert {"precision", "scaling", "device", "launcher", "seed", "oversubscribed"} <= set(record["case"])
+    assert record["case"]["global_batch_size"] == 16
+    assert {"throughput_img_s", "step_time_s", "resident_peak_bytes", "speedup", "scaling_efficiency", "loss"} == set(
+        record["metrics"]
+    )
+    for metric in record["metrics"].values():
+        assert set(metric) == {"value", "unit", "better", "per_rank", "per_launch"}
+        assert len(metric["per_launch"]) == 3
+    assert [len(launch["step_time_s"]) for launch in record["launches"]] == [3, 3, 3]
+    flat = [time for launch in record["launches"] for time in launch["step_time_s"]]
+    assert record["stats"]["data"] == flat
+    assert {"torch", "cpu", "threads_per_rank"} <= set(record["environment"]["must_match"])
+    assert record["correctness"]["largest_deviation"].keys() == {"gradients", "parameters", "buffers"}
+    assert {"thresholds", "plan", "verdict"} <= set(record)
+    wall = sum(record["launches"][0]["step_time_s"])
+    assert record["metrics"]["throughput_img_s"]["per_launch"][0] == pytest.approx(2 * 8 * 3 / wall, rel=0.2)
+
+
+def test_pytest_benchmarks_own_command_reads_the_file(run: Any, pytester: pytest.Pytester) -> None:
+    run("--dnn-frameworks", "single", "--dnn-launches", "1", "--benchmark-json", "out.json")
+    command = [sys.executable, "-m", "pytest_benchmark", "compare", "out.json"]
+    answer = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "test_train" in answer.stdout
+
+
+def test_digits_are_learnt_and_the_split_is_on_record(run: Any, pytester: pytest.Pytester) -> None:
+    write_pair(pytester.path, "t10k", 1400, compress=True)
+    mnist = ("--dnn-dataset", "mnist", "--dnn-data-dir", ".", "--dnn-batch-size", "32", "--dnn-steps", "40")
+    result = run(
+        *mnist, "--dnn-frameworks", "ddp", "--dnn-launches", "1", "-k", "train", "--benchmark-json", "out.json"
+    )
+    result.assert_outcomes(passed=2, deselected=2)
+    for record in records(pytester.path / "out.json").values():
+        loss = record["launches"][0]["loss"]
+        assert sum(loss[-5:]) < 0.7 * sum(loss[:5])
+        assert record["metrics"]["validation_accuracy"]["value"] > 0.5
+        assert "cut from the 1400-image set" in record["case"]["data"]["split"]
+
+
+def test_the_table_compares_frameworks(run: Any) -> None:
+    result = run("--dnn-frameworks", "single,ddp", "--dnn-launches", "2", "-k", "train")
+    result.stdout.fnmatch_lines(
+        ["*framework*GPUs*img/s*speed-up*efficiency*memory/rank*", "*single *1.00x*100%*MiB*", "*ddp * 2 *x*%*MiB*"]
+    )
+
+
+def test_a_wrong_step_fails_its_case_alone_and_is_not_recorded(run: Any, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        GUARD
+        + "from pytest_dnnbench.catalog import FrameworkSpec\n"
+        + "def pytest_dnnbench_frameworks():\n"
+        + "    return [FrameworkSpec('broken', 'tests.rank.broken_workers:NoAllReduce', '', min_gpus=2)]\n"
+    )
+    result = run("--dnn-frameworks", "single,broken", "-k", "train", "--benchmark-json", "out.json")
+    result.assert_outcomes(passed=1, failed=1, deselected=2)
+    result.stdout.fnmatch_lines(["*WrongResult: broken-*the step is wrong, so it was not timed: rank 0: gradients*"])
+    assert list(records(pytester.path / "out.json")) == ["test_train[single-tests.tiny_models:tiny-1gpu]"]
+
+
+def test_a_loss_that_is_no_number_is_no_result(run: Any) -> None:
+    result = run("--dnn-frameworks", "single", "--dnn-models", "tests.tiny_models:Diverging", "-k", "train")
+    result.assert_outcomes(failed=1, deselected=1)
+    result.stdout.fnmatch_lines(["*the loss of step 0 is nan: the run diverged*"])
+
+
+def test_a_hanging_case_fails_in_time_and_the_session_goes_on(run: Any, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_cases="""
+        from tests.rank import programs
+
+        def test_hangs(process_group):
+            process_group(2).run(programs.hang_on, 1)
+
+        def test_goes_on(process_group):
+            assert process_group(2).run(programs.sum_of_ranks) == [1, 1]
+        """
+    )
+    result = run("--dnn-timeout", "3")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*did not finish within 3 s*", "*in sleep_forever*"])
+
+
+def test_without_timing_one_step_is_run_and_nothing_recorded(run: Any) -> None:
+    result = run("--dnn-frameworks", "single,ddp", "--benchmark-disable")
+    result.assert_outcomes(passed=6)
+
+
+def test_a_framework_that_is_not_installed_is_skipped_with_its_command(run: Any, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        "from pytest_dnnbench.catalog import FrameworkSpec\n"
+        "def pytest_dnnbench_frameworks():\n"
+        "    return [FrameworkSpec('absent', 'x:Y', '', requires=('no_such_module',), install='make absent')]\n"
+    )
+    result = run("--dnn-frameworks", "absent", "-k", "train", "-rs")
+    result.assert_outcomes(skipped=2, deselected=2)
+    result.stdout.fnmatch_lines(["*absent needs no_such_module, which is not installed: run `make absent`*"])
+
+
+def test_oversubscription_is_marked(run: Any, pytester: pytest.Pytester) -> None:
+    run("--dnn-frameworks", "ddp", "--dnn-gpu-counts", "65", "--collect-only", "-q").stdout.fnmatch_lines(["*-65gpu*"])
+    from pytest_dnnbench.controller.devices import Machine
+
+    machine = Machine("cpu", (), None, cores=2, cpu="", why="")
+    assert (machine.oversubscribed(2), machine.oversubscribed(3)) == (False, True)
+    assert machine.shortage(3) is None
+    assert Machine("cuda", (), None, 2, "", "").shortage(3) == "3 GPUs are needed and 0 are here"

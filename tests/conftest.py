@@ -1,0 +1,44 @@
+"""What the tests share: a fork server for the session, the optional data folder, and a guard against leaks."""
+
+import glob
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.ranks import Ranks
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ForkServer]:
+    """One fork server for all tests that start ranks."""
+    with ForkServer() as running:
+        running.wait_ready()
+        yield running
+
+
+@pytest.fixture
+def two_ranks(server: ForkServer) -> Ranks:
+    """Two CPU ranks."""
+    return Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of data that is not part of the project; tests that want it also have a small one of their own."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the real data, which is not part of the project; a self-made equivalent runs beside it")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> Iterator[None]:
+    """No test leaves temporary files of a launch or a changed environment."""
+    before = {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"}
+    yield
+    assert not glob.glob(f"{tempfile.gettempdir()}/dnnbench-{os.getpid()}-*")
+    assert {key: value for key, value in os.environ.items() if key != "PYTEST_CURRENT_TEST"} == before

@@ -1,0 +1,54 @@
+"""Frameworks with one planted fault each: what the proof must catch."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
+from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
+
+Wrapped = tuple[nn.Module, torch.optim.Optimizer]
+
+
+class NoAllReduce(DataParallelWorker):
+    """Every rank trains for itself: fast and wrong."""
+
+    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Wrapped:
+        """Weights are made equal, gradients never are."""
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)
+        return module, optimizer
+
+
+class NoBroadcast(DataParallelWorker):
+    """Gradients are averaged, but the ranks start from different weights."""
+
+    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Wrapped:
+        """Averages each gradient as it appears."""
+        for parameter in module.parameters():
+            parameter.register_post_accumulate_grad_hook(_average)
+        return module, optimizer
+
+
+class OneUnsynchronised(DdpWorker):
+    """One parameter of many is left out of the exchange."""
+
+    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Wrapped:
+        """Tells DistributedDataParallel to ignore the last parameter."""
+        module._ddp_params_and_buffers_to_ignore = [name for name, _ in module.named_parameters()][-1:]  # type: ignore[assignment] # torch's own switch
+        return super().wrap(module, optimizer)
+
+
+class OtherLearningRate(DdpWorker):
+    """The update is scaled by a thousandth more than asked for."""
+
+    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Wrapped:
+        """A slightly larger step."""
+        optimizer.param_groups[0]["lr"] *= 1.001
+        return super().wrap(module, optimizer)
+
+
+def _average(parameter: torch.Tensor) -> None:
+    assert parameter.grad is not None
+    dist.all_reduce(parameter.grad)
+    parameter.grad /= dist.get_world_size()

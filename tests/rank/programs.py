@@ -1,0 +1,105 @@
+"""What tests run on ranks."""
+
+import os
+import signal
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+
+from pytest_dnnbench.messages import Place
+
+
+def place(at: Place) -> Place:
+    """Where this rank stands."""
+    return at
+
+
+def sum_of_ranks() -> int:
+    """The sum of all ranks' numbers, by a real all-reduce."""
+    total = torch.tensor(dist.get_rank())
+    dist.all_reduce(total)
+    return int(total)
+
+
+def facts() -> dict[str, object]:
+    """Process, threads and group of this rank."""
+    return {"pid": os.getpid(), "threads": torch.get_num_threads(), "size": dist.get_world_size()}
+
+
+def echo(value: object) -> object:
+    """Gives back what it got."""
+    return value
+
+
+def raise_on(rank: int) -> None:
+    """One rank raises; the others wait for it in a collective."""
+    if dist.get_rank() == rank:
+        print("about to fail")
+        raise ValueError("planted")
+    dist.barrier()
+
+
+def die_on(rank: int, number: int) -> None:
+    """One rank dies of a signal; the others wait for it."""
+    if dist.get_rank() == rank:
+        print("last words", flush=True)
+        os.kill(os.getpid(), number)
+    dist.barrier()
+
+
+def leave_on(rank: int) -> None:
+    """One rank leaves early with a clean exit status."""
+    if dist.get_rank() == rank:
+        os._exit(0)
+    dist.barrier()
+
+
+def hang_on(rank: int) -> None:
+    """One rank never reaches the collective."""
+    if dist.get_rank() == rank:
+        sleep_forever()
+    dist.barrier()
+
+
+def sleep_forever() -> None:
+    """For ever, as a test sees it."""
+    time.sleep(3600)
+
+
+def stop_on(rank: int) -> None:
+    """One rank is stopped, as by a debugger."""
+    if dist.get_rank() == rank:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    dist.barrier()
+
+
+def say_pid_and_sleep(folder: str) -> None:
+    """Leaves its process id in a file and stays."""
+    with open(f"{folder}/{dist.get_rank()}", "w") as file:
+        file.write(str(os.getpid()))
+    sleep_forever()
+
+
+def listening_sockets() -> list[str]:
+    """The local addresses, as the kernel writes them, that this process listens on."""
+    inodes = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            link = os.readlink(f"/proc/self/fd/{descriptor}")
+        except OSError:
+            continue
+        if link.startswith("socket:["):
+            inodes.add(link[8:-1])
+    found = []
+    for table in ("tcp", "tcp6"):
+        with open(f"/proc/self/net/{table}") as lines:
+            rows = [line.split() for line in lines][1:]
+        found += [row[1] for row in rows if row[3] == "0A" and row[9] in inodes]
+    return found
+
+
+def modules() -> list[str]:
+    """What is imported on this rank."""
+    return sorted(sys.modules)

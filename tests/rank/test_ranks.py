@@ -1,0 +1,152 @@
+"""Ranks are fresh, find each other, bring back results, and fail one case by name and no other."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.errors import LaunchError, RankCrashed, RankHung, RankRaised, UsageError
+from tests.rank import programs
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def await_end(pids: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while any(alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, f"still alive: {[pid for pid in pids if alive(pid)]}"
+        time.sleep(0.05)
+
+
+def test_each_rank_returns_its_result(two_ranks: Ranks) -> None:
+    assert two_ranks.run(programs.sum_of_ranks) == [1, 1]
+
+
+def test_the_fixture_gives_a_process_group(process_group: Callable[[int], Ranks]) -> None:
+    assert process_group(3).run(programs.sum_of_ranks) == [3, 3, 3]
+
+
+def test_every_launch_has_fresh_processes_and_its_share_of_threads(two_ranks: Ranks) -> None:
+    first, second = two_ranks.run(programs.facts), two_ranks.run(programs.facts)
+    assert len({fact["pid"] for fact in first + second}) == 4
+    assert {fact["threads"] for fact in first} == {1}
+    await_end([fact["pid"] for fact in first + second])
+
+
+def test_large_arguments_and_results_pass_whole(two_ranks: Ranks) -> None:
+    value = {"bytes": os.urandom(3_000_000), "nested": [1, (2.5, None)]}
+    assert two_ranks.run(programs.echo, value) == [value, value]
+
+
+def test_ranks_listen_on_loopback_only(two_ranks: Ranks) -> None:
+    addresses = [address for rank in two_ranks.run(programs.listening_sockets) for address in rank]
+    assert addresses, "gloo listens somewhere, or this test sees nothing"
+    assert all(address.startswith(("0100007F:", "0" * 24 + "01000000:")) for address in addresses)
+
+
+def test_ranks_import_neither_pytest_nor_the_controller(two_ranks: Ranks) -> None:
+    loaded = two_ranks.run(programs.modules)[0]
+    assert "torch" in loaded
+    assert not {"pytest", "_pytest"} & set(loaded)
+    assert not [name for name in loaded if name.startswith("pytest_dnnbench.controller")]
+
+
+def test_a_rank_that_raises_is_named_with_its_traceback(two_ranks: Ranks) -> None:
+    with pytest.raises(RankRaised, match="rank 1 of 2 raised ValueError: planted") as caught:
+        two_ranks.run(programs.raise_on, 1)
+    assert "in raise_on" in str(caught.value)
+    assert caught.value.rank == 1
+    assert "about to fail" in caught.value.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_a_rank_that_dies_is_named_with_its_signal_and_last_output(two_ranks: Ranks, number: int) -> None:
+    with pytest.raises(RankCrashed, match=f"rank 1 of 2 died of {signal.Signals(number).name}") as caught:
+        two_ranks.run(programs.die_on, 1, number)
+    assert "last words" in str(caught.value)
+
+
+def test_a_rank_that_leaves_early_has_crashed(two_ranks: Ranks) -> None:
+    with pytest.raises(RankCrashed, match="rank 0 of 2 ended with status 0 before it reported"):
+        two_ranks.run(programs.leave_on, 0)
+
+
+def test_a_rank_that_hangs_shows_the_stacks_of_its_threads(server: ForkServer) -> None:
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=3)
+    with pytest.raises(RankHung, match=r"did not finish within 3 s") as caught:
+        ranks.run(programs.hang_on, 1)
+    assert "in sleep_forever" in str(caught.value)
+
+
+def test_a_stopped_rank_is_the_culprit_of_its_hang(server: ForkServer) -> None:
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=3)
+    with pytest.raises(RankHung, match="stopped by a signal") as caught:
+        ranks.run(programs.stop_on, 1)
+    assert caught.value.rank == 1
+
+
+def test_the_server_serves_on_after_failures(two_ranks: Ranks) -> None:
+    with pytest.raises(RankCrashed):
+        two_ranks.run(programs.die_on, 0, signal.SIGKILL)
+    assert two_ranks.run(programs.sum_of_ranks) == [1, 1]
+
+
+def test_a_killed_server_fails_its_launch_and_is_replaced(tmp_path: Path) -> None:
+    with ForkServer() as server:
+        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
+        (fact,) = ranks.run(programs.facts)
+        parent = server._process.pid  # type: ignore[union-attr] # the process to kill is nobody else's business
+        os.kill(parent, signal.SIGKILL)
+        time.sleep(0.2)
+        assert ranks.run(programs.facts)[0]["pid"] != fact["pid"]
+        os.kill(server._process.pid, signal.SIGSTOP)  # type: ignore[union-attr]
+        os.kill(server._process.pid, signal.SIGKILL)  # type: ignore[union-attr]
+
+
+def test_ranks_die_with_a_killed_pytest(tmp_path: Path) -> None:
+    script = (
+        "from pytest_dnnbench.controller.forkserver import ForkServer\n"
+        "from pytest_dnnbench.controller.ranks import Ranks\n"
+        "from tests.rank import programs\n"
+        "ranks = Ranks(ForkServer(), ['cpu'] * 2, threads=1, timeout_s=600)\n"
+        f"ranks.run(programs.say_pid_and_sleep, {str(tmp_path)!r})\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen([sys.executable, "-c", script], cwd=root) as controller:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.iterdir())) < 2 or not all(path.read_text() for path in tmp_path.iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        controller.kill()
+    await_end([int(path.read_text()) for path in tmp_path.iterdir()])
+
+
+def test_a_function_that_ranks_cannot_import_is_refused(two_ranks: Ranks) -> None:
+    with pytest.raises(UsageError, match="define it with `def` at the top level"):
+        two_ranks.run(lambda: None)
+
+
+def test_a_server_that_cannot_import_torch_says_so() -> None:
+    with ForkServer(["torch", "no_such_module"]) as server:
+        server.wait_ready()
+        assert "ModuleNotFoundError" in server.preload_errors["no_such_module"]
+
+
+def test_a_preload_that_starts_threads_is_refused() -> None:
+    with (
+        ForkServer(["tests.rank.starts_a_thread"]) as server,
+        pytest.raises(LaunchError, match="2 threads after its imports"),
+    ):
+        server.wait_ready()

@@ -1,0 +1,91 @@
+"""The one definition of throughput, on reports written by hand."""
+
+import pytest
+
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.errors import WrongResult
+from pytest_dnnbench.messages import Correctness, RankReport
+from pytest_dnnbench.results.measurement import Launch, Measurement, agree
+from pytest_dnnbench.results.record import make_record, relate
+
+
+def report(rank: int, ends: list[float], *, start: float = 0.0, images: int = 8, **more: object) -> RankReport:
+    fields: dict[str, object] = {
+        "step_index": tuple(range(len(ends))),
+        "step_images": (images,) * len(ends),
+        "images_per_update": 16,
+        "memory_bytes": {"resident": 100 + rank},
+        **more,
+    }
+    return RankReport(rank, start, ends[-1] if ends else 1.0, step_end_s=tuple(ends), **fields)  # type: ignore[arg-type]
+
+
+def test_the_slowest_rank_decides() -> None:
+    launch = Launch((report(0, [1.0, 2.0]), report(1, [1.5, 4.0])))
+    assert launch.throughput_img_s == 32 / 4.0
+    assert launch.step_time_s == [1.5, 2.5]
+    assert launch.memory("resident") == [100, 101]
+    assert launch.memory("allocated") is None
+
+
+def test_a_pipelines_steps_are_the_intervals_of_its_last_stage() -> None:
+    first = report(0, [0.5, 1.5, 2.5, 3.0], images=0)
+    last = report(1, [1.0, 2.0, 3.0, 4.0])
+    launch = Launch((first, last))
+    assert launch.throughput_img_s == 32 / 4.0
+    assert launch.step_time_s == [1.0, 1.0, 1.0, 1.0]
+
+
+def test_replicas_of_a_last_stage_take_turns() -> None:
+    even = report(0, [1.0, 3.0], step_index=(0, 2))
+    odd = report(1, [2.0, 4.0], step_index=(1, 3))
+    assert Launch((even, odd)).step_time_s == [1.0, 1.0, 1.0, 1.0]
+
+
+def test_loss_is_the_mean_over_ranks_and_accuracy_over_images() -> None:
+    launch = Launch(
+        (report(0, [1.0], loss=(2.0, 1.0), validation=(8, 10)), report(1, [1.0], loss=(4.0, 3.0), validation=(1, 20)))
+    )
+    assert launch.loss == [3.0, 2.0]
+    assert launch.validation_accuracy == pytest.approx(0.3)
+
+
+def measurement(framework: str, gpus: int, walls: list[float], **case: object) -> Measurement:
+    launches = tuple(Launch(tuple(report(rank, [wall]) for rank in range(gpus))) for wall in walls)
+    made = Case(framework, "m", gpus, "train", **case)  # type: ignore[arg-type]
+    return Measurement(made, launches, {}, {}, oversubscribed=False, steps=1, warmup=0)
+
+
+def test_speed_up_pairs_launches_of_the_same_round() -> None:
+    single = make_record(measurement("single", 1, [1.0, 2.0, 4.0]))
+    ddp = make_record(measurement("ddp", 2, [1.0, 2.0, 4.0]))
+    relate([single, ddp])
+    relate([single, ddp])
+    assert ddp["metrics"]["speedup"]["per_launch"] == [2.0, 2.0, 2.0]
+    assert ddp["metrics"]["scaling_efficiency"]["value"] == 1.0
+    assert single["metrics"]["speedup"]["value"] == 1.0
+
+
+def test_strong_scaling_is_held_against_the_same_global_batch() -> None:
+    single = make_record(measurement("single", 1, [1.0], scaling="strong", batch_size=16))
+    matching = make_record(measurement("ddp", 2, [1.0], scaling="strong", batch_size=8))
+    other = make_record(measurement("ddp", 2, [1.0], scaling="strong", batch_size=16))
+    relate([single, matching, other])
+    assert "speedup" in matching["metrics"]
+    assert "speedup" not in other["metrics"]
+
+
+def test_thresholds_are_one_sided_and_in_the_metrics_own_unit() -> None:
+    limits = make_record(measurement("single", 1, [1.0]))["thresholds"]
+    assert limits["throughput_img_s"]["limit"] == pytest.approx(8 * 0.95)
+    assert limits["step_time_s"]["limit"] == pytest.approx(1.05)
+    assert limits["resident_peak_bytes"]["source"] == "default"
+
+
+def test_ranks_that_differ_in_a_bit_are_no_result() -> None:
+    case = Case("ddp", "m", 2, "train")
+    one = Correctness({"parameters": 0.0}, {"parameters": 1e-9}, about={"digest": "a"})
+    other = Correctness({}, {}, about={"digest": "b"})
+    assert agree(case, [one, one])["checked"] == ["parameters"]
+    with pytest.raises(WrongResult, match="rank 1 holds other values than rank 0"):
+        agree(case, [one, other])

@@ -1,0 +1,30 @@
+"""Models small enough for tests; users' own factories as far as the package can tell."""
+
+import torch
+from torch import nn
+
+
+def tiny(channels: int = 1, classes: int = 10) -> nn.Module:
+    """Convolution, BatchNorm, dropout, linear: everything that makes a data-parallel step hard to get right."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3, stride=2),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(64, classes),
+    )
+
+
+class Diverging(nn.Module):
+    """Its loss is not a number from the first step on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits; in single precision, not numbers. The proof's double precision is spared."""
+        logits: torch.Tensor = self.linear(images.flatten(1))
+        return logits * float("nan") if images.dtype == torch.float32 else logits
