@@ -1,6 +1,6 @@
 """Our `ddp` case beside the same training written by hand and started with torchrun: throughput, and start-up.
 
-    python benchmarks/ddp.py [--pairs 5] [--model resnet18] [--batch-size 32] [--steps 20]
+    python -m benchmarks.ddp [--pairs 5] [--model resnet18] [--batch-size 32] [--steps 20]
 
 Throughput: ours / theirs should be at least 0.98: measuring with us costs nothing. Start-up: from asking for two
 ranks to the end of their first step, ours / theirs should be at most 0.1.
@@ -14,15 +14,13 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.pairs import compare
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.controller.run import MEASURE
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.results.measurement import Launch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from pairs import compare
 
 SCRIPT = Path(__file__).with_name("torchrun_ddp.py")
 

@@ -1,6 +1,6 @@
 """What the plugin adds to `pytest --help`: interleaved pairs with and without it, whole processes.
 
-    python benchmarks/help_time.py [--pairs 15]
+    python -m benchmarks.help_time [--pairs 15]
 
 The difference of the medians should be at most 60 ms.
 """

@@ -23,7 +23,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The devices of a session. `kind` is "cuda" or "cpu"; on "cpu" a device is a process, and there is no end of them."""
+    """The devices of a session. `kind` is "cuda" or "cpu"; on "cpu" a device is a process, of which there is no end."""
 
     kind: str
     gpus: tuple[Gpu, ...]
@@ -66,11 +66,9 @@ class Machine:
 
 def detect(wanted: str) -> Machine:
     """The machine as `wanted` ("auto", "cuda", "cpu") says. Raises UsageError when CUDA was asked for and is absent."""
-    gpus, driver, why = (), None, "as asked for"
-    if wanted != "cpu":
-        gpus, driver, why = _cuda()
-        if wanted == "cuda" and not gpus:
-            raise UsageError(f"--dnn-device cuda: {why}; use --dnn-device cpu to run on CPU ranks")
+    gpus, driver, why = _cuda() if wanted != "cpu" else ((), None, "as asked for")
+    if wanted == "cuda" and not gpus:
+        raise UsageError(f"--dnn-device cuda: {why}; use --dnn-device cpu to run on CPU ranks")
     return Machine("cuda" if gpus else "cpu", gpus, driver, len(os.sched_getaffinity(0)), _cpu_model(), why)
 
 
@@ -101,7 +99,7 @@ def _cuda() -> tuple[tuple[Gpu, ...], str | None, str]:
 
 
 def visible(gpus: list[Gpu], variable: str | None) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order: indices or prefixes of UUIDs, up to the first bad one."""
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order: indices or prefixes of UUIDs up to the first bad one."""
     if variable is None:
         return tuple(gpus)
     chosen: list[Gpu] = []

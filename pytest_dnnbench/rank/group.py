@@ -38,7 +38,7 @@ def leave() -> None:
     Gloo's group is left to the end of the process, which follows at once: its destructor joins threads that may wait
     for Python's lock, which the destructor's caller holds.
     """
-    if dist.is_initialized():
+    if dist.is_initialized():  # type: ignore[no-untyped-call] # torch's gap  # type: ignore[no-untyped-call] # torch's gap
         dist.barrier()
         if torch.cuda.is_initialized():
             dist.destroy_process_group()

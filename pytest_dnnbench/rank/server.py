@@ -45,11 +45,11 @@ class Server:
     def serve(self) -> NoReturn:
         """Answers until the controller closes the socket."""
         while True:
-            ready, _, _ = select.select([self.control, self.wake], [], [])
+            ready, _, _ = select.select([self.control.fileno(), self.wake], [], [])
             if self.wake in ready:
                 os.read(self.wake, 4096)
                 self._reap()
-            if self.control in ready:
+            if self.control.fileno() in ready:
                 data, descriptors, _, _ = socket.recv_fds(self.control, _MESSAGE_BYTES, 2)
                 if not data:
                     self.stop()

@@ -132,7 +132,7 @@ class CudaWindow:
 
     def mark(self) -> None:
         """As Window.mark."""
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call] # torch's gap
         event.record()
         self._events.append(event)
 
@@ -164,8 +164,8 @@ def environment(place: Place) -> dict[str, Scalar | None]:
     if place.device.startswith("cuda"):
         major, minor = torch.cuda.get_device_capability(place.device)
         facts |= {
-            "cudnn": torch.backends.cudnn.version(),
-            "nccl": ".".join(str(part) for part in torch.cuda.nccl.version()),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call] # torch's gap
+            "nccl": ".".join(str(part) for part in torch.cuda.nccl.version()),  # type: ignore[no-untyped-call] # torch's gap
             "compute_capability": f"{major}.{minor}",
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
         }
