@@ -4,14 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODELS ?= resnet18,efficientnet_b0
 
-.PHONY: bench test lint types ci clean
+.PHONY: bench test lint types horovod clean
 
-bench: .venv/.ready
+bench: .venv/.horovod
 	$(BIN)/pytest bench_cases --gpus 2 --dnn-models $(MODELS) --dnn-steps 8 \
 	    --benchmark-columns=median,iqr,rounds --benchmark-sort=name --benchmark-autosave
 
-test: .venv/.ready
+test: .venv/.horovod
 	$(BIN)/pytest
+
+horovod: .venv/.horovod
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
@@ -24,6 +26,10 @@ types: .venv/.ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch torchvision
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/.horovod: .venv/.ready
+	$(BIN)/python -m pytest_dnnbench horovod
 	touch $@
 
 clean:

@@ -26,7 +26,8 @@ class FrameworkSpec:
 
     `worker` is the rank side, "module:Class"; `requires` the modules that must be installed, with `install` the one
     command that does it; `preload` what the fork server imports beforehand; `rendezvous`, where the framework has
-    its own, "module:function" giving a context manager of each rank's environment variables.
+    its own, "module:function" giving a context manager of each rank's environment variables; `prepare`, where it must
+    know something before its ranks start, "module:function" that one rank runs once per case.
     """
 
     name: str
@@ -36,6 +37,7 @@ class FrameworkSpec:
     install: str = ""
     preload: tuple[str, ...] = ()
     rendezvous: str | None = None
+    prepare: str | None = None
     min_gpus: int = 1
     max_gpus: int | None = None
     options: tuple[FrameworkOption, ...] = ()
@@ -56,6 +58,24 @@ FRAMEWORKS = (
         "ddp",
         "pytest_dnnbench.rank.frameworks.ddp:DdpWorker",
         "torch.nn.parallel.DistributedDataParallel: data parallel",
+    ),
+    FrameworkSpec(
+        "horovod",
+        "pytest_dnnbench.rank.frameworks.horovod:HorovodWorker",
+        "horovod.torch, the real library: data parallel",
+        requires=("horovod",),
+        install="python -m pytest_dnnbench horovod",
+        preload=("horovod.torch",),
+        rendezvous="pytest_dnnbench.controller.horovod_rendezvous:horovod_rendezvous",
+        options=(
+            FrameworkOption(
+                "fusion_threshold_mb", "horovod-fusion-mb", 128.0, "MiB of gradients fused into one exchange"
+            ),
+            FrameworkOption("cycle_time_ms", "horovod-cycle-ms", 1.0, "milliseconds between two rounds of exchange"),
+            FrameworkOption("compression", "horovod-compression", "none", "of exchanged gradients", ("none", "fp16")),
+            FrameworkOption("op", "horovod-op", "average", "how gradients are combined", ("average", "adasum")),
+            FrameworkOption("backward_passes_per_step", "horovod-passes", 1, "backward passes per exchange and update"),
+        ),
     ),
 )
 

@@ -173,10 +173,11 @@ def _check(settings: Settings, catalog: Catalog) -> None:
 
 
 def _framework_options() -> list[Option]:
+    """One per flag: the variants of a framework share theirs."""
+    rows = {row.flag: (framework, row) for framework in reversed(FRAMEWORKS) for row in framework.options}
     return [
         Option(row.flag, type(row.default), row.default, f"{framework.name}: {row.about}", row.choices)
-        for framework in FRAMEWORKS
-        for row in framework.options
+        for framework, row in reversed(rows.values())
     ]
 
 

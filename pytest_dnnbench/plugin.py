@@ -19,6 +19,7 @@ from pytest_dnnbench.options import Settings, add_options, read_settings
 
 if TYPE_CHECKING:
     from pytest_dnnbench.bench import DnnBench
+    from pytest_dnnbench.controller.pipeline_stages import PipelineStages
     from pytest_dnnbench.controller.ranks import Ranks
     from pytest_dnnbench.workshop import Workshop
 
@@ -173,6 +174,17 @@ def process_group(request: pytest.FixtureRequest) -> Callable[[int], Ranks]:
         return shop.ranks(world_size)
 
     return ranks
+
+
+@pytest.fixture
+def pipeline_stages(process_group: Callable[[int], Ranks]) -> Callable[..., PipelineStages]:
+    """`pipeline_stages(model, stages)` gives the running stage ranks of a model; stages as in 3 or "2-1"."""
+    from pytest_dnnbench.controller import pipeline_stages as pipelines
+
+    def stages_of(model: Any, stages: Any, **settings: Any) -> PipelineStages:
+        return pipelines.pipeline_stages(process_group, model, stages, **settings)
+
+    return stages_of
 
 
 @pytest.fixture

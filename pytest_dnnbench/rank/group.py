@@ -24,7 +24,7 @@ def join(place: Place) -> None:
     on_gpu = place.device.startswith("cuda")
     dist.init_process_group(
         backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=dist.FileStore(place.rendezvous, place.world_size),
+        store=dist.FileStore(place.rendezvous, place.world_size),  # type: ignore[attr-defined] # torch's gap
         rank=place.rank,
         world_size=place.world_size,
         timeout=timedelta(seconds=place.timeout_s),
@@ -38,9 +38,9 @@ def leave() -> None:
     Gloo's group is left to the end of the process, which follows at once: its destructor joins threads that may wait
     for Python's lock, which the destructor's caller holds.
     """
-    if dist.is_initialized():  # type: ignore[no-untyped-call] # torch's gap  # type: ignore[no-untyped-call] # torch's gap
+    if dist.is_initialized():
         dist.barrier()
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch's gap
             dist.destroy_process_group()
 
 

@@ -1,0 +1,63 @@
+"""Does the pipeline learn as well as data parallelism? Accuracy on held-out digits at the same number of images.
+
+    python benchmarks/convergence.py --data-dir FOLDER [--epochs 4] [--seeds 3]
+
+resnet18 on real MNIST digits: `ddp` on two ranks, and `pipedream` in two and in four stages, all with minibatches of
+32 images per rank, the same initial weights and optimiser. The pipelines should be within one point of `ddp`.
+"""
+
+import argparse
+import statistics
+
+from pytest_dnnbench.case import Case, Scalar
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.controller.run import MEASURE
+from pytest_dnnbench.messages import RunRequest
+from pytest_dnnbench.mnist import MnistFiles, find_mnist
+from pytest_dnnbench.results.measurement import Launch
+
+PIPELINE = "pytest_dnnbench.rank.frameworks.pipedream:PipeDreamWorker"
+BATCH_SIZE = 32
+
+
+def accuracy(server: ForkServer, files: MnistFiles, framework: str, stages: int, images: int, seed: int) -> float:
+    """Percent of the held-out digits that are recognised after training on so many images."""
+    pipeline = framework != "ddp"
+    ranks = stages if pipeline else 2
+    options: dict[str, Scalar] = {"stages": str(stages)} if pipeline else {}
+    case = Case(framework, "resnet18", ranks, "train", "mnist", batch_size=BATCH_SIZE, seed=seed, options=options)
+    worker = PIPELINE if pipeline else Catalog().framework("ddp").worker
+    per_step = BATCH_SIZE * (1 if pipeline else ranks)
+    request = RunRequest(case, worker, "resnet18", steps=images // per_step - 1, warmup=1, data=files)
+    launch = Launch(tuple(Ranks(server, ["cpu"] * ranks, threads=1, timeout_s=3600).launch(MEASURE, request)))
+    reached = launch.validation_accuracy
+    assert reached is not None
+    print(
+        f"  {framework:16} {ranks} ranks, seed {seed}: {100 * reached:.2f}%, {launch.throughput_img_s:.0f} img/s",
+        flush=True,
+    )
+    return 100 * reached
+
+
+def main() -> None:
+    """Trains each framework once per seed and prints the accuracies."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=3)
+    settings = parser.parse_args()
+    files = find_mnist(settings.data_dir)
+    images = settings.epochs * files.train_count
+    print(f"resnet18, {files.split}; {images} images of training")
+    with ForkServer() as server:
+        server.wait_ready()
+        for framework, stages in (("ddp", 0), ("pipedream", 2), ("pipedream", 4)):
+            reached = [accuracy(server, files, framework, stages, images, seed) for seed in range(settings.seeds)]
+            name = f"{framework} in {stages} stages" if stages else framework
+            print(f"{name}: mean {statistics.fmean(reached):.2f}%, lowest {min(reached):.2f}%", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Our asynchronous pipeline beside torch.distributed.pipelining's Schedule1F1B: same stages, same microbatch.
+
+    python benchmarks/pipeline.py [--models resnet18,resnet50] [--microbatches 4,8,16] [--pairs 5]
+
+Two CPU ranks of one thread each, in fresh processes for each side of each pair, the sides taking turns to be first.
+Images per second, ours / theirs, should be at least 1.15 with four microbatches per batch. Our runtime updates after
+every microbatch, theirs after every batch: both with torch's fused SGD. Each launch of ours also times its stages
+alone, both ranks at once and without any transfer: ours / ideal, the ideal being 1 / the slowest stage's time with
+its update, should be at least 0.9.
+"""
+
+import argparse
+import statistics
+import sys
+from pathlib import Path
+
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.ranks import Ranks
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pairs import compare
+from pipeline_sides import Groups, ours, plan_groups, theirs
+
+
+def main() -> None:
+    """Prints a comparison for each model and number of microbatches."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default="resnet18,resnet50")
+    parser.add_argument("--microbatches", default="4,8,16")
+    parser.add_argument("--image-size", type=int, default=28)
+    parser.add_argument("--size", type=int, default=32, help="images per microbatch")
+    parser.add_argument("--steps", type=int, default=64, help="timed microbatches, rounded down to whole batches")
+    parser.add_argument("--pairs", type=int, default=5)
+    settings = parser.parse_args()
+    with ForkServer() as server:
+        server.wait_ready()
+        ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=600)
+        one = Ranks(server, ["cpu"], threads=1, timeout_s=600)
+        for model in settings.models.split(","):
+            (groups,) = one.run(plan_groups, model, settings.image_size, settings.size)
+            for microbatches in map(int, settings.microbatches.split(",")):
+                case = (model, settings.image_size, groups, settings.size, microbatches)
+                report(ranks, case, max(1, settings.steps // microbatches), settings.pairs)
+
+
+def report(ranks: Ranks, case: tuple[str, int, Groups, int, int], batches: int, pairs: int) -> None:
+    """One row: ours / theirs and ours / ideal."""
+    ideals, bubbles, alone = list[float](), list[float](), list[list[float]]()
+
+    def our_rate() -> float:
+        answers = ranks.run(ours, *case, batches)
+        alone.append([1e3 * answer["alone_s"] for answer in answers])
+        rate: float = min(answer["img_s"] for answer in answers)
+        ideals.append(rate * max(answer["alone_s"] for answer in answers) / case[3])
+        bubbles.append(max(answer["bubble"] for answer in answers))
+        return rate
+
+    def their_rate() -> float:
+        return float(min(answer["img_s"] for answer in ranks.run(theirs, *case, batches)))
+
+    name = f"{case[0]} at {case[1]} px, {case[3]} images per microbatch, {case[4]} microbatches per batch"
+    compare(name, our_rate, their_rate, pairs, "img/s")
+    print(f"  ours / ideal: median {statistics.median(ideals):.3f} (lowest {min(ideals):.3f})")
+    times = ", ".join(f"{statistics.median(stage):.1f}" for stage in zip(*alone, strict=True))
+    print(f"  stages alone, ms per microbatch: {times}")
+    print(f"  our largest bubble: median {statistics.median(bubbles):.3f}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

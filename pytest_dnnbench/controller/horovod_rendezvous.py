@@ -1,0 +1,54 @@
+"""Horovod's own rendezvous, beside the ranks: each finds the others through it, once, when it calls `hvd.init`.
+
+    pytest ── RendezvousServer (HTTP, 127.0.0.1, a thread) <── rank 0, rank 1, ...: "my gloo address is ..."
+
+What `horovodrun` would start; there is none here, for the ranks come from our own launcher. No torch: of Horovod only
+its server is imported, and only when a case needs it.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo"
+
+_POLL_S = 0.05
+"""How soon the server notices that it shall stop; it otherwise sleeps in `select`."""
+
+
+@contextmanager
+def horovod_rendezvous(world_size: int) -> Iterator[list[dict[str, str]]]:
+    """Runs the server while its `with` lasts; yields the environment variables of each rank.
+
+    Horovod's `RendezvousServer.start` listens on all interfaces and its `stop` leaves the port open, so the server
+    class behind it is used, bound to loopback, on a port that the kernel chooses.
+    """
+    from horovod.runner.common.util.hosts import HostInfo, get_host_assignments
+    from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
+
+    slots = get_host_assignments([HostInfo(LOOPBACK, world_size)], world_size)
+    server = RendezvousHTTPServer((LOOPBACK, 0), RendezvousHandler, 0)
+    server.init(slots)
+    thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="horovod-rendezvous", daemon=True)
+    thread.start()
+    try:
+        yield [_variables(slot.to_response_string(), server.server_port) for slot in slots]
+    finally:
+        server.shutdown()
+        thread.join()
+        # Closes the port and waits for requests still being answered, each of which Horovod bounds to 3 s.
+        server.server_close()
+
+
+def _variables(slot: str, port: int) -> dict[str, str]:
+    """`slot` is Horovod's own form: rank, size, local rank, local size, cross rank, cross size."""
+    names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
+    return {
+        **{f"HOROVOD_{name}": number for name, number in zip(names, slot.split(","), strict=True)},
+        "HOROVOD_HOSTNAME": LOOPBACK,
+        "HOROVOD_CONTROLLER": "gloo",
+        "HOROVOD_CPU_OPERATIONS": "gloo",
+        "HOROVOD_GLOO_IFACE": LOOPBACK_INTERFACE,
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": LOOPBACK,
+        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+    }

@@ -1,0 +1,148 @@
+"""What a build finds on the machine: the installed torch, a compiler, Python's headers, a CUDA toolkit, NCCL, GPUs.
+
+Found without importing torch, which takes seconds. What is missing is said before anything slow starts.
+"""
+
+import importlib.util
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_dnnbench.errors import UsageError
+
+OLDEST_CMAKE = (3, 19)
+"""The first with deferred calls, which cmake/project.cmake needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class TorchBuild:
+    """The installed torch: its version with the build's suffix ("2.13.0+cpu"), its CUDA version if any, its commit."""
+
+    version: str
+    cuda: str | None
+    commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class GpuTools:
+    """What a build with GPU operations needs: homes of CUDA toolkit and NCCL, their versions, the GPUs to build for."""
+
+    cuda_home: Path
+    cuda: str
+    nccl_home: Path
+    nccl: str
+    compute_capabilities: tuple[int, ...]
+
+
+def installed_torch() -> TorchBuild:
+    """Reads torch's version file. Raises UsageError without torch."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        raise UsageError("Horovod is built against torch, which is not installed: install torch first")
+    facts = runpy.run_path(str(Path(found.origin).parent / "version.py"))
+    return TorchBuild(facts["__version__"], facts.get("cuda"), facts.get("git_version", "unknown"))
+
+
+def check_compiler() -> None:
+    """Raises UsageError without a C++ compiler or Python's headers."""
+    compiler = os.environ.get("CXX") or "c++"
+    if shutil.which(compiler.split()[0]) is None:
+        raise UsageError(f"no C++ compiler {compiler!r}: install one for C++20 (apt: g++; dnf: gcc-c++) or set CXX")
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.exists():
+        raise UsageError(f"{header} does not exist: install Python's headers (apt: python3-dev; dnf: python3-devel)")
+
+
+def find_cmake() -> str | None:
+    """The CMake on the path, if it is new enough."""
+    path = shutil.which("cmake")
+    if path is None:
+        return None
+    answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    version = re.search(r"version (\d+)\.(\d+)", answer)
+    new_enough = version is not None and (int(version[1]), int(version[2])) >= OLDEST_CMAKE
+    return path if new_enough else None
+
+
+def find_gpu_tools(torch: TorchBuild) -> GpuTools:
+    """The tools for a torch with CUDA. Raises UsageError naming what is missing."""
+    cuda_home = _cuda_home()
+    if cuda_home is None:
+        raise UsageError(
+            f"torch {torch.version} is built for CUDA {torch.cuda}, and no CUDA toolkit is found (nvcc, headers):"
+            " install it or set CUDA_HOME, or build with --cpu for CPU ranks only"
+        )
+    cuda = _cuda_version(cuda_home)
+    if torch.cuda is None or cuda.split(".")[0] != torch.cuda.split(".")[0]:
+        raise UsageError(
+            f"torch {torch.version} is built for CUDA {torch.cuda}, and {cuda_home} holds CUDA {cuda}:"
+            " set CUDA_HOME to a toolkit of the same major version, or build with --cpu"
+        )
+    nccl_home = _nccl_home()
+    return GpuTools(cuda_home, cuda, nccl_home, _nccl_version(nccl_home), _compute_capabilities())
+
+
+def _cuda_home() -> Path | None:
+    named = [os.environ.get(name) for name in ("HOROVOD_CUDA_HOME", "CUDA_HOME", "CUDA_PATH")]
+    on_path = shutil.which("nvcc")
+    candidates = [Path(home) for home in named if home]
+    candidates += [Path(on_path).resolve().parent.parent] if on_path else []
+    candidates += [Path("/usr/local/cuda")]
+    return next((home for home in candidates if _is_toolkit(home)), None)
+
+
+def _is_toolkit(home: Path) -> bool:
+    """Compiler and headers: an nvcc on the path may be a wrapper, or come without the rest."""
+    return (home / "bin" / "nvcc").exists() and (home / "include" / "cuda_runtime.h").exists()
+
+
+def _cuda_version(home: Path) -> str:
+    answer = subprocess.run([str(home / "bin" / "nvcc"), "--version"], capture_output=True, text=True, check=False)
+    release = re.search(r"release (\d+\.\d+)", answer.stdout)
+    if release is None:
+        raise UsageError(f"{home}/bin/nvcc does not tell its version: repair the toolkit or set CUDA_HOME to another")
+    return release[1]
+
+
+def _nccl_home() -> Path:
+    """The NCCL that torch itself uses, so that one process holds one NCCL."""
+    if named := os.environ.get("HOROVOD_NCCL_HOME"):
+        return Path(named)
+    try:
+        found = importlib.util.find_spec("nvidia.nccl")
+    except ModuleNotFoundError:
+        found = None
+    places = list(found.submodule_search_locations or ()) if found else []
+    if not places:
+        raise UsageError("NCCL's Python package (nvidia/nccl), which torch with CUDA brings, is not installed:"
+                         " set HOROVOD_NCCL_HOME to the folder that holds NCCL's include and lib")  # fmt: skip
+    return Path(places[0])
+
+
+def _nccl_version(home: Path) -> str:
+    header = home / "include" / "nccl.h"
+    code = re.search(r"#define\s+NCCL_VERSION_CODE\s+(\d+)", header.read_text()) if header.exists() else None
+    if code is None:
+        raise UsageError(f"{header} is missing or tells no version: set HOROVOD_NCCL_HOME to NCCL's folder")
+    return code[1]
+
+
+def _compute_capabilities() -> tuple[int, ...]:
+    """Those of this machine's GPUs (90 for 9.0); none without a GPU: then Horovod builds for all that nvcc knows."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        pairs = [pynvml.nvmlDeviceGetCudaComputeCapability(handle) for handle in handles]
+    finally:
+        pynvml.nvmlShutdown()
+    return tuple(sorted({10 * major + minor for major, minor in pairs}))

@@ -1,0 +1,207 @@
+"""States: the places where a model can be cut, with what lies before each of them.
+
+A state is a set of nodes closed under ancestors; it stands for its last nodes, an antichain of the graph. A
+stage is what one state holds and an earlier one does not. State 0 is empty, the last one holds every node,
+and each state comes after the states that it contains, so states are in topological order of PipeDream's
+antichain DAG (SOSP 2019, section 3.1, and the optimizer of msr-fiddle/pipedream).
+
+Which states: all of them while there are few. Graphs with wide blocks (inception, nasnet) have more than any
+plan needs; there each block keeps the states that do not cut inside an unbranched run, and a block that still
+has too many keeps a single line of cuts, its nodes in topological order. All of them are valid cuts; only the
+choice of where to cut inside a branch gets smaller.
+
+What does not live here: times of stages (original.py, corrected.py) and the search (pipelines.py).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytest_dnnbench.planner.graph import Graph, planned_graph
+from pytest_dnnbench.planner.profile import Profile
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+# Keeps the all-pairs tables of a plan within tens of megabytes and its search within seconds.
+MOST_STATES = 1000
+# Tried in turn until the whole graph has at most MOST_STATES; the last leaves one line of cuts per block.
+MOST_STATES_PER_BLOCK = (128, 32, 8, 0)
+
+
+@dataclass(frozen=True)
+class States:
+    """n states of a graph; index 0 is the empty one. Arrays have one entry per state unless said otherwise.
+
+    graph          what is cut
+    members        n sets of nodes, as bits
+    compute_s      forward and backward seconds of all nodes in the state
+    activation_bytes, parameter_bytes    of all nodes in the state
+    output_bytes   what a stage that ends here hands on: the nodes that feed something outside the state, and
+                   the last nodes of the graph that it holds. Each counts once, however many it feeds.
+    sent_bytes     the same without those that feed nothing: what crosses the cut
+    augmented_bytes    what PipeDream's optimizer takes for output_bytes (see `_augmented`)
+    inside         n x n, true at [a, b] where a is a part of b and not b itself: (a, b) is a stage
+    """
+
+    graph: Graph
+    members: tuple[int, ...]
+    compute_s: Floats
+    activation_bytes: Floats
+    parameter_bytes: Floats
+    output_bytes: Floats
+    sent_bytes: Floats
+    augmented_bytes: Floats
+    inside: Flags
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def between(self, quantity: Floats) -> Floats:
+        """n x n: the quantity of stage (a, b) at [a, b]; meaningless where `inside` is false."""
+        return quantity[None, :] - quantity[:, None]
+
+    def node_ids(self, start: int, end: int) -> tuple[str, ...]:
+        """The nodes of stage (start, end), in topological order."""
+        added = self.members[end] & ~self.members[start]
+        return tuple(node for n in _bits(added) for node in self.graph.carried[n])
+
+
+def states_of(profile: Profile) -> States:
+    """The states of a profile. The same profile always gives the same states in the same order."""
+    graph = planned_graph(profile)
+    members = _all_states(graph, MOST_STATES) or _chosen_states(graph)
+    return _measured(graph, sorted(members, key=lambda state: (state.bit_count(), state)))
+
+
+def _measured(graph: Graph, members: list[int]) -> States:
+    table = _table(members, len(graph.nodes))
+    sizes = table.sum(axis=1)
+    feeds = _table([sum(1 << target for target in targets) for targets in graph.successors], len(graph.nodes))
+    fed = feeds.sum(axis=1)
+    feeds_outside = (table > 0) & (table @ feeds.T < fed)
+    activation_bytes = np.array([node.activation_bytes for node in graph.nodes])
+    return States(
+        graph,
+        tuple(members),
+        table @ np.array([node.forward_s + node.backward_s for node in graph.nodes]),
+        table @ activation_bytes,
+        table @ np.array([node.parameter_bytes for node in graph.nodes]),
+        (feeds_outside | (table > 0) & (fed == 0)) @ activation_bytes,
+        feeds_outside @ activation_bytes,
+        _augmented(graph, table, feeds) @ activation_bytes,
+        (table @ table.T == sizes[:, None]) & (sizes[:, None] < sizes[None, :]),
+    )
+
+
+def _augmented(graph: Graph, table: Floats, feeds: Floats) -> Flags:
+    """For each state, its last nodes, and each ancestor of one that feeds anything else than it and its ancestors.
+
+    So a node that feeds two open branches counts even when both begin inside the state: more than crosses.
+    """
+    count = len(graph.nodes)
+    ancestors = _table(list(graph.ancestors), count)
+    last = (table > 0) & (table @ ancestors == 0)
+    feeds_others = (ancestors > 0) & ((ancestors + np.eye(count)) @ feeds.T < feeds.sum(axis=1))
+    extra: Flags = last.astype(np.float64) @ feeds_others > 0
+    either: Flags = last | extra
+    return either
+
+
+def _table(sets: list[int], count: int) -> Floats:
+    """One row per set, 1.0 for each of `count` nodes that it holds."""
+    width = -(-count // 8)
+    packed = np.frombuffer(b"".join(each.to_bytes(width, "little") for each in sets), dtype=np.uint8)
+    bits = np.unpackbits(packed.reshape(len(sets), width), axis=1, count=count, bitorder="little")
+    return bits.astype(np.float64)
+
+
+def _all_states(graph: Graph, most: int) -> set[int]:
+    """Every set of nodes that holds the ancestors of its nodes, or nothing if there are more than `most`."""
+    return _grown(0, [[n] for n in range(len(graph.nodes))], graph, most)
+
+
+def _chosen_states(graph: Graph) -> set[int]:
+    for most in MOST_STATES_PER_BLOCK:
+        states = _states_by_block(graph, most)
+        if len(states) <= MOST_STATES:
+            break
+    return states
+
+
+def _states_by_block(graph: Graph, most: int) -> set[int]:
+    """For each block between two narrow places its states, or a line of them if there are more than `most`."""
+    states, done = {0}, 0
+    for block in _blocks(graph):
+        runs = _runs(graph, block)
+        states |= _grown(done, runs, graph, most) or _line(done, runs)
+        done |= sum(1 << n for n in block)
+    return states
+
+
+def _blocks(graph: Graph) -> Iterator[list[int]]:
+    """The nodes between two narrow places and the second of these, from the first block to the last."""
+    done = 0
+    for place in graph.narrow_places():
+        yield list(_bits((graph.ancestors[place] | 1 << place) & ~done))
+        done |= graph.ancestors[place] | 1 << place
+    rest = ~done & ((1 << len(graph.nodes)) - 1)
+    if rest:
+        yield list(_bits(rest))
+
+
+def _runs(graph: Graph, block: list[int]) -> list[list[int]]:
+    """The block's nodes, those of an unbranched run together, by the position of a run's first node."""
+    run_of: dict[int, list[int]] = {}
+    runs = []
+    for n in block:
+        before = graph.predecessors[n]
+        unbranched = len(before) == 1 and before[0] in run_of and len(graph.successors[before[0]]) == 1
+        if unbranched:
+            run_of[n] = run_of[before[0]]
+        else:
+            run_of[n] = []
+            runs.append(run_of[n])
+        run_of[n].append(n)
+    return runs
+
+
+def _grown(start: int, runs: list[list[int]], graph: Graph, most: int) -> set[int]:
+    """All states reached from `start` by adding whole runs after what they need; empty if more than `most`."""
+    adds = [(graph.ancestors[run[0]] & ~start, sum(1 << n for n in run)) for run in runs]
+    run_at = {run[0]: number for number, run in enumerate(runs)}
+    after = [[run_at[n] for last in run for n in graph.successors[last] if n in run_at] for run in runs]
+    states = {start}
+    waiting = [(start, [number for number, (needs, _) in enumerate(adds) if not needs])]
+    while waiting:
+        state, ready = waiting.pop()
+        for number in ready:
+            grown = state | adds[number][1]
+            if grown in states:
+                continue
+            states.add(grown)
+            if len(states) > most:
+                return set()
+            opened = [next_one for next_one in after[number] if not adds[next_one][0] & ~grown]
+            waiting.append((grown, [other for other in ready if other != number] + opened))
+    return states
+
+
+def _line(done: int, runs: list[list[int]]) -> set[int]:
+    """The states that come about when the runs are added one after another."""
+    states = set()
+    for run in runs:
+        done |= sum(1 << n for n in run)
+        states.add(done)
+    return states
+
+
+def _bits(members: int) -> tuple[int, ...]:
+    positions = []
+    while members:
+        lowest = members & -members
+        positions.append(lowest.bit_length() - 1)
+        members ^= lowest
+    return tuple(positions)

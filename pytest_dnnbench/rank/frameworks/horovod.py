@@ -1,0 +1,136 @@
+"""`horovod`: horovod.torch (Sergeev and Del Balso, "Horovod: fast and easy distributed deep learning in TensorFlow",
+2018), the real library, in its own group of ranks over gloo or NCCL.
+
+Not here: the rendezvous that its ranks meet through (controller/horovod_rendezvous.py), its build (horovod_build/).
+"""
+
+import importlib.metadata
+import os
+
+import horovod.torch as hvd
+import torch
+from torch import nn
+
+from pytest_dnnbench.case import Scalar
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker, Rounding
+
+FP16_ROUNDING = 2.0**-11
+"""Half the distance between neighbouring fp16 numbers, relative to them."""
+
+FP16_CANCELLATION = 4
+"""How much larger the ranks' gradients, which are rounded, may be than their mean, which the error is held against."""
+
+FP16_SMALLEST = 2.0**-24
+"""Gradients below this vanish in fp16, whatever the size of their tensor."""
+
+_MEBIBYTE = 1 << 20
+
+
+class HorovodWorker(DataParallelWorker):
+    """Gradients are averaged, tensor by tensor or fused, by Horovod's own thread while the backward pass runs."""
+
+    def __init__(self, place: Place, request: RunRequest) -> None:
+        super().__init__(place, request)
+        options = request.case.options
+        self.op = str(options.get("op", "average"))
+        self.compression = str(options.get("compression", "none"))
+        self.passes = int(options.get("backward_passes_per_step", 1))
+        self._check(place)
+        if self.compression == "fp16" and place.world_size > 1:
+            roundings = place.world_size + 1  # each rank's gradient, each partial sum, their mean
+            relative = FP16_CANCELLATION * roundings * FP16_ROUNDING
+            self.rounding = Rounding(relative, floor=FP16_SMALLEST / FP16_ROUNDING)
+
+    def connect(self) -> None:
+        """Joins Horovod's group. Its core reads its settings from the environment when it starts."""
+        os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(max(1, int(self.place.timeout_s)))
+        for name, value in self._core_settings().items():
+            os.environ[name] = value
+        hvd.init()
+        if hvd.size() != self.place.world_size or hvd.rank() != self.place.rank:
+            raise UsageError(
+                f"Horovod sees itself as rank {hvd.rank()} of {hvd.size()}, not {self.place.rank} of"
+                f" {self.place.world_size}: launch with the catalog's rendezvous, and without HOROVOD_* set"
+            )
+        if self.device.type == "cuda" and self.place.world_size > 1 and not hvd.nccl_built():
+            raise UsageError(
+                f"Horovod {_version()} was built without NCCL, so it cannot average on {self.device}:"
+                " run `python -m pytest_dnnbench horovod --force` where CUDA's toolkit is, or use CPU ranks"
+            )
+
+    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The module as it is; the optimiser in DistributedOptimizer. Weights and optimiser state are rank 0's."""
+        hvd.broadcast_parameters(module.state_dict(), root_rank=0)
+        _broadcast_state(optimizer)
+        wrapped: torch.optim.Optimizer = hvd.DistributedOptimizer(
+            optimizer,
+            named_parameters=module.named_parameters(),
+            compression=getattr(hvd.Compression, self.compression),
+            op=hvd.Average,
+            backward_passes_per_step=self.passes,
+        )
+        return module, wrapped
+
+    def align(self) -> None:
+        """Waits for all ranks."""
+        hvd.barrier()
+
+    def close(self) -> None:
+        """Ends Horovod's thread and leaves its group."""
+        if hvd.is_initialized():
+            hvd.shutdown()
+
+    def details(self) -> dict[str, object]:
+        """The settings in force, and what the installed Horovod was built with."""
+        return {
+            "horovod": _version(),
+            "controller": "gloo",
+            "operations": "nccl" if self.device.type == "cuda" and hvd.nccl_built() else "gloo",
+            "op": self.op,
+            "compression": self.compression,
+            "backward_passes_per_step": self.passes,
+            **{name.lower(): value for name, value in self._core_settings().items()},
+        }
+
+    def _core_settings(self) -> dict[str, str]:
+        options: dict[str, Scalar] = self.case.options
+        return {
+            "HOROVOD_FUSION_THRESHOLD": str(int(float(options.get("fusion_threshold_mb", 128.0)) * _MEBIBYTE)),
+            "HOROVOD_CYCLE_TIME": str(float(options.get("cycle_time_ms", 1.0))),
+        }
+
+    def _check(self, place: Place) -> None:
+        options = self.case.options
+        if self.op not in ("average", "adasum"):
+            raise UsageError(f"Horovod's op {self.op!r} is unknown: choose average or adasum")
+        if self.compression not in ("none", "fp16"):
+            raise UsageError(f"Horovod's compression {self.compression!r} is unknown: choose none or fp16")
+        if self.passes < 1:
+            raise UsageError(f"backward_passes_per_step is {self.passes}: it must be at least 1")
+        if float(options.get("fusion_threshold_mb", 0.0)) < 0 or float(options.get("cycle_time_ms", 0.0)) < 0:
+            raise UsageError(f"Horovod's fusion threshold and cycle time must not be negative: {options}")
+        if self.op == "adasum" and place.world_size > 1:
+            raise UsageError(
+                f"op 'adasum' on {place.world_size} ranks: Horovod has Adasum for MPI ranks only, and these meet"
+                " through gloo, where it would abort; use op average"
+            )
+
+
+def _broadcast_state(optimizer: torch.optim.Optimizer) -> None:
+    """Makes the optimiser's state rank 0's.
+
+    Horovod fills an empty state by a step with gradients of zero. Weight decay would make that a real step: it is
+    off meanwhile.
+    """
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    hvd.broadcast_optimizer_state(optimizer, root_rank=0)
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
+
+
+def _version() -> str:
+    return importlib.metadata.version("horovod")

@@ -1,0 +1,42 @@
+"""Puts one rank's runtime together from the stages of a model. All ranks call it at the same time."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.messages import Place
+from pytest_dnnbench.planner.schedule import Schedule
+from pytest_dnnbench.rank.pipeline.links import Links
+from pytest_dnnbench.rank.pipeline.runtime import Runtime
+from pytest_dnnbench.rank.pipeline.stage import Loss, Stage
+from pytest_dnnbench.rank.pipeline.stash import Sgd, Stash
+
+
+def assemble(
+    place: Place,
+    schedule: Schedule,
+    stages: Sequence[nn.Module],
+    optimiser: Sgd,
+    *,
+    loss: Loss = cross_entropy,
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Runtime:
+    """The runtime of this rank, inside the default process group. Raises PlanError if stages or ranks do not fit.
+
+    `stages` are all stages, alike on every rank; this rank moves its own to its device and keeps only that.
+    """
+    layout = schedule.layout
+    if len(stages) != len(layout.replicas):
+        raise PlanError(f"the model is cut into {len(stages)} stages, the plan {layout} has {len(layout.replicas)}")
+    if place.world_size != layout.world_size:
+        raise PlanError(f"the plan {layout} takes {layout.world_size} ranks, there are {place.world_size}")
+    device = torch.device(place.device)
+    number, _ = layout.place(place.rank)
+    module = stages[number].to(device)
+    stage = Stage(module, Stash(module, optimiser), loss if number == layout.last else None, precision)
+    links = Links(schedule, place.rank, device, place.timeout_s)
+    return Runtime(schedule, place.rank, stage, links, device)

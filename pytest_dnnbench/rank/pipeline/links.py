@@ -1,0 +1,77 @@
+"""The links of one rank to the ranks of the adjoining stages, and the group of its own stage's replicas."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from pytest_dnnbench.planner.schedule import Backward, Forward, Schedule
+from pytest_dnnbench.rank.pipeline.stage import Tensors
+from pytest_dnnbench.rank.pipeline.transfer import Alarm, Inbox, Outbox
+
+_CLOSE_S = 10.0
+
+
+class Links:
+    """Made by all ranks of the default process group at the same time, in the same order.
+
+    Activations of minibatch b come from the rank it met in the stage before, and go to the one it meets in the
+    stage after; gradients the other way. `replicas` is the group of this stage's replicas, None if it has one.
+    """
+
+    def __init__(self, schedule: Schedule, rank: int, device: torch.device, timeout_s: float) -> None:
+        self.layout = schedule.layout
+        self.stage, self.replica = self.layout.place(rank)
+        self.replicas: dist.ProcessGroup | None = None
+        self._inboxes: dict[int, Inbox] = {}
+        self._outboxes: dict[int, Outbox] = {}
+        alarm, room = Alarm(), max(schedule.warmup) + 2
+        for pair in self.layout.links():
+            for source, target in (pair, pair[::-1]):
+                group = _group([source, target], timeout_s)
+                if rank == source:
+                    self._outboxes[target] = Outbox(target, group, device, alarm, room)
+                elif rank == target:
+                    self._inboxes[source] = Inbox(source, group, device, alarm)
+        for stage, replicas in enumerate(self.layout.replicas):
+            if replicas > 1:
+                group = _group([self.layout.rank(stage, replica) for replica in range(replicas)], timeout_s)
+                if stage == self.stage:
+                    self.replicas = group
+
+    def expect(self, actions: Iterable[Forward | Backward]) -> None:
+        """Announces the messages that these passes will need."""
+        for action in actions:
+            step = -1 if isinstance(action, Forward) else 1
+            if 0 <= self.stage + step <= self.layout.last:
+                self._inboxes[self.layout.route(self.stage + step, action.minibatch)].expect(1)
+
+    def take_activations(self, minibatch: int) -> Tensors:
+        """What the stage before has sent for a minibatch; its labels last."""
+        return self._inboxes[self.layout.route(self.stage - 1, minibatch)].take()
+
+    def take_gradients(self, minibatch: int) -> Tensors:
+        """What the stage after has sent back for a minibatch."""
+        return self._inboxes[self.layout.route(self.stage + 1, minibatch)].take()
+
+    def send_activations(self, minibatch: int, tensors: Tensors) -> None:
+        """Hands a minibatch on to the stage after."""
+        self._outboxes[self.layout.route(self.stage + 1, minibatch)].send(tensors)
+
+    def send_gradients(self, minibatch: int, tensors: Tensors) -> None:
+        """Hands the gradients of a minibatch's activations back to the stage before."""
+        self._outboxes[self.layout.route(self.stage - 1, minibatch)].send(tensors)
+
+    def close(self) -> None:
+        """Ends the threads, after all that was sent has been taken."""
+        for outbox in self._outboxes.values():
+            outbox.close(_CLOSE_S)
+        for inbox in self._inboxes.values():
+            inbox.close(_CLOSE_S)
+
+
+def _group(ranks: list[int], timeout_s: float) -> dist.ProcessGroup:
+    group = dist.new_group(ranks, timeout=timedelta(seconds=timeout_s))
+    assert group is not None
+    return group  # type: ignore[no-any-return] # torch's gap

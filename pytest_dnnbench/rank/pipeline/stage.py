@@ -1,0 +1,88 @@
+"""One stage at work: forward and backward passes of minibatches, several of them in flight. Knows no other rank."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pytest_dnnbench.rank.pipeline.stash import Stash
+
+Tensors = tuple[torch.Tensor, ...]
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(logits, labels) -> a scalar, the mean over the minibatch."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A minibatch between its forward and its backward pass; `ends` are the outputs that have a gradient."""
+
+    starts: list[torch.Tensor]
+    ends: list[torch.Tensor]
+    parameters: list[nn.Parameter]
+
+
+class Stage:
+    """A module that takes and returns tuples of tensors, with the versions of its weights.
+
+    On the last stage `loss` is given and the module's only output is the logits. `precision` gives the context
+    that forward passes run in.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        stash: Stash,
+        loss: Loss | None,
+        precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.module = module
+        self.stash = stash
+        self._loss = loss
+        self._precision = precision
+        self._flights: dict[int, _Flight] = {}
+
+    def forward(self, minibatch: int, version: int, inputs: Tensors, labels: torch.Tensor | None) -> Tensors:
+        """Runs a minibatch with a version of the weights; the outputs, on the last stage the loss, attached.
+
+        An input takes part in the backward pass if it requires a gradient; it must be a leaf.
+        """
+        parameters = self.stash.install(version)
+        with self._precision():
+            outputs: Tensors = self.module(*inputs)
+            if self._loss is not None:
+                assert labels is not None, "labels travel to the last stage"
+                outputs = (self._loss(outputs[0], labels),)
+        starts = [tensor for tensor in inputs if tensor.requires_grad]
+        ends = [tensor for tensor in outputs if tensor.requires_grad]
+        self._flights[minibatch] = _Flight(starts, ends, parameters)
+        return outputs
+
+    def backward(self, minibatch: int, gradients: Sequence[torch.Tensor] | None) -> tuple[Tensors, Tensors]:
+        """Gradients of the inputs that require one and of the parameters, with the weights of the forward pass.
+
+        `gradients` are those of the outputs that require one; None for the loss.
+        """
+        flight = self._flights.pop(minibatch)
+        wanted = [*flight.starts, *flight.parameters]
+        if not wanted:
+            return (), ()
+        found = torch.autograd.grad(flight.ends, wanted, gradients, allow_unused=True, materialize_grads=True)
+        return found[: len(flight.starts)], found[len(flight.starts) :]
+
+    @torch.no_grad()
+    def evaluate(self, inputs: Tensors) -> Tensors:
+        """The outputs of a minibatch in evaluation mode, with the newest weights; on the last stage the logits."""
+        self.stash.install(self.stash.newest)
+        assert not self.module.training
+        with self._precision():
+            outputs: Tensors = self.module(*inputs)
+        return outputs
+
+    @torch.no_grad()
+    def loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss of evaluated logits, on the last stage."""
+        assert self._loss is not None, "only the last stage has a loss"
+        with self._precision():
+            return self._loss(logits, labels)

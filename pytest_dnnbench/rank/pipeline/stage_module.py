@@ -1,0 +1,93 @@
+"""One stage of a cut model as a module: tensors in, a tuple of tensors out, parameters under their own names.
+
+The stage holds the very modules, parameters and buffers of the whole model that its operators call, at the same
+paths, so that `named_parameters` of all stages together are those of the model. Which operators those are is
+decided in cut.py; how a stage is trained, in the runtime.
+"""
+
+import copy
+import operator
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+SEPARATE: dict[Callable[..., Any], Callable[..., Any]] = {
+    getattr(operator, f"i{name}"): getattr(operator, name)
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "mod", "matmul")
+}
+"""Python's in-place operators and their counterparts that write to a new tensor."""
+
+
+class StageModule(nn.Module):
+    """`stage(*tensors)` gives a tuple of tensors: what the next stage takes, from the last stage `(logits,)`.
+
+    An output may be an input, passed along for a later stage. Neither inputs nor outputs are changed in place.
+    `operators` names what the stage computes.
+    """
+
+    def __init__(self, model: nn.Module, training: fx.Graph, evaluation: fx.Graph, operators: tuple[str, ...]) -> None:
+        super().__init__()
+        self.operators = operators
+        self._forwards = {True: _compiled(training), False: _compiled(evaluation)}
+        for node in training.nodes:
+            if node.op in ("call_module", "get_attr"):
+                self._adopt(str(node.target), node.meta.get("module") or attrgetter(str(node.target))(model))
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Runs the stage's operators in program order, in the mode of the stage."""
+        return self._forwards[self.training](self, *inputs)
+
+    def _adopt(self, path: str, what: nn.Module | torch.Tensor) -> None:
+        """Holds a part of the model at its own path; on the way to it, at empty modules."""
+        *prefix, name = path.split(".")
+        place: nn.Module = self
+        for step in prefix:
+            if not hasattr(place, step):
+                place.add_module(step, nn.Module())
+            place = getattr(place, step)
+        if getattr(place, name, None) is what:
+            return
+        if isinstance(what, nn.Module):
+            place.add_module(name, what)
+        elif isinstance(what, nn.Parameter):
+            place.register_parameter(name, what)
+        else:
+            place.register_buffer(name, what)
+
+
+def _compiled(graph: fx.Graph) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """The graph as a Python function of the module that holds its parts, and its inputs."""
+    code = graph.python_code("self")
+    namespace = dict(code.globals)
+    exec(compile(code.src, "<stage>", "exec"), namespace)  # noqa: S102 - source that torch.fx has just written
+    return namespace["forward"]  # type: ignore[no-any-return] # the name that torch.fx gives it
+
+
+def separate(node: fx.Node, model: nn.Module, overwritten: Iterator[fx.Node]) -> None:
+    """Makes an in-place node write to a new tensor instead: by its own other form, or else on a clone.
+
+    `node` stands in a stage's graph; `overwritten` are those of its inputs that it would change.
+    """
+    target: Any = node.target
+    module = model.get_submodule(target) if node.op == "call_module" else None
+    if module is not None and getattr(module, "inplace", False) and not module.state_dict():
+        node.meta["module"] = copy.copy(module)
+        node.meta["module"].inplace = False
+        node.target = f"{target}_separate"
+    elif node.op == "call_function" and target in SEPARATE:
+        node.target = SEPARATE[target]
+    elif node.op == "call_method" and target.endswith("_") and not target.endswith("__"):
+        node.target = target.removesuffix("_")
+    elif node.kwargs.get("inplace") is True:
+        node.kwargs = {**node.kwargs, "inplace": False}
+    else:
+        _work_on_clones(node, overwritten)
+
+
+def _work_on_clones(node: fx.Node, overwritten: Iterator[fx.Node]) -> None:
+    for value in overwritten:
+        with node.graph.inserting_before(node):
+            node.replace_input_with(value, node.graph.call_function(torch.clone, (value,)))

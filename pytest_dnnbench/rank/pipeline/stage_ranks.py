@@ -1,0 +1,84 @@
+"""What the ranks of the `pipeline_stages` fixture do: build their stage, then run a user's function on it."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_dnnbench.messages import PipelineRequest, Place, StageReport
+from pytest_dnnbench.planner.schedule import Layout, Schedule
+from pytest_dnnbench.rank import group
+from pytest_dnnbench.rank.entry import resolve
+from pytest_dnnbench.rank.models import build_model, example_images
+from pytest_dnnbench.rank.pipeline.assembly import assemble
+from pytest_dnnbench.rank.pipeline.cut import cut
+from pytest_dnnbench.rank.pipeline.runtime import Runtime
+from pytest_dnnbench.rank.pipeline.stash import Sgd
+
+_TRACED_IMAGES = 2
+
+
+def schedule_of(request: PipelineRequest) -> Schedule:
+    """The rule that the pipeline runs by. Raises PlanError if it is none."""
+    return Schedule(request.variant, Layout(request.replicas), request.microbatches, request.vertical_sync)
+
+
+def optimiser_of(request: PipelineRequest) -> Sgd:
+    """The optimiser's settings."""
+    return Sgd(request.learning_rate, request.momentum, request.weight_decay)
+
+
+def stages_of(request: PipelineRequest) -> list[nn.Module]:
+    """All stages of the request's model, alike on every rank; in training mode, on the CPU."""
+    torch.manual_seed(request.seed)
+    made = _by_hand(request.model)
+    if made is None:
+        model = build_model(request.model, request.image_size)
+        into = len(request.replicas) if request.operators is None else request.operators
+        made = list[nn.Module](cut(model, example_images(request.image_size, _TRACED_IMAGES), into))
+    return [stage.to(getattr(torch, request.dtype)).train() for stage in made]
+
+
+def _by_hand(path: str) -> list[nn.Module] | None:
+    """The stages that a user's factory gives, if it is one of stages: annotated to return a list."""
+    module, colon, name = path.partition(":")
+    if not colon:
+        return None
+    factory = attrgetter(name)(importlib.import_module(module))
+    annotation = str(getattr(factory, "__annotations__", {}).get("return", ""))
+    return list(factory()) if annotation.lower().startswith("list[") else None
+
+
+def call(place: Place, request: PipelineRequest, target: tuple[str, str, str | None], *arguments: Any) -> Any:
+    """Runs `function(runtime, *arguments)` on a rank of the pipeline."""
+    function: Callable[..., Any] = resolve(target)
+    with group.membership(place):
+        runtime = assemble(place, schedule_of(request), stages_of(request), optimiser_of(request))
+        result = function(runtime, *arguments)
+        runtime.close()
+    return result
+
+
+def train(runtime: Runtime, runs: Sequence[Sequence[tuple[Any, Any]]]) -> StageReport:
+    """Trains on each run's batches (images and labels, arrays) with a drain after each; reports what came of it."""
+    losses: list[tuple[int, float]] = []
+    stage, replica = runtime.links.stage, runtime.links.replica
+    first = runtime.schedule.layout.replicas[0]
+    for batches in runs:
+        mine = (tuple(map(torch.as_tensor, batch)) for batch in batches[replica::first])
+        for done in runtime.train(mine, len(batches)):  # type: ignore[arg-type] # pairs, by map of pairs
+            if done.loss is not None:
+                losses.append((done.minibatch, float(done.loss)))
+    module = runtime.stage.module
+    return StageReport(
+        stage=stage,
+        replica=replica,
+        parameters={name: tensor.detach().cpu().numpy() for name, tensor in module.named_parameters()},
+        buffers={name: tensor.detach().cpu().numpy() for name, tensor in module.named_buffers()},
+        losses=tuple(losses),
+        versions_kept=runtime.stage.stash.kept,
+        bubble_fraction=runtime.occupancy.bubble_fraction(),
+    )

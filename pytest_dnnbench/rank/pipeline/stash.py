@@ -1,0 +1,117 @@
+"""The versions of a stage's weights. Making a version costs one pass over the weights; keeping one costs nothing more.
+
+    version   3 (in flight)     4 (in flight)     5 (newest)          retired
+    tensors   ring slot 0       ring slot 2       ring slot 1   <──   slot reused by version 6
+
+A forward pass runs on the very tensors of its version, so autograd keeps what the backward pass needs and nothing
+is copied back and forth. The optimiser writes the next version into a retired slot, or in place when no minibatch
+needs the newest any more. Should a slot be overwritten too early, torch's version counters make the backward raise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim.sgd import sgd
+
+
+@dataclass(frozen=True, slots=True)
+class Sgd:
+    """Stochastic gradient descent: d = gradient + weight_decay * w; v = momentum * v + d; w -= learning_rate * v.
+
+    `w` is the newest version of the weights, also where the gradient was taken at an older one.
+    """
+
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+class Stash:
+    """The parameters of one module in several versions, numbered from 0 when it is made."""
+
+    def __init__(self, module: nn.Module, optimiser: Sgd) -> None:
+        self.optimiser = optimiser
+        self._owners = _owners(module)
+        first = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._versions: dict[int, list[nn.Parameter]] = {0: first}
+        self._retired: list[list[nn.Parameter]] = []
+        self._velocity = [torch.zeros_like(parameter) for parameter in first]
+        self.newest = 0
+        self.installed = 0
+        self.kept = 1
+
+    def install(self, version: int) -> list[nn.Parameter]:
+        """Puts a version into the module, for a forward pass; returns its parameters."""
+        parameters = self._versions[version]
+        if version != self.installed:
+            for owners, parameter in zip(self._owners, parameters, strict=True):
+                for table, name in owners:
+                    table[name] = parameter
+            self.installed = version
+        return parameters
+
+    def update(self, gradients: Sequence[torch.Tensor], oldest: int) -> None:
+        """Makes the next version from the newest, then gives up the versions before `oldest`."""
+        before = self._versions[self.newest]
+        if oldest > self.newest:
+            del self._versions[self.newest]  # no minibatch is in flight: stepped in place
+        self._retired += [self._versions.pop(version) for version in list(self._versions) if version < oldest]
+        after = before if oldest > self.newest else self._copy(before)
+        self.newest += 1
+        self._versions[self.newest] = after
+        self.kept = max(self.kept, len(self._versions) + len(self._retired))
+        self._step(after, gradients)
+        self.installed = -1  # the module may hold a retired version now, or one under an older number
+
+    def _copy(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+        with torch.no_grad():
+            if not self._retired:
+                return [nn.Parameter(parameter.clone()) for parameter in parameters]
+            slot = self._retired.pop()
+            if slot:
+                torch._foreach_copy_(list[torch.Tensor](slot), list[torch.Tensor](parameters))
+            return slot
+
+    @torch.no_grad()
+    def _step(self, parameters: list[nn.Parameter], gradients: Sequence[torch.Tensor]) -> None:
+        if not parameters:
+            return
+        sgd(
+            list(parameters),
+            list(gradients),
+            list(self._velocity) if self.optimiser.momentum else [None] * len(parameters),
+            fused=True,
+            foreach=False,
+            weight_decay=self.optimiser.weight_decay,
+            momentum=self.optimiser.momentum,
+            lr=self.optimiser.learning_rate,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+        torch.autograd.graph.increment_version(parameters)  # which the fused kernel leaves to its caller
+
+    @property
+    def version_bytes(self) -> int:
+        """Bytes of one version."""
+        return sum(parameter.nbytes for parameter in self._versions[self.newest])
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes that the stash takes beyond one version, at its peak so far."""
+        return (self.kept - 1) * self.version_bytes
+
+
+Owners = list[tuple[dict[str, nn.Parameter | None], str]]
+
+
+def _owners(module: nn.Module) -> list[Owners]:
+    """For each trained parameter, in the order of `module.parameters()`, the tables of submodules that hold it."""
+    found: dict[int, Owners] = {}
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None and parameter.requires_grad:
+                found.setdefault(id(parameter), []).append((part._parameters, name))
+    return list(found.values())

@@ -1,0 +1,60 @@
+"""Moments on a device's own time line: the host's clock for a CPU, events of the current stream for CUDA."""
+
+import time
+from typing import Any, Protocol
+
+import torch
+
+
+class Stopwatch(Protocol):
+    """Marks moments while work is queued, and says afterwards how far apart they are."""
+
+    def mark(self) -> Any:
+        """The moment when all work queued so far is done; does not wait for it."""
+
+    def settle(self) -> None:
+        """Waits until all marks have come."""
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """From one mark to a later one, once settled."""
+
+
+class HostStopwatch:
+    """For work that is done when its call returns."""
+
+    def mark(self) -> float:
+        """Seconds of the monotonic clock."""
+        return time.perf_counter()
+
+    def settle(self) -> None:
+        """Nothing is outstanding."""
+
+    def seconds(self, start: float, end: float) -> float:
+        """The difference of two marks."""
+        return end - start
+
+
+class CudaStopwatch:
+    """For work that runs later, in the order of a CUDA stream."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def mark(self) -> torch.cuda.Event:
+        """An event in the current stream. The backward pass runs in the stream of its forward pass."""
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call] # torch's gap
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def settle(self) -> None:
+        """Waits for the device."""
+        torch.cuda.synchronize(self._device)
+
+    def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        """The device's time between two events, which CUDA gives in milliseconds."""
+        return float(start.elapsed_time(end)) / 1e3
+
+
+def stopwatch(device: torch.device) -> Stopwatch:
+    """The stopwatch of a device."""
+    return CudaStopwatch(device) if device.type == "cuda" else HostStopwatch()

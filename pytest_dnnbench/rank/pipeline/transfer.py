@@ -1,0 +1,173 @@
+"""Point-to-point transfers that overlap with compute: a thread for each direction of each link of a rank.
+
+    rank 0                                  rank 1
+    compute ─> Outbox ─ thread ─ group 0>1 ─ thread ─> Inbox ─> compute
+    compute <─ Inbox ── thread ─ group 1>0 ─ thread <─ Outbox <─ compute
+
+Each direction has a process group of its own, used by one thread on either side: nothing else is safe with gloo.
+A message is a header (types, shapes, which tensors want a gradient) and its tensors. A transfer that fails wakes the
+computing thread wherever it waits; all threads are daemons, so that a broken peer cannot keep a rank from ending.
+"""
+
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank.pipeline.stage import Tensors
+from pytest_dnnbench.rank.pipeline.stream import Stream, stream_for
+
+_HEADER = 512
+"""Integers in a header: room for 70 tensors of 4 dimensions."""
+
+_AHEAD = 2
+"""Messages that an inbox takes before they are asked for."""
+
+_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_TYPES = (*_FLOATING, torch.int64, torch.int32, torch.uint8, torch.bool)
+
+
+def _header(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    numbers = [len(tensors)]
+    for tensor in tensors:
+        numbers += [_TYPES.index(tensor.dtype), int(tensor.requires_grad), tensor.dim(), *tensor.shape]
+    if len(numbers) > _HEADER:
+        raise UsageError(f"{len(tensors)} tensors cross one cut: too many for a message, cut the model elsewhere")
+    return torch.tensor(numbers + [0] * (_HEADER - len(numbers)))
+
+
+def _blanks(header: torch.Tensor, device: torch.device) -> Tensors:
+    """Empty tensors of the types and shapes in a header."""
+    numbers = iter(header.tolist())
+    blanks = []
+    for _ in range(next(numbers)):
+        dtype, wants_gradient, dimensions = _TYPES[next(numbers)], bool(next(numbers)), next(numbers)
+        shape = [next(numbers) for _ in range(dimensions)]
+        blanks.append(torch.empty(shape, dtype=dtype, device=device, requires_grad=wants_gradient))
+    return tuple(blanks)
+
+
+@dataclass
+class Alarm:
+    """The first failed transfer of a rank, told to every inbox."""
+
+    inboxes: "list[Inbox]" = field(default_factory=list)
+    failure: BaseException | None = None
+
+    def raise_(self, what: str, failure: BaseException) -> None:
+        """Notes a failure and wakes whoever waits for a message."""
+        if self.failure is None:
+            self.failure = ConnectionError(f"{what} failed: {failure}; that rank has ended, or the time-out passed")
+            self.failure.__cause__ = failure
+        for inbox in self.inboxes:
+            inbox.arrived.put(None)
+
+    def check(self) -> None:
+        """Raises the failure, if there is one."""
+        if self.failure is not None:
+            raise self.failure
+
+
+class Outbox:
+    """Sends messages to one rank, in order, from its own thread. `room` bounds how many may wait."""
+
+    def __init__(self, peer: int, group: dist.ProcessGroup, device: torch.device, alarm: Alarm, room: int) -> None:
+        self._peer = peer
+        self._group = group
+        self._alarm = alarm
+        self._stream = stream_for(device)
+        self._waiting: queue.Queue[tuple[torch.Tensor, Tensors, object] | None] = queue.Queue(room)
+        self._thread = threading.Thread(target=self._work, name=f"send to rank {peer}", daemon=True)
+        self._thread.start()
+
+    def send(self, tensors: Tensors) -> None:
+        """Queues a message; it must not be changed afterwards. Raises ConnectionError if a transfer has failed."""
+        self._alarm.check()
+        detached = tuple(tensor.detach().contiguous() for tensor in tensors)
+        self._waiting.put((_header(tensors), detached, self._stream.mark()))
+
+    def close(self, timeout_s: float) -> None:
+        """Lets the thread end after what is queued."""
+        self._waiting.put(None)
+        self._thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while self._send_one():
+            pass
+
+    def _send_one(self) -> bool:
+        """Sends the next message and lets go of it. After a failure the rest is dropped: nobody blocks on it."""
+        item = self._waiting.get()
+        if item is not None and self._alarm.failure is None:
+            try:
+                self._transmit(*item)
+            except Exception as failure:
+                self._alarm.raise_(f"sending to rank {self._peer}", failure)
+        return item is not None
+
+    def _transmit(self, header: torch.Tensor, tensors: Tensors, ready: object) -> None:
+        dist.send(header, self._peer, self._group)
+        with self._stream.running():
+            self._stream.follow(ready, tensors)
+            for tensor in tensors:
+                dist.send(tensor, self._peer, self._group)
+
+
+class Inbox:
+    """Receives messages from one rank, a few ahead of need, in its own thread."""
+
+    def __init__(self, peer: int, group: dist.ProcessGroup, device: torch.device, alarm: Alarm) -> None:
+        self._peer = peer
+        self._group = group
+        self._device = device
+        self._alarm = alarm
+        self._stream: Stream = stream_for(device)
+        self._expected: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._room = threading.Semaphore(_AHEAD)
+        self.arrived: queue.SimpleQueue[tuple[Tensors, object] | None] = queue.SimpleQueue()
+        alarm.inboxes.append(self)
+        self._thread = threading.Thread(target=self._work, name=f"receive from rank {peer}", daemon=True)
+        self._thread.start()
+
+    def expect(self, messages: int) -> None:
+        """Says that so many more messages will come: only then may the thread wait for them."""
+        for _ in range(messages):
+            self._expected.put(True)
+
+    def take(self) -> Tensors:
+        """The next message. Raises ConnectionError if a transfer, on whichever link, has failed."""
+        self._alarm.check()
+        item = self.arrived.get()
+        if item is None:
+            self._alarm.check()
+            raise AssertionError("an inbox is woken by a failure only")
+        self._room.release()
+        tensors, ready = item
+        self._stream.follow(ready, tensors)
+        return tensors
+
+    def close(self, timeout_s: float) -> None:
+        """Lets the thread end, once all expected messages have come."""
+        self._expected.put(False)
+        self._thread.join(timeout_s)
+
+    def _work(self) -> None:
+        try:
+            while self._expected.get():
+                self._room.acquire()
+                self.arrived.put(self._receive())
+        except Exception as failure:
+            self._alarm.raise_(f"receiving from rank {self._peer}", failure)
+
+    def _receive(self) -> tuple[Tensors, object]:
+        header = torch.empty(_HEADER, dtype=torch.int64)
+        dist.recv(header, self._peer, self._group)
+        with self._stream.running():
+            tensors = _blanks(header, self._device)
+            for tensor in tensors:
+                dist.recv(tensor.detach(), self._peer, self._group)
+            return tensors, self._stream.mark()

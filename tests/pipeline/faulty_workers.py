@@ -1,0 +1,73 @@
+"""Pipeline workers with one planted fault each: the correctness gate must catch every one of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pytest_dnnbench.rank.frameworks.pipedream import PipeDreamWorker
+from pytest_dnnbench.rank.pipeline.assembly import assemble
+from pytest_dnnbench.rank.pipeline.runtime import Runtime
+
+
+class NoAllReduce(PipeDreamWorker):
+    """Replicas keep their gradients to themselves."""
+
+    @staticmethod
+    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+        runtime = assemble(*arguments)
+        runtime._gradients._replicas = None
+        return runtime
+
+
+class NoStash(PipeDreamWorker):
+    """Every forward meets the newest weights, as if there were one version only."""
+
+    @staticmethod
+    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+        runtime = assemble(*arguments)
+        stash = runtime.stage.stash
+        install = stash.install
+        stash.install = lambda version: install(stash.newest)  # type: ignore[method-assign]
+        return runtime
+
+
+class MisplacedUpdate(PipeDreamWorker):
+    """One stage ignores momentum."""
+
+    @staticmethod
+    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+        runtime = assemble(*arguments)
+        if runtime.links.stage == 0:
+            for velocity in runtime.stage.stash._velocity:
+                velocity.zero_()
+            update = runtime.stage.stash.update
+
+            def forgetful(gradients: Sequence[torch.Tensor], oldest: int) -> None:
+                update(gradients, oldest)
+                for velocity in runtime.stage.stash._velocity:
+                    velocity.zero_()
+
+            runtime.stage.stash.update = forgetful  # type: ignore[method-assign]
+        return runtime
+
+
+class StaleAfterDrain(PipeDreamWorker):
+    """The second run starts from the weights of the first one's start: the original's bug after an epoch."""
+
+    @staticmethod
+    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+        runtime = assemble(*arguments)
+        stash = runtime.stage.stash
+        old = [parameter.detach().clone() for parameter in stash.install(0)]
+        train = runtime.train
+
+        def forgetful(*arguments: Any) -> Any:
+            if stash.newest:
+                with torch.no_grad():
+                    for parameter, value in zip(stash.install(stash.newest), old, strict=True):
+                        parameter.copy_(value)
+            return train(*arguments)
+
+        runtime.train = forgetful  # type: ignore[assignment, method-assign]
+        return runtime

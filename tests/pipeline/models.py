@@ -1,0 +1,102 @@
+"""Small models for pipelines, in stages made by hand and as one module to be cut."""
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+
+class Layer(nn.Module):
+    """One stage of a chain: a tensor in, a tuple of one out."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, value: torch.Tensor) -> tuple[torch.Tensor]:
+        """Applies the layers."""
+        return (self.layers(value),)
+
+
+def _chain(stages: int) -> list[nn.Module]:
+    widths = [6, *([7] * (stages - 1)), 4]
+    return [
+        Layer(nn.Linear(before, after), nn.Tanh()) if index < stages - 1 else Layer(nn.Linear(before, after))
+        for index, (before, after) in enumerate(pairwise(widths))
+    ]
+
+
+def chain1() -> list[nn.Module]:
+    """One linear stage."""
+    return _chain(1)
+
+
+def chain2() -> list[nn.Module]:
+    """Two linear stages."""
+    return _chain(2)
+
+
+def chain3() -> list[nn.Module]:
+    """Three linear stages."""
+    return _chain(3)
+
+
+def chain4() -> list[nn.Module]:
+    """Four linear stages."""
+    return _chain(4)
+
+
+class Residual(nn.Module):
+    """Convolutions with batch normalisation, whose skip connections cross any cut."""
+
+    def __init__(self, channels: int = 1, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, 3, 3, stride=4, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(4))
+        self.convolutions = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(4))
+        self.head = nn.Linear(3, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        first = value = self.stem(images)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            value = value + torch.relu(norm(convolution(value)))
+        logits: torch.Tensor = self.head((value + first).mean((2, 3)))
+        return logits
+
+
+def residual(channels: int, classes: int) -> nn.Module:
+    """The model whole."""
+    return Residual(channels, classes)
+
+
+RESIDUAL_CUTS: dict[int, tuple[str, ...]] = {
+    1: (),
+    2: ("norms_1",),
+    3: ("norms_0", "norms_2"),
+    4: ("norms_0", "norms_1", "norms_3"),
+}
+"""Operators of the residual model after which it is cut: inside its blocks, so that two or three tensors cross."""
+
+
+class AddedTwice(nn.Module):
+    """A sum of two parameters of one shape: autograd gives both the very same gradient tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.randn(4, 6))
+        self.two = nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, value: torch.Tensor) -> tuple[torch.Tensor]:
+        """A linear map with the sum of two weights."""
+        return (nn.functional.linear(value, self.one + self.two),)
+
+
+def added_twice() -> list[nn.Module]:
+    """A linear stage and one whose two parameters share a gradient."""
+    return [Layer(nn.Linear(6, 6), nn.Tanh()), AddedTwice()]
+
+
+def two_layers(channels: int, classes: int) -> nn.Module:
+    """Three operators: not enough for four stages."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(784 * channels, 4), nn.Linear(4, classes))

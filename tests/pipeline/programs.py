@@ -1,0 +1,50 @@
+"""What tests run on pipeline ranks: top-level functions, imported there by name."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import torch
+
+from pytest_dnnbench.rank.pipeline.runtime import Runtime
+
+
+def vectors(count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches for the chains."""
+    for index in range(count):
+        yield torch.full((2, 6), float(index)), torch.zeros(2, dtype=torch.int64)
+
+
+def order(runtime: Runtime, minibatches: int) -> list[int]:
+    """The minibatches that a rank completes, in that order."""
+    return [done.minibatch for done in runtime.train(vectors(minibatches), minibatches)]
+
+
+def evaluated(runtime: Runtime, minibatches: int) -> tuple[list[int], bool]:
+    """The minibatches that a rank validates, and whether its module is in training mode then."""
+    seen = [done.minibatch for done in runtime.validate(vectors(minibatches), minibatches)]
+    return seen, runtime.stage.module.training
+
+
+def die_in_the_middle(runtime: Runtime, rank: int, how: str) -> None:
+    """One rank dies or raises after two minibatches; the others go on."""
+    for done in runtime.train(vectors(50), 50):
+        if runtime.rank == rank and done.minibatch >= 2:
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError("planted")
+
+
+def outlive_a_peer(runtime: Runtime) -> str:
+    """Rank 1 leaves without a word; rank 0 says what it saw, and how many threads keep it from ending."""
+    if runtime.rank == 1:
+        os._exit(0)
+    start = time.monotonic()
+    try:
+        order(runtime, 20)
+    except ConnectionError as failure:
+        blocking = [thread.name for thread in threading.enumerate() if not thread.daemon]
+        raise ValueError(f"{failure} | {blocking} | {time.monotonic() - start:.1f} s") from failure
+    return "nothing happened"

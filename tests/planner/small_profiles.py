@@ -1,0 +1,36 @@
+"""Random small profiles for tests against brute force: few nodes, few different figures, so that ties occur."""
+
+from hypothesis import strategies as st
+
+from pytest_dnnbench.planner.blocks import Level
+from pytest_dnnbench.planner.profile import Node, Profile
+
+
+@st.composite
+def small_profiles(draw: st.DrawFn, most_nodes: int = 5) -> Profile:
+    """Acyclic graphs of every shape, with several sources and sinks, unconnected parts and nodes without time."""
+    count = draw(st.integers(1, most_nodes))
+    nodes = [
+        Node(
+            f"n{number}",
+            "Conv2d",
+            draw(st.integers(0, 6)) / 8,
+            draw(st.integers(0, 6)) / 8,
+            draw(st.integers(0, 8)),
+            draw(st.integers(0, 8)),
+        )
+        for number in range(count)
+    ]
+    pairs = [(a, b) for b in range(count) for a in range(b)]
+    kept = draw(st.lists(st.booleans(), min_size=len(pairs), max_size=len(pairs)))
+    edges = [(f"n{a}", f"n{b}") for (a, b), keep in zip(pairs, kept, strict=True) if keep]
+    return Profile(tuple(nodes), tuple(edges))
+
+
+bandwidths = st.sampled_from([0.7, 3.0, 10.0, 64.0, 1e6])
+
+
+@st.composite
+def hierarchies(draw: st.DrawFn, shapes: tuple[tuple[int, ...], ...]) -> tuple[Level, ...]:
+    """Levels of one of the shapes, innermost first, with any bandwidths."""
+    return tuple(Level(count, draw(bandwidths)) for count in draw(st.sampled_from(shapes)))

@@ -1,0 +1,277 @@
+"""Plans against brute force over all plans of small graphs, and what a plan promises about itself."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.planner_graphs import chain, dense, inception, nasnet, residual
+from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.blocks import Level
+from pytest_dnnbench.planner.corrected import LevelCosts, gpu
+from pytest_dnnbench.planner.original import OriginalOptions, best_blocks, blocks_s
+from pytest_dnnbench.planner.plan import Plan, plan_from_data
+from pytest_dnnbench.planner.predict import even_plan, plan_for
+from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.states import states_of
+from pytest_dnnbench.planner.units import SearchedLevel
+from tests.planner.brute_force import BruteForce
+from tests.planner.small_profiles import hierarchies, small_profiles
+
+ONE_LEVEL = ((1,), (2,), (3,), (4,))
+TWO_LEVELS = ((2, 2), (3, 2), (1, 2), (2, 1), (2, 3))
+HUNDREDS = settings(max_examples=200, deadline=None)  # no deadline: the first example imports and compiles
+FEWER = settings(max_examples=60, deadline=None)  # the same, for brute force over two levels
+
+
+def planned(profile: Profile, levels: tuple[Level, ...], **options: object) -> Plan:
+    workers, bandwidths = [level.workers for level in levels], [level.bandwidth for level in levels]
+    return plan_for(profile, workers, bandwidths, **options)  # type: ignore[arg-type]  # any of its options
+
+
+def found_s(plan: Plan) -> float:
+    return math.inf if plan.bottleneck_s is None else plan.bottleneck_s
+
+
+def agrees(left: float, right: float) -> bool:
+    return left == right or math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-15)
+
+
+@HUNDREDS
+@given(small_profiles(), hierarchies(ONE_LEVEL), st.booleans(), st.booleans())
+def test_the_default_model_finds_the_best_of_all_plans(
+    profile: Profile, levels: tuple[Level, ...], free: bool, replication: bool
+) -> None:
+    plan = planned(profile, levels, replication=replication, activation_compression=None if free else 1.0)
+    assert agrees(found_s(plan), BruteForce(profile, free, replication).least_s(levels))
+
+
+@FEWER
+@given(small_profiles(4), hierarchies(TWO_LEVELS), st.booleans(), st.booleans())
+def test_the_default_model_finds_the_best_of_all_plans_for_nodes_of_gpus(
+    profile: Profile, levels: tuple[Level, ...], free: bool, replication: bool
+) -> None:
+    plan = planned(profile, levels, replication=replication, activation_compression=None if free else 1.0)
+    assert agrees(found_s(plan), BruteForce(profile, free, replication).least_s(levels))
+
+
+@settings(max_examples=15, deadline=None)  # three levels of brute force
+@given(small_profiles(3), hierarchies(((2, 2, 2), (1, 2, 2))))
+def test_the_default_model_finds_the_best_of_all_plans_for_racks(profile: Profile, levels: tuple[Level, ...]) -> None:
+    assert agrees(found_s(planned(profile, levels)), BruteForce(profile).least_s(levels))
+
+
+@HUNDREDS
+@given(small_profiles(), hierarchies(ONE_LEVEL), st.integers(1, 90), st.booleans())
+def test_a_memory_limit_leaves_the_best_of_the_plans_that_fit(
+    profile: Profile, levels: tuple[Level, ...], memory_bytes: int, replication: bool
+) -> None:
+    plan = planned(profile, levels, memory_bytes=memory_bytes, replication=replication)
+    expected = BruteForce(profile, False, replication, memory_bytes).least_s(levels)
+    assert agrees(found_s(plan), expected)
+    assert all(stage.memory_bytes <= memory_bytes for stage in plan.stages)
+
+
+@FEWER
+@given(small_profiles(4), hierarchies(TWO_LEVELS), st.integers(1, 60))
+def test_for_nodes_of_gpus_a_plan_fits_its_memory_and_is_missing_only_if_none_fits(
+    profile: Profile, levels: tuple[Level, ...], memory_bytes: int
+) -> None:
+    plan = planned(profile, levels, memory_bytes=memory_bytes)
+    in_a_row = (Level(math.prod(level.workers for level in levels), 1.0),)
+    assert bool(plan.stages) == math.isfinite(BruteForce(profile, memory_bytes=memory_bytes).least_s(in_a_row))
+    assert all(stage.memory_bytes <= memory_bytes for stage in plan.stages)
+    assert found_s(plan) >= found_s(planned(profile, levels)) * (1 - 1e-9)
+
+
+@HUNDREDS
+@given(small_profiles(), hierarchies(ONE_LEVEL), st.booleans(), st.booleans(), st.none() | st.integers(1, 60))
+def test_the_original_model_finds_the_best_of_all_plans(
+    profile: Profile, levels: tuple[Level, ...], free: bool, replication: bool, memory_bytes: int | None
+) -> None:
+    plan = planned(
+        profile,
+        levels,
+        cost_model="original",
+        activation_compression=None if free else 1.0,
+        replication=replication,
+        memory_bytes=memory_bytes,
+    )
+    assert agrees(found_s(plan), BruteForce(profile, free, replication, memory_bytes).original_s(levels))
+
+
+@FEWER
+@given(small_profiles(), hierarchies(ONE_LEVEL))
+def test_the_original_model_can_leave_workers_idle(profile: Profile, levels: tuple[Level, ...]) -> None:
+    states = states_of(profile)
+    blocks = best_blocks(states, levels, OriginalOptions(fewer_workers=True))
+    assert agrees(blocks_s(states, blocks, levels, 1.0), BruteForce(profile).original_s(levels, all_used=False))
+
+
+@FEWER
+@given(small_profiles(4), hierarchies(TWO_LEVELS), st.booleans())
+def test_the_original_model_finds_the_best_of_all_plans_for_nodes_of_gpus(
+    profile: Profile, levels: tuple[Level, ...], free: bool
+) -> None:
+    plan = planned(profile, levels, cost_model="original", activation_compression=None if free else 1.0)
+    assert agrees(found_s(plan), BruteForce(profile, free).original_s(levels))
+
+
+@HUNDREDS
+@given(small_profiles(), st.sampled_from([(1,), (2,), (2, 1), (1, 2), (1, 1, 1), (1, 3, 1)]), st.integers(1, 90))
+def test_a_forced_shape_has_the_best_cuts_of_that_shape(
+    profile: Profile, shape: tuple[int, ...], memory_bytes: int
+) -> None:
+    force = BruteForce(profile, memory_bytes=memory_bytes)
+    level = Level(sum(shape), 3.0)
+    chains = [way for way in force.chains(force.cuts[0], force.cuts[-1], len(shape)) if len(way) == len(shape) + 1]
+    if not chains:
+        with pytest.raises(PlanError, match=f"{len(shape)} stages, but the model can be cut into"):
+            even_plan(profile, shape, bandwidth=3.0, memory_bytes=memory_bytes)
+        return
+    times = [math.inf]
+    for way in chains:
+        stages = [force.stage_s(a, b, r, [level]) for a, b, r in zip(way, way[1:], shape, strict=False)]
+        cuts = [2 * force.crossing(c) / 3.0 / min(pair) for c, *pair in zip(way[1:], shape, shape[1:], strict=False)]
+        if force.needed_bytes(way, shape) <= memory_bytes:
+            times.append(max(stages + cuts))
+    plan = even_plan(profile, shape, bandwidth=3.0, memory_bytes=memory_bytes)
+    assert agrees(found_s(plan), min(times))
+    assert not plan.stages or plan.replicas == shape
+
+
+@FEWER
+@given(small_profiles(), hierarchies(ONE_LEVEL), st.integers(1, 30))
+def test_the_reason_why_nothing_fits_names_a_memory_that_suffices(
+    profile: Profile, levels: tuple[Level, ...], memory_bytes: int
+) -> None:
+    plan = planned(profile, levels, memory_bytes=memory_bytes)
+    if plan.stages:
+        return
+    with pytest.raises(PlanError, match="give more memory"):
+        plan.require_feasible()
+    least = float(plan.reason.split("leanest needs ")[1].split(";")[0])
+    assert least > memory_bytes
+    assert planned(profile, levels, memory_bytes=least).stages
+    assert not planned(profile, levels, memory_bytes=least - 1).stages
+
+
+GRAPHS = [chain(30), residual(8), dense((3, 4)), inception(4), nasnet(3)]
+NAMES = ["chain", "residual", "dense", "inception", "nasnet"]
+
+
+@pytest.mark.parametrize("profile", GRAPHS, ids=NAMES)
+@pytest.mark.parametrize("cost_model", ["corrected", "original"])
+def test_stages_hold_every_node_once_and_no_node_before_one_it_needs(profile: Profile, cost_model: str) -> None:
+    plan = plan_for(profile, (2, 2), (1e10, 1e9), cost_model=cost_model)
+    stage_of = {name: number for number, stage in enumerate(plan.stages) for name in stage.nodes}
+    assert sorted(name for stage in plan.stages for name in stage.nodes) == sorted(node.id for node in profile.nodes)
+    assert all(stage_of[source] <= stage_of[target] for source, target in profile.edges)
+    assert math.isclose(sum(stage.compute_s for stage in plan.stages), profile.parts_s)
+
+
+@pytest.mark.parametrize("profile", GRAPHS, ids=NAMES)
+def test_the_order_of_edges_in_a_profile_does_not_matter(profile: Profile) -> None:
+    turned = replace(profile, edges=tuple(reversed(profile.edges)))
+    assert plan_for(profile, (4,), (1e8,)) == plan_for(turned, (4,), (1e8,))
+
+
+@pytest.mark.parametrize("profile", GRAPHS, ids=NAMES)
+def test_more_workers_are_never_slower(profile: Profile) -> None:
+    times = [found_s(plan_for(profile, (workers,), (1e9,))) for workers in range(1, 8)]
+    assert times == sorted(times, reverse=True)
+
+
+@pytest.mark.parametrize("profile", GRAPHS, ids=NAMES)
+@pytest.mark.parametrize("bandwidth", [1e7, 1e9, 1e11])
+def test_the_outermost_search_agrees_with_the_one_for_levels_inside(profile: Profile, bandwidth: float) -> None:
+    states = states_of(profile)
+    level = Level(11, bandwidth)
+    unit = SearchedLevel(LevelCosts(states, gpu(states), level, 1.0, True), None).as_unit()
+    assert agrees(found_s(planned(profile, (level,))), unit.pipeline_s[0, -1])
+
+
+def test_inputs_and_unpacked_outputs_run_beside_their_neighbours() -> None:
+    nodes = [
+        Node("image", "Input", 5.0, 0.0, 10, 0),
+        Node("first", "Conv2d", 1.0, 1.0, 10, 4),
+        Node("second", "Conv2d", 1.0, 1.0, 10, 4),
+        Node("unpacked", "__getitem__(0)", 9.0, 9.0, 10, 0),
+    ]
+    profile = Profile(tuple(nodes), (("image", "first"), ("first", "second"), ("second", "unpacked")))
+    plan = even_plan(profile, (1, 1))
+    assert [stage.nodes for stage in plan.stages] == [("image", "first"), ("second", "unpacked")]
+    assert (plan.single_s, plan.bottleneck_s) == (4.0, 2.0)
+
+
+def test_a_plan_survives_json() -> None:
+    plan = plan_for(residual(4), (4,), (1e9,))
+    assert plan_from_data(json.loads(plan.to_json())) == plan
+    nothing = plan_for(residual(4), (4,), (1e9,), memory_bytes=1.0)
+    assert plan_from_data(json.loads(nothing.to_json())) == nothing
+    with pytest.raises(PlanError, match="schema is 7"):
+        plan_from_data({**plan.to_data(), "schema": 7})
+    with pytest.raises(PlanError, match="not a plan"):
+        plan_from_data({"schema": 1, "stages": []})
+
+
+def test_a_slow_link_and_heavy_weights_at_the_end_make_a_pipeline_and_a_fast_link_does_not() -> None:
+    heavy_end = Profile(
+        (Node("convolutions", "Conv2d", 0.5, 1.0, 1e6, 1e6), Node("linear", "Linear", 0.2, 0.3, 1e4, 5e8)),
+        (("convolutions", "linear"),),
+    )
+    slow, fast = plan_for(heavy_end, (4,), (1e8,)), plan_for(heavy_end, (4,), (1e12,))
+    assert (slow.shape, slow.is_data_parallel, slow.bottleneck_s) == ("3-1", False, 0.5)
+    assert (fast.shape, fast.is_data_parallel, fast.bottleneck_s) == ("4", True, 0.5)
+    assert math.isclose(slow.data_parallel_s, 1.5 * (1e6 + 5e8) / 1e8 / 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((), ()), "0 bandwidths for 0 levels"),
+        (((4, 2), (1e9,)), r"1 bandwidths for 2 levels \(4x2\)"),
+        (((0,), (1e9,)), "0 workers"),
+        (((2,), (0.0,)), "bandwidth 0.0"),
+        (((2,), (math.nan,)), "bandwidth nan"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(arguments: tuple[tuple[int, ...], tuple[float, ...]], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        plan_for(chain(3), *arguments)
+
+
+def test_options_that_cannot_be_are_refused() -> None:
+    with pytest.raises(PlanError, match="choose from corrected, original"):
+        plan_for(chain(3), (2,), (1e9,), cost_model="best")
+    with pytest.raises(PlanError, match="memory -1"):
+        plan_for(chain(3), (2,), (1e9,), memory_bytes=-1)
+    with pytest.raises(PlanError, match="compression 0"):
+        even_plan(chain(3), (1, 1), activation_compression=0)
+    with pytest.raises(PlanError, match=r"replicas are \[1, 0\]"):
+        even_plan(chain(3), (1, 0))
+    with pytest.raises(PlanError, match="4 stages, but the model can be cut into 3"):
+        even_plan(chain(3), (1, 1, 1, 1))
+
+
+def test_a_binding_memory_limit_for_too_many_workers_says_so() -> None:
+    with pytest.raises(PlanError, match="up to 128 only"):
+        plan_for(chain(12), (4096,), (1e9,), memory_bytes=1e6)
+
+
+def test_the_original_model_says_when_it_cannot_put_every_worker_to_use() -> None:
+    plan = plan_for(chain(3), (4,), (1e9,), cost_model="original", replication=False)
+    assert not plan.stages
+    assert "all 4 workers" in plan.reason
+    assert plan_for(chain(3), (4,), (1e9,), replication=False).replicas == (1, 1, 1)
+
+
+def test_a_profile_without_any_time_has_a_plan() -> None:
+    idle = Profile((Node("a", "View", 0, 0, 0, 0), Node("b", "View", 0, 0, 0, 0)), (("a", "b"),))
+    plan = plan_for(idle, (2,), (1e9,))
+    assert (plan.bottleneck_s, plan.replicas) == (0.0, (1,))
+    assert np.isfinite(plan.data_parallel_s)

@@ -1,0 +1,218 @@
+"""The schedule against its drawings, and played through with blocking all-reduces for every small shape."""
+
+import itertools
+from collections import Counter
+
+import pytest
+
+from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.schedule import (
+    VARIANTS,
+    Backward,
+    Forward,
+    Layout,
+    Schedule,
+    Update,
+    default_microbatches,
+    layout_of,
+)
+
+SHAPES = [shape for stages in range(1, 5) for shape in itertools.product(range(1, 5), repeat=stages) if sum(shape) <= 8]
+
+
+def schedule(variant: str, *replicas: int, microbatches: int | None = None, vertical_sync: bool = False) -> Schedule:
+    layout = Layout(replicas)
+    many = default_microbatches(layout) if microbatches is None else microbatches
+    return Schedule(variant, layout, many, vertical_sync)
+
+
+def drawn(rule: Schedule, minibatches: int) -> str:
+    """One line per rank, one column per unit of time: played with passes of one unit, everything else free."""
+    rows = play(rule, minibatches)
+    width = max(len(text) for row in rows for text in row) + 1
+    length = max(map(len, rows))
+    return "\n".join("".join(f"{text:{width}}" for text in row + ["."] * (length - len(row))).rstrip() for row in rows)
+
+
+def play(rule: Schedule, minibatches: int) -> list[list[str]]:
+    """Runs all ranks in lock step. A forward needs the stage before, a backward the stage after, an update all
+    replicas; an update is drawn as a ' on the last backward that it waited for. Fails on a deadlock, and where a
+    version is met that is not there.
+    """
+    layout = rule.layout
+    todo = [list(rule.actions(rank, minibatches)) for rank in range(layout.world_size)]
+    rows: list[list[str]] = [[] for _ in todo]
+    passed: set[tuple[str, int, int]] = set()
+    newest, kept = [0] * len(todo), [{0} for _ in todo]
+    met: list[dict[int, int]] = [{} for _ in todo]
+    while any(todo):
+        for stage, replicas in enumerate(layout.replicas):
+            ranks = [layout.rank(stage, replica) for replica in range(replicas)]
+            while all(todo[rank] and isinstance(todo[rank][0], Update) for rank in ranks):
+                updates = [todo[rank].pop(0) for rank in ranks]
+                assert (
+                    len({(update.version, update.minibatches) for update in updates if isinstance(update, Update)}) == 1
+                )
+                for rank, update in zip(ranks, updates, strict=True):
+                    assert isinstance(update, Update)
+                    newest[rank] += 1
+                    assert update.version == newest[rank]
+                    kept[rank] = {version for version in {*kept[rank], update.version} if version >= update.oldest}
+                    assert set(met[rank].values()) <= kept[rank], "a version in flight was given up"
+                    assert len(kept[rank]) <= rule.versions_kept(stage)
+                    if rows[rank] and rows[rank][-1].startswith("B"):
+                        rows[rank][-1] += "'"
+        ready = []
+        for rank, actions in enumerate(todo):
+            stage, _ = layout.place(rank)
+            match actions[:1]:
+                case [Forward(minibatch)] if stage == 0 or ("F", stage - 1, minibatch) in passed:
+                    ready.append(rank)
+                case [Backward(minibatch)] if stage == layout.last or ("B", stage + 1, minibatch) in passed:
+                    ready.append(rank)
+        assert ready or not any(todo), f"deadlock of {layout}: ranks wait for {[str(a[0]) for a in todo if a]}"
+        for rank in range(len(todo)):
+            stage, _ = layout.place(rank)
+            if rank not in ready:
+                rows[rank].append(".")
+                continue
+            action = todo[rank].pop(0)
+            if isinstance(action, Forward):
+                assert action.version in kept[rank], f"{action} of rank {rank} meets weights that are not there"
+                met[rank][action.minibatch] = action.version
+                passed.add(("F", stage, action.minibatch))
+            else:
+                assert isinstance(action, Backward)
+                del met[rank][action.minibatch]
+                passed.add(("B", stage, action.minibatch))
+            rows[rank].append(str(action).partition("@")[0])
+    return [_without_idle_end(row) for row in rows]
+
+
+def _without_idle_end(row: list[str]) -> list[str]:
+    while row and row[-1] == ".":
+        row.pop()
+    return row
+
+
+def test_two_stages_read_as_in_the_modules_docstring() -> None:
+    rule = schedule("pipedream", 1, 1)
+    assert " ".join(map(str, rule.actions(0, 4))) == "F0@0 F1@0 B0 U1 F2@1 B1 U2 F3@2 B2 U3 B3 U4"
+    assert " ".join(map(str, rule.actions(1, 4))) == "F0@0 B0 U1 F1@1 B1 U2 F2@2 B2 U3 F3@3 B3 U4"
+
+
+def test_asynchronous_one_forward_one_backward_is_the_drawn_triangle() -> None:
+    assert drawn(schedule("pipedream", 1, 1, 1), 5) == (
+        "F0  F1  F2  .   .   B0' F3  B1' F4  B2' .   B3' .   B4'\n"
+        ".   F0  F1  .   B0' F2  B1' F3  B2' F4  B3' .   B4' .\n"
+        ".   .   F0  B0' F1  B1' F2  B2' F3  B3' F4  B4' .   ."
+    )
+
+
+def test_a_replicated_stage_takes_turns() -> None:
+    assert drawn(schedule("pipedream", 2, 1), 5) == (
+        "F0  F2  .   B0  .   .   F4  B2  .   .   .   B4'\n"
+        "F1  F3  .   .   .   B1' .   .   .   B3' .   .\n"
+        ".   F0  B0' F1  B1' F2  B2' F3  B3' F4  B4' ."
+    )
+
+
+def test_a_flush_drains_after_each_batch() -> None:
+    assert drawn(schedule("pipedream-flush", 1, 1, microbatches=3), 6) == (
+        "F0  F1  .   B0  F2  B1  .   B2' F3  F4  .   B3  F5  B4  .   B5'\n"
+        ".   F0  B0  F1  B1  F2  B2' .   .   F3  B3  F4  B4  F5  B5' ."
+    )
+
+
+def test_two_versions_run_on_without_a_flush() -> None:
+    assert " ".join(map(str, schedule("pipedream-2bw", 1, 1, microbatches=2).actions(0, 6))) == (
+        "F0@0 F1@0 B0 F2@0 B1 U1 F3@0 B2 F4@1 B3 U2 F5@1 B4 B5 U3"
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("replicas", SHAPES, ids=lambda shape: "-".join(map(str, shape)))
+def test_no_shape_deadlocks_or_loses_weights_in_flight_for_any_number_of_minibatches(
+    variant: str, replicas: tuple[int, ...]
+) -> None:
+    rule = schedule(variant, *replicas)
+    for minibatches in (*range(1, 6), 3 * rule.microbatches - 1, 3 * rule.microbatches, 29):
+        play(rule, minibatches)
+
+
+@pytest.mark.parametrize("replicas", SHAPES, ids=lambda shape: "-".join(map(str, shape)))
+def test_vertical_sync_finds_its_versions_on_every_stage(replicas: tuple[int, ...]) -> None:
+    rule = schedule("pipedream", *replicas, vertical_sync=True)
+    for minibatches in (1, 7, 29):
+        play(rule, minibatches)
+
+
+@pytest.mark.parametrize("replicas", SHAPES, ids=lambda shape: "-".join(map(str, shape)))
+@pytest.mark.parametrize("minibatches", [1, 11, 24])
+def test_every_minibatch_passes_every_stage_once_and_counts_in_one_update(
+    replicas: tuple[int, ...], minibatches: int
+) -> None:
+    rule = schedule("pipedream", *replicas)
+    for stage, count in enumerate(replicas):
+        ranks = [rule.layout.rank(stage, replica) for replica in range(count)]
+        actions = [action for rank in ranks for action in rule.actions(rank, minibatches)]
+        forwards = Counter(action.minibatch for action in actions if isinstance(action, Forward))
+        backwards = Counter(action.minibatch for action in actions if isinstance(action, Backward))
+        assert forwards == backwards == Counter(range(minibatches))
+        updates = [action for action in rule.actions(ranks[-1], minibatches) if isinstance(action, Update)]
+        assert sum(update.minibatches for update in updates) == minibatches
+
+
+def test_weights_are_as_old_as_the_papers_rule_has_them() -> None:
+    rule = schedule("pipedream", 1, 1, 1, 1)
+    for stage, minibatch in itertools.product(range(4), range(20)):
+        assert rule.version(stage, minibatch) == max(minibatch - 4 + 1 + stage, 0)
+
+
+def test_versions_kept_are_the_warm_up_and_one() -> None:
+    rule = schedule("pipedream", 1, 1, 1, 1)
+    assert [rule.versions_kept(stage) for stage in range(4)] == [4, 3, 2, 1]
+    assert schedule("pipedream-2bw", 1, 1).versions_kept(0) == 2
+    assert schedule("pipedream-flush", 1, 1).versions_kept(0) == 1
+
+
+def test_the_ideal_bubble_is_that_of_a_flush() -> None:
+    assert schedule("pipedream-flush", 1, 1, 1, microbatches=6).ideal_bubble() == pytest.approx(2 / 8)
+    assert schedule("pipedream", 1, 1, 1).ideal_bubble() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "ranks", "replicas"), [("2", 4, (2, 2)), ("1", 3, (3,)), ("2-1", 3, (2, 1)), ("1-3-1", 5, (1, 3, 1))]
+)
+def test_stages_are_a_number_or_replicas(text: str, ranks: int, replicas: tuple[int, ...]) -> None:
+    assert layout_of(text, ranks).replicas == replicas
+
+
+@pytest.mark.parametrize(
+    ("text", "ranks", "message"),
+    [
+        ("two", 2, "write a number of stages"),
+        ("0", 2, "write a number of stages"),
+        ("2-", 2, "write a number of stages"),
+        ("3", 4, "do not divide into 3 stages"),
+        ("2-1", 4, "take 3 ranks, not 4"),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused(text: str, ranks: int, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        layout_of(text, ranks)
+
+
+def test_misfitting_microbatches_and_variants_are_refused() -> None:
+    with pytest.raises(PlanError, match="multiple of 2"):
+        Schedule("pipedream-flush", Layout((2, 1)), 3)
+    with pytest.raises(PlanError, match="at least 2 microbatches, not 1"):
+        Schedule("pipedream-2bw", Layout((1, 1, 1)), 1)
+    with pytest.raises(PlanError, match="one version on all stages"):
+        Schedule("pipedream-2bw", Layout((1, 1)), 2, vertical_sync=True)
+    with pytest.raises(PlanError, match="unknown"):
+        Schedule("gpipe", Layout((1, 1)))
+    with pytest.raises(PlanError, match="at least one"):
+        Layout((2, 0))
+    with pytest.raises(PlanError, match="3 ranks, but this is rank 3"):
+        Layout((2, 1)).place(3)
