@@ -26,8 +26,7 @@ class FrameworkSpec:
 
     `worker` is the rank side, "module:Class"; `requires` the modules that must be installed, with `install` the one
     command that does it; `preload` what the fork server imports beforehand; `rendezvous`, where the framework has
-    its own, "module:function" giving a context manager of each rank's environment variables; `prepare`, where it must
-    know something before its ranks start, "module:function" that one rank runs once per case.
+    its own, "module:function" giving a context manager of each rank's environment variables.
     """
 
     name: str
@@ -37,7 +36,6 @@ class FrameworkSpec:
     install: str = ""
     preload: tuple[str, ...] = ()
     rendezvous: str | None = None
-    prepare: str | None = None
     min_gpus: int = 1
     max_gpus: int | None = None
     options: tuple[FrameworkOption, ...] = ()

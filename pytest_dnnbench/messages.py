@@ -33,8 +33,7 @@ class RunRequest:
 
     `worker` is the framework's "module:Class"; `model` what `rank.models.build_model` takes: a name of the suite or
     "module:factory". `steps` are timed after `warmup` untimed ones. The optimiser is SGD with these settings, the
-    same for every framework. `data` says where real images lie; None for synthetic ones. `prepared` is what the
-    framework's own preparation, if it has one, answered before the ranks were started (a pipeline's plan).
+    same for every framework. `data` says where real images lie; None for synthetic ones.
     """
 
     case: Case
@@ -46,7 +45,6 @@ class RunRequest:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     data: MnistFiles | None = None
-    prepared: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_dnnbench.case import Case, Scalar
@@ -27,7 +27,6 @@ class CaseRun:
     ranks: Ranks
     machine: Machine
     rendezvous: Rendezvous | None = None
-    prepare: str | None = None
     packages: tuple[str, ...] = ()
     correctness: dict[str, object] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
@@ -35,20 +34,11 @@ class CaseRun:
     def launch(self) -> Launch:
         """One launch; the first is preceded by the proof. Raises WrongResult or RankFailure."""
         if not self.correctness:
-            self._prepare()
             proofs = self.ranks.launch(PROVE, self.request, rendezvous=self.rendezvous)
             self.correctness = agree(self.request.case, proofs)
         launch = Launch(tuple(self.ranks.launch(MEASURE, self.request, rendezvous=self.rendezvous)))
         self.launches.append(launch)
         return launch
-
-    def _prepare(self) -> None:
-        """Lets the framework find out, on one rank, what all its ranks must know."""
-        if self.prepare is not None:
-            whole = self.ranks
-            one = Ranks(whole.server, whole.devices[:1], threads=whole.threads, timeout_s=whole.timeout_s)
-            (prepared,) = one.launch(self.prepare, self.request, whole.world_size)
-            self.request = replace(self.request, prepared=prepared)
 
     def measurement(self) -> Measurement:
         """All launches so far."""
@@ -78,7 +68,7 @@ def prepare_run(
         warmup=warmup,
         data=data,
     )
-    return CaseRun(request, ranks, machine, _load(spec.rendezvous), spec.prepare, spec.requires)
+    return CaseRun(request, ranks, machine, _load(spec.rendezvous), spec.requires)
 
 
 def _load(path: str | None) -> Any:
