@@ -6,7 +6,8 @@ Two CPU ranks of one thread each, in fresh processes for each side of each pair,
 Images per second, ours / theirs, should be at least 1.15 with four microbatches per batch. Our runtime updates after
 every microbatch, theirs after every batch: both with torch's fused SGD. Each launch of ours also times its stages
 alone, both ranks at once and without any transfer: ours / ideal, the ideal being 1 / the slowest stage's time with
-its update, should be at least 0.9.
+its update, should be at least 0.9. Processor time per microbatch and rank is printed too: it hardly depends on what
+else the machine does, and tells work (updates, transfers) from waiting.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pairs import compare
-from pipeline_sides import Groups, ours, plan_groups, theirs
+from benchmarks.pairs import compare
+from benchmarks.pipeline_sides import Groups, ours, plan_groups, theirs
 
 
 def main() -> None:
@@ -46,23 +47,32 @@ def main() -> None:
 def report(ranks: Ranks, case: tuple[str, int, Groups, int, int], batches: int, pairs: int) -> None:
     """One row: ours / theirs and ours / ideal."""
     ideals, bubbles, alone = list[float](), list[float](), list[list[float]]()
+    our_work, their_work = list[list[float]](), list[list[float]]()
 
     def our_rate() -> float:
         answers = ranks.run(ours, *case, batches)
         alone.append([1e3 * answer["alone_s"] for answer in answers])
+        our_work.append([1e3 * answer["cpu_s"] for answer in answers])
         rate: float = min(answer["img_s"] for answer in answers)
         ideals.append(rate * max(answer["alone_s"] for answer in answers) / case[3])
         bubbles.append(max(answer["bubble"] for answer in answers))
         return rate
 
     def their_rate() -> float:
-        return float(min(answer["img_s"] for answer in ranks.run(theirs, *case, batches)))
+        answers = ranks.run(theirs, *case, batches)
+        their_work.append([1e3 * answer["cpu_s"] for answer in answers])
+        return float(min(answer["img_s"] for answer in answers))
 
     name = f"{case[0]} at {case[1]} px, {case[3]} images per microbatch, {case[4]} microbatches per batch"
     compare(name, our_rate, their_rate, pairs, "img/s")
     print(f"  ours / ideal: median {statistics.median(ideals):.3f} (lowest {min(ideals):.3f})")
-    times = ", ".join(f"{statistics.median(stage):.1f}" for stage in zip(*alone, strict=True))
-    print(f"  stages alone, ms per microbatch: {times}")
+    for what, times in (
+        ("stages alone, ms", alone),
+        ("our processor time, ms", our_work),
+        ("their processor time, ms", their_work),
+    ):
+        per_rank = ", ".join(f"{statistics.median(rank):.1f}" for rank in zip(*times, strict=True))
+        print(f"  {what} per microbatch and rank: {per_rank}")
     print(f"  our largest bubble: median {statistics.median(bubbles):.3f}\n", flush=True)
 
 

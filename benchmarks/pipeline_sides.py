@@ -52,15 +52,16 @@ def ours(model: str, image_size: int, groups: Groups, size: int, microbatches: i
     alone_s = stage_alone(stages, place.rank, optimiser, size, image_size)
     runtime = assemble(place, Schedule("pipedream", Layout((1, 1))), stages, optimiser)
     made = batch(size, image_size)
-    warmup, start = WARMUP_BATCHES * microbatches, 0.0
+    warmup, start, work = WARMUP_BATCHES * microbatches, 0.0, 0.0
     total = warmup + batches * microbatches
     for done in runtime.train(iter(lambda: made, None), total):
         if done.minibatch == warmup - 1:
-            start = time.perf_counter()
-    seconds = time.perf_counter() - start
+            start, work = time.perf_counter(), time.process_time()
+    seconds, work = time.perf_counter() - start, time.process_time() - work
     runtime.close()
     images = batches * microbatches * size
-    return {"img_s": images / seconds, "alone_s": alone_s, "bubble": bubble(runtime, warmup)}
+    cpu_s = work / (batches * microbatches)
+    return {"img_s": images / seconds, "alone_s": alone_s, "bubble": bubble(runtime, warmup), "cpu_s": cpu_s}
 
 
 def bubble(runtime: Runtime, warmup: int) -> float:
@@ -116,15 +117,15 @@ def theirs(model: str, image_size: int, groups: Groups, size: int, microbatches:
         module.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, fused=True
     )
     images, labels = batch(size * microbatches, image_size)
-    start = 0.0
+    start = work = 0.0
     for number in range(WARMUP_BATCHES + batches):
         if number == WARMUP_BATCHES:
-            start = time.perf_counter()
+            start, work = time.perf_counter(), time.process_time()
         if rank:
             schedule.step(target=labels, losses=[])
         else:
             schedule.step(images)
         optimizer.step()
         optimizer.zero_grad()
-    seconds = time.perf_counter() - start
-    return {"img_s": batches * microbatches * size / seconds}
+    seconds, work = time.perf_counter() - start, time.process_time() - work
+    return {"img_s": batches * microbatches * size / seconds, "cpu_s": work / (batches * microbatches)}

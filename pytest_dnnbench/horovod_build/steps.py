@@ -55,7 +55,7 @@ CHECK = (
 
 _TELLING = re.compile(
     r"^ *(?:CMake Error .*\n\s*\S.*"
-    r"|.*fatal error:.*|.*\berror: (?!subprocess).*|.*Could NOT find.*|ERROR: (?!Failed).*)",
+    r"|.*fatal error:.*|.*\berror: (?!subprocess).*|.*Could NOT find.*|ERROR: (?!Failed).*|\w+Error: .*)",
     re.MULTILINE,
 )
 """What an output says first about an error; of CMake, with the line after."""
@@ -96,7 +96,7 @@ class BuildLog:
         found_line = _TELLING.search(output)
         shown = f" ({' '.join(found_line[0].split())[:200]})" if found_line else ""
         return BuildError(
-            f"Horovod could not be built: step {step!r} {what}{shown}; {causes}. Everything it said: {self.lasting}"
+            f"Horovod was not set up: step {step!r} {what}{shown}; {causes}. Everything it said: {self.lasting}"
         )
 
 

@@ -43,10 +43,16 @@ def least(stages_within: Callable[[float], Stages | None], measure: Callable[[St
     while high - low > CLOSE * high:
         middle = (low + high) / 2
         found = stages_within(middle)
-        low, high = (middle, high) if found is None else (low, measure(found))
+        low, high = (middle, high) if found is None else (low, _below(high, measure(found)))
     while high > 0 and (found := stages_within(math.nextafter(high, 0.0))) is not None:
-        high = measure(found)
+        high = _below(high, measure(found))
     return stages_within(high)
+
+
+def _below(high: float, measured: float) -> float:
+    """The measure; without this check a search and a measure that disagree would go on for ever."""
+    assert measured < high, f"asked for less than {high}, got {measured}"
+    return measured
 
 
 def slowest_s(costs: LevelCosts, stages: Stages) -> float:
