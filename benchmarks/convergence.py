@@ -1,6 +1,6 @@
 """Does the pipeline learn as well as data parallelism? Accuracy on held-out digits at the same number of images.
 
-    python benchmarks/convergence.py --data-dir FOLDER [--epochs 4] [--seeds 3]
+    python -m benchmarks.convergence --data-dir FOLDER [--epochs 4] [--seeds 3]
 
 resnet18 on real MNIST digits: `ddp` on two ranks, and `pipedream` in two and in four stages, all with minibatches of
 32 images per rank, the same initial weights and optimiser. The pipelines should be within one point of `ddp`.

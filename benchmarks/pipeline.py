@@ -1,6 +1,6 @@
 """Our asynchronous pipeline beside torch.distributed.pipelining's Schedule1F1B: same stages, same microbatch.
 
-    python benchmarks/pipeline.py [--models resnet18,resnet50] [--microbatches 4,8,16] [--pairs 5]
+    python -m benchmarks.pipeline [--models resnet18,resnet50] [--microbatches 4,8,16] [--pairs 5]
 
 Two CPU ranks of one thread each, in fresh processes for each side of each pair, the sides taking turns to be first.
 Images per second, ours / theirs, should be at least 1.15 with four microbatches per batch. Our runtime updates after
@@ -12,15 +12,11 @@ else the machine does, and tells work (updates, transfers) from waiting.
 
 import argparse
 import statistics
-import sys
-from pathlib import Path
 
-from pytest_dnnbench.controller.forkserver import ForkServer
-from pytest_dnnbench.controller.ranks import Ranks
-
-sys.path.insert(0, str(Path(__file__).parent))
 from benchmarks.pairs import compare
 from benchmarks.pipeline_sides import Groups, ours, plan_groups, theirs
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.ranks import Ranks
 
 
 def main() -> None:
