@@ -36,8 +36,8 @@ def main(message: dict[str, Any], request: int, result: int) -> int:
         function = resolve(target)
         body = pickle.dumps(function(place, *pickle.loads(packed)))  # noqa: S301 - as above
     except BaseException as error:
-        _send(result, ERROR, pickle.dumps(_describe(error)))
         traceback.print_exc()
+        _send(result, ERROR, pickle.dumps(_describe(error)))
         return 1
     _send(result, RESULT, body)
     return 0
