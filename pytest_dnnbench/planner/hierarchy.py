@@ -1,11 +1,11 @@
 """The default search: the best blocks for a hierarchy of workers, with or without a limit on memory.
 
-What lives here: which searches are made and which of their answers is taken. Without a limit that binds the
-answer is the best that the recursion over levels (PipeDream, SOSP 2019, section 3.1) can express. Where it
-does not fit and there are several levels, two families are searched instead, because what a stage inside a
-node holds depends on all stages after it: nodes whose workers all hold the same stage, and all workers in one
-row with the slowest link between any two. The second holds every split, so "nothing fits" is said only when
-it is so; its times are upper bounds.
+What lives here: which searches are made and which of their answers is taken. With one level there is one search.
+With several, two families are searched: what the recursion over levels (PipeDream, SOSP 2019, section 3.1) can
+express, and all workers in one row, each with its share of the slowest link, which holds splits such as 3-1 on two
+nodes of two that the recursion lacks. Where the recursion's best does not fit the memory, nodes whose workers all
+hold the same stage stand in for it, because what a stage inside a node holds depends on all stages after it. The
+row holds every split, so "nothing fits" is said only when it is so.
 """
 
 import math
@@ -51,12 +51,22 @@ def best_found(states: States, levels: Sequence[Level], limits: PlanLimits) -> F
         inside = SearchedLevel(_costs(states, unit, level, limits), inside)
         unit = inside.as_unit()
     costs = _costs(states, unit, levels[-1], limits)
-    stages = least(lambda limit_s: stages_with_fewest_workers(costs, limit_s), lambda stages: slowest_s(costs, stages))
-    assert stages is not None, "one stage on one worker keeps within any time"
-    found = Found(tuple(nested(costs, inside, stage) for stage in stages), tuple(levels))
-    if limits.memory_bytes is None or max(memory_of(states, flat_stages(found.blocks))) <= limits.memory_bytes:
-        return found
-    return _best_fitting(states, costs, inside, levels, limits)
+    found = [_best(states, costs, inside, tuple(levels), limits)]
+    if inside is not None:
+        if found[0] is None and limits.replication:
+            together = Unit(costs.unit.data_parallel_s, costs.unit.data_parallel_s, costs.unit.group)
+            nodes = _costs(states, together, levels[-1], limits)
+            found.append(_fitting(states, nodes, inside, tuple(levels), limits))
+        row = _row_costs(states, levels, limits)
+        found.append(_best(states, row, None, (row.level,), limits))
+    return min(
+        (each for each in found if each is not None),
+        key=lambda each: (
+            blocks_s(states, each.blocks, each.levels, limits.activation_compression),
+            sum(stage.replicas for stage in flat_stages(each.blocks)),
+        ),
+        default=None,
+    )
 
 
 def leanest_bytes(states: States, levels: Sequence[Level], limits: PlanLimits) -> float:
@@ -71,26 +81,20 @@ def leanest_bytes(states: States, levels: Sequence[Level], limits: PlanLimits) -
     return needed(leanest)
 
 
-def _best_fitting(
+def _best(
     states: States,
     costs: LevelCosts,
     inside: SearchedLevel | None,
-    levels: Sequence[Level],
+    levels: tuple[Level, ...],
     limits: PlanLimits,
 ) -> Found | None:
-    if inside is None:
-        return _fitting(states, costs, None, tuple(levels), limits)
-    row = _row_costs(states, levels, limits)
-    found = [_fitting(states, row, None, (row.level,), limits)]
-    if limits.replication:
-        together = Unit(costs.unit.data_parallel_s, costs.unit.data_parallel_s, costs.unit.group)
-        nodes = _costs(states, together, levels[-1], limits)
-        found.insert(0, _fitting(states, nodes, inside, tuple(levels), limits))
-    times = [
-        math.inf if each is None else blocks_s(states, each.blocks, each.levels, limits.activation_compression)
-        for each in found
-    ]
-    return found[times.index(min(times))]
+    """The best of a family; if it does not fit the memory, the best that does of one level, and None of several."""
+    stages = least(lambda limit_s: stages_with_fewest_workers(costs, limit_s), lambda stages: slowest_s(costs, stages))
+    assert stages is not None, "one stage on one worker keeps within any time"
+    found = Found(tuple(nested(costs, inside, stage) for stage in stages), levels)
+    if limits.memory_bytes is None or max(memory_of(states, flat_stages(found.blocks))) <= limits.memory_bytes:
+        return found
+    return _fitting(states, costs, None, levels, limits) if inside is None else None
 
 
 def _fitting(
@@ -114,9 +118,12 @@ def _fitting(
 
 
 def _row_costs(states: States, levels: Sequence[Level], limits: PlanLimits) -> LevelCosts:
-    workers = math.prod(level.workers for level in levels)
-    row = Level(workers, min(level.bandwidth for level in levels))
-    return _costs(states, gpu(states), row, limits)
+    """All workers side by side; the GPUs of a unit share its link, and the slowest share counts."""
+    workers, share = 1, math.inf
+    for level in levels:
+        share = min(share, level.bandwidth / workers)
+        workers *= level.workers
+    return _costs(states, gpu(states), Level(workers, share), limits)
 
 
 def _costs(states: States, unit: Unit, level: Level, limits: PlanLimits) -> LevelCosts:
