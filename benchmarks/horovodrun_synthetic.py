@@ -15,7 +15,8 @@ import horovod.torch as hvd
 import torch
 from torch.nn.functional import cross_entropy
 
-from pytest_dnnbench.rank.models import build_model, image_form
+from pytest_dnnbench.case import image_form
+from pytest_dnnbench.rank.models import build_model
 
 
 def main() -> None:

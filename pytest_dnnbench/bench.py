@@ -35,10 +35,13 @@ class DnnBench:
         try:
             run = self._run(framework, model, ranks, phase, options or {})
             run.launch()
+            failure = None
         except DnnbenchError as error:
+            failure = f"{type(error).__name__}: {error}"
+        if failure is not None:  # outside the handler, so that pytest shows the message once
             self._benchmark.has_error = True
             self._show(ranks)
-            pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+            pytest.fail(failure, pytrace=False)
         if self._item.stash.get(EARLY, False):
             pytest.skip("measured; reported in the last round")
         return self._record(run)
@@ -76,7 +79,8 @@ class DnnBench:
         assert isinstance(clock, ReplayClock)
         self._benchmark.extra_info["dnnbench"] = record
         clock.replay(self._benchmark, [time for launch in measurement.launches for time in launch.step_time_s])
-        self._workshop.records.append(record)
+        if self._benchmark.enabled:
+            self._workshop.records.append(record)
         return record
 
     def _skip_unless_possible(self, framework: str, gpus: int) -> None:

@@ -16,6 +16,11 @@ MNIST_IMAGE_SIZE = 28
 """Images of this size have MNIST's form: one channel, ten classes. Any other size has ImageNet's: 3 and 1000."""
 
 
+def image_form(image_size: int) -> tuple[int, int]:
+    """Channels of an image and classes of the labels: (1, 10) at MNIST's size, (3, 1000) at any other."""
+    return (1, 10) if image_size == MNIST_IMAGE_SIZE else (3, 1000)
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """What one test case measures. Plain data; crosses process boundaries; validated once, here.
@@ -68,9 +73,9 @@ class Case:
     @property
     def channels(self) -> int:
         """Channels of an image: 1 in MNIST's form, else 3."""
-        return 1 if self.image_size == MNIST_IMAGE_SIZE else 3
+        return image_form(self.image_size)[0]
 
     @property
     def classes(self) -> int:
         """Classes of the labels: 10 in MNIST's form, else 1000."""
-        return 10 if self.image_size == MNIST_IMAGE_SIZE else 1000
+        return image_form(self.image_size)[1]

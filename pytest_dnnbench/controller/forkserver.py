@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -153,8 +154,6 @@ class ForkServer:
             raise self._lost() from error
 
     def _readable(self, timeout_s: float) -> bool:
-        import select
-
         return bool(select.select([self.fileno()], [], [], timeout_s)[0])
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
@@ -182,8 +181,8 @@ def _server_environment() -> dict[str, str]:
     """Loopback only, and no library of compute threads started by an import."""
     return {
         **os.environ,
-        "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", "lo"),
-        "NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", "lo"),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
     }

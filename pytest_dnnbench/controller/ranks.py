@@ -8,10 +8,11 @@ import os
 import pickle
 import selectors
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType
@@ -147,7 +148,7 @@ class Ranks:
             "output": str(output),
             "stacks": str(stacks),
             "directory": os.getcwd(),
-            "sys_path": _import_path(),
+            "sys_path": sys.path,
             "environment": {**self.environment, **environment, "OMP_NUM_THREADS": str(self.threads)},
         }
         request = os.memfd_create("dnnbench-request")
@@ -298,14 +299,7 @@ def target_of(function: Callable[..., Any]) -> Target:
 
 @contextmanager
 def _no_rendezvous(world_size: int) -> Iterator[list[dict[str, str]]]:
-    with nullcontext():
-        yield [{} for _ in range(world_size)]
-
-
-def _import_path() -> list[str]:
-    import sys
-
-    return list(sys.path)
+    yield [{} for _ in range(world_size)]
 
 
 def _drain(rank: _Rank) -> None:

@@ -12,17 +12,12 @@ from operator import attrgetter
 import torch
 from torch import nn
 
-from pytest_dnnbench.case import MNIST_IMAGE_SIZE
+from pytest_dnnbench.case import image_form
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.torchvision_ops import load_torchvision
 
 load_torchvision()
-
-
-def image_form(image_size: int) -> tuple[int, int]:
-    """Channels of an image and classes of the labels: (1, 10) at MNIST's size, (3, 1000) at any other."""
-    return (1, 10) if image_size == MNIST_IMAGE_SIZE else (3, 1000)
 
 
 def example_images(image_size: int, batch_size: int) -> torch.Tensor:

@@ -32,7 +32,7 @@ def measure(place: Place, request: RunRequest) -> RankReport:
     window, loss, timed = window_for(torch.device(place.device)), list[torch.Tensor](), list[Step]()
     open_after = request.warmup
     steps = worker.run(request.warmup + request.steps)
-    if open_after == 0:
+    if open_after < worker.stride:  # this rank may have no warm-up step of its own
         _open(worker, window)
     for step in steps:
         if step.loss is not None:
@@ -99,6 +99,7 @@ class CpuWindow:
         """As Window.open."""
         with suppress(OSError):  # without the right to reset it, the mark covers the rank's whole life
             Path("/proc/self/clear_refs").write_text("5")
+        self._marks.clear()
         self._start = time.monotonic()
 
     def mark(self) -> None:
@@ -127,6 +128,7 @@ class CudaWindow:
         """As Window.open."""
         torch.cuda.synchronize(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
+        self._events.clear()
         self._start = time.monotonic()
         self.mark()
 

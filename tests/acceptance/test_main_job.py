@@ -156,9 +156,16 @@ def test_a_hanging_case_fails_in_time_and_the_session_goes_on(run: Any, pytester
     result.stdout.fnmatch_lines(["*did not finish within 3 s*", "*in sleep_forever*"])
 
 
-def test_without_timing_one_step_is_run_and_nothing_recorded(run: Any) -> None:
-    result = run("--dnn-frameworks", "single,ddp", "--benchmark-disable")
+def test_a_failure_is_told_once(run: Any) -> None:
+    result = run("--dnn-frameworks", "single", "--dnn-models", "tests.tiny_models:Diverging", "-k", "train", "-rN")
+    assert result.stdout.str().count("WrongResult: rank 0") == 1
+
+
+def test_without_timing_cases_run_and_nothing_is_recorded(run: Any, pytester: pytest.Pytester) -> None:
+    result = run("--dnn-frameworks", "single,ddp", "--benchmark-disable", "--benchmark-json", "out.json")
     result.assert_outcomes(passed=6)
+    assert not (pytester.path / "out.json").exists()
+    assert "img/s" not in result.stdout.str()
 
 
 def test_a_framework_that_is_not_installed_is_skipped_with_its_command(run: Any, pytester: pytest.Pytester) -> None:

@@ -1,0 +1,40 @@
+"""A framework whose ranks take turns: rank r of n completes the steps r, r + n, ... ."""
+
+import time
+from collections.abc import Iterator
+
+from pytest_dnnbench.messages import Correctness
+from pytest_dnnbench.rank.worker import Step, Worker
+
+
+class TakesTurns(Worker):
+    """Sleeps for a step; sees no loss."""
+
+    images_per_update = 1
+
+    def connect(self) -> None:
+        """Nobody to meet."""
+
+    def build(self) -> None:
+        """Nothing to make."""
+
+    def run(self, steps: int) -> Iterator[Step]:
+        """Every n-th step."""
+        for index in range(self.place.rank, steps, self.place.world_size):
+            time.sleep(0.001)
+            yield Step(index, 1, None)
+
+    def prove(self) -> Correctness:
+        """Nothing to prove."""
+        return Correctness({}, {})
+
+    def align(self) -> None:
+        """Nobody to wait for."""
+
+    @property
+    def stride(self) -> int:
+        """The number of ranks."""
+        return self.place.world_size
+
+    def close(self) -> None:
+        """Nothing to leave."""
