@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.results.design import MOST_LAUNCHES, SCREEN_ALPHA, Precision, precision
+from pytest_dnnbench.results.design import SCREEN_ALPHA, Precision, precision
 from pytest_dnnbench.results.noise import TIME, Noise, Prior, baseline_of, learn, logarithms
 
 # The interval shown holds the true change with this probability.
 INTERVAL = 0.95
+# More launches than this are no answer to how many would settle a case.
+_MOST_NEEDED = 100
 # The smallest change that is called with this probability is the minimum detectable one.
 POWER = 0.95
 
@@ -202,7 +204,7 @@ def _launches_needed(
             return worse > known.reach(alpha)
         return worse + known.reach((1 - INTERVAL) / 2) <= bound
 
-    counts = range(launches + 1, MOST_LAUNCHES + 1)
+    counts = range(launches + 1, _MOST_NEEDED + 1)
     place = bisect_left(counts, True, key=settled)
     return counts[place] if place < len(counts) else None
 

@@ -14,8 +14,10 @@ from pytest_dnnbench.results.noise import WINDOW, Noise, median_variance
 
 # A case that may have got worse is measured again when chance alone would show as much in one of so many tests.
 SCREEN_ALPHA = 0.05
-# The median of fewer launches does not survive a single odd one; more of them than the other number is no answer.
-FEWEST_LAUNCHES, MOST_LAUNCHES = 3, 100
+# The median of fewer launches does not survive a single odd one.
+FEWEST_LAUNCHES = 3
+# A session is not planned with more launches of a case than this.
+MOST_LAUNCHES = 20
 
 
 def alpha_per_test(session_alpha: float, tests: int) -> float:
@@ -85,7 +87,7 @@ def launches_for(
     `effect` and `limit` (the smallest interesting effect) are positive fractions, `alpha` is that of one test. Without
     a history, the baseline is one session of as many launches. With confirmation, the session need only raise the
     suspicion: as many launches again, if it does, decide. None when no number of launches up to MOST_LAUNCHES is
-    enough: the limit is too near the effect, or sessions differ too much.
+    enough: the limit is too near the effect, sessions differ too much, or too few of them are stored to know it.
     """
     shift, bound = math.log1p(effect), -math.log1p(-limit)
 

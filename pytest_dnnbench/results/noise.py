@@ -14,6 +14,8 @@ from pytest_dnnbench.errors import DataError
 
 # A baseline is the median of so many latest sessions: enough to average, few enough to follow a machine that drifts.
 WINDOW = 5
+# Noise is learnt from so many latest sessions: more of them tell little more, and an older machine was another one.
+MEMORY = 20
 
 # Variance of the median of n independent normal values, in units of their variance.
 _MEDIAN_OF_FEW = (1.0, 0.5, 0.44867, 0.29825, 0.28683, 0.21478)
@@ -36,11 +38,12 @@ class Prior:
 
 
 # Centre and breadth of 130 training and inference benchmarks on an A100 (pytorch/benchmark, range over 15 rounds:
-# median 1.8%, 90th percentile 7.3%): so broad that it counts as one degree of freedom.
-TIME = Prior(launch_sd=0.0052, launch_dof=1.0, session_ratio=0.25, session_dof=4.0)
+# median 1.8%, 90th percentile 7.3%): so broad that it counts as one degree of freedom. Sessions are taken to differ as
+# much as launches do, until some were seen: on a shared machine they do.
+TIME = Prior(launch_sd=0.0052, launch_dof=1.0, session_ratio=1.0, session_dof=4.0)
 
 # Memory of an allocator: the same program allocates the same bytes.
-EXACT = Prior(launch_sd=1e-6, launch_dof=1.0, session_ratio=0.25, session_dof=4.0)
+EXACT = Prior(launch_sd=1e-6, launch_dof=1.0, session_ratio=1.0, session_dof=4.0)
 
 _EXACT_METRICS = {"allocated_peak_bytes", "cached_peak_bytes"}
 
@@ -69,7 +72,7 @@ class Noise:
 
     def seen(self, logs: Sequence[float]) -> "Noise":
         """With the launches of one more session of unknown level; a session noisier than learnt is believed soon."""
-        squares, dof = _squares(logs)
+        squares, dof = squares_of(logs)
         if not dof:
             return self
         past = self.launch_sd**2
@@ -80,13 +83,15 @@ class Noise:
 
 
 def learn(sessions: Sequence[Sequence[float]], prior: Prior = TIME) -> Noise:
-    """The noise of one metric of one case, from the per-launch values of its sessions, oldest first.
+    """The noise of one metric of one case, from the per-launch values of its sessions, oldest first
+    (the latest twenty count).
 
     The sessions are A/A: nothing was changed between them on purpose. Few of them are drawn towards the prior. What
     differs between sessions is learnt from the error with which the sessions before predicted each one, so that a
     machine that drifts is as noisy as its drift makes it. Raises DataError for a value that has no logarithm.
     """
-    spreads = [_squares(logarithms(session)) for session in sessions]
+    sessions = sessions[-MEMORY:]
+    spreads = [squares_of(logarithms(session)) for session in sessions]
     seen_dof = sum(dof for _, dof in spreads)
     launch_dof = prior.launch_dof + seen_dof
     squares = sum(square for square, _ in spreads)
@@ -146,7 +151,7 @@ def logarithms(values: Sequence[float]) -> list[float]:
     return [math.log(value) for value in values]
 
 
-def _squares(logs: Sequence[float]) -> tuple[float, int]:
+def squares_of(logs: Sequence[float]) -> tuple[float, int]:
     """Sum of squares around the mean, and its degrees of freedom."""
     mean = math.fsum(logs) / len(logs)
     return math.fsum((value - mean) ** 2 for value in logs), len(logs) - 1

@@ -1,0 +1,119 @@
+"""Tries the detector, and the rules of other tools, on simulated sessions: who calls what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.stats import mannwhitneyu
+
+from benchmarks.simulated_sessions import Array, World
+from pytest_dnnbench.results.decision import confirm, decide
+from pytest_dnnbench.results.design import MOST_LAUNCHES, alpha_per_test, launches_for
+from pytest_dnnbench.results.noise import TIME, Noise, Prior, learn
+from pytest_dnnbench.results.suite_noise import pool
+
+SESSION_ALPHA, LIMIT, EFFECT = 0.01, 0.03, 0.05
+STEPS = 10
+DEFAULT_LAUNCHES = 3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row: a machine, what is stored of it, and how the session at hand is measured.
+
+    `launches` None: the tool chooses, from the noise that it learnt. `calibration`: A/A sessions measured for
+    the noise alone, with the baseline after them. `pooled`: cases learn from each other.
+    """
+
+    name: str
+    world: World
+    stored: int
+    launches: int | None
+    stored_launches: int = 5
+    calibration: int = 0
+    pooled: bool = True
+    slowdown: float = 0.0
+
+
+@dataclass
+class Tally:
+    """What was called in how many sessions and cases: per rule, or of ours."""
+
+    sessions: int = 0
+    cases: int = 0
+    suspects: int = 0
+    launches: int = 0
+    alarmed: dict[str, int] = field(default_factory=dict)
+    called: dict[str, int] = field(default_factory=dict)
+
+    def add(self, rule: str, calls: Sequence[bool]) -> None:
+        self.called[rule] = self.called.get(rule, 0) + sum(calls)
+        self.alarmed[rule] = self.alarmed.get(rule, 0) + any(calls)
+
+    def merge(self, other: "Tally") -> None:
+        for name in ("sessions", "cases", "suspects", "launches"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for mine, theirs in ((self.alarmed, other.alarmed), (self.called, other.called)):
+            for rule, count in theirs.items():
+                mine[rule] = mine.get(rule, 0) + count
+
+
+def try_out(setting: Setting, sessions: int, seed: int, others: bool = False) -> Tally:
+    """So many sessions, each with a history of its own; with `others`, the same samples go through other rules."""
+    rng, tally = np.random.default_rng(seed), Tally()
+    earlier = setting.calibration + setting.stored
+    for _ in range(sessions):
+        values = setting.world.sessions(rng, earlier + 1, max(setting.stored_launches, 2 * MOST_LAUNCHES))
+        past, now = values[:-1, :, : setting.stored_launches], values[-1] / (1 + setting.slowdown)
+        chosen = _ours(setting, past.transpose(1, 0, 2).tolist(), now.tolist(), tally)
+        tally.sessions += 1
+        tally.cases += setting.world.cases
+        if others:
+            least = min(chosen)
+            latest = setting.world.steps(rng, past[-1:], STEPS)[0]
+            _other_rules(latest, setting.world.steps(rng, now[None, :, :least], STEPS)[0], tally)
+    return tally
+
+
+def _ours(setting: Setting, past: list[list[list[float]]], now: list[list[float]], tally: Tally) -> list[int]:
+    """Calls every case of one session; the launches that each was measured with."""
+    alpha = alpha_per_test(SESSION_ALPHA, setting.world.cases)
+    prior = pool(past) if setting.pooled else TIME
+    calls, counts = [], []
+    for sessions, values in zip(past, now, strict=True):
+        noise = learn(sessions, prior) if setting.calibration else None
+        history = sessions[setting.calibration :]
+        count = setting.launches or _chosen(noise or learn(sessions, prior), history, alpha)
+        status, suspect = _called(values, history, count, alpha, noise, prior)
+        calls.append(status == "regressed")
+        counts.append(count)
+        tally.suspects += suspect
+    tally.launches += sum(counts)
+    tally.add("ours", calls)
+    return counts
+
+
+def _chosen(noise: Noise, history: list[list[float]], alpha: float) -> int:
+    stored = [len(session) for session in history]
+    return launches_for(EFFECT, noise, limit=LIMIT, alpha=alpha, history=stored) or DEFAULT_LAUNCHES
+
+
+def _called(
+    values: list[float], history: list[list[float]], count: int, alpha: float, noise: Noise | None, prior: Prior
+) -> tuple[str, bool]:
+    first, again = values[:count], values[count : 2 * count]
+    found = decide(first, history, better="higher", limit=LIMIT, alpha=alpha, noise=noise, prior=prior)
+    if not found.suspect:
+        return found.status, False
+    last = confirm(first, again, history, better="higher", limit=LIMIT, alpha=alpha, noise=noise, prior=prior)
+    return last.status, True
+
+
+def _other_rules(before: Array, after: Array, tally: Tally) -> None:
+    """Rules of other tools on step times, cases x steps, against the latest stored session."""
+    ratio = np.median(after, axis=-1) / np.median(before, axis=-1)
+    one_sided = mannwhitneyu(after, before, alternative="greater", axis=-1).pvalue
+    two_sided = mannwhitneyu(after, before, alternative="two-sided", axis=-1, method="asymptotic").pvalue
+    tally.add("median:5%", (ratio > 1.05).tolist())
+    tally.add("Mann-Whitney", (one_sided < 0.05).tolist())
+    tally.add("asv", ((ratio > 1.1) & (two_sided < 0.002)).tolist())

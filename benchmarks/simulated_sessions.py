@@ -1,0 +1,76 @@
+"""Simulated sessions of a machine whose noise is known: what the detector is tried on, by tests and by detector.py.
+
+A value is the relative throughput of one launch, 1.0 without noise. On its logarithm add up
+
+    launch     independent, of the case's own standard deviation; one case of Student's distribution with 3 degrees of
+               freedom, one in which a launch in ten is 30% slower
+    session    independent per case and session: 0.3 of the case's launch noise
+    drift      shared by all cases: the machine's level walks from session to session and slopes within one
+
+and on its steps, independent noise of the case's launches.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+SLOW_LAUNCH = -np.log(1.3)
+
+
+@dataclass(frozen=True)
+class World:
+    """A machine and its cases: relative standard deviations."""
+
+    launch_sd: Array
+    session_share: float = 0.3
+    walk_sd: float = 0.003
+    slope_sd: float = 0.005
+    odd_cases: bool = True
+
+    @property
+    def cases(self) -> int:
+        return len(self.launch_sd)
+
+    def sessions(self, rng: np.random.Generator, sessions: int, launches: int) -> Array:
+        """Values of sessions that follow each other: sessions x cases x launches."""
+        logs = rng.standard_normal((sessions, self.cases, launches))
+        if self.odd_cases:
+            logs[:, -1] = rng.standard_t(3, (sessions, launches)) / np.sqrt(3)
+        logs *= self.launch_sd[:, None]
+        if self.odd_cases:
+            logs[:, -2] += SLOW_LAUNCH * (rng.random((sessions, launches)) < 0.1)
+        logs += rng.standard_normal((sessions, self.cases, 1)) * self.launch_sd[:, None] * self.session_share
+        logs += np.cumsum(rng.standard_normal(sessions) * self.walk_sd)[:, None, None]
+        logs += rng.standard_normal((sessions, 1, 1)) * self.slope_sd * np.linspace(-0.5, 0.5, launches)
+        return np.exp(logs)
+
+    def steps(self, rng: np.random.Generator, values: Array, steps: int) -> Array:
+        """Step times of each of these launches: sessions x cases x (launches x steps)."""
+        noise = rng.standard_normal((*values.shape, steps)) * self.launch_sd[:, None, None]
+        times = np.exp(noise) / values[..., None]
+        return times.reshape(*values.shape[:-1], -1)
+
+
+def suite(cases: int = 36) -> World:
+    """Cases of 1% to 11% of launch noise, half of them under 2%: pytorch/benchmark's ranges taken for deviations."""
+    ranks = (np.arange(cases) + 0.5) / cases
+    return World(np.clip(0.018 * np.exp(1.09 * _normal_quantile(ranks)), 0.01, 0.114))
+
+
+def rough(cases: int = 36) -> World:
+    """The suite on a machine that it does not have to itself: its sessions differ as much as its launches."""
+    return replace(suite(cases), session_share=1.0, walk_sd=0.01, slope_sd=0.01)
+
+
+def quiet(launch_sd: float = 0.01, cases: int = 36) -> World:
+    """Every case with the same launch noise and none of its own between sessions."""
+    return World(np.full(cases, launch_sd), session_share=0.0, walk_sd=0.0, slope_sd=0.0, odd_cases=False)
+
+
+def _normal_quantile(ranks: Array) -> Array:
+    from scipy.special import ndtri
+
+    return np.asarray(ndtri(ranks), dtype=np.float64)

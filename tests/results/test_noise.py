@@ -1,0 +1,98 @@
+"""What is learnt of noise that is known: simulated sessions, seeded."""
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from benchmarks.simulated_sessions import Array, World, quiet, suite
+from pytest_dnnbench.errors import DataError
+from pytest_dnnbench.results.noise import EXACT, MEMORY, TIME, Noise, baseline_of, learn, median_variance, prior_of
+from pytest_dnnbench.results.suite_noise import pool
+
+
+def cases(world: World, sessions: int, launches: int, seed: int = 0) -> list[list[list[float]]]:
+    values: Array = world.sessions(np.random.default_rng(seed), sessions, launches)
+    found: list[list[list[float]]] = values.transpose(1, 0, 2).tolist()
+    return found
+
+
+def typical(found: list[Noise], name: str) -> float:
+    return float(np.sqrt(np.mean([getattr(one, name) ** 2 for one in found])))
+
+
+def test_both_parts_of_the_noise_are_found() -> None:
+    world = World(np.full(40, 0.02), session_share=1.5, walk_sd=0.0, slope_sd=0.0, odd_cases=False)
+    found = [learn(sessions) for sessions in cases(world, MEMORY, 5)]
+    assert typical(found, "launch_sd") == pytest.approx(0.02, rel=0.05)
+    assert typical(found, "session_sd") == pytest.approx(0.03, rel=0.15)
+    assert {(one.source, one.sessions, one.launches) for one in found} == {("learnt", MEMORY, 5 * MEMORY)}
+
+
+def test_one_launch_tells_nothing_and_the_prior_stands() -> None:
+    found = learn([[100.0]])
+    assert (found.source, found.launch_sd, found.launch_dof) == ("prior", TIME.launch_sd, TIME.launch_dof)
+    assert found.session_sd == pytest.approx(TIME.launch_sd * math.sqrt(TIME.session_ratio))
+
+
+def test_a_drifting_machine_is_as_noisy_as_its_drift() -> None:
+    found = learn([[0.98**number] * 3 for number in range(MEMORY)])
+    assert found.launch_sd < 0.002
+    assert found.session_sd > 0.04
+
+
+def test_only_the_latest_sessions_count() -> None:
+    calm, wild = [[100.0, 101.0, 99.0]] * MEMORY, [[50.0, 150.0, 100.0]] * 3
+    assert learn(wild + calm) == learn(calm)
+    assert baseline_of([[10.0], [20.0], [20.0], [20.0], [30.0], [30.0], [30.0]]) == 30.0
+
+
+def test_memory_that_never_varies_keeps_a_tiny_floor() -> None:
+    found = learn([[2.0**30] * 3] * 3, prior_of("allocated_peak_bytes"))
+    assert 0 < found.launch_sd < 1e-6
+    assert prior_of("throughput_img_s") is TIME
+    assert EXACT.launch_sd < TIME.launch_sd
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6, 7, 12, 15, 30])
+def test_variance_of_a_median(count: int) -> None:
+    medians = np.median(np.random.default_rng(count).standard_normal((200_000, count)), axis=1)
+    assert median_variance(count) == pytest.approx(np.var(medians), rel=0.02)
+
+
+def test_noise_is_plain_data() -> None:
+    found = learn([[1.0, 1.1], [1.2, 1.3]])
+    assert Noise(**asdict(found)) == found
+
+
+def test_a_value_without_a_logarithm_is_refused() -> None:
+    with pytest.raises(DataError, match="launch 2 has the value 0"):
+        learn([[1.0, 0.0]])
+    with pytest.raises(DataError, match="without a launch"):
+        learn([[1.0], []])
+
+
+def test_cases_that_are_alike_know_each_others_noise() -> None:
+    prior = pool(cases(quiet(0.02), 5, 3))
+    assert prior.launch_sd == pytest.approx(0.02, rel=0.1)
+    assert prior.launch_dof == 10
+    assert prior.session_ratio < 0.5
+    assert prior.session_dof > TIME.session_dof
+
+
+def test_cases_that_are_unlike_say_little_about_each_other() -> None:
+    assert pool(cases(suite(), 5, 3)).launch_dof < 4
+
+
+def test_a_day_on_which_all_cases_were_slow_counts_as_one() -> None:
+    alone = World(np.full(36, 0.01), session_share=3.0, walk_sd=0.0, slope_sd=0.0, odd_cases=False)
+    together = World(np.full(36, 0.01), session_share=0.0, walk_sd=0.1, slope_sd=0.0, odd_cases=False)
+    assert pool(cases(together, 4, 3)).session_dof < pool(cases(alone, 4, 3)).session_dof
+
+
+def test_too_few_cases_leave_the_prior_alone() -> None:
+    assert pool(cases(quiet(), 5, 3)[:3]) == TIME
+    assert pool([[[5.0] * 3] * 3] * 10, EXACT) == EXACT
+    single = pool(cases(quiet(), 1, 3))
+    assert (single.session_ratio, single.session_dof) == (TIME.session_ratio, TIME.session_dof)
