@@ -6,6 +6,8 @@ import sys
 from pytest_dnnbench.errors import DnnbenchError
 
 COMMANDS = {
+    "baseline": ("pytest_dnnbench.results.baseline_command", "update, accept or show a baseline"),
+    "compare": ("pytest_dnnbench.results.compare_command", "compare two saved files; exit status 1 on a regression"),
     "horovod": ("pytest_dnnbench.horovod_build.command", "build Horovod against the installed torch and install it"),
     "plan": ("pytest_dnnbench.planner.command", "split a profiled model into pipeline stages"),
     "profile": ("pytest_dnnbench.rank.pipeline.command", "time each operator of a model on one device"),

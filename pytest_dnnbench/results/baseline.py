@@ -1,0 +1,204 @@
+"""Baselines: what the runs of a session are compared with, from stored sessions or a golden file.
+
+    storage  0001_a.json 0002_a.json ...  ──┐
+    a saved file                          ──┼──> Baseline.of(case, facts) ──> CaseBaseline | Incomparable | None
+    a golden file (golden.py)             ──┘
+
+Sessions that failed, were interrupted, or in which the case itself regressed are never part of one unless accepted.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.results.comparability import Difference, Facts, differences, facts
+from pytest_dnnbench.results.limits import Limit, stored_limit
+from pytest_dnnbench.results.noise import Noise, learn, prior_of
+from pytest_dnnbench.results.saved import SavedRecord, SavedRun, read_saved
+
+# Sessions that a case is compared with, at most: older ones say little about the machine of today. To find them, so
+# many stored files are opened at most.
+HISTORY, MOST_FILES = 20, 50
+
+_STORED = re.compile(r"(?P<number>\d{4,})_(?P<name>.*)\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class CaseBaseline:
+    """What one case is compared with. `history`: per metric the launches of each session, oldest first; its latest
+    sessions are the baseline. `noise` is given where it is known from elsewhere than the history."""
+
+    file: str
+    saved: str | None
+    sessions: int
+    history: dict[str, list[list[float]]]
+    limits: dict[str, Limit] = field(default_factory=dict)
+    noise: dict[str, Noise] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Incomparable:
+    """The baseline has the case, but of a run that may not be compared."""
+
+    file: str
+    saved: str | None
+    differences: list[Difference]
+
+
+class Baseline(Protocol):
+    """What a session is compared with. `passed_over` names sessions that were not taken, each with the reason."""
+
+    name: str
+    passed_over: list[str]
+
+    def names(self) -> list[str]:
+        """The cases it has, by the name that pytest gives them."""
+
+    def of(self, name: str, now: Facts, across: Collection[str] = ()) -> CaseBaseline | Incomparable | None:
+        """What to compare this case with; None when the baseline lacks it."""
+
+
+class StoredRuns:
+    """A baseline of stored sessions, newest first; files are read when a case needs them.
+
+    `alone`: the newest is the baseline by itself, and the others only tell the noise.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, newest: SavedRun | None = None) -> None:
+        self._unread = list(paths[:MOST_FILES])[::-1]
+        self._alone = newest is not None
+        self._runs = [newest] if newest else []
+        self.passed_over: list[str] = []
+        first = next(self._newest_first(), None)
+        self.name = first.path.name if first else ""
+        self._names = list(first.cases) if first else []
+
+    def names(self) -> list[str]:
+        """The cases of the newest session that is fit."""
+        return self._names
+
+    def of(self, name: str, now: Facts, across: Collection[str] = ()) -> CaseBaseline | Incomparable | None:
+        """Of the sessions since the newest accepted one, those that may be compared with `now`: a folder may hold the
+        sessions of several machines."""
+        found: list[tuple[SavedRun, SavedRecord]] = []
+        unlike: Incomparable | None = None
+        known: dict[tuple[bytes, bytes, bytes], list[Difference]] = {}
+        for run in self._newest_first():
+            record = run.cases.get(name)
+            if record is not None and _fit(run, record):
+                text = record.facts_text
+                if text not in known:
+                    known[text] = differences(_facts(*text), now, across)
+                if not known[text]:
+                    found.append((run, record))
+                    if run.session.accepted or len(found) == HISTORY:
+                        break
+                elif unlike is None:
+                    unlike = Incomparable(run.path.name, run.saved, known[text])
+            if self._alone and not found:
+                break
+        return self._baseline(found[::-1]) if found else unlike
+
+    def _newest_first(self) -> Iterator[SavedRun]:
+        """Those that are whole and fit; why each other one was passed over is kept."""
+        yield from self._runs
+        while self._unread:
+            path = self._unread.pop()
+            try:
+                run = read_saved(path, strict=not self._runs)
+            except DataError as error:
+                self.passed_over.append(str(error))
+                continue
+            if run.unfit:
+                self.passed_over.append(f"{path.name}: {run.unfit}")
+            else:
+                self._runs.append(run)
+                yield run
+
+    def _baseline(self, found: list[tuple[SavedRun, SavedRecord]]) -> CaseBaseline:
+        run, newest = found[-1]
+        history = {
+            metric: [record.launches(metric) for _, record in found if metric in record.metrics]
+            for metric in newest.metrics
+        }
+        return CaseBaseline(
+            file=run.path.name,
+            saved=run.saved,
+            sessions=1 if self._alone else len(found),
+            history={metric: sessions[-1:] for metric, sessions in history.items()} if self._alone else history,
+            limits=_limits(newest),
+            noise=_noise(history) if self._alone and len(found) > 1 else {},
+        )
+
+
+def storage_runs(folder: Path, wanted: str) -> StoredRuns:
+    """The sessions in pytest-benchmark's folder: `latest`, those of one NAME, or the one of a NUMBER.
+
+    Raises UsageError when NAME or NUMBER is not there, DataError when the one of a NUMBER is not fit or not whole.
+    """
+    stored = _stored(folder)
+    if wanted.isdigit():
+        chosen = [path for number, _, path in stored if number == int(wanted)]
+        if not chosen:
+            raise UsageError(f"--dnn-baseline {wanted}: {_nothing(folder, stored)}")
+        earlier = [path for number, _, path in stored if number < int(wanted)]
+        return StoredRuns(earlier, newest=read_fit(chosen[0]))
+    paths = [path for _, name, path in stored if wanted in ("latest", name)]
+    if wanted != "latest" and not paths:
+        raise UsageError(f"--dnn-baseline {wanted}: no file of this path, and {_nothing(folder, stored)}")
+    return StoredRuns(paths)
+
+
+def read_fit(path: Path) -> SavedRun:
+    """A saved file that was asked for by name. Raises DataError when its session is not fit as a baseline."""
+    run = read_saved(path)
+    if run.unfit:
+        raise DataError(
+            f"{path} cannot be a baseline: {run.unfit}; if it is right as it is, run"
+            f' `python -m pytest_dnnbench baseline accept {path} --reason "..."`'
+        )
+    return run
+
+
+def _stored(folder: Path) -> list[tuple[int, str, Path]]:
+    """Newest first."""
+    matches = [(_STORED.fullmatch(path.name), path) for path in folder.glob("*.json")] if folder.is_dir() else []
+    found = ((int(match["number"]), match["name"], path) for match, path in matches if match)
+    return sorted(found, reverse=True)
+
+
+def _nothing(folder: Path, stored: list[tuple[int, str, Path]]) -> str:
+    names = ", ".join(f"{number:04} ({name})" for number, name, _ in stored[:5])
+    return f"{folder} holds {f'no such session; the newest are {names}' if stored else 'no saved session'}"
+
+
+def _fit(run: SavedRun, record: SavedRecord) -> bool:
+    return record.verdict.status != "regressed" or run.session.accepted is not None
+
+
+@lru_cache(maxsize=8192)
+def _facts(case: bytes, must_match: bytes, plan: bytes) -> Facts:
+    decode = msgspec.json.decode
+    return facts(decode(case), decode(must_match), decode(plan))
+
+
+def _limits(record: SavedRecord) -> dict[str, Limit]:
+    found = {
+        metric: stored_limit(metric, one.relative, one.absolute, one.source)
+        for metric, one in record.thresholds.items()
+    }
+    return {metric: limit for metric, limit in found.items() if limit is not None}
+
+
+def _noise(history: dict[str, list[list[float]]]) -> dict[str, Noise]:
+    return {
+        metric: learn(sessions, prior_of(metric))
+        for metric, sessions in history.items()
+        if all(value > 0 for session in sessions for value in session)
+    }
