@@ -19,12 +19,12 @@ import msgspec
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.results.comparability import Difference, Facts, differences, facts
 from pytest_dnnbench.results.limits import Limit, stored_limit
-from pytest_dnnbench.results.noise import Noise, learn, prior_of
+from pytest_dnnbench.results.noise import MEMORY, Noise, learn, prior_of
 from pytest_dnnbench.results.saved import SavedRecord, SavedRun, read_saved
 
 # Sessions that a case is compared with, at most: older ones say little about the machine of today. To find them, so
 # many stored files are opened at most.
-HISTORY, MOST_FILES = 20, 50
+HISTORY, MOST_FILES = MEMORY, 50
 
 _STORED = re.compile(r"(?P<number>\d{4,})_(?P<name>.*)\.json")
 
