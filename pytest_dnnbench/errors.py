@@ -38,13 +38,15 @@ class PlanError(UsageError):
 class RankFailure(DnnbenchError):
     """A rank did not do its part.
 
-    `rank` is the first culprit; `output` holds the end of what it wrote to stdout and stderr.
+    `rank` is the first culprit; `output` holds the end of what it wrote to stdout and stderr; `phase` is the phase
+    (of board.PHASES) that it was in.
     """
 
-    def __init__(self, message: str, *, rank: int, output: str = "") -> None:
+    def __init__(self, message: str, *, rank: int, output: str = "", phase: str = "") -> None:
         super().__init__(message)
         self.rank = rank
         self.output = output
+        self.phase = phase
 
 
 class RankRaised(RankFailure):

@@ -13,7 +13,7 @@ from pytest_dnnbench.catalog import FRAMEWORKS
 
 PACKAGE = Path(pytest_dnnbench.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"case", "catalog", "metrics", "messages", "errors", "mnist", "__init__"}
+SHARED = {"board", "case", "catalog", "metrics", "messages", "errors", "mnist", "__init__"}
 FORBIDDEN = {
     "controller": {"rank", "report", "plugin", "bench", "workshop"},
     "rank": {"controller", "results", "report", "plugin", "options", "bench", "workshop", "rounds"},

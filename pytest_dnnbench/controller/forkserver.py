@@ -95,11 +95,11 @@ class ForkServer:
             )
         self._ready = True
 
-    def spawn(self, message: Mapping[str, Any], request: int, result: int) -> int:
-        """Forks a rank, hands it the two descriptors, and returns its process id."""
+    def spawn(self, message: Mapping[str, Any], request: int, result: int, board: int) -> int:
+        """Forks a rank, hands it the three descriptors, and returns its process id."""
         self.wait_ready()
         self._tokens += 1
-        self._send({"op": "spawn", "token": self._tokens, **message}, [request, result])
+        self._send({"op": "spawn", "token": self._tokens, **message}, [request, result, board])
         while True:
             answer = self._receive(START_TIMEOUT_S)
             if answer["op"] == "spawned" and answer["token"] == self._tokens:

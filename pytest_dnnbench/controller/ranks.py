@@ -16,9 +16,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 from pytest_dnnbench import errors
+from pytest_dnnbench.board import Board, Standing
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.errors import DnnbenchError, RankCrashed, RankHung, RankRaised, UsageError, WrongResult
 from pytest_dnnbench.messages import Place
@@ -35,8 +36,21 @@ GRACE_S = 0.5
 EXIT_S = 10.0
 """How long a rank may take to end after it has reported, and the fork server to confirm an end."""
 
+PROGRESS_S = 0.5
+"""How often a display is shown where the ranks are: rarely enough not to disturb them."""
+
 _FRAME_HEAD = 9
 _TAIL_BYTES = 1 << 16
+
+
+class Progress(Protocol):
+    """A display of running ranks; called in the controller's own thread, which waits for the ranks meanwhile."""
+
+    def show(self, standings: Sequence[Standing]) -> None:
+        """Where each rank is; nothing yet while they are being started."""
+
+    def clear(self) -> None:
+        """The launch is over."""
 
 
 @dataclass
@@ -48,6 +62,7 @@ class _Rank:
     pipe: int
     output: Path
     stacks: Path
+    board: Board
     received: bytearray = field(default_factory=bytearray)
     result: Any = None
     error: dict[str, Any] | None = None
@@ -80,6 +95,7 @@ class Ranks:
 
     `devices` holds one torch device per rank ("cpu" or "cuda:INDEX"); `timeout_s` bounds a whole launch.
     `outputs` are what the ranks of the last launch wrote to stdout and stderr (the end of it, 64 KiB each).
+    `progress` is shown, every PROGRESS_S seconds of a launch, where its ranks are; None: the controller sleeps.
     """
 
     def __init__(
@@ -90,12 +106,14 @@ class Ranks:
         threads: int,
         timeout_s: float,
         environment: dict[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.server = server
         self.devices = tuple(devices)
         self.threads = threads
         self.timeout_s = timeout_s
         self.environment = environment or {}
+        self.progress = progress
         self.outputs: list[str] = []
 
     @property
@@ -120,6 +138,7 @@ class Ranks:
         ):
             ranks: list[_Rank] = []
             try:
+                self._show(ranks)
                 self.server.wait_ready()
                 packed = pickle.dumps(arguments)
                 deadline = time.monotonic() + self.timeout_s
@@ -130,7 +149,13 @@ class Ranks:
             finally:
                 self._end(ranks)
                 self.outputs = [_tail(rank.output) for rank in ranks]
+                if self.progress:
+                    self.progress.clear()
             return [rank.result for rank in ranks]
+
+    def _show(self, ranks: list[_Rank]) -> None:
+        if self.progress:
+            self.progress.show([rank.board.look() for rank in ranks])
 
     def _place(self, number: int, directory: str) -> Place:
         return Place(
@@ -152,18 +177,20 @@ class Ranks:
             "environment": {**self.environment, **environment, "OMP_NUM_THREADS": str(self.threads)},
         }
         request = os.memfd_create("dnnbench-request")
+        board, page = Board.make()
         ours, theirs = os.pipe()
         try:
             with open(request, "wb", closefd=False) as memory:
                 memory.write(body)
-            pid = self.server.spawn(message, request, theirs)
+            pid = self.server.spawn(message, request, theirs, page)
         except BaseException:
             os.close(ours)
+            board.close()
             raise
         finally:
-            os.close(request)
-            os.close(theirs)
-        return _Rank(number, pid, ours, output, stacks)
+            for descriptor in (request, theirs, page):
+                os.close(descriptor)
+        return _Rank(number, pid, ours, output, stacks, board)
 
     def _collect(self, ranks: list[_Rank], deadline: float) -> None:
         """Returns when every rank has reported a result; raises on the first failure or at the deadline."""
@@ -174,10 +201,13 @@ class Ranks:
                 selector.register(rank.pipe, selectors.EVENT_READ, rank)
             while not all(rank.reported or rank.code is not None for rank in ranks):
                 until = deadline if failed_at is None else min(deadline, failed_at + GRACE_S)
-                if time.monotonic() >= until:
+                if (now := time.monotonic()) >= until:
                     break
-                for key, _ in selector.select(max(0.0, until - time.monotonic())):
+                heard = selector.select(until - now if self.progress is None else min(until - now, PROGRESS_S))
+                for key, _ in heard:
                     self._hear(key, ranks, selector)
+                if not heard:
+                    self._show(ranks)
                 if failed_at is None and any(rank.failed for rank in ranks):
                     failed_at = time.monotonic()
         if any(rank.failed for rank in ranks):
@@ -214,17 +244,16 @@ class Ranks:
 
     def _crashed(self, rank: _Rank) -> RankCrashed:
         code = rank.code or 0
-        if code < 0:
-            how = f"died of {signal.Signals(-code).name}"
-            if -code == signal.SIGKILL:
-                how += " (killed from outside, often for lack of memory)"
-        else:
-            how = f"ended with status {code}"
-        stacks = _tail(rank.stacks).strip()
+        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        stacks, standing = _tail(rank.stacks).strip(), rank.board.look()
+        headline = _sentence(f"rank {rank.number} of {self.world_size} {how}", standing, "before it reported")
+        if code == -signal.SIGKILL:
+            headline += ": killed from outside, often for lack of memory"
         return RankCrashed(
-            _report(f"rank {rank.number} of {self.world_size} {how} before it reported", stacks, rank.output),
+            _report(headline, stacks, rank.output),
             rank=rank.number,
             output=_tail(rank.output),
+            phase=standing.phase,
         )
 
     def _raised(self, rank: _Rank) -> DnnbenchError:
@@ -234,14 +263,13 @@ class Ranks:
         if kind is not None and issubclass(kind, (UsageError, WrongResult)):
             known: DnnbenchError = kind(f"rank {rank.number}: {error['message']}")
             return known
+        standing = rank.board.look()
+        headline = _sentence(f"rank {rank.number} of {self.world_size} raised {name}", standing)
         return RankRaised(
-            _report(
-                f"rank {rank.number} of {self.world_size} raised {name}: {error['message']}",
-                error["traceback"].rstrip(),
-                None,
-            ),
+            _report(f"{headline}: {error['message']}", error["traceback"].rstrip(), None),
             rank=rank.number,
             output=_tail(rank.output),
+            phase=standing.phase,
         )
 
     def _hung(self, ranks: list[_Rank]) -> RankHung:
@@ -250,7 +278,10 @@ class Ranks:
             self.server.signal(rank.pid, signal.SIGUSR1)
         stopped = [rank for rank in waiting if _state(rank.pid) == "T"]
         _settle([rank.stacks for rank in waiting if rank not in stopped])
-        stacks = "\n".join(f"rank {rank.number}:\n{_tail(rank.stacks).strip() or _no_stacks(rank)}" for rank in waiting)
+        stacks = "\n".join(
+            f"{_sentence(f'rank {rank.number}', rank.board.look())}:\n{_tail(rank.stacks).strip() or _no_stacks(rank)}"
+            for rank in waiting
+        )
         culprit = (stopped or waiting)[0]
         numbers = ", ".join(str(rank.number) for rank in waiting)
         return RankHung(
@@ -262,6 +293,7 @@ class Ranks:
             ),
             rank=culprit.number,
             output=_tail(culprit.output),
+            phase=culprit.board.look().phase,
         )
 
     def _end(self, ranks: list[_Rank]) -> None:
@@ -277,6 +309,7 @@ class Ranks:
         finally:
             for rank in ranks:
                 os.close(rank.pipe)
+                rank.board.close()
 
     def _await_exits(self, ranks: list[_Rank], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
@@ -312,6 +345,11 @@ def _drain(rank: _Rank) -> None:
             return
         if len(rank.received) == before:
             return
+
+
+def _sentence(subject: str, standing: Standing, otherwise: str = "") -> str:
+    """The subject and where it is, or what is said where that is nothing."""
+    return f"{subject} {standing.describe() or otherwise}".rstrip()
 
 
 def _report(headline: str, body: str, output: Path | None) -> str:

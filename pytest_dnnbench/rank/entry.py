@@ -18,12 +18,17 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from pytest_dnnbench.board import Board
+from pytest_dnnbench.rank import phases
+
 RESULT, ERROR = b"R", b"E"
 FRAME_HEAD = struct.Struct("<cQ")
 
 
-def main(message: dict[str, Any], request: int, result: int) -> int:
+def main(message: dict[str, Any], request: int, result: int, board: int) -> int:
     """Runs one rank's program and returns the process's exit status: 0 reported, 1 raised."""
+    phases.say_on(Board(board))
+    phases.enter("start")
     _redirect_output(message["output"])
     stacks = open(message["stacks"], "w")  # noqa: SIM115 - stays open for the life of the rank
     faulthandler.enable(file=stacks)
@@ -33,6 +38,7 @@ def main(message: dict[str, Any], request: int, result: int) -> int:
     sys.path[:] = message["sys_path"]
     try:
         place, target, packed = pickle.loads(_read_all(request))  # noqa: S301 - inherited memory, see above
+        phases.enter("import")
         function = resolve(target)
         body = pickle.dumps(function(place, *pickle.loads(packed)))  # noqa: S301 - as above
     except BaseException as error:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from pytest_dnnbench.messages import Place
+from pytest_dnnbench.rank import phases
 from pytest_dnnbench.rank.entry import resolve
 
 
@@ -47,9 +48,11 @@ def leave() -> None:
 @contextmanager
 def membership(place: Place) -> Iterator[None]:
     """In the process group for the length of a `with`; after an error the rank ends without saying good-bye."""
+    phases.enter("group")
     take_place(place)
     join(place)
     yield
+    phases.enter("teardown")
     leave()
 
 
@@ -57,4 +60,5 @@ def call(place: Place, target: tuple[str, str, str | None], *arguments: Any) -> 
     """What `Ranks.run` runs on each rank: the user's function inside a process group."""
     function: Callable[..., Any] = resolve(target)
     with membership(place):
+        phases.enter("program")
         return function(*arguments)

@@ -2,7 +2,7 @@
 
     pytest ──(socket pair: JSON, with file descriptors)──> fork server ──fork──> rank 0, rank 1, ...
       ^                                                                             │
-      └──────────────────────(one pipe per rank: its result)────────────────────────┘
+      └───────────(per rank: one pipe, its result; one board, where it is)──────────┘
 
 Started as `python -m pytest_dnnbench.rank.server FD`. It never touches a GPU and has a single thread, so that a fork
 is a clean copy. Each rank leads a session of its own; whatever a rank started dies with it. When the pytest process
@@ -50,7 +50,7 @@ class Server:
                 os.read(self.wake, 4096)
                 self._reap()
             if self.control.fileno() in ready:
-                data, descriptors, _, _ = socket.recv_fds(self.control, _MESSAGE_BYTES, 2)
+                data, descriptors, _, _ = socket.recv_fds(self.control, _MESSAGE_BYTES, 3)
                 if not data:
                     self.stop()
                 message = json.loads(data)
@@ -75,7 +75,7 @@ class Server:
         self.children.add(pid)
         self._send({"op": "spawned", "token": message["token"], "pid": pid})
 
-    def _become_rank(self, parent: int, message: Message, request: int, result: int) -> NoReturn:
+    def _become_rank(self, parent: int, message: Message, request: int, result: int, board: int) -> NoReturn:
         status = 70
         try:
             os.setsid()
@@ -88,7 +88,7 @@ class Server:
             self.control.close()
             from pytest_dnnbench.rank import entry
 
-            status = entry.main(message, request, result)
+            status = entry.main(message, request, result, board)
         except BaseException:
             traceback.print_exc()
         finally:

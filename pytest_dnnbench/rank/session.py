@@ -17,7 +17,7 @@ import torch
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest
-from pytest_dnnbench.rank import group
+from pytest_dnnbench.rank import group, phases
 from pytest_dnnbench.rank.worker import Step, Worker
 
 _KEPT: list[Worker] = []
@@ -27,23 +27,30 @@ _KEPT: list[Worker] = []
 def measure(place: Place, request: RunRequest) -> RankReport:
     """Runs the case's warm-up and timed steps on this rank. Raises WrongResult when the loss is not finite."""
     worker = _worker(place, request)
+    phases.enter("group")
     worker.connect()
+    phases.enter("build")
     worker.build()
     window, loss, timed = window_for(torch.device(place.device)), list[torch.Tensor](), list[Step]()
-    open_after = request.warmup
+    open_after, images = request.warmup, 0
+    phases.enter("warm-up", request.warmup)
     steps = worker.run(request.warmup + request.steps)
     if open_after < worker.stride:  # this rank may have no warm-up step of its own
-        _open(worker, window)
+        _open(worker, window, request.steps)
     for step in steps:
         if step.loss is not None:
             loss.append(step.loss)
         if step.index < open_after:
+            phases.step(step.index + 1)
             if step.index + worker.stride >= open_after:
-                _open(worker, window)
+                _open(worker, window, request.steps)
             continue
         window.mark()
         timed.append(step)
+        images += step.images
+        phases.step(step.index + 1 - open_after, images)
     start, ends, end = window.close()
+    phases.enter("report")
     report = RankReport(
         rank=place.rank,
         window_start_s=start,
@@ -59,6 +66,7 @@ def measure(place: Place, request: RunRequest) -> RankReport:
         environment=environment(place),
         details=worker.details(),
     )
+    phases.enter("teardown")
     worker.close()
     return report
 
@@ -66,8 +74,11 @@ def measure(place: Place, request: RunRequest) -> RankReport:
 def prove(place: Place, request: RunRequest) -> Correctness:
     """Holds the framework's step against its reference on this rank; nothing is timed."""
     worker = _worker(place, request)
+    phases.enter("group")
     worker.connect()
+    phases.enter("proof")
     correctness = worker.prove()
+    phases.enter("teardown")
     worker.close()
     return correctness
 
@@ -192,8 +203,9 @@ def set_precision(precision: str, device: str) -> None:
         torch.backends.cudnn.conv.fp32_precision = wanted  # type: ignore[attr-defined] # missing in torch's types
 
 
-def _open(worker: Worker, window: Window) -> None:
+def _open(worker: Worker, window: Window, steps: int) -> None:
     worker.align()
+    phases.enter("timed steps", steps)
     window.open()
 
 
