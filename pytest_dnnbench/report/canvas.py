@@ -1,0 +1,143 @@
+"""How plots look and how they become SVG and PNG. The only module that imports matplotlib, and only when called.
+
+Figures are made without pyplot, so nothing global is kept. Colours are Okabe and Ito's, told apart by colour-blind
+readers; each series also has a marker of its own. Names are never read as mathematical text.
+"""
+
+import io
+import re
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.report.runs import plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#333333", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = "osD^vPX<>*"
+INK, FAINT = "#333333", "#d9dde3"
+# A panel with its labels, and what is left, bottom, right and top of its axes. Dots are those of a PNG.
+PANEL_INCHES, MARGIN_INCHES, DOTS_PER_INCH = (4.2, 2.9), (0.68, 0.55, 0.15, 0.32), 130
+
+_STYLE: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#9aa3ad",
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "grid.color": "#e9ecf0",
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
+    "svg.fonttype": "none",  # text stays text: small, searchable, read aloud
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+_NO_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+# A hundredth of a point is as exact as anyone sees, and makes a file a third smaller.
+_GEOMETRY = re.compile(r' (?:d|x|y|transform|width|height)="[^"]*"')
+_DECIMALS = re.compile(r"(\.\d\d)\d+")
+
+Draw = Callable[["Axes"], None]
+
+
+def require_matplotlib() -> None:
+    """Raises UsageError with the command that installs it."""
+    try:
+        import matplotlib  # noqa: F401 # only whether it is there
+    except ImportError:
+        raise UsageError("plots need matplotlib: run `pip install 'pytest-dnnbench[report]'`") from None
+
+
+@contextmanager
+def style(salt: str) -> Iterator[None]:
+    """Our settings, for the length of a drawing; `salt` makes the SVG's ids the same each time and unlike others'."""
+    import matplotlib as mpl
+
+    with warnings.catch_warnings(), mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        yield
+
+
+def svg_panel(draw: Draw, salt: str, title: str) -> str:
+    """One panel as SVG: as wide as its place allows, its text as text."""
+    with style(salt):
+        return _svg(_sheet([draw], "", 1), title)
+
+
+def svg_sheet(panels: Sequence[Draw], caption: str, salt: str) -> str:
+    """Panels, two in a row, over their caption."""
+    with style(salt):
+        return _svg(_sheet(panels, caption, 2), salt)
+
+
+def png_sheet(panels: Sequence[Draw], caption: str) -> bytes:
+    """The same as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    stream = io.BytesIO()
+    with style("sheet"):
+        FigureCanvasAgg(_sheet(panels, caption, 2)).print_png(stream)
+    return stream.getvalue()
+
+
+def look(place: int) -> dict[str, Any]:
+    """Colour and marker of the series at this place of the study."""
+    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+
+
+def short(text: str, length: int = 34) -> str:
+    """A name for a plot: its middle is left out when it is long; no leading underscore, which hides a label."""
+    name = plain(text, 4 * length)
+    if len(name) > length:
+        half = (length - 1) // 2
+        name = f"{name[:half]}…{name[-half:]}"
+    return f" {name}" if name.startswith("_") else name
+
+
+def _sheet(panels: Sequence[Draw], caption: str, columns: int) -> "Figure":
+    """Every panel has the same place in its cell: asking each text for its size first would take as long as drawing."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    lines = textwrap.wrap(caption, 80 * columns) if caption else []
+    foot = 0.16 * len(lines) + 0.1 if lines else 0.0
+    width, height = PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + foot
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
+    left, bottom, right, top = MARGIN_INCHES
+    for place, draw in enumerate(panels):
+        row, column = divmod(place, columns)
+        x, y = column * PANEL_INCHES[0] + left, height - (row + 1) * PANEL_INCHES[1] + bottom
+        size = ((PANEL_INCHES[0] - left - right) / width, (PANEL_INCHES[1] - bottom - top) / height)
+        draw(figure.add_axes((x / width, y / height, *size)))
+    if lines:
+        figure.text(0.15 / width, 0.08 / height, "\n".join(lines), fontsize=7.5, color="#5b6570", va="bottom")
+    return figure
+
+
+def _svg(figure: "Figure", title: str) -> str:
+    # The canvas itself: Figure.savefig draws everything twice.
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    stream = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(stream, metadata={**_NO_METADATA, "Title": title})
+    text = _GEOMETRY.sub(lambda part: _DECIMALS.sub(r"\1", part[0]), stream.getvalue())
+    return re.sub(r">\s+<", "><", re.sub(r'<g id="[^"]*">', "<g>", text.replace("\n", " ")))
