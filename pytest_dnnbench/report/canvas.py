@@ -71,7 +71,8 @@ def style(salt: str) -> Iterator[None]:
     """Our settings, for the length of a drawing; `salt` makes the SVG's ids the same each time and unlike others'."""
     import matplotlib as mpl
 
-    with warnings.catch_warnings(), mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
+    rules: Any = {**_STYLE, "svg.hashsalt": salt}
+    with warnings.catch_warnings(), mpl.rc_context(rules):
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         yield
 
@@ -94,7 +95,8 @@ def png_sheet(panels: Sequence[Draw], caption: str) -> bytes:
 
     stream = io.BytesIO()
     with style("sheet"):
-        FigureCanvasAgg(_sheet(panels, caption, 2)).print_png(stream)
+        canvas: Any = FigureCanvasAgg(_sheet(panels, caption, 2))
+        canvas.print_png(stream)
     return stream.getvalue()
 
 
@@ -138,6 +140,7 @@ def _svg(figure: "Figure", title: str) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     stream = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(stream, metadata={**_NO_METADATA, "Title": title})
+    canvas: Any = FigureCanvasSVG(figure)
+    canvas.print_svg(stream, metadata={**_NO_METADATA, "Title": title})
     text = _GEOMETRY.sub(lambda part: _DECIMALS.sub(r"\1", part[0]), stream.getvalue())
     return re.sub(r">\s+<", "><", re.sub(r'<g id="[^"]*">', "<g>", text.replace("\n", " ")))

@@ -1,6 +1,7 @@
 """What each kind of panel draws, on axes that it is given: values against GPUs, samples of launches, a history.
 
-Whiskers are 95% intervals over launches; the small dots beside a line are the launches themselves. The axes come last, so that all else can be bound beforehand.
+Whiskers are 95% intervals over launches; the small dots beside a line are the launches
+themselves. The axes come last, so that all else can be bound beforehand.
 """
 
 import math
@@ -68,7 +69,7 @@ def speedup(study: Study, group: Group, axes: "Axes") -> None:
         _line(axes, place, label, results, Quantity("speedup"), _dodge(study, label))
     _gpu_axis(axes, group)
     axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes.yaxis.set_minor_locator(_no_ticks())
     axes.set_ylabel("speed-up over single")
     _finish(axes, group)

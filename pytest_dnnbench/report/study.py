@@ -1,8 +1,8 @@
 """What a report is about: the newest result of every case, its history, and which cases stand beside each other.
 
-    group    model, phase and settings: one panel, one comparison      resnet50, train
-    series   a framework and its own options: one line in a panel      horovod (compression=fp16)
-    point    a number of GPUs
+group    model, phase and settings: one panel, one comparison      resnet50, train
+series   a framework and its own options: one line in a panel      horovod (compression=fp16)
+point    a number of GPUs
 """
 
 import json

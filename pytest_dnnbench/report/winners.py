@@ -45,7 +45,7 @@ def _contest(group: Group, gpus: int, runners: list[Result]) -> Contest:
     first, *rivals = sorted(runners, key=lambda result: -(result.value(THROUGHPUT) or 0))
     if not rivals:
         return Contest(group, gpus, first, why="nothing else was measured here")
-    if facts := next((facts for rival in rivals if (facts := unlike(first, rival))), None):
+    if facts := next(filter(None, (unlike(first, rival) for rival in rivals)), []):
         return Contest(group, gpus, first, why=f"environments differ ({', '.join(facts[:4])})")
     leads = [_lead(first, rival, len(rivals)) for rival in rivals]
     if any(lead is None for lead in leads):

@@ -7,7 +7,7 @@ from pytest_dnnbench.report.spread import Interval, interval
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.report.winners import Contest
 
-NOTHING = "–"
+NOTHING = "-"
 NAMES = {
     "throughput_img_s": "throughput",
     "step_time_s": "step time",
@@ -32,7 +32,7 @@ def amount(value: float | None, unit: str) -> str:
     if unit == "img/s":
         return f"{_rounded(value)} img/s"
     if unit == "x":
-        return f"{value:.2f}×"
+        return f"{value:.2f}x"
     return f"{value:,.4g}" if unit in ("", "1") else f"{value:,.4g} {unit}"
 
 
@@ -98,7 +98,13 @@ def environment(study: Study) -> str:
     parts = [str(facts[name]) for name in ("gpu", "cpu") if facts.get(name)]
     parts += [f"{facts['cores']} cores"] if facts.get("cores") else []
     parts += [f"{name} {facts[name]}" for name in ("torch", "horovod", "driver") if facts.get(name)]
-    named = {"batch_size": "batch {}", "image_size": "{} px", "precision": "{}", "dataset": "{} data", "scaling": "{} scaling"}
+    named = {
+        "batch_size": "batch {}",
+        "image_size": "{} px",
+        "precision": "{}",
+        "dataset": "{} data",
+        "scaling": "{} scaling",
+    }
     parts += [form.format(chosen[name]) for name, form in named.items() if chosen.get(name) is not None]
     return ", ".join(parts) or "environments differ: see the page"
 
