@@ -3,11 +3,15 @@
     python -m benchmarks.detector [--sessions 2000] [--jobs 2]
 
 False alarms: A/A sessions of 36 cases; the share of sessions in which any case failed, at most 1% wanted. Power: the
-share of cases slowed that failed. Both with three launches and with the launches that the tool chose. `median:5%` is
-pytest-benchmark's --benchmark-compare-fail; Mann-Whitney is one-sided at 0.05 on all steps; asv calls a change when
-the medians' ratio passes 1.1 and its two-sided Mann-Whitney on all samples is under 0.002. These three compare with the
-latest stored session, which is what their tools do; ours measures a suspect case a second time. Some 3 minutes on two
-quiet cores. Fails if a session-wide rate or the power of 5% at 1% noise misses its mark.
+share of slowed cases that failed. Both with three launches and with those that the tool chose, marked with a star;
+`again` is how many cases of a session were measured a second time. On the rough machine, sessions differ as much as
+launches do and all cases drift by 1% from one to the next: shown, without a mark to meet.
+
+`median:5%` is pytest-benchmark's --benchmark-compare-fail; Mann-Whitney is one-sided at 0.05 on all steps; asv calls a
+change when the medians' ratio passes 1.1 and its two-sided Mann-Whitney on all samples is under 0.002. These compare
+with the latest stored session, as their tools do.
+
+Some 3 minutes on two quiet cores. Fails if a rate of false alarms, or the power of 5% at 1% noise, misses its mark.
 """
 
 import argparse
@@ -20,17 +24,19 @@ from benchmarks.simulated_sessions import quiet, rough, suite
 RULES = ("ours", "median:5%", "Mann-Whitney", "asv")
 CHUNK = 50
 POWER_SESSIONS = 100
+ROUGH = "rough machine"
 
 FALSE_ALARMS = [
     *(Setting("suite", suite(), stored, 3, stored_launches=3) for stored in (1, 2, 5, 20)),
     *(Setting("suite", suite(), stored, None) for stored in (1, 2, 5, 20)),
     Setting("suite, noise learnt before", suite(), 1, 3, stored_launches=3, calibration=10),
     Setting("suite, each case by itself", suite(), 5, 3, stored_launches=3, pooled=False),
-    *(Setting("rough machine", rough(), stored, 3, stored_launches=3) for stored in (1, 5, 20)),
+    *(Setting(ROUGH, rough(), stored, 3, stored_launches=3) for stored in (1, 5, 20)),
 ]
 POWER = [
     *(Setting("1% noise, slowed 5%", quiet(), stored, None, slowdown=0.05) for stored in (1, 2, 3, 5, 10, 20)),
     Setting("1% noise, slowed 5%, learnt before", quiet(), 1, None, calibration=10, slowdown=0.05),
+    Setting("1% noise, slowed 20%", quiet(), 1, None, slowdown=0.2),
     *(Setting(f"1% noise, slowed {slow:.0%}", quiet(), 5, None, slowdown=slow) for slow in (0.03, 0.1, 0.2)),
     *(Setting(f"suite, slowed {slow:.0%}", suite(), 5, None, slowdown=slow) for slow in (0.05, 0.1, 0.2)),
 ]
@@ -50,7 +56,7 @@ def main() -> int:
         for setting in FALSE_ALARMS:
             tally = _run(workers, setting, options.sessions)
             rates = {rule: tally.alarmed[rule] / tally.sessions for rule in RULES}
-            missed += rates["ours"] > 0.01 and setting.name != "rough machine"
+            missed += rates["ours"] > 0.01 and setting.name != ROUGH
             print(_row(setting, tally, rates), flush=True)
         print(f"\nSlowed cases that failed, of {POWER_SESSIONS} sessions x 36 cases:\n{_head()}")
         for setting in POWER:

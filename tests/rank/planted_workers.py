@@ -1,0 +1,93 @@
+"""A framework of steady step time and, where FAULTS is in the environment, one planted fault each.
+
+What is planted makes no step wrong: it makes it slower or larger, which only a comparison can tell.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from pytest_dnnbench.rank.data import Batch
+from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
+from pytest_dnnbench.rank.worker import Step
+
+FAULTS = "DNNBENCH_TEST_FAULTS"
+STEP_S = 0.06
+MIB = 2**20
+
+
+class Steady(DdpWorker):
+    """Trains for real and then waits, so that a step takes STEP_S on a busy machine too; `slower` as planted."""
+
+    slower = 1.0
+
+    def train_step(self, minibatches: Sequence[Batch]) -> torch.Tensor:
+        """As in the real framework, and the rest of the time asleep."""
+        begun = time.monotonic()
+        loss = super().train_step(minibatches)
+        wanted = STEP_S * (self.slower if self.faulty else 1.0)
+        time.sleep(max(wanted - (time.monotonic() - begun), 0.0))
+        return loss
+
+    @property
+    def faulty(self) -> bool:
+        """Whether the fault is switched on: a baseline is measured without."""
+        return FAULTS in os.environ
+
+
+class Slower3(Steady):
+    """Each step takes 3% longer."""
+
+    slower = 1.03
+
+
+class Slower5(Steady):
+    """Each step takes 5% longer."""
+
+    slower = 1.05
+
+
+class Slower10(Steady):
+    """Each step takes 10% longer."""
+
+    slower = 1.1
+
+
+class Slower20(Steady):
+    """Each step takes 20% longer."""
+
+    slower = 1.2
+
+
+class SlowRank(Steady):
+    """The last rank is slower than the rest, which wait for it."""
+
+    @property
+    def faulty(self) -> bool:
+        """On one rank only."""
+        return super().faulty and self.place.rank == self.place.world_size - 1
+
+    slower = 1.2
+
+
+class Hoarder(Steady):
+    """Keeps a tensor alive that nothing needs."""
+
+    def build(self) -> None:
+        """The model, and 256 MiB."""
+        super().build()
+        self.hoard = torch.ones(256 * MIB // 4) if self.faulty else None
+
+
+class Growing(Steady):
+    """Keeps something of every step."""
+
+    def run(self, steps: int) -> Iterator[Step]:
+        """The steps, and 48 MiB more after each."""
+        kept = []
+        for step in super().run(steps):
+            if self.faulty:
+                kept.append(torch.ones(48 * MIB // 4))
+            yield step
