@@ -17,14 +17,18 @@ from typing import Protocol
 import msgspec
 
 from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.comparability import Difference, Facts, differences, facts
 from pytest_dnnbench.results.limits import Limit, stored_limit
-from pytest_dnnbench.results.noise import MEMORY, Noise, learn, prior_of
+from pytest_dnnbench.results.noise import MEMORY, Noise, Prior, learn, prior_of
 from pytest_dnnbench.results.saved import SavedRecord, SavedRun, read_saved
+from pytest_dnnbench.results.suite_noise import pool
 
 # Sessions that a case is compared with, at most: older ones say little about the machine of today. To find them, so
 # many stored files are opened at most.
 HISTORY, MOST_FILES = MEMORY, 50
+# Cases that tell of each other's noise: more of them tell no more.
+POOLED_CASES = 50
 
 _STORED = re.compile(r"(?P<number>\d{4,})_(?P<name>.*)\.json")
 
@@ -32,7 +36,8 @@ _STORED = re.compile(r"(?P<number>\d{4,})_(?P<name>.*)\.json")
 @dataclass(frozen=True, slots=True)
 class CaseBaseline:
     """What one case is compared with. `history`: per metric the launches of each session, oldest first; its latest
-    sessions are the baseline. `noise` is given where it is known from elsewhere than the history."""
+    sessions are the baseline. `noise` is given where it is known from elsewhere than the history, `priors` where other
+    cases tell something of it."""
 
     file: str
     saved: str | None
@@ -40,6 +45,7 @@ class CaseBaseline:
     history: dict[str, list[list[float]]]
     limits: dict[str, Limit] = field(default_factory=dict)
     noise: dict[str, Noise] = field(default_factory=dict)
+    priors: dict[str, Prior] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class StoredRuns:
         self._unread = list(paths[:MOST_FILES])[::-1]
         self._alone = newest is not None
         self._runs = [newest] if newest else []
+        self._priors: dict[str, Prior] = {}
         self.passed_over: list[str] = []
         first = next(self._newest_first(), None)
         self.name = first.path.name if first else ""
@@ -127,13 +134,15 @@ class StoredRuns:
             metric: [record.launches(metric) for _, record in found if metric in record.metrics]
             for metric in newest.metrics
         }
+        self._priors = self._priors or _priors([one for one, _ in found])
         return CaseBaseline(
             file=run.path.name,
             saved=run.saved,
             sessions=1 if self._alone else len(found),
             history={metric: sessions[-1:] for metric, sessions in history.items()} if self._alone else history,
             limits=_limits(newest),
-            noise=_noise(history) if self._alone and len(found) > 1 else {},
+            noise=_noise(history, self._priors) if self._alone and len(found) > 1 else {},
+            priors=self._priors,
         )
 
 
@@ -196,9 +205,29 @@ def _limits(record: SavedRecord) -> dict[str, Limit]:
     return {metric: limit for metric, limit in found.items() if limit is not None}
 
 
-def _noise(history: dict[str, list[list[float]]]) -> dict[str, Noise]:
+def _noise(history: dict[str, list[list[float]]], priors: dict[str, Prior]) -> dict[str, Noise]:
     return {
-        metric: learn(sessions, prior_of(metric))
+        metric: learn(sessions, priors.get(metric) or prior_of(metric))
         for metric, sessions in history.items()
-        if all(value > 0 for session in sessions for value in session)
+        if _positive(sessions)
     }
+
+
+def _priors(runs: Sequence[SavedRun]) -> dict[str, Prior]:
+    """What the cases of these sessions of one machine, oldest first, tell of each other's noise."""
+    names = list(runs[-1].cases)
+    some = names[:: max(len(names) // POOLED_CASES, 1)]
+    metrics = {metric for name in some for metric in runs[-1].cases[name].metrics if metric in METRICS}
+    return {metric: pool(_histories(runs, some, metric), prior_of(metric)) for metric in metrics}
+
+
+def _histories(runs: Sequence[SavedRun], names: Sequence[str], metric: str) -> list[list[list[float]]]:
+    histories = []
+    for name in names:
+        records = [run.cases[name] for run in runs if name in run.cases and _fit(run, run.cases[name])]
+        histories.append([record.launches(metric) for record in records if metric in record.metrics])
+    return [sessions for sessions in histories if sessions and _positive(sessions)]
+
+
+def _positive(sessions: Sequence[Sequence[float]]) -> bool:
+    return all(value > 0 for session in sessions for value in session)

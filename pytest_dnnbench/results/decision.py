@@ -8,14 +8,13 @@ with `alpha_per_test(rate, tests)` of `design.py`. Nothing here measures, reads 
 """
 
 import math
-import statistics
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.results.design import SCREEN_ALPHA, Precision, precision
-from pytest_dnnbench.results.noise import TIME, Noise, Prior, baseline_of, learn, logarithms
+from pytest_dnnbench.results.noise import TIME, Noise, Prior, baseline_of, learn, logarithms, median
 
 # The interval shown holds the true change with this probability.
 INTERVAL = 0.95
@@ -97,7 +96,7 @@ def confirm(
     so the two looks cost no false alarms. A difference that the fresh launches do not repeat is noisy.
     """
     both = decide([*first, *again], history, better=better, limit=limit, alpha=alpha, noise=noise, prior=prior)
-    repeated = _worse(statistics.median(again), both.baseline, better) > _bound(better, limit)
+    repeated = _worse(median(again), both.baseline, better) > _bound(better, limit)
     return _last_word(both, repeated)
 
 
@@ -143,7 +142,7 @@ def confirm_bound(
     both = decide_bound(
         [*first, *again], better=better, bound=bound, alpha=alpha, history=history, noise=noise, prior=prior
     )
-    return _last_word(both, _worse(statistics.median(again), bound, better) > 0)
+    return _last_word(both, _worse(median(again), bound, better) > 0)
 
 
 def _last_word(both: Decision, repeated: bool) -> Decision:
@@ -160,7 +159,7 @@ def _call(
     alpha: float,
 ) -> Decision:
     """`bound` is the limit asked for and `exactness` the precision at so many launches, both of logarithms."""
-    figure = statistics.median(now)
+    figure = median(now)
     worse = _worse(figure, baseline, better)
     known = exactness(len(now))
     reach = max(bound, known.reach(alpha))

@@ -5,7 +5,6 @@ Student's distribution. `docs/statistics.md` derives the formulas.
 """
 
 import math
-import statistics
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,7 +38,7 @@ class Precision:
         """How far chance alone takes the difference to one side with probability alpha."""
         from scipy.special import stdtrit
 
-        return float(stdtrit(self.dof, 1 - alpha)) * self.error
+        return -float(stdtrit(self.dof, alpha)) * self.error
 
     def below(self, difference: float) -> float:
         """The probability that chance alone stays below a difference."""
@@ -60,7 +59,7 @@ def precision(noise: Noise, launches: int, history: Sequence[int] = ()) -> Preci
     sessions = 1.0
     if latest:
         spread = median_variance(len(latest))
-        share += spread * statistics.fmean(median_variance(count) for count in latest)
+        share += spread * sum([median_variance(count) for count in latest]) / len(latest)
         sessions += spread
     within = share * noise.launch_sd**2
     between = sessions * noise.session_sd**2

@@ -74,13 +74,14 @@ def _decisions(
     """One decision for each kind of limit that can be decided, with the source of the limit."""
     first = launches[metric]
     history: list[list[float]] = []
-    noise = None
+    noise, prior = None, prior_of(metric)
     if isinstance(found, CaseBaseline):
+        prior = found.priors.get(metric, prior)
         history = [session for session in found.history.get(metric, []) if all(value > 0 for value in session)]
         noise = found.noise.get(metric)
     if not all(value > 0 for value in (*first, *(again or ()))):
         return []
-    about: dict[str, Any] = {"better": better, "alpha": alpha, "noise": noise, "prior": prior_of(metric)}
+    about: dict[str, Any] = {"better": better, "alpha": alpha, "noise": noise, "prior": prior}
     decisions = []
     if limit.relative is not None and history:
         size = abs(limit.relative)

@@ -6,7 +6,6 @@ their sources and how well they do.
 """
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -97,7 +96,7 @@ def learn(sessions: Sequence[Sequence[float]], prior: Prior = TIME) -> Noise:
     squares = sum(square for square, _ in spreads)
     launch_variance = (prior.launch_dof * prior.launch_sd**2 + squares) / launch_dof
     errors, shares = prediction_errors(sessions)
-    share = statistics.fmean(shares) if shares else 0.0
+    share = sum(shares) / len(shares) if shares else 0.0
     session_dof = prior.session_dof + len(errors)
     believed = prior.session_dof * (prior.session_ratio + share) * launch_variance
     total = (believed + sum(error * error for error in errors)) / session_dof
@@ -115,20 +114,28 @@ def learn(sessions: Sequence[Sequence[float]], prior: Prior = TIME) -> Noise:
 def prediction_errors(sessions: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     """Per session but the first: its distance from its baseline (of logarithms, as if it were one session's own
     deviation) and the share of the launches' variance that is in it."""
-    middles = [statistics.median(session) for session in sessions]
+    middles = [median(session) for session in sessions]
     own = [median_variance(len(session)) for session in sessions]
     errors, shares = [], []
     for number in range(1, len(sessions)):
-        window = slice(max(0, number - WINDOW), number)
-        spread = median_variance(number - window.start)
-        errors.append(math.log(middles[number] / statistics.median(middles[window])) / math.sqrt(1 + spread))
-        shares.append((own[number] + spread * statistics.fmean(own[window])) / (1 + spread))
+        first = max(0, number - WINDOW)
+        spread = median_variance(number - first)
+        error = math.log(middles[number] / median(middles[first:number]))
+        errors.append(error / math.sqrt(1 + spread))
+        shares.append((own[number] + spread * sum(own[first:number]) / (number - first)) / (1 + spread))
     return errors, shares
 
 
 def baseline_of(sessions: Sequence[Sequence[float]]) -> float:
     """The figure to compare with: the median of the latest sessions' medians, oldest session first."""
-    return statistics.median(statistics.median(session) for session in sessions[-WINDOW:])
+    return median([median(session) for session in sessions[-WINDOW:]])
+
+
+def median(values: Sequence[float]) -> float:
+    """As statistics.median, which is slow on a few values, and thousands of cases have only a few each."""
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
 def median_variance(count: int) -> float:
@@ -143,7 +150,7 @@ def logarithms(values: Sequence[float]) -> list[float]:
     if not values:
         raise DataError("a session without a launch cannot be compared: measure it again")
     for number, value in enumerate(values, 1):
-        if not (math.isfinite(value) and value > 0):
+        if not 0 < value < math.inf:
             raise DataError(
                 f"launch {number} has the value {value!r}, which has no relative change: "
                 "values to compare must be finite and above zero; leave this metric without a limit or measure again"
@@ -153,5 +160,5 @@ def logarithms(values: Sequence[float]) -> list[float]:
 
 def squares_of(logs: Sequence[float]) -> tuple[float, int]:
     """Sum of squares around the mean, and its degrees of freedom."""
-    mean = math.fsum(logs) / len(logs)
-    return math.fsum((value - mean) ** 2 for value in logs), len(logs) - 1
+    mean = sum(logs) / len(logs)
+    return sum([(value - mean) ** 2 for value in logs]), len(logs) - 1
