@@ -16,6 +16,7 @@ from pytest_dnnbench.results.baseline import CaseBaseline, Incomparable, StoredR
 from pytest_dnnbench.results.comparability import differences, facts_of
 from pytest_dnnbench.results.golden import Golden, read_golden
 from pytest_dnnbench.results.load import load_baseline
+from pytest_dnnbench.results.noise import TIME
 from pytest_dnnbench.results.saved import read_saved
 from tests.results.synthetic import NAME, changed, record, save, storage
 
@@ -236,3 +237,17 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> No
         assert writer.wait() == -signal.SIGKILL
         text = path.read_text()
         assert text == text[:9] * 200_000
+
+
+def test_cases_of_the_stored_sessions_tell_of_each_others_noise(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    folder.mkdir()
+    for number in range(1, 6):
+        cases = {f"{NAME}{other}": record(1 + 0.002 * (number * other % 5)) for other in range(6)}
+        save(folder / f"{number:04}_nightly.json", {NAME: record(1 + 0.002 * number)} | cases)
+    found, alone = case(storage_runs(folder, "latest")), case(storage_runs(storage(tmp_path / "alone"), "latest"))
+    assert isinstance(found, CaseBaseline)
+    assert isinstance(alone, CaseBaseline)
+    assert found.priors["throughput_img_s"].launch_dof > TIME.launch_dof
+    assert found.priors["throughput_img_s"].session_dof > TIME.session_dof
+    assert alone.priors["throughput_img_s"] == TIME
