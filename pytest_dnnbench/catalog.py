@@ -27,6 +27,12 @@ class FrameworkSpec:
     `worker` is the rank side, "module:Class"; `requires` the modules that must be installed, with `install` the one
     command that does it; `preload` what the fork server imports beforehand; `rendezvous`, where the framework has
     its own, "module:function" giving a context manager of each rank's environment variables.
+
+    `fits`, where options decide on how many devices a framework runs, is "module:function": called without torch with
+    framework, count and options before anything starts, it tells whether a case can be, or raises UsageError.
+    `planning`, where something has to be decided once for all launches of a case, is "module:function": called on
+    the ranks with place and RunRequest before the proof; what it returns on rank 0 becomes RunRequest.plan. A
+    framework that is not `by_default` runs when it is named.
     """
 
     name: str
@@ -36,6 +42,9 @@ class FrameworkSpec:
     install: str = ""
     preload: tuple[str, ...] = ()
     rendezvous: str | None = None
+    fits: str | None = None
+    planning: str | None = None
+    by_default: bool = True
     min_gpus: int = 1
     max_gpus: int | None = None
     options: tuple[FrameworkOption, ...] = ()
@@ -43,6 +52,29 @@ class FrameworkSpec:
     def missing(self) -> tuple[str, ...]:
         """The required modules that are not installed; importing none of them."""
         return tuple(name for name in self.requires if importlib.util.find_spec(name) is None)
+
+
+_PIPELINE_OPTIONS = (
+    FrameworkOption("stages", "stages", "auto", "how many, or replicas of each as in 2-1; auto asks the planner"),
+    FrameworkOption("plan", "plan", "", "file of a plan to run instead, as `plan --json` writes it"),
+    FrameworkOption("bandwidth", "bandwidth", 0.0, "bytes per second between two ranks, for the planner; 0: measure"),
+)
+_MICROBATCHES = FrameworkOption(
+    "microbatches", "microbatches", 0, "minibatches that one update of 2BW and Flush averages; 0: one per rank"
+)
+
+
+def _pipedream(variant: str, about: str, option: FrameworkOption, *, by_default: bool = False) -> FrameworkSpec:
+    return FrameworkSpec(
+        variant,
+        "pytest_dnnbench.rank.frameworks.pipedream:PipeDreamWorker",
+        about,
+        preload=("pytest_dnnbench.rank.frameworks.pipedream",),
+        fits="pytest_dnnbench.planner.options:fits",
+        planning="pytest_dnnbench.rank.pipeline.planning:decide",
+        by_default=by_default,
+        options=(*_PIPELINE_OPTIONS, option),
+    )
 
 
 FRAMEWORKS = (
@@ -75,6 +107,14 @@ FRAMEWORKS = (
             FrameworkOption("backward_passes_per_step", "horovod-passes", 1, "backward passes per exchange and update"),
         ),
     ),
+    _pipedream(
+        "pipedream",
+        "our PipeDream: asynchronous pipeline with weight stashing and replicated stages",
+        FrameworkOption("vertical_sync", "vertical-sync", False, "all stages use weights of the same minibatches"),
+        by_default=True,
+    ),
+    _pipedream("pipedream-2bw", "PipeDream-2BW: two versions of the weights, no drain", _MICROBATCHES),
+    _pipedream("pipedream-flush", "PipeDream-Flush: a drain and one synchronous update per batch", _MICROBATCHES),
 )
 
 _RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")

@@ -33,7 +33,8 @@ class RunRequest:
 
     `worker` is the framework's "module:Class"; `model` what `rank.models.build_model` takes: a name of the suite or
     "module:factory". `steps` are timed after `warmup` untimed ones. The optimiser is SGD with these settings, the
-    same for every framework. `data` says where real images lie; None for synthetic ones.
+    same for every framework. `data` says where real images lie; None for synthetic ones. `plan` is what the
+    framework's planning has decided, once for the proof and all launches; plain data, None without such a step.
     """
 
     case: Case
@@ -45,6 +46,7 @@ class RunRequest:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     data: MnistFiles | None = None
+    plan: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ class RankReport:
     after the last. `step_images[i]` counts the images that this rank completed in it. `memory_bytes` maps
     "allocated", "cached" (device allocator) or "resident" (CPU) to the peak inside the window. `loss` holds one
     value per step of the run, warm-up included, on ranks that see a loss. `validation` counts correct and all
-    images of this rank's share of the validation set. `details` are the framework's own facts.
+    images of this rank's share of the validation set. `metrics` are the framework's own measured quantities, by
+    their names in metrics.py: the job's value is the mean over the ranks. `details` are the framework's own facts.
     """
 
     rank: int
@@ -92,6 +95,7 @@ class RankReport:
     validation: tuple[int, int] | None = None
     data: dict[str, Scalar] = field(default_factory=dict)
     environment: dict[str, Scalar | None] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     details: dict[str, object] = field(default_factory=dict)
 
 

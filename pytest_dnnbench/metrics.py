@@ -28,6 +28,8 @@ METRICS = {
         Metric("resident_peak_bytes", "B", "lower", 0.10),
         Metric("speedup", "x", "higher"),
         Metric("scaling_efficiency", "1", "higher"),
+        Metric("bubble_fraction", "1", "lower"),
+        Metric("bubble_fraction_ideal", "1", "lower"),
         Metric("loss", "nat", "lower"),
         Metric("validation_accuracy", "1", "higher"),
     )

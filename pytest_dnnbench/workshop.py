@@ -8,8 +8,8 @@ from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller.devices import Machine, detect
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import CaseRun
-from pytest_dnnbench.errors import DataError
+from pytest_dnnbench.controller.run import CaseRun, load
+from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.mnist import MnistFiles, find_mnist
 from pytest_dnnbench.options import Settings
 from pytest_dnnbench.results.record import Record
@@ -27,6 +27,7 @@ class Workshop:
         self.counts = settings.counts(self.machine.default_count)
         for count in self.counts:
             settings.batch_for(count)
+        self._fitting = {spec.name: self._fitting_counts(spec) for spec in self._specs()}
         installed = [spec for spec in catalog.frameworks.values() if not spec.missing()]
         self.server = ForkServer((*PRELOAD, *(name for spec in installed for name in spec.preload)))
         self.runs: dict[str, CaseRun] = {}
@@ -34,11 +35,11 @@ class Workshop:
         self._data: MnistFiles | None = None
 
     def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Rows of the wanted parameters, in the order model, framework, count; `single` runs on one device only."""
+        """Rows of the wanted parameters, in the order model, framework, count: those on which a framework runs."""
         rows = [
             {"framework": spec.name, "model": model, "gpus": count}
             for model, spec, count in itertools.product(self.settings.models, self._specs(), self.counts)
-            if "framework" not in wanted or "gpus" not in wanted or spec.min_gpus <= count <= (spec.max_gpus or count)
+            if "framework" not in wanted or "gpus" not in wanted or count in self._fitting[spec.name]
         ]
         return list(dict.fromkeys(tuple(row[name] for name in wanted) for row in rows))
 
@@ -75,4 +76,21 @@ class Workshop:
 
     def _specs(self) -> list[FrameworkSpec]:
         names = self.settings.frameworks
-        return [self.catalog.framework(name) for name in names or self.catalog.frameworks]
+        if names:
+            return [self.catalog.framework(name) for name in names]
+        return [spec for spec in self.catalog.frameworks.values() if spec.by_default]
+
+    def _fitting_counts(self, spec: FrameworkSpec) -> tuple[int, ...]:
+        """The session's counts that a framework runs on. Raises UsageError where its options allow for none."""
+        possible = tuple(count for count in self.counts if spec.min_gpus <= count <= (spec.max_gpus or count))
+        options = self.settings.framework_options.get(spec.name, {})
+        check = load(spec.fits)
+        fitting = tuple(count for count in possible if check is None or check(spec.name, count, options))
+        if possible and not fitting:
+            given = {row.flag: options[row.name] for row in spec.options if options[row.name] != row.default}
+            asked = " ".join(f"--dnn-{flag} {value}" for flag, value in given.items())
+            raise UsageError(
+                f"{spec.name} with {asked} fits none of the device counts {', '.join(map(str, possible))}:"
+                " change it, or give counts that fit with --dnn-gpu-counts"
+            )
+        return fitting

@@ -4,7 +4,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_dnnbench.case import Case, Scalar
@@ -21,18 +21,24 @@ MEASURE = "pytest_dnnbench.rank.session:measure"
 
 @dataclass
 class CaseRun:
-    """A case on its way: proven once, then launched as often as asked, each time in fresh ranks."""
+    """A case on its way: planned and proven once, then launched as often as asked, each time in fresh ranks.
+
+    `planning` is run on ranks before the proof; its answer travels in the request of proof and launches.
+    """
 
     request: RunRequest
     ranks: Ranks
     machine: Machine
     rendezvous: Rendezvous | None = None
+    planning: str | None = None
     packages: tuple[str, ...] = ()
     correctness: dict[str, object] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
 
     def launch(self) -> Launch:
-        """One launch; the first is preceded by the proof. Raises WrongResult or RankFailure."""
+        """One launch; the first is preceded by planning and proof. Raises UsageError, WrongResult or RankFailure."""
+        if self.planning is not None and self.request.plan is None:
+            self.request = replace(self.request, plan=self.ranks.launch(self.planning, self.request)[0])
         if not self.correctness:
             proofs = self.ranks.launch(PROVE, self.request, rendezvous=self.rendezvous)
             self.correctness = agree(self.request.case, proofs)
@@ -68,10 +74,11 @@ def prepare_run(
         warmup=warmup,
         data=data,
     )
-    return CaseRun(request, ranks, machine, _load(spec.rendezvous), spec.requires)
+    return CaseRun(request, ranks, machine, load(spec.rendezvous), spec.planning, spec.requires)
 
 
-def _load(path: str | None) -> Any:
+def load(path: str | None) -> Any:
+    """What "module:function" of a framework's row leads to; None without one."""
     if path is None:
         return None
     module, _, name = path.partition(":")

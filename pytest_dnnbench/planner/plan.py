@@ -5,6 +5,7 @@ What lives here: plain records and their JSON. Not here: how a plan is found (pr
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from pytest_dnnbench.errors import PlanError
@@ -100,6 +101,17 @@ def plan_from_data(data: dict[str, Any]) -> Plan:
         return Plan(**fields | {"workers": tuple(fields["workers"]), "stages": stages})
     except (KeyError, TypeError) as error:
         raise PlanError(f"not a plan: {error}; plan again") from error
+
+
+def read_plan(path: str | Path) -> Plan:
+    """The plan in a file that `plan --json` has written. Raises PlanError when there is none in it."""
+    try:
+        data = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise PlanError(f"plan {path} cannot be read ({error}): write one with `plan --json`") from error
+    if not isinstance(data, dict):
+        raise PlanError(f"plan {path} holds no plan: write one with `plan --json`")
+    return plan_from_data(data)
 
 
 def _whole(value: float) -> float:

@@ -112,20 +112,26 @@ class Layout:
         return "-".join(map(str, self.replicas))
 
 
+def stages_in(text: str) -> tuple[int, ...]:
+    """The numbers in "3" (so many stages) or "2-1" (replicas of each). Raises PlanError for any other text."""
+    parts = text.split("-")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise PlanError(f"stages {text!r}: write a number of stages, or replicas of each as in 2-1, or auto")
+    return tuple(map(int, parts))
+
+
 def layout_of(text: str, ranks: int) -> Layout:
     """The layout that "3" (so many stages, evenly replicated) or "2-1" (replicas of each stage) means on `ranks`.
 
     Raises PlanError when it does not fit the number of ranks.
     """
-    parts = text.split("-")
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise PlanError(f"stages {text!r}: write a number of stages, or replicas of each as in 2-1, or auto")
-    if len(parts) == 1:
-        stages = int(text)
+    numbers = stages_in(text)
+    if len(numbers) == 1:
+        (stages,) = numbers
         if ranks % stages:
             raise PlanError(f"{ranks} ranks do not divide into {stages} stages: name replicas, for instance 2-1")
         return Layout((ranks // stages,) * stages)
-    layout = Layout(tuple(map(int, parts)))
+    layout = Layout(numbers)
     if layout.world_size != ranks:
         raise PlanError(f"stages {text} take {layout.world_size} ranks, not {ranks}: change one of them")
     return layout
@@ -162,12 +168,17 @@ class Schedule:
                 f"{self.microbatches} microbatches do not divide over replicas {self.layout}:"
                 f" give a multiple of {shared}"
             )
-        least = _most_in_flight(self.layout)
+        least = self.most_in_flight
         if self.variant == "pipedream-2bw" and self.microbatches < least:
             raise PlanError(
                 f"2BW on {self.layout} needs at least {least} microbatches, not {self.microbatches}:"
                 " with fewer, more than two versions would be in use"
             )
+
+    @property
+    def most_in_flight(self) -> int:
+        """The most minibatches that the replicas of a stage start before the first comes back."""
+        return _most_in_flight(self.layout)
 
     def update_size(self, stage: int) -> int:
         """The minibatches that one update of a stage averages, over its replicas."""

@@ -2,6 +2,8 @@
 
     connect ─> build ─> warm-up steps ─> align, synchronise, reset peaks ─┤ timed steps ├─> synchronise ─> report
 
+A pipeline runs on for a few steps before the report, so that its last timed steps see it as full as the others.
+
 Frameworks live behind Worker (worker.py) and never time themselves.
 """
 
@@ -32,12 +34,15 @@ def measure(place: Place, request: RunRequest) -> RankReport:
     phases.enter("build")
     worker.build()
     window, loss, timed = window_for(torch.device(place.device)), list[torch.Tensor](), list[Step]()
-    open_after, images = request.warmup, 0
+    open_after, close_after, images = request.warmup, request.warmup + request.steps, 0
     phases.enter("warm-up", request.warmup)
-    steps = worker.run(request.warmup + request.steps)
+    steps, closed = worker.run(close_after + worker.run_on), None
     if open_after < worker.stride:  # this rank may have no warm-up step of its own
         _open(worker, window, request.steps)
     for step in steps:
+        if step.index >= close_after:
+            closed = closed or window.close()  # a rank without timed steps of its own
+            continue
         if step.loss is not None:
             loss.append(step.loss)
         if step.index < open_after:
@@ -49,7 +54,9 @@ def measure(place: Place, request: RunRequest) -> RankReport:
         timed.append(step)
         images += step.images
         phases.step(step.index + 1 - open_after, images)
-    start, ends, end = window.close()
+        if step.index + worker.stride >= close_after:
+            closed = window.close()
+    start, ends, end = closed or window.close()
     phases.enter("report")
     report = RankReport(
         rank=place.rank,
@@ -64,6 +71,7 @@ def measure(place: Place, request: RunRequest) -> RankReport:
         validation=worker.validation(),
         data=worker.data_facts(),
         environment=environment(place),
+        metrics=worker.metrics(),
         details=worker.details(),
     )
     phases.enter("teardown")

@@ -70,12 +70,21 @@ class Worker(ABC):
         """By how much the index grows between two steps of this rank: above 1 where replicas take turns."""
         return 1
 
+    @property
+    def run_on(self) -> int:
+        """Steps to run after the timed ones, so that these are not timed in an emptying pipeline."""
+        return 0
+
     def validation(self) -> tuple[int, int] | None:
         """Correct and all images of this rank's share of the validation set; None without real data."""
         return None
 
     def data_facts(self) -> dict[str, str | int | float | bool]:
         """What is worth recording about the data that this rank reads."""
+        return {}
+
+    def metrics(self) -> dict[str, float]:
+        """The framework's own metrics of the timed steps, by their names in metrics.py; the same on every rank."""
         return {}
 
     def details(self) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pytest_dnnbench.report.plans import render_plans
 from pytest_dnnbench.results.record import Record
 
 HEAD = ("framework", "GPUs", "img/s", "speed-up", "efficiency", "memory/rank", "")
@@ -21,7 +22,7 @@ def render(records: list[Record]) -> list[str]:
     lines = []
     for (phase, model), members in rows.items():
         lines += [f"{model}, {phase}", _line(HEAD, widths), *(_line(row, widths) for row in members), ""]
-    return [*lines[:-1], *_notes(records)]
+    return [*lines[:-1], *_notes(records), *render_plans(records)]
 
 
 def _row(record: Record) -> tuple[str, ...]:

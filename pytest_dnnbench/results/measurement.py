@@ -24,18 +24,27 @@ class Launch:
     @property
     def step_time_s(self) -> list[float]:
         """Seconds per step. Ranks that step together: the slowest of them. Ranks that take turns (a pipeline's last
-        stage): the time between completions."""
+        stage): the time between completions. Where an update averages several steps, replicas complete these at about
+        the same time, so each of them counts as its share of the update."""
         done = [report for report in self.reports if sum(report.step_images)]
         if len({report.step_index for report in done}) == 1:
-            return [max(times) for times in zip(*(_durations(report) for report in done), strict=True)]
-        ends = sorted(end for report in done for end in report.step_end_s)
-        start = min(report.window_start_s for report in done)
-        return [end - before for before, end in zip([start, *ends], ends, strict=False)]
+            images = sum(report.step_images[0] for report in done)
+            times = [max(times) for times in zip(*(_durations(report) for report in done), strict=True)]
+        else:
+            images = done[0].step_images[0]
+            ends = sorted(end for report in done for end in report.step_end_s)
+            start = min(report.window_start_s for report in done)
+            times = [end - before for before, end in zip([start, *ends], ends, strict=False)]
+        return _shared(times, max(1, done[0].images_per_update // images))
 
     def memory(self, kind: str) -> list[int] | None:
         """The peak of each rank in bytes; None where this device has no such figure."""
         peaks = [report.memory_bytes.get(kind) for report in self.reports]
         return [peak for peak in peaks if peak is not None] if None not in peaks else None
+
+    def own(self, name: str) -> list[float]:
+        """What each rank says of one of the framework's own metrics; empty where it has none."""
+        return [report.metrics[name] for report in self.reports if name in report.metrics]
 
     @property
     def loss(self) -> list[float]:
@@ -75,6 +84,10 @@ class Measurement:
             if len(known) == len(launches):
                 per_rank = [statistics.median(ranks) for ranks in zip(*known, strict=True)]
                 found[f"{kind}_peak_bytes"] = ([float(max(peak)) for peak in known], per_rank)
+        for name in launches[0].reports[0].metrics:
+            said = [launch.own(name) for launch in launches]
+            per_rank = [statistics.median(ranks) for ranks in zip(*said, strict=True)]
+            found[name] = ([statistics.fmean(ranks) for ranks in said], per_rank)
         if self.case.phase == "train" and all(launch.loss for launch in launches):
             found["loss"] = ([launch.loss[-1] for launch in launches], [])
         accuracies = [launch.validation_accuracy for launch in launches]
@@ -107,3 +120,9 @@ def agree(case: Case, results: Sequence[Correctness]) -> dict[str, object]:
 def _durations(report: RankReport) -> list[float]:
     befores = (report.window_start_s, *report.step_end_s)
     return [end - before for before, end in zip(befores, report.step_end_s, strict=False)]
+
+
+def _shared(times: list[float], together: int) -> list[float]:
+    """The same times, each run of so many replaced by its mean."""
+    runs = [times[start : start + together] for start in range(0, len(times), together)]
+    return [statistics.fmean(run) for run in runs for _ in run]

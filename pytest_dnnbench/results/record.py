@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.measurement import Measurement
+from pytest_dnnbench.results.plan_entry import plan_entry
 
 SCHEMA = 1
 
@@ -37,8 +38,8 @@ def make_record(measurement: Measurement) -> Record:
         "thresholds": thresholds(metrics),
         "environment": measurement.environment,
         "correctness": measurement.correctness,
-        "plan": first[0].details.get("plan"),
-        "details": [report.details for report in first],
+        "plan": plan_entry(measurement),
+        "details": [{key: fact for key, fact in report.details.items() if key != "plan"} for report in first],
         "verdict": {"status": "no-baseline", "against": None, "metrics": {}},
     }
 

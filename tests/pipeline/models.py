@@ -100,3 +100,18 @@ def added_twice() -> list[nn.Module]:
 def two_layers(channels: int, classes: int) -> nn.Module:
     """Three operators: not enough for four stages."""
     return nn.Sequential(nn.Flatten(), nn.Linear(784 * channels, 4), nn.Linear(4, classes))
+
+
+class Branching(nn.Module):
+    """Decides by the value of its input, which cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits, or their negation."""
+        logits: torch.Tensor = self.linear(images.flatten(1))
+        if logits.sum() > 0:
+            return -logits
+        return logits

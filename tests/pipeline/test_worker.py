@@ -1,6 +1,8 @@
 """`pipedream` as a framework: proven, measured and described; planted faults do not pass the proof."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,12 +10,16 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.controller.run import MEASURE, PROVE
-from pytest_dnnbench.errors import PlanError, WrongResult
+from pytest_dnnbench.errors import PlanError, UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
+from pytest_dnnbench.planner.predict import even_plan
+from pytest_dnnbench.rank.pipeline.profiler import Effort, profile_model
 from pytest_dnnbench.results.measurement import Launch, agree
 
-RESIDUAL = "tests.pipeline.models:residual"
+MODELS = "tests.pipeline.models"
+RESIDUAL = f"{MODELS}:residual"
 WORKER = "pytest_dnnbench.rank.frameworks.pipedream:PipeDreamWorker"
+PLANNING = "pytest_dnnbench.rank.pipeline.planning:decide"
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +45,8 @@ def launch(
     case = Case(framework, model, gpus, phase, batch_size=4, options=options)
     ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120, environment=PROFILES)
     request = RunRequest(case, worker, model, steps=6, warmup=4)
-    results: list[RankReport] = ranks.launch(what, request)
+    plan: dict[str, Any] = ranks.launch(PLANNING, request)[0]
+    results: list[RankReport] = ranks.launch(what, replace(request, plan=plan))
     return results
 
 
@@ -83,17 +90,31 @@ def test_a_measured_case_counts_each_image_once_and_tells_its_plan(server: ForkS
     reports = launch(server, MEASURE, 3, stages="2-1")
     assert [sum(report.step_images) for report in reports] == [0, 0, 6 * 4]
     assert [report.step_index for report in reports] == [(0, 2, 4), (1, 3, 5), (0, 1, 2, 3, 4, 5)]
+    assert [len(report.loss) for report in reports] == [0, 0, 10]
     assert Launch(tuple(reports)).throughput_img_s > 0
     for report in reports:
         assert report.details["replicas"] == [2, 1]
         assert report.details["parallelism"] == "pipeline"
         assert report.details["decided_by"] == "user"
-        bubble = report.details["bubble_fraction"]
-        assert isinstance(bubble, float)
-        assert 0 <= bubble < 1
+        assert 0 <= report.metrics["bubble_fraction"] < 1
+        assert report.metrics["bubble_fraction_ideal"] == 0
     assert [report.details["versions_kept"] for report in reports] == [2, 2, 1]
     assert reports[0].details["stash_bytes"] == reports[0].details["version_bytes"]
     assert reports[2].details["stash_bytes"] == 0
+
+
+@pytest.mark.parametrize(("framework", "ideal"), [("pipedream-2bw", 0.0), ("pipedream-flush", 1 / 5)])
+def test_a_step_of_the_variants_is_one_update(server: ForkServer, framework: str, ideal: float) -> None:
+    first, last = launch(server, MEASURE, 2, stages="2", framework=framework, microbatches=4)
+    assert first.step_index == last.step_index == tuple(range(6))
+    assert last.step_images == (4 * 4,) * 6
+    assert last.images_per_update == 4 * 4
+    assert len(last.loss) == 10
+    assert first.metrics["bubble_fraction_ideal"] == pytest.approx(ideal)
+    assert first.details["versions_kept"] == (2 if framework == "pipedream-2bw" else 1)
+    plan = first.details["plan"]
+    assert isinstance(plan, dict)
+    assert first.details["predicted_step_time_s"] == pytest.approx(4 * plan["bottleneck_s"] / (1 - ideal))
 
 
 def test_auto_lets_the_planner_decide_and_says_what_it_decided(server: ForkServer) -> None:
@@ -110,15 +131,32 @@ def test_validation_is_pipelined_and_in_evaluation_mode(server: ForkServer) -> N
     assert [sum(report.step_images) for report in reports] == [0, 6 * 4]
 
 
+def test_a_plan_from_a_file_is_run_as_it_stands(server: ForkServer, tmp_path: Path) -> None:
+    profile = profile_model(RESIDUAL, 28, 4, "fp32", "cpu", effort=Effort(warmup=0, repetitions=1))
+    plan = even_plan(profile, (1, 2))
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    reports = launch(server, MEASURE, 3, plan=str(tmp_path / "plan.json"))
+    assert reports[0].details["decided_by"] == "user"
+    assert reports[0].details["plan"] == plan.to_data()
+    with pytest.raises(PlanError, match="takes 3 ranks, not 2"):
+        launch(server, MEASURE, 2, plan=str(tmp_path / "plan.json"))
+    with pytest.raises(PlanError, match="the plan is of another model or version, profile and plan again"):
+        launch(server, MEASURE, 3, plan=str(tmp_path / "plan.json"), model=f"{MODELS}:two_layers")
+
+
 @pytest.mark.parametrize(
-    ("stages", "gpus", "message"),
-    [("3", 2, "do not divide into 3 stages"), ("2-1", 2, "take 3 ranks, not 2"), ("x", 2, "write a number")],
+    ("model", "stages", "gpus", "error", "message"),
+    [
+        (RESIDUAL, "3", 2, PlanError, "2 ranks do not divide into 3 stages"),
+        (RESIDUAL, "2-1", 2, PlanError, "stages 2-1 take 3 ranks, not 2"),
+        (RESIDUAL, "x", 2, PlanError, "stages 'x': write a number"),
+        (f"{MODELS}:two_layers", "4", 4, PlanError, "ask for fewer"),
+        (f"{MODELS}:Branching", "2", 2, UsageError, r"models.py:\d+ `if .*mark the block as a leaf"),
+    ],
 )
-def test_stages_that_do_not_fit_the_ranks_are_refused(server: ForkServer, stages: str, gpus: int, message: str) -> None:
-    with pytest.raises(PlanError, match=message):
-        launch(server, MEASURE, gpus, stages=stages)
-
-
-def test_more_stages_than_the_model_has_cut_points_are_refused(server: ForkServer) -> None:
-    with pytest.raises(PlanError, match="ask for fewer"):
-        launch(server, MEASURE, 4, stages="4", model="tests.pipeline.models:two_layers")
+def test_what_cannot_be_planned_is_refused_in_one_line(
+    server: ForkServer, model: str, stages: str, gpus: int, error: type[UsageError], message: str
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        launch(server, MEASURE, gpus, stages=stages, model=model)
+    assert "\n" not in str(caught.value)

@@ -24,6 +24,11 @@ class TakesTurns(Worker):
             time.sleep(0.001)
             yield Step(index, 1, None)
 
+    @property
+    def run_on(self) -> int:
+        """As many as the test wants."""
+        return int(self.case.options.get("run_on", 0))
+
     def prove(self) -> Correctness:
         """Nothing to prove."""
         return Correctness({}, {})

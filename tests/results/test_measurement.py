@@ -45,6 +45,23 @@ def test_replicas_of_a_last_stage_take_turns() -> None:
     assert Launch((even, odd)).step_time_s == [1.0, 1.0, 1.0, 1.0]
 
 
+def test_steps_that_one_update_completes_together_share_its_time() -> None:
+    first = report(0, [2.0, 6.0], step_index=(0, 2), images=8, images_per_update=16)
+    second = report(1, [2.0, 6.5], step_index=(1, 3), images=8, images_per_update=16)
+    assert Launch((first, second)).step_time_s == [1.0, 1.0, 2.25, 2.25]
+    fed_in_twos = report(0, [1.5, 2.0, 5.5, 6.0], images=8, images_per_update=16)
+    assert Launch((fed_in_twos,)).step_time_s == [1.0, 1.0, 2.0, 2.0]
+
+
+def test_a_frameworks_own_metric_is_the_mean_over_its_ranks() -> None:
+    launch = Launch(
+        (report(0, [1.0], metrics={"bubble_fraction": 0.1}), report(1, [1.0], metrics={"bubble_fraction": 0.3}))
+    )
+    made = make_record(replace(measurement("pipedream", 2, [1.0]), launches=(launch, launch)))
+    assert made["metrics"]["bubble_fraction"]["per_launch"] == [pytest.approx(0.2)] * 2
+    assert made["metrics"]["bubble_fraction"]["per_rank"] == [0.1, 0.3]
+
+
 def test_loss_is_the_mean_over_ranks_and_accuracy_over_images() -> None:
     launch = Launch(
         (report(0, [1.0], loss=(2.0, 1.0), validation=(8, 10)), report(1, [1.0], loss=(4.0, 3.0), validation=(1, 20)))

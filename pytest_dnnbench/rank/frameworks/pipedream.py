@@ -1,7 +1,7 @@
 """`pipedream`, `pipedream-2bw`, `pipedream-flush`: our own pipeline runtime (rank/pipeline) as a framework.
 
-One step is one minibatch of `case.batch_size` images through the whole pipeline; 2BW and Flush call it a microbatch
-and update after several. On the way out the images are counted by the last stage alone.
+A step of `pipedream` is one minibatch of `case.batch_size` images through the whole pipeline. 2BW and Flush call it a
+microbatch, and their step is the several that one update averages. Images are counted by the last stage alone.
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ from torch import nn
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.catalog import MODELS
 from pytest_dnnbench.messages import Correctness
-from pytest_dnnbench.planner.plan import Plan
-from pytest_dnnbench.planner.schedule import Layout, Schedule, default_microbatches
+from pytest_dnnbench.planner.options import schedule_of
+from pytest_dnnbench.planner.plan import Plan, plan_from_data
+from pytest_dnnbench.planner.schedule import Layout, Schedule
 from pytest_dnnbench.rank import data, group
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.cut import cut
-from pytest_dnnbench.rank.pipeline.planning import chosen_plan
 from pytest_dnnbench.rank.pipeline.proof import prove_training, prove_validation
 from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed, Runtime
 from pytest_dnnbench.rank.pipeline.stash import Sgd
@@ -46,19 +46,17 @@ class PipeDreamWorker(Worker):
         group.join(self.place)
 
     def build(self) -> None:
-        """Plans, cuts the model, and assembles this rank's stage in single precision (bf16 is autocast)."""
-        self._plan_stages()
+        """Cuts the model as planned, and assembles this rank's stage in single precision (bf16 is autocast)."""
+        self._take_plan()
         self._runtime: Runtime = assemble(
             self.place, self.schedule, self._stages(torch.float32), self._optimiser, precision=self._autocast
         )
 
-    def _plan_stages(self) -> None:
-        self.plan: Plan = chosen_plan(self.place, self.case, self.request.model)
+    def _take_plan(self) -> None:
+        assert self.request.plan is not None, "planning comes before the proof and the launches"
+        self.plan: Plan = plan_from_data(self.request.plan["plan"])
         layout = Layout(self.plan.replicas)
-        asked = int(self.case.options.get("microbatches", 0))
-        microbatches = 1 if self.case.framework == "pipedream" else asked or default_microbatches(layout)
-        vertical_sync = bool(self.case.options.get("vertical_sync", False))
-        self.schedule = Schedule(self.case.framework, layout, microbatches, vertical_sync)
+        self.schedule: Schedule = schedule_of(self.case.framework, layout, self.case.options)
         self._stage, self._replica = layout.place(self.place.rank)
 
     def _stages(self, dtype: torch.dtype) -> list[nn.Module]:
@@ -76,23 +74,39 @@ class PipeDreamWorker(Worker):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.case.precision == "bf16")
 
     def run(self, steps: int) -> Iterator[Step]:
-        """As Worker.run; this rank completes the minibatches that come its way."""
-        train = self.case.phase == "train"
-        first = self.schedule.layout.replicas[0]
+        """As Worker.run; a rank's share of a step is the minibatches of it that come its way."""
+        train, size = self.case.phase == "train", self._minibatches_per_step
+        replicas = self.schedule.layout.replicas
         batches: Batches = iter(())
         if self._stage == 0:
-            batches = data.batches(self.case, self.request.data, self._replica, first, self.device)
-        completed = self._runtime.train(batches, steps) if train else self._runtime.validate(batches, steps)
-        for done in completed:
-            yield Step(done.minibatch, done.images, done.loss)
+            batches = data.batches(self.case, self.request.data, self._replica, replicas[0], self.device)
+        pass_through = self._runtime.train if train else self._runtime.validate
+        share: list[Completed] = []
+        for done in pass_through(batches, steps * size):
+            share.append(done)
+            if len(share) * replicas[self._stage] >= size:
+                yield _step(done.minibatch // size, share)
+                share.clear()
+
+    @property
+    def _minibatches_per_step(self) -> int:
+        """One, or all that an update of 2BW or Flush averages."""
+        return self.schedule.microbatches
 
     def align(self) -> None:
         """Stages are never at the same step: nobody waits."""
 
     @property
     def stride(self) -> int:
-        """Replicas of a stage take turns."""
-        return self.schedule.layout.replicas[self._stage]
+        """Replicas of a stage take turns at minibatches, and share the step of several."""
+        return self.schedule.layout.replicas[self._stage] if self._minibatches_per_step == 1 else 1
+
+    @property
+    def run_on(self) -> int:
+        """Steps that keep the pipeline full to the end of the timed ones: as many as the first stage is ahead by."""
+        if self.case.phase != "train" or self.case.framework == "pipedream-flush":
+            return 0
+        return -(-self.schedule.most_in_flight // self._minibatches_per_step)
 
     @property
     def images_per_update(self) -> int:
@@ -124,21 +138,31 @@ class PipeDreamWorker(Worker):
         files = self.request.data
         return {"source": "synthetic"} if files is None else {"source": "mnist", "split": files.split}
 
+    def metrics(self) -> dict[str, float]:
+        """The bubble of this rank in the timed steps, and what the schedule alone would make of it."""
+        size, first = self._minibatches_per_step, self.request.warmup
+        if self.case.phase != "train":
+            return {}
+        measured = self._runtime.occupancy.bubble_fraction(first * size, (first + self.request.steps) * size)
+        ideal = self.schedule.ideal_bubble()
+        return {"bubble_fraction": ideal if measured is None else measured, "bubble_fraction_ideal": ideal}
+
     def details(self) -> dict[str, object]:
         """The plan, what it promised, and what this rank's stage took."""
+        assert self.request.plan is not None, "taken in build"
         stash, planned = self._runtime.stage.stash, self.plan.stages[self._stage]
+        whole = self._minibatches_per_step / (1 - self.schedule.ideal_bubble())
         return {
             "variant": self.case.framework,
             "parallelism": "data" if self.plan.is_data_parallel else "pipeline",
-            "decided_by": "planner" if self.case.options.get("stages", "auto") == "auto" else "user",
-            "plan": self.plan.to_data(),
+            "shape": self.plan.shape,
+            **self.request.plan,
             "replicas": list(self.plan.replicas),
-            "predicted_step_s": self.plan.bottleneck_s,
-            "predicted_data_parallel_step_s": self.plan.data_parallel_s,
-            "microbatches_per_update": self.schedule.update_size(self._stage),
+            "predicted_step_time_s": self._bottleneck_s * whole,
+            "predicted_data_parallel_step_time_s": self.plan.data_parallel_s * self._minibatches_per_step,
+            "minibatches_per_step": self._minibatches_per_step,
+            "minibatches_per_update": self.schedule.update_size(self._stage),
             "vertical_sync": self.schedule.vertical_sync,
-            "bubble_fraction": self._runtime.occupancy.bubble_fraction(self.request.warmup),
-            "bubble_fraction_ideal": self.schedule.ideal_bubble(),
             "stage": self._stage,
             "replica": self._replica,
             "versions_kept": stash.kept,
@@ -148,13 +172,18 @@ class PipeDreamWorker(Worker):
             "planned_versions": planned.versions,
         }
 
+    @property
+    def _bottleneck_s(self) -> float:
+        assert self.plan.bottleneck_s is not None, "a feasible plan has one"
+        return self.plan.bottleneck_s
+
     def prove(self) -> Correctness:
         """The case's plan and model in float64, on small minibatches, against the single-process reference."""
         if self.request.model in MODELS and self.case.image_size > PROOF_IMAGE_SIZE:
             small = dataclasses.replace(self.case, image_size=PROOF_IMAGE_SIZE)
         else:
             small = self.case
-        self._plan_stages()
+        self._take_plan()
         stages = self._stages(torch.float64)
 
         def batch(index: int) -> data.Batch:
@@ -167,6 +196,13 @@ class PipeDreamWorker(Worker):
 
     _assembled = staticmethod(assemble)
     """What puts the proof's runtime together; a test plants its faults here."""
+
+
+def _step(index: int, share: list[Completed]) -> Step:
+    """What a rank has done of a step: the images of its minibatches and the mean of their losses, if it sees any."""
+    losses = [done.loss for done in share if done.loss is not None]
+    loss = torch.stack(losses).mean() if losses else None
+    return Step(index, sum(done.images for done in share), loss)
 
 
 def _counts(seen: list[Completed]) -> tuple[int, int]:

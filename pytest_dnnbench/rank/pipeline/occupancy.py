@@ -22,12 +22,20 @@ class Occupancy:
         """The rank has computed for a minibatch from `start` until now."""
         self._intervals.append((minibatch, start, self._watch.mark()))
 
-    def bubble_fraction(self, first: int = 0) -> float | None:
-        """The idle share between the first and the last compute for minibatches from `first` on; None without any."""
-        intervals = [(start, end) for minibatch, start, end in self._intervals if minibatch >= first]
+    def bubble_fraction(self, first: int = 0, end: int | None = None) -> float | None:
+        """The idle share of the time from the completion of minibatch `first - 1` to that of `end - 1`, on this rank.
+
+        Compute for other minibatches in that time counts as what it is. By default of the whole run; None without
+        any compute.
+        """
+        before = [index for index, (minibatch, _, _) in enumerate(self._intervals) if minibatch < first]
+        inside = [index for index, (minibatch, _, _) in enumerate(self._intervals) if end is None or minibatch < end]
+        opened, closed = max(before, default=-1) + 1, max(inside, default=-1) + 1
+        intervals = [(start, stop) for _, start, stop in self._intervals[opened:closed]]
         if not intervals:
             return None
         self._watch.settle()
-        busy = sum(self._watch.seconds(start, end) for start, end in intervals)
-        whole = self._watch.seconds(intervals[0][0], intervals[-1][1])
+        begin = self._intervals[opened - 1][2] if opened else intervals[0][0]
+        busy = sum(self._watch.seconds(start, stop) for start, stop in intervals)
+        whole = self._watch.seconds(begin, intervals[-1][1])
         return max(0.0, 1 - busy / whole) if whole > 0 else None

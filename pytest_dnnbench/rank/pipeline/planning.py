@@ -1,9 +1,10 @@
-"""Which stages a case runs: the user's shape, or the planner's choice, from a profile that rank 0 takes.
+"""Which stages a case runs: the user's plan or shape, or the planner's choice, from a profile that rank 0 takes.
 
-    rank 0     profile (kept between sessions) ─> plan ─┐
-    all ranks  bandwidth between rank 0 and rank 1 ─────┴─> broadcast ─> cut
+    rank 0     profile (kept between sessions) ─> plan ─> the request of the proof and of every launch
+    all ranks  bandwidth between rank 0 and rank 1 ─┘
 
-Not here: how stages are costed (planner/), how a model is cut (cut.py).
+Asked once per case: profiles and bandwidths vary, and what is proven has to be what is measured. Not here: how stages
+are costed (planner/), how a model is cut (cut.py).
 """
 
 import statistics
@@ -13,43 +14,66 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pytest_dnnbench.case import Case
-from pytest_dnnbench.messages import Place
-from pytest_dnnbench.planner.plan import Plan, plan_from_data
+from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.planner.options import forced_layout, plan_file, schedule_of
+from pytest_dnnbench.planner.plan import Plan, read_plan
 from pytest_dnnbench.planner.predict import even_plan, plan_for
-from pytest_dnnbench.planner.schedule import layout_of
+from pytest_dnnbench.planner.profile import Profile
+from pytest_dnnbench.planner.schedule import Layout
+from pytest_dnnbench.rank import group
+from pytest_dnnbench.rank.models import build_model, example_images
+from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.profile_cache import cached_profile
-
-AUTO = "auto"
 
 _PROBE_BYTES = 1 << 24
 _PROBES = 5
+_TRACED_IMAGES = 2
 
 
-def chosen_plan(place: Place, case: Case, model: str) -> Plan:
-    """The plan of a case, the same on every rank; all ranks call it. Raises PlanError and UsageError.
+def decide(place: Place, request: RunRequest) -> dict[str, Any]:
+    """The plan of a case as plain data, on rank 0; all ranks call it. Raises PlanError, ProfileError or UsageError.
+
+    `decided_by` is "user" or "planner"; `bandwidth_bytes_s` what the planner was told, None where it was not asked.
+    """
+    with group.membership(place):
+        options = request.case.options
+        if path := plan_file(options):
+            forced_layout(options, place.world_size)
+            plan, decided_by, bandwidth = read_plan(path), "user", None
+        else:
+            bandwidth = float(options.get("bandwidth", 0.0)) or measured_bandwidth(place)
+            if place.rank:
+                return {}
+            plan, decided_by = _planned(place, request, bandwidth)
+        schedule_of(request.case.framework, Layout(plan.replicas), options)
+        _check_cut(request, plan)
+        return {"plan": plan.to_data(), "decided_by": decided_by, "bandwidth_bytes_s": bandwidth}
+
+
+def _planned(place: Place, request: RunRequest, bandwidth: float) -> tuple[Plan, str]:
+    """The plan and who decided it.
 
     The planner may leave workers idle where more of them would not help. A case is a number of ranks, so then it
     runs pure data parallelism on all of them.
     """
-    shape = str(case.options.get("stages", AUTO))
-    bandwidth = float(case.options.get("bandwidth", 0.0)) or measured_bandwidth(place)
-    answer: list[Any] = [None]
-    if place.rank == 0:
-        profile = cached_profile(
-            model, case.image_size, case.batch_size, case.precision, place.device, threads=place.threads
-        )
-        memory = device_memory(place)
-        if shape == AUTO:
-            plan = plan_for(profile, [place.world_size], [bandwidth], memory_bytes=memory).require_feasible()
-            if sum(plan.replicas) < place.world_size:
-                plan = even_plan(profile, (place.world_size,), bandwidth=bandwidth, memory_bytes=memory)
-        else:
-            layout = layout_of(shape, place.world_size)
-            plan = even_plan(profile, layout.replicas, bandwidth=bandwidth, memory_bytes=memory)
-        answer = [plan.require_feasible().to_data()]
-    dist.broadcast_object_list(answer)
-    return plan_from_data(answer[0])
+    case = request.case
+    layout, memory = forced_layout(case.options, place.world_size), device_memory(place)
+    profile: Profile = cached_profile(
+        request.model, case.image_size, case.batch_size, case.precision, place.device, threads=place.threads
+    )
+    if layout is not None:
+        plan, decided_by = even_plan(profile, layout.replicas, bandwidth=bandwidth, memory_bytes=memory), "user"
+    else:
+        plan, decided_by = plan_for(profile, [place.world_size], [bandwidth], memory_bytes=memory), "planner"
+        if sum(plan.require_feasible().replicas) < place.world_size:
+            plan = even_plan(profile, (place.world_size,), bandwidth=bandwidth, memory_bytes=memory)
+    return plan.require_feasible(), decided_by
+
+
+def _check_cut(request: RunRequest, plan: Plan) -> None:
+    """Raises PlanError when the plan's stages are not made of this model's operators."""
+    model = build_model(request.model, request.case.image_size)
+    cut(model, example_images(request.case.image_size, _TRACED_IMAGES), [stage.nodes for stage in plan.stages])
 
 
 def device_memory(place: Place) -> float | None:
