@@ -20,6 +20,7 @@ PHASES = {
     "start": "at its start",
     "import": "in import",
     "group": "in process-group start",
+    "plan": "in planning",
     "build": "in build",
     "proof": "in the proof",
     "warm-up": "during warm-up",

@@ -20,7 +20,7 @@ from pytest_dnnbench.planner.plan import Plan, read_plan
 from pytest_dnnbench.planner.predict import even_plan, plan_for
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.schedule import Layout
-from pytest_dnnbench.rank import group
+from pytest_dnnbench.rank import group, phases
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.profile_cache import cached_profile
@@ -36,6 +36,7 @@ def decide(place: Place, request: RunRequest) -> dict[str, Any]:
     `decided_by` is "user" or "planner"; `bandwidth_bytes_s` what the planner was told, None where it was not asked.
     """
     with group.membership(place):
+        phases.enter("plan")
         options = request.case.options
         if path := plan_file(options):
             forced_layout(options, place.world_size)
