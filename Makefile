@@ -2,12 +2,12 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-MODELS ?= resnet18,efficientnet_b0
+MODELS ?= resnet18
 
 .PHONY: bench test lint types horovod clean
 
 bench: .venv/.horovod
-	$(BIN)/pytest bench_cases --gpus 2 --dnn-models $(MODELS) --dnn-steps 8 \
+	$(BIN)/pytest bench_cases --gpus 2 --dnn-frameworks all --dnn-models $(MODELS) --dnn-steps 8 \
 	    --benchmark-columns=median,iqr,rounds --benchmark-sort=name --benchmark-autosave
 
 test: .venv/.horovod

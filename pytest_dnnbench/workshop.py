@@ -11,7 +11,7 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.controller.run import CaseRun, load
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.mnist import MnistFiles, find_mnist
-from pytest_dnnbench.options import Settings
+from pytest_dnnbench.options import ALL, Settings
 from pytest_dnnbench.results.record import Record
 
 DOWNLOAD = "pytest_dnnbench.rank.data:download"
@@ -75,10 +75,10 @@ class Workshop:
         return self._data
 
     def _specs(self) -> list[FrameworkSpec]:
-        names = self.settings.frameworks
-        if names:
-            return [self.catalog.framework(name) for name in names]
-        return [spec for spec in self.catalog.frameworks.values() if spec.by_default]
+        names, rows = self.settings.frameworks, self.catalog.frameworks.values()
+        if names is None or ALL in names:
+            return [spec for spec in rows if spec.by_default or names]
+        return [self.catalog.framework(name) for name in names]
 
     def _fitting_counts(self, spec: FrameworkSpec) -> tuple[int, ...]:
         """The session's counts that a framework runs on. Raises UsageError where its options allow for none."""

@@ -84,8 +84,8 @@ def best_blocks(states: States, levels: Sequence[Level], options: OriginalOption
     searched: list[tuple[StageCosts, list[Floats]]] = []
     below = 1
     for depth, level in enumerate(levels):
-        costs = _costs(states, compute_s, level, below, options)
         starts = 1 if depth == len(levels) - 1 else len(states)
+        costs = _costs(states, compute_s, level, below, starts, options)
         best = best_times(costs, level.workers, starts, fewer=options.fewer_workers)
         searched.append((costs, best))
         compute_s, below = best[-1].T, level.workers
@@ -95,7 +95,10 @@ def best_blocks(states: States, levels: Sequence[Level], options: OriginalOption
     return _blocks(searched, levels, 0, end, fewer=options.fewer_workers)
 
 
-def _costs(states: States, compute_s: Floats, level: Level, below: int, options: OriginalOptions) -> StageCosts:
+def _costs(
+    states: States, compute_s: Floats, level: Level, below: int, starts: int, options: OriginalOptions
+) -> StageCosts:
+    """What stages of one level cost, those that are a whole stretch for the first `starts` start states."""
     parameter_bytes = states.between(states.parameter_bytes)
     stashed_bytes = states.between(states.activation_bytes) + parameter_bytes
     limit = math.inf if options.memory_bytes is None else options.memory_bytes
@@ -104,18 +107,19 @@ def _costs(states: States, compute_s: Floats, level: Level, below: int, options:
     def fits(seconds: Floats, m: int, r: int) -> Floats:
         if math.isinf(limit):
             return seconds
-        return np.where(math.ceil((level.workers - m) / r) * stashed_bytes > limit, np.inf, seconds)
+        return np.where(math.ceil((level.workers - m) / r) * stashed_bytes[: len(seconds)] > limit, np.inf, seconds)
 
     def whole(m: int) -> Floats:
         if m > 1 and not options.replication:
-            return np.full_like(compute_s, np.inf)
-        return fits(stage_s(compute_s, parameter_bytes, m, level.bandwidth * below), m, m)
+            return np.full_like(compute_s[:starts], np.inf)
+        return fits(stage_s(compute_s[:starts], parameter_bytes[:starts], m, level.bandwidth * below), m, m)
 
     @cache
     def on_replicas(r: int) -> Floats:
         moved = transfer_s(sent, r, level.bandwidth, options.activation_compression)
-        own = stage_s(compute_s, parameter_bytes, r, level.bandwidth)
-        return np.maximum(own, np.maximum(moved[:, None], moved[None, :]))
+        slowest = stage_s(compute_s, parameter_bytes, r, level.bandwidth)
+        np.maximum(slowest, moved[:, None], out=slowest)
+        return np.maximum(slowest, moved[None, :], out=slowest)
 
     def last(m: int, r: int) -> Floats:
         return fits(on_replicas(r), m, r)

@@ -23,7 +23,7 @@ Stretch = tuple[int, int, int]  # start, end, replicas
 class StageCosts:
     """Seconds per minibatch as n x n tables; infinity where there is no such stage.
 
-    whole(m)     of a stretch that is one stage on m replicas, at [start, end]
+    whole(m)     of a stretch that is one stage on m replicas, at [start, end]; of the start states searched for only
     last(m, r)   of a last stage on r of the m workers that the stretch has, at [cut, end]
     """
 
@@ -43,13 +43,14 @@ def best_times(costs: StageCosts, workers: int, starts: int, *, fewer: bool) -> 
 def best_time(costs: StageCosts, best: Sequence[Floats], m: int, *, fewer: bool) -> Floats:
     """best[m] from the tables before it."""
     starts = best[0].shape[1]
+    slowest = np.empty((len(best[0]), len(best[0])))
     now = np.ascontiguousarray(costs.whole(m).T[:, :starts])
     if fewer and m > 1:
         np.minimum(now, best[m - 1], out=now)
     for r in range(1, min(m - 1, costs.replicas_at_most) + 1):
         last = costs.last(m, r)
         if starts == 1:
-            np.minimum(now, np.maximum(best[m - r], last).min(axis=0)[:, None], out=now)
+            np.minimum(now, np.maximum(best[m - r], last, out=slowest).min(axis=0)[:, None], out=now)
             continue
         by_end = np.ascontiguousarray(last.T)
         for end in range(2, len(now)):

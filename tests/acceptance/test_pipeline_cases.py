@@ -63,6 +63,7 @@ def test_the_variants_are_named_to_be_run_and_step_by_updates(pipelines: Any, py
     listed = pipelines("--collect-only", "-q")
     assert "pipedream-tests" in listed.stdout.str()
     assert "pipedream-flush" not in listed.stdout.str()
+    assert "pipedream-flush" in pipelines("--collect-only", "-q", "--dnn-frameworks", "all").stdout.str()
     named = ("--dnn-frameworks", "pipedream-2bw,pipedream-flush", "--dnn-stages", "2", "-k", "train")
     pipelines(*named, "--dnn-launches", "1", "--benchmark-json", "o.json").assert_outcomes(passed=2, deselected=2)
     made = records(pytester.path / "o.json")
