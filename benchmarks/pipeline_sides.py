@@ -44,29 +44,34 @@ def batch(size: int, image_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.randint(10, (size,))
 
 
-def ours(model: str, image_size: int, groups: Groups, size: int, microbatches: int, batches: int) -> dict[str, float]:
+def ours(
+    variant: str, model: str, image_size: int, groups: Groups, size: int, microbatches: int, batches: int
+) -> dict[str, float]:
     """Images per second of our runtime on this rank, and the seconds of its stage alone."""
     place = Place(dist.get_rank(), 2, "cpu", 1, "", 300.0)
     optimiser = Sgd(LEARNING_RATE, MOMENTUM, WEIGHT_DECAY)
     stages = stages_of(model, image_size, groups)
     alone_s = stage_alone(stages, place.rank, optimiser, size, image_size)
-    runtime = assemble(place, Schedule("pipedream", Layout((1, 1))), stages, optimiser)
+    schedule = Schedule(variant, Layout((1, 1)), 1 if variant == "pipedream" else microbatches)
+    runtime = assemble(place, schedule, stages, optimiser)
     made = batch(size, image_size)
-    warmup, start, work = WARMUP_BATCHES * microbatches, 0.0, 0.0
-    total = warmup + batches * microbatches
-    for done in runtime.train(iter(lambda: made, None), total):
+    warmup, start, work, seconds = WARMUP_BATCHES * microbatches, 0.0, 0.0, 0.0
+    end = warmup + batches * microbatches
+    run_on = 0 if variant == "pipedream-flush" else microbatches  # the pipeline is full to the end of the timed part
+    for done in runtime.train(iter(lambda: made, None), end + run_on):
         if done.minibatch == warmup - 1:
             start, work = time.perf_counter(), time.process_time()
-    seconds, work = time.perf_counter() - start, time.process_time() - work
+        if done.minibatch == end - 1:
+            seconds, work = time.perf_counter() - start, time.process_time() - work
     runtime.close()
     images = batches * microbatches * size
     cpu_s = work / (batches * microbatches)
-    return {"img_s": images / seconds, "alone_s": alone_s, "bubble": bubble(runtime, warmup), "cpu_s": cpu_s}
+    return {"img_s": images / seconds, "alone_s": alone_s, "bubble": bubble(runtime, warmup, end), "cpu_s": cpu_s}
 
 
-def bubble(runtime: Runtime, warmup: int) -> float:
+def bubble(runtime: Runtime, first: int, end: int) -> float:
     """The share of time in which this rank did not compute."""
-    fraction = runtime.occupancy.bubble_fraction(warmup)
+    fraction = runtime.occupancy.bubble_fraction(first, end)
     assert fraction is not None
     return fraction
 
