@@ -78,6 +78,7 @@ OPTIONS = (
     Option("steps", int, 10, "timed steps of a launch", at_least=1),
     Option("warmup", int, 3, "untimed steps before them", at_least=0),
     Option("timeout", float, 600.0, "seconds that one launch may take", at_least=1),
+    Option("progress", str, "auto", "what runs now: auto shows it unless quiet", ("auto", "on", "off")),
     Option("seed", int, 0, "seed of weights, data and shuffling", at_least=0),
 )
 
@@ -102,6 +103,7 @@ class Settings:
     steps: int
     warmup: int
     timeout: float
+    progress: str
     seed: int
     framework_options: dict[str, dict[str, Scalar]]
 

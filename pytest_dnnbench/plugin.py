@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dnnbench import hookspecs, rounds
+from pytest_dnnbench import hookspecs, live, rounds
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.options import Settings, add_options, read_settings
@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[SETTINGS] = read_settings(config, config.stash[CATALOG])
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
+    config.pluginmanager.register(live, "dnnbench_live_setup")
 
 
 def workshop(config: pytest.Config) -> Workshop:
@@ -143,14 +144,14 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Shows the table."""
     if WORKSHOP in config.stash and (records := workshop(config).records):
-        from pytest_dnnbench.report.table import render
+        from pytest_dnnbench.report.table import render, study_of
 
         machine = workshop(config).machine
         terminalreporter.section("dnnbench")
         terminalreporter.write_line(machine.describe())
         terminalreporter.write_line("")
-        for line in render(records):
-            terminalreporter.write_line(line)
+        for line in render(study_of(records), terminalreporter._tw.fullwidth):
+            terminalreporter.write_line(line.text, **dict.fromkeys(line.markup, True))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

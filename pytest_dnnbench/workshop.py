@@ -7,7 +7,7 @@ from typing import Any
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller.devices import Machine, detect
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
-from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.controller.ranks import Progress, Ranks
 from pytest_dnnbench.controller.run import CaseRun, load
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.mnist import MnistFiles, find_mnist
@@ -32,6 +32,7 @@ class Workshop:
         self.server = ForkServer((*PRELOAD, *(name for spec in installed for name in spec.preload)))
         self.runs: dict[str, CaseRun] = {}
         self.records: list[Record] = []
+        self.progress: Progress | None = None
         self._data: MnistFiles | None = None
 
     def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
@@ -50,6 +51,7 @@ class Workshop:
             self.machine.places(world_size),
             threads=self.machine.threads(world_size),
             timeout_s=self.settings.timeout,
+            progress=self.progress,
         )
 
     def data(self) -> MnistFiles | None:

@@ -1,70 +1,140 @@
-"""The table at the end of a session: one row per case, grouped by phase and model."""
+"""The terminal's table at the end of a session: a section per model and phase, sized to the terminal.
 
-from typing import Any
+What does not fit goes in this order: half of the gaps, the middle of long names, the columns of least worth (rows.py).
+"""
 
-from pytest_dnnbench.report.plans import render_plans
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pytest_dnnbench.report.rows import AHEAD, CLEAR, Column, Row, Section, columns, sections
+from pytest_dnnbench.report.runs import run_of
+from pytest_dnnbench.report.study import Study
+from pytest_dnnbench.report.text import cut_middle, pad, width_of
 from pytest_dnnbench.results.record import Record
 
-HEAD = ("framework", "GPUs", "img/s", "speed-up", "efficiency", "memory/rank", "")
+MARKS = {CLEAR: ">", AHEAD: "~", "": " "}
+
+COLOURS = {"regressed": "red", "improved": "green", "noisy": "yellow", "incomparable": "yellow"}
+"""Of a verdict's status, by pytest's names."""
+
+NAME_WIDTH, PLAN_WIDTH, VERDICT_WIDTH = 28, 12, 28
+"""What a name may take where there is room for all columns; MIN_NAME where there is not."""
+MIN_NAME = 8
+
+GAP, LEAST_GAP = 2, 1
+"""Blanks between columns."""
 
 
-def render(records: list[Record]) -> list[str]:
-    """The lines of the table; narrow enough for 80 columns unless names are long."""
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record["case"]["phase"], record["case"]["model"]), []).append(record)
-    rows = {
-        group: [_row(record) for record in sorted(members, key=lambda one: one["case"]["gpus"])]
-        for group, members in sorted(groups.items())
-    }
-    cells = [HEAD, *(row for members in rows.values() for row in members)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(HEAD))]
-    lines = []
-    for (phase, model), members in rows.items():
-        lines += [f"{model}, {phase}", _line(HEAD, widths), *(_line(row, widths) for row in members), ""]
-    return [*lines[:-1], *_notes(records), *render_plans(records)]
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the table and the markup, in pytest's names, that suits it where there are colours."""
+
+    text: str
+    markup: tuple[str, ...] = ()
 
 
-def _row(record: Record) -> tuple[str, ...]:
-    case, metrics = record["case"], record["metrics"]
-    return (
-        case["framework"],
-        str(case["gpus"]),
-        f"{metrics['throughput_img_s']['value']:,.1f}",
-        _number(metrics.get("speedup"), "{:.2f}x"),
-        _number(metrics.get("scaling_efficiency"), "{:.0%}"),
-        _memory(metrics),
-        "*" if case["oversubscribed"] else "",
-    )
+def study_of(records: Sequence[Record]) -> Study:
+    """The study of one session's records."""
+    benchmarks = [
+        {"fullname": f"case {number}", "extra_info": {"dnnbench": record}} for number, record in enumerate(records)
+    ]
+    return Study([run_of({"benchmarks": benchmarks}, "this session")])
 
 
-def _line(cells: tuple[str, ...], widths: list[int]) -> str:
-    first, *others = (
-        cell.ljust(width) if not column else cell.rjust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    )
-    return "  ".join(["  " + first, *others]).rstrip()
+def render(study: Study, width: int = 80) -> list[Line]:
+    """The lines of the table, none longer than `width`."""
+    found = sections(study)
+    rows = [row for section in found for row in section.rows]
+    if not rows:
+        return [Line(cut_middle(text, width)) for text in ("no case was measured", *_unread(study))]
+    layout = _Layout(rows, width)
+    lines: list[Line] = []
+    for section in found:
+        lines += [*layout.section(section), Line("")]
+    return lines + [Line(cut_middle(text, width)) for text in _notes(study, rows)]
 
 
-def _number(entry: dict[str, Any] | None, form: str) -> str:
-    return form.format(entry["value"]) if entry else "-"
+class _Layout:
+    """The columns that fit, and how wide each is: alike in all sections."""
+
+    def __init__(self, rows: Sequence[Row], width: int) -> None:
+        self._width = width
+        self._gap = GAP
+        self._columns = columns(rows)
+        self._cells = {id(row): {one.key: one.text(row) for one in self._columns} for row in rows}
+        self._widths = {one.key: self._natural(one, rows) for one in self._columns}
+        self._fit()
+
+    def section(self, section: Section) -> list[Line]:
+        """Heading, column heads and rows."""
+        heading = Line(cut_middle(section.group.label, self._width), ("bold",))
+        heads = Line(self._line(" ", {one.key: one.brief or one.head for one in self._columns}))
+        return [heading, heads, *(self._row(row) for row in section.rows)]
+
+    def _row(self, row: Row) -> Line:
+        colour = COLOURS.get(row.status)
+        markup = [colour] if colour else []
+        if row.rank == CLEAR:
+            markup.append("bold")
+        return Line(self._line(MARKS[row.rank], self._cells[id(row)]), tuple(markup))
+
+    def _line(self, mark: str, cells: dict[str, str]) -> str:
+        shown = []
+        for one in self._columns:
+            width = self._widths[one.key]
+            shown.append(pad(cut_middle(cells[one.key], width), width, left=not one.is_text))
+        return cut_middle(f"{mark} {(' ' * self._gap).join(shown)}".rstrip(), self._width)
+
+    def _natural(self, column: Column, rows: Sequence[Row]) -> int:
+        longest = max(len(column.brief or column.head), *(width_of(self._cells[id(row)][column.key]) for row in rows))
+        most = {"framework": NAME_WIDTH, "plan": PLAN_WIDTH, "verdict": VERDICT_WIDTH}.get(column.key)
+        return min(longest, most) if most else longest
+
+    def _fit(self) -> None:
+        if self._excess() > 0:
+            self._gap = LEAST_GAP
+        while self._excess() > 0:
+            droppable = [one for one in self._columns if one.worth is not None]
+            if self._shorten(self._excess()) or not droppable:
+                return
+            self._columns.remove(min(droppable, key=_worth))
+
+    def _excess(self) -> int:
+        return 2 + sum(self._widths[one.key] + self._gap for one in self._columns) - self._gap - self._width
+
+    def _shorten(self, excess: int) -> bool:
+        """Takes the excess from the framework's names, where they can spare it."""
+        spare = self._widths["framework"] - max(MIN_NAME, len("framework"), self._widths["framework"] // 2)
+        if spare < excess:
+            return False
+        self._widths["framework"] -= excess
+        return True
 
 
-def _memory(metrics: dict[str, Any]) -> str:
-    if "allocated_peak_bytes" in metrics:
-        pair = (metrics["allocated_peak_bytes"]["value"], metrics["cached_peak_bytes"]["value"])
-        return " / ".join(_mebibytes(value) for value in pair)
-    return _mebibytes(metrics["resident_peak_bytes"]["value"])
+def _worth(column: Column) -> int:
+    return column.worth or 0
 
 
-def _mebibytes(value: float) -> str:
-    return f"{value / 2**20:,.0f} MiB"
+def _notes(study: Study, rows: Sequence[Row]) -> list[str]:
+    result = rows[0].result
+    figures = result.metrics.get("throughput_img_s")
+    launches, steps = len(figures.per_launch) if figures else 0, study.alike_settings.get("steps")
+    lines = [
+        f"median of {launches} launches" + (f" of {steps} steps" if steps else "") + "; memory: peak MiB of a rank"
+    ]
+    about: list[tuple[str, Callable[[Row], bool]]] = [
+        (
+            "> fastest on so many GPUs (95% intervals of its leads)",
+            lambda row: row.rank == CLEAR,
+        ),
+        ("~ ahead, but not clearly", lambda row: row.rank == AHEAD),
+        ("* more ranks than cores: says nothing about speed", lambda row: row.crowded),
+    ]
+    lines += [text for text, shown in about if any(shown(row) for row in rows)]
+    if all(row.status == "no-baseline" for row in rows):
+        lines.append("no verdict: there is no baseline to compare with")
+    return lines + _unread(study)
 
 
-def _notes(records: list[Record]) -> list[str]:
-    case = records[0]["case"]
-    kind = "resident" if case["device"] == "cpu" else "allocated / cached"
-    lines = ["", f"median of {len(records[0]['launches'])} launches of {case['steps']} steps; memory: peak {kind}"]
-    if any(record["case"]["oversubscribed"] for record in records):
-        lines.append("* more ranks than cores: says nothing about speed")
-    return lines
+def _unread(study: Study) -> list[str]:
+    return [note for run in study.runs for note in run.notes]

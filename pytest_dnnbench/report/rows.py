@@ -1,0 +1,181 @@
+"""The rows and columns of a study's table, the same for the terminal, Markdown, CSV and HTML.
+
+    Study ──sections()──> Section (a group's heading) ──> Row ──Column.text / Column.value──> what a format shows
+
+A `text` is for readers, in the unit of the column's head; a `value` is for machines, in the unit of its key, or None.
+How a table is laid out, cut or coloured is the affair of each format (terminal: table.py).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_dnnbench.report.runs import Result, number
+from pytest_dnnbench.report.spread import interval
+from pytest_dnnbench.report.study import Group, Study
+from pytest_dnnbench.report.winners import THROUGHPUT, Contest, contests
+
+MIB = 2.0**20
+
+CLEAR, AHEAD = "clear", "ahead"
+"""The fastest of its group and number of GPUs: clearly (the 95% intervals of all its leads are above zero), or not."""
+
+MEMORY = {"allocated_peak_bytes": "allocated", "cached_peak_bytes": "cached", "resident_peak_bytes": "resident"}
+
+_SHORT = {**MEMORY, "step_time_s": "step time", "scaling_efficiency": "efficiency"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One case. `rank` is CLEAR, AHEAD or empty; `series` the framework with its options where they vary."""
+
+    result: Result
+    series: str
+    rank: str = ""
+
+    @property
+    def crowded(self) -> bool:
+        """More ranks than cores: its speed means nothing."""
+        return self.result.case.get("oversubscribed") is True
+
+    @property
+    def status(self) -> str:
+        """The verdict's status."""
+        return self.result.status
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The rows of one group, by number of GPUs and then as the frameworks are listed."""
+
+    group: Group
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column. `brief` is the head where room is short, its unit then told beside the table. `worth` tells which
+    go first where there is none: the lowest; None: never."""
+
+    key: str
+    head: str
+    text: Callable[[Row], str]
+    value: Callable[[Row], object]
+    worth: int | None = None
+    is_text: bool = False
+    brief: str = ""
+
+
+def sections(study: Study) -> list[Section]:
+    """All rows of a study, group by group."""
+    best = {id(contest.first): _rank(contest) for contest in contests(study)}
+    return [
+        Section(group, tuple(Row(one, study.label(one), best.get(id(one), "")) for one in group.results))
+        for group in study.groups
+    ]
+
+
+def columns(rows: Iterable[Row]) -> list[Column]:
+    """The columns that say something about at least one of the rows; framework and GPUs always do."""
+    known = list(rows)
+    return [one for one in COLUMNS if one.worth is None or any(one.value(row) is not None for row in known)]
+
+
+def half_width(result: Result) -> float | None:
+    """Of the throughput's 95% interval over launches, upwards, as a fraction; None without an interval."""
+    figure = result.metrics.get(THROUGHPUT)
+    found = interval(figure.per_launch, THROUGHPUT) if figure else None
+    return found.high / found.middle - 1 if found and found.middle > 0 else None
+
+
+def plan_text(plan: object) -> str | None:
+    """The replicas of each stage, as in 2-1; None where there is no plan."""
+    stages = plan.get("stages") if isinstance(plan, Mapping) else None
+    if not isinstance(stages, list) or not stages:
+        return None
+    replicas = [number(stage.get("replicas")) if isinstance(stage, Mapping) else None for stage in stages]
+    return "-".join(f"{count:g}" if count is not None else "?" for count in replicas)
+
+
+def verdict_text(verdict: Mapping[str, Any]) -> str | None:
+    """Status and the change that decided it: "regressed -5.1%", "regressed allocated +12.0%". None: no baseline."""
+    status = str(verdict.get("status") or "no-baseline")
+    if status == "no-baseline":
+        return None
+    entries = verdict.get("metrics")
+    found = {name: one for name, one in entries.items() if isinstance(one, Mapping)} if entries else {}
+    deciding = [name for name, entry in found.items() if entry.get("status") == status]
+    metric = THROUGHPUT if THROUGHPUT in deciding or not deciding else deciding[0]
+    change = number(found.get(metric, {}).get("change"))
+    if change is None:
+        return status
+    subject = "" if metric == THROUGHPUT else f" {_SHORT.get(metric, metric)}"
+    return f"{status}{subject} {change:+.1%}"
+
+
+def _rank(contest: Contest) -> str:
+    if contest.second is None:
+        return ""
+    return CLEAR if contest.clear else AHEAD
+
+
+def _metric(name: str) -> Callable[[Row], float | None]:
+    return lambda row: row.result.value(name)
+
+
+def _shown(value: Callable[[Row], float | None], form: str, scale: float = 1.0) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        found = value(row)
+        return "-" if found is None else form.format(found / scale)
+
+    return text
+
+
+def _memory_column(name: str, worth: int) -> Column:
+    value = _metric(name)
+    return Column(name, f"{MEMORY[name]} MiB", _shown(value, "{:,.0f}", MIB), value, worth, brief=MEMORY[name])
+
+
+def _plan(row: Row) -> str | None:
+    return plan_text(row.result.plan)
+
+
+def _verdict(row: Row) -> str | None:
+    return verdict_text(row.result.verdict)
+
+
+def _half(row: Row) -> float | None:
+    return half_width(row.result)
+
+
+def _throughput_text(value: float) -> str:
+    return f"{value:,.1f}" if value < 1e9 else f"{value:.3g}"
+
+
+_throughput = _metric(THROUGHPUT)
+
+COLUMNS = (
+    Column("framework", "framework", lambda row: row.series, lambda row: row.series, is_text=True),
+    Column("plan", "plan", lambda row: _plan(row) or "", _plan, worth=5, is_text=True),
+    Column("gpus", "GPUs", lambda row: f"{row.result.gpus}{'*' if row.crowded else ''}", lambda row: row.result.gpus),
+    Column(
+        THROUGHPUT,
+        "img/s",
+        lambda row: "-" if (found := _throughput(row)) is None else _throughput_text(found),
+        _throughput,
+    ),
+    Column("throughput_half_width", "±", _shown(_half, "{:.1%}"), _half, worth=1),
+    Column("speedup", "speed-up", _shown(_metric("speedup"), "{:.2f}x"), _metric("speedup"), worth=6),
+    Column(
+        "scaling_efficiency",
+        "efficiency",
+        _shown(_metric("scaling_efficiency"), "{:.0%}"),
+        _metric("scaling_efficiency"),
+        worth=3,
+        brief="eff.",
+    ),
+    _memory_column("allocated_peak_bytes", worth=4),
+    _memory_column("cached_peak_bytes", worth=2),
+    _memory_column("resident_peak_bytes", worth=4),
+    Column("verdict", "verdict", lambda row: _verdict(row) or "", _verdict, worth=7, is_text=True),
+)
