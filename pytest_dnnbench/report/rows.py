@@ -14,6 +14,7 @@ from pytest_dnnbench.report.runs import Result, number
 from pytest_dnnbench.report.spread import interval
 from pytest_dnnbench.report.study import Group, Study
 from pytest_dnnbench.report.winners import THROUGHPUT, Contest, contests
+from pytest_dnnbench.report.words import NOTHING, change, rate
 
 MIB = 2.0**20
 
@@ -21,6 +22,9 @@ CLEAR, AHEAD = "clear", "ahead"
 """The fastest of its group and number of GPUs: clearly (the 95% intervals of all its leads are above zero), or not."""
 
 MEMORY = {"allocated_peak_bytes": "allocated", "cached_peak_bytes": "cached", "resident_peak_bytes": "resident"}
+
+_ABSURD = 1e15
+"""Figures from here on are shown by their order of magnitude."""
 
 _SHORT = {**MEMORY, "step_time_s": "step time", "scaling_efficiency": "efficiency"}
 
@@ -106,11 +110,11 @@ def verdict_text(verdict: Mapping[str, Any]) -> str | None:
     found = {name: one for name, one in entries.items() if isinstance(one, Mapping)} if entries else {}
     deciding = [name for name, entry in found.items() if entry.get("status") == status]
     metric = THROUGHPUT if THROUGHPUT in deciding or not deciding else deciding[0]
-    change = number(found.get(metric, {}).get("change"))
-    if change is None:
+    fraction = number(found.get(metric, {}).get("change"))
+    if fraction is None:
         return status
     subject = "" if metric == THROUGHPUT else f" {_SHORT.get(metric, metric)}"
-    return f"{status}{subject} {change:+.1%}"
+    return f"{status}{subject} {change(fraction)}"
 
 
 def _rank(contest: Contest) -> str:
@@ -123,17 +127,26 @@ def _metric(name: str) -> Callable[[Row], float | None]:
     return lambda row: row.result.value(name)
 
 
-def _shown(value: Callable[[Row], float | None], form: str, scale: float = 1.0) -> Callable[[Row], str]:
+def _shown(value: Callable[[Row], float | None], form: Callable[[float], str]) -> Callable[[Row], str]:
     def text(row: Row) -> str:
         found = value(row)
-        return "-" if found is None else form.format(found / scale)
+        if found is None:
+            return NOTHING
+        return form(found) if abs(found) < _ABSURD else f"{found:.2g}"
 
     return text
 
 
 def _memory_column(name: str, worth: int) -> Column:
     value = _metric(name)
-    return Column(name, f"{MEMORY[name]} MiB", _shown(value, "{:,.0f}", MIB), value, worth, brief=MEMORY[name])
+    return Column(
+        name,
+        f"{MEMORY[name]} MiB",
+        _shown(value, lambda found: f"{found / MIB:,.0f}"),
+        value,
+        worth,
+        brief=MEMORY[name],
+    )
 
 
 def _plan(row: Row) -> str | None:
@@ -148,31 +161,21 @@ def _half(row: Row) -> float | None:
     return half_width(row.result)
 
 
-def _throughput_text(value: float) -> str:
-    return f"{value:,.1f}" if value < 1e9 else f"{value:.3g}"
+def _percent(fraction: float) -> str:
+    return f"{fraction:.1%}" if fraction < 1 else ">100%"
 
 
-_throughput = _metric(THROUGHPUT)
+_throughput, _speedup, _efficiency = (_metric(name) for name in (THROUGHPUT, "speedup", "scaling_efficiency"))
 
 COLUMNS = (
     Column("framework", "framework", lambda row: row.series, lambda row: row.series, is_text=True),
     Column("plan", "plan", lambda row: _plan(row) or "", _plan, worth=5, is_text=True),
     Column("gpus", "GPUs", lambda row: f"{row.result.gpus}{'*' if row.crowded else ''}", lambda row: row.result.gpus),
+    Column(THROUGHPUT, "img/s", _shown(_throughput, rate), _throughput),
+    Column("throughput_half_width", "±", _shown(_half, _percent), _half, worth=1),
+    Column("speedup", "speed-up", _shown(_speedup, "{:.2f}x".format), _speedup, worth=6),
     Column(
-        THROUGHPUT,
-        "img/s",
-        lambda row: "-" if (found := _throughput(row)) is None else _throughput_text(found),
-        _throughput,
-    ),
-    Column("throughput_half_width", "±", _shown(_half, "{:.1%}"), _half, worth=1),
-    Column("speedup", "speed-up", _shown(_metric("speedup"), "{:.2f}x"), _metric("speedup"), worth=6),
-    Column(
-        "scaling_efficiency",
-        "efficiency",
-        _shown(_metric("scaling_efficiency"), "{:.0%}"),
-        _metric("scaling_efficiency"),
-        worth=3,
-        brief="eff.",
+        "scaling_efficiency", "efficiency", _shown(_efficiency, "{:.0%}".format), _efficiency, worth=3, brief="eff."
     ),
     _memory_column("allocated_peak_bytes", worth=4),
     _memory_column("cached_peak_bytes", worth=2),

@@ -91,9 +91,10 @@ class _Layout:
         return min(longest, most) if most else longest
 
     def _fit(self) -> None:
-        if self._excess() > 0:
-            self._gap = LEAST_GAP
-        while self._excess() > 0:
+        while True:
+            for self._gap in (GAP, LEAST_GAP):
+                if self._excess() <= 0:
+                    return
             droppable = [one for one in self._columns if one.worth is not None]
             if self._shorten(self._excess()) or not droppable:
                 return
@@ -116,18 +117,14 @@ def _worth(column: Column) -> int:
 
 
 def _notes(study: Study, rows: Sequence[Row]) -> list[str]:
-    result = rows[0].result
-    figures = result.metrics.get("throughput_img_s")
-    launches, steps = len(figures.per_launch) if figures else 0, study.alike_settings.get("steps")
-    lines = [
-        f"median of {launches} launches" + (f" of {steps} steps" if steps else "") + "; memory: peak MiB of a rank"
-    ]
+    launches = sorted({len(row.result.step_time_s) for row in rows})
+    counted = f"{launches[0]}" if len(launches) == 1 else f"{launches[0]} to {launches[-1]}"
+    steps = study.alike_settings.get("steps")
+    of_steps = f" of {steps} steps" if steps is not None else ""
+    lines = [f"median of {counted} launches{of_steps}; memory: peak MiB of a rank"]
     about: list[tuple[str, Callable[[Row], bool]]] = [
-        (
-            "> fastest on so many GPUs (95% intervals of its leads)",
-            lambda row: row.rank == CLEAR,
-        ),
-        ("~ ahead, but not clearly", lambda row: row.rank == AHEAD),
+        ("> clearly the fastest on so many GPUs: 95% intervals over launches", lambda row: row.rank == CLEAR),
+        ("~ ahead, not clearly", lambda row: row.rank == AHEAD),
         ("* more ranks than cores: says nothing about speed", lambda row: row.crowded),
     ]
     lines += [text for text, shown in about if any(shown(row) for row in rows)]

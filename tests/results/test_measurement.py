@@ -1,13 +1,10 @@
 """The one definition of throughput, on reports written by hand."""
 
-from dataclasses import replace
-
 import pytest
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, RankReport
-from pytest_dnnbench.report.table import render
 from pytest_dnnbench.results.measurement import Launch, Measurement, agree
 from pytest_dnnbench.results.record import make_record, relate
 
@@ -93,19 +90,6 @@ def test_strong_scaling_is_held_against_the_same_global_batch() -> None:
     relate([single, matching, other])
     assert "speedup" in matching["metrics"]
     assert "speedup" not in other["metrics"]
-
-
-def test_the_table_marks_more_ranks_than_cores_and_says_what_it_shows() -> None:
-    plain = make_record(measurement("single", 1, [1.0]))
-    crowded = make_record(replace(measurement("ddp", 4, [1.0]), oversubscribed=True))
-    relate([plain, crowded])
-    lines = render([plain, crowded])
-    assert [line.split() for line in lines if "MiB" in line] == [
-        ["single", "1", "8.0", "1.00x", "100%", "0", "MiB"],
-        ["ddp", "4", "32.0", "4.00x", "100%", "0", "MiB", "*"],
-    ]
-    assert lines[-1] == "* more ranks than cores: says nothing about speed"
-    assert "*" not in "".join(render([plain]))
 
 
 def test_thresholds_are_one_sided_and_in_the_metrics_own_unit() -> None:
