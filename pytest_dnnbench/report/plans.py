@@ -1,23 +1,34 @@
 """The lines under the table that say which plans the pipelines ran."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from pytest_dnnbench.results.record import Record
+from pytest_dnnbench.report.runs import Result, number
+from pytest_dnnbench.report.study import Study
 
 
-def render_plans(records: list[Record]) -> list[str]:
+def plan_text(plan: object) -> str | None:
+    """The shape of a plan, the replicas of its stages, as in 2-1; None where there is none."""
+    shape = plan.get("shape") if isinstance(plan, Mapping) else None
+    return shape if isinstance(shape, str) and shape else None
+
+
+def plan_lines(study: Study) -> list[str]:
     """A line for each case with a plan; training and validation of one case may have the same."""
-    lines = [_line(record, record["plan"]) for record in records if record.get("plan")]
+    lines = [_line(study.label(one), one, one.plan) for one in study.latest if plan_text(one.plan)]
     return ["", "plans (replicas of each stage)", *dict.fromkeys(lines)] if lines else []
 
 
-def _line(record: Record, plan: dict[str, Any]) -> str:
-    case, bubble = record["case"], record["metrics"].get("bubble_fraction")
-    text = f"  {case['framework']}, {case['model']}, {case['gpus']} GPUs, {case['phase']}: {plan['shape']}"
-    if plan["parallelism"] == "data":
-        text += ", pure data parallelism" if case["gpus"] > 1 else ""
-    text += f", by the {plan['decided_by']}"
+def _line(series: str, result: Result, plan: Mapping[str, Any]) -> str:
+    bubble = result.value("bubble_fraction")
+    text = f"  {series}, {result.model}, {result.gpus} GPUs, {result.phase}: {plan_text(plan)}"
+    if plan.get("parallelism") == "data" and result.gpus > 1:
+        text += ", pure data parallelism"
+    if isinstance(plan.get("decided_by"), str):
+        text += f", by the {plan['decided_by']}"
     if bubble is None:
         return text
-    text += f"; {1e3 * plan['predicted_step_time_s']:.1f} ms a step predicted, {1e3 * plan['measured_step_time_s']:.1f}"
-    return f"{text} measured, bubble {bubble['value']:.0%}"
+    predicted, measured = (number(plan.get(f"{kind}_step_time_s")) for kind in ("predicted", "measured"))
+    if predicted is not None and measured is not None:
+        text += f"; {1e3 * predicted:.4g} ms a step predicted, {1e3 * measured:.4g} measured"
+    return f"{text}, bubble {bubble:.0%}"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_dnnbench.report.plans import plan_text
 from pytest_dnnbench.report.runs import Result, number
 from pytest_dnnbench.report.spread import interval
 from pytest_dnnbench.report.study import Group, Study
@@ -90,15 +91,6 @@ def half_width(result: Result) -> float | None:
     figure = result.metrics.get(THROUGHPUT)
     found = interval(figure.per_launch, THROUGHPUT) if figure else None
     return found.high / found.middle - 1 if found and found.middle > 0 else None
-
-
-def plan_text(plan: object) -> str | None:
-    """The replicas of each stage, as in 2-1; None where there is no plan."""
-    stages = plan.get("stages") if isinstance(plan, Mapping) else None
-    if not isinstance(stages, list) or not stages:
-        return None
-    replicas = [number(stage.get("replicas")) if isinstance(stage, Mapping) else None for stage in stages]
-    return "-".join(f"{count:g}" if count is not None else "?" for count in replicas)
 
 
 def verdict_text(verdict: Mapping[str, Any]) -> str | None:

@@ -3,9 +3,11 @@
 What does not fit goes in this order: half of the gaps, the middle of long names, the columns of least worth (rows.py).
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pytest_dnnbench.report.plans import plan_lines
 from pytest_dnnbench.report.rows import AHEAD, CLEAR, Column, Row, Section, columns, sections
 from pytest_dnnbench.report.runs import run_of
 from pytest_dnnbench.report.study import Study
@@ -46,12 +48,19 @@ def render(study: Study, width: int = 80) -> list[Line]:
     found = sections(study)
     rows = [row for section in found for row in section.rows]
     if not rows:
-        return [Line(cut_middle(text, width)) for text in ("no case was measured", *_unread(study))]
+        return [Line(text) for long in ("no case was measured", *_unread(study)) for text in _wrapped(long, width)]
     layout = _Layout(rows, width)
     lines: list[Line] = []
     for section in found:
         lines += [*layout.section(section), Line("")]
-    return lines + [Line(cut_middle(text, width)) for text in _notes(study, rows)]
+    below = [*_notes(study, rows), *plan_lines(study)]
+    return lines + [Line(text) for long in below for text in _wrapped(long, width)]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """The text on as many lines as it takes; what cannot be broken is cut."""
+    broken = textwrap.wrap(text, max(20, width), subsequent_indent="    ", break_long_words=False) or [""]
+    return [cut_middle(line, width) for line in broken]
 
 
 class _Layout:

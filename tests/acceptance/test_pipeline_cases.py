@@ -22,11 +22,12 @@ def test_pipelines_stand_beside_the_other_frameworks(pipelines: Any, pytester: p
     result = pipelines("--dnn-frameworks", "single,pipedream", "--dnn-bandwidth", "1e12", "--benchmark-json", "o.json")
     result.assert_outcomes(passed=6)
     result.stdout.fnmatch_lines(
-        ["*pipedream * 2 *x*%*MiB*", "plans (replicas of each stage)", "*2 GPUs, train: *by the planner*"]
+        ["*pipedream * 2 *x*%*", "plans (replicas of each stage)", "*pipedream*, 2 GPUs, train: *"]
     )
     made = records(pytester.path / "o.json")
     assert {name.partition("[")[2] for name in made} >= {f"pipedream-{MODEL}-1gpu]", f"pipedream-{MODEL}-2gpu]"}
     record = made[f"test_train[pipedream-{MODEL}-2gpu]"]
+    assert record["plan"]["decided_by"] == "planner"
     assert {"bubble_fraction", "bubble_fraction_ideal", "speedup"} <= set(record["metrics"])
     plan = record["plan"]
     assert plan["predicted_step_time_s"] > 0

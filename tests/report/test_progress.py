@@ -16,7 +16,7 @@ def test_the_rank_that_is_behind_tells_the_phase_and_all_tell_the_rate() -> None
 def test_a_line_cuts_the_name_first_and_then_leaves_words_out() -> None:
     words = ["launch 1 of 3", "timed steps 3/8", "56 img/s"]
     assert status("test_train[ddp]", words, 80) == "test_train[ddp]: launch 1 of 3, timed steps 3/8, 56 img/s"
-    assert status("test_train[ddp-resnet50-2gpu]", words, 60).startswith("test_tra…50-2gpu]: launch")
+    assert status("test_train[ddp-resnet50-2gpu]", words, 60).startswith("test_trai…50-2gpu]: launch")
     assert status("test_train[ddp]", words, 29) == "test_tr…n[ddp]: launch 1 of 3"
     for width in range(90):
         assert len(status("test_train[ddp-resnet50-2gpu]", words, width)) <= width

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pytest_dnnbench.report.rows import columns, plan_text, sections, verdict_text
+from pytest_dnnbench.report.plans import plan_text
+from pytest_dnnbench.report.rows import columns, sections, verdict_text
 from pytest_dnnbench.report.table import Line, render, study_of
 from pytest_dnnbench.report.text import cut_middle, pad, printable, width_of
 
@@ -50,7 +51,7 @@ def full(framework: str = "ddp", gpus: int = 4, **more: Any) -> dict[str, Any]:
         "allocated_peak_bytes": entry([1000 * MIB], "B"),
         "cached_peak_bytes": entry([12000 * MIB], "B"),
     }
-    plan = {"stages": [{"replicas": 2}, {"replicas": 1}]}
+    plan = {"shape": "2-1", "parallelism": "pipeline", "decided_by": "planner"}
     about = {"plan": plan, "verdict": verdict("regressed", throughput_img_s=-0.051)} | more
     return record(framework, gpus, [1400.0, 1401.0, 1402.0], metrics=metrics, **about)
 
@@ -155,9 +156,16 @@ def test_a_verdict_names_the_metric_that_decided_it() -> None:
     assert verdict_text({}) is None
 
 
-def test_a_plan_is_the_replicas_of_its_stages() -> None:
-    bad: list[object] = [None, {}, {"stages": []}, {"stages": 3}, "2-1"]
-    assert plan_text({"stages": [{"replicas": 2}, {"replicas": 1}, "x", {}]}) == "2-1-?-?"
+def test_plans_are_told_below_with_what_they_promised_and_what_came_of_it() -> None:
+    plan = {"shape": "2-1", "decided_by": "planner", "predicted_step_time_s": 0.01, "measured_step_time_s": 0.0125}
+    lines = texts(record("pipedream", 3, [9.0], plan=plan, metrics={"bubble_fraction": entry([0.25])}), width=200)
+    assert lines[-2:] == [
+        "plans (replicas of each stage)",
+        "  pipedream, resnet50, 3 GPUs, train: 2-1, by the planner; 10 ms a step predicted, 12.5 measured, bubble 25%",
+    ]
+    bare = texts(record("x", 2, [9.0], plan={"shape": "2", "parallelism": "data", "predicted_step_time_s": "?"}))
+    assert bare[-1] == "  x, resnet50, 2 GPUs, train: 2, pure data parallelism"
+    bad: list[object] = [None, {}, {"shape": ""}, {"shape": 3}, "2-1"]
     assert [plan_text(plan) for plan in bad] == [None] * 5
 
 

@@ -1,5 +1,7 @@
 """The one definition of throughput, on reports written by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_dnnbench.case import Case

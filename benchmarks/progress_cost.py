@@ -1,0 +1,91 @@
+"""What live progress costs the measured ranks: throughput with the status line on and off, in interleaved pairs.
+
+    python -m benchmarks.progress_cost [--pairs 10] [--model resnet18] [--batch-size 32] [--steps 20] [--ranks 2]
+
+On a terminal that nobody reads but which obeys everything, the line is rewritten as in a session. On / off should be
+1.00 within the noise of the pairs. A pair of the default size takes about half a minute on two quiet cores. Also
+printed: what saying a step costs a rank.
+"""
+
+import argparse
+import os
+import pty
+import threading
+import time
+import timeit
+from collections.abc import Sequence
+
+from benchmarks.ddp import ours
+from benchmarks.pairs import compare
+from pytest_dnnbench.board import Board, Standing
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.report.progress import StatusLine, status, where
+from pytest_dnnbench.results.measurement import Launch
+
+CALLS = 100_000
+
+
+class Display:
+    """The status line of a session, on a pseudo-terminal."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.drawn = 0
+        self._line = StatusLine(lambda text: self._write(descriptor, text), lambda: 0)
+
+    def show(self, standings: Sequence[Standing]) -> None:
+        """As ranks.Progress.show."""
+        self._line.draw(status("test_train[ddp-resnet18-2gpu]", [*where(standings), f"{time.monotonic():.1f} s"], 79))
+
+    def clear(self) -> None:
+        """As ranks.Progress.clear."""
+        self._line.erase()
+
+    def _write(self, descriptor: int, text: str) -> None:
+        os.write(descriptor, text.encode())
+        self.drawn += 1
+
+
+def step_ns() -> float:
+    """What saying a step costs a rank, the best of five."""
+    board, descriptor = Board.make()
+    os.close(descriptor)
+    board.enter("timed steps", 10)
+    return 1e9 * min(timeit.repeat(lambda: board.step(3, 96), number=CALLS, repeat=5)) / CALLS
+
+
+def _swallow(descriptor: int) -> None:
+    while os.read(descriptor, 1 << 16):
+        pass
+
+
+def main() -> None:
+    """Prints every pair and the median ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--ranks", type=int, default=2)
+    settings = parser.parse_args()
+    print(f"saying a step costs a rank {step_ns():.0f} ns")
+    reader, terminal = pty.openpty()
+    threading.Thread(target=_swallow, args=(reader,), daemon=True).start()
+    display = Display(terminal)
+    with ForkServer() as server:
+        server.wait_ready()
+        threads = max(1, len(os.sched_getaffinity(0)) // settings.ranks)
+        quiet = Ranks(server, ["cpu"] * settings.ranks, threads=threads, timeout_s=600)
+        shown = Ranks(server, ["cpu"] * settings.ranks, threads=threads, timeout_s=600, progress=display)
+        compare(
+            f"throughput of ddp {settings.model} on {settings.ranks} ranks, progress on / off",
+            lambda: Launch(tuple(ours(shown, settings, settings.steps, 3))).throughput_img_s,
+            lambda: Launch(tuple(ours(quiet, settings, settings.steps, 3))).throughput_img_s,
+            settings.pairs,
+            "img/s",
+        )
+    print(f"the line was written {display.drawn} times")
+
+
+if __name__ == "__main__":
+    main()
