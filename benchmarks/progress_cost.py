@@ -31,7 +31,7 @@ class Display:
 
     def __init__(self, descriptor: int) -> None:
         self.drawn = 0
-        self._line = StatusLine(lambda text: self._write(descriptor, text), lambda: 0)
+        self._line = StatusLine(lambda text: self._write(descriptor, text))
 
     def show(self, standings: Sequence[Standing]) -> None:
         """As ranks.Progress.show."""

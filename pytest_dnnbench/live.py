@@ -45,9 +45,9 @@ class Terminal:
 
     def __init__(self, config: pytest.Config, reporter: Any) -> None:
         self._capture = config.pluginmanager.get_plugin("capturemanager")
-        self._writer = reporter._tw  # the only way to its column and its file
+        self._writer = reporter._tw  # the only way to its file
         self.rewrites = bool(self._writer._file.isatty()) and os.environ.get("TERM") not in ("dumb", None)
-        self.line = StatusLine(self._write, lambda: self._writer.width_of_current_line % self.width)
+        self.line = StatusLine(self._write)
 
     @property
     def width(self) -> int:

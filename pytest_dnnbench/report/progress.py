@@ -102,25 +102,26 @@ def _tail(words: Sequence[str]) -> str:
 class StatusLine:
     """A line below the one that the cursor is in, rewritten in place; the cursor stays where it is.
 
-    `write` writes and flushes; `column` tells the cursor's column. While the line is there nobody else may write.
+    `write` writes and flushes. While the line is there nobody else may write.
     """
 
-    def __init__(self, write: Callable[[str], None], column: Callable[[], int]) -> None:
+    def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
-        self._column = column
         self._shown = ""
 
     def draw(self, text: str) -> None:
         """Shows the text, which must be narrower than the terminal."""
-        if text == self._shown:
-            return
-        column = self._column()
-        # A newline, which scrolls where it must; the text, and the rest of its line erased; up and back again.
-        self._write(f"\n\r{text}\x1b[K\x1b[A\r" + (f"\x1b[{column}C" if column else ""))
-        self._shown = text
+        if text != self._shown:
+            self._write(f"{_MAKE_ROOM}{_SAVE}\r\n{text}{_ERASE_REST}{_RESTORE}")
+            self._shown = text
 
     def erase(self) -> None:
         """Takes the line away."""
         if self._shown:
-            self._write("\x1b[J")
+            self._write(_ERASE_BELOW)
             self._shown = ""
+
+
+# What every terminal since the VT100 obeys. Down and up in the same column scrolls where there is no line below.
+_MAKE_ROOM, _SAVE, _RESTORE = "\x1bD\x1b[A", "\x1b7", "\x1b8"
+_ERASE_REST, _ERASE_BELOW = "\x1b[K", "\x1b[J"

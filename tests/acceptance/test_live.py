@@ -21,7 +21,7 @@ TINY = (
     "-p", "no:cacheprovider", "--dnn-device", "cpu", "--dnn-models", "tests.tiny_models:tiny", "--dnn-batch-size", "8",
     "--dnn-steps", "3", "--dnn-timeout", "120", "--dnn-frameworks", "single", "--dnn-launches", "2",
 )  # fmt: skip
-LINE = r"\n\rtest_\S+: launch {} of 2, "
+LINE = r"\r\ntest_\S+: launch {} of 2, "
 
 
 @pytest.fixture
@@ -57,11 +57,12 @@ class Screen:
 
     def __init__(self, written: str) -> None:
         self.lines, self.row, self.column = [""], 0, 0
-        for piece in re.findall(r"\x1b\[[\d;]*[A-Za-z]|[^\x1b]", written):
+        self.saved = (0, 0)
+        for piece in re.findall(r"\x1b\[[\d;]*[A-Za-z]|\x1b[D78]|[^\x1b]", written):
             self._obey(piece)
 
     def _obey(self, piece: str) -> None:
-        if piece == "\n":
+        if piece in ("\n", "\x1bD"):
             self.row += 1
             self.lines += [""] * (self.row + 1 - len(self.lines))
         elif piece == "\r":
@@ -72,8 +73,10 @@ class Screen:
             self.column += 1
         elif piece.endswith("A"):
             self.row -= 1
-        elif piece.endswith("C"):
-            self.column += int(piece[2:-1])
+        elif piece == "\x1b7":
+            self.saved = (self.row, self.column)
+        elif piece == "\x1b8":
+            self.row, self.column = self.saved
         elif piece.endswith(("K", "J")):
             self.lines[self.row] = self.lines[self.row][: self.column]
             if piece.endswith("J"):
@@ -87,7 +90,7 @@ def test_a_terminal_has_a_status_line_that_leaves_nothing_behind(command: list[s
     for launch in (1, 2):
         assert re.search(LINE.format(launch) + "starting ranks", written)
     assert re.search(LINE.format(2) + r"[^\r]*about \d+ s left", written)
-    assert max(map(len, re.findall(r"\n\r([^\r\n]*)\x1b\[K", written))) < columns
+    assert max(map(len, re.findall(r"\r\n([^\r\n]*)\x1b\[K", written))) < columns
     shown = Screen(written).lines
     assert not [line for line in shown if "launch 1 of 2" in line or "launch 2 of 2" in line]
     assert [line for line in shown if re.fullmatch(r"(\.|test_cases.py::.* PASSED) +\[100%\]|\.", line)], shown

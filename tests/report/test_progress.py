@@ -70,10 +70,11 @@ def test_more_launches_than_planned_are_nothing_to_wait_for() -> None:
 
 def test_a_status_line_stands_below_and_the_cursor_stays() -> None:
     written: list[str] = []
-    line = StatusLine(written.append, lambda: 7)
+    line = StatusLine(written.append)
     line.draw("one")
     line.draw("one")
     line.draw("two")
     line.erase()
     line.erase()
-    assert written == ["\n\rone\x1b[K\x1b[A\r\x1b[7C", "\n\rtwo\x1b[K\x1b[A\r\x1b[7C", "\x1b[J"]
+    around = "\x1bD\x1b[A\x1b7\r\n{}\x1b[K\x1b8"
+    assert written == [around.format("one"), around.format("two"), "\x1b[J"]
