@@ -89,8 +89,8 @@ class Workshop:
         check = load(spec.fits)
         fitting = tuple(count for count in possible if check is None or check(spec.name, count, options))
         if possible and not fitting:
-            given = {row.flag: options[row.name] for row in spec.options if options[row.name] != row.default}
-            asked = " ".join(f"--dnn-{flag} {value}" for flag, value in given.items())
+            given = [(row.flag, options.get(row.name, row.default), row.default) for row in spec.options]
+            asked = " ".join(f"--dnn-{flag} {value}" for flag, value, default in given if value != default)
             raise UsageError(
                 f"{spec.name} with {asked} fits none of the device counts {', '.join(map(str, possible))}:"
                 " change it, or give counts that fit with --dnn-gpu-counts"

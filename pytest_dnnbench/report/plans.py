@@ -21,7 +21,8 @@ def plan_lines(study: Study) -> list[str]:
 
 def _line(series: str, result: Result, plan: Mapping[str, Any]) -> str:
     bubble = result.value("bubble_fraction")
-    text = f"  {series}, {result.model}, {result.gpus} GPUs, {result.phase}: {plan_text(plan)}"
+    gpus = f"{result.gpus} GPU{'s' if result.gpus > 1 else ''}"
+    text = f"  {series}, {result.model}, {gpus}, {result.phase}: {plan_text(plan)}"
     if plan.get("parallelism") == "data" and result.gpus > 1:
         text += ", pure data parallelism"
     if isinstance(plan.get("decided_by"), str):

@@ -139,13 +139,13 @@ class PipeDreamWorker(Worker):
         return {"source": "synthetic"} if files is None else {"source": "mnist", "split": files.split}
 
     def metrics(self) -> dict[str, float]:
-        """The bubble of this rank in the timed steps, and what the schedule alone would make of it."""
+        """The bubble of this rank in the timed steps (1 if none is its own), and what the schedule alone makes of it."""
         size, first = self._minibatches_per_step, self.request.warmup
         if self.case.phase != "train":
             return {}
         measured = self._runtime.occupancy.bubble_fraction(first * size, (first + self.request.steps) * size)
         ideal = self.schedule.ideal_bubble()
-        return {"bubble_fraction": ideal if measured is None else measured, "bubble_fraction_ideal": ideal}
+        return {"bubble_fraction": 1.0 if measured is None else measured, "bubble_fraction_ideal": ideal}
 
     def details(self) -> dict[str, object]:
         """The plan, what it promised, and what this rank's stage took."""
