@@ -139,7 +139,7 @@ class PipeDreamWorker(Worker):
         return {"source": "synthetic"} if files is None else {"source": "mnist", "split": files.split}
 
     def metrics(self) -> dict[str, float]:
-        """The bubble of this rank in the timed steps (1 if none is its own), and what the schedule alone makes of it."""
+        """The bubble of this rank in the timed steps, 1 if none is its own; and what the schedule alone makes of it."""
         size, first = self._minibatches_per_step, self.request.warmup
         if self.case.phase != "train":
             return {}
