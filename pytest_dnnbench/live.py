@@ -28,25 +28,30 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     config = session.config
     wanted = config.stash[plugin.SETTINGS].progress
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    writer = getattr(config.pluginmanager.get_plugin("terminalreporter"), "_tw", None)
     items = [item for item in session.items if {"dnnbench", "process_group"} & set(getattr(item, "fixturenames", ()))]
-    if wanted == "off" or reporter is None or not items or config.option.collectonly:
+    if writer is None or not items or config.option.collectonly:
         return
-    live = LiveProgress(Terminal(config, reporter), plugin.workshop(config), rounds.measured(session))
-    if live.terminal.rewrites and (wanted == "on" or config.option.verbose > -2):
-        plugin.workshop(config).progress = live
+    terminal, shop = Terminal(config, writer), plugin.workshop(config)
+    if shows(wanted, terminal.rewrites, config.option.verbose):
+        launches = shop.settings.launches if plugin.timing(config) else 1
+        live = LiveProgress(terminal, shop, rounds.measured(session), launches)
+        shop.progress = live if terminal.rewrites else None
         config.pluginmanager.register(live, "dnnbench_live")
-    elif not live.terminal.rewrites and (wanted == "on" or config.option.verbose >= 0):
-        config.pluginmanager.register(live, "dnnbench_live")
+
+
+def shows(wanted: str, rewrites: bool, verbosity: int) -> bool:
+    """Whether there is a display: what --dnn-progress says; "auto" bows to -q, and a status line to -qq only."""
+    return wanted == "on" or (wanted == "auto" and verbosity >= (-1 if rewrites else 0))
 
 
 class Terminal:
     """pytest's terminal, written to from within a test: past the capture of output."""
 
-    def __init__(self, config: pytest.Config, reporter: Any) -> None:
+    def __init__(self, config: pytest.Config, writer: Any) -> None:
         self._capture = config.pluginmanager.get_plugin("capturemanager")
-        self._writer = reporter._tw  # the only way to its file
-        self.rewrites = bool(self._writer._file.isatty()) and os.environ.get("TERM") not in ("dumb", None)
+        self._writer = writer
+        self.rewrites = bool(writer._file.isatty()) and os.environ.get("TERM") not in ("dumb", None)
         self.line = StatusLine(self._write)
 
     @property
@@ -82,10 +87,10 @@ class Terminal:
 class LiveProgress:
     """The display of one session; it is what `Ranks` calls Progress."""
 
-    def __init__(self, terminal: Terminal, shop: Any, measured: Sequence[pytest.Item]) -> None:
+    def __init__(self, terminal: Terminal, shop: Any, measured: Sequence[pytest.Item], launches: int) -> None:
         self.terminal = terminal
         self._shop = shop
-        self._launches = shop.settings.launches
+        self._launches = launches
         self._numbers = {item.nodeid: number for number, item in enumerate(measured, 1)}
         self._pace = Pace(list(self._numbers), self._launches)
         self._item: pytest.Item | None = None

@@ -113,7 +113,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
             workshop(config).data()
         except DnnbenchError as error:
             raise pytest.UsageError(str(error)) from None
-        if _timing(config):
+        if timing(config):
             rounds.run_early_rounds(session, config.stash[SETTINGS].launches, announce)
     return (yield)
 
@@ -144,13 +144,15 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Shows the table."""
     if WORKSHOP in config.stash and (records := workshop(config).records):
+        import shutil
+
         from pytest_dnnbench.report.table import render, study_of
 
         machine = workshop(config).machine
         terminalreporter.section("dnnbench")
         terminalreporter.write_line(machine.describe())
         terminalreporter.write_line("")
-        for line in render(study_of(records), terminalreporter._tw.fullwidth):
+        for line in render(study_of(records), shutil.get_terminal_size().columns):
             terminalreporter.write_line(line.text, **dict.fromkeys(line.markup, True))
 
 
@@ -196,7 +198,8 @@ def dnnbench(benchmark: Any, request: pytest.FixtureRequest) -> DnnBench:
     return DnnBench(workshop(request.config), request.node, benchmark)
 
 
-def _timing(config: pytest.Config) -> bool:
+def timing(config: pytest.Config) -> bool:
+    """Whether cases are timed: not with --benchmark-disable or -skip."""
     session = getattr(config, "_benchmarksession", None)
     return session is not None and not session.disabled and not session.skip
 

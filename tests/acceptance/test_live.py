@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_dnnbench.live import shows
+
 CASES = """
 def test_train(framework, model, gpus, process_group, dnnbench):
     print("said by the test")
@@ -110,6 +112,19 @@ def test_a_pipe_gets_a_plain_line_per_early_launch_and_no_control_characters(
     assert [name for name, _ in told] == ["Diverging", "tiny"]
     assert re.fullmatch(r"failed, about \d+ s left", told[0][1])
     assert re.fullmatch(r"[\d,.]+ img/s, about \d+ s left", told[1][1])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status_line", "plain_lines"),
+    [("auto", (-1, 2), (0, 2)), ("on", (-3, 2), (-3, 2)), ("off", (9, 9), (9, 9))],
+)
+def test_the_option_and_quietness_decide(
+    wanted: str, status_line: tuple[int, int], plain_lines: tuple[int, int]
+) -> None:
+    for rewrites, (low, high) in ((True, status_line), (False, plain_lines)):
+        assert [shows(wanted, rewrites, verbosity) for verbosity in range(-3, 3)] == [
+            low <= verbosity <= high for verbosity in range(-3, 3)
+        ]
 
 
 @pytest.mark.parametrize("options", [("-p", "no:terminal"), ("-n", "1")], ids=" ".join)
