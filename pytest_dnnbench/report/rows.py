@@ -7,7 +7,7 @@ How a table is laid out, cut or coloured is the affair of each format (terminal:
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_dnnbench.report.plans import plan_text
@@ -32,7 +32,8 @@ _SHORT = {**MEMORY, "step_time_s": "step time", "scaling_efficiency": "efficienc
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One case. `rank` is CLEAR, AHEAD or empty; `series` the framework with its options where they vary."""
+    """One case. `series`: the framework with its options where they vary. `rank`: CLEAR, AHEAD or empty, as it always is
+    where ranks are crowded."""
 
     result: Result
     series: str
@@ -74,10 +75,12 @@ class Column:
 def sections(study: Study) -> list[Section]:
     """All rows of a study, group by group."""
     best = {id(contest.first): _rank(contest) for contest in contests(study)}
-    return [
-        Section(group, tuple(Row(one, study.label(one), best.get(id(one), "")) for one in group.results))
-        for group in study.groups
-    ]
+
+    def row(result: Result) -> Row:
+        plain = Row(result, study.label(result))
+        return plain if plain.crowded else replace(plain, rank=best.get(id(result), ""))
+
+    return [Section(group, tuple(map(row, group.results))) for group in study.groups]
 
 
 def columns(rows: Iterable[Row]) -> list[Column]:
@@ -99,7 +102,8 @@ def verdict_text(verdict: Mapping[str, Any]) -> str | None:
     if status == "no-baseline":
         return None
     entries = verdict.get("metrics")
-    found = {name: one for name, one in entries.items() if isinstance(one, Mapping)} if entries else {}
+    known = entries.items() if isinstance(entries, Mapping) else ()
+    found = {name: one for name, one in known if isinstance(one, Mapping)}
     deciding = [name for name, entry in found.items() if entry.get("status") == status]
     metric = THROUGHPUT if THROUGHPUT in deciding or not deciding else deciding[0]
     fraction = number(found.get(metric, {}).get("change"))

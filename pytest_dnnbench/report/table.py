@@ -53,7 +53,7 @@ def render(study: Study, width: int = 80) -> list[Line]:
     lines: list[Line] = []
     for section in found:
         lines += [*layout.section(section), Line("")]
-    below = [*_notes(study, rows), *plan_lines(study)]
+    below = [*_notes(study, rows, layout.keys), *plan_lines(study)]
     return lines + [Line(text) for long in below for text in _wrapped(long, width)]
 
 
@@ -73,6 +73,11 @@ class _Layout:
         self._cells = {id(row): {one.key: one.text(row) for one in self._columns} for row in rows}
         self._widths = {one.key: self._natural(one, rows) for one in self._columns}
         self._fit()
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the columns that are shown."""
+        return [one.key for one in self._columns]
 
     def section(self, section: Section) -> list[Line]:
         """Heading, column heads and rows."""
@@ -125,12 +130,14 @@ def _worth(column: Column) -> int:
     return column.worth or 0
 
 
-def _notes(study: Study, rows: Sequence[Row]) -> list[str]:
+def _notes(study: Study, rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     launches = sorted({len(row.result.step_time_s) for row in rows})
     counted = f"{launches[0]}" if len(launches) == 1 else f"{launches[0]} to {launches[-1]}"
     steps = study.alike_settings.get("steps")
     of_steps = f" of {steps} steps" if steps is not None else ""
     lines = [f"median of {counted} launches{of_steps}; memory: peak MiB of a rank"]
+    if "throughput_half_width" in keys:
+        lines.append("± half of the 95% interval of img/s over launches")
     about: list[tuple[str, Callable[[Row], bool]]] = [
         ("> clearly the fastest on so many GPUs: 95% intervals over launches", lambda row: row.rank == CLEAR),
         ("~ ahead, not clearly", lambda row: row.rank == AHEAD),

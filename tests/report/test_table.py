@@ -65,6 +65,7 @@ def test_a_row_holds_all_that_was_measured() -> None:
     row = cells(lines, "ddp")
     assert row[:4] == ["ddp", "2-1", "4", "1,401.0"]
     assert row[4].endswith("%")
+    assert "± half of the 95% interval of img/s over launches" in lines
     assert row[5:] == ["3.50x", "88%", "1,000", "12,000", "regressed", "-5.1%"]
 
 
@@ -137,6 +138,10 @@ def test_more_ranks_than_cores_are_marked_and_explained() -> None:
     assert cells(lines, "ddp")[1] == "4*"
     assert cells(lines, "single")[1] == "1"
     assert "* more ranks than cores: says nothing about speed" in lines
+    crowded = [
+        record(name, 4, [speed, speed], case={"oversubscribed": True}) for name, speed in (("a", 9.0), ("b", 1.0))
+    ]
+    assert not [line for line in texts(*crowded) if line[:1] in (">", "~")]
 
 
 def test_statuses_have_colours_and_the_text_says_them_too() -> None:
@@ -153,6 +158,7 @@ def test_a_verdict_names_the_metric_that_decided_it() -> None:
     assert verdict_text({"status": "regressed", "metrics": changed}) == "regressed allocated +12.0%"
     assert verdict_text({"status": "incomparable", "reason": "torch"}) == "incomparable"
     assert verdict_text({"status": "ok", "metrics": {"throughput_img_s": None}}) == "ok"
+    assert verdict_text({"status": "noisy", "metrics": [1]}) == "noisy"
     assert verdict_text({}) is None
 
 
