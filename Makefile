@@ -4,11 +4,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODELS ?= resnet18
 
-.PHONY: bench test lint types horovod clean
+.PHONY: bench picture test lint types horovod clean
 
 bench: .venv/.horovod
+	@mkdir -p .benchmarks
 	$(BIN)/pytest bench_cases --gpus 2 --dnn-frameworks all --dnn-models $(MODELS) --dnn-steps 8 \
-	    --benchmark-columns=median,iqr,rounds --benchmark-sort=name --benchmark-autosave
+	    --benchmark-columns=median,iqr,rounds --benchmark-sort=name --benchmark-autosave \
+	    --benchmark-json .benchmarks/bench.json --dnn-report .benchmarks/report
+
+# The README's plot, of the last `make bench`.
+picture:
+	$(BIN)/python -m pytest_dnnbench report .benchmarks/bench.json -o .benchmarks/report --picture docs/throughput.svg
 
 test: .venv/.horovod
 	$(BIN)/pytest

@@ -11,6 +11,7 @@ COMMANDS = {
     "horovod": ("pytest_dnnbench.horovod_build.command", "build Horovod against the installed torch and install it"),
     "plan": ("pytest_dnnbench.planner.command", "split a profiled model into pipeline stages"),
     "profile": ("pytest_dnnbench.rank.pipeline.command", "time each operator of a model on one device"),
+    "report": ("pytest_dnnbench.report.command", "make one page, plots and tables of saved runs"),
 }
 
 

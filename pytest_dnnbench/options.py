@@ -79,6 +79,7 @@ OPTIONS = (
     Option("warmup", int, 3, "untimed steps before them", at_least=0),
     Option("timeout", float, 600.0, "seconds that one launch may take", at_least=1),
     Option("progress", str, "auto", "what runs now: auto shows it unless quiet", ("auto", "on", "off")),
+    Option("report", str, None, "folder for a page, plots and tables of the session"),
     Option("seed", int, 0, "seed of weights, data and shuffling", at_least=0),
 )
 
@@ -104,6 +105,7 @@ class Settings:
     warmup: int
     timeout: float
     progress: str
+    report: str | None
     seed: int
     framework_options: dict[str, dict[str, Scalar]]
 

@@ -47,7 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
     models = {name: path for rows in config.hook.pytest_dnnbench_models() for name, path in rows.items()}
     config.stash[CATALOG] = Catalog().with_rows(frameworks, models)
     try:
-        config.stash[SETTINGS] = read_settings(config, config.stash[CATALOG])
+        settings = config.stash[SETTINGS] = read_settings(config, config.stash[CATALOG])
+        if settings.report and not hasattr(config, "workerinput"):
+            from pytest_dnnbench.report.session import SessionReport
+
+            config.pluginmanager.register(SessionReport(settings.report), "dnnbench-report")
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(live, "dnnbench_live_setup")

@@ -56,7 +56,7 @@ def scaling(study: Study, group: Group, quantities: Sequence[Quantity], y_label:
         fill, line = ("white", "--") if quantity.hollow else ("#8a929b", "-")
         axes.plot([], [], line, color="#8a929b", marker="o", markerfacecolor=fill, label=quantity.label)
     _gpu_axis(axes, group)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.15 * _highest(group, quantities))
     axes.set_ylabel(y_label)
     _finish(axes, group)
 
@@ -91,7 +91,7 @@ def step_times(study: Study, group: Group, gpus: int, axes: "Axes") -> None:
             width = 0.3 / max(len(launches), 3)
             shown = _evenly(launch, MOST_SAMPLES)
             dots += [(x + width * (7 * step % 11 / 5 - 1), 1e3 * time) for step, time in enumerate(shown)]
-            bars += [(x - 1.4 * width, x + 1.4 * width, 1e3 * statistics.median(launch))]
+            bars += [(x - width, x + width, 1e3 * statistics.median(launch))]
         axes.plot(*zip(*dots, strict=True), ".", color=style["color"], markersize=3.2, alpha=0.55)
         ticks.append((place, short(label, 18)))
     axes.hlines([y for _, _, y in bars], [low for low, _, _ in bars], [high for _, high, _ in bars], INK, linewidth=1.4)
@@ -154,6 +154,13 @@ def _line(axes: "Axes", place: int, label: str, results: list[Result], quantity:
         markerfacecolor="white" if quantity.hollow else style["color"],
         label=None if quantity.hollow else short(label),
     )
+
+
+def _highest(group: Group, quantities: Sequence[Quantity]) -> float:
+    """The largest value drawn; the whisker of a few wild launches may leave the panel rather than flatten the rest."""
+    figures = [(result.metrics.get(one.metric), one.scale) for result in group.results for one in quantities]
+    values = [max(one.value, *_few(one), 0.0) / scale for one, scale in figures if one]
+    return max(values) or 1.0
 
 
 def _few(figure: Figure) -> list[float]:

@@ -56,9 +56,9 @@ def _speedup(study: Study) -> Plot:
     return _plot(
         "speedup",
         "Speed-up",
-        "Throughput over that of `single` on one device, round by round; both axes are logarithmic.",
+        "Throughput over that of single on one device, round by round; both axes are logarithmic.",
         [Panel(group.label, partial(panels.speedup, study, group)) for group in groups],
-        "Not drawn: speed-up takes the framework `single` in the session and more than one number of devices.",
+        "Not drawn: speed-up takes the framework single in the session and more than one number of devices.",
     )
 
 

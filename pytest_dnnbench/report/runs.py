@@ -115,6 +115,8 @@ def plain(value: object, length: int = TEXT_LENGTH) -> str:
     """Printable text of at most so many characters; what cannot be printed is shown as a replacement character."""
     text = str(value)
     cut = text if len(text) <= length else f"{text[: length - 1]}…"
+    if cut.isprintable():
+        return cut
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in cut)
 
 

@@ -88,7 +88,9 @@ class Study:
 
     def setting(self, result: Result) -> str:
         """The settings of a result that are not the same in the whole study."""
-        return ", ".join(f"{name.replace('_', ' ')} {settings(result)[name]}" for name in self._varying)
+        own = settings(result)
+        known = {name: "unknown" if own[name] is None else own[name] for name in self._varying}
+        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
 
     @cached_property
     def alike(self) -> dict[str, Any]:

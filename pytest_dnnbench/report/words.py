@@ -1,8 +1,9 @@
 """Figures and findings in words, the same wherever a report shows them."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from pytest_dnnbench.report.runs import Figure, Result, number
+from pytest_dnnbench.report.runs import Figure, number, plain
 from pytest_dnnbench.report.spread import Interval, interval
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.report.winners import Contest
@@ -33,7 +34,9 @@ def amount(value: float | None, unit: str) -> str:
         return f"{_rounded(value)} img/s"
     if unit == "x":
         return f"{value:.2f}x"
-    return f"{value:,.4g}" if unit in ("", "1") else f"{value:,.4g} {unit}"
+    if unit == "1":
+        return f"{value:.1%}"
+    return f"{value:,.4g}" if not unit else f"{value:,.4g} {unit}"
 
 
 def rate(value: float | None) -> str:
@@ -58,19 +61,19 @@ def change(fraction: Any) -> str:
 
 
 def span(lead: Interval) -> str:
-    """A ratio as a change, in its interval."""
-    return f"{change(lead.middle - 1)} ({change(lead.low - 1)} to {change(lead.high - 1)})"
+    """A ratio as a lead in percent, in its interval."""
+    middle, low, high = (
+        f"{100 * (ratio - 1) + 0.0:.1f}".replace("-0.0", "0.0") for ratio in (lead.middle, lead.low, lead.high)
+    )
+    return f"{middle}% ({low}% to {high}%)"
 
 
 def finding(contest: Contest, study: Study) -> str:
-    """Who wins, by how much; or that nobody does."""
+    """Who is ahead and by how much; or why that is not known."""
     first = study.label(contest.first)
     if contest.lead is None or contest.second is None:
         return f"not decided: {contest.why}"
-    second = study.label(contest.second)
-    if not contest.clear:
-        return f"no clear winner: {first} before {second} by {span(contest.lead)}"
-    return f"{first} before {second} by {span(contest.lead)}"
+    return f"{first} ahead of {study.label(contest.second)} by {span(contest.lead)}"
 
 
 def headline(found: list[Contest], study: Study) -> list[str]:
@@ -95,7 +98,9 @@ def headline(found: list[Contest], study: Study) -> list[str]:
 def environment(study: Study) -> str:
     """The environment and settings that all cases share, in one line: what a plot's caption says."""
     facts, chosen = study.alike, study.alike_settings
-    parts = [str(facts[name]) for name in ("gpu", "cpu") if facts.get(name)]
+    gpus = {name for result in study.latest for name in str(result.must_match.get("gpu") or "").split(", ") if name}
+    parts = [*gpus] if len(gpus) == 1 else []
+    parts += [str(facts["cpu"])] if facts.get("cpu") else []
     parts += [f"{facts['cores']} cores"] if facts.get("cores") else []
     parts += [f"{name} {facts[name]}" for name in ("torch", "horovod", "driver") if facts.get(name)]
     named = {
@@ -109,25 +114,77 @@ def environment(study: Study) -> str:
     return ", ".join(parts) or "environments differ: see the page"
 
 
-def caption(study: Study) -> str:
-    """What stands under every plot."""
+def caption(study: Study, key: str = "throughput") -> str:
+    """What stands under a plot: what its marks are, unless the plot tells it itself, and where it was measured."""
+    if key == "steps":
+        return f"{environment(study)}."
     launches = {len(result.step_time_s) for result in study.latest} or {0}
     counted = f"{min(launches)}" if len(launches) == 1 else f"{min(launches)} to {max(launches)}"
     steps = study.alike_settings.get("steps")
     of = f" of {steps} steps" if steps is not None else ""
     return (
         f"Median of {counted} launches{of}; whiskers: 95% interval over launches; small dots: the launches."
-        f" {environment(study)}"
+        f" {environment(study)}."
     )
-
-
-def memory(result: Result) -> str:
-    """Allocated / cached of a GPU, or resident of a rank."""
-    pair = [result.value(name) for name in ("allocated_peak_bytes", "cached_peak_bytes")]
-    if pair[0] is not None:
-        return " / ".join(amount(value, "B") for value in pair)
-    return amount(result.value("resident_peak_bytes"), "B")
 
 
 def _rounded(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:,.1f}" if abs(value) >= 100 else f"{value:,.4g}"
+
+
+def facts(found: Mapping[str, Any]) -> str:
+    """Names and values in one line, those without a value left out."""
+    return plain(
+        ", ".join(f"{name.replace('_', ' ')} {_fact(value)}" for name, value in found.items() if value is not None),
+        2000,
+    )
+
+
+def evidence(correctness: Mapping[str, Any]) -> list[str]:
+    """What was checked about the step: the largest deviation of each kind beside its tolerance, and all else told."""
+    deviations, tolerances = (_mapping(correctness.get(key)) for key in ("largest_deviation", "tolerance"))
+    lines = []
+    for name, deviation in deviations.items():
+        allowed = number(tolerances.get(name))
+        within = f", allowed {allowed:.0e}" if allowed is not None else ""
+        found = number(deviation)
+        lines.append(f"{name}: largest deviation {'unknown' if found is None else f'{found:.1e}'}{within}")
+    if correctness.get("ranks_agree"):
+        lines.append(f"ranks agree {correctness['ranks_agree']}")
+    known = {"checked", "largest_deviation", "tolerance", "ranks_agree"}
+    lines += [f"{name.replace('_', ' ')}: {_fact(value)}" for name, value in correctness.items() if name not in known]
+    return [plain(line) for line in lines[:20]]
+
+
+def against(baseline: Mapping[str, Any]) -> str:
+    """The baseline of a verdict."""
+    sessions = baseline.get("sessions")
+    counted = f", {sessions} session{'s' if sessions != 1 else ''}" if isinstance(sessions, int) else ""
+    return plain(f"{baseline.get('file') or 'a saved run'}{counted}")
+
+
+def judged(verdict: Mapping[str, Any]) -> list[str]:
+    """A line per metric that was judged."""
+    lines = []
+    for name, entry in list(_mapping(verdict.get("metrics")).items())[:20]:
+        one = _mapping(entry)
+        line = f"{NAMES.get(name, name)} {one.get('status', 'unknown')}: {change(one.get('change'))}"
+        ends = one.get("interval")
+        if isinstance(ends, list) and len(ends) == 2:
+            line += f" ({change(ends[0])} to {change(ends[1])})"
+        if number(one.get("limit")) is not None:
+            line += f", limit {change(one['limit'])}"
+        if number(one.get("minimum_detectable")) is not None:
+            line += f", smallest change that is found {one['minimum_detectable']:.1%}"
+        lines.append(plain(line))
+    return lines
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_fact(one)}" for name, one in value.items()) or "none"
+    return ", ".join(map(_fact, value)) if isinstance(value, list) else str(value)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
