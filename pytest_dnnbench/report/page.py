@@ -158,7 +158,7 @@ def _details(result: Result, study: Study, places: Mapping[str, int]) -> dict[st
         "judged": words.judged(verdict),
         "correctness": words.evidence(correctness),
         "settings": words.facts(settings(result) | {"options": result.case.get("options") or None}),
-        "plan": json.dumps(result.plan, ensure_ascii=False)[:2000] if result.plan else "",
+        "plan": words.plan(result.plan),
         "environment": places.get(_text(result.must_match)),
         "recorded": words.facts(result.recorded),
         "command": command(result),

@@ -180,6 +180,14 @@ def judged(verdict: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def plan(found: Any) -> list[str]:
+    """How a pipeline was cut, what was predicted of it and what came of it; its operators and ranks are left out."""
+    told = {name: value for name, value in _mapping(found).items() if isinstance(value, (str, int, float))}
+    times = [name for name in told if name.endswith("_time_s")]
+    lines = [facts({name: value for name, value in told.items() if name not in times})] if told else []
+    return lines + [f"{name.removesuffix('_s').replace('_', ' ')} {amount(number(told[name]), 's')}" for name in times]
+
+
 def _fact(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_fact(one)}" for name, one in value.items()) or "none"

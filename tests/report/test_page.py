@@ -88,6 +88,16 @@ def test_equal_cases_have_no_clear_winner() -> None:
     assert "clearly the fastest" not in text
 
 
+def test_a_pipelines_plan_is_told_with_its_promise_and_its_outcome() -> None:
+    one = benchmark("pipedream", "resnet50", 2)
+    times = {"predicted_step_time_s": 0.0125, "measured_step_time_s": 0.014}
+    record(one)["plan"] = {"shape": "1-1", "decided_by": "planner", "stages": [{"nodes": ["conv1"]}], **times}
+    text = page({"benchmarks": [one]})
+    assert "shape 1-1, decided by planner" in text
+    assert "predicted step time 12.5 ms" in text
+    assert "measured step time 14 ms" in text
+
+
 def test_the_command_spells_out_every_setting_of_the_case() -> None:
     one = benchmark("horovod", "my.models:net", 2)
     record(one)["case"] |= {
