@@ -52,7 +52,7 @@ def render(study: Study, found: Sequence[Section], drawn: Sequence[Drawn], title
     made = _rows(study, rows, shown, environments)
     script, css = (TEMPLATES.joinpath(name).read_text() for name in ("page.js", "page.css"))
     failures = [failure for run in study.runs for failure in run.failures]
-    known = contests(study)
+    known = [contest for contest in contests(study) if len(contest.group.at(contest.gpus)) > 1]
     plots = [_plot(one, study) for one in drawn] if study.latest else []
     text: str = _template(
         "page.html"

@@ -99,7 +99,7 @@ def step_times(study: Study, group: Group, gpus: int, axes: "Axes") -> None:
     axes.set_xlim(-0.6, len(ticks) - 0.4)
     axes.set_ylabel("step time [ms]")
     axes.grid(visible=False, axis="x")
-    axes.set_title(short(f"{group.label}, {_devices(group.results[0], gpus)}", 52))
+    axes.set_title(short(f"{group.label}, {_devices(group.results[0], gpus)}", 44))
 
 
 def history(runs: Sequence[Run], results: Sequence[Result], axes: "Axes") -> None:
@@ -129,7 +129,7 @@ def history(runs: Sequence[Run], results: Sequence[Result], axes: "Axes") -> Non
     axes.set_xticks(shown, [_day(runs[results[place].run]) for place in shown])
     axes.set_ylim(0.9 * min(values), 1.1 * max(values))
     axes.set_ylabel("throughput [img/s]")
-    axes.set_title(short(f"{newest.framework}, {newest.model}, {newest.phase}, {_devices(newest, newest.gpus)}", 52))
+    axes.set_title(short(f"{newest.framework}, {newest.model}, {newest.phase}, {_devices(newest, newest.gpus)}", 44))
     _legend(axes)
 
 
@@ -209,7 +209,7 @@ def _no_ticks() -> Any:
 
 
 def _finish(axes: "Axes", group: Group) -> None:
-    axes.set_title(short(group.label, 52))
+    axes.set_title(short(group.label, 44))
     _legend(axes)
 
 

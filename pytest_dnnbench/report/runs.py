@@ -194,9 +194,14 @@ def _numbers(values: Any) -> tuple[float, ...]:
 def _failures(failed: Any) -> Iterable[tuple[str, str]]:
     for one in failed if isinstance(failed, list) else ():
         if isinstance(one, (list, tuple)) and len(one) == 2:
-            yield plain(one[0], NAME_LENGTH * 2), plain(one[1], 4 * TEXT_LENGTH)
+            yield plain(one[0], NAME_LENGTH * 2), _lines(one[1])
         else:
             yield plain(one, NAME_LENGTH * 2), ""
+
+
+def _lines(text: Any) -> str:
+    """A message of several lines."""
+    return "\n".join(plain(line) for line in _first(str(text)[: 8 * TEXT_LENGTH].splitlines()))
 
 
 def _part(value: Any) -> Mapping[str, Any]:

@@ -62,10 +62,14 @@ def change(fraction: Any) -> str:
 
 def span(lead: Interval) -> str:
     """A ratio as a lead in percent, in its interval."""
-    middle, low, high = (
-        f"{100 * (ratio - 1) + 0.0:.1f}".replace("-0.0", "0.0") for ratio in (lead.middle, lead.low, lead.high)
-    )
-    return f"{middle}% ({low}% to {high}%)"
+    middle, low, high = (_lead(ratio) for ratio in (lead.middle, lead.low, lead.high))
+    return f"{middle} ({low} to {high})"
+
+
+def _lead(ratio: float) -> str:
+    """With as many digits as tell its sign."""
+    percent = 100 * (ratio - 1)
+    return f"{percent:.2f}%" if abs(percent) < 0.05 else f"{percent:,.1f}%"
 
 
 def finding(contest: Contest, study: Study) -> str:
