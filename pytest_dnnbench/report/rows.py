@@ -32,7 +32,7 @@ _SHORT = {**MEMORY, "step_time_s": "step time", "scaling_efficiency": "efficienc
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One case. `series`: the framework with its options where they vary. `rank`: CLEAR, AHEAD or empty, as it always is
+    """One case. `series`: the framework with its options where they vary. `rank`: CLEAR, AHEAD or empty, as always
     where ranks are crowded."""
 
     result: Result
