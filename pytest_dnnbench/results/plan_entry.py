@@ -5,6 +5,7 @@ from typing import Any
 
 from pytest_dnnbench.results.measurement import Measurement
 
+_OF_THE_PLAN = ("shape", "parallelism", "decided_by", "bandwidth_bytes_s", "profile_parts_over_whole")
 _OF_A_RANK = ("stage", "replica", "versions_kept", "version_bytes", "stash_bytes", "planned_memory_bytes")
 
 
@@ -22,7 +23,7 @@ def plan_entry(measurement: Measurement) -> dict[str, Any] | None:
     peaks = [max(peaks) for peaks in zip(*(launch.memory(kind) or [] for launch in measurement.launches), strict=True)]
     return {
         **facts["plan"],
-        **{key: facts[key] for key in ("shape", "parallelism", "decided_by", "bandwidth_bytes_s")},
+        **{key: facts[key] for key in _OF_THE_PLAN},
         "predicted_step_time_s": facts["predicted_step_time_s"],
         "predicted_data_parallel_step_time_s": facts["predicted_data_parallel_step_time_s"],
         "measured_step_time_s": statistics.median(

@@ -31,6 +31,8 @@ def test_pipelines_stand_beside_the_other_frameworks(pipelines: Any, pytester: p
     assert {"bubble_fraction", "bubble_fraction_ideal", "speedup"} <= set(record["metrics"])
     plan = record["plan"]
     assert plan["predicted_step_time_s"] > 0
+    assert plan["profile_parts_over_whole"] > 0
+    assert plan["bandwidth_bytes_s"] == 1e12
     assert plan["measured_step_time_s"] > 0
     assert sum(stage["replicas"] for stage in plan["stages"]) == len(plan["ranks"]) == 2
     for rank in plan["ranks"]:

@@ -24,6 +24,7 @@ from pytest_dnnbench.rank import group, phases
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.profile_cache import cached_profile
+from pytest_dnnbench.rank.pipeline.profiler import parts_over_whole
 
 _PROBE_BYTES = 1 << 24
 _PROBES = 5
@@ -33,26 +34,32 @@ _TRACED_IMAGES = 2
 def decide(place: Place, request: RunRequest) -> dict[str, Any]:
     """The plan of a case as plain data, on rank 0; all ranks call it. Raises PlanError, ProfileError or UsageError.
 
-    `decided_by` is "user" or "planner"; `bandwidth_bytes_s` what the planner was told, None where it was not asked.
+    `decided_by` is "user" or "planner". Of what it was planned from, None where a plan was given: `bandwidth_bytes_s`,
+    and `profile_parts_over_whole`, far from 1 where the profile was taken on a busy machine.
     """
     with group.membership(place):
         phases.enter("plan")
         options = request.case.options
         if path := plan_file(options):
             forced_layout(options, place.world_size)
-            plan, decided_by, bandwidth = read_plan(path), "user", None
+            plan, decided_by, bandwidth, agreement = read_plan(path), "user", None, None
         else:
             bandwidth = float(options.get("bandwidth", 0.0)) or measured_bandwidth(place)
             if place.rank:
                 return {}
-            plan, decided_by = _planned(place, request, bandwidth)
+            plan, decided_by, agreement = _planned(place, request, bandwidth)
         schedule_of(request.case.framework, Layout(plan.replicas), options)
         _check_cut(request, plan)
-        return {"plan": plan.to_data(), "decided_by": decided_by, "bandwidth_bytes_s": bandwidth}
+        return {
+            "plan": plan.to_data(),
+            "decided_by": decided_by,
+            "bandwidth_bytes_s": bandwidth,
+            "profile_parts_over_whole": agreement,
+        }
 
 
-def _planned(place: Place, request: RunRequest, bandwidth: float) -> tuple[Plan, str]:
-    """The plan and who decided it.
+def _planned(place: Place, request: RunRequest, bandwidth: float) -> tuple[Plan, str, float]:
+    """The plan, who decided it, and how far the parts of its profile add up to the whole.
 
     The planner may leave workers idle where more of them would not help. A case is a number of ranks, so then it
     runs pure data parallelism on all of them.
@@ -68,7 +75,7 @@ def _planned(place: Place, request: RunRequest, bandwidth: float) -> tuple[Plan,
         plan, decided_by = plan_for(profile, [place.world_size], [bandwidth], memory_bytes=memory), "planner"
         if sum(plan.require_feasible().replicas) < place.world_size:
             plan = even_plan(profile, (place.world_size,), bandwidth=bandwidth, memory_bytes=memory)
-    return plan.require_feasible(), decided_by
+    return plan.require_feasible(), decided_by, parts_over_whole(profile)
 
 
 def _check_cut(request: RunRequest, plan: Plan) -> None:
