@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.report.runs import plain
+from pytest_dnnbench.report.text import cut_middle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,10 +108,7 @@ def look(place: int) -> dict[str, Any]:
 
 def short(text: str, length: int = 34) -> str:
     """A name for a plot: its middle is left out when it is long; no leading underscore, which hides a label."""
-    name = plain(text, 4 * length)
-    if len(name) > length:
-        half = (length - 1) // 2
-        name = f"{name[:half]}…{name[-half:]}"
+    name = cut_middle(plain(text), length)
     return f" {name}" if name.startswith("_") else name
 
 

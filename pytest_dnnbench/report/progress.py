@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from pytest_dnnbench.board import PHASES, Standing
-from pytest_dnnbench.report.text import cut_middle, printable
+from pytest_dnnbench.report.runs import plain
+from pytest_dnnbench.report.text import cut_middle
 
 _ORDER = {phase: place for place, phase in enumerate(PHASES)}
 
@@ -92,7 +93,7 @@ def status(name: str, words: Sequence[str], width: int) -> str:
     while kept and width - len(_tail(kept)) < MIN_NAME:
         kept.pop()
     tail = _tail(kept)
-    return cut_middle(printable(name), width - len(tail)) + tail
+    return cut_middle(plain(name), width - len(tail)) + tail
 
 
 def _tail(words: Sequence[str]) -> str:

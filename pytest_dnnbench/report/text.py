@@ -1,11 +1,6 @@
-"""Text in a terminal: how wide it is, cut and padded to a width, without control characters."""
+"""Printable text (runs.plain): how many columns it takes, cut and padded to a width."""
 
 import unicodedata
-
-
-def printable(text: str) -> str:
-    """The text with every character that a terminal would obey, or could not show, as a replacement character."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def width_of(text: str) -> int:
