@@ -54,9 +54,8 @@ def render(study: Study, found: Sequence[Section], drawn: Sequence[Drawn], title
     failures = [failure for run in study.runs for failure in run.failures]
     known = [contest for contest in contests(study) if len(contest.group.at(contest.gpus)) > 1]
     plots = [_plot(one, study) for one in drawn] if study.latest else []
-    text: str = _template(
-        "page.html"
-    ).render(
+    template = _template("page.html")
+    text: str = template.render(
         title=title,
         policy=_policy(script),
         css=Markup(css),  # noqa: S704 # our own file

@@ -47,6 +47,11 @@ class Quantity:
 THROUGHPUT = Quantity("throughput_img_s")
 
 
+def drawable(result: Result, metric: str) -> bool:
+    """The case has the metric, and it is above zero as every measured one is."""
+    return (result.value(metric) or 0) > 0
+
+
 def scaling(study: Study, group: Group, quantities: Sequence[Quantity], y_label: str, axes: "Axes") -> None:
     """Values against GPUs, a line per series; the second quantity, if any, is hollow and dashed."""
     for quantity in quantities:
@@ -69,6 +74,8 @@ def speedup(study: Study, group: Group, axes: "Axes") -> None:
         _line(axes, place, label, results, Quantity("speedup"), _dodge(study, label))
     _gpu_axis(axes, group)
     axes.set_yscale("log", base=2)
+    drawn = [*counts, *(value for result in group.results if (value := result.value("speedup") or 0) > 0)]
+    axes.set_ylim(min(drawn) / 1.5, max(drawn) * 1.5)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes.yaxis.set_minor_locator(_no_ticks())
     axes.set_ylabel("speed-up over single")
@@ -80,7 +87,8 @@ def step_times(study: Study, group: Group, gpus: int, axes: "Axes") -> None:
     ticks: list[tuple[int, str]] = []
     bars: list[tuple[float, float, float]] = []
     for number, label, results in _series(study, group):
-        launches = [launch for result in results if result.gpus == gpus for launch in result.step_time_s if launch]
+        own = (launch for result in results if result.gpus == gpus for launch in result.step_time_s)
+        launches = [times for launch in own if (times := [time for time in launch if time > 0])]
         if not launches:
             continue
         place = len(ticks)
@@ -135,7 +143,7 @@ def history(runs: Sequence[Run], results: Sequence[Result], axes: "Axes") -> Non
 
 def _line(axes: "Axes", place: int, label: str, results: list[Result], quantity: Quantity, dodge: float) -> None:
     found = sorted(
-        ((result.gpus, result.metrics[quantity.metric]) for result in results if quantity.metric in result.metrics),
+        ((result.gpus, result.metrics[quantity.metric]) for result in results if drawable(result, quantity.metric)),
         key=lambda pair: pair[0],
     )
     if not found:
@@ -173,7 +181,8 @@ def _whiskers(axes: "Axes", xs: Sequence[float], figures: Sequence[Figure], quan
     points: list[tuple[float, float]] = []
     for x, figure in zip(xs, figures, strict=True):
         if bounds := interval(figure.per_launch, quantity.metric):
-            points += [(x, bounds.low / quantity.scale), (x, bounds.high / quantity.scale), (gap, gap)]
+            low, high = max(bounds.low, bounds.middle / 1e3), min(bounds.high, bounds.middle * 1e3)
+            points += [(x, low / quantity.scale), (x, high / quantity.scale), (gap, gap)]
     if points:
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.1, marker="_", markersize=5, zorder=1.5)
 

@@ -81,7 +81,9 @@ def _memory(study: Study) -> Plot:
 def _step_times(study: Study) -> Plot:
     found = []
     for group in study.groups:
-        counts = [result.gpus for result in group.results if any(result.step_time_s)]
+        counts = [
+            result.gpus for result in group.results if any(time > 0 for launch in result.step_time_s for time in launch)
+        ]
         if counts:
             gpus = max(counts)
             found.append(Panel(group.label, partial(panels.step_times, study, group, gpus)))
@@ -95,7 +97,7 @@ def _step_times(study: Study) -> Plot:
 def _history(study: Study) -> Plot:
     kept = []
     for results in study.history.values():
-        shown = [result for result in results if "throughput_img_s" in result.metrics]
+        shown = [result for result in results if panels.drawable(result, "throughput_img_s")]
         if len({result.run for result in shown}) > 1:
             kept.append(shown)
     kept.sort(key=_interest)
@@ -111,7 +113,7 @@ def _history(study: Study) -> Plot:
 
 def _interest(results: Sequence[Result]) -> tuple[bool, float]:
     first, last = (results[place].metrics["throughput_img_s"].value for place in (0, -1))
-    return results[-1].status != "regressed", -abs(last / first - 1) if first > 0 else 0.0
+    return results[-1].status != "regressed", -abs(last / first - 1)
 
 
 def _plot(key: str, title: str, about: str, found: list[Panel], nothing: str) -> Plot:
@@ -122,4 +124,4 @@ def _plot(key: str, title: str, about: str, found: list[Panel], nothing: str) ->
 
 
 def _having(groups: Iterable[Group], metric: str) -> Iterable[Group]:
-    return (group for group in groups if any(metric in result.metrics for result in group.results))
+    return (group for group in groups if any(panels.drawable(result, metric) for result in group.results))

@@ -5,7 +5,6 @@ Every text that leaves this module is printable and bounded, every number finite
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,9 @@ from pytest_dnnbench.errors import DataError
 
 # Bounds on what is taken from a file: characters of a name and of any other text, entries of a list or mapping, depth.
 NAME_LENGTH, TEXT_LENGTH, ENTRIES, DEPTH = 120, 300, 64, 5
+
+# Larger or nearer to zero than anything measured, in any unit: taken for damage.
+LARGEST, SMALLEST = 1e18, 1e-18
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +123,10 @@ def plain(value: object, length: int = TEXT_LENGTH) -> str:
 
 
 def number(value: object) -> float | None:
-    """A finite number; None for anything else."""
+    """A finite number of a size that can be measured; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value) if value == 0 or SMALLEST <= abs(value) <= LARGEST else None
 
 
 def tidy(value: Any, depth: int = DEPTH) -> Any:

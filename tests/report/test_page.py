@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import random
 import re
 import shlex
 from pathlib import Path
@@ -270,3 +271,21 @@ def test_only_the_models_asked_for_are_reported(tmp_path: Path) -> None:
     assert "resnet50" not in tmp_path.joinpath("one", "index.html").read_text()
     with pytest.raises(UsageError, match="--models vgg16: no file holds"):
         report([str(tmp_path / "0.json"), "-o", str(tmp_path / "one"), "--models", "vgg16"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_value_breaks_a_plot(tmp_path: Path, seed: int) -> None:
+    """Values near the ends of floating point made matplotlib overflow; equal zeros gave axes without extent."""
+    chance = random.Random(seed)
+    odd = (0, 0.0, -1.0, 1e308, -1e308, 1e-320, 1e15, 5.0, float("inf"), None, "x", [], True, 10**400)
+    runs = []
+    for day in (1, 2):
+        content = session(("net",), ("single", "ddp"), (1, 2), phases=("train",), day=day, launches=2, steps=3)
+        for one in content["benchmarks"]:
+            for metric in record(one)["metrics"].values():
+                metric["value"] = chance.choice(odd)
+                metric["per_launch"] = [chance.choice(odd) for _ in range(3)]
+            for launch in record(one)["launches"]:
+                launch["step_time_s"] = [chance.choice(odd) for _ in range(3)]
+        runs.append(run_of(content, f"{day}.json"))
+    assert "3 cases" in write_report(Study(runs), tmp_path).read_text()
