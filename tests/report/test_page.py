@@ -277,7 +277,22 @@ def test_only_the_models_asked_for_are_reported(tmp_path: Path) -> None:
 def test_no_value_breaks_a_plot(tmp_path: Path, seed: int) -> None:
     """Values near the ends of floating point made matplotlib overflow; equal zeros gave axes without extent."""
     chance = random.Random(seed)
-    odd = (0, 0.0, -1.0, 1e308, -1e308, 1e-320, 1e15, 5.0, float("inf"), None, "x", [], True, 10**400)
+    odd: tuple[object, ...] = (
+        0,
+        0.0,
+        -1.0,
+        1e308,
+        -1e308,
+        1e-320,
+        1e15,
+        5.0,
+        float("inf"),
+        None,
+        "x",
+        [],
+        True,
+        10**400,
+    )
     runs = []
     for day in (1, 2):
         content = session(("net",), ("single", "ddp"), (1, 2), phases=("train",), day=day, launches=2, steps=3)
