@@ -69,6 +69,7 @@ class DnnBench:
         smoke = not self._benchmark.enabled
         steps, warmup = (1, 0) if smoke else (settings.steps, settings.warmup)
         run = prepare_run(case, shop.catalog, ranks, shop.machine, steps=steps, warmup=warmup, data=shop.data())
+        run.parallel = shop.sites.side_by_side
         shop.runs[self._item.nodeid] = run
         return run
 

@@ -80,6 +80,8 @@ OPTIONS = (
     Option("timeout", float, 600.0, "seconds that one launch may take", at_least=1),
     Option("progress", str, "auto", "what runs now: auto shows it unless quiet", ("auto", "on", "off")),
     Option("report", str, None, "folder for a page, plots and tables of the session"),
+    Option("parallel", bool, False, "under xdist's -n, time cases side by side on disjoint devices; see the docs"),
+    Option("lease-timeout", float, 3600.0, "seconds that a launch may wait for devices in use", at_least=0),
     Option("seed", int, 0, "seed of weights, data and shuffling", at_least=0),
 )
 
@@ -106,6 +108,8 @@ class Settings:
     timeout: float
     progress: str
     report: str | None
+    parallel: bool
+    lease_timeout: float
     seed: int
     framework_options: dict[str, dict[str, Scalar]]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dnnbench import hookspecs, live, rounds
+from pytest_dnnbench import hookspecs, live, parallel, rounds
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.options import Settings, add_options, read_settings
@@ -55,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(live, "dnnbench_live_setup")
+    config.pluginmanager.register(parallel, "dnnbench_parallel_setup")
 
 
 def workshop(config: pytest.Config) -> Workshop:
@@ -63,7 +64,13 @@ def workshop(config: pytest.Config) -> Workshop:
         from pytest_dnnbench.workshop import Workshop
 
         try:
-            config.stash[WORKSHOP] = Workshop(config.stash[SETTINGS], config.stash[CATALOG])
+            config.stash[WORKSHOP] = Workshop(
+                config.stash[SETTINGS],
+                config.stash[CATALOG],
+                timed=_timing(config),
+                side_by_side=parallel.is_worker(config),
+                announce=lambda line: _announce(config, line),
+            )
         except UsageError as error:
             raise pytest.UsageError(str(error)) from None
     return config.stash[WORKSHOP]
@@ -206,6 +213,14 @@ def timing(config: pytest.Config) -> bool:
     """Whether cases are timed: not with --benchmark-disable or -skip."""
     session = getattr(config, "_benchmarksession", None)
     return session is not None and not session.disabled and not session.skip
+
+
+def _announce(config: pytest.Config, line: str) -> None:
+    """A line past the capture of a running test's output; workers of xdist have no terminal."""
+    if reporter := config.pluginmanager.get_plugin("terminalreporter"):
+        with config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+            reporter.ensure_newline()
+            reporter.write_line(line)
 
 
 def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:

@@ -13,11 +13,17 @@ from _pytest.runner import runtestprotocol
 
 FAILED = pytest.StashKey[list[pytest.TestReport]]()
 EARLY = pytest.StashKey[bool]()
+ELSEWHERE = pytest.StashKey[bool]()
+"""Of an item that another worker of pytest-xdist is to run."""
 
 
 def measured(session: pytest.Session) -> list[pytest.Item]:
-    """The session's items that measure something."""
-    return [item for item in session.items if "dnnbench" in getattr(item, "fixturenames", ())]
+    """The items of this process that measure something."""
+    return [
+        item
+        for item in session.items
+        if "dnnbench" in getattr(item, "fixturenames", ()) and not item.stash.get(ELSEWHERE, False)
+    ]
 
 
 def run_early_rounds(session: pytest.Session, launches: int, announce: Callable[[str], None]) -> None:
@@ -44,6 +50,13 @@ def _run_early(item: pytest.Item, following: pytest.Item | None) -> None:
         del item.stash[EARLY]
     if any(report.failed for report in reports):
         item.stash[FAILED] = reports
+
+
+def catch_up(item: pytest.Item, launches: int) -> None:
+    """Runs an item's early rounds in a row: it came to this process after those of the others."""
+    for _ in range(1, launches):
+        if FAILED not in item.stash:
+            _run_early(item, item)
 
 
 def replay_failure(item: pytest.Item) -> bool:

@@ -1,14 +1,16 @@
 """What the cases of a session share: the machine, the fork server, the data, the records made so far."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller.devices import Machine, detect
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
+from pytest_dnnbench.controller.leases import Leases
 from pytest_dnnbench.controller.ranks import Progress, Ranks
 from pytest_dnnbench.controller.run import CaseRun, load
+from pytest_dnnbench.controller.sites import Sites
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.mnist import MnistFiles, find_mnist
 from pytest_dnnbench.options import ALL, Settings
@@ -18,9 +20,17 @@ DOWNLOAD = "pytest_dnnbench.rank.data:download"
 
 
 class Workshop:
-    """One per session. Raises UsageError when the settings do not fit this machine."""
+    """One per session, and one per worker of pytest-xdist: these run cases `side_by_side`. Raises UsageError when the settings do not fit this machine."""
 
-    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        *,
+        timed: bool = True,
+        side_by_side: bool = False,
+        announce: Callable[[str], None] = print,
+    ) -> None:
         self.settings = settings
         self.catalog = catalog
         self.machine: Machine = detect(settings.device)
@@ -30,6 +40,14 @@ class Workshop:
         self._fitting = {spec.name: self._fitting_counts(spec) for spec in self._specs()}
         installed = [spec for spec in catalog.frameworks.values() if not spec.missing()]
         self.server = ForkServer((*PRELOAD, *(name for spec in installed for name in spec.preload)))
+        self.sites = Sites(
+            self.machine,
+            Leases(timeout_s=settings.lease_timeout, announce=announce),
+            self.counts,
+            timed=timed,
+            side_by_side=side_by_side,
+            server_pid=lambda: self.server.pid,
+        )
         self.runs: dict[str, CaseRun] = {}
         self.records: list[Record] = []
         self.progress: Progress | None = None
@@ -49,9 +67,10 @@ class Workshop:
         return Ranks(
             self.server,
             self.machine.places(world_size),
-            threads=self.machine.threads(world_size),
+            threads=self.sites.threads(world_size),
             timeout_s=self.settings.timeout,
             progress=self.progress,
+            sites=self.sites,
         )
 
     def data(self) -> MnistFiles | None:

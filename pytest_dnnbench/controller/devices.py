@@ -31,6 +31,12 @@ class Machine:
     cores: int
     cpu: str
     why: str
+    affinity: tuple[int, ...] = ()
+
+    @property
+    def core_numbers(self) -> tuple[int, ...]:
+        """The cores as the kernel numbers them; under a CPU quota there are more of them than `cores`."""
+        return self.affinity or tuple(range(self.cores))
 
     @property
     def default_count(self) -> int:
@@ -69,7 +75,29 @@ def detect(wanted: str) -> Machine:
     gpus, driver, why = _cuda() if wanted != "cpu" else ((), None, "as asked for")
     if wanted == "cuda" and not gpus:
         raise UsageError(f"--dnn-device cuda: {why}; use --dnn-device cpu to run on CPU ranks")
-    return Machine("cuda" if gpus else "cpu", gpus, driver, len(os.sched_getaffinity(0)), _cpu_model(), why)
+    affinity = tuple(sorted(os.sched_getaffinity(0)))
+    cores = usable_cores(len(affinity), cpu_quota())
+    return Machine("cuda" if gpus else "cpu", gpus, driver, cores, _cpu_model(), why, affinity)
+
+
+def usable_cores(affine: int, quota: float | None) -> int:
+    """Cores to count on: those of the affinity, but no more than the whole ones that a quota pays for."""
+    return affine if quota is None else max(1, min(affine, int(quota)))
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:
+    """The least `cpu.max` of this process's cgroup (version 2) and those above it, in cores; None without one."""
+    quotas = []
+    with suppress(OSError, StopIteration):
+        own = next(line[3:] for line in membership.read_text().splitlines() if line.startswith("0::"))
+        folder = root / own.strip("/")
+        for group in (folder, *folder.parents):
+            if not group.is_relative_to(root):
+                break
+            with suppress(OSError, ValueError):
+                allowed, period = (group / "cpu.max").read_text().split()
+                quotas.append(int(allowed) / int(period))  # "max" is no number: no quota at this level
+    return min(quotas, default=None)
 
 
 def torch_version() -> str:

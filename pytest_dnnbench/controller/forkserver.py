@@ -120,6 +120,11 @@ class ForkServer:
         ended, self._exits = self._exits, []
         return ended
 
+    @property
+    def pid(self) -> int | None:
+        """The server's process; None while there is none."""
+        return self._process.pid if self._process else None
+
     def fileno(self) -> int:
         """The descriptor that becomes readable when a rank has ended; for `select`."""
         if self._control is None:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType
@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from pytest_dnnbench import errors
 from pytest_dnnbench.board import Board, Standing
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.sites import Site
 from pytest_dnnbench.errors import DnnbenchError, RankCrashed, RankHung, RankRaised, UsageError, WrongResult
 from pytest_dnnbench.messages import Place
 
@@ -29,6 +30,9 @@ Target = tuple[str, str, str | None]
 
 Rendezvous = Callable[[int], AbstractContextManager[list[dict[str, str]]]]
 """Given the world size: what runs beside the ranks, yielding the environment variables of each."""
+
+Sites = Callable[[int], AbstractContextManager[Site]]
+"""Given the world size: the place of one launch, held while it lasts."""
 
 GRACE_S = 0.5
 """After a first failure, how long other ranks may still report theirs: the culprit may be heard second."""
@@ -95,7 +99,8 @@ class Ranks:
 
     `devices` holds one torch device per rank ("cpu" or "cuda:INDEX"); `timeout_s` bounds a whole launch.
     `outputs` are what the ranks of the last launch wrote to stdout and stderr (the end of it, 64 KiB each).
-    `progress` is shown, every PROGRESS_S seconds of a launch, where its ranks are; None: the controller sleeps.
+    `sites` gives each launch its own devices, and may make it wait for them; None: always `devices`. `site` is the
+    last launch's. `progress` is shown, every PROGRESS_S seconds of a launch, where its ranks are; None: the controller sleeps.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class Ranks:
         timeout_s: float,
         environment: dict[str, str] | None = None,
         progress: Progress | None = None,
+        sites: Sites | None = None,
     ) -> None:
         self.server = server
         self.devices = tuple(devices)
@@ -114,6 +120,8 @@ class Ranks:
         self.timeout_s = timeout_s
         self.environment = environment or {}
         self.progress = progress
+        self.sites = sites
+        self.site = Site(self.devices, threads)
         self.outputs: list[str] = []
 
     @property
@@ -133,6 +141,7 @@ class Ranks:
         """Calls "module:function" on every rank as `function(place, *arguments)`, without joining any group."""
         module, _, name = target.partition(":")
         with (
+            self.sites(self.world_size) if self.sites else nullcontext(self.site) as self.site,
             tempfile.TemporaryDirectory(prefix=f"dnnbench-{os.getpid()}-", ignore_cleanup_errors=True) as directory,
             (rendezvous or _no_rendezvous)(self.world_size) as environments,
         ):
@@ -146,6 +155,7 @@ class Ranks:
                     body = pickle.dumps((self._place(number, directory), (module, name, None), packed))
                     ranks.append(self._spawn(number, Path(directory), body, environments[number]))
                 self._collect(ranks, deadline)
+                self.site.reported()
             finally:
                 self._end(ranks)
                 self.outputs = [_tail(rank.output) for rank in ranks]
@@ -161,8 +171,8 @@ class Ranks:
         return Place(
             rank=number,
             world_size=self.world_size,
-            device=self.devices[number],
-            threads=self.threads,
+            device=self.site.devices[number],
+            threads=self.site.threads,
             rendezvous=str(Path(directory) / "store"),
             timeout_s=self.timeout_s,
         )
@@ -174,7 +184,8 @@ class Ranks:
             "stacks": str(stacks),
             "directory": os.getcwd(),
             "sys_path": sys.path,
-            "environment": {**self.environment, **environment, "OMP_NUM_THREADS": str(self.threads)},
+            "environment": {**self.environment, **environment, "OMP_NUM_THREADS": str(self.site.threads)},
+            "cores": self.site.cores,
         }
         request = os.memfd_create("dnnbench-request")
         board, page = Board.make()

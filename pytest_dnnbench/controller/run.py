@@ -32,6 +32,7 @@ class CaseRun:
     rendezvous: Rendezvous | None = None
     planning: str | None = None
     packages: tuple[str, ...] = ()
+    parallel: bool = False
     correctness: dict[str, object] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
 
@@ -42,7 +43,8 @@ class CaseRun:
         if not self.correctness:
             proofs = self.ranks.launch(PROVE, self.request, rendezvous=self.rendezvous)
             self.correctness = agree(self.request.case, proofs)
-        launch = Launch(tuple(self.ranks.launch(MEASURE, self.request, rendezvous=self.rendezvous)))
+        reports = self.ranks.launch(MEASURE, self.request, rendezvous=self.rendezvous)
+        launch = Launch(tuple(reports), self.ranks.site.conditions)
         self.launches.append(launch)
         return launch
 
@@ -53,10 +55,11 @@ class CaseRun:
             case=case,
             launches=tuple(self.launches),
             correctness=self.correctness,
-            environment=_environment(self.machine, case, facts, self.packages),
+            environment=_environment(self.machine, self.launches, facts, self.packages),
             oversubscribed=self.machine.kind == "cpu" and self.machine.oversubscribed(case.gpus),
             steps=self.request.steps,
             warmup=self.request.warmup,
+            parallel=self.parallel,
         )
 
 
@@ -86,10 +89,11 @@ def load(path: str | None) -> Any:
 
 
 def _environment(
-    machine: Machine, case: Case, facts: dict[str, Scalar | None], packages: tuple[str, ...]
+    machine: Machine, launches: list[Launch], facts: dict[str, Scalar | None], packages: tuple[str, ...]
 ) -> dict[str, dict[str, Scalar | None]]:
     """What must be alike before two runs are compared, and what is only recorded."""
-    used = machine.gpus[: case.gpus]
+    uuids = {uuid for launch in launches for uuid in launch.conditions.get("gpu_uuids", ())}
+    used = [gpu for gpu in machine.gpus if gpu.uuid in uuids]
     alike: dict[str, Scalar | None] = {
         "cpu": machine.cpu,
         "cores": machine.cores,

@@ -34,6 +34,8 @@ def main(message: dict[str, Any], request: int, result: int, board: int) -> int:
     faulthandler.enable(file=stacks)
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
     os.environ.update(message["environment"])
+    if message["cores"]:
+        os.sched_setaffinity(0, message["cores"])
     os.chdir(message["directory"])
     sys.path[:] = message["sys_path"]
     try:

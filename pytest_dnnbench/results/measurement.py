@@ -2,7 +2,8 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.errors import WrongResult
@@ -11,9 +12,11 @@ from pytest_dnnbench.messages import Correctness, RankReport
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One launch of a case: its ranks' reports, in rank order."""
+    """One launch of a case: its ranks' reports, in rank order, and its conditions: the devices it ran on and who
+    disturbed it (see controller/isolation.py)."""
 
     reports: tuple[RankReport, ...]
+    conditions: dict[str, Any] = field(default_factory=dict)
 
     @property
     def throughput_img_s(self) -> float:
@@ -70,6 +73,7 @@ class Measurement:
     oversubscribed: bool
     steps: int
     warmup: int
+    parallel: bool = False
 
     def values(self) -> dict[str, tuple[list[float], list[float]]]:
         """Per metric: one value per launch, and one per rank (its median over the launches) where ranks differ."""

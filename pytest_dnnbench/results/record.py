@@ -29,10 +29,16 @@ def make_record(measurement: Measurement) -> Record:
             "steps": measurement.steps,
             "warmup": measurement.warmup,
             "data": first[0].data,
+            **({"parallel": True} if measurement.parallel else {}),
         },
         "metrics": metrics,
         "launches": [
-            {"step_time_s": launch.step_time_s, "loss": launch.loss, "rank_wall_s": _walls(launch.reports)}
+            {
+                "step_time_s": launch.step_time_s,
+                "loss": launch.loss,
+                "rank_wall_s": _walls(launch.reports),
+                **launch.conditions,
+            }
             for launch in measurement.launches
         ],
         "thresholds": thresholds(metrics),

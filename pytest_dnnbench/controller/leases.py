@@ -1,0 +1,171 @@
+"""Leases on devices: two launches of one user on one machine never share a GPU or a CPU core.
+
+A lease is an exclusive `flock` on a file of its own, so the kernel frees the leases of a process that died. The files
+are never deleted: a lock on a file that somebody has unlinked protects nothing. A launch takes all its devices at once
+or none, and only the launch at the turnstile may try; nobody holds a device and waits for another, so nothing can
+deadlock, and a launch of many devices is not starved by small ones. What is leased for what: see sites.py.
+"""
+
+import fcntl
+import os
+import re
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+
+from pytest_dnnbench.errors import LaunchError, UsageError
+
+VARIABLE = "DNNBENCH_LEASE_DIR"
+
+TURNSTILE = "turnstile"
+
+QUIET_S = 1.0
+"""How long a launch waits before it says so."""
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.25
+
+
+def lease_directory() -> Path:
+    """The user's own directory of lock files, made if need be. Raises UsageError where others could write to it."""
+    given, runtime = os.environ.get(VARIABLE), os.environ.get("XDG_RUNTIME_DIR")
+    if given:
+        path = Path(given)
+    elif runtime and os.access(runtime, os.W_OK):
+        path = Path(runtime) / "pytest-dnnbench"
+    else:
+        path = Path(tempfile.gettempdir()) / f"pytest-dnnbench-{os.getuid()}"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise UsageError(f"the directory of leases cannot be made ({error}): name another one in {VARIABLE}") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise UsageError(
+            f"the directory of leases, {path}, is not a directory of yours that you alone can write to:"
+            f" remove it or `chmod 700` it, or name another one in {VARIABLE}"
+        )
+    return path
+
+
+class Leases:
+    """The leases of one process. `announce` is told, once per wait, what a launch waits for."""
+
+    def __init__(self, *, timeout_s: float, announce: Callable[[str], None] = lambda _: None) -> None:
+        self.timeout_s = timeout_s
+        self.announce = announce
+
+    @cached_property
+    def directory(self) -> Path:
+        """Looked up, and made, when the first lease is taken."""
+        return lease_directory()
+
+    @contextmanager
+    def take(self, names: Sequence[str], count: int) -> Iterator[tuple[str, ...]]:
+        """Holds `count` of the named devices, the first that are free, in the order given.
+
+        Waits for them; raises LaunchError after `timeout_s`, naming who holds them.
+        """
+        if count > len(names):
+            raise LaunchError(f"{count} devices are needed and {len(names)} are here")
+        with ExitStack() as held:
+            wait = _Wait(self, count)
+            with ExitStack() as turn:
+                while not (entered := self._try([TURNSTILE], 1)):
+                    wait.pause([TURNSTILE])
+                turn.enter_context(_Held(entered))
+                while not (taken := self._try(names, count)):
+                    wait.pause(names)
+                held.enter_context(_Held(taken))
+            yield tuple(taken)
+
+    def holder(self, name: str) -> int | None:
+        """The process that holds a lease, as far as it has said so; None when nobody does."""
+        descriptor = self._open(name)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.pread(descriptor, 20, 0)
+            return int(text) if text.isdigit() else 0
+        finally:
+            os.close(descriptor)
+        return None
+
+    def _try(self, names: Sequence[str], count: int) -> dict[str, int]:
+        """Locks the first `count` free names and returns their descriptors; locks nothing when there are fewer."""
+        taken: dict[str, int] = {}
+        with _Held(taken) as unless_enough:
+            for name in names:
+                descriptor = self._open(name)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(descriptor)
+                    continue
+                taken[name] = descriptor
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+                if len(taken) == count:
+                    unless_enough.keep()
+                    return dict(taken)
+        return {}
+
+    def _open(self, name: str) -> int:
+        """The lock file of a name, closed on exec: neither the fork server nor a rank inherits a lease."""
+        path = self.directory / f"{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock"
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise LaunchError(f"a lease cannot be taken ({error}): name another directory in {VARIABLE}") from None
+
+
+class _Held:
+    """Locks that are given back at the end of a block, unless they are to be kept."""
+
+    def __init__(self, locks: dict[str, int]) -> None:
+        self._locks = locks
+        self._kept = False
+
+    def __enter__(self) -> "_Held":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in () if self._kept else self._locks.values():
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # frees it even if a child of a plain fork has the descriptor
+            os.close(descriptor)
+
+    def keep(self) -> None:
+        self._kept = True
+
+
+class _Wait:
+    """The waiting of one launch: pauses that grow, one announcement, one deadline."""
+
+    def __init__(self, leases: Leases, count: int) -> None:
+        self._leases = leases
+        self._count = count
+        self._began = time.monotonic()
+        self._pause_s = _FIRST_PAUSE_S
+        self._said = False
+
+    def pause(self, names: Sequence[str]) -> None:
+        """Sleeps a little. Raises LaunchError when the launch has waited too long."""
+        waited = time.monotonic() - self._began
+        if waited >= self._leases.timeout_s:
+            raise LaunchError(f"{self._about(names)} after {waited:.0f} s (--dnn-lease-timeout)")
+        if waited >= QUIET_S and not self._said:
+            self._said = True
+            self._leases.announce(f"dnnbench: {self._about(names)}")
+        time.sleep(min(self._pause_s, max(0.0, self._leases.timeout_s - waited)))
+        self._pause_s = min(_LONGEST_PAUSE_S, self._pause_s * 1.5)
+
+    def _about(self, names: Sequence[str]) -> str:
+        holders = {name: pid for name in names if (pid := self._leases.holder(name)) is not None}
+        pids = ", ".join(map(str, sorted({pid for pid in holders.values() if pid}))) or "(unknown)"
+        if names == [TURNSTILE]:
+            return f"waiting behind a launch of process {pids}, which waits for its own devices"
+        return f"waiting for {self._count} of {', '.join(names)}; {', '.join(holders)} held by process {pids}"
