@@ -21,6 +21,7 @@ import pytest
 from pytest_dnnbench import rounds
 
 UNTIMED = "dnnbench_untimed"
+ATTRIBUTE = "dnnbench_benchmarks"
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -69,7 +70,7 @@ class UntimedController:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.cases:
             terminalreporter.write_line(
-                f"dnnbench: nothing was timed under -n: {self.cases} cases were only proven;"
+                f"dnnbench: nothing was timed under -n, only proven ({self.cases} case{'s' * (self.cases > 1)});"
                 " add --dnn-parallel to time them side by side on disjoint devices"
             )
 
@@ -102,10 +103,13 @@ class MeasuringWorker:
             rounds.catch_up(item, self.launches)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport]:
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         if call.when == "call":
-            report.dnnbench = [pack(one) for one in self.session.benchmarks if not one.has_error]
+            kept = [pack(one) for one in self.session.benchmarks if not one.has_error]
+            setattr(report, ATTRIBUTE, kept)  # xdist carries plain attributes of a report
             self.session.benchmarks.clear()
         return report
 
@@ -125,7 +129,7 @@ class MergingController:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         from pytest_dnnbench import plugin
 
-        for packed in getattr(report, "dnnbench", ()):
+        for packed in getattr(report, ATTRIBUTE, ()):
             benchmark = unpack(packed)
             self.config._benchmarksession.benchmarks.append(benchmark)  # type: ignore[attr-defined] # see above
             if record := benchmark.extra_info.get("dnnbench"):
@@ -144,11 +148,12 @@ def pack(benchmark: Any) -> dict[str, Any]:
 
 def unpack(packed: dict[str, Any]) -> Any:
     """The same benchmark, as pytest-benchmark keeps it."""
-    from pytest_benchmark.stats import Metadata
+    from pytest_benchmark import stats as kept
 
+    metadata: Any = kept.Metadata
     stats = packed["stats"]
     about = {name: packed[name] for name in ("name", "fullname", "group", "param", "params", "extra_info")}
-    benchmark = Metadata(
+    benchmark = metadata(
         SimpleNamespace(**about, cprofile_stats=None, has_error=False), stats["iterations"], packed["options"]
     )
     for duration in stats["data"]:

@@ -8,6 +8,7 @@ pytest collects; 4 each round launches every case once (rounds.py), the first la
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -157,6 +158,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if WORKSHOP in config.stash and (records := workshop(config).records):
         import shutil
 
+        from pytest_dnnbench.report.disturbances import disturbances
         from pytest_dnnbench.report.table import render, study_of
 
         machine = workshop(config).machine
@@ -165,6 +167,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line("")
         for line in render(study_of(records), shutil.get_terminal_size().columns):
             terminalreporter.write_line(line.text, **dict.fromkeys(line.markup, True))
+        if line_about := disturbances(records):
+            terminalreporter.write_line(line_about, yellow=True)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -217,8 +221,10 @@ def timing(config: pytest.Config) -> bool:
 
 def _announce(config: pytest.Config, line: str) -> None:
     """A line past the capture of a running test's output; workers of xdist have no terminal."""
-    if reporter := config.pluginmanager.get_plugin("terminalreporter"):
-        with config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
+    if reporter:
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
             reporter.ensure_newline()
             reporter.write_line(line)
 

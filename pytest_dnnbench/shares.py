@@ -11,18 +11,20 @@ from xdist.scheduler import LoadScheduling
 from pytest_dnnbench.parallel import worker_number
 
 
-class Shares(LoadScheduling):
+class Shares(LoadScheduling):  # type: ignore[misc] # xdist ships no types
     """xdist's scheduling by load with another first deal: everything at once."""
+
+    collection: list[str] | None
 
     def schedule(self) -> None:
         """Deals the items out; later calls do what LoadScheduling's do."""
         if self.collection is not None or not self._check_nodes_have_same_collection():
             super().schedule()
             return
-        self.collection = next(iter(self.node2collection.values()))
+        self.collection = items = list(next(iter(self.node2collection.values())))
         workers = {worker_number(node.gateway.id) % self.numnodes: node for node in self.nodes}
         dealt: dict[Any, list[int]] = {node: [] for node in self.nodes}
-        for index in range(len(self.collection)):
+        for index in range(len(items)):
             dealt[workers.get(index % self.numnodes, self.nodes[0])].append(index)
         for node, share in dealt.items():
             self.node2pending[node].extend(share)

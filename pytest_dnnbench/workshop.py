@@ -20,7 +20,9 @@ DOWNLOAD = "pytest_dnnbench.rank.data:download"
 
 
 class Workshop:
-    """One per session, and one per worker of pytest-xdist: these run cases `side_by_side`. Raises UsageError when the settings do not fit this machine."""
+    """One per session, and one per worker of pytest-xdist, which runs cases `side_by_side` with other workers'.
+
+    Raises UsageError when the settings do not fit this machine."""
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ class Watch:
         self._gpus_after = read_gpus(self.uuids)
 
     def finish(self) -> dict[str, Any]:
-        """What came of it: `disturbed` is the reason or None, `others_cores` the foreign CPU load, `gpu_state` NVML's."""
+        """`disturbed`: the reason, or None. `others_cores`: the foreign CPU load. `gpu_state`: what NVML said."""
         others = others_cores(self._cpu, sample_cpu(self.cores, self.server_pid()))
         left = read_gpus(self.uuids) if self.uuids else {}
         reasons = [

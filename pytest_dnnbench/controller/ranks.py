@@ -100,7 +100,8 @@ class Ranks:
     `devices` holds one torch device per rank ("cpu" or "cuda:INDEX"); `timeout_s` bounds a whole launch.
     `outputs` are what the ranks of the last launch wrote to stdout and stderr (the end of it, 64 KiB each).
     `sites` gives each launch its own devices, and may make it wait for them; None: always `devices`. `site` is the
-    last launch's. `progress` is shown, every PROGRESS_S seconds of a launch, where its ranks are; None: the controller sleeps.
+    last launch's.
+    `progress` is shown, every PROGRESS_S seconds of a launch, where its ranks are; None: the controller sleeps.
     """
 
     def __init__(

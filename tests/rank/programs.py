@@ -28,6 +28,11 @@ def facts() -> dict[str, object]:
     return {"pid": os.getpid(), "threads": torch.get_num_threads(), "size": dist.get_world_size()}
 
 
+def cores_and_threads() -> tuple[list[int], str]:
+    """What this rank may run on, and the compute threads it was told to use."""
+    return sorted(os.sched_getaffinity(0)), os.environ["OMP_NUM_THREADS"]
+
+
 def echo(value: object) -> object:
     """Gives back what it got."""
     return value
