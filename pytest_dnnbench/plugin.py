@@ -68,7 +68,7 @@ def workshop(config: pytest.Config) -> Workshop:
             config.stash[WORKSHOP] = Workshop(
                 config.stash[SETTINGS],
                 config.stash[CATALOG],
-                timed=_timing(config),
+                timed=timing(config),
                 side_by_side=parallel.is_worker(config),
                 announce=lambda line: _announce(config, line),
             )

@@ -35,8 +35,13 @@ class Machine:
 
     @property
     def core_numbers(self) -> tuple[int, ...]:
-        """The cores as the kernel numbers them; under a CPU quota there are more of them than `cores`."""
-        return self.affinity or tuple(range(self.cores))
+        """The cores as the kernel numbers them; under a CPU quota, which names none, so many places instead."""
+        return self.affinity if len(self.affinity) == self.cores else tuple(range(self.cores))
+
+    @property
+    def under_quota(self) -> bool:
+        """Whether a quota allows for fewer cores than the affinity has: which ones, the kernel decides."""
+        return len(self.affinity) > self.cores
 
     @property
     def default_count(self) -> int:

@@ -5,7 +5,8 @@
     threads/rank    cores / ranks           cores / ranks        cores / highest count        1
     pinned          no                      no                   to the leased cores          to the leased cores
 
-Ranks that outnumber the cores lease every core. A session that only proves, but without xdist, is like a timed one:
+Ranks that outnumber the cores lease every core. Under a CPU quota cores are places without a number: nobody is
+pinned, and foreign load is not told. A session that only proves, but without xdist, is like a timed one:
 nothing runs beside its ranks, so they get all threads.
 """
 
@@ -67,8 +68,10 @@ class Sites:
             site = self._site(world_size, chosen)
             if self.timed:
                 gpus = [self.machine.gpus[index] for index in chosen] if self.machine.kind == "cuda" else []
-                cores = self.machine.core_numbers if self.machine.kind == "cuda" else tuple(chosen)
-                site.watch = Watch([gpu.uuid for gpu in gpus], cores, self.server_pid)
+                cores = self.machine.core_numbers if gpus else tuple(chosen)
+                site.watch = Watch(
+                    [gpu.uuid for gpu in gpus], () if self.machine.under_quota else cores, self.server_pid
+                )
             try:
                 yield site
             finally:
@@ -91,7 +94,8 @@ class Sites:
     def _site(self, world_size: int, chosen: list[int]) -> Site:
         if self.machine.kind == "cuda":
             return Site(tuple(f"cuda:{index}" for index in chosen), self.threads(world_size))
-        pinned = tuple(chosen) if len(chosen) < len(self.machine.core_numbers) else ()
+        all_of_them = len(chosen) == len(self.machine.core_numbers)
+        pinned = () if all_of_them or self.machine.under_quota else tuple(chosen)
         return Site(("cpu",) * world_size, self.threads(world_size), pinned)
 
     def _conditions(self, site: Site, chosen: list[int]) -> dict[str, Any]:

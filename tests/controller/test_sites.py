@@ -77,6 +77,15 @@ def test_a_quota_bounds_the_cores_to_count_on() -> None:
     assert [usable_cores(8, quota) for quota in (None, 2.5, 0.5, 64.0)] == [8, 2, 1, 8]
 
 
+def test_under_a_quota_nobody_is_pinned_and_foreign_load_is_unknown() -> None:
+    machine = Machine("cpu", (), None, cores=2, cpu="", why="", affinity=tuple(range(64)))
+    place = sites(machine, 1, 2, side_by_side=True)
+    with place(1) as one, place(1) as other:
+        assert (one.cores, other.cores) == ((), ())
+    assert (one.conditions["cores"], other.conditions["cores"]) == ([0], [1])
+    assert one.conditions["others_cores"] is None
+
+
 def test_the_quota_is_the_least_of_the_own_cgroup_and_those_above(tmp_path: Path) -> None:
     own = tmp_path / "cgroup" / "pod" / "job"
     own.mkdir(parents=True)
