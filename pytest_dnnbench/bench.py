@@ -34,7 +34,8 @@ class DnnBench:
         self._skip_unless_possible(framework, ranks.world_size)
         try:
             run = self._run(framework, model, ranks, phase, options or {})
-            run.launch()
+            if len(run.launches) < self._item.stash.get(EARLY, self._workshop.settings.launches):
+                self._launch(run)
             failure = None
         except DnnbenchError as error:
             failure = f"{type(error).__name__}: {error}"
@@ -42,7 +43,7 @@ class DnnBench:
             self._benchmark.has_error = True
             self._show(ranks)
             pytest.fail(failure, pytrace=False)
-        if self._item.stash.get(EARLY, False):
+        if EARLY in self._item.stash:
             pytest.skip("measured; reported in the last round")
         return self._record(run)
 
@@ -70,8 +71,16 @@ class DnnBench:
         steps, warmup = (1, 0) if smoke else (settings.steps, settings.warmup)
         run = prepare_run(case, shop.catalog, ranks, shop.machine, steps=steps, warmup=warmup, data=shop.data())
         run.parallel = shop.sites.side_by_side
+        if shop.keeper:
+            shop.keeper.restore(self._item.nodeid, run)
         shop.runs[self._item.nodeid] = run
         return run
+
+    def _launch(self, run: CaseRun) -> None:
+        """One launch, kept in the session's journal. A session that continues another has some of them already."""
+        run.launch()
+        if self._workshop.keeper:
+            self._workshop.keeper.keep(self._item.nodeid, run)
 
     def _record(self, run: CaseRun) -> Record:
         measurement = run.measurement()

@@ -81,6 +81,7 @@ OPTIONS = (
     Option("progress", str, "auto", "what runs now: auto shows it unless quiet", ("auto", "on", "off")),
     Option("report", str, None, "folder for a page, plots and tables of the session"),
     Option("parallel", bool, False, "under xdist's -n, time cases side by side on disjoint devices; see the docs"),
+    Option("resume", bool, False, "run what an interrupted session has left to do, and merge"),
     Option("lease-timeout", float, 3600.0, "seconds that a launch may wait for devices in use", at_least=0),
     Option("seed", int, 0, "seed of weights, data and shuffling", at_least=0),
 )
@@ -109,6 +110,7 @@ class Settings:
     progress: str
     report: str | None
     parallel: bool
+    resume: bool
     lease_timeout: float
     seed: int
     framework_options: dict[str, dict[str, Scalar]]

@@ -43,7 +43,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         part = UntimedWorker(config) if is_worker(config) else UntimedController()
     else:
         part = MeasuringWorker(config) if is_worker(config) else MergingController(config)
-        benchmarks.xdist_warning = False
+        benchmarks.xdist_warning = benchmarks.disabled = False
     config.pluginmanager.register(part, "dnnbench_parallel")
 
 
@@ -83,7 +83,6 @@ class MeasuringWorker:
 
         self.launches = config.stash[plugin.SETTINGS].launches
         self.session = config._benchmarksession  # type: ignore[attr-defined] # pytest-benchmark's, see above
-        self.session.disabled = False
         self.session.save = self.session.autosave = self.session.json = None
         self.session.benchmarks.clear()
         given: dict[str, Any] = config.workerinput  # type: ignore[attr-defined] # xdist adds it to a worker's

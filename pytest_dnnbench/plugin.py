@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dnnbench import hookspecs, live, parallel, rounds
+from pytest_dnnbench import hookspecs, live, parallel, resume, rounds
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.options import Settings, add_options, read_settings
@@ -57,6 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(live, "dnnbench_live_setup")
     config.pluginmanager.register(parallel, "dnnbench_parallel_setup")
+    config.pluginmanager.register(resume, "dnnbench_resume_setup")
 
 
 def workshop(config: pytest.Config) -> Workshop:
@@ -70,7 +71,7 @@ def workshop(config: pytest.Config) -> Workshop:
                 config.stash[CATALOG],
                 timed=timing(config),
                 side_by_side=parallel.is_worker(config),
-                announce=lambda line: _announce(config, line),
+                announce=lambda line: announce(config, line),
             )
         except UsageError as error:
             raise pytest.UsageError(str(error)) from None
@@ -219,7 +220,7 @@ def timing(config: pytest.Config) -> bool:
     return session is not None and not session.disabled and not session.skip
 
 
-def _announce(config: pytest.Config, line: str) -> None:
+def announce(config: pytest.Config, line: str) -> None:
     """A line past the capture of a running test's output; workers of xdist have no terminal."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     capture: Any = config.pluginmanager.get_plugin("capturemanager")

@@ -12,7 +12,8 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 FAILED = pytest.StashKey[list[pytest.TestReport]]()
-EARLY = pytest.StashKey[bool]()
+EARLY = pytest.StashKey[int]()
+"""Of an item that runs in an early round: the number of that round, from 1."""
 ELSEWHERE = pytest.StashKey[bool]()
 """Of an item that another worker of pytest-xdist is to run."""
 
@@ -39,11 +40,11 @@ def run_early_rounds(session: pytest.Session, launches: int, announce: Callable[
             if session.shouldstop or session.shouldfail:
                 return
             if FAILED not in item.stash:
-                _run_early(item, following)
+                _run_early(item, following, number)
 
 
-def _run_early(item: pytest.Item, following: pytest.Item | None) -> None:
-    item.stash[EARLY] = True
+def _run_early(item: pytest.Item, following: pytest.Item | None, number: int) -> None:
+    item.stash[EARLY] = number
     try:
         reports = runtestprotocol(item, nextitem=following, log=False)
     finally:
@@ -54,9 +55,9 @@ def _run_early(item: pytest.Item, following: pytest.Item | None) -> None:
 
 def catch_up(item: pytest.Item, launches: int) -> None:
     """Runs an item's early rounds in a row: it came to this process after those of the others."""
-    for _ in range(1, launches):
+    for number in range(1, launches):
         if FAILED not in item.stash:
-            _run_early(item, item)
+            _run_early(item, item, number)
 
 
 def replay_failure(item: pytest.Item) -> bool:

@@ -15,6 +15,7 @@ from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.mnist import MnistFiles, find_mnist
 from pytest_dnnbench.options import ALL, Settings
 from pytest_dnnbench.results.record import Record
+from pytest_dnnbench.resume import Keeper
 
 DOWNLOAD = "pytest_dnnbench.rank.data:download"
 
@@ -53,6 +54,7 @@ class Workshop:
         self.runs: dict[str, CaseRun] = {}
         self.records: list[Record] = []
         self.progress: Progress | None = None
+        self.keeper: Keeper | None = None
         self._data: MnistFiles | None = None
 
     def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:

@@ -69,3 +69,30 @@ def test_a_benchmark_survives_the_way_from_worker_to_controller(pytester: pytest
     assert again.as_dict() == json.loads(json.dumps(kept.as_dict()))
     assert again
     assert not again.has_error
+
+
+def test_two_sessions_take_turns_on_the_cores(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.setenv("DNNBENCH_LEASE_DIR", str(pytester.path / "leases"))
+    pytester.makepyfile(
+        test_alone="""
+        import pytest
+        from tests.rank import programs
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_alone(number, process_group, request):
+            process_group(2).run(programs.alone, str(request.config.rootpath))
+        """
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--dnn-device", "cpu"]
+    sessions = [subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for session in sessions:
+        output, _ = session.communicate()
+        assert session.returncode == 0, output
+
+
+def test_a_distributed_session_is_not_continued(run: Any) -> None:
+    result = run("-n", "2", "--dnn-resume")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--dnn-resume continues sessions without -n only*"])

@@ -33,6 +33,15 @@ def cores_and_threads() -> tuple[list[int], str]:
     return sorted(os.sched_getaffinity(0)), os.environ["OMP_NUM_THREADS"]
 
 
+def alone(folder: str) -> None:
+    """Fails when another job is in the same folder at the same time."""
+    mark = os.path.join(folder, f"rank{dist.get_rank()}")
+    os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+    time.sleep(0.2)
+    os.unlink(mark)
+    dist.barrier()
+
+
 def echo(value: object) -> object:
     """Gives back what it got."""
     return value
