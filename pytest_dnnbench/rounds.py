@@ -57,7 +57,7 @@ def catch_up(item: pytest.Item, launches: int) -> None:
     """Runs an item's early rounds in a row: it came to this process after those of the others."""
     for number in range(1, launches):
         if FAILED not in item.stash:
-            _run_early(item, item, number)
+            _run_early(item, None, number)
 
 
 def replay_failure(item: pytest.Item) -> bool:

@@ -22,6 +22,7 @@ class Shares(LoadScheduling):  # type: ignore[misc] # xdist ships no types
             super().schedule()
             return
         self.collection = items = list(next(iter(self.node2collection.values())))
+        self.maxschedchunk = self.maxschedchunk or len(items)
         workers = {worker_number(node.gateway.id) % self.numnodes: node for node in self.nodes}
         dealt: dict[Any, list[int]] = {node: [] for node in self.nodes}
         for index in range(len(items)):

@@ -71,6 +71,28 @@ def test_a_benchmark_survives_the_way_from_worker_to_controller(pytester: pytest
     assert not again.has_error
 
 
+def test_the_share_of_a_worker_that_dies_is_measured_by_another(run: Any, pytester: pytest.Pytester) -> None:
+    train = CASES.partition("def test_plain")[0]
+    pytester.makepyfile(test_cases=train + train.replace("train", "validate"))
+    pytester.makeconftest(
+        """
+        import os, pathlib
+
+        def pytest_runtest_call(item):
+            died = pathlib.Path("died")
+            if os.environ.get("PYTEST_XDIST_WORKER") == "gw1" and not died.exists():
+                died.touch()
+                os._exit(3)
+        """
+    )
+    options = ("--dnn-gpu-counts", "1", "--dnn-frameworks", "single,ddp")
+    result = run("-n", "2", "--dnn-parallel", "--dnn-launches", "2", *options, "--benchmark-json", "out.json")
+    found = json.loads((pytester.path / "out.json").read_text())["benchmarks"]
+    assert [len(one["extra_info"]["dnnbench"]["launches"]) for one in found] == [2, 2, 2]
+    result.stdout.fnmatch_lines(["*worker 'gw1' crashed while running*"])
+    result.assert_outcomes(passed=3, failed=1)
+
+
 def test_two_sessions_take_turns_on_the_cores(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).resolve().parents[2]
     monkeypatch.setenv("PYTHONPATH", str(root))
