@@ -15,6 +15,7 @@ class Shares(LoadScheduling):  # type: ignore[misc] # xdist ships no types
     """xdist's scheduling by load with another first deal: everything at once."""
 
     collection: list[str] | None
+    maxschedchunk: int | None
 
     def schedule(self) -> None:
         """Deals the items out; later calls do what LoadScheduling's do."""
