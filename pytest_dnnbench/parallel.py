@@ -5,7 +5,7 @@
 
 pytest-benchmark disables itself under xdist. With --dnn-parallel a worker measures all the same, and the controller
 puts the merged benchmarks where stock pytest-benchmark finds, saves and compares them. The attributes of its session
-that this takes (`benchmarks`, `disabled`, `xdist_warning`, and what makes it save) are undocumented: they are touched
+that this takes (`benchmarks`, `disabled`, `xdist_warning`, and what makes it save) are undocumented: they are changed
 here and nowhere else.
 """
 
