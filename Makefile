@@ -4,7 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODELS ?= resnet18
 
-.PHONY: bench picture test lint types horovod clean
+# The whole fault matrix (docs/faults.md), about 20 minutes; `make test` runs a part of it.
+faults: .venv/.horovod
+	$(BIN)/pytest tests/faults -m faults -q
+
+.PHONY: bench picture faults test lint types horovod clean
 
 # Two stages are forced: between two ranks of one machine the planner would often choose pure data parallelism.
 bench: .venv/.horovod

@@ -7,6 +7,7 @@ DnnbenchError
 │   └── PlanError           no plan fits, or a plan does not fit the ranks
 ├── RankFailure             a rank did not do its part; names the rank and shows its output
 │   ├── RankRaised          it raised an exception: its traceback is kept
+│   ├── RankOutOfMemory     it could not allocate memory, or the kernel killed it for lack of it
 │   ├── RankCrashed         it died: of a signal, or with a status, before it reported
 │   └── RankHung            it did not report within the time-out: the stacks of its threads are kept
 ├── WrongResult             a training step differs from its reference: never timed, never recorded
@@ -53,6 +54,10 @@ class RankRaised(RankFailure):
     """A rank raised an exception; the message carries its traceback."""
 
 
+class RankOutOfMemory(RankFailure):
+    """A rank could not allocate memory, of the host or of a device, or the kernel killed it for lack of it."""
+
+
 class RankCrashed(RankFailure):
     """A rank died before it reported: of a signal or with an exit status."""
 
@@ -62,7 +67,14 @@ class RankHung(RankFailure):
 
 
 class WrongResult(DnnbenchError):
-    """A training or validation step differs from its reference, or its loss is not finite."""
+    """A training or validation step differs from its reference, ranks hold different weights, or a loss is not finite.
+
+    `step` is the first step that is wrong, where one is known: among ranks, the first of them is the culprit.
+    """
+
+    def __init__(self, message: str, *, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class LaunchError(DnnbenchError):

@@ -81,6 +81,8 @@ class RankReport:
     value per step of the run, warm-up included, on ranks that see a loss. `validation` counts correct and all
     images of this rank's share of the validation set. `metrics` are the framework's own measured quantities, by
     their names in metrics.py: the job's value is the mean over the ranks. `details` are the framework's own facts.
+    `fingerprint` is of the weights that all ranks of the job must hold alike; empty where there are none.
+    `suspended_s` is how long the machine slept between the start of the warm-up and the end of the timed window.
     """
 
     rank: int
@@ -97,6 +99,8 @@ class RankReport:
     environment: dict[str, Scalar | None] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     details: dict[str, object] = field(default_factory=dict)
+    fingerprint: str = ""
+    suspended_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

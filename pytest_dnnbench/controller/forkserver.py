@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from pytest_dnnbench.errors import LaunchError
 
@@ -54,7 +54,7 @@ class ForkServer:
         self._exits: list[Exited] = []
         self._tokens = 0
 
-    def __enter__(self) -> "ForkServer":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -20,9 +20,20 @@ from typing import Any, Protocol
 
 from pytest_dnnbench import errors
 from pytest_dnnbench.board import Board, Standing
+from pytest_dnnbench.controller.culprit import Seen, first_culprit
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.oom_kills import oom_kills
 from pytest_dnnbench.controller.sites import Site
-from pytest_dnnbench.errors import DnnbenchError, RankCrashed, RankHung, RankRaised, UsageError, WrongResult
+from pytest_dnnbench.errors import (
+    DnnbenchError,
+    RankCrashed,
+    RankFailure,
+    RankHung,
+    RankOutOfMemory,
+    RankRaised,
+    UsageError,
+    WrongResult,
+)
 from pytest_dnnbench.messages import Place
 
 Target = tuple[str, str, str | None]
@@ -124,6 +135,7 @@ class Ranks:
         self.sites = sites
         self.site = Site(self.devices, threads)
         self.outputs: list[str] = []
+        self._oom_kills: int | None = None
 
     @property
     def world_size(self) -> int:
@@ -150,7 +162,7 @@ class Ranks:
             try:
                 self._show(ranks)
                 self.server.wait_ready()
-                packed = pickle.dumps(arguments)
+                packed, self._oom_kills = pickle.dumps(arguments), oom_kills()
                 deadline = time.monotonic() + self.timeout_s
                 for number in range(self.world_size):
                     body = pickle.dumps((self._place(number, directory), (module, name, None), packed))
@@ -250,63 +262,66 @@ class Ranks:
         died = [rank for rank in ranks if rank.code is not None and not rank.reported]
         if died:
             return self._crashed(died[0])
-        raised = [rank for rank in ranks if rank.error is not None]
-        first = min(raised, key=lambda rank: rank.error["raised_s"] if rank.error else 0.0)
+        raised = [(rank.error, rank) for rank in ranks if rank.error is not None]
+        _, first = min(raised, key=lambda pair: (pair[0]["step"] or 0, pair[0]["raised_s"]))
         return self._raised(first)
 
-    def _crashed(self, rank: _Rank) -> RankCrashed:
+    def _crashed(self, rank: _Rank) -> RankFailure:
         code = rank.code or 0
         how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         stacks, standing = _tail(rank.stacks).strip(), rank.board.look()
+        kind: type[RankFailure] = RankCrashed
         headline = _sentence(f"rank {rank.number} of {self.world_size} {how}", standing, "before it reported")
         if code == -signal.SIGKILL:
-            headline += ": killed from outside, often for lack of memory"
-        return RankCrashed(
-            _report(headline, stacks, rank.output),
-            rank=rank.number,
-            output=_tail(rank.output),
-            phase=standing.phase,
-        )
+            if self._oom_kills is not None and (oom_kills() or 0) > self._oom_kills:
+                kind = RankOutOfMemory
+                headline += ": the kernel killed it for lack of memory; use fewer ranks or smaller batches"
+            else:
+                headline += ": killed from outside"
+        elif code == -signal.SIGABRT and "std::bad_alloc" in _tail(rank.output):
+            kind = RankOutOfMemory
+            headline += ": it could not allocate memory"
+        return self._blame(kind, rank, _report(headline, stacks, rank.output))
 
     def _raised(self, rank: _Rank) -> DnnbenchError:
         error = rank.error or {}
         module, _, name = error["type"].rpartition(".")
-        kind = getattr(errors, name, None) if module == errors.__name__ else None
-        if kind is not None and issubclass(kind, (UsageError, WrongResult)):
-            known: DnnbenchError = kind(f"rank {rank.number}: {error['message']}")
-            return known
-        standing = rank.board.look()
-        headline = _sentence(f"rank {rank.number} of {self.world_size} raised {name}", standing)
-        return RankRaised(
-            _report(f"{headline}: {error['message']}", error["traceback"].rstrip(), None),
-            rank=rank.number,
-            output=_tail(rank.output),
-            phase=standing.phase,
-        )
+        known = getattr(errors, name, None) if module == errors.__name__ else None
+        if known is not None and issubclass(known, (UsageError, WrongResult)):
+            own: DnnbenchError = known(f"rank {rank.number}: {error['message']}")
+            return own
+        kind = RankOutOfMemory if error["out_of_memory"] else RankRaised
+        what = f"ran out of memory ({name})" if error["out_of_memory"] else f"raised {name}"
+        headline = _sentence(f"rank {rank.number} of {self.world_size} {what}", rank.board.look())
+        return self._blame(kind, rank, _report(f"{headline}: {error['message']}", error["traceback"].rstrip(), None))
 
-    def _hung(self, ranks: list[_Rank]) -> RankHung:
+    def _hung(self, ranks: list[_Rank]) -> RankFailure:
         waiting = [rank for rank in ranks if not rank.reported and rank.code is None]
         for rank in waiting:
             self.server.signal(rank.pid, signal.SIGUSR1)
         stopped = [rank for rank in waiting if _state(rank.pid) == "T"]
         _settle([rank.stacks for rank in waiting if rank not in stopped])
+        seen, how = first_culprit(
+            [
+                Seen(rank.number, rank.board.look(), _tail(rank.stacks), rank in stopped, rank not in waiting)
+                for rank in ranks
+            ]
+        )
+        culprit = ranks[seen.number]
         stacks = "\n".join(
             f"{_sentence(f'rank {rank.number}', rank.board.look())}:\n{_tail(rank.stacks).strip() or _no_stacks(rank)}"
-            for rank in waiting
+            for rank in sorted(waiting, key=lambda rank: rank is not culprit)
         )
-        culprit = (stopped or waiting)[0]
         numbers = ", ".join(str(rank.number) for rank in waiting)
-        return RankHung(
-            _report(
-                f"rank {numbers} of {self.world_size} did not finish within {self.timeout_s:g} s"
-                " (--dnn-timeout); the stacks of its threads",
-                stacks,
-                culprit.output,
-            ),
-            rank=culprit.number,
-            output=_tail(culprit.output),
-            phase=culprit.board.look().phase,
+        headline = (
+            f"rank {numbers} of {self.world_size} did not finish within {self.timeout_s:g} s (--dnn-timeout);"
+            f" rank {culprit.number} {how}; the stacks of the threads"
         )
+        return self._blame(RankHung, culprit, _report(headline, stacks, culprit.output))
+
+    @staticmethod
+    def _blame(kind: type[RankFailure], rank: _Rank, message: str) -> RankFailure:
+        return kind(message, rank=rank.number, output=_tail(rank.output), phase=rank.board.look().phase)
 
     def _end(self, ranks: list[_Rank]) -> None:
         """Sees every rank out: those that reported may leave by themselves, the others are killed."""

@@ -11,12 +11,19 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import MODELS, Catalog
 from pytest_dnnbench.controller.devices import Machine
 from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
-from pytest_dnnbench.messages import RunRequest
+from pytest_dnnbench.errors import LaunchError
+from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.mnist import MnistFiles
-from pytest_dnnbench.results.measurement import Launch, Measurement, agree
+from pytest_dnnbench.results.measurement import Launch, Measurement, agree, same_model
 
 PROVE = "pytest_dnnbench.rank.session:prove"
 MEASURE = "pytest_dnnbench.rank.session:measure"
+
+ATTEMPTS = 3
+"""Launches that are made for one in which the machine is not suspended."""
+
+ASLEEP_S = 0.01
+"""A sleep of the machine that spoils a launch; two readings of the clocks differ by far less."""
 
 
 @dataclass
@@ -43,10 +50,26 @@ class CaseRun:
         if not self.correctness:
             proofs = self.ranks.launch(PROVE, self.request, rendezvous=self.rendezvous)
             self.correctness = agree(self.request.case, proofs)
-        reports = self.ranks.launch(MEASURE, self.request, rendezvous=self.rendezvous)
-        launch = Launch(tuple(reports), self.ranks.site.conditions)
+        reports, discarded = self._measure()
+        same_model(self.request.case, reports)
+        conditions = dict(self.ranks.site.conditions)
+        if discarded:
+            conditions["discarded_as_suspended"] = discarded
+        launch = Launch(tuple(reports), conditions)
         self.launches.append(launch)
         return launch
+
+    def _measure(self) -> tuple[list[RankReport], int]:
+        """The reports of a launch in which the machine did not sleep, and how many were discarded before it."""
+        for discarded in range(ATTEMPTS):
+            reports = self.ranks.launch(MEASURE, self.request, rendezvous=self.rendezvous)
+            slept_s = max(report.suspended_s for report in reports)
+            if slept_s < ASLEEP_S:
+                return reports, discarded
+        raise LaunchError(
+            f"the machine was suspended in each of {ATTEMPTS} launches, in the last for {slept_s:.1f} s: nothing was"
+            " measured; keep it awake, for example with systemd-inhibit"
+        )
 
     def measurement(self) -> Measurement:
         """All launches so far."""

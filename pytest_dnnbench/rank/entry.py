@@ -5,6 +5,7 @@ Pickles are read only from memory and pipes that the two processes share by inhe
 """
 
 import contextlib
+import errno
 import faulthandler
 import importlib
 import importlib.util
@@ -24,12 +25,15 @@ from pytest_dnnbench.rank import phases
 RESULT, ERROR = b"R", b"E"
 FRAME_HEAD = struct.Struct("<cQ")
 
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "std::bad_alloc", "ALLOC_FAILED")
+"""How torch's CPU allocator, the device allocators, C++ and the CUDA libraries say it, in RuntimeErrors."""
 
-def main(message: dict[str, Any], request: int, result: int, board: int) -> int:
+
+def main(message: dict[str, Any], request: int, result: int, board: int, output: int) -> int:
     """Runs one rank's program and returns the process's exit status: 0 reported, 1 raised."""
     phases.say_on(Board(board))
     phases.enter("start")
-    _redirect_output(message["output"])
+    _redirect_output(output)
     stacks = open(message["stacks"], "w")  # noqa: SIM115 - stays open for the life of the rank
     faulthandler.enable(file=stacks)
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
@@ -82,11 +86,25 @@ def _describe(error: BaseException) -> dict[str, Any]:
         "message": str(error),
         "traceback": "".join(traceback.format_exception(error)),
         "raised_s": time.monotonic(),
+        "out_of_memory": is_out_of_memory(error),
+        "step": getattr(error, "step", None),
     }
 
 
-def _redirect_output(path: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an exception, or the one that it came from, says that memory of the host or of a device ran out."""
+    if error is None:
+        return False
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of any device
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY):
+        return True
+    return is_out_of_memory(error.__cause__)
+
+
+def _redirect_output(descriptor: int) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)

@@ -3,6 +3,7 @@
     pytest ──(socket pair: JSON, with file descriptors)──> fork server ──fork──> rank 0, rank 1, ...
       ^                                                                             │
       └───────────(per rank: one pipe, its result; one board, where it is)──────────┘
+                                fork server <──(per rank: what it prints; see log.py)──┘
 
 Started as `python -m pytest_dnnbench.rank.server FD`. It never touches a GPU and has a single thread, so that a fork
 is a clean copy. Each rank leads a session of its own; whatever a rank started dies with it. When the pytest process
@@ -23,6 +24,8 @@ import traceback
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from pytest_dnnbench.rank.log import Log
+
 _PR_SET_PDEATHSIG = 1
 _MESSAGE_BYTES = 1 << 17
 _C_LIBRARY = ctypes.CDLL(None, use_errno=True)
@@ -36,8 +39,12 @@ class Server:
     def __init__(self, control: socket.socket) -> None:
         self.control = control
         self.children: set[int] = set()
+        self.logs: dict[int, Log] = {}
         self.wake, self._wake_end = os.pipe()
         os.set_blocking(self._wake_end, False)
+        self.poll = select.poll()
+        self.poll.register(control, select.POLLIN)
+        self.poll.register(self.wake, select.POLLIN)
         signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self.stop())
@@ -45,7 +52,10 @@ class Server:
     def serve(self) -> NoReturn:
         """Answers until the controller closes the socket."""
         while True:
-            ready, _, _ = select.select([self.control.fileno(), self.wake], [], [])
+            ready = [descriptor for descriptor, _ in self.poll.poll()]
+            for log in [log for log in self.logs.values() if log.pipe in ready]:
+                if not log.take():
+                    self.poll.unregister(log.pipe)  # nobody can write any more; its end is yet to be noticed
             if self.wake in ready:
                 os.read(self.wake, 4096)
                 self._reap()
@@ -66,16 +76,20 @@ class Server:
         os._exit(0)
 
     def _spawn(self, message: Message, descriptors: list[int]) -> None:
-        parent = os.getpid()
+        parent, (readable, writable) = os.getpid(), os.pipe()
+        log = Log(message["output"], readable)
         pid = os.fork()
         if pid == 0:
-            self._become_rank(parent, message, *descriptors)
-        for descriptor in descriptors:
+            log.forget()
+            self._become_rank(parent, message, *descriptors, writable)
+        for descriptor in (*descriptors, writable):
             os.close(descriptor)
         self.children.add(pid)
+        self.logs[pid] = log
+        self.poll.register(readable, select.POLLIN)
         self._send({"op": "spawned", "token": message["token"], "pid": pid})
 
-    def _become_rank(self, parent: int, message: Message, request: int, result: int, board: int) -> NoReturn:
+    def _become_rank(self, parent: int, message: Message, *descriptors: int) -> NoReturn:
         status = 70
         try:
             os.setsid()
@@ -86,9 +100,11 @@ class Server:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             self.control.close()
+            for log in self.logs.values():
+                log.forget()
             from pytest_dnnbench.rank import entry
 
-            status = entry.main(message, request, result, board)
+            status = entry.main(message, *descriptors)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -103,6 +119,10 @@ class Server:
             if done:
                 self._signal(pid, signal.SIGKILL, True)
                 self.children.discard(pid)
+                log = self.logs.pop(pid)
+                with suppress(KeyError):
+                    self.poll.unregister(log.pipe)
+                log.close()
                 self._send({"op": "exited", "pid": pid, "code": os.waitstatus_to_exitcode(status)})
 
     @staticmethod

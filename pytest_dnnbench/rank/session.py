@@ -36,7 +36,7 @@ def measure(place: Place, request: RunRequest) -> RankReport:
     window, loss, timed = window_for(torch.device(place.device)), list[torch.Tensor](), list[Step]()
     open_after, close_after, images = request.warmup, request.warmup + request.steps, 0
     phases.enter("warm-up", request.warmup)
-    steps, closed = worker.run(close_after + worker.run_on), None
+    steps, closed, asleep_before_s = worker.run(close_after + worker.run_on), None, asleep_s()
     if open_after < worker.stride:  # this rank may have no warm-up step of its own
         _open(worker, window, request.steps)
     for step in steps:
@@ -57,6 +57,7 @@ def measure(place: Place, request: RunRequest) -> RankReport:
         if step.index + worker.stride >= close_after:
             closed = window.close()
     start, ends, end = closed or window.close()
+    suspended_s = asleep_s() - asleep_before_s
     phases.enter("report")
     report = RankReport(
         rank=place.rank,
@@ -73,6 +74,8 @@ def measure(place: Place, request: RunRequest) -> RankReport:
         environment=environment(place),
         metrics=worker.metrics(),
         details=worker.details(),
+        fingerprint=worker.fingerprint(),
+        suspended_s=suspended_s,
     )
     phases.enter("teardown")
     worker.close()
@@ -169,6 +172,11 @@ class CudaWindow:
         return self._start, [self._start + first.elapsed_time(event) / 1e3 for event in rest], end
 
 
+def asleep_s() -> float:
+    """How long the machine has slept since it was started: one clock runs on while it does, the other stands still."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
 def window_for(device: torch.device) -> Window:
     """The timed window for a device."""
     return CudaWindow(device) if device.type == "cuda" else CpuWindow()
@@ -222,6 +230,7 @@ def _finite(losses: list[float]) -> tuple[float, ...]:
         if not math.isfinite(value):
             raise WrongResult(
                 f"the loss of step {index} is {value}: the run diverged, so its speed means nothing;"
-                " lower the learning rate or check the model"
+                " lower the learning rate or check the model",
+                step=index,
             )
     return tuple(losses)

@@ -75,6 +75,13 @@ class Worker(ABC):
         """Steps to run after the timed ones, so that these are not timed in an emptying pipeline."""
         return 0
 
+    def fingerprint(self) -> str:
+        """Of the weights that every rank must hold alike after the run; empty where a rank has only weights of its own.
+
+        Called after the timed window. Ranks whose fingerprints differ have not trained the same model.
+        """
+        return ""
+
     def validation(self) -> tuple[int, int] | None:
         """Correct and all images of this rank's share of the validation set; None without real data."""
         return None

@@ -1,6 +1,7 @@
 """What the ranks of a case's launches measured, reduced to one figure per launch. Raw samples are kept."""
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,6 +120,19 @@ def agree(case: Case, results: Sequence[Correctness]) -> dict[str, object]:
         "ranks_agree": "bit for bit" if digests[0] is not None else "within the tolerance",
         **about,
     }
+
+
+def same_model(case: Case, reports: Sequence[RankReport]) -> None:
+    """Raises WrongResult when a rank holds other weights after a run than most of them, or than rank 0."""
+    counts = Counter(report.fingerprint for report in reports)
+    most = max(reports, key=lambda report: counts[report.fingerprint]).fingerprint
+    others = [str(report.rank) for report in reports if report.fingerprint != most]
+    if others:
+        raise WrongResult(
+            f"{case.id} ({case.phase}): rank {', '.join(others)} of {len(reports)} holds another model than the others"
+            " after the run: they did not train the same one, so its speed means nothing; look for random numbers or"
+            " updates that differ from rank to rank"
+        )
 
 
 def _durations(report: RankReport) -> list[float]:

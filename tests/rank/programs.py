@@ -82,6 +82,12 @@ def sleep_forever() -> None:
     time.sleep(3600)
 
 
+def print_lines(count: int) -> None:
+    """Numbered lines."""
+    for number in range(count):
+        print(number)
+
+
 def stop_on(rank: int) -> None:
     """One rank is stopped, as by a debugger."""
     if dist.get_rank() == rank:

@@ -7,7 +7,7 @@ import pytest
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, RankReport
-from pytest_dnnbench.results.measurement import Launch, Measurement, agree
+from pytest_dnnbench.results.measurement import Launch, Measurement, agree, same_model
 from pytest_dnnbench.results.record import make_record, relate
 
 
@@ -108,3 +108,17 @@ def test_ranks_that_differ_in_a_bit_are_no_result() -> None:
     assert agree(case, [one, one])["checked"] == ["parameters"]
     with pytest.raises(WrongResult, match="rank 1 holds other values than rank 0"):
         agree(case, [one, other])
+
+
+def test_ranks_that_hold_the_same_weights_have_trained_the_same_model() -> None:
+    case = Case("ddp", "m", 3, "train")
+    same_model(case, [report(rank, [1.0], fingerprint="a") for rank in range(3)])
+
+
+@pytest.mark.parametrize(
+    ("fingerprints", "culprit"), [("aba", "rank 1 of 3"), ("baa", "rank 0 of 3"), ("ab", "rank 1 of 2")]
+)
+def test_a_rank_that_holds_other_weights_than_most_is_named(fingerprints: str, culprit: str) -> None:
+    reports = [report(rank, [1.0], fingerprint=one) for rank, one in enumerate(fingerprints)]
+    with pytest.raises(WrongResult, match=f"{culprit} holds another model"):
+        same_model(Case("ddp", "m", len(fingerprints), "train"), reports)

@@ -129,6 +129,10 @@ class DataParallelWorker(Worker):
         passes = self.passes if self.case.phase == "train" else 1
         return self.case.batch_size * passes * self.place.world_size
 
+    def fingerprint(self) -> str:
+        """Of all parameters: averaged gradients make the same step on every rank, bit for bit."""
+        return reference.digest({name: parameter.detach() for name, parameter in self.module.named_parameters()})
+
     def validation(self) -> tuple[int, int] | None:
         """Correct and all images of the whole validation set with rank 0's weights, on rank 0, after training."""
         files = self.request.data

@@ -23,6 +23,7 @@ from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.proof import prove_training, prove_validation
 from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed, Runtime
 from pytest_dnnbench.rank.pipeline.stash import Sgd
+from pytest_dnnbench.rank.reference import digest
 from pytest_dnnbench.rank.worker import Step, Worker
 
 _TRACED_IMAGES = 2
@@ -63,6 +64,7 @@ class PipeDreamWorker(Worker):
         """All stages, with the same weights on every rank, and the same as the other frameworks' rank 0 has."""
         torch.manual_seed(self.case.seed)
         model = build_model(self.request.model, self.case.image_size)
+        self._fingerprint = digest(model.state_dict())
         example = example_images(self.case.image_size, _TRACED_IMAGES)
         return [stage.to(dtype) for stage in cut(model, example, [stage.nodes for stage in self.plan.stages])]
 
@@ -119,6 +121,10 @@ class PipeDreamWorker(Worker):
         if hasattr(self, "_runtime"):
             self._runtime.close()
         group.leave()
+
+    def fingerprint(self) -> str:
+        """Of the whole model before it was cut: every rank takes its stage from the same."""
+        return self._fingerprint
 
     def validation(self) -> tuple[int, int] | None:
         """Correct and all images of this rank's share of the validation set, which all ranks pass through together."""

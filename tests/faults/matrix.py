@@ -1,0 +1,212 @@
+"""The fault matrix: every fault in every phase of every framework, and what has to come of it. Data, and its check."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.controller.devices import detect
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.controller.run import CaseRun, load, prepare_run
+from pytest_dnnbench.errors import (
+    DnnbenchError,
+    RankCrashed,
+    RankFailure,
+    RankHung,
+    RankOutOfMemory,
+    RankRaised,
+    WrongResult,
+)
+
+FRAMEWORKS = {"single": "Single", "ddp": "Ddp", "horovod": "Horovod", "pipedream": "PipeDream"}
+"""Framework to its class in planting.py."""
+
+PHASES = ("import", "group", "build", "proof", "warm-up", "timed steps", "report", "teardown")
+
+NAMES = {
+    RankRaised: "raised",
+    RankCrashed: "crashed",
+    RankHung: "hung",
+    RankOutOfMemory: "out of memory",
+    WrongResult: "wrong result",
+}
+
+WITH_WEIGHTS = ("build", "proof", "warm-up", "timed steps")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault: what kind of failure it must become, where it makes sense, and what the message must show."""
+
+    kind: type[DnnbenchError]
+    shows: str
+    phases: tuple[str, ...] = PHASES
+    frameworks: tuple[str, ...] = tuple(FRAMEWORKS)
+
+
+SEVERAL = ("ddp", "horovod", "pipedream")
+
+FAULTS: Mapping[str, Fault] = {
+    "exception": Fault(RankRaised, "in _raise\n"),
+    "SIGKILL": Fault(RankCrashed, "died of SIGKILL"),
+    "SIGSTOP": Fault(RankHung, "was stopped by a signal"),
+    "skipped collective": Fault(RankHung, "in wait\n", tuple(p for p in PHASES if p != "import"), SEVERAL),
+    "out of memory": Fault(RankOutOfMemory, "in _use_up_memory\n"),
+    "NaN loss": Fault(WrongResult, "nan", WITH_WEIGHTS),
+    "SIGSEGV": Fault(RankCrashed, "died of SIGSEGV"),
+    "abort": Fault(RankCrashed, "died of SIGABRT"),
+    "flood of output": Fault(RankHung, "in _flood\n"),
+    "exit 0": Fault(RankCrashed, "ended with status 0"),
+    "another model": Fault(WrongResult, "rank 1", (*WITH_WEIGHTS, "report"), SEVERAL),
+}
+
+SENSELESS = {("another model", phase, "pipedream"): "no other rank holds the same weights" for phase in PHASES[4:]}
+"""Further combinations that cannot be."""
+
+TIMEOUT_S: dict[type[DnnbenchError], float] = {RankHung: 5.0}
+OTHER_TIMEOUT_S = 60.0
+ALLOWED_S = 10.0
+
+
+def combinations() -> list[tuple[str, str, str]]:
+    """Every (fault, phase, framework) that makes sense."""
+    return [
+        (name, phase, framework)
+        for framework in FRAMEWORKS
+        for name, fault in FAULTS.items()
+        for phase in PHASES
+        if phase in fault.phases and framework in fault.frameworks and (name, phase, framework) not in SENSELESS
+    ]
+
+
+class Watched(ForkServer):
+    """A fork server that remembers its ranks."""
+
+    def __init__(self, preload: tuple[str, ...]) -> None:
+        super().__init__(preload)
+        self.ranks: list[int] = []
+
+    def spawn(self, message: Mapping[str, Any], request: int, result: int, board: int) -> int:
+        """As ForkServer.spawn."""
+        self.ranks.append(super().spawn(message, request, result, board))
+        return self.ranks[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Plant:
+    """A rendezvous that adds, for each rank, what planting.py is to do on it."""
+
+    real: Callable[[int], Any] | None
+    fault: str = "none"
+    phase: str = "nowhere"
+
+    @contextmanager
+    def __call__(self, world_size: int) -> Iterator[list[dict[str, str]]]:
+        with (self.real or _nothing)(world_size) as environments:
+            yield [
+                {
+                    **environment,
+                    "PLANTED_FAULT": f"{self.fault}@{self.phase}",
+                    "PLANTED_HERE": str(int(rank == world_size - 1)),
+                }
+                for rank, environment in enumerate(environments)
+            ]
+
+
+@contextmanager
+def _nothing(world_size: int) -> Iterator[list[dict[str, str]]]:
+    yield [{} for _ in range(world_size)]
+
+
+class Field:
+    """Where faults are planted: the cases of all frameworks on one fork server."""
+
+    def __init__(self, server: Watched) -> None:
+        self.server = server
+        self.plans: dict[str, dict[str, Any] | None] = {}
+        self.machine = detect("cpu")
+
+    def run(self, framework: str, plant: Plant | None = None, timeout_s: float = OTHER_TIMEOUT_S) -> CaseRun:
+        """A fresh run of the framework's case; its last rank is the culprit. Planned once for all."""
+        world = 1 if framework == "single" else 2
+        options: dict[str, Any] = {"stages": "2"} if framework == "pipedream" else {}
+        case = Case(framework, "tests.tiny_models:tiny", world, "train", image_size=28, batch_size=8, options=options)
+        ranks = Ranks(self.server, ["cpu"] * world, threads=1, timeout_s=timeout_s)
+        run = prepare_run(case, Catalog(), ranks, self.machine, steps=3, warmup=2, data=None)
+        if run.planning is not None and framework not in self.plans:
+            self.plans[framework] = ranks.launch(run.planning, run.request)[0]
+        worker = f"tests.faults.planting:{FRAMEWORKS[framework]}"
+        run.request = replace(run.request, worker=worker, plan=self.plans.get(framework))
+        real = load(Catalog().framework(framework).rendezvous)
+        run.rendezvous = plant or Plant(real)
+        return run
+
+    def plant(self, fault: str, phase: str, framework: str) -> tuple[DnnbenchError, float]:
+        """The error that a planted fault becomes, and the seconds that took."""
+        real = load(Catalog().framework(framework).rendezvous)
+        timeout_s = TIMEOUT_S.get(FAULTS[fault].kind, OTHER_TIMEOUT_S)
+        run = self.run(framework, Plant(real, fault, phase), timeout_s)
+        start = time.monotonic()
+        try:
+            run.launch()
+        except DnnbenchError as error:
+            return error, time.monotonic() - start
+        raise AssertionError(f"{fault} in {phase} of {framework} went unnoticed")
+
+
+def wrong(fault: str, phase: str, framework: str, error: DnnbenchError, took_s: float) -> list[str]:
+    """What is wrong with the error that a planted fault has become."""
+    expected, culprit = FAULTS[fault], 0 if framework == "single" else 1
+    faults = []
+    if type(error) is not expected.kind:
+        faults.append(f"{type(error).__name__} instead of {expected.kind.__name__}")
+    shows = "deviates" if fault == "NaN loss" and phase == "proof" else expected.shows
+    if shows not in str(error):
+        faults.append(f"{shows!r} is not shown")
+    if isinstance(error, RankFailure):
+        if error.rank != culprit:
+            faults.append(f"rank {error.rank} is blamed instead of {culprit}")
+        if error.phase != phase:
+            faults.append(f"the phase told is {error.phase!r}")
+        if "last words of the culprit" not in error.output and fault != "flood of output":
+            faults.append("its last output is missing")
+        if fault == "flood of output" and "a flood of output" not in error.output:
+            faults.append("its last output is missing")
+    elif phase != "proof" and f"rank {culprit}" not in str(error):
+        faults.append("the culprit is not named")
+    allowed_s = TIMEOUT_S.get(expected.kind, OTHER_TIMEOUT_S) + ALLOWED_S
+    if took_s > allowed_s:
+        faults.append(f"it took {took_s:.1f} s")
+    return faults
+
+
+def left_behind(server: Watched) -> list[str]:
+    """Processes, listening ports, temporary files, shared memory and descriptors that should be gone."""
+    left = [f"process {pid}" for pid in server.ranks if Path(f"/proc/{pid}").exists()]
+    left += [str(path) for path in Path(tempfile.gettempdir()).glob(f"dnnbench-{os.getpid()}-*")]
+    left += [str(path) for path in Path("/dev/shm").iterdir() if any(f"_{pid}_" in path.name for pid in server.ranks)]
+    return left + [f"port {port}" for port in listening(os.getpid())]
+
+
+def listening(pid: int) -> list[str]:
+    """The addresses on which a process listens, as the kernel writes them."""
+    mine = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            mine.add(os.readlink(link))
+        except OSError:
+            continue  # closed meanwhile
+    found = []
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if f"socket:[{fields[9]}]" in mine and (fields[3] == "0A" or table.startswith("udp")):
+                found.append(fields[1])
+    return found

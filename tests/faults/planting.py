@@ -1,0 +1,186 @@
+"""Plants one fault in one phase of one rank of a framework that is otherwise the real one. Rank side.
+
+What to plant comes in the rank's environment, set by matrix.Plant, so that it is known when this module is imported.
+"""
+
+import ctypes
+import dataclasses
+import os
+import resource
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import horovod.torch as hvd
+import torch
+import torch.distributed as dist
+
+from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
+from pytest_dnnbench.rank.frameworks.horovod import HorovodWorker
+from pytest_dnnbench.rank.frameworks.pipedream import PipeDreamWorker
+from pytest_dnnbench.rank.frameworks.single import SingleWorker
+from pytest_dnnbench.rank.pipeline.assembly import assemble
+from pytest_dnnbench.rank.pipeline.runtime import Runtime
+from pytest_dnnbench.rank.worker import Step
+
+FAULT, _, PHASE = os.environ.get("PLANTED_FAULT", "none@nowhere").partition("@")
+CULPRIT = os.environ.get("PLANTED_HERE") == "1"
+
+Weights = Callable[[], list[torch.Tensor]]
+
+
+def strike(phase: str, weights: Weights = list, meet: Callable[[], object] = int) -> None:
+    """Does the planted harm, if it belongs in this phase. A skipped collective is one that only the others enter."""
+    if phase != PHASE:
+        return
+    if CULPRIT:
+        print("last words of the culprit", flush=True)
+        HARM[FAULT](weights)
+    elif FAULT == "skipped collective":
+        meet()
+
+
+def _raise(_: Weights) -> None:
+    raise ValueError("planted")
+
+
+def _use_up_memory(_: Weights) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + (64 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    torch.ones(1 << 28)
+
+
+def _flood(_: Weights) -> None:
+    while True:
+        os.write(1, b"a flood of output\n" * 1000)
+
+
+def _poison(weights: Weights) -> None:
+    for tensor in weights():
+        tensor.data.fill_(float("nan"))
+
+
+def _disagree(weights: Weights) -> None:
+    for tensor in weights():
+        tensor.data.add_(0.01)
+
+
+HARM: dict[str, Callable[[Weights], object]] = {
+    "exception": _raise,
+    "SIGKILL": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "SIGSTOP": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
+    "skipped collective": lambda _: threading.Event().wait(),
+    "out of memory": _use_up_memory,
+    "NaN loss": _poison,
+    "SIGSEGV": lambda _: ctypes.string_at(0),
+    "abort": lambda _: os.abort(),
+    "flood of output": _flood,
+    "exit 0": lambda _: os._exit(0),
+    "another model": _disagree,
+}
+
+
+class Planted:
+    """The phases of a worker, each of which the fault may strike in; before the real framework's class."""
+
+    place: Any
+    request: Any
+
+    def weights(self) -> list[torch.Tensor]:
+        """This rank's weights, to be harmed."""
+        module: torch.nn.Module = self.module  # type: ignore[attr-defined] # a data-parallel worker's
+        return list(module.parameters())
+
+    def meet(self) -> None:
+        """A collective of all ranks."""
+        dist.barrier()
+
+    def strike(self, phase: str) -> None:
+        """As the function."""
+        strike(phase, self.weights, self.meet)
+
+    def connect(self) -> None:
+        """A skipped collective is here the group itself, which the others wait for."""
+        strike("group")
+        super().connect()  # type: ignore[misc] # the framework's
+
+    def build(self) -> None:
+        """After it, so that there are weights."""
+        super().build()  # type: ignore[misc] # the framework's
+        self.strike("build")
+
+    def run(self, steps: int) -> Iterator[Step]:
+        """After the second step of the warm-up and of the timed ones."""
+        for step in super().run(steps):  # type: ignore[misc] # the framework's
+            if step.index == 1:
+                self.strike("warm-up")
+            if step.index == self.request.warmup + 1:
+                self.strike("timed steps")
+            yield step
+
+    def details(self) -> dict[str, object]:
+        """While the report is made."""
+        self.strike("report")
+        return super().details()  # type: ignore[misc, no-any-return] # the framework's
+
+    def close(self) -> None:
+        """Before it."""
+        self.strike("teardown")
+        super().close()  # type: ignore[misc] # the framework's
+
+    def _build(self, dtype: torch.dtype) -> None:
+        super()._build(dtype)  # type: ignore[misc] # a data-parallel worker's
+        if dtype == torch.float64:
+            self.strike("proof")
+
+
+class Single(Planted, SingleWorker):
+    """`single`."""
+
+
+class Ddp(Planted, DdpWorker):
+    """`ddp`."""
+
+
+class Horovod(Planted, HorovodWorker):
+    """`horovod`."""
+
+    def meet(self) -> None:
+        """Horovod's own."""
+        hvd.barrier()
+
+
+class PipeDream(Planted, PipeDreamWorker):
+    """`pipedream`, in two stages."""
+
+    def weights(self) -> list[torch.Tensor]:
+        """The newest version."""
+        return weights_of(self._runtime)
+
+    @staticmethod
+    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+        runtime = assemble(*arguments)
+        strike("proof", lambda: weights_of(runtime), dist.barrier)
+        return runtime
+
+    def _stages(self, dtype: torch.dtype) -> list[torch.nn.Module]:
+        """Another model of a pipeline is one from another seed: no other rank holds the same stage."""
+        if FAULT == "another model" and PHASE == "build" and CULPRIT and dtype == torch.float32:
+            self.case = _reseeded(self.case)
+        return super()._stages(dtype)
+
+
+def weights_of(runtime: Runtime) -> list[torch.Tensor]:
+    """The newest version that a stage holds."""
+    stash = runtime.stage.stash
+    return list(stash._versions[stash.newest])
+
+
+def _reseeded(case: Any) -> Any:
+    return dataclasses.replace(case, seed=case.seed + 1)
+
+
+strike("import")

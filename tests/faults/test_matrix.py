@@ -1,0 +1,76 @@
+"""Each fault, in each phase, of each framework: the case fails in time, by its right name, and nothing is left.
+
+A part of the matrix in each run of the tests; the whole with `make faults`. What came of it: docs/faults.md.
+"""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_dnnbench.controller.forkserver import PRELOAD
+from tests.faults import matrix, outcomes
+from tests.faults.matrix import Field, Watched
+
+PART = (
+    ("exception", "import", "single"),
+    ("exception", "teardown", "horovod"),
+    ("SIGKILL", "timed steps", "ddp"),
+    ("SIGSTOP", "report", "pipedream"),
+    ("skipped collective", "build", "ddp"),
+    ("skipped collective", "warm-up", "horovod"),
+    ("out of memory", "group", "pipedream"),
+    ("out of memory", "timed steps", "single"),
+    ("NaN loss", "warm-up", "ddp"),
+    ("NaN loss", "proof", "pipedream"),
+    ("SIGSEGV", "build", "pipedream"),
+    ("abort", "proof", "horovod"),
+    ("flood of output", "timed steps", "single"),
+    ("exit 0", "teardown", "ddp"),
+    ("another model", "proof", "horovod"),
+    ("another model", "timed steps", "ddp"),
+    ("another model", "build", "pipedream"),
+)
+"""Every fault, every phase and every framework at least once."""
+
+
+@pytest.fixture(scope="module")
+def field() -> Iterator[Field]:
+    preload = (*PRELOAD, "horovod.torch", "pytest_dnnbench.rank.frameworks.pipedream")
+    with Watched(preload) as server:
+        server.wait_ready()
+        yield Field(server)
+
+
+def check(field: Field, fault: str, phase: str, framework: str) -> None:
+    field.run(framework)  # plans, where there is something to plan
+    before = len(os.listdir("/proc/self/fd"))
+    error, took_s = field.plant(fault, phase, framework)
+    faults = matrix.wrong(fault, phase, framework, error, took_s)
+    outcomes.note(fault, phase, framework, error, took_s, faults)
+    assert not faults, f"{faults}\n{error}"
+    assert not matrix.left_behind(field.server)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert field.run(framework).launch().throughput_img_s > 0, "the next case runs"
+
+
+@pytest.mark.parametrize(("fault", "phase", "framework"), PART)
+def test_a_fault_fails_its_case_in_time_by_name_and_leaves_nothing(
+    field: Field, fault: str, phase: str, framework: str
+) -> None:
+    check(field, fault, phase, framework)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("fault", "phase", "framework"), matrix.combinations())
+def test_every_fault_in_every_phase_of_every_framework(field: Field, fault: str, phase: str, framework: str) -> None:
+    check(field, fault, phase, framework)
+
+
+def test_the_part_holds_every_fault_phase_and_framework() -> None:
+    assert set(PART) <= set(matrix.combinations())
+    assert [{row[column] for row in PART} for column in range(3)] == [
+        set(matrix.FAULTS),
+        set(matrix.PHASES),
+        set(matrix.FRAMEWORKS),
+    ]

@@ -1,0 +1,18 @@
+"""A rank on a machine that sleeps for seven seconds after the first step: the clock is injected, nobody waits."""
+
+from collections.abc import Iterator
+
+from pytest_dnnbench.rank import session
+from pytest_dnnbench.rank.frameworks.single import SingleWorker
+from pytest_dnnbench.rank.worker import Step
+
+
+class Sleeps(SingleWorker):
+    """`single`."""
+
+    def run(self, steps: int) -> Iterator[Step]:
+        """From the first step on the clocks differ by seven seconds more."""
+        real = session.asleep_s
+        for step in super().run(steps):
+            session.asleep_s = lambda: real() + 7.0
+            yield step
