@@ -59,6 +59,6 @@ def test_a_machine_that_always_sleeps_is_no_place_to_measure(
 ) -> None:
     run = case_run(server)
     slept(run, monkeypatch, [30.0] * ATTEMPTS)
-    with pytest.raises(LaunchError, match="suspended in each of 3 launches, in the last for 30.0 s"):
+    with pytest.raises(LaunchError, match=r"suspended in each of 3 launches, in the last for 30\.0 s"):
         run.launch()
     assert not run.launches
