@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dnnbench import hookspecs, live, parallel, resume, rounds
+from pytest_dnnbench import hookspecs, keep_safe, live, parallel, resume, rounds
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.options import Settings, add_options, read_settings
@@ -58,6 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(live, "dnnbench_live_setup")
     config.pluginmanager.register(parallel, "dnnbench_parallel_setup")
     config.pluginmanager.register(resume, "dnnbench_resume_setup")
+    if not parallel.is_worker(config):
+        config.pluginmanager.register(keep_safe.KeepSafe(), "dnnbench_keep_safe")
 
 
 def workshop(config: pytest.Config) -> Workshop:

@@ -82,6 +82,12 @@ def sleep_forever() -> None:
     time.sleep(3600)
 
 
+def kill_parent() -> None:
+    """Ends the fork server, and with it all ranks."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    sleep_forever()
+
+
 def print_lines(count: int) -> None:
     """Numbered lines."""
     for number in range(count):

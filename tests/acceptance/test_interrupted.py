@@ -1,0 +1,156 @@
+"""A session that is stopped, killed, or cannot save: nothing hangs, no rank is left, nothing measured is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = """
+import os, signal
+from pathlib import Path
+from tests.rank import programs
+
+def test_measured(framework, model, gpus, process_group, dnnbench):
+    dnnbench.measure(framework, model, process_group(gpus), phase="train")
+
+def test_stays(process_group):
+    process_group(2).run(programs.say_pid_and_sleep, os.environ["PIDS"])
+"""
+SERVER_DIES = """
+import os, signal, time
+from pytest_dnnbench.plugin import WORKSHOP
+from tests.rank import programs
+
+def test_before(process_group):
+    assert process_group(2).run(programs.sum_of_ranks) == [1, 1]
+
+def test_after_a_death_between_cases(process_group, request):
+    os.kill(request.config.stash[WORKSHOP].server.pid, signal.SIGKILL)
+    time.sleep(0.5)
+    assert process_group(2).run(programs.sum_of_ranks) == [1, 1]
+
+def test_ranks_kill_their_server(process_group):
+    process_group(2).run(programs.kill_parent)
+
+def test_goes_on(process_group):
+    assert process_group(2).run(programs.sum_of_ranks) == [1, 1]
+"""
+TINY = "--dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-frameworks single --dnn-batch-size 8 --dnn-steps 2"
+
+
+def command(*more: str) -> list[str]:
+    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *TINY.split(), "--dnn-launches", "1", *more]
+
+
+@pytest.fixture
+def start(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Starts a session whose last test stays; returns it with the process ids of its ranks, once they are there."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile(test_cases=CASES)
+    pids = pytester.mkdir("pids")
+    monkeypatch.setenv("PIDS", str(pids))
+    running: list[subprocess.Popen[str]] = []
+
+    def begin(*more: str) -> tuple[subprocess.Popen[str], list[int]]:
+        session = subprocess.Popen(command(*more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        running.append(session)
+        deadline = time.monotonic() + 120
+        while len(texts := [path.read_text() for path in pids.iterdir()]) < 2 or not all(texts):
+            assert session.poll() is None, session.stdout and session.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return session, [int(text) for text in texts]
+
+    yield begin
+    for session in running:
+        session.kill()
+        session.communicate()
+
+
+def await_end(pids: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    while left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, f"still there: {left}"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_session_saves_what_it_has_and_leaves_no_rank(
+    start: Any, pytester: pytest.Pytester, number: signal.Signals
+) -> None:
+    session, pids = start("--benchmark-json", "out.json")
+    session.send_signal(number)
+    output, _ = session.communicate(timeout=60)
+    assert session.returncode == pytest.ExitCode.INTERRUPTED, output
+    await_end(pids)
+    saved = json.loads((pytester.path / "out.json").read_text())
+    assert [one["params"]["framework"] for one in saved["benchmarks"]] == ["single"]
+    assert "KeyboardInterrupt" in output
+
+
+def test_a_second_interrupt_ends_at_once(start: Any) -> None:
+    session, pids = start()
+    session.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    session.send_signal(signal.SIGINT)
+    session.communicate(timeout=20)
+    assert session.returncode != 0
+    await_end(pids)
+
+
+def test_ranks_of_a_killed_session_end_by_themselves(start: Any) -> None:
+    session, pids = start()
+    session.kill()
+    session.communicate(timeout=20)
+    await_end(pids)
+
+
+def run(*more: str, preamble: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    line = ["sh", "-c", f'{preamble} exec "$@"', "sh", *command(*more, "-k", "measured")]
+    return subprocess.run(line, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120)
+
+
+def kept(output: str) -> list[str]:
+    """The frameworks in the file that the output names; removes it."""
+    path = Path(output.partition("What was measured is in ")[2].split()[0])
+    assert path.stat().st_mode & 0o077 == 0
+    saved = json.loads(path.read_text())
+    path.unlink()
+    return [one["extra_info"]["dnnbench"]["case"]["framework"] for one in saved["benchmarks"]]
+
+
+def test_a_full_disk_loses_nothing_that_was_measured(start: Any, pytester: pytest.Pytester) -> None:
+    (pytester.path / "full.json").symlink_to("/dev/full")
+    result = run("--benchmark-json", "full.json")
+    assert result.returncode == pytest.ExitCode.INTERNAL_ERROR, result.stdout + result.stderr
+    assert "the results could not be saved to" in result.stdout
+    assert "No space left on device" in result.stdout
+    assert "1 passed" in result.stdout
+    assert kept(result.stdout) == ["single"]
+
+
+def test_a_storage_that_cannot_be_written_loses_nothing(start: Any, pytester: pytest.Pytester) -> None:
+    (pytester.path / "storage").write_text("a file where a folder should be")
+    result = run("--benchmark-autosave", "--benchmark-storage", "storage")
+    assert result.returncode == pytest.ExitCode.INTERNAL_ERROR, result.stdout + result.stderr
+    assert kept(result.stdout) == ["single"]
+
+
+def test_a_killed_fork_server_fails_its_case_and_no_other(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile(test_cases=SERVER_DIES)
+    result = pytester.runpytest_subprocess("--dnn-device", "cpu", "--dnn-timeout", "30")
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["*LaunchError: the fork server has died*the next launch starts a new one*"])
