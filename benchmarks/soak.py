@@ -18,7 +18,7 @@ from pytest_dnnbench.controller.devices import detect
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.controller.run import MEASURE, prepare_run
-from pytest_dnnbench.errors import RankRaised
+from pytest_dnnbench.errors import DnnbenchError
 
 SETTLED = 50
 """Launches after which caches and allocators are warm: growth is counted from there."""
@@ -56,7 +56,7 @@ def main(launches: int) -> int:
         for number in range(1, launches + 1):
             try:
                 ranks.launch(MEASURE, failing if number % 10 == 0 else request)
-            except RankRaised:
+            except DnnbenchError:
                 assert number % 10 == 0
             if number in (SETTLED, launches) or number % 100 == 0:
                 assert server.pid is not None

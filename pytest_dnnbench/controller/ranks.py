@@ -258,12 +258,13 @@ class Ranks:
                 rank.code = exited.code
 
     def _failure(self, ranks: list[_Rank]) -> DnnbenchError:
-        """The first culprit's failure: a rank that died before one that raised, since its death makes peers raise."""
+        """The first culprit's failure: a rank that died before one that raised, since its death makes peers raise; of
+        those that raised, one that tells which step went wrong, the earliest of them, before its peers."""
         died = [rank for rank in ranks if rank.code is not None and not rank.reported]
         if died:
             return self._crashed(died[0])
         raised = [(rank.error, rank) for rank in ranks if rank.error is not None]
-        _, first = min(raised, key=lambda pair: (pair[0]["step"] or 0, pair[0]["raised_s"]))
+        _, first = min(raised, key=lambda pair: (pair[0]["step"] is None, pair[0]["step"] or 0, pair[0]["raised_s"]))
         return self._raised(first)
 
     def _crashed(self, rank: _Rank) -> RankFailure:

@@ -24,7 +24,8 @@ class Log:
     def __init__(self, path: str, pipe: int) -> None:
         self.pipe = pipe
         os.set_blocking(pipe, False)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._path = path
+        self._file = _open(path)
         self._size = self._dropped = 0
 
     def take(self) -> bool:
@@ -52,7 +53,20 @@ class Log:
         os.close(self._file)
 
     def _cut(self) -> None:
+        """Puts a file with the end in the place of the full one, so that a reader sees one or the other."""
         tail = os.pread(self._file, TAIL, max(0, self._size - TAIL))
-        self._dropped += self._size - len(tail)
-        os.ftruncate(self._file, 0)
-        self._size = os.write(self._file, b"[dnnbench: %d bytes of output dropped]\n" % self._dropped + tail)
+        dropped = self._dropped + self._size - len(tail)
+        path = f"{self._path}.cut"
+        shorter = _open(path)
+        try:
+            size = os.write(shorter, b"[dnnbench: %d bytes of output dropped]\n" % dropped + tail)
+            os.replace(path, self._path)
+        except OSError:
+            os.close(shorter)
+            raise
+        os.close(self._file)
+        self._file, self._size, self._dropped = shorter, size, dropped
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)

@@ -91,12 +91,13 @@ class Watched(ForkServer):
 
     def __init__(self, preload: tuple[str, ...]) -> None:
         super().__init__(preload)
-        self.ranks: list[int] = []
+        self.ranks: dict[int, str] = {}
 
     def spawn(self, message: Mapping[str, Any], request: int, result: int, board: int) -> int:
         """As ForkServer.spawn."""
-        self.ranks.append(super().spawn(message, request, result, board))
-        return self.ranks[-1]
+        pid = super().spawn(message, request, result, board)
+        self.ranks[pid] = _born(pid)
+        return pid
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +188,17 @@ def wrong(fault: str, phase: str, framework: str, error: DnnbenchError, took_s: 
     return faults
 
 
+def _born(pid: int) -> str:
+    """When a process was started, by which it is told from a later one of the same number; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
 def left_behind(server: Watched) -> list[str]:
     """Processes, listening ports, temporary files, shared memory and descriptors that should be gone."""
-    left = [f"process {pid}" for pid in server.ranks if Path(f"/proc/{pid}").exists()]
+    left = [f"process {pid}" for pid, born in server.ranks.items() if born and _born(pid) == born]
     left += [str(path) for path in Path(tempfile.gettempdir()).glob(f"dnnbench-{os.getpid()}-*")]
     left += [str(path) for path in Path("/dev/shm").iterdir() if any(f"_{pid}_" in path.name for pid in server.ranks)]
     return left + [f"port {port}" for port in listening(os.getpid())]
