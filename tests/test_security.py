@@ -7,6 +7,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,7 @@ class Observer(threading.Thread):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_a_running_case_listens_on_loopback_only_and_its_files_are_private(field: Field, framework: str) -> None:
     run = field.run(framework)
+    run.request = replace(run.request, steps=300)  # long enough to be looked at
     field.server.ranks.clear()
     with Observer(field.server) as observer:
         run.launch()
