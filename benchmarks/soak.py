@@ -3,7 +3,7 @@
     python -m benchmarks.soak [LAUNCHES]
 
 Prints resident memory, descriptors, threads and temporary files of both processes along the way; exit status 1 on
-growth. 500 launches of one CPU rank, every tenth of them failing, take about five minutes.
+growth. 500 launches of one CPU rank, every tenth of them failing, take about a minute.
 """
 
 import os
