@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 
+from pytest_dnnbench import gate
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.clock import ReplayClock
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.controller.run import CaseRun, prepare_run
 from pytest_dnnbench.errors import DnnbenchError, UsageError
-from pytest_dnnbench.results.record import Record, make_record
+from pytest_dnnbench.results.record import Record, make_record, relate
 from pytest_dnnbench.rounds import EARLY
 from pytest_dnnbench.workshop import Workshop
 
@@ -34,7 +35,7 @@ class DnnBench:
         self._skip_unless_possible(framework, ranks.world_size)
         try:
             run = self._run(framework, model, ranks, phase, options or {})
-            if len(run.launches) < self._item.stash.get(EARLY, self._workshop.settings.launches):
+            if len(run.launches) < self._item.stash.get(EARLY, self._workshop.settings.rounds):
                 self._launch(run)
             failure = None
         except DnnbenchError as error:
@@ -91,7 +92,20 @@ class DnnBench:
         clock.replay(self._benchmark, [time for launch in measurement.launches for time in launch.step_time_s])
         if self._benchmark.enabled:
             self._workshop.records.append(record)
+            self._judge(run, record)
         return record
+
+    def _judge(self, run: CaseRun, record: Record) -> None:
+        """Holds the record against its baseline; measures again before the test fails."""
+        relate(self._workshop.records)
+        try:
+            outcome = self._item.config.pluginmanager.get_plugin(gate.NAME).judge(self._item, record, run.again)  # type: ignore[union-attr] # the plugin registered it
+        except DnnbenchError as error:
+            outcome = gate.Outcome(failure=f"{type(error).__name__}: {error}")
+        if outcome.expected is not None:
+            pytest.xfail(outcome.expected)
+        if outcome.failure is not None:
+            pytest.fail(outcome.failure, pytrace=False)
 
     def _skip_unless_possible(self, framework: str, gpus: int) -> None:
         try:

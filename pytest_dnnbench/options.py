@@ -84,6 +84,14 @@ OPTIONS = (
     Option("resume", bool, False, "run what an interrupted session has left to do, and merge"),
     Option("lease-timeout", float, 3600.0, "seconds that a launch may wait for devices in use", at_least=0),
     Option("seed", int, 0, "seed of weights, data and shuffling", at_least=0),
+    Option("baseline", str, None, "compare with latest, a NAME or NUMBER of the storage, or a file"),
+    Option("compare-across", tuple, (), "facts that may differ from the baseline's, as in driver,torch"),
+    Option("require-baseline", bool, False, "a case that is compared with nothing fails"),
+    Option("limits", tuple, None, "limits as METRIC=LIMIT, as in throughput_img_s=-5%,allocated_peak_bytes<=6GiB"),
+    Option("confirm", int, None, "fresh launches before a case fails; 0: none (default: --dnn-launches)", at_least=0),
+    Option("false-alarms", float, 0.01, "share of sessions with nothing changed that may fail", at_least=1e-9),
+    Option("accept", str, None, "take this session as a baseline although it is worse; the reason goes on record"),
+    Option("calibrate", int, None, "measure so many sessions' launches of each case to learn its noise", at_least=2),
 )
 
 
@@ -113,7 +121,20 @@ class Settings:
     resume: bool
     lease_timeout: float
     seed: int
+    baseline: str | None
+    compare_across: tuple[str, ...]
+    require_baseline: bool
+    limits: tuple[str, ...] | None
+    confirm: int | None
+    false_alarms: float
+    accept: str | None
+    calibrate: int | None
     framework_options: dict[str, dict[str, Scalar]]
+
+    @property
+    def rounds(self) -> int:
+        """Launches of each case in this session."""
+        return self.launches * (self.calibrate or 1)
 
     def counts(self, available: int) -> tuple[int, ...]:
         """The device counts to run on: --dnn-gpu-counts, or the powers of two up to --gpus, and it."""
@@ -179,6 +200,10 @@ def _check(settings: Settings, catalog: Catalog) -> None:
     for name in ("frameworks", "models"):
         if getattr(settings, name) == ():
             raise UsageError(f"--dnn-{name} is empty: name at least one, separated by commas")
+    if settings.false_alarms >= 0.5:
+        raise UsageError(f"--dnn-false-alarms is {settings.false_alarms}: it must be below 0.5")
+    if settings.accept is not None and not settings.accept.strip():
+        raise UsageError("--dnn-accept is empty: write why the change is right")
     if settings.dataset == "mnist" and not settings.data_dir:
         raise UsageError("--dnn-dataset mnist needs --dnn-data-dir: the folder that holds the MNIST files")
     if settings.dataset == "mnist" and settings.image_size != MNIST_IMAGE_SIZE:

@@ -81,7 +81,7 @@ class MeasuringWorker:
     def __init__(self, config: pytest.Config) -> None:
         from pytest_dnnbench import plugin
 
-        self.launches = config.stash[plugin.SETTINGS].launches
+        self.launches = config.stash[plugin.SETTINGS].rounds
         self.session = config._benchmarksession  # type: ignore[attr-defined] # pytest-benchmark's, see above
         self.session.save = self.session.autosave = self.session.json = None
         self.session.benchmarks.clear()

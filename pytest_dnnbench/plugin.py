@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dnnbench import hookspecs, keep_safe, live, parallel, resume, rounds
+from pytest_dnnbench import gate, hookspecs, keep_safe, live, parallel, resume, rounds
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import DnnbenchError, UsageError
+from pytest_dnnbench.gate import Gate
 from pytest_dnnbench.options import Settings, add_options, read_settings
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(resume, "dnnbench_resume_setup")
     if not parallel.is_worker(config):
         config.pluginmanager.register(keep_safe.KeepSafe(), "dnnbench_keep_safe")
+    config.pluginmanager.register(Gate(config, settings), gate.NAME)
 
 
 def workshop(config: pytest.Config) -> Workshop:
@@ -129,7 +131,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         except DnnbenchError as error:
             raise pytest.UsageError(str(error)) from None
         if timing(config):
-            rounds.run_early_rounds(session, config.stash[SETTINGS].launches, announce)
+            rounds.run_early_rounds(session, config.stash[SETTINGS].rounds, announce)
     return (yield)
 
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 NAME = "dnnbench-journal.jsonl"
 
-NOT_MEASURED = {"resume", "progress", "report", "timeout", "lease_timeout", "download"}
+NOT_MEASURED = {"resume", "progress", "report", "timeout", "lease_timeout", "download", "baseline", "compare_across"}
+NOT_MEASURED |= {"require_baseline", "limits", "confirm", "false_alarms", "accept"}
 """Options that change nothing in what is measured: they may differ when a session is continued."""
 
 

@@ -71,6 +71,13 @@ class CaseRun:
             " measured; keep it awake, for example with systemd-inhibit"
         )
 
+    def again(self, count: int) -> dict[str, list[float]]:
+        """So many fresh launches apart from those before: each metric's value per launch."""
+        fresh = replace(self, launches=[])
+        for _ in range(count):
+            fresh.launch()
+        return {name: per_launch for name, (per_launch, _) in fresh.measurement().values().items()}
+
     def measurement(self) -> Measurement:
         """All launches so far."""
         case, facts = self.request.case, self.launches[0].reports[0].environment

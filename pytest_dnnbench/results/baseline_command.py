@@ -66,7 +66,7 @@ def _table(golden: Golden) -> str:
         for metric, one in sorted(case.metrics.items()):
             if one.noise is not None:
                 limit = golden.limits[name].get(metric)
-                lines.append("  " + summary(metric, one.sessions, one.noise, limit))
+                lines.append("  " + summary(metric, one.sessions[-1], one.sessions, one.noise, limit))
     for accepted in golden.accepted:
         lines.append(f"accepted {accepted.when} by {accepted.who}: {accepted.why}")
     return "\n".join(lines)

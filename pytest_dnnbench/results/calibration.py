@@ -13,20 +13,26 @@ INTERESTING = 0.05
 
 
 def summary(
-    metric: str, sessions: Sequence[Sequence[float]], noise: Noise, limit: Limit | None, *, tests: int = 1
+    metric: str,
+    session: Sequence[float],
+    history: Sequence[Sequence[float]],
+    noise: Noise,
+    limit: Limit | None,
+    *,
+    tests: int = 1,
 ) -> str:
-    """One line: the noise, the minimum detectable change of a session like the last, the launches that find 5%."""
+    """One line: the noise, the minimum detectable change of such a session, the launches that find 5%."""
     size = _size(metric, limit)
     alpha = alpha_per_test(0.01, tests)
     better = METRICS[metric].better
-    decision = decide(sessions[-1], sessions, better=better, limit=size, alpha=alpha, noise=noise)
+    decision = decide(session, history, better=better, limit=size, alpha=alpha, noise=noise)
     needed = launches_for(
-        INTERESTING, noise, limit=size, alpha=alpha, power=POWER, history=[len(one) for one in sessions]
+        INTERESTING, noise, limit=size, alpha=alpha, power=POWER, history=[len(one) for one in history]
     )
     enough = f"{needed} launches find {INTERESTING:.0%}" if needed else f"no number of launches finds {INTERESTING:.0%}"
     return (
         f"{metric}: launches differ by {noise.launch_sd:.2%}, sessions by {noise.session_sd:.2%};"
-        f" finds {decision.minimum_detectable:.1%} with {len(sessions[-1])} launches; {enough}"
+        f" finds {decision.minimum_detectable:.1%} with {len(session)} launches; {enough}"
     )
 
 

@@ -94,12 +94,13 @@ def default_limit(metric: str) -> Limit | None:
 
 
 def stored_limit(metric: str, relative: float | None, absolute: float | None, source: str) -> Limit | None:
-    """The limit of a baseline file, its contract; the defaults of the version that wrote it are not part of it."""
-    if metric not in METRICS or source == "default":
+    """The limit of a baseline file, its contract; the defaults of the version that wrote it (`source` of the relative
+    limit) are not part of it."""
+    if metric not in METRICS:
         return None
     sign = -1 if METRICS[metric].better == "higher" else 1
-    kept = relative if relative is not None and relative * sign >= 0 else None
-    return Limit(kept, absolute, "baseline", "baseline")
+    kept = relative if relative is not None and relative * sign >= 0 and source != "default" else None
+    return None if kept is None and absolute is None else Limit(kept, absolute, "baseline", "baseline")
 
 
 def resolve(metric: str, layers: Sequence[Mapping[str, Limit]]) -> Limit | None:

@@ -79,6 +79,7 @@ def test_a_stored_limit_is_the_contract_and_a_stored_default_is_not() -> None:
     kept = stored_limit("throughput_img_s", -0.05, 3000.0, "command line")
     assert kept is not None
     assert (kept.relative, kept.absolute, kept.relative_source) == (-0.05, 3000, "baseline")
-    other_way = stored_limit("throughput_img_s", 0.05, None, "marker")
-    assert other_way is not None
-    assert other_way.relative is None
+    bound_alone = stored_limit("throughput_img_s", -0.03, 3000.0, "default")
+    assert bound_alone is not None
+    assert (bound_alone.relative, bound_alone.absolute) == (None, 3000)
+    assert stored_limit("throughput_img_s", 0.05, None, "marker") is None

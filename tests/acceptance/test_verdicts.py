@@ -1,0 +1,310 @@
+"""Verdicts as a user sees them: the case that got worse fails, and only that one."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.test_main_job import CASES, TINY
+
+CONFTEST = "from tests.fake_launches import install\ninstall(3)\n"
+TRAIN = "test_cases.py::test_train[{}-resnet18-{}gpu]"
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs training cases of `single` and `ddp`; keyword arguments become the environment."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(test_cases=CASES)
+    pytester.makeini("[pytest]\nstrict_markers = true\nfilterwarnings = error\n")
+
+    def start(*arguments: str, **environment: Any) -> pytest.RunResult:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value if isinstance(value, str) else json.dumps(value))
+            return pytester.runpytest_subprocess(
+                "--gpus=2",
+                "--dnn-device=cpu",
+                "--dnn-models=resnet18",
+                "--dnn-frameworks=single,ddp",
+                "--dnn-steps=3",
+                "-k",
+                "train",
+                "--benchmark-storage=saved",
+                *arguments,
+            )
+
+    return start
+
+
+def saved(pytester: pytest.Pytester, number: int) -> dict[str, Any]:
+    [path] = (pytester.path / "saved").rglob(f"{number:04}_*.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def records(found: dict[str, Any]) -> dict[str, Any]:
+    return {one["fullname"]: one["extra_info"]["dnnbench"] for one in found["benchmarks"]}
+
+
+@pytest.fixture(scope="module")
+def three_sessions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where three saved sessions will lie once the first test has made them."""
+    return tmp_path_factory.mktemp("three") / "saved"
+
+
+@pytest.fixture
+def stored(run: Any, pytester: pytest.Pytester, three_sessions: Path) -> Any:
+    """The same, after three sessions were saved."""
+    if not three_sessions.exists():
+        for _ in range(3):
+            run("--benchmark-save=nightly").assert_outcomes(passed=3, deselected=3)
+        shutil.copytree(pytester.path / "saved", three_sessions)
+    shutil.copytree(three_sessions, pytester.path / "saved", dirs_exist_ok=True)
+    return run
+
+
+def test_the_case_that_got_slower_fails_alone_with_its_figures(stored: Any, pytester: pytest.Pytester) -> None:
+    result = stored("--dnn-baseline=latest", "--benchmark-save=today", "--junitxml=out.xml", FAKE_LEVELS={"single": 80})
+    result.assert_outcomes(passed=2, failed=1, deselected=3)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        [
+            "regressed: single-resnet18-1gpu (train), against 0003_nightly.json, the last 3 sessions",
+            "  throughput_img_s: baseline * img/s, now * img/s, -20.0?%",
+            "    95% interval -*% to -*%, limit -*% (default*), over 99.99% sure",
+            "    measured again in 3 fresh launches: * img/s, * img/s, * img/s",
+            "  others: allocated_peak_bytes ok, cached_peak_bytes ok",
+        ]
+    )
+    assert "Traceback" not in result.stdout.str()
+    assert "regressed: single-resnet18-1gpu" in (pytester.path / "out.xml").read_text()
+    today = saved(pytester, 4)
+    assert today["dnnbench"]["failed"] == [TRAIN.format("single", 1)]
+    verdicts = {name: one["verdict"] for name, one in records(today).items()}
+    assert [one["status"] for one in verdicts.values()] == ["regressed", "ok", "ok"]
+    worse = verdicts[TRAIN.format("single", 1)]
+    assert worse["against"]["sessions"] == 3
+    assert worse["metrics"]["throughput_img_s"]["change"] == pytest.approx(-0.2, abs=0.01)
+    assert len(worse["confirmation"]["per_launch"]["throughput_img_s"]) == 3
+    assert worse["confirmation"]["first"]["throughput_img_s"]["status"] == "regressed"
+
+
+def test_a_regressed_session_is_never_the_next_baseline_unless_accepted(stored: Any, pytester: pytest.Pytester) -> None:
+    slow = {"FAKE_LEVELS": {"ddp": 80}}
+    for _ in range(2):
+        result = stored("--dnn-baseline=latest", "--benchmark-save=nightly", **slow)
+        result.assert_outcomes(passed=1, failed=2, deselected=3)
+    result.stdout.fnmatch_lines(["passed over: 0004_nightly.json: its session failed (*ddp* and 1 more)"])
+    result = stored("--dnn-baseline=latest", "--benchmark-save=nightly", "--dnn-accept", "a safer all-reduce", **slow)
+    result.assert_outcomes(passed=3, deselected=3)
+    result.stdout.fnmatch_lines(["accepted: *ddp*: a safer all-reduce"])
+    accepted = saved(pytester, 6)["dnnbench"]["accepted"]
+    assert (accepted["why"], "@" in accepted["who"], accepted["when"][:2]) == ("a safer all-reduce", True, "20")
+    stored("--dnn-baseline=latest", **slow).assert_outcomes(passed=3, deselected=3)
+
+
+def test_a_slow_moment_that_does_not_repeat_fails_nothing(stored: Any, pytester: pytest.Pytester) -> None:
+    once = {"FAKE_LEVELS": {"single": 80}, "FAKE_AGAIN": {"single": 100}}
+    stored("--dnn-baseline=latest", "--dnn-confirm=0", **once).assert_outcomes(passed=2, failed=1, deselected=3)
+    result = stored("--dnn-baseline=latest", "--benchmark-save=today", **once)
+    result.assert_outcomes(passed=3, deselected=3)
+    result.stdout.fnmatch_lines(["noisy: *single*: throughput_img_s -*"])
+    verdict = records(saved(pytester, 4))[TRAIN.format("single", 1)]["verdict"]
+    assert verdict["confirmation"]["first"]["throughput_img_s"]["status"] == "regressed"
+
+
+def test_more_memory_fails_and_faster_is_reported(stored: Any) -> None:
+    result = stored("--dnn-baseline=latest", FAKE_MEMORY_MIB=1050, FAKE_LEVELS={"single": 130})
+    result.assert_outcomes(failed=3, deselected=3)
+    result.stdout.fnmatch_lines(["  allocated_peak_bytes: baseline 1 GiB, now 1.025 GiB, +2.54%"])
+    result = stored("--dnn-baseline=latest", FAKE_LEVELS={"single": 130})
+    result.assert_outcomes(passed=3, deselected=3)
+    result.stdout.fnmatch_lines(["improved: *single*: throughput_img_s +*"])
+
+
+def test_last_failed_and_stop_at_the_first_failure_work(stored: Any) -> None:
+    slow = {"FAKE_LEVELS": {"ddp": 80}}
+    stored("--dnn-baseline=latest", "-x", **slow).assert_outcomes(passed=1, failed=1, deselected=3)
+    stored("--dnn-baseline=latest", "--lf", **slow).assert_outcomes(failed=1)
+
+
+def test_a_limit_on_the_case_holds_whatever_the_baseline(run: Any, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_cases="import pytest\n@pytest.mark.limits(throughput_img_s='>=5000', scaling_efficiency='>=0.9')"
+        + CASES.partition("\n\n")[0]
+    )
+    result = run()
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "regressed: single-resnet18-1gpu (train), held to its absolute limit",
+            "  throughput_img_s: * img/s, at least 5,000 img/s is asked for",
+            "    95% interval *, limit from limits mark of *, over 99.99% sure",
+        ]
+    )
+    run("--dnn-limits=throughput_img_s=off").assert_outcomes(passed=3)
+    result = run("--dnn-limits=throughput_img_s=off", FAKE_LEVELS={"ddp": 60})
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(["  scaling_efficiency: 0.6, at least 0.9 is asked for"])
+
+
+@pytest.mark.parametrize(
+    ("mark", "message"),
+    [
+        ("limits(speed='-5%')", "*unknown metric 'speed': choose from throughput_img_s*"),
+        ("limits('-5%')", "*write limits(METRIC=*), not limits('-5%')"),
+        ("known_regression()", "*write known_regression(reason=*"),
+        ("known_regression(reason='x', until='soon')", "*until='soon' is not a date: write it as 2027-01-31"),
+    ],
+)
+def test_a_mark_that_cannot_be_is_refused_before_anything_runs(
+    run: Any, pytester: pytest.Pytester, mark: str, message: str
+) -> None:
+    pytester.makepyfile(test_cases=f"import pytest\n@pytest.mark.{mark}" + CASES.partition("\n\n")[0])
+    result = run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dnn-baseline=weekly"], "*--dnn-baseline weekly: no file of this path, and *holds no saved session*"),
+        (["--dnn-baseline=none.json"], "*none.json cannot be read: No such file or directory*"),
+        (["--dnn-baseline=cut.json"], "*cut.json, line 1, column *: not JSON*"),
+        (["--dnn-limits=throughput_img_s=+5%"], "*--dnn-limits: * would limit an improvement*"),
+        (["--dnn-accept= "], "*--dnn-accept is empty*"),
+        (["--dnn-false-alarms=0.9"], "*must be below 0.5*"),
+        (["--dnn-calibrate=1"], "*--dnn-calibrate is 1: it must be at least 2*"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused_before_anything_runs(
+    run: Any, pytester: pytest.Pytester, arguments: list[str], message: str
+) -> None:
+    (pytester.path / "cut.json").write_text('{"benchmarks": [')
+    result = run(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert len([line for line in result.errlines if line.strip()]) == 1
+    result.stderr.fnmatch_lines([message])
+
+
+def test_what_was_compared_with_nothing_is_said_and_fails_when_required(run: Any, pytester: pytest.Pytester) -> None:
+    result = run("--dnn-baseline=latest", "--benchmark-save=nightly", "--dnn-frameworks=single")
+    result.assert_outcomes(passed=1, deselected=1)
+    result.stdout.fnmatch_lines(["NO BASELINE: *"])
+    result = run("--dnn-baseline=latest")
+    result.assert_outcomes(passed=3, deselected=3)
+    result.stdout.fnmatch_lines(["THE BASELINE LACKS: *ddp-resnet18-1gpu?", "THE BASELINE LACKS: *ddp-resnet18-2gpu?"])
+    result = run("--dnn-baseline=latest", "--dnn-require-baseline")
+    result.assert_outcomes(passed=1, failed=2, deselected=3)
+    result.stdout.fnmatch_lines(["--dnn-require-baseline: 0001_nightly.json lacks *ddp-resnet18-1gpu?"])
+    run("--benchmark-save=nightly")
+    result = run("--dnn-baseline=latest", "--dnn-frameworks=single")
+    result.stdout.fnmatch_lines(["THIS RUN LACKS: *ddp-resnet18-1gpu?"])
+    assert result.ret == pytest.ExitCode.OK
+    result = run("--dnn-baseline=latest", "--dnn-frameworks=single", "--dnn-require-baseline")
+    result.assert_outcomes(passed=1, deselected=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    chosen = run("--dnn-baseline=latest", "--dnn-require-baseline", "-k", "train and single")
+    assert chosen.ret == pytest.ExitCode.OK
+
+
+def test_another_torch_is_not_compared_unless_asked_for(stored: Any) -> None:
+    newer = {"FAKE_TORCH": "2.14.0", "FAKE_LEVELS": {"single": 80}}
+    result = stored("--dnn-baseline=latest", **newer)
+    result.assert_outcomes(passed=3, deselected=3)
+    result.stdout.fnmatch_lines(["NOT COMPARABLE: *single*: not comparable with 0003*: torch: 2.13.0 -> 2.14.0"])
+    stored("--dnn-baseline=latest", "--dnn-require-baseline", **newer).assert_outcomes(failed=3, deselected=3)
+    stored("--dnn-baseline=latest", "--dnn-compare-across=torch", **newer).assert_outcomes(
+        passed=2, failed=1, deselected=3
+    )
+
+
+def test_a_known_regression_is_expected_until_its_date_and_its_end_is_reported(
+    stored: Any, pytester: pytest.Pytester
+) -> None:
+    def mark(until: str) -> None:
+        text = f"import pytest\n@pytest.mark.known_regression(reason='issue 12', until='{until}')" + CASES
+        pytester.makepyfile(test_cases=text)
+
+    mark("2999-01-01")
+    slow = {"FAKE_LEVELS": {"single": 80}}
+    result = stored("--dnn-baseline=latest", "--benchmark-save=nightly", **slow)
+    result.assert_outcomes(passed=2, xfailed=1, deselected=3)
+    assert result.ret == pytest.ExitCode.OK
+    again = stored("--dnn-baseline=latest", **slow)
+    again.assert_outcomes(passed=2, xfailed=1, deselected=3)  # the old level is still what it is held to
+    result = stored("--dnn-baseline=latest")
+    result.stdout.fnmatch_lines(["no longer a regression: *single*: take the known_regression mark away (issue 12)"])
+    mark("2020-01-01")
+    result = stored("--dnn-baseline=latest", **slow)
+    result.assert_outcomes(passed=2, failed=1, deselected=3)
+    result.stdout.fnmatch_lines(["  expected until 2020-01-01 (issue 12): that is over"])
+
+
+def test_a_calibration_learns_the_noise_and_says_what_it_lets_one_find(run: Any, pytester: pytest.Pytester) -> None:
+    result = run("--dnn-calibrate=4", "--benchmark-save=calibrated", "--dnn-frameworks=single")
+    result.assert_outcomes(passed=1, deselected=1)
+    result.stdout.fnmatch_lines(["calibrated: *single*: throughput_img_s: launches differ by 0.*; finds *% with 3 *"])
+    record = records(saved(pytester, 1))[TRAIN.format("single", 1)]
+    assert len(record["metrics"]["throughput_img_s"]["per_launch"]) == 12
+    assert record["noise"]["throughput_img_s"]["launches"] == 12
+
+
+def test_a_golden_file_is_a_baseline_with_limits_of_its_own(stored: Any, pytester: pytest.Pytester) -> None:
+    from pytest_dnnbench.__main__ import main
+
+    golden = pytester.path / "golden.json"
+    runs = [str(path) for path in sorted((pytester.path / "saved").rglob("*.json"))]
+    assert main(["baseline", "update", str(golden), *runs]) == 0
+    stored("--dnn-baseline=golden.json", FAKE_LEVELS={"single": 80}).assert_outcomes(passed=2, failed=1, deselected=3)
+    data = json.loads(golden.read_text())
+    for metric, limit in (("throughput_img_s", "-30%"), ("step_time_s", "+40%")):
+        data["cases"][TRAIN.format("single", 1)]["metrics"][metric]["limit"] = limit
+    golden.write_text(json.dumps(data))
+    stored("--dnn-baseline=golden.json", FAKE_LEVELS={"single": 80}).assert_outcomes(passed=3, deselected=3)
+    result = stored("--dnn-baseline=golden.json", "--benchmark-json=golden.json")
+    result.stderr.fnmatch_lines(["*would overwrite --dnn-baseline in place*"])
+
+
+def test_cases_side_by_side_are_judged_and_never_against_a_serial_session(run: Any) -> None:
+    for _ in range(2):
+        run("--benchmark-save=nightly", "-n2", "--dnn-parallel").assert_outcomes(passed=3)
+    result = run("-n2", "--dnn-parallel", "--dnn-baseline=latest", "--dnn-require-baseline", FAKE_LEVELS={"single": 80})
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["verdicts against 0002_nightly.json: 2 ok, 1 regressed"])
+    chosen = run("-n2", "--dnn-parallel", "--dnn-baseline=latest", "--dnn-require-baseline", "-k", "train and single")
+    assert chosen.ret == pytest.ExitCode.OK
+    result = run("--dnn-baseline=latest")
+    result.stdout.fnmatch_lines(["NOT COMPARABLE: *single*: *parallel: True -> (none)"])
+
+
+def test_planted_faults_on_real_ranks_fail_and_are_named(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that got slower and tensors that stay alive, on two real ranks."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    pytester.makepyfile(test_cases=CASES)
+    tiny = [*TINY, "--dnn-models=tests.tiny_models:Burdened", "--dnn-frameworks=ddp", "--dnn-gpu-counts=2", "-k=train"]
+    # Tiny steps on busy cores vary a lot: the limit is wide, and the planted fault is wider.
+    tiny += [
+        "--dnn-launches=2",
+        "--dnn-warmup=1",
+        "--benchmark-storage=saved",
+        "--dnn-limits=throughput_img_s=-60%,step_time_s=off",
+    ]
+    monkeypatch.setenv("TINY_SLEEP_S", "0.05")
+    pytester.runpytest_subprocess(*tiny, "--benchmark-save=a").assert_outcomes(passed=1, deselected=1)
+    monkeypatch.setenv("TINY_SLEEP_S", "0.6")
+    monkeypatch.setenv("TINY_BALLAST_MIB", "300")
+    result = pytester.runpytest_subprocess(*tiny, "--dnn-baseline=latest")
+    result.assert_outcomes(failed=1, deselected=1)
+    result.stdout.fnmatch_lines(["regressed: ddp-*", "  throughput_img_s: *, -9?.*%"])
+    result.stdout.fnmatch_lines(["  resident_peak_bytes: baseline * MiB, now * MiB, +*%"])
+    result.stdout.fnmatch_lines(["    measured again in 2 fresh launches: *"])

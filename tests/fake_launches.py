@@ -1,0 +1,60 @@
+"""Launches without ranks, for tests of what happens after a measurement: rates and memory as the environment says.
+
+FAKE_LEVELS maps a framework to its speed in percent of normal; FAKE_AGAIN does for launches that confirm;
+FAKE_MEMORY_MIB is the peak of each rank.
+"""
+
+import itertools
+import json
+import os
+from collections import Counter
+
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.run import CaseRun
+from pytest_dnnbench.messages import RankReport
+from pytest_dnnbench.results.measurement import Launch
+
+# Of launch after launch, in parts of a thousand: 0.1% noise that repeats.
+NOISE = (0, 1, -1, 0.5, -0.5, 1, -1)
+
+_launched: Counter[str] = Counter()
+
+
+def install(launches: int) -> None:
+    """Replaces the launch of a case in this process; no fork server is started."""
+    ForkServer.start = lambda self: None  # type: ignore[method-assign] # what a conftest of a test does
+
+    def launch(self: CaseRun) -> Launch:
+        case = self.request.case
+        key = f"{case.id}-{case.phase}"
+        number = _launched[key]
+        _launched[key] += 1
+        levels = json.loads(os.environ.get("FAKE_LEVELS", "{}"))
+        if number >= launches:
+            levels |= json.loads(os.environ.get("FAKE_AGAIN", "{}"))
+        level = levels.get(case.framework, 100) / 100
+        step = 0.01 / level * (1 + next(itertools.islice(NOISE, number % len(NOISE), None)) / 1000)
+        self.correctness = {"checked": ["gradients"]}
+        reports = [_report(rank, step, self.request.steps, case.batch_size * case.gpus) for rank in range(case.gpus)]
+        made = Launch(tuple(reports))
+        self.launches.append(made)
+        return made
+
+    CaseRun.launch = launch  # type: ignore[method-assign] # as above
+
+
+def _report(rank: int, step: float, steps: int, images: int) -> RankReport:
+    ends = tuple(step * (number + 1) for number in range(steps))
+    memory = int(float(os.environ.get("FAKE_MEMORY_MIB", "1024")) * 2**20)
+    return RankReport(
+        rank=rank,
+        window_start_s=0.0,
+        window_end_s=ends[-1],
+        step_index=tuple(range(steps)),
+        step_end_s=ends,
+        step_images=(8,) * steps,
+        images_per_update=images,
+        memory_bytes={"allocated": memory, "cached": 2 * memory},
+        loss=(2.3,) * steps,
+        environment={"torch": os.environ.get("FAKE_TORCH", "2.13.0")},
+    )
