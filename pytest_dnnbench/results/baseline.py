@@ -69,6 +69,9 @@ class Baseline(Protocol):
     def of(self, name: str, now: Facts, across: Collection[str] = ()) -> CaseBaseline | Incomparable | None:
         """What to compare this case with; None when the baseline lacks it."""
 
+    def stored(self, name: str) -> CaseBaseline | None:
+        """What is stored of a case, to be run again where it was run last; None when the baseline lacks it."""
+
 
 class StoredRuns:
     """A baseline of stored sessions, newest first; files are read when a case needs them.
@@ -111,6 +114,13 @@ class StoredRuns:
             if self._alone and not found:
                 break
         return self._baseline(found[::-1]) if found else unlike
+
+    def stored(self, name: str) -> CaseBaseline | None:
+        """The history of the newest record that is fit."""
+        records = (run.cases[name] for run in self._newest_first() if name in run.cases and _fit(run, run.cases[name]))
+        newest = next(records, None)
+        found = self.of(name, _facts(*newest.facts_text)) if newest else None
+        return found if isinstance(found, CaseBaseline) else None
 
     def _newest_first(self) -> Iterator[SavedRun]:
         """Those that are whole and fit; why each other one was passed over is kept."""

@@ -93,6 +93,11 @@ class Golden:
             noise={metric: one.noise for metric, one in case.metrics.items() if one.noise is not None},
         )
 
+    def stored(self, name: str) -> CaseBaseline | None:
+        """As Baseline.stored."""
+        found = self.of(name, self.facts[name]) if name in self.cases else None
+        return found if isinstance(found, CaseBaseline) else None
+
     def update(self, run: SavedRun, accepted: Acceptance | None = None) -> list[str]:
         """Takes over every case of a saved session; returns the cases whose history begins anew.
 

@@ -1,0 +1,56 @@
+"""The launches of a session, from the noise of stored ones."""
+
+from pathlib import Path
+
+import pytest
+
+from pytest_dnnbench.results.baseline import storage_runs
+from pytest_dnnbench.results.golden import Golden, read_golden
+from pytest_dnnbench.results.launch_plan import LaunchPlan, plan_launches
+from pytest_dnnbench.results.limits import parse_limits
+from pytest_dnnbench.results.saved import read_saved
+from tests.results.synthetic import NAME, record, save
+
+
+def stored(folder: Path, noise: float, sessions: int = 10) -> Path:
+    folder.mkdir()
+    for number in range(1, sessions + 1):
+        save(folder / f"{number:04}_nightly.json", {NAME: record(noise=noise, seed=number)})
+    return folder
+
+
+def plan(folder: Path, effect: float = 0.05, limit: str = "-3%") -> LaunchPlan:
+    layers = [parse_limits({"throughput_img_s": limit}, "a test")]
+    return plan_launches(effect, storage_runs(folder, "latest"), {NAME: layers}, false_alarms=0.01, at_least=2)
+
+
+def test_noisier_cases_and_smaller_effects_take_more_launches(tmp_path: Path) -> None:
+    calm, noisy = stored(tmp_path / "calm", 0.002), stored(tmp_path / "noisy", 0.01)
+    assert plan(calm) == LaunchPlan(3, ())
+    assert plan(noisy).launches > 3
+    assert plan(noisy, effect=0.08).launches < plan(noisy).launches
+
+
+@pytest.mark.parametrize(("noise", "effect"), [(0.1, 0.05), (0.002, 0.03)])
+def test_a_case_in_which_none_would_do_is_named(tmp_path: Path, noise: float, effect: float) -> None:
+    assert plan(stored(tmp_path / "s", noise), effect) == LaunchPlan(2, (NAME,))
+
+
+def test_one_stored_session_promises_nothing(tmp_path: Path) -> None:
+    assert plan(stored(tmp_path / "s", 0.005, sessions=1)) == LaunchPlan(2, (NAME,))
+
+
+def test_a_case_without_a_baseline_or_a_limit_needs_none(tmp_path: Path) -> None:
+    folder = stored(tmp_path / "s", 0.002)
+    assert plan(folder, limit="off") == LaunchPlan(2, ())
+    other = plan_launches(0.05, storage_runs(folder, "latest"), {"other": []}, false_alarms=0.01, at_least=4)
+    assert other == LaunchPlan(4, ())
+
+
+def test_a_golden_file_plans_as_the_sessions_in_it(tmp_path: Path) -> None:
+    golden = Golden(tmp_path / "golden.json")
+    for path in sorted(stored(tmp_path / "s", 0.002).iterdir()):
+        golden.update(read_saved(path))
+    golden.save()
+    golden = read_golden(golden.path)
+    assert plan_launches(0.05, golden, {NAME: []}, false_alarms=0.01, at_least=1).launches == 3
