@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 NAME = "dnnbench-gate"
 Record = dict[str, Any]
-Again = Callable[[int], dict[str, list[float]]]
+Again = Callable[[int], tuple[dict[str, list[float]], list[str | None]]]
+"""So many fresh launches: per metric the value of each, and why each was disturbed, or None."""
 
 _MARKERS = (
     'limits(METRIC="LIMIT", ...): how much worse than its baseline a metric of this case may be ("-5%"), or which'
@@ -153,7 +154,7 @@ class Gate:
     def judge(self, item: pytest.Item, record: Record, again: Again) -> Outcome:
         """Adds limits and verdict to a record. `again(n)` measures the case in n fresh launches, per metric."""
         from pytest_dnnbench.results.comparability import facts_of
-        from pytest_dnnbench.results.judge import limits_of, thresholds, unmeasured
+        from pytest_dnnbench.results.judge import limits_of, thresholds, uncompared, unmeasured
 
         layers = [*self._layers, marker_limits(item)]
         found = None
@@ -164,30 +165,40 @@ class Gate:
         if self._settings.calibrate:
             self._calibrate(item, record, limits)
         self._judge(item, record, found, limits, again)
-        if lacking := unmeasured(record["metrics"], layers):
-            _note(record, "limited but not measured", ", ".join(lacking))
-        return self._outcome(item, record, lacking)
+        unheld = {
+            "limited but not measured": unmeasured(record["metrics"], layers),
+            "not compared, for every stored launch was disturbed": uncompared(limits, found),
+        }
+        for what, names in unheld.items():
+            if names:
+                _note(record, what, ", ".join(names))
+        return self._outcome(item, record, [f"{what}: {', '.join(names)}" for what, names in unheld.items() if names])
 
     def _judge(
         self, item: pytest.Item, record: Record, found: Found, limits: Mapping[str, Limit], again: Again
     ) -> None:
         from pytest_dnnbench.results.design import alpha_per_test
+        from pytest_dnnbench.results.disturbed import launches_of
         from pytest_dnnbench.results.judge import judge
+        from pytest_dnnbench.results.record import launches_in
 
         metrics = record["metrics"]
-        first = {name: metrics[name]["per_launch"] for name in limits}
+        first = {name: launches_in(record, name) for name in limits}
         better = {name: metrics[name]["better"] for name in limits}
         alpha = alpha_per_test(self._settings.false_alarms, _tests(item, limits))
         judged = judge(first, better, found, limits, alpha)
         confirm = self._settings.launches if self._settings.confirm is None else self._settings.confirm
         if judged.suspects and confirm and not self._settings.accept:
             looked = judged.verdict["metrics"]
-            fresh = _with_ratios(again(confirm), record)
+            values, reasons = again(confirm)
+            values = _with_ratios(values, record)
+            fresh = {name: launches_of(name, values[name], reasons) for name in limits if name in values}
             judged = judge(first, better, found, limits, alpha, fresh)
-            judged.verdict["confirmation"] = {"launches": confirm, "per_launch": fresh, "first": looked}
+            confirmation = {"launches": confirm, "per_launch": values, "disturbed": reasons, "first": looked}
+            judged.verdict["confirmation"] = confirmation
         record["verdict"] = judged.verdict
 
-    def _outcome(self, item: pytest.Item, record: Record, lacking: list[str]) -> Outcome:
+    def _outcome(self, item: pytest.Item, record: Record, unheld: list[str]) -> Outcome:
         from pytest_dnnbench.results.verdict_text import failure_message, notes_of
 
         verdict, known = record["verdict"], known_regression(item)
@@ -204,19 +215,20 @@ class Gate:
             return Outcome(failure=message)
         if known and status in ("ok", "improved"):
             _note(record, "no longer a regression", f"take the known_regression mark away ({known.reason})")
-        if self._settings.require_baseline and (status in ("no-baseline", "incomparable") or lacking):
-            why = notes_of(verdict) or ([f"not measured: {', '.join(lacking)}"] if lacking else [self._none(item)])
+        if self._settings.require_baseline and (status in ("no-baseline", "incomparable") or unheld):
+            why = notes_of(verdict) or unheld or [self._none(item)]
             return Outcome(failure=f"--dnn-require-baseline: {'; '.join(why)}")
         return Outcome()
 
     def _calibrate(self, item: pytest.Item, record: Record, limits: Mapping[str, Limit]) -> None:
         from pytest_dnnbench.results.calibration import summary
         from pytest_dnnbench.results.noise import learn, prior_of
+        from pytest_dnnbench.results.record import launches_in
 
         record["noise"] = {}
         tests = _tests(item, limits)
         for metric, limit in limits.items():
-            launches = record["metrics"][metric]["per_launch"]
+            launches = launches_in(record, metric).believed
             if not all(value > 0 for value in launches):
                 continue
             noise = learn([launches], prior_of(metric))
@@ -349,11 +361,20 @@ def _limit_list(text: str | None, source: str) -> dict[str, Limit]:
 
 def _with_ratios(fresh: dict[str, list[float]], record: Record) -> dict[str, list[float]]:
     """Adds speed-up and efficiency, against what `single` did earlier in this session."""
+    from pytest_dnnbench.results.disturbed import launches_of
+
     metrics = record["metrics"]
     if "speedup" not in metrics:
         return fresh
     rates, ratios = metrics["throughput_img_s"]["per_launch"], metrics["speedup"]["per_launch"]
-    single = statistics.median(rate / ratio for rate, ratio in zip(rates, ratios, strict=False))
+    singles = launches_of(
+        "speedup",
+        [rate / ratio for rate, ratio in zip(rates, ratios, strict=False)],
+        metrics["speedup"].get("disturbed", ()),
+    )
+    if not singles.enough:  # what these launches would be divided by is not believed
+        return fresh
+    single = statistics.median(singles.undisturbed)
     speedup = [rate / single for rate in fresh["throughput_img_s"]]
     efficiency = [one / record["case"]["gpus"] for one in speedup]
     return {**fresh, "speedup": speedup, "scaling_efficiency": efficiency}

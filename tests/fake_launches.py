@@ -1,6 +1,7 @@
 """Launches without ranks, for tests of what happens after a measurement: rates and memory as the environment says.
 
 FAKE_LEVELS maps a framework to its speed in percent of normal; FAKE_AGAIN does for launches that confirm;
+FAKE_DISTURBED says which launches of a framework are disturbed, and how fast they are then: {"ddp": {"0": 50}}.
 FAKE_MEMORY_MIB is the peak of each rank.
 """
 
@@ -32,11 +33,12 @@ def install(launches: int) -> None:
         levels = json.loads(os.environ.get("FAKE_LEVELS", "{}"))
         if number >= launches:
             levels |= json.loads(os.environ.get("FAKE_AGAIN", "{}"))
-        level = levels.get(case.framework, 100) / 100
+        disturbed = json.loads(os.environ.get("FAKE_DISTURBED", "{}")).get(case.framework, {}).get(str(number))
+        level = (disturbed or levels.get(case.framework, 100)) / 100
         step = 0.01 / level * (1 + next(itertools.islice(NOISE, number % len(NOISE), None)) / 1000)
         self.correctness = {"checked": ["gradients"]}
         reports = [_report(rank, step, self.request.steps, case.batch_size * case.gpus) for rank in range(case.gpus)]
-        made = Launch(tuple(reports))
+        made = Launch(tuple(reports), {"disturbed": "other processes used 1.0 of 2 cores" if disturbed else None})
         self.launches.append(made)
         return made
 

@@ -71,12 +71,13 @@ class CaseRun:
             " measured; keep it awake, for example with systemd-inhibit"
         )
 
-    def again(self, count: int) -> dict[str, list[float]]:
-        """So many fresh launches apart from those before: each metric's value per launch."""
+    def again(self, count: int) -> tuple[dict[str, list[float]], list[str | None]]:
+        """So many fresh launches apart from those before: each metric's value per launch, and what disturbed each."""
         fresh = replace(self, launches=[])
         for _ in range(count):
             fresh.launch()
-        return {name: per_launch for name, (per_launch, _) in fresh.measurement().values().items()}
+        values = {name: per_launch for name, (per_launch, _) in fresh.measurement().values().items()}
+        return values, [launch.conditions.get("disturbed") for launch in fresh.launches]
 
     def measurement(self) -> Measurement:
         """All launches so far."""

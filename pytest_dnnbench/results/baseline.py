@@ -36,8 +36,9 @@ _STORED = re.compile(r"(?P<number>\d{4,})_(?P<name>.*)\.json")
 @dataclass(frozen=True, slots=True)
 class CaseBaseline:
     """What one case is compared with. `history`: per metric the launches of each session, oldest first; its latest
-    sessions are the baseline. `noise` is given where it is known from elsewhere than the history, `priors` where other
-    cases tell something of it."""
+    sessions are the baseline. Disturbed launches are left out of the times in it; `disturbed` are the metrics of which
+    nothing remains. `noise` is given where it is known from elsewhere than the history, `priors` where other cases
+    tell something of it."""
 
     file: str
     saved: str | None
@@ -46,6 +47,7 @@ class CaseBaseline:
     limits: dict[str, Limit] = field(default_factory=dict)
     noise: dict[str, Noise] = field(default_factory=dict)
     priors: dict[str, Prior] = field(default_factory=dict)
+    disturbed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,13 @@ class Incomparable:
 
 
 class Baseline(Protocol):
-    """What a session is compared with. `passed_over` names sessions that were not taken, each with the reason."""
+    """What a session is compared with."""
 
     name: str
-    passed_over: list[str]
+
+    @property
+    def passed_over(self) -> list[str]:
+        """Sessions, or times in them, that were not taken, each with the reason."""
 
     def names(self) -> list[str]:
         """The cases it has, by the name that pytest gives them."""
@@ -84,10 +89,16 @@ class StoredRuns:
         self._alone = newest is not None
         self._runs = [newest] if newest else []
         self._priors: dict[str, Prior] = {}
-        self.passed_over: list[str] = []
+        self._unfit: list[str] = []
+        self._disturbed: dict[str, set[str]] = {}
         first = next(self._newest_first(), None)
         self.name = first.path.name if first else ""
         self._names = list(first.cases) if first else []
+
+    @property
+    def passed_over(self) -> list[str]:
+        """As Baseline.passed_over."""
+        return [*self._unfit, *(f"{file}: {disturbed_text(names)}" for file, names in self._disturbed.items())]
 
     def names(self) -> list[str]:
         """The cases of the newest session that is fit."""
@@ -113,7 +124,7 @@ class StoredRuns:
                     unlike = Incomparable(run.path.name, run.saved, known[text])
             if self._alone and not found:
                 break
-        return self._baseline(found[::-1]) if found else unlike
+        return self._baseline(name, found[::-1]) if found else unlike
 
     def stored(self, name: str) -> CaseBaseline | None:
         """The history of the newest record that is fit."""
@@ -130,30 +141,43 @@ class StoredRuns:
             try:
                 run = read_saved(path, strict=not self._runs)
             except DataError as error:
-                self.passed_over.append(str(error))
+                self._unfit.append(str(error))
                 continue
             if run.unfit:
-                self.passed_over.append(f"{path.name}: {run.unfit}")
+                self._unfit.append(f"{path.name}: {run.unfit}")
             else:
                 self._runs.append(run)
                 yield run
 
-    def _baseline(self, found: list[tuple[SavedRun, SavedRecord]]) -> CaseBaseline:
+    def _baseline(self, name: str, found: list[tuple[SavedRun, SavedRecord]]) -> CaseBaseline:
         run, newest = found[-1]
-        history = {
-            metric: [record.launches(metric) for _, record in found if metric in record.metrics]
-            for metric in newest.metrics
-        }
+        learnt = {metric: self._undisturbed(name, metric, found) for metric in newest.metrics}
+        history, compared = learnt, found
+        if self._alone:
+            compared = found[-1:]
+            history = {metric: self._undisturbed(name, metric, compared) for metric in newest.metrics}
         self._priors = self._priors or _priors([one for one, _ in found])
         return CaseBaseline(
             file=run.path.name,
             saved=run.saved,
-            sessions=1 if self._alone else len(found),
-            history={metric: sessions[-1:] for metric, sessions in history.items()} if self._alone else history,
+            sessions=len(compared),
+            history={metric: sessions for metric, sessions in history.items() if sessions},
             limits=_limits(newest),
-            noise=_noise(history, self._priors) if self._alone and len(found) > 1 else {},
+            noise=_noise(learnt, self._priors) if self._alone and len(found) > 1 else {},
             priors=self._priors,
+            disturbed=tuple(metric for metric, sessions in history.items() if not sessions),
         )
+
+    def _undisturbed(self, name: str, metric: str, found: list[tuple[SavedRun, SavedRecord]]) -> list[list[float]]:
+        """The undisturbed launches of each session that has any."""
+        sessions = []
+        for run, record in found:
+            if metric in record.metrics:
+                if values := record.launches(metric).undisturbed:
+                    sessions.append(list(values))
+                elif record.disturbed:
+                    self._disturbed.setdefault(run.path.name, set()).add(name)
+        return sessions
 
 
 def storage_runs(folder: Path, wanted: str) -> StoredRuns:
@@ -183,6 +207,12 @@ def read_fit(path: Path) -> SavedRun:
             f' `python -m pytest_dnnbench baseline accept {path} --reason "..."`'
         )
     return run
+
+
+def disturbed_text(cases: Collection[str]) -> str:
+    """Why the times of these cases of a session are no part of a baseline."""
+    more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
+    return f"every launch of {min(cases)}{more} was disturbed: times are not taken"
 
 
 def _stored(folder: Path) -> list[tuple[int, str, Path]]:
@@ -235,7 +265,8 @@ def _histories(runs: Sequence[SavedRun], names: Sequence[str], metric: str) -> l
     histories = []
     for name in names:
         records = [run.cases[name] for run in runs if name in run.cases and _fit(run, run.cases[name])]
-        histories.append([record.launches(metric) for record in records if metric in record.metrics])
+        every = [list(record.launches(metric).undisturbed) for record in records if metric in record.metrics]
+        histories.append([launches for launches in every if launches])
     return [sessions for sessions in histories if sessions and _positive(sessions)]
 
 

@@ -42,7 +42,7 @@ def _update(path: Path, runs: list[Path], accepted: Acceptance | None) -> str:
     anew = [name for run in runs for name in golden.update(read_saved(run), accepted)]
     golden.save()
     restarted = f"; begun anew: {', '.join(anew)}" if anew else ""
-    return f"{path}: {len(golden.cases)} cases{restarted}"
+    return "\n".join([f"{path}: {len(golden.cases)} cases{restarted}", *golden.passed_over])
 
 
 def _accept(path: Path, runs: list[Path], accepted: Acceptance) -> str:

@@ -10,6 +10,7 @@ import msgspec
 from pytest_dnnbench.results.baseline import Baseline
 from pytest_dnnbench.results.comparability import facts
 from pytest_dnnbench.results.design import alpha_per_test
+from pytest_dnnbench.results.disturbed import Launches
 from pytest_dnnbench.results.judge import VerdictData, judge, limits_of
 from pytest_dnnbench.results.limits import Limit
 from pytest_dnnbench.results.saved import SavedRecord, SavedRun
@@ -93,7 +94,7 @@ def compare(
     )
 
 
-def _figures(record: SavedRecord) -> tuple[dict[str, list[float]], dict[str, str]]:
+def _figures(record: SavedRecord) -> tuple[dict[str, Launches], dict[str, str]]:
     launches = {metric: record.launches(metric) for metric in record.metrics}
     return launches, {metric: one.better for metric, one in record.metrics.items()}
 

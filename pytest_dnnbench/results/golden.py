@@ -24,7 +24,7 @@ import msgspec
 
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.metrics import METRICS
-from pytest_dnnbench.results.baseline import CaseBaseline, Incomparable
+from pytest_dnnbench.results.baseline import CaseBaseline, Incomparable, disturbed_text
 from pytest_dnnbench.results.comparability import Facts, differences, facts
 from pytest_dnnbench.results.json_text import check_json, read_bytes, write_whole
 from pytest_dnnbench.results.limits import Limit, limit_text, parse_limit, stored_limit
@@ -106,6 +106,7 @@ class Golden:
         if accepted is None and run.unfit:
             raise DataError(f"{run.path}: {run.unfit}: accept it with a reason, or measure again")
         anew = []
+        disturbed = []
         for name, record in run.cases.items():
             now = _facts(record)
             old = self.cases.get(name)
@@ -117,8 +118,14 @@ class Golden:
             restart = bool(unlike) or record.verdict.status == "regressed"
             if old and restart:
                 anew.append(name)
+            if record.disturbed:
+                disturbed.append(name)
+            if old and restart and record.disturbed:
+                raise DataError(f"{run.path}: {name}: every launch was disturbed: measure again before you accept it")
             self.facts[name] = now
             self.cases[name] = _updated(old, record, run.saved, restart=restart)
+        if disturbed:
+            self.passed_over.append(f"{run.path.name}: {disturbed_text(disturbed)}")
         if accepted is not None:
             self.accepted.append(GoldenAcceptance(accepted.who, accepted.when, accepted.why, tuple(sorted(anew))))
         return anew
@@ -215,7 +222,10 @@ def _updated(old: GoldenCase | None, record: SavedRecord, saved: str, *, restart
     for name in record.metrics:
         before = old.metrics.get(name) if old else None
         past = before.sessions if before and not restart else []
-        sessions = [*past, record.launches(name)][-KEPT:]
+        undisturbed = list(record.launches(name).undisturbed)
+        sessions = [*past, *([undisturbed] if undisturbed else [])][-KEPT:]
+        if not sessions:
+            continue
         gated = METRICS.get(name) is not None and METRICS[name].tolerance is not None
         positive = all(value > 0 for session in sessions for value in session)
         limit = before.limit if before else _own_limit(record, name)

@@ -4,17 +4,18 @@ Pure: from a record, its baseline and its limits to plain data for the record (d
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_dnnbench.results.baseline import CaseBaseline, Incomparable
 from pytest_dnnbench.results.decision import Decision, confirm, confirm_bound, decide, decide_bound
+from pytest_dnnbench.results.disturbed import Launches
 from pytest_dnnbench.results.limits import Limit, resolve
 from pytest_dnnbench.results.noise import prior_of
 
 VerdictData = dict[str, Any]
 Found = CaseBaseline | Incomparable | None
-Launches = Mapping[str, Sequence[float]]
+Measured = Mapping[str, Launches]
 
 # A case is the first of these that one of its metrics is.
 _WORST_FIRST = ("regressed", "noisy", "improved", "ok", "no-baseline")
@@ -40,39 +41,76 @@ def unmeasured(metrics: Mapping[str, Any], layers: Sequence[Mapping[str, Limit]]
     return sorted({name for layer in layers for name, limit in layer.items() if not limit.off} - set(metrics))
 
 
+def uncompared(limits: Mapping[str, Limit], found: Found) -> list[str]:
+    """Limited metrics of which every launch of every stored session was disturbed."""
+    return sorted(set(found.disturbed) & set(limits)) if isinstance(found, CaseBaseline) else []
+
+
 def judge(
-    launches: Launches,
+    measured: Measured,
     better: Mapping[str, str],
     found: Found,
     limits: Mapping[str, Limit],
     alpha: float,
-    again: Launches | None = None,
+    again: Measured | None = None,
 ) -> Judged:
-    """`launches` are those of this session per metric; `again` the fresh ones of a confirmation, after which nothing
-    is suspect any more. `alpha` is the false-alarm rate of one test."""
+    """`measured` are the launches of this session per metric; `again` the fresh ones of a confirmation, after which
+    nothing is suspect any more. `alpha` is the false-alarm rate of one test.
+
+    Disturbed launches are left out where enough others are there. Where not, no difference is believed: it may be
+    measured again, but the metric is noisy at worst.
+    """
     metrics: dict[str, VerdictData] = {}
     suspects = []
     for metric, limit in limits.items():
-        decisions = _decisions(metric, launches, better[metric], found, limit, alpha, (again or {}).get(metric))
+        fresh = (again or {}).get(metric)
+        decisions = _decisions(metric, measured[metric], better[metric], found, limit, alpha, fresh)
         if decisions:
-            worst = min(decisions, key=lambda one: _WORST_FIRST.index(one[0].status))
-            metrics[metric] = _entry(*worst)
             if any(decision.suspect or decision.status == "regressed" for decision, _ in decisions):
                 suspects.append(metric)
+            everything = measured[metric].followed_by(fresh) if fresh else measured[metric]
+            believed = _believed(measured[metric], fresh)
+            if not believed:
+                decisions = [(_doubted(decision), source) for decision, source in decisions]
+            worst = min(decisions, key=lambda one: _WORST_FIRST.index(one[0].status))
+            metrics[metric] = _entry(*worst) | {
+                "disturbance": everything.disturbance,
+                "left_out": len(everything.values) - len(everything.undisturbed) if believed else 0,
+            }
     return Judged(_verdict(metrics, found), tuple(suspects) if again is None else ())
+
+
+def _believed(first: Launches, fresh: Launches | None) -> bool:
+    """Whether enough launches are undisturbed to believe a difference: of all, and of the fresh ones by themselves."""
+    return first.enough if fresh is None else fresh.enough and first.followed_by(fresh).enough
+
+
+def _doubted(decision: Decision) -> Decision:
+    """Of launches of which too many were disturbed: more of the same would settle nothing."""
+    status = "noisy" if decision.status in ("regressed", "improved") else decision.status
+    return replace(decision, status=status, launches_needed=None)
+
+
+def _rested_on(first: Launches, fresh: Launches | None) -> tuple[Sequence[float], Sequence[float] | None]:
+    """The values to decide by. With fresh launches, those of both looks count together."""
+    if fresh is None:
+        return first.believed, None
+    if _believed(first, fresh):
+        return first.undisturbed, fresh.undisturbed
+    return first.values, fresh.values
 
 
 def _decisions(
     metric: str,
-    launches: Launches,
+    measured: Launches,
     better: str,
     found: Found,
     limit: Limit,
     alpha: float,
-    again: Sequence[float] | None,
+    fresh: Launches | None,
 ) -> list[tuple[Decision, str]]:
     """One decision for each kind of limit that can be decided, with the source of the limit."""
-    first = launches[metric]
+    first, again = _rested_on(measured, fresh)
     history: list[list[float]] = []
     noise, prior = None, prior_of(metric)
     if isinstance(found, CaseBaseline):

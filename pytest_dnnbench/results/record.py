@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pytest_dnnbench.metrics import METRICS
+from pytest_dnnbench.results.disturbed import Launches, either, launches_of
 from pytest_dnnbench.results.measurement import Measurement
 from pytest_dnnbench.results.plan_entry import plan_entry
 
@@ -87,10 +88,21 @@ def relate(records: list[Record]) -> None:
         pairs = zip(_throughputs(record), _throughputs(single), strict=False)
         ratios = [ours / theirs for ours, theirs in pairs]
         gpus = record["case"]["gpus"]
-        record["metrics"]["speedup"] = metric_entry("speedup", ratios, [])
-        record["metrics"]["scaling_efficiency"] = metric_entry(
-            "scaling_efficiency", [ratio / gpus for ratio in ratios], []
-        )
+        reasons = either(reasons_of(record), reasons_of(single))
+        disturbed = {"disturbed": reasons} if any(reasons) else {}
+        for name, values in (("speedup", ratios), ("scaling_efficiency", [ratio / gpus for ratio in ratios])):
+            record["metrics"][name] = metric_entry(name, values, []) | disturbed
+
+
+def reasons_of(record: Record) -> list[str | None]:
+    """Why each launch was disturbed, or None."""
+    return [launch.get("disturbed") for launch in record["launches"]]
+
+
+def launches_in(record: Record, metric: str) -> Launches:
+    """The launches of a metric of a record that was made in this session."""
+    entry = record["metrics"][metric]
+    return launches_of(metric, entry["per_launch"], entry.get("disturbed") or reasons_of(record))
 
 
 def _setting(record: Record) -> tuple[object, ...]:

@@ -11,6 +11,7 @@ from typing import Literal, NoReturn
 import msgspec
 
 from pytest_dnnbench.errors import DataError
+from pytest_dnnbench.results.disturbed import Launches, launches_of
 from pytest_dnnbench.results.json_text import check_json, line_of, read_bytes
 from pytest_dnnbench.results.record import SCHEMA
 
@@ -19,12 +20,20 @@ SESSION_SCHEMA = 1
 
 
 class Metric(msgspec.Struct, frozen=True, gc=False):
-    """One metric of a saved case: its median and the value of each launch."""
+    """One metric of a saved case: its median and the value of each launch; of a quotient also the reasons for which
+    one of its two launches was disturbed."""
 
     value: float
     unit: str
     better: Literal["higher", "lower"]
     per_launch: list[float]
+    disturbed: list[str | None] = []
+
+
+class Conditions(msgspec.Struct, frozen=True, gc=False):
+    """In which one launch ran: why it was disturbed, or None."""
+
+    disturbed: str | None = None
 
 
 class Threshold(msgspec.Struct, frozen=True, gc=False):
@@ -42,9 +51,10 @@ class Environment(msgspec.Struct, frozen=True):
 
 
 class Confirmation(msgspec.Struct, frozen=True):
-    """The launches of a case that was measured again before its verdict."""
+    """The launches of a case that was measured again before its verdict, and for each why it was disturbed."""
 
     per_launch: dict[str, list[float]] = {}
+    disturbed: list[str | None] = []
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -64,11 +74,22 @@ class SavedRecord(msgspec.Struct, frozen=True):
     thresholds: dict[str, Threshold] = {}
     plan: msgspec.Raw = msgspec.Raw(b"null")
     verdict: Verdict = Verdict()
+    conditions: list[Conditions] = msgspec.field(name="launches", default_factory=list)
 
-    def launches(self, metric: str) -> list[float]:
+    def launches(self, metric: str) -> Launches:
         """Each launch's value, those of the confirmation included."""
+        one, again = self.metrics[metric], self.verdict.confirmation
+        first = launches_of(metric, one.per_launch, one.disturbed or [each.disturbed for each in self.conditions])
+        if not again or metric not in again.per_launch:
+            return first
+        return first.followed_by(launches_of(metric, again.per_launch[metric], again.disturbed))
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether every launch was, those of the confirmation included."""
         again = self.verdict.confirmation
-        return [*self.metrics[metric].per_launch, *(again.per_launch.get(metric, ()) if again else ())]
+        reasons = [*(one.disturbed for one in self.conditions), *(again.disturbed if again else ())]
+        return bool(reasons) and None not in reasons
 
     @property
     def facts_text(self) -> tuple[bytes, bytes, bytes]:
@@ -226,7 +247,10 @@ def _check_record(record: SavedRecord, place: str) -> None:
         launches = record.launches(name)
         if not metric.per_launch:
             _wrong(place, name, "no launch")
-        if not math.isfinite(sum(launches, metric.value)):
+        if launches.reasons and len(launches.reasons) != len(launches.values):
+            told = f"{len(launches.reasons)} launches that say whether they were disturbed"
+            _wrong(place, name, f"{len(launches.values)} values, and {told}")
+        if not math.isfinite(sum(launches.values, metric.value)):
             _wrong(place, name, "a value is not finite")
         if not min(metric.per_launch) <= metric.value <= max(metric.per_launch):
             _wrong(place, name, f"the value {metric.value!r} is not the median of per_launch")

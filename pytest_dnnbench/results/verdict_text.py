@@ -40,7 +40,8 @@ def metric_lines(metric: str, entry: Mapping[str, Any]) -> list[str]:
     elif entry.get("source"):
         judged.append(f"limit from {entry['source']}")
     judged.append(f"{_sure(entry['confidence'])} sure")
-    return [compared, "    " + ", ".join(judged)]
+    disturbed = [f"    {entry['disturbance']}, left out"] if entry.get("left_out") else []
+    return [compared, "    " + ", ".join(judged), *disturbed]
 
 
 def notes_of(verdict: Mapping[str, Any]) -> list[str]:
@@ -50,14 +51,18 @@ def notes_of(verdict: Mapping[str, Any]) -> list[str]:
     notes = []
     for metric, entry in verdict["metrics"].items():
         if entry["status"] == "noisy":
-            needed = entry.get("launches_needed")
-            settle = (
-                f"--dnn-launches {needed} would settle it" if needed else "no number of launches up to 100 settles it"
-            )
-            notes.append(f"{metric} {entry['change']:+.1%}: {settle}")
+            notes.append(f"{metric} {entry['change']:+.1%}: {_settle(entry)}")
         elif entry["status"] == "improved":
             notes.append(f"{metric} {entry['change']:+.1%}, {_sure(entry['confidence'])} sure")
     return notes
+
+
+def _settle(entry: Mapping[str, Any]) -> str:
+    """What would turn "noisy" into another word."""
+    if entry.get("disturbance") and not entry.get("left_out"):
+        return f"{entry['disturbance']}: measure again when the devices are free"
+    needed = entry.get("launches_needed")
+    return f"--dnn-launches {needed} would settle it" if needed else "no number of launches up to 100 settles it"
 
 
 def figure(metric: str, value: float) -> str:

@@ -118,6 +118,32 @@ def test_a_slow_moment_that_does_not_repeat_fails_nothing(stored: Any, pytester:
     assert verdict["confirmation"]["first"]["throughput_img_s"]["status"] == "regressed"
 
 
+def test_disturbed_launches_fail_nothing_and_hide_nothing(stored: Any, pytester: pytest.Pytester) -> None:
+    single = TRAIN.format("single", 1)
+    shared = {"FAKE_DISTURBED": {"single": {str(number): 50 for number in range(6)}}}
+    result = stored("--dnn-baseline=latest", "--benchmark-save=shared", **shared)
+    result.assert_outcomes(passed=3, deselected=3)
+    result.stdout.fnmatch_lines(
+        [
+            "noisy: *single*: throughput_img_s -50*: 6 of 6 launches disturbed (*): measure again when the devices are free"
+        ]
+    )
+    record = records(saved(pytester, 4))[single]
+    assert len(record["metrics"]["throughput_img_s"]["per_launch"]) == 3
+    assert record["verdict"]["confirmation"]["disturbed"] == ["other processes used 1.0 of 2 cores"] * 3
+
+    result = stored("--dnn-baseline=latest", "--benchmark-save=today", FAKE_DISTURBED={"single": {"1": 50}})
+    result.assert_outcomes(passed=3, deselected=3)
+    result.stdout.fnmatch_lines([f"passed over: 0004_shared.json: every launch of *{single}* was disturbed: *"])
+    entry = records(saved(pytester, 5))[single]["verdict"]["metrics"]["throughput_img_s"]
+    assert (entry["status"], entry["left_out"]) == ("ok", 1)
+
+    slow = {"FAKE_LEVELS": {"single": 80}, "FAKE_DISTURBED": {"single": {"1": 50, "4": 50}}}
+    result = stored("--dnn-baseline=latest", **slow)
+    result.assert_outcomes(passed=2, failed=1, deselected=3)
+    result.stdout.fnmatch_lines(["    2 of 6 launches disturbed (other processes used 1.0 of 2 cores), left out"])
+
+
 def test_more_memory_fails_and_faster_is_reported(stored: Any) -> None:
     result = stored("--dnn-baseline=latest", FAKE_MEMORY_MIB=1050, FAKE_LEVELS={"single": 130})
     result.assert_outcomes(failed=3, deselected=3)

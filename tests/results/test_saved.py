@@ -38,15 +38,15 @@ def test_a_saved_file_reads_back(tmp_path: Path) -> None:
     run = read_saved(save(tmp_path / "a.json"))
     assert list(run.cases) == [NAME]
     assert run.unfit is None
-    assert len(run.cases[NAME].launches("throughput_img_s")) == 3
+    assert len(run.cases[NAME].launches("throughput_img_s").values) == 3
 
 
 def test_launches_of_a_confirmation_count(tmp_path: Path) -> None:
     one = record()
     one["verdict"]["confirmation"] = {"launches": 1, "per_launch": {"throughput_img_s": [2900.0]}}
     run = read_saved(save(tmp_path / "a.json", {NAME: one}))
-    assert run.cases[NAME].launches("throughput_img_s")[-1] == 2900.0
-    assert len(run.cases[NAME].launches("step_time_s")) == 3
+    assert run.cases[NAME].launches("throughput_img_s").values[-1] == 2900.0
+    assert len(run.cases[NAME].launches("step_time_s").values) == 3
 
 
 WHERE = "benchmarks.0.extra_info.dnnbench"
