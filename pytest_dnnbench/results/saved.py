@@ -92,13 +92,6 @@ class SavedRecord(msgspec.Struct, frozen=True):
         return bool(reasons) and None not in reasons
 
     @property
-    def disturbed(self) -> bool:
-        """Whether every launch was, those of the confirmation included."""
-        again = self.verdict.confirmation
-        reasons = [*(one.disturbed for one in self.conditions), *(again.disturbed if again else ())]
-        return bool(reasons) and None not in reasons
-
-    @property
     def facts_text(self) -> tuple[bytes, bytes, bytes]:
         """The facts as they stand in the file; equal texts are equal facts."""
         return bytes(self.case), bytes(self.environment.must_match), bytes(self.plan)
