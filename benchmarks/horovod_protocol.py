@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.pairs import compare
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
+from pytest_dnnbench.controller.forkserver import HEAP, PRELOAD, ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import LOOPBACK_INTERFACE, horovod_rendezvous
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.controller.run import MEASURE
@@ -43,13 +43,13 @@ def ours(ranks: Ranks, settings: argparse.Namespace) -> float:
 
 
 def theirs(ranks: Ranks, settings: argparse.Namespace) -> float:
-    """Images per second of one run under horovodrun, with as many threads per rank."""
+    """Images per second of one run under horovodrun, with as many threads per rank and as calm a heap."""
     horovodrun = [str(Path(sys.executable).with_name("horovodrun")), "--gloo", "-np", str(ranks.world_size)]
     names = ("model", "batch_size", "image_size", "warmup", "iterations", "batches")
     options = [f"--{name.replace('_', '-')}={getattr(settings, name)}" for name in names]
     answer = subprocess.run(
         [*horovodrun, "--network-interfaces", LOOPBACK_INTERFACE, sys.executable, str(SCRIPT), *options],
-        env={**os.environ, "OMP_NUM_THREADS": str(ranks.threads), "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**HEAP, **os.environ, "OMP_NUM_THREADS": str(ranks.threads), "PYTHONPATH": os.pathsep.join(sys.path)},
         check=True,
         stdout=subprocess.PIPE,
         text=True,

@@ -77,10 +77,11 @@ class RankReport:
     `window_start_s` is when the timed window opened, after the last warm-up step, the device synchronised;
     `step_end_s[i]` when timed step `step_index[i]` was complete; `window_end_s` when the device was synchronised
     after the last. `step_images[i]` counts the images that this rank completed in it. `memory_bytes` maps
-    "allocated", "cached" (device allocator) or "resident" (CPU) to the peak inside the window. `loss` holds one
-    value per step of the run, warm-up included, on ranks that see a loss. `validation` counts correct and all
-    images of this rank's share of the validation set. `metrics` are the framework's own measured quantities, by
-    their names in metrics.py: the job's value is the mean over the ranks. `details` are the framework's own facts.
+    "allocated", "cached" (device allocator) or "resident" (CPU) to the peak inside the window. `page_faults` counts
+    the pages that the kernel gave to the process inside it. `loss` holds one value per step of the run, warm-up
+    included, on ranks that see a loss. `validation` counts correct and all images of this rank's share of the
+    validation set. `metrics` are the framework's own measured quantities, by their names in metrics.py: the job's
+    value is the mean over the ranks. `details` are the framework's own facts.
     `fingerprint` is of the weights that all ranks of the job must hold alike; empty where there are none.
     `suspended_s` is how long the machine slept between the start of the warm-up and the end of the timed window.
     """
@@ -93,6 +94,7 @@ class RankReport:
     step_images: tuple[int, ...]
     images_per_update: int
     memory_bytes: dict[str, int]
+    page_faults: int = 0
     loss: tuple[float, ...] = ()
     validation: tuple[int, int] | None = None
     data: dict[str, Scalar] = field(default_factory=dict)

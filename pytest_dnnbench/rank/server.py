@@ -87,7 +87,7 @@ class Server:
         self.children.add(pid)
         self.logs[pid] = log
         self.poll.register(readable, select.POLLIN)
-        self._send({"op": "spawned", "token": message["token"], "pid": pid})
+        self.send({"op": "spawned", "token": message["token"], "pid": pid})
 
     def _become_rank(self, parent: int, message: Message, *descriptors: int) -> NoReturn:
         status = 70
@@ -123,14 +123,15 @@ class Server:
                 with suppress(KeyError):
                     self.poll.unregister(log.pipe)
                 log.close()
-                self._send({"op": "exited", "pid": pid, "code": os.waitstatus_to_exitcode(status)})
+                self.send({"op": "exited", "pid": pid, "code": os.waitstatus_to_exitcode(status)})
 
     @staticmethod
     def _signal(pid: int, number: int, group: bool) -> None:
         with suppress(ProcessLookupError, PermissionError):
             (os.killpg if group else os.kill)(pid, number)
 
-    def _send(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
+        """Tells the controller; without one there is nothing left to do."""
         try:
             self.control.send(json.dumps(message).encode())
         except OSError:
@@ -162,7 +163,7 @@ def main(control_descriptor: int) -> NoReturn:
     gc.freeze()
     threads = len(os.listdir("/proc/self/task"))
     server = Server(control)
-    control.send(json.dumps({"op": "ready", "errors": errors, "threads": threads}).encode())
+    server.send({"op": "ready", "errors": errors, "threads": threads})
     server.serve()
 
 

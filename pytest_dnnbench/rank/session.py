@@ -9,6 +9,8 @@ Frameworks live behind Worker (worker.py) and never time themselves.
 
 import importlib
 import math
+import os
+import resource
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +23,15 @@ from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest
 from pytest_dnnbench.rank import group, phases
 from pytest_dnnbench.rank.worker import Step, Worker
+
+MALLOC_VARIABLES = (
+    "LD_PRELOAD",
+    "GLIBC_TUNABLES",
+    "MALLOC_MMAP_MAX_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+)
+"""What decides how the host's memory is handed out, and with it up to a tenth of a step on CPU ranks."""
 
 _KEPT: list[Worker] = []
 """Keeps a worker to the end of its process: what it holds of a process group must not be torn down by Python."""
@@ -68,6 +79,7 @@ def measure(place: Place, request: RunRequest) -> RankReport:
         step_images=tuple(step.images for step in timed),
         images_per_update=worker.images_per_update,
         memory_bytes=window.peaks,
+        page_faults=window.page_faults,
         loss=_finite([float(value) for value in loss]),
         validation=worker.validation(),
         data=worker.data_facts(),
@@ -98,6 +110,7 @@ class Window(Protocol):
     """The timed window of one rank on one kind of device."""
 
     peaks: dict[str, int]
+    page_faults: int
 
     def open(self) -> None:
         """Synchronises, resets the memory peaks and starts the clock."""
@@ -114,6 +127,7 @@ class CpuWindow:
 
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}
+        self.page_faults = 0
         self._start = 0.0
         self._marks: list[float] = []
 
@@ -122,6 +136,7 @@ class CpuWindow:
         with suppress(OSError):  # without the right to reset it, the mark covers the rank's whole life
             Path("/proc/self/clear_refs").write_text("5")
         self._marks.clear()
+        self.page_faults = -_page_faults()
         self._start = time.monotonic()
 
     def mark(self) -> None:
@@ -131,6 +146,7 @@ class CpuWindow:
     def close(self) -> tuple[float, list[float], float]:
         """As Window.close."""
         end = time.monotonic()
+        self.page_faults += _page_faults()
         status = Path("/proc/self/status").read_text()
         kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
         self.peaks = {"resident": int(kib) * 1024}
@@ -142,6 +158,7 @@ class CudaWindow:
 
     def __init__(self, device: torch.device) -> None:
         self.peaks: dict[str, int] = {}
+        self.page_faults = 0
         self._device = device
         self._start = 0.0
         self._events: list[torch.cuda.Event] = []
@@ -151,6 +168,7 @@ class CudaWindow:
         torch.cuda.synchronize(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         self._events.clear()
+        self.page_faults = -_page_faults()
         self._start = time.monotonic()
         self.mark()
 
@@ -164,6 +182,7 @@ class CudaWindow:
         """As Window.close."""
         torch.cuda.synchronize(self._device)
         end = time.monotonic()
+        self.page_faults += _page_faults()
         self.peaks = {
             "allocated": torch.cuda.max_memory_allocated(self._device),
             "cached": torch.cuda.max_memory_reserved(self._device),
@@ -189,6 +208,7 @@ def environment(place: Place) -> dict[str, Scalar | None]:
         "cuda": torch.version.cuda,
         "threads_per_rank": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "malloc": " ".join(f"{name}={os.environ[name]}" for name in MALLOC_VARIABLES if name in os.environ),
     }
     if place.device.startswith("cuda"):
         major, minor = torch.cuda.get_device_capability(place.device)
@@ -217,6 +237,11 @@ def set_precision(precision: str, device: str) -> None:
         wanted = "tf32" if precision == "tf32" else "ieee"
         torch.backends.cuda.matmul.fp32_precision = wanted
         torch.backends.cudnn.conv.fp32_precision = wanted  # type: ignore[attr-defined] # missing in torch's types
+
+
+def _page_faults() -> int:
+    """Pages that the kernel has given to this process so far without reading a disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _open(worker: Worker, window: Window, steps: int) -> None:

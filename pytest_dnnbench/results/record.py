@@ -38,6 +38,7 @@ def make_record(measurement: Measurement) -> Record:
                 "step_time_s": launch.step_time_s,
                 "loss": launch.loss,
                 "rank_wall_s": _walls(launch.reports),
+                "page_faults": [report.page_faults for report in launch.reports],
                 **launch.conditions,
             }
             for launch in measurement.launches

@@ -1,6 +1,7 @@
 """What tests run on ranks."""
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -129,3 +130,13 @@ def listening_sockets() -> list[str]:
 def modules() -> list[str]:
     """What is imported on this rank."""
     return sorted(sys.modules)
+
+
+def page_faults_of_large_buffers() -> int:
+    """Page faults of writing 32 MiB, freed and taken again ten times, once the heap has settled."""
+    for _ in range(20):
+        torch.ones(8 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(8 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

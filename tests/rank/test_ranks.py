@@ -62,6 +62,17 @@ def test_another_interface_in_the_environment_changes_nothing(monkeypatch: pytes
         assert Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60).run(programs.sum_of_ranks) == [1, 1]
 
 
+def test_memory_that_a_rank_frees_is_not_fetched_again_page_by_page(two_ranks: Ranks) -> None:
+    assert max(two_ranks.run(programs.page_faults_of_large_buffers)) < 1000  # 80,000 pages are written
+
+
+def test_the_users_own_heap_settings_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
+    with ForkServer(["torch"]) as server:
+        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
+        assert ranks.run(programs.page_faults_of_large_buffers)[0] > 10_000
+
+
 def test_ranks_import_neither_pytest_nor_the_controller(two_ranks: Ranks) -> None:
     loaded = two_ranks.run(programs.modules)[0]
     assert "torch" in loaded
