@@ -62,6 +62,7 @@ def measure(place: Place, request: RunRequest) -> RankReport:
                 _open(worker, window, request.steps)
             continue
         window.mark()
+        worker.own_work.step_done()
         timed.append(step)
         images += step.images
         phases.step(step.index + 1 - open_after, images)
@@ -77,6 +78,7 @@ def measure(place: Place, request: RunRequest) -> RankReport:
         step_index=tuple(step.index - open_after for step in timed),
         step_end_s=tuple(ends),
         step_images=tuple(step.images for step in timed),
+        own_work_s=worker.own_work.seconds(),
         images_per_update=worker.images_per_update,
         memory_bytes=window.peaks,
         page_faults=window.page_faults,
@@ -248,6 +250,7 @@ def _open(worker: Worker, window: Window, steps: int) -> None:
     worker.align()
     phases.enter("timed steps", steps)
     window.open()
+    worker.own_work.restart()
 
 
 def _finite(losses: list[float]) -> tuple[float, ...]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
+from pytest_dnnbench.rank.own_work import OwnWork
+from pytest_dnnbench.rank.stopwatch import stopwatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Worker(ABC):
         self.request = request
         self.case = request.case
         self.device = torch.device(place.device)
+        self.own_work = OwnWork(stopwatch(self.device))
 
     @abstractmethod
     def connect(self) -> None:
@@ -45,7 +48,8 @@ class Worker(ABC):
     def run(self, steps: int) -> Iterator[Step]:
         """Runs `steps` steps of the whole job in the case's phase and yields each as this rank completes it.
 
-        Never synchronises the device on its own account: the session owns the clock.
+        Never synchronises the device on its own account: the session owns the clock. A rank that must wait for others
+        in every step may tell when it does not (`own_work`).
         """
 
     @abstractmethod

@@ -41,6 +41,12 @@ class Launch:
             times = [end - before for before, end in zip([start, *ends], ends, strict=False)]
         return _shared(times, max(1, done[0].images_per_update // images))
 
+    @property
+    def own_work_s(self) -> list[float]:
+        """Seconds of a step that each rank needs no other, its median; empty where not all of several ranks tell."""
+        told = [report.own_work_s for report in self.reports]
+        return [statistics.median(steps) for steps in told] if len(told) > 1 and all(told) else []
+
     def memory(self, kind: str) -> list[int] | None:
         """The peak of each rank in bytes; None where this device has no such figure."""
         peaks = [report.memory_bytes.get(kind) for report in self.reports]

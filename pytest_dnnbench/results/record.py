@@ -39,6 +39,7 @@ def make_record(measurement: Measurement) -> Record:
                 "loss": launch.loss,
                 "rank_wall_s": _walls(launch.reports),
                 "page_faults": [report.page_faults for report in launch.reports],
+                **({"own_work_s": launch.own_work_s} if launch.own_work_s else {}),
                 **launch.conditions,
             }
             for launch in measurement.launches

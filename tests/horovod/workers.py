@@ -10,8 +10,10 @@ import horovod.torch as hvd
 import torch
 from torch import nn
 
+from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.horovod import HorovodWorker
 from pytest_dnnbench.rank.worker import Step
+from tests.rank.planted_workers import Late
 
 Wrapped = tuple[nn.Module, torch.optim.Optimizer]
 
@@ -32,6 +34,9 @@ class NoAllReduce(HorovodWorker):
         """Only the weights are made equal."""
         hvd.broadcast_parameters(module.state_dict(), root_rank=0)
         return module, optimizer
+
+    update = DataParallelWorker.update
+    """Nothing to wait for."""
 
 
 class SumForMean(HorovodWorker):
@@ -101,3 +106,7 @@ def addresses_of(pid: int) -> set[tuple[str, str, str]]:
             if fields[9] in inodes:
                 found.add((fields[1], fields[2], fields[3]))
     return found
+
+
+class LateHorovod(Late, HorovodWorker):
+    """Horovod with a late rank."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from pytest_dnnbench.rank.data import Batch
+from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
 from pytest_dnnbench.rank.worker import Step
 
@@ -70,6 +71,31 @@ class SlowRank(Steady):
         return super().faulty and self.place.rank == self.place.world_size - 1
 
     slower = 1.2
+
+
+class Late(DataParallelWorker):
+    """Real steps, but rank `late_rank` is late by `late_s` in each: asleep before its forward or in its backward pass."""
+
+    def train_step(self, minibatches: Sequence[Batch]) -> torch.Tensor:
+        """As in the real framework, later."""
+        if self._late_in("forward"):
+            time.sleep(float(self.case.options["late_s"]))
+        return super().train_step(minibatches)
+
+    def build(self) -> None:
+        """The model; a gradient's hook sleeps in the backward pass."""
+        super().build()
+        if self._late_in("backward"):
+            first = next(self.module.parameters())
+            first.register_hook(lambda _: time.sleep(float(self.case.options["late_s"])))
+
+    def _late_in(self, place: str) -> bool:
+        options = self.case.options
+        return self.place.rank == options["late_rank"] and options.get("late_in", "forward") == place
+
+
+class LateDdp(Late, DdpWorker):
+    """DistributedDataParallel with a late rank."""
 
 
 class Hoarder(Steady):

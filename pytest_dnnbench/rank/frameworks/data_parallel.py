@@ -101,14 +101,21 @@ class DataParallelWorker(Worker):
         """
         self.optimizer.zero_grad()
         losses = [self._backward(images, labels) for images, labels in minibatches]
-        self.optimizer.step()
+        self.update()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
+    def update(self) -> None:
+        """Updates the weights; the backward pass has waited for the averaged gradients."""
+        self.own_work.alone()
+        self.optimizer.step()
+
     def _backward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        self.own_work.alone()
         with self._autocast(images):
             loss = cross_entropy(self.model(images), labels)
             if self.passes > 1:
                 loss = loss / self.passes
+        self.own_work.together()
         loss.backward()  # type: ignore[no-untyped-call] # torch's gap
         return loss.detach()
 

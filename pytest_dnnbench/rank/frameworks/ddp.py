@@ -13,4 +13,7 @@ class DdpWorker(DataParallelWorker):
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The module in DistributedDataParallel with its default settings; the optimiser as it is."""
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices), optimizer
+        model = DistributedDataParallel(module, device_ids=devices)
+        model.register_forward_pre_hook(lambda *_: self.own_work.together())  # rank 0's buffers come first
+        module.register_forward_pre_hook(lambda *_: self.own_work.alone())
+        return model, optimizer

@@ -6,6 +6,7 @@ Not here: the rendezvous that its ranks meet through (controller/horovod_rendezv
 
 import importlib.metadata
 import os
+from typing import Any
 
 import horovod.torch as hvd
 import torch
@@ -72,6 +73,14 @@ class HorovodWorker(DataParallelWorker):
             backward_passes_per_step=self.passes,
         )
         return module, wrapped
+
+    def update(self) -> None:
+        """Waits for the averaged gradients, which Horovod's optimiser would do in its step, and updates the weights."""
+        optimizer: Any = self.optimizer  # Horovod has no types
+        optimizer.synchronize()
+        self.own_work.alone()
+        with optimizer.skip_synchronize():
+            optimizer.step()
 
     def align(self) -> None:
         """Waits for all ranks."""

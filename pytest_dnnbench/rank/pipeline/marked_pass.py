@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from pytest_dnnbench.rank.pipeline.conditions import autocast
 from pytest_dnnbench.rank.pipeline.graph import OperatorGraph
 from pytest_dnnbench.rank.pipeline.program import Call, calls
-from pytest_dnnbench.rank.pipeline.stopwatch import Stopwatch
+from pytest_dnnbench.rank.stopwatch import Stopwatch
 
 
 @dataclass(slots=True)

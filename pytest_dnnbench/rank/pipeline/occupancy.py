@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from pytest_dnnbench.rank.pipeline.stopwatch import stopwatch
+from pytest_dnnbench.rank.stopwatch import stopwatch
 
 
 class Occupancy:

@@ -28,7 +28,7 @@ from pytest_dnnbench.rank.pipeline.conditions import (
 )
 from pytest_dnnbench.rank.pipeline.graph import OperatorGraph, trace
 from pytest_dnnbench.rank.pipeline.marked_pass import MarkedPass, whole_pass
-from pytest_dnnbench.rank.pipeline.stopwatch import stopwatch
+from pytest_dnnbench.rank.stopwatch import stopwatch
 
 TRACED_IMAGES = 2
 """The smallest batch that batch normalisation takes at any image size: what is traced does not depend on it."""
