@@ -5,12 +5,14 @@
 A framework of steady step time (tests/rank/planted_workers.py) is measured in some sessions without faults, which are
 the baseline, and then once with one fault per case: a step slowed by 3, 5, 10 and 20%, one slow rank, 256 MiB kept
 alive, memory that grows with every step, gradients that are not exchanged. The limit of the step time is 1%, so that
-the noise decides. Two CPU ranks; some 3 minutes on two quiet cores. Fails if a fault is missed or a sound case accused.
+the noise decides. The slow rank must be named, and none in another case. Two CPU ranks; some 3 minutes on two quiet
+cores. Fails if a fault is missed or a sound case or rank accused.
 """
 
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,11 +29,13 @@ TIME, MEMORY = "step_time_s", "resident_peak_bytes"
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: its worker, and the metric that must show it; None: nothing may; "step": the step is proven wrong."""
+    """A fault: its worker, and the metric that must show it; None: nothing may; "step": the step is proven wrong.
+    `rank`: the one that must be named as slow; None: no rank may."""
 
     name: str
     worker: str
     shown: str | None
+    rank: int | None = None
 
 
 STEADY = (
@@ -40,7 +44,7 @@ STEADY = (
     Fault("slower5", "Slower5", TIME),
     Fault("slower10", "Slower10", TIME),
     Fault("slower20", "Slower20", TIME),
-    Fault("slow-rank", "SlowRank", TIME),
+    Fault("slow-rank", "SlowRank", TIME, rank=1),
     Fault("hoards", "Hoarder", MEMORY),
     Fault("grows", "Growing", MEMORY),
 )
@@ -102,6 +106,9 @@ def verdicts(folder: Path) -> dict[str, dict[str, Any]]:
 
 def caught(fault: Fault, failure: str | None, verdict: dict[str, Any] | None) -> bool:
     """Whether the case failed for the reason that was planted; for a sound case, whether it was left in peace."""
+    named = re.findall(r"rank (\d+) is the slow one", failure or "")
+    if named != ([] if fault.rank is None else [str(fault.rank)]):
+        return False
     if fault.shown is None:
         return failure is None
     if fault.shown == "step":

@@ -1,12 +1,12 @@
 """Is the slow rank named, and no rank where none is slow? On real ranks, disturbed launches kept in.
 
     python -m benchmarks.slow_ranks [--sessions 20] [--launches 3] [--frameworks ddp,horovod]
-                                    [--model tests.tiny_models:tiny] [--batch-size 8]
+                                    [--model tests.tiny_models:tiny] [--batch-size 8] [--shares 0,0.05,0.1,0.2,0.5]
 
 Sessions of launches in which the last rank sleeps in each step, before its forward pass, for a share of the step time
-measured beforehand: 0 (any name is a false one), 5, 10, 20 and 50%. A session in use leaves disturbed launches out; here
-they count, so that a busy machine shows what the rule is worth by itself. Prints, for each share, the sessions that
-named the right rank, the wrong one and none. Two CPU ranks; about four minutes for the default. Fails on a wrong name.
+measured beforehand; with share 0, any name is a false one. A session in use leaves disturbed launches out; here they
+count, so that a busy machine shows what the rule is worth by itself. Prints, for each share, the sessions that named
+the right rank, the wrong one and none. Two CPU ranks; four minutes for the default. Fails on a wrong name.
 """
 
 import argparse
@@ -23,7 +23,6 @@ from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.results.measurement import Launch
 from pytest_dnnbench.results.straggler import LaunchTimes, straggler
 
-SHARES = (0.0, 0.05, 0.1, 0.2, 0.5)
 WORKERS = {"ddp": "tests.rank.planted_workers:LateDdp", "horovod": "tests.horovod.workers:LateHorovod"}
 RANKS, STEPS, WARMUP = 2, 10, 3
 LATE = RANKS - 1
@@ -37,6 +36,7 @@ def main() -> int:
     parser.add_argument("--frameworks", default="ddp,horovod")
     parser.add_argument("--model", default="tests.tiny_models:tiny")
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--shares", default="0,0.05,0.1,0.2,0.5")
     options = parser.parse_args()
     wrong = 0
     print(f"{'framework':12}{'late by':>10}{'right':>8}{'wrong':>8}{'none':>8}   own work of each rank, ms (medians)")
@@ -46,7 +46,7 @@ def main() -> int:
             step_s = statistics.median(
                 one.step_time_s for _ in range(3) for one in _session(ranks, framework, 0.0, options)
             )
-            for share in SHARES:
+            for share in map(float, options.shares.split(",")):
                 sessions = [_session(ranks, framework, share * step_s, options) for _ in range(options.sessions)]
                 named = [found.rank if found else None for found in map(straggler, sessions)]
                 counts = Counter(
@@ -54,7 +54,7 @@ def main() -> int:
                 )
                 wrong += counts["wrong"]
                 own = [
-                    statistics.median(one.own_work_s[rank] for session in sessions for one in session)
+                    statistics.median(one.own_work_s[rank][1] for session in sessions for one in session)
                     for rank in range(RANKS)
                 ]
                 print(

@@ -155,6 +155,7 @@ class Gate:
         """Adds limits and verdict to a record. `again(n)` measures the case in n fresh launches, per metric."""
         from pytest_dnnbench.results.comparability import facts_of
         from pytest_dnnbench.results.judge import limits_of, thresholds, uncompared, unmeasured
+        from pytest_dnnbench.results.verdict_text import slow_rank
 
         layers = [*self._layers, marker_limits(item)]
         found = None
@@ -162,6 +163,8 @@ class Gate:
             found = self._baseline.of(item.nodeid, facts_of(record), self._settings.compare_across)
         limits = limits_of(record["metrics"], found, layers)
         record["thresholds"] = thresholds(record["metrics"], limits)
+        if slow := slow_rank(record):
+            _note(record, "slow rank", slow)
         if self._settings.calibrate:
             self._calibrate(item, record, limits)
         self._judge(item, record, found, limits, again)

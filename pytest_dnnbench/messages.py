@@ -83,7 +83,7 @@ class RankReport:
     validation set. `metrics` are the framework's own measured quantities, by their names in metrics.py: the job's
     value is the mean over the ranks. `details` are the framework's own facts.
     `fingerprint` is of the weights that all ranks of the job must hold alike; empty where there are none.
-    `own_work_s[i]` is how long, in timed step i, this rank needed no other; empty where it does not tell.
+    `own_work_s` is how long this rank needed no other in each timed step but the first; empty where it does not tell.
     `suspended_s` is how long the machine slept between the start of the warm-up and the end of the timed window.
     """
 

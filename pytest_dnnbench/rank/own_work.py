@@ -35,19 +35,21 @@ class OwnWork:
             self._since = None
 
     def restart(self) -> None:
-        """Forgets everything; the ranks have just waited for each other, and each goes on alone."""
+        """Forgets everything so far."""
         self._since = None
         self._stretches.clear()
         self._step_ends = [0]
-        self.alone()
 
     def step_done(self) -> None:
         """What was done alone up to the latest `together` belongs to the step that is complete now."""
         self._step_ends.append(len(self._stretches))
 
     def seconds(self) -> tuple[float, ...]:
-        """Of each step since the restart, the device synchronised; empty where the worker marked nothing."""
+        """Of each step since the restart but the first, whose update came before it; empty where nothing was marked.
+
+        To be called when the device is synchronised.
+        """
         if not self._stretches:
             return ()
         parts = [self._watch.seconds(start, end) for start, end in self._stretches]
-        return tuple(sum(parts[first:last]) for first, last in pairwise(self._step_ends))
+        return tuple(sum(parts[first:last]) for first, last in pairwise(self._step_ends[1:]))

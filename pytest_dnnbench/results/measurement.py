@@ -42,10 +42,11 @@ class Launch:
         return _shared(times, max(1, done[0].images_per_update // images))
 
     @property
-    def own_work_s(self) -> list[float]:
-        """Seconds of a step that each rank needs no other, its median; empty where not all of several ranks tell."""
+    def own_work_s(self) -> list[list[float]]:
+        """Seconds of a step for which each rank needs no other: its quartiles over the steps; empty where not all of
+        several ranks tell."""
         told = [report.own_work_s for report in self.reports]
-        return [statistics.median(steps) for steps in told] if len(told) > 1 and all(told) else []
+        return [_quartiles(steps) for steps in told] if len(told) > 1 and all(told) else []
 
     def memory(self, kind: str) -> list[int] | None:
         """The peak of each rank in bytes; None where this device has no such figure."""
@@ -144,6 +145,10 @@ def same_model(case: Case, reports: Sequence[RankReport]) -> None:
 def _durations(report: RankReport) -> list[float]:
     befores = (report.window_start_s, *report.step_end_s)
     return [end - before for before, end in zip(befores, report.step_end_s, strict=False)]
+
+
+def _quartiles(values: Sequence[float]) -> list[float]:
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
 
 
 def _shared(times: list[float], together: int) -> list[float]:

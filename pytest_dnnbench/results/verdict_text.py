@@ -5,6 +5,7 @@ from typing import Any
 
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.record import Record
+from pytest_dnnbench.results.straggler import straggler_of
 
 _SCALES = {"B": (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)), "s": (("s", 1.0), ("ms", 1e-3), ("us", 1e-6))}
 
@@ -18,6 +19,8 @@ def failure_message(record: Record, verdict: Mapping[str, Any]) -> str:
             lines += metric_lines(metric, entry)
             lines += _again(metric, verdict.get("confirmation"))
             lines += _ranks(metric, record)
+    if slow := slow_rank(record):
+        lines.append(f"  {slow}")
     others = [f"{metric} {entry['status']}" for metric, entry in metrics.items() if entry["status"] != "regressed"]
     if others:
         lines.append(f"  others: {', '.join(others)}")
@@ -42,6 +45,15 @@ def metric_lines(metric: str, entry: Mapping[str, Any]) -> list[str]:
     judged.append(f"{_sure(entry['confidence'])} sure")
     disturbed = [f"    {entry['disturbance']}, left out"] if entry.get("left_out") else []
     return [compared, "    " + ", ".join(judged), *disturbed]
+
+
+def slow_rank(record: Record) -> str | None:
+    """Which rank the others wait for; None where no rank is known to be slow."""
+    found = straggler_of(record)
+    if found is None:
+        return None
+    own, others = (figure("step_time_s", value) for value in (found.own_work_s, found.others_s))
+    return f"rank {found.rank} is the slow one: its own part of a step takes {own}, the others' {others}"
 
 
 def notes_of(verdict: Mapping[str, Any]) -> list[str]:

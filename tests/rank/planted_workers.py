@@ -74,7 +74,7 @@ class SlowRank(Steady):
 
 
 class Late(DataParallelWorker):
-    """Real steps, but rank `late_rank` is late by `late_s` in each: asleep before its forward or in its backward pass."""
+    """Real steps, but rank `late_rank` sleeps for `late_s` in each: before its forward pass or in its backward pass."""
 
     def train_step(self, minibatches: Sequence[Batch]) -> torch.Tensor:
         """As in the real framework, later."""
@@ -87,7 +87,8 @@ class Late(DataParallelWorker):
         super().build()
         if self._late_in("backward"):
             first = next(self.module.parameters())
-            first.register_hook(lambda _: time.sleep(float(self.case.options["late_s"])))
+            late_s = float(self.case.options["late_s"])
+            first.register_hook(lambda _: time.sleep(late_s))  # type: ignore[no-untyped-call] # torch's gap
 
     def _late_in(self, place: str) -> bool:
         options = self.case.options

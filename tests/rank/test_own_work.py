@@ -1,0 +1,113 @@
+"""What each rank does on its own: the arithmetic on a clock that a test sets, and real ranks of which one is late."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from pytest_dnnbench.case import Case, Scalar
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
+from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.controller.run import MEASURE
+from pytest_dnnbench.messages import RunRequest
+from pytest_dnnbench.rank.own_work import OwnWork
+from pytest_dnnbench.results.measurement import Launch
+from pytest_dnnbench.results.straggler import LaunchTimes, straggler
+
+TINY = "tests.tiny_models:tiny"
+DDP, HOROVOD = "tests.rank.planted_workers:LateDdp", "tests.horovod.workers:LateHorovod"
+LATE_S = 0.1
+STEPS = 5
+
+
+class Ticks:
+    """A stopwatch that a test sets."""
+
+    now = 0.0
+
+    def mark(self) -> float:
+        """The time that was set."""
+        return self.now
+
+    def settle(self) -> None:
+        """Nothing is outstanding."""
+
+    def seconds(self, start: float, end: float) -> float:
+        """The difference."""
+        return end - start
+
+
+def test_only_stretches_alone_count_and_those_before_the_restart_and_of_the_first_step_do_not() -> None:
+    ticks = Ticks()
+    own = OwnWork(ticks)
+
+    def take(seconds: float) -> None:
+        ticks.now += seconds
+
+    own.alone()
+    take(100.0)
+    own.together()
+    own.restart()
+    for update, buffers, forward in ((1.0, 10.0, 2.0), (3.0, 20.0, 4.0), (5.0, 30.0, 6.0)):
+        own.alone()  # the forward pass begins
+        own.together()
+        take(buffers)
+        own.alone()
+        take(forward)
+        own.together()
+        take(1000.0)  # backward and exchange
+        own.alone()
+        take(update)
+        own.step_done()
+    assert own.seconds() == (1.0 + 4.0, 3.0 + 6.0)
+
+
+def test_a_worker_that_marks_nothing_tells_nothing() -> None:
+    own = OwnWork(Ticks())
+    own.restart()
+    own.alone()
+    own.step_done()
+    own.step_done()
+    assert own.seconds() == ()
+
+
+def _launch(
+    server: ForkServer, worker: str, options: Mapping[str, Scalar], phase: str = "train", gpus: int = 2
+) -> Launch:
+    case = Case("late", TINY, gpus, phase, batch_size=4, options={"late_rank": 1, "late_s": LATE_S, **options})
+    request = RunRequest(case, worker, TINY, steps=STEPS, warmup=1)
+    rendezvous = horovod_rendezvous if worker == HOROVOD else None
+    reports = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=60).launch(MEASURE, request, rendezvous=rendezvous)
+    return Launch(tuple(reports))
+
+
+@pytest.mark.parametrize(
+    ("worker", "rank", "options"),
+    [
+        (DDP, 0, {}),  # the rank whose buffers the others wait for
+        (DDP, 1, {}),
+        (HOROVOD, 0, {}),
+        (HOROVOD, 1, {"backward_passes_per_step": 2}),
+    ],
+)
+def test_a_late_rank_is_named_although_every_rank_takes_as_long_for_a_step(
+    server: ForkServer, worker: str, rank: int, options: dict[str, Scalar]
+) -> None:
+    launches = [_launch(server, worker, {"late_rank": rank, **options}) for _ in range(3)]
+    for one in launches:
+        assert [len(report.own_work_s) for report in one.reports] == [STEPS - 1] * 2
+        assert one.own_work_s[rank][0] >= LATE_S
+    found = straggler([LaunchTimes(LATE_S, one.own_work_s) for one in launches])
+    assert found is not None
+    assert found.rank == rank
+
+
+def test_slowness_in_the_backward_pass_is_no_ranks_own_work(server: ForkServer) -> None:
+    launch = _launch(server, DDP, {"late_in": "backward"})
+    assert min(launch.step_time_s) >= LATE_S
+    assert max(own[0] for own in launch.own_work_s) < LATE_S
+
+
+def test_validation_and_a_single_rank_have_nothing_to_tell(server: ForkServer) -> None:
+    assert _launch(server, DDP, {}, "validate").own_work_s == []
+    assert _launch(server, DDP, {}, gpus=1).own_work_s == []
