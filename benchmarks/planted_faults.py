@@ -91,7 +91,7 @@ def session(folder: Path, faults: tuple[Fault, ...], *arguments: str, planted: b
     tests = ElementTree.parse(folder / "junit.xml").iter("testcase")
     failures = {test.attrib["name"]: test.find("failure") for test in tests}
     return {
-        fault.name: next((None if found is None else found.attrib["message"])
+        fault.name: next((None if found is None else found.text or "")
                          for name, found in failures.items() if name.startswith(f"test_train[{fault.name}-"))
         for fault in faults
     }  # fmt: skip

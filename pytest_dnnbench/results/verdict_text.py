@@ -11,16 +11,16 @@ _SCALES = {"B": (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)), "s": (("s", 1.
 
 
 def failure_message(record: Record, verdict: Mapping[str, Any]) -> str:
-    """Baseline, now, change, limit, interval and how sure, for each metric that regressed."""
+    """The slow rank, if one is; baseline, now, change, limit, interval and how sure, for each metric that regressed."""
     case, metrics = record["case"], verdict["metrics"]
     lines = [f"regressed: {case['framework']}-{case['model']}-{case['gpus']}gpu ({case['phase']}), {_against(verdict)}"]
+    if slow := slow_rank(record):
+        lines.append(f"  {slow}")
     for metric, entry in metrics.items():
         if entry["status"] == "regressed":
             lines += metric_lines(metric, entry)
             lines += _again(metric, verdict.get("confirmation"))
             lines += _ranks(metric, record)
-    if slow := slow_rank(record):
-        lines.append(f"  {slow}")
     others = [f"{metric} {entry['status']}" for metric, entry in metrics.items() if entry["status"] != "regressed"]
     if others:
         lines.append(f"  others: {', '.join(others)}")
