@@ -2,13 +2,14 @@
 
 FAKE_LEVELS maps a framework to its speed in percent of normal; FAKE_AGAIN does for launches that confirm;
 FAKE_DISTURBED says which launches of a framework are disturbed, and how fast they are then: {"ddp": {"0": 50}}.
-FAKE_MEMORY_MIB is the peak of each rank.
+FAKE_MEMORY_MIB is the peak of each rank; FAKE_OWN_MS maps a framework to what each rank does on its own in a step.
 """
 
 import itertools
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.run import CaseRun
@@ -37,7 +38,10 @@ def install(launches: int) -> None:
         level = (disturbed or levels.get(case.framework, 100)) / 100
         step = 0.01 / level * (1 + next(itertools.islice(NOISE, number % len(NOISE), None)) / 1000)
         self.correctness = {"checked": ["gradients"]}
-        reports = [_report(rank, step, self.request.steps, case.batch_size * case.gpus) for rank in range(case.gpus)]
+        own_ms = json.loads(os.environ.get("FAKE_OWN_MS", "{}")).get(case.framework, [])[: case.gpus]
+        reports = [
+            _report(rank, step, self.request.steps, case.batch_size * case.gpus, own_ms) for rank in range(case.gpus)
+        ]
         made = Launch(tuple(reports), {"disturbed": "other processes used 1.0 of 2 cores" if disturbed else None})
         self.launches.append(made)
         return made
@@ -45,7 +49,7 @@ def install(launches: int) -> None:
     CaseRun.launch = launch  # type: ignore[method-assign] # as above
 
 
-def _report(rank: int, step: float, steps: int, images: int) -> RankReport:
+def _report(rank: int, step: float, steps: int, images: int, own_ms: Sequence[float]) -> RankReport:
     ends = tuple(step * (number + 1) for number in range(steps))
     memory = int(float(os.environ.get("FAKE_MEMORY_MIB", "1024")) * 2**20)
     return RankReport(
@@ -59,4 +63,5 @@ def _report(rank: int, step: float, steps: int, images: int) -> RankReport:
         memory_bytes={"allocated": memory, "cached": 2 * memory},
         loss=(2.3,) * steps,
         environment={"torch": os.environ.get("FAKE_TORCH", "2.13.0")},
+        own_work_s=(own_ms[rank] / 1e3,) * (steps - 1) if own_ms else (),
     )

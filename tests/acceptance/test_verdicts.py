@@ -154,6 +154,18 @@ def test_more_memory_fails_and_faster_is_reported(stored: Any) -> None:
     result.stdout.fnmatch_lines(["improved: *single*: throughput_img_s +*"])
 
 
+def test_the_rank_that_the_others_wait_for_is_named_with_and_without_a_baseline(stored: Any) -> None:
+    slow = {"FAKE_LEVELS": {"ddp": 80}, "FAKE_OWN_MS": {"ddp": [2.5, 5]}}
+    said = "rank 1 is the slow one: its own part of a step takes 5 ms, the others' 2.5 ms"
+    result = stored("--dnn-baseline=latest", **slow)
+    result.assert_outcomes(passed=1, failed=2, deselected=3)
+    result.stdout.fnmatch_lines(["regressed: ddp-resnet18-2gpu (train)*", f"  {said}"])
+    result = stored(**slow)
+    result.assert_outcomes(passed=3, deselected=3)
+    result.stdout.fnmatch_lines([f"slow rank: {TRAIN.format('ddp', 2).replace('[', '[[]')}: {said}"])
+    assert "slow rank" not in stored(FAKE_OWN_MS={"ddp": [5, 5]}).stdout.str()
+
+
 def test_last_failed_and_stop_at_the_first_failure_work(stored: Any) -> None:
     slow = {"FAKE_LEVELS": {"ddp": 80}}
     stored("--dnn-baseline=latest", "-x", **slow).assert_outcomes(passed=1, failed=1, deselected=3)
