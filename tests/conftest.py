@@ -3,13 +3,20 @@
 import glob
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
+from tests.rank import programs
+
+# The time that an example takes is the machine's affair.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +31,14 @@ def server() -> Iterator[ForkServer]:
 def two_ranks(server: ForkServer) -> Ranks:
     """Two CPU ranks."""
     return Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60)
+
+
+@pytest.fixture
+def patience_s(two_ranks: Ranks) -> float:
+    """A time-out for ranks that are to hang: long enough, on this machine at this moment, to come to that point."""
+    begun = time.monotonic()
+    two_ranks.run(programs.sum_of_ranks)
+    return round(2.0 + 4 * (time.monotonic() - begun), 1)
 
 
 @pytest.fixture

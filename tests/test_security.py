@@ -59,11 +59,11 @@ def test_the_search_for_pickles_finds_them(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def field() -> Iterator[Field]:
+def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
     preload = (*PRELOAD, "horovod.torch", "pytest_dnnbench.rank.frameworks.pipedream")
     with Watched(preload) as server:
         server.wait_ready()
-        yield Field(server)
+        yield Field(server, tmp_path_factory.mktemp("cache"))
 
 
 class Observer(threading.Thread):

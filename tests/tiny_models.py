@@ -1,8 +1,5 @@
 """Models small enough for tests; users' own factories as far as the package can tell."""
 
-import os
-import time
-
 import torch
 from torch import nn
 
@@ -18,25 +15,6 @@ def tiny(channels: int = 1, classes: int = 10) -> nn.Module:
         nn.Dropout(0.3),
         nn.Linear(64, classes),
     )
-
-
-class Burdened(nn.Module):
-    """Planted faults: sleeps TINY_SLEEP_S in each step and keeps TINY_BALLAST_MIB of tensors alive. The proof's double
-    precision is spared."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(784, 10)
-        self.ballast: list[torch.Tensor] = []
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits."""
-        if images.dtype == torch.float32:
-            time.sleep(float(os.environ.get("TINY_SLEEP_S", "0")))
-            if not self.ballast:
-                self.ballast.append(torch.ones(int(os.environ.get("TINY_BALLAST_MIB", "0")) * 2**18))
-        logits: torch.Tensor = self.linear(images.flatten(1))
-        return logits
 
 
 class Diverging(nn.Module):

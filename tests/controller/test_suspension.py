@@ -1,5 +1,6 @@
 """A machine that slept in a timed region: the launch is discarded and made again, a bounded number of times."""
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,18 @@ def case_run(server: ForkServer, worker: str = "pytest_dnnbench.rank.frameworks.
 def test_an_awake_machine_has_not_slept(server: ForkServer) -> None:
     assert case_run(server).launch().reports[0].suspended_s < 0.001
     assert session.asleep_s() >= -0.001
+
+
+def test_a_process_that_loses_its_core_between_two_readings_has_not_slept(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lost = 100.0, iter([0.0, 3.0, 0.0, 2.0] + [0.0] * 11)
+
+    def read(clock: int) -> float:
+        nonlocal now
+        now += 1e-6 + next(lost)
+        return now + (50.0 if clock == time.CLOCK_BOOTTIME else 0.0)
+
+    monkeypatch.setattr(time, "clock_gettime", read)
+    assert session.asleep_s() == pytest.approx(50.0, abs=1e-4)
 
 
 def test_a_rank_tells_how_long_the_machine_slept(server: ForkServer) -> None:

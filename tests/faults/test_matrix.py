@@ -35,23 +35,23 @@ PART = (
 
 
 @pytest.fixture(scope="module")
-def field() -> Iterator[Field]:
+def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
     preload = (*PRELOAD, "horovod.torch", "pytest_dnnbench.rank.frameworks.pipedream")
     with Watched(preload) as server:
         server.wait_ready()
-        yield Field(server)
+        yield Field(server, tmp_path_factory.mktemp("cache"))
 
 
 def check(field: Field, fault: str, phase: str, framework: str) -> None:
     field.run(framework)  # plans, where there is something to plan
     before = len(os.listdir("/proc/self/fd"))
     error, took_s = field.plant(fault, phase, framework)
-    faults = matrix.wrong(fault, phase, framework, error, took_s)
+    faults = matrix.wrong(fault, phase, framework, error, took_s, field.timeout_s(fault, framework))
     outcomes.note(fault, phase, framework, error, took_s, faults)
     assert not faults, f"{faults}\n{error}"
     assert not matrix.left_behind(field.server)
     assert len(os.listdir("/proc/self/fd")) == before
-    assert field.run(framework).launch().throughput_img_s > 0, "the next case runs"
+    assert field.sound(framework).launches[0].throughput_img_s > 0, "the next case runs"
 
 
 @pytest.mark.parametrize(("fault", "phase", "framework"), PART)

@@ -217,7 +217,8 @@ from tests.horovod.test_build import RECIPE
 def build_wheel(recipe, folder, log, *, jobs, sdist):
     with open({str(tmp_path / "builds")!r}, "a") as file:
         file.write("built\\n")
-    time.sleep(1)
+    while sum("waiting for it" in path.read_text() for path in Path({str(tmp_path)!r}).glob("said*")) < 2:
+        time.sleep(0.01)
     (folder / "horovod-0.whl").write_text("whole")
     log.path.write_text("log")
     return folder / "horovod-0.whl"
@@ -225,8 +226,13 @@ def build_wheel(recipe, folder, log, *, jobs, sdist):
 steps.build_wheel = build_wheel
 print(command.wheel_for(RECIPE, WheelStore(Path({str(store.folder)!r})), jobs=1).read_text())
 """
-    builders = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    answers = [builder.communicate(timeout=60)[0] for builder in builders]
+    said = [tmp_path / f"said{number}" for number in range(3)]
+    builders = []
+    for path in said:
+        with path.open("w") as output:
+            builders.append(subprocess.Popen([sys.executable, "-c", script], stdout=output))
+    assert [builder.wait(120) for builder in builders] == [0, 0, 0]
+    answers = [path.read_text() for path in said]
     assert all(answer.splitlines()[-1] == "whole" for answer in answers)
     assert (tmp_path / "builds").read_text() == "built\n"
     assert sum("waiting for it" in answer for answer in answers) == 2

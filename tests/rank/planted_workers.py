@@ -15,7 +15,8 @@ from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
 from pytest_dnnbench.rank.worker import Step
 
 FAULTS = "DNNBENCH_TEST_FAULTS"
-STEP_S = 0.06
+STEP_S_VARIABLE = "DNNBENCH_TEST_STEP_S"
+STEP_S = float(os.environ.get(STEP_S_VARIABLE, "0.06"))
 MIB = 2**20
 
 

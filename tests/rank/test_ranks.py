@@ -24,7 +24,7 @@ def alive(pid: int) -> bool:
 
 
 def await_end(pids: list[int]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < deadline, f"still alive: {[pid for pid in pids if alive(pid)]}"
         time.sleep(0.05)
@@ -100,15 +100,15 @@ def test_a_rank_that_leaves_early_has_crashed(two_ranks: Ranks) -> None:
         two_ranks.run(programs.leave_on, 0)
 
 
-def test_a_rank_that_hangs_shows_the_stacks_of_its_threads(server: ForkServer) -> None:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=3)
-    with pytest.raises(RankHung, match=r"did not finish within 3 s") as caught:
+def test_a_rank_that_hangs_shows_the_stacks_of_its_threads(server: ForkServer, patience_s: float) -> None:
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=patience_s)
+    with pytest.raises(RankHung, match=f"did not finish within {patience_s:g} s") as caught:
         ranks.run(programs.hang_on, 1)
     assert "in sleep_forever" in str(caught.value)
 
 
-def test_a_stopped_rank_is_the_culprit_of_its_hang(server: ForkServer) -> None:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=3)
+def test_a_stopped_rank_is_the_culprit_of_its_hang(server: ForkServer, patience_s: float) -> None:
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=patience_s)
     with pytest.raises(RankHung, match="stopped by a signal") as caught:
         ranks.run(programs.stop_on, 1)
     assert caught.value.rank == 1
@@ -124,9 +124,10 @@ def test_a_killed_server_is_replaced_at_the_next_launch() -> None:
     with ForkServer() as server:
         ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
         (fact,) = ranks.run(programs.facts)
-        parent = server._process.pid  # type: ignore[union-attr] # the process to kill is nobody else's business
-        os.kill(parent, signal.SIGKILL)
-        time.sleep(0.2)
+        process = server._process  # the process to kill is nobody else's business
+        assert process is not None
+        process.kill()
+        process.wait()
         assert ranks.run(programs.facts)[0]["pid"] != fact["pid"]
 
 

@@ -11,6 +11,7 @@ class TakesTurns(Worker):
     """Sleeps for a step; sees no loss."""
 
     images_per_update = 1
+    began_s: list[float]
 
     def connect(self) -> None:
         """Nobody to meet."""
@@ -19,10 +20,13 @@ class TakesTurns(Worker):
         """Nothing to make."""
 
     def run(self, steps: int) -> Iterator[Step]:
-        """Every n-th step."""
+        """Every n-th step; keeps when each began, and when there was none left."""
+        self.began_s = []
         for index in range(self.place.rank, steps, self.place.world_size):
+            self.began_s.append(time.monotonic())
             time.sleep(0.001)
             yield Step(index, 1, None)
+        self.began_s.append(time.monotonic())
 
     @property
     def run_on(self) -> int:
@@ -40,6 +44,10 @@ class TakesTurns(Worker):
     def stride(self) -> int:
         """The number of ranks."""
         return self.place.world_size
+
+    def details(self) -> dict[str, object]:
+        """When each step began."""
+        return {"began_s": self.began_s}
 
     def close(self) -> None:
         """Nothing to leave."""
