@@ -59,6 +59,7 @@ def start(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterato
     pytester.makepyfile(test_cases=CASES)
     pids = pytester.mkdir("pids")
     monkeypatch.setenv("PIDS", str(pids))
+    monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))  # what is killed cannot clear up
     running: list[subprocess.Popen[str]] = []
 
     def begin(*more: str) -> tuple[subprocess.Popen[str], list[int]]:

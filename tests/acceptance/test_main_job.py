@@ -79,7 +79,8 @@ def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.P
         record["metrics"]
     )
     for metric in record["metrics"].values():
-        assert set(metric) == {"value", "unit", "better", "per_rank", "per_launch"}
+        # "disturbed" is there where others used the machine.
+        assert set(metric) - {"disturbed"} == {"value", "unit", "better", "per_rank", "per_launch"}
         assert len(metric["per_launch"]) == 3
     assert [len(launch["step_time_s"]) for launch in record["launches"]] == [3, 3, 3]
     flat = [time for launch in record["launches"] for time in launch["step_time_s"]]

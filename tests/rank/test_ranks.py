@@ -131,7 +131,8 @@ def test_a_killed_server_is_replaced_at_the_next_launch() -> None:
         assert ranks.run(programs.facts)[0]["pid"] != fact["pid"]
 
 
-def test_ranks_die_with_a_killed_pytest(tmp_path: Path) -> None:
+def test_ranks_die_with_a_killed_pytest(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("tmp"))}  # what is killed cannot clear up
     script = (
         "from pytest_dnnbench.controller.forkserver import ForkServer\n"
         "from pytest_dnnbench.controller.ranks import Ranks\n"
@@ -140,7 +141,7 @@ def test_ranks_die_with_a_killed_pytest(tmp_path: Path) -> None:
         f"ranks.run(programs.say_pid_and_sleep, {str(tmp_path)!r})\n"
     )
     root = Path(__file__).resolve().parents[2]
-    with subprocess.Popen([sys.executable, "-c", script], cwd=root) as controller:
+    with subprocess.Popen([sys.executable, "-c", script], cwd=root, env=elsewhere) as controller:
         deadline = time.monotonic() + 120
         while len(list(tmp_path.iterdir())) < 2 or not all(path.read_text() for path in tmp_path.iterdir()):
             assert time.monotonic() < deadline
