@@ -86,6 +86,8 @@ class DnnBench:
     def _record(self, run: CaseRun) -> Record:
         measurement = run.measurement()
         record = make_record(measurement)
+        if self._workshop.launch_plan is not None:
+            record["launch_plan"] = self._workshop.launch_plan.entry(self._item.nodeid)
         clock = self._item.get_closest_marker("benchmark").kwargs["timer"]  # type: ignore[union-attr] # the plugin set it
         assert isinstance(clock, ReplayClock)
         self._benchmark.extra_info["dnnbench"] = record

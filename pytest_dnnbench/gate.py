@@ -62,9 +62,8 @@ class KnownRegression:
 class Gate:
     """One per session."""
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._settings = settings
         self._baseline: Baseline | None = None
         self._failed: list[str] = []
         self._deselected: set[str] = set()
@@ -95,13 +94,9 @@ class Gate:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Reads the baseline before anything is measured."""
-        wanted = self._settings.baseline
-        if wanted and not session.config.option.collectonly:
-            from pytest_dnnbench.results.load import load_baseline
-
+        if self._settings.baseline and not session.config.option.collectonly:
             try:
-                self._baseline = load_baseline(wanted, self._storage())
-                self._refuse_overwriting(wanted)
+                self.baseline()
             except UsageError as error:
                 raise pytest.UsageError(str(error)) from None
         return (yield)
@@ -157,7 +152,7 @@ class Gate:
         from pytest_dnnbench.results.judge import limits_of, thresholds, uncompared, unmeasured
         from pytest_dnnbench.results.verdict_text import slow_rank
 
-        layers = [*self._layers, marker_limits(item)]
+        layers = self.layers(item)
         found = None
         if self._baseline:
             found = self._baseline.of(item.nodeid, facts_of(record), self._settings.compare_across)
@@ -240,6 +235,33 @@ class Gate:
             _note(record, "calibrated", summary(metric, session, [launches], noise, limit, tests=tests))
 
     # what it is compared with
+
+    @property
+    def _settings(self) -> Settings:
+        from pytest_dnnbench.plugin import SETTINGS
+
+        return self._config.stash[SETTINGS]
+
+    def baseline(self) -> Baseline:
+        """What --dnn-baseline names, read once. Raises UsageError where it cannot be one."""
+        if self._baseline is None:
+            from pytest_dnnbench.results.load import load_baseline
+
+            wanted = self._settings.baseline or ""
+            found = load_baseline(wanted, self._storage())
+            self._refuse_overwriting(wanted)
+            if self._settings.effect is not None and not found.names():
+                why = f" ({'; '.join(found.passed_over[:3])})" if found.passed_over else ""
+                raise UsageError(
+                    f"--dnn-launches auto: --dnn-baseline {wanted} holds no session that is fit{why}: save some first"
+                    " with --benchmark-save and a number of launches, as in --dnn-launches 3"
+                )
+            self._baseline = found
+        return self._baseline
+
+    def layers(self, item: pytest.Item) -> list[Mapping[str, Limit]]:
+        """The limits that the user set for a case, nearest first."""
+        return [*self._layers, marker_limits(item)]
 
     def _storage(self) -> Path:
         storage = self._config._benchmarksession.storage  # type: ignore[attr-defined] # pytest-benchmark sets it

@@ -34,7 +34,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     terminal, shop = Terminal(config, writer), plugin.workshop(config)
     if shows(wanted, terminal.rewrites, config.option.verbose):
-        launches = shop.settings.launches if plugin.timing(config) else 1
+        launches = shop.settings.rounds if plugin.timing(config) else 1
         live = LiveProgress(terminal, shop, rounds.measured(session), launches)
         shop.progress = live if terminal.rewrites else None
         config.pluginmanager.register(live, "dnnbench_live")

@@ -5,6 +5,7 @@ Below the pytest boundary nothing sees pytest's config, only the frozen Settings
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,20 @@ if TYPE_CHECKING:
     import pytest
 
 
+DEFAULT_LAUNCHES = 3
+EFFECT = 0.05
+"""The change that --dnn-launches auto is to find, unless it says which."""
+
+_AUTO = re.compile(r"auto(:(?P<percent>[0-9]+(\.[0-9]+)?)%)?")
+
 ALL = "all"
 """Stands for every framework of the catalog, also those that do not run by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: `--dnn-NAME` and its ini twin `dnn_NAME`, with dashes as underscores."""
+    """One option: `--dnn-NAME` and its ini twin `dnn_NAME`, with dashes as underscores. `ini`: its type there, where
+    that is not `kind`."""
 
     name: str
     kind: type
@@ -30,6 +38,7 @@ class Option:
     about: str
     choices: tuple[str, ...] = ()
     at_least: float | None = None
+    ini: Any = None
 
     @property
     def flag(self) -> str:
@@ -74,7 +83,14 @@ OPTIONS = (
     Option("batch-size", int, 32, "images per GPU and step; under strong scaling, of all GPUs together", at_least=1),
     Option("scaling", str, "weak", "what --dnn-batch-size counts as GPUs are added", SCALINGS),
     Option("precision", str, "fp32", "fp32 is IEEE; tf32 needs a GPU; bf16 is autocast", PRECISIONS),
-    Option("launches", int, 3, "launches of each case in fresh processes, interleaved over the cases", at_least=1),
+    Option(
+        "launches",
+        str,
+        DEFAULT_LAUNCHES,
+        "launches of each case in fresh processes, interleaved over the cases; auto or auto:3%: as many as find such a"
+        " change (5%) under the noise of --dnn-baseline",
+        ini=int | str,
+    ),
     Option("steps", int, 10, "timed steps of a launch", at_least=1),
     Option("warmup", int, 3, "untimed steps before them", at_least=0),
     Option("timeout", float, 600.0, "seconds that one launch may take", at_least=1),
@@ -130,6 +146,8 @@ class Settings:
     accept: str | None
     calibrate: int | None
     framework_options: dict[str, dict[str, Scalar]]
+    effect: float | None = None
+    """With --dnn-launches auto the change that is to be found; `launches` is planned before the first round."""
 
     @property
     def rounds(self) -> int:
@@ -173,7 +191,7 @@ def add_options(parser: pytest.Parser) -> None:
                 metavar="X",
                 help=option.about.replace("%", "%%") + shown + known,
             )
-        parser.addini(option.key, option.about, type=_ini_type(option.kind), default=None)
+        parser.addini(option.key, option.about, type=option.ini or _ini_type(option.kind), default=None)
 
 
 def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
@@ -181,6 +199,7 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     values = {option.key.removeprefix("dnn_"): _value(config, option) for option in OPTIONS}
     if values["gpu_counts"] is not None:
         values["gpu_counts"] = tuple(_count(text) for text in values["gpu_counts"])
+    values["launches"], values["effect"] = _launches(values["launches"])
     own: dict[str, dict[str, Scalar]] = {}
     for framework in FRAMEWORKS:
         for row in framework.options:
@@ -202,6 +221,11 @@ def _check(settings: Settings, catalog: Catalog) -> None:
             raise UsageError(f"--dnn-{name} is empty: name at least one, separated by commas")
     if settings.false_alarms >= 0.5:
         raise UsageError(f"--dnn-false-alarms is {settings.false_alarms}: it must be below 0.5")
+    if settings.effect is not None and settings.baseline is None:
+        raise UsageError(
+            "--dnn-launches auto needs --dnn-baseline: launches are planned from the noise of stored sessions;"
+            " add --dnn-baseline latest, or give a number of launches"
+        )
     if settings.accept is not None and not settings.accept.strip():
         raise UsageError("--dnn-accept is empty: write why the change is right")
     if settings.dataset == "mnist" and not settings.data_dir:
@@ -232,6 +256,22 @@ def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise UsageError(f"--dnn-gpu-counts {text!r} is not a count: write whole numbers from 1, as in 1,2,4")
     return int(text)
+
+
+def _launches(text: str) -> tuple[int, float | None]:
+    """The launches, and with auto the change that is to be found; the launches are the fewest then."""
+    if auto := _AUTO.fullmatch(str(text)):
+        percent = float(auto["percent"] or 100 * EFFECT)
+        if not 0 < percent < 100:
+            raise UsageError(f"--dnn-launches {text}: a change to find lies between 0% and 100%, as in auto:3%")
+        return DEFAULT_LAUNCHES, percent / 100
+    try:
+        count = int(text)
+    except ValueError:
+        raise UsageError(f"--dnn-launches {text!r} is not a number: write one such as 5, auto, or auto:3%") from None
+    if count < 1:
+        raise UsageError(f"--dnn-launches is {count}: it must be at least 1")
+    return count, None
 
 
 def _ini_type(kind: type) -> Any:

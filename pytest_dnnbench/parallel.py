@@ -79,9 +79,6 @@ class MeasuringWorker:
     """Measures the cases of its share and attaches the outcome to their reports."""
 
     def __init__(self, config: pytest.Config) -> None:
-        from pytest_dnnbench import plugin
-
-        self.launches = config.stash[plugin.SETTINGS].rounds
         self.session = config._benchmarksession  # type: ignore[attr-defined] # pytest-benchmark's, see above
         self.session.save = self.session.autosave = self.session.json = None
         self.session.benchmarks.clear()
@@ -97,9 +94,11 @@ class MeasuringWorker:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
         """An item that comes from a worker that died still gets all its launches."""
+        from pytest_dnnbench import plugin
+
         if item.stash.get(rounds.ELSEWHERE, False) and "dnnbench" in getattr(item, "fixturenames", ()):
             del item.stash[rounds.ELSEWHERE]
-            rounds.catch_up(item, self.launches)
+            rounds.catch_up(item, item.config.stash[plugin.SETTINGS].rounds)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

@@ -61,7 +61,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(resume, "dnnbench_resume_setup")
     if not parallel.is_worker(config):
         config.pluginmanager.register(keep_safe.KeepSafe(), "dnnbench_keep_safe")
-    config.pluginmanager.register(Gate(config, settings), gate.NAME)
+    config.pluginmanager.register(Gate(config), gate.NAME)
+    if settings.effect is not None:
+        from pytest_dnnbench.auto_launches import AutoLaunches
+
+        config.pluginmanager.register(AutoLaunches(settings.effect), "dnnbench_auto_launches")
 
 
 def workshop(config: pytest.Config) -> Workshop:

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 NAME = "dnnbench-journal.jsonl"
 
-NOT_MEASURED = {"resume", "progress", "report", "timeout", "lease_timeout", "download", "baseline", "compare_across"}
-NOT_MEASURED |= {"require_baseline", "limits", "confirm", "false_alarms", "accept"}
-"""Options that change nothing in what is measured: they may differ when a session is continued."""
+NOT_MEASURED = {"resume", "progress", "report", "timeout", "lease_timeout", "download", "parallel"}
+NOT_MEASURED |= {"baseline", "compare_across", "require_baseline", "limits", "confirm", "false_alarms", "accept"}
+NOT_MEASURED |= {"effect"}
+"""Settings that change nothing in what is measured: they may differ when a session is continued. `effect` shows in the
+launches that were planned for it, `parallel` only under -n, where nothing is continued."""
 
 
 @pytest.hookimpl(tryfirst=True)

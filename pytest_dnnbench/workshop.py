@@ -1,8 +1,10 @@
 """What the cases of a session share: the machine, the fork server, the data, the records made so far."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller.devices import Machine, detect
@@ -16,6 +18,9 @@ from pytest_dnnbench.mnist import MnistFiles, find_mnist
 from pytest_dnnbench.options import ALL, Settings
 from pytest_dnnbench.results.record import Record
 from pytest_dnnbench.resume import Keeper
+
+if TYPE_CHECKING:
+    from pytest_dnnbench.results.launch_plan import LaunchPlan
 
 DOWNLOAD = "pytest_dnnbench.rank.data:download"
 
@@ -55,6 +60,7 @@ class Workshop:
         self.records: list[Record] = []
         self.progress: Progress | None = None
         self.keeper: Keeper | None = None
+        self.launch_plan: LaunchPlan | None = None
         self._data: MnistFiles | None = None
 
     def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:

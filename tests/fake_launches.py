@@ -3,6 +3,7 @@
 FAKE_LEVELS maps a framework to its speed in percent of normal; FAKE_AGAIN does for launches that confirm;
 FAKE_DISTURBED says which launches of a framework are disturbed, and how fast they are then: {"ddp": {"0": 50}}.
 FAKE_MEMORY_MIB is the peak of each rank; FAKE_OWN_MS maps a framework to what each rank does on its own in a step.
+FAKE_NOISE multiplies the noise.
 """
 
 import itertools
@@ -35,8 +36,9 @@ def install(launches: int) -> None:
         if number >= launches:
             levels |= json.loads(os.environ.get("FAKE_AGAIN", "{}"))
         disturbed = json.loads(os.environ.get("FAKE_DISTURBED", "{}")).get(case.framework, {}).get(str(number))
+        scale = float(os.environ.get("FAKE_NOISE", "1"))
         level = (disturbed or levels.get(case.framework, 100)) / 100
-        step = 0.01 / level * (1 + next(itertools.islice(NOISE, number % len(NOISE), None)) / 1000)
+        step = 0.01 / level * (1 + scale * next(itertools.islice(NOISE, number % len(NOISE), None)) / 1000)
         self.correctness = {"checked": ["gradients"]}
         own_ms = json.loads(os.environ.get("FAKE_OWN_MS", "{}")).get(case.framework, [])[: case.gpus]
         reports = [

@@ -1,6 +1,6 @@
 """Options: counts, scaling, names; bad ones get one clear line that names the value and the fix."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -9,6 +9,7 @@ from pytest_dnnbench.catalog import MODELS, Catalog, FrameworkSpec
 from pytest_dnnbench.controller.devices import Gpu, torch_cuda, torch_version, visible
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.options import OPTIONS, Settings
+from pytest_dnnbench.resume import NOT_MEASURED
 
 
 def settings(**more: object) -> Settings:
@@ -52,6 +53,10 @@ def test_strong_scaling_divides_or_says_what_would() -> None:
         (["--dnn-dataset", "mnist", "--dnn-data-dir", "nowhere"], "data folder 'nowhere' does not exist"),
         (["--dnn-dataset", "mnist", "--dnn-data-dir", ".", "--dnn-image-size", "64"], "MNIST's images have 28"),
         (["--dnn-launches", "0"], "--dnn-launches is 0"),
+        (["--dnn-launches", "many"], "--dnn-launches 'many' is not a number: write one such as 5, auto, or auto:3%"),
+        (["--dnn-launches", "auto:5"], "--dnn-launches 'auto:5' is not a number"),
+        (["--dnn-launches", "auto:0%"], "--dnn-launches auto:0%: a change to find lies between 0% and 100%"),
+        (["--dnn-launches", "auto"], "--dnn-launches auto needs --dnn-baseline"),
         (["--dnn-timeout", "nan"], "--dnn-timeout is nan: it must be at least 1"),
     ],
 )
@@ -81,6 +86,41 @@ def test_ini_twins_are_read_and_the_command_line_wins(pytester: pytest.Pytester)
     listed.stdout.fnmatch_lines(["*test_it[[]single-resnet34-1gpu[]]", "*test_it[[]single-resnet50-1gpu[]]"])
     listed = pytester.runpytest_subprocess("--collect-only", "-q", "--dnn-models", "resnet18")
     assert "resnet34" not in listed.stdout.str()
+
+
+@pytest.mark.parametrize("value", ["auto:3%", "7"])
+def test_launches_are_a_number_or_auto_in_the_ini_file_too(pytester: pytest.Pytester, value: str) -> None:
+    pytester.makepyfile("def test_it(dnnbench): pass")
+    pytester.makeini(f"[pytest]\ndnn_launches = {value}\ndnn_baseline = latest\n")
+    pytester.makeconftest(
+        "from pytest_dnnbench.plugin import SETTINGS\n"
+        "def pytest_report_header(config):\n"
+        "    return f'{config.stash[SETTINGS].launches} launches to find {config.stash[SETTINGS].effect}'\n"
+    )
+    expected = {"auto:3%": "3 launches to find 0.03", "7": "7 launches to find None"}[value]
+    pytester.runpytest_subprocess("--collect-only").stdout.fnmatch_lines([expected])
+    pytester.runpytest_subprocess("--collect-only", "--dnn-launches=4").stdout.fnmatch_lines(
+        ["4 launches to find None"]
+    )
+
+
+def test_a_number_of_launches_is_one_in_toml_too(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(dnnbench): pass")
+    pytester.makepyprojecttoml("[tool.pytest]\ndnn_launches = 0\n")
+    result = pytester.runpytest_subprocess("--collect-only")
+    result.stderr.fnmatch_lines(["*--dnn-launches is 0: it must be at least 1*"])
+
+
+# What decides which launches are made, and how: a session that differs in one of these is not continued.
+MEASURED = {
+    *("gpus", "gpu_counts", "device", "frameworks", "models", "dataset", "data_dir", "image_size", "batch_size"),
+    *("scaling", "precision", "launches", "steps", "warmup", "seed", "calibrate", "framework_options"),
+}
+
+
+def test_every_setting_is_known_to_change_what_is_measured_or_not_to() -> None:
+    assert not MEASURED & NOT_MEASURED
+    assert {field.name for field in fields(Settings)} == MEASURED | NOT_MEASURED
 
 
 def test_third_party_rows_replace_and_add() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_dnnbench.results.baseline import storage_runs
 from pytest_dnnbench.results.golden import Golden, read_golden
-from pytest_dnnbench.results.launch_plan import LaunchPlan, plan_launches
+from pytest_dnnbench.results.launch_plan import LaunchPlan, plan_launches, plans_of
 from pytest_dnnbench.results.limits import parse_limits
 from pytest_dnnbench.results.saved import read_saved
 from tests.results.synthetic import NAME, record, save
@@ -26,25 +26,49 @@ def plan(folder: Path, effect: float = 0.05, limit: str = "-3%") -> LaunchPlan:
 
 def test_noisier_cases_and_smaller_effects_take_more_launches(tmp_path: Path) -> None:
     calm, noisy = stored(tmp_path / "calm", 0.002), stored(tmp_path / "noisy", 0.01)
-    assert plan(calm) == LaunchPlan(3, ())
+    assert plan(calm) == LaunchPlan(0.05, 3, {NAME: 3})
     assert plan(noisy).launches > 3
     assert plan(noisy, effect=0.08).launches < plan(noisy).launches
 
 
 @pytest.mark.parametrize(("noise", "effect"), [(0.1, 0.05), (0.002, 0.03)])
 def test_a_case_in_which_none_would_do_is_named(tmp_path: Path, noise: float, effect: float) -> None:
-    assert plan(stored(tmp_path / "s", noise), effect) == LaunchPlan(2, (NAME,))
+    found = plan(stored(tmp_path / "s", noise), effect)
+    assert (found, found.beyond) == (LaunchPlan(effect, 2, {NAME: None}), (NAME,))
 
 
 def test_one_stored_session_promises_nothing(tmp_path: Path) -> None:
-    assert plan(stored(tmp_path / "s", 0.005, sessions=1)) == LaunchPlan(2, (NAME,))
+    assert plan(stored(tmp_path / "s", 0.005, sessions=1)).beyond == (NAME,)
 
 
 def test_a_case_without_a_baseline_or_a_limit_needs_none(tmp_path: Path) -> None:
     folder = stored(tmp_path / "s", 0.002)
-    assert plan(folder, limit="off") == LaunchPlan(2, ())
+    assert plan(folder, limit="off") == LaunchPlan(0.05, 2, {})
     other = plan_launches(0.05, storage_runs(folder, "latest"), {"other": []}, false_alarms=0.01, at_least=4)
-    assert other == LaunchPlan(4, ())
+    assert other == LaunchPlan(0.05, 4, {})
+
+
+def test_a_case_of_which_every_launch_was_disturbed_cannot_be_planned_for(tmp_path: Path) -> None:
+    one = record()
+    for launch in one["launches"]:
+        launch["disturbed"] = "other processes used 1.0 of 2 cores"
+    (tmp_path / "s").mkdir()
+    save(tmp_path / "s" / "0001_nightly.json", {NAME: one})
+    assert plan(tmp_path / "s").beyond == (NAME,)
+
+
+def test_a_plan_is_told_in_one_sentence_and_read_back_from_the_records() -> None:
+    case = {"framework": "ddp", "model": "m", "gpus": 2, "phase": "train"}
+    made = LaunchPlan(0.03, 7, {"a": 7, "b": None})
+    text = str(made)
+    assert text.startswith(
+        "7 launches: the fewest that find a 3% change of throughput_img_s in 1 case; no number up to 20"
+    )
+    assert "finds it in b: sessions differ too much" in text
+    [read] = plans_of([{"case": case, "launch_plan": made.entry("a")}, {"case": case}])
+    assert read == LaunchPlan(0.03, 7, {"ddp-m-2gpu (train)": 7})
+    assert plans_of([{"case": case, "launch_plan": made.entry("new")}]) == [LaunchPlan(0.03, 7, {})]
+    assert "nothing is stored of these cases" in str(LaunchPlan(0.05, 3, {}))
 
 
 def test_a_golden_file_plans_as_the_sessions_in_it(tmp_path: Path) -> None:
