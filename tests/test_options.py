@@ -99,9 +99,8 @@ def test_launches_are_a_number_or_auto_in_the_ini_file_too(pytester: pytest.Pyte
     )
     expected = {"auto:3%": "3 launches to find 0.03", "7": "7 launches to find None"}[value]
     pytester.runpytest_subprocess("--collect-only").stdout.fnmatch_lines([expected])
-    pytester.runpytest_subprocess("--collect-only", "--dnn-launches=4").stdout.fnmatch_lines(
-        ["4 launches to find None"]
-    )
+    given = pytester.runpytest_subprocess("--collect-only", "--dnn-launches=4")
+    given.stdout.fnmatch_lines(["4 launches to find None"])
 
 
 def test_a_number_of_launches_is_one_in_toml_too(pytester: pytest.Pytester) -> None:

@@ -217,6 +217,8 @@ def test_a_mark_that_cannot_be_is_refused_before_anything_runs(
         (["--dnn-limits=throughput_img_s=+5%"], "*--dnn-limits: * would limit an improvement*"),
         (["--dnn-accept= "], "*--dnn-accept is empty*"),
         (["--dnn-false-alarms=0.9"], "*must be below 0.5*"),
+        (["--dnn-launches=auto", "--dnn-baseline=latest"], "*--dnn-baseline latest holds no session that is fit: save *"),
+        (["--dnn-launches=auto", "--dnn-baseline=latest", "-n2", "--dnn-parallel"], "*holds no session that is fit*"),
         (["--dnn-calibrate=1"], "*--dnn-calibrate is 1: it must be at least 2*"),
     ],
 )
@@ -319,3 +321,48 @@ def test_cases_side_by_side_are_judged_and_never_against_a_serial_session(run: A
     assert chosen.ret == pytest.ExitCode.OK
     result = run("--dnn-baseline=latest")
     result.stdout.fnmatch_lines(["NOT COMPARABLE: *single*: *parallel: True -> (none)"])
+
+
+PLANNED = "dnnbench: 7 launches: the fewest that find a 8% change of throughput_img_s in 3 cases"
+
+
+def counts(pytester: pytest.Pytester, number: int) -> list[tuple[int, int]]:
+    """Of each record of a saved session: its launches, and those that were planned."""
+    every = records(saved(pytester, number)).values()
+    return [(len(record["launches"]), record["launch_plan"]["launches"]) for record in every]
+
+
+def test_the_launches_that_find_a_change_are_planned_run_and_recorded(run: Any, pytester: pytest.Pytester) -> None:
+    for _ in range(3):
+        run("--benchmark-save=nightly", FAKE_NOISE=12)
+    auto = ("--dnn-baseline=latest", "--dnn-launches=auto:8%")
+    result = run(*auto, "--benchmark-save=today", FAKE_NOISE=12, FAKE_LEVELS={"single": 60})
+    result.assert_outcomes(passed=2, failed=1, deselected=3)
+    result.stdout.fnmatch_lines([PLANNED, "dnnbench: round 1 of 7, 3 cases", "dnnbench: round 6 of 7, 3 cases"])
+    result.stdout.fnmatch_lines(["    measured again in 7 fresh launches: *"])
+    assert result.stdout.str().count(PLANNED) == 1
+    assert counts(pytester, 4) == [(7, 7)] * 3
+    entry = records(saved(pytester, 4))[TRAIN.format("single", 1)]["launch_plan"]
+    assert entry == {"effect": 0.08, "metric": "throughput_img_s", "launches": 7, "needed": 7, "stored": True}
+    run("--dnn-baseline=latest", "--dnn-launches=auto:1%").stdout.fnmatch_lines(
+        ["dnnbench: 3 launches, the default: none was found; no number up to 20 finds a 1% change of * and 2 more: *"]
+    )
+
+    stopped = run(*auto, "-x", FAKE_NOISE=12, FAKE_LEVELS={"single": 60})
+    stopped.stdout.fnmatch_lines(["*continue with --dnn-resume"])
+    refused = run("--dnn-baseline=latest", "--dnn-launches=5", "--dnn-resume")
+    refused.stderr.fnmatch_lines(["*the session in * was another one: launches: 7 then, 5 now.*"])
+    resumed = run(*auto, "--dnn-resume", "--benchmark-save=resumed", "--dnn-accept=x", FAKE_NOISE=12)
+    resumed.assert_outcomes(passed=3, deselected=3)
+    assert counts(pytester, 5) == [(7, 7)] * 3
+
+
+def test_workers_plan_the_same_launches_each_for_itself(run: Any, pytester: pytest.Pytester) -> None:
+    side_by_side = ("-n2", "--dnn-parallel")
+    for _ in range(3):
+        run(*side_by_side, "--benchmark-save=nightly", FAKE_NOISE=12)
+    auto = ("--dnn-baseline=latest", "--dnn-launches=auto:8%", "--benchmark-save=today")
+    result = run(*side_by_side, *auto, FAKE_NOISE=12)
+    result.assert_outcomes(passed=3)
+    assert result.stdout.str().count(PLANNED) == 1
+    assert counts(pytester, 4) == [(7, 7)] * 3

@@ -60,11 +60,9 @@ def test_a_case_of_which_every_launch_was_disturbed_cannot_be_planned_for(tmp_pa
 def test_a_plan_is_told_in_one_sentence_and_read_back_from_the_records() -> None:
     case = {"framework": "ddp", "model": "m", "gpus": 2, "phase": "train"}
     made = LaunchPlan(0.03, 7, {"a": 7, "b": None})
-    text = str(made)
-    assert text.startswith(
-        "7 launches: the fewest that find a 3% change of throughput_img_s in 1 case; no number up to 20"
-    )
-    assert "finds it in b: sessions differ too much" in text
+    found, _, beyond = str(made).partition("; ")
+    assert found == "7 launches: the fewest that find a 3% change of throughput_img_s in 1 case"
+    assert beyond.startswith("no number up to 20 finds it in b: sessions differ too much")
     [read] = plans_of([{"case": case, "launch_plan": made.entry("a")}, {"case": case}])
     assert read == LaunchPlan(0.03, 7, {"ddp-m-2gpu (train)": 7})
     assert plans_of([{"case": case, "launch_plan": made.entry("new")}]) == [LaunchPlan(0.03, 7, {})]
