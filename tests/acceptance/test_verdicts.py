@@ -217,7 +217,7 @@ def test_a_mark_that_cannot_be_is_refused_before_anything_runs(
         (["--dnn-limits=throughput_img_s=+5%"], "*--dnn-limits: * would limit an improvement*"),
         (["--dnn-accept= "], "*--dnn-accept is empty*"),
         (["--dnn-false-alarms=0.9"], "*must be below 0.5*"),
-        (["--dnn-launches=auto", "--dnn-baseline=latest"], "*--dnn-baseline latest holds no session that is fit: save *"),
+        (["--dnn-launches=auto", "--dnn-baseline=latest"], "*latest holds no session that is fit: save *"),
         (["--dnn-launches=auto", "--dnn-baseline=latest", "-n2", "--dnn-parallel"], "*holds no session that is fit*"),
         (["--dnn-calibrate=1"], "*--dnn-calibrate is 1: it must be at least 2*"),
     ],
