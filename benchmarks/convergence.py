@@ -8,6 +8,7 @@ resnet18 on real MNIST digits: `ddp` on two ranks, and `pipedream` in two and in
 
 import argparse
 import statistics
+from dataclasses import replace
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog
@@ -18,7 +19,6 @@ from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.mnist import MnistFiles, find_mnist
 from pytest_dnnbench.results.measurement import Launch
 
-PIPELINE = "pytest_dnnbench.rank.frameworks.pipedream:PipeDreamWorker"
 BATCH_SIZE = 32
 
 
@@ -28,10 +28,13 @@ def accuracy(server: ForkServer, files: MnistFiles, framework: str, stages: int,
     ranks = stages if pipeline else 2
     options: dict[str, Scalar] = {"stages": str(stages)} if pipeline else {}
     case = Case(framework, "resnet18", ranks, "train", "mnist", batch_size=BATCH_SIZE, seed=seed, options=options)
-    worker = PIPELINE if pipeline else Catalog().framework("ddp").worker
+    spec = Catalog().framework(framework)
     per_step = BATCH_SIZE * (1 if pipeline else ranks)
-    request = RunRequest(case, worker, "resnet18", steps=images // per_step - 1, warmup=1, data=files)
-    launch = Launch(tuple(Ranks(server, ["cpu"] * ranks, threads=1, timeout_s=3600).launch(MEASURE, request)))
+    request = RunRequest(case, spec.worker, "resnet18", steps=images // per_step - 1, warmup=1, data=files)
+    group = Ranks(server, ["cpu"] * ranks, threads=1, timeout_s=3600)
+    if spec.planning:
+        request = replace(request, plan=group.launch(spec.planning, request)[0])
+    launch = Launch(tuple(group.launch(MEASURE, request)))
     reached = launch.validation_accuracy
     assert reached is not None
     print(

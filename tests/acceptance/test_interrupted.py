@@ -61,6 +61,8 @@ def start(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setenv("PIDS", str(pids))
     monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))  # what is killed cannot clear up
     running: list[subprocess.Popen[str]] = []
+    # A shell's background job ignores Ctrl-C, and so would the sessions that it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def begin(*more: str) -> tuple[subprocess.Popen[str], list[int]]:
         session = subprocess.Popen(command(*more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -76,6 +78,7 @@ def start(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterato
     for session in running:
         session.kill()
         session.communicate()
+    signal.signal(signal.SIGINT, before)
 
 
 def await_end(pids: list[int]) -> None:
