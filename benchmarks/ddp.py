@@ -40,7 +40,8 @@ def theirs(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) 
     """One run under torchrun, with as many threads per rank and as calm a heap."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks.world_size}"]
     sizes = [f"--model={settings.model}", f"--batch-size={settings.batch_size}"]
-    environment = {**HEAP, **os.environ, "OMP_NUM_THREADS": str(ranks.threads), "GLOO_SOCKET_IFNAME": "lo"}
+    ours = {"OMP_NUM_THREADS": str(ranks.threads), "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**HEAP, **os.environ, **ours}
     answer = subprocess.run(
         [*command, str(SCRIPT), *sizes, f"--steps={steps}", f"--warmup={warmup}"],
         env=environment,

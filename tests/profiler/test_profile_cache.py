@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pytest_dnnbench.planner.profile_file import read_profile
-from pytest_dnnbench.rank.pipeline import profile_cache
+from pytest_dnnbench.rank.pipeline import profile_cache, profiler
 from pytest_dnnbench.rank.pipeline.profile_cache import cached_profile
 from pytest_dnnbench.rank.pipeline.profiler import Effort
 
@@ -16,6 +16,7 @@ MODEL = "tests.tiny_models:tiny"
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(profiler, "LEAST_CORE_SHARE", 0.0)  # other work does not disturb what is tested here
     return tmp_path / "pytest-dnnbench" / "profiles"
 
 
@@ -24,6 +25,16 @@ def test_the_second_call_reads_what_the_first_has_measured(cache: Path) -> None:
     (kept,) = cache.iterdir()
     assert kept.name.startswith("tests.tiny_models-tiny-28px-batch4-fp32-cpu-")
     assert cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK) == first == read_profile(kept)
+
+
+def test_a_profile_that_other_work_was_in_the_way_of_is_not_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK)
+    (kept,) = cache.iterdir()
+    kept.unlink()
+    assert profile.metadata["core_share"] > 0
+    monkeypatch.setattr(profiler, "LEAST_CORE_SHARE", float("inf"))
+    cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK)
+    assert list(cache.iterdir()) == []
 
 
 def test_another_shape_precision_or_thread_count_is_another_profile(cache: Path) -> None:

@@ -9,7 +9,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.profile_file import write_profile
 from pytest_dnnbench.rank.pipeline.profile_cache import cached_profile
-from pytest_dnnbench.rank.pipeline.profiler import Effort, is_trusted, parts_over_whole, profile_model
+from pytest_dnnbench.rank.pipeline.profiler import Effort, had_its_core, is_trusted, parts_over_whole, profile_model
 
 COSTLIEST = 5
 
@@ -51,6 +51,8 @@ def summary(profile: Profile) -> str:
     ]
     if not is_trusted(profile):
         lines.insert(3, "parts and whole disagree: is the machine busy? Profile again, with more --repetitions")
+    if not had_its_core(profile):
+        lines.insert(3, f"other work was in the way: this process had a core for {facts['core_share']:.0%} of the time")
     costliest = sorted(profile.nodes, key=lambda node: -(node.forward_s + node.backward_s))[:COSTLIEST]
     lines += [
         f"  {node.forward_s * 1e3:8.3f} ms forward {node.backward_s * 1e3:8.3f} ms backward  {node.id}"

@@ -21,7 +21,7 @@ from pytest_dnnbench.planner.profile_file import read_profile, write_profile
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.conditions import environment, usable_device
 from pytest_dnnbench.rank.pipeline.graph import trace
-from pytest_dnnbench.rank.pipeline.profiler import TRACED_IMAGES, Effort, fingerprint, profile_model
+from pytest_dnnbench.rank.pipeline.profiler import TRACED_IMAGES, Effort, fingerprint, had_its_core, profile_model
 
 
 def cache_directory() -> Path:
@@ -42,7 +42,8 @@ def cached_profile(
 ) -> Profile:
     """The kept profile of exactly this, or else a new one, which is then kept. Arguments as of `profile_model`.
 
-    A file that cannot be read is measured anew and replaced; a directory that cannot be written, a warning.
+    A file that cannot be read is measured anew and replaced; a directory that cannot be written, a warning. A profile
+    taken while other work was in the way is not kept: it serves this once.
     """
     place = usable_device(device)
     wanted = {
@@ -60,7 +61,8 @@ def cached_profile(
         kept.require(**wanted)
     except ProfileError:
         kept = profile_model(model, image_size, batch_size, precision, device, threads=threads, effort=effort)
-        _keep(kept, path)
+        if had_its_core(kept):
+            _keep(kept, path)
     return kept
 
 

@@ -9,6 +9,7 @@ Not here: the graph (graph.py), how a pass is marked (marked_pass.py), kept prof
 
 import hashlib
 import statistics
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,9 @@ TRACED_IMAGES = 2
 
 SUM_TOLERANCE = 0.15
 """How far the sum of the parts may be from the whole before the profile is in doubt."""
+
+LEAST_CORE_SHARE = 0.9
+"""Of the time that a profile took, the part in which this process had a core, below which others were in its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +90,20 @@ def profile_module(
     """The profile of any module that takes this batch of images and returns one tensor; both on one device.
 
     The module's gradients are cleared and its running statistics move, as in training. `metadata` is added to
-    what is always written: precision, device, environment, graph, whole_s and the samples it is the median of.
+    what is always written: precision, device, environment, graph, whole_s and the samples it is the median of, and
+    on a CPU core_share, the processor time over the time that it took.
     """
     effort = effort or Effort()
     graph = trace(model, images[:TRACED_IMAGES])
     samples = _Samples()
+    began, used = time.perf_counter(), time.process_time()
     with compute_threads(threads), matmul_precision(precision), no_collector():
         for repetition in range(effort.warmup + effort.repetitions):
             whole_s = whole_pass(model.train(), images, stopwatch(images.device), precision)
             parts = MarkedPass(graph, images, stopwatch(images.device), precision).run()
             if repetition >= effort.warmup:
                 samples.add(whole_s, parts)
+    core_share = (time.process_time() - used) / (time.perf_counter() - began)
     model.zero_grad(set_to_none=True)
     return Profile(
         tuple(_node(graph, name, samples, owned) for name, owned in _parameter_bytes(graph).items()),
@@ -110,6 +117,7 @@ def profile_module(
             "whole_s": statistics.median(samples.whole_s),
             "whole_samples_s": samples.whole_s,
             "warmup": effort.warmup,
+            **({"core_share": core_share} if images.device.type == "cpu" else {}),
         },
     )
 
@@ -123,6 +131,11 @@ def is_trusted(profile: Profile) -> bool:
     """Whether parts and whole agree within SUM_TOLERANCE. If not, the machine was probably busy with other work:
     short operators slip through between its interruptions, the whole does not."""
     return abs(parts_over_whole(profile) - 1) <= SUM_TOLERANCE
+
+
+def had_its_core(profile: Profile) -> bool:
+    """Whether no other work was in the way; on a GPU that is not known here, and not doubted."""
+    return float(profile.metadata.get("core_share", 1.0)) >= LEAST_CORE_SHARE
 
 
 def fingerprint(graph: OperatorGraph) -> str:
