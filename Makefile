@@ -13,7 +13,7 @@ faults: .venv/.horovod
 # Two stages are forced: between two ranks of one machine the planner would often choose pure data parallelism.
 bench: .venv/.horovod
 	@mkdir -p .benchmarks
-	$(BIN)/pytest bench_cases --gpus 2 --dnn-frameworks all --dnn-stages 2 --dnn-models $(MODELS) --dnn-steps 8 --dnn-launches 5 \
+	$(BIN)/pytest bench_cases --gpus 2 --dnn-frameworks all --dnn-stages 2 --dnn-models $(MODELS) --dnn-steps 8 \
 	    --benchmark-columns=median,iqr,rounds --benchmark-sort=name --benchmark-autosave \
 	    --benchmark-json .benchmarks/bench.json --dnn-report .benchmarks/report
 

@@ -49,6 +49,7 @@ def main() -> None:
         images_done = settings.batch_size * settings.steps * dist.get_world_size()
         print(json.dumps({"img_s": images_done / float(wall), "first_step_at_s": first}))
     dist.barrier()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
