@@ -6,6 +6,7 @@ Prints one JSON line on rank 0: images per second of the job, and when the first
 import argparse
 import json
 import os
+import sys
 import time
 
 import torch
@@ -49,7 +50,8 @@ def main() -> None:
         images_done = settings.batch_size * settings.steps * dist.get_world_size()
         print(json.dumps({"img_s": images_done / float(wall), "first_step_at_s": first}))
     dist.barrier()
-    dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # taking gloo's group down has been seen to hang, and leaving it to Python to abort
 
 
 if __name__ == "__main__":

@@ -173,8 +173,8 @@ class StoredRuns:
         sessions = []
         for run, record in found:
             if metric in record.metrics:
-                if values := record.launches(metric).undisturbed:
-                    sessions.append(list(values))
+                if values := record.undisturbed(metric):
+                    sessions.append(values)
                 elif record.disturbed:
                     self._disturbed.setdefault(run.path.name, set()).add(name)
         return sessions
@@ -265,7 +265,7 @@ def _histories(runs: Sequence[SavedRun], names: Sequence[str], metric: str) -> l
     histories = []
     for name in names:
         records = [run.cases[name] for run in runs if name in run.cases and _fit(run, run.cases[name])]
-        every = [list(record.launches(metric).undisturbed) for record in records if metric in record.metrics]
+        every = [record.undisturbed(metric) for record in records if metric in record.metrics]
         histories.append([launches for launches in every if launches])
     return [sessions for sessions in histories if sessions and _positive(sessions)]
 

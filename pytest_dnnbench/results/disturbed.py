@@ -5,7 +5,8 @@ was in any case. Raw data stay complete: what is left out here is left out of ve
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from pytest_dnnbench.metrics import METRICS
 
@@ -15,11 +16,10 @@ Reasons = Sequence[str | None]
 FEWEST = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Launches:
+class Launches(msgspec.Struct, frozen=True, gc=False):
     """One metric of one case: the value of each launch, and why it was disturbed, or None.
 
-    `reasons` is empty where none was, and where a disturbance changes nothing.
+    `reasons` is empty where none was, and where a disturbance changes nothing. A struct, for a storage holds many.
     """
 
     values: tuple[float, ...]
@@ -60,9 +60,10 @@ class Launches:
 
 def launches_of(metric: str, values: Sequence[float], reasons: Reasons = ()) -> Launches:
     """The launches of a metric; `reasons` are dropped for one that no disturbance changes."""
+    if not any(reasons):
+        return Launches(tuple(values))
     known = METRICS.get(metric)
-    counts = known is not None and known.timed and any(reason is not None for reason in reasons)
-    return Launches(tuple(values), tuple(reasons) if counts else ())
+    return Launches(tuple(values), tuple(reasons) if known is not None and known.timed else ())
 
 
 def either(ours: Reasons, theirs: Reasons) -> list[str | None]:
