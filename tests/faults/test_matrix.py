@@ -18,6 +18,7 @@ PART = (
     ("SIGKILL", "timed steps", "ddp"),
     ("SIGSTOP", "report", "pipedream"),
     ("skipped collective", "build", "ddp"),
+    ("SIGSTOP", "timed steps", "horovod"),
     ("skipped collective", "warm-up", "horovod"),
     ("out of memory", "group", "pipedream"),
     ("out of memory", "timed steps", "single"),

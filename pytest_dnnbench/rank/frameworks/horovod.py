@@ -5,6 +5,7 @@ Not here: the rendezvous that its ranks meet through (controller/horovod_rendezv
 """
 
 import importlib.metadata
+import math
 import os
 from typing import Any
 
@@ -46,7 +47,8 @@ class HorovodWorker(DataParallelWorker):
 
     def connect(self) -> None:
         """Joins Horovod's group. Its core reads its settings from the environment when it starts."""
-        os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(max(1, int(self.place.timeout_s)))
+        # Rounded up: a rank that gives up before the launch's time-out would be blamed for the one it waits for.
+        os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(math.ceil(self.place.timeout_s))
         for name, value in self._core_settings().items():
             os.environ[name] = value
         hvd.init()
