@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import torch
+import torch.distributed as dist
 
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 
@@ -39,8 +40,11 @@ def die_in_the_middle(runtime: Runtime, rank: int, how: str) -> None:
 
 def outlive_a_peer(runtime: Runtime) -> str:
     """Rank 1 leaves without a word; rank 0 says what it saw, and how many threads keep it from ending."""
+    connected = torch.zeros(1)
     if runtime.rank == 1:
+        dist.recv(connected, 0)
         os._exit(0)
+    dist.send(connected, 1)
     start = time.monotonic()
     try:
         order(runtime, 20)

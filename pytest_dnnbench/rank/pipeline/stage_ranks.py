@@ -10,7 +10,7 @@ from torch import nn
 
 from pytest_dnnbench.messages import PipelineRequest, Place, StageReport
 from pytest_dnnbench.planner.schedule import Layout, Schedule
-from pytest_dnnbench.rank import group
+from pytest_dnnbench.rank import group, phases
 from pytest_dnnbench.rank.entry import resolve
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.assembly import assemble
@@ -57,6 +57,7 @@ def call(place: Place, request: PipelineRequest, target: tuple[str, str, str | N
     function: Callable[..., Any] = resolve(target)
     with group.membership(place):
         runtime = assemble(place, schedule_of(request), stages_of(request), optimiser_of(request))
+        phases.enter("program")
         result = function(runtime, *arguments)
         runtime.close()
     return result
