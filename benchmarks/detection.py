@@ -7,8 +7,12 @@ import numpy as np
 from scipy.stats import mannwhitneyu
 
 from benchmarks.simulated_sessions import Array, World
-from pytest_dnnbench.results.decision import confirm, decide
+from pytest_dnnbench.metrics import YARDSTICK
+from pytest_dnnbench.results.baseline import CaseBaseline
+from pytest_dnnbench.results.decision import Decision, confirm, decide
 from pytest_dnnbench.results.design import MOST_LAUNCHES, alpha_per_test, launches_for
+from pytest_dnnbench.results.disturbed import Launches
+from pytest_dnnbench.results.machine import machine_change
 from pytest_dnnbench.results.noise import TIME, Noise, Prior, learn
 from pytest_dnnbench.results.suite_noise import pool
 
@@ -63,9 +67,10 @@ def try_out(setting: Setting, sessions: int, seed: int, others: bool = False) ->
     rng, tally = np.random.default_rng(seed), Tally()
     earlier = setting.calibration + setting.stored
     for _ in range(sessions):
-        values = setting.world.sessions(rng, earlier + 1, max(setting.stored_launches, 2 * MOST_LAUNCHES))
+        values, yardsticks = setting.world.sessions(rng, earlier + 1, max(setting.stored_launches, 2 * MOST_LAUNCHES))
         past, now = values[:-1, :, : setting.stored_launches], values[-1] / (1 + setting.slowdown)
-        chosen = _ours(setting, past.transpose(1, 0, 2).tolist(), now.tolist(), tally)
+        machine = Machine(yardsticks[:-1, :, : setting.stored_launches], yardsticks[-1])
+        chosen = _ours(setting, past.transpose(1, 0, 2).tolist(), now.tolist(), tally, machine)
         tally.sessions += 1
         tally.cases += setting.world.cases
         if others:
@@ -75,21 +80,40 @@ def try_out(setting: Setting, sessions: int, seed: int, others: bool = False) ->
     return tally
 
 
-def _ours(setting: Setting, past: list[list[list[float]]], now: list[list[float]], tally: Tally) -> list[int]:
+@dataclass(frozen=True)
+class Machine:
+    """The yardstick of stored sessions, sessions x cases x launches, and of the one at hand, cases x launches."""
+
+    past: Array
+    now: Array
+
+    def explains(self, case: int, count: int, decision: Decision) -> bool:
+        """Whether a change of this case, of so many launches, is the machine's."""
+        measured = {YARDSTICK: Launches(tuple(self.now[case, :count].tolist()))}
+        found = CaseBaseline("", None, len(self.past), {YARDSTICK: self.past[:, case].tolist()})
+        change = machine_change(measured, None, found)
+        return change is not None and change.explains("throughput_img_s", decision)
+
+
+def _ours(
+    setting: Setting, past: list[list[list[float]]], now: list[list[float]], tally: Tally, machine: Machine
+) -> list[int]:
     """Calls every case of one session; the launches that each was measured with."""
     alpha = alpha_per_test(SESSION_ALPHA, setting.world.cases)
     prior = pool(past) if setting.pooled else TIME
-    calls, counts = [], []
-    for sessions, values in zip(past, now, strict=True):
+    calls, alone, counts = [], [], []
+    for case, (sessions, values) in enumerate(zip(past, now, strict=True)):
         noise = learn(sessions, prior) if setting.calibration else None
         history = sessions[setting.calibration :]
         count = setting.launches or _chosen(noise or learn(sessions, prior), history, alpha)
-        status, suspect = _called(values, history, count, alpha, noise, prior)
-        calls.append(status == "regressed")
+        found, suspect = _called(values, history, count, alpha, noise, prior)
+        alone.append(found.status == "regressed")
+        calls.append(alone[-1] and not machine.explains(case, 2 * count, found))
         counts.append(count)
         tally.suspects += suspect
     tally.launches += sum(counts)
     tally.add("ours", calls)
+    tally.add("no yardstick", alone)
     return counts
 
 
@@ -100,13 +124,13 @@ def _chosen(noise: Noise, history: list[list[float]], alpha: float) -> int:
 
 def _called(
     values: list[float], history: list[list[float]], count: int, alpha: float, noise: Noise | None, prior: Prior
-) -> tuple[str, bool]:
+) -> tuple[Decision, bool]:
     first, again = values[:count], values[count : 2 * count]
     found = decide(first, history, better="higher", limit=LIMIT, alpha=alpha, noise=noise, prior=prior)
     if not found.suspect:
-        return found.status, False
+        return found, False
     last = confirm(first, again, history, better="higher", limit=LIMIT, alpha=alpha, noise=noise, prior=prior)
-    return last.status, True
+    return last, True
 
 
 def _other_rules(before: Array, after: Array, tally: Tally) -> None:

@@ -5,7 +5,8 @@
 False alarms: A/A sessions of 36 cases; the share of sessions in which any case failed, at most 1% wanted. Power: the
 share of slowed cases that failed. Both with three launches and with those that the tool chose, marked with a star;
 `again` is how many cases of a session were measured a second time. On the rough machine, sessions differ as much as
-launches do and all cases drift by 1% from one to the next: shown, without a mark to meet.
+launches do and all cases drift by 1% from one to the next: shown, without a mark to meet. Slow days: one session in ten
+is on a machine a third slower. `no yardstick` is our rule without what the yardstick explains.
 
 `median:5%` is pytest-benchmark's --benchmark-compare-fail; Mann-Whitney is one-sided at 0.05 on all steps; asv calls a
 change when the medians' ratio passes 1.1 and its two-sided Mann-Whitney on all samples is under 0.002. These compare
@@ -19,9 +20,9 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 
 from benchmarks.detection import Setting, Tally, try_out
-from benchmarks.simulated_sessions import quiet, rough, suite
+from benchmarks.simulated_sessions import quiet, rough, shared, suite
 
-RULES = ("ours", "median:5%", "Mann-Whitney", "asv")
+RULES = ("ours", "no yardstick", "median:5%", "Mann-Whitney", "asv")
 CHUNK = 50
 POWER_SESSIONS = 100
 ROUGH = "rough machine"
@@ -32,15 +33,17 @@ FALSE_ALARMS = [
     Setting("suite, noise learnt before", suite(), 1, 3, stored_launches=3, calibration=10),
     Setting("suite, each case by itself", suite(), 5, 3, stored_launches=3, pooled=False),
     *(Setting(ROUGH, rough(), stored, 3, stored_launches=3) for stored in (1, 5, 20)),
+    *(Setting("slow days", shared(), stored, 3, stored_launches=3) for stored in (1, 2, 5, 20)),
 ]
 POWER = [
     *(Setting("1% noise, slowed 5%", quiet(), stored, None, slowdown=0.05) for stored in (1, 2, 3, 5, 10, 20)),
     Setting("1% noise, slowed 5%, learnt before", quiet(), 1, None, calibration=10, slowdown=0.05),
     Setting("1% noise, slowed 20%", quiet(), 1, None, slowdown=0.2),
     *(Setting(f"1% noise, slowed {slow:.0%}", quiet(), 5, None, slowdown=slow) for slow in (0.03, 0.1, 0.2)),
+    Setting("slow days, slowed 20%", shared(), 5, None, slowdown=0.2),
     *(Setting(f"suite, slowed {slow:.0%}", suite(), 5, None, slowdown=slow) for slow in (0.05, 0.1, 0.2)),
 ]
-# The rows that must hold: enough is stored to know the noise.
+# The rows that must hold: enough is stored to know the noise between sessions.
 SURE = 5
 
 
@@ -62,7 +65,7 @@ def main() -> int:
         for setting in POWER:
             tally = _run(workers, setting, POWER_SESSIONS)
             rates = {rule: tally.called[rule] / tally.cases for rule in RULES}
-            known = setting.calibration + setting.stored >= SURE
+            known = setting.stored >= SURE
             missed += rates["ours"] < 0.95 and known and setting.name.startswith("1% noise, slowed 5%")
             print(_row(setting, tally, rates), flush=True)
     return int(missed > 0)

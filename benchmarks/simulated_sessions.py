@@ -5,7 +5,8 @@ A value is the relative throughput of one launch, 1.0 without noise. On its loga
     launch     independent, of the case's own standard deviation; one case of Student's distribution with 3 degrees of
                freedom, one in which a launch in ten is 30% slower
     session    independent per case and session: 0.3 of the case's launch noise
-    drift      shared by all cases: the machine's level walks from session to session and slopes within one
+    drift      shared by all cases: the machine's level walks from session to session and slopes within one, and it may
+               be slower for a whole session; the yardstick sees it too, with noise of its own
 
 and on its steps, independent noise of the case's launches.
 """
@@ -22,20 +23,25 @@ SLOW_LAUNCH = -np.log(1.3)
 
 @dataclass(frozen=True)
 class World:
-    """A machine and its cases: relative standard deviations."""
+    """A machine and its cases: relative standard deviations. In a share `slow_days` of sessions the machine is slower
+    by `slow_machine`; the cases feel `felt` times what the yardstick does."""
 
     launch_sd: Array
     session_share: float = 0.3
     walk_sd: float = 0.003
     slope_sd: float = 0.005
     odd_cases: bool = True
+    yardstick_sd: float = 0.025
+    slow_days: float = 0.0
+    slow_machine: float = 0.0
+    felt: float = 1.0
 
     @property
     def cases(self) -> int:
         return len(self.launch_sd)
 
-    def sessions(self, rng: np.random.Generator, sessions: int, launches: int) -> Array:
-        """Values of sessions that follow each other: sessions x cases x launches."""
+    def sessions(self, rng: np.random.Generator, sessions: int, launches: int) -> tuple[Array, Array]:
+        """Values of sessions that follow each other, sessions x cases x launches, and of the yardstick beside them."""
         logs = rng.standard_normal((sessions, self.cases, launches))
         if self.odd_cases:
             logs[:, -1] = rng.standard_t(3, (sessions, launches)) / np.sqrt(3)
@@ -43,9 +49,11 @@ class World:
         if self.odd_cases:
             logs[:, -2] += SLOW_LAUNCH * (rng.random((sessions, launches)) < 0.1)
         logs += rng.standard_normal((sessions, self.cases, 1)) * self.launch_sd[:, None] * self.session_share
-        logs += np.cumsum(rng.standard_normal(sessions) * self.walk_sd)[:, None, None]
-        logs += rng.standard_normal((sessions, 1, 1)) * self.slope_sd * np.linspace(-0.5, 0.5, launches)
-        return np.exp(logs)
+        drift = np.cumsum(rng.standard_normal(sessions) * self.walk_sd)[:, None, None]
+        drift = drift + rng.standard_normal((sessions, 1, 1)) * self.slope_sd * np.linspace(-0.5, 0.5, launches)
+        drift = drift - self.slow_machine * (rng.random((sessions, 1, 1)) < self.slow_days)
+        yardsticks = rng.standard_normal(logs.shape) * self.yardstick_sd - drift
+        return np.exp(logs + self.felt * drift), np.exp(yardsticks)
 
     def steps(self, rng: np.random.Generator, values: Array, steps: int) -> Array:
         """Step times of each of these launches: sessions x cases x (launches x steps)."""
@@ -63,6 +71,11 @@ def suite(cases: int = 36) -> World:
 def rough(cases: int = 36) -> World:
     """The suite on a machine that it does not have to itself: its sessions differ as much as its launches."""
     return replace(suite(cases), session_share=1.0, walk_sd=0.01, slope_sd=0.01)
+
+
+def shared(cases: int = 36) -> World:
+    """The suite on a machine that is a third slower in one session of ten, and on which cases lose half of it more."""
+    return replace(suite(cases), slow_days=0.1, slow_machine=float(np.log(1.33)), felt=1.5)
 
 
 def quiet(launch_sd: float = 0.01, cases: int = 36) -> World:

@@ -72,6 +72,7 @@ class DnnBench:
         steps, warmup = (1, 0) if smoke else (settings.steps, settings.warmup)
         run = prepare_run(case, shop.catalog, ranks, shop.machine, steps=steps, warmup=warmup, data=shop.data())
         run.parallel = shop.sites.side_by_side
+        run.yardstick = None if smoke else shop.yardstick()
         if shop.keeper:
             shop.keeper.restore(self._item.nodeid, run)
         shop.runs[self._item.nodeid] = run

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.metrics import YARDSTICK
 from pytest_dnnbench.options import Settings
 from pytest_dnnbench.parallel import is_worker
 
@@ -181,7 +182,8 @@ class Gate:
         from pytest_dnnbench.results.record import launches_in
 
         metrics = record["metrics"]
-        first = {name: launches_in(record, name) for name in limits}
+        looked_at = [*limits, *([] if self._settings.compare_across else {YARDSTICK} & set(metrics) - set(limits))]
+        first = {name: launches_in(record, name) for name in looked_at}
         better = {name: metrics[name]["better"] for name in limits}
         alpha = alpha_per_test(self._settings.false_alarms, _tests(item, limits))
         judged = judge(first, better, found, limits, alpha)
@@ -190,7 +192,7 @@ class Gate:
             looked = judged.verdict["metrics"]
             values, reasons = again(confirm)
             values = _with_ratios(values, record)
-            fresh = {name: launches_of(name, values[name], reasons) for name in limits if name in values}
+            fresh = {name: launches_of(name, values[name], reasons) for name in looked_at if name in values}
             judged = judge(first, better, found, limits, alpha, fresh)
             confirmation = {"launches": confirm, "per_launch": values, "disturbed": reasons, "first": looked}
             judged.verdict["confirmation"] = confirmation

@@ -83,6 +83,13 @@ class Workshop:
             sites=self.sites,
         )
 
+    def yardstick(self) -> Ranks | None:
+        """Where the machine's own speed is measured; None with GPUs, whose clocks NVML tells."""
+        if self.machine.kind == "cuda":
+            return None
+        threads, timeout_s = self.sites.threads(1), self.settings.timeout
+        return Ranks(self.server, ["cpu"], threads=threads, timeout_s=timeout_s, sites=self.sites)
+
     def data(self) -> MnistFiles | None:
         """The MNIST files of the session, checked once, fetched if asked for; None for synthetic data."""
         settings = self.settings

@@ -3,7 +3,7 @@
 FAKE_LEVELS maps a framework to its speed in percent of normal; FAKE_AGAIN does for launches that confirm;
 FAKE_DISTURBED says which launches of a framework are disturbed, and how fast they are then: {"ddp": {"0": 50}}.
 FAKE_MEMORY_MIB is the peak of each rank; FAKE_OWN_MS maps a framework to what each rank does on its own in a step.
-FAKE_NOISE multiplies the noise.
+FAKE_NOISE multiplies the noise. FAKE_MACHINE is the speed of the machine's yardstick in percent of normal.
 """
 
 import itertools
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.run import CaseRun
 from pytest_dnnbench.messages import RankReport
+from pytest_dnnbench.metrics import YARDSTICK
 from pytest_dnnbench.results.measurement import Launch
 
 # Of launch after launch, in parts of a thousand: 0.1% noise that repeats.
@@ -44,7 +45,11 @@ def install(launches: int) -> None:
         reports = [
             _report(rank, step, self.request.steps, case.batch_size * case.gpus, own_ms) for rank in range(case.gpus)
         ]
-        made = Launch(tuple(reports), {"disturbed": "other processes used 1.0 of 2 cores" if disturbed else None})
+        conditions = {
+            "disturbed": "other processes used 1.0 of 2 cores" if disturbed else None,
+            YARDSTICK: 0.2 / float(os.environ.get("FAKE_MACHINE", "100")),
+        }
+        made = Launch(tuple(reports), conditions)
         self.launches.append(made)
         return made
 

@@ -13,11 +13,13 @@ from pytest_dnnbench.controller.devices import Machine
 from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.messages import RankReport, RunRequest
+from pytest_dnnbench.metrics import YARDSTICK
 from pytest_dnnbench.mnist import MnistFiles
 from pytest_dnnbench.results.measurement import Launch, Measurement, agree, same_model
 
 PROVE = "pytest_dnnbench.rank.session:prove"
 MEASURE = "pytest_dnnbench.rank.session:measure"
+MEASURE_MACHINE = "pytest_dnnbench.rank.yardstick:measure"
 
 ATTEMPTS = 3
 """Launches that are made for one in which the machine is not suspended."""
@@ -30,7 +32,8 @@ ASLEEP_S = 0.01
 class CaseRun:
     """A case on its way: planned and proven once, then launched as often as asked, each time in fresh ranks.
 
-    `planning` is run on ranks before the proof; its answer travels in the request of proof and launches.
+    `planning` is run on ranks before the proof; its answer travels in the request of proof and launches. `yardstick`
+    is where the machine's own speed is measured after each launch; None: it is not.
     """
 
     request: RunRequest
@@ -40,6 +43,7 @@ class CaseRun:
     planning: str | None = None
     packages: tuple[str, ...] = ()
     parallel: bool = False
+    yardstick: Ranks | None = None
     correctness: dict[str, object] = field(default_factory=dict)
     launches: list[Launch] = field(default_factory=list)
 
@@ -55,6 +59,8 @@ class CaseRun:
         conditions = dict(self.ranks.site.conditions)
         if discarded:
             conditions["discarded_as_suspended"] = discarded
+        if self.yardstick:
+            conditions[YARDSTICK] = self.yardstick.launch(MEASURE_MACHINE)[0]
         launch = Launch(tuple(reports), conditions)
         self.launches.append(launch)
         return launch

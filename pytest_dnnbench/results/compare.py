@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from pytest_dnnbench.metrics import YARDSTICK
 from pytest_dnnbench.results.baseline import Baseline
 from pytest_dnnbench.results.comparability import facts
 from pytest_dnnbench.results.design import alpha_per_test
@@ -80,7 +81,7 @@ def compare(
     tests = sum(len(limits) for _, _, limits in found.values())
     alpha = alpha_per_test(false_alarms, tests)
     verdicts = {
-        name: judge(*_figures(record), stored, limits, alpha).verdict
+        name: judge(*_figures(record, across), stored, limits, alpha).verdict
         for name, (record, stored, limits) in found.items()
     }
     old = set(baseline.names())
@@ -94,8 +95,9 @@ def compare(
     )
 
 
-def _figures(record: SavedRecord) -> tuple[dict[str, Launches], dict[str, str]]:
-    launches = {metric: record.launches(metric) for metric in record.metrics}
+def _figures(record: SavedRecord, across: Collection[str]) -> tuple[dict[str, Launches], dict[str, str]]:
+    """Across a difference the yardstick tells nothing: it may be that difference's own."""
+    launches = {metric: record.launches(metric) for metric in record.metrics if not (across and metric == YARDSTICK)}
     return launches, {metric: one.better for metric, one in record.metrics.items()}
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from pytest_dnnbench.errors import DataError, UsageError
-from pytest_dnnbench.metrics import METRICS
+from pytest_dnnbench.metrics import METRICS, YARDSTICK
 from pytest_dnnbench.results.baseline import CaseBaseline, Incomparable, disturbed_text
 from pytest_dnnbench.results.comparability import Facts, differences, facts
 from pytest_dnnbench.results.json_text import check_json, read_bytes, write_whole
@@ -229,8 +229,8 @@ def _updated(old: GoldenCase | None, record: SavedRecord, saved: str, *, restart
         gated = METRICS.get(name) is not None and METRICS[name].tolerance is not None
         positive = all(value > 0 for session in sessions for value in session)
         limit = before.limit if before else _own_limit(record, name)
-        noise = learn(sessions, prior_of(name)) if (gated or limit) and positive else None
-        if gated or limit or name in ("speedup", "scaling_efficiency"):
+        noise = learn(sessions, prior_of(name)) if (gated or limit or name == YARDSTICK) and positive else None
+        if gated or limit or name in ("speedup", "scaling_efficiency", YARDSTICK):
             metrics[name] = GoldenMetric(sessions, limit, noise)
     return GoldenCase({}, metrics, saved)
 

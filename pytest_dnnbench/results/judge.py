@@ -5,12 +5,14 @@ Pure: from a record, its baseline and its limits to plain data for the record (d
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from pytest_dnnbench.results.baseline import CaseBaseline, Incomparable
 from pytest_dnnbench.results.decision import Decision, confirm, confirm_bound, decide, decide_bound
 from pytest_dnnbench.results.disturbed import Launches
 from pytest_dnnbench.results.limits import Limit, resolve
+from pytest_dnnbench.results.machine import MachineChange, machine_change
 from pytest_dnnbench.results.noise import prior_of
 
 VerdictData = dict[str, Any]
@@ -19,6 +21,7 @@ Measured = Mapping[str, Launches]
 
 # A case is the first of these that one of its metrics is.
 _WORST_FIRST = ("regressed", "noisy", "improved", "ok", "no-baseline")
+_CHANGED = ("regressed", "improved")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,14 @@ def judge(
     """`measured` are the launches of this session per metric; `again` the fresh ones of a confirmation, after which
     nothing is suspect any more. `alpha` is the false-alarm rate of one test.
 
-    Disturbed launches are left out where enough others are there. Where not, no difference is believed: it may be
-    measured again, but the metric is noisy at worst.
+    Disturbed launches are left out where enough others are there. Where not, or where the machine itself has changed by
+    enough to explain it, no difference is believed: it may be measured again, but the metric is noisy at worst.
     """
+
+    @cache
+    def machine() -> MachineChange | None:
+        return machine_change(measured, again, found)
+
     metrics: dict[str, VerdictData] = {}
     suspects = []
     for metric, limit in limits.items():
@@ -70,10 +78,14 @@ def judge(
                 suspects.append(metric)
             everything = measured[metric].followed_by(fresh) if fresh else measured[metric]
             believed = _believed(measured[metric], fresh)
-            if not believed:
-                decisions = [(_doubted(decision), source) for decision, source in decisions]
-            worst = min(decisions, key=lambda one: _WORST_FIRST.index(one[0].status))
-            metrics[metric] = _entry(*worst) | {
+            changed = machine() if any(one.status in _CHANGED for one, _ in decisions) else None
+            decisions = [
+                (one if believed and not (changed and changed.explains(metric, one)) else _doubted(one), source)
+                for one, source in decisions
+            ]
+            decision, source = min(decisions, key=lambda one: _WORST_FIRST.index(one[0].status))
+            metrics[metric] = _entry(decision, source) | {
+                "machine": changed.entry(metric, decision) if changed else None,
                 "disturbance": everything.disturbance,
                 "left_out": len(everything.values) - len(everything.undisturbed) if believed else 0,
             }
@@ -86,8 +98,8 @@ def _believed(first: Launches, fresh: Launches | None) -> bool:
 
 
 def _doubted(decision: Decision) -> Decision:
-    """Of launches of which too many were disturbed: more of the same would settle nothing."""
-    status = "noisy" if decision.status in ("regressed", "improved") else decision.status
+    """Of a difference that is not believed: more launches of the same kind would settle nothing."""
+    status = "noisy" if decision.status in _CHANGED else decision.status
     return replace(decision, status=status, launches_needed=None)
 
 

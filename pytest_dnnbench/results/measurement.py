@@ -9,6 +9,7 @@ from typing import Any
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, RankReport
+from pytest_dnnbench.metrics import YARDSTICK
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ class Measurement:
             said = [launch.own(name) for launch in launches]
             per_rank = [statistics.median(ranks) for ranks in zip(*said, strict=True)]
             found[name] = ([statistics.fmean(ranks) for ranks in said], per_rank)
+        if all(YARDSTICK in launch.conditions for launch in launches):
+            found[YARDSTICK] = ([launch.conditions[YARDSTICK] for launch in launches], [])
         if self.case.phase == "train" and all(launch.loss for launch in launches):
             found["loss"] = ([launch.loss[-1] for launch in launches], [])
         accuracies = [launch.validation_accuracy for launch in launches]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_dnnbench.metrics import METRICS
+from pytest_dnnbench.metrics import METRICS, YARDSTICK
 from pytest_dnnbench.results.record import Record
 from pytest_dnnbench.results.straggler import straggler_of
 
@@ -44,7 +44,8 @@ def metric_lines(metric: str, entry: Mapping[str, Any]) -> list[str]:
         judged.append(f"limit from {entry['source']}")
     judged.append(f"{_sure(entry['confidence'])} sure")
     disturbed = [f"    {entry['disturbance']}, left out"] if entry.get("left_out") else []
-    return [compared, "    " + ", ".join(judged), *disturbed]
+    machine = [f"    {_machine(entry)}, which does not explain it"] if entry.get("machine") else []
+    return [compared, "    " + ", ".join(judged), *disturbed, *machine]
 
 
 def slow_rank(record: Record) -> str | None:
@@ -73,8 +74,18 @@ def _settle(entry: Mapping[str, Any]) -> str:
     """What would turn "noisy" into another word."""
     if entry.get("disturbance") and not entry.get("left_out"):
         return f"{entry['disturbance']}: measure again when the devices are free"
+    if (entry.get("machine") or {}).get("explains"):
+        return f"{_machine(entry)}: measure again when it is as it was, or make a new baseline"
     needed = entry.get("launches_needed")
     return f"--dnn-launches {needed} would settle it" if needed else "no number of launches up to 100 settles it"
+
+
+def _machine(entry: Mapping[str, Any]) -> str:
+    """By how much the machine itself has changed."""
+    machine = entry["machine"]
+    before, now = (figure(YARDSTICK, machine[when]) for when in ("baseline_s", "now_s"))
+    pace = f"{abs(machine['speed']):.1%} {'slower' if machine['speed'] < 0 else 'faster'}"
+    return f"the machine itself is {pace} than for the baseline (yardstick {before}, now {now})"
 
 
 def figure(metric: str, value: float) -> str:

@@ -108,6 +108,21 @@ def test_a_regressed_session_is_never_the_next_baseline_unless_accepted(stored: 
     stored("--dnn-baseline=latest", **slow).assert_outcomes(passed=3, deselected=3)
 
 
+def test_on_a_slower_machine_only_the_case_that_lost_far_more_fails(stored: Any, pytester: pytest.Pytester) -> None:
+    slower = {"FAKE_LEVELS": {"single": 50, "ddp": 78}, "FAKE_MACHINE": "80"}
+    result = stored("--dnn-baseline=latest", "--benchmark-save=today", **slower)
+    result.assert_outcomes(passed=2, failed=1, deselected=3)
+    machine = "the machine itself is 20.0% slower than for the baseline (yardstick 2 ms, now 2.5 ms)"
+    result.stdout.fnmatch_lines(
+        [f"    {machine}, which does not explain it", f"noisy: *ddp*: {machine}: measure again *"]
+    )
+    verdicts = {name: one["verdict"] for name, one in records(saved(pytester, 4)).items()}
+    assert [one["status"] for one in verdicts.values()] == ["regressed", "noisy", "noisy"]
+    assert verdicts[TRAIN.format("ddp", 2)]["metrics"]["throughput_img_s"]["machine"]["explains"] is True
+    result = stored("--dnn-baseline=latest", "--dnn-compare-across=driver", **slower)
+    result.assert_outcomes(failed=3, deselected=3)
+
+
 def test_a_slow_moment_that_does_not_repeat_fails_nothing(stored: Any, pytester: pytest.Pytester) -> None:
     once = {"FAKE_LEVELS": {"single": 80}, "FAKE_AGAIN": {"single": 100}}
     stored("--dnn-baseline=latest", "--dnn-confirm=0", **once).assert_outcomes(passed=2, failed=1, deselected=3)

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.detection import Setting, try_out
-from benchmarks.simulated_sessions import World, quiet, suite
+from benchmarks.simulated_sessions import World, quiet, shared, suite
 
 SESSIONS = 200
 
@@ -40,7 +40,13 @@ def test_other_rules_cry_wolf_on_the_same_samples() -> None:
     assert min(tally.alarmed[rule] for rule in ("median:5%", "Mann-Whitney")) > 10
 
 
-def test_a_slow_machine_alone_is_no_regression() -> None:
+def test_a_machine_that_is_slow_for_a_session_gives_no_false_alarm_for_its_yardstick_explains_it() -> None:
+    tally = try_out(Setting("slow days", shared(), 5, 3, stored_launches=3), SESSIONS, seed=0)
+    assert tally.alarmed["ours"] <= 0.01 * SESSIONS
+    assert tally.alarmed["no yardstick"] > 0.03 * SESSIONS
+
+
+def test_a_machine_that_drifts_alone_is_no_regression() -> None:
     """Sessions that drift far, all cases together, beside launches that hardly differ."""
     drifting = World(quiet(0.005).launch_sd, session_share=0.0, walk_sd=0.02, slope_sd=0.0, odd_cases=False)
     tally = try_out(Setting("drift", drifting, 20, 3, stored_launches=3), 100, seed=0)

@@ -13,7 +13,7 @@ from pytest_dnnbench.results.suite_noise import pool
 
 
 def cases(world: World, sessions: int, launches: int, seed: int = 0) -> list[list[list[float]]]:
-    values: Array = world.sessions(np.random.default_rng(seed), sessions, launches)
+    values: Array = world.sessions(np.random.default_rng(seed), sessions, launches)[0]
     found: list[list[list[float]]] = values.transpose(1, 0, 2).tolist()
     return found
 
