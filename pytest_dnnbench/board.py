@@ -27,6 +27,7 @@ PHASES = {
     "timed steps": "during the timed steps",
     "report": "in its report",
     "teardown": "in teardown",
+    "yardstick": "in the machine's yardstick",
     "program": "",
 }
 """Each phase of a rank, in order, and how a failure's message says it. "program" is a function given to `Ranks.run`:

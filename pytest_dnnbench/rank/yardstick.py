@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from pytest_dnnbench.messages import Place
+from pytest_dnnbench.rank import phases
 
 ROUNDS = 16
 _SIDE = 384
@@ -28,18 +29,22 @@ def measure(place: Place) -> float:
     A round takes some milliseconds, so that it feels what other work takes of the cores. The quartile leaves out what
     lasts for less than most of the rounds: cores that were idle take their time to come up to speed.
     """
+    phases.enter("yardstick")
     torch.set_num_threads(1)
-    cores = sorted(os.sched_getaffinity(0))[: place.threads]
-    together = threading.Barrier(len(cores))
-    with ThreadPoolExecutor(len(cores)) as threads:
-        rounds = threads.map(_rounds, [together] * len(cores), cores)
+    cores: list[int | None] = sorted(os.sched_getaffinity(0))
+    if len(cores) != place.threads:  # under a CPU quota the kernel chooses among more cores than it gives
+        cores = [None] * place.threads
+    together = threading.Barrier(place.threads)
+    with ThreadPoolExecutor(place.threads) as threads:
+        rounds = threads.map(_rounds, [together] * place.threads, cores)
         slowest = [max(times) for times in zip(*rounds, strict=True)]
     lower, _, _ = statistics.quantiles(slowest, n=4)
     return float(lower)
 
 
-def _rounds(together: threading.Barrier, core: int) -> list[float]:
-    os.sched_setaffinity(0, {core})  # this thread's own, lest two share a core for as long as this takes
+def _rounds(together: threading.Barrier, core: int | None) -> list[float]:
+    if core is not None:
+        os.sched_setaffinity(0, {core})  # of this thread, lest two share a core for as long as this takes
     factor, product = torch.full((_SIDE, _SIDE), 0.5), torch.empty(_SIDE, _SIDE)
     source, copy = torch.ones(_COPIED), torch.empty(_COPIED)
     times = []

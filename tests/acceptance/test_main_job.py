@@ -75,9 +75,12 @@ def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.P
     )
     assert {"precision", "scaling", "device", "launcher", "seed", "oversubscribed"} <= set(record["case"])
     assert record["case"]["global_batch_size"] == 16
-    assert {"throughput_img_s", "step_time_s", "resident_peak_bytes", "speedup", "scaling_efficiency", "loss"} == set(
-        record["metrics"]
-    )
+    assert set(record["metrics"]) == {
+        *("throughput_img_s", "step_time_s", "resident_peak_bytes", "speedup", "scaling_efficiency", "loss"),
+        "yardstick_s",
+    }
+    assert record["metrics"]["yardstick_s"]["per_launch"] == [one["yardstick_s"] for one in record["launches"]]
+    assert record["metrics"]["yardstick_s"]["value"] > 0
     for metric in record["metrics"].values():
         # "disturbed" is there where others used the machine.
         assert set(metric) - {"disturbed"} == {"value", "unit", "better", "per_rank", "per_launch"}
