@@ -95,7 +95,7 @@ FRAMEWORKS = (
         "horovod.torch, the real library: data parallel",
         requires=("horovod",),
         install="python -m pytest_dnnbench horovod",
-        preload=("horovod.torch",),
+        preload=("horovod.torch", "pytest_dnnbench.rank.frameworks.horovod"),
         rendezvous="pytest_dnnbench.controller.horovod_rendezvous:horovod_rendezvous",
         options=(
             FrameworkOption(

@@ -31,7 +31,7 @@ def measure(place: Place) -> float:
     """
     phases.enter("yardstick")
     torch.set_num_threads(1)
-    cores: list[int | None] = sorted(os.sched_getaffinity(0))
+    cores: list[int | None] = [*sorted(os.sched_getaffinity(0))]
     if len(cores) != place.threads:  # under a CPU quota the kernel chooses among more cores than it gives
         cores = [None] * place.threads
     together = threading.Barrier(place.threads)
