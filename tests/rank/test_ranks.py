@@ -68,6 +68,7 @@ def test_memory_that_a_rank_frees_is_not_fetched_again_page_by_page(two_ranks: R
 
 def test_the_users_own_heap_settings_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
     with ForkServer(["torch"]) as server:
         ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
         assert ranks.run(programs.page_faults_of_large_buffers)[0] > 10_000
