@@ -53,6 +53,7 @@ UNSYNCHRONISED = Fault("unsynchronised", "NoAllReduce", "step")
 CONFTEST = """
 from pytest_dnnbench.catalog import FrameworkSpec
 from pytest_dnnbench.controller import isolation
+from pytest_dnnbench.results import machine
 
 # Steps that mostly sleep are no slower on a busy machine, nor on a slower one.
 isolation.OTHERS_CORES = float("inf")

@@ -51,13 +51,16 @@ def machine_change(
     measured: Mapping[str, Launches], again: Mapping[str, Launches] | None, found: object
 ) -> MachineChange | None:
     """The change of the machine since the baseline; None where there is none, or nothing to tell it by."""
-    if not isinstance(found, CaseBaseline) or YARDSTICK not in measured or YARDSTICK not in found.history:
+    if not isinstance(found, CaseBaseline) or YARDSTICK not in measured:
+        return None
+    history = [session for session in found.history.get(YARDSTICK, []) if all(seconds > 0 for seconds in session)]
+    if not history:
         return None
     fresh = (again or {}).get(YARDSTICK)
     everything = measured[YARDSTICK].followed_by(fresh) if fresh else measured[YARDSTICK]
     decision = decide(
         everything.believed,
-        found.history[YARDSTICK],
+        history,
         better="lower",
         limit=SMALLEST,
         alpha=ALPHA,

@@ -72,6 +72,12 @@ def test_without_a_yardstick_nothing_is_explained() -> None:
     assert entry(77, None)["status"] == "regressed"
 
 
+def test_a_yardstick_of_the_baseline_that_cannot_be_one_explains_nothing() -> None:
+    found = baseline(random.Random(0), TIME)
+    found.history[YARDSTICK][:] = [[0.0, 0.0, 0.0]]
+    assert entry(77, 130, found=found)["status"] == "regressed"
+
+
 def test_a_faster_machine_explains_no_slower_case_but_a_faster_one() -> None:
     assert entry(77, 80)["status"] == "regressed"
     assert entry(125, 80)["status"] == "noisy"
