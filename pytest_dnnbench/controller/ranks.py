@@ -193,6 +193,7 @@ class Ranks:
     def _spawn(self, number: int, directory: Path, body: bytes, environment: dict[str, str]) -> _Rank:
         output, stacks = directory / f"rank{number}.log", directory / f"rank{number}.stacks"
         message = {
+            "scratch": str(directory),
             "output": str(output),
             "stacks": str(stacks),
             "directory": os.getcwd(),

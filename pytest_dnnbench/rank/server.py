@@ -7,8 +7,8 @@
 
 Started as `python -m pytest_dnnbench.rank.server FD`. It never touches a GPU and has a single thread, so that a fork
 is a clean copy. Each rank leads a session of its own; whatever a rank started dies with it. When the pytest process
-goes away, however it goes, the socket closes and every rank is killed; when this server goes away the kernel kills
-its ranks. Rank programs do not live here: see entry.py.
+goes away, however it goes, the socket closes, every rank is killed and its launch's scratch folder removed; when this
+server goes away the kernel kills its ranks. Rank programs do not live here: see entry.py.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -40,6 +41,7 @@ class Server:
         self.control = control
         self.children: set[int] = set()
         self.logs: dict[int, Log] = {}
+        self.scratch: dict[int, str] = {}
         self.wake, self._wake_end = os.pipe()
         os.set_blocking(self._wake_end, False)
         self.poll = select.poll()
@@ -70,9 +72,11 @@ class Server:
                     self._signal(message["pid"], message["signal"], message["group"])
 
     def stop(self) -> NoReturn:
-        """Kills every rank and ends at once."""
+        """Kills every rank, removes what its controller can no longer remove, and ends at once."""
         for pid in self.children:
             self._signal(pid, signal.SIGKILL, True)
+        for folder in {self.scratch[pid] for pid in self.children}:
+            shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
 
     def _spawn(self, message: Message, descriptors: list[int]) -> None:
@@ -86,6 +90,7 @@ class Server:
             os.close(descriptor)
         self.children.add(pid)
         self.logs[pid] = log
+        self.scratch[pid] = message["scratch"]
         self.poll.register(readable, select.POLLIN)
         self.send({"op": "spawned", "token": message["token"], "pid": pid})
 
@@ -119,6 +124,7 @@ class Server:
             if done:
                 self._signal(pid, signal.SIGKILL, True)
                 self.children.discard(pid)
+                del self.scratch[pid]
                 log = self.logs.pop(pid)
                 with suppress(KeyError):
                     self.poll.unregister(log.pipe)

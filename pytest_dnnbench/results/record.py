@@ -18,9 +18,9 @@ Record = dict[str, Any]
 
 
 def make_record(measurement: Measurement) -> Record:
-    """The record, plain data that JSON can hold; speed-up is added when the session's other cases are known."""
+    """The record, plain data that JSON can hold. Speed-up is added when the session's other cases are known, thresholds
+    and verdict when it is judged."""
     case, first = measurement.case, measurement.launches[0].reports
-    metrics = {name: metric_entry(name, *values) for name, values in measurement.values().items()}
     return {
         "schema": SCHEMA,
         "case": {
@@ -32,7 +32,7 @@ def make_record(measurement: Measurement) -> Record:
             "data": first[0].data,
             **({"parallel": True} if measurement.parallel else {}),
         },
-        "metrics": metrics,
+        "metrics": {name: metric_entry(name, *values) for name, values in measurement.values().items()},
         "launches": [
             {
                 "step_time_s": launch.step_time_s,
@@ -44,7 +44,7 @@ def make_record(measurement: Measurement) -> Record:
             }
             for launch in measurement.launches
         ],
-        "thresholds": thresholds(metrics),
+        "thresholds": {},
         "environment": measurement.environment,
         "correctness": measurement.correctness,
         "plan": plan_entry(measurement),
@@ -63,17 +63,6 @@ def metric_entry(name: str, per_launch: list[float], per_rank: list[float]) -> d
         "per_rank": per_rank,
         "per_launch": per_launch,
     }
-
-
-def thresholds(metrics: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The limits that this run would hold a later one to: one-sided, in the metric's own unit."""
-    limits = {}
-    for name, entry in metrics.items():
-        tolerance = METRICS[name].tolerance
-        if tolerance is not None:
-            relative = -tolerance if entry["better"] == "higher" else tolerance
-            limits[name] = {"limit": entry["value"] * (1 + relative), "relative": relative, "source": "default"}
-    return limits
 
 
 def relate(records: list[Record]) -> None:

@@ -59,7 +59,7 @@ def start(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterato
     pytester.makepyfile(test_cases=CASES)
     pids = pytester.mkdir("pids")
     monkeypatch.setenv("PIDS", str(pids))
-    monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))  # what is killed cannot clear up
+    monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
     running: list[subprocess.Popen[str]] = []
     # A shell's background job ignores Ctrl-C, and so would the sessions that it starts.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -112,11 +112,18 @@ def test_a_second_interrupt_ends_at_once(start: Any) -> None:
     await_end(pids)
 
 
-def test_ranks_of_a_killed_session_end_by_themselves(start: Any) -> None:
+def test_ranks_of_a_killed_session_end_by_themselves_and_leave_nothing_behind(
+    start: Any, pytester: pytest.Pytester
+) -> None:
     session, pids = start()
+    assert list((pytester.path / "tmp").glob("dnnbench-*"))
     session.kill()
     session.communicate(timeout=120)
     await_end(pids)
+    deadline = time.monotonic() + 60
+    while left := list((pytester.path / "tmp").glob("dnnbench-*")):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
 
 
 def run(*more: str, preamble: str = "", **environment: str) -> subprocess.CompletedProcess[str]:

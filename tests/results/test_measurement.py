@@ -7,6 +7,7 @@ import pytest
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, RankReport
+from pytest_dnnbench.results.judge import limits_of, thresholds
 from pytest_dnnbench.results.measurement import Launch, Measurement, agree, same_model
 from pytest_dnnbench.results.record import make_record, relate
 
@@ -95,7 +96,8 @@ def test_strong_scaling_is_held_against_the_same_global_batch() -> None:
 
 
 def test_thresholds_are_one_sided_and_in_the_metrics_own_unit() -> None:
-    limits = make_record(measurement("single", 1, [1.0]))["thresholds"]
+    metrics = make_record(measurement("single", 1, [1.0]))["metrics"]
+    limits = thresholds(metrics, limits_of(metrics, None, []))
     assert limits["throughput_img_s"]["limit"] == pytest.approx(8 * 0.97)
     assert limits["step_time_s"]["limit"] == pytest.approx(1.03)
     assert limits["resident_peak_bytes"]["source"] == "default"
