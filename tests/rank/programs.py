@@ -132,6 +132,11 @@ def modules() -> list[str]:
     return sorted(sys.modules)
 
 
+def variable(name: str) -> str | None:
+    """An environment variable as this rank sees it."""
+    return os.environ.get(name)
+
+
 def page_faults_of_large_buffers() -> int:
     """Page faults of writing 32 MiB, freed and taken again ten times, once the heap has settled."""
     for _ in range(20):
