@@ -1,9 +1,11 @@
-"""Does the pipeline learn as well as data parallelism? Accuracy on held-out digits at the same number of images.
+"""Does the pipeline learn as well as data parallelism? Accuracy on held-out digits at the same
+number of images.
 
     python -m benchmarks.convergence --data-dir FOLDER [--epochs 4] [--seeds 3]
 
-resnet18 on real MNIST digits: `ddp` on two ranks, and `pipedream` in two and in four stages, all with minibatches of
-32 images per rank, the same initial weights and optimiser. The pipelines should be within one point of `ddp`.
+resnet18 on real MNIST digits: `ddp` on two ranks, and `pipedream` in two and in four stages, all
+with minibatches of 32 images per rank, the same initial weights and optimiser. The pipelines should
+be within one point of `ddp`.
 """
 
 import argparse
@@ -12,25 +14,38 @@ from dataclasses import replace
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.controller.case_run import MEASURE
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import MEASURE
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.mnist import MnistFiles, find_mnist
-from pytest_dnnbench.results.measurement import Launch
+from pytest_dnnbench.mnist_files import MnistFiles, find_mnist
+from pytest_dnnbench.results.records.measurement import Launch
 
 BATCH_SIZE = 32
 
 
-def accuracy(server: ForkServer, files: MnistFiles, framework: str, stages: int, images: int, seed: int) -> float:
+def accuracy(
+    server: ForkServer, files: MnistFiles, framework: str, stages: int, images: int, seed: int
+) -> float:
     """Percent of the held-out digits that are recognised after training on so many images."""
     pipeline = framework != "ddp"
     ranks = stages if pipeline else 2
     options: dict[str, Scalar] = {"stages": str(stages)} if pipeline else {}
-    case = Case(framework, "resnet18", ranks, "train", "mnist", batch_size=BATCH_SIZE, seed=seed, options=options)
+    case = Case(
+        framework,
+        "resnet18",
+        ranks,
+        "train",
+        "mnist",
+        batch_size=BATCH_SIZE,
+        seed=seed,
+        options=options,
+    )
     spec = Catalog().framework(framework)
     per_step = BATCH_SIZE * (1 if pipeline else ranks)
-    request = RunRequest(case, spec.worker, "resnet18", steps=images // per_step - 1, warmup=1, data=files)
+    request = RunRequest(
+        case, spec.worker, "resnet18", steps=images // per_step - 1, warmup=1, data=files
+    )
     group = Ranks(server, ["cpu"] * ranks, threads=1, timeout_s=3600)
     if spec.planning:
         request = replace(request, plan=group.launch(spec.planning, request)[0])
@@ -38,7 +53,7 @@ def accuracy(server: ForkServer, files: MnistFiles, framework: str, stages: int,
     reached = launch.validation_accuracy
     assert reached is not None
     print(
-        f"  {framework:16} {ranks} ranks, seed {seed}: {100 * reached:.2f}%, {launch.throughput_img_s:.0f} img/s",
+        f"  {framework:16} {ranks} ranks, seed {seed}: {100 * reached:.2f}%, {launch.throughput:.0f} img/s",
         flush=True,
     )
     return 100 * reached
@@ -57,9 +72,15 @@ def main() -> None:
     with ForkServer() as server:
         server.wait_ready()
         for framework, stages in (("ddp", 0), ("pipedream", 2), ("pipedream", 4)):
-            reached = [accuracy(server, files, framework, stages, images, seed) for seed in range(settings.seeds)]
+            reached = [
+                accuracy(server, files, framework, stages, images, seed)
+                for seed in range(settings.seeds)
+            ]
             name = f"{framework} in {stages} stages" if stages else framework
-            print(f"{name}: mean {statistics.fmean(reached):.2f}%, lowest {min(reached):.2f}%", flush=True)
+            print(
+                f"{name}: mean {statistics.fmean(reached):.2f}%, lowest {min(reached):.2f}%",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Our `ddp` case beside the same training written by hand and started with torchrun: throughput, and start-up.
+"""Our `ddp` case beside the same training written by hand and started with torchrun: throughput,
+and start-up.
 
     python -m benchmarks.ddp [--pairs 5] [--model resnet18] [--batch-size 32] [--steps 20]
 
-Throughput: ours / theirs should be at least 0.98: measuring with us costs nothing. Start-up: from asking for two
-ranks to the end of their first step, ours / theirs should be at most 0.1. Both sides build the model and do the step
-themselves, so start-up is shown for a small model too, where little else is left.
+Throughput: ours / theirs should be at least 0.98: measuring with us costs nothing. Start-up: from
+asking for two ranks to the end of their first step, ours / theirs should be at most 0.1. Both sides
+build the model and do the step themselves, so start-up is shown for a small model too, where little
+else is left.
 """
 
 import argparse
@@ -18,11 +20,11 @@ from pathlib import Path
 
 from benchmarks.pairs import compare
 from pytest_dnnbench.case import Case
+from pytest_dnnbench.controller.case_run import MEASURE
 from pytest_dnnbench.controller.forkserver import HEAP, ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import MEASURE
 from pytest_dnnbench.messages import RankReport, RunRequest
-from pytest_dnnbench.results.measurement import Launch
+from pytest_dnnbench.results.records.measurement import Launch
 
 SMALL = "tests.tiny_models:tiny"
 
@@ -33,14 +35,26 @@ def ours(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) ->
     """One launch of the case in fresh ranks."""
     case = Case("ddp", settings.model, ranks.world_size, "train", batch_size=settings.batch_size)
     worker = "pytest_dnnbench.rank.frameworks.ddp:DdpWorker"
-    return ranks.launch(MEASURE, RunRequest(case, worker, settings.model, steps=steps, warmup=warmup))
+    return ranks.launch(
+        MEASURE, RunRequest(case, worker, settings.model, steps=steps, warmup=warmup)
+    )
 
 
 def theirs(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) -> dict[str, float]:
     """One run under torchrun, with as many threads per rank and as calm a heap."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks.world_size}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks.world_size}",
+    ]
     sizes = [f"--model={settings.model}", f"--batch-size={settings.batch_size}"]
-    ours = {"OMP_NUM_THREADS": str(ranks.threads), "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ours = {
+        "OMP_NUM_THREADS": str(ranks.threads),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     environment = {**HEAP, **os.environ, **ours}
     answer = subprocess.run(
         [*command, str(SCRIPT), *sizes, f"--steps={steps}", f"--warmup={warmup}"],
@@ -62,7 +76,9 @@ def main() -> None:
     settings = parser.parse_args()
     with ForkServer() as server:
         server.wait_ready()
-        ranks = Ranks(server, ["cpu"] * 2, threads=max(1, len(os.sched_getaffinity(0)) // 2), timeout_s=600)
+        ranks = Ranks(
+            server, ["cpu"] * 2, threads=max(1, len(os.sched_getaffinity(0)) // 2), timeout_s=600
+        )
 
         def our_start(started: argparse.Namespace) -> float:
             asked = time.monotonic()
@@ -74,7 +90,7 @@ def main() -> None:
 
         compare(
             f"throughput of ddp {settings.model} on 2 ranks, ours / torchrun",
-            lambda: Launch(tuple(ours(ranks, settings, settings.steps, 3))).throughput_img_s,
+            lambda: Launch(tuple(ours(ranks, settings, settings.steps, 3))).throughput,
             lambda: theirs(ranks, settings, settings.steps, 3)["img_s"],
             settings.pairs,
             "img/s",

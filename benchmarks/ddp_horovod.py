@@ -2,9 +2,10 @@
 
     python -m benchmarks.ddp_horovod [--models resnet18,...] [--ranks 1,2,4] [--launches 3] [--steps 6]
 
-Three kinds of launches take turns: ranks that exchange nothing, `ddp`, `horovod`. Their step times tell how much of
-each library's exchange the backward pass does not hide ("exposed"); the exchange on its own, of gradients of the same
-sizes with nothing else to do, tells how fast each library's all-reduce is. More ranks than cores are oversubscribed.
+Three kinds of launches take turns: ranks that exchange nothing, `ddp`, `horovod`. Their step times
+tell how much of each library's exchange the backward pass does not hide ("exposed"); the exchange
+on its own, of gradients of the same sizes with nothing else to do, tells how fast each library's
+all-reduce is. More ranks than cores are oversubscribed.
 """
 
 import argparse
@@ -14,12 +15,12 @@ from dataclasses import dataclass, field
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import DEFAULT_MODELS
+from pytest_dnnbench.controller.case_run import MEASURE
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
 from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
-from pytest_dnnbench.controller.run import MEASURE
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.results.measurement import Launch
+from pytest_dnnbench.results.records.measurement import Launch
 
 WORKERS: dict[str, tuple[str, Rendezvous | None]] = {
     "alone": ("benchmarks.exchange:NoExchange", None),
@@ -71,19 +72,25 @@ def measure(server: ForkServer, model: str, count: int, settings: argparse.Names
         for name, (worker, rendezvous) in WORKERS.items():
             request = RunRequest(case, worker, model, steps=settings.steps, warmup=2)
             reports = ranks.launch(MEASURE, request, rendezvous=rendezvous)
-            row.img_s[name].append(Launch(tuple(reports)).throughput_img_s)
+            row.img_s[name].append(Launch(tuple(reports)).throughput)
     request = RunRequest(case, "", model, steps=0, warmup=0)
     row.gradients = tuple(ranks.launch("benchmarks.exchange:size_of", request)[0])
     row.exchange_s = {
         "torch": max(ranks.launch("benchmarks.exchange:with_torch", request, 7)),
-        "horovod": max(ranks.launch("benchmarks.exchange:with_horovod", request, 7, rendezvous=horovod_rendezvous)),
+        "horovod": max(
+            ranks.launch(
+                "benchmarks.exchange:with_horovod", request, 7, rendezvous=horovod_rendezvous
+            )
+        ),
     }
     return row
 
 
 def main() -> None:
     """Prints the table, a row as soon as it is measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", default=",".join(DEFAULT_MODELS))
     parser.add_argument("--ranks", default="1,2,4")
     parser.add_argument("--launches", type=int, default=3)

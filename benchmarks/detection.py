@@ -8,13 +8,13 @@ from scipy.stats import mannwhitneyu
 
 from benchmarks.simulated_sessions import Array, World
 from pytest_dnnbench.metrics import YARDSTICK
-from pytest_dnnbench.results.baseline import CaseBaseline
-from pytest_dnnbench.results.decision import Decision, confirm, decide
-from pytest_dnnbench.results.design import MOST_LAUNCHES, alpha_per_test, launches_for
-from pytest_dnnbench.results.disturbed import Launches
-from pytest_dnnbench.results.machine import machine_change
-from pytest_dnnbench.results.noise import TIME, Noise, Prior, learn
-from pytest_dnnbench.results.suite_noise import pool
+from pytest_dnnbench.results.baselines.baseline import CaseBaseline
+from pytest_dnnbench.results.records.launches import Launches
+from pytest_dnnbench.results.statistics.decision import Decision, confirm, decide
+from pytest_dnnbench.results.statistics.design import MOST_LAUNCHES, alpha_per_test, launches_for
+from pytest_dnnbench.results.statistics.noise import TIME, Noise, Prior, learn
+from pytest_dnnbench.results.statistics.suite_noise import pool
+from pytest_dnnbench.results.verdicts.machine_speed import machine_change
 
 SESSION_ALPHA, LIMIT, EFFECT = 0.01, 0.03, 0.05
 STEPS = 10
@@ -25,8 +25,9 @@ DEFAULT_LAUNCHES = 3
 class Setting:
     """One row: a machine, what is stored of it, and how the session at hand is measured.
 
-    `launches` None: the tool chooses, from the noise that it learnt. `calibration`: A/A sessions measured for
-    the noise alone, with the baseline after them. `pooled`: cases learn from each other.
+    `launches` None: the tool chooses, from the noise that it learnt. `calibration`: A/A sessions
+    measured for the noise alone, with the baseline after them. `pooled`: cases learn from each
+    other.
     """
 
     name: str
@@ -63,11 +64,14 @@ class Tally:
 
 
 def try_out(setting: Setting, sessions: int, seed: int, others: bool = False) -> Tally:
-    """So many sessions, each with a history of its own; with `others`, the same samples go through other rules."""
+    """So many sessions, each with a history of its own; with `others`, the same samples go through
+    other rules."""
     rng, tally = np.random.default_rng(seed), Tally()
     earlier = setting.calibration + setting.stored
     for _ in range(sessions):
-        values, yardsticks = setting.world.sessions(rng, earlier + 1, max(setting.stored_launches, 2 * MOST_LAUNCHES))
+        values, yardsticks = setting.world.sessions(
+            rng, earlier + 1, max(setting.stored_launches, 2 * MOST_LAUNCHES)
+        )
         past, now = values[:-1, :, : setting.stored_launches], values[-1] / (1 + setting.slowdown)
         machine = Machine(yardsticks[:-1, :, : setting.stored_launches], yardsticks[-1])
         chosen = _ours(setting, past.transpose(1, 0, 2).tolist(), now.tolist(), tally, machine)
@@ -82,7 +86,8 @@ def try_out(setting: Setting, sessions: int, seed: int, others: bool = False) ->
 
 @dataclass(frozen=True)
 class Machine:
-    """The yardstick of stored sessions, sessions x cases x launches, and of the one at hand, cases x launches."""
+    """The yardstick of stored sessions, sessions x cases x launches, and of the one at hand, cases
+    x launches."""
 
     past: Array
     now: Array
@@ -92,11 +97,15 @@ class Machine:
         measured = {YARDSTICK: Launches(tuple(self.now[case, :count].tolist()))}
         found = CaseBaseline("", None, len(self.past), {YARDSTICK: self.past[:, case].tolist()})
         change = machine_change(measured, None, found)
-        return change is not None and change.explains("throughput_img_s", decision)
+        return change is not None and change.explains("throughput", decision)
 
 
 def _ours(
-    setting: Setting, past: list[list[list[float]]], now: list[list[float]], tally: Tally, machine: Machine
+    setting: Setting,
+    past: list[list[list[float]]],
+    now: list[list[float]],
+    tally: Tally,
+    machine: Machine,
 ) -> list[int]:
     """Calls every case of one session; the launches that each was measured with."""
     alpha = alpha_per_test(SESSION_ALPHA, setting.world.cases)
@@ -123,13 +132,22 @@ def _chosen(noise: Noise, history: list[list[float]], alpha: float) -> int:
 
 
 def _called(
-    values: list[float], history: list[list[float]], count: int, alpha: float, noise: Noise | None, prior: Prior
+    values: list[float],
+    history: list[list[float]],
+    count: int,
+    alpha: float,
+    noise: Noise | None,
+    prior: Prior,
 ) -> tuple[Decision, bool]:
     first, again = values[:count], values[count : 2 * count]
-    found = decide(first, history, better="higher", limit=LIMIT, alpha=alpha, noise=noise, prior=prior)
+    found = decide(
+        first, history, better="higher", limit=LIMIT, alpha=alpha, noise=noise, prior=prior
+    )
     if not found.suspect:
         return found, False
-    last = confirm(first, again, history, better="higher", limit=LIMIT, alpha=alpha, noise=noise, prior=prior)
+    last = confirm(
+        first, again, history, better="higher", limit=LIMIT, alpha=alpha, noise=noise, prior=prior
+    )
     return last, True
 
 
@@ -137,7 +155,9 @@ def _other_rules(before: Array, after: Array, tally: Tally) -> None:
     """Rules of other tools on step times, cases x steps, against the latest stored session."""
     ratio = np.median(after, axis=-1) / np.median(before, axis=-1)
     one_sided = mannwhitneyu(after, before, alternative="greater", axis=-1).pvalue
-    two_sided = mannwhitneyu(after, before, alternative="two-sided", axis=-1, method="asymptotic").pvalue
+    two_sided = mannwhitneyu(
+        after, before, alternative="two-sided", axis=-1, method="asymptotic"
+    ).pvalue
     tally.add("median:5%", (ratio > 1.05).tolist())
     tally.add("Mann-Whitney", (one_sided < 0.05).tolist())
     tally.add("asv", ((ratio > 1.1) & (two_sided < 0.002)).tolist())

@@ -1,18 +1,21 @@
-"""Does the detector cry wolf, and does it find what is there? Simulated sessions, beside the rules of other tools.
+"""Does the detector cry wolf, and does it find what is there? Simulated sessions, beside the rules
+of other tools.
 
     python -m benchmarks.detector [--sessions 2000] [--jobs 2]
 
-False alarms: A/A sessions of 36 cases; the share of sessions in which any case failed, at most 1% wanted. Power: the
-share of slowed cases that failed. Both with three launches and with those that the tool chose, marked with a star;
-`again` is how many cases of a session were measured a second time. On the rough machine, sessions differ as much as
-launches do and all cases drift by 1% from one to the next: shown, without a mark to meet. Slow days: one session in ten
-is on a machine a third slower. `no yardstick` is our rule without what the yardstick explains.
+False alarms: A/A sessions of 36 cases; the share of sessions in which any case failed, at most 1%
+wanted. Power: the share of slowed cases that failed. Both with three launches and with those that
+the tool chose, marked with a star; `again` is how many cases of a session were measured a second
+time. On the rough machine, sessions differ as much as launches do and all cases drift by 1% from
+one to the next: shown, without a mark to meet. Slow days: one session in ten is on a machine a
+third slower. `no yardstick` is our rule without what the yardstick explains.
 
-`median:5%` is pytest-benchmark's --benchmark-compare-fail; Mann-Whitney is one-sided at 0.05 on all steps; asv calls a
-change when the medians' ratio passes 1.1 and its two-sided Mann-Whitney on all samples is under 0.002. These compare
-with the latest stored session, as their tools do.
+`median:5%` is pytest-benchmark's --benchmark-compare-fail; Mann-Whitney is one-sided at 0.05 on all
+steps; asv calls a change when the medians' ratio passes 1.1 and its two-sided Mann-Whitney on all
+samples is under 0.002. These compare with the latest stored session, as their tools do.
 
-Some 3 minutes on two quiet cores. Fails if a rate of false alarms, or the power of 5% at 1% noise, misses its mark.
+Some 3 minutes on two quiet cores. Fails if a rate of false alarms, or the power of 5% at 1% noise,
+misses its mark.
 """
 
 import argparse
@@ -36,12 +39,21 @@ FALSE_ALARMS = [
     *(Setting("slow days", shared(), stored, 3, stored_launches=3) for stored in (1, 2, 5, 20)),
 ]
 POWER = [
-    *(Setting("1% noise, slowed 5%", quiet(), stored, None, slowdown=0.05) for stored in (1, 2, 3, 5, 10, 20)),
+    *(
+        Setting("1% noise, slowed 5%", quiet(), stored, None, slowdown=0.05)
+        for stored in (1, 2, 3, 5, 10, 20)
+    ),
     Setting("1% noise, slowed 5%, learnt before", quiet(), 1, None, calibration=10, slowdown=0.05),
     Setting("1% noise, slowed 20%", quiet(), 1, None, slowdown=0.2),
-    *(Setting(f"1% noise, slowed {slow:.0%}", quiet(), 5, None, slowdown=slow) for slow in (0.03, 0.1, 0.2)),
+    *(
+        Setting(f"1% noise, slowed {slow:.0%}", quiet(), 5, None, slowdown=slow)
+        for slow in (0.03, 0.1, 0.2)
+    ),
     Setting("slow days, slowed 20%", shared(), 5, None, slowdown=0.2),
-    *(Setting(f"suite, slowed {slow:.0%}", suite(), 5, None, slowdown=slow) for slow in (0.05, 0.1, 0.2)),
+    *(
+        Setting(f"suite, slowed {slow:.0%}", suite(), 5, None, slowdown=slow)
+        for slow in (0.05, 0.1, 0.2)
+    ),
 ]
 # The rows that must hold: enough is stored to know the noise between sessions.
 SURE = 5
@@ -49,7 +61,9 @@ SURE = 5
 
 def main() -> int:
     """Prints both tables; 1 if a mark is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sessions", type=int, default=2000)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
@@ -66,7 +80,9 @@ def main() -> int:
             tally = _run(workers, setting, POWER_SESSIONS)
             rates = {rule: tally.called[rule] / tally.cases for rule in RULES}
             known = setting.stored >= SURE
-            missed += rates["ours"] < 0.95 and known and setting.name.startswith("1% noise, slowed 5%")
+            missed += (
+                rates["ours"] < 0.95 and known and setting.name.startswith("1% noise, slowed 5%")
+            )
             print(_row(setting, tally, rates), flush=True)
     return int(missed > 0)
 
@@ -74,7 +90,9 @@ def main() -> int:
 def _run(workers: ProcessPoolExecutor, setting: Setting, sessions: int) -> Tally:
     tally = Tally()
     seeds = range(max(sessions // CHUNK, 1))
-    for part in workers.map(_part, [setting] * len(seeds), [min(CHUNK, sessions)] * len(seeds), seeds):
+    for part in workers.map(
+        _part, [setting] * len(seeds), [min(CHUNK, sessions)] * len(seeds), seeds
+    ):
         tally.merge(part)
     return tally
 

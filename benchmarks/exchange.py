@@ -1,4 +1,5 @@
-"""Rank programs of ddp_horovod.py: ranks that exchange nothing, and the exchange of gradients on its own."""
+"""Rank programs of ddp_horovod.py: ranks that exchange nothing, and the exchange of gradients on
+its own."""
 
 import time
 from collections.abc import Callable
@@ -18,28 +19,35 @@ _BUCKET_BYTES = 25 * 2**20
 
 
 class NoExchange(DataParallelWorker):
-    """Trains on as many ranks at once, each for itself: what a step would take if the exchange were free."""
+    """Trains on as many ranks at once, each for itself: what a step would take if the exchange were
+    free."""
 
-    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def wrap(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Both as they are."""
         return module, optimizer
 
 
 def with_torch(place: Place, request: RunRequest, rounds: int) -> float:
-    """Seconds for one exchange of a model's gradients with torch's gloo, in buckets as large as DDP's."""
+    """Seconds for one exchange of a model's gradients with torch's gloo, in buckets as large as
+    DDP's."""
     with group.membership(place):
         buckets = _buckets(_gradients(request))
         return _seconds(lambda: [dist.all_reduce(bucket) for bucket in buckets], rounds)
 
 
 def with_horovod(place: Place, request: RunRequest, rounds: int) -> float:
-    """Seconds for one exchange of the same gradients with Horovod, which fuses the tensors itself."""
+    """Seconds for one exchange of the same gradients with Horovod, which fuses the tensors
+    itself."""
     group.take_place(place)
     hvd.init()
     named = list(enumerate(_gradients(request)))
 
     def exchange() -> None:
-        for handle in [hvd.allreduce_async_(gradient, name=str(number)) for number, gradient in named]:
+        for handle in [
+            hvd.allreduce_async_(gradient, name=str(number)) for number, gradient in named
+        ]:
             hvd.synchronize(handle)
 
     seconds = _seconds(exchange, rounds)
@@ -56,7 +64,8 @@ def size_of(place: Place, request: RunRequest) -> tuple[int, int]:
 
 def _gradients(request: RunRequest) -> list[torch.Tensor]:
     return [
-        torch.randn_like(parameter) for parameter in build_model(request.model, request.case.image_size).parameters()
+        torch.randn_like(parameter)
+        for parameter in build_model(request.model, request.case.image_size).parameters()
     ]
 
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.help_time [--pairs 15]
 
-The difference should be at most 60 ms. Modules are compiled beforehand, by a run that does not count, as they are for
-everybody but the first: without a cache of bytecode (PYTHONDONTWRITEBYTECODE) it is twice as long.
+The difference should be at most 60 ms. Modules are compiled beforehand, by a run that does not
+count, as they are for everybody but the first: without a cache of bytecode
+(PYTHONDONTWRITEBYTECODE) it is twice as long.
 """
 
 import argparse
@@ -16,10 +17,13 @@ import time
 
 
 def seconds(folder: str, *options: str) -> float:
-    """Wall time of one `pytest --help` in a folder without tests, whose conftest files would count too."""
+    """Wall time of one `pytest --help` in a folder without tests, whose conftest files would count
+    too."""
     started = time.monotonic()
     command = [sys.executable, "-m", "pytest", "--help", "-c", "/dev/null", *options]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder, env=environment)
     return time.monotonic() - started
 

@@ -1,10 +1,12 @@
-"""Our `horovod` case beside Horovod's own synthetic benchmark, written by hand and started with horovodrun.
+"""Our `horovod` case beside Horovod's own synthetic benchmark, written by hand and started with
+horovodrun.
 
     python -m benchmarks.horovod_protocol [--pairs 5] [--model resnet18] [--ranks 2] [--image-size 28]
 
-The same settings on both sides; ours / theirs should be between 0.98 and 1.02: measuring with us costs nothing and
-flatters nobody. The two differ on purpose in one thing: theirs is rank 0's mean of rates times the ranks, ours all
-ranks' images over the wall time of the slowest. Two virtual cores need some 30 pairs to tell 2%: see the interval.
+The same settings on both sides; ours / theirs should be between 0.98 and 1.02: measuring with us
+costs nothing and flatters nobody. The two differ on purpose in one thing: theirs is rank 0's mean
+of rates times the ranks, ours all ranks' images over the wall time of the slowest. Two virtual
+cores need some 30 pairs to tell 2%: see the interval.
 """
 
 import argparse
@@ -16,12 +18,12 @@ from pathlib import Path
 
 from benchmarks.pairs import compare
 from pytest_dnnbench.case import Case
+from pytest_dnnbench.controller.case_run import MEASURE
 from pytest_dnnbench.controller.forkserver import HEAP, PRELOAD, ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import LOOPBACK_INTERFACE, horovod_rendezvous
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import MEASURE
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.results.measurement import Launch
+from pytest_dnnbench.results.records.measurement import Launch
 
 SCRIPT = Path(__file__).with_name("horovodrun_synthetic.py")
 WORKER = "pytest_dnnbench.rank.frameworks.horovod:HorovodWorker"
@@ -39,17 +41,35 @@ def ours(ranks: Ranks, settings: argparse.Namespace) -> float:
     )
     steps = settings.iterations * settings.batches
     request = RunRequest(case, WORKER, settings.model, steps=steps, warmup=settings.warmup)
-    return Launch(tuple(ranks.launch(MEASURE, request, rendezvous=horovod_rendezvous))).throughput_img_s
+    return Launch(tuple(ranks.launch(MEASURE, request, rendezvous=horovod_rendezvous))).throughput
 
 
 def theirs(ranks: Ranks, settings: argparse.Namespace) -> float:
-    """Images per second of one run under horovodrun, with as many threads per rank and as calm a heap."""
-    horovodrun = [str(Path(sys.executable).with_name("horovodrun")), "--gloo", "-np", str(ranks.world_size)]
+    """Images per second of one run under horovodrun, with as many threads per rank and as calm a
+    heap."""
+    horovodrun = [
+        str(Path(sys.executable).with_name("horovodrun")),
+        "--gloo",
+        "-np",
+        str(ranks.world_size),
+    ]
     names = ("model", "batch_size", "image_size", "warmup", "iterations", "batches")
     options = [f"--{name.replace('_', '-')}={getattr(settings, name)}" for name in names]
     answer = subprocess.run(
-        [*horovodrun, "--network-interfaces", LOOPBACK_INTERFACE, sys.executable, str(SCRIPT), *options],
-        env={**HEAP, **os.environ, "OMP_NUM_THREADS": str(ranks.threads), "PYTHONPATH": os.pathsep.join(sys.path)},
+        [
+            *horovodrun,
+            "--network-interfaces",
+            LOOPBACK_INTERFACE,
+            sys.executable,
+            str(SCRIPT),
+            *options,
+        ],
+        env={
+            **HEAP,
+            **os.environ,
+            "OMP_NUM_THREADS": str(ranks.threads),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -60,7 +80,9 @@ def theirs(ranks: Ranks, settings: argparse.Namespace) -> float:
 
 def main() -> None:
     """Runs the comparison and prints its ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--ranks", type=int, default=2)

@@ -1,8 +1,9 @@
-"""Horovod's published synthetic benchmark, by hand, for horovodrun. The other side of horovod_protocol.py.
+"""Horovod's published synthetic benchmark, by hand, for horovodrun. The other side of
+horovod_protocol.py.
 
-The protocol (Horovod's documentation, "Benchmarks"): random images, made once; 10 warm-up batches; 10 iterations of
-10 batches each, timed one by one; a rank's rate is batch size x batches / time, the job's their mean times the ranks.
-Prints one JSON line on rank 0.
+The protocol (Horovod's documentation, "Benchmarks"): random images, made once; 10 warm-up batches;
+10 iterations of 10 batches each, timed one by one; a rank's rate is batch size x batches / time,
+the job's their mean times the ranks. Prints one JSON line on rank 0.
 """
 
 import argparse

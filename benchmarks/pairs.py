@@ -1,12 +1,16 @@
-"""Interleaved pairs: the two sides of a comparison run in turn, so that a drift of the machine meets both."""
+"""Interleaved pairs: the two sides of a comparison run in turn, so that a drift of the machine
+meets both."""
 
 import math
 import statistics
 from collections.abc import Callable, Sequence
 
 
-def compare(name: str, ours: Callable[[], float], theirs: Callable[[], float], pairs: int, unit: str) -> float:
-    """Runs ours and theirs in alternating order, prints every pair and returns the median of ours / theirs."""
+def compare(
+    name: str, ours: Callable[[], float], theirs: Callable[[], float], pairs: int, unit: str
+) -> float:
+    """Runs ours and theirs in alternating order, prints every pair and returns the median of ours /
+    theirs."""
     ratios = []
     for number in range(pairs):
         if number % 2:
@@ -19,7 +23,9 @@ def compare(name: str, ours: Callable[[], float], theirs: Callable[[], float], p
             flush=True,
         )
     median = statistics.median(ratios)
-    print(f"{name}: median ratio {median:.3f} (lowest {min(ratios):.3f}, highest {max(ratios):.3f}, {pairs} pairs)")
+    print(
+        f"{name}: median ratio {median:.3f} (lowest {min(ratios):.3f}, highest {max(ratios):.3f}, {pairs} pairs)"
+    )
     if pairs > 1:
         mean, low, high = interval(ratios)
         print(f"  mean {mean:.3f}, 95% interval {low:.3f} to {high:.3f}")
@@ -28,7 +34,8 @@ def compare(name: str, ours: Callable[[], float], theirs: Callable[[], float], p
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """The geometric mean of ratios and its 95% interval by Student's distribution, of logarithms."""
+    """The geometric mean of ratios and its 95% interval by Student's distribution, of
+    logarithms."""
     from scipy.special import stdtrit
 
     logs = [math.log(ratio) for ratio in ratios]

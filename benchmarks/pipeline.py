@@ -1,22 +1,25 @@
-"""Our pipeline runtime beside torch.distributed.pipelining's Schedule1F1B: same stages, same microbatch.
+"""Our pipeline runtime beside torch.distributed.pipelining's Schedule1F1B: same stages, same
+microbatch.
 
     python -m benchmarks.pipeline [--models resnet18,resnet50] [--microbatches 4,8,16] [--pairs 5] [--variant pipedream]
 
-Two CPU ranks of one thread each, in fresh processes for each side of each pair, the sides taking turns to be first.
-Both sides run the same two stages on the same images, with torch's fused SGD, momentum and weight decay.
+Two CPU ranks of one thread each, in fresh processes for each side of each pair, the sides taking
+turns to be first. Both sides run the same two stages on the same images, with torch's fused SGD,
+momentum and weight decay.
 
     ours, pipedream        an update after every microbatch, no drain: m times the updates of theirs
     ours, pipedream-2bw    an update after m microbatches, no drain
     ours, pipedream-flush  an update after m microbatches, with a drain: the mathematics of theirs
     theirs                 an update after m microbatches, with a drain
 
-A drain costs (n-1)/(m+n-1) of the time with n even stages: with two, theirs can be at best m/(m+1) of a full pipeline,
-so no rate without a drain can be above (m+1)/m of it at equal work: 1.25, 1.125 and 1.0625 for m = 4, 8, 16, less where
-stages are uneven. Images per second, ours / theirs, should be at least 1.15 for pipedream with m = 4. Each launch
-of ours also times its stages alone, both ranks at once and without any transfer: ours / ideal, the ideal being 1 / the
-slowest stage's time with its update, should be at least 0.9 (flush: of that, m/(m+1)). Processor time per microbatch
-and rank is printed too: it hardly depends on what else the machine does, and tells work from waiting. With two models
-and three m, five pairs take some ten minutes on two idle cores.
+A drain costs (n-1)/(m+n-1) of the time with n even stages: with two, theirs can be at best m/(m+1)
+of a full pipeline, so no rate without a drain can be above (m+1)/m of it at equal work: 1.25, 1.125
+and 1.0625 for m = 4, 8, 16, less where stages are uneven. Images per second, ours / theirs, should
+be at least 1.15 for pipedream with m = 4. Each launch of ours also times its stages alone, both
+ranks at once and without any transfer: ours / ideal, the ideal being 1 / the slowest stage's time
+with its update, should be at least 0.9 (flush: of that, m/(m+1)). Processor time per microbatch and
+rank is printed too: it hardly depends on what else the machine does, and tells work from waiting.
+With two models and three m, five pairs take some ten minutes on two idle cores.
 """
 
 import argparse
@@ -36,7 +39,9 @@ def main() -> None:
     parser.add_argument("--microbatches", default="4,8,16")
     parser.add_argument("--image-size", type=int, default=28)
     parser.add_argument("--size", type=int, default=32, help="images per microbatch")
-    parser.add_argument("--steps", type=int, default=64, help="timed microbatches, rounded down to whole batches")
+    parser.add_argument(
+        "--steps", type=int, default=64, help="timed microbatches, rounded down to whole batches"
+    )
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--variant", choices=VARIANTS, default="pipedream")
     settings = parser.parse_args()
@@ -52,7 +57,9 @@ def main() -> None:
                 report(ranks, settings.variant, case, batches, settings.pairs)
 
 
-def report(ranks: Ranks, variant: str, case: tuple[str, int, Groups, int, int], batches: int, pairs: int) -> None:
+def report(
+    ranks: Ranks, variant: str, case: tuple[str, int, Groups, int, int], batches: int, pairs: int
+) -> None:
     """One row: ours / theirs and ours / ideal."""
     ideals, bubbles, alone = list[float](), list[float](), list[list[float]]()
     our_work, their_work = list[list[float]](), list[list[float]]()

@@ -15,10 +15,10 @@ from pytest_dnnbench.planner.schedule import Layout, Schedule
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.cut import cut
-from pytest_dnnbench.rank.pipeline.profile_cache import cached_profile
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 from pytest_dnnbench.rank.pipeline.stage import Stage
 from pytest_dnnbench.rank.pipeline.stash import Sgd, Stash
+from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
 
 Groups = tuple[tuple[str, ...], ...]
 
@@ -45,7 +45,13 @@ def batch(size: int, image_size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def ours(
-    variant: str, model: str, image_size: int, groups: Groups, size: int, microbatches: int, batches: int
+    variant: str,
+    model: str,
+    image_size: int,
+    groups: Groups,
+    size: int,
+    microbatches: int,
+    batches: int,
 ) -> dict[str, float]:
     """Images per second of our runtime on this rank, and the seconds of its stage alone."""
     place = Place(dist.get_rank(), 2, "cpu", 1, "", 300.0)
@@ -57,7 +63,9 @@ def ours(
     made = batch(size, image_size)
     warmup, start, work, seconds = WARMUP_BATCHES * microbatches, 0.0, 0.0, 0.0
     end = warmup + batches * microbatches
-    run_on = 0 if variant == "pipedream-flush" else microbatches  # the pipeline is full to the end of the timed part
+    run_on = (
+        0 if variant == "pipedream-flush" else microbatches
+    )  # the pipeline is full to the end of the timed part
     for done in runtime.train(iter(lambda: made, None), end + run_on):
         if done.minibatch == warmup - 1:
             start, work = time.perf_counter(), time.process_time()
@@ -66,7 +74,12 @@ def ours(
     runtime.close()
     images = batches * microbatches * size
     cpu_s = work / (batches * microbatches)
-    return {"img_s": images / seconds, "alone_s": alone_s, "bubble": bubble(runtime, warmup, end), "cpu_s": cpu_s}
+    return {
+        "img_s": images / seconds,
+        "alone_s": alone_s,
+        "bubble": bubble(runtime, warmup, end),
+        "cpu_s": cpu_s,
+    }
 
 
 def bubble(runtime: Runtime, first: int, end: int) -> float:
@@ -76,8 +89,11 @@ def bubble(runtime: Runtime, first: int, end: int) -> float:
     return fraction
 
 
-def stage_alone(stages: list[nn.Module], rank: int, optimiser: Sgd, size: int, image_size: int) -> float:
-    """Median seconds of this rank's stage for one minibatch, update included; both ranks compute at the same time."""
+def stage_alone(
+    stages: list[nn.Module], rank: int, optimiser: Sgd, size: int, image_size: int
+) -> float:
+    """Median seconds of this rank's stage for one minibatch, update included; both ranks compute at
+    the same time."""
     images, labels = batch(size, image_size)
     inputs: tuple[torch.Tensor, ...] = (images,)
     if rank == 1:
@@ -90,7 +106,11 @@ def stage_alone(stages: list[nn.Module], rank: int, optimiser: Sgd, size: int, i
     for minibatch in range(15):
         start = time.perf_counter()
         outputs = stage.forward(minibatch, minibatch, inputs, labels)
-        gradients = None if rank else [torch.ones_like(tensor) for tensor in outputs if tensor.requires_grad]
+        gradients = (
+            None
+            if rank
+            else [torch.ones_like(tensor) for tensor in outputs if tensor.requires_grad]
+        )
         _, to_parameters = stage.backward(minibatch, gradients)
         stash.update(to_parameters, minibatch + 1)
         seconds.append(time.perf_counter() - start)
@@ -111,7 +131,9 @@ class LogitsOnly(nn.Module):
         return logits
 
 
-def theirs(model: str, image_size: int, groups: Groups, size: int, microbatches: int, batches: int) -> dict[str, float]:
+def theirs(
+    model: str, image_size: int, groups: Groups, size: int, microbatches: int, batches: int
+) -> dict[str, float]:
     """Images per second of Schedule1F1B on this rank."""
     rank = dist.get_rank()
     module = stages_of(model, image_size, groups)[rank]
@@ -119,7 +141,11 @@ def theirs(model: str, image_size: int, groups: Groups, size: int, microbatches:
     stage = PipelineStage(module, rank, 2, torch.device("cpu"))
     schedule = Schedule1F1B(stage, microbatches, loss_fn=cross_entropy)
     optimizer = torch.optim.SGD(
-        module.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, fused=True
+        module.parameters(),
+        lr=LEARNING_RATE,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        fused=True,
     )
     images, labels = batch(size * microbatches, image_size)
     start = work = 0.0
@@ -133,4 +159,7 @@ def theirs(model: str, image_size: int, groups: Groups, size: int, microbatches:
         optimizer.step()
         optimizer.zero_grad()
     seconds, work = time.perf_counter() - start, time.process_time() - work
-    return {"img_s": batches * microbatches * size / seconds, "cpu_s": work / (batches * microbatches)}
+    return {
+        "img_s": batches * microbatches * size / seconds,
+        "cpu_s": work / (batches * microbatches),
+    }

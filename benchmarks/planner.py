@@ -2,11 +2,11 @@
 
     python -m benchmarks.planner [--oracle FOLDER]
 
-The folder holds oracle.json (outcomes and run times of the original) and profiles/. Without one, only
-the self-made graphs are planned: models that the original does not finish, and thousands of workers. Times are
-the least of three runs and hold everything but reading the file: states, search and the plan. The original's
-are those recorded with its answers, on another day and with other load.
-Fails if an answer differs from the original's.
+The folder holds oracle.json (outcomes and run times of the original) and profiles/. Without one,
+only the self-made graphs are planned: models that the original does not finish, and thousands of
+workers. Times are the least of three runs and hold everything but reading the file: states, search
+and the plan. The original's are those recorded with its answers, on another day and with other
+load. Fails if an answer differs from the original's.
 """
 
 import argparse
@@ -61,16 +61,25 @@ def main() -> int:
 
 def _beside_the_original(folder: Path) -> int:
     """Prints the rows on which the original took long; returns how many answers differ."""
-    rows = [row for row in json.loads((folder / "oracle.json").read_text())["rows"] if row[8] == "ok"]
+    rows = [
+        row for row in json.loads((folder / "oracle.json").read_text())["rows"] if row[8] == "ok"
+    ]
     wrong = 0
-    print(f"{'profile':10}{'workers':>9}{'options':>36}{'ours s':>9}{'original s':>12}{'ratio':>9}  answer")
+    print(
+        f"{'profile':10}{'workers':>9}{'options':>36}{'ours s':>9}{'original s':>12}{'ratio':>9}  answer"
+    )
     for row in sorted((row for row in rows if row[7] >= SLOW_S), key=lambda row: float(row[7])):
         name, workers, bandwidths, options, bottleneck_s = row[:5]
         profile = read_profile(folder / "profiles" / f"{name}.txt")
         plan, ours_s = _timed(partial(_as_asked, profile, workers, bandwidths, options))
-        same = plan.bottleneck_s is not None and math.isclose(plan.bottleneck_s, bottleneck_s, rel_tol=1e-9)
+        same = plan.bottleneck_s is not None and math.isclose(
+            plan.bottleneck_s, bottleneck_s, rel_tol=1e-9
+        )
         wrong += not same
-        asked = " ".join(f"{key}={value}" for key, value in options.items()) + f" {min(bandwidths):.3g} B/s"
+        asked = (
+            " ".join(f"{key}={value}" for key, value in options.items())
+            + f" {min(bandwidths):.3g} B/s"
+        )
         print(
             f"{name:10}{'x'.join(map(str, workers)):>9}{asked:>36}{ours_s:9.3f}{row[7]:12.1f}{row[7] / ours_s:9.0f}"
             f"  {'same' if same else 'DIFFERENT'}",
@@ -79,7 +88,9 @@ def _beside_the_original(folder: Path) -> int:
     return wrong
 
 
-def _as_asked(profile: Profile, workers: list[int], bandwidths: list[float], options: dict[str, Any]) -> Plan:
+def _as_asked(
+    profile: Profile, workers: list[int], bandwidths: list[float], options: dict[str, Any]
+) -> Plan:
     return plan_for(
         profile,
         workers,
@@ -95,7 +106,10 @@ def _self_made(name: str, profile: Profile, shape: Shape, cost_model: str) -> No
     plan, ours_s = _timed(partial(plan_for, profile, *shape, cost_model=cost_model))
     workers = "x".join(map(str, shape[0]))
     stages = plan.shape if len(plan.stages) <= 8 else f"{len(plan.stages)} stages"
-    print(f"{name:20}{len(profile.nodes):6}{workers:>9}{cost_model:>12}{ours_s:9.3f}  {stages}", flush=True)
+    print(
+        f"{name:20}{len(profile.nodes):6}{workers:>9}{cost_model:>12}{ours_s:9.3f}  {stages}",
+        flush=True,
+    )
 
 
 def _timed(plan: Callable[[], Plan]) -> tuple[Plan, float]:
@@ -110,7 +124,9 @@ def _timed(plan: Callable[[], Plan]) -> tuple[Plan, float]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Times the planner.")
-    parser.add_argument("--oracle", type=Path, metavar="FOLDER", help="with oracle.json and profiles/")
+    parser.add_argument(
+        "--oracle", type=Path, metavar="FOLDER", help="with oracle.json and profiles/"
+    )
     return parser
 
 

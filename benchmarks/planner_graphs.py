@@ -1,7 +1,7 @@
 """Profiles made up in the shapes of known models: for the planner's benchmark and its tests.
 
-Times and sizes are drawn from a seed; the graphs have the branches, and about the number of nodes, of the models
-that they are named after. No model is built and nothing is measured.
+Times and sizes are drawn from a seed; the graphs have the branches, and about the number of nodes,
+of the models that they are named after. No model is built and nothing is measured.
 """
 
 import random
@@ -23,7 +23,16 @@ class Sketch:
         heavy = kind in ("conv", "linear")
         time_s = self._random.uniform(0.5e-3, 5e-3) * (1.0 if heavy else 0.1)
         weights = 4 * self._random.randrange(1 << 10, 1 << 20) if heavy else 0
-        self._nodes.append(Node(name, kind, time_s, 2 * time_s, 4 * self._random.randrange(1 << 14, 1 << 20), weights))
+        self._nodes.append(
+            Node(
+                name,
+                kind,
+                time_s,
+                2 * time_s,
+                4 * self._random.randrange(1 << 14, 1 << 20),
+                weights,
+            )
+        )
         self._edges += [(source, name) for source in dict.fromkeys(sources)]
         return name
 
@@ -47,7 +56,8 @@ def chain(length: int, seed: int = 0) -> Profile:
 
 
 def residual(blocks: int, seed: int = 0) -> Profile:
-    """As resnet: three units and a shortcut to a block, every fourth shortcut with a convolution of its own."""
+    """As resnet: three units and a shortcut to a block, every fourth shortcut with a convolution of
+    its own."""
     sketch = Sketch(seed)
     last = sketch.unit()
     for block in range(blocks):
@@ -72,22 +82,33 @@ def dense(layers: tuple[int, ...] = (6, 12, 24, 16), seed: int = 0) -> Profile:
 
 
 def inception(blocks: int = 11, seed: int = 0) -> Profile:
-    """As inception_v3: four branches of different lengths to a block, two of which fork again in the last ones."""
+    """As inception_v3: four branches of different lengths to a block, two of which fork again in
+    the last ones."""
     sketch = Sketch(seed)
     last = sketch.unit(depth=5)
     for block in range(blocks):
         pooled = sketch.unit(sketch.node("pool", last))
-        branches = [sketch.unit(last), sketch.unit(last, depth=2), sketch.unit(last, depth=3), pooled]
+        branches = [
+            sketch.unit(last),
+            sketch.unit(last, depth=2),
+            sketch.unit(last, depth=3),
+            pooled,
+        ]
         if block >= blocks - 2:
             forks = branches[1:3]
-            branches = [branches[0], pooled, *(sketch.unit(fork) for fork in forks for _ in range(2))]
+            branches = [
+                branches[0],
+                pooled,
+                *(sketch.unit(fork) for fork in forks for _ in range(2)),
+            ]
         last = sketch.node("concat", *branches)
     sketch.node("linear", last)
     return sketch.profile()
 
 
 def nasnet(cells: int = 18, seed: int = 0) -> Profile:
-    """As nasnet: cells of five pairs of operators that read the two cells before, so nothing is ever narrow."""
+    """As nasnet: cells of five pairs of operators that read the two cells before, so nothing is
+    ever narrow."""
     sketch = Sketch(seed)
     before = last = sketch.unit()
     for _ in range(cells):

@@ -1,6 +1,8 @@
-"""How well the operators' times sum up to the whole model's: the ratio for the four models of the suite.
+"""How well the operators' times sum up to the whole model's: the ratio for the four models of the
+suite.
 
-Fails if a ratio is off by more than 15%. Run it on a quiet machine: `python benchmarks/profile_sum.py`.
+Fails if a ratio is off by more than 15%. Run it on a quiet machine: `python
+benchmarks/profile_sum.py`.
 """
 
 import argparse
@@ -8,7 +10,12 @@ import sys
 
 from pytest_dnnbench.case import PRECISIONS
 from pytest_dnnbench.catalog import DEFAULT_MODELS
-from pytest_dnnbench.rank.pipeline.profiler import Effort, is_trusted, parts_over_whole, profile_model
+from pytest_dnnbench.rank.profiling.profiler import (
+    Effort,
+    is_trusted,
+    parts_over_whole,
+    profile_model,
+)
 
 
 def main() -> int:
@@ -33,7 +40,10 @@ def _row(model: str, options: argparse.Namespace) -> bool:
     )
     ratio = parts_over_whole(profile)
     parts_ms, whole_ms = profile.parts_s * 1e3, profile.metadata["whole_s"] * 1e3
-    print(f"{model:18}{len(profile.nodes):10}{parts_ms:10.2f}{whole_ms:10.2f}{ratio:15.3f}", flush=True)
+    print(
+        f"{model:18}{len(profile.nodes):10}{parts_ms:10.2f}{whole_ms:10.2f}{ratio:15.3f}",
+        flush=True,
+    )
     return is_trusted(profile)
 
 

@@ -1,11 +1,13 @@
-"""What live progress costs the measured ranks: throughput with the status line on and off, in interleaved pairs.
+"""What live progress costs the measured ranks: throughput with the status line on and off, in
+interleaved pairs.
 
     python -m benchmarks.progress_cost [--pairs 10] [--model resnet18] [--batch-size 32] [--steps 20] [--ranks 2]
 
-On a terminal that nobody reads but which obeys everything, the line is rewritten as in a session. On / off should be
-1.00 within the noise of the pairs. A pair of the default size takes about ten seconds on two quiet cores. Also
-printed, and hardly touched by other load: what saying a step costs a rank, and the CPU time that the controller takes
-from the ranks' cores in a second of a launch, its start and end included.
+On a terminal that nobody reads but which obeys everything, the line is rewritten as in a session.
+On / off should be 1.00 within the noise of the pairs. A pair of the default size takes about ten
+seconds on two quiet cores. Also printed, and hardly touched by other load: what saying a step costs
+a rank, and the CPU time that the controller takes from the ranks' cores in a second of a launch,
+its start and end included.
 """
 
 import argparse
@@ -18,11 +20,11 @@ from collections.abc import Sequence
 
 from benchmarks.ddp import ours
 from benchmarks.pairs import compare
-from pytest_dnnbench.board import Board, Standing
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.rank_status import RankStatus, StatusPage
 from pytest_dnnbench.report.progress import StatusLine, status, where
-from pytest_dnnbench.results.measurement import Launch
+from pytest_dnnbench.results.records.measurement import Launch
 
 CALLS = 100_000
 
@@ -34,9 +36,15 @@ class Display:
         self.drawn = 0
         self._line = StatusLine(lambda text: self._write(descriptor, text))
 
-    def show(self, standings: Sequence[Standing]) -> None:
+    def show(self, standings: Sequence[RankStatus]) -> None:
         """As ranks.Progress.show."""
-        self._line.draw(status("test_train[ddp-resnet18-2gpu]", [*where(standings), f"{time.monotonic():.1f} s"], 79))
+        self._line.draw(
+            status(
+                "test_train[ddp-resnet18-2gpu]",
+                [*where(standings), f"{time.monotonic():.1f} s"],
+                79,
+            )
+        )
 
     def clear(self) -> None:
         """As ranks.Progress.clear."""
@@ -49,7 +57,7 @@ class Display:
 
 def step_ns() -> float:
     """What saying a step costs a rank, the best of five."""
-    board, descriptor = Board.make()
+    board, descriptor = StatusPage.make()
     os.close(descriptor)
     board.enter("timed steps", 10)
     return 1e9 * min(timeit.repeat(lambda: board.step(3, 96), number=CALLS, repeat=5)) / CALLS
@@ -68,7 +76,7 @@ class Side:
         launch = Launch(tuple(ours(self._ranks, self._settings, self._settings.steps, 3)))
         self._cpu_s += time.process_time() - cpu
         self._wall_s += time.monotonic() - wall
-        return launch.throughput_img_s
+        return launch.throughput
 
     @property
     def cpu_ms_per_s(self) -> float:
@@ -83,7 +91,9 @@ def _swallow(descriptor: int) -> None:
 
 def main() -> None:
     """Prints every pair and the median ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -99,7 +109,9 @@ def main() -> None:
         threads = max(1, len(os.sched_getaffinity(0)) // settings.ranks)
         devices = ["cpu"] * settings.ranks
         off = Side(Ranks(server, devices, threads=threads, timeout_s=600), settings)
-        on = Side(Ranks(server, devices, threads=threads, timeout_s=600, progress=display), settings)
+        on = Side(
+            Ranks(server, devices, threads=threads, timeout_s=600, progress=display), settings
+        )
         compare(
             f"throughput of ddp {settings.model} on {settings.ranks} ranks, progress on / off",
             on.img_s,
@@ -108,7 +120,9 @@ def main() -> None:
             "img/s",
         )
     print(f"the line was written {display.drawn} times")
-    print(f"controller's CPU time: {on.cpu_ms_per_s:.2f} ms/s with it, {off.cpu_ms_per_s:.2f} ms/s without")
+    print(
+        f"controller's CPU time: {on.cpu_ms_per_s:.2f} ms/s with it, {off.cpu_ms_per_s:.2f} ms/s without"
+    )
 
 
 if __name__ == "__main__":

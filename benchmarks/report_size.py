@@ -2,7 +2,8 @@
 
     python -m benchmarks.report_size [--cases 1000] [--sessions 1]
 
-Made-up records; a fresh process each time, so that imports count. Takes some ten seconds. Fails beyond the limits.
+Made-up records; a fresh process each time, so that imports count. Takes some ten seconds. Fails
+beyond the limits.
 """
 
 import argparse
@@ -21,7 +22,9 @@ FRAMEWORKS, COUNTS = ("single", "ddp", "horovod", "pipedream", "fsdp"), (1, 2, 4
 
 def main() -> int:
     """Prints seconds and bytes; 1 when one of them is over its limit."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--sessions", type=int, default=1)
     asked = parser.parse_args()
@@ -35,7 +38,15 @@ def main() -> int:
             files.append(Path(folder, f"{day}.json"))
             files[-1].write_text(json.dumps(content))
         output = Path(folder, "report")
-        command = [sys.executable, "-m", "pytest_dnnbench", "report", *map(str, files), "-o", str(output)]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest_dnnbench",
+            "report",
+            *map(str, files),
+            "-o",
+            str(output),
+        ]
         seconds = []
         for _ in range(3):
             start = time.perf_counter()
@@ -44,8 +55,12 @@ def main() -> int:
         size = output.joinpath("index.html").stat().st_size
         rest = sum(path.stat().st_size for path in output.rglob("*") if path.is_file()) - size
     print(f"{asked.cases} cases, {asked.sessions} sessions")
-    print(f"seconds   {' '.join(f'{one:.2f}' for one in seconds)}   (limit {MOST_SECONDS:g}, fastest counts)")
-    print(f"page      {size / 1e6:.2f} MB   (limit {MOST_BYTES / 1e6:g})   other files {rest / 1e6:.2f} MB")
+    print(
+        f"seconds   {' '.join(f'{one:.2f}' for one in seconds)}   (limit {MOST_SECONDS:g}, fastest counts)"
+    )
+    print(
+        f"page      {size / 1e6:.2f} MB   (limit {MOST_BYTES / 1e6:g})   other files {rest / 1e6:.2f} MB"
+    )
     return int(min(seconds) > MOST_SECONDS or size > MOST_BYTES)
 
 

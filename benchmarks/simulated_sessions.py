@@ -1,4 +1,5 @@
-"""Simulated sessions of a machine whose noise is known: what the detector is tried on, by tests and by detector.py.
+"""Simulated sessions of a machine whose noise is known: what the detector is tried on, by tests and
+by detector.py.
 
 A value is the relative throughput of one launch, 1.0 without noise. On its logarithm add up
 
@@ -23,8 +24,8 @@ SLOW_LAUNCH = -np.log(1.3)
 
 @dataclass(frozen=True)
 class World:
-    """A machine and its cases: relative standard deviations. In a share `slow_days` of sessions the machine is slower
-    by `slow_machine`; the cases feel `felt` times what the yardstick does."""
+    """A machine and its cases: relative standard deviations. In a share `slow_days` of sessions the
+    machine is slower by `slow_machine`; the cases feel `felt` times what the yardstick does."""
 
     launch_sd: Array
     session_share: float = 0.3
@@ -40,17 +41,26 @@ class World:
     def cases(self) -> int:
         return len(self.launch_sd)
 
-    def sessions(self, rng: np.random.Generator, sessions: int, launches: int) -> tuple[Array, Array]:
-        """Values of sessions that follow each other, sessions x cases x launches, and of the yardstick beside them."""
+    def sessions(
+        self, rng: np.random.Generator, sessions: int, launches: int
+    ) -> tuple[Array, Array]:
+        """Values of sessions that follow each other, sessions x cases x launches, and of the
+        yardstick beside them."""
         logs = rng.standard_normal((sessions, self.cases, launches))
         if self.odd_cases:
             logs[:, -1] = rng.standard_t(3, (sessions, launches)) / np.sqrt(3)
         logs *= self.launch_sd[:, None]
         if self.odd_cases:
             logs[:, -2] += SLOW_LAUNCH * (rng.random((sessions, launches)) < 0.1)
-        logs += rng.standard_normal((sessions, self.cases, 1)) * self.launch_sd[:, None] * self.session_share
+        logs += (
+            rng.standard_normal((sessions, self.cases, 1))
+            * self.launch_sd[:, None]
+            * self.session_share
+        )
         drift = np.cumsum(rng.standard_normal(sessions) * self.walk_sd)[:, None, None]
-        drift = drift + rng.standard_normal((sessions, 1, 1)) * self.slope_sd * np.linspace(-0.5, 0.5, launches)
+        drift = drift + rng.standard_normal((sessions, 1, 1)) * self.slope_sd * np.linspace(
+            -0.5, 0.5, launches
+        )
         drift = drift - self.slow_machine * (rng.random((sessions, 1, 1)) < self.slow_days)
         yardsticks = rng.standard_normal(logs.shape) * self.yardstick_sd - drift
         return np.exp(logs + self.felt * drift), np.exp(yardsticks)
@@ -63,24 +73,29 @@ class World:
 
 
 def suite(cases: int = 36) -> World:
-    """Cases of 1% to 11% of launch noise, half of them under 2%: pytorch/benchmark's ranges taken for deviations."""
+    """Cases of 1% to 11% of launch noise, half of them under 2%: pytorch/benchmark's ranges taken
+    for deviations."""
     ranks = (np.arange(cases) + 0.5) / cases
     return World(np.clip(0.018 * np.exp(1.09 * _normal_quantile(ranks)), 0.01, 0.114))
 
 
 def rough(cases: int = 36) -> World:
-    """The suite on a machine that it does not have to itself: its sessions differ as much as its launches."""
+    """The suite on a machine that it does not have to itself: its sessions differ as much as its
+    launches."""
     return replace(suite(cases), session_share=1.0, walk_sd=0.01, slope_sd=0.01)
 
 
 def shared(cases: int = 36) -> World:
-    """The suite on a machine that is a third slower in one session of ten, and on which cases lose half of it more."""
+    """The suite on a machine that is a third slower in one session of ten, and on which cases lose
+    half of it more."""
     return replace(suite(cases), slow_days=0.1, slow_machine=float(np.log(1.33)), felt=1.5)
 
 
 def quiet(launch_sd: float = 0.01, cases: int = 36) -> World:
     """Every case with the same launch noise and none of its own between sessions."""
-    return World(np.full(cases, launch_sd), session_share=0.0, walk_sd=0.0, slope_sd=0.0, odd_cases=False)
+    return World(
+        np.full(cases, launch_sd), session_share=0.0, walk_sd=0.0, slope_sd=0.0, odd_cases=False
+    )
 
 
 def _normal_quantile(ranks: Array) -> Array:

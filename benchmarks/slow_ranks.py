@@ -1,12 +1,14 @@
-"""Is the slow rank named, and no rank where none is slow? On real ranks, disturbed launches kept in.
+"""Is the slow rank named, and no rank where none is slow? On real ranks, disturbed launches kept
+in.
 
     python -m benchmarks.slow_ranks [--sessions 20] [--launches 3] [--frameworks ddp,horovod]
                                     [--model tests.tiny_models:tiny] [--batch-size 8] [--shares 0,0.05,0.1,0.2,0.5]
 
-Sessions of launches in which the last rank sleeps in each step, before its forward pass, for a share of the step time
-measured beforehand; with share 0, any name is a false one. A session in use leaves disturbed launches out; here they
-count, so that a busy machine shows what the rule is worth by itself. Prints, for each share, the sessions that named
-the right rank, the wrong one and none. Two CPU ranks; four minutes for the default. Fails on a wrong name.
+Sessions of launches in which the last rank sleeps in each step, before its forward pass, for a
+share of the step time measured beforehand; with share 0, any name is a false one. A session in use
+leaves disturbed launches out; here they count, so that a busy machine shows what the rule is worth
+by itself. Prints, for each share, the sessions that named the right rank, the wrong one and none.
+Two CPU ranks; four minutes for the default. Fails on a wrong name.
 """
 
 import argparse
@@ -16,21 +18,26 @@ from collections import Counter
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import FRAMEWORKS
+from pytest_dnnbench.controller.case_run import MEASURE, load
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import MEASURE, load
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.results.measurement import Launch
-from pytest_dnnbench.results.straggler import LaunchTimes, straggler
+from pytest_dnnbench.results.records.measurement import Launch
+from pytest_dnnbench.results.verdicts.straggler import LaunchTimes, straggler
 
-WORKERS = {"ddp": "tests.rank.planted_workers:LateDdp", "horovod": "tests.horovod.workers:LateHorovod"}
+WORKERS = {
+    "ddp": "tests.rank.planted_workers:LateDdp",
+    "horovod": "tests.horovod.workers:LateHorovod",
+}
 RANKS, STEPS, WARMUP = 2, 10, 3
 LATE = RANKS - 1
 
 
 def main() -> int:
     """Prints a line per framework and share; 1 if a rank was named that is not slow."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--launches", type=int, default=3)
     parser.add_argument("--frameworks", default="ddp,horovod")
@@ -39,22 +46,32 @@ def main() -> int:
     parser.add_argument("--shares", default="0,0.05,0.1,0.2,0.5")
     options = parser.parse_args()
     wrong = 0
-    print(f"{'framework':12}{'late by':>10}{'right':>8}{'wrong':>8}{'none':>8}   own work of each rank, ms (medians)")
+    print(
+        f"{'framework':12}{'late by':>10}{'right':>8}{'wrong':>8}{'none':>8}   own work of each rank, ms (medians)"
+    )
     with ForkServer() as server:
         ranks = Ranks(server, ["cpu"] * RANKS, threads=1, timeout_s=120)
         for framework in options.frameworks.split(","):
             step_s = statistics.median(
-                one.step_time_s for _ in range(3) for one in _session(ranks, framework, 0.0, options)
+                one.step_time_s
+                for _ in range(3)
+                for one in _session(ranks, framework, 0.0, options)
             )
             for share in map(float, options.shares.split(",")):
-                sessions = [_session(ranks, framework, share * step_s, options) for _ in range(options.sessions)]
+                sessions = [
+                    _session(ranks, framework, share * step_s, options)
+                    for _ in range(options.sessions)
+                ]
                 named = [found.rank if found else None for found in map(straggler, sessions)]
                 counts = Counter(
-                    "none" if one is None else "right" if share and one == LATE else "wrong" for one in named
+                    "none" if one is None else "right" if share and one == LATE else "wrong"
+                    for one in named
                 )
                 wrong += counts["wrong"]
                 own = [
-                    statistics.median(one.own_work_s[rank][1] for session in sessions for one in session)
+                    statistics.median(
+                        one.own_work_s[rank][1] for session in sessions for one in session
+                    )
                     for rank in range(RANKS)
                 ]
                 print(
@@ -66,7 +83,9 @@ def main() -> int:
     return int(wrong > 0)
 
 
-def _session(ranks: Ranks, framework: str, late_s: float, options: argparse.Namespace) -> list[LaunchTimes]:
+def _session(
+    ranks: Ranks, framework: str, late_s: float, options: argparse.Namespace
+) -> list[LaunchTimes]:
     case = Case(
         framework,
         options.model,
@@ -77,7 +96,10 @@ def _session(ranks: Ranks, framework: str, late_s: float, options: argparse.Name
     )
     request = RunRequest(case, WORKERS[framework], options.model, steps=STEPS, warmup=WARMUP)
     rendezvous = load(next(row.rendezvous for row in FRAMEWORKS if row.name == framework))
-    launches = [Launch(tuple(ranks.launch(MEASURE, request, rendezvous=rendezvous))) for _ in range(options.launches)]
+    launches = [
+        Launch(tuple(ranks.launch(MEASURE, request, rendezvous=rendezvous)))
+        for _ in range(options.launches)
+    ]
     return [LaunchTimes(statistics.median(one.step_time_s), one.own_work_s) for one in launches]
 
 

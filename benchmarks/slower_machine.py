@@ -2,10 +2,11 @@
 
     python -m benchmarks.slower_machine [--launches 5] [--models resnet18] [--shares 0.1,0.3]
 
-Other processes take a share of every core's time, in turns of milliseconds, as a host does that runs other machines:
-by computing, or by copying memory. Launches with and without them take turns. Prints, per case, what the case's step
-and the yardstick lose and the ratio of the two (of logarithms), which results/machine.py takes to be at most EXPLAINED.
-Some three minutes on two quiet cores.
+Other processes take a share of every core's time, in turns of milliseconds, as a host does that
+runs other machines: by computing, or by copying memory. Launches with and without them take turns.
+Prints, per case, what the case's step and the yardstick lose and the ratio of the two (of
+logarithms), which results/verdicts/machine_speed.py takes to be at most EXPLAINED. Some three
+minutes on two quiet cores.
 """
 
 import argparse
@@ -20,12 +21,12 @@ from contextlib import contextmanager
 import numpy as np
 
 from pytest_dnnbench.case import Case
+from pytest_dnnbench.controller.case_run import MEASURE, MEASURE_MACHINE
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import MEASURE, MEASURE_MACHINE
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.results.machine import EXPLAINED
-from pytest_dnnbench.results.measurement import Launch
+from pytest_dnnbench.results.records.measurement import Launch
+from pytest_dnnbench.results.verdicts.machine_speed import EXPLAINED
 
 WORKERS = {
     "single": ("pytest_dnnbench.rank.frameworks.single:SingleWorker", 1),
@@ -54,7 +55,10 @@ def take(core: int, share: float, kind: str) -> None:
 def others(share: float, kind: str) -> Iterator[None]:
     """One such process per core."""
     start = multiprocessing.get_context("spawn").Process
-    taking = [start(target=take, args=(core, share, kind), daemon=True) for core in sorted(os.sched_getaffinity(0))]
+    taking = [
+        start(target=take, args=(core, share, kind), daemon=True)
+        for core in sorted(os.sched_getaffinity(0))
+    ]
     for process in taking:
         process.start()
     time.sleep(0.5)
@@ -68,19 +72,28 @@ def others(share: float, kind: str) -> Iterator[None]:
 
 def main() -> None:
     """Prints a line per case, kind of work and share."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--launches", type=int, default=5)
     parser.add_argument("--models", default="resnet18")
     parser.add_argument("--shares", default="0.1,0.3")
     options = parser.parse_args()
-    print(f"{'case':26}{'others':>18}{'case loses':>12}{'yardstick':>11}{'ratio':>8}   (explained up to {EXPLAINED:g})")
+    print(
+        f"{'case':26}{'others':>18}{'case loses':>12}{'yardstick':>11}{'ratio':>8}   (explained up to {EXPLAINED:g})"
+    )
     with ForkServer() as server:
         for model in options.models.split(","):
             for framework in WORKERS:
                 for kind in ("computing", "copying"):
                     for share in map(float, options.shares.split(",")):
-                        pairs = [_pair(server, framework, model, share, kind) for _ in range(options.launches)]
-                        case, yardstick = (statistics.median(one) for one in zip(*pairs, strict=True))
+                        pairs = [
+                            _pair(server, framework, model, share, kind)
+                            for _ in range(options.launches)
+                        ]
+                        case, yardstick = (
+                            statistics.median(one) for one in zip(*pairs, strict=True)
+                        )
                         print(
                             f"{framework + ' ' + model:26}{f'{kind} {share:.0%}':>18}{math.expm1(case):>12.1%}"
                             f"{math.expm1(yardstick):>11.1%}{case / yardstick:>8.2f}",
@@ -88,7 +101,9 @@ def main() -> None:
                         )
 
 
-def _pair(server: ForkServer, framework: str, model: str, share: float, kind: str) -> tuple[float, float]:
+def _pair(
+    server: ForkServer, framework: str, model: str, share: float, kind: str
+) -> tuple[float, float]:
     """What the case and the yardstick lose, of logarithms of seconds."""
     with others(share, kind):
         busy = _launch(server, framework, model)
@@ -101,7 +116,9 @@ def _launch(server: ForkServer, framework: str, model: str) -> Sequence[float]:
     cores = len(os.sched_getaffinity(0))
     case = Case(framework, model, ranks, "train", batch_size=16)
     request = RunRequest(case, worker, model, steps=12, warmup=3)
-    reports = Ranks(server, ["cpu"] * ranks, threads=max(1, cores // ranks), timeout_s=600).launch(MEASURE, request)
+    reports = Ranks(server, ["cpu"] * ranks, threads=max(1, cores // ranks), timeout_s=600).launch(
+        MEASURE, request
+    )
     (yardstick,) = Ranks(server, ["cpu"], threads=cores, timeout_s=600).launch(MEASURE_MACHINE)
     return math.log(statistics.median(Launch(tuple(reports)).step_time_s)), math.log(yardstick)
 

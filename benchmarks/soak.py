@@ -2,8 +2,9 @@
 
     python -m benchmarks.soak [LAUNCHES]
 
-Prints resident memory, descriptors, threads and temporary files of both processes along the way; exit status 1 on
-growth. 500 launches of one CPU rank, every tenth of them failing, take about a minute.
+Prints resident memory, descriptors, threads and temporary files of both processes along the way;
+exit status 1 on growth. 500 launches of one CPU rank, every tenth of them failing, take about a
+minute.
 """
 
 import os
@@ -14,10 +15,10 @@ from pathlib import Path
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.controller.case_run import MEASURE, prepare_run
 from pytest_dnnbench.controller.devices import detect
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import MEASURE, prepare_run
 from pytest_dnnbench.errors import DnnbenchError
 
 SETTLED = 50
@@ -30,7 +31,9 @@ Figures = dict[str, int]
 
 def figures(pid: int) -> Figures:
     """What a process holds, and the temporary files of this one."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
     return {
         "resident_kib": int(status["VmRSS"].split()[0]),
         "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
@@ -50,7 +53,9 @@ def main(launches: int) -> int:
     case = Case("single", "tests.tiny_models:tiny", 1, "train", image_size=28, batch_size=4)
     with ForkServer() as server:
         ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
-        request = prepare_run(case, Catalog(), ranks, detect("cpu"), steps=2, warmup=1, data=None).request
+        request = prepare_run(
+            case, Catalog(), ranks, detect("cpu"), steps=2, warmup=1, data=None
+        ).request
         failing = replace(request, model="tests.no_such_module:model")
         settled: dict[str, Figures] = {}
         for number in range(1, launches + 1):

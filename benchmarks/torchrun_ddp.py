@@ -1,4 +1,5 @@
-"""What one would write by hand: a DistributedDataParallel training loop for torchrun. The other side of ddp.py.
+"""What one would write by hand: a DistributedDataParallel training loop for torchrun. The other
+side of ddp.py.
 
 Prints one JSON line on rank 0: images per second of the job, and when the first step was complete.
 """
@@ -31,7 +32,8 @@ def main() -> None:
     model = DistributedDataParallel(build_model(settings.model, 28))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     batches = [
-        (torch.randn(settings.batch_size, 1, 28, 28), torch.randint(10, (settings.batch_size,))) for _ in range(4)
+        (torch.randn(settings.batch_size, 1, 28, 28), torch.randint(10, (settings.batch_size,)))
+        for _ in range(4)
     ]
     first = start = 0.0
     for index in range(settings.warmup + settings.steps):

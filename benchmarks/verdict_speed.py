@@ -1,9 +1,10 @@
-"""Reading and judging a large suite: 1,000 cases against 50 stored sessions, as figures. Takes about a minute.
+"""Reading and judging a large suite: 1,000 cases against 50 stored sessions, as figures. Takes
+about a minute.
 
     python benchmarks/verdict_speed.py [--cases 1000] [--runs 50]
 
-It writes the sessions (about 600 MB) to a temporary folder, with what real records hold (several launches of ten
-steps, environment, proof), and times a fresh process: import, read, judge.
+It writes the sessions (about 600 MB) to a temporary folder, with what real records hold (several
+launches of ten steps, environment, proof), and times a fresh process: import, read, judge.
 """
 
 import argparse
@@ -21,9 +22,9 @@ SCRIPT = """
 import sys, time
 start = time.perf_counter()
 from pathlib import Path
-from pytest_dnnbench.results.baseline import storage_runs
-from pytest_dnnbench.results.compare import compare
-from pytest_dnnbench.results.saved import read_saved
+from pytest_dnnbench.results.baselines.baseline import storage_runs
+from pytest_dnnbench.results.verdicts.compare import compare
+from pytest_dnnbench.results.records.saved import read_saved
 imported = time.perf_counter()
 now = read_saved(Path(sys.argv[2]))
 found = compare(storage_runs(Path(sys.argv[1]), "latest"), now, layers=[], false_alarms=0.01)
@@ -50,7 +51,10 @@ def main() -> None:
         for _ in range(3):
             start = time.perf_counter()
             answer = subprocess.run(
-                [sys.executable, "-c", SCRIPT, str(storage), str(now)], check=True, capture_output=True, text=True
+                [sys.executable, "-c", SCRIPT, str(storage), str(now)],
+                check=True,
+                capture_output=True,
+                text=True,
             )
             print(f"{time.perf_counter() - start:.2f} s in all: {answer.stdout.strip()}")
 
@@ -58,7 +62,10 @@ def main() -> None:
 def session(cases: int, seed: int) -> str:
     """One saved session, in the form that pytest-benchmark writes."""
     rng = random.Random(seed)
-    benchmarks = [benchmark(f"test_steps.py::test_train[ddp-model{number}-2gpu]", rng) for number in range(cases)]
+    benchmarks = [
+        benchmark(f"test_steps.py::test_train[ddp-model{number}-2gpu]", rng)
+        for number in range(cases)
+    ]
     return json.dumps(
         {
             "machine_info": {},
@@ -76,7 +83,7 @@ def benchmark(name: str, rng: random.Random) -> dict[str, object]:
     """One case: 1% noise between launches."""
     rates = [3000 * rng.gauss(1, 0.01) for _ in range(3)]
     values = {
-        "throughput_img_s": ("img/s", "higher", rates),
+        "throughput": ("img/s", "higher", rates),
         "step_time_s": ("s", "lower", [64 / rate for rate in rates]),
         "allocated_peak_bytes": ("B", "lower", [2.0**30] * 3),
         "cached_peak_bytes": ("B", "lower", [1.25 * 2.0**30] * 3),
@@ -85,7 +92,13 @@ def benchmark(name: str, rng: random.Random) -> dict[str, object]:
     record: dict[str, Any] = copy.deepcopy(RECORD)
     record["case"]["model"] = name
     record["metrics"] = {
-        metric: {"value": sorted(launches)[1], "unit": unit, "better": better, "per_rank": [], "per_launch": launches}
+        metric: {
+            "value": sorted(launches)[1],
+            "unit": unit,
+            "better": better,
+            "per_rank": [],
+            "per_launch": launches,
+        }
         for metric, (unit, better, launches) in values.items()
     }
     record["launches"] = [
@@ -96,8 +109,22 @@ def benchmark(name: str, rng: random.Random) -> dict[str, object]:
         }
         for rate in rates
     ]
-    stats = {"min": 1.0, "max": 1.0, "mean": 1.0, "stddev": 0.0, "rounds": 30, "median": 1.0, "iqr": 0.0}
-    return {"fullname": name, "name": name, "group": None, "extra_info": {"dnnbench": record}, "stats": stats}
+    stats = {
+        "min": 1.0,
+        "max": 1.0,
+        "mean": 1.0,
+        "stddev": 0.0,
+        "rounds": 30,
+        "median": 1.0,
+        "iqr": 0.0,
+    }
+    return {
+        "fullname": name,
+        "name": name,
+        "group": None,
+        "extra_info": {"dnnbench": record},
+        "stats": stats,
+    }
 
 
 RECORD: dict[str, Any] = {
@@ -120,10 +147,17 @@ RECORD: dict[str, Any] = {
         "data": {"source": "synthetic"},
     },
     "environment": {
-        "must_match": {"cpu": "a", "cores": 2, "gpu": "b", "driver": "550", "torch": "2.13.0", "threads_per_rank": 1},
+        "must_match": {
+            "cpu": "a",
+            "cores": 2,
+            "gpu": "b",
+            "driver": "550",
+            "torch": "2.13.0",
+            "threads_per_rank": 1,
+        },
         "recorded": {"hostname": "a", "python": "3.11", "load_1min": 1.0},
     },
-    "thresholds": {"throughput_img_s": {"limit": 2910.0, "relative": -0.03, "source": "default"}},
+    "thresholds": {"throughput": {"limit": 2910.0, "relative": -0.03, "source": "default"}},
     "correctness": {
         "checked": ["gradients", "parameters", "buffers"],
         "largest_deviation": {"gradients": 1e-17, "parameters": 1e-17, "buffers": 0.0},

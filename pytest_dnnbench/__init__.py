@@ -1,4 +1,5 @@
-"""Benchmarks of distributed deep-network training as pytest cases. Importing this imports nothing heavy."""
+"""Benchmarks of distributed deep-network training as pytest cases. Importing this imports nothing
+heavy."""
 
 __version__ = "0.1.0"
 

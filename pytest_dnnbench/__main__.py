@@ -6,17 +6,27 @@ import sys
 from pytest_dnnbench.errors import DnnbenchError
 
 COMMANDS = {
-    "baseline": ("pytest_dnnbench.results.baseline_command", "update, accept or show a baseline"),
-    "compare": ("pytest_dnnbench.results.compare_command", "compare two saved files; exit status 1 on a regression"),
-    "horovod": ("pytest_dnnbench.horovod_build.command", "build Horovod against the installed torch and install it"),
+    "baseline": ("pytest_dnnbench.results.baselines.command", "update, accept or show a baseline"),
+    "compare": (
+        "pytest_dnnbench.results.verdicts.compare_command",
+        "compare two saved files; exit status 1 on a regression",
+    ),
+    "horovod": (
+        "pytest_dnnbench.horovod_build.command",
+        "build Horovod against the installed torch and install it",
+    ),
     "plan": ("pytest_dnnbench.planner.command", "split a profiled model into pipeline stages"),
-    "profile": ("pytest_dnnbench.rank.pipeline.command", "time each operator of a model on one device"),
+    "profile": (
+        "pytest_dnnbench.rank.profiling.command",
+        "time each operator of a model on one device",
+    ),
     "report": ("pytest_dnnbench.report.command", "make one page, plots and tables of saved runs"),
 }
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one command and returns its exit status: 0 done, 1 the command's own "no", 2 a usage error."""
+    """Runs one command and returns its exit status: 0 done, 1 the command's own "no", 2 a usage
+    error."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m pytest_dnnbench COMMAND ...\n")
         print("\n".join(f"  {name:10}{about}" for name, (_, about) in COMMANDS.items()))

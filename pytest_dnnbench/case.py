@@ -1,4 +1,5 @@
-"""One benchmark case: which framework trains or validates which model, on how much, and how. No torch here."""
+"""One benchmark case: which framework trains or validates which model, on how much, and how. No
+torch here."""
 
 from dataclasses import dataclass, field
 
@@ -13,11 +14,13 @@ SCALINGS = ("weak", "strong")
 DEVICES = ("cuda", "cpu")
 
 MNIST_IMAGE_SIZE = 28
-"""Images of this size have MNIST's form: one channel, ten classes. Any other size has ImageNet's: 3 and 1000."""
+"""Images of this size have MNIST's form: one channel, ten classes. Any other size has ImageNet's: 3
+and 1000."""
 
 
 def image_form(image_size: int) -> tuple[int, int]:
-    """Channels of an image and classes of the labels: (1, 10) at MNIST's size, (3, 1000) at any other."""
+    """Channels of an image and classes of the labels: (1, 10) at MNIST's size, (3, 1000) at any
+    other."""
     return (1, 10) if image_size == MNIST_IMAGE_SIZE else (3, 1000)
 
 
@@ -25,8 +28,9 @@ def image_form(image_size: int) -> tuple[int, int]:
 class Case:
     """What one test case measures. Plain data; crosses process boundaries; validated once, here.
 
-    `batch_size` is the number of images of one GPU's minibatch, as it runs: under strong scaling it is already
-    divided. `gpus` counts ranks: on a machine without GPUs they are CPU processes. `options` are the framework's own.
+    `batch_size` is the number of images of one GPU's minibatch, as it runs: under strong scaling it
+    is already divided. `gpus` counts ranks: on a machine without GPUs they are CPU processes.
+    `options` are the framework's own.
     """
 
     framework: str
@@ -61,9 +65,13 @@ class Case:
             if count < 1:
                 raise UsageError(f"{name} is {count}: it must be at least 1")
         if self.precision == "tf32" and self.device != "cuda":
-            raise UsageError(f"precision 'tf32' needs a CUDA device, not {self.device!r}: use fp32 or bf16")
+            raise UsageError(
+                f"precision 'tf32' needs a CUDA device, not {self.device!r}: use fp32 or bf16"
+            )
         if self.dataset == "mnist" and self.image_size != MNIST_IMAGE_SIZE:
-            raise UsageError(f"MNIST images have {MNIST_IMAGE_SIZE} pixels a side, not {self.image_size}")
+            raise UsageError(
+                f"MNIST images have {MNIST_IMAGE_SIZE} pixels a side, not {self.image_size}"
+            )
 
     @property
     def id(self) -> str:

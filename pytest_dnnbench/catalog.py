@@ -1,4 +1,5 @@
-"""What can be named in a case: frameworks and models, each a row. Nothing that a row points to is imported here."""
+"""What can be named in a case: frameworks and models, each a row. Nothing that a row points to is
+imported here."""
 
 import difflib
 import importlib.util
@@ -11,7 +12,8 @@ from pytest_dnnbench.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class FrameworkOption:
-    """An option of one framework: `--dnn-{flag}` on the command line, `Case.options[name]` on the rank."""
+    """An option of one framework: `--dnn-{flag}` on the command line, `Case.options[name]` on the
+    rank."""
 
     name: str
     flag: str
@@ -24,15 +26,17 @@ class FrameworkOption:
 class FrameworkSpec:
     """A framework that cases can name.
 
-    `worker` is the rank side, "module:Class"; `requires` the modules that must be installed, with `install` the one
-    command that does it; `preload` what the fork server imports beforehand; `rendezvous`, where the framework has
-    its own, "module:function" giving a context manager of each rank's environment variables.
+    `worker` is the rank side, "module:Class"; `requires` the modules that must be installed, with
+    `install` the one command that does it; `preload` what the fork server imports beforehand;
+    `rendezvous`, where the framework has its own, "module:function" giving a context manager of
+    each rank's environment variables.
 
-    `fits`, where options decide on how many devices a framework runs, is "module:function": called without torch with
-    framework, count and options before anything starts, it tells whether a case can be, or raises UsageError.
-    `planning`, where something has to be decided once for all launches of a case, is "module:function": called on
-    the ranks with place and RunRequest before the proof; what it returns on rank 0 becomes RunRequest.plan. A
-    framework that is not `by_default` runs when it is named.
+    `fits`, where options decide on how many devices a framework runs, is "module:function": called
+    without torch with framework, count and options before anything starts, it tells whether a case
+    can be, or raises UsageError. `planning`, where something has to be decided once for all
+    launches of a case, is "module:function": called on the ranks with place and RunRequest before
+    the proof; what it returns on rank 0 becomes RunRequest.plan. A framework that is not
+    `by_default` runs when it is named.
     """
 
     name: str
@@ -55,16 +59,30 @@ class FrameworkSpec:
 
 
 _PIPELINE_OPTIONS = (
-    FrameworkOption("stages", "stages", "auto", "how many, or replicas of each as in 2-1; auto asks the planner"),
-    FrameworkOption("plan", "plan", "", "file of a plan to run instead, as `plan --json` writes it"),
-    FrameworkOption("bandwidth", "bandwidth", 0.0, "bytes per second between two ranks, for the planner; 0: measure"),
+    FrameworkOption(
+        "stages", "stages", "auto", "how many, or replicas of each as in 2-1; auto asks the planner"
+    ),
+    FrameworkOption(
+        "plan", "plan", "", "file of a plan to run instead, as `plan --json` writes it"
+    ),
+    FrameworkOption(
+        "bandwidth",
+        "bandwidth",
+        0.0,
+        "bytes per second between two ranks, for the planner; 0: measure",
+    ),
 )
 _MICROBATCHES = FrameworkOption(
-    "microbatches", "microbatches", 0, "minibatches that one update of 2BW and Flush averages; 0: one per rank"
+    "microbatches",
+    "microbatches",
+    0,
+    "minibatches that one update of 2BW and Flush averages; 0: one per rank",
 )
 
 
-def _pipedream(variant: str, about: str, option: FrameworkOption, *, by_default: bool = False) -> FrameworkSpec:
+def _pipedream(
+    variant: str, about: str, option: FrameworkOption, *, by_default: bool = False
+) -> FrameworkSpec:
     return FrameworkSpec(
         variant,
         "pytest_dnnbench.rank.frameworks.pipedream:PipeDreamWorker",
@@ -99,41 +117,80 @@ FRAMEWORKS = (
         rendezvous="pytest_dnnbench.controller.horovod_rendezvous:horovod_rendezvous",
         options=(
             FrameworkOption(
-                "fusion_threshold_mb", "horovod-fusion-mb", 128.0, "MiB of gradients fused into one exchange"
+                "fusion_threshold_mb",
+                "horovod-fusion-mb",
+                128.0,
+                "MiB of gradients fused into one exchange",
             ),
-            FrameworkOption("cycle_time_ms", "horovod-cycle-ms", 1.0, "milliseconds between two rounds of exchange"),
-            FrameworkOption("compression", "horovod-compression", "none", "of exchanged gradients", ("none", "fp16")),
-            FrameworkOption("op", "horovod-op", "average", "how gradients are combined", ("average", "adasum")),
-            FrameworkOption("backward_passes_per_step", "horovod-passes", 1, "backward passes per exchange and update"),
+            FrameworkOption(
+                "cycle_time_ms",
+                "horovod-cycle-ms",
+                1.0,
+                "milliseconds between two rounds of exchange",
+            ),
+            FrameworkOption(
+                "compression",
+                "horovod-compression",
+                "none",
+                "of exchanged gradients",
+                ("none", "fp16"),
+            ),
+            FrameworkOption(
+                "op", "horovod-op", "average", "how gradients are combined", ("average", "adasum")
+            ),
+            FrameworkOption(
+                "backward_passes_per_step",
+                "horovod-passes",
+                1,
+                "backward passes per exchange and update",
+            ),
         ),
     ),
     _pipedream(
         "pipedream",
         "our PipeDream: asynchronous pipeline with weight stashing and replicated stages",
-        FrameworkOption("vertical_sync", "vertical-sync", False, "all stages use weights of the same minibatches"),
+        FrameworkOption(
+            "vertical_sync",
+            "vertical-sync",
+            False,
+            "all stages use weights of the same minibatches",
+        ),
         by_default=True,
     ),
-    _pipedream("pipedream-2bw", "PipeDream-2BW: two versions of the weights, no drain", _MICROBATCHES),
-    _pipedream("pipedream-flush", "PipeDream-Flush: a drain and one synchronous update per batch", _MICROBATCHES),
+    _pipedream(
+        "pipedream-2bw", "PipeDream-2BW: two versions of the weights, no drain", _MICROBATCHES
+    ),
+    _pipedream(
+        "pipedream-flush",
+        "PipeDream-Flush: a drain and one synchronous update per batch",
+        _MICROBATCHES,
+    ),
 )
 
 _RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _RESNEXTS = ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
 _EFFICIENTNETS = tuple(f"efficientnet_b{size}" for size in range(8))
 
-MODELS: dict[str, str] = {name: f"torchvision.models:{name}" for name in (*_RESNETS, *_RESNEXTS, *_EFFICIENTNETS)}
+MODELS: dict[str, str] = {
+    name: f"torchvision.models:{name}" for name in (*_RESNETS, *_RESNEXTS, *_EFFICIENTNETS)
+}
 
 DEFAULT_MODELS = ("resnet18", "resnet50", "resnext50_32x4d", "efficientnet_b0")
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The frameworks and models of one session: the built-in rows and those that other packages add."""
+    """The frameworks and models of one session: the built-in rows and those that other packages
+    add."""
 
-    frameworks: Mapping[str, FrameworkSpec] = field(default_factory=lambda: {row.name: row for row in FRAMEWORKS})
+    frameworks: Mapping[str, FrameworkSpec] = field(
+        default_factory=lambda: {row.name: row for row in FRAMEWORKS}
+    )
     models: Mapping[str, str] = field(default_factory=lambda: dict(MODELS))
 
-    def with_rows(self, frameworks: Iterable[FrameworkSpec], models: Mapping[str, str]) -> "Catalog":
+    def with_rows(
+        self, frameworks: Iterable[FrameworkSpec], models: Mapping[str, str]
+    ) -> "Catalog":
         """This catalog and more rows; a row of the same name replaces ours."""
         rows = {**self.frameworks, **{row.name: row for row in frameworks}}
         return Catalog(rows, {**self.models, **models})
@@ -143,22 +200,33 @@ class Catalog:
         try:
             return self.frameworks[name]
         except KeyError:
-            raise UsageError(f"unknown framework {name!r}: {_nearest(name, self.frameworks)}") from None
+            raise UsageError(
+                f"unknown framework {name!r}: {_nearest(name, self.frameworks)}"
+            ) from None
 
     def model(self, name: str) -> str:
-        """The "module:factory" behind a model's name, which may be one itself. Raises UsageError."""
+        """The "module:factory" behind a model's name, which may be one itself. Raises
+        UsageError."""
         if name in self.models:
             return self.models[name]
         module, colon, factory = name.partition(":")
         if not colon:
-            raise UsageError(f"unknown model {name!r}: {_nearest(name, self.models)}, or package.module:factory")
+            raise UsageError(
+                f"unknown model {name!r}: {_nearest(name, self.models)}, or package.module:factory"
+            )
         if not all(part.isidentifier() for part in (*module.split("."), *factory.split("."))):
             raise UsageError(f"model {name!r} is not of the form package.module:factory")
         if importlib.util.find_spec(module.split(".")[0]) is None:
-            raise UsageError(f"model {name!r}: no module {module.split('.')[0]!r} can be imported; is it on sys.path?")
+            raise UsageError(
+                f"model {name!r}: no module {module.split('.')[0]!r} can be imported; is it on sys.path?"
+            )
         return name
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(sorted(known))}"
+    return (
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else f"choose from {', '.join(sorted(known))}"
+    )

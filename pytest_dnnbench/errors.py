@@ -1,4 +1,5 @@
-"""Every error that this package raises on purpose. Each message tells the cause, the offending value and the fix.
+"""Every error that this package raises on purpose. Each message tells the cause, the offending
+value and the fix.
 
 DnnbenchError
 ├── UsageError              the user asked for something that cannot be: raised before anything starts
@@ -21,7 +22,8 @@ class DnnbenchError(Exception):
 
 
 class UsageError(DnnbenchError):
-    """The request cannot be met as it stands; the message says which value and what to write instead."""
+    """The request cannot be met as it stands; the message says which value and what to write
+    instead."""
 
 
 class DataError(UsageError):
@@ -39,8 +41,8 @@ class PlanError(UsageError):
 class RankFailure(DnnbenchError):
     """A rank did not do its part.
 
-    `rank` is the first culprit; `output` holds the end of what it wrote to stdout and stderr; `phase` is the phase
-    (of board.PHASES) that it was in.
+    `rank` is the first culprit; `output` holds the end of what it wrote to stdout and stderr;
+    `phase` is the phase (of board.PHASES) that it was in.
     """
 
     def __init__(self, message: str, *, rank: int, output: str = "", phase: str = "") -> None:
@@ -55,7 +57,8 @@ class RankRaised(RankFailure):
 
 
 class RankOutOfMemory(RankFailure):
-    """A rank could not allocate memory, of the host or of a device, or the kernel killed it for lack of it."""
+    """A rank could not allocate memory, of the host or of a device, or the kernel killed it for
+    lack of it."""
 
 
 class RankCrashed(RankFailure):
@@ -67,9 +70,11 @@ class RankHung(RankFailure):
 
 
 class WrongResult(DnnbenchError):
-    """A training or validation step differs from its reference, ranks hold different weights, or a loss is not finite.
+    """A training or validation step differs from its reference, ranks hold different weights, or a
+    loss is not finite.
 
-    `step` is the first step that is wrong, where one is known: among ranks, the first of them is the culprit.
+    `step` is the first step that is wrong, where one is known: among ranks, the first of them is
+    the culprit.
     """
 
     def __init__(self, message: str, *, step: int | None = None) -> None:
@@ -82,4 +87,5 @@ class LaunchError(DnnbenchError):
 
 
 class BuildError(DnnbenchError):
-    """A library could not be built or does not load; the message names the step, the likely cause and the log."""
+    """A library could not be built or does not load; the message names the step, the likely cause
+    and the log."""

@@ -1,4 +1,5 @@
-"""The hooks by which other packages and conftest files add frameworks and models, without touching this package."""
+"""The hooks by which other packages and conftest files add frameworks and models, without touching
+this package."""
 
 from collections.abc import Mapping, Sequence
 

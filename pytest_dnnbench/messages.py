@@ -1,4 +1,5 @@
-"""What crosses the boundary between the pytest process and the ranks: frozen records of plain data, no torch.
+"""What crosses the boundary between the pytest process and the ranks: frozen records of plain data,
+no torch.
 
 controller ── Place, RunRequest ──> rank
 controller <── Correctness, RankReport ── rank
@@ -8,15 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_dnnbench.case import Case, Scalar
-from pytest_dnnbench.mnist import MnistFiles
+from pytest_dnnbench.mnist_files import MnistFiles
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where one rank stands in its launch.
 
-    `device` is "cpu" or "cuda:INDEX"; `threads` the compute threads of this rank; `rendezvous` the path of the
-    file store that the ranks of one launch meet in; `timeout_s` bounds every collective.
+    `device` is "cpu" or "cuda:INDEX"; `threads` the compute threads of this rank; `rendezvous` the
+    path of the file store that the ranks of one launch meet in; `timeout_s` bounds every
+    collective.
     """
 
     rank: int
@@ -31,10 +33,11 @@ class Place:
 class RunRequest:
     """What every rank of a launch is asked to do.
 
-    `worker` is the framework's "module:Class"; `model` what `rank.models.build_model` takes: a name of the suite or
-    "module:factory". `steps` are timed after `warmup` untimed ones. The optimiser is SGD with these settings, the
-    same for every framework. `data` says where real images lie; None for synthetic ones. `plan` is what the
-    framework's planning has decided, once for the proof and all launches; plain data, None without such a step.
+    `worker` is the framework's "module:Class"; `model` what `rank.models.build_model` takes: a name
+    of the suite or "module:factory". `steps` are timed after `warmup` untimed ones. The optimiser
+    is SGD with these settings, the same for every framework. `data` says where real images lie;
+    None for synthetic ones. `plan` is what the framework's planning has decided, once for the proof
+    and all launches; plain data, None without such a step.
     """
 
     case: Case
@@ -53,10 +56,11 @@ class RunRequest:
 class Correctness:
     """What one rank saw when its step was held against the reference, before anything is timed.
 
-    `deviations` maps a check ("parameters", "gradients", "buffers", ...) to the largest absolute deviation over all
-    elements, divided by the largest absolute value of the reference's tensor or 1, whichever is larger;
-    `tolerances` holds the same keys. `passed` is true when every deviation is finite and within its tolerance.
-    `failures` names what was wrong, worst first. `about` says how it was checked, for the record.
+    `deviations` maps a check ("parameters", "gradients", "buffers", ...) to the largest absolute
+    deviation over all elements, divided by the largest absolute value of the reference's tensor or
+    1, whichever is larger; `tolerances` holds the same keys. `passed` is true when every deviation
+    is finite and within its tolerance. `failures` names what was wrong, worst first. `about` says
+    how it was checked, for the record.
     """
 
     deviations: dict[str, float]
@@ -74,17 +78,19 @@ class Correctness:
 class RankReport:
     """What one rank measured in one launch. Times are seconds of the machine's monotonic clock.
 
-    `window_start_s` is when the timed window opened, after the last warm-up step, the device synchronised;
-    `step_end_s[i]` when timed step `step_index[i]` was complete; `window_end_s` when the device was synchronised
-    after the last. `step_images[i]` counts the images that this rank completed in it. `memory_bytes` maps
-    "allocated", "cached" (device allocator) or "resident" (CPU) to the peak inside the window. `page_faults` counts
-    the pages that the kernel gave to the process inside it. `loss` holds one value per step of the run, warm-up
-    included, on ranks that see a loss. `validation` counts correct and all images of this rank's share of the
-    validation set. `metrics` are the framework's own measured quantities, by their names in metrics.py: the job's
-    value is the mean over the ranks. `details` are the framework's own facts.
-    `fingerprint` is of the weights that all ranks of the job must hold alike; empty where there are none.
-    `own_work_s` is how long this rank needed no other in each timed step but the first; empty where it does not tell.
-    `suspended_s` is how long the machine slept between the start of the warm-up and the end of the timed window.
+    `window_start_s` is when the timed window opened, after the last warm-up step, the device
+    synchronised; `step_end_s[i]` when timed step `step_index[i]` was complete; `window_end_s` when
+    the device was synchronised after the last. `step_samples[i]` counts the samples that this rank
+    completed in it. `memory_bytes` maps "allocated", "cached" (device allocator) or "resident"
+    (CPU) to the peak inside the window. `page_faults` counts the pages that the kernel gave to the
+    process inside it. `loss` holds one value per step of the run, warm-up included, on ranks that
+    see a loss. `validation` counts correct and all images of this rank's share of the validation
+    set. `metrics` are the framework's own measured quantities, by their names in metrics.py: the
+    job's value is the mean over the ranks. `details` are the framework's own facts. `fingerprint`
+    is of the weights that all ranks of the job must hold alike; empty where there are none.
+    `own_work_s` is how long this rank needed no other in each timed step but the first; empty where
+    it does not tell. `suspended_s` is how long the machine slept between the start of the warm-up
+    and the end of the timed window.
     """
 
     rank: int
@@ -92,8 +98,8 @@ class RankReport:
     window_end_s: float
     step_index: tuple[int, ...]
     step_end_s: tuple[float, ...]
-    step_images: tuple[int, ...]
-    images_per_update: int
+    step_samples: tuple[int, ...]
+    samples_per_update: int
     memory_bytes: dict[str, int]
     page_faults: int = 0
     loss: tuple[float, ...] = ()
@@ -109,10 +115,12 @@ class RankReport:
 
 @dataclass(frozen=True, slots=True)
 class PipelineRequest:
-    """A pipeline to be run on ranks: a model, how it is cut and replicated, and by which rule it is trained.
+    """A pipeline to be run on ranks: a model, how it is cut and replicated, and by which rule it is
+    trained.
 
-    `model` is what `rank.models.build_model` takes, or "module:factory" of a function without parameters that gives
-    the list of stages. `operators` names each stage's operators; None cuts evenly. `dtype` is a name of torch's.
+    `model` is what `rank.models.build_model` takes, or "module:factory" of a function without
+    parameters that gives the list of stages. `operators` names each stage's operators; None cuts
+    evenly. `dtype` is a name of torch's.
     """
 
     model: str
@@ -131,8 +139,9 @@ class PipelineRequest:
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """What one rank of a pipeline holds after its runs: its newest parameters and buffers, by the model's own names,
-    as NumPy arrays; the loss of each minibatch it completed, on the last stage; the versions it kept."""
+    """What one rank of a pipeline holds after its runs: its newest parameters and buffers, by the
+    model's own names, as NumPy arrays; the loss of each minibatch it completed, on the last stage;
+    the versions it kept."""
 
     stage: int
     replica: int

@@ -1,4 +1,5 @@
-"""The metrics of a record: unit, which way is better, and the limit that a run would hold a later one to by default."""
+"""The metrics of a record: unit, which way is better, and the limit that a run would hold a later
+one to by default."""
 
 from dataclasses import dataclass
 
@@ -7,9 +8,10 @@ from dataclasses import dataclass
 class Metric:
     """A measured quantity.
 
-    `tolerance`: the default limit of a change for the worse, as a fraction; None: no limit. For a time it is the
-    smallest interesting effect: noise may allow no limit as small, and a change is found for sure only when it is
-    clearly larger, so 3% is what finds 5%. `timed`: who else uses the devices changes it.
+    `tolerance`: the default limit of a change for the worse, as a fraction; None: no limit. For a
+    time it is the smallest interesting effect: noise may allow no limit as small, and a change is
+    found for sure only when it is clearly larger, so 3% is what finds 5%. `timed`: who else uses
+    the devices changes it.
     """
 
     name: str
@@ -25,7 +27,7 @@ YARDSTICK = "yardstick_s"
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("throughput_img_s", "img/s", "higher", 0.03, timed=True),
+        Metric("throughput", "img/s", "higher", 0.03, timed=True),
         Metric("step_time_s", "s", "lower", 0.03, timed=True),
         Metric("allocated_peak_bytes", "B", "lower", 0.01),
         Metric("cached_peak_bytes", "B", "lower", 0.05),

@@ -1,8 +1,10 @@
-"""The pytest plugin: options, hooks and fixtures. Wiring only; torch is never imported in this process.
+"""The pytest plugin: options, hooks and fixtures. Wiring only; torch is never imported in this
+process.
 
-The life of a run: 1 options become Settings; 2 collection parameterises the cases; 3 the fork server starts while
-pytest collects; 4 each round launches every case once (rounds.py), the first launch of a case after its proof;
-5 the last round makes the record; 6 speed-up is added and pytest-benchmark writes the file; 7 the table is shown.
+The life of a run: 1 options become Settings; 2 collection parameterises the cases; 3 the fork
+server starts while pytest collects; 4 each round launches every case once (rounds.py), the first
+launch of a case after its proof; 5 the last round makes the record; 6 speed-up is added and
+pytest-benchmark writes the file; 7 the table is shown.
 """
 
 from __future__ import annotations
@@ -13,21 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_dnnbench import gate, hookspecs, keep_safe, live, parallel, resume, rounds
+from pytest_dnnbench import hookspecs
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import DnnbenchError, UsageError
-from pytest_dnnbench.gate import Gate
-from pytest_dnnbench.options import Settings, add_options, read_settings
+from pytest_dnnbench.session import journal, progress, rounds, saving, verdicts, xdist
+from pytest_dnnbench.session.settings import Settings, add_options, read_settings
+from pytest_dnnbench.session.verdicts import Gate
 
 if TYPE_CHECKING:
-    from pytest_dnnbench.bench import DnnBench
     from pytest_dnnbench.controller.pipeline_stages import PipelineStages
     from pytest_dnnbench.controller.ranks import Ranks
-    from pytest_dnnbench.workshop import Workshop
+    from pytest_dnnbench.session.bench import DnnBench
+    from pytest_dnnbench.session.resources import Resources
 
 SETTINGS = pytest.StashKey[Settings]()
 CATALOG = pytest.StashKey[Catalog]()
-WORKSHOP = pytest.StashKey["Workshop"]()
+WORKSHOP = pytest.StashKey["Resources"]()
 
 PARAMETERS = ("framework", "model", "gpus")
 
@@ -46,39 +49,41 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Checks every option before anything starts."""
     frameworks = [row for rows in config.hook.pytest_dnnbench_frameworks() for row in rows]
-    models = {name: path for rows in config.hook.pytest_dnnbench_models() for name, path in rows.items()}
+    models = {
+        name: path for rows in config.hook.pytest_dnnbench_models() for name, path in rows.items()
+    }
     config.stash[CATALOG] = Catalog().with_rows(frameworks, models)
     try:
         settings = config.stash[SETTINGS] = read_settings(config, config.stash[CATALOG])
         if settings.report and not hasattr(config, "workerinput"):
-            from pytest_dnnbench.report.session import SessionReport
+            from pytest_dnnbench.session.report import SessionReport
 
             config.pluginmanager.register(SessionReport(settings.report), "dnnbench-report")
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
-    config.pluginmanager.register(live, "dnnbench_live_setup")
-    config.pluginmanager.register(parallel, "dnnbench_parallel_setup")
-    config.pluginmanager.register(resume, "dnnbench_resume_setup")
-    if not parallel.is_worker(config):
-        config.pluginmanager.register(keep_safe.KeepSafe(), "dnnbench_keep_safe")
-    config.pluginmanager.register(Gate(config), gate.NAME)
+    config.pluginmanager.register(progress, "dnnbench_live_setup")
+    config.pluginmanager.register(xdist, "dnnbench_parallel_setup")
+    config.pluginmanager.register(journal, "dnnbench_resume_setup")
+    if not xdist.is_worker(config):
+        config.pluginmanager.register(saving.KeepSafe(), "dnnbench_keep_safe")
+    config.pluginmanager.register(Gate(config), verdicts.NAME)
     if settings.effect is not None:
-        from pytest_dnnbench.auto_launches import AutoLaunches
+        from pytest_dnnbench.session.launch_planning import AutoLaunches
 
         config.pluginmanager.register(AutoLaunches(settings.effect), "dnnbench_auto_launches")
 
 
-def workshop(config: pytest.Config) -> Workshop:
+def workshop(config: pytest.Config) -> Resources:
     """What the session's cases share; made at first use."""
     if WORKSHOP not in config.stash:
-        from pytest_dnnbench.workshop import Workshop
+        from pytest_dnnbench.session.resources import Resources
 
         try:
-            config.stash[WORKSHOP] = Workshop(
+            config.stash[WORKSHOP] = Resources(
                 config.stash[SETTINGS],
                 config.stash[CATALOG],
                 timed=timing(config),
-                side_by_side=parallel.is_worker(config),
+                side_by_side=xdist.is_worker(config),
                 announce=lambda line: announce(config, line),
             )
         except UsageError as error:
@@ -87,14 +92,23 @@ def workshop(config: pytest.Config) -> Workshop:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parameterises `framework`, `model` and `gpus` with what the options ask for, where the test has not done it."""
+    """Parameterises `framework`, `model` and `gpus` with what the options ask for, where the test
+    has not done it."""
     wanted = [name for name in PARAMETERS if name in metafunc.fixturenames]
-    marked = {name for mark in metafunc.definition.iter_markers("parametrize") for name in _names(mark.args[0])}
+    marked = {
+        name
+        for mark in metafunc.definition.iter_markers("parametrize")
+        for name in _names(mark.args[0])
+    }
     if "dnnbench" not in metafunc.fixturenames or not wanted or marked.intersection(wanted):
         return
     rows = workshop(metafunc.config).combinations(wanted)
     metafunc.parametrize(
-        wanted, [pytest.param(*row, id="-".join(_id(*pair) for pair in zip(wanted, row, strict=True))) for row in rows]
+        wanted,
+        [
+            pytest.param(*row, id="-".join(_id(*pair) for pair in zip(wanted, row, strict=True)))
+            for row in rows
+        ],
     )
 
 
@@ -106,8 +120,9 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Gives every case a replay clock as pytest-benchmark's timer, keeping the author's own settings."""
-    from pytest_dnnbench.clock import ReplayClock
+    """Gives every case a replay clock as pytest-benchmark's timer, keeping the author's own
+    settings."""
+    from pytest_dnnbench.session.replay_clock import ReplayClock
 
     for item in items:
         if "dnnbench" in getattr(item, "fixturenames", ()):
@@ -118,7 +133,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Starts the fork server, whose imports take seconds, when ranks will be needed."""
-    used = any({"dnnbench", "process_group"} & set(getattr(item, "fixturenames", ())) for item in session.items)
+    used = any(
+        {"dnnbench", "process_group"} & set(getattr(item, "fixturenames", ()))
+        for item in session.items
+    )
     if used and not session.config.option.collectonly:
         workshop(session.config).server.start()
 
@@ -129,7 +147,9 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     config = session.config
     if rounds.measured(session) and not config.option.collectonly:
         reporter = config.pluginmanager.get_plugin("terminalreporter")
-        announce: Callable[[str], None] = reporter.write_line if reporter and config.option.verbose >= 0 else _silent
+        announce: Callable[[str], None] = (
+            reporter.write_line if reporter and config.option.verbose >= 0 else _silent
+        )
         try:
             workshop(config).data()
         except DnnbenchError as error:
@@ -149,7 +169,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
     """Adds speed-up and efficiency before pytest-benchmark writes the file."""
     if WORKSHOP in session.config.stash:
-        from pytest_dnnbench.results.record import relate
+        from pytest_dnnbench.results.records.record import relate
 
         relate(workshop(session.config).records)
     return (yield)
@@ -157,7 +177,9 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Says what ranks will run on, for sessions that have asked for this plugin."""
-    given = any(value is not None for key, value in vars(config.option).items() if key.startswith("dnn_"))
+    given = any(
+        value is not None for key, value in vars(config.option).items() if key.startswith("dnn_")
+    )
     return f"dnnbench: {workshop(config).machine.describe()}" if given else None
 
 
@@ -190,8 +212,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def process_group(request: pytest.FixtureRequest) -> Callable[[int], Ranks]:
     """`process_group(world_size)` gives the ranks of a distributed process group.
 
-    `ranks.run(function, *args)` calls a top-level function on every rank, in fresh processes, and returns one result
-    per rank. Skips the test when there are not so many devices.
+    `ranks.run(function, *args)` calls a top-level function on every rank, in fresh processes, and
+    returns one result per rank. Skips the test when there are not so many devices.
     """
     shop = workshop(request.config)
 
@@ -205,7 +227,8 @@ def process_group(request: pytest.FixtureRequest) -> Callable[[int], Ranks]:
 
 @pytest.fixture
 def pipeline_stages(process_group: Callable[[int], Ranks]) -> Callable[..., PipelineStages]:
-    """`pipeline_stages(model, stages)` gives the running stage ranks of a model; stages as in 3 or "2-1"."""
+    """`pipeline_stages(model, stages)` gives the running stage ranks of a model; stages as in 3 or
+    "2-1"."""
     from pytest_dnnbench.controller import pipeline_stages as pipelines
 
     def stages_of(model: Any, stages: Any, **settings: Any) -> PipelineStages:
@@ -216,8 +239,9 @@ def pipeline_stages(process_group: Callable[[int], Ranks]) -> Callable[..., Pipe
 
 @pytest.fixture
 def dnnbench(benchmark: Any, request: pytest.FixtureRequest) -> DnnBench:
-    """`dnnbench.measure(framework, model, ranks, phase=...)` proves, measures and records a case."""
-    from pytest_dnnbench.bench import DnnBench
+    """`dnnbench.measure(framework, model, ranks, phase=...)` proves, measures and records a
+    case."""
+    from pytest_dnnbench.session.bench import DnnBench
 
     return DnnBench(workshop(request.config), request.node, benchmark)
 
@@ -239,7 +263,11 @@ def announce(config: pytest.Config, line: str) -> None:
 
 
 def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:
-    return [name.strip() for name in argument.split(",")] if isinstance(argument, str) else list(argument)
+    return (
+        [name.strip() for name in argument.split(",")]
+        if isinstance(argument, str)
+        else list(argument)
+    )
 
 
 def _id(name: str, value: object) -> str:

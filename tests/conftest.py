@@ -1,4 +1,5 @@
-"""What the tests share: a fork server for the session, the optional data folder, and a guard against leaks."""
+"""What the tests share: a fork server for the session, the optional data folder, and a guard
+against leaks."""
 
 import glob
 import os
@@ -15,7 +16,9 @@ from pytest_dnnbench.controller.ranks import Ranks
 from tests.rank import programs
 
 # The time that an example takes is the machine's affair.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("any machine")
 
 
@@ -35,7 +38,8 @@ def two_ranks(server: ForkServer) -> Ranks:
 
 @pytest.fixture
 def patience_s(two_ranks: Ranks) -> float:
-    """A time-out for ranks that are to hang: long enough, on this machine at this moment, to come to that point."""
+    """A time-out for ranks that are to hang: long enough, on this machine at this moment, to come
+    to that point."""
     begun = time.monotonic()
     two_ranks.run(programs.sum_of_ranks)
     return round(2.0 + 4 * (time.monotonic() - begun), 1)
@@ -43,10 +47,13 @@ def patience_s(two_ranks: Ranks) -> float:
 
 @pytest.fixture
 def shared_data() -> Path:
-    """The folder of data that is not part of the project; tests that want it also have a small one of their own."""
+    """The folder of data that is not part of the project; tests that want it also have a small one
+    of their own."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("needs the real data, which is not part of the project; a self-made equivalent runs beside it")
+        pytest.skip(
+            "needs the real data, which is not part of the project; a self-made equivalent runs beside it"
+        )
     return folder
 
 
@@ -60,7 +67,10 @@ def _nothing_is_left_behind() -> Iterator[None]:
 
 
 def _environment() -> dict[str, str]:
-    """Without what pytest sets for each test, and what torch's compiler sets when first imported."""
+    """Without what pytest sets for each test, and what torch's compiler sets when first
+    imported."""
     return {
-        key: value for key, value in os.environ.items() if key not in ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")
     }

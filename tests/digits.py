@@ -1,4 +1,5 @@
-"""Makes small MNIST folders for tests: IDX files of random digits whose label can be read off the image."""
+"""Makes small MNIST folders for tests: IDX files of random digits whose label can be read off the
+image."""
 
 import gzip
 import random
@@ -11,7 +12,11 @@ def write_pair(folder: Path, prefix: str, count: int, *, compress: bool = False)
     draw = random.Random(0)
     labels = bytes(draw.randrange(10) for _ in range(count))
     images = b"".join(
-        bytes(255 if row == 2 * label + 4 else draw.randrange(60) for row in range(28) for _ in range(28))
+        bytes(
+            255 if row == 2 * label + 4 else draw.randrange(60)
+            for row in range(28)
+            for _ in range(28)
+        )
         for label in labels
     )
     suffix = ".gz" if compress else ""

@@ -1,4 +1,5 @@
-"""Nothing of ours is open to others: sockets on loopback only, private files, pickles from our own forks only."""
+"""Nothing of ours is open to others: sockets on loopback only, private files, pickles from our own
+forks only."""
 
 import ast
 import json
@@ -24,7 +25,9 @@ MAY_UNPICKLE = {
     "controller/ranks.py": "what a rank of ours sends through a pipe that it has inherited",
     "rank/entry.py": "what the controller leaves in memory that the rank has inherited",
 }
-MAY_EXECUTE = {"rank/pipeline/stage_module.py": "the code of a stage, written from a graph traced in this process"}
+MAY_EXECUTE = {
+    "rank/pipeline/stage_module.py": "the code of a stage, written from a graph traced in this process"
+}
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 
 
@@ -41,7 +44,9 @@ def unpicklers(path: Path) -> list[str]:
             allow = [keyword.value for keyword in node.keywords if keyword.arg == "allow_pickle"]
             if name in ("eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load"):
                 found.append(name)
-            elif any(not (isinstance(value, ast.Constant) and value.value is False) for value in allow):
+            elif any(
+                not (isinstance(value, ast.Constant) and value.value is False) for value in allow
+            ):
                 found.append(f"{name} with allow_pickle")
     return found
 
@@ -55,7 +60,13 @@ def test_pickles_are_read_where_they_may_be_and_nowhere_else() -> None:
 def test_the_search_for_pickles_finds_them(tmp_path: Path) -> None:
     code = "import pickle.x\nfrom dill import loads\ntorch.load('f')\nnp.load('f', allow_pickle=True)\neval('1')\n"
     (tmp_path / "m.py").write_text(code)
-    assert unpicklers(tmp_path / "m.py") == ["pickle.x", "dill", "torch.load", "np.load with allow_pickle", "eval"]
+    assert unpicklers(tmp_path / "m.py") == [
+        "pickle.x",
+        "dill",
+        "torch.load",
+        "np.load with allow_pickle",
+        "eval",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +113,9 @@ class Observer(threading.Thread):
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_a_running_case_listens_on_loopback_only_and_its_files_are_private(field: Field, framework: str) -> None:
+def test_a_running_case_listens_on_loopback_only_and_its_files_are_private(
+    field: Field, framework: str
+) -> None:
     run = field.run(framework)
     run.request = replace(run.request, steps=300)  # long enough to be looked at
     field.server.ranks.clear()

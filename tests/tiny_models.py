@@ -5,7 +5,8 @@ from torch import nn
 
 
 def tiny(channels: int = 1, classes: int = 10) -> nn.Module:
-    """Convolution, BatchNorm, dropout, linear: everything that makes a data-parallel step hard to get right."""
+    """Convolution, BatchNorm, dropout, linear: everything that makes a data-parallel step hard to
+    get right."""
     return nn.Sequential(
         nn.Conv2d(channels, 4, 3, stride=2),
         nn.BatchNorm2d(4),

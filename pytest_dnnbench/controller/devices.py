@@ -1,15 +1,16 @@
-"""What this machine has to run ranks on. Looked up without torch: NVML for GPUs, /proc for the CPU."""
+"""What this machine has to run ranks on. Looked up without torch: NVML for GPUs, /proc for the
+CPU."""
 
 import ast
 import importlib.metadata
 import importlib.util
 import os
-import platform
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.proc import cpu_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The devices of a session. `kind` is "cuda" or "cpu"; on "cpu" a device is a process, of which there is no end."""
+    """The devices of a session. `kind` is "cuda" or "cpu"; on "cpu" a device is a process, of which
+    there is no end."""
 
     kind: str
     gpus: tuple[Gpu, ...]
@@ -35,12 +37,14 @@ class Machine:
 
     @property
     def core_numbers(self) -> tuple[int, ...]:
-        """The cores as the kernel numbers them; under a CPU quota, which names none, so many places instead."""
+        """The cores as the kernel numbers them; under a CPU quota, which names none, so many places
+        instead."""
         return self.affinity if len(self.affinity) == self.cores else tuple(range(self.cores))
 
     @property
     def under_quota(self) -> bool:
-        """Whether a quota allows for fewer cores than the affinity has: which ones, the kernel decides."""
+        """Whether a quota allows for fewer cores than the affinity has: which ones, the kernel
+        decides."""
         return len(self.affinity) > self.cores
 
     @property
@@ -76,32 +80,41 @@ class Machine:
 
 
 def detect(wanted: str) -> Machine:
-    """The machine as `wanted` ("auto", "cuda", "cpu") says. Raises UsageError when CUDA was asked for and is absent."""
+    """The machine as `wanted` ("auto", "cuda", "cpu") says. Raises UsageError when CUDA was asked
+    for and is absent."""
     gpus, driver, why = _cuda() if wanted != "cpu" else ((), None, "as asked for")
     if wanted == "cuda" and not gpus:
         raise UsageError(f"--dnn-device cuda: {why}; use --dnn-device cpu to run on CPU ranks")
     affinity = tuple(sorted(os.sched_getaffinity(0)))
     cores = usable_cores(len(affinity), cpu_quota())
-    return Machine("cuda" if gpus else "cpu", gpus, driver, cores, _cpu_model(), why, affinity)
+    return Machine("cuda" if gpus else "cpu", gpus, driver, cores, cpu_model(), why, affinity)
 
 
 def usable_cores(affine: int, quota: float | None) -> int:
-    """Cores to count on: those of the affinity, but no more than the whole ones that a quota pays for."""
+    """Cores to count on: those of the affinity, but no more than the whole ones that a quota pays
+    for."""
     return affine if quota is None else max(1, min(affine, int(quota)))
 
 
-def cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:
-    """The least `cpu.max` of this process's cgroup (version 2) and those above it, in cores; None without one."""
+def cpu_quota(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> float | None:
+    """The least `cpu.max` of this process's cgroup (version 2) and those above it, in cores; None
+    without one."""
     quotas = []
     with suppress(OSError, StopIteration):
-        own = next(line[3:] for line in membership.read_text().splitlines() if line.startswith("0::"))
+        own = next(
+            line[3:] for line in membership.read_text().splitlines() if line.startswith("0::")
+        )
         folder = root / own.strip("/")
         for group in (folder, *folder.parents):
             if not group.is_relative_to(root):
                 break
             with suppress(OSError, ValueError):
                 allowed, period = (group / "cpu.max").read_text().split()
-                quotas.append(int(allowed) / int(period))  # "max" is no number: no quota at this level
+                quotas.append(
+                    int(allowed) / int(period)
+                )  # "max" is no number: no quota at this level
     return min(quotas, default=None)
 
 
@@ -120,19 +133,30 @@ def _cuda() -> tuple[tuple[Gpu, ...], str | None, str]:
     except pynvml.NVMLError as error:
         return (), None, f"no NVIDIA driver answers ({error})"
     try:
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        handles = [
+            pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
+        ]
         every = [
-            Gpu(pynvml.nvmlDeviceGetName(one), pynvml.nvmlDeviceGetUUID(one), pynvml.nvmlDeviceGetMemoryInfo(one).total)
+            Gpu(
+                pynvml.nvmlDeviceGetName(one),
+                pynvml.nvmlDeviceGetUUID(one),
+                pynvml.nvmlDeviceGetMemoryInfo(one).total,
+            )
             for one in handles
         ]
         gpus = visible(every, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        return gpus, pynvml.nvmlSystemGetDriverVersion(), "CUDA_VISIBLE_DEVICES hides every GPU" if every else "no GPU"
+        return (
+            gpus,
+            pynvml.nvmlSystemGetDriverVersion(),
+            "CUDA_VISIBLE_DEVICES hides every GPU" if every else "no GPU",
+        )
     finally:
         pynvml.nvmlShutdown()
 
 
 def visible(gpus: list[Gpu], variable: str | None) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order: indices or prefixes of UUIDs up to the first bad one."""
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order: indices or prefixes of UUIDs up to
+    the first bad one."""
     if variable is None:
         return tuple(gpus)
     chosen: list[Gpu] = []
@@ -148,7 +172,8 @@ def visible(gpus: list[Gpu], variable: str | None) -> tuple[Gpu, ...]:
 
 
 def torch_cuda() -> str | None:
-    """The CUDA version that torch was built for, read from its version file; None for a CPU build."""
+    """The CUDA version that torch was built for, read from its version file; None for a CPU
+    build."""
     specification = importlib.util.find_spec("torch")
     if specification is None or specification.origin is None:
         return None
@@ -159,10 +184,3 @@ def torch_cuda() -> str | None:
             if any(isinstance(target, ast.Name) and target.id == "cuda" for target in targets):
                 return ast.literal_eval(node.value) if node.value else None
     return None
-
-
-def _cpu_model() -> str:
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()

@@ -1,4 +1,5 @@
-"""The controller's handle on the fork server (rank/server.py): starts it, asks it for ranks, hears of their end."""
+"""The controller's handle on the fork server (rank/server.py): starts it, asks it for ranks, hears
+of their end."""
 
 import json
 import os
@@ -16,7 +17,8 @@ from typing import Any, Self
 from pytest_dnnbench.errors import LaunchError
 
 START_TIMEOUT_S = 300.0
-"""How long the server may take to import everything: torch from a cold network disk can take minutes."""
+"""How long the server may take to import everything: torch from a cold network disk can take
+minutes."""
 
 PRELOAD = (
     "torch",
@@ -25,38 +27,42 @@ PRELOAD = (
     "torch._dynamo",
     "torch.utils.data.distributed",
     "pytest_dnnbench.rank.entry",
-    "pytest_dnnbench.rank.session",
+    "pytest_dnnbench.rank.timed_run",
     "pytest_dnnbench.rank.models",
     "pytest_dnnbench.rank.frameworks.single",
     "pytest_dnnbench.rank.frameworks.ddp",
     "pytest_dnnbench.rank.yardstick",
     "torchvision.datasets",
 )
-"""What every rank needs, and what torch imports late: DistributedDataParallel loads torch._dynamo when built."""
+"""What every rank needs, and what torch imports late: DistributedDataParallel loads torch._dynamo
+when built."""
 
 HEAP = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_MMAP_MAX_": "0",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-"""The C library keeps freed memory. By default it hands large pieces back to the kernel, or not, by the luck of what
-was freed before: one training step then takes 3 page faults in one launch and 11,000 in the next, a tenth of its time.
-It also asks for huge pages, which the kernel gives 2 MiB at a time: 1,800 page faults to the end of resnet18's first
-step instead of 37,000. Variables that the user has set stay."""
+"""The C library keeps freed memory. By default it hands large pieces back to the kernel, or not, by
+the luck of what was freed before: one training step then takes 3 page faults in one launch and
+11,000 in the next, a tenth of its time. It also asks for huge pages, which the kernel gives 2 MiB
+at a time: 1,800 page faults to the end of resnet18's first step instead of 37,000. Variables that
+the user has set stay."""
 
 _MESSAGE_BYTES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """A rank's process has ended: an exit status, or minus the number of the signal that killed it."""
+    """A rank's process has ended: an exit status, or minus the number of the signal that killed
+    it."""
 
     pid: int
     code: int
 
 
 class ForkServer:
-    """Started at first use, once for a session, and again should it die. Close it, or use it in a `with`."""
+    """Started at first use, once for a session, and again should it die. Close it, or use it in a
+    `with`."""
 
     def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
         self.preload = tuple(preload)
@@ -91,7 +97,8 @@ class ForkServer:
         self._send({"preload": self.preload, "sys_path": sys.path})
 
     def wait_ready(self) -> None:
-        """Returns when ranks can be forked at once. Raises LaunchError when the server cannot import torch."""
+        """Returns when ranks can be forked at once. Raises LaunchError when the server cannot
+        import torch."""
         self.start()
         if self._ready:
             return
@@ -99,7 +106,9 @@ class ForkServer:
         self.preload_errors = message["errors"]
         if "torch" in self.preload_errors:
             self.close()
-            raise LaunchError(f"ranks cannot be started: torch does not import: {self.preload_errors['torch']}")
+            raise LaunchError(
+                f"ranks cannot be started: torch does not import: {self.preload_errors['torch']}"
+            )
         if message["threads"] != 1:
             self.close()
             raise LaunchError(
@@ -120,7 +129,8 @@ class ForkServer:
             self._note(answer)
 
     def signal(self, pid: int, number: int, *, group: bool = False) -> None:
-        """Signals a rank, or with `group` it and whatever it started. Nothing happens when it has ended."""
+        """Signals a rank, or with `group` it and whatever it started. Nothing happens when it has
+        ended."""
         with suppress(LaunchError):
             self._send({"op": "signal", "pid": pid, "signal": int(number), "group": group})
 
@@ -192,11 +202,14 @@ class ForkServer:
     def _lost(self) -> LaunchError:
         code = self._process.wait(5) if self._process else None
         self.close()
-        return LaunchError(f"the fork server has died (status {code}); the next launch starts a new one")
+        return LaunchError(
+            f"the fork server has died (status {code}); the next launch starts a new one"
+        )
 
 
 def _server_environment() -> dict[str, str]:
-    """Loopback only, a heap that keeps what is freed, and no library of compute threads started by an import."""
+    """Loopback only, a heap that keeps what is freed, and no library of compute threads started by
+    an import."""
     return {
         **HEAP,
         **os.environ,

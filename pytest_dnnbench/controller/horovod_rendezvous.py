@@ -1,9 +1,10 @@
-"""Horovod's own rendezvous, beside the ranks: each finds the others through it, once, when it calls `hvd.init`.
+"""Horovod's own rendezvous, beside the ranks: each finds the others through it, once, when it calls
+`hvd.init`.
 
     pytest ── RendezvousServer (HTTP, 127.0.0.1, a thread) <── rank 0, rank 1, ...: "my gloo address is ..."
 
-What `horovodrun` would start; there is none here, for the ranks come from our own launcher. No torch: of Horovod only
-its server is imported, and only when a case needs it.
+What `horovodrun` would start; there is none here, for the ranks come from our own launcher. No
+torch: of Horovod only its server is imported, and only when a case needs it.
 """
 
 import threading
@@ -20,8 +21,9 @@ _POLL_S = 0.05
 def horovod_rendezvous(world_size: int) -> Iterator[list[dict[str, str]]]:
     """Runs the server while its `with` lasts; yields the environment variables of each rank.
 
-    Horovod's `RendezvousServer.start` listens on all interfaces and its `stop` leaves the port open, so the server
-    class behind it is used, bound to loopback, on a port that the kernel chooses.
+    Horovod's `RendezvousServer.start` listens on all interfaces and its `stop` leaves the port
+    open, so the server class behind it is used, bound to loopback, on a port that the kernel
+    chooses.
     """
     from horovod.runner.common.util.hosts import HostInfo, get_host_assignments
     from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
@@ -29,14 +31,17 @@ def horovod_rendezvous(world_size: int) -> Iterator[list[dict[str, str]]]:
     slots = get_host_assignments([HostInfo(LOOPBACK, world_size)], world_size)
     server = RendezvousHTTPServer((LOOPBACK, 0), RendezvousHandler, 0)
     server.init(slots)
-    thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), name="horovod-rendezvous", daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, args=(_POLL_S,), name="horovod-rendezvous", daemon=True
+    )
     thread.start()
     try:
         yield [_variables(slot.to_response_string(), server.server_port) for slot in slots]
     finally:
         server.shutdown()
         thread.join()
-        # Closes the port and waits for requests still being answered, each of which Horovod bounds to 3 s.
+        # Closes the port and waits for requests still being answered, each of which Horovod bounds
+        # to 3 s.
         server.server_close()
 
 

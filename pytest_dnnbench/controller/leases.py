@@ -1,9 +1,10 @@
 """Leases on devices: two launches of one user on one machine never share a GPU or a CPU core.
 
-A lease is an exclusive `flock` on a file of its own, so the kernel frees the leases of a process that died. The files
-are never deleted: a lock on a file that somebody has unlinked protects nothing. A launch takes all its devices at once
-or none, and only the launch at the turnstile may try; nobody holds a device and waits for another, so nothing can
-deadlock, and a launch of many devices is not starved by small ones. What is leased for what: see sites.py.
+A lease is an exclusive `flock` on a file of its own, so the kernel frees the leases of a process
+that died. The files are never deleted: a lock on a file that somebody has unlinked protects
+nothing. A launch takes all its devices at once or none, and only the launch at the turnstile may
+try; nobody holds a device and waits for another, so nothing can deadlock, and a launch of many
+devices is not starved by small ones. What is leased for what: see placements.py.
 """
 
 import fcntl
@@ -30,7 +31,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.25
 
 
 def lease_directory() -> Path:
-    """The user's own directory of lock files, made if need be. Raises UsageError where others could write to it."""
+    """The user's own directory of lock files, made if need be. Raises UsageError where others could
+    write to it."""
     given, runtime = os.environ.get(VARIABLE), os.environ.get("XDG_RUNTIME_DIR")
     if given:
         path = Path(given)
@@ -42,7 +44,9 @@ def lease_directory() -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()
     except OSError as error:
-        raise UsageError(f"the directory of leases cannot be made ({error}): name another one in {VARIABLE}") from None
+        raise UsageError(
+            f"the directory of leases cannot be made ({error}): name another one in {VARIABLE}"
+        ) from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise UsageError(
             f"the directory of leases, {path}, is not a directory of yours that you alone can write to:"
@@ -54,7 +58,9 @@ def lease_directory() -> Path:
 class Leases:
     """The leases of one process. `announce` is told, once per wait, what a launch waits for."""
 
-    def __init__(self, *, timeout_s: float, announce: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, *, timeout_s: float, announce: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.timeout_s = timeout_s
         self.announce = announce
 
@@ -95,7 +101,8 @@ class Leases:
         return None
 
     def _try(self, names: Sequence[str], count: int) -> dict[str, int]:
-        """Locks the first `count` free names and returns their descriptors; locks nothing when there are fewer."""
+        """Locks the first `count` free names and returns their descriptors; locks nothing when
+        there are fewer."""
         taken: dict[str, int] = {}
         with _Held(taken) as unless_enough:
             for name in names:
@@ -114,12 +121,15 @@ class Leases:
         return {}
 
     def _open(self, name: str) -> int:
-        """The lock file of a name, closed on exec: neither the fork server nor a rank inherits a lease."""
+        """The lock file of a name, closed on exec: neither the fork server nor a rank inherits a
+        lease."""
         path = self.directory / f"{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock"
         try:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise LaunchError(f"a lease cannot be taken ({error}): name another directory in {VARIABLE}") from None
+            raise LaunchError(
+                f"a lease cannot be taken ({error}): name another directory in {VARIABLE}"
+            ) from None
 
 
 class _Held:
@@ -135,7 +145,9 @@ class _Held:
     def __exit__(self, *_: object) -> None:
         for descriptor in () if self._kept else self._locks.values():
             with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)  # frees it even if a child of a plain fork has the descriptor
+                fcntl.flock(
+                    descriptor, fcntl.LOCK_UN
+                )  # frees it even if a child of a plain fork has the descriptor
             os.close(descriptor)
 
     def keep(self) -> None:

@@ -1,7 +1,8 @@
-"""How often the kernel has killed a process of a control group for lack of memory: what makes a SIGKILL explainable.
+"""How often the kernel has killed a process of a control group for lack of memory: what makes a
+SIGKILL explainable.
 
-Read before and after a launch. Version 2 of the control groups counts in `memory.events`, version 1 in
-`memory.oom_control`; where neither can be read the count is None and nothing is claimed.
+Read before and after a launch. Version 2 of the control groups counts in `memory.events`, version 1
+in `memory.oom_control`; where neither can be read the count is None and nothing is claimed.
 """
 
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 _ROOT = Path("/sys/fs/cgroup")
 
 
-def oom_kills(pid: int | str = "self", root: Path = _ROOT, proc: Path = Path("/proc")) -> int | None:
+def oom_kills(
+    pid: int | str = "self", root: Path = _ROOT, proc: Path = Path("/proc")
+) -> int | None:
     """The count of the group that the process is in, and of those below it."""
     try:
         lines = (proc / str(pid) / "cgroup").read_text().splitlines()

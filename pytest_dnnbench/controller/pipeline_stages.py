@@ -1,4 +1,5 @@
-"""Running pipeline stages for a user's own tests: the `pipeline_stages` fixture gives a PipelineStages."""
+"""Running pipeline stages for a user's own tests: the `pipeline_stages` fixture gives a
+PipelineStages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,15 +24,18 @@ class PipelineStages:
     request: PipelineRequest
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Calls `function(runtime, *arguments)` on every stage rank, in rank order; returns one result per rank.
+        """Calls `function(runtime, *arguments)` on every stage rank, in rank order; returns one
+        result per rank.
 
-        `runtime` is rank.pipeline.runtime.Runtime: all ranks must call the same of its runs. The function must be
-        importable. Raises RankFailure as `Ranks.run` does, and PlanError for stages that do not fit.
+        `runtime` is rank.pipeline.runtime.Runtime: all ranks must call the same of its runs. The
+        function must be importable. Raises RankFailure as `Ranks.run` does, and PlanError for
+        stages that do not fit.
         """
         return self.ranks.launch(_CALL, self.request, target_of(function), *arguments)
 
     def train(self, *runs: Sequence[tuple[Any, Any]]) -> list[StageReport]:
-        """Trains on the (images, labels) of each run, with a drain in between; the weights live for one call."""
+        """Trains on the (images, labels) of each run, with a drain in between; the weights live for
+        one call."""
         return self.ranks.launch(_CALL, self.request, _TRAIN, runs)
 
 
@@ -41,14 +45,20 @@ def replicas_of(stages: Stages) -> tuple[int, ...]:
         return Layout((1,) * stages).replicas
     if isinstance(stages, str):
         parts = stages.split("-")
-        return replicas_of(int(stages)) if len(parts) == 1 else Layout(tuple(map(int, parts))).replicas
+        return (
+            replicas_of(int(stages)) if len(parts) == 1 else Layout(tuple(map(int, parts))).replicas
+        )
     return Layout(tuple(stages)).replicas
 
 
-def pipeline_stages(ranks: Callable[[int], Ranks], model: Model, stages: Stages, **settings: Any) -> PipelineStages:
-    """The pipeline of a model in so many stages; `ranks(n)` gives n ranks; `settings` are PipelineRequest's fields.
+def pipeline_stages(
+    ranks: Callable[[int], Ranks], model: Model, stages: Stages, **settings: Any
+) -> PipelineStages:
+    """The pipeline of a model in so many stages; `ranks(n)` gives n ranks; `settings` are
+    PipelineRequest's fields.
 
-    `model` is a name of the suite, or a factory: a top-level function, or "module:function". Raises PlanError.
+    `model` is a name of the suite, or a factory: a top-level function, or "module:function". Raises
+    PlanError.
     """
     replicas = replicas_of(stages)
     if settings.get("variant", "pipedream") != "pipedream":

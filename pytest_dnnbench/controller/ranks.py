@@ -1,7 +1,8 @@
-"""Ranks: starts the ranks of a distributed job, each launch in fresh processes, and brings back what they return.
+"""Ranks: starts the ranks of a distributed job, each launch in fresh processes, and brings back
+what they return.
 
-First failure wins: its peers are ended, its traceback kept. Nothing here waits without a deadline, and no rank is
-left when a launch returns, however it returns.
+First failure wins: its peers are ended, its traceback kept. Nothing here waits without a deadline,
+and no rank is left when a launch returns, however it returns.
 """
 
 import os
@@ -19,11 +20,10 @@ from types import FunctionType
 from typing import Any, Protocol
 
 from pytest_dnnbench import errors
-from pytest_dnnbench.board import Board, Standing
 from pytest_dnnbench.controller.culprit import Seen, first_culprit
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.oom_kills import oom_kills
-from pytest_dnnbench.controller.sites import Site
+from pytest_dnnbench.controller.placement import Placement
 from pytest_dnnbench.errors import (
     DnnbenchError,
     RankCrashed,
@@ -35,6 +35,8 @@ from pytest_dnnbench.errors import (
     WrongResult,
 )
 from pytest_dnnbench.messages import Place
+from pytest_dnnbench.proc import process_fields
+from pytest_dnnbench.rank_status import RankStatus, StatusPage
 
 Target = tuple[str, str, str | None]
 """Module, qualified name and file of a function that ranks import by themselves."""
@@ -42,11 +44,12 @@ Target = tuple[str, str, str | None]
 Rendezvous = Callable[[int], AbstractContextManager[list[dict[str, str]]]]
 """Given the world size: what runs beside the ranks, yielding the environment variables of each."""
 
-Sites = Callable[[int], AbstractContextManager[Site]]
+Placements = Callable[[int], AbstractContextManager[Placement]]
 """Given the world size: the place of one launch, held while it lasts."""
 
 GRACE_S = 0.5
-"""After a first failure, how long other ranks may still report theirs: the culprit may be heard second."""
+"""After a first failure, how long other ranks may still report theirs: the culprit may be heard
+second."""
 
 EXIT_S = 10.0
 """How long a rank may take to end after it has reported, and the fork server to confirm an end."""
@@ -59,9 +62,10 @@ _TAIL_BYTES = 1 << 16
 
 
 class Progress(Protocol):
-    """A display of running ranks; called in the controller's own thread, which waits for the ranks meanwhile."""
+    """A display of running ranks; called in the controller's own thread, which waits for the ranks
+    meanwhile."""
 
-    def show(self, standings: Sequence[Standing]) -> None:
+    def show(self, standings: Sequence[RankStatus]) -> None:
         """Where each rank is; nothing yet while they are being started."""
 
     def clear(self) -> None:
@@ -77,7 +81,7 @@ class _Rank:
     pipe: int
     output: Path
     stacks: Path
-    board: Board
+    board: StatusPage
     received: bytearray = field(default_factory=bytearray)
     result: Any = None
     error: dict[str, Any] | None = None
@@ -108,11 +112,11 @@ class _Rank:
 class Ranks:
     """The ranks of one distributed job. Each `run` starts fresh processes and ends them.
 
-    `devices` holds one torch device per rank ("cpu" or "cuda:INDEX"); `timeout_s` bounds a whole launch.
-    `outputs` are what the ranks of the last launch wrote to stdout and stderr (the end of it, 64 KiB each).
-    `sites` gives each launch its own devices, and may make it wait for them; None: always `devices`. `site` is the
-    last launch's.
-    `progress` is shown, every PROGRESS_S seconds of a launch, where its ranks are; None: the controller sleeps.
+    `devices` holds one torch device per rank ("cpu" or "cuda:INDEX"); `timeout_s` bounds a whole
+    launch. `outputs` are what the ranks of the last launch wrote to stdout and stderr (the end of
+    it, 64 KiB each). `placements` gives each launch its own devices, and may make it wait for them;
+    None: always `devices`. `placement` is the last launch's. `progress` is shown, every PROGRESS_S
+    seconds of a launch, where its ranks are; None: the controller sleeps.
     """
 
     def __init__(
@@ -124,7 +128,7 @@ class Ranks:
         timeout_s: float,
         environment: dict[str, str] | None = None,
         progress: Progress | None = None,
-        sites: Sites | None = None,
+        placements: Placements | None = None,
     ) -> None:
         self.server = server
         self.devices = tuple(devices)
@@ -132,8 +136,8 @@ class Ranks:
         self.timeout_s = timeout_s
         self.environment = environment or {}
         self.progress = progress
-        self.sites = sites
-        self.site = Site(self.devices, threads)
+        self.placements = placements
+        self.placement = Placement(self.devices, threads)
         self.outputs: list[str] = []
         self._oom_kills: int | None = None
 
@@ -143,19 +147,27 @@ class Ranks:
         return len(self.devices)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Calls a function on every rank, inside a process group of torch.distributed; returns one result per rank.
+        """Calls a function on every rank, inside a process group of torch.distributed; returns one
+        result per rank.
 
-        The function must be importable: defined at the top level of a module. Arguments and results are pickled.
-        Raises RankRaised, RankCrashed or RankHung, naming the first culprit.
+        The function must be importable: defined at the top level of a module. Arguments and results
+        are pickled. Raises RankRaised, RankCrashed or RankHung, naming the first culprit.
         """
         return self.launch("pytest_dnnbench.rank.group:call", target_of(function), *arguments)
 
-    def launch(self, target: str, *arguments: Any, rendezvous: Rendezvous | None = None) -> list[Any]:
-        """Calls "module:function" on every rank as `function(place, *arguments)`, without joining any group."""
+    def launch(
+        self, target: str, *arguments: Any, rendezvous: Rendezvous | None = None
+    ) -> list[Any]:
+        """Calls "module:function" on every rank as `function(place, *arguments)`, without joining
+        any group."""
         module, _, name = target.partition(":")
         with (
-            self.sites(self.world_size) if self.sites else nullcontext(self.site) as self.site,
-            tempfile.TemporaryDirectory(prefix=f"dnnbench-{os.getpid()}-", ignore_cleanup_errors=True) as directory,
+            self.placements(self.world_size)
+            if self.placements
+            else nullcontext(self.placement) as self.placement,
+            tempfile.TemporaryDirectory(
+                prefix=f"dnnbench-{os.getpid()}-", ignore_cleanup_errors=True
+            ) as directory,
             (rendezvous or _no_rendezvous)(self.world_size) as environments,
         ):
             ranks: list[_Rank] = []
@@ -165,10 +177,12 @@ class Ranks:
                 packed, self._oom_kills = pickle.dumps(arguments), oom_kills()
                 deadline = time.monotonic() + self.timeout_s
                 for number in range(self.world_size):
-                    body = pickle.dumps((self._place(number, directory), (module, name, None), packed))
+                    body = pickle.dumps(
+                        (self._place(number, directory), (module, name, None), packed)
+                    )
                     ranks.append(self._spawn(number, Path(directory), body, environments[number]))
                 self._collect(ranks, deadline)
-                self.site.reported()
+                self.placement.reported()
             finally:
                 self._end(ranks)
                 self.outputs = [_tail(rank.output) for rank in ranks]
@@ -184,13 +198,15 @@ class Ranks:
         return Place(
             rank=number,
             world_size=self.world_size,
-            device=self.site.devices[number],
-            threads=self.site.threads,
+            device=self.placement.devices[number],
+            threads=self.placement.threads,
             rendezvous=str(Path(directory) / "store"),
             timeout_s=self.timeout_s,
         )
 
-    def _spawn(self, number: int, directory: Path, body: bytes, environment: dict[str, str]) -> _Rank:
+    def _spawn(
+        self, number: int, directory: Path, body: bytes, environment: dict[str, str]
+    ) -> _Rank:
         output, stacks = directory / f"rank{number}.log", directory / f"rank{number}.stacks"
         message = {
             "scratch": str(directory),
@@ -198,11 +214,15 @@ class Ranks:
             "stacks": str(stacks),
             "directory": os.getcwd(),
             "sys_path": sys.path,
-            "environment": {**self.environment, **environment, "OMP_NUM_THREADS": str(self.site.threads)},
-            "cores": self.site.cores,
+            "environment": {
+                **self.environment,
+                **environment,
+                "OMP_NUM_THREADS": str(self.placement.threads),
+            },
+            "cores": self.placement.cores,
         }
         request = os.memfd_create("dnnbench-request")
-        board, page = Board.make()
+        board, page = StatusPage.make()
         ours, theirs = os.pipe()
         try:
             with open(request, "wb", closefd=False) as memory:
@@ -218,7 +238,8 @@ class Ranks:
         return _Rank(number, pid, ours, output, stacks, board)
 
     def _collect(self, ranks: list[_Rank], deadline: float) -> None:
-        """Returns when every rank has reported a result; raises on the first failure or at the deadline."""
+        """Returns when every rank has reported a result; raises on the first failure or at the
+        deadline."""
         failed_at: float | None = None
         with selectors.DefaultSelector() as selector:
             selector.register(self.server, selectors.EVENT_READ)
@@ -228,7 +249,9 @@ class Ranks:
                 until = deadline if failed_at is None else min(deadline, failed_at + GRACE_S)
                 if (now := time.monotonic()) >= until:
                     break
-                heard = selector.select(until - now if self.progress is None else min(until - now, PROGRESS_S))
+                heard = selector.select(
+                    until - now if self.progress is None else min(until - now, PROGRESS_S)
+                )
                 for key, _ in heard:
                     self._hear(key, ranks, selector)
                 if not heard:
@@ -240,7 +263,9 @@ class Ranks:
         if not all(rank.reported for rank in ranks):
             raise self._hung(ranks)
 
-    def _hear(self, key: selectors.SelectorKey, ranks: list[_Rank], selector: selectors.BaseSelector) -> None:
+    def _hear(
+        self, key: selectors.SelectorKey, ranks: list[_Rank], selector: selectors.BaseSelector
+    ) -> None:
         if key.data is None:
             self._note_exits(ranks, 0.0)
             return
@@ -259,13 +284,17 @@ class Ranks:
                 rank.code = exited.code
 
     def _failure(self, ranks: list[_Rank]) -> DnnbenchError:
-        """The first culprit's failure: a rank that died before one that raised, since its death makes peers raise; of
-        those that raised, one that tells which step went wrong, the earliest of them, before its peers."""
+        """The first culprit's failure: a rank that died before one that raised, since its death
+        makes peers raise; of those that raised, one that tells which step went wrong, the earliest
+        of them, before its peers."""
         died = [rank for rank in ranks if rank.code is not None and not rank.reported]
         if died:
             return self._crashed(died[0])
         raised = [(rank.error, rank) for rank in ranks if rank.error is not None]
-        _, first = min(raised, key=lambda pair: (pair[0]["step"] is None, pair[0]["step"] or 0, pair[0]["raised_s"]))
+        _, first = min(
+            raised,
+            key=lambda pair: (pair[0]["step"] is None, pair[0]["step"] or 0, pair[0]["raised_s"]),
+        )
         return self._raised(first)
 
     def _crashed(self, rank: _Rank) -> RankFailure:
@@ -273,11 +302,15 @@ class Ranks:
         how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         stacks, standing = _tail(rank.stacks).strip(), rank.board.look()
         kind: type[RankFailure] = RankCrashed
-        headline = _sentence(f"rank {rank.number} of {self.world_size} {how}", standing, "before it reported")
+        headline = _sentence(
+            f"rank {rank.number} of {self.world_size} {how}", standing, "before it reported"
+        )
         if code == -signal.SIGKILL:
             if self._oom_kills is not None and (oom_kills() or 0) > self._oom_kills:
                 kind = RankOutOfMemory
-                headline += ": the kernel killed it for lack of memory; use fewer ranks or smaller batches"
+                headline += (
+                    ": the kernel killed it for lack of memory; use fewer ranks or smaller batches"
+                )
             else:
                 headline += ": killed from outside"
         elif code == -signal.SIGABRT and "std::bad_alloc" in _tail(rank.output):
@@ -295,7 +328,11 @@ class Ranks:
         kind = RankOutOfMemory if error["out_of_memory"] else RankRaised
         what = f"ran out of memory ({name})" if error["out_of_memory"] else f"raised {name}"
         headline = _sentence(f"rank {rank.number} of {self.world_size} {what}", rank.board.look())
-        return self._blame(kind, rank, _report(f"{headline}: {error['message']}", error["traceback"].rstrip(), None))
+        return self._blame(
+            kind,
+            rank,
+            _report(f"{headline}: {error['message']}", error["traceback"].rstrip(), None),
+        )
 
     def _hung(self, ranks: list[_Rank]) -> RankFailure:
         waiting = [rank for rank in ranks if not rank.reported and rank.code is None]
@@ -305,7 +342,13 @@ class Ranks:
         _settle([rank.stacks for rank in waiting if rank not in stopped])
         seen, how = first_culprit(
             [
-                Seen(rank.number, rank.board.look(), _tail(rank.stacks), rank in stopped, rank not in waiting)
+                Seen(
+                    rank.number,
+                    rank.board.look(),
+                    _tail(rank.stacks),
+                    rank in stopped,
+                    rank not in waiting,
+                )
                 for rank in ranks
             ]
         )
@@ -323,10 +366,13 @@ class Ranks:
 
     @staticmethod
     def _blame(kind: type[RankFailure], rank: _Rank, message: str) -> RankFailure:
-        return kind(message, rank=rank.number, output=_tail(rank.output), phase=rank.board.look().phase)
+        return kind(
+            message, rank=rank.number, output=_tail(rank.output), phase=rank.board.look().phase
+        )
 
     def _end(self, ranks: list[_Rank]) -> None:
-        """Sees every rank out: those that reported may leave by themselves, the others are killed."""
+        """Sees every rank out: those that reported may leave by themselves, the others are
+        killed."""
         try:
             all_reported = all(rank.reported and rank.error is None for rank in ranks)
             if all_reported:
@@ -342,7 +388,9 @@ class Ranks:
 
     def _await_exits(self, ranks: list[_Rank], timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while any(rank.code is None for rank in ranks) and (left := deadline - time.monotonic()) > 0:
+        while (
+            any(rank.code is None for rank in ranks) and (left := deadline - time.monotonic()) > 0
+        ):
             try:
                 self._note_exits(ranks, left)
             except errors.LaunchError:
@@ -376,7 +424,7 @@ def _drain(rank: _Rank) -> None:
             return
 
 
-def _sentence(subject: str, standing: Standing, otherwise: str = "") -> str:
+def _sentence(subject: str, standing: RankStatus, otherwise: str = "") -> str:
     """The subject and where it is, or what is said where that is nothing."""
     return f"{subject} {standing.describe() or otherwise}".rstrip()
 
@@ -399,13 +447,17 @@ def _tail(path: Path) -> str:
 
 def _state(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return process_fields(pid)[0]
     except OSError:
         return ""
 
 
 def _no_stacks(rank: _Rank) -> str:
-    return "(stopped by a signal: no stacks)" if _state(rank.pid) == "T" else "(no stacks: it did not answer)"
+    return (
+        "(stopped by a signal: no stacks)"
+        if _state(rank.pid) == "T"
+        else "(no stacks: it did not answer)"
+    )
 
 
 def _settle(files: list[Path], timeout_s: float = 3.0) -> None:

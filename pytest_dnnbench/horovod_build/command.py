@@ -1,4 +1,5 @@
-"""`python -m pytest_dnnbench horovod`: sees to it that Horovod is installed and fits the installed torch."""
+"""`python -m pytest_dnnbench horovod`: sees to it that Horovod is installed and fits the installed
+torch."""
 
 import argparse
 import importlib.metadata
@@ -14,7 +15,8 @@ from pytest_dnnbench.horovod_build.wheel_store import WheelStore, default_store
 
 
 def main(arguments: list[str]) -> int:
-    """Returns 0 when Horovod is ready, 1 for `--check` when it is not. Raises UsageError or BuildError."""
+    """Returns 0 when Horovod is ready, 1 for `--check` when it is not. Raises UsageError or
+    BuildError."""
     options = _parser().parse_args(arguments)
     recipe, present = current_recipe(cpu_only=options.cpu), installed_version()
     if present == recipe.version and not options.force:
@@ -39,17 +41,24 @@ def installed_version() -> str | None:
         return None
 
 
-def wheel_for(recipe: Recipe, store: WheelStore, *, jobs: int, sdist: Path | None = None, again: bool = False) -> Path:
-    """The recipe's wheel: from the store, or built now; `again` builds in any case. Raises BuildError."""
+def wheel_for(
+    recipe: Recipe, store: WheelStore, *, jobs: int, sdist: Path | None = None, again: bool = False
+) -> Path:
+    """The recipe's wheel: from the store, or built now; `again` builds in any case. Raises
+    BuildError."""
     if (found := store.find(recipe.key)) and not again:
         print(f"found the wheel: {found}")
         return found
-    with store.turn(recipe.key, lambda: print("another process builds this wheel: waiting for it", flush=True)):
+    with store.turn(
+        recipe.key, lambda: print("another process builds this wheel: waiting for it", flush=True)
+    ):
         if (found := store.find(recipe.key)) and not again:
             return found
         check_compiler()
         start = time.monotonic()
-        print(f"building Horovod {HOROVOD_VERSION} for torch {recipe.torch.version}, {jobs} compilations at a time;")
+        print(
+            f"building Horovod {HOROVOD_VERSION} for torch {recipe.torch.version}, {jobs} compilations at a time;"
+        )
         print("this happens once", flush=True)
         with store.scratch(recipe.key) as folder:
             log = BuildLog(folder / "build.log", store.failure_log(recipe.key), _say)
@@ -69,13 +78,16 @@ def _provide(recipe: Recipe, store: WheelStore, options: argparse.Namespace) -> 
 
 
 def _keep_foreign(present: str, store: WheelStore) -> int:
-    """Leaves a Horovod that somebody else installed alone, once it has shown that it loads into this torch."""
+    """Leaves a Horovod that somebody else installed alone, once it has shown that it loads into
+    this torch."""
     path = store.folder / "check.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         built_with = steps.check(BuildLog(path, path, lambda _: None))
     except BuildError as error:
-        raise BuildError(f"the installed Horovod {present} does not load: replace it with --force ({error})") from error
+        raise BuildError(
+            f"the installed Horovod {present} does not load: replace it with --force ({error})"
+        ) from error
     print(
         f"Horovod {present}, which was installed by other means, loads and stays ({built_with}); --force replaces it."
     )
@@ -101,11 +113,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m pytest_dnnbench horovod",
         description="Build Horovod against the installed torch, once, and install it; with NCCL where torch has CUDA.",
     )
-    parser.add_argument("--cpu", action="store_true", help="without GPU operations, also for a torch with CUDA")
-    parser.add_argument("--jobs", type=int, help="compilations at a time (default: by cores and free memory)")
     parser.add_argument(
-        "--sdist", type=_existing, help="the source archive, for a machine that reaches no package index"
+        "--cpu", action="store_true", help="without GPU operations, also for a torch with CUDA"
     )
-    parser.add_argument("--check", action="store_true", help="only tell whether the right Horovod is installed")
-    parser.add_argument("--force", action="store_true", help="build and install again, whatever is there")
+    parser.add_argument(
+        "--jobs", type=int, help="compilations at a time (default: by cores and free memory)"
+    )
+    parser.add_argument(
+        "--sdist",
+        type=_existing,
+        help="the source archive, for a machine that reaches no package index",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only tell whether the right Horovod is installed"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="build and install again, whatever is there"
+    )
     return parser

@@ -1,4 +1,5 @@
-"""What a Horovod wheel depends on: everything that makes two wheels differ, the key made of it, and the settings."""
+"""What a Horovod wheel depends on: everything that makes two wheels differ, the key made of it, and
+the settings."""
 
 import hashlib
 import json
@@ -8,14 +9,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pytest_dnnbench.horovod_build.requisites import GpuTools, TorchBuild, find_gpu_tools, installed_torch
+from pytest_dnnbench.horovod_build.requisites import (
+    GpuTools,
+    TorchBuild,
+    find_gpu_tools,
+    installed_torch,
+)
 
 HOROVOD_VERSION = "0.28.1"
 SDIST_SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
 CMAKE_FOLDER = Path(__file__).parent / "cmake"
 
 _ARCHITECTURE_FLAGS = {"f16c": "-mf16c", "avx": "-mavx", "fma": "-mfma"}
-"""Horovod's choice, by the name that the kernel gives a CPU's ability: fp16 sums and Adasum use them."""
+"""Horovod's choice, by the name that the kernel gives a CPU's ability: fp16 sums and Adasum use
+them."""
 
 _KEY_DIGITS = 12
 
@@ -35,17 +42,23 @@ class Recipe:
     @property
     def facts(self) -> dict[str, object]:
         """Everything that the wheel depends on, as plain JSON data."""
-        return {"horovod": HOROVOD_VERSION, "sdist_sha256": SDIST_SHA256, **json.loads(_as_json(self))}
+        return {
+            "horovod": HOROVOD_VERSION,
+            "sdist_sha256": SDIST_SHA256,
+            **json.loads(_as_json(self)),
+        }
 
     @property
     def key(self) -> str:
-        """A short digest of the facts: two environments with the same key can use the same wheel."""
+        """A short digest of the facts: two environments with the same key can use the same
+        wheel."""
         text = json.dumps(self.facts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS]
 
     @property
     def local_version(self) -> str:
-        """What tells this wheel from others of the same release: `0.28.1+LOCAL` in the list of packages."""
+        """What tells this wheel from others of the same release: `0.28.1+LOCAL` in the list of
+        packages."""
         return f"torch{self.torch.version.replace('+', '.')}.{self.key}"
 
     @property
@@ -72,7 +85,8 @@ class Recipe:
 
 
 def current_recipe(*, cpu_only: bool, environment: Mapping[str, str] = os.environ) -> Recipe:
-    """The recipe for this interpreter and machine. Raises UsageError when torch, or a tool for its CUDA, is missing."""
+    """The recipe for this interpreter and machine. Raises UsageError when torch, or a tool for its
+    CUDA, is missing."""
     torch = installed_torch()
     return Recipe(
         torch=torch,
@@ -80,7 +94,9 @@ def current_recipe(*, cpu_only: bool, environment: Mapping[str, str] = os.enviro
         python=str(sysconfig.get_config_var("EXT_SUFFIX")),
         platform=sysconfig.get_platform(),
         architecture_flags=environment.get("HOROVOD_BUILD_ARCH_FLAGS", _architecture_flags()),
-        user_flags=" ".join(environment.get(name, "") for name in ("CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")).strip(),
+        user_flags=" ".join(
+            environment.get(name, "") for name in ("CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS")
+        ).strip(),
         cmake_digest=_digest_of(CMAKE_FOLDER),
     )
 
@@ -102,7 +118,9 @@ def _gpu_settings(gpu: GpuTools) -> dict[str, str]:
 def _architecture_flags(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
     text = cpu_info.read_text() if cpu_info.exists() else ""
     line = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return " ".join(flag for ability, flag in _ARCHITECTURE_FLAGS.items() if ability in line.split())
+    return " ".join(
+        flag for ability, flag in _ARCHITECTURE_FLAGS.items() if ability in line.split()
+    )
 
 
 def _digest_of(folder: Path) -> str:

@@ -1,6 +1,8 @@
-"""What a build finds on the machine: the installed torch, a compiler, Python's headers, a CUDA toolkit, NCCL, GPUs.
+"""What a build finds on the machine: the installed torch, a compiler, Python's headers, a CUDA
+toolkit, NCCL, GPUs.
 
-Found without importing torch, which takes seconds. What is missing is said before anything slow starts.
+Found without importing torch, which takes seconds. What is missing is said before anything slow
+starts.
 """
 
 import importlib.util
@@ -21,7 +23,8 @@ OLDEST_CMAKE = (3, 19)
 
 @dataclass(frozen=True, slots=True)
 class TorchBuild:
-    """The installed torch: its version with the build's suffix ("2.13.0+cpu"), its CUDA version if any, its commit."""
+    """The installed torch: its version with the build's suffix ("2.13.0+cpu"), its CUDA version if
+    any, its commit."""
 
     version: str
     cuda: str | None
@@ -30,7 +33,8 @@ class TorchBuild:
 
 @dataclass(frozen=True, slots=True)
 class GpuTools:
-    """What a build with GPU operations needs: homes of CUDA toolkit and NCCL, their versions, the GPUs to build for."""
+    """What a build with GPU operations needs: homes of CUDA toolkit and NCCL, their versions, the
+    GPUs to build for."""
 
     cuda_home: Path
     cuda: str
@@ -43,7 +47,9 @@ def installed_torch() -> TorchBuild:
     """Reads torch's version file. Raises UsageError without torch."""
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
-        raise UsageError("Horovod is built against torch, which is not installed: install torch first")
+        raise UsageError(
+            "Horovod is built against torch, which is not installed: install torch first"
+        )
     facts = runpy.run_path(str(Path(found.origin).parent / "version.py"))
     return TorchBuild(facts["__version__"], facts.get("cuda"), facts.get("git_version", "unknown"))
 
@@ -52,10 +58,14 @@ def check_compiler() -> None:
     """Raises UsageError without a C++ compiler or Python's headers."""
     compiler = os.environ.get("CXX") or "c++"
     if shutil.which(compiler.split()[0]) is None:
-        raise UsageError(f"no C++ compiler {compiler!r}: install one for C++20 (apt: g++; dnf: gcc-c++) or set CXX")
+        raise UsageError(
+            f"no C++ compiler {compiler!r}: install one for C++20 (apt: g++; dnf: gcc-c++) or set CXX"
+        )
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not header.exists():
-        raise UsageError(f"{header} does not exist: install Python's headers (apt: python3-dev; dnf: python3-devel)")
+        raise UsageError(
+            f"{header} does not exist: install Python's headers (apt: python3-dev; dnf: python3-devel)"
+        )
 
 
 def find_cmake() -> str | None:
@@ -102,10 +112,14 @@ def _is_toolkit(home: Path) -> bool:
 
 
 def _cuda_version(home: Path) -> str:
-    answer = subprocess.run([str(home / "bin" / "nvcc"), "--version"], capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [str(home / "bin" / "nvcc"), "--version"], capture_output=True, text=True, check=False
+    )
     release = re.search(r"release (\d+\.\d+)", answer.stdout)
     if release is None:
-        raise UsageError(f"{home}/bin/nvcc does not tell its version: repair the toolkit or set CUDA_HOME to another")
+        raise UsageError(
+            f"{home}/bin/nvcc does not tell its version: repair the toolkit or set CUDA_HOME to another"
+        )
     return release[1]
 
 
@@ -126,14 +140,21 @@ def _nccl_home() -> Path:
 
 def _nccl_version(home: Path) -> str:
     header = home / "include" / "nccl.h"
-    code = re.search(r"#define\s+NCCL_VERSION_CODE\s+(\d+)", header.read_text()) if header.exists() else None
+    code = (
+        re.search(r"#define\s+NCCL_VERSION_CODE\s+(\d+)", header.read_text())
+        if header.exists()
+        else None
+    )
     if code is None:
-        raise UsageError(f"{header} is missing or tells no version: set HOROVOD_NCCL_HOME to NCCL's folder")
+        raise UsageError(
+            f"{header} is missing or tells no version: set HOROVOD_NCCL_HOME to NCCL's folder"
+        )
     return code[1]
 
 
 def _compute_capabilities() -> tuple[int, ...]:
-    """Those of this machine's GPUs (90 for 9.0); none without a GPU: then Horovod builds for all that nvcc knows."""
+    """Those of this machine's GPUs (90 for 9.0); none without a GPU: then Horovod builds for all
+    that nvcc knows."""
     import pynvml
 
     try:

@@ -1,4 +1,5 @@
-"""The steps of a build: each runs one command, writes all it says to one log, and explains a failure.
+"""The steps of a build: each runs one command, writes all it says to one log, and explains a
+failure.
 
 No place to download from is named here: pip and its configuration decide.
 """
@@ -22,11 +23,26 @@ BUILD_REQUIREMENTS = ("setuptools", "wheel", "packaging", "cloudpickle", "psutil
 
 KNOWN_CAUSES = (
     (r"No module named pip", "this environment has no pip: python -m ensurepip"),
-    (r"Killed|cc1plus.*(?:terminated|killed)|virtual memory exhausted|out of memory", "memory ran out: use --jobs 1"),
-    (r"No space left on device", "the disk is full: free about 500 MB, or set TMPDIR and XDG_CACHE_HOME"),
-    (r"unrecognized command.line option .*c\+\+20", "the compiler is too old for C++20: set CXX to GCC 11 or newer"),
-    (r"Python\.h: No such file", "Python's headers are missing (apt: python3-dev; dnf: python3-devel)"),
-    (r"unsupported GNU version|host compiler", "nvcc does not take this compiler: set CXX to an older GCC"),
+    (
+        r"Killed|cc1plus.*(?:terminated|killed)|virtual memory exhausted|out of memory",
+        "memory ran out: use --jobs 1",
+    ),
+    (
+        r"No space left on device",
+        "the disk is full: free about 500 MB, or set TMPDIR and XDG_CACHE_HOME",
+    ),
+    (
+        r"unrecognized command.line option .*c\+\+20",
+        "the compiler is too old for C++20: set CXX to GCC 11 or newer",
+    ),
+    (
+        r"Python\.h: No such file",
+        "Python's headers are missing (apt: python3-dev; dnf: python3-devel)",
+    ),
+    (
+        r"unsupported GNU version|host compiler",
+        "nvcc does not take this compiler: set CXX to an older GCC",
+    ),
     (
         r"Could NOT find NCCL|nccl\.h: No such file",
         "NCCL was not found: set HOROVOD_NCCL_HOME to the folder of its include and lib",
@@ -71,8 +87,11 @@ class BuildLog:
         self.lasting = lasting
         self.say = say
 
-    def run(self, step: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-        """Runs one step and returns its output. Raises BuildError: the step, its status, the likely cause, the log."""
+    def run(
+        self, step: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> str:
+        """Runs one step and returns its output. Raises BuildError: the step, its status, the likely
+        cause, the log."""
         start, lines, shown = time.monotonic(), list[str](), 0
         with self.path.open("a") as log:
             log.write(f"=== {step}: {' '.join(command)}\n")
@@ -100,22 +119,37 @@ class BuildLog:
         )
 
 
-def build_wheel(recipe: Recipe, folder: Path, log: BuildLog, *, jobs: int, sdist: Path | None) -> Path:
+def build_wheel(
+    recipe: Recipe, folder: Path, log: BuildLog, *, jobs: int, sdist: Path | None
+) -> Path:
     """Builds the recipe's wheel inside `folder` and returns it."""
     tools = folder / "tools"
     environment = _with_tools(tools, log)
     source = sdist or _download(folder / "source", log)
     found = hashlib.sha256(source.read_bytes()).hexdigest()
     if found != SDIST_SHA256:
-        raise log.failure("source", f"gave {source.name} with SHA-256 {found}, expected {SDIST_SHA256}", "")
-    # The cache of pip knows nothing of torch's version: it would hand out a wheel built against another.
-    command = [*_pip("wheel"), "-v", "--no-cache-dir", "--no-deps", "--no-build-isolation", str(source)]
-    log.run("compile", [*command, "-w", str(folder / "wheel")], recipe.environment(jobs) | environment)
+        raise log.failure(
+            "source", f"gave {source.name} with SHA-256 {found}, expected {SDIST_SHA256}", ""
+        )
+    # The cache of pip knows nothing of torch's version: it would hand out a wheel built against
+    # another.
+    command = [
+        *_pip("wheel"),
+        "-v",
+        "--no-cache-dir",
+        "--no-deps",
+        "--no-build-isolation",
+        str(source),
+    ]
+    log.run(
+        "compile", [*command, "-w", str(folder / "wheel")], recipe.environment(jobs) | environment
+    )
     return next((folder / "wheel").glob("horovod-*.whl"))
 
 
 def install(wheel: Path, log: BuildLog, *, again: bool) -> None:
-    """Installs a wheel and what it needs into this environment; `again` even where its version is there already."""
+    """Installs a wheel and what it needs into this environment; `again` even where its version is
+    there already."""
     command = [*_pip("install"), "--no-cache-dir"]
     log.run("install", [*command, str(wheel)])
     if again:
@@ -129,12 +163,18 @@ def check(log: BuildLog) -> str:
 
 def default_jobs(memory: Path = Path("/proc/meminfo")) -> int:
     """One compilation per core and per 2.5 GB of available memory: torch's headers take 2.2 GB."""
-    available = re.search(r"^MemAvailable:\s+(\d+) kB", memory.read_text(), re.MULTILINE) if memory.exists() else None
+    available = (
+        re.search(r"^MemAvailable:\s+(\d+) kB", memory.read_text(), re.MULTILINE)
+        if memory.exists()
+        else None
+    )
     cores = len(os.sched_getaffinity(0))
     return max(1, min(cores, int(int(available[1]) * 1024 / 2.5e9))) if available else cores
 
 
-def _started(command: Sequence[str], environment: Mapping[str, str] | None) -> subprocess.Popen[str]:
+def _started(
+    command: Sequence[str], environment: Mapping[str, str] | None
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -1,4 +1,5 @@
-"""Where built wheels are kept, one folder per recipe: whole or absent, and safe for several builders at once.
+"""Where built wheels are kept, one folder per recipe: whole or absent, and safe for several
+builders at once.
 
 STORE/KEY/horovod-....whl, recipe.json, build.log      a finished build, moved here in one step
 STORE/KEY.lock                                         held by whoever builds
@@ -7,18 +8,18 @@ STORE/KEY.failed.log                                   the log of the last faile
 
 import fcntl
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pytest_dnnbench.files import cache_folder
+
 
 def default_store() -> "WheelStore":
     """The store in the user's cache folder ($XDG_CACHE_HOME, or ~/.cache)."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return WheelStore(Path(cache) / "pytest-dnnbench" / "horovod")
+    return WheelStore(cache_folder("horovod"))
 
 
 class WheelStore:
@@ -33,7 +34,8 @@ class WheelStore:
 
     @contextmanager
     def turn(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """Held by one builder of a key at a time; the others call `waiting` once and wait for it to end or die."""
+        """Held by one builder of a key at a time; the others call `waiting` once and wait for it to
+        end or die."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"{key}.lock").open("w") as lock:
             try:
@@ -47,7 +49,8 @@ class WheelStore:
 
     @contextmanager
     def scratch(self, key: str) -> Iterator[Path]:
-        """A folder to build in, on the store's own disk, gone afterwards; its build.log outlives a failure."""
+        """A folder to build in, on the store's own disk, gone afterwards; its build.log outlives a
+        failure."""
         folder = Path(tempfile.mkdtemp(prefix=f"{key}.building-", dir=self.folder))
         try:
             yield folder
@@ -59,7 +62,8 @@ class WheelStore:
             shutil.rmtree(folder, ignore_errors=True)
 
     def keep(self, key: str, wheel: Path, log: Path, facts: Mapping[str, object]) -> Path:
-        """Moves a built wheel into the store, replacing an older one of the same key; returns its new path."""
+        """Moves a built wheel into the store, replacing an older one of the same key; returns its
+        new path."""
         staged = Path(tempfile.mkdtemp(prefix=f"{key}.keeping-", dir=self.folder))
         try:
             shutil.move(wheel, staged / wheel.name)

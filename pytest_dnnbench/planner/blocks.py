@@ -1,7 +1,8 @@
-"""Blocks: a plan as the search finds it, stages within nodes within racks, and the flat stages in it.
+"""Blocks: a plan as the search finds it, stages within nodes within racks, and the flat stages in
+it.
 
-What lives here: the nested record, the levels of workers it is made for, and the reduction to stages
-that a runtime starts. Not here: what a block costs (original.py, corrected.py).
+What lives here: the nested record, the levels of workers it is made for, and the reduction to
+stages that a runtime starts. Not here: what a block costs (original.py, corrected.py).
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from pytest_dnnbench.errors import PlanError
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """`workers` units (GPUs, or nodes of GPUs), each with a link of `bandwidth` bytes per second to the rest."""
+    """`workers` units (GPUs, or nodes of GPUs), each with a link of `bandwidth` bytes per second to
+    the rest."""
 
     workers: int
     bandwidth: float
@@ -21,12 +23,15 @@ class Level:
         if self.workers < 1:
             raise PlanError(f"{self.workers} workers: give at least 1 on every level")
         if not self.bandwidth > 0:
-            raise PlanError(f"bandwidth {self.bandwidth}: give bytes per second above 0 for every level")
+            raise PlanError(
+                f"bandwidth {self.bandwidth}: give bytes per second above 0 for every level"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The stretch between two states on `replicas` units of a level; `inner` splits it within each unit."""
+    """The stretch between two states on `replicas` units of a level; `inner` splits it within each
+    unit."""
 
     start: int
     end: int
@@ -35,11 +40,16 @@ class Block:
 
 
 def levels_of(workers: Sequence[int], bandwidths: Sequence[float]) -> tuple[Level, ...]:
-    """Levels, innermost first. Raises PlanError unless there is one bandwidth for every number of workers."""
+    """Levels, innermost first. Raises PlanError unless there is one bandwidth for every number of
+    workers."""
     if not workers or len(workers) != len(bandwidths):
         shape = "x".join(str(count) for count in workers)
-        raise PlanError(f"{len(bandwidths)} bandwidths for {len(workers)} levels ({shape}): give one for each level")
-    return tuple(Level(count, bandwidth) for count, bandwidth in zip(workers, bandwidths, strict=True))
+        raise PlanError(
+            f"{len(bandwidths)} bandwidths for {len(workers)} levels ({shape}): give one for each level"
+        )
+    return tuple(
+        Level(count, bandwidth) for count, bandwidth in zip(workers, bandwidths, strict=True)
+    )
 
 
 def flat_stages(blocks: Sequence[Block], replicas: int = 1) -> tuple[Block, ...]:
@@ -47,5 +57,9 @@ def flat_stages(blocks: Sequence[Block], replicas: int = 1) -> tuple[Block, ...]
     stages: list[Block] = []
     for block in blocks:
         in_all = replicas * block.replicas
-        stages += flat_stages(block.inner, in_all) if block.inner else [Block(block.start, block.end, in_all)]
+        stages += (
+            flat_stages(block.inner, in_all)
+            if block.inner
+            else [Block(block.start, block.end, in_all)]
+        )
     return tuple(stages)

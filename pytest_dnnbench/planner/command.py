@@ -12,7 +12,8 @@ from pytest_dnnbench.planner.table import format_plan
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0 a plan, 1 none fits. Raises ProfileError or PlanError for arguments that cannot be."""
+    """Exit status: 0 a plan, 1 none fits. Raises ProfileError or PlanError for arguments that
+    cannot be."""
     asked = _parser().parse_args(arguments)
     plan = plan_for(
         read_profile(asked.profile),
@@ -29,17 +30,29 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pytest_dnnbench plan", description="Splits a profiled model into pipeline stages."
+        prog="python -m pytest_dnnbench plan",
+        description="Splits a profiled model into pipeline stages.",
     )
-    parser.add_argument("--profile", required=True, metavar="FILE", help="JSON, or PipeDream's own text")
-    parser.add_argument("--gpus", required=True, metavar="N[xM...]", help="GPUs, or GPUs per node x nodes")
     parser.add_argument(
-        "--bandwidth", required=True, metavar="BYTES[,BYTES...]", help="per second, for each level, innermost first"
+        "--profile", required=True, metavar="FILE", help="JSON, or PipeDream's own text"
     )
-    parser.add_argument("--cost-model", choices=COST_MODELS, default=CORRECTED, help="default: %(default)s")
+    parser.add_argument(
+        "--gpus", required=True, metavar="N[xM...]", help="GPUs, or GPUs per node x nodes"
+    )
+    parser.add_argument(
+        "--bandwidth",
+        required=True,
+        metavar="BYTES[,BYTES...]",
+        help="per second, for each level, innermost first",
+    )
+    parser.add_argument(
+        "--cost-model", choices=COST_MODELS, default=CORRECTED, help="default: %(default)s"
+    )
     parser.add_argument("--memory", metavar="BYTES", help="of each GPU; default: no limit")
     parser.add_argument("--no-replication", action="store_true", help="one replica per stage")
-    parser.add_argument("--activations-free", action="store_true", help="what crosses a cut costs nothing")
+    parser.add_argument(
+        "--activations-free", action="store_true", help="what crosses a cut costs nothing"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     return parser
 
@@ -48,11 +61,15 @@ def _workers(text: str) -> list[int]:
     try:
         return [int(count) for count in text.split("x")]
     except ValueError:
-        raise PlanError(f"--gpus {text}: write a number, or GPUs per node x nodes, for instance 4x2") from None
+        raise PlanError(
+            f"--gpus {text}: write a number, or GPUs per node x nodes, for instance 4x2"
+        ) from None
 
 
 def _numbers(option: str, text: str) -> list[float]:
     try:
         return [float(number) for number in text.split(",")]
     except ValueError:
-        raise PlanError(f"--{option} {text}: write a number of bytes, for instance 1.25e9") from None
+        raise PlanError(
+            f"--{option} {text}: write a number of bytes, for instance 1.25e9"
+        ) from None

@@ -1,10 +1,10 @@
 """The default cost model: what a stage costs when PipeDream runs as its paper describes it.
 
-What lives here: the time of a stage on a level of workers, and of a given plan. Sources: PipeDream (SOSP 2019,
-section 3.1) for the overlap of compute and all-reduce; a ring all-reduce over r replicas moves
-2 (r - 1) / r times the parameters over each link; a cut is paid for on the links of both its stages. The
-formulas, with their letters, are in docs/planner.md. Not here: memory (memory.py) and the search (fewest.py
-for the outermost level, units.py for those inside).
+What lives here: the time of a stage on a level of workers, and of a given plan. Sources: PipeDream
+(SOSP 2019, section 3.1) for the overlap of compute and all-reduce; a ring all-reduce over r
+replicas moves 2 (r - 1) / r times the parameters over each link; a cut is paid for on the links of
+both its stages. The formulas, with their letters, are in docs/planner.md. Not here: memory
+(memory.py) and the search (fewest.py for the outermost level, units.py for those inside).
 """
 
 from collections.abc import Sequence
@@ -20,21 +20,26 @@ from pytest_dnnbench.planner.states import Floats, States
 
 
 def stage_s(compute_s: Any, parameter_bytes: Any, replicas: Any, bandwidth: float) -> Any:
-    """Seconds per minibatch of a stage, numbers or arrays: compute beside a ring all-reduce, shared by replicas."""
+    """Seconds per minibatch of a stage, numbers or arrays: compute beside a ring all-reduce, shared
+    by replicas."""
     reduced_s = 2.0 * (replicas - 1) / replicas * parameter_bytes / bandwidth
     return np.maximum(compute_s, reduced_s) / replicas
 
 
 def moved_s(sent_bytes: Any, bandwidth: float, compression: float | None) -> Any:
-    """Seconds per minibatch to move what crosses a cut, and its gradient, over one worker's link."""
+    """Seconds per minibatch to move what crosses a cut, and its gradient, over one worker's
+    link."""
     return sent_bytes * (0.0 if compression is None else 2.0 / (bandwidth * compression))
 
 
 def data_parallel_s(compute_s: float, parameter_bytes: float, levels: Sequence[Level]) -> float:
-    """Seconds per minibatch when every worker runs the whole model and all reduce together, level by level."""
+    """Seconds per minibatch when every worker runs the whole model and all reduce together, level
+    by level."""
     group = 1
     for level in levels:
-        compute_s = float(stage_s(compute_s, parameter_bytes, level.workers, level.bandwidth * group))
+        compute_s = float(
+            stage_s(compute_s, parameter_bytes, level.workers, level.bandwidth * group)
+        )
         group *= level.workers
     return compute_s
 
@@ -55,7 +60,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class LevelCosts:
-    """Seconds per minibatch of stages on one level of workers, as n x n tables; infinity where no stage is."""
+    """Seconds per minibatch of stages on one level of workers, as n x n tables; infinity where no
+    stage is."""
 
     states: States
     unit: Unit
@@ -78,14 +84,18 @@ class LevelCosts:
 
     def data_parallel_inside(self, replicas: Any) -> Any:
         return stage_s(
-            self.unit.data_parallel_s, self.parameter_bytes, replicas, self.level.bandwidth * self.unit.group
+            self.unit.data_parallel_s,
+            self.parameter_bytes,
+            replicas,
+            self.level.bandwidth * self.unit.group,
         )
 
     def pipeline_inside(self, replicas: Any) -> Any:
         return stage_s(self.unit.pipeline_s, self.parameter_bytes, replicas, self.level.bandwidth)
 
     def own_s(self, replicas: Any) -> Any:
-        """Compute and all-reduce of each stage on a number of replicas, one for all or one for each."""
+        """Compute and all-reduce of each stage on a number of replicas, one for all or one for
+        each."""
         if self.unit.group == 1:
             return self.pipeline_inside(replicas)
         return np.minimum(self.pipeline_inside(replicas), self.data_parallel_inside(replicas))
@@ -95,7 +105,12 @@ class LevelCosts:
         parameter_bytes, bandwidth = self.parameter_bytes[starts, ends], self.level.bandwidth
         own = np.minimum(
             stage_s(self.unit.pipeline_s[starts, ends], parameter_bytes, replicas, bandwidth),
-            stage_s(self.unit.data_parallel_s[starts, ends], parameter_bytes, replicas, bandwidth * self.unit.group),
+            stage_s(
+                self.unit.data_parallel_s[starts, ends],
+                parameter_bytes,
+                replicas,
+                bandwidth * self.unit.group,
+            ),
         )
         return np.maximum(own, np.maximum(self.moved_s[starts], self.moved_s[ends]) / replicas)
 
@@ -111,7 +126,9 @@ def gpu(states: States) -> Unit:
     return Unit(compute_s, compute_s, 1)
 
 
-def blocks_s(states: States, blocks: Sequence[Block], levels: Sequence[Level], compression: float | None) -> float:
+def blocks_s(
+    states: States, blocks: Sequence[Block], levels: Sequence[Level], compression: float | None
+) -> float:
     """Seconds per minibatch of given blocks: the same figure as the search's, found without it."""
     level, slowest = levels[-1], 0.0
     for block in blocks:

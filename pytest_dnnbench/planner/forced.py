@@ -12,8 +12,8 @@ from pytest_dnnbench.planner.states import Flags, Floats
 
 
 def best_cuts(seconds: Sequence[Floats], replicas: Sequence[int]) -> tuple[Stretch, ...] | None:
-    """The stages with the least bottleneck; `seconds[s][start, end]` is what stage s costs. Of equals, the
-    earliest last cuts. None if every choice costs infinity."""
+    """The stages with the least bottleneck; `seconds[s][start, end]` is what stage s costs. Of
+    equals, the earliest last cuts. None if every choice costs infinity."""
     best = np.full(len(seconds[0]), np.inf)
     best[0] = 0.0
     cuts = []

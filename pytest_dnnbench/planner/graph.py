@@ -1,7 +1,7 @@
 """The operator graph that a plan cuts: which nodes count, who depends on whom, where it is narrow.
 
-What lives here: sets of nodes as the bits of an integer (bit n stands for `nodes[n]`), ancestors and
-descendants, and the blocks between narrow places. Not here: the cuts themselves (states.py).
+What lives here: sets of nodes as the bits of an integer (bit n stands for `nodes[n]`), ancestors
+and descendants, and the blocks between narrow places. Not here: the cuts themselves (states.py).
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,8 @@ GET_ITEM = "__getitem__"
 class Graph:
     """Nodes in topological order; `predecessors[n]` and `successors[n]` are positions in `nodes`.
 
-    `carried[n]` are the ids that run where node n does: its own, and those of left out nodes beside it.
+    `carried[n]` are the ids that run where node n does: its own, and those of left out nodes beside
+    it.
     """
 
     nodes: tuple[Node, ...]
@@ -40,15 +41,20 @@ class Graph:
         """For each node, the set of all nodes after it, as bits."""
         sets = [0] * len(self.nodes)
         for position in reversed(range(len(self.nodes))):
-            sets[position] = _union(sets[target] | 1 << target for target in self.successors[position])
+            sets[position] = _union(
+                sets[target] | 1 << target for target in self.successors[position]
+            )
         return tuple(sets)
 
     def narrow_places(self) -> list[int]:
-        """Nodes that are before or after every other one, in order: all data flow through each of them."""
+        """Nodes that are before or after every other one, in order: all data flow through each of
+        them."""
         others = len(self.nodes) - 1
         return [
             position
-            for position, (before, after) in enumerate(zip(self.ancestors, self.descendants, strict=True))
+            for position, (before, after) in enumerate(
+                zip(self.ancestors, self.descendants, strict=True)
+            )
             if before.bit_count() + after.bit_count() == others
         ]
 
@@ -56,9 +62,9 @@ class Graph:
 def planned_graph(profile: Profile) -> Graph:
     """The graph of a profile without what no stage computes: model inputs and unpacked outputs.
 
-    As in PipeDream, sources whose description starts with `Input` and sinks whose description starts with
-    `__getitem__` are left out. They run with their first user, or last source.
-    Raises ProfileError when nothing is left.
+    As in PipeDream, sources whose description starts with `Input` and sinks whose description
+    starts with `__getitem__` are left out. They run with their first user, or last source. Raises
+    ProfileError when nothing is left.
     """
     has_predecessor = {target for _, target in profile.edges}
     has_successor = {source for source, _ in profile.edges}
@@ -69,7 +75,9 @@ def planned_graph(profile: Profile) -> Graph:
         and not (node.description.startswith(GET_ITEM) and node.id not in has_successor)
     ]
     if not nodes:
-        raise ProfileError("the profile has inputs and unpacked outputs only: profile a model that computes")
+        raise ProfileError(
+            "the profile has inputs and unpacked outputs only: profile a model that computes"
+        )
     position = {node.id: index for index, node in enumerate(nodes)}
     predecessors: list[list[int]] = [[] for _ in nodes]
     successors: list[list[int]] = [[] for _ in nodes]
@@ -77,15 +85,27 @@ def planned_graph(profile: Profile) -> Graph:
         if source in position and target in position:
             predecessors[position[target]].append(position[source])
             successors[position[source]].append(position[target])
-    return Graph(tuple(nodes), _frozen(predecessors), _frozen(successors), _carried(profile, nodes, position))
+    return Graph(
+        tuple(nodes), _frozen(predecessors), _frozen(successors), _carried(profile, nodes, position)
+    )
 
 
-def _carried(profile: Profile, nodes: list[Node], position: dict[str, int]) -> tuple[tuple[str, ...], ...]:
+def _carried(
+    profile: Profile, nodes: list[Node], position: dict[str, int]
+) -> tuple[tuple[str, ...], ...]:
     before: list[list[str]] = [[] for _ in nodes]
     after: list[list[str]] = [[] for _ in nodes]
     for left_out in (node.id for node in profile.nodes if node.id not in position):
-        users = [position[target] for source, target in profile.edges if source == left_out and target in position]
-        sources = [position[source] for source, target in profile.edges if target == left_out and source in position]
+        users = [
+            position[target]
+            for source, target in profile.edges
+            if source == left_out and target in position
+        ]
+        sources = [
+            position[source]
+            for source, target in profile.edges
+            if target == left_out and source in position
+        ]
         if sources:
             after[max(sources)].append(left_out)
         else:

@@ -1,11 +1,13 @@
-"""The default search: the best blocks for a hierarchy of workers, with or without a limit on memory.
+"""The default search: the best blocks for a hierarchy of workers, with or without a limit on
+memory.
 
-What lives here: which searches are made and which of their answers is taken. With one level there is one search.
-With several, two families are searched: what the recursion over levels (PipeDream, SOSP 2019, section 3.1) can
-express, and all workers in one row, each with its share of the slowest link, which holds splits such as 3-1 on two
-nodes of two that the recursion lacks. Where the recursion's best does not fit the memory, nodes whose workers all
-hold the same stage stand in for it, because what a stage inside a node holds depends on all stages after it. The
-row holds every split, so "nothing fits" is said only when it is so.
+What lives here: which searches are made and which of their answers is taken. With one level there
+is one search. With several, two families are searched: what the recursion over levels (PipeDream,
+SOSP 2019, section 3.1) can express, and all workers in one row, each with its share of the slowest
+link, which holds splits such as 3-1 on two nodes of two that the recursion lacks. Where the
+recursion's best does not fit the memory, nodes whose workers all hold the same stage stand in for
+it, because what a stage inside a node holds depends on all stages after it. The row holds every
+split, so "nothing fits" is said only when it is so.
 """
 
 import math
@@ -14,7 +16,9 @@ from dataclasses import dataclass
 
 from pytest_dnnbench.planner.blocks import Block, Level, flat_stages
 from pytest_dnnbench.planner.corrected import LevelCosts, Unit, blocks_s, gpu
-from pytest_dnnbench.planner.fewest import (
+from pytest_dnnbench.planner.inner_levels import SearchedLevel, nested
+from pytest_dnnbench.planner.memory import memory_of, stage_memory
+from pytest_dnnbench.planner.outermost_level import (
     NO_LIMIT,
     MemorySearch,
     Stages,
@@ -22,9 +26,7 @@ from pytest_dnnbench.planner.fewest import (
     slowest_s,
     stages_with_fewest_workers,
 )
-from pytest_dnnbench.planner.memory import memory_of, stage_memory
 from pytest_dnnbench.planner.states import States
-from pytest_dnnbench.planner.units import SearchedLevel, nested
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class PlanLimits:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Blocks, and the levels of workers that they are made for: the given ones, or all of them in one row."""
+    """Blocks, and the levels of workers that they are made for: the given ones, or all of them in
+    one row."""
 
     blocks: tuple[Block, ...]
     levels: tuple[Level, ...]
@@ -54,7 +57,9 @@ def best_found(states: States, levels: Sequence[Level], limits: PlanLimits) -> F
     found = [_best(states, costs, inside, tuple(levels), limits)]
     if inside is not None:
         if found[0] is None and limits.replication:
-            together = Unit(costs.unit.data_parallel_s, costs.unit.data_parallel_s, costs.unit.group)
+            together = Unit(
+                costs.unit.data_parallel_s, costs.unit.data_parallel_s, costs.unit.group
+            )
             nodes = _costs(states, together, levels[-1], limits)
             found.append(_fitting(states, nodes, inside, tuple(levels), limits))
         row = _row_costs(states, levels, limits)
@@ -70,7 +75,8 @@ def best_found(states: States, levels: Sequence[Level], limits: PlanLimits) -> F
 
 
 def leanest_bytes(states: States, levels: Sequence[Level], limits: PlanLimits) -> float:
-    """The least memory with which any plan fits: of all plans, the smallest need of their neediest stage."""
+    """The least memory with which any plan fits: of all plans, the smallest need of their neediest
+    stage."""
     search = MemorySearch(_row_costs(states, levels, limits), stage_memory(states))
 
     def needed(stages: Stages) -> float:
@@ -88,11 +94,18 @@ def _best(
     levels: tuple[Level, ...],
     limits: PlanLimits,
 ) -> Found | None:
-    """The best of a family; if it does not fit the memory, the best that does of one level, and None of several."""
-    stages = least(lambda limit_s: stages_with_fewest_workers(costs, limit_s), lambda stages: slowest_s(costs, stages))
+    """The best of a family; if it does not fit the memory, the best that does of one level, and
+    None of several."""
+    stages = least(
+        lambda limit_s: stages_with_fewest_workers(costs, limit_s),
+        lambda stages: slowest_s(costs, stages),
+    )
     assert stages is not None, "one stage on one worker keeps within any time"
     found = Found(tuple(nested(costs, inside, stage) for stage in stages), levels)
-    if limits.memory_bytes is None or max(memory_of(states, flat_stages(found.blocks))) <= limits.memory_bytes:
+    if (
+        limits.memory_bytes is None
+        or max(memory_of(states, flat_stages(found.blocks))) <= limits.memory_bytes
+    ):
         return found
     return _fitting(states, costs, None, levels, limits) if inside is None else None
 
@@ -104,10 +117,14 @@ def _fitting(
     levels: tuple[Level, ...],
     limits: PlanLimits,
 ) -> Found | None:
-    """The best plan on the outermost level that fits; units, if they are nodes, are of one stage each."""
+    """The best plan on the outermost level that fits; units, if they are nodes, are of one stage
+    each."""
     assert limits.memory_bytes is not None
     search, limit_bytes = MemorySearch(costs, stage_memory(states)), limits.memory_bytes
-    stages = least(lambda limit_s: search.stages_within(limit_s, limit_bytes), lambda stages: slowest_s(costs, stages))
+    stages = least(
+        lambda limit_s: search.stages_within(limit_s, limit_bytes),
+        lambda stages: slowest_s(costs, stages),
+    )
     if stages is None:
         return None
     blocks = (

@@ -1,9 +1,10 @@
 """Memory: what the replicas of a stage hold at their fullest.
 
-What lives here: the bytes of a stage from the versions it keeps, for all stages at once and for a given plan.
-A replica holds, for each minibatch that it has forwarded and not yet taken back, its version of the weights, its
-activations and the input they were made from; and once, the gradient and the momentum of its parameters. The
-model's own input is not counted: a profile does not say its size.
+What lives here: the bytes of a stage from the versions it keeps, for all stages at once and for a
+given plan. A replica holds, for each minibatch that it has forwarded and not yet taken back, its
+version of the weights, its activations and the input they were made from; and once, the gradient
+and the momentum of its parameters. The model's own input is not counted: a profile does not say its
+size.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ COPIES_BESIDE_WEIGHTS = 2
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
-    """Bytes as n x n tables: `per_version` for each version that a replica keeps, `once` beside them."""
+    """Bytes as n x n tables: `per_version` for each version that a replica keeps, `once` beside
+    them."""
 
     per_version: Floats
     once: Floats
@@ -34,7 +36,10 @@ def stage_memory(states: States) -> StageMemory:
 def memory_of(states: States, stages: Sequence[Block]) -> tuple[float, ...]:
     """Bytes of one replica of each stage of a pipeline, given flat stages in order."""
     counts = warmup_counts([stage.replicas for stage in stages])
-    return tuple(_bytes(states, stage.start, stage.end, count + 1) for stage, count in zip(stages, counts, strict=True))
+    return tuple(
+        _bytes(states, stage.start, stage.end, count + 1)
+        for stage, count in zip(stages, counts, strict=True)
+    )
 
 
 def _bytes(states: States, start: int, end: int, kept: int) -> float:

@@ -1,7 +1,8 @@
-"""The options of a pipeline's case: what they mean together, and whether they fit a number of ranks.
+"""The options of a pipeline's case: what they mean together, and whether they fit a number of
+ranks.
 
-Checked here without torch, before any rank is started. Not here: the schedule itself (schedule.py), and the plan that
-fills in what `auto` leaves open (the rank side, pipeline/planning.py).
+Checked here without torch, before any rank is started. Not here: the schedule itself (schedule.py),
+and the plan that fills in what `auto` leaves open (the rank side, pipeline/planning.py).
 """
 
 import math
@@ -9,7 +10,13 @@ from collections.abc import Mapping
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.plan import read_plan
-from pytest_dnnbench.planner.schedule import Layout, Schedule, default_microbatches, layout_of, stages_in
+from pytest_dnnbench.planner.schedule import (
+    Layout,
+    Schedule,
+    default_microbatches,
+    layout_of,
+    stages_in,
+)
 
 AUTO = "auto"
 
@@ -19,7 +26,8 @@ Options = Mapping[str, str | int | float | bool]
 def fits(variant: str, ranks: int, options: Options) -> bool:
     """Whether the stages asked for take exactly so many ranks; `auto` takes any number.
 
-    Raises PlanError for options that are wrong on any number of ranks, and for microbatches that are on this one.
+    Raises PlanError for options that are wrong on any number of ranks, and for microbatches that
+    are on this one.
     """
     _check(options)
     try:
@@ -32,18 +40,22 @@ def fits(variant: str, ranks: int, options: Options) -> bool:
 
 
 def forced_layout(options: Options, ranks: int) -> Layout | None:
-    """What the user's plan or stages make of so many ranks, None for `auto`. Raises PlanError if they do not fit."""
+    """What the user's plan or stages make of so many ranks, None for `auto`. Raises PlanError if
+    they do not fit."""
     shape = str(options.get("stages", AUTO))
     if path := plan_file(options):
         layout = Layout(read_plan(path).require_feasible().replicas)
         if layout.world_size != ranks:
-            raise PlanError(f"plan {path} ({layout}) takes {layout.world_size} ranks, not {ranks}: plan for {ranks}")
+            raise PlanError(
+                f"plan {path} ({layout}) takes {layout.world_size} ranks, not {ranks}: plan for {ranks}"
+            )
         return layout
     return None if shape == AUTO else layout_of(shape, ranks)
 
 
 def schedule_of(variant: str, layout: Layout, options: Options) -> Schedule:
-    """The rule that a case runs by on a layout. Raises PlanError for microbatches that do not fit it."""
+    """The rule that a case runs by on a layout. Raises PlanError for microbatches that do not fit
+    it."""
     asked = int(options.get("microbatches", 0))
     microbatches = 1 if variant == "pipedream" else asked or default_microbatches(layout)
     return Schedule(variant, layout, microbatches, bool(options.get("vertical_sync", False)))
@@ -62,8 +74,14 @@ def _check(options: Options) -> None:
     if path := plan_file(options):
         read_plan(path).require_feasible()
         if stages != AUTO:
-            raise PlanError(f"--dnn-stages {stages} and --dnn-plan {path} both say what the stages are: give one")
+            raise PlanError(
+                f"--dnn-stages {stages} and --dnn-plan {path} both say what the stages are: give one"
+            )
     if microbatches < 0:
-        raise PlanError(f"--dnn-microbatches is {microbatches}: give at least 1, or 0 for one per rank")
+        raise PlanError(
+            f"--dnn-microbatches is {microbatches}: give at least 1, or 0 for one per rank"
+        )
     if not (math.isfinite(bandwidth) and bandwidth >= 0):
-        raise PlanError(f"--dnn-bandwidth is {bandwidth}: give bytes per second, or 0 to have it measured")
+        raise PlanError(
+            f"--dnn-bandwidth is {bandwidth}: give bytes per second, or 0 to have it measured"
+        )

@@ -1,8 +1,8 @@
 """The dynamic program over splits and replicas for every stretch of the model at once.
 
-What lives here: the best bottleneck of each stretch (start, end) on m workers, given what a stage costs, and
-the way back from that time to the stages. It knows no bandwidth and no memory: what is not allowed costs
-infinity. Source: PipeDream (SOSP 2019), section 3.1.
+What lives here: the best bottleneck of each stretch (start, end) on m workers, given what a stage
+costs, and the way back from that time to the stages. It knows no bandwidth and no memory: what is
+not allowed costs infinity. Source: PipeDream (SOSP 2019), section 3.1.
 
     best[m][end, start] = min of   whole(m)[start, end]                              one stage, m replicas
                                    best[m - 1][end, start]                           if fewer workers may do
@@ -50,7 +50,9 @@ def best_time(costs: StageCosts, best: Sequence[Floats], m: int, *, fewer: bool)
     for r in range(1, min(m - 1, costs.replicas_at_most) + 1):
         last = costs.last(m, r)
         if starts == 1:
-            np.minimum(now, np.maximum(best[m - r], last, out=slowest).min(axis=0)[:, None], out=now)
+            np.minimum(
+                now, np.maximum(best[m - r], last, out=slowest).min(axis=0)[:, None], out=now
+            )
             continue
         by_end = np.ascontiguousarray(last.T)
         for end in range(2, len(now)):
@@ -59,16 +61,20 @@ def best_time(costs: StageCosts, best: Sequence[Floats], m: int, *, fewer: bool)
 
 
 def _improve(now: Floats, front: Floats, last: Floats) -> None:
-    """Takes the minimum of `now` (one end, all starts) over all cuts, leaving out cuts too early to help."""
+    """Takes the minimum of `now` (one end, all starts) over all cuts, leaving out cuts too early to
+    help."""
     useful = np.flatnonzero(last < now.max(initial=0.0))
     if len(useful):
         cuts = slice(int(useful[0]), int(useful[-1]) + 1)
         np.minimum(now, np.maximum(front[cuts, : len(now)], last[cuts, None]).min(axis=0), out=now)
 
 
-def stages_of(costs: StageCosts, best: Sequence[Floats], stretch: Stretch, *, fewer: bool) -> tuple[Stretch, ...]:
-    """The stages that give best[m][end, start] for the stretch (start, end, m); of equals, the fewest workers,
-    then the fewest stages, then the fewest replicas of the last stage, then the earliest cut."""
+def stages_of(
+    costs: StageCosts, best: Sequence[Floats], stretch: Stretch, *, fewer: bool
+) -> tuple[Stretch, ...]:
+    """The stages that give best[m][end, start] for the stretch (start, end, m); of equals, the
+    fewest workers, then the fewest stages, then the fewest replicas of the last stage, then the
+    earliest cut."""
     start, end, m = stretch
     time_s = best[m][end, start]
     if fewer and m > 1 and best[m - 1][end, start] == time_s:
@@ -79,11 +85,16 @@ def stages_of(costs: StageCosts, best: Sequence[Floats], stretch: Stretch, *, fe
     return (*stages_of(costs, best, (start, cut, m - r), fewer=fewer), (cut, end, r))
 
 
-def last_stage(costs: StageCosts, best: Sequence[Floats], stretch: Stretch, time_s: float) -> tuple[int, int]:
-    """The cut before the last stage, and its replicas, with which a stretch of several stages takes `time_s`."""
+def last_stage(
+    costs: StageCosts, best: Sequence[Floats], stretch: Stretch, time_s: float
+) -> tuple[int, int]:
+    """The cut before the last stage, and its replicas, with which a stretch of several stages takes
+    `time_s`."""
     start, end, m = stretch
     for r in range(1, min(m - 1, costs.replicas_at_most) + 1):
         reached = np.maximum(best[m - r][:end, start], costs.last(m, r)[:end, end]) == time_s
         if reached.any():
             return int(reached.argmax()), r
-    raise AssertionError(f"no stages for {stretch} take {time_s}")  # the tables are not of these costs
+    raise AssertionError(
+        f"no stages for {stretch} take {time_s}"
+    )  # the tables are not of these costs

@@ -1,6 +1,8 @@
-"""The Plan: which nodes run on which stage, on how many replicas, and what that is predicted to cost.
+"""The Plan: which nodes run on which stage, on how many replicas, and what that is predicted to
+cost.
 
-What lives here: plain records and their JSON. Not here: how a plan is found (predict.py) or shown (table.py).
+What lives here: plain records and their JSON. Not here: how a plan is found (predict.py) or shown
+(table.py).
 """
 
 import json
@@ -16,7 +18,8 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Stage of states first..last of the profile, both included; `nodes` are the ids that run on it.
+    """Stage of states first..last of the profile, both included; `nodes` are the ids that run on
+    it.
 
     compute_s        forward and backward seconds of one minibatch on one replica
     parameter_bytes, output_bytes    of one replica: its weights, and what it hands on for one minibatch
@@ -37,7 +40,8 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Times are seconds per minibatch in the steady state. Without stages there is a `reason` why nothing fits.
+    """Times are seconds per minibatch in the steady state. Without stages there is a `reason` why
+    nothing fits.
 
     workers             per level, innermost first; the stages may use fewer
     bottleneck_s        between two minibatches that complete; None without stages
@@ -80,7 +84,10 @@ class Plan:
         data = asdict(self)
         data["workers"] = list(self.workers)
         data["stages"] = [
-            {key: _whole(value) if key.endswith("_bytes") else value for key, value in stage.items()}
+            {
+                key: _whole(value) if key.endswith("_bytes") else value
+                for key, value in stage.items()
+            }
             | {"nodes": list(stage["nodes"])}
             for stage in data["stages"]
         ]
@@ -92,23 +99,31 @@ class Plan:
 
 
 def plan_from_data(data: dict[str, Any]) -> Plan:
-    """The plan in the data of `to_data`. Raises PlanError for data of another schema or with other keys."""
+    """The plan in the data of `to_data`. Raises PlanError for data of another schema or with other
+    keys."""
     if data.get("schema") != SCHEMA:
-        raise PlanError(f"plan schema is {data.get('schema')!r}, this version reads {SCHEMA}: plan again")
+        raise PlanError(
+            f"plan schema is {data.get('schema')!r}, this version reads {SCHEMA}: plan again"
+        )
     fields = {key: value for key, value in data.items() if key != "schema"}
     try:
-        stages = tuple(Stage(**stage | {"nodes": tuple(stage["nodes"])}) for stage in fields["stages"])
+        stages = tuple(
+            Stage(**stage | {"nodes": tuple(stage["nodes"])}) for stage in fields["stages"]
+        )
         return Plan(**fields | {"workers": tuple(fields["workers"]), "stages": stages})
     except (KeyError, TypeError) as error:
         raise PlanError(f"not a plan: {error}; plan again") from error
 
 
 def read_plan(path: str | Path) -> Plan:
-    """The plan in a file that `plan --json` has written. Raises PlanError when there is none in it."""
+    """The plan in a file that `plan --json` has written. Raises PlanError when there is none in
+    it."""
     try:
         data = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise PlanError(f"plan {path} cannot be read ({error}): write one with `plan --json`") from error
+        raise PlanError(
+            f"plan {path} cannot be read ({error}): write one with `plan --json`"
+        ) from error
     if not isinstance(data, dict):
         raise PlanError(f"plan {path} holds no plan: write one with `plan --json`")
     return plan_from_data(data)

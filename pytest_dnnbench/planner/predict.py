@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_dnnbench.errors import PlanError
-from pytest_dnnbench.planner import corrected, original
+from pytest_dnnbench.planner import corrected
 from pytest_dnnbench.planner.blocks import Block, Level, flat_stages, levels_of
 from pytest_dnnbench.planner.forced import best_cuts, most_stages
 from pytest_dnnbench.planner.hierarchy import Found, PlanLimits, best_found, leanest_bytes
 from pytest_dnnbench.planner.memory import memory_of, stage_memory
+from pytest_dnnbench.planner.pipedream import cost_model as original
 from pytest_dnnbench.planner.plan import Plan, Stage
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.states import Floats, States, states_of
@@ -79,13 +80,17 @@ def even_plan(
     states = states_of(profile)
     most = most_stages(states.inside)
     if len(replicas) > most:
-        raise PlanError(f"{len(replicas)} stages, but the model can be cut into {most} at most: ask for fewer")
+        raise PlanError(
+            f"{len(replicas)} stages, but the model can be cut into {most} at most: ask for fewer"
+        )
     level = Level(sum(replicas), math.inf if bandwidth is None else bandwidth)
     costs = corrected.LevelCosts(states, corrected.gpu(states), level, activation_compression, True)
     needed = [_needed_bytes(states, count + 1) for count in counts]
     seconds = [costs.seconds(count) for count in replicas]
     if memory_bytes is not None:
-        seconds = [np.where(n > memory_bytes, np.inf, s) for n, s in zip(needed, seconds, strict=True)]
+        seconds = [
+            np.where(n > memory_bytes, np.inf, s) for n, s in zip(needed, seconds, strict=True)
+        ]
     stages = best_cuts(seconds, replicas)
     if stages is None:
         leanest = best_cuts([np.where(states.inside, n, np.inf) for n in needed], replicas) or ()
@@ -102,14 +107,20 @@ def _check_limits(memory_bytes: float | None, activation_compression: float | No
         raise PlanError(f"activation compression {activation_compression}: give a ratio above 0")
 
 
-def _corrected_plan(states: States, levels: Sequence[Level], found: Found, compression: float | None) -> Plan:
+def _corrected_plan(
+    states: States, levels: Sequence[Level], found: Found, compression: float | None
+) -> Plan:
     bottleneck_s = corrected.blocks_s(states, found.blocks, found.levels, compression)
     return _plan(states, levels, flat_stages(found.blocks), bottleneck_s)
 
 
-def _original_plan(states: States, levels: Sequence[Level], options: original.OriginalOptions) -> Plan:
+def _original_plan(
+    states: States, levels: Sequence[Level], options: original.OriginalOptions
+) -> Plan:
     blocks = original.best_blocks(states, levels, options)
-    data_parallel_s = original.data_parallel_s(float(states.compute_s[-1]), float(states.parameter_bytes[-1]), levels)
+    data_parallel_s = original.data_parallel_s(
+        float(states.compute_s[-1]), float(states.parameter_bytes[-1]), levels
+    )
     reason, bottleneck_s = "", None
     if blocks:
         bottleneck_s = original.blocks_s(states, blocks, levels, options.activation_compression)
@@ -118,7 +129,9 @@ def _original_plan(states: States, levels: Sequence[Level], options: original.Or
             f"the original cost model puts all {_count(levels)} workers to use, and no stages do that within "
             f"its limits: give more memory, allow replication, or use the default cost model"
         )
-    return _plan(states, levels, flat_stages(blocks), bottleneck_s, reason, ORIGINAL, data_parallel_s)
+    return _plan(
+        states, levels, flat_stages(blocks), bottleneck_s, reason, ORIGINAL, data_parallel_s
+    )
 
 
 def _plan(

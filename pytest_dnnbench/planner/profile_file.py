@@ -1,16 +1,16 @@
 """Profiles on disk: our own readable JSON, and the choice between it and PipeDream's text.
 
-A file is told apart by its content when read, and by its suffix when written: `.txt` is PipeDream's text
-(pipedream_text.py), anything else is JSON.
+A file is told apart by its content when read, and by its suffix when written: `.txt` is PipeDream's
+text (pipedream_text.py), anything else is JSON.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pytest_dnnbench.errors import ProfileError
-from pytest_dnnbench.planner.pipedream_text import format_text, parse_text
+from pytest_dnnbench.files import replace_file
+from pytest_dnnbench.planner.pipedream.text import format_text, parse_text
 from pytest_dnnbench.planner.profile import Node, Profile
 
 # History of the JSON schema: 1, the first.
@@ -35,12 +35,7 @@ def write_profile(profile: Profile, path: Path) -> None:
     """Writes the file whole or not at all, so that a reader beside it never sees half a profile."""
     path = Path(path)
     content = format_text(profile) if path.suffix == ".txt" else format_json(profile)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(content, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    replace_file(path, content)
 
 
 def format_json(profile: Profile) -> str:
@@ -58,10 +53,14 @@ def parse_json(content: str) -> Profile:
     try:
         document = json.loads(content)
     except json.JSONDecodeError as error:
-        raise ProfileError(f"line {error.lineno}: not JSON: {error.msg}; write the file anew") from error
+        raise ProfileError(
+            f"line {error.lineno}: not JSON: {error.msg}; write the file anew"
+        ) from error
     if document.get("schema") != SCHEMA:
         found = document.get("schema")
-        raise ProfileError(f"profile schema is {found!r}, this version reads {SCHEMA}: profile again")
+        raise ProfileError(
+            f"profile schema is {found!r}, this version reads {SCHEMA}: profile again"
+        )
     nodes = [_node(entry, number) for number, entry in enumerate(_list(document, "nodes"))]
     edges = [_edge(entry, number) for number, entry in enumerate(_list(document, "edges"))]
     metadata = document.get("metadata", {})
@@ -72,7 +71,9 @@ def parse_json(content: str) -> Profile:
 
 def _node(entry: Any, number: int) -> Node:
     if not isinstance(entry, dict) or set(entry) != set(NODE_KEYS):
-        raise ProfileError(f"nodes[{number}] is {entry!r}: give exactly the keys {', '.join(NODE_KEYS)}")
+        raise ProfileError(
+            f"nodes[{number}] is {entry!r}: give exactly the keys {', '.join(NODE_KEYS)}"
+        )
     for key in NODE_KEYS:
         kind = str if key in ("id", "description") else (int, float)
         if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
@@ -82,8 +83,14 @@ def _node(entry: Any, number: int) -> Node:
 
 
 def _edge(entry: Any, number: int) -> tuple[str, str]:
-    if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(end, str) for end in entry):
-        raise ProfileError(f"edges[{number}] is {entry!r}: give the ids of two nodes, [source, target]")
+    if (
+        not isinstance(entry, list)
+        or len(entry) != 2
+        or not all(isinstance(end, str) for end in entry)
+    ):
+        raise ProfileError(
+            f"edges[{number}] is {entry!r}: give the ids of two nodes, [source, target]"
+        )
     return entry[0], entry[1]
 
 

@@ -1,14 +1,15 @@
 """States: the places where a model can be cut, with what lies before each of them.
 
-A state is a set of nodes closed under ancestors; it stands for its last nodes, an antichain of the graph. A
-stage is what one state holds and an earlier one does not. State 0 is empty, the last one holds every node,
-and each state comes after the states that it contains, so states are in topological order of PipeDream's
-antichain DAG (SOSP 2019, section 3.1, and the optimizer of msr-fiddle/pipedream).
+A state is a set of nodes closed under ancestors; it stands for its last nodes, an antichain of the
+graph. A stage is what one state holds and an earlier one does not. State 0 is empty, the last one
+holds every node, and each state comes after the states that it contains, so states are in
+topological order of PipeDream's antichain DAG (SOSP 2019, section 3.1, and the optimizer of
+msr-fiddle/pipedream).
 
-Which states: all of them while there are few. Graphs with wide blocks (inception, nasnet) have more than any
-plan needs; there each block keeps the states that do not cut inside an unbranched run, and a block that still
-has too many keeps a single line of cuts, its nodes in topological order. All of them are valid cuts; only the
-choice of where to cut inside a branch gets smaller.
+Which states: all of them while there are few. Graphs with wide blocks (inception, nasnet) have more
+than any plan needs; there each block keeps the states that do not cut inside an unbranched run, and
+a block that still has too many keeps a single line of cuts, its nodes in topological order. All of
+them are valid cuts; only the choice of where to cut inside a branch gets smaller.
 
 What does not live here: times of stages (original.py, corrected.py) and the search (pipelines.py).
 """
@@ -27,13 +28,15 @@ Flags = NDArray[np.bool_]
 
 # Keeps the all-pairs tables of a plan within tens of megabytes and its search within seconds.
 MOST_STATES = 1000
-# Tried in turn until the whole graph has at most MOST_STATES; the last leaves one line of cuts per block.
+# Tried in turn until the whole graph has at most MOST_STATES; the last leaves one line of cuts per
+# block.
 MOST_STATES_PER_BLOCK = (128, 32, 8, 0)
 
 
 @dataclass(frozen=True)
 class States:
-    """n states of a graph; index 0 is the empty one. Arrays have one entry per state unless said otherwise.
+    """n states of a graph; index 0 is the empty one. Arrays have one entry per state unless said
+    otherwise.
 
     graph          what is cut
     members        n sets of nodes, as bits
@@ -79,7 +82,9 @@ def states_of(profile: Profile) -> States:
 def _measured(graph: Graph, members: list[int]) -> States:
     table = _table(members, len(graph.nodes))
     sizes = table.sum(axis=1)
-    feeds = _table([sum(1 << target for target in targets) for targets in graph.successors], len(graph.nodes))
+    feeds = _table(
+        [sum(1 << target for target in targets) for targets in graph.successors], len(graph.nodes)
+    )
     fed = feeds.sum(axis=1)
     feeds_outside = (table > 0) & (table @ feeds.T < fed)
     activation_bytes = np.array([node.activation_bytes for node in graph.nodes])
@@ -97,9 +102,11 @@ def _measured(graph: Graph, members: list[int]) -> States:
 
 
 def _augmented(graph: Graph, table: Floats, feeds: Floats) -> Flags:
-    """For each state, its last nodes, and each ancestor of one that feeds anything else than it and its ancestors.
+    """For each state, its last nodes, and each ancestor of one that feeds anything else than it and
+    its ancestors.
 
-    So a node that feeds two open branches counts even when both begin inside the state: more than crosses.
+    So a node that feeds two open branches counts even when both begin inside the state: more than
+    crosses.
     """
     count = len(graph.nodes)
     ancestors = _table(list(graph.ancestors), count)
@@ -113,13 +120,16 @@ def _augmented(graph: Graph, table: Floats, feeds: Floats) -> Flags:
 def _table(sets: list[int], count: int) -> Floats:
     """One row per set, 1.0 for each of `count` nodes that it holds."""
     width = -(-count // 8)
-    packed = np.frombuffer(b"".join(each.to_bytes(width, "little") for each in sets), dtype=np.uint8)
+    packed = np.frombuffer(
+        b"".join(each.to_bytes(width, "little") for each in sets), dtype=np.uint8
+    )
     bits = np.unpackbits(packed.reshape(len(sets), width), axis=1, count=count, bitorder="little")
     return bits.astype(np.float64)
 
 
 def _all_states(graph: Graph, most: int) -> set[int]:
-    """Every set of nodes that holds the ancestors of its nodes, or nothing if there are more than `most`."""
+    """Every set of nodes that holds the ancestors of its nodes, or nothing if there are more than
+    `most`."""
     return _grown(0, [[n] for n in range(len(graph.nodes))], graph, most)
 
 
@@ -132,7 +142,8 @@ def _chosen_states(graph: Graph) -> set[int]:
 
 
 def _states_by_block(graph: Graph, most: int) -> set[int]:
-    """For each block between two narrow places its states, or a line of them if there are more than `most`."""
+    """For each block between two narrow places its states, or a line of them if there are more than
+    `most`."""
     states, done = {0}, 0
     for block in _blocks(graph):
         runs = _runs(graph, block)
@@ -142,7 +153,8 @@ def _states_by_block(graph: Graph, most: int) -> set[int]:
 
 
 def _blocks(graph: Graph) -> Iterator[list[int]]:
-    """The nodes between two narrow places and the second of these, from the first block to the last."""
+    """The nodes between two narrow places and the second of these, from the first block to the
+    last."""
     done = 0
     for place in graph.narrow_places():
         yield list(_bits((graph.ancestors[place] | 1 << place) & ~done))
@@ -153,12 +165,15 @@ def _blocks(graph: Graph) -> Iterator[list[int]]:
 
 
 def _runs(graph: Graph, block: list[int]) -> list[list[int]]:
-    """The block's nodes, those of an unbranched run together, by the position of a run's first node."""
+    """The block's nodes, those of an unbranched run together, by the position of a run's first
+    node."""
     run_of: dict[int, list[int]] = {}
     runs = []
     for n in block:
         before = graph.predecessors[n]
-        unbranched = len(before) == 1 and before[0] in run_of and len(graph.successors[before[0]]) == 1
+        unbranched = (
+            len(before) == 1 and before[0] in run_of and len(graph.successors[before[0]]) == 1
+        )
         if unbranched:
             run_of[n] = run_of[before[0]]
         else:
@@ -169,10 +184,13 @@ def _runs(graph: Graph, block: list[int]) -> list[list[int]]:
 
 
 def _grown(start: int, runs: list[list[int]], graph: Graph, most: int) -> set[int]:
-    """All states reached from `start` by adding whole runs after what they need; empty if more than `most`."""
+    """All states reached from `start` by adding whole runs after what they need; empty if more than
+    `most`."""
     adds = [(graph.ancestors[run[0]] & ~start, sum(1 << n for n in run)) for run in runs]
     run_at = {run[0]: number for number, run in enumerate(runs)}
-    after = [[run_at[n] for last in run for n in graph.successors[last] if n in run_at] for run in runs]
+    after = [
+        [run_at[n] for last in run for n in graph.successors[last] if n in run_at] for run in runs
+    ]
     states = {start}
     waiting = [(start, [number for number, (needs, _) in enumerate(adds) if not needs])]
     while waiting:

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 
 from pytest_dnnbench.planner.plan import Plan, Stage
 
-COLUMNS = ("stage", "replicas", "nodes", "compute ms", "weights MB", "output MB", "versions", "memory MB", "from, to")
+COLUMNS = (
+    "stage",
+    "replicas",
+    "nodes",
+    "compute ms",
+    "weights MB",
+    "output MB",
+    "versions",
+    "memory MB",
+    "from, to",
+)
 
 
 def format_plan(plan: Plan) -> str:
@@ -16,8 +26,14 @@ def format_plan(plan: Plan) -> str:
     if plan.bottleneck_s is None:
         lines.append(f"infeasible: {plan.reason}")
     else:
-        lines += ["", *_columns([COLUMNS, *(_row(number, s) for number, s in enumerate(plan.stages))]), ""]
-        lines.append(_time(f"this plan ({plan.shape})", plan.bottleneck_s, plan.single_s) + _about(plan))
+        lines += [
+            "",
+            *_columns([COLUMNS, *(_row(number, s) for number, s in enumerate(plan.stages))]),
+            "",
+        ]
+        lines.append(
+            _time(f"this plan ({plan.shape})", plan.bottleneck_s, plan.single_s) + _about(plan)
+        )
     memory = f", {plan.data_parallel_memory_bytes / 1e6:.1f} MB each"
     lines.append(_time("data parallelism", plan.data_parallel_s, plan.single_s) + memory)
     lines.append(_time("one worker", plan.single_s, plan.single_s))
@@ -42,7 +58,8 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Right-aligned but for the last column, which holds names."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)) + f"  {row[-1]}"
+        "  ".join(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False))
+        + f"  {row[-1]}"
         for row in rows
     ]
 

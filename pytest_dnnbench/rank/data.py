@@ -15,7 +15,7 @@ from torch.utils.data.distributed import DistributedSampler
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.messages import Place
-from pytest_dnnbench.mnist import SPLIT_SEED, MnistFiles, read_idx
+from pytest_dnnbench.mnist_files import SPLIT_SEED, MnistFiles, read_idx
 from pytest_dnnbench.rank.torchvision_ops import load_torchvision
 
 load_torchvision()
@@ -25,16 +25,24 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 """Images, (batch, channels, height, width), and labels, (batch,) of int64."""
 
 SYNTHETIC_BATCHES = 4
-"""Different batches per rank, cycled: enough that nothing can be reused from one step to the next."""
+"""Different batches per rank, cycled: enough that nothing can be reused from one step to the
+next."""
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 """Mean and standard deviation of MNIST's training pixels, scaled to 0..1."""
 
 
 def synthetic_batch(
-    case: Case, shard: int, index: int, device: torch.device, *, size: int | None = None, dtype: torch.dtype
+    case: Case,
+    shard: int,
+    index: int,
+    device: torch.device,
+    *,
+    size: int | None = None,
+    dtype: torch.dtype,
 ) -> Batch:
-    """Batch `index` of a shard: standard normal images and uniform labels, the same on every run of a device kind."""
+    """Batch `index` of a shard: standard normal images and uniform labels, the same on every run of
+    a device kind."""
     generator = torch.Generator(device).manual_seed(hash((case.seed, shard, index)) % 2**63)
     shape = (size or case.batch_size, case.channels, case.image_size, case.image_size)
     images = torch.randn(shape, generator=generator, device=device, dtype=dtype)
@@ -42,20 +50,28 @@ def synthetic_batch(
     return images, labels
 
 
-def batches(case: Case, files: MnistFiles | None, shard: int, shards: int, device: torch.device) -> Iterator[Batch]:
-    """An endless stream of full batches of `case.batch_size` images: this shard's part of the case's data."""
+def batches(
+    case: Case, files: MnistFiles | None, shard: int, shards: int, device: torch.device
+) -> Iterator[Batch]:
+    """An endless stream of full batches of `case.batch_size` images: this shard's part of the
+    case's data."""
     if files is None:
         return _synthetic(case, shard, device)
     return _mnist(case, files, shard, shards, device)
 
 
 def _synthetic(case: Case, shard: int, device: torch.device) -> Iterator[Batch]:
-    made = [synthetic_batch(case, shard, index, device, dtype=torch.float32) for index in range(SYNTHETIC_BATCHES)]
+    made = [
+        synthetic_batch(case, shard, index, device, dtype=torch.float32)
+        for index in range(SYNTHETIC_BATCHES)
+    ]
     while True:
         yield from made
 
 
-def _mnist(case: Case, files: MnistFiles, shard: int, shards: int, device: torch.device) -> Iterator[Batch]:
+def _mnist(
+    case: Case, files: MnistFiles, shard: int, shards: int, device: torch.device
+) -> Iterator[Batch]:
     digits = Digits(files, case.phase)
     sampler: DistributedSampler[Batch] = DistributedSampler(
         digits, shards, shard, shuffle=case.phase == "train", seed=case.seed, drop_last=True
@@ -77,7 +93,8 @@ def _mnist(case: Case, files: MnistFiles, shard: int, shards: int, device: torch
 
 
 class Digits(Dataset[Batch]):
-    """MNIST's training or validation part, read with torchvision's reader and normalised; fetched by whole batches."""
+    """MNIST's training or validation part, read with torchvision's reader and normalised; fetched
+    by whole batches."""
 
     def __init__(self, files: MnistFiles, phase: str) -> None:
         train = phase == "train"

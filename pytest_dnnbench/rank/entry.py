@@ -1,7 +1,9 @@
-"""The first and the last thing a rank does: take its request, run its program, hand back what came of it.
+"""The first and the last thing a rank does: take its request, run its program, hand back what came
+of it.
 
-A result travels as frames on the rank's own pipe: one byte of kind, eight of length, then the pickled body.
-Pickles are read only from memory and pipes that the two processes share by inheritance: never from a file or socket.
+A result travels as frames on the rank's own pipe: one byte of kind, eight of length, then the
+pickled body. Pickles are read only from memory and pipes that the two processes share by
+inheritance: never from a file or socket.
 """
 
 import contextlib
@@ -19,20 +21,27 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from pytest_dnnbench.board import Board
-from pytest_dnnbench.rank import phases
+from pytest_dnnbench.rank import rank_phase
+from pytest_dnnbench.rank_status import StatusPage
 
 RESULT, ERROR = b"R", b"E"
 FRAME_HEAD = struct.Struct("<cQ")
 
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory", "std::bad_alloc", "ALLOC_FAILED")
-"""How torch's CPU allocator, the device allocators, C++ and the CUDA libraries say it, in RuntimeErrors."""
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA out of memory",
+    "std::bad_alloc",
+    "ALLOC_FAILED",
+)
+"""How torch's CPU allocator, the device allocators, C++ and the CUDA libraries say it, in
+RuntimeErrors."""
 
 
 def main(message: dict[str, Any], request: int, result: int, board: int, output: int) -> int:
     """Runs one rank's program and returns the process's exit status: 0 reported, 1 raised."""
-    phases.say_on(Board(board))
-    phases.enter("start")
+    rank_phase.say_on(StatusPage(board))
+    rank_phase.enter("start")
     _redirect_output(output)
     stacks = open(message["stacks"], "w")  # noqa: SIM115 - stays open for the life of the rank
     faulthandler.enable(file=stacks)
@@ -44,7 +53,7 @@ def main(message: dict[str, Any], request: int, result: int, board: int, output:
     sys.path[:] = message["sys_path"]
     try:
         place, target, packed = pickle.loads(_read_all(request))  # noqa: S301 - inherited memory, see above
-        phases.enter("import")
+        rank_phase.enter("import")
         function = resolve(target)
         body = pickle.dumps(function(place, *pickle.loads(packed)))  # noqa: S301 - as above
     except BaseException as error:
@@ -56,7 +65,8 @@ def main(message: dict[str, Any], request: int, result: int, board: int, output:
 
 
 def resolve(target: tuple[str, str, str | None]) -> Callable[..., Any]:
-    """The function behind (module, qualified name, file); the file serves where the module has no importable name."""
+    """The function behind (module, qualified name, file); the file serves where the module has no
+    importable name."""
     name, qualified_name, file = target
     try:
         found: Any = importlib.import_module(name)
@@ -92,10 +102,13 @@ def _describe(error: BaseException) -> dict[str, Any]:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or the one that it came from, says that memory of the host or of a device ran out."""
+    """Whether an exception, or the one that it came from, says that memory of the host or of a
+    device ran out."""
     if error is None:
         return False
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of any device
+    if (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    ):  # torch's, of any device
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True

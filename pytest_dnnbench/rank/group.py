@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from pytest_dnnbench.messages import Place
-from pytest_dnnbench.rank import phases
+from pytest_dnnbench.rank import rank_phase
 from pytest_dnnbench.rank.entry import resolve
 
 
@@ -21,7 +21,8 @@ def take_place(place: Place) -> None:
 
 
 def join(place: Place) -> None:
-    """Joins the default process group: gloo on CPU ranks; NCCL, with gloo for CPU tensors, on GPUs."""
+    """Joins the default process group: gloo on CPU ranks; NCCL, with gloo for CPU tensors, on
+    GPUs."""
     on_gpu = place.device.startswith("cuda")
     dist.init_process_group(
         backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
@@ -34,10 +35,11 @@ def join(place: Place) -> None:
 
 
 def leave() -> None:
-    """Leaves the process group together with the other ranks, so that nobody goes while a peer still talks.
+    """Leaves the process group together with the other ranks, so that nobody goes while a peer
+    still talks.
 
-    Gloo's group is left to the end of the process, which follows at once: its destructor joins threads that may wait
-    for Python's lock, which the destructor's caller holds.
+    Gloo's group is left to the end of the process, which follows at once: its destructor joins
+    threads that may wait for Python's lock, which the destructor's caller holds.
     """
     if dist.is_initialized():
         dist.barrier()
@@ -47,12 +49,13 @@ def leave() -> None:
 
 @contextmanager
 def membership(place: Place) -> Iterator[None]:
-    """In the process group for the length of a `with`; after an error the rank ends without saying good-bye."""
-    phases.enter("group")
+    """In the process group for the length of a `with`; after an error the rank ends without saying
+    good-bye."""
+    rank_phase.enter("group")
     take_place(place)
     join(place)
     yield
-    phases.enter("teardown")
+    rank_phase.enter("teardown")
     leave()
 
 
@@ -60,5 +63,5 @@ def call(place: Place, target: tuple[str, str, str | None], *arguments: Any) -> 
     """What `Ranks.run` runs on each rank: the user's function inside a process group."""
     function: Callable[..., Any] = resolve(target)
     with membership(place):
-        phases.enter("program")
+        rank_phase.enter("program")
         return function(*arguments)

@@ -1,6 +1,8 @@
-"""What a rank prints, kept within bounds: the fork server drains its pipe into a file that never grows past LIMIT.
+"""What a rank prints, kept within bounds: the fork server drains its pipe into a file that never
+grows past LIMIT.
 
-A rank that floods its output fills no disk; it is slowed down to what the server drains. No torch here.
+A rank that floods its output fills no disk; it is slowed down to what the server drains. No torch
+here.
 """
 
 import os
@@ -14,12 +16,13 @@ TAIL = 1 << 16
 
 _CHUNK = 1 << 16
 _LAST_CHUNKS = 64
-"""After a rank's end, how much of its pipe is still read: more than a pipe holds, and not for ever, should something
-that it has started print on."""
+"""After a rank's end, how much of its pipe is still read: more than a pipe holds, and not for ever,
+should something that it has started print on."""
 
 
 class Log:
-    """The output of one rank: the reading end of its pipe and the file that keeps the last of it."""
+    """The output of one rank: the reading end of its pipe and the file that keeps the last of
+    it."""
 
     def __init__(self, path: str, pipe: int) -> None:
         self.pipe = pipe
@@ -29,7 +32,8 @@ class Log:
         self._size = self._dropped = 0
 
     def take(self) -> bool:
-        """Moves what is there; False once nobody can write any more. A full disk loses output and nothing else."""
+        """Moves what is there; False once nobody can write any more. A full disk loses output and
+        nothing else."""
         try:
             chunk = os.read(self.pipe, _CHUNK)
         except BlockingIOError:
@@ -53,7 +57,8 @@ class Log:
         os.close(self._file)
 
     def _cut(self) -> None:
-        """Puts a file with the end in the place of the full one, so that a reader sees one or the other."""
+        """Puts a file with the end in the place of the full one, so that a reader sees one or the
+        other."""
         tail = os.pread(self._file, TAIL, max(0, self._size - TAIL))
         dropped = self._dropped + self._size - len(tail)
         path = f"{self._path}.cut"

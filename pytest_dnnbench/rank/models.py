@@ -1,7 +1,8 @@
-"""Builds the model that a case names, in MNIST's or ImageNet's form. Importing this imports torchvision.
+"""Builds the model that a case names, in MNIST's or ImageNet's form. Importing this imports
+torchvision.
 
-A name is a row of the catalog or "package.module:factory", a user's own. Not here: which names there are
-(catalog.py), the images (data.py).
+A name is a row of the catalog or "package.module:factory", a user's own. Not here: which names
+there are (catalog.py), the images (data.py).
 """
 
 import importlib
@@ -21,16 +22,18 @@ load_torchvision()
 
 
 def example_images(image_size: int, batch_size: int) -> torch.Tensor:
-    """Images of the right form, (batch, channels, size, size), standard normal, of torch's generator."""
+    """Images of the right form, (batch, channels, size, size), standard normal, of torch's
+    generator."""
     return torch.randn(batch_size, image_form(image_size)[0], image_size, image_size)
 
 
 def build_model(name: str, image_size: int) -> nn.Module:
     """The named model, with fresh weights from torch's generator, on the CPU, in training mode.
 
-    A torchvision model gets as many classes as the form has, and in MNIST's form a first convolution for one
-    channel. A user's factory, or class, is called with those of `channels`, `classes` that it takes. Raises
-    UsageError for an unknown name, and for a factory that is missing, not callable or makes no module.
+    A torchvision model gets as many classes as the form has, and in MNIST's form a first
+    convolution for one channel. A user's factory, or class, is called with those of `channels`,
+    `classes` that it takes. Raises UsageError for an unknown name, and for a factory that is
+    missing, not callable or makes no module.
     """
     path = Catalog().model(name)
     channels, classes = image_form(image_size)
@@ -47,11 +50,15 @@ def _factory(path: str) -> Callable[..., object]:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise UsageError(f"model {path!r}: module {module_name!r} cannot be imported ({error})") from error
+        raise UsageError(
+            f"model {path!r}: module {module_name!r} cannot be imported ({error})"
+        ) from error
     try:
         factory = attrgetter(attribute)(module)
     except AttributeError:
-        raise UsageError(f"model {path!r}: {module_name} has no {attribute!r}: check the spelling") from None
+        raise UsageError(
+            f"model {path!r}: {module_name} has no {attribute!r}: check the spelling"
+        ) from None
     if not callable(factory):
         raise UsageError(
             f"model {path!r} is of type {type(factory).__name__} and cannot be called: "
@@ -60,7 +67,9 @@ def _factory(path: str) -> Callable[..., object]:
     return factory  # type: ignore[no-any-return] # callable() has just said so
 
 
-def _call_with_form(factory: Callable[..., object], path: str, channels: int, classes: int) -> object:
+def _call_with_form(
+    factory: Callable[..., object], path: str, channels: int, classes: int
+) -> object:
     signature = inspect.signature(factory)
     form = {"channels": channels, "classes": classes}
     taken = {key: value for key, value in form.items() if key in signature.parameters}
@@ -76,13 +85,18 @@ def _call_with_form(factory: Callable[..., object], path: str, channels: int, cl
 
 def _checked(model: object, path: str) -> nn.Module:
     if not isinstance(model, nn.Module):
-        raise UsageError(f"model {path!r} made a {type(model).__name__}: make it return a torch.nn.Module")
+        raise UsageError(
+            f"model {path!r} made a {type(model).__name__}: make it return a torch.nn.Module"
+        )
     return model
 
 
 def _accept_channels(model: nn.Module, channels: int) -> None:
-    """Rebuilds the model's first convolution for so many channels, initialised as torchvision does."""
-    name, first = next((name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d))
+    """Rebuilds the model's first convolution for so many channels, initialised as torchvision
+    does."""
+    name, first = next(
+        (name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d)
+    )
     if first.in_channels == channels:
         return
     rebuilt = nn.Conv2d(

@@ -1,8 +1,10 @@
-"""What of each step a rank does on its own, while it needs no other rank: what tells which of several is the slow one.
+"""What of each step a rank does on its own, while it needs no other rank: what tells which of
+several is the slow one.
 
     exchange ──> alone ── update, data, forward ──> together ── backward and exchange ──> alone ── ...
 
-Ranks that average their gradients take equally long for a step, for all wait for the slowest; alone, nobody waits.
+Ranks that average their gradients take equally long for a step, for all wait for the slowest;
+alone, nobody waits.
 """
 
 from itertools import pairwise
@@ -12,7 +14,8 @@ from pytest_dnnbench.rank.stopwatch import Stopwatch
 
 
 class OwnWork:
-    """Marked by a worker, which says when it stops and starts needing the others; read by the session.
+    """Marked by a worker, which says when it stops and starts needing the others; read by the
+    session.
 
     A mark costs one reading of the clock, or one event in the device's stream; nothing waits.
     """
@@ -41,11 +44,13 @@ class OwnWork:
         self._step_ends = [0]
 
     def step_done(self) -> None:
-        """What was done alone up to the latest `together` belongs to the step that is complete now."""
+        """What was done alone up to the latest `together` belongs to the step that is complete
+        now."""
         self._step_ends.append(len(self._stretches))
 
     def seconds(self) -> tuple[float, ...]:
-        """Of each step since the restart but the first, whose update came before it; empty where nothing was marked.
+        """Of each step since the restart but the first, whose update came before it; empty where
+        nothing was marked.
 
         To be called when the device is synchronised.
         """

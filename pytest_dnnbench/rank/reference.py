@@ -1,7 +1,8 @@
-"""The single-process reference that a data-parallel step is held against, and the comparison itself.
+"""The single-process reference that a data-parallel step is held against, and the comparison
+itself.
 
-The reference is plain on purpose: one model, a loop over the shards, the mean of their gradients, SGD written out.
-BatchNorm normalises each shard by its own statistics, as ranks do.
+The reference is plain on purpose: one model, a loop over the shards, the mean of their gradients,
+SGD written out. BatchNorm normalises each shard by its own statistics, as ranks do.
 """
 
 import hashlib
@@ -20,7 +21,8 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass
 class ReferenceStep:
-    """What a correct job holds after one step: averaged gradients, updated parameters, rank 0's buffers."""
+    """What a correct job holds after one step: averaged gradients, updated parameters, rank 0's
+    buffers."""
 
     gradients: Tensors
     parameters: Tensors
@@ -28,9 +30,11 @@ class ReferenceStep:
 
 
 class Reference:
-    """SGD with momentum and weight decay (L2, added to the gradient) over all shards in one process.
+    """SGD with momentum and weight decay (L2, added to the gradient) over all shards in one
+    process.
 
-    The first step's momentum buffer is the gradient itself (Sutskever et al., 2013, as torch.optim.SGD has it).
+    The first step's momentum buffer is the gradient itself (Sutskever et al., 2013, as
+    torch.optim.SGD has it).
     """
 
     def __init__(self, model: nn.Module, request: RunRequest) -> None:
@@ -38,11 +42,14 @@ class Reference:
         self.request = request
         self.velocity: Tensors = {}
 
-    def step(self, shards: Sequence[Batch], passes: int = 1, arrived: Tensors | None = None) -> ReferenceStep:
+    def step(
+        self, shards: Sequence[Batch], passes: int = 1, arrived: Tensors | None = None
+    ) -> ReferenceStep:
         """One update on the global batch, given as `passes` minibatches per rank, rank by rank.
 
-        A rank's minibatches update its buffers one after the other; the buffers of the next step are rank 0's.
-        The update uses the mean gradients, or those that `arrived` where their exchange rounds them.
+        A rank's minibatches update its buffers one after the other; the buffers of the next step
+        are rank 0's. The update uses the mean gradients, or those that `arrived` where their
+        exchange rounds them.
         """
         total: Tensors = {}
         buffers: Tensors = {}
@@ -77,7 +84,8 @@ class Reference:
 
 
 def without_randomness(model: nn.Module) -> nn.Module:
-    """Switches dropout and stochastic depth off: their draws differ between a rank and its reference."""
+    """Switches dropout and stochastic depth off: their draws differ between a rank and its
+    reference."""
     for module in model.modules():
         probability = getattr(module, "p", None)
         if isinstance(probability, float) and (
@@ -97,8 +105,8 @@ def deviation(
 ) -> tuple[float, str]:
     """The largest deviation over all tensors, and in which it is.
 
-    Of a tensor: max |got - expected| / max(floor, max |expected|). Infinite where a tensor is absent, of another shape,
-    or not a number.
+    Of a tensor: max |got - expected| / max(floor, max |expected|). Infinite where a tensor is
+    absent, of another shape, or not a number.
     """
     worst, where = 0.0, ""
     for name in sorted({*got, *expected}):
@@ -115,7 +123,8 @@ def deviation(
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """A fingerprint of every bit of the tensors: equal on two ranks exactly when they hold the same."""
+    """A fingerprint of every bit of the tensors: equal on two ranks exactly when they hold the
+    same."""
     fingerprint = hashlib.sha256()
     for name in sorted(tensors):
         fingerprint.update(name.encode())

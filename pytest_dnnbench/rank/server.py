@@ -1,14 +1,16 @@
-"""The fork server: one quiet process with everything imported, from which fresh ranks are forked in milliseconds.
+"""The fork server: one quiet process with everything imported, from which fresh ranks are forked in
+milliseconds.
 
     pytest ──(socket pair: JSON, with file descriptors)──> fork server ──fork──> rank 0, rank 1, ...
       ^                                                                             │
       └───────────(per rank: one pipe, its result; one board, where it is)──────────┘
                                 fork server <──(per rank: what it prints; see log.py)──┘
 
-Started as `python -m pytest_dnnbench.rank.server FD`. It never touches a GPU and has a single thread, so that a fork
-is a clean copy. Each rank leads a session of its own; whatever a rank started dies with it. When the pytest process
-goes away, however it goes, the socket closes, every rank is killed and its launch's scratch folder removed; when this
-server goes away the kernel kills its ranks. Rank programs do not live here: see entry.py.
+Started as `python -m pytest_dnnbench.rank.server FD`. It never touches a GPU and has a single
+thread, so that a fork is a clean copy. Each rank leads a session of its own; whatever a rank
+started dies with it. When the pytest process goes away, however it goes, the socket closes, every
+rank is killed and its launch's scratch folder removed; when this server goes away the kernel kills
+its ranks. Rank programs do not live here: see entry.py.
 """
 
 import ctypes
@@ -35,7 +37,8 @@ Message = dict[str, Any]
 
 
 class Server:
-    """Forks a rank for each "spawn", signals its process group for each "signal", and reports each exit."""
+    """Forks a rank for each "spawn", signals its process group for each "signal", and reports each
+    exit."""
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
@@ -57,7 +60,9 @@ class Server:
             ready = [descriptor for descriptor, _ in self.poll.poll()]
             for log in [log for log in self.logs.values() if log.pipe in ready]:
                 if not log.take():
-                    self.poll.unregister(log.pipe)  # nobody can write any more; its end is yet to be noticed
+                    self.poll.unregister(
+                        log.pipe
+                    )  # nobody can write any more; its end is yet to be noticed
             if self.wake in ready:
                 os.read(self.wake, 4096)
                 self._reap()
@@ -145,7 +150,8 @@ class Server:
 
 
 def preload(modules: list[str]) -> dict[str, str]:
-    """Imports what every rank will need; returns the error of each module that could not be imported."""
+    """Imports what every rank will need; returns the error of each module that could not be
+    imported."""
     errors = {}
     for name in modules:
         try:

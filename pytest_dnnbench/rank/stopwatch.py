@@ -1,4 +1,5 @@
-"""Moments on a device's own time line: the host's clock for a CPU, events of the current stream for CUDA."""
+"""Moments on a device's own time line: the host's clock for a CPU, events of the current stream for
+CUDA."""
 
 import time
 from typing import Any, Protocol
@@ -41,7 +42,8 @@ class CudaStopwatch:
         self._device = device
 
     def mark(self) -> torch.cuda.Event:
-        """An event in the current stream. The backward pass runs in the stream of its forward pass."""
+        """An event in the current stream. The backward pass runs in the stream of its forward
+        pass."""
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call] # torch's gap
         event.record(torch.cuda.current_stream(self._device))
         return event

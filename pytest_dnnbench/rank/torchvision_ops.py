@@ -1,10 +1,11 @@
-"""Lets torchvision load without its compiled operators: a CUDA wheel of torchvision on a CPU build of torch.
+"""Lets torchvision load without its compiled operators: a CUDA wheel of torchvision on a CPU build
+of torch.
 
-torchvision declares its operators in a compiled library, then registers shape functions for two of them.
-Where that library does not load, the second step stops with "operator torchvision::nms does not exist", and
-nothing of torchvision can be imported, although its models, datasets and transforms are pure Python.
-Declaring the two schemas is enough. They get no implementation: calling one still fails, as it should. Not
-here: the models (models.py).
+torchvision declares its operators in a compiled library, then registers shape functions for two of
+them. Where that library does not load, the second step stops with "operator torchvision::nms does
+not exist", and nothing of torchvision can be imported, although its models, datasets and transforms
+are pure Python. Declaring the two schemas is enough. They get no implementation: calling one still
+fails, as it should. Not here: the models (models.py).
 """
 
 import importlib
@@ -17,11 +18,14 @@ SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_declared: list[torch.library.Library] = []  # a library takes its declarations back when it is collected
+_declared: list[
+    torch.library.Library
+] = []  # a library takes its declarations back when it is collected
 
 
 def load_torchvision() -> ModuleType:
-    """Imports torchvision and returns it; declares the operators only if the import fails for want of them.
+    """Imports torchvision and returns it; declares the operators only if the import fails for want
+    of them.
 
     Raises whatever else stops the import, unchanged.
     """

@@ -1,9 +1,10 @@
-"""The yardstick: a small work that is the same in every session and takes longer only when the machine is slower.
+"""The yardstick: a small work that is the same in every session and takes longer only when the
+machine is slower.
 
-Done by a process of its own after each launch on CPU ranks, with nothing of a framework or a model in it, on every core
-at once: products of matrices and copies, for what cores and caches give. The memory behind them is left out: how fast
-it is depends on the pages that a process happens to get. Figures may be compared where the torch is the same, as those
-of the cases.
+Done by a process of its own after each launch on CPU ranks, with nothing of a framework or a model
+in it, on every core at once: products of matrices and copies, for what cores and caches give. The
+memory behind them is left out: how fast it is depends on the pages that a process happens to get.
+Figures may be compared where the torch is the same, as those of the cases.
 """
 
 import os
@@ -15,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from pytest_dnnbench.messages import Place
-from pytest_dnnbench.rank import phases
+from pytest_dnnbench.rank import rank_phase
 
 ROUNDS = 16
 _SIDE = 384
@@ -24,15 +25,19 @@ _PRODUCTS, _COPIES = 6, 48
 
 
 def measure(place: Place) -> float:
-    """Seconds of one round of the work, in which every thread waits for the slowest: the lower quartile of the rounds.
+    """Seconds of one round of the work, in which every thread waits for the slowest: the lower
+    quartile of the rounds.
 
-    A round takes some milliseconds, so that it feels what other work takes of the cores. The quartile leaves out what
-    lasts for less than most of the rounds: cores that were idle take their time to come up to speed.
+    A round takes some milliseconds, so that it feels what other work takes of the cores. The
+    quartile leaves out what lasts for less than most of the rounds: cores that were idle take their
+    time to come up to speed.
     """
-    phases.enter("yardstick")
+    rank_phase.enter("yardstick")
     torch.set_num_threads(1)
     cores: list[int | None] = [*sorted(os.sched_getaffinity(0))]
-    if len(cores) != place.threads:  # under a CPU quota the kernel chooses among more cores than it gives
+    if (
+        len(cores) != place.threads
+    ):  # under a CPU quota the kernel chooses among more cores than it gives
         cores = [None] * place.threads
     together = threading.Barrier(place.threads)
     with ThreadPoolExecutor(place.threads) as threads:
@@ -44,7 +49,9 @@ def measure(place: Place) -> float:
 
 def _rounds(together: threading.Barrier, core: int | None) -> list[float]:
     if core is not None:
-        os.sched_setaffinity(0, {core})  # of this thread, lest two share a core for as long as this takes
+        os.sched_setaffinity(
+            0, {core}
+        )  # of this thread, lest two share a core for as long as this takes
     factor, product = torch.full((_SIDE, _SIDE), 0.5), torch.empty(_SIDE, _SIDE)
     source, copy = torch.ones(_COPIED), torch.empty(_COPIED)
     times = []

@@ -1,7 +1,9 @@
-"""How plots look and how they become SVG and PNG. The only module that imports matplotlib, and only when called.
+"""How plots look and how they become SVG and PNG. The only module that imports matplotlib, and only
+when called.
 
-Figures are made without pyplot, so nothing global is kept. Colours are Okabe and Ito's, told apart by colour-blind
-readers; each series also has a marker of its own. Names are never read as mathematical text.
+Figures are made without pyplot, so nothing global is kept. Colours are Okabe and Ito's, told apart
+by colour-blind readers; each series also has a marker of its own. Names are never read as
+mathematical text.
 """
 
 import io
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 COLOURS = ("#333333", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = "osD^vPX<>*"
 INK, FAINT = "#333333", "#d9dde3"
-# A panel with its labels, and what is left, bottom, right and top of its axes. Dots are those of a PNG.
+# A panel with its labels, and what is left, bottom, right and top of its axes. Dots are those of a
+# PNG.
 PANEL_INCHES, MARGIN_INCHES, DOTS_PER_INCH = (4.2, 2.9), (0.68, 0.55, 0.15, 0.32), 130
 
 _STYLE: dict[str, Any] = {
@@ -64,17 +67,22 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401 # only whether it is there
     except ImportError:
-        raise UsageError("plots need matplotlib: run `pip install 'pytest-dnnbench[report]'`") from None
+        raise UsageError(
+            "plots need matplotlib: run `pip install 'pytest-dnnbench[report]'`"
+        ) from None
 
 
 @contextmanager
 def style(salt: str) -> Iterator[None]:
-    """Our settings, for the length of a drawing; `salt` makes the SVG's ids the same each time and unlike others'."""
+    """Our settings, for the length of a drawing; `salt` makes the SVG's ids the same each time and
+    unlike others'."""
     import matplotlib as mpl
 
     rules: Any = {**_STYLE, "svg.hashsalt": salt}
     with warnings.catch_warnings(), mpl.rc_context(rules):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from font", category=UserWarning
+        )
         yield
 
 
@@ -107,13 +115,15 @@ def look(place: int) -> dict[str, Any]:
 
 
 def short(text: str, length: int = 34) -> str:
-    """A name for a plot: its middle is left out when it is long; no leading underscore, which hides a label."""
+    """A name for a plot: its middle is left out when it is long; no leading underscore, which hides
+    a label."""
     name = cut_middle(plain(text), length)
     return f" {name}" if name.startswith("_") else name
 
 
 def _sheet(panels: Sequence[Draw], caption: str, columns: int) -> "Figure":
-    """Every panel has the same place in its cell: asking each text for its size first would take as long as drawing."""
+    """Every panel has the same place in its cell: asking each text for its size first would take as
+    long as drawing."""
     from matplotlib.figure import Figure
 
     columns = min(columns, len(panels))
@@ -129,7 +139,14 @@ def _sheet(panels: Sequence[Draw], caption: str, columns: int) -> "Figure":
         size = ((PANEL_INCHES[0] - left - right) / width, (PANEL_INCHES[1] - bottom - top) / height)
         draw(figure.add_axes((x / width, y / height, *size)))
     if lines:
-        figure.text(0.15 / width, 0.08 / height, "\n".join(lines), fontsize=7.5, color="#5b6570", va="bottom")
+        figure.text(
+            0.15 / width,
+            0.08 / height,
+            "\n".join(lines),
+            fontsize=7.5,
+            color="#5b6570",
+            va="bottom",
+        )
     return figure
 
 

@@ -13,7 +13,8 @@ from pytest_dnnbench.report.study import Study
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0. Raises DataError for a file that is no saved run, UsageError for a folder that cannot be used."""
+    """Exit status 0. Raises DataError for a file that is no saved run, UsageError for a folder that
+    cannot be used."""
     asked = _parser().parse_args(arguments)
     runs = [read_run(path) for path in asked.files]
     if asked.models:
@@ -59,9 +60,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m pytest_dnnbench report",
         description="Makes one page, plots and tables of saved runs. Several sessions of one case make its history.",
     )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="written by --benchmark-json or -autosave")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the report")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="written by --benchmark-json or -autosave",
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the report"
+    )
     parser.add_argument("--models", metavar="A,B", help="only these models")
-    parser.add_argument("--title", default="Benchmark report", help="of the page (default: %(default)s)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="also throughput alone, as .svg or .png")
+    parser.add_argument(
+        "--title", default="Benchmark report", help="of the page (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="also throughput alone, as .svg or .png"
+    )
     return parser

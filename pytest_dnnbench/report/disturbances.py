@@ -1,4 +1,5 @@
-"""One line about launches that were disturbed (controller/isolation.py says what counts as that)."""
+"""One line about launches that were disturbed (controller/disturbance.py says what counts as
+that)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 def disturbances(records: Sequence[dict[str, Any]]) -> str | None:
     """How many launches were disturbed, and by what the first of them; None when none was."""
     launches = [(record["case"], launch) for record in records for launch in record["launches"]]
-    disturbed = [(case, launch["disturbed"]) for case, launch in launches if launch.get("disturbed")]
+    disturbed = [
+        (case, launch["disturbed"]) for case, launch in launches if launch.get("disturbed")
+    ]
     if not disturbed:
         return None
     case, reason = disturbed[0]

@@ -1,7 +1,8 @@
 """The page: one HTML file that holds all of a study and loads nothing.
 
-Every text is escaped by the template engine; only our own CSS, script, rows and the plots' SVG go in as they are.
-The page is bounded: rows lose their details, then rows are left out, when it would grow too large.
+Every text is escaped by the template engine; only our own CSS, script, rows and the plots' SVG go
+in as they are. The page is bounded: rows lose their details, then rows are left out, when it would
+grow too large.
 """
 
 import base64
@@ -28,7 +29,8 @@ from pytest_dnnbench.report.winners import THROUGHPUT, contests
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-# Bounds in characters: rows with details, then all rows; and in entries: comparisons, environments, choices.
+# Bounds in characters: rows with details, then all rows; and in entries: comparisons, environments,
+# choices.
 MOST_DETAILED, MOST_ROWS = 3_000_000, 3_600_000
 MOST_CONTESTS, MOST_ENVIRONMENTS, MOST_CHOICES = 150, 60, 100
 
@@ -37,7 +39,8 @@ _STATUSES = {"ok", "improved", "regressed", "noisy", "failed"}
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A plot as it goes into the page: the SVG of each panel, and the files beside the page that hold it too."""
+    """A plot as it goes into the page: the SVG of each panel, and the files beside the page that
+    hold it too."""
 
     plot: Plot
     svgs: tuple[str, ...]
@@ -93,11 +96,16 @@ class _Rows:
 
 
 def _rows(
-    study: Study, rows: Sequence[tuple[Section, Row]], shown: Sequence[Column], environments: Sequence[dict[str, Any]]
+    study: Study,
+    rows: Sequence[tuple[Section, Row]],
+    shown: Sequence[Column],
+    environments: Sequence[dict[str, Any]],
 ) -> _Rows:
     """As many rows as fit, the first of them with their details."""
     template = _template("row.html")
-    places = {_text(facts): place for place, facts in enumerate(environments[:MOST_ENVIRONMENTS], 1)}
+    places = {
+        _text(facts): place for place, facts in enumerate(environments[:MOST_ENVIRONMENTS], 1)
+    }
     made, size, bare = [], 0, 0
     for section, row in rows:
         detailed = size < MOST_DETAILED
@@ -116,18 +124,27 @@ def _rows(
 
 def _heads(shown: Sequence[Column], study: Study) -> list[tuple[str, str, bool]]:
     setting = [("setting", "setting", False)] if _varied(study) else []
-    own = [("verdict" if one.key == "verdict" else one.head, one.key, not one.is_text) for one in shown]
+    own = [
+        ("verdict" if one.key == "verdict" else one.head, one.key, not one.is_text) for one in shown
+    ]
     if not any(key == "verdict" for _, key, _ in own):
         own.append(("verdict", "verdict", False))
     return [("model", "model", False), ("phase", "phase", False), *setting, *own]
 
 
-def _cells(section: Section, row: Row, shown: Sequence[Column], study: Study) -> list[dict[str, Any]]:
+def _cells(
+    section: Section, row: Row, shown: Sequence[Column], study: Study
+) -> list[dict[str, Any]]:
     group = section.group
-    texts: list[tuple[str, str, object]] = [("model", group.model, group.model), ("phase", group.phase, group.phase)]
+    texts: list[tuple[str, str, object]] = [
+        ("model", group.model, group.model),
+        ("phase", group.phase, group.phase),
+    ]
     if _varied(study):
         texts.append(("setting", group.setting, group.setting))
-    own = {one.key: (one.text(row), one.value(row)) for one in shown} | {"verdict": (row.status, row.status)}
+    own = {one.key: (one.text(row), one.value(row)) for one in shown} | {
+        "verdict": (row.status, row.status)
+    }
     texts += [(key, *pair) for key, pair in own.items()]
     heads = {key: (head, number) for head, key, number in _heads(shown, study)}
     return [
@@ -148,7 +165,11 @@ def _details(result: Result, study: Study, places: Mapping[str, int]) -> dict[st
     against = verdict.get("against")
     return {
         "figures": [
-            (words.NAMES.get(name, name), words.amount(figure.value, figure.unit), words.bounds(figure, name))
+            (
+                words.NAMES.get(name, name),
+                words.amount(figure.value, figure.unit),
+                words.bounds(figure, name),
+            )
             for name, figure in result.metrics.items()
         ],
         "status": result.status,
@@ -185,11 +206,19 @@ def _plot(drawn: Drawn, study: Study) -> dict[str, Any]:
         for panel, svg in zip(plot.panels, drawn.svgs, strict=True)
     ]
     about = {"key": plot.key, "title": plot.title, "about": plot.about, "note": plot.note}
-    return {**about, "panels": panels, "caption": words.caption(study, plot.key), "files": _links(drawn.files)}
+    return {
+        **about,
+        "panels": panels,
+        "caption": words.caption(study, plot.key),
+        "files": _links(drawn.files),
+    }
 
 
 def _links(files: Sequence[str]) -> list[tuple[str, str]]:
-    return [("PNG" if path.endswith(".png") else f"SVG {place}", path) for place, path in enumerate(files)]
+    return [
+        ("PNG" if path.endswith(".png") else f"SVG {place}", path)
+        for place, path in enumerate(files)
+    ]
 
 
 def _inline(svg: str, label: str) -> Markup:
@@ -197,10 +226,16 @@ def _inline(svg: str, label: str) -> Markup:
     body = svg[svg.index("<svg") :]
     head, _, rest = body.partition(">")
     box = head.partition('viewBox="')[2].partition('"')[0]
-    for start, end in (("<title>", "</title>"), ("<metadata>", "</metadata>"), ("<style", "</style>")):
+    for start, end in (
+        ("<title>", "</title>"),
+        ("<metadata>", "</metadata>"),
+        ("<style", "</style>"),
+    ):
         before, opened, after = rest.partition(start)
         rest = before + after.partition(end)[2] if opened else rest
-    opening = Markup('<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{}" role="img" aria-label="{}">')
+    opening = Markup(
+        '<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{}" role="img" aria-label="{}">'
+    )
     return opening.format(box, label) + Markup(rest)  # noqa: S704 # matplotlib has escaped the texts in it
 
 
@@ -212,7 +247,10 @@ def _environments(study: Study) -> list[dict[str, Any]]:
 def _environment(facts: dict[str, Any]) -> dict[str, Any]:
     about = ", ".join(str(facts[name]) for name in ("gpu", "cpu") if facts.get(name))
     torch = f"torch {facts['torch']}" if facts.get("torch") else ""
-    return {"about": ", ".join(filter(None, (about, torch))) or "nothing told", "facts": sorted(facts.items())}
+    return {
+        "about": ", ".join(filter(None, (about, torch))) or "nothing told",
+        "facts": sorted(facts.items()),
+    }
 
 
 def _statuses(study: Study) -> list[tuple[str, int]]:
@@ -227,12 +265,20 @@ def _filters(study: Study) -> list[tuple[str, str, list[str]]]:
         ("Framework", "framework", set(study.series)),
         ("Verdict", "verdict", {result.status for result in study.latest}),
     ]
-    return [(name, key, sorted(values)[:MOST_CHOICES]) for name, key, values in found if len(values) > 1]
+    return [
+        (name, key, sorted(values)[:MOST_CHOICES]) for name, key, values in found if len(values) > 1
+    ]
 
 
-def _contents(study: Study, plots: Sequence[Mapping[str, Any]], failed: bool) -> list[tuple[str, str]]:
+def _contents(
+    study: Study, plots: Sequence[Mapping[str, Any]], failed: bool
+) -> list[tuple[str, str]]:
     if not study.latest:
-        return [("summary", "Summary"), *([("failures", "Failed")] if failed else []), ("about", "About")]
+        return [
+            ("summary", "Summary"),
+            *([("failures", "Failed")] if failed else []),
+            ("about", "About"),
+        ]
     drawn = [(plot["key"], plot["title"]) for plot in plots]
     ends = [("cases", "All cases"), ("environments", "Environments"), ("about", "About")]
     return [("summary", "Who wins"), *([("failures", "Failed")] if failed else []), *drawn, *ends]

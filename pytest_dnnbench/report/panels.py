@@ -1,4 +1,5 @@
-"""What each kind of panel draws, on axes that it is given: values against GPUs, samples of launches, a history.
+"""What each kind of panel draws, on axes that it is given: values against GPUs, samples of
+launches, a history.
 
 Whiskers are 95% intervals over launches; the small dots beside a line are the launches
 themselves. The axes come last, so that all else can be bound beforehand.
@@ -44,7 +45,7 @@ class Quantity:
     hollow: bool = False
 
 
-THROUGHPUT = Quantity("throughput_img_s")
+THROUGHPUT = Quantity("throughput")
 
 
 def drawable(result: Result, metric: str) -> bool:
@@ -52,14 +53,18 @@ def drawable(result: Result, metric: str) -> bool:
     return (result.value(metric) or 0) > 0
 
 
-def scaling(study: Study, group: Group, quantities: Sequence[Quantity], y_label: str, axes: "Axes") -> None:
+def scaling(
+    study: Study, group: Group, quantities: Sequence[Quantity], y_label: str, axes: "Axes"
+) -> None:
     """Values against GPUs, a line per series; the second quantity, if any, is hollow and dashed."""
     for quantity in quantities:
         for place, label, results in _series(study, group):
             _line(axes, place, label, results, quantity, _dodge(study, label))
     for quantity in quantities if len(quantities) > 1 else ():
         fill, line = ("white", "--") if quantity.hollow else ("#8a929b", "-")
-        axes.plot([], [], line, color="#8a929b", marker="o", markerfacecolor=fill, label=quantity.label)
+        axes.plot(
+            [], [], line, color="#8a929b", marker="o", markerfacecolor=fill, label=quantity.label
+        )
     _gpu_axis(axes, group)
     axes.set_ylim(0, 1.15 * _highest(group, quantities))
     axes.set_ylabel(y_label)
@@ -69,12 +74,17 @@ def scaling(study: Study, group: Group, quantities: Sequence[Quantity], y_label:
 def speedup(study: Study, group: Group, axes: "Axes") -> None:
     """Speed-up against GPUs on logarithmic axes, over the line of the ideal."""
     counts = group.counts
-    axes.plot(counts, counts, color="#9aa3ad", linestyle=":", linewidth=1.2, label="ideal", zorder=1)
+    axes.plot(
+        counts, counts, color="#9aa3ad", linestyle=":", linewidth=1.2, label="ideal", zorder=1
+    )
     for place, label, results in _series(study, group):
         _line(axes, place, label, results, Quantity("speedup"), _dodge(study, label))
     _gpu_axis(axes, group)
     axes.set_yscale("log", base=2)
-    drawn = [*counts, *(value for result in group.results if (value := result.value("speedup") or 0) > 0)]
+    drawn = [
+        *counts,
+        *(value for result in group.results if (value := result.value("speedup") or 0) > 0),
+    ]
     axes.set_ylim(min(drawn) / 1.5, max(drawn) * 1.5)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}x")
     axes.yaxis.set_minor_locator(_no_ticks())
@@ -98,12 +108,24 @@ def step_times(study: Study, group: Group, gpus: int, axes: "Axes") -> None:
             x = place + (column - (len(launches) - 1) / 2) * 0.8 / max(len(launches), 3)
             width = 0.3 / max(len(launches), 3)
             shown = _evenly(launch, MOST_SAMPLES)
-            dots += [(x + width * (7 * step % 11 / 5 - 1), 1e3 * time) for step, time in enumerate(shown)]
+            dots += [
+                (x + width * (7 * step % 11 / 5 - 1), 1e3 * time) for step, time in enumerate(shown)
+            ]
             bars += [(x - width, x + width, 1e3 * statistics.median(launch))]
         axes.plot(*zip(*dots, strict=True), ".", color=style["color"], markersize=3.2, alpha=0.55)
         ticks.append((place, short(label, 18)))
-    axes.hlines([y for _, _, y in bars], [low for low, _, _ in bars], [high for _, high, _ in bars], INK, linewidth=1.4)
-    axes.set_xticks([place for place, _ in ticks], [name for _, name in ticks], rotation=20 if len(ticks) > 4 else 0)
+    axes.hlines(
+        [y for _, _, y in bars],
+        [low for low, _, _ in bars],
+        [high for _, high, _ in bars],
+        INK,
+        linewidth=1.4,
+    )
+    axes.set_xticks(
+        [place for place, _ in ticks],
+        [name for _, name in ticks],
+        rotation=20 if len(ticks) > 4 else 0,
+    )
     axes.set_xlim(-0.6, len(ticks) - 0.4)
     axes.set_ylabel("step time [ms]")
     axes.grid(visible=False, axis="x")
@@ -111,7 +133,8 @@ def step_times(study: Study, group: Group, gpus: int, axes: "Axes") -> None:
 
 
 def history(runs: Sequence[Run], results: Sequence[Result], axes: "Axes") -> None:
-    """Throughput of one case over stored sessions; the marker tells the verdict, a grey one another environment."""
+    """Throughput of one case over stored sessions; the marker tells the verdict, a grey one another
+    environment."""
     newest = results[-1]
     figures = [result.metrics[THROUGHPUT.metric] for result in results]
     values = [figure.value for figure in figures]
@@ -137,13 +160,24 @@ def history(runs: Sequence[Run], results: Sequence[Result], axes: "Axes") -> Non
     axes.set_xticks(shown, [_day(runs[results[place].run]) for place in shown])
     axes.set_ylim(0.9 * min(values), 1.1 * max(values))
     axes.set_ylabel("throughput [img/s]")
-    axes.set_title(short(f"{newest.framework}, {newest.model}, {newest.phase}, {_devices(newest, newest.gpus)}", 44))
+    axes.set_title(
+        short(
+            f"{newest.framework}, {newest.model}, {newest.phase}, {_devices(newest, newest.gpus)}",
+            44,
+        )
+    )
     _legend(axes)
 
 
-def _line(axes: "Axes", place: int, label: str, results: list[Result], quantity: Quantity, dodge: float) -> None:
+def _line(
+    axes: "Axes", place: int, label: str, results: list[Result], quantity: Quantity, dodge: float
+) -> None:
     found = sorted(
-        ((result.gpus, result.metrics[quantity.metric]) for result in results if drawable(result, quantity.metric)),
+        (
+            (result.gpus, result.metrics[quantity.metric])
+            for result in results
+            if drawable(result, quantity.metric)
+        ),
         key=lambda pair: pair[0],
     )
     if not found:
@@ -152,8 +186,14 @@ def _line(axes: "Axes", place: int, label: str, results: list[Result], quantity:
     xs = [gpus * dodge for gpus, _ in found]
     figures = [figure for _, figure in found]
     _whiskers(axes, xs, figures, quantity, style["color"])
-    dots = [(x * 1.035, value / quantity.scale) for x, one in zip(xs, figures, strict=True) for value in _few(one)]
-    axes.plot(*zip(*dots, strict=True), ".", color=style["color"], markersize=2.6, alpha=0.5) if dots else None
+    dots = [
+        (x * 1.035, value / quantity.scale)
+        for x, one in zip(xs, figures, strict=True)
+        for value in _few(one)
+    ]
+    axes.plot(
+        *zip(*dots, strict=True), ".", color=style["color"], markersize=2.6, alpha=0.5
+    ) if dots else None
     axes.plot(
         xs,
         [figure.value / quantity.scale for figure in figures],
@@ -165,8 +205,13 @@ def _line(axes: "Axes", place: int, label: str, results: list[Result], quantity:
 
 
 def _highest(group: Group, quantities: Sequence[Quantity]) -> float:
-    """The largest value drawn; the whisker of a few wild launches may leave the panel rather than flatten the rest."""
-    figures = [(result.metrics.get(one.metric), one.scale) for result in group.results for one in quantities]
+    """The largest value drawn; the whisker of a few wild launches may leave the panel rather than
+    flatten the rest."""
+    figures = [
+        (result.metrics.get(one.metric), one.scale)
+        for result in group.results
+        for one in quantities
+    ]
     values = [max(one.value, *_few(one), 0.0) / scale for one, scale in figures if one]
     return max(values) or 1.0
 
@@ -175,7 +220,9 @@ def _few(figure: Figure) -> list[float]:
     return _evenly(figure.per_launch, 20)
 
 
-def _whiskers(axes: "Axes", xs: Sequence[float], figures: Sequence[Figure], quantity: Quantity, colour: str) -> None:
+def _whiskers(
+    axes: "Axes", xs: Sequence[float], figures: Sequence[Figure], quantity: Quantity, colour: str
+) -> None:
     """One path for all of them, its pieces parted by points that are no numbers."""
     gap = float("nan")
     points: list[tuple[float, float]] = []
@@ -184,7 +231,14 @@ def _whiskers(axes: "Axes", xs: Sequence[float], figures: Sequence[Figure], quan
             low, high = max(bounds.low, bounds.middle / 1e3), min(bounds.high, bounds.middle * 1e3)
             points += [(x, low / quantity.scale), (x, high / quantity.scale), (gap, gap)]
     if points:
-        axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.1, marker="_", markersize=5, zorder=1.5)
+        axes.plot(
+            *zip(*points, strict=True),
+            color=colour,
+            linewidth=1.1,
+            marker="_",
+            markersize=5,
+            zorder=1.5,
+        )
 
 
 def _series(study: Study, group: Group) -> list[tuple[int, str, list[Result]]]:
@@ -192,11 +246,16 @@ def _series(study: Study, group: Group) -> list[tuple[int, str, list[Result]]]:
     members: dict[str, list[Result]] = {}
     for result in group.results:
         members.setdefault(study.label(result), []).append(result)
-    return [(place, label, members[label]) for place, label in enumerate(study.series) if label in members]
+    return [
+        (place, label, members[label])
+        for place, label in enumerate(study.series)
+        if label in members
+    ]
 
 
 def _dodge(study: Study, label: str) -> float:
-    """A small shift on the logarithmic axis, so that whiskers of equal values do not hide each other."""
+    """A small shift on the logarithmic axis, so that whiskers of equal values do not hide each
+    other."""
     count = min(len(study.series), 8)
     return float(1 + 0.03 * (study.series.index(label) % 8 - (count - 1) / 2))
 
@@ -234,7 +293,8 @@ def _devices(result: Result, gpus: int) -> str:
 
 
 def _day(run: Run) -> str:
-    """Month, day and minute of an ISO date, on two lines; the file's name where there is no date."""
+    """Month, day and minute of an ISO date, on two lines; the file's name where there is no
+    date."""
     date, _, time = run.saved.partition("T")
     return f"{date[5:]}\n{time[:5]}" if time else short(run.source, 12)
 

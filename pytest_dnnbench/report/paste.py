@@ -24,31 +24,45 @@ def markdown(found: Sequence[Section], caption: str) -> str:
         lines += [f"### {_escaped(section.group.label)}", ""]
         lines += [_line(_escaped(column.head) for column in shown)]
         lines += [_line("---" if column.is_text else "---:" for column in shown)]
-        lines += [_line(_cell(row, column.text(row), column.key) for column in shown) for row in section.rows]
+        lines += [
+            _line(_cell(row, column.text(row), column.key) for column in shown)
+            for row in section.rows
+        ]
         lines += [""]
     lines += [_escaped(caption)] if found else ["No case was measured."]
     return "\n".join(lines) + "\n"
 
 
 def table(found: Sequence[Section], study: Study) -> str:
-    """CSV: a row per case, raw values in the units that the heads' names tell, empty where there is none."""
+    """CSV: a row per case, raw values in the units that the heads' names tell, empty where there is
+    none."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["model", "phase", "setting", *(column.key for column in COLUMNS), "test", "session"])
+    writer.writerow(
+        ["model", "phase", "setting", *(column.key for column in COLUMNS), "test", "session"]
+    )
     for section in found:
         group = section.group
         for row in section.rows:
             values = [column.value(row) for column in COLUMNS]
             saved = study.runs[row.result.run].saved
             writer.writerow(
-                _harmless(one) for one in (group.model, group.phase, group.setting, *values, row.result.name, saved)
+                _harmless(one)
+                for one in (
+                    group.model,
+                    group.phase,
+                    group.setting,
+                    *values,
+                    row.result.name,
+                    saved,
+                )
             )
     return stream.getvalue()
 
 
 def _cell(row: Row, text: str, key: str) -> str:
     shown = _escaped(text)
-    return f"**{shown}**" if key == "throughput_img_s" and row.rank == CLEAR else shown
+    return f"**{shown}**" if key == "throughput" and row.rank == CLEAR else shown
 
 
 def _line(cells: Iterable[str]) -> str:

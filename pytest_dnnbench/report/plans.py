@@ -29,7 +29,9 @@ def _line(series: str, result: Result, plan: Mapping[str, Any]) -> str:
         text += f", by the {plan['decided_by']}"
     if bubble is None:
         return text
-    predicted, measured = (number(plan.get(f"{kind}_step_time_s")) for kind in ("predicted", "measured"))
+    predicted, measured = (
+        number(plan.get(f"{kind}_step_time_s")) for kind in ("predicted", "measured")
+    )
     if predicted is not None and measured is not None:
         text += f"; {1e3 * predicted:.4g} ms a step predicted, {1e3 * measured:.4g} measured"
     return f"{text}, bubble {bubble:.0%}"

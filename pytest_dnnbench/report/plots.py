@@ -1,4 +1,5 @@
-"""Which plots a report has, and how many panels of each: bounded, so that a study of any size is drawn in seconds."""
+"""Which plots a report has, and how many panels of each: bounded, so that a study of any size is
+drawn in seconds."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,8 +35,15 @@ class Plot:
 
 
 def plots(study: Study) -> list[Plot]:
-    """The plots of a study, those without a single panel too: their note says what they would need."""
-    return [_throughput(study), _speedup(study), _memory(study), _step_times(study), _history(study)]
+    """The plots of a study, those without a single panel too: their note says what they would
+    need."""
+    return [
+        _throughput(study),
+        _speedup(study),
+        _memory(study),
+        _step_times(study),
+        _history(study),
+    ]
 
 
 def _throughput(study: Study) -> Plot:
@@ -44,8 +52,11 @@ def _throughput(study: Study) -> Plot:
         "Throughput",
         "Images per second against the number of devices.",
         [
-            Panel(group.label, partial(panels.scaling, study, group, (panels.THROUGHPUT,), "throughput [img/s]"))
-            for group in _having(study.groups, "throughput_img_s")
+            Panel(
+                group.label,
+                partial(panels.scaling, study, group, (panels.THROUGHPUT,), "throughput [img/s]"),
+            )
+            for group in _having(study.groups, "throughput")
         ],
         "No case has a throughput.",
     )
@@ -70,9 +81,14 @@ def _memory(study: Study) -> Plot:
     resident = (Quantity("resident_peak_bytes", scale=MIB),)
     found = []
     for group in study.groups:
-        for chosen, label in ((allocator, "peak memory per GPU [MiB]"), (resident, "peak resident per rank [MiB]")):
+        for chosen, label in (
+            (allocator, "peak memory per GPU [MiB]"),
+            (resident, "peak resident per rank [MiB]"),
+        ):
             if list(_having([group], chosen[0].metric)):
-                found.append(Panel(group.label, partial(panels.scaling, study, group, chosen, label)))
+                found.append(
+                    Panel(group.label, partial(panels.scaling, study, group, chosen, label))
+                )
                 break
     about = "Peak inside the timed window, of the rank that has most. GPUs: allocated, and cached by the allocator."
     return _plot("memory", "Memory", about, found, "No case has a memory figure.")
@@ -82,7 +98,9 @@ def _step_times(study: Study) -> Plot:
     found = []
     for group in study.groups:
         counts = [
-            result.gpus for result in group.results if any(time > 0 for launch in result.step_time_s for time in launch)
+            result.gpus
+            for result in group.results
+            if any(time > 0 for launch in result.step_time_s for time in launch)
         ]
         if counts:
             gpus = max(counts)
@@ -97,7 +115,7 @@ def _step_times(study: Study) -> Plot:
 def _history(study: Study) -> Plot:
     kept = []
     for results in study.history.values():
-        shown = [result for result in results if panels.drawable(result, "throughput_img_s")]
+        shown = [result for result in results if panels.drawable(result, "throughput")]
         if len({result.run for result in shown}) > 1:
             kept.append(shown)
     kept.sort(key=_interest)
@@ -112,7 +130,7 @@ def _history(study: Study) -> Plot:
 
 
 def _interest(results: Sequence[Result]) -> tuple[bool, float]:
-    first, last = (results[place].metrics["throughput_img_s"].value for place in (0, -1))
+    first, last = (results[place].metrics["throughput"].value for place in (0, -1))
     return results[-1].status != "regressed", -abs(last / first - 1)
 
 
@@ -124,4 +142,8 @@ def _plot(key: str, title: str, about: str, found: list[Panel], nothing: str) ->
 
 
 def _having(groups: Iterable[Group], metric: str) -> Iterable[Group]:
-    return (group for group in groups if any(panels.drawable(result, metric) for result in group.results))
+    return (
+        group
+        for group in groups
+        if any(panels.drawable(result, metric) for result in group.results)
+    )

@@ -1,4 +1,5 @@
-"""What a session says while it runs: the words of the status line, the time left, and how a line is rewritten.
+"""What a session says while it runs: the words of the status line, the time left, and how a line is
+rewritten.
 
 When it is said, and about which case, is live.py's affair. Nothing here reads a clock.
 """
@@ -6,11 +7,11 @@ When it is said, and about which case, is live.py's affair. Nothing here reads a
 import statistics
 from collections.abc import Callable, Sequence
 
-from pytest_dnnbench.board import PHASES, Standing
+from pytest_dnnbench.rank_status import RANK_PHASES, RankStatus
 from pytest_dnnbench.report.runs import plain
 from pytest_dnnbench.report.text import cut_middle
 
-_ORDER = {phase: place for place, phase in enumerate(PHASES)}
+_ORDER = {phase: place for place, phase in enumerate(RANK_PHASES)}
 
 MIN_NAME = 12
 """Columns that the name of a case keeps; below that, words are left out."""
@@ -19,7 +20,8 @@ MIN_NAME = 12
 class Pace:
     """How long the launches of each case have taken, and so how long those to come will take.
 
-    A first launch has the proof before it. A case without one is taken to be like the others in the middle.
+    A first launch has the proof before it. A case without one is taken to be like the others in the
+    middle.
     """
 
     def __init__(self, cases: Sequence[str], launches: int) -> None:
@@ -28,7 +30,8 @@ class Pace:
         self.left_s: float | None = None
 
     def note(self, case: str, seconds: float, *, over: bool = False) -> None:
-        """A launch has taken so long; `over`: the case will not be launched again (it failed, or is skipped)."""
+        """A launch has taken so long; `over`: the case will not be launched again (it failed, or is
+        skipped)."""
         if case not in self._to_come:
             return
         self._to_come[case] = 0 if over else max(0, self._to_come[case] - 1)
@@ -47,7 +50,11 @@ class Pace:
         return statistics.median(firsts) if firsts else None
 
     def _later_by_first(self) -> float:
-        ratios = [statistics.median(times[1:]) / times[0] for times in self._times.values() if len(times) > 1]
+        ratios = [
+            statistics.median(times[1:]) / times[0]
+            for times in self._times.values()
+            if len(times) > 1
+        ]
         return statistics.median(ratios) if ratios else 1.0
 
     def _left(self) -> float | None:
@@ -60,19 +67,25 @@ class Pace:
             if count and not times:
                 total += first * (1 + (count - 1) * later)
             elif count:
-                total += count * (statistics.median(times[1:]) if len(times) > 1 else times[0] * later)
+                total += count * (
+                    statistics.median(times[1:]) if len(times) > 1 else times[0] * later
+                )
         return total
 
 
-def where(standings: Sequence[Standing]) -> list[str]:
-    """Phase, steps and images per second of running ranks: of the rank that is behind, and of all together."""
+def where(standings: Sequence[RankStatus]) -> list[str]:
+    """Phase, steps and samples per second of running ranks: of the rank that is behind, and of all
+    together."""
     if not standings:
         return ["starting ranks"]
     last = min(standings, key=lambda one: (_ORDER[one.phase], one.done))
     words = [f"{last.phase} {last.done}/{last.steps}" if last.steps else last.phase]
-    images, elapsed = sum(one.images for one in standings), max(one.elapsed_s for one in standings)
-    if last.phase == "timed steps" and images and elapsed > 0:
-        words.append(f"{images / elapsed:,.0f} img/s")
+    samples, elapsed = (
+        sum(one.samples for one in standings),
+        max(one.elapsed_s for one in standings),
+    )
+    if last.phase == "timed steps" and samples and elapsed > 0:
+        words.append(f"{samples / elapsed:,.0f} img/s")
     return words
 
 
@@ -88,7 +101,8 @@ def time_left(seconds: float | None) -> list[str]:
 
 
 def status(name: str, words: Sequence[str], width: int) -> str:
-    """One line of at most `width` columns: the name is cut first, then words are left out from the end."""
+    """One line of at most `width` columns: the name is cut first, then words are left out from the
+    end."""
     kept = list(words)
     while kept and width - len(_tail(kept)) < MIN_NAME:
         kept.pop()
@@ -123,6 +137,7 @@ class StatusLine:
             self._shown = ""
 
 
-# What every terminal since the VT100 obeys. Down and up in the same column scrolls where there is no line below.
+# What every terminal since the VT100 obeys. Down and up in the same column scrolls where there is
+# no line below.
 _MAKE_ROOM, _SAVE, _RESTORE = "\x1bD\x1b[A", "\x1b7", "\x1b8"
 _ERASE_REST, _ERASE_BELOW = "\x1b[K", "\x1b[J"

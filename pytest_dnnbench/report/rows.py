@@ -2,8 +2,9 @@
 
     Study ──sections()──> Section (a group's heading) ──> Row ──Column.text / Column.value──> what a format shows
 
-A `text` is for readers, in the unit of the column's head; a `value` is for machines, in the unit of its key, or None.
-How a table is laid out, cut or coloured is the affair of each format (terminal: table.py).
+A `text` is for readers, in the unit of the column's head; a `value` is for machines, in the unit of
+its key, or None. How a table is laid out, cut or coloured is the affair of each format (terminal:
+table.py).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,9 +21,14 @@ from pytest_dnnbench.report.words import NOTHING, change, rate
 MIB = 2.0**20
 
 CLEAR, AHEAD = "clear", "ahead"
-"""The fastest of its group and number of GPUs: clearly (the 95% intervals of all its leads are above zero), or not."""
+"""The fastest of its group and number of GPUs: clearly (the 95% intervals of all its leads are
+above zero), or not."""
 
-MEMORY = {"allocated_peak_bytes": "allocated", "cached_peak_bytes": "cached", "resident_peak_bytes": "resident"}
+MEMORY = {
+    "allocated_peak_bytes": "allocated",
+    "cached_peak_bytes": "cached",
+    "resident_peak_bytes": "resident",
+}
 
 _ABSURD = 1e15
 """Figures from here on are shown by their order of magnitude."""
@@ -32,8 +38,8 @@ _SHORT = {**MEMORY, "step_time_s": "step time", "scaling_efficiency": "efficienc
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One case. `series`: the framework with its options where they vary. `rank`: CLEAR, AHEAD or empty, as always
-    where ranks are crowded."""
+    """One case. `series`: the framework with its options where they vary. `rank`: CLEAR, AHEAD or
+    empty, as always where ranks are crowded."""
 
     result: Result
     series: str
@@ -60,8 +66,8 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. `brief` is the head where room is short, its unit then told beside the table. `worth` tells which
-    go first where there is none: the lowest; None: never."""
+    """One column. `brief` is the head where room is short, its unit then told beside the table.
+    `worth` tells which go first where there is none: the lowest; None: never."""
 
     key: str
     head: str
@@ -84,20 +90,27 @@ def sections(study: Study) -> list[Section]:
 
 
 def columns(rows: Iterable[Row]) -> list[Column]:
-    """The columns that say something about at least one of the rows; framework and GPUs always do."""
+    """The columns that say something about at least one of the rows; framework and GPUs always
+    do."""
     known = list(rows)
-    return [one for one in COLUMNS if one.worth is None or any(one.value(row) is not None for row in known)]
+    return [
+        one
+        for one in COLUMNS
+        if one.worth is None or any(one.value(row) is not None for row in known)
+    ]
 
 
 def half_width(result: Result) -> float | None:
-    """Of the throughput's 95% interval over launches, upwards, as a fraction; None without an interval."""
+    """Of the throughput's 95% interval over launches, upwards, as a fraction; None without an
+    interval."""
     figure = result.metrics.get(THROUGHPUT)
     found = interval(figure.per_launch, THROUGHPUT) if figure else None
     return found.high / found.middle - 1 if found and found.middle > 0 else None
 
 
 def verdict_text(verdict: Mapping[str, Any]) -> str | None:
-    """Status and the change that decided it: "regressed -5.1%", "regressed allocated +12.0%". None: no baseline."""
+    """Status and the change that decided it: "regressed -5.1%", "regressed allocated +12.0%". None:
+    no baseline."""
     status = str(verdict.get("status") or "no-baseline")
     if status == "no-baseline":
         return None
@@ -123,7 +136,9 @@ def _metric(name: str) -> Callable[[Row], float | None]:
     return lambda row: row.result.value(name)
 
 
-def _shown(value: Callable[[Row], float | None], form: Callable[[float], str]) -> Callable[[Row], str]:
+def _shown(
+    value: Callable[[Row], float | None], form: Callable[[float], str]
+) -> Callable[[Row], str]:
     def text(row: Row) -> str:
         found = value(row)
         if found is None:
@@ -161,17 +176,29 @@ def _percent(fraction: float) -> str:
     return f"{fraction:.1%}" if fraction < 1 else ">100%"
 
 
-_throughput, _speedup, _efficiency = (_metric(name) for name in (THROUGHPUT, "speedup", "scaling_efficiency"))
+_throughput, _speedup, _efficiency = (
+    _metric(name) for name in (THROUGHPUT, "speedup", "scaling_efficiency")
+)
 
 COLUMNS = (
     Column("framework", "framework", lambda row: row.series, lambda row: row.series, is_text=True),
     Column("plan", "plan", lambda row: _plan(row) or "", _plan, worth=5, is_text=True),
-    Column("gpus", "GPUs", lambda row: f"{row.result.gpus}{'*' if row.crowded else ''}", lambda row: row.result.gpus),
+    Column(
+        "gpus",
+        "GPUs",
+        lambda row: f"{row.result.gpus}{'*' if row.crowded else ''}",
+        lambda row: row.result.gpus,
+    ),
     Column(THROUGHPUT, "img/s", _shown(_throughput, rate), _throughput),
     Column("throughput_half_width", "±", _shown(_half, _percent), _half, worth=1),
     Column("speedup", "speed-up", _shown(_speedup, "{:.2f}x".format), _speedup, worth=6),
     Column(
-        "scaling_efficiency", "efficiency", _shown(_efficiency, "{:.0%}".format), _efficiency, worth=3, brief="eff."
+        "scaling_efficiency",
+        "efficiency",
+        _shown(_efficiency, "{:.0%}".format),
+        _efficiency,
+        worth=3,
+        brief="eff.",
     ),
     _memory_column("allocated_peak_bytes", worth=4),
     _memory_column("cached_peak_bytes", worth=2),

@@ -1,7 +1,8 @@
-"""Saved sessions as a report reads them: leniently. What is missing, not finite or too long is left out and told.
+"""Saved sessions as a report reads them: leniently. What is missing, not finite or too long is left
+out and told.
 
-A report must show even a broken run; a comparison must refuse one. So this is not the strict reader of baselines.
-Every text that leaves this module is printable and bounded, every number finite.
+A report must show even a broken run; a comparison must refuse one. So this is not the strict reader
+of baselines. Every text that leaves this module is printable and bounded, every number finite.
 """
 
 import json
@@ -13,7 +14,8 @@ from typing import Any
 from pytest_dnnbench.case import PHASES
 from pytest_dnnbench.errors import DataError
 
-# Bounds on what is taken from a file: characters of a name and of any other text, entries of a list or mapping, depth.
+# Bounds on what is taken from a file: characters of a name and of any other text, entries of a list
+# or mapping, depth.
 NAME_LENGTH, TEXT_LENGTH, ENTRIES, DEPTH = 120, 300, 64, 5
 
 # Larger or nearer to zero than anything measured, in any unit: taken for damage.
@@ -73,7 +75,8 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """A file that pytest-benchmark saved. Raises DataError for one that cannot be read or is no such file."""
+    """A file that pytest-benchmark saved. Raises DataError for one that cannot be read or is no
+    such file."""
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -86,7 +89,9 @@ def read_run(path: Path) -> Run:
 def run_of(content: Any, source: str) -> Run:
     """The content of a saved file. Raises DataError when it is not one of pytest-benchmark's."""
     if not isinstance(content, Mapping) or not isinstance(content.get("benchmarks"), list):
-        raise DataError(f"{plain(source)} holds no `benchmarks`: give a file that --benchmark-json or -save wrote")
+        raise DataError(
+            f"{plain(source)} holds no `benchmarks`: give a file that --benchmark-json or -save wrote"
+        )
     results, notes, others = [], [], 0
     for number, benchmark in enumerate(content["benchmarks"]):
         record = _part(_part(benchmark).get("extra_info")).get("dnnbench")
@@ -96,11 +101,15 @@ def run_of(content: Any, source: str) -> Run:
         name = plain(_part(benchmark).get("fullname") or f"benchmark {number}", NAME_LENGTH * 2)
         result = _result(name, _part(record))
         if result is None:
-            notes.append(f"{name}: its record does not tell framework, model, GPUs and phase; left out")
+            notes.append(
+                f"{name}: its record does not tell framework, model, GPUs and phase; left out"
+            )
         else:
             results.append(result)
     if others:
-        notes.append(f"{others} other benchmarks in {plain(source)} are not pytest-dnnbench's; left out")
+        notes.append(
+            f"{others} other benchmarks in {plain(source)} are not pytest-dnnbench's; left out"
+        )
     session = _part(content.get("dnnbench"))
     return Run(
         source=plain(source, NAME_LENGTH),
@@ -114,12 +123,15 @@ def run_of(content: Any, source: str) -> Run:
 
 
 def plain(value: object, length: int = TEXT_LENGTH) -> str:
-    """Printable text of at most so many characters; what cannot be printed is shown as a replacement character."""
+    """Printable text of at most so many characters; what cannot be printed is shown as a
+    replacement character."""
     text = str(value)
     cut = text if len(text) <= length else f"{text[: length - 1]}…"
     if cut.isprintable():
         return cut
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in cut)
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in cut
+    )
 
 
 def number(value: object) -> float | None:
@@ -130,7 +142,8 @@ def number(value: object) -> float | None:
 
 
 def tidy(value: Any, depth: int = DEPTH) -> Any:
-    """JSON data with bounded texts, finite numbers (else None) and at most so many entries and levels."""
+    """JSON data with bounded texts, finite numbers (else None) and at most so many entries and
+    levels."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (int, float)):

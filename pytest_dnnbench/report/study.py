@@ -1,4 +1,5 @@
-"""What a report is about: the newest result of every case, its history, and which cases stand beside each other.
+"""What a report is about: the newest result of every case, its history, and which cases stand
+beside each other.
 
 group    model, phase and settings: one panel, one comparison      resnet50, train
 series   a framework and its own options: one line in a panel      horovod (compression=fp16)
@@ -28,7 +29,8 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Group:
-    """The cases of one model, phase and setting; `label` tells them from the study's other groups."""
+    """The cases of one model, phase and setting; `label` tells them from the study's other
+    groups."""
 
     model: str
     phase: str
@@ -76,11 +78,14 @@ class Study:
     @cached_property
     def series(self) -> list[str]:
         """The labels of all series: known frameworks first, in the catalog's order."""
-        found = {self.label(result): _ORDER.get(result.framework, len(_ORDER)) for result in self.latest}
+        found = {
+            self.label(result): _ORDER.get(result.framework, len(_ORDER)) for result in self.latest
+        }
         return sorted(found, key=lambda label: (found[label], label))
 
     def label(self, result: Result) -> str:
-        """The series of a result: its framework, with those of its options that are not the same everywhere."""
+        """The series of a result: its framework, with those of its options that are not the same
+        everywhere."""
         varying = self._varying_options.get(result.framework, [])
         options = _options(result)
         shown = ", ".join(f"{name}={options[name]}" for name in varying if name in options)
@@ -94,7 +99,8 @@ class Study:
 
     @cached_property
     def alike(self) -> dict[str, Any]:
-        """Facts of the environment that every case shares, with those that a case lacks left aside."""
+        """Facts of the environment that every case shares, with those that a case lacks left
+        aside."""
         return _alike([result.must_match for result in self.latest])
 
     @cached_property
@@ -120,7 +126,14 @@ class Study:
 
     def _place(self, result: Result) -> tuple[Any, ...]:
         order = _ORDER.get(result.framework, len(_ORDER))
-        return (result.model, PHASES.index(result.phase), str(settings(result)), result.gpus, order, result.name)
+        return (
+            result.model,
+            PHASES.index(result.phase),
+            str(settings(result)),
+            result.gpus,
+            order,
+            result.name,
+        )
 
 
 def settings(result: Result) -> dict[str, Any]:
@@ -133,12 +146,20 @@ def settings(result: Result) -> dict[str, Any]:
 
 def identity(result: Result) -> Key:
     """What makes two results of different sessions the same case."""
-    facts = [settings(result), _options(result), result.framework, result.model, result.gpus, result.phase]
+    facts = [
+        settings(result),
+        _options(result),
+        result.framework,
+        result.model,
+        result.gpus,
+        result.phase,
+    ]
     return result.name, json.dumps(facts, sort_keys=True)
 
 
 def unlike(one: Result, other: Result) -> list[str]:
-    """The facts of the environment that both cases tell and that differ: reasons not to compare them."""
+    """The facts of the environment that both cases tell and that differ: reasons not to compare
+    them."""
     shared = one.must_match.keys() & other.must_match.keys()
     return sorted(name for name in shared if one.must_match[name] != other.must_match[name])
 
@@ -151,4 +172,8 @@ def _options(result: Result) -> dict[str, Any]:
 def _alike(rows: list[dict[str, Any]]) -> dict[str, Any]:
     names = {name: None for row in rows for name in row}
     values = {name: [row[name] for row in rows if name in row] for name in names}
-    return {name: found[0] for name, found in values.items() if all(value == found[0] for value in found)}
+    return {
+        name: found[0]
+        for name, found in values.items()
+        if all(value == found[0] for value in found)
+    }

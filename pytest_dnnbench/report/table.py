@@ -1,6 +1,8 @@
-"""The terminal's table at the end of a session: a section per model and phase, sized to the terminal.
+"""The terminal's table at the end of a session: a section per model and phase, sized to the
+terminal.
 
-What does not fit goes in this order: half of the gaps, the middle of long names, the columns of least worth (rows.py).
+What does not fit goes in this order: half of the gaps, the middle of long names, the columns of
+least worth (rows.py).
 """
 
 import textwrap
@@ -12,7 +14,7 @@ from pytest_dnnbench.report.rows import AHEAD, CLEAR, Column, Row, Section, colu
 from pytest_dnnbench.report.runs import run_of
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.report.text import cut_middle, pad, width_of
-from pytest_dnnbench.results.record import Record
+from pytest_dnnbench.results.records.record import Record
 
 MARKS = {CLEAR: ">", AHEAD: "~", "": " "}
 
@@ -29,7 +31,8 @@ GAP, LEAST_GAP = 2, 1
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the table and the markup, in pytest's names, that suits it where there are colours."""
+    """One line of the table and the markup, in pytest's names, that suits it where there are
+    colours."""
 
     text: str
     markup: tuple[str, ...] = ()
@@ -38,7 +41,8 @@ class Line:
 def study_of(records: Sequence[Record]) -> Study:
     """The study of one session's records."""
     benchmarks = [
-        {"fullname": f"case {number}", "extra_info": {"dnnbench": record}} for number, record in enumerate(records)
+        {"fullname": f"case {number}", "extra_info": {"dnnbench": record}}
+        for number, record in enumerate(records)
     ]
     return Study([run_of({"benchmarks": benchmarks}, "this session")])
 
@@ -48,7 +52,11 @@ def render(study: Study, width: int = 80) -> list[Line]:
     found = sections(study)
     rows = [row for section in found for row in section.rows]
     if not rows:
-        return [Line(text) for long in ("no case was measured", *_unread(study)) for text in _wrapped(long, width)]
+        return [
+            Line(text)
+            for long in ("no case was measured", *_unread(study))
+            for text in _wrapped(long, width)
+        ]
     layout = _Layout(rows, width)
     lines: list[Line] = []
     for section in found:
@@ -59,7 +67,9 @@ def render(study: Study, width: int = 80) -> list[Line]:
 
 def _wrapped(text: str, width: int) -> list[str]:
     """The text on as many lines as it takes; what cannot be broken is cut."""
-    broken = textwrap.wrap(text, max(20, width), subsequent_indent="    ", break_long_words=False) or [""]
+    broken = textwrap.wrap(
+        text, max(20, width), subsequent_indent="    ", break_long_words=False
+    ) or [""]
     return [cut_middle(line, width) for line in broken]
 
 
@@ -100,8 +110,13 @@ class _Layout:
         return cut_middle(f"{mark} {(' ' * self._gap).join(shown)}".rstrip(), self._width)
 
     def _natural(self, column: Column, rows: Sequence[Row]) -> int:
-        longest = max(len(column.brief or column.head), *(width_of(self._cells[id(row)][column.key]) for row in rows))
-        most = {"framework": NAME_WIDTH, "plan": PLAN_WIDTH, "verdict": VERDICT_WIDTH}.get(column.key)
+        longest = max(
+            len(column.brief or column.head),
+            *(width_of(self._cells[id(row)][column.key]) for row in rows),
+        )
+        most = {"framework": NAME_WIDTH, "plan": PLAN_WIDTH, "verdict": VERDICT_WIDTH}.get(
+            column.key
+        )
         return min(longest, most) if most else longest
 
     def _fit(self) -> None:
@@ -115,11 +130,18 @@ class _Layout:
             self._columns.remove(min(droppable, key=_worth))
 
     def _excess(self) -> int:
-        return 2 + sum(self._widths[one.key] + self._gap for one in self._columns) - self._gap - self._width
+        return (
+            2
+            + sum(self._widths[one.key] + self._gap for one in self._columns)
+            - self._gap
+            - self._width
+        )
 
     def _shorten(self, excess: int) -> bool:
         """Takes the excess from the framework's names, where they can spare it."""
-        spare = self._widths["framework"] - max(MIN_NAME, len("framework"), self._widths["framework"] // 2)
+        spare = self._widths["framework"] - max(
+            MIN_NAME, len("framework"), self._widths["framework"] // 2
+        )
         if spare < excess:
             return False
         self._widths["framework"] -= excess
@@ -139,7 +161,10 @@ def _notes(study: Study, rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     if "throughput_half_width" in keys:
         lines.append("± half of the 95% interval of img/s over launches")
     about: list[tuple[str, Callable[[Row], bool]]] = [
-        ("> clearly the fastest on so many GPUs: 95% intervals over launches", lambda row: row.rank == CLEAR),
+        (
+            "> clearly the fastest on so many GPUs: 95% intervals over launches",
+            lambda row: row.rank == CLEAR,
+        ),
         ("~ ahead, not clearly", lambda row: row.rank == AHEAD),
         ("* more ranks than cores: says nothing about speed", lambda row: row.crowded),
     ]

@@ -9,7 +9,8 @@ def width_of(text: str) -> int:
 
 
 def cut_middle(text: str, width: int) -> str:
-    """The text in at most `width` columns: begin and end, which tell names apart, and an ellipsis between."""
+    """The text in at most `width` columns: begin and end, which tell names apart, and an ellipsis
+    between."""
     if width_of(text) <= width:
         return text
     if width < 3:

@@ -1,7 +1,8 @@
-"""Who wins where, and by how much: within a group and a number of GPUs, the fastest case against each other one.
+"""Who wins where, and by how much: within a group and a number of GPUs, the fastest case against
+each other one.
 
-A winner is clear when the 95% interval of its lead over every rival lies above zero; the intervals are widened for
-the number of rivals (Sidak). Cases of unlike environments are not compared.
+A winner is clear when the 95% interval of its lead over every rival lies above zero; the intervals
+are widened for the number of rivals (Sidak). Cases of unlike environments are not compared.
 """
 
 from dataclasses import dataclass
@@ -10,15 +11,15 @@ from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.spread import Interval, ratio
 from pytest_dnnbench.report.study import Group, Study, unlike
 
-THROUGHPUT = "throughput_img_s"
+THROUGHPUT = "throughput"
 
 
 @dataclass(frozen=True, slots=True)
 class Contest:
     """The outcome on one number of GPUs.
 
-    `lead` is the ratio of throughputs, first / second, in its interval. `clear`: nobody else may be the fastest.
-    `why`: what hinders a comparison, or makes it weaker.
+    `lead` is the ratio of throughputs, first / second, in its interval. `clear`: nobody else may be
+    the fastest. `why`: what hinders a comparison, or makes it weaker.
     """
 
     group: Group
@@ -49,7 +50,9 @@ def _contest(group: Group, gpus: int, runners: list[Result]) -> Contest:
         return Contest(group, gpus, first, why=f"environments differ ({', '.join(facts[:4])})")
     leads = [_lead(first, rival, len(rivals)) for rival in rivals]
     if any(lead is None for lead in leads):
-        return Contest(group, gpus, first, rivals[0], why="an interval takes two launches or more of each case")
+        return Contest(
+            group, gpus, first, rivals[0], why="an interval takes two launches or more of each case"
+        )
     mixed = any(rival.run != first.run for rival in rivals)
     return Contest(
         group,
@@ -58,7 +61,9 @@ def _contest(group: Group, gpus: int, runners: list[Result]) -> Contest:
         rivals[0],
         lead=leads[0],
         clear=all(lead.low > 1 for lead in leads if lead),
-        why="measured in different sessions, whose own noise is not in the interval" if mixed else "",
+        why="measured in different sessions, whose own noise is not in the interval"
+        if mixed
+        else "",
     )
 
 

@@ -10,7 +10,7 @@ from pytest_dnnbench.report.winners import Contest
 
 NOTHING = "-"
 NAMES = {
-    "throughput_img_s": "throughput",
+    "throughput": "throughput",
     "step_time_s": "step time",
     "allocated_peak_bytes": "memory allocated, peak",
     "cached_peak_bytes": "memory cached, peak",
@@ -27,7 +27,9 @@ def amount(value: float | None, unit: str) -> str:
     if value is None:
         return NOTHING
     if unit == "B":
-        return f"{value / 2**30:,.2f} GiB" if abs(value) >= 10 * 2**30 else f"{value / 2**20:,.0f} MiB"
+        return (
+            f"{value / 2**30:,.2f} GiB" if abs(value) >= 10 * 2**30 else f"{value / 2**20:,.0f} MiB"
+        )
     if unit == "s":
         return f"{1e3 * value:,.4g} ms" if abs(value) < 10 else f"{value:,.2f} s"
     if unit == "img/s":
@@ -100,9 +102,15 @@ def headline(found: list[Contest], study: Study) -> list[str]:
 
 
 def environment(study: Study) -> str:
-    """The environment and settings that all cases share, in one line: what a plot's caption says."""
+    """The environment and settings that all cases share, in one line: what a plot's caption
+    says."""
     facts, chosen = study.alike, study.alike_settings
-    gpus = {name for result in study.latest for name in str(result.must_match.get("gpu") or "").split(", ") if name}
+    gpus = {
+        name
+        for result in study.latest
+        for name in str(result.must_match.get("gpu") or "").split(", ")
+        if name
+    }
     parts = [*gpus] if len(gpus) == 1 else []
     parts += [str(facts["cpu"])] if facts.get("cpu") else []
     parts += [f"{facts['cores']} cores"] if facts.get("cores") else []
@@ -114,12 +122,15 @@ def environment(study: Study) -> str:
         "dataset": "{} data",
         "scaling": "{} scaling",
     }
-    parts += [form.format(chosen[name]) for name, form in named.items() if chosen.get(name) is not None]
+    parts += [
+        form.format(chosen[name]) for name, form in named.items() if chosen.get(name) is not None
+    ]
     return ", ".join(parts) or "environments differ: see the page"
 
 
 def caption(study: Study, key: str = "throughput") -> str:
-    """What stands under a plot: what its marks are, unless the plot tells it itself, and where it was measured."""
+    """What stands under a plot: what its marks are, unless the plot tells it itself, and where it
+    was measured."""
     if key == "steps":
         return f"{environment(study)}."
     launches = {len(result.step_time_s) for result in study.latest} or {0}
@@ -133,37 +144,58 @@ def caption(study: Study, key: str = "throughput") -> str:
 
 
 def _rounded(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:,.1f}" if abs(value) >= 100 else f"{value:,.4g}"
+    return (
+        f"{value:,.0f}"
+        if abs(value) >= 1e4
+        else f"{value:,.1f}"
+        if abs(value) >= 100
+        else f"{value:,.4g}"
+    )
 
 
 def facts(found: Mapping[str, Any]) -> str:
     """Names and values in one line, those without a value left out."""
     return plain(
-        ", ".join(f"{name.replace('_', ' ')} {_fact(value)}" for name, value in found.items() if value is not None),
+        ", ".join(
+            f"{name.replace('_', ' ')} {_fact(value)}"
+            for name, value in found.items()
+            if value is not None
+        ),
         2000,
     )
 
 
 def evidence(correctness: Mapping[str, Any]) -> list[str]:
-    """What was checked about the step: the largest deviation of each kind beside its tolerance, and all else told."""
-    deviations, tolerances = (_mapping(correctness.get(key)) for key in ("largest_deviation", "tolerance"))
+    """What was checked about the step: the largest deviation of each kind beside its tolerance, and
+    all else told."""
+    deviations, tolerances = (
+        _mapping(correctness.get(key)) for key in ("largest_deviation", "tolerance")
+    )
     lines = []
     for name, deviation in deviations.items():
         allowed = number(tolerances.get(name))
         within = f", allowed {allowed:.0e}" if allowed is not None else ""
         found = number(deviation)
-        lines.append(f"{name}: largest deviation {'unknown' if found is None else f'{found:.1e}'}{within}")
+        lines.append(
+            f"{name}: largest deviation {'unknown' if found is None else f'{found:.1e}'}{within}"
+        )
     if correctness.get("ranks_agree"):
         lines.append(f"ranks agree {correctness['ranks_agree']}")
     known = {"checked", "largest_deviation", "tolerance", "ranks_agree"}
-    lines += [f"{name.replace('_', ' ')}: {_fact(value)}" for name, value in correctness.items() if name not in known]
+    lines += [
+        f"{name.replace('_', ' ')}: {_fact(value)}"
+        for name, value in correctness.items()
+        if name not in known
+    ]
     return [plain(line) for line in lines[:20]]
 
 
 def against(baseline: Mapping[str, Any]) -> str:
     """The baseline of a verdict."""
     sessions = baseline.get("sessions")
-    counted = f", {sessions} session{'s' if sessions != 1 else ''}" if isinstance(sessions, int) else ""
+    counted = (
+        f", {sessions} session{'s' if sessions != 1 else ''}" if isinstance(sessions, int) else ""
+    )
     return plain(f"{baseline.get('file') or 'a saved run'}{counted}")
 
 
@@ -172,7 +204,9 @@ def judged(verdict: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, entry in list(_mapping(verdict.get("metrics")).items())[:20]:
         one = _mapping(entry)
-        line = f"{NAMES.get(name, name)} {one.get('status', 'unknown')}: {change(one.get('change'))}"
+        line = (
+            f"{NAMES.get(name, name)} {one.get('status', 'unknown')}: {change(one.get('change'))}"
+        )
         ends = one.get("interval")
         if isinstance(ends, list) and len(ends) == 2:
             line += f" ({change(ends[0])} to {change(ends[1])})"
@@ -185,11 +219,21 @@ def judged(verdict: Mapping[str, Any]) -> list[str]:
 
 
 def plan(found: Any) -> list[str]:
-    """How a pipeline was cut, what was predicted of it and what came of it; its operators and ranks are left out."""
-    told = {name: value for name, value in _mapping(found).items() if isinstance(value, (str, int, float))}
+    """How a pipeline was cut, what was predicted of it and what came of it; its operators and ranks
+    are left out."""
+    told = {
+        name: value
+        for name, value in _mapping(found).items()
+        if isinstance(value, (str, int, float))
+    }
     times = [name for name in told if name.endswith("_time_s")]
-    lines = [facts({name: value for name, value in told.items() if name not in times})] if told else []
-    return lines + [f"{name.removesuffix('_s').replace('_', ' ')} {amount(number(told[name]), 's')}" for name in times]
+    lines = (
+        [facts({name: value for name, value in told.items() if name not in times})] if told else []
+    )
+    return lines + [
+        f"{name.removesuffix('_s').replace('_', ' ')} {amount(number(told[name]), 's')}"
+        for name in times
+    ]
 
 
 def _fact(value: Any) -> str:

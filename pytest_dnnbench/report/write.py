@@ -2,17 +2,16 @@
 
     DIR/index.html   table.md   table.csv   plots/throughput.png   plots/throughput-1.svg ...
 
-File names are ours, never a record's. Each file is replaced whole; the page comes last, so that it never names a
-file that is not there.
+File names are ours, never a record's. Each file is replaced whole; the page comes last, so that it
+never names a file that is not there.
 """
 
-import os
 import re
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.report import words
 from pytest_dnnbench.report.canvas import png_sheet, require_matplotlib, svg_panel
 from pytest_dnnbench.report.page import Drawn, render
@@ -26,7 +25,8 @@ _OURS = re.compile(r"(throughput|speedup|memory|steps|history)(\.png|-\d+\.svg)"
 
 
 def check_writable(directory: Path) -> None:
-    """Makes the folder. Raises UsageError when a report could not be written: no matplotlib, or no such folder."""
+    """Makes the folder. Raises UsageError when a report could not be written: no matplotlib, or no
+    such folder."""
     require_matplotlib()
     try:
         directory.joinpath(PLOTS).mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,8 @@ def check_writable(directory: Path) -> None:
 
 
 def write_report(study: Study, directory: Path, title: str = "Benchmark report") -> Path:
-    """Writes all files and returns the page. Raises UsageError when the folder cannot be written to."""
+    """Writes all files and returns the page. Raises UsageError when the folder cannot be written
+    to."""
     check_writable(directory)
     caption, found = words.caption(study), sections(study)
     try:
@@ -56,28 +57,21 @@ def write_report(study: Study, directory: Path, title: str = "Benchmark report")
     return page
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Puts the content in the file's place at once."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".new")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), 0o644)
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise
-
-
 def _write_plot(plot: Plot, caption: str, directory: Path) -> Drawn:
     if not plot.panels:
         return Drawn(plot, (), ())
     svgs = tuple(
-        svg_panel(panel.draw, f"{plot.key}-{number}", panel.title) for number, panel in enumerate(plot.panels, 1)
+        svg_panel(panel.draw, f"{plot.key}-{number}", panel.title)
+        for number, panel in enumerate(plot.panels, 1)
     )
-    files = [f"{PLOTS}/{plot.key}.png", *(f"{PLOTS}/{plot.key}-{number}.svg" for number in range(1, len(svgs) + 1))]
-    contents = [png_sheet([panel.draw for panel in plot.panels], caption), *(svg.encode() for svg in svgs)]
+    files = [
+        f"{PLOTS}/{plot.key}.png",
+        *(f"{PLOTS}/{plot.key}-{number}.svg" for number in range(1, len(svgs) + 1)),
+    ]
+    contents = [
+        png_sheet([panel.draw for panel in plot.panels], caption),
+        *(svg.encode() for svg in svgs),
+    ]
     for name, content in zip(files, contents, strict=True):
         replace_file(directory / name, content)
     return Drawn(plot, svgs, tuple(files))
@@ -91,4 +85,6 @@ def _remove_others(directory: Path, written: set[str]) -> None:
 
 
 def _unwritable(directory: Path, error: OSError) -> UsageError:
-    return UsageError(f"{directory} cannot be written to ({error.strerror}): give another folder for the report")
+    return UsageError(
+        f"{directory} cannot be written to ({error.strerror}): give another folder for the report"
+    )

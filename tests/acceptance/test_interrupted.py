@@ -1,4 +1,5 @@
-"""A session that is stopped, killed, or cannot save: nothing hangs, no rank is left, nothing measured is lost."""
+"""A session that is stopped, killed, or cannot save: nothing hangs, no rank is left, nothing
+measured is lost."""
 
 import json
 import os
@@ -48,12 +49,25 @@ TINY = "--dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-frameworks si
 
 
 def command(*more: str) -> list[str]:
-    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *TINY.split(), "--dnn-launches", "1", *more]
+    return [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        *TINY.split(),
+        "--dnn-launches",
+        "1",
+        *more,
+    ]
 
 
 @pytest.fixture
-def start(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """Starts a session whose last test stays; returns it with the process ids of its ranks, once they are there."""
+def start(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
+    """Starts a session whose last test stays; returns it with the process ids of its ranks, once
+    they are there."""
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(test_cases=CASES)
@@ -65,7 +79,9 @@ def start(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterato
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def begin(*more: str) -> tuple[subprocess.Popen[str], list[int]]:
-        session = subprocess.Popen(command(*more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        session = subprocess.Popen(
+            command(*more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         running.append(session)
         deadline = time.monotonic() + 120
         while len(texts := [path.read_text() for path in pids.iterdir()]) < 2 or not all(texts):
@@ -128,7 +144,9 @@ def test_ranks_of_a_killed_session_end_by_themselves_and_leave_nothing_behind(
 
 def run(*more: str, preamble: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     line = ["sh", "-c", f'{preamble} exec "$@"', "sh", *command(*more, "-k", "measured")]
-    return subprocess.run(line, capture_output=True, text=True, env={**os.environ, **environment}, timeout=300)
+    return subprocess.run(
+        line, capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
+    )
 
 
 def kept(output: str) -> list[str]:
@@ -150,7 +168,9 @@ def test_a_full_disk_loses_nothing_that_was_measured(start: Any, pytester: pytes
     assert kept(result.stdout) == ["single"]
 
 
-def test_a_storage_that_cannot_be_written_loses_nothing(start: Any, pytester: pytest.Pytester) -> None:
+def test_a_storage_that_cannot_be_written_loses_nothing(
+    start: Any, pytester: pytest.Pytester
+) -> None:
     (pytester.path / "storage").write_text("a file where a folder should be")
     result = run("--benchmark-autosave", "--benchmark-storage", "storage")
     assert result.returncode == pytest.ExitCode.INTERNAL_ERROR, result.stdout + result.stderr
@@ -165,4 +185,6 @@ def test_a_killed_fork_server_fails_its_case_and_no_other(
     pytester.makepyfile(test_cases=SERVER_DIES)
     result = pytester.runpytest_subprocess("--dnn-device", "cpu", "--dnn-timeout", "120")
     result.assert_outcomes(passed=3, failed=1)
-    result.stdout.fnmatch_lines(["*LaunchError: the fork server has died*the next launch starts a new one*"])
+    result.stdout.fnmatch_lines(
+        ["*LaunchError: the fork server has died*the next launch starts a new one*"]
+    )

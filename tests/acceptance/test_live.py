@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dnnbench.live import shows
+from pytest_dnnbench.session.progress import shows
 
 CASES = """
 def test_train(framework, model, gpus, process_group, dnnbench):
@@ -42,7 +42,9 @@ def in_terminal(command: list[str], columns: int = 120) -> str:
     """What the command writes to a terminal of so many columns."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    ) as process:
         os.close(theirs)
         written = bytearray()
         try:
@@ -87,7 +89,9 @@ class Screen:
 
 
 @pytest.mark.parametrize("options", [("-v", "--color=no"), ("-s",)], ids=" ".join)
-def test_a_terminal_has_a_status_line_that_leaves_nothing_behind(command: list[str], options: tuple[str, ...]) -> None:
+def test_a_terminal_has_a_status_line_that_leaves_nothing_behind(
+    command: list[str], options: tuple[str, ...]
+) -> None:
     columns = 75
     written = in_terminal([*command, *options], columns)
     for launch in (1, 2):
@@ -96,7 +100,9 @@ def test_a_terminal_has_a_status_line_that_leaves_nothing_behind(command: list[s
     assert max(map(len, re.findall(r"\r\n([^\r\n]*)\x1b\[K", written))) < columns
     shown = Screen(written).lines
     assert not [line for line in shown if "launch 1 of 2" in line or "launch 2 of 2" in line]
-    assert [line for line in shown if re.fullmatch(r"(\.|test_cases.py::.* PASSED) +\[100%\]|\.", line)], shown
+    assert [
+        line for line in shown if re.fullmatch(r"(\.|test_cases.py::.* PASSED) +\[100%\]|\.", line)
+    ], shown
     assert any("1 passed" in line for line in shown)
     if "--color=no" in options:
         assert not re.search(r"\x1b\[\d*m", written)
@@ -105,11 +111,15 @@ def test_a_terminal_has_a_status_line_that_leaves_nothing_behind(command: list[s
 def test_a_pipe_gets_a_plain_line_per_early_launch_and_no_control_characters(
     command: list[str], pytester: pytest.Pytester
 ) -> None:
-    answer = pytester.run(*command, "--dnn-models", "tests.tiny_models:Diverging,tests.tiny_models:tiny")
+    answer = pytester.run(
+        *command, "--dnn-models", "tests.tiny_models:Diverging,tests.tiny_models:tiny"
+    )
     assert answer.ret == pytest.ExitCode.TESTS_FAILED
     written = answer.stdout.str()
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", written)
-    told = re.findall(r"dnnbench: case \d of 2, test_train\[single-tests.tiny_models:(.*)-1gpu\]: (.*)\n", written)
+    told = re.findall(
+        r"dnnbench: case \d of 2, test_train\[single-tests.tiny_models:(.*)-1gpu\]: (.*)\n", written
+    )
     assert [name for name, _ in told] == ["Diverging", "tiny"]
     assert re.fullmatch(r"failed, " + LEFT, told[0][1])
     assert re.fullmatch(r"[\d,.]+ img/s, " + LEFT, told[1][1])
@@ -129,7 +139,9 @@ def test_the_option_and_quietness_decide(
 
 
 @pytest.mark.parametrize("options", [("-p", "no:terminal"), ("-n", "1")], ids=" ".join)
-def test_progress_is_silent_where_there_is_no_terminal_reporter(command: list[str], options: tuple[str, ...]) -> None:
+def test_progress_is_silent_where_there_is_no_terminal_reporter(
+    command: list[str], options: tuple[str, ...]
+) -> None:
     answer = subprocess.run([*command, *options], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "dnnbench: case" not in answer.stdout

@@ -49,11 +49,16 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def records(path: Path) -> dict[str, dict[str, Any]]:
     saved = json.loads(path.read_text())
-    return {bench["name"]: bench["extra_info"]["dnnbench"] | {"stats": bench["stats"]} for bench in saved["benchmarks"]}
+    return {
+        bench["name"]: bench["extra_info"]["dnnbench"] | {"stats": bench["stats"]}
+        for bench in saved["benchmarks"]
+    }
 
 
 def test_cases_are_listed_by_readable_ids_without_torch(run: Any) -> None:
-    listed = run("--collect-only", "-q", "--dnn-models", "resnet50", "--dnn-frameworks", "single,ddp")
+    listed = run(
+        "--collect-only", "-q", "--dnn-models", "resnet50", "--dnn-frameworks", "single,ddp"
+    )
     names = [line.split("::")[1] for line in listed.outlines if "::" in line]
     assert names == [
         "test_train[single-resnet50-1gpu]",
@@ -70,16 +75,34 @@ def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.P
     found = records(pytester.path / "out.json")
     record = found["test_train[ddp-tests.tiny_models:tiny-2gpu]"]
     assert record["schema"] == 1
-    assert {"framework", "model", "gpus", "phase", "dataset", "batch_size", "global_batch_size", "image_size"} <= set(
+    assert {
+        "framework",
+        "model",
+        "gpus",
+        "phase",
+        "dataset",
+        "batch_size",
+        "samples_per_update",
+        "image_size",
+    } <= set(record["case"])
+    assert {"precision", "scaling", "device", "launcher", "seed", "oversubscribed"} <= set(
         record["case"]
     )
-    assert {"precision", "scaling", "device", "launcher", "seed", "oversubscribed"} <= set(record["case"])
-    assert record["case"]["global_batch_size"] == 16
+    assert record["case"]["samples_per_update"] == 16
     assert set(record["metrics"]) == {
-        *("throughput_img_s", "step_time_s", "resident_peak_bytes", "speedup", "scaling_efficiency", "loss"),
+        *(
+            "throughput",
+            "step_time_s",
+            "resident_peak_bytes",
+            "speedup",
+            "scaling_efficiency",
+            "loss",
+        ),
         "yardstick_s",
     }
-    assert record["metrics"]["yardstick_s"]["per_launch"] == [one["yardstick_s"] for one in record["launches"]]
+    assert record["metrics"]["yardstick_s"]["per_launch"] == [
+        one["yardstick_s"] for one in record["launches"]
+    ]
     assert record["metrics"]["yardstick_s"]["value"] > 0
     for metric in record["metrics"].values():
         # "disturbed" is there where others used the machine.
@@ -89,14 +112,20 @@ def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.P
     flat = [time for launch in record["launches"] for time in launch["step_time_s"]]
     assert record["stats"]["data"] == flat
     assert {"torch", "cpu", "threads_per_rank"} <= set(record["environment"]["must_match"])
-    assert record["correctness"]["largest_deviation"].keys() == {"gradients", "parameters", "buffers"}
+    assert record["correctness"]["largest_deviation"].keys() == {
+        "gradients",
+        "parameters",
+        "buffers",
+    }
     assert {"thresholds", "plan", "verdict"} <= set(record)
     slowest_s = [max(launch["rank_wall_s"]) for launch in record["launches"]]
-    rates = record["metrics"]["throughput_img_s"]["per_launch"]
+    rates = record["metrics"]["throughput"]["per_launch"]
     assert rates == pytest.approx([2 * 8 * 3 / wall_s for wall_s in slowest_s])
-    # Each step counts its slowest rank, so together they are no less than any rank's time but for the clock's reading.
+    # Each step counts its slowest rank, so together they are no less than any rank's time but for
+    # the clock's reading.
     assert all(
-        sum(launch["step_time_s"]) > 0.5 * wall_s for launch, wall_s in zip(record["launches"], slowest_s, strict=True)
+        sum(launch["step_time_s"]) > 0.5 * wall_s
+        for launch, wall_s in zip(record["launches"], slowest_s, strict=True)
     )
 
 
@@ -110,9 +139,26 @@ def test_pytest_benchmarks_own_command_reads_the_file(run: Any, pytester: pytest
 
 def test_digits_are_learnt_and_the_split_is_on_record(run: Any, pytester: pytest.Pytester) -> None:
     write_pair(pytester.path, "t10k", 1400, compress=True)
-    mnist = ("--dnn-dataset", "mnist", "--dnn-data-dir", ".", "--dnn-batch-size", "32", "--dnn-steps", "40")
+    mnist = (
+        "--dnn-dataset",
+        "mnist",
+        "--dnn-data-dir",
+        ".",
+        "--dnn-batch-size",
+        "32",
+        "--dnn-steps",
+        "40",
+    )
     result = run(
-        *mnist, "--dnn-frameworks", "ddp", "--dnn-launches", "1", "-k", "train", "--benchmark-json", "out.json"
+        *mnist,
+        "--dnn-frameworks",
+        "ddp",
+        "--dnn-launches",
+        "1",
+        "-k",
+        "train",
+        "--benchmark-json",
+        "out.json",
     )
     result.assert_outcomes(passed=2, deselected=2)
     for record in records(pytester.path / "out.json").values():
@@ -134,7 +180,9 @@ def test_the_table_compares_frameworks(run: Any) -> None:
     )
 
 
-def test_a_wrong_step_fails_its_case_alone_and_is_not_recorded(run: Any, pytester: pytest.Pytester) -> None:
+def test_a_wrong_step_fails_its_case_alone_and_is_not_recorded(
+    run: Any, pytester: pytest.Pytester
+) -> None:
     pytester.makeconftest(
         GUARD
         + "from pytest_dnnbench.catalog import FrameworkSpec\n"
@@ -143,12 +191,18 @@ def test_a_wrong_step_fails_its_case_alone_and_is_not_recorded(run: Any, pyteste
     )
     result = run("--dnn-frameworks", "single,broken", "-k", "train", "--benchmark-json", "out.json")
     result.assert_outcomes(passed=1, failed=1, deselected=2)
-    result.stdout.fnmatch_lines(["*WrongResult: broken-*the step is wrong, so it was not timed: rank 0: gradients*"])
-    assert list(records(pytester.path / "out.json")) == ["test_train[single-tests.tiny_models:tiny-1gpu]"]
+    result.stdout.fnmatch_lines(
+        ["*WrongResult: broken-*the step is wrong, so it was not timed: rank 0: gradients*"]
+    )
+    assert list(records(pytester.path / "out.json")) == [
+        "test_train[single-tests.tiny_models:tiny-1gpu]"
+    ]
 
 
 def test_a_loss_that_is_no_number_is_no_result(run: Any) -> None:
-    result = run("--dnn-frameworks", "single", "--dnn-models", "tests.tiny_models:Diverging", "-k", "train")
+    result = run(
+        "--dnn-frameworks", "single", "--dnn-models", "tests.tiny_models:Diverging", "-k", "train"
+    )
     result.assert_outcomes(failed=1, deselected=1)
     result.stdout.fnmatch_lines(["*the loss of step 0 is nan: the run diverged*"])
 
@@ -173,18 +227,32 @@ def test_a_hanging_case_fails_in_time_and_the_session_goes_on(
 
 
 def test_a_failure_is_told_once(run: Any) -> None:
-    result = run("--dnn-frameworks", "single", "--dnn-models", "tests.tiny_models:Diverging", "-k", "train", "-rN")
+    result = run(
+        "--dnn-frameworks",
+        "single",
+        "--dnn-models",
+        "tests.tiny_models:Diverging",
+        "-k",
+        "train",
+        "-rN",
+    )
     assert result.stdout.str().count("WrongResult: rank 0") == 1
 
 
-def test_without_timing_cases_run_and_nothing_is_recorded(run: Any, pytester: pytest.Pytester) -> None:
-    result = run("--dnn-frameworks", "single,ddp", "--benchmark-disable", "--benchmark-json", "out.json")
+def test_without_timing_cases_run_and_nothing_is_recorded(
+    run: Any, pytester: pytest.Pytester
+) -> None:
+    result = run(
+        "--dnn-frameworks", "single,ddp", "--benchmark-disable", "--benchmark-json", "out.json"
+    )
     result.assert_outcomes(passed=6)
     assert not (pytester.path / "out.json").exists()
     assert "img/s" not in result.stdout.str()
 
 
-def test_a_framework_that_is_not_installed_is_skipped_with_its_command(run: Any, pytester: pytest.Pytester) -> None:
+def test_a_framework_that_is_not_installed_is_skipped_with_its_command(
+    run: Any, pytester: pytest.Pytester
+) -> None:
     pytester.makeconftest(
         "from pytest_dnnbench.catalog import FrameworkSpec\n"
         "def pytest_dnnbench_frameworks():\n"
@@ -192,11 +260,15 @@ def test_a_framework_that_is_not_installed_is_skipped_with_its_command(run: Any,
     )
     result = run("--dnn-frameworks", "absent", "-k", "train", "-rs")
     result.assert_outcomes(skipped=2, deselected=2)
-    result.stdout.fnmatch_lines(["*absent needs no_such_module, which is not installed: run `make absent`*"])
+    result.stdout.fnmatch_lines(
+        ["*absent needs no_such_module, which is not installed: run `make absent`*"]
+    )
 
 
 def test_oversubscription_is_marked(run: Any, pytester: pytest.Pytester) -> None:
-    run("--dnn-frameworks", "ddp", "--dnn-gpu-counts", "65", "--collect-only", "-q").stdout.fnmatch_lines(["*-65gpu*"])
+    run(
+        "--dnn-frameworks", "ddp", "--dnn-gpu-counts", "65", "--collect-only", "-q"
+    ).stdout.fnmatch_lines(["*-65gpu*"])
     from pytest_dnnbench.controller.devices import Machine
 
     machine = Machine("cpu", (), None, cores=2, cpu="", why="")

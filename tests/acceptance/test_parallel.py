@@ -1,4 +1,5 @@
-"""pytest-xdist: without --dnn-parallel nothing is timed; with it, one valid file comes of all workers."""
+"""pytest-xdist: without --dnn-parallel nothing is timed; with it, one valid file comes of all
+workers."""
 
 import json
 import subprocess
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dnnbench.parallel import pack, unpack
+from pytest_dnnbench.session.xdist import pack, unpack
 
 CASES = """
 def test_train(framework, model, gpus, process_group, dnnbench):
@@ -29,7 +30,15 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_workers_measure_and_one_file_is_saved(run: Any, pytester: pytest.Pytester) -> None:
-    result = run("-n", "2", "--dnn-parallel", "--dnn-frameworks", "single,ddp", "--benchmark-json", "out.json")
+    result = run(
+        "-n",
+        "2",
+        "--dnn-parallel",
+        "--dnn-frameworks",
+        "single,ddp",
+        "--benchmark-json",
+        "out.json",
+    )
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["*single *1.00x*"])
     assert "nothing was timed" not in result.stdout.str()
@@ -40,17 +49,23 @@ def test_workers_measure_and_one_file_is_saved(run: Any, pytester: pytest.Pytest
         record = benchmark["extra_info"]["dnnbench"]
         assert record["case"]["parallel"] is True
         assert len(record["launches"]) == 3
-        assert benchmark["stats"]["data"] == [time for launch in record["launches"] for time in launch["step_time_s"]]
+        assert benchmark["stats"]["data"] == [
+            time for launch in record["launches"] for time in launch["step_time_s"]
+        ]
         assert {"speedup", "scaling_efficiency"} <= set(record["metrics"])
     command = [sys.executable, "-m", "pytest_benchmark", "compare", "out.json"]
     answer = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
 
 
-def test_without_the_option_cases_are_proven_and_the_session_says_so(run: Any, pytester: pytest.Pytester) -> None:
+def test_without_the_option_cases_are_proven_and_the_session_says_so(
+    run: Any, pytester: pytest.Pytester
+) -> None:
     result = run("-n", "2", "--dnn-frameworks", "single", "--benchmark-json", "out.json")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["dnnbench: nothing was timed under -n, only proven (1 case); *--dnn-parallel*"])
+    result.stdout.fnmatch_lines(
+        ["dnnbench: nothing was timed under -n, only proven (1 case); *--dnn-parallel*"]
+    )
     assert not (pytester.path / "out.json").exists()
 
 
@@ -71,7 +86,9 @@ def test_a_benchmark_survives_the_way_from_worker_to_controller(pytester: pytest
     assert not again.has_error
 
 
-def test_the_share_of_a_worker_that_dies_is_measured_by_another(run: Any, pytester: pytest.Pytester) -> None:
+def test_the_share_of_a_worker_that_dies_is_measured_by_another(
+    run: Any, pytester: pytest.Pytester
+) -> None:
     train = CASES.partition("def test_plain")[0]
     pytester.makepyfile(test_cases=train + train.replace("train", "validate"))
     pytester.makeconftest(
@@ -86,14 +103,18 @@ def test_the_share_of_a_worker_that_dies_is_measured_by_another(run: Any, pytest
         """
     )
     options = ("--dnn-gpu-counts", "1", "--dnn-frameworks", "single,ddp")
-    result = run("-n", "2", "--dnn-parallel", "--dnn-launches", "2", *options, "--benchmark-json", "out.json")
+    result = run(
+        "-n", "2", "--dnn-parallel", "--dnn-launches", "2", *options, "--benchmark-json", "out.json"
+    )
     found = json.loads((pytester.path / "out.json").read_text())["benchmarks"]
     assert [len(one["extra_info"]["dnnbench"]["launches"]) for one in found] == [2, 2, 2]
     result.stdout.fnmatch_lines(["*worker 'gw1' crashed while running*"])
     result.assert_outcomes(passed=3, failed=1)
 
 
-def test_two_sessions_take_turns_on_the_cores(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_sessions_take_turns_on_the_cores(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = Path(__file__).resolve().parents[2]
     monkeypatch.setenv("PYTHONPATH", str(root))
     monkeypatch.setenv("DNNBENCH_LEASE_DIR", str(pytester.path / "leases"))
@@ -107,8 +128,20 @@ def test_two_sessions_take_turns_on_the_cores(pytester: pytest.Pytester, monkeyp
             process_group(2).run(programs.alone, str(request.config.rootpath))
         """
     )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--dnn-device", "cpu"]
-    sessions = [subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--dnn-device",
+        "cpu",
+    ]
+    sessions = [
+        subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     for session in sessions:
         output, _ = session.communicate()
         assert session.returncode == 0, output

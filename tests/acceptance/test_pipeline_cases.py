@@ -13,19 +13,32 @@ MODEL = "tests.pipeline.models:residual"
 
 @pytest.fixture
 def pipelines(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:  # noqa: F811 - the fixture above
-    """Runs the cases with a small model that has places to cut; profiles are kept in the test's folder."""
+    """Runs the cases with a small model that has places to cut; profiles are kept in the test's
+    folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return lambda *arguments: run("--dnn-models", MODEL, "--dnn-launches", "2", *arguments)
 
 
-def test_pipelines_stand_beside_the_other_frameworks(pipelines: Any, pytester: pytest.Pytester) -> None:
-    result = pipelines("--dnn-frameworks", "single,pipedream", "--dnn-bandwidth", "1e12", "--benchmark-json", "o.json")
+def test_pipelines_stand_beside_the_other_frameworks(
+    pipelines: Any, pytester: pytest.Pytester
+) -> None:
+    result = pipelines(
+        "--dnn-frameworks",
+        "single,pipedream",
+        "--dnn-bandwidth",
+        "1e12",
+        "--benchmark-json",
+        "o.json",
+    )
     result.assert_outcomes(passed=6)
     result.stdout.fnmatch_lines(
         ["*pipedream * 2 *x*%*", "plans (replicas of each stage)", "*pipedream*, 2 GPUs, train: *"]
     )
     made = records(pytester.path / "o.json")
-    assert {name.partition("[")[2] for name in made} >= {f"pipedream-{MODEL}-1gpu]", f"pipedream-{MODEL}-2gpu]"}
+    assert {name.partition("[")[2] for name in made} >= {
+        f"pipedream-{MODEL}-1gpu]",
+        f"pipedream-{MODEL}-2gpu]",
+    }
     record = made[f"test_train[pipedream-{MODEL}-2gpu]"]
     assert record["plan"]["decided_by"] == "planner"
     assert {"bubble_fraction", "bubble_fraction_ideal", "speedup"} <= set(record["metrics"])
@@ -39,16 +52,38 @@ def test_pipelines_stand_beside_the_other_frameworks(pipelines: Any, pytester: p
         assert rank["peak_bytes"] > rank["stash_bytes"] >= 0
         assert rank["planned_memory_bytes"] > 0
     assert record["case"]["batch_size"] == 8
-    assert record["case"]["global_batch_size"] == 8 * max(stage["replicas"] for stage in plan["stages"])
-    speedup = record["metrics"]["throughput_img_s"]["per_launch"][0]
-    single = made[f"test_train[single-{MODEL}-1gpu]"]["metrics"]["throughput_img_s"]["per_launch"][0]
+    assert record["case"]["samples_per_update"] == 8 * max(
+        stage["replicas"] for stage in plan["stages"]
+    )
+    speedup = record["metrics"]["throughput"]["per_launch"][0]
+    single = made[f"test_train[single-{MODEL}-1gpu]"]["metrics"]["throughput"]["per_launch"][0]
     assert record["metrics"]["speedup"]["per_launch"][0] == pytest.approx(speedup / single)
 
 
-def test_a_forced_shape_runs_on_the_counts_that_it_fills(pipelines: Any, pytester: pytest.Pytester) -> None:
+def test_a_forced_shape_runs_on_the_counts_that_it_fills(
+    pipelines: Any, pytester: pytest.Pytester
+) -> None:
     write_pair(pytester.path, "t10k", 1400, compress=True)
-    mnist = ("--dnn-dataset", "mnist", "--dnn-data-dir", ".", "--dnn-batch-size", "32", "--dnn-steps", "20")
-    shape = ("--gpus", "3", "--dnn-stages", "2-1", "--dnn-frameworks", "single,pipedream", "-k", "train")
+    mnist = (
+        "--dnn-dataset",
+        "mnist",
+        "--dnn-data-dir",
+        ".",
+        "--dnn-batch-size",
+        "32",
+        "--dnn-steps",
+        "20",
+    )
+    shape = (
+        "--gpus",
+        "3",
+        "--dnn-stages",
+        "2-1",
+        "--dnn-frameworks",
+        "single,pipedream",
+        "-k",
+        "train",
+    )
     result = pipelines(*mnist, *shape, "--dnn-launches", "1", "--benchmark-json", "o.json")
     result.assert_outcomes(passed=2, deselected=2)
     record = records(pytester.path / "o.json")[f"test_train[pipedream-{MODEL}-3gpu]"]
@@ -62,15 +97,29 @@ def test_a_forced_shape_runs_on_the_counts_that_it_fills(pipelines: Any, pyteste
     assert "cut from the 1400-image set" in record["case"]["data"]["split"]
 
 
-def test_the_variants_are_named_to_be_run_and_step_by_updates(pipelines: Any, pytester: pytest.Pytester) -> None:
+def test_the_variants_are_named_to_be_run_and_step_by_updates(
+    pipelines: Any, pytester: pytest.Pytester
+) -> None:
     listed = pipelines("--collect-only", "-q")
     assert "pipedream-tests" in listed.stdout.str()
     assert "pipedream-flush" not in listed.stdout.str()
-    assert "pipedream-flush" in pipelines("--collect-only", "-q", "--dnn-frameworks", "all").stdout.str()
-    named = ("--dnn-frameworks", "pipedream-2bw,pipedream-flush", "--dnn-stages", "2", "-k", "train")
-    pipelines(*named, "--dnn-launches", "1", "--benchmark-json", "o.json").assert_outcomes(passed=2, deselected=2)
+    assert (
+        "pipedream-flush"
+        in pipelines("--collect-only", "-q", "--dnn-frameworks", "all").stdout.str()
+    )
+    named = (
+        "--dnn-frameworks",
+        "pipedream-2bw,pipedream-flush",
+        "--dnn-stages",
+        "2",
+        "-k",
+        "train",
+    )
+    pipelines(*named, "--dnn-launches", "1", "--benchmark-json", "o.json").assert_outcomes(
+        passed=2, deselected=2
+    )
     made = records(pytester.path / "o.json")
-    assert {name: record["case"]["global_batch_size"] for name, record in made.items()} == {
+    assert {name: record["case"]["samples_per_update"] for name, record in made.items()} == {
         f"test_train[pipedream-2bw-{MODEL}-2gpu]": 16,
         f"test_train[pipedream-flush-{MODEL}-2gpu]": 16,
     }
@@ -81,12 +130,21 @@ def test_the_variants_are_named_to_be_run_and_step_by_updates(pipelines: Any, py
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--dnn-stages", "2-1"), "pipedream with --dnn-stages 2-1 fits none of the device counts 1, 2: change it"),
-        (("--dnn-stages", "two"), "stages 'two': write a number of stages, or replicas of each as in 2-1, or auto"),
+        (
+            ("--dnn-stages", "2-1"),
+            "pipedream with --dnn-stages 2-1 fits none of the device counts 1, 2: change it",
+        ),
+        (
+            ("--dnn-stages", "two"),
+            "stages 'two': write a number of stages, or replicas of each as in 2-1, or auto",
+        ),
         (("--dnn-microbatches", "-1"), "--dnn-microbatches is -1: give at least 1"),
         (("--dnn-bandwidth", "inf"), "--dnn-bandwidth is inf: give bytes per second"),
         (("--dnn-plan", "nowhere.json"), "plan nowhere.json cannot be read"),
-        (("--gpus", "3", "--dnn-stages", "3", "--dnn-microbatches", "1"), "2BW on 1-1-1 needs at least 2 microbatches"),
+        (
+            ("--gpus", "3", "--dnn-stages", "3", "--dnn-microbatches", "1"),
+            "2BW on 1-1-1 needs at least 2 microbatches",
+        ),
     ],
 )
 def test_bad_options_are_refused_before_anything_starts(
@@ -99,7 +157,14 @@ def test_bad_options_are_refused_before_anything_starts(
 
 
 def test_a_model_with_too_few_places_to_cut_fails_its_case_in_one_line(pipelines: Any) -> None:
-    two_layers = ("--dnn-models", "tests.pipeline.models:two_layers", "--gpus", "4", "--dnn-stages", "4")
+    two_layers = (
+        "--dnn-models",
+        "tests.pipeline.models:two_layers",
+        "--gpus",
+        "4",
+        "--dnn-stages",
+        "4",
+    )
     result = pipelines("--dnn-frameworks", "single,pipedream", "-k", "train", *two_layers)
     result.assert_outcomes(passed=1, failed=1, deselected=2)
     result.stdout.fnmatch_lines(

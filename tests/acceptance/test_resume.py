@@ -13,7 +13,7 @@ def test_train(framework, model, gpus, process_group, dnnbench):
 COUNTING = """
 import os, pytest
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import MEASURE
+from pytest_dnnbench.controller.case_run import MEASURE
 
 launch, done = Ranks.launch, []
 
@@ -65,10 +65,13 @@ def test_a_session_interrupted_in_its_second_round_is_finished_and_merged(
     second.stdout.fnmatch_lines(["*3 launches are taken from*", "launches measured: 3"])
     assert not journal.exists()
     records = [
-        one["extra_info"]["dnnbench"] for one in json.loads((pytester.path / "out.json").read_text())["benchmarks"]
+        one["extra_info"]["dnnbench"]
+        for one in json.loads((pytester.path / "out.json").read_text())["benchmarks"]
     ]
     assert [len(record["launches"]) for record in records] == [3, 3]
     ends = kept[0]["reports"][0]["step_end_s"]
     befores = [kept[0]["reports"][0]["window_start_s"], *ends]
-    assert records[0]["launches"][0]["step_time_s"] == [end - start for start, end in zip(befores, ends, strict=False)]
+    assert records[0]["launches"][0]["step_time_s"] == [
+        end - start for start, end in zip(befores, ends, strict=False)
+    ]
     assert all(record["correctness"]["checked"] for record in records)

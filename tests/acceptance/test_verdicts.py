@@ -68,14 +68,21 @@ def stored(run: Any, pytester: pytest.Pytester, three_sessions: Path) -> Any:
     return run
 
 
-def test_the_case_that_got_slower_fails_alone_with_its_figures(stored: Any, pytester: pytest.Pytester) -> None:
-    result = stored("--dnn-baseline=latest", "--benchmark-save=today", "--junitxml=out.xml", FAKE_LEVELS={"single": 80})
+def test_the_case_that_got_slower_fails_alone_with_its_figures(
+    stored: Any, pytester: pytest.Pytester
+) -> None:
+    result = stored(
+        "--dnn-baseline=latest",
+        "--benchmark-save=today",
+        "--junitxml=out.xml",
+        FAKE_LEVELS={"single": 80},
+    )
     result.assert_outcomes(passed=2, failed=1, deselected=3)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
             "regressed: single-resnet18-1gpu (train), against 0003_nightly.json, the last 3 sessions",
-            "  throughput_img_s: baseline * img/s, now * img/s, -20.0?%",
+            "  throughput: baseline * img/s, now * img/s, -20.0?%",
             "    95% interval -*% to -*%, limit -*% (default*), over 99.99% sure",
             "    measured again in 3 fresh launches: * img/s, * img/s, * img/s",
             "  others: allocated_peak_bytes ok, cached_peak_bytes ok",
@@ -89,73 +96,106 @@ def test_the_case_that_got_slower_fails_alone_with_its_figures(stored: Any, pyte
     assert [one["status"] for one in verdicts.values()] == ["regressed", "ok", "ok"]
     worse = verdicts[TRAIN.format("single", 1)]
     assert worse["against"]["sessions"] == 3
-    assert worse["metrics"]["throughput_img_s"]["change"] == pytest.approx(-0.2, abs=0.01)
-    assert len(worse["confirmation"]["per_launch"]["throughput_img_s"]) == 3
-    assert worse["confirmation"]["first"]["throughput_img_s"]["status"] == "regressed"
+    assert worse["metrics"]["throughput"]["change"] == pytest.approx(-0.2, abs=0.01)
+    assert len(worse["confirmation"]["per_launch"]["throughput"]) == 3
+    assert worse["confirmation"]["first"]["throughput"]["status"] == "regressed"
 
 
-def test_a_regressed_session_is_never_the_next_baseline_unless_accepted(stored: Any, pytester: pytest.Pytester) -> None:
+def test_a_regressed_session_is_never_the_next_baseline_unless_accepted(
+    stored: Any, pytester: pytest.Pytester
+) -> None:
     slow = {"FAKE_LEVELS": {"ddp": 80}}
     for _ in range(2):
         result = stored("--dnn-baseline=latest", "--benchmark-save=nightly", **slow)
         result.assert_outcomes(passed=1, failed=2, deselected=3)
-    result.stdout.fnmatch_lines(["passed over: 0004_nightly.json: its session failed (*ddp* and 1 more)"])
-    result = stored("--dnn-baseline=latest", "--benchmark-save=nightly", "--dnn-accept", "a safer all-reduce", **slow)
+    result.stdout.fnmatch_lines(
+        ["passed over: 0004_nightly.json: its session failed (*ddp* and 1 more)"]
+    )
+    result = stored(
+        "--dnn-baseline=latest",
+        "--benchmark-save=nightly",
+        "--dnn-accept",
+        "a safer all-reduce",
+        **slow,
+    )
     result.assert_outcomes(passed=3, deselected=3)
     result.stdout.fnmatch_lines(["accepted: *ddp*: a safer all-reduce"])
     accepted = saved(pytester, 6)["dnnbench"]["accepted"]
-    assert (accepted["why"], "@" in accepted["who"], accepted["when"][:2]) == ("a safer all-reduce", True, "20")
+    assert (accepted["why"], "@" in accepted["who"], accepted["when"][:2]) == (
+        "a safer all-reduce",
+        True,
+        "20",
+    )
     stored("--dnn-baseline=latest", **slow).assert_outcomes(passed=3, deselected=3)
 
 
-def test_on_a_slower_machine_only_the_case_that_lost_far_more_fails(stored: Any, pytester: pytest.Pytester) -> None:
+def test_on_a_slower_machine_only_the_case_that_lost_far_more_fails(
+    stored: Any, pytester: pytest.Pytester
+) -> None:
     slower = {"FAKE_LEVELS": {"single": 50, "ddp": 78}, "FAKE_MACHINE": "80"}
     result = stored("--dnn-baseline=latest", "--benchmark-save=today", **slower)
     result.assert_outcomes(passed=2, failed=1, deselected=3)
-    machine = "the machine itself is 20.0% slower than for the baseline (yardstick 2 ms, now 2.5 ms)"
+    machine = (
+        "the machine itself is 20.0% slower than for the baseline (yardstick 2 ms, now 2.5 ms)"
+    )
     result.stdout.fnmatch_lines(
         [f"    {machine}, which does not explain it", f"noisy: *ddp*: {machine}: measure again *"]
     )
     verdicts = {name: one["verdict"] for name, one in records(saved(pytester, 4)).items()}
     assert [one["status"] for one in verdicts.values()] == ["regressed", "noisy", "noisy"]
-    assert verdicts[TRAIN.format("ddp", 2)]["metrics"]["throughput_img_s"]["machine"]["explains"] is True
+    assert verdicts[TRAIN.format("ddp", 2)]["metrics"]["throughput"]["machine"]["explains"] is True
     result = stored("--dnn-baseline=latest", "--dnn-compare-across=driver", **slower)
     result.assert_outcomes(failed=3, deselected=3)
 
 
-def test_a_slow_moment_that_does_not_repeat_fails_nothing(stored: Any, pytester: pytest.Pytester) -> None:
+def test_a_slow_moment_that_does_not_repeat_fails_nothing(
+    stored: Any, pytester: pytest.Pytester
+) -> None:
     once = {"FAKE_LEVELS": {"single": 80}, "FAKE_AGAIN": {"single": 100}}
-    stored("--dnn-baseline=latest", "--dnn-confirm=0", **once).assert_outcomes(passed=2, failed=1, deselected=3)
+    stored("--dnn-baseline=latest", "--dnn-confirm=0", **once).assert_outcomes(
+        passed=2, failed=1, deselected=3
+    )
     result = stored("--dnn-baseline=latest", "--benchmark-save=today", **once)
     result.assert_outcomes(passed=3, deselected=3)
-    result.stdout.fnmatch_lines(["noisy: *single*: throughput_img_s -*"])
+    result.stdout.fnmatch_lines(["noisy: *single*: throughput -*"])
     verdict = records(saved(pytester, 4))[TRAIN.format("single", 1)]["verdict"]
-    assert verdict["confirmation"]["first"]["throughput_img_s"]["status"] == "regressed"
+    assert verdict["confirmation"]["first"]["throughput"]["status"] == "regressed"
 
 
-def test_disturbed_launches_fail_nothing_and_hide_nothing(stored: Any, pytester: pytest.Pytester) -> None:
+def test_disturbed_launches_fail_nothing_and_hide_nothing(
+    stored: Any, pytester: pytest.Pytester
+) -> None:
     single = TRAIN.format("single", 1)
     shared = {"FAKE_DISTURBED": {"single": {str(number): 50 for number in range(6)}}}
     result = stored("--dnn-baseline=latest", "--benchmark-save=shared", **shared)
     result.assert_outcomes(passed=3, deselected=3)
     why = "6 of 6 launches disturbed (*): measure again when the devices are free"
-    result.stdout.fnmatch_lines([f"noisy: *single*: throughput_img_s -50*: {why}"])
+    result.stdout.fnmatch_lines([f"noisy: *single*: throughput -50*: {why}"])
     record = records(saved(pytester, 4))[single]
-    assert len(record["metrics"]["throughput_img_s"]["per_launch"]) == 3
-    assert record["verdict"]["confirmation"]["disturbed"] == ["other processes used 1.0 of 2 cores"] * 3
+    assert len(record["metrics"]["throughput"]["per_launch"]) == 3
+    assert (
+        record["verdict"]["confirmation"]["disturbed"]
+        == ["other processes used 1.0 of 2 cores"] * 3
+    )
 
-    result = stored("--dnn-baseline=latest", "--benchmark-save=today", FAKE_DISTURBED={"single": {"1": 50}})
+    result = stored(
+        "--dnn-baseline=latest", "--benchmark-save=today", FAKE_DISTURBED={"single": {"1": 50}}
+    )
     result.assert_outcomes(passed=3, deselected=3)
     result.stdout.fnmatch_lines(
-        ["passed over: 0004_shared.json: every launch of *single-resnet18-1gpu? was disturbed: times are not taken"]
+        [
+            "passed over: 0004_shared.json: every launch of *single-resnet18-1gpu? was disturbed: times are not taken"
+        ]
     )
-    entry = records(saved(pytester, 5))[single]["verdict"]["metrics"]["throughput_img_s"]
+    entry = records(saved(pytester, 5))[single]["verdict"]["metrics"]["throughput"]
     assert (entry["status"], entry["left_out"]) == ("ok", 1)
 
     slow = {"FAKE_LEVELS": {"single": 80}, "FAKE_DISTURBED": {"single": {"1": 50, "4": 50}}}
     result = stored("--dnn-baseline=latest", **slow)
     result.assert_outcomes(passed=2, failed=1, deselected=3)
-    result.stdout.fnmatch_lines(["    2 of 6 launches disturbed (other processes used 1.0 of 2 cores), left out"])
+    result.stdout.fnmatch_lines(
+        ["    2 of 6 launches disturbed (other processes used 1.0 of 2 cores), left out"]
+    )
 
 
 def test_more_memory_fails_and_faster_is_reported(stored: Any) -> None:
@@ -164,10 +204,12 @@ def test_more_memory_fails_and_faster_is_reported(stored: Any) -> None:
     result.stdout.fnmatch_lines(["  allocated_peak_bytes: baseline 1 GiB, now 1.025 GiB, +2.54%"])
     result = stored("--dnn-baseline=latest", FAKE_LEVELS={"single": 130})
     result.assert_outcomes(passed=3, deselected=3)
-    result.stdout.fnmatch_lines(["improved: *single*: throughput_img_s +*"])
+    result.stdout.fnmatch_lines(["improved: *single*: throughput +*"])
 
 
-def test_the_rank_that_the_others_wait_for_is_named_with_and_without_a_baseline(stored: Any) -> None:
+def test_the_rank_that_the_others_wait_for_is_named_with_and_without_a_baseline(
+    stored: Any,
+) -> None:
     slow = {"FAKE_LEVELS": {"ddp": 80}, "FAKE_OWN_MS": {"ddp": [2.5, 5]}}
     said = "rank 1 is the slow one: its own part of a step takes 5 ms, the others' 2.5 ms"
     result = stored("--dnn-baseline=latest", **slow)
@@ -175,7 +217,9 @@ def test_the_rank_that_the_others_wait_for_is_named_with_and_without_a_baseline(
     result.stdout.fnmatch_lines(["regressed: ddp-resnet18-2gpu (train)*", f"  {said}"])
     result = stored(**slow)
     result.assert_outcomes(passed=3, deselected=3)
-    result.stdout.fnmatch_lines([f"slow rank: {TRAIN.format('ddp', 2).replace('[', '[[]')}: {said}"])
+    result.stdout.fnmatch_lines(
+        [f"slow rank: {TRAIN.format('ddp', 2).replace('[', '[[]')}: {said}"]
+    )
     assert "slow rank" not in stored(FAKE_OWN_MS={"ddp": [5, 5]}).stdout.str()
 
 
@@ -185,9 +229,11 @@ def test_last_failed_and_stop_at_the_first_failure_work(stored: Any) -> None:
     stored("--dnn-baseline=latest", "--lf", **slow).assert_outcomes(failed=1)
 
 
-def test_a_limit_on_the_case_holds_whatever_the_baseline(run: Any, pytester: pytest.Pytester) -> None:
+def test_a_limit_on_the_case_holds_whatever_the_baseline(
+    run: Any, pytester: pytest.Pytester
+) -> None:
     pytester.makepyfile(
-        test_cases="import pytest\n@pytest.mark.limits(throughput_img_s='>=5000', scaling_efficiency='>=0.9')"
+        test_cases="import pytest\n@pytest.mark.limits(throughput='>=5000', scaling_efficiency='>=0.9')"
         + CASES.partition("\n\n")[0]
     )
     result = run()
@@ -195,12 +241,12 @@ def test_a_limit_on_the_case_holds_whatever_the_baseline(run: Any, pytester: pyt
     result.stdout.fnmatch_lines(
         [
             "regressed: single-resnet18-1gpu (train), held to its absolute limit",
-            "  throughput_img_s: * img/s, at least 5,000 img/s is asked for",
+            "  throughput: * img/s, at least 5,000 img/s is asked for",
             "    95% interval *, limit from limits mark of *, over 99.99% sure",
         ]
     )
-    run("--dnn-limits=throughput_img_s=off").assert_outcomes(passed=3)
-    result = run("--dnn-limits=throughput_img_s=off", FAKE_LEVELS={"ddp": 60})
+    run("--dnn-limits=throughput=off").assert_outcomes(passed=3)
+    result = run("--dnn-limits=throughput=off", FAKE_LEVELS={"ddp": 60})
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(["  scaling_efficiency: 0.6, at least 0.9 is asked for"])
 
@@ -208,16 +254,21 @@ def test_a_limit_on_the_case_holds_whatever_the_baseline(run: Any, pytester: pyt
 @pytest.mark.parametrize(
     ("mark", "message"),
     [
-        ("limits(speed='-5%')", "*unknown metric 'speed': choose from throughput_img_s*"),
+        ("limits(speed='-5%')", "*unknown metric 'speed': choose from throughput*"),
         ("limits('-5%')", "*write limits(METRIC=*), not limits('-5%')"),
         ("known_regression()", "*write known_regression(reason=*"),
-        ("known_regression(reason='x', until='soon')", "*until='soon' is not a date: write it as 2027-01-31"),
+        (
+            "known_regression(reason='x', until='soon')",
+            "*until='soon' is not a date: write it as 2027-01-31",
+        ),
     ],
 )
 def test_a_mark_that_cannot_be_is_refused_before_anything_runs(
     run: Any, pytester: pytest.Pytester, mark: str, message: str
 ) -> None:
-    pytester.makepyfile(test_cases=f"import pytest\n@pytest.mark.{mark}" + CASES.partition("\n\n")[0])
+    pytester.makepyfile(
+        test_cases=f"import pytest\n@pytest.mark.{mark}" + CASES.partition("\n\n")[0]
+    )
     result = run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([message])
@@ -226,14 +277,23 @@ def test_a_mark_that_cannot_be_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dnn-baseline=weekly"], "*--dnn-baseline weekly: no file of this path, and *holds no saved session*"),
+        (
+            ["--dnn-baseline=weekly"],
+            "*--dnn-baseline weekly: no file of this path, and *holds no saved session*",
+        ),
         (["--dnn-baseline=none.json"], "*none.json cannot be read: No such file or directory*"),
         (["--dnn-baseline=cut.json"], "*cut.json, line 1, column *: not JSON*"),
-        (["--dnn-limits=throughput_img_s=+5%"], "*--dnn-limits: * would limit an improvement*"),
+        (["--dnn-limits=throughput=+5%"], "*--dnn-limits: * would limit an improvement*"),
         (["--dnn-accept= "], "*--dnn-accept is empty*"),
         (["--dnn-false-alarms=0.9"], "*must be below 0.5*"),
-        (["--dnn-launches=auto", "--dnn-baseline=latest"], "*latest holds no session that is fit: save *"),
-        (["--dnn-launches=auto", "--dnn-baseline=latest", "-n2", "--dnn-parallel"], "*holds no session that is fit*"),
+        (
+            ["--dnn-launches=auto", "--dnn-baseline=latest"],
+            "*latest holds no session that is fit: save *",
+        ),
+        (
+            ["--dnn-launches=auto", "--dnn-baseline=latest", "-n2", "--dnn-parallel"],
+            "*holds no session that is fit*",
+        ),
         (["--dnn-calibrate=1"], "*--dnn-calibrate is 1: it must be at least 2*"),
     ],
 )
@@ -247,16 +307,22 @@ def test_a_request_that_cannot_be_is_refused_before_anything_runs(
     result.stderr.fnmatch_lines([message])
 
 
-def test_what_was_compared_with_nothing_is_said_and_fails_when_required(run: Any, pytester: pytest.Pytester) -> None:
+def test_what_was_compared_with_nothing_is_said_and_fails_when_required(
+    run: Any, pytester: pytest.Pytester
+) -> None:
     result = run("--dnn-baseline=latest", "--benchmark-save=nightly", "--dnn-frameworks=single")
     result.assert_outcomes(passed=1, deselected=1)
     result.stdout.fnmatch_lines(["NO BASELINE: *"])
     result = run("--dnn-baseline=latest")
     result.assert_outcomes(passed=3, deselected=3)
-    result.stdout.fnmatch_lines(["THE BASELINE LACKS: *ddp-resnet18-1gpu?", "THE BASELINE LACKS: *ddp-resnet18-2gpu?"])
+    result.stdout.fnmatch_lines(
+        ["THE BASELINE LACKS: *ddp-resnet18-1gpu?", "THE BASELINE LACKS: *ddp-resnet18-2gpu?"]
+    )
     result = run("--dnn-baseline=latest", "--dnn-require-baseline")
     result.assert_outcomes(passed=1, failed=2, deselected=3)
-    result.stdout.fnmatch_lines(["--dnn-require-baseline: 0001_nightly.json lacks *ddp-resnet18-1gpu?"])
+    result.stdout.fnmatch_lines(
+        ["--dnn-require-baseline: 0001_nightly.json lacks *ddp-resnet18-1gpu?"]
+    )
     run("--benchmark-save=nightly")
     result = run("--dnn-baseline=latest", "--dnn-frameworks=single")
     result.stdout.fnmatch_lines(["THIS RUN LACKS: *ddp-resnet18-1gpu?"])
@@ -272,8 +338,12 @@ def test_another_torch_is_not_compared_unless_asked_for(stored: Any) -> None:
     newer = {"FAKE_TORCH": "2.14.0", "FAKE_LEVELS": {"single": 80}}
     result = stored("--dnn-baseline=latest", **newer)
     result.assert_outcomes(passed=3, deselected=3)
-    result.stdout.fnmatch_lines(["NOT COMPARABLE: *single*: not comparable with 0003*: torch: 2.13.0 -> 2.14.0"])
-    stored("--dnn-baseline=latest", "--dnn-require-baseline", **newer).assert_outcomes(failed=3, deselected=3)
+    result.stdout.fnmatch_lines(
+        ["NOT COMPARABLE: *single*: not comparable with 0003*: torch: 2.13.0 -> 2.14.0"]
+    )
+    stored("--dnn-baseline=latest", "--dnn-require-baseline", **newer).assert_outcomes(
+        failed=3, deselected=3
+    )
     stored("--dnn-baseline=latest", "--dnn-compare-across=torch", **newer).assert_outcomes(
         passed=2, failed=1, deselected=3
     )
@@ -283,7 +353,10 @@ def test_a_known_regression_is_expected_until_its_date_and_its_end_is_reported(
     stored: Any, pytester: pytest.Pytester
 ) -> None:
     def mark(until: str) -> None:
-        text = f"import pytest\n@pytest.mark.known_regression(reason='issue 12', until='{until}')" + CASES
+        text = (
+            f"import pytest\n@pytest.mark.known_regression(reason='issue 12', until='{until}')"
+            + CASES
+        )
         pytester.makepyfile(test_cases=text)
 
     mark("2999-01-01")
@@ -292,36 +365,50 @@ def test_a_known_regression_is_expected_until_its_date_and_its_end_is_reported(
     result.assert_outcomes(passed=2, xfailed=1, deselected=3)
     assert result.ret == pytest.ExitCode.OK
     again = stored("--dnn-baseline=latest", **slow)
-    again.assert_outcomes(passed=2, xfailed=1, deselected=3)  # the old level is still what it is held to
+    again.assert_outcomes(
+        passed=2, xfailed=1, deselected=3
+    )  # the old level is still what it is held to
     result = stored("--dnn-baseline=latest")
-    result.stdout.fnmatch_lines(["no longer a regression: *single*: take the known_regression mark away (issue 12)"])
+    result.stdout.fnmatch_lines(
+        ["no longer a regression: *single*: take the known_regression mark away (issue 12)"]
+    )
     mark("2020-01-01")
     result = stored("--dnn-baseline=latest", **slow)
     result.assert_outcomes(passed=2, failed=1, deselected=3)
     result.stdout.fnmatch_lines(["  expected until 2020-01-01 (issue 12): that is over"])
 
 
-def test_a_calibration_learns_the_noise_and_says_what_it_lets_one_find(run: Any, pytester: pytest.Pytester) -> None:
+def test_a_calibration_learns_the_noise_and_says_what_it_lets_one_find(
+    run: Any, pytester: pytest.Pytester
+) -> None:
     result = run("--dnn-calibrate=4", "--benchmark-save=calibrated", "--dnn-frameworks=single")
     result.assert_outcomes(passed=1, deselected=1)
-    result.stdout.fnmatch_lines(["calibrated: *single*: throughput_img_s: launches differ by 0.*; finds *% with 3 *"])
+    result.stdout.fnmatch_lines(
+        ["calibrated: *single*: throughput: launches differ by 0.*; finds *% with 3 *"]
+    )
     record = records(saved(pytester, 1))[TRAIN.format("single", 1)]
-    assert len(record["metrics"]["throughput_img_s"]["per_launch"]) == 12
-    assert record["noise"]["throughput_img_s"]["launches"] == 12
+    assert len(record["metrics"]["throughput"]["per_launch"]) == 12
+    assert record["noise"]["throughput"]["launches"] == 12
 
 
-def test_a_golden_file_is_a_baseline_with_limits_of_its_own(stored: Any, pytester: pytest.Pytester) -> None:
+def test_a_golden_file_is_a_baseline_with_limits_of_its_own(
+    stored: Any, pytester: pytest.Pytester
+) -> None:
     from pytest_dnnbench.__main__ import main
 
     golden = pytester.path / "golden.json"
     runs = [str(path) for path in sorted((pytester.path / "saved").rglob("*.json"))]
     assert main(["baseline", "update", str(golden), *runs]) == 0
-    stored("--dnn-baseline=golden.json", FAKE_LEVELS={"single": 80}).assert_outcomes(passed=2, failed=1, deselected=3)
+    stored("--dnn-baseline=golden.json", FAKE_LEVELS={"single": 80}).assert_outcomes(
+        passed=2, failed=1, deselected=3
+    )
     data = json.loads(golden.read_text())
-    for metric, limit in (("throughput_img_s", "-30%"), ("step_time_s", "+40%")):
+    for metric, limit in (("throughput", "-30%"), ("step_time_s", "+40%")):
         data["cases"][TRAIN.format("single", 1)]["metrics"][metric]["limit"] = limit
     golden.write_text(json.dumps(data))
-    stored("--dnn-baseline=golden.json", FAKE_LEVELS={"single": 80}).assert_outcomes(passed=3, deselected=3)
+    stored("--dnn-baseline=golden.json", FAKE_LEVELS={"single": 80}).assert_outcomes(
+        passed=3, deselected=3
+    )
     result = stored("--dnn-baseline=golden.json", "--benchmark-json=golden.json")
     result.stderr.fnmatch_lines(["*would overwrite --dnn-baseline in place*"])
 
@@ -329,16 +416,29 @@ def test_a_golden_file_is_a_baseline_with_limits_of_its_own(stored: Any, pyteste
 def test_cases_side_by_side_are_judged_and_never_against_a_serial_session(run: Any) -> None:
     for _ in range(2):
         run("--benchmark-save=nightly", "-n2", "--dnn-parallel").assert_outcomes(passed=3)
-    result = run("-n2", "--dnn-parallel", "--dnn-baseline=latest", "--dnn-require-baseline", FAKE_LEVELS={"single": 80})
+    result = run(
+        "-n2",
+        "--dnn-parallel",
+        "--dnn-baseline=latest",
+        "--dnn-require-baseline",
+        FAKE_LEVELS={"single": 80},
+    )
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["verdicts against 0002_nightly.json: 2 ok, 1 regressed"])
-    chosen = run("-n2", "--dnn-parallel", "--dnn-baseline=latest", "--dnn-require-baseline", "-k", "train and single")
+    chosen = run(
+        "-n2",
+        "--dnn-parallel",
+        "--dnn-baseline=latest",
+        "--dnn-require-baseline",
+        "-k",
+        "train and single",
+    )
     assert chosen.ret == pytest.ExitCode.OK
     result = run("--dnn-baseline=latest")
     result.stdout.fnmatch_lines(["NOT COMPARABLE: *single*: *parallel: True -> (none)"])
 
 
-PLANNED = "dnnbench: 7 launches: the fewest that find a 8% change of throughput_img_s in 3 cases"
+PLANNED = "dnnbench: 7 launches: the fewest that find a 8% change of throughput in 3 cases"
 
 
 def counts(pytester: pytest.Pytester, number: int) -> list[tuple[int, int]]:
@@ -347,32 +447,48 @@ def counts(pytester: pytest.Pytester, number: int) -> list[tuple[int, int]]:
     return [(len(record["launches"]), record["launch_plan"]["launches"]) for record in every]
 
 
-def test_the_launches_that_find_a_change_are_planned_run_and_recorded(run: Any, pytester: pytest.Pytester) -> None:
+def test_the_launches_that_find_a_change_are_planned_run_and_recorded(
+    run: Any, pytester: pytest.Pytester
+) -> None:
     for _ in range(3):
         run("--benchmark-save=nightly", FAKE_NOISE=12)
     auto = ("--dnn-baseline=latest", "--dnn-launches=auto:8%")
     result = run(*auto, "--benchmark-save=today", FAKE_NOISE=12, FAKE_LEVELS={"single": 60})
     result.assert_outcomes(passed=2, failed=1, deselected=3)
-    result.stdout.fnmatch_lines([PLANNED, "dnnbench: round 1 of 7, 3 cases", "dnnbench: round 6 of 7, 3 cases"])
+    result.stdout.fnmatch_lines(
+        [PLANNED, "dnnbench: round 1 of 7, 3 cases", "dnnbench: round 6 of 7, 3 cases"]
+    )
     result.stdout.fnmatch_lines(["    measured again in 7 fresh launches: *"])
     assert result.stdout.str().count(PLANNED) == 1
     assert counts(pytester, 4) == [(7, 7)] * 3
     entry = records(saved(pytester, 4))[TRAIN.format("single", 1)]["launch_plan"]
-    assert entry == {"effect": 0.08, "metric": "throughput_img_s", "launches": 7, "needed": 7, "stored": True}
+    assert entry == {
+        "effect": 0.08,
+        "metric": "throughput",
+        "launches": 7,
+        "needed": 7,
+        "stored": True,
+    }
     run("--dnn-baseline=latest", "--dnn-launches=auto:1%").stdout.fnmatch_lines(
-        ["dnnbench: 3 launches, the default: none was found; no number up to 20 finds a 1% change of * and 2 more: *"]
+        [
+            "dnnbench: 3 launches, the default: none was found; no number up to 20 finds a 1% change of * and 2 more: *"
+        ]
     )
 
     stopped = run(*auto, "-x", FAKE_NOISE=12, FAKE_LEVELS={"single": 60})
     stopped.stdout.fnmatch_lines(["*continue with --dnn-resume"])
     refused = run("--dnn-baseline=latest", "--dnn-launches=5", "--dnn-resume")
     refused.stderr.fnmatch_lines(["*the session in * was another one: launches: 7 then, 5 now.*"])
-    resumed = run(*auto, "--dnn-resume", "--benchmark-save=resumed", "--dnn-accept=x", FAKE_NOISE=12)
+    resumed = run(
+        *auto, "--dnn-resume", "--benchmark-save=resumed", "--dnn-accept=x", FAKE_NOISE=12
+    )
     resumed.assert_outcomes(passed=3, deselected=3)
     assert counts(pytester, 5) == [(7, 7)] * 3
 
 
-def test_workers_plan_the_same_launches_each_for_itself(run: Any, pytester: pytest.Pytester) -> None:
+def test_workers_plan_the_same_launches_each_for_itself(
+    run: Any, pytester: pytest.Pytester
+) -> None:
     side_by_side = ("-n2", "--dnn-parallel")
     for _ in range(3):
         run(*side_by_side, "--benchmark-save=nightly", FAKE_NOISE=12)

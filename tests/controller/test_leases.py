@@ -65,7 +65,10 @@ def test_the_first_devices_are_given_and_two_launches_share_none() -> None:
     leases = Leases(timeout_s=0)
     with leases.take(FOUR, 2) as first, leases.take(FOUR, 2) as second:
         assert (first, second) == (("gpu a", "gpu b"), ("gpu c", "gpu d"))
-        with pytest.raises(LaunchError, match=r"waiting for 1 of gpu a.*--dnn-lease-timeout"), leases.take(FOUR, 1):
+        with (
+            pytest.raises(LaunchError, match=r"waiting for 1 of gpu a.*--dnn-lease-timeout"),
+            leases.take(FOUR, 1),
+        ):
             pass
     with leases.take(FOUR, 4) as everything:
         assert everything == tuple(FOUR)
@@ -94,7 +97,9 @@ def test_a_wait_names_the_process_that_holds_the_devices_and_ends_when_it_dies()
             assert taken == ("gpu a", "gpu b")
     finally:
         finish(holder)
-    assert said == [f"dnnbench: waiting for 2 of {', '.join(FOUR)}; {', '.join(FOUR)} held by process {holder.pid}"]
+    assert said == [
+        f"dnnbench: waiting for 2 of {', '.join(FOUR)}; {', '.join(FOUR)} held by process {holder.pid}"
+    ]
 
 
 def test_a_big_launch_is_not_starved_by_small_ones_behind_it() -> None:
@@ -125,7 +130,9 @@ def test_many_processes_of_all_sizes_never_meet_and_never_deadlock(tmp_path: Pat
     used = tmp_path / "used"
     used.mkdir()
     script = CONTENDER.format(names=FOUR)
-    processes = [subprocess.Popen([sys.executable, "-c", script, str(used), str(seed)]) for seed in range(4)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, str(used), str(seed)]) for seed in range(4)
+    ]
     assert [process.wait() for process in processes] == [0, 0, 0, 0]
     assert not list(used.iterdir())
 
@@ -149,7 +156,10 @@ def test_neither_a_program_nor_a_fork_started_meanwhile_keeps_a_lease() -> None:
 
 def test_names_never_become_paths(directory: Path) -> None:
     with Leases(timeout_s=0).take(["gpu MIG-GPU-1/../../2"], 1):
-        assert sorted(path.name for path in directory.iterdir()) == ["gpu_MIG-GPU-1_______2.lock", "turnstile.lock"]
+        assert sorted(path.name for path in directory.iterdir()) == [
+            "gpu_MIG-GPU-1_______2.lock",
+            "turnstile.lock",
+        ]
 
 
 def test_the_directory_is_private_and_others_are_refused(directory: Path) -> None:

@@ -1,4 +1,5 @@
-"""The kernel's count of processes killed for lack of memory is found in both versions of the control groups."""
+"""The kernel's count of processes killed for lack of memory is found in both versions of the
+control groups."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""A machine that slept in a timed region: the launch is discarded and made again, a bounded number of times."""
+"""A machine that slept in a timed region: the launch is discarded and made again, a bounded number
+of times."""
 
 import time
 from dataclasses import replace
@@ -8,15 +9,17 @@ import pytest
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.controller.case_run import ATTEMPTS, MEASURE, CaseRun, prepare_run
 from pytest_dnnbench.controller.devices import detect
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import ATTEMPTS, MEASURE, CaseRun, prepare_run
 from pytest_dnnbench.errors import LaunchError
-from pytest_dnnbench.rank import session
+from pytest_dnnbench.rank import timed_run
 
 
-def case_run(server: ForkServer, worker: str = "pytest_dnnbench.rank.frameworks.single:SingleWorker") -> CaseRun:
+def case_run(
+    server: ForkServer, worker: str = "pytest_dnnbench.rank.frameworks.single:SingleWorker"
+) -> CaseRun:
     case = Case("single", "tests.tiny_models:tiny", 1, "train", image_size=28, batch_size=4)
     ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
     run = prepare_run(case, Catalog(), ranks, detect("cpu"), steps=2, warmup=1, data=None)
@@ -27,10 +30,12 @@ def case_run(server: ForkServer, worker: str = "pytest_dnnbench.rank.frameworks.
 
 def test_an_awake_machine_has_not_slept(server: ForkServer) -> None:
     assert case_run(server).launch().reports[0].suspended_s < 0.001
-    assert session.asleep_s() >= -0.001
+    assert timed_run.asleep_s() >= -0.001
 
 
-def test_a_process_that_loses_its_core_between_two_readings_has_not_slept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_loses_its_core_between_two_readings_has_not_slept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now, lost = 100.0, iter([0.0, 3.0, 0.0, 2.0] + [0.0] * 11)
 
     def read(clock: int) -> float:
@@ -39,7 +44,7 @@ def test_a_process_that_loses_its_core_between_two_readings_has_not_slept(monkey
         return now + (50.0 if clock == time.CLOCK_BOOTTIME else 0.0)
 
     monkeypatch.setattr(time, "clock_gettime", read)
-    assert session.asleep_s() == pytest.approx(50.0, abs=1e-4)
+    assert timed_run.asleep_s() == pytest.approx(50.0, abs=1e-4)
 
 
 def test_a_rank_tells_how_long_the_machine_slept(server: ForkServer) -> None:
@@ -53,7 +58,9 @@ def slept(run: CaseRun, monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -
     launch, left = run.ranks.launch, iter(seconds)
 
     def sleepy(target: str, *arguments: Any, **more: Any) -> list[Any]:
-        return [replace(report, suspended_s=next(left)) for report in launch(target, *arguments, **more)]
+        return [
+            replace(report, suspended_s=next(left)) for report in launch(target, *arguments, **more)
+        ]
 
     monkeypatch.setattr(run.ranks, "launch", sleepy)
 
@@ -72,6 +79,8 @@ def test_a_machine_that_always_sleeps_is_no_place_to_measure(
 ) -> None:
     run = case_run(server)
     slept(run, monkeypatch, [30.0] * ATTEMPTS)
-    with pytest.raises(LaunchError, match=r"suspended in each of 3 launches, in the last for 30\.0 s"):
+    with pytest.raises(
+        LaunchError, match=r"suspended in each of 3 launches, in the last for 30\.0 s"
+    ):
         run.launch()
     assert not run.launches

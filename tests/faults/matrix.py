@@ -1,4 +1,5 @@
-"""The fault matrix: every fault in every phase of every framework, and what has to come of it. Data, and its check."""
+"""The fault matrix: every fault in every phase of every framework, and what has to come of it.
+Data, and its check."""
 
 import os
 import tempfile
@@ -11,10 +12,10 @@ from typing import Any
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.controller.case_run import CaseRun, load, prepare_run
 from pytest_dnnbench.controller.devices import detect
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import CaseRun, load, prepare_run
 from pytest_dnnbench.errors import (
     DnnbenchError,
     RankCrashed,
@@ -43,7 +44,8 @@ WITH_WEIGHTS = ("build", "proof", "warm-up", "timed steps")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault: what kind of failure it must become, where it makes sense, and what the message must show."""
+    """A fault: what kind of failure it must become, where it makes sense, and what the message must
+    show."""
 
     kind: type[DnnbenchError]
     shows: str
@@ -57,7 +59,9 @@ FAULTS: Mapping[str, Fault] = {
     "exception": Fault(RankRaised, "in _raise\n"),
     "SIGKILL": Fault(RankCrashed, "died of SIGKILL"),
     "SIGSTOP": Fault(RankHung, "was stopped by a signal"),
-    "skipped collective": Fault(RankHung, "in wait\n", tuple(p for p in PHASES if p != "import"), SEVERAL),
+    "skipped collective": Fault(
+        RankHung, "in wait\n", tuple(p for p in PHASES if p != "import"), SEVERAL
+    ),
     "out of memory": Fault(RankOutOfMemory, "in _use_up_memory\n"),
     "NaN loss": Fault(WrongResult, "nan", WITH_WEIGHTS),
     "SIGSEGV": Fault(RankCrashed, "died of SIGSEGV"),
@@ -67,13 +71,16 @@ FAULTS: Mapping[str, Fault] = {
     "another model": Fault(WrongResult, "rank 1", (*WITH_WEIGHTS, "report"), SEVERAL),
 }
 
-SENSELESS = {("another model", phase, "pipedream"): "no other rank holds the same weights" for phase in PHASES[4:]}
+SENSELESS = {
+    ("another model", phase, "pipedream"): "no other rank holds the same weights"
+    for phase in PHASES[4:]
+}
 """Further combinations that cannot be."""
 
 TIMEOUT_S = 60.0
 LEAST_TIMEOUT_S = 2.5
-"""A hang's: each launch is given twice the time that a sound proof and launch take on this machine, so that it comes to
-where it is to hang."""
+"""A hang's: each launch is given twice the time that a sound proof and launch take on this machine,
+so that it comes to where it is to hang."""
 
 ALLOWED_S = 10.0
 
@@ -85,7 +92,9 @@ def combinations() -> list[tuple[str, str, str]]:
         for framework in FRAMEWORKS
         for name, fault in FAULTS.items()
         for phase in PHASES
-        if phase in fault.phases and framework in fault.frameworks and (name, phase, framework) not in SENSELESS
+        if phase in fault.phases
+        and framework in fault.frameworks
+        and (name, phase, framework) not in SENSELESS
     ]
 
 
@@ -139,13 +148,26 @@ class Field:
         self.plans: dict[str, dict[str, Any] | None] = {}
         self.machine = detect("cpu")
 
-    def run(self, framework: str, plant: Plant | None = None, timeout_s: float = TIMEOUT_S) -> CaseRun:
-        """A fresh run of the framework's case; its last rank is the culprit. Planned once for all."""
+    def run(
+        self, framework: str, plant: Plant | None = None, timeout_s: float = TIMEOUT_S
+    ) -> CaseRun:
+        """A fresh run of the framework's case; its last rank is the culprit. Planned once for
+        all."""
         world = 1 if framework == "single" else 2
         options: dict[str, Any] = {"stages": "2"} if framework == "pipedream" else {}
-        case = Case(framework, "tests.tiny_models:tiny", world, "train", image_size=28, batch_size=8, options=options)
+        case = Case(
+            framework,
+            "tests.tiny_models:tiny",
+            world,
+            "train",
+            image_size=28,
+            batch_size=8,
+            options=options,
+        )
         environment = {"XDG_CACHE_HOME": str(self.cache)}  # for profiles
-        ranks = Ranks(self.server, ["cpu"] * world, threads=1, timeout_s=timeout_s, environment=environment)
+        ranks = Ranks(
+            self.server, ["cpu"] * world, threads=1, timeout_s=timeout_s, environment=environment
+        )
         run = prepare_run(case, Catalog(), ranks, self.machine, steps=3, warmup=2, data=None)
         if run.planning is not None and framework not in self.plans:
             self.plans[framework] = ranks.launch(run.planning, run.request)[0]
@@ -156,7 +178,8 @@ class Field:
         return run
 
     def sound(self, framework: str) -> CaseRun:
-        """A run without a fault, proven and launched; the longest of them tells how patient a hang's must be."""
+        """A run without a fault, proven and launched; the longest of them tells how patient a
+        hang's must be."""
         run = self.run(framework)
         start = time.monotonic()
         run.launch()
@@ -184,8 +207,11 @@ class Field:
         raise AssertionError(f"{fault} in {phase} of {framework} went unnoticed")
 
 
-def wrong(fault: str, phase: str, framework: str, error: DnnbenchError, took_s: float, timeout_s: float) -> list[str]:
-    """What is wrong with the error that a planted fault has become, in launches of this time-out."""
+def wrong(
+    fault: str, phase: str, framework: str, error: DnnbenchError, took_s: float, timeout_s: float
+) -> list[str]:
+    """What is wrong with the error that a planted fault has become, in launches of this
+    time-out."""
     expected, culprit = FAULTS[fault], 0 if framework == "single" else 1
     faults = []
     if type(error) is not expected.kind:
@@ -210,7 +236,8 @@ def wrong(fault: str, phase: str, framework: str, error: DnnbenchError, took_s: 
 
 
 def _born(pid: int) -> str:
-    """When a process was started, by which it is told from a later one of the same number; empty when it is gone."""
+    """When a process was started, by which it is told from a later one of the same number; empty
+    when it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except OSError:
@@ -218,10 +245,15 @@ def _born(pid: int) -> str:
 
 
 def left_behind(server: Watched) -> list[str]:
-    """Processes, listening ports, temporary files, shared memory and descriptors that should be gone."""
+    """Processes, listening ports, temporary files, shared memory and descriptors that should be
+    gone."""
     left = [f"process {pid}" for pid, born in server.ranks.items() if born and _born(pid) == born]
     left += [str(path) for path in Path(tempfile.gettempdir()).glob(f"dnnbench-{os.getpid()}-*")]
-    left += [str(path) for path in Path("/dev/shm").iterdir() if any(f"_{pid}_" in path.name for pid in server.ranks)]
+    left += [
+        str(path)
+        for path in Path("/dev/shm").iterdir()
+        if any(f"_{pid}_" in path.name for pid in server.ranks)
+    ]
     return left + [f"port {port}" for port in listening(os.getpid())]
 
 

@@ -1,4 +1,5 @@
-"""The table of outcomes that a run of the whole matrix prints, and that stands in docs/faults.md."""
+"""The table of outcomes that a run of the whole matrix prints, and that stands in
+docs/faults.md."""
 
 from pytest_dnnbench.errors import DnnbenchError
 from tests.faults.matrix import FAULTS, FRAMEWORKS, NAMES, PHASES
@@ -6,19 +7,30 @@ from tests.faults.matrix import FAULTS, FRAMEWORKS, NAMES, PHASES
 _SEEN: dict[tuple[str, str, str], tuple[str, float]] = {}
 
 
-def note(fault: str, phase: str, framework: str, error: DnnbenchError, took_s: float, faults: list[str]) -> None:
+def note(
+    fault: str, phase: str, framework: str, error: DnnbenchError, took_s: float, faults: list[str]
+) -> None:
     """Keeps what came of one planted fault."""
     name = NAMES.get(type(error), type(error).__name__)
-    _SEEN[fault, phase, framework] = (f"**{name}: {'; '.join(faults)}**" if faults else name, took_s)
+    _SEEN[fault, phase, framework] = (
+        f"**{name}: {'; '.join(faults)}**" if faults else name,
+        took_s,
+    )
 
 
 def lines() -> list[str]:
-    """Markdown: per framework a table, faults down and phases across; the last line tells the slowest."""
+    """Markdown: per framework a table, faults down and phases across; the last line tells the
+    slowest."""
     if not _SEEN:
         return []
     text = []
     for framework in FRAMEWORKS:
-        text += [f"### {framework}", "", "| fault | " + " | ".join(PHASES) + " |", "|---" * (len(PHASES) + 1) + "|"]
+        text += [
+            f"### {framework}",
+            "",
+            "| fault | " + " | ".join(PHASES) + " |",
+            "|---" * (len(PHASES) + 1) + "|",
+        ]
         for fault in FAULTS:
             cells = [_SEEN.get((fault, phase, framework), ("-", 0.0))[0] for phase in PHASES]
             text.append(f"| {fault} | " + " | ".join(cells) + " |")

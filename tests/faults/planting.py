@@ -1,6 +1,8 @@
-"""Plants one fault in one phase of one rank of a framework that is otherwise the real one. Rank side.
+"""Plants one fault in one phase of one rank of a framework that is otherwise the real one. Rank
+side.
 
-What to plant comes in the rank's environment, set by matrix.Plant, so that it is known when this module is imported.
+What to plant comes in the rank's environment, set by matrix.Plant, so that it is known when this
+module is imported.
 """
 
 import ctypes
@@ -32,7 +34,8 @@ Weights = Callable[[], list[torch.Tensor]]
 
 
 def strike(phase: str, weights: Weights = list, meet: Callable[[], object] = int) -> None:
-    """Does the planted harm, if it belongs in this phase. A skipped collective is one that only the others enter."""
+    """Does the planted harm, if it belongs in this phase. A skipped collective is one that only the
+    others enter."""
     if phase != PHASE:
         return
     if CULPRIT:
@@ -84,7 +87,8 @@ HARM: dict[str, Callable[[Weights], object]] = {
 
 
 class Planted:
-    """The phases of a worker, each of which the fault may strike in; before the real framework's class."""
+    """The phases of a worker, each of which the fault may strike in; before the real framework's
+    class."""
 
     place: Any
     request: Any
@@ -167,7 +171,8 @@ class PipeDream(Planted, PipeDreamWorker):
         return runtime
 
     def _stages(self, dtype: torch.dtype) -> list[torch.nn.Module]:
-        """Another model of a pipeline is one from another seed: no other rank holds the same stage."""
+        """Another model of a pipeline is one from another seed: no other rank holds the same
+        stage."""
         if FAULT == "another model" and PHASE == "build" and CULPRIT and dtype == torch.float32:
             self.case = _reseeded(self.case)
         return super()._stages(dtype)

@@ -1,6 +1,8 @@
-"""Each fault, in each phase, of each framework: the case fails in time, by its right name, and nothing is left.
+"""Each fault, in each phase, of each framework: the case fails in time, by its right name, and
+nothing is left.
 
-A part of the matrix in each run of the tests; the whole with `make faults`. What came of it: docs/faults.md.
+A part of the matrix in each run of the tests; the whole with `make faults`. What came of it:
+docs/faults.md.
 """
 
 import os
@@ -52,7 +54,7 @@ def check(field: Field, fault: str, phase: str, framework: str) -> None:
     assert not faults, f"{faults}\n{error}"
     assert not matrix.left_behind(field.server)
     assert len(os.listdir("/proc/self/fd")) == before
-    assert field.sound(framework).launches[0].throughput_img_s > 0, "the next case runs"
+    assert field.sound(framework).launches[0].throughput > 0, "the next case runs"
 
 
 @pytest.mark.parametrize(("fault", "phase", "framework"), PART)
@@ -64,7 +66,9 @@ def test_a_fault_fails_its_case_in_time_by_name_and_leaves_nothing(
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("fault", "phase", "framework"), matrix.combinations())
-def test_every_fault_in_every_phase_of_every_framework(field: Field, fault: str, phase: str, framework: str) -> None:
+def test_every_fault_in_every_phase_of_every_framework(
+    field: Field, fault: str, phase: str, framework: str
+) -> None:
     check(field, fault, phase, framework)
 
 

@@ -1,4 +1,5 @@
-"""The build of Horovod: what it depends on, where the wheel is kept, what a failure says. No compiler runs here."""
+"""The build of Horovod: what it depends on, where the wheel is kept, what a failure says. No
+compiler runs here."""
 
 import dataclasses
 import fcntl
@@ -15,13 +16,25 @@ import pytest
 from pytest_dnnbench.errors import BuildError, UsageError
 from pytest_dnnbench.horovod_build import command, requisites, steps
 from pytest_dnnbench.horovod_build.command import wheel_for
-from pytest_dnnbench.horovod_build.recipe import CMAKE_FOLDER, Recipe, _architecture_flags, current_recipe
-from pytest_dnnbench.horovod_build.requisites import GpuTools, TorchBuild, find_gpu_tools, installed_torch
+from pytest_dnnbench.horovod_build.recipe import (
+    CMAKE_FOLDER,
+    Recipe,
+    _architecture_flags,
+    current_recipe,
+)
+from pytest_dnnbench.horovod_build.requisites import (
+    GpuTools,
+    TorchBuild,
+    find_gpu_tools,
+    installed_torch,
+)
 from pytest_dnnbench.horovod_build.steps import BuildLog
 from pytest_dnnbench.horovod_build.wheel_store import WheelStore
 
 CPU_TORCH = TorchBuild("2.13.0+cpu", None, "abc")
-RECIPE = Recipe(CPU_TORCH, None, ".cpython-311-x86_64-linux-gnu.so", "linux-x86_64", "-mavx", "", "0123")
+RECIPE = Recipe(
+    CPU_TORCH, None, ".cpython-311-x86_64-linux-gnu.so", "linux-x86_64", "-mavx", "", "0123"
+)
 GPU = GpuTools(Path("/cuda"), "13.0", Path("/nccl"), "22705", (80, 90))
 
 
@@ -34,10 +47,13 @@ def kept(store: WheelStore, key: str, content: bytes = b"wheel") -> Path:
     with store.scratch(key) as folder:
         (folder / "horovod-0.28.1-py3.whl").write_bytes(content)
         (folder / "build.log").write_text("all is well\n")
-        return store.keep(key, folder / "horovod-0.28.1-py3.whl", folder / "build.log", {"torch": "2.13.0"})
+        return store.keep(
+            key, folder / "horovod-0.28.1-py3.whl", folder / "build.log", {"torch": "2.13.0"}
+        )
 
 
-# What a wheel depends on ---------------------------------------------------------------------------------------------
+# What a wheel depends on
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -64,7 +80,9 @@ def test_the_key_is_the_same_in_every_process() -> None:
         "import sys; print(current_recipe(cpu_only=True).key, 'torch' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    answer = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment
+    )
     assert answer.stdout.split() == [current_recipe(cpu_only=True).key, "False"]
 
 
@@ -80,7 +98,10 @@ def test_the_installed_torch_is_read_without_importing_it() -> None:
 
 
 def test_the_installed_horovod_is_the_one_that_fits() -> None:
-    assert importlib.metadata.version("horovod") == current_recipe(cpu_only=installed_torch().cuda is None).version
+    assert (
+        importlib.metadata.version("horovod")
+        == current_recipe(cpu_only=installed_torch().cuda is None).version
+    )
 
 
 def test_a_build_for_cuda_asks_for_nccl_and_for_these_gpus_only() -> None:
@@ -99,7 +120,9 @@ def test_architecture_flags_are_what_this_cpu_can_do(tmp_path: Path) -> None:
 
 
 def test_cmake_files_travel_with_the_package() -> None:
-    names = {str(path.relative_to(CMAKE_FOLDER)) for path in CMAKE_FOLDER.rglob("*") if path.is_file()}
+    names = {
+        str(path.relative_to(CMAKE_FOLDER)) for path in CMAKE_FOLDER.rglob("*") if path.is_file()
+    }
     assert names == {
         "FindPytorch.cmake",
         "project.cmake",
@@ -110,7 +133,8 @@ def test_cmake_files_travel_with_the_package() -> None:
     }
 
 
-# What the machine must have ------------------------------------------------------------------------------------------
+# What the machine must have
+# ------------------------------------------------------------------------------------------
 
 
 def fake_toolkit(folder: Path, release: str) -> Path:
@@ -123,7 +147,9 @@ def fake_toolkit(folder: Path, release: str) -> Path:
     return folder
 
 
-def test_an_nvcc_without_its_toolkit_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_nvcc_without_its_toolkit_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = fake_toolkit(tmp_path / "whole", "13.0")
     (fake_toolkit(tmp_path / "bare", "13.0") / "include" / "cuda_runtime.h").unlink()
     monkeypatch.delenv("HOROVOD_CUDA_HOME", raising=False)
@@ -142,13 +168,17 @@ def test_a_toolkit_and_nccl_are_found(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (found.cuda, found.nccl, found.cuda_home) == ("13.0", "22705", tmp_path / "cuda")
 
 
-def test_a_toolkit_of_another_major_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_toolkit_of_another_major_version_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOROVOD_CUDA_HOME", str(fake_toolkit(tmp_path, "12.6")))
     with pytest.raises(UsageError, match=r"built for CUDA 13\.0, and .* holds CUDA 12\.6"):
         find_gpu_tools(TorchBuild("2.13.0+cu130", "13.0", "abc"))
 
 
-def test_a_toolkit_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_toolkit_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(requisites, "_cuda_home", lambda: None)
     with pytest.raises(UsageError, match=r"no CUDA toolkit is found .* or build with --cpu"):
         find_gpu_tools(TorchBuild("2.13.0+cu130", "13.0", "abc"))
@@ -160,7 +190,9 @@ def test_a_compiler_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) ->
         requisites.check_compiler()
 
 
-@pytest.mark.parametrize(("version", "wanted"), [("3.18.6", False), ("3.19.0", True), ("4.1.2", True)])
+@pytest.mark.parametrize(
+    ("version", "wanted"), [("3.18.6", False), ("3.19.0", True), ("4.1.2", True)]
+)
 def test_a_cmake_that_is_too_old_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, wanted: bool
 ) -> None:
@@ -171,7 +203,8 @@ def test_a_cmake_that_is_too_old_is_passed_over(
     assert requisites.find_cmake() == (str(cmake) if wanted else None)
 
 
-# Where wheels are kept -----------------------------------------------------------------------------------------------
+# Where wheels are kept
+# -----------------------------------------------------------------------------------------------
 
 
 def test_a_kept_wheel_is_found_again_with_its_facts_and_log(store: WheelStore) -> None:
@@ -191,7 +224,9 @@ def test_a_newer_wheel_replaces_an_older_one_and_no_scrap_stays(store: WheelStor
     assert [path.name for path in store.folder.iterdir()] == ["k1"]
 
 
-def test_a_failed_build_leaves_its_log_and_nothing_that_looks_like_a_wheel(store: WheelStore) -> None:
+def test_a_failed_build_leaves_its_log_and_nothing_that_looks_like_a_wheel(
+    store: WheelStore,
+) -> None:
     store.folder.mkdir()
 
     def fail(folder: Path) -> None:
@@ -206,7 +241,9 @@ def test_a_failed_build_leaves_its_log_and_nothing_that_looks_like_a_wheel(store
     assert store.failure_log("k1").read_text() == "the end\n"
 
 
-def test_one_of_two_builders_builds_and_both_get_the_wheel(store: WheelStore, tmp_path: Path) -> None:
+def test_one_of_two_builders_builds_and_both_get_the_wheel(
+    store: WheelStore, tmp_path: Path
+) -> None:
     script = f"""
 import sys, time
 from pathlib import Path
@@ -249,7 +286,8 @@ def test_a_builder_that_died_does_not_block_the_next(store: WheelStore) -> None:
         assert (store.folder / "k2.building-x2").exists(), "another key may be at work"
 
 
-# What a failure says -------------------------------------------------------------------------------------------------
+# What a failure says
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -268,22 +306,24 @@ def log(tmp_path: Path) -> BuildLog:
         ("write failed: No space left on device", "the disk is full"),
     ],
 )
-def test_a_failed_step_names_itself_its_likely_cause_and_the_log(log: BuildLog, output: str, cause: str) -> None:
+def test_a_failed_step_names_itself_its_likely_cause_and_the_log(
+    log: BuildLog, output: str, cause: str
+) -> None:
     with pytest.raises(BuildError) as caught:
         log.run("compile", [sys.executable, "-c", f"print({output!r}); raise SystemExit(3)"])
     text = str(caught.value)
     assert "step 'compile' ended with status 3" in text
     assert cause in text.partition("likely")[2].partition("Everything it said")[0]
     assert text.endswith("kept.log")
-    assert "rror" not in output or output in text.partition("likely")[0], "the telling line is shown"
+    assert "rror" not in output or output in text.partition("likely")[0], (
+        "the telling line is shown"
+    )
     assert output in log.path.read_text()
     assert "\n" not in text
 
 
 def test_what_cmake_says_is_shown_and_harmless_mentions_are_no_cause(log: BuildLog) -> None:
-    output = (
-        "-- Found NCCL: nccl.h CUDAToolkit\nCMake Error at CMakeLists.txt:21 (message):\n    It does not\n    fit.\n"
-    )
+    output = "-- Found NCCL: nccl.h CUDAToolkit\nCMake Error at CMakeLists.txt:21 (message):\n    It does not\n    fit.\n"
     text = str(log.failure("compile", "ended with status 1", output))
     assert "(CMake Error at CMakeLists.txt:21 (message): It does not)" in text
     assert "usual causes:" in text
@@ -294,7 +334,9 @@ def test_a_failure_without_a_known_cause_lists_the_usual_ones(log: BuildLog) -> 
         log.run("compile", [sys.executable, "-c", "raise SystemExit(1)"])
 
 
-def test_a_source_other_than_horovods_is_refused_before_it_is_run(store: WheelStore, tmp_path: Path) -> None:
+def test_a_source_other_than_horovods_is_refused_before_it_is_run(
+    store: WheelStore, tmp_path: Path
+) -> None:
     other = tmp_path / "horovod-0.28.1.tar.gz"
     other.write_bytes(b"not it")
     with pytest.raises(BuildError, match=hashlib.sha256(b"not it").hexdigest()):
@@ -303,9 +345,12 @@ def test_a_source_other_than_horovods_is_refused_before_it_is_run(store: WheelSt
 
 
 @pytest.mark.parametrize(
-    ("available_kb", "jobs"), [(100, 1), (2_600_000, 1), (1_000_000_000, len(os.sched_getaffinity(0)))]
+    ("available_kb", "jobs"),
+    [(100, 1), (2_600_000, 1), (1_000_000_000, len(os.sched_getaffinity(0)))],
 )
-def test_compilations_are_as_many_as_memory_allows(tmp_path: Path, available_kb: int, jobs: int) -> None:
+def test_compilations_are_as_many_as_memory_allows(
+    tmp_path: Path, available_kb: int, jobs: int
+) -> None:
     (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable:   {available_kb} kB\n")
     assert steps.default_jobs(tmp_path / "meminfo") == jobs
 
@@ -313,14 +358,19 @@ def test_compilations_are_as_many_as_memory_allows(tmp_path: Path, available_kb:
 def test_progress_is_said_now_and_then(tmp_path: Path) -> None:
     said: list[str] = []
     script = "for percent in range(0, 101, 5): print(f'  [{percent:3}%] Building CXX object')"
-    BuildLog(tmp_path / "log", tmp_path / "log", said.append).run("compile", [sys.executable, "-c", script])
+    BuildLog(tmp_path / "log", tmp_path / "log", said.append).run(
+        "compile", [sys.executable, "-c", script]
+    )
     assert [line.split(" %")[0].strip() for line in said[:-1]] == ["20", "40", "60", "80", "100"]
 
 
-# The command ---------------------------------------------------------------------------------------------------------
+# The command
+# ---------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_done_when_the_right_horovod_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_done_when_the_right_horovod_is_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert command.main(["--check"]) == 0
     assert command.main([]) == 0
     assert capsys.readouterr().out.count("is installed.") == 2
@@ -343,7 +393,9 @@ def test_a_horovod_of_other_means_that_loads_is_left_alone(
     assert "loads and stays (gloo True" in capsys.readouterr().out
 
 
-def test_a_horovod_that_does_not_load_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_horovod_that_does_not_load_is_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(command, "installed_version", lambda: "0.28.1")
     monkeypatch.setattr(steps, "CHECK", "import horovod.no_such_module")

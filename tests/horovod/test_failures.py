@@ -5,10 +5,10 @@ import time
 
 import pytest
 
+from pytest_dnnbench.controller.case_run import MEASURE
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import MEASURE
 from pytest_dnnbench.errors import RankCrashed, RankHung
 from tests.horovod.test_worker import measure, request
 
@@ -23,10 +23,16 @@ def test_a_dead_rank_fails_its_case_at_once_and_is_named(server: ForkServer) -> 
 def test_a_stalled_rank_fails_its_case_at_the_time_out(server: ForkServer) -> None:
     start = time.monotonic()
     measure(server, request(2))
-    patience_s = round(2 + 4 * (time.monotonic() - start), 1)  # it is to stall in a step, not on its way there
+    patience_s = round(
+        2 + 4 * (time.monotonic() - start), 1
+    )  # it is to stall in a step, not on its way there
     ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=patience_s)
     with pytest.raises(RankHung, match=f"did not finish within {patience_s:g} s") as caught:
-        ranks.launch(MEASURE, request(2, worker="tests.horovod.workers:Stalls"), rendezvous=horovod_rendezvous)
+        ranks.launch(
+            MEASURE,
+            request(2, worker="tests.horovod.workers:Stalls"),
+            rendezvous=horovod_rendezvous,
+        )
     assert "workers.py" in str(caught.value), "the stacks show where rank 1 sleeps"
 
 

@@ -22,14 +22,18 @@ def test_each_rank_is_told_its_place() -> None:
         assert [rank["HOROVOD_RANK"] for rank in variables] == ["0", "1", "2"]
         assert {rank["HOROVOD_SIZE"] for rank in variables} == {"3"}
         assert [rank["HOROVOD_LOCAL_RANK"] for rank in variables] == ["0", "1", "2"]
-        assert {(rank["HOROVOD_CROSS_RANK"], rank["HOROVOD_CROSS_SIZE"]) for rank in variables} == {("0", "1")}
+        assert {(rank["HOROVOD_CROSS_RANK"], rank["HOROVOD_CROSS_SIZE"]) for rank in variables} == {
+            ("0", "1")
+        }
 
 
 def test_the_server_listens_on_loopback_and_ends_with_its_block() -> None:
     threads, before = threading.active_count(), addresses_of(os.getpid())
     with horovod_rendezvous(2) as variables:
         port = f"{int(variables[0]['HOROVOD_GLOO_RENDEZVOUS_PORT']):04X}"
-        listening = {local for local, _, state in addresses_of(os.getpid()) - before if state == LISTENING}
+        listening = {
+            local for local, _, state in addresses_of(os.getpid()) - before if state == LISTENING
+        }
         assert listening == {f"{LOOPBACK}:{port}"}
     assert addresses_of(os.getpid()) == before
     assert threading.active_count() == threads
@@ -64,5 +68,7 @@ def test_torch_is_not_imported_beside_the_ranks() -> None:
         "from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous\n"
         "with horovod_rendezvous(2): print('torch' in sys.modules)"
     )
-    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert answer.stdout.strip() == "False"

@@ -1,24 +1,31 @@
-"""Horovod's training step: right under every option, and each planted fault caught. The library itself, in ranks."""
+"""Horovod's training step: right under every option, and each planted fault caught. The library
+itself, in ranks."""
 
 import pytest
 
 from pytest_dnnbench.case import Case, Scalar
+from pytest_dnnbench.controller.case_run import MEASURE, PROVE
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import MEASURE, PROVE
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
-from pytest_dnnbench.results.measurement import agree
+from pytest_dnnbench.results.records.measurement import agree
 
 TINY = "tests.tiny_models:tiny"
 HOROVOD = "pytest_dnnbench.rank.frameworks.horovod:HorovodWorker"
 
 
 def request(
-    gpus: int, phase: str = "train", *, worker: str = HOROVOD, options: dict[str, Scalar] | None = None
+    gpus: int,
+    phase: str = "train",
+    *,
+    worker: str = HOROVOD,
+    options: dict[str, Scalar] | None = None,
 ) -> RunRequest:
-    return RunRequest(Case("horovod", TINY, gpus, phase, batch_size=4, options=options or {}), worker, TINY, 3, 1)
+    return RunRequest(
+        Case("horovod", TINY, gpus, phase, batch_size=4, options=options or {}), worker, TINY, 3, 1
+    )
 
 
 def ranks(server: ForkServer, gpus: int) -> Ranks:
@@ -39,7 +46,9 @@ def measure(server: ForkServer, asked: RunRequest) -> list[RankReport]:
 def test_a_right_step_passes(server: ForkServer, gpus: int, phase: str) -> None:
     evidence = prove(server, request(gpus, phase))
     assert evidence["ranks_agree"] == "bit for bit"
-    assert evidence["checked"] == (["gradients", "parameters", "buffers"] if phase == "train" else ["logits"])
+    assert evidence["checked"] == (
+        ["gradients", "parameters", "buffers"] if phase == "train" else ["logits"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,7 +60,9 @@ def test_a_right_step_passes(server: ForkServer, gpus: int, phase: str) -> None:
     ],
     ids=str,
 )
-def test_tuning_does_not_change_the_mathematics(server: ForkServer, options: dict[str, Scalar]) -> None:
+def test_tuning_does_not_change_the_mathematics(
+    server: ForkServer, options: dict[str, Scalar]
+) -> None:
     evidence = prove(server, request(2, options=options))
     assert evidence["tolerance"] == dict.fromkeys(("gradients", "parameters", "buffers"), 1e-9)
 
@@ -60,7 +71,9 @@ def test_fp16_compression_rounds_gradients_and_nothing_else(server: ForkServer) 
     evidence = prove(server, request(2, options={"compression": "fp16"}))
     seen = evidence["largest_deviation"]
     assert isinstance(seen, dict)
-    assert 1e-5 < seen["gradients"] < 5e-3, "the exchange was rounded, and not more than fp16 rounds"
+    assert 1e-5 < seen["gradients"] < 5e-3, (
+        "the exchange was rounded, and not more than fp16 rounds"
+    )
     assert seen["parameters"] < 1e-12
     assert seen["buffers"] < 1e-12
 
@@ -83,19 +96,28 @@ def test_a_planted_fault_is_caught(server: ForkServer, worker: str, seen: str) -
 @pytest.mark.parametrize("worker", ["NoBroadcast", "NoAllReduce"])
 def test_the_looser_bound_of_fp16_still_catches_faults(server: ForkServer, worker: str) -> None:
     with pytest.raises(WrongResult):
-        prove(server, request(2, worker=f"tests.horovod.workers:{worker}", options={"compression": "fp16"}))
+        prove(
+            server,
+            request(2, worker=f"tests.horovod.workers:{worker}", options={"compression": "fp16"}),
+        )
 
 
 def test_settings_in_force_are_recorded(server: ForkServer) -> None:
-    options: dict[str, Scalar] = {"fusion_threshold_mb": 2.0, "cycle_time_ms": 0.5, "backward_passes_per_step": 2}
+    options: dict[str, Scalar] = {
+        "fusion_threshold_mb": 2.0,
+        "cycle_time_ms": 0.5,
+        "backward_passes_per_step": 2,
+    }
     reports = measure(server, request(2, options=options))
     for report in reports:
         assert report.details["horovod_fusion_threshold"] == str(2 << 20)
         assert report.details["horovod_cycle_time"] == "0.5"
         assert report.details["backward_passes_per_step"] == 2
         assert (report.details["op"], report.details["compression"]) == ("average", "none")
-        assert report.step_images == (8, 8, 8), "a step is an update: two minibatches of four images"
-        assert report.images_per_update == 16
+        assert report.step_samples == (8, 8, 8), (
+            "a step is an update: two minibatches of four images"
+        )
+        assert report.samples_per_update == 16
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ Wrapped = tuple[nn.Module, torch.optim.Optimizer]
 
 
 class NoBroadcast(HorovodWorker):
-    """Gradients are averaged, but the ranks start from different weights: a user forgot broadcast_parameters."""
+    """Gradients are averaged, but the ranks start from different weights: a user forgot
+    broadcast_parameters."""
 
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Wrapped:
         """Only the optimiser is wrapped."""
@@ -50,13 +51,16 @@ class SumForMean(HorovodWorker):
 
 
 class DecayingBroadcast(HorovodWorker):
-    """The optimiser's state is broadcast with weight decay on: Horovod's first, empty step then is a real one."""
+    """The optimiser's state is broadcast with weight decay on: Horovod's first, empty step then is
+    a real one."""
 
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Wrapped:
         """In the order and the way of Horovod's own examples."""
         hvd.broadcast_parameters(module.state_dict(), root_rank=0)
         hvd.broadcast_optimizer_state(optimizer, root_rank=0)
-        return module, hvd.DistributedOptimizer(optimizer, named_parameters=module.named_parameters())
+        return module, hvd.DistributedOptimizer(
+            optimizer, named_parameters=module.named_parameters()
+        )
 
 
 class Dies(HorovodWorker):
@@ -71,7 +75,8 @@ class Dies(HorovodWorker):
 
 
 class Stalls(HorovodWorker):
-    """Rank 1 stops taking part after its first step; Horovod itself would only warn, after a minute."""
+    """Rank 1 stops taking part after its first step; Horovod itself would only warn, after a
+    minute."""
 
     def run(self, steps: int) -> Iterator[Step]:
         """As HorovodWorker.run, until it is not."""
@@ -82,11 +87,15 @@ class Stalls(HorovodWorker):
 
 
 class ShowsItsPorts(HorovodWorker):
-    """Records, while all ranks are connected, on which addresses this rank's process listens or is connected."""
+    """Records, while all ranks are connected, on which addresses this rank's process listens or is
+    connected."""
 
     def details(self) -> dict[str, object]:
         """The addresses, as the kernel's table has them: hexadecimal, of IPv4 and IPv6."""
-        return {"ports": sorted(addresses_of(os.getpid())), "threads": len(os.listdir("/proc/self/task"))}
+        return {
+            "ports": sorted(addresses_of(os.getpid())),
+            "threads": len(os.listdir("/proc/self/task")),
+        }
 
 
 def addresses_of(pid: int) -> set[tuple[str, str, str]]:

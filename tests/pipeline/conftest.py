@@ -1,4 +1,5 @@
-"""CPU ranks for pipelines, as many as a shape asks for: more than there are cores, where need be."""
+"""CPU ranks for pipelines, as many as a shape asks for: more than there are cores, where need
+be."""
 
 from collections.abc import Callable
 

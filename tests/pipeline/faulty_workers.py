@@ -1,4 +1,5 @@
-"""Pipeline workers with one planted fault each: the correctness gate must catch every one of them."""
+"""Pipeline workers with one planted fault each: the correctness gate must catch every one of
+them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -53,7 +54,8 @@ class MisplacedUpdate(PipeDreamWorker):
 
 
 class StaleAfterDrain(PipeDreamWorker):
-    """The second run starts from the weights of the first one's start: the original's bug after an epoch."""
+    """The second run starts from the weights of the first one's start: the original's bug after an
+    epoch."""
 
     @staticmethod
     def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here

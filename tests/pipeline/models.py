@@ -21,7 +21,9 @@ class Layer(nn.Module):
 def _chain(stages: int) -> list[nn.Module]:
     widths = [6, *([7] * (stages - 1)), 4]
     return [
-        Layer(nn.Linear(before, after), nn.Tanh()) if index < stages - 1 else Layer(nn.Linear(before, after))
+        Layer(nn.Linear(before, after), nn.Tanh())
+        if index < stages - 1
+        else Layer(nn.Linear(before, after))
         for index, (before, after) in enumerate(pairwise(widths))
     ]
 
@@ -76,7 +78,8 @@ RESIDUAL_CUTS: dict[int, tuple[str, ...]] = {
     3: ("norms_0", "norms_2"),
     4: ("norms_0", "norms_1", "norms_3"),
 }
-"""Operators of the residual model after which it is cut: inside its blocks, so that two or three tensors cross."""
+"""Operators of the residual model after which it is cut: inside its blocks, so that two or three
+tensors cross."""
 
 
 class AddedTwice(nn.Module):

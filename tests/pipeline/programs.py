@@ -39,7 +39,8 @@ def die_in_the_middle(runtime: Runtime, rank: int, how: str) -> None:
 
 
 def outlive_a_peer(runtime: Runtime) -> str:
-    """Rank 1 leaves without a word; rank 0 says what it saw, and how many threads keep it from ending."""
+    """Rank 1 leaves without a word; rank 0 says what it saw, and how many threads keep it from
+    ending."""
     connected = torch.zeros(1)
     if runtime.rank == 1:
         dist.recv(connected, 0)

@@ -1,4 +1,5 @@
-"""Pipelines of real ranks against the update rule in one process: float64, parameter by parameter, to 1e-10."""
+"""Pipelines of real ranks against the update rule in one process: float64, parameter by parameter,
+to 1e-10."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +25,8 @@ Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 TOLERANCE = 1e-10
 RUNS = (11, 1, 6)
-"""Minibatches of three runs with a drain after each: longer and shorter than the pipeline, multiples of nothing."""
+"""Minibatches of three runs with a drain after each: longer and shorter than the pipeline,
+multiples of nothing."""
 
 SHAPES = ["1", "2", "3", "4", "2-1", "1-2", "2-2", "1-3-1", "3-"]
 
@@ -53,12 +55,16 @@ def images(count: int) -> Batches:
     ]
 
 
-def check(pipeline: PipelineStages, make: Callable[[int], Batches], runs: tuple[int, ...] = RUNS) -> None:
+def check(
+    pipeline: PipelineStages, make: Callable[[int], Batches], runs: tuple[int, ...] = RUNS
+) -> None:
     """Trains on the ranks and in the reference, and compares everything that either holds."""
     request = pipeline.request
     data = [make(count) for count in runs]
     reports = pipeline.train(*data)
-    reference = PipelineReference(stages_of(request), schedule_of(request), optimiser_of(request), cross_entropy)
+    reference = PipelineReference(
+        stages_of(request), schedule_of(request), optimiser_of(request), cross_entropy
+    )
     losses = [reference.run(batches) for batches in data]
     layout = schedule_of(request).layout
     assert [(report.stage, report.replica) for report in reports] == [
@@ -70,28 +76,52 @@ def check(pipeline: PipelineStages, make: Callable[[int], Batches], runs: tuple[
             (report.buffers, reference.buffers(report.stage, report.replica)),
         ):
             assert got.keys() == wanted.keys()
-            found, where = deviation({name: torch.as_tensor(value) for name, value in got.items()}, wanted)
-            assert found <= TOLERANCE, f"{where} of stage {report.stage}, replica {report.replica}: {found}"
+            found, where = deviation(
+                {name: torch.as_tensor(value) for name, value in got.items()}, wanted
+            )
+            assert found <= TOLERANCE, (
+                f"{where} of stage {report.stage}, replica {report.replica}: {found}"
+            )
         assert report.versions_kept <= schedule_of(request).versions_kept(report.stage)
     seen = sorted((minibatch, loss) for report in reports for minibatch, loss in report.losses)
-    wanted_losses = sorted((minibatch, loss) for run in losses for minibatch, loss in enumerate(run))
+    wanted_losses = sorted(
+        (minibatch, loss) for run in losses for minibatch, loss in enumerate(run)
+    )
     np.testing.assert_allclose(np.array(seen), np.array(wanted_losses), rtol=0, atol=TOLERANCE)
 
 
 def chain(cpu_ranks: CpuRanks, shape: str, **settings: object) -> PipelineStages:
     replicas = (3,) if shape == "3-" else shape
-    stages = len(replicas) if isinstance(replicas, tuple) else shape.count("-") + 1 if "-" in shape else int(shape)
+    stages = (
+        len(replicas)
+        if isinstance(replicas, tuple)
+        else shape.count("-") + 1
+        if "-" in shape
+        else int(shape)
+    )
     return pipeline_stages(
-        cpu_ranks, f"tests.pipeline.models:chain{stages}", replicas, dtype="float64", learning_rate=0.1, **settings
+        cpu_ranks,
+        f"tests.pipeline.models:chain{stages}",
+        replicas,
+        dtype="float64",
+        learning_rate=0.1,
+        **settings,
     )
 
 
 def residual(cpu_ranks: CpuRanks, shape: str, **settings: object) -> PipelineStages:
     pipeline = pipeline_stages(
-        cpu_ranks, "tests.pipeline.models:residual", shape, dtype="float64", learning_rate=0.05, **settings
+        cpu_ranks,
+        "tests.pipeline.models:residual",
+        shape,
+        dtype="float64",
+        learning_rate=0.05,
+        **settings,
     )
     request = pipeline.request
-    stages = cut(build_model(request.model, 28), example_images(28, 2), RESIDUAL_CUTS[len(request.replicas)])
+    stages = cut(
+        build_model(request.model, 28), example_images(28, 2), RESIDUAL_CUTS[len(request.replicas)]
+    )
     operators = tuple(stage.operators for stage in stages)
     return replace(pipeline, request=replace(request, operators=operators))
 
@@ -110,18 +140,24 @@ def test_momentum_and_weight_decay_act_on_the_newest_weights(
 
 
 @pytest.mark.parametrize("shape", ["1", "2", "3", "4", "2-1", "2-2", "1-3-1"])
-def test_batch_normalisation_and_skips_over_cuts_follow_the_rule(cpu_ranks: CpuRanks, shape: str) -> None:
+def test_batch_normalisation_and_skips_over_cuts_follow_the_rule(
+    cpu_ranks: CpuRanks, shape: str
+) -> None:
     check(residual(cpu_ranks, shape), images)
 
 
 @pytest.mark.parametrize("shape", ["1", "2", "3", "4", "2-1", "1-2", "2-2", "1-3-1"])
 @pytest.mark.parametrize("variant", ["pipedream-2bw", "pipedream-flush"])
-def test_two_versions_and_flush_follow_their_rules(cpu_ranks: CpuRanks, shape: str, variant: str) -> None:
+def test_two_versions_and_flush_follow_their_rules(
+    cpu_ranks: CpuRanks, shape: str, variant: str
+) -> None:
     check(chain(cpu_ranks, shape, variant=variant), vectors)
 
 
 @pytest.mark.parametrize("variant", ["pipedream-2bw", "pipedream-flush"])
-def test_the_variants_follow_their_rules_with_batch_normalisation(cpu_ranks: CpuRanks, variant: str) -> None:
+def test_the_variants_follow_their_rules_with_batch_normalisation(
+    cpu_ranks: CpuRanks, variant: str
+) -> None:
     check(residual(cpu_ranks, "2-1", variant=variant), images)
 
 
@@ -131,9 +167,16 @@ def test_vertical_sync_follows_its_rule(cpu_ranks: CpuRanks, shape: str) -> None
 
 
 @pytest.mark.parametrize("variant", ["pipedream-2bw", "pipedream-flush"])
-def test_parameters_that_share_a_gradient_tensor_each_get_it_once(cpu_ranks: CpuRanks, variant: str) -> None:
+def test_parameters_that_share_a_gradient_tensor_each_get_it_once(
+    cpu_ranks: CpuRanks, variant: str
+) -> None:
     pipeline = pipeline_stages(
-        cpu_ranks, "tests.pipeline.models:added_twice", 2, dtype="float64", variant=variant, microbatches=3
+        cpu_ranks,
+        "tests.pipeline.models:added_twice",
+        2,
+        dtype="float64",
+        variant=variant,
+        microbatches=3,
     )
     check(pipeline, vectors)
 
@@ -165,7 +208,9 @@ def test_one_unreplicated_stage_is_plain_training(cpu_ranks: CpuRanks) -> None:
         cross_entropy(model(inputs)[0], labels).backward()  # type: ignore[no-untyped-call] # torch's gap
         plain.step()
     for name, parameter in model.named_parameters():
-        np.testing.assert_allclose(report.parameters[name], parameter.detach().numpy(), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            report.parameters[name], parameter.detach().numpy(), rtol=0, atol=1e-12
+        )
 
 
 def test_the_reference_tells_the_rules_apart() -> None:
@@ -177,10 +222,20 @@ def test_the_reference_tells_the_rules_apart() -> None:
         ("pipedream-flush", False),
     ):
         request = PipelineRequest(
-            "tests.pipeline.models:chain3", (1, 1, 1), variant, 3, vertical_sync, dtype="float64", learning_rate=0.1
+            "tests.pipeline.models:chain3",
+            (1, 1, 1),
+            variant,
+            3,
+            vertical_sync,
+            dtype="float64",
+            learning_rate=0.1,
         )
-        reference = PipelineReference(stages_of(request), schedule_of(request), optimiser_of(request), cross_entropy)
+        reference = PipelineReference(
+            stages_of(request), schedule_of(request), optimiser_of(request), cross_entropy
+        )
         reference.run(vectors(9))
         ends[variant, vertical_sync] = reference.parameters(0)["layers.0.weight"]
     for one, other in ((a, b) for a in ends for b in ends if a < b):
-        assert float((ends[one] - ends[other]).abs().max()) > 1e4 * TOLERANCE, f"{one} and {other} do the same"
+        assert float((ends[one] - ends[other]).abs().max()) > 1e4 * TOLERANCE, (
+            f"{one} and {other} do the same"
+        )

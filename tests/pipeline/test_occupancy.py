@@ -8,9 +8,20 @@ from pytest_dnnbench.rank.pipeline.occupancy import Occupancy
 
 @pytest.fixture
 def occupancy(monkeypatch: pytest.MonkeyPatch) -> Occupancy:
-    """Stage 0 of two in 1F1B: minibatch, start and end of each interval; it idles from 3 to 4 and from 9 to 10."""
+    """Stage 0 of two in 1F1B: minibatch, start and end of each interval; it idles from 3 to 4 and
+    from 9 to 10."""
     watched = Occupancy(torch.device("cpu"))
-    passes = [(0, 0, 1), (1, 1, 2), (0, 2, 3), (2, 4, 5), (1, 5, 7), (3, 7, 8), (2, 8, 9), (4, 10, 11), (3, 11, 12)]
+    passes = [
+        (0, 0, 1),
+        (1, 1, 2),
+        (0, 2, 3),
+        (2, 4, 5),
+        (1, 5, 7),
+        (3, 7, 8),
+        (2, 8, 9),
+        (4, 10, 11),
+        (3, 11, 12),
+    ]
     for minibatch, start, end in passes:
         monkeypatch.setattr(watched._watch, "mark", lambda end=end: float(end))
         watched.add(minibatch, float(start))

@@ -1,4 +1,5 @@
-"""Ranks of a pipeline: any number of minibatches, validation, and what happens when one of them is lost."""
+"""Ranks of a pipeline: any number of minibatches, validation, and what happens when one of them is
+lost."""
 
 from collections.abc import Callable
 
@@ -13,7 +14,9 @@ CpuRanks = Callable[[int], Ranks]
 
 
 @pytest.mark.parametrize("minibatches", [0, 1, 2, 5, 12])
-def test_every_rank_completes_its_minibatches_in_order(cpu_ranks: CpuRanks, minibatches: int) -> None:
+def test_every_rank_completes_its_minibatches_in_order(
+    cpu_ranks: CpuRanks, minibatches: int
+) -> None:
     pipeline = pipeline_stages(cpu_ranks, models.chain2, "2-1")
     assert pipeline.run(programs.order, minibatches) == [
         list(range(0, minibatches, 2)),
@@ -33,7 +36,9 @@ def test_validation_passes_every_minibatch_in_evaluation_mode(cpu_ranks: CpuRank
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])
-def test_a_rank_that_raises_fails_the_launch_by_its_own_error(cpu_ranks: CpuRanks, rank: int) -> None:
+def test_a_rank_that_raises_fails_the_launch_by_its_own_error(
+    cpu_ranks: CpuRanks, rank: int
+) -> None:
     pipeline = pipeline_stages(cpu_ranks, models.chain3, 3)
     with pytest.raises(RankRaised, match="planted") as caught:
         pipeline.run(programs.die_in_the_middle, rank, "raised")

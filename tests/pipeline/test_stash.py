@@ -1,4 +1,5 @@
-"""Versions of weights: made without copying more than one, and never changed while a minibatch is in flight."""
+"""Versions of weights: made without copying more than one, and never changed while a minibatch is
+in flight."""
 
 import pytest
 import torch
@@ -61,7 +62,9 @@ def test_updates_are_those_of_torchs_optimiser(momentum: float) -> None:
     module, plain = nn.Linear(3, 2).double(), nn.Linear(3, 2).double()
     plain.load_state_dict(module.state_dict())
     stash = Stash(module, Sgd(0.1, momentum, 0.01))
-    optimiser = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01, foreach=False)
+    optimiser = torch.optim.SGD(
+        plain.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01, foreach=False
+    )
     for version in range(1, 6):
         given = [torch.randn_like(parameter) for parameter in plain.parameters()]
         for parameter, gradient in zip(plain.parameters(), given, strict=True):

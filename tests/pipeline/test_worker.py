@@ -1,4 +1,5 @@
-"""`pipedream` as a framework: proven, measured and described; planted faults do not pass the proof."""
+"""`pipedream` as a framework: proven, measured and described; planted faults do not pass the
+proof."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,14 +8,14 @@ from typing import Any
 import pytest
 
 from pytest_dnnbench.case import Case
+from pytest_dnnbench.controller.case_run import MEASURE, PROVE
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import MEASURE, PROVE
 from pytest_dnnbench.errors import PlanError, UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.planner.predict import even_plan
-from pytest_dnnbench.rank.pipeline.profiler import Effort, profile_model
-from pytest_dnnbench.results.measurement import Launch, agree
+from pytest_dnnbench.rank.profiling.profiler import Effort, profile_model
+from pytest_dnnbench.results.records.measurement import Launch, agree
 
 MODELS = "tests.pipeline.models"
 RESIDUAL = f"{MODELS}:residual"
@@ -73,25 +74,40 @@ def test_the_proof_passes_with_vertical_sync_and_for_validation(server: ForkServ
 
 
 def test_a_real_model_with_dropout_and_stochastic_depth_passes(server: ForkServer) -> None:
-    assert prove(server, 2, stages="2", model="efficientnet_b0")["checked"] == ["parameters", "buffers", "loss"]
+    assert prove(server, 2, stages="2", model="efficientnet_b0")["checked"] == [
+        "parameters",
+        "buffers",
+        "loss",
+    ]
 
 
 @pytest.mark.parametrize(
     ("fault", "stages", "gpus"),
-    [("NoAllReduce", "2-1", 3), ("NoStash", "1-1", 2), ("MisplacedUpdate", "1-1", 2), ("StaleAfterDrain", "1-1", 2)],
+    [
+        ("NoAllReduce", "2-1", 3),
+        ("NoStash", "1-1", 2),
+        ("MisplacedUpdate", "1-1", 2),
+        ("StaleAfterDrain", "1-1", 2),
+    ],
 )
 def test_a_planted_fault_is_caught(server: ForkServer, fault: str, stages: str, gpus: int) -> None:
     variant = "pipedream-2bw" if fault == "NoStash" else "pipedream"
     with pytest.raises(WrongResult, match="parameters of stage"):
-        prove(server, gpus, stages=stages, worker=f"tests.pipeline.faulty_workers:{fault}", framework=variant)
+        prove(
+            server,
+            gpus,
+            stages=stages,
+            worker=f"tests.pipeline.faulty_workers:{fault}",
+            framework=variant,
+        )
 
 
 def test_a_measured_case_counts_each_image_once_and_tells_its_plan(server: ForkServer) -> None:
     reports = launch(server, MEASURE, 3, stages="2-1")
-    assert [sum(report.step_images) for report in reports] == [0, 0, 6 * 4]
+    assert [sum(report.step_samples) for report in reports] == [0, 0, 6 * 4]
     assert [report.step_index for report in reports] == [(0, 2, 4), (1, 3, 5), (0, 1, 2, 3, 4, 5)]
     assert [len(report.loss) for report in reports] == [0, 0, 10]
-    assert Launch(tuple(reports)).throughput_img_s > 0
+    assert Launch(tuple(reports)).throughput > 0
     for report in reports:
         assert report.details["replicas"] == [2, 1]
         assert report.details["parallelism"] == "pipeline"
@@ -103,18 +119,24 @@ def test_a_measured_case_counts_each_image_once_and_tells_its_plan(server: ForkS
     assert reports[2].details["stash_bytes"] == 0
 
 
-@pytest.mark.parametrize(("framework", "ideal"), [("pipedream-2bw", 0.0), ("pipedream-flush", 1 / 5)])
-def test_a_step_of_the_variants_is_one_update(server: ForkServer, framework: str, ideal: float) -> None:
+@pytest.mark.parametrize(
+    ("framework", "ideal"), [("pipedream-2bw", 0.0), ("pipedream-flush", 1 / 5)]
+)
+def test_a_step_of_the_variants_is_one_update(
+    server: ForkServer, framework: str, ideal: float
+) -> None:
     first, last = launch(server, MEASURE, 2, stages="2", framework=framework, microbatches=4)
     assert first.step_index == last.step_index == tuple(range(6))
-    assert last.step_images == (4 * 4,) * 6
-    assert last.images_per_update == 4 * 4
+    assert last.step_samples == (4 * 4,) * 6
+    assert last.samples_per_update == 4 * 4
     assert len(last.loss) == 10
     assert first.metrics["bubble_fraction_ideal"] == pytest.approx(ideal)
     assert first.details["versions_kept"] == (2 if framework == "pipedream-2bw" else 1)
     plan = first.details["plan"]
     assert isinstance(plan, dict)
-    assert first.details["predicted_step_time_s"] == pytest.approx(4 * plan["bottleneck_s"] / (1 - ideal))
+    assert first.details["predicted_step_time_s"] == pytest.approx(
+        4 * plan["bottleneck_s"] / (1 - ideal)
+    )
 
 
 def test_auto_lets_the_planner_decide_and_says_what_it_decided(server: ForkServer) -> None:
@@ -123,12 +145,12 @@ def test_auto_lets_the_planner_decide_and_says_what_it_decided(server: ForkServe
         assert report.details["decided_by"] == "planner"
         data_parallel = report.details["replicas"] == [2]
         assert report.details["parallelism"] == ("data" if data_parallel else "pipeline")
-    assert sum(sum(report.step_images) for report in reports) == 6 * 4
+    assert sum(sum(report.step_samples) for report in reports) == 6 * 4
 
 
 def test_validation_is_pipelined_and_in_evaluation_mode(server: ForkServer) -> None:
     reports = launch(server, MEASURE, 2, stages="2", phase="validate")
-    assert [sum(report.step_images) for report in reports] == [0, 6 * 4]
+    assert [sum(report.step_samples) for report in reports] == [0, 6 * 4]
 
 
 def test_a_plan_from_a_file_is_run_as_it_stands(server: ForkServer, tmp_path: Path) -> None:
@@ -140,7 +162,9 @@ def test_a_plan_from_a_file_is_run_as_it_stands(server: ForkServer, tmp_path: Pa
     assert reports[0].details["plan"] == plan.to_data()
     with pytest.raises(PlanError, match="takes 3 ranks, not 2"):
         launch(server, MEASURE, 2, plan=str(tmp_path / "plan.json"))
-    with pytest.raises(PlanError, match="the plan is of another model or version, profile and plan again"):
+    with pytest.raises(
+        PlanError, match="the plan is of another model or version, profile and plan again"
+    ):
         launch(server, MEASURE, 3, plan=str(tmp_path / "plan.json"), model=f"{MODELS}:two_layers")
 
 
@@ -151,7 +175,13 @@ def test_a_plan_from_a_file_is_run_as_it_stands(server: ForkServer, tmp_path: Pa
         (RESIDUAL, "2-1", 2, PlanError, "stages 2-1 take 3 ranks, not 2"),
         (RESIDUAL, "x", 2, PlanError, "stages 'x': write a number"),
         (f"{MODELS}:two_layers", "4", 4, PlanError, "ask for fewer"),
-        (f"{MODELS}:Branching", "2", 2, UsageError, r"models.py:\d+ `if .*mark the block as a leaf"),
+        (
+            f"{MODELS}:Branching",
+            "2",
+            2,
+            UsageError,
+            r"models.py:\d+ `if .*mark the block as a leaf",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_refused_in_one_line(

@@ -1,6 +1,8 @@
-"""Every plan of a small graph, costed by the formulas as they are written down: slow, and obviously right.
+"""Every plan of a small graph, costed by the formulas as they are written down: slow, and obviously
+right.
 
-Stages are sets of node positions; nothing here is shared with the planner but the profile and the levels.
+Stages are sets of node positions; nothing here is shared with the planner but the profile and the
+levels.
 """
 
 import math
@@ -18,7 +20,8 @@ INFINITY = math.inf
 
 @dataclass(frozen=True)
 class BruteForce:
-    """All plans of one profile. `free` transfers cost nothing; without `replication` every stage has one replica."""
+    """All plans of one profile. `free` transfers cost nothing; without `replication` every stage
+    has one replica."""
 
     profile: Profile
     free: bool = False
@@ -29,8 +32,12 @@ class BruteForce:
     def cuts(self) -> list[Cut]:
         """Every set of nodes that holds the source of each edge whose target it holds."""
         names = [node.id for node in self.profile.nodes]
-        subsets = (frozenset(some) for size in range(len(names) + 1) for some in combinations(names, size))
-        return [some for some in subsets if all(a in some for a, b in self.profile.edges if b in some)]
+        subsets = (
+            frozenset(some) for size in range(len(names) + 1) for some in combinations(names, size)
+        )
+        return [
+            some for some in subsets if all(a in some for a, b in self.profile.edges if b in some)
+        ]
 
     def chains(self, start: Cut, end: Cut, most: int) -> Iterator[tuple[Cut, ...]]:
         """All ways to go from one cut to a larger one in at most so many stages."""
@@ -41,7 +48,9 @@ class BruteForce:
                 if start < between < end:
                     yield from ((start, *rest) for rest in self.chains(between, end, most - 1))
 
-    def shapes(self, stages: int, workers: int, *, all_used: bool = False) -> Iterator[tuple[int, ...]]:
+    def shapes(
+        self, stages: int, workers: int, *, all_used: bool = False
+    ) -> Iterator[tuple[int, ...]]:
         """All numbers of replicas for so many stages on the workers."""
         for shape in product(range(1, workers + 1), repeat=stages):
             allowed = self.replication or max(shape) == 1
@@ -56,7 +65,10 @@ class BruteForce:
 
     def crossing(self, cut: Cut) -> float:
         """Bytes of the nodes before a cut that a node after it reads."""
-        return self.total("activation_bytes", frozenset(a for a, b in self.profile.edges if a in cut and b not in cut))
+        return self.total(
+            "activation_bytes",
+            frozenset(a for a, b in self.profile.edges if a in cut and b not in cut),
+        )
 
     # The default cost model.
 
@@ -65,7 +77,8 @@ class BruteForce:
         return self.pipeline_s(self.cuts[0], self.cuts[-1], levels)
 
     def pipeline_s(self, start: Cut, end: Cut, levels: Sequence[Level]) -> float:
-        """Between two cuts: the best over all splits; the cuts at the ends are paid for elsewhere."""
+        """Between two cuts: the best over all splits; the cuts at the ends are paid for
+        elsewhere."""
         workers = levels[-1].workers
         times: dict[tuple[Cut, Cut, int], float] = {}
         best = INFINITY
@@ -79,12 +92,16 @@ class BruteForce:
                 for cut, left, right in zip(chain[1:-1], shape, shape[1:], strict=False):
                     moved = 0.0 if self.free else 2 * self.crossing(cut) / levels[-1].bandwidth
                     slowest = max(slowest, moved / left, moved / right)
-                if self.memory_bytes is None or self.needed_bytes(chain, shape) <= self.memory_bytes:
+                if (
+                    self.memory_bytes is None
+                    or self.needed_bytes(chain, shape) <= self.memory_bytes
+                ):
                     best = min(best, slowest)
         return best
 
     def stage_s(self, start: Cut, end: Cut, r: int, levels: Sequence[Level]) -> float:
-        """One stage on r units: each unit a pipeline, or (with replication) all its workers data parallel."""
+        """One stage on r units: each unit a pipeline, or (with replication) all its workers data
+        parallel."""
         *inner, level = levels
         weights = self.total("parameter_bytes", end - start)
         reduced = 2 * (r - 1) / r * weights / level.bandwidth
@@ -101,7 +118,9 @@ class BruteForce:
         time_s, group = self.compute_s(nodes), 1
         for level in levels:
             m = level.workers
-            reduced = 2 * (m - 1) / m * self.total("parameter_bytes", nodes) / (level.bandwidth * group)
+            reduced = (
+                2 * (m - 1) / m * self.total("parameter_bytes", nodes) / (level.bandwidth * group)
+            )
             time_s, group = max(time_s, reduced) / m, group * m
         return time_s
 
@@ -114,38 +133,60 @@ class BruteForce:
             if following:
                 count = max(count, math.ceil(following / r))
             following = r * (count + 1)
-            weights, activations = self.total("parameter_bytes", b - a), self.total("activation_bytes", b - a)
-            needed = max(needed, (count + 1) * (weights + activations + self.crossing(a)) + 2 * weights)
+            weights, activations = (
+                self.total("parameter_bytes", b - a),
+                self.total("activation_bytes", b - a),
+            )
+            needed = max(
+                needed, (count + 1) * (weights + activations + self.crossing(a)) + 2 * weights
+            )
         return needed
 
     # PipeDream's optimizer.
 
     def original_s(
-        self, levels: Sequence[Level], start: Cut | None = None, end: Cut | None = None, *, all_used: bool = True
+        self,
+        levels: Sequence[Level],
+        start: Cut | None = None,
+        end: Cut | None = None,
+        *,
+        all_used: bool = True,
     ) -> float:
-        """The bottleneck of the best plan of the published optimizer, which uses every worker unless told otherwise."""
+        """The bottleneck of the best plan of the published optimizer, which uses every worker
+        unless told otherwise."""
         first, last = start or self.cuts[0], end or self.cuts[-1]
         *inner, level = levels
         best = INFINITY
         for chain in self.chains(first, last, level.workers):
             pairs = list(pairwise(chain))
-            times = [self.original_s(inner, a, b) if inner else self.compute_s(b - a) for a, b in pairs]
+            times = [
+                self.original_s(inner, a, b) if inner else self.compute_s(b - a) for a, b in pairs
+            ]
             for shape in self.shapes(len(pairs), level.workers, all_used=all_used):
                 best = min(best, self._original_pipeline_s(pairs, times, shape, levels))
         return best
 
     def _original_pipeline_s(
-        self, pairs: list[tuple[Cut, Cut]], times: list[float], shape: Sequence[int], levels: Sequence[Level]
+        self,
+        pairs: list[tuple[Cut, Cut]],
+        times: list[float],
+        shape: Sequence[int],
+        levels: Sequence[Level],
     ) -> float:
         level, slowest, used = levels[-1], 0.0, 0
         for number, ((a, b), time_s, r) in enumerate(zip(pairs, times, shape, strict=True)):
             used += r
-            weights, activations = self.total("parameter_bytes", b - a), self.total("activation_bytes", b - a)
+            weights, activations = (
+                self.total("parameter_bytes", b - a),
+                self.total("activation_bytes", b - a),
+            )
             stashed = math.ceil((level.workers - used) / r) * (weights + activations)
             if self.memory_bytes is not None and stashed > self.memory_bytes:
                 return INFINITY
             below = levels[-2].workers if number == 0 and len(levels) > 1 else 1
-            slowest = max(slowest, (time_s + 4 * (r - 1) * weights / (level.bandwidth * r * below)) / r)
+            slowest = max(
+                slowest, (time_s + 4 * (r - 1) * weights / (level.bandwidth * r * below)) / r
+            )
             if number and not self.free:
                 slowest = max(slowest, 2 * self.augmented(a) / (level.bandwidth * r))
                 if b != self.cuts[-1]:
@@ -153,8 +194,11 @@ class BruteForce:
         return slowest
 
     def augmented(self, cut: Cut) -> float:
-        """Bytes of PipeDream's augmented antichain: the last nodes, and ancestors of one that feed anything else."""
-        last = {name for name in cut if not any(a == name and b in cut for a, b in self.profile.edges)}
+        """Bytes of PipeDream's augmented antichain: the last nodes, and ancestors of one that feed
+        anything else."""
+        last = {
+            name for name in cut if not any(a == name and b in cut for a, b in self.profile.edges)
+        }
         extra = {
             a
             for name in last

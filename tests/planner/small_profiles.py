@@ -1,4 +1,5 @@
-"""Random small profiles for tests against brute force: few nodes, few different figures, so that ties occur."""
+"""Random small profiles for tests against brute force: few nodes, few different figures, so that
+ties occur."""
 
 from hypothesis import strategies as st
 
@@ -8,7 +9,8 @@ from pytest_dnnbench.planner.profile import Node, Profile
 
 @st.composite
 def small_profiles(draw: st.DrawFn, most_nodes: int = 5) -> Profile:
-    """Acyclic graphs of every shape, with several sources and sinks, unconnected parts and nodes without time."""
+    """Acyclic graphs of every shape, with several sources and sinks, unconnected parts and nodes
+    without time."""
     count = draw(st.integers(1, most_nodes))
     nodes = [
         Node(

@@ -1,4 +1,5 @@
-"""The command: what it prints for people and for programs, and what it says to arguments that cannot be."""
+"""The command: what it prints for people and for programs, and what it says to arguments that
+cannot be."""
 
 import json
 from pathlib import Path
@@ -18,7 +19,10 @@ STAGE_KEYS = {
 @pytest.fixture
 def profile_file(tmp_path: Path) -> Path:
     """A model whose weights are all at its end."""
-    nodes = (Node("features", "Conv2d", 0.5, 1.0, 1e6, 1e6), Node("classifier", "Linear", 0.2, 0.3, 1e4, 5e8))
+    nodes = (
+        Node("features", "Conv2d", 0.5, 1.0, 1e6, 1e6),
+        Node("classifier", "Linear", 0.2, 0.3, 1e4, 5e8),
+    )
     write_profile(Profile(nodes, (("features", "classifier"),)), tmp_path / "heavy_end.json")
     return tmp_path / "heavy_end.json"
 
@@ -62,7 +66,9 @@ def test_options_reach_the_planner(profile_file: Path, capsys: pytest.CaptureFix
     assert shape("--no-replication") == [1, 1]
     assert shape("--memory", "1e3") == []
     assert shape("--memory", "5e6") == []
-    assert shape("--cost-model", "original", "--no-replication") == [], "two nodes do not make four stages"
+    assert shape("--cost-model", "original", "--no-replication") == [], (
+        "two nodes do not make four stages"
+    )
     assert shape("--activations-free", "--cost-model", "original") == [3, 1]
 
 
@@ -70,7 +76,16 @@ def test_transfers_can_be_free(tmp_path: Path, capsys: pytest.CaptureFixture[str
     write_profile(residual(3), tmp_path / "profile.txt")
 
     def time_s(*options: str) -> float:
-        plan(tmp_path / "profile.txt", "--gpus", "2", "--bandwidth", "1e6", "--no-replication", "--json", *options)
+        plan(
+            tmp_path / "profile.txt",
+            "--gpus",
+            "2",
+            "--bandwidth",
+            "1e6",
+            "--no-replication",
+            "--json",
+            *options,
+        )
         return float(json.loads(capsys.readouterr().out)["bottleneck_s"])
 
     assert time_s("--activations-free") < 0.6 * time_s()
@@ -80,8 +95,9 @@ def test_a_memory_that_suffices_for_nothing_is_an_answer_with_status_1(
     profile_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert plan(profile_file, "--gpus", "2x2", "--bandwidth", "1e9,1e8", "--memory", "1e6") == 1
-    assert "infeasible: no plan for 4 workers fits in 1000000 bytes each: the leanest needs 1501010000" in (
-        capsys.readouterr().out
+    assert (
+        "infeasible: no plan for 4 workers fits in 1000000 bytes each: the leanest needs 1501010000"
+        in (capsys.readouterr().out)
     )
 
 
@@ -103,7 +119,9 @@ def test_arguments_that_cannot_be_are_named(
     assert message in capsys.readouterr().err
 
 
-def test_a_malformed_profile_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_profile_is_named_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "graph.txt").write_text("node1 -- Conv2d\n")
     assert plan(tmp_path / "graph.txt", "--gpus", "2", "--bandwidth", "1e9") == 2
     assert "graph.txt: line 1: " in capsys.readouterr().err

@@ -1,4 +1,5 @@
-"""The options of a pipeline's case: on which numbers of ranks they make sense, and what is wrong on any."""
+"""The options of a pipeline's case: on which numbers of ranks they make sense, and what is wrong on
+any."""
 
 from pathlib import Path
 
@@ -40,7 +41,11 @@ def test_a_plan_fits_the_ranks_that_it_was_made_for(tmp_path: Path) -> None:
         ("pipedream", {"bandwidth": -1.0}, "--dnn-bandwidth is -1.0: give bytes per second"),
         ("pipedream", {"bandwidth": float("nan")}, "--dnn-bandwidth is nan"),
         ("pipedream-2bw", {"microbatches": -2}, "--dnn-microbatches is -2: give at least 1"),
-        ("pipedream-2bw", {"stages": "3", "microbatches": 1}, "needs at least 2 microbatches, not 1"),
+        (
+            "pipedream-2bw",
+            {"stages": "3", "microbatches": 1},
+            "needs at least 2 microbatches, not 1",
+        ),
         ("pipedream-flush", {"stages": "2-1", "microbatches": 3}, "give a multiple of 2"),
         ("pipedream", {"plan": "nowhere.json"}, "plan nowhere.json cannot be read"),
     ],

@@ -1,7 +1,9 @@
-"""The cost model `original` against recorded answers of PipeDream's own optimizer on its own profiles.
+"""The cost model `original` against recorded answers of PipeDream's own optimizer on its own
+profiles.
 
-They need data that is not part of the project; brute force in test_predict.py checks the same model without it.
-Split indices are never compared: the original numbers states differently from run to run.
+They need data that is not part of the project; brute force in test_predict.py checks the same model
+without it. Split indices are never compared: the original numbers states differently from run to
+run.
 """
 
 import json
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from pytest_dnnbench.planner.blocks import Level, levels_of
-from pytest_dnnbench.planner.original import (
+from pytest_dnnbench.planner.pipedream.cost_model import (
     Load,
     OriginalOptions,
     best_blocks,
@@ -33,7 +35,15 @@ class Row:
     """One run of the original; its fields are named as the file's `row_fields` describe them."""
 
     def __init__(self, fields: list[Any], states: States) -> None:
-        self.name, workers, bandwidths, options, self.bottleneck_s, self.data_parallel_s, self.single_s = fields[:7]
+        (
+            self.name,
+            workers,
+            bandwidths,
+            options,
+            self.bottleneck_s,
+            self.data_parallel_s,
+            self.single_s,
+        ) = fields[:7]
         self.wall_s, self.status, self.entries = fields[7:]
         self.states = states
         self.levels = levels_of(workers, bandwidths)
@@ -48,13 +58,17 @@ class Row:
         return f"{self.name} {self.levels} {self.options}"
 
     def its_cost_s(self) -> float:
-        """Its plan costed by our formula; what it says of each stretch inside is checked on the way."""
+        """Its plan costed by our formula; what it says of each stretch inside is checked on the
+        way."""
         entries = iter(self.entries)
         outermost = [next(entries)]
         return self._cost_s(outermost, entries, self.levels)[0]
 
-    def _cost_s(self, stretches: list[Any], entries: Iterator[Any], levels: tuple[Level, ...]) -> list[float]:
-        """The times of all stretches of one level; their stages are the stretches of the level inside."""
+    def _cost_s(
+        self, stretches: list[Any], entries: Iterator[Any], levels: tuple[Level, ...]
+    ) -> list[float]:
+        """The times of all stretches of one level; their stages are the stretches of the level
+        inside."""
         stages = [stage for *_, of_one in stretches for stage in of_one]
         times = [stage[3] for stage in stages]
         if len(levels) > 1:
@@ -65,7 +79,9 @@ class Row:
             loads = [Load(next(times_of_stages), stage[4], self._output(stage)) for stage in of_one]
             below = levels[-2].workers if len(levels) > 1 else 1
             compression = self.options.activation_compression
-            costs.append(pipeline_s(loads, [stage[2] for stage in of_one], levels[-1], below, compression))
+            costs.append(
+                pipeline_s(loads, [stage[2] for stage in of_one], levels[-1], below, compression)
+            )
             # Its cumulative sums leave 1e-16 where a stage has no time at all.
             assert math.isclose(costs[-1], its_time_s, rel_tol=1e-9, abs_tol=1e-14), self
         return costs
@@ -80,7 +96,9 @@ def oracle(shared_data: Path) -> list[Row]:
     data = json.loads((shared_data / "pipedream" / "oracle.json").read_text())
     states = {}
     for name, about in data["profiles"].items():
-        states[name] = states_of(read_profile(shared_data / "pipedream" / "profiles" / f"{name}.txt"))
+        states[name] = states_of(
+            read_profile(shared_data / "pipedream" / "profiles" / f"{name}.txt")
+        )
         assert len(states[name]) - 1 == about["states"], "ours count the empty state too"
     return [Row(fields, states[fields[0]]) for fields in data["rows"]]
 
@@ -93,9 +111,16 @@ def test_every_finished_answer_of_the_original_is_ours(oracle: list[Row]) -> Non
         ours_s = blocks_s(row.states, blocks, row.levels, row.options.activation_compression)
         assert math.isclose(ours_s, row.bottleneck_s, rel_tol=1e-9), row
         assert math.isclose(row.its_cost_s(), ours_s, rel_tol=1e-9), row
-        single_s, parameter_bytes = float(row.states.compute_s[-1]), float(row.states.parameter_bytes[-1])
+        single_s, parameter_bytes = (
+            float(row.states.compute_s[-1]),
+            float(row.states.parameter_bytes[-1]),
+        )
         assert math.isclose(single_s, row.single_s, rel_tol=1e-9), row
-        assert math.isclose(data_parallel_s(single_s, parameter_bytes, row.levels), row.data_parallel_s, rel_tol=1e-9)
+        assert math.isclose(
+            data_parallel_s(single_s, parameter_bytes, row.levels),
+            row.data_parallel_s,
+            rel_tol=1e-9,
+        )
 
 
 def test_where_the_original_crashes_for_want_of_a_plan_we_say_that_there_is_none(

@@ -1,4 +1,5 @@
-"""Plans against brute force over all plans of small graphs, and what a plan promises about itself."""
+"""Plans against brute force over all plans of small graphs, and what a plan promises about
+itself."""
 
 import json
 import math
@@ -13,18 +14,20 @@ from benchmarks.planner_graphs import chain, dense, inception, nasnet, residual
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.blocks import Level
 from pytest_dnnbench.planner.corrected import LevelCosts, gpu
-from pytest_dnnbench.planner.original import OriginalOptions, best_blocks, blocks_s
+from pytest_dnnbench.planner.inner_levels import SearchedLevel
+from pytest_dnnbench.planner.pipedream.cost_model import OriginalOptions, best_blocks, blocks_s
 from pytest_dnnbench.planner.plan import Plan, plan_from_data
 from pytest_dnnbench.planner.predict import even_plan, plan_for
 from pytest_dnnbench.planner.profile import Node, Profile
 from pytest_dnnbench.planner.states import states_of
-from pytest_dnnbench.planner.units import SearchedLevel
 from tests.planner.brute_force import BruteForce
 from tests.planner.small_profiles import hierarchies, small_profiles
 
 ONE_LEVEL = ((1,), (2,), (3,), (4,))
 TWO_LEVELS = ((2, 2), (3, 2), (1, 2), (2, 1), (2, 3))
-HUNDREDS = settings(max_examples=200, deadline=None)  # no deadline: the first example imports and compiles
+HUNDREDS = settings(
+    max_examples=200, deadline=None
+)  # no deadline: the first example imports and compiles
 FEWER = settings(max_examples=60, deadline=None)  # the same, for brute force over two levels
 
 
@@ -58,7 +61,9 @@ def best_s(brute: BruteForce, levels: tuple[Level, ...]) -> float:
 def test_the_default_model_finds_the_best_of_all_plans(
     profile: Profile, levels: tuple[Level, ...], free: bool, replication: bool
 ) -> None:
-    plan = planned(profile, levels, replication=replication, activation_compression=None if free else 1.0)
+    plan = planned(
+        profile, levels, replication=replication, activation_compression=None if free else 1.0
+    )
     assert agrees(found_s(plan), BruteForce(profile, free, replication).least_s(levels))
 
 
@@ -67,13 +72,17 @@ def test_the_default_model_finds_the_best_of_all_plans(
 def test_the_default_model_finds_the_best_of_all_plans_for_nodes_of_gpus(
     profile: Profile, levels: tuple[Level, ...], free: bool, replication: bool
 ) -> None:
-    plan = planned(profile, levels, replication=replication, activation_compression=None if free else 1.0)
+    plan = planned(
+        profile, levels, replication=replication, activation_compression=None if free else 1.0
+    )
     assert agrees(found_s(plan), best_s(BruteForce(profile, free, replication), levels))
 
 
 @settings(max_examples=15, deadline=None)  # three levels of brute force
 @given(small_profiles(3), hierarchies(((2, 2, 2), (1, 2, 2))))
-def test_the_default_model_finds_the_best_of_all_plans_for_racks(profile: Profile, levels: tuple[Level, ...]) -> None:
+def test_the_default_model_finds_the_best_of_all_plans_for_racks(
+    profile: Profile, levels: tuple[Level, ...]
+) -> None:
     assert agrees(found_s(planned(profile, levels)), best_s(BruteForce(profile), levels))
 
 
@@ -102,9 +111,19 @@ def test_for_nodes_of_gpus_a_plan_fits_its_memory_and_is_missing_only_if_none_fi
 
 
 @HUNDREDS
-@given(small_profiles(), hierarchies(ONE_LEVEL), st.booleans(), st.booleans(), st.none() | st.integers(1, 60))
+@given(
+    small_profiles(),
+    hierarchies(ONE_LEVEL),
+    st.booleans(),
+    st.booleans(),
+    st.none() | st.integers(1, 60),
+)
 def test_the_original_model_finds_the_best_of_all_plans(
-    profile: Profile, levels: tuple[Level, ...], free: bool, replication: bool, memory_bytes: int | None
+    profile: Profile,
+    levels: tuple[Level, ...],
+    free: bool,
+    replication: bool,
+    memory_bytes: int | None,
 ) -> None:
     plan = planned(
         profile,
@@ -114,15 +133,22 @@ def test_the_original_model_finds_the_best_of_all_plans(
         replication=replication,
         memory_bytes=memory_bytes,
     )
-    assert agrees(found_s(plan), BruteForce(profile, free, replication, memory_bytes).original_s(levels))
+    assert agrees(
+        found_s(plan), BruteForce(profile, free, replication, memory_bytes).original_s(levels)
+    )
 
 
 @FEWER
 @given(small_profiles(), hierarchies(ONE_LEVEL))
-def test_the_original_model_can_leave_workers_idle(profile: Profile, levels: tuple[Level, ...]) -> None:
+def test_the_original_model_can_leave_workers_idle(
+    profile: Profile, levels: tuple[Level, ...]
+) -> None:
     states = states_of(profile)
     blocks = best_blocks(states, levels, OriginalOptions(fewer_workers=True))
-    assert agrees(blocks_s(states, blocks, levels, 1.0), BruteForce(profile).original_s(levels, all_used=False))
+    assert agrees(
+        blocks_s(states, blocks, levels, 1.0),
+        BruteForce(profile).original_s(levels, all_used=False),
+    )
 
 
 @FEWER
@@ -130,26 +156,41 @@ def test_the_original_model_can_leave_workers_idle(profile: Profile, levels: tup
 def test_the_original_model_finds_the_best_of_all_plans_for_nodes_of_gpus(
     profile: Profile, levels: tuple[Level, ...], free: bool
 ) -> None:
-    plan = planned(profile, levels, cost_model="original", activation_compression=None if free else 1.0)
+    plan = planned(
+        profile, levels, cost_model="original", activation_compression=None if free else 1.0
+    )
     assert agrees(found_s(plan), BruteForce(profile, free).original_s(levels))
 
 
 @HUNDREDS
-@given(small_profiles(), st.sampled_from([(1,), (2,), (2, 1), (1, 2), (1, 1, 1), (1, 3, 1)]), st.integers(1, 90))
+@given(
+    small_profiles(),
+    st.sampled_from([(1,), (2,), (2, 1), (1, 2), (1, 1, 1), (1, 3, 1)]),
+    st.integers(1, 90),
+)
 def test_a_forced_shape_has_the_best_cuts_of_that_shape(
     profile: Profile, shape: tuple[int, ...], memory_bytes: int
 ) -> None:
     force = BruteForce(profile, memory_bytes=memory_bytes)
     level = Level(sum(shape), 3.0)
-    chains = [way for way in force.chains(force.cuts[0], force.cuts[-1], len(shape)) if len(way) == len(shape) + 1]
+    chains = [
+        way
+        for way in force.chains(force.cuts[0], force.cuts[-1], len(shape))
+        if len(way) == len(shape) + 1
+    ]
     if not chains:
         with pytest.raises(PlanError, match=f"{len(shape)} stages, but the model can be cut into"):
             even_plan(profile, shape, bandwidth=3.0, memory_bytes=memory_bytes)
         return
     times = [math.inf]
     for way in chains:
-        stages = [force.stage_s(a, b, r, [level]) for a, b, r in zip(way, way[1:], shape, strict=False)]
-        cuts = [2 * force.crossing(c) / 3.0 / min(pair) for c, *pair in zip(way[1:], shape, shape[1:], strict=False)]
+        stages = [
+            force.stage_s(a, b, r, [level]) for a, b, r in zip(way, way[1:], shape, strict=False)
+        ]
+        cuts = [
+            2 * force.crossing(c) / 3.0 / min(pair)
+            for c, *pair in zip(way[1:], shape, shape[1:], strict=False)
+        ]
         if force.needed_bytes(way, shape) <= memory_bytes:
             times.append(max(stages + cuts))
     plan = even_plan(profile, shape, bandwidth=3.0, memory_bytes=memory_bytes)
@@ -179,10 +220,14 @@ NAMES = ["chain", "residual", "dense", "inception", "nasnet"]
 
 @pytest.mark.parametrize("profile", GRAPHS, ids=NAMES)
 @pytest.mark.parametrize("cost_model", ["corrected", "original"])
-def test_stages_hold_every_node_once_and_no_node_before_one_it_needs(profile: Profile, cost_model: str) -> None:
+def test_stages_hold_every_node_once_and_no_node_before_one_it_needs(
+    profile: Profile, cost_model: str
+) -> None:
     plan = plan_for(profile, (2, 2), (1e10, 1e9), cost_model=cost_model)
     stage_of = {name: number for number, stage in enumerate(plan.stages) for name in stage.nodes}
-    assert sorted(name for stage in plan.stages for name in stage.nodes) == sorted(node.id for node in profile.nodes)
+    assert sorted(name for stage in plan.stages for name in stage.nodes) == sorted(
+        node.id for node in profile.nodes
+    )
     assert all(stage_of[source] <= stage_of[target] for source, target in profile.edges)
     assert math.isclose(sum(stage.compute_s for stage in plan.stages), profile.parts_s)
 
@@ -201,7 +246,9 @@ def test_more_workers_are_never_slower(profile: Profile) -> None:
 
 @pytest.mark.parametrize("profile", GRAPHS, ids=NAMES)
 @pytest.mark.parametrize("bandwidth", [1e7, 1e9, 1e11])
-def test_the_outermost_search_agrees_with_the_one_for_levels_inside(profile: Profile, bandwidth: float) -> None:
+def test_the_outermost_search_agrees_with_the_one_for_levels_inside(
+    profile: Profile, bandwidth: float
+) -> None:
     states = states_of(profile)
     level = Level(11, bandwidth)
     unit = SearchedLevel(LevelCosts(states, gpu(states), level, 1.0, True), None).as_unit()
@@ -215,7 +262,9 @@ def test_inputs_and_unpacked_outputs_run_beside_their_neighbours() -> None:
         Node("second", "Conv2d", 1.0, 1.0, 10, 4),
         Node("unpacked", "__getitem__(0)", 9.0, 9.0, 10, 0),
     ]
-    profile = Profile(tuple(nodes), (("image", "first"), ("first", "second"), ("second", "unpacked")))
+    profile = Profile(
+        tuple(nodes), (("image", "first"), ("first", "second"), ("second", "unpacked"))
+    )
     plan = even_plan(profile, (1, 1))
     assert [stage.nodes for stage in plan.stages] == [("image", "first"), ("second", "unpacked")]
     assert (plan.single_s, plan.bottleneck_s) == (4.0, 2.0)
@@ -232,9 +281,14 @@ def test_a_plan_survives_json() -> None:
         plan_from_data({"schema": 1, "stages": []})
 
 
-def test_a_slow_link_and_heavy_weights_at_the_end_make_a_pipeline_and_a_fast_link_does_not() -> None:
+def test_a_slow_link_and_heavy_weights_at_the_end_make_a_pipeline_and_a_fast_link_does_not() -> (
+    None
+):
     heavy_end = Profile(
-        (Node("convolutions", "Conv2d", 0.5, 1.0, 1e6, 1e6), Node("linear", "Linear", 0.2, 0.3, 1e4, 5e8)),
+        (
+            Node("convolutions", "Conv2d", 0.5, 1.0, 1e6, 1e6),
+            Node("linear", "Linear", 0.2, 0.3, 1e4, 5e8),
+        ),
         (("convolutions", "linear"),),
     )
     slow, fast = plan_for(heavy_end, (4,), (1e8,)), plan_for(heavy_end, (4,), (1e12,))
@@ -253,7 +307,9 @@ def test_a_slow_link_and_heavy_weights_at_the_end_make_a_pipeline_and_a_fast_lin
         (((2,), (math.nan,)), "bandwidth nan"),
     ],
 )
-def test_workers_that_cannot_be_are_refused(arguments: tuple[tuple[int, ...], tuple[float, ...]], message: str) -> None:
+def test_workers_that_cannot_be_are_refused(
+    arguments: tuple[tuple[int, ...], tuple[float, ...]], message: str
+) -> None:
     with pytest.raises(PlanError, match=message):
         plan_for(chain(3), *arguments)
 

@@ -8,9 +8,14 @@ import pytest
 from hypothesis import given
 
 from pytest_dnnbench.errors import ProfileError
-from pytest_dnnbench.planner.pipedream_text import format_text, parse_text
+from pytest_dnnbench.planner.pipedream.text import format_text, parse_text
 from pytest_dnnbench.planner.profile import Node, Profile
-from pytest_dnnbench.planner.profile_file import format_json, parse_json, read_profile, write_profile
+from pytest_dnnbench.planner.profile_file import (
+    format_json,
+    parse_json,
+    read_profile,
+    write_profile,
+)
 from tests.planner.small_profiles import small_profiles
 
 TIMES = "forward_compute_time=1.500, backward_compute_time=3.000, activation_size=64.000, parameter_size=8.000"
@@ -39,11 +44,23 @@ def test_pipedreams_text_is_read_with_its_units_and_numbers_in_order() -> None:
     [
         (1, f"node10 -- ReLU -- {TIMES} -- stage_id=one", "'stage_id=one' is no stage"),
         (1, "node10 -- ReLU", "has 2 fields"),
-        (1, f"node10 -- ReLU -- {TIMES.replace('1.500', 'fast')}", "forward_compute_time=fast: not a number"),
-        (1, f"node10 -- ReLU -- {TIMES.replace('64.000', '[1; x]')}", r"activation_size=[1; x]: not a number"),
+        (
+            1,
+            f"node10 -- ReLU -- {TIMES.replace('1.500', 'fast')}",
+            "forward_compute_time=fast: not a number",
+        ),
+        (
+            1,
+            f"node10 -- ReLU -- {TIMES.replace('64.000', '[1; x]')}",
+            r"activation_size=[1; x]: not a number",
+        ),
         (1, f"node10 -- ReLU -- {TIMES.replace('3.000', '-3.000')}", "backward_s is -0.003"),
         (1, f"node10 -- ReLU -- {TIMES.replace('3.000', 'nan')}", "backward_s is nan"),
-        (1, f"node10 -- ReLU -- {TIMES.replace('parameter_size', 'weights')}", "parameter_size=NUMBER, in this order"),
+        (
+            1,
+            f"node10 -- ReLU -- {TIMES.replace('parameter_size', 'weights')}",
+            "parameter_size=NUMBER, in this order",
+        ),
         (2, f"node10 -- Conv2d -- {TIMES}", "node10 appears twice"),
         (2, f"node 9 -- Conv2d -- {TIMES}", "'node 9' is empty or holds white space"),
         (4, "\tnode9 -- node11", "there is no node node11"),
@@ -51,12 +68,16 @@ def test_pipedreams_text_is_read_with_its_units_and_numbers_in_order() -> None:
         (5, "\tnode9 -- node10", "appears twice, first in line 4"),
     ],
 )
-def test_a_malformed_line_is_named_by_its_number(line: int, wrong: str, message: str, tmp_path: Path) -> None:
+def test_a_malformed_line_is_named_by_its_number(
+    line: int, wrong: str, message: str, tmp_path: Path
+) -> None:
     lines = TEXT.splitlines()
     lines[line - 1 : line] = [wrong]
     path = tmp_path / "graph.txt"
     path.write_text("\n".join(lines))
-    with pytest.raises(ProfileError, match=f"{re.escape(str(path))}: line {line}: .*{re.escape(message)}"):
+    with pytest.raises(
+        ProfileError, match=f"{re.escape(str(path))}: line {line}: .*{re.escape(message)}"
+    ):
         read_profile(path)
 
 
@@ -67,13 +88,19 @@ def test_both_formats_keep_the_graph_and_its_figures(profile: Profile) -> None:
 
 
 def test_json_keeps_metadata_and_is_told_from_text_by_its_content(tmp_path: Path) -> None:
-    profile = Profile((node("conv1"), node("relu")), (("conv1", "relu"),), {"model": "tiny", "batch_size": 4})
+    profile = Profile(
+        (node("conv1"), node("relu")), (("conv1", "relu"),), {"model": "tiny", "batch_size": 4}
+    )
     write_profile(profile, tmp_path / "profile.json")
     (tmp_path / "odd.name").write_text((tmp_path / "profile.json").read_text())
     assert read_profile(tmp_path / "odd.name") == profile
     write_profile(profile, tmp_path / "profile.txt")
     assert read_profile(tmp_path / "profile.txt") == Profile(profile.nodes, profile.edges)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["odd.name", "profile.json", "profile.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "odd.name",
+        "profile.json",
+        "profile.txt",
+    ]
 
 
 def test_a_profile_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
@@ -95,7 +122,9 @@ def test_a_profile_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) ->
         ({"metadata": []}, r"metadata is \[\]"),
     ],
 )
-def test_a_malformed_json_profile_is_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_a_malformed_json_profile_is_refused(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
     document = json.loads(format_json(Profile((node("conv1"),), ())))
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(document | change))
@@ -103,7 +132,9 @@ def test_a_malformed_json_profile_is_refused(change: dict[str, object], message:
         read_profile(path)
 
 
-@pytest.mark.parametrize(("key", "value"), [("id", 1), ("forward_s", "1"), ("parameter_bytes", True)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("id", 1), ("forward_s", "1"), ("parameter_bytes", True)]
+)
 def test_a_json_node_of_wrong_types_is_refused(key: str, value: object) -> None:
     document = json.loads(format_json(Profile((node("conv1"),), ())))
     document["nodes"][0][key] = value

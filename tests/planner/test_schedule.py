@@ -1,4 +1,5 @@
-"""The schedule against its drawings, and played through with blocking all-reduces for every small shape."""
+"""The schedule against its drawings, and played through with blocking all-reduces for every small
+shape."""
 
 import itertools
 from collections import Counter
@@ -17,27 +18,38 @@ from pytest_dnnbench.planner.schedule import (
     layout_of,
 )
 
-SHAPES = [shape for stages in range(1, 5) for shape in itertools.product(range(1, 5), repeat=stages) if sum(shape) <= 8]
+SHAPES = [
+    shape
+    for stages in range(1, 5)
+    for shape in itertools.product(range(1, 5), repeat=stages)
+    if sum(shape) <= 8
+]
 
 
-def schedule(variant: str, *replicas: int, microbatches: int | None = None, vertical_sync: bool = False) -> Schedule:
+def schedule(
+    variant: str, *replicas: int, microbatches: int | None = None, vertical_sync: bool = False
+) -> Schedule:
     layout = Layout(replicas)
     many = default_microbatches(layout) if microbatches is None else microbatches
     return Schedule(variant, layout, many, vertical_sync)
 
 
 def drawn(rule: Schedule, minibatches: int) -> str:
-    """One line per rank, one column per unit of time: played with passes of one unit, everything else free."""
+    """One line per rank, one column per unit of time: played with passes of one unit, everything
+    else free."""
     rows = play(rule, minibatches)
     width = max(len(text) for row in rows for text in row) + 1
     length = max(map(len, rows))
-    return "\n".join("".join(f"{text:{width}}" for text in row + ["."] * (length - len(row))).rstrip() for row in rows)
+    return "\n".join(
+        "".join(f"{text:{width}}" for text in row + ["."] * (length - len(row))).rstrip()
+        for row in rows
+    )
 
 
 def play(rule: Schedule, minibatches: int) -> list[list[str]]:
-    """Runs all ranks in lock step. A forward needs the stage before, a backward the stage after, an update all
-    replicas; an update is drawn as a ' on the last backward that it waited for. Fails on a deadlock, and where a
-    version is met that is not there.
+    """Runs all ranks in lock step. A forward needs the stage before, a backward the stage after, an
+    update all replicas; an update is drawn as a ' on the last backward that it waited for. Fails on
+    a deadlock, and where a version is met that is not there.
     """
     layout = rule.layout
     todo = [list(rule.actions(rank, minibatches)) for rank in range(layout.world_size)]
@@ -51,13 +63,24 @@ def play(rule: Schedule, minibatches: int) -> list[list[str]]:
             while all(todo[rank] and isinstance(todo[rank][0], Update) for rank in ranks):
                 updates = [todo[rank].pop(0) for rank in ranks]
                 assert (
-                    len({(update.version, update.minibatches) for update in updates if isinstance(update, Update)}) == 1
+                    len(
+                        {
+                            (update.version, update.minibatches)
+                            for update in updates
+                            if isinstance(update, Update)
+                        }
+                    )
+                    == 1
                 )
                 for rank, update in zip(ranks, updates, strict=True):
                     assert isinstance(update, Update)
                     newest[rank] += 1
                     assert update.version == newest[rank]
-                    kept[rank] = {version for version in {*kept[rank], update.version} if version >= update.oldest}
+                    kept[rank] = {
+                        version
+                        for version in {*kept[rank], update.version}
+                        if version >= update.oldest
+                    }
                     assert set(met[rank].values()) <= kept[rank], "a version in flight was given up"
                     assert len(kept[rank]) <= rule.versions_kept(stage)
                     if rows[rank] and rows[rank][-1].startswith("B"):
@@ -68,9 +91,13 @@ def play(rule: Schedule, minibatches: int) -> list[list[str]]:
             match actions[:1]:
                 case [Forward(minibatch)] if stage == 0 or ("F", stage - 1, minibatch) in passed:
                     ready.append(rank)
-                case [Backward(minibatch)] if stage == layout.last or ("B", stage + 1, minibatch) in passed:
+                case [Backward(minibatch)] if (
+                    stage == layout.last or ("B", stage + 1, minibatch) in passed
+                ):
                     ready.append(rank)
-        assert ready or not any(todo), f"deadlock of {layout}: ranks wait for {[str(a[0]) for a in todo if a]}"
+        assert ready or not any(todo), (
+            f"deadlock of {layout}: ranks wait for {[str(a[0]) for a in todo if a]}"
+        )
         for rank in range(len(todo)):
             stage, _ = layout.place(rank)
             if rank not in ready:
@@ -78,7 +105,9 @@ def play(rule: Schedule, minibatches: int) -> list[list[str]]:
                 continue
             action = todo[rank].pop(0)
             if isinstance(action, Forward):
-                assert action.version in kept[rank], f"{action} of rank {rank} meets weights that are not there"
+                assert action.version in kept[rank], (
+                    f"{action} of rank {rank} meets weights that are not there"
+                )
                 met[rank][action.minibatch] = action.version
                 passed.add(("F", stage, action.minibatch))
             else:
@@ -159,7 +188,9 @@ def test_every_minibatch_passes_every_stage_once_and_counts_in_one_update(
         forwards = Counter(action.minibatch for action in actions if isinstance(action, Forward))
         backwards = Counter(action.minibatch for action in actions if isinstance(action, Backward))
         assert forwards == backwards == Counter(range(minibatches))
-        updates = [action for action in rule.actions(ranks[-1], minibatches) if isinstance(action, Update)]
+        updates = [
+            action for action in rule.actions(ranks[-1], minibatches) if isinstance(action, Update)
+        ]
         assert sum(update.minibatches for update in updates) == minibatches
 
 
@@ -177,12 +208,15 @@ def test_versions_kept_are_the_warm_up_and_one() -> None:
 
 
 def test_the_ideal_bubble_is_that_of_a_flush() -> None:
-    assert schedule("pipedream-flush", 1, 1, 1, microbatches=6).ideal_bubble() == pytest.approx(2 / 8)
+    assert schedule("pipedream-flush", 1, 1, 1, microbatches=6).ideal_bubble() == pytest.approx(
+        2 / 8
+    )
     assert schedule("pipedream", 1, 1, 1).ideal_bubble() == 0.0
 
 
 @pytest.mark.parametrize(
-    ("text", "ranks", "replicas"), [("2", 4, (2, 2)), ("1", 3, (3,)), ("2-1", 3, (2, 1)), ("1-3-1", 5, (1, 3, 1))]
+    ("text", "ranks", "replicas"),
+    [("2", 4, (2, 2)), ("1", 3, (3,)), ("2-1", 3, (2, 1)), ("1-3-1", 5, (1, 3, 1))],
 )
 def test_stages_are_a_number_or_replicas(text: str, ranks: int, replicas: tuple[int, ...]) -> None:
     assert layout_of(text, ranks).replicas == replicas

@@ -1,4 +1,5 @@
-"""States: all of them against an enumeration, and a valid choice of them where there are too many."""
+"""States: all of them against an enumeration, and a valid choice of them where there are too
+many."""
 
 import pytest
 from hypothesis import given
@@ -55,10 +56,14 @@ def test_a_graph_with_too_many_states_keeps_cuts_that_are_valid_and_few(name: st
 
 def test_few_states_are_all_kept() -> None:
     assert len(states_of(chain(400))) == 401
-    assert len(states_of(dense())) == len(dense().nodes) + 1, "a densely connected model is a chain of states"
+    assert len(states_of(dense())) == len(dense().nodes) + 1, (
+        "a densely connected model is a chain of states"
+    )
 
 
-def test_compression_cuts_a_block_of_branches_between_whole_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compression_cuts_a_block_of_branches_between_whole_branches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     profile = inception(2)
     every = set(cuts(states_of(profile)))
     monkeypatch.setattr(states_module, "MOST_STATES", 100)

@@ -1,4 +1,5 @@
-"""Warm-up counts: PipeDream's where they suffice, more where replicas that wait for each other would deadlock.
+"""Warm-up counts: PipeDream's where they suffice, more where replicas that wait for each other
+would deadlock.
 
 That no shape deadlocks on them is shown where the schedule is played through (test_schedule.py).
 """
@@ -17,7 +18,13 @@ shapes = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 
 @pytest.mark.parametrize(
     ("replicas", "counts"),
-    [((1,), (0,)), ((4,), (0,)), ((1, 1, 1, 1), (3, 2, 1, 0)), ((2, 1), (1, 0)), ((1, 3, 1), (6, 1, 0))],
+    [
+        ((1,), (0,)),
+        ((4,), (0,)),
+        ((1, 1, 1, 1), (3, 2, 1, 0)),
+        ((2, 1), (1, 0)),
+        ((1, 3, 1), (6, 1, 0)),
+    ],
 )
 def test_counts_of_known_shapes(replicas: tuple[int, ...], counts: tuple[int, ...]) -> None:
     assert warmup_counts(replicas) == counts
@@ -30,9 +37,13 @@ def test_a_replica_forwards_at_least_as_many_as_keep_the_pipeline_full(replicas:
 
 
 @given(shapes)
-def test_a_stage_feeds_every_replica_of_the_next_through_its_warm_up_and_one_more(replicas: list[int]) -> None:
+def test_a_stage_feeds_every_replica_of_the_next_through_its_warm_up_and_one_more(
+    replicas: list[int],
+) -> None:
     counts = warmup_counts(replicas)
-    for own, following, count, next_count in zip(replicas, replicas[1:], counts, counts[1:], strict=False):
+    for own, following, count, next_count in zip(
+        replicas, replicas[1:], counts, counts[1:], strict=False
+    ):
         assert own * count >= following * (next_count + 1)
 
 

@@ -35,7 +35,9 @@ class OneUnsynchronised(DdpWorker):
 
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Wrapped:
         """Tells DistributedDataParallel to ignore the last parameter."""
-        module._ddp_params_and_buffers_to_ignore = [name for name, _ in module.named_parameters()][-1:]  # type: ignore[assignment] # torch's own switch
+        module._ddp_params_and_buffers_to_ignore = [name for name, _ in module.named_parameters()][
+            -1:
+        ]  # type: ignore[assignment] # torch's own switch
         return super().wrap(module, optimizer)
 
 

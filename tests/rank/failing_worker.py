@@ -12,7 +12,7 @@ from pytest_dnnbench.rank.worker import Step, Worker
 class FailsIn(Worker):
     """Every rank completes every step, until rank 1 comes to the phase."""
 
-    images_per_update = 1
+    samples_per_update = 1
 
     def connect(self) -> None:
         """Nobody to meet."""

@@ -21,7 +21,8 @@ MIB = 2**20
 
 
 class Steady(DdpWorker):
-    """Trains for real and then waits, so that a step takes STEP_S on a busy machine too; `slower` as planted."""
+    """Trains for real and then waits, so that a step takes STEP_S on a busy machine too; `slower`
+    as planted."""
 
     slower = 1.0
 
@@ -75,7 +76,8 @@ class SlowRank(Steady):
 
 
 class Late(DataParallelWorker):
-    """Real steps, but rank `late_rank` sleeps for `late_s` in each: before its forward pass or in its backward pass."""
+    """Real steps, but rank `late_rank` sleeps for `late_s` in each: before its forward pass or in
+    its backward pass."""
 
     def train_step(self, minibatches: Sequence[Batch]) -> torch.Tensor:
         """As in the real framework, later."""
@@ -93,7 +95,9 @@ class Late(DataParallelWorker):
 
     def _late_in(self, place: str) -> bool:
         options = self.case.options
-        return self.place.rank == options["late_rank"] and options.get("late_in", "forward") == place
+        return (
+            self.place.rank == options["late_rank"] and options.get("late_in", "forward") == place
+        )
 
 
 class LateDdp(Late, DdpWorker):

@@ -1,8 +1,9 @@
-"""A rank on a machine that sleeps for seven seconds after the first step: the clock is injected, nobody waits."""
+"""A rank on a machine that sleeps for seven seconds after the first step: the clock is injected,
+nobody waits."""
 
 from collections.abc import Iterator
 
-from pytest_dnnbench.rank import session
+from pytest_dnnbench.rank import timed_run
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
 from pytest_dnnbench.rank.worker import Step
 
@@ -12,7 +13,7 @@ class Sleeps(SingleWorker):
 
     def run(self, steps: int) -> Iterator[Step]:
         """From the first step on the clocks differ by seven seconds more."""
-        real = session.asleep_s
+        real = timed_run.asleep_s
         for step in super().run(steps):
-            session.asleep_s = lambda: real() + 7.0
+            timed_run.asleep_s = lambda: real() + 7.0
             yield step

@@ -59,8 +59,18 @@ def test_a_full_disk_loses_output_and_no_rank() -> None:
     [
         (MemoryError(), True),
         (OSError(12, "Cannot allocate memory"), True),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+            ),
+            True,
+        ),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+            ),
+            True,
+        ),
         (OSError(28, "No space left on device"), False),
         (RuntimeError("shapes differ"), False),
     ],

@@ -1,4 +1,5 @@
-"""Models by name and by factory, in either form; torchvision loads whether or not its operators do."""
+"""Models by name and by factory, in either form; torchvision loads whether or not its operators
+do."""
 
 import subprocess
 import sys
@@ -83,7 +84,9 @@ def test_what_is_no_model_is_refused(name: str, message: str) -> None:
 
 def run_python(script: str) -> str:
     """What a fresh interpreter prints."""
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_operators_are_declared_only_where_they_are_missing() -> None:

@@ -1,18 +1,19 @@
-"""What each rank does on its own: the arithmetic on a clock that a test sets, and real ranks of which one is late."""
+"""What each rank does on its own: the arithmetic on a clock that a test sets, and real ranks of
+which one is late."""
 
 from collections.abc import Mapping
 
 import pytest
 
 from pytest_dnnbench.case import Case, Scalar
+from pytest_dnnbench.controller.case_run import MEASURE
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import MEASURE
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.own_work import OwnWork
-from pytest_dnnbench.results.measurement import Launch
-from pytest_dnnbench.results.straggler import LaunchTimes, straggler
+from pytest_dnnbench.results.records.measurement import Launch
+from pytest_dnnbench.results.verdicts.straggler import LaunchTimes, straggler
 
 TINY = "tests.tiny_models:tiny"
 DDP, HOROVOD = "tests.rank.planted_workers:LateDdp", "tests.horovod.workers:LateHorovod"
@@ -37,7 +38,9 @@ class Ticks:
         return end - start
 
 
-def test_only_stretches_alone_count_and_those_before_the_restart_and_of_the_first_step_do_not() -> None:
+def test_only_stretches_alone_count_and_those_before_the_restart_and_of_the_first_step_do_not() -> (
+    None
+):
     ticks = Ticks()
     own = OwnWork(ticks)
 
@@ -72,12 +75,25 @@ def test_a_worker_that_marks_nothing_tells_nothing() -> None:
 
 
 def _launch(
-    server: ForkServer, worker: str, options: Mapping[str, Scalar], phase: str = "train", gpus: int = 2
+    server: ForkServer,
+    worker: str,
+    options: Mapping[str, Scalar],
+    phase: str = "train",
+    gpus: int = 2,
 ) -> Launch:
-    case = Case("late", TINY, gpus, phase, batch_size=4, options={"late_rank": 1, "late_s": LATE_S, **options})
+    case = Case(
+        "late",
+        TINY,
+        gpus,
+        phase,
+        batch_size=4,
+        options={"late_rank": 1, "late_s": LATE_S, **options},
+    )
     request = RunRequest(case, worker, TINY, steps=STEPS, warmup=1)
     rendezvous = horovod_rendezvous if worker == HOROVOD else None
-    reports = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=60).launch(MEASURE, request, rendezvous=rendezvous)
+    reports = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=60).launch(
+        MEASURE, request, rendezvous=rendezvous
+    )
     return Launch(tuple(reports))
 
 

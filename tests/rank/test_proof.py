@@ -7,18 +7,20 @@ from torch.nn.functional import cross_entropy
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.controller.case_run import PROVE
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import PROVE
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.reference import Reference, deviation
-from pytest_dnnbench.results.measurement import agree
+from pytest_dnnbench.results.records.measurement import agree
 
 TINY = "tests.tiny_models:tiny"
 
 
-def prove(server: ForkServer, worker: str, gpus: int, *, model: str = TINY, phase: str = "train") -> dict[str, object]:
+def prove(
+    server: ForkServer, worker: str, gpus: int, *, model: str = TINY, phase: str = "train"
+) -> dict[str, object]:
     case = Case("planted", model, gpus, phase, batch_size=4)
     ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120)
     return agree(case, ranks.launch(PROVE, RunRequest(case, worker, model, steps=1, warmup=0)))
@@ -29,12 +31,18 @@ def prove(server: ForkServer, worker: str, gpus: int, *, model: str = TINY, phas
 def test_a_right_step_passes(server: ForkServer, framework: str, gpus: int, phase: str) -> None:
     evidence = prove(server, Catalog().framework(framework).worker, gpus, phase=phase)
     assert evidence["ranks_agree"] == "bit for bit"
-    assert evidence["checked"] == (["gradients", "parameters", "buffers"] if phase == "train" else ["logits"])
+    assert evidence["checked"] == (
+        ["gradients", "parameters", "buffers"] if phase == "train" else ["logits"]
+    )
 
 
 @pytest.mark.parametrize("model", ["resnet18", "efficientnet_b0"])
-def test_models_with_batchnorm_dropout_and_stochastic_depth_pass(server: ForkServer, model: str) -> None:
-    deviations = prove(server, Catalog().framework("ddp").worker, 2, model=model)["largest_deviation"]
+def test_models_with_batchnorm_dropout_and_stochastic_depth_pass(
+    server: ForkServer, model: str
+) -> None:
+    deviations = prove(server, Catalog().framework("ddp").worker, 2, model=model)[
+        "largest_deviation"
+    ]
     assert isinstance(deviations, dict)
     assert 0 < max(deviations.values()) < 1e-9
 
@@ -65,7 +73,10 @@ def test_the_reference_equals_sgd_on_the_joined_batch_where_there_is_no_batchnor
     plain.load_state_dict(ours.state_dict())
     request = RunRequest(Case("single", "m", 1, "train"), "", "m", 1, 0)
     sgd = torch.optim.SGD(
-        plain.parameters(), request.learning_rate, request.momentum, weight_decay=request.weight_decay
+        plain.parameters(),
+        request.learning_rate,
+        request.momentum,
+        weight_decay=request.weight_decay,
     )
     reference = Reference(ours, request)
     for _ in range(4):
@@ -77,18 +88,31 @@ def test_the_reference_equals_sgd_on_the_joined_batch_where_there_is_no_batchnor
         sgd.step()
         assert deviation(step.parameters, dict(plain.named_parameters()))[0] < 1e-15
         assert (
-            deviation(step.gradients, {n: p.grad for n, p in plain.named_parameters() if p.grad is not None})[0] < 1e-15
+            deviation(
+                step.gradients,
+                {n: p.grad for n, p in plain.named_parameters() if p.grad is not None},
+            )[0]
+            < 1e-15
         )
 
 
 @pytest.mark.parametrize(
     "got",
-    [{}, {"a": torch.zeros(3)}, {"a": torch.tensor([1.0, float("nan")])}, {"a": torch.ones(2), "b": torch.ones(1)}],
+    [
+        {},
+        {"a": torch.zeros(3)},
+        {"a": torch.tensor([1.0, float("nan")])},
+        {"a": torch.ones(2), "b": torch.ones(1)},
+    ],
 )
 def test_what_cannot_be_compared_deviates_without_bound(got: dict[str, torch.Tensor]) -> None:
     assert deviation(got, {"a": torch.ones(2)})[0] == float("inf")
 
 
 def test_a_deviation_is_relative_to_large_tensors_and_absolute_for_small_ones() -> None:
-    assert deviation({"a": torch.tensor([101.0])}, {"a": torch.tensor([100.0])})[0] == pytest.approx(0.01)
-    assert deviation({"a": torch.tensor([0.02])}, {"a": torch.tensor([0.01])})[0] == pytest.approx(0.01)
+    assert deviation({"a": torch.tensor([101.0])}, {"a": torch.tensor([100.0])})[
+        0
+    ] == pytest.approx(0.01)
+    assert deviation({"a": torch.tensor([0.02])}, {"a": torch.tensor([0.01])})[0] == pytest.approx(
+        0.01
+    )

@@ -56,14 +56,21 @@ def test_ranks_listen_on_loopback_only(two_ranks: Ranks) -> None:
     assert all(address.startswith(("0100007F:", "0" * 24 + "01000000:")) for address in addresses)
 
 
-def test_another_interface_in_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_interface_in_the_environment_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no-such-interface")
     with ForkServer(["torch"]) as server:
-        assert Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60).run(programs.sum_of_ranks) == [1, 1]
+        assert Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60).run(programs.sum_of_ranks) == [
+            1,
+            1,
+        ]
 
 
 def test_memory_that_a_rank_frees_is_not_fetched_again_page_by_page(two_ranks: Ranks) -> None:
-    assert max(two_ranks.run(programs.page_faults_of_large_buffers)) < 1000  # 80,000 pages are written
+    assert (
+        max(two_ranks.run(programs.page_faults_of_large_buffers)) < 1000
+    )  # 80,000 pages are written
 
 
 def test_ranks_ask_for_huge_pages(two_ranks: Ranks) -> None:
@@ -81,7 +88,9 @@ def test_the_users_own_heap_settings_stay(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_ranks_import_neither_pytest_nor_the_controller(two_ranks: Ranks) -> None:
     loaded = two_ranks.run(programs.modules)[0]
-    assert {"torch", "pytest_dnnbench.rank.frameworks.ddp"} <= set(loaded)  # imported before the fork
+    assert {"torch", "pytest_dnnbench.rank.frameworks.ddp"} <= set(
+        loaded
+    )  # imported before the fork
     assert not {"pytest", "_pytest"} & set(loaded)
     assert not [name for name in loaded if name.startswith("pytest_dnnbench.controller")]
 
@@ -95,8 +104,12 @@ def test_a_rank_that_raises_is_named_with_its_traceback(two_ranks: Ranks) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
-def test_a_rank_that_dies_is_named_with_its_signal_and_last_output(two_ranks: Ranks, number: int) -> None:
-    with pytest.raises(RankCrashed, match=f"rank 1 of 2 died of {signal.Signals(number).name}") as caught:
+def test_a_rank_that_dies_is_named_with_its_signal_and_last_output(
+    two_ranks: Ranks, number: int
+) -> None:
+    with pytest.raises(
+        RankCrashed, match=f"rank 1 of 2 died of {signal.Signals(number).name}"
+    ) as caught:
         two_ranks.run(programs.die_on, 1, number)
     assert "last words" in str(caught.value)
 
@@ -106,7 +119,9 @@ def test_a_rank_that_leaves_early_has_crashed(two_ranks: Ranks) -> None:
         two_ranks.run(programs.leave_on, 0)
 
 
-def test_a_rank_that_hangs_shows_the_stacks_of_its_threads(server: ForkServer, patience_s: float) -> None:
+def test_a_rank_that_hangs_shows_the_stacks_of_its_threads(
+    server: ForkServer, patience_s: float
+) -> None:
     ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=patience_s)
     with pytest.raises(RankHung, match=f"did not finish within {patience_s:g} s") as caught:
         ranks.run(programs.hang_on, 1)
@@ -137,8 +152,13 @@ def test_a_killed_server_is_replaced_at_the_next_launch() -> None:
         assert ranks.run(programs.facts)[0]["pid"] != fact["pid"]
 
 
-def test_ranks_die_with_a_killed_pytest(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    elsewhere = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("tmp"))}  # what is killed cannot clear up
+def test_ranks_die_with_a_killed_pytest(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = {
+        **os.environ,
+        "TMPDIR": str(tmp_path_factory.mktemp("tmp")),
+    }  # what is killed cannot clear up
     script = (
         "from pytest_dnnbench.controller.forkserver import ForkServer\n"
         "from pytest_dnnbench.controller.ranks import Ranks\n"
@@ -149,7 +169,9 @@ def test_ranks_die_with_a_killed_pytest(tmp_path: Path, tmp_path_factory: pytest
     root = Path(__file__).resolve().parents[2]
     with subprocess.Popen([sys.executable, "-c", script], cwd=root, env=elsewhere) as controller:
         deadline = time.monotonic() + 120
-        while len(list(tmp_path.iterdir())) < 2 or not all(path.read_text() for path in tmp_path.iterdir()):
+        while len(list(tmp_path.iterdir())) < 2 or not all(
+            path.read_text() for path in tmp_path.iterdir()
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         controller.kill()
@@ -161,7 +183,9 @@ def test_a_function_that_ranks_cannot_import_is_refused(two_ranks: Ranks) -> Non
         two_ranks.run(lambda: None)
 
 
-def test_a_torch_that_does_not_import_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_does_not_import_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('planted')")
     monkeypatch.syspath_prepend(tmp_path)
     with (

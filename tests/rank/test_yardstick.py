@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
+from pytest_dnnbench.controller.case_run import MEASURE_MACHINE
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.run import MEASURE_MACHINE
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.rank import yardstick
 
@@ -29,10 +29,15 @@ def test_the_slowest_thread_of_each_round_counts_and_of_the_rounds_the_lower_qua
     rounds = {0: [1.0, 2.0, 3.0, 9.0, 9.0, 9.0, 9.0], 1: [2.0, 1.0, 4.0, 1.0, 1.0, 1.0, 1.0]}
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(yardstick, "_rounds", lambda together, core: rounds[core])
-    assert yardstick.measure(place(2)) == statistics.quantiles([2.0, 2.0, 4.0, 9.0, 9.0, 9.0, 9.0], n=4)[0]
+    assert (
+        yardstick.measure(place(2))
+        == statistics.quantiles([2.0, 2.0, 4.0, 9.0, 9.0, 9.0, 9.0], n=4)[0]
+    )
 
 
-def test_threads_are_held_on_a_core_each_only_where_every_core_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_held_on_a_core_each_only_where_every_core_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[tuple[int, int | None]] = []
 
     def rounds(together: threading.Barrier, core: int | None) -> list[float]:

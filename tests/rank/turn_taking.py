@@ -10,7 +10,7 @@ from pytest_dnnbench.rank.worker import Step, Worker
 class TakesTurns(Worker):
     """Sleeps for a step; sees no loss."""
 
-    images_per_update = 1
+    samples_per_update = 1
     began_s: list[float]
 
     def connect(self) -> None:

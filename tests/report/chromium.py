@@ -1,4 +1,5 @@
-"""Drives a headless Chromium over the DevTools protocol, through a pair of pipes: nothing listens, nothing to install.
+"""Drives a headless Chromium over the DevTools protocol, through a pair of pipes: nothing listens,
+nothing to install.
 
 Chromium ── reads file descriptor 3, writes 4; messages are JSON, each ended by a zero byte
 """
@@ -38,7 +39,8 @@ def find() -> str | None:
 
 
 class Page:
-    """One tab. `complaints` collects console errors, exceptions and log errors; `requests` every address asked for."""
+    """One tab. `complaints` collects console errors, exceptions and log errors; `requests` every
+    address asked for."""
 
     def __init__(self, to_browser: int, from_browser: int, patience_s: float) -> None:
         self.complaints: list[str] = []
@@ -46,7 +48,9 @@ class Page:
         self._to, self._from, self._patience_s = to_browser, from_browser, patience_s
         self._number, self._session, self._buffer = 0, "", b""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
@@ -62,7 +66,9 @@ class Page:
 
     def evaluate(self, script: str) -> Any:
         """The value of a JavaScript expression. Raises AssertionError when it throws."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -70,9 +76,13 @@ class Page:
         """What the window shows, or the whole page, as PNG."""
         clip = {}
         if whole:
-            width, height = self.evaluate("[innerWidth, Math.min(document.documentElement.scrollHeight, 12000)]")
+            width, height = self.evaluate(
+                "[innerWidth, Math.min(document.documentElement.scrollHeight, 12000)]"
+            )
             clip = {"clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}}
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **clip)
+        shot = self.call(
+            "Page.captureScreenshot", format="png", captureBeyondViewport=whole, **clip
+        )
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -104,7 +114,11 @@ class Page:
     def _note(self, method: str | None, event: dict[str, Any]) -> None:
         if method == "Runtime.exceptionThrown":
             self.complaints.append(str(event["exceptionDetails"]))
-        elif method == "Runtime.consoleAPICalled" and event["type"] in ("error", "warning", "assert"):
+        elif method == "Runtime.consoleAPICalled" and event["type"] in (
+            "error",
+            "warning",
+            "assert",
+        ):
             self.complaints.append(str(event["args"]))
         elif method == "Log.entryAdded" and event["entry"]["level"] in ("error", "warning"):
             self.complaints.append(event["entry"]["text"])

@@ -1,4 +1,5 @@
-"""Saved sessions made up for tests and benchmarks of reports: plausible figures with a seeded noise."""
+"""Saved sessions made up for tests and benchmarks of reports: plausible figures with a seeded
+noise."""
 
 import math
 import random
@@ -21,10 +22,13 @@ def session(
     noise: float = 0.005,
     slower: str = "",
 ) -> dict[str, Any]:
-    """The content of a file that pytest-benchmark saved; framework `slower`, if any, lost a tenth and is regressed."""
+    """The content of a file that pytest-benchmark saved; framework `slower`, if any, lost a tenth
+    and is regressed."""
     chance = random.Random(day)
     benchmarks = [
-        benchmark(framework, model, gpus, phase, chance, launches, steps, noise, framework == slower)
+        benchmark(
+            framework, model, gpus, phase, chance, launches, steps, noise, framework == slower
+        )
         for model in models
         for phase in phases
         for gpus in counts
@@ -52,13 +56,31 @@ def benchmark(
 ) -> dict[str, Any]:
     """One case as it is saved."""
     chance = chance or random.Random(gpus)
-    efficiency = 1.0 if framework == "single" else _EFFICIENCY.get(framework, 0.88) ** (math.log2(gpus) + 0.3)
-    rate = gpus * efficiency / _SECONDS_PER_IMAGE * (3 if phase == "validate" else 1) * (0.9 if regressed else 1)
+    efficiency = (
+        1.0
+        if framework == "single"
+        else _EFFICIENCY.get(framework, 0.88) ** (math.log2(gpus) + 0.3)
+    )
+    rate = (
+        gpus
+        * efficiency
+        / _SECONDS_PER_IMAGE
+        * (3 if phase == "validate" else 1)
+        * (0.9 if regressed else 1)
+    )
 
-    def entry(value: float, unit: str, better: str = "higher", noise: float = noise) -> dict[str, Any]:
+    def entry(
+        value: float, unit: str, better: str = "higher", noise: float = noise
+    ) -> dict[str, Any]:
         values = [value * math.exp(chance.gauss(0, noise)) for _ in range(launches)]
         middle = sorted(values)[launches // 2]
-        return {"value": middle, "unit": unit, "better": better, "per_rank": [], "per_launch": values}
+        return {
+            "value": middle,
+            "unit": unit,
+            "better": better,
+            "per_rank": [],
+            "per_launch": values,
+        }
 
     step = 32 * gpus / rate
     status, change = ("regressed", -0.1) if regressed else ("ok", 0.002)
@@ -91,27 +113,37 @@ def benchmark(
             "launcher": "forkserver",
             "seed": 0,
             "options": {},
-            "global_batch_size": 32 * gpus,
+            "samples_per_update": 32 * gpus,
             "oversubscribed": False,
             "steps": steps,
             "warmup": 3,
             "data": {},
         },
         "metrics": {
-            "throughput_img_s": entry(rate, "img/s"),
+            "throughput": entry(rate, "img/s"),
             "step_time_s": entry(step, "s", "lower"),
             "speedup": entry(gpus * efficiency, "x"),
             "scaling_efficiency": entry(efficiency, "1"),
-            "allocated_peak_bytes": entry(2e9 if framework == "single" else 2.3e9, "B", "lower", 0.0),
+            "allocated_peak_bytes": entry(
+                2e9 if framework == "single" else 2.3e9, "B", "lower", 0.0
+            ),
             "cached_peak_bytes": entry(2.8e9, "B", "lower", 0.01),
         },
         "launches": [
-            {"step_time_s": [step * math.exp(chance.gauss(0, 0.02)) for _ in range(steps)], "loss": [2.3]}
+            {
+                "step_time_s": [step * math.exp(chance.gauss(0, 0.02)) for _ in range(steps)],
+                "loss": [2.3],
+            }
             for _ in range(launches)
         ],
         "thresholds": {},
         "environment": {
-            "must_match": {"cpu": "EPYC", "cores": 64, "gpu": ", ".join(["H100"] * gpus), "torch": "2.13.0"},
+            "must_match": {
+                "cpu": "EPYC",
+                "cores": 64,
+                "gpu": ", ".join(["H100"] * gpus),
+                "torch": "2.13.0",
+            },
             "recorded": {"hostname": "node1", "python": "3.12.1"},
         },
         "correctness": {
@@ -126,8 +158,13 @@ def benchmark(
             "status": status,
             "against": {"file": "0001_base.json", "sessions": 3, "saved": None},
             "reason": None,
-            "metrics": {"throughput_img_s": judged},
+            "metrics": {"throughput": judged},
         },
     }
     name = f"bench_cases/test_steps.py::test_{phase}[{framework}-{model}-{gpus}gpu]"
-    return {"fullname": name, "name": name.partition("::")[2], "extra_info": {"dnnbench": record}, "stats": {}}
+    return {
+        "fullname": name,
+        "name": name.partition("::")[2],
+        "extra_info": {"dnnbench": record},
+        "stats": {},
+    }

@@ -1,4 +1,5 @@
-"""The page in a real browser: it renders, sorts, filters and fits a phone, and the console stays silent.
+"""The page in a real browser: it renders, sorts, filters and fits a phone, and the console stays
+silent.
 
 Runs where a Chromium is installed; everything else about the page is tested without one.
 """
@@ -23,7 +24,9 @@ SHOWN = "[...document.querySelectorAll('#table > tbody')].filter(body => !body.h
 def tab() -> Iterator[chromium.Page]:
     path = chromium.find()
     if path is None:
-        pytest.skip(f"needs a Chromium on the path ({', '.join(chromium.NAMES)}): Debian's package is `chromium`")
+        pytest.skip(
+            f"needs a Chromium on the path ({', '.join(chromium.NAMES)}): Debian's package is `chromium`"
+        )
     with chromium.browser(path) as page:
         yield page
 
@@ -40,7 +43,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(tab: chromium.Page, report: Path) -> Iterator[chromium.Page]:
-    """The page in a wide window; whatever a test does, the console must stay silent and nothing be asked for."""
+    """The page in a wide window; whatever a test does, the console must stay silent and nothing be
+    asked for."""
     tab.complaints.clear()
     tab.requests.clear()
     tab.open(report, DESKTOP)
@@ -52,7 +56,9 @@ def opened(tab: chromium.Page, report: Path) -> Iterator[chromium.Page]:
 def column(page: chromium.Page, name: str) -> list[Any]:
     """What the shown rows hold in one column, from top to bottom."""
     place = f"[...document.querySelectorAll('#table > thead th')].findIndex(head => head.dataset.column === '{name}')"
-    found: list[Any] = page.evaluate(f"{SHOWN}.map(body => body.rows[0].cells[{place}].dataset.sort)")
+    found: list[Any] = page.evaluate(
+        f"{SHOWN}.map(body => body.rows[0].cells[{place}].dataset.sort)"
+    )
     return found
 
 
@@ -82,15 +88,20 @@ def test_everything_is_there_and_visible(opened: chromium.Page) -> None:
 
 
 def test_a_click_on_a_head_sorts_and_the_next_turns_round(opened: chromium.Page) -> None:
-    click(opened, "th[data-column=throughput_img_s] button")
-    first = [float(value) for value in column(opened, "throughput_img_s")]
+    click(opened, "th[data-column=throughput] button")
+    first = [float(value) for value in column(opened, "throughput")]
     assert first == sorted(first, reverse=True)
-    assert opened.evaluate("document.querySelector('[aria-sort]').getAttribute('aria-sort')") == "descending"
-    click(opened, "th[data-column=throughput_img_s] button")
-    assert [float(value) for value in column(opened, "throughput_img_s")] == first[::-1]
+    assert (
+        opened.evaluate("document.querySelector('[aria-sort]').getAttribute('aria-sort')")
+        == "descending"
+    )
+    click(opened, "th[data-column=throughput] button")
+    assert [float(value) for value in column(opened, "throughput")] == first[::-1]
     click(opened, "th[data-column=framework] button")
     names = column(opened, "framework")
-    assert [name for name in names if name.isalpha()] == sorted(name for name in names if name.isalpha())
+    assert [name for name in names if name.isalpha()] == sorted(
+        name for name in names if name.isalpha()
+    )
 
 
 def test_search_and_choices_filter_together(opened: chromium.Page) -> None:
@@ -116,14 +127,18 @@ def test_a_case_opens_its_details(opened: chromium.Page) -> None:
     assert opened.evaluate(visible) is False
     click(opened, ".toggle")
     assert opened.evaluate(visible) is True
-    assert opened.evaluate("document.querySelector('.toggle').getAttribute('aria-expanded')") == "true"
+    assert (
+        opened.evaluate("document.querySelector('.toggle').getAttribute('aria-expanded')") == "true"
+    )
     assert "pytest " in opened.evaluate("document.querySelector('#table .command').textContent")
     click(opened, ".more a[href^='#env-']")
     assert opened.evaluate("document.querySelector(location.hash).open") is True
 
 
 @pytest.mark.parametrize("width", [320, PHONE, 700, DESKTOP])
-def test_nothing_makes_the_page_scroll_sideways(opened: chromium.Page, report: Path, width: int) -> None:
+def test_nothing_makes_the_page_scroll_sideways(
+    opened: chromium.Page, report: Path, width: int
+) -> None:
     opened.open(report, width)
     opened.evaluate("document.querySelectorAll('.toggle').forEach(toggle => toggle.click())")
     opened.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
@@ -134,12 +149,22 @@ def test_nothing_makes_the_page_scroll_sideways(opened: chromium.Page, report: P
 def test_a_phone_shows_cards_that_can_be_sorted(opened: chromium.Page, report: Path) -> None:
     opened.open(report, PHONE)
     assert opened.evaluate("document.querySelector('#table thead').checkVisibility()") is False
-    assert opened.evaluate("document.getElementById('sort').checkVisibility({visibilityProperty: true})") is True
+    assert (
+        opened.evaluate(
+            "document.getElementById('sort').checkVisibility({visibilityProperty: true})"
+        )
+        is True
+    )
     choose(opened, "#sort", "gpus")
     counts = [int(count) for count in column(opened, "gpus")]
     assert counts == sorted(counts, reverse=True)
     small = "[...document.querySelectorAll('main p, main td, main li')].filter(one => one.checkVisibility())"
-    assert opened.evaluate(f"Math.min(...{small}.map(one => parseFloat(getComputedStyle(one).fontSize)))") >= 13
+    assert (
+        opened.evaluate(
+            f"Math.min(...{small}.map(one => parseFloat(getComputedStyle(one).fontSize)))"
+        )
+        >= 13
+    )
 
 
 @pytest.mark.parametrize("failed", [[], [["test_a", "it broke"]]])
@@ -152,10 +177,14 @@ def test_an_empty_report_renders_too(tab: chromium.Page, tmp_path: Path, failed:
     assert tab.complaints == []
 
 
-def test_the_browser_reports_what_the_policy_forbids(tab: chromium.Page, report: Path, tmp_path: Path) -> None:
+def test_the_browser_reports_what_the_policy_forbids(
+    tab: chromium.Page, report: Path, tmp_path: Path
+) -> None:
     """The checks above could fail: a script that was smuggled in is stopped, and heard of."""
     smuggled = tmp_path / "index.html"
-    smuggled.write_text(report.read_text().replace("</main>", "<script>document.title = 'owned'</script></main>"))
+    smuggled.write_text(
+        report.read_text().replace("</main>", "<script>document.title = 'owned'</script></main>")
+    )
     tab.complaints.clear()
     tab.open(smuggled, DESKTOP)
     assert tab.evaluate("document.title") == "Benchmark report"

@@ -1,4 +1,5 @@
-"""The report as files: what it tells, that nothing in a record can break or enter it, and that it stays small."""
+"""The report as files: what it tells, that nothing in a record can break or enter it, and that it
+stays small."""
 
 import csv
 import html
@@ -13,7 +14,6 @@ import pytest
 
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.errors import DataError, UsageError
-from pytest_dnnbench.options import OPTIONS
 from pytest_dnnbench.report.command import main as report
 from pytest_dnnbench.report.page import render
 from pytest_dnnbench.report.reproduce import command
@@ -21,6 +21,7 @@ from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.runs import read_run, run_of
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.report.write import write_report
+from pytest_dnnbench.session.settings import OPTIONS
 from tests.report.records import benchmark, session
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}$\\frac$|`_*\x00\x1b[31m\ud800\u202e" + "x" * 5000
@@ -30,7 +31,13 @@ def made(folder: Path, *contents: Any) -> Path:
     """The report of these sessions."""
     for number, content in enumerate(contents):
         folder.joinpath(f"{number}.json").write_text(json.dumps(content))
-    report([*(str(folder / f"{number}.json") for number in range(len(contents))), "-o", str(folder / "report")])
+    report(
+        [
+            *(str(folder / f"{number}.json") for number in range(len(contents))),
+            "-o",
+            str(folder / "report"),
+        ]
+    )
     return folder / "report"
 
 
@@ -52,11 +59,28 @@ def test_a_report_has_its_page_plots_and_tables(tmp_path: Path) -> None:
     kinds = ("throughput", "speedup", "memory", "steps", "history")
     panels = {f"plots/{kind}-{number}.svg" for kind in kinds for number in (1, 2)}
     more = {f"plots/history-{number}.svg" for number in range(3, 7)}
-    assert names == {"index.html", "table.md", "table.csv", *(f"plots/{kind}.png" for kind in kinds), *panels, *more}
+    assert names == {
+        "index.html",
+        "table.md",
+        "table.csv",
+        *(f"plots/{kind}.png" for kind in kinds),
+        *panels,
+        *more,
+    }
     text = folder.joinpath("index.html").read_text()
-    for heading in ("Who wins where", "Throughput", "Speed-up", "Memory", "Step times", "History", "All cases"):
+    for heading in (
+        "Who wins where",
+        "Throughput",
+        "Speed-up",
+        "Memory",
+        "Step times",
+        "History",
+        "All cases",
+    ):
         assert f"<h2>{heading}</h2>" in text
-    assert set(re.findall(r'<a href="(plots/[^"]+)">', text)) == {name for name in names if "/" in name}
+    assert set(re.findall(r'<a href="(plots/[^"]+)">', text)) == {
+        name for name in names if "/" in name
+    }
 
 
 def test_the_page_loads_nothing_and_runs_only_its_own_script(tmp_path: Path) -> None:
@@ -92,7 +116,12 @@ def test_equal_cases_have_no_clear_winner() -> None:
 def test_a_pipelines_plan_is_told_with_its_promise_and_its_outcome() -> None:
     one = benchmark("pipedream", "resnet50", 2)
     times = {"predicted_step_time_s": 0.0125, "measured_step_time_s": 0.014}
-    record(one)["plan"] = {"shape": "1-1", "decided_by": "planner", "stages": [{"nodes": ["conv1"]}], **times}
+    record(one)["plan"] = {
+        "shape": "1-1",
+        "decided_by": "planner",
+        "stages": [{"nodes": ["conv1"]}],
+        **times,
+    }
     text = page({"benchmarks": [one]})
     assert "shape 1-1, decided by planner" in text
     assert "predicted step time 12.5 ms" in text
@@ -109,7 +138,10 @@ def test_the_command_spells_out_every_setting_of_the_case() -> None:
     }
     (result,) = run_of({"benchmarks": [one]}, "x").results
     told = shlex.split(command(result))
-    assert told[:2] == ["pytest", "bench_cases/test_steps.py::test_train[horovod-my.models:net-2gpu]"]
+    assert told[:2] == [
+        "pytest",
+        "bench_cases/test_steps.py::test_train[horovod-my.models:net-2gpu]",
+    ]
     settings = dict(zip(told[2::2], told[3::2], strict=True))
     assert settings["--dnn-batch-size"] == "32"
     assert settings["--dnn-horovod-compression"] == "fp16"
@@ -121,13 +153,34 @@ def test_the_command_spells_out_every_setting_of_the_case() -> None:
 def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
     one = benchmark("ddp", "resnet50", 2)
     one["fullname"] = HOSTILE
-    record(one)["case"] |= {"framework": HOSTILE, "model": f"../../{HOSTILE}", "options": {HOSTILE: HOSTILE}}
-    record(one)["environment"] = {"must_match": {HOSTILE: HOSTILE}, "recorded": {HOSTILE: [HOSTILE]}}
-    record(one)["verdict"] = {"status": HOSTILE, "reason": HOSTILE, "against": HOSTILE, "metrics": {HOSTILE: HOSTILE}}
+    record(one)["case"] |= {
+        "framework": HOSTILE,
+        "model": f"../../{HOSTILE}",
+        "options": {HOSTILE: HOSTILE},
+    }
+    record(one)["environment"] = {
+        "must_match": {HOSTILE: HOSTILE},
+        "recorded": {HOSTILE: [HOSTILE]},
+    }
+    record(one)["verdict"] = {
+        "status": HOSTILE,
+        "reason": HOSTILE,
+        "against": HOSTILE,
+        "metrics": {HOSTILE: HOSTILE},
+    }
     record(one)["correctness"] = {HOSTILE: HOSTILE, "largest_deviation": {HOSTILE: HOSTILE}}
     record(one)["plan"] = {"stages": [HOSTILE]}
-    record(one)["metrics"][HOSTILE] = {"value": 1.0, "unit": HOSTILE, "better": HOSTILE, "per_launch": [HOSTILE]}
-    content = {"benchmarks": [one], "datetime": HOSTILE, "dnnbench": {"failed": [HOSTILE, [HOSTILE, HOSTILE]]}}
+    record(one)["metrics"][HOSTILE] = {
+        "value": 1.0,
+        "unit": HOSTILE,
+        "better": HOSTILE,
+        "per_launch": [HOSTILE],
+    }
+    content = {
+        "benchmarks": [one],
+        "datetime": HOSTILE,
+        "dnnbench": {"failed": [HOSTILE, [HOSTILE, HOSTILE]]},
+    }
     folder = made(tmp_path, content, session())
     text = folder.joinpath("index.html").read_text()
     assert text.count("<script") == text.count("</script") == 1
@@ -135,7 +188,9 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
     assert "{{7*7}}" in text
     assert not any(letter in text for letter in "\x00\x1b\u202e")
     assert len(text) < 1_000_000
-    outside = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(folder)]
+    outside = [
+        path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(folder)
+    ]
     assert {path.name for path in outside} == {"0.json", "1.json"}
     assert "<script" not in folder.joinpath("table.md").read_text()
     for svg in folder.glob("plots/*.svg"):
@@ -155,8 +210,11 @@ def test_markdown_and_csv_hold_every_case(tmp_path: Path) -> None:
     with folder.joinpath("table.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 14
-    assert rows[0] | {"model": "resnet50", "phase": "train", "framework": "single", "gpus": "1"} == rows[0]
-    assert 800 < float(rows[0]["throughput_img_s"]) < 1000
+    assert (
+        rows[0] | {"model": "resnet50", "phase": "train", "framework": "single", "gpus": "1"}
+        == rows[0]
+    )
+    assert 800 < float(rows[0]["throughput"]) < 1000
     lines = folder.joinpath("table.md").read_text().splitlines()
     assert lines[0] == "### resnet50, train"
     assert len([line for line in lines if line.startswith("| ddp")]) == 6
@@ -181,10 +239,16 @@ def test_a_run_without_a_case_gives_a_page_that_says_so(content: Any, told: str)
 
 
 def test_missing_and_odd_values_are_left_out(tmp_path: Path) -> None:
-    bare, odd, single = benchmark("ddp", "bare", 1), benchmark("ddp", "odd", 2), benchmark("ddp", "net", 2, launches=1)
-    bare["extra_info"]["dnnbench"] = {"case": {"framework": "ddp", "model": "bare", "gpus": 1, "phase": "train"}}
+    bare, odd, single = (
+        benchmark("ddp", "bare", 1),
+        benchmark("ddp", "odd", 2),
+        benchmark("ddp", "net", 2, launches=1),
+    )
+    bare["extra_info"]["dnnbench"] = {
+        "case": {"framework": "ddp", "model": "bare", "gpus": 1, "phase": "train"}
+    }
     metrics = record(odd)["metrics"]
-    metrics["throughput_img_s"] |= {"value": float("nan"), "per_launch": [float("inf"), None, "3"]}
+    metrics["throughput"] |= {"value": float("nan"), "per_launch": [float("inf"), None, "3"]}
     metrics["step_time_s"] = []
     metrics["speedup"] |= {"value": -1.0, "per_launch": [-1.0, 0.0]}
     metrics["allocated_peak_bytes"]["value"] = True
@@ -192,7 +256,10 @@ def test_missing_and_odd_values_are_left_out(tmp_path: Path) -> None:
     record(odd)["launches"] = [{"step_time_s": [1e-3, float("nan")]}, {}, None]
     text = made(tmp_path, {"benchmarks": [bare, odd, single]}).joinpath("index.html").read_text()
     assert "3 cases" in text
-    assert not re.search(r"\b(nan|inf|Infinity|None|undefined)\b", re.sub(r"<script>.*</script>", "", text, flags=re.S))
+    assert not re.search(
+        r"\b(nan|inf|Infinity|None|undefined)\b",
+        re.sub(r"<script>.*</script>", "", text, flags=re.S),
+    )
 
 
 def test_a_single_count_of_devices_has_no_speedup_plot(tmp_path: Path) -> None:
@@ -201,7 +268,9 @@ def test_a_single_count_of_devices_has_no_speedup_plot(tmp_path: Path) -> None:
     assert not list(folder.glob("plots/speedup*"))
 
 
-def test_a_file_that_is_no_saved_run_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_saved_run_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number, (content, told) in enumerate(
         [
             (b'{"bench', "is not JSON"),
@@ -248,7 +317,9 @@ def test_the_page_is_bounded_whatever_the_records_hold() -> None:
     ones = []
     for number in range(1500):
         one = benchmark("ddp", f"{number}" + "m" * 200, 1 << number % 20)
-        record(one)["environment"]["must_match"] = {f"{number}-{key}": "e" * 1000 for key in range(20)}
+        record(one)["environment"]["must_match"] = {
+            f"{number}-{key}": "e" * 1000 for key in range(20)
+        }
         record(one)["correctness"] |= {f"fact {key}": "c" * 1000 for key in range(20)}
         ones.append(one)
     text = page({"benchmarks": ones})
@@ -260,7 +331,9 @@ def test_one_picture_for_a_readme(tmp_path: Path) -> None:
     made(tmp_path, session())
     for kind, start in (("svg", b"<?xml"), ("png", b"\x89PNG")):
         picture = tmp_path / f"picture.{kind}"
-        report([str(tmp_path / "0.json"), "-o", str(tmp_path / "report"), "--picture", str(picture)])
+        report(
+            [str(tmp_path / "0.json"), "-o", str(tmp_path / "report"), "--picture", str(picture)]
+        )
         assert picture.read_bytes().startswith(start)
         assert picture.stat().st_size < 100_000
 
@@ -275,7 +348,8 @@ def test_only_the_models_asked_for_are_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_value_breaks_a_plot(tmp_path: Path, seed: int) -> None:
-    """Values near the ends of floating point made matplotlib overflow; equal zeros gave axes without extent."""
+    """Values near the ends of floating point made matplotlib overflow; equal zeros gave axes
+    without extent."""
     chance = random.Random(seed)
     odd: tuple[object, ...] = (
         0,
@@ -295,7 +369,9 @@ def test_no_value_breaks_a_plot(tmp_path: Path, seed: int) -> None:
     )
     runs = []
     for day in (1, 2):
-        content = session(("net",), ("single", "ddp"), (1, 2), phases=("train",), day=day, launches=2, steps=3)
+        content = session(
+            ("net",), ("single", "ddp"), (1, 2), phases=("train",), day=day, launches=2, steps=3
+        )
         for one in content["benchmarks"]:
             for metric in record(one)["metrics"].values():
                 metric["value"] = chance.choice(odd)

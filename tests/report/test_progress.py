@@ -1,22 +1,28 @@
-"""The words of live progress, the time left, and the escape sequences of a line that is rewritten."""
+"""The words of live progress, the time left, and the escape sequences of a line that is
+rewritten."""
 
-from pytest_dnnbench.board import Standing
+from pytest_dnnbench.rank_status import RankStatus
 from pytest_dnnbench.report.progress import Pace, StatusLine, status, time_left, where
 
 
 def test_the_rank_that_is_behind_tells_the_phase_and_all_tell_the_rate() -> None:
-    ahead = Standing("timed steps", 4, 8, images=64, elapsed_s=1.0)
-    behind = Standing("timed steps", 3, 8, images=48, elapsed_s=2.0)
+    ahead = RankStatus("timed steps", 4, 8, samples=64, elapsed_s=1.0)
+    behind = RankStatus("timed steps", 3, 8, samples=48, elapsed_s=2.0)
     assert where([ahead, behind]) == ["timed steps 3/8", "56 img/s"]
-    assert where([ahead, Standing("warm-up", 1, 3)]) == ["warm-up 1/3"]
-    assert where([Standing("build"), Standing("group")]) == ["group"]
+    assert where([ahead, RankStatus("warm-up", 1, 3)]) == ["warm-up 1/3"]
+    assert where([RankStatus("build"), RankStatus("group")]) == ["group"]
     assert where([]) == ["starting ranks"]
 
 
 def test_a_line_cuts_the_name_first_and_then_leaves_words_out() -> None:
     words = ["launch 1 of 3", "timed steps 3/8", "56 img/s"]
-    assert status("test_train[ddp]", words, 80) == "test_train[ddp]: launch 1 of 3, timed steps 3/8, 56 img/s"
-    assert status("test_train[ddp-resnet50-2gpu]", words, 60).startswith("test_trai…50-2gpu]: launch")
+    assert (
+        status("test_train[ddp]", words, 80)
+        == "test_train[ddp]: launch 1 of 3, timed steps 3/8, 56 img/s"
+    )
+    assert status("test_train[ddp-resnet50-2gpu]", words, 60).startswith(
+        "test_trai…50-2gpu]: launch"
+    )
     assert status("test_train[ddp]", words, 29) == "test_tr…n[ddp]: launch 1 of 3"
     for width in range(90):
         assert len(status("test_train[ddp-resnet50-2gpu]", words, width)) <= width
@@ -28,7 +34,13 @@ def test_a_name_cannot_steer_the_terminal() -> None:
 
 def test_time_left_is_told_in_the_unit_that_reads_best() -> None:
     found = [time_left(seconds) for seconds in (None, 0.0, 41.2, 300.0, 7200.0)]
-    assert found == [[], ["about 1 s left"], ["about 41 s left"], ["about 5 min left"], ["about 2.0 h left"]]
+    assert found == [
+        [],
+        ["about 1 s left"],
+        ["about 41 s left"],
+        ["about 5 min left"],
+        ["about 2.0 h left"],
+    ]
 
 
 def test_nothing_is_promised_before_anything_was_measured() -> None:

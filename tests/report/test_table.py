@@ -1,4 +1,5 @@
-"""The terminal's table: every row in its group, nothing wider than the terminal, whatever the records hold."""
+"""The terminal's table: every row in its group, nothing wider than the terminal, whatever the
+records hold."""
 
 import statistics
 import time
@@ -15,15 +16,27 @@ MIB = 2.0**20
 
 
 def entry(launches: list[float], unit: str = "1") -> dict[str, Any]:
-    return {"value": statistics.median(launches), "unit": unit, "better": "higher", "per_launch": launches}
+    return {
+        "value": statistics.median(launches),
+        "unit": unit,
+        "better": "higher",
+        "per_launch": launches,
+    }
 
 
 def record(framework: str, gpus: int, throughputs: list[float], **more: Any) -> dict[str, Any]:
     """A record; `case` and `metrics` add to what it has, other names replace."""
-    case = {"framework": framework, "model": "resnet50", "gpus": gpus, "phase": "train", "steps": 10, "options": {}}
+    case = {
+        "framework": framework,
+        "model": "resnet50",
+        "gpus": gpus,
+        "phase": "train",
+        "steps": 10,
+        "options": {},
+    }
     return {
         "case": case | more.pop("case", {}),
-        "metrics": {"throughput_img_s": entry(throughputs, "img/s")} | more.pop("metrics", {}),
+        "metrics": {"throughput": entry(throughputs, "img/s")} | more.pop("metrics", {}),
         "launches": [{"step_time_s": [0.1] * 10} for _ in throughputs],
         "verdict": {"status": "no-baseline", "against": None, "metrics": {}},
         **more,
@@ -52,7 +65,7 @@ def full(framework: str = "ddp", gpus: int = 4, **more: Any) -> dict[str, Any]:
         "cached_peak_bytes": entry([12000 * MIB], "B"),
     }
     plan = {"shape": "2-1", "parallelism": "pipeline", "decided_by": "planner"}
-    about = {"plan": plan, "verdict": verdict("regressed", throughput_img_s=-0.051)} | more
+    about = {"plan": plan, "verdict": verdict("regressed", throughput=-0.051)} | more
     return record(framework, gpus, [1400.0, 1401.0, 1402.0], metrics=metrics, **about)
 
 
@@ -71,7 +84,9 @@ def test_a_row_holds_all_that_was_measured() -> None:
 
 @pytest.mark.parametrize("width", [1, 10, 20, 40, 60, 80, 100, 200])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    long = full("a_framework_with_a_name_that_goes_on_and_on", case={"model": "some.package:factory" * 9})
+    long = full(
+        "a_framework_with_a_name_that_goes_on_and_on", case={"model": "some.package:factory" * 9}
+    )
     lines = texts(long, full(), full("漢字" * 30, 2), width=width)
     assert max(map(width_of, lines)) <= width
 
@@ -119,7 +134,8 @@ def test_groups_are_sorted_by_model_and_train_comes_first() -> None:
 
 def test_cases_of_other_settings_stand_apart() -> None:
     lines = texts(
-        record("ddp", 1, [9.0], case={"precision": "fp32"}), record("ddp", 1, [8.0], case={"precision": "bf16"})
+        record("ddp", 1, [9.0], case={"precision": "fp32"}),
+        record("ddp", 1, [8.0], case={"precision": "bf16"}),
     )
     assert {"resnet50, train, precision bf16", "resnet50, train, precision fp32"} <= set(lines)
 
@@ -134,51 +150,77 @@ def test_the_fastest_is_marked_as_clear_only_where_it_is() -> None:
 
 
 def test_more_ranks_than_cores_are_marked_and_explained() -> None:
-    lines = texts(record("ddp", 4, [32.0], case={"oversubscribed": True}), record("single", 1, [8.0]))
+    lines = texts(
+        record("ddp", 4, [32.0], case={"oversubscribed": True}), record("single", 1, [8.0])
+    )
     assert cells(lines, "ddp")[1] == "4*"
     assert cells(lines, "single")[1] == "1"
     assert "* more ranks than cores: says nothing about speed" in lines
     crowded = [
-        record(name, 4, [speed, speed], case={"oversubscribed": True}) for name, speed in (("a", 9.0), ("b", 1.0))
+        record(name, 4, [speed, speed], case={"oversubscribed": True})
+        for name, speed in (("a", 9.0), ("b", 1.0))
     ]
     assert not [line for line in texts(*crowded) if line[:1] in (">", "~")]
 
 
 def test_statuses_have_colours_and_the_text_says_them_too() -> None:
-    lines = render(study_of([full(), full("fsdp", verdict=verdict("improved", throughput_img_s=0.1))]), 100)
+    lines = render(
+        study_of([full(), full("fsdp", verdict=verdict("improved", throughput=0.1))]), 100
+    )
     assert [line.markup for line in lines if "regressed" in line.text] == [("red",)]
     assert [line.markup for line in lines if "improved +10.0%" in line.text] == [("green",)]
 
 
 def test_a_verdict_names_the_metric_that_decided_it() -> None:
     changed = {
-        "throughput_img_s": {"status": "ok", "change": 0.0},
+        "throughput": {"status": "ok", "change": 0.0},
         "allocated_peak_bytes": {"status": "regressed", "change": 0.12},
     }
     assert verdict_text({"status": "regressed", "metrics": changed}) == "regressed allocated +12.0%"
     assert verdict_text({"status": "incomparable", "reason": "torch"}) == "incomparable"
-    assert verdict_text({"status": "ok", "metrics": {"throughput_img_s": None}}) == "ok"
+    assert verdict_text({"status": "ok", "metrics": {"throughput": None}}) == "ok"
     assert verdict_text({"status": "noisy", "metrics": [1]}) == "noisy"
     assert verdict_text({}) is None
 
 
 def test_plans_are_told_below_with_what_they_promised_and_what_came_of_it() -> None:
-    plan = {"shape": "2-1", "decided_by": "planner", "predicted_step_time_s": 0.01, "measured_step_time_s": 0.0125}
-    lines = texts(record("pipedream", 3, [9.0], plan=plan, metrics={"bubble_fraction": entry([0.25])}), width=200)
+    plan = {
+        "shape": "2-1",
+        "decided_by": "planner",
+        "predicted_step_time_s": 0.01,
+        "measured_step_time_s": 0.0125,
+    }
+    lines = texts(
+        record("pipedream", 3, [9.0], plan=plan, metrics={"bubble_fraction": entry([0.25])}),
+        width=200,
+    )
     assert lines[-2:] == [
         "plans (replicas of each stage)",
         "  pipedream, resnet50, 3 GPUs, train: 2-1, by the planner; 10 ms a step predicted, 12.5 measured, bubble 25%",
     ]
-    bare = texts(record("x", 2, [9.0], plan={"shape": "2", "parallelism": "data", "predicted_step_time_s": "?"}))
+    bare = texts(
+        record(
+            "x", 2, [9.0], plan={"shape": "2", "parallelism": "data", "predicted_step_time_s": "?"}
+        )
+    )
     assert bare[-1] == "  x, resnet50, 2 GPUs, train: 2, pure data parallelism"
     bad: list[object] = [None, {}, {"shape": ""}, {"shape": 3}, "2-1"]
     assert [plan_text(plan) for plan in bad] == [None] * 5
 
 
 def test_missing_and_senseless_figures_are_dashes() -> None:
-    broken = record("ddp", 1, [1.0], metrics={"throughput_img_s": {"value": float("nan"), "per_launch": None}})
-    huge = record("fsdp", 1, [1e17, 1e17], metrics={"speedup": entry([float("inf")]), "resident_peak_bytes": 3})
-    lines = texts(broken, huge, {"case": None}, 7, record("x", 1, [2.0], verdict="?", plan=[1], launches=None))
+    broken = record(
+        "ddp", 1, [1.0], metrics={"throughput": {"value": float("nan"), "per_launch": None}}
+    )
+    huge = record(
+        "fsdp",
+        1,
+        [1e17, 1e17],
+        metrics={"speedup": entry([float("inf")]), "resident_peak_bytes": 3},
+    )
+    lines = texts(
+        broken, huge, {"case": None}, 7, record("x", 1, [2.0], verdict="?", plan=[1], launches=None)
+    )
     assert cells(lines, "ddp")[2] == "-"
     assert cells(lines, "fsdp")[2] == "1e+17"
     assert cells(lines, "x")[2] == "2"
@@ -209,7 +251,7 @@ def test_a_thousand_rows_take_less_than_five_seconds() -> None:
 def test_values_for_machines_stay_unrounded() -> None:
     (section,) = sections(study_of([full()]))
     values = {one.key: one.value(section.rows[0]) for one in columns(section.rows)}
-    assert values["throughput_img_s"] == 1401.0
+    assert values["throughput"] == 1401.0
     assert values["allocated_peak_bytes"] == 1000 * MIB
     assert values["plan"] == "2-1"
 

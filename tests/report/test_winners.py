@@ -13,7 +13,7 @@ from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.report.winners import Contest, contests
 from tests.report.records import benchmark, session
 
-RATE = "throughput_img_s"
+RATE = "throughput"
 
 
 def study(*contents: dict[str, Any]) -> Study:
@@ -26,7 +26,10 @@ def saved(*benchmarks: dict[str, Any], day: int = 1) -> dict[str, Any]:
 
 def with_launches(framework: str, values: list[float], gpus: int = 2) -> dict[str, Any]:
     made = benchmark(framework, "resnet50", gpus)
-    made["extra_info"]["dnnbench"]["metrics"][RATE] |= {"per_launch": values, "value": statistics.median(values)}
+    made["extra_info"]["dnnbench"]["metrics"][RATE] |= {
+        "per_launch": values,
+        "value": statistics.median(values),
+    }
     return made
 
 
@@ -49,14 +52,23 @@ def test_equal_cases_seldom_have_a_clear_winner_however_many_rivals_they_have() 
     chance = random.Random(2)
     clear = 0
     for _ in range(400):
-        made = [with_launches(name, [100 * math.exp(chance.gauss(0, 0.01)) for _ in range(3)]) for name in "abcd"]
+        made = [
+            with_launches(name, [100 * math.exp(chance.gauss(0, 0.01)) for _ in range(3)])
+            for name in "abcd"
+        ]
         clear += only(contests(study(saved(*made)))).clear
     assert clear / 400 < 0.06
 
 
 def test_a_faster_case_wins_by_the_ratio_of_the_medians() -> None:
     contest = only(
-        contests(study(saved(with_launches("ddp", [110, 111, 109]), with_launches("horovod", [100, 101, 99]))))
+        contests(
+            study(
+                saved(
+                    with_launches("ddp", [110, 111, 109]), with_launches("horovod", [100, 101, 99])
+                )
+            )
+        )
     )
     assert (contest.first.framework, contest.clear) == ("ddp", True)
     assert contest.lead is not None
@@ -65,7 +77,9 @@ def test_a_faster_case_wins_by_the_ratio_of_the_medians() -> None:
 
 
 def test_a_single_launch_decides_nothing() -> None:
-    contest = only(contests(study(saved(with_launches("ddp", [200]), with_launches("horovod", [100])))))
+    contest = only(
+        contests(study(saved(with_launches("ddp", [200]), with_launches("horovod", [100]))))
+    )
     assert not contest.clear
     assert contest.lead is None
     assert "two launches" in contest.why

@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pytest_dnnbench.results.record import SCHEMA, metric_entry
+from pytest_dnnbench.results.records.record import SCHEMA, metric_entry
 
 NAME = "test_steps.py::test_train[ddp-resnet18-2gpu]"
 GIB = 2.0**30
@@ -19,17 +19,29 @@ def record(
     rng = random.Random(seed)
     rates = [3000 * level * (1 + rng.gauss(0, noise)) for _ in range(3)]
     metrics = {
-        "throughput_img_s": metric_entry("throughput_img_s", rates, []),
+        "throughput": metric_entry("throughput", rates, []),
         "step_time_s": metric_entry("step_time_s", [64 / rate for rate in rates], []),
-        "allocated_peak_bytes": metric_entry("allocated_peak_bytes", [memory] * 3, [memory, memory]),
+        "allocated_peak_bytes": metric_entry(
+            "allocated_peak_bytes", [memory] * 3, [memory, memory]
+        ),
     }
     return {
         "schema": SCHEMA,
-        "case": {"framework": "ddp", "model": "resnet18", "gpus": 2, "phase": "train", "data": {"source": "s"}, **case},
+        "case": {
+            "framework": "ddp",
+            "model": "resnet18",
+            "gpus": 2,
+            "phase": "train",
+            "data": {"source": "s"},
+            **case,
+        },
         "metrics": metrics,
         "launches": [{"step_time_s": [64 / rate] * 2} for rate in rates],
-        "thresholds": {"throughput_img_s": {"limit": 2910.0, "relative": -0.03, "source": "default"}},
-        "environment": {"must_match": {"torch": "2.13.0", "driver": "550"}, "recorded": {"hostname": "a"}},
+        "thresholds": {"throughput": {"limit": 2910.0, "relative": -0.03, "source": "default"}},
+        "environment": {
+            "must_match": {"torch": "2.13.0", "driver": "550"},
+            "recorded": {"hostname": "a"},
+        },
         "correctness": {},
         "plan": None,
         "verdict": {"status": "no-baseline", "against": None, "metrics": {}},
@@ -42,7 +54,12 @@ def file_of(records: dict[str, dict[str, Any]], **session: Any) -> dict[str, Any
         "machine_info": {"node": "a"},
         "commit_info": {},
         "benchmarks": [
-            {"fullname": name, "name": name, "stats": {"min": 1.0, "data": [1.0]}, "extra_info": {"dnnbench": one}}
+            {
+                "fullname": name,
+                "name": name,
+                "stats": {"min": 1.0, "data": [1.0]},
+                "extra_info": {"dnnbench": one},
+            }
             for name, one in records.items()
         ],
         "datetime": "2026-01-01T00:00:00+00:00",
@@ -53,7 +70,9 @@ def file_of(records: dict[str, dict[str, Any]], **session: Any) -> dict[str, Any
 
 def save(path: Path, records: dict[str, dict[str, Any]] | None = None, **session: Any) -> Path:
     """Writes such a file."""
-    path.write_text(json.dumps(file_of({NAME: record()} if records is None else records, **session), indent=4))
+    path.write_text(
+        json.dumps(file_of({NAME: record()} if records is None else records, **session), indent=4)
+    )
     return path
 
 

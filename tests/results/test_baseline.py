@@ -12,16 +12,23 @@ import pytest
 
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.errors import DataError, UsageError
-from pytest_dnnbench.results.baseline import CaseBaseline, Incomparable, StoredRuns, storage_runs
-from pytest_dnnbench.results.comparability import differences, facts_of
-from pytest_dnnbench.results.golden import Golden, read_golden
-from pytest_dnnbench.results.load import load_baseline
-from pytest_dnnbench.results.noise import TIME
-from pytest_dnnbench.results.saved import read_saved
+from pytest_dnnbench.results.baselines.baseline import (
+    CaseBaseline,
+    Incomparable,
+    StoredRuns,
+    storage_runs,
+)
+from pytest_dnnbench.results.baselines.baseline_source import load_baseline
+from pytest_dnnbench.results.baselines.comparability import differences, facts_of
+from pytest_dnnbench.results.baselines.golden import Golden, read_golden
+from pytest_dnnbench.results.records.saved import read_saved
+from pytest_dnnbench.results.statistics.noise import TIME
 from tests.results.synthetic import NAME, changed, record, save, storage
 
 
-def case(baseline: StoredRuns | Golden, **parts: dict[str, object]) -> CaseBaseline | Incomparable | None:
+def case(
+    baseline: StoredRuns | Golden, **parts: dict[str, object]
+) -> CaseBaseline | Incomparable | None:
     return baseline.of(NAME, facts_of(changed(record(), **parts)))
 
 
@@ -34,8 +41,10 @@ def test_latest_takes_all_fit_sessions_as_history(tmp_path: Path) -> None:
     found = case(baseline)
     assert isinstance(found, CaseBaseline)
     assert (found.file, found.sessions) == ("0005_nightly.json", 5)
-    assert len(found.history["throughput_img_s"]) == 5
-    assert [line.partition(": ")[2][:24] for line in baseline.passed_over if "cut off" not in line] == [
+    assert len(found.history["throughput"]) == 5
+    assert [
+        line.partition(": ")[2][:24] for line in baseline.passed_over if "cut off" not in line
+    ] == [
         "not JSON: Expecting valu"[:24],
         "its session was interrup",
         "its session failed (test",
@@ -55,7 +64,12 @@ def test_an_accepted_session_begins_the_history_anew(tmp_path: Path) -> None:
     folder = storage(tmp_path / "s", 3)
     worse = changed(record(0.8), verdict={"status": "regressed"})
     save(folder / "0004_nightly.json", {NAME: worse}, failed=[NAME])
-    assert main(["baseline", "accept", str(folder / "0004_nightly.json"), "--reason", "a safer kernel"]) == 0
+    assert (
+        main(
+            ["baseline", "accept", str(folder / "0004_nightly.json"), "--reason", "a safer kernel"]
+        )
+        == 0
+    )
     said = json.loads((folder / "0004_nightly.json").read_text())["dnnbench"]["accepted"]
     assert said["why"] == "a safer kernel"
     assert "@" in said["who"]
@@ -80,13 +94,15 @@ def test_a_name_a_number_and_a_path_choose(tmp_path: Path) -> None:
         assert (found.file, found.sessions) == (expected, sessions)
     two = load_baseline("2", folder).of(NAME, facts_of(record()))
     assert isinstance(two, CaseBaseline)
-    assert two.noise["throughput_img_s"].sessions == 2
+    assert two.noise["throughput"].sessions == 2
 
 
 def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
     folder = storage(tmp_path / "s", 2)
     for wanted in ("9", "weekly"):
-        with pytest.raises(UsageError, match=rf"--dnn-baseline {wanted}: .*0002 \(nightly\), 0001 \(nightly\)"):
+        with pytest.raises(
+            UsageError, match=rf"--dnn-baseline {wanted}: .*0002 \(nightly\), 0001 \(nightly\)"
+        ):
             load_baseline(wanted, folder)
     with pytest.raises(DataError, match=r"none\.json cannot be read"):
         load_baseline(str(tmp_path / "none.json"), folder)
@@ -102,10 +118,14 @@ def test_a_failed_session_asked_for_by_name_is_refused_with_the_way_out(tmp_path
 def test_unlike_runs_are_refused_with_exactly_what_differs(tmp_path: Path) -> None:
     folder = storage(tmp_path / "s", 2)
     baseline = storage_runs(folder, "latest")
-    found = case(baseline, environment={"must_match": {"torch": "2.14.0", "driver": "550"}}, case={"gpus": 4})
+    found = case(
+        baseline, environment={"must_match": {"torch": "2.14.0", "driver": "550"}}, case={"gpus": 4}
+    )
     assert isinstance(found, Incomparable)
     assert [str(one) for one in found.differences] == ["gpus: 2 -> 4", "torch: 2.13.0 -> 2.14.0"]
-    newer = facts_of(changed(record(), environment={"must_match": {"torch": "2.14.0", "driver": "560"}}))
+    newer = facts_of(
+        changed(record(), environment={"must_match": {"torch": "2.14.0", "driver": "560"}})
+    )
     assert isinstance(baseline.of(NAME, newer, {"torch", "driver"}), CaseBaseline)
     assert isinstance(baseline.of(NAME, newer, {"torch"}), Incomparable)
 
@@ -122,8 +142,12 @@ def test_a_folder_of_several_machines_gives_each_its_own_sessions(tmp_path: Path
 def test_the_partition_is_compared_and_its_prediction_is_not() -> None:
     plan = {"stages": [{"nodes": ["a"], "replicas": 2, "compute_s": 0.1}], "bottleneck_s": 0.1}
     one = record() | {"plan": plan}
-    faster = record() | {"plan": {"stages": [{"nodes": ["a"], "replicas": 2, "compute_s": 0.2}], "bottleneck_s": 0.2}}
-    other = record() | {"plan": {"stages": [{"nodes": ["a", "b"], "replicas": 2, "compute_s": 0.1}]}}
+    faster = record() | {
+        "plan": {"stages": [{"nodes": ["a"], "replicas": 2, "compute_s": 0.2}], "bottleneck_s": 0.2}
+    }
+    other = record() | {
+        "plan": {"stages": [{"nodes": ["a", "b"], "replicas": 2, "compute_s": 0.1}]}
+    }
     assert differences(facts_of(one), facts_of(faster)) == []
     assert [found.fact for found in differences(facts_of(one), facts_of(other))] == ["partition"]
 
@@ -142,17 +166,17 @@ def test_a_golden_file_reads_back_and_is_written_the_same(tmp_path: Path) -> Non
     assert len(text.splitlines()) < 25
     baseline = case(found)
     assert isinstance(baseline, CaseBaseline)
-    assert len(baseline.history["throughput_img_s"]) == 2
-    assert baseline.noise["throughput_img_s"].sessions == 2
+    assert len(baseline.history["throughput"]) == 2
+    assert baseline.noise["throughput"].sessions == 2
 
 
 def test_a_limit_written_by_hand_holds_and_survives_an_update(tmp_path: Path) -> None:
     path = golden(tmp_path).path
     data = json.loads(path.read_text())
-    data["cases"][NAME]["metrics"]["throughput_img_s"]["limit"] = "-8% >=2000"
+    data["cases"][NAME]["metrics"]["throughput"]["limit"] = "-8% >=2000"
     path.write_text(json.dumps(data))
     assert main(["baseline", "update", str(path), str(save(tmp_path / "new.json"))]) == 0
-    limit = read_golden(path).limits[NAME]["throughput_img_s"]
+    limit = read_golden(path).limits[NAME]["throughput"]
     assert (limit.relative, limit.absolute) == (-0.08, 2000)
     assert '"limit": "-8% >=2000"' in path.read_text()
 
@@ -170,10 +194,13 @@ def test_an_update_takes_no_unfit_session_and_accept_does_with_a_reason(tmp_path
             Golden.update(read_golden(path), read_saved(run))
         assert main(["baseline", "update", str(path), str(run)]) == 2
     assert path.read_text() == before
-    assert main(["baseline", "accept", str(path), str(tmp_path / "worse.json"), "--reason", "safer"]) == 0
+    assert (
+        main(["baseline", "accept", str(path), str(tmp_path / "worse.json"), "--reason", "safer"])
+        == 0
+    )
     after = read_golden(path)
     assert (after.accepted[0].why, after.accepted[0].cases) == ("safer", (NAME,))
-    assert len(after.cases[NAME].metrics["throughput_img_s"].sessions) == 1
+    assert len(after.cases[NAME].metrics["throughput"].sessions) == 1
 
 
 @pytest.mark.parametrize(
@@ -181,7 +208,10 @@ def test_an_update_takes_no_unfit_session_and_accept_does_with_a_reason(tmp_path
     [
         (lambda data: data.update(dnnbench_golden=2), "dnnbench_golden is 2: this version reads 1"),
         (lambda data: data.update(cades={}), "the key 'cades' is unknown"),
-        (lambda data: data["cases"][NAME].update(limt="-5%"), r"cases\[.*\]: .*unknown field `limt`"),
+        (
+            lambda data: data["cases"][NAME].update(limt="-5%"),
+            r"cases\[.*\]: .*unknown field `limt`",
+        ),
         (
             lambda data: data["cases"][NAME]["metrics"]["step_time_s"].update(limit="-5%"),
             r"step_time_s=-5%.* would limit an improvement: lower is better, so write \+5%",
@@ -191,12 +221,16 @@ def test_an_update_takes_no_unfit_session_and_accept_does_with_a_reason(tmp_path
             r"metrics.step_time_s.sessions: a session without a launch",
         ),
         (
-            lambda data: data["cases"][NAME]["metrics"]["step_time_s"]["noise"].update(launch_sd=-1),
+            lambda data: data["cases"][NAME]["metrics"]["step_time_s"]["noise"].update(
+                launch_sd=-1
+            ),
             r"metrics.step_time_s.noise: standard deviations are relative",
         ),
     ],
 )
-def test_a_slip_in_a_golden_file_is_named_with_its_place(tmp_path: Path, edit: object, message: str) -> None:
+def test_a_slip_in_a_golden_file_is_named_with_its_place(
+    tmp_path: Path, edit: object, message: str
+) -> None:
     path = golden(tmp_path).path
     data = json.loads(path.read_text())
     edit(data)  # type: ignore[operator] # one of the lambdas above
@@ -205,23 +239,25 @@ def test_a_slip_in_a_golden_file_is_named_with_its_place(tmp_path: Path, edit: o
         read_golden(path)
 
 
-def test_show_prints_noise_and_what_it_lets_one_find(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_noise_and_what_it_lets_one_find(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = golden(tmp_path, 5).path
     assert main(["baseline", "show", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert "throughput_img_s: launches differ by 0." in shown
+    assert "throughput: launches differ by 0." in shown
     assert "launches find 5%" in shown
 
 
 WRITER = """
 import sys
 from pathlib import Path
-from pytest_dnnbench.results.json_text import write_whole
+from pytest_dnnbench.files import replace_file
 
 number = 0
 while True:
     number += 1
-    write_whole(Path(sys.argv[1]), f"{number:09}" * 200_000)
+    replace_file(Path(sys.argv[1]), f"{number:09}" * 200_000)
 """
 
 
@@ -245,9 +281,12 @@ def test_cases_of_the_stored_sessions_tell_of_each_others_noise(tmp_path: Path) 
     for number in range(1, 6):
         cases = {f"{NAME}{other}": record(1 + 0.002 * (number * other % 5)) for other in range(6)}
         save(folder / f"{number:04}_nightly.json", {NAME: record(1 + 0.002 * number)} | cases)
-    found, alone = case(storage_runs(folder, "latest")), case(storage_runs(storage(tmp_path / "alone"), "latest"))
+    found, alone = (
+        case(storage_runs(folder, "latest")),
+        case(storage_runs(storage(tmp_path / "alone"), "latest")),
+    )
     assert isinstance(found, CaseBaseline)
     assert isinstance(alone, CaseBaseline)
-    assert found.priors["throughput_img_s"].launch_dof > TIME.launch_dof
-    assert found.priors["throughput_img_s"].session_dof > TIME.session_dof
-    assert alone.priors["throughput_img_s"] == TIME
+    assert found.priors["throughput"].launch_dof > TIME.launch_dof
+    assert found.priors["throughput"].session_dof > TIME.session_dof
+    assert alone.priors["throughput"] == TIME

@@ -24,12 +24,14 @@ def test_nothing_worse_is_exit_status_0(tmp_path: Path, capsys: pytest.CaptureFi
     assert "2 cases: " in capsys.readouterr().out
 
 
-def test_a_slower_case_is_exit_status_1_and_named_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_slower_case_is_exit_status_1_and_named_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(pair(tmp_path, level=0.7)) == 1
     shown = capsys.readouterr().out
     assert f"regressed: {NAME}" in shown
     assert f"regressed: {OTHER}" not in shown
-    assert "throughput_img_s: baseline " in shown
+    assert "throughput: baseline " in shown
     assert "95% interval" in shown
 
 
@@ -43,17 +45,19 @@ def test_limits_of_the_command_line_win(tmp_path: Path) -> None:
     assert main([*arguments, "--limits", "allocated_peak_bytes=+5%"]) == 0
     assert main([*arguments, "--limits", "allocated_peak_bytes=off"]) == 0
     assert main([*arguments, "--limits", "allocated_peak_bytes=<=1GiB +5%"]) == 1
-    assert main([*arguments, "--limits", "allocated_peak_bytes=+5%,throughput_img_s>=4000"]) == 1
+    assert main([*arguments, "--limits", "allocated_peak_bytes=+5%,throughput>=4000"]) == 1
 
 
-def test_json_is_for_programs_and_markdown_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_for_programs_and_markdown_for_people(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*pair(tmp_path, level=0.7), "--json"]) == 1
     data = json.loads(capsys.readouterr().out)
-    assert data["verdicts"][NAME]["metrics"]["throughput_img_s"]["status"] == "regressed"
+    assert data["verdicts"][NAME]["metrics"]["throughput"]["status"] == "regressed"
     assert main([*pair(tmp_path, level=0.7), "--markdown"]) == 1
     shown = capsys.readouterr().out
     assert shown.startswith("### Benchmarks: regressed")
-    assert f"| `{NAME}` | throughput_img_s | " in shown
+    assert f"| `{NAME}` | throughput | " in shown
 
 
 def test_cases_that_one_file_lacks_are_said_and_fail_when_required(
@@ -73,7 +77,9 @@ def test_unlike_runs_are_refused_and_can_be_compared_on_purpose(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = save(tmp_path / "old.json")
-    upgraded = changed(record(0.7), environment={"must_match": {"torch": "2.14.0", "driver": "550"}})
+    upgraded = changed(
+        record(0.7), environment={"must_match": {"torch": "2.14.0", "driver": "550"}}
+    )
     arguments = ["compare", str(old), str(save(tmp_path / "new.json", {NAME: upgraded}))]
     assert main(arguments) == 0
     assert "not comparable with old.json: torch: 2.13.0 -> 2.14.0" in capsys.readouterr().out
@@ -81,7 +87,9 @@ def test_unlike_runs_are_refused_and_can_be_compared_on_purpose(
     assert main([*arguments, "--across", "torch"]) == 1
 
 
-def test_bad_input_is_exit_status_2_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_exit_status_2_with_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     good = str(save(tmp_path / "good.json"))
     (tmp_path / "bad.json").write_text('{"benchmarks": ')
     for arguments in (
@@ -99,5 +107,7 @@ def test_the_command_starts_without_torch(tmp_path: Path) -> None:
         "import sys; from pytest_dnnbench.__main__ import main; status = main(sys.argv[1:]);"
         "assert 'torch' not in sys.modules; sys.exit(status)"
     )
-    answer = subprocess.run([sys.executable, "-c", script, *pair(tmp_path)], capture_output=True, text=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", script, *pair(tmp_path)], capture_output=True, text=True
+    )
     assert answer.returncode == 0, answer.stderr

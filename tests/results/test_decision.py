@@ -7,8 +7,14 @@ import math
 import pytest
 
 from pytest_dnnbench.errors import DataError, UsageError
-from pytest_dnnbench.results.decision import Decision, confirm, confirm_bound, decide, decide_bound
-from pytest_dnnbench.results.noise import EXACT, Noise
+from pytest_dnnbench.results.statistics.decision import (
+    Decision,
+    confirm,
+    confirm_bound,
+    decide,
+    decide_bound,
+)
+from pytest_dnnbench.results.statistics.noise import EXACT, Noise
 
 # 1% between launches, 0.5% between sessions, well known.
 KNOWN = Noise(0.01, 100, 0.005, 50, "learnt", 20, 60)
@@ -20,7 +26,9 @@ def session(level: float, spread: tuple[float, ...] = STEADY) -> list[float]:
     return [level * one for one in spread]
 
 
-def call(now: list[float], better: str = "higher", noise: Noise | None = KNOWN, limit: float = 0.03) -> Decision:
+def call(
+    now: list[float], better: str = "higher", noise: Noise | None = KNOWN, limit: float = 0.03
+) -> Decision:
     return decide(now, [session(100)] * 5, better=better, limit=limit, alpha=ALPHA, noise=noise)
 
 
@@ -72,7 +80,9 @@ def test_no_number_of_launches_settles_what_sessions_differ_by() -> None:
 
 def test_equal_memory_is_ok_and_two_percent_more_is_not() -> None:
     def memory(now: list[float]) -> Decision:
-        return decide(now, [[2.0**30] * len(now)], better="lower", limit=0.01, alpha=ALPHA, prior=EXACT)
+        return decide(
+            now, [[2.0**30] * len(now)], better="lower", limit=0.01, alpha=ALPHA, prior=EXACT
+        )
 
     for launches in (1, 3):
         same, more = memory([2.0**30] * launches), memory([2.0**30 * 1.02] * launches)
@@ -98,7 +108,9 @@ def test_a_session_noisier_than_was_learnt_is_not_called() -> None:
 
 def test_a_suspicion_that_fresh_launches_do_not_repeat_is_noise() -> None:
     def twice(first: list[float], again: list[float]) -> Decision:
-        return confirm(first, again, [session(100)] * 5, better="higher", limit=0.03, alpha=ALPHA, noise=KNOWN)
+        return confirm(
+            first, again, [session(100)] * 5, better="higher", limit=0.03, alpha=ALPHA, noise=KNOWN
+        )
 
     assert twice(session(94), session(94)).status == "regressed"
     assert twice(session(94), session(100)).status != "regressed"
@@ -109,7 +121,9 @@ def test_a_suspicion_that_fresh_launches_do_not_repeat_is_noise() -> None:
 def test_more_launches_confirm_what_a_few_only_suspect() -> None:
     assert call(session(96.6)).status == "noisy"
     history = [session(100)] * 5
-    sure = confirm(session(96.6), session(96.6), history, better="higher", limit=0.03, alpha=ALPHA, noise=KNOWN)
+    sure = confirm(
+        session(96.6), session(96.6), history, better="higher", limit=0.03, alpha=ALPHA, noise=KNOWN
+    )
     assert sure.status == "regressed"
 
 
@@ -123,7 +137,9 @@ def test_an_absolute_limit_is_held_against_the_interval() -> None:
     assert (broken.status, broken.limit, broken.limit_absolute) == ("regressed", None, 3000.0)
     assert bound(session(2700), "lower").status == "ok"
     assert bound(session(3300), "lower").status == "regressed"
-    twice = confirm_bound(session(2700), session(3100), better="higher", bound=3000.0, alpha=ALPHA, noise=KNOWN)
+    twice = confirm_bound(
+        session(2700), session(3100), better="higher", bound=3000.0, alpha=ALPHA, noise=KNOWN
+    )
     assert twice.status == "noisy"
 
 

@@ -2,8 +2,14 @@
 
 import pytest
 
-from pytest_dnnbench.results.design import MOST_LAUNCHES, Precision, alpha_per_test, launches_for, precision
-from pytest_dnnbench.results.noise import Noise
+from pytest_dnnbench.results.statistics.design import (
+    MOST_LAUNCHES,
+    Precision,
+    alpha_per_test,
+    launches_for,
+    precision,
+)
+from pytest_dnnbench.results.statistics.noise import Noise
 
 KNOWN = Noise(0.01, 1000, 0.0, 1000, "learnt")
 ALPHA = alpha_per_test(0.01, 36)
@@ -39,8 +45,12 @@ def test_reach_and_below_agree() -> None:
     assert [Precision(0.0, 7).below(one) for one in (-1.0, 0.0, 1.0)] == [0.0, 0.5, 1.0]
 
 
-def planned(effect: float = 0.05, noise: Noise = KNOWN, limit: float = 0.03, confirmation: bool = True) -> int | None:
-    return launches_for(effect, noise, limit=limit, alpha=ALPHA, history=[3] * 5, confirmation=confirmation)
+def planned(
+    effect: float = 0.05, noise: Noise = KNOWN, limit: float = 0.03, confirmation: bool = True
+) -> int | None:
+    return launches_for(
+        effect, noise, limit=limit, alpha=ALPHA, history=[3] * 5, confirmation=confirmation
+    )
 
 
 def test_more_noise_or_a_smaller_effect_takes_more_launches() -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dnnbench.results.baseline import storage_runs
-from pytest_dnnbench.results.golden import Golden, read_golden
-from pytest_dnnbench.results.launch_plan import LaunchPlan, plan_launches, plans_of
-from pytest_dnnbench.results.limits import parse_limits
-from pytest_dnnbench.results.saved import read_saved
+from pytest_dnnbench.results.baselines.baseline import storage_runs
+from pytest_dnnbench.results.baselines.golden import Golden, read_golden
+from pytest_dnnbench.results.baselines.limits import parse_limits
+from pytest_dnnbench.results.records.saved import read_saved
+from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan, plan_launches, plans_of
 from tests.results.synthetic import NAME, record, save
 
 
@@ -20,8 +20,10 @@ def stored(folder: Path, noise: float, sessions: int = 10) -> Path:
 
 
 def plan(folder: Path, effect: float = 0.05, limit: str = "-3%") -> LaunchPlan:
-    layers = [parse_limits({"throughput_img_s": limit}, "a test")]
-    return plan_launches(effect, storage_runs(folder, "latest"), {NAME: layers}, false_alarms=0.01, at_least=2)
+    layers = [parse_limits({"throughput": limit}, "a test")]
+    return plan_launches(
+        effect, storage_runs(folder, "latest"), {NAME: layers}, false_alarms=0.01, at_least=2
+    )
 
 
 def test_noisier_cases_and_smaller_effects_take_more_launches(tmp_path: Path) -> None:
@@ -32,7 +34,9 @@ def test_noisier_cases_and_smaller_effects_take_more_launches(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("noise", "effect"), [(0.1, 0.05), (0.002, 0.03)])
-def test_a_case_in_which_none_would_do_is_named(tmp_path: Path, noise: float, effect: float) -> None:
+def test_a_case_in_which_none_would_do_is_named(
+    tmp_path: Path, noise: float, effect: float
+) -> None:
     found = plan(stored(tmp_path / "s", noise), effect)
     assert (found, found.beyond) == (LaunchPlan(effect, 2, {NAME: None}), (NAME,))
 
@@ -44,7 +48,9 @@ def test_one_stored_session_promises_nothing(tmp_path: Path) -> None:
 def test_a_case_without_a_baseline_or_a_limit_needs_none(tmp_path: Path) -> None:
     folder = stored(tmp_path / "s", 0.002)
     assert plan(folder, limit="off") == LaunchPlan(0.05, 2, {})
-    other = plan_launches(0.05, storage_runs(folder, "latest"), {"other": []}, false_alarms=0.01, at_least=4)
+    other = plan_launches(
+        0.05, storage_runs(folder, "latest"), {"other": []}, false_alarms=0.01, at_least=4
+    )
     assert other == LaunchPlan(0.05, 4, {})
 
 
@@ -61,7 +67,7 @@ def test_a_plan_is_told_in_one_sentence_and_read_back_from_the_records() -> None
     case = {"framework": "ddp", "model": "m", "gpus": 2, "phase": "train"}
     made = LaunchPlan(0.03, 7, {"a": 7, "b": None})
     found, _, beyond = str(made).partition("; ")
-    assert found == "7 launches: the fewest that find a 3% change of throughput_img_s in 1 case"
+    assert found == "7 launches: the fewest that find a 3% change of throughput in 1 case"
     assert beyond.startswith("no number up to 20 finds it in b: sessions differ too much")
     [read] = plans_of([{"case": case, "launch_plan": made.entry("a")}, {"case": case}])
     assert read == LaunchPlan(0.03, 7, {"ddp-m-2gpu (train)": 7})

@@ -3,16 +3,23 @@
 import pytest
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.results.limits import Limit, limit_text, parse_limit, parse_limit_list, resolve, stored_limit
+from pytest_dnnbench.results.baselines.limits import (
+    Limit,
+    limit_text,
+    parse_limit,
+    parse_limit_list,
+    resolve,
+    stored_limit,
+)
 
 
 @pytest.mark.parametrize(
     ("metric", "text", "relative", "absolute"),
     [
-        ("throughput_img_s", "-5%", -0.05, None),
-        ("throughput_img_s", ">=3000", None, 3000),
-        ("throughput_img_s", ">= 3000", None, 3000),
-        ("throughput_img_s", "-2.5% >=1e3img/s", -0.025, 1000),
+        ("throughput", "-5%", -0.05, None),
+        ("throughput", ">=3000", None, 3000),
+        ("throughput", ">= 3000", None, 3000),
+        ("throughput", "-2.5% >=1e3img/s", -0.025, 1000),
         ("allocated_peak_bytes", "+1%", 0.01, None),
         ("allocated_peak_bytes", "<=6GiB", None, 6 * 2**30),
         ("allocated_peak_bytes", "0%", 0.0, None),
@@ -21,23 +28,27 @@ from pytest_dnnbench.results.limits import Limit, limit_text, parse_limit, parse
         ("scaling_efficiency", ">=0.9", None, 0.9),
     ],
 )
-def test_limits_are_read(metric: str, text: str, relative: float | None, absolute: float | None) -> None:
+def test_limits_are_read(
+    metric: str, text: str, relative: float | None, absolute: float | None
+) -> None:
     limit = parse_limit(metric, text, "marker")
     assert limit.relative == (None if relative is None else pytest.approx(relative))
     assert limit.absolute == (None if absolute is None else pytest.approx(absolute))
-    assert parse_limit(metric, limit_text(metric, limit), "") == Limit(limit.relative, limit.absolute)
+    assert parse_limit(metric, limit_text(metric, limit), "") == Limit(
+        limit.relative, limit.absolute
+    )
 
 
 @pytest.mark.parametrize(
     ("metric", "text", "message"),
     [
-        ("speed", "-5%", "unknown metric 'speed': choose from throughput_img_s"),
-        ("throughput_img_s", "+5%", "would limit an improvement: higher is better, so write -5%"),
-        ("throughput_img_s", "5%", "lacks its sign: write -5%"),
-        ("throughput_img_s", "<=5", "bounds the good side: higher is better, so write >="),
-        ("throughput_img_s", "-5", "is not a limit"),
-        ("throughput_img_s", "", "is not a limit"),
-        ("throughput_img_s", "-100%", "must stay below 100%"),
+        ("speed", "-5%", "unknown metric 'speed': choose from throughput"),
+        ("throughput", "+5%", "would limit an improvement: higher is better, so write -5%"),
+        ("throughput", "5%", "lacks its sign: write -5%"),
+        ("throughput", "<=5", "bounds the good side: higher is better, so write >="),
+        ("throughput", "-5", "is not a limit"),
+        ("throughput", "", "is not a limit"),
+        ("throughput", "-100%", "must stay below 100%"),
         ("allocated_peak_bytes", "<=6Gb", "unknown unit: choose from B, KiB"),
         ("allocated_peak_bytes", "<=0", "must be finite and above zero"),
         ("step_time_s", "<=1e999", "must be finite"),
@@ -49,8 +60,8 @@ def test_a_limit_that_cannot_be_meant_is_refused(metric: str, text: str, message
 
 
 def test_a_list_of_limits_is_read_and_doubles_are_refused() -> None:
-    found = parse_limit_list(["throughput_img_s>=3000", "step_time_s=+5%"], "--dnn-limits")
-    assert (found["throughput_img_s"].absolute, found["step_time_s"].relative) == (3000, 0.05)
+    found = parse_limit_list(["throughput>=3000", "step_time_s=+5%"], "--dnn-limits")
+    assert (found["throughput"].absolute, found["step_time_s"].relative) == (3000, 0.05)
     with pytest.raises(UsageError, match="limited twice"):
         parse_limit_list(["step_time_s=+5%", "step_time_s=+6%"], "--dnn-limits")
     with pytest.raises(UsageError, match="write METRIC=LIMIT"):
@@ -59,27 +70,31 @@ def test_a_list_of_limits_is_read_and_doubles_are_refused() -> None:
 
 def test_the_nearest_to_the_user_wins_for_each_kind_of_limit() -> None:
     def layer(text: str, source: str) -> dict[str, Limit]:
-        return {"throughput_img_s": parse_limit("throughput_img_s", text, source)}
+        return {"throughput": parse_limit("throughput", text, source)}
 
-    command, ini, marker = layer("-9%", "command line"), layer(">=100", "ini"), layer("-1% >=50", "marker")
-    found = resolve("throughput_img_s", [command, ini, marker])
+    command, ini, marker = (
+        layer("-9%", "command line"),
+        layer(">=100", "ini"),
+        layer("-1% >=50", "marker"),
+    )
+    found = resolve("throughput", [command, ini, marker])
     assert found == Limit(-0.09, 100.0, "command line", "ini")
-    found = resolve("throughput_img_s", [{}, {}, marker])
+    found = resolve("throughput", [{}, {}, marker])
     assert found is not None
     assert found.relative_source == "marker"
-    assert resolve("throughput_img_s", [layer("off", "command line"), marker]) is None
-    default = resolve("throughput_img_s", [{}, ini])
+    assert resolve("throughput", [layer("off", "command line"), marker]) is None
+    default = resolve("throughput", [{}, ini])
     assert default is not None
     assert (default.relative, default.relative_source, default.absolute) == (-0.03, "default", 100)
     assert resolve("loss", [{}]) is None
 
 
 def test_a_stored_limit_is_the_contract_and_a_stored_default_is_not() -> None:
-    assert stored_limit("throughput_img_s", -0.05, None, "default") is None
-    kept = stored_limit("throughput_img_s", -0.05, 3000.0, "command line")
+    assert stored_limit("throughput", -0.05, None, "default") is None
+    kept = stored_limit("throughput", -0.05, 3000.0, "command line")
     assert kept is not None
     assert (kept.relative, kept.absolute, kept.relative_source) == (-0.05, 3000, "baseline")
-    bound_alone = stored_limit("throughput_img_s", -0.03, 3000.0, "default")
+    bound_alone = stored_limit("throughput", -0.03, 3000.0, "default")
     assert bound_alone is not None
     assert (bound_alone.relative, bound_alone.absolute) == (None, 3000)
-    assert stored_limit("throughput_img_s", 0.05, None, "marker") is None
+    assert stored_limit("throughput", 0.05, None, "marker") is None

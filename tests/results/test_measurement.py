@@ -7,16 +7,18 @@ import pytest
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, RankReport
-from pytest_dnnbench.results.judge import limits_of, thresholds
-from pytest_dnnbench.results.measurement import Launch, Measurement, agree, same_model
-from pytest_dnnbench.results.record import make_record, relate
+from pytest_dnnbench.results.records.measurement import Launch, Measurement, agree, same_model
+from pytest_dnnbench.results.records.record import make_record, relate
+from pytest_dnnbench.results.verdicts.judge import limits_of, thresholds
 
 
-def report(rank: int, ends: list[float], *, start: float = 0.0, images: int = 8, **more: object) -> RankReport:
+def report(
+    rank: int, ends: list[float], *, start: float = 0.0, images: int = 8, **more: object
+) -> RankReport:
     fields: dict[str, object] = {
         "step_index": tuple(range(len(ends))),
-        "step_images": (images,) * len(ends),
-        "images_per_update": 16,
+        "step_samples": (images,) * len(ends),
+        "samples_per_update": 16,
         "memory_bytes": {"resident": 100 + rank},
         **more,
     }
@@ -25,7 +27,7 @@ def report(rank: int, ends: list[float], *, start: float = 0.0, images: int = 8,
 
 def test_the_slowest_rank_decides() -> None:
     launch = Launch((report(0, [1.0, 2.0]), report(1, [1.5, 4.0])))
-    assert launch.throughput_img_s == 32 / 4.0
+    assert launch.throughput == 32 / 4.0
     assert launch.step_time_s == [1.5, 2.5]
     assert launch.memory("resident") == [100, 101]
     assert launch.memory("allocated") is None
@@ -35,7 +37,7 @@ def test_a_pipelines_steps_are_the_intervals_of_its_last_stage() -> None:
     first = report(0, [0.5, 1.5, 2.5, 3.0], images=0)
     last = report(1, [1.0, 2.0, 3.0, 4.0])
     launch = Launch((first, last))
-    assert launch.throughput_img_s == 32 / 4.0
+    assert launch.throughput == 32 / 4.0
     assert launch.step_time_s == [1.0, 1.0, 1.0, 1.0]
 
 
@@ -46,16 +48,19 @@ def test_replicas_of_a_last_stage_take_turns() -> None:
 
 
 def test_steps_that_one_update_completes_together_share_its_time() -> None:
-    first = report(0, [2.0, 6.0], step_index=(0, 2), images=8, images_per_update=16)
-    second = report(1, [2.0, 6.5], step_index=(1, 3), images=8, images_per_update=16)
+    first = report(0, [2.0, 6.0], step_index=(0, 2), images=8, samples_per_update=16)
+    second = report(1, [2.0, 6.5], step_index=(1, 3), images=8, samples_per_update=16)
     assert Launch((first, second)).step_time_s == [1.0, 1.0, 2.25, 2.25]
-    fed_in_twos = report(0, [1.5, 2.0, 5.5, 6.0], images=8, images_per_update=16)
+    fed_in_twos = report(0, [1.5, 2.0, 5.5, 6.0], images=8, samples_per_update=16)
     assert Launch((fed_in_twos,)).step_time_s == [1.0, 1.0, 2.0, 2.0]
 
 
 def test_a_frameworks_own_metric_is_the_mean_over_its_ranks() -> None:
     launch = Launch(
-        (report(0, [1.0], metrics={"bubble_fraction": 0.1}), report(1, [1.0], metrics={"bubble_fraction": 0.3}))
+        (
+            report(0, [1.0], metrics={"bubble_fraction": 0.1}),
+            report(1, [1.0], metrics={"bubble_fraction": 0.3}),
+        )
     )
     made = make_record(replace(measurement("pipedream", 2, [1.0]), launches=(launch, launch)))
     assert made["metrics"]["bubble_fraction"]["per_launch"] == [pytest.approx(0.2)] * 2
@@ -64,7 +69,10 @@ def test_a_frameworks_own_metric_is_the_mean_over_its_ranks() -> None:
 
 def test_loss_is_the_mean_over_ranks_and_accuracy_over_images() -> None:
     launch = Launch(
-        (report(0, [1.0], loss=(2.0, 1.0), validation=(8, 10)), report(1, [1.0], loss=(4.0, 3.0), validation=(1, 20)))
+        (
+            report(0, [1.0], loss=(2.0, 1.0), validation=(8, 10)),
+            report(1, [1.0], loss=(4.0, 3.0), validation=(1, 20)),
+        )
     )
     assert launch.loss == [3.0, 2.0]
     assert launch.validation_accuracy == pytest.approx(0.3)
@@ -98,7 +106,7 @@ def test_strong_scaling_is_held_against_the_same_global_batch() -> None:
 def test_thresholds_are_one_sided_and_in_the_metrics_own_unit() -> None:
     metrics = make_record(measurement("single", 1, [1.0]))["metrics"]
     limits = thresholds(metrics, limits_of(metrics, None, []))
-    assert limits["throughput_img_s"]["limit"] == pytest.approx(8 * 0.97)
+    assert limits["throughput"]["limit"] == pytest.approx(8 * 0.97)
     assert limits["step_time_s"]["limit"] == pytest.approx(1.03)
     assert limits["resident_peak_bytes"]["source"] == "default"
 
@@ -118,9 +126,12 @@ def test_ranks_that_hold_the_same_weights_have_trained_the_same_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fingerprints", "culprit"), [("aba", "rank 1 of 3"), ("baa", "rank 0 of 3"), ("ab", "rank 1 of 2")]
+    ("fingerprints", "culprit"),
+    [("aba", "rank 1 of 3"), ("baa", "rank 0 of 3"), ("ab", "rank 1 of 2")],
 )
-def test_a_rank_that_holds_other_weights_than_most_is_named(fingerprints: str, culprit: str) -> None:
+def test_a_rank_that_holds_other_weights_than_most_is_named(
+    fingerprints: str, culprit: str
+) -> None:
     reports = [report(rank, [1.0], fingerprint=one) for rank, one in enumerate(fingerprints)]
     with pytest.raises(WrongResult, match=f"{culprit} holds another model"):
         same_model(Case("ddp", "m", len(fingerprints), "train"), reports)

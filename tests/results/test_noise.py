@@ -8,8 +8,17 @@ import pytest
 
 from benchmarks.simulated_sessions import Array, World, quiet, suite
 from pytest_dnnbench.errors import DataError
-from pytest_dnnbench.results.noise import EXACT, MEMORY, TIME, Noise, baseline_of, learn, median_variance, prior_of
-from pytest_dnnbench.results.suite_noise import pool
+from pytest_dnnbench.results.statistics.noise import (
+    EXACT,
+    MEMORY,
+    TIME,
+    Noise,
+    baseline_of,
+    learn,
+    median_variance,
+    prior_of,
+)
+from pytest_dnnbench.results.statistics.suite_noise import pool
 
 
 def cases(world: World, sessions: int, launches: int, seed: int = 0) -> list[list[list[float]]]:
@@ -27,12 +36,18 @@ def test_both_parts_of_the_noise_are_found() -> None:
     found = [learn(sessions) for sessions in cases(world, MEMORY, 5)]
     assert typical(found, "launch_sd") == pytest.approx(0.02, rel=0.05)
     assert typical(found, "session_sd") == pytest.approx(0.03, rel=0.15)
-    assert {(one.source, one.sessions, one.launches) for one in found} == {("learnt", MEMORY, 5 * MEMORY)}
+    assert {(one.source, one.sessions, one.launches) for one in found} == {
+        ("learnt", MEMORY, 5 * MEMORY)
+    }
 
 
 def test_one_launch_tells_nothing_and_the_prior_stands() -> None:
     found = learn([[100.0]])
-    assert (found.source, found.launch_sd, found.launch_dof) == ("prior", TIME.launch_sd, TIME.launch_dof)
+    assert (found.source, found.launch_sd, found.launch_dof) == (
+        "prior",
+        TIME.launch_sd,
+        TIME.launch_dof,
+    )
     assert found.session_sd == pytest.approx(TIME.launch_sd * math.sqrt(TIME.session_ratio))
 
 
@@ -51,7 +66,7 @@ def test_only_the_latest_sessions_count() -> None:
 def test_memory_that_never_varies_keeps_a_tiny_floor() -> None:
     found = learn([[2.0**30] * 3] * 3, prior_of("allocated_peak_bytes"))
     assert 0 < found.launch_sd < 1e-6
-    assert prior_of("throughput_img_s") is TIME
+    assert prior_of("throughput") is TIME
     assert EXACT.launch_sd < TIME.launch_sd
 
 
@@ -87,7 +102,9 @@ def test_cases_that_are_unlike_say_little_about_each_other() -> None:
 
 def test_a_day_on_which_all_cases_were_slow_counts_as_one() -> None:
     alone = World(np.full(36, 0.01), session_share=3.0, walk_sd=0.0, slope_sd=0.0, odd_cases=False)
-    together = World(np.full(36, 0.01), session_share=0.0, walk_sd=0.1, slope_sd=0.0, odd_cases=False)
+    together = World(
+        np.full(36, 0.01), session_share=0.0, walk_sd=0.1, slope_sd=0.0, odd_cases=False
+    )
     assert pool(cases(together, 4, 3)).session_dof < pool(cases(alone, 4, 3)).session_dof
 
 

@@ -1,4 +1,5 @@
-"""The reader of saved files: bad input gets one error that names file and place, never a verdict."""
+"""The reader of saved files: bad input gets one error that names file and place, never a
+verdict."""
 
 import json
 import os
@@ -10,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_dnnbench.errors import DataError
-from pytest_dnnbench.results.golden import Golden, read_golden
-from pytest_dnnbench.results.load import read_baseline
-from pytest_dnnbench.results.saved import read_saved
+from pytest_dnnbench.results.baselines.baseline_source import read_baseline
+from pytest_dnnbench.results.baselines.golden import Golden, read_golden
+from pytest_dnnbench.results.records.saved import read_saved
 from tests.results.synthetic import NAME, file_of, record, save
 
 # 10,000 for a thorough run: DNNBENCH_FUZZ=10000 pytest tests/results/test_saved.py
@@ -38,14 +39,14 @@ def test_a_saved_file_reads_back(tmp_path: Path) -> None:
     run = read_saved(save(tmp_path / "a.json"))
     assert list(run.cases) == [NAME]
     assert run.unfit is None
-    assert len(run.cases[NAME].launches("throughput_img_s").values) == 3
+    assert len(run.cases[NAME].launches("throughput").values) == 3
 
 
 def test_launches_of_a_confirmation_count(tmp_path: Path) -> None:
     one = record()
-    one["verdict"]["confirmation"] = {"launches": 1, "per_launch": {"throughput_img_s": [2900.0]}}
+    one["verdict"]["confirmation"] = {"launches": 1, "per_launch": {"throughput": [2900.0]}}
     run = read_saved(save(tmp_path / "a.json", {NAME: one}))
-    assert run.cases[NAME].launches("throughput_img_s").values[-1] == 2900.0
+    assert run.cases[NAME].launches("throughput").values[-1] == 2900.0
     assert len(run.cases[NAME].launches("step_time_s").values) == 3
 
 
@@ -55,16 +56,36 @@ WHERE = "benchmarks.0.extra_info.dnnbench"
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (f"{WHERE}.schema", 2, r"benchmarks\[0\].*schema 2 is newer than this version reads \(1\): update"),
+        (
+            f"{WHERE}.schema",
+            2,
+            r"benchmarks\[0\].*schema 2 is newer than this version reads \(1\): update",
+        ),
         (f"{WHERE}.schema", 0, r"schema 0 is unknown"),
-        (f"{WHERE}.schema", "1", r"Expected `int`, got `str` - at `\$.benchmarks\[0\].extra_info.dnnbench.schema`"),
-        (f"{WHERE}.metrics.step_time_s.value", "fast", r"Expected `float`, got `str` - at `\$.benchmarks\[0\]"),
-        (f"{WHERE}.metrics.step_time_s.value", 99.0, r"step_time_s: the value 99.0 is not the median of per_launch"),
+        (
+            f"{WHERE}.schema",
+            "1",
+            r"Expected `int`, got `str` - at `\$.benchmarks\[0\].extra_info.dnnbench.schema`",
+        ),
+        (
+            f"{WHERE}.metrics.step_time_s.value",
+            "fast",
+            r"Expected `float`, got `str` - at `\$.benchmarks\[0\]",
+        ),
+        (
+            f"{WHERE}.metrics.step_time_s.value",
+            99.0,
+            r"step_time_s: the value 99.0 is not the median of per_launch",
+        ),
         (f"{WHERE}.metrics.step_time_s.per_launch", [], r"step_time_s: no launch"),
         (f"{WHERE}.metrics.step_time_s.per_launch", [True], r"Expected `float`, got `bool`"),
         (f"{WHERE}.metrics.step_time_s.better", "faster", r"Invalid enum value 'faster'"),
         (f"{WHERE}.case", [], r"\.case: expected an object"),
-        (f"{WHERE}.thresholds.throughput_img_s.relative", -3, r"thresholds.throughput_img_s.relative: -3.0 is not"),
+        (
+            f"{WHERE}.thresholds.throughput.relative",
+            -3,
+            r"thresholds.throughput.relative: -3.0 is not",
+        ),
         ("benchmarks", {}, r"Expected `array`, got `object` - at `\$.benchmarks`"),
         ("benchmarks.0.fullname", "a\nb", r"fullname: 'a\\nb' is not the name of a case"),
         ("benchmarks.0.extra_info", {}, r"holds no case of pytest-dnnbench"),
@@ -72,7 +93,9 @@ WHERE = "benchmarks.0.extra_info.dnnbench"
         ("dnnbench", {"schema": 9, "new": 1}, r"dnnbench: schema 9 is newer"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, path: str, value: Any, message: str) -> None:
+def test_what_is_wrong_is_named_with_its_place(
+    tmp_path: Path, path: str, value: Any, message: str
+) -> None:
     file = tmp_path / "a.json"
     file.write_text(json.dumps(at(file_of({NAME: record()}), path, value)))
     with pytest.raises(DataError, match=message) as caught:
@@ -85,12 +108,18 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, path: str, value:
     [
         ('"min": 1.0', '"min": NaN', r"a.json, line \d+: NaN is not a number in JSON"),
         ('"unit": "s"', '"unit": "s", "value": 1e999', r"the key 'value' stands twice"),
-        ('"per_launch": [', '"per_launch": [1e999, ', r"Number out of range - at `\$.benchmarks\[0\]"),
+        (
+            '"per_launch": [',
+            '"per_launch": [1e999, ',
+            r"Number out of range - at `\$.benchmarks\[0\]",
+        ),
         ('"version"', '"datetime": "", "version"', r"line \d+: the key 'datetime' stands twice"),
         ("}", "", r"a.json, line \d+, column \d+: not JSON"),
     ],
 )
-def test_text_that_is_not_strict_json_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_text_that_is_not_strict_json_is_refused(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
     file = save(tmp_path / "a.json")
     text = file.read_text()
     assert old in text
@@ -129,14 +158,22 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
 
 def places(data: Any) -> list[list[Any]]:
     """The path of every value in a JSON document."""
-    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else []
+    items = (
+        data.items()
+        if isinstance(data, dict)
+        else enumerate(data)
+        if isinstance(data, list)
+        else []
+    )
     return [[], *([key, *rest] for key, value in items for rest in places(value))]
 
 
@@ -175,7 +212,9 @@ def test_any_damage_to_the_bytes_reads_or_is_refused(tmp_path: Path, data: st.Da
     content = save(tmp_path / "whole.json").read_bytes()
     start = data.draw(st.integers(0, len(content)))
     end = data.draw(st.integers(start, min(len(content), start + 40)))
-    (tmp_path / "a.json").write_bytes(content[:start] + data.draw(st.binary(max_size=12)) + content[end:])
+    (tmp_path / "a.json").write_bytes(
+        content[:start] + data.draw(st.binary(max_size=12)) + content[end:]
+    )
     reads_or_refuses(tmp_path / "a.json")
 
 

@@ -4,8 +4,13 @@ from typing import Any
 
 import pytest
 
-from pytest_dnnbench.results.straggler import LaunchTimes, Straggler, straggler, straggler_of
-from pytest_dnnbench.results.verdict_text import failure_message, slow_rank
+from pytest_dnnbench.results.verdicts.straggler import (
+    LaunchTimes,
+    Straggler,
+    straggler,
+    straggler_of,
+)
+from pytest_dnnbench.results.verdicts.text import failure_message, slow_rank
 from tests.results.synthetic import record
 
 STEP_S = 0.1
@@ -49,7 +54,12 @@ def test_steps_that_vary_widely_tell_nothing() -> None:
 
 
 def test_two_slow_ranks_are_not_one() -> None:
-    assert straggler([launch(0.020, 0.060, 0.060), launch(0.021, 0.061, 0.060), launch(0.020, 0.059, 0.060)]) is None
+    assert (
+        straggler(
+            [launch(0.020, 0.060, 0.060), launch(0.021, 0.061, 0.060), launch(0.020, 0.059, 0.060)]
+        )
+        is None
+    )
 
 
 def test_what_hardly_lengthens_the_step_is_left_alone() -> None:
@@ -62,12 +72,16 @@ def test_steps_so_short_that_a_wake_up_counts_are_left_alone() -> None:
 
 
 def test_a_slow_rank_of_a_record_is_told_in_words() -> None:
-    assert slow_rank(_recorded()) == ("rank 1 is the slow one: its own part of a step takes 61 ms, the others' 23 ms")
+    assert slow_rank(_recorded()) == (
+        "rank 1 is the slow one: its own part of a step takes 61 ms, the others' 23 ms"
+    )
 
 
 def test_a_case_that_fails_names_its_slow_rank() -> None:
     verdict: dict[str, Any] = {"status": "regressed", "against": None, "metrics": {}}
-    assert failure_message(_recorded(), verdict).splitlines()[1].startswith("  rank 1 is the slow one")
+    assert (
+        failure_message(_recorded(), verdict).splitlines()[1].startswith("  rank 1 is the slow one")
+    )
     assert "slow one" not in failure_message(record(), verdict)
 
 
@@ -91,5 +105,8 @@ def test_a_record_that_does_not_tell_names_nobody() -> None:
 def _recorded() -> dict[str, Any]:
     made = record()
     for one in made["launches"]:
-        one |= {"step_time_s": [0.085] * 4, "own_work_s": [[0.022, 0.023, 0.024], [0.060, 0.061, 0.062]]}
+        one |= {
+            "step_time_s": [0.085] * 4,
+            "own_work_s": [[0.022, 0.023, 0.024], [0.060, 0.061, 0.062]],
+        }
     return made

@@ -1,6 +1,8 @@
-"""What all data-parallel frameworks share: each rank holds the whole model and steps on its own part of the batch.
+"""What all data-parallel frameworks share: each rank holds the whole model and steps on its own
+part of the batch.
 
-A framework of this kind is a subclass that joins its ranks and wraps model and optimiser; see ddp.py.
+A framework of this kind is a subclass that joins its ranks and wraps model and optimiser; see
+ddp.py.
 """
 
 from abc import abstractmethod
@@ -24,30 +26,36 @@ PROOF_STEPS = 2
 """The second step is wrong if momentum, buffers or the first update were."""
 
 PROOF_TOLERANCE = 1e-9
-"""In float64 the reference differs by the order of a few sums: about 1e-15, amplified by BatchNorm over few values."""
+"""In float64 the reference differs by the order of a few sums: about 1e-15, amplified by BatchNorm
+over few values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How far averaged gradients may be off: by `relative` times the larger of `floor` and the tensor's largest."""
+    """How far averaged gradients may be off: by `relative` times the larger of `floor` and the
+    tensor's largest."""
 
     relative: float
     floor: float
 
 
 class DataParallelWorker(Worker):
-    """A rank with a whole copy of the model. Subclasses say how ranks are joined and how gradients are averaged."""
+    """A rank with a whole copy of the model. Subclasses say how ranks are joined and how gradients
+    are averaged."""
 
     passes = 1
-    """Minibatches whose gradients are averaged on this rank before they are exchanged: each has its own backward."""
+    """Minibatches whose gradients are averaged on this rank before they are exchanged: each has its
+    own backward."""
 
     proof_tolerance = PROOF_TOLERANCE
     rounding: Rounding | None = None
-    """Set where the exchange of gradients rounds on purpose. The proof then holds the averaged gradients to this
-    bound, and parameters and buffers, as strictly as ever, to what follows from the gradients that arrived."""
+    """Set where the exchange of gradients rounds on purpose. The proof then holds the averaged
+    gradients to this bound, and parameters and buffers, as strictly as ever, to what follows from
+    the gradients that arrived."""
 
     def connect(self) -> None:
-        """Joins torch.distributed's process group; a framework with a group of its own overrides this."""
+        """Joins torch.distributed's process group; a framework with a group of its own overrides
+        this."""
         group.join(self.place)
 
     def close(self) -> None:
@@ -59,11 +67,15 @@ class DataParallelWorker(Worker):
         dist.barrier()
 
     @abstractmethod
-    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """The module and optimiser that a training step uses, made equal to rank 0's on every rank."""
+    def wrap(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The module and optimiser that a training step uses, made equal to rank 0's on every
+        rank."""
 
     def build(self) -> None:
-        """Makes the model in single precision (bf16 is autocast) with weights that differ from rank to rank."""
+        """Makes the model in single precision (bf16 is autocast) with weights that differ from rank
+        to rank."""
         self._build(torch.float32)
 
     def _build(self, dtype: torch.dtype) -> None:
@@ -84,7 +96,9 @@ class DataParallelWorker(Worker):
         """As Worker.run; every rank completes every step."""
         train = self.case.phase == "train"
         self.model.train(train)
-        batches = data.batches(self.case, self.request.data, self.place.rank, self.place.world_size, self.device)
+        batches = data.batches(
+            self.case, self.request.data, self.place.rank, self.place.world_size, self.device
+        )
         for index in range(steps):
             if train:
                 minibatches = list(islice(batches, self.passes))
@@ -120,7 +134,8 @@ class DataParallelWorker(Worker):
         return loss.detach()
 
     def validate_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Forward and loss, in evaluation mode and without gradients: both asserted, for a slip would be slow."""
+        """Forward and loss, in evaluation mode and without gradients: both asserted, for a slip
+        would be slow."""
         with torch.no_grad(), self._autocast(images):
             assert not self.module.training
             assert not torch.is_grad_enabled()
@@ -131,24 +146,29 @@ class DataParallelWorker(Worker):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
 
     @property
-    def images_per_update(self) -> int:
-        """As Worker.images_per_update: the minibatches of all ranks."""
+    def samples_per_update(self) -> int:
+        """As Worker.samples_per_update: the minibatches of all ranks."""
         passes = self.passes if self.case.phase == "train" else 1
         return self.case.batch_size * passes * self.place.world_size
 
     def fingerprint(self) -> str:
         """Of all parameters: averaged gradients make the same step on every rank, bit for bit."""
-        return reference.digest({name: parameter.detach() for name, parameter in self.module.named_parameters()})
+        return reference.digest(
+            {name: parameter.detach() for name, parameter in self.module.named_parameters()}
+        )
 
     def validation(self) -> tuple[int, int] | None:
-        """Correct and all images of the whole validation set with rank 0's weights, on rank 0, after training."""
+        """Correct and all images of the whole validation set with rank 0's weights, on rank 0,
+        after training."""
         files = self.request.data
         if files is None or self.case.phase != "train" or self.place.rank != 0:
             return None
         digits, correct = data.Digits(files, "validate"), 0
         self.module.eval()
         with torch.no_grad(), self._autocast(digits.images):
-            for images, labels in zip(digits.images.split(256), digits.labels.split(256), strict=True):  # type: ignore[no-untyped-call] # torch's gap
+            for images, labels in zip(
+                digits.images.split(256), digits.labels.split(256), strict=True
+            ):  # type: ignore[no-untyped-call] # torch's gap
                 guess = self.module(images.to(self.device)).argmax(1)
                 correct += int((guess == labels.to(self.device)).sum())
         return correct, len(digits)
@@ -156,20 +176,28 @@ class DataParallelWorker(Worker):
     def data_facts(self) -> dict[str, Scalar]:
         """Source and split of the data."""
         files = self.request.data
-        return {"source": "synthetic"} if files is None else {"source": "mnist", "split": files.split}
+        return (
+            {"source": "synthetic"} if files is None else {"source": "mnist", "split": files.split}
+        )
 
-    # The proof ----------------------------------------------------------------------------------------------------
+    # The proof
+    # ----------------------------------------------------------------------------------------------------
 
     def prove(self) -> Correctness:
-        """Training: PROOF_STEPS steps in float64 against the reference on the same global batch, parameter by
-        parameter. Validation: the logits in evaluation mode against a plain module with rank 0's weights."""
+        """Training: PROOF_STEPS steps in float64 against the reference on the same global batch,
+        parameter by parameter. Validation: the logits in evaluation mode against a plain module
+        with rank 0's weights."""
         self._build(torch.float64)
         reference.without_randomness(self.module)
         return self._prove_training() if self.case.phase == "train" else self._prove_validation()
 
     def _prove_training(self) -> Correctness:
         self.model.train()
-        expected = reference.Reference(self._reference_module(), self.request) if self.place.rank == 0 else None
+        expected = (
+            reference.Reference(self._reference_module(), self.request)
+            if self.place.rank == 0
+            else None
+        )
         seen: dict[str, float] = {"gradients": 0.0, "parameters": 0.0, "buffers": 0.0}
         tolerances = dict.fromkeys(seen, self.proof_tolerance)
         if self.rounding:
@@ -177,7 +205,10 @@ class DataParallelWorker(Worker):
         failures: list[str] = []
         fingerprints: list[str] = []
         for index in range(PROOF_STEPS):
-            shards = [self._proof_batch(shard, index) for shard in range(self.place.world_size * self.passes)]
+            shards = [
+                self._proof_batch(shard, index)
+                for shard in range(self.place.world_size * self.passes)
+            ]
             self.train_step(shards[self.place.rank * self.passes :][: self.passes])
             gradients = {
                 name: parameter.grad.detach()
@@ -188,7 +219,9 @@ class DataParallelWorker(Worker):
             fingerprints += [reference.digest(gradients), reference.digest(parameters)]
             if expected is None:
                 continue
-            wanted = expected.step(shards, self.passes, arrived=gradients if self.rounding else None)
+            wanted = expected.step(
+                shards, self.passes, arrived=gradients if self.rounding else None
+            )
             for what, got, want in (
                 ("gradients", gradients, wanted.gradients),
                 ("parameters", parameters, wanted.parameters),
@@ -240,4 +273,6 @@ class DataParallelWorker(Worker):
         return max(2, min(self.case.batch_size, 4 if self.case.channels == 1 else 2))
 
     def _proof_batch(self, shard: int, index: int) -> Batch:
-        return data.synthetic_batch(self.case, shard, index, self.device, size=self._proof_size, dtype=torch.float64)
+        return data.synthetic_batch(
+            self.case, shard, index, self.device, size=self._proof_size, dtype=torch.float64
+        )

@@ -1,7 +1,8 @@
-"""`horovod`: horovod.torch (Sergeev and Del Balso, "Horovod: fast and easy distributed deep learning in TensorFlow",
-2018), the real library, in its own group of ranks over gloo or NCCL.
+"""`horovod`: horovod.torch (Sergeev and Del Balso, "Horovod: fast and easy distributed deep
+learning in TensorFlow", 2018), the real library, in its own group of ranks over gloo or NCCL.
 
-Not here: the rendezvous that its ranks meet through (controller/horovod_rendezvous.py), its build (horovod_build/).
+Not here: the rendezvous that its ranks meet through (controller/horovod_rendezvous.py), its build
+(horovod_build/).
 """
 
 import importlib.metadata
@@ -22,7 +23,8 @@ FP16_ROUNDING = 2.0**-11
 """Half the distance between neighbouring fp16 numbers, relative to them."""
 
 FP16_CANCELLATION = 4
-"""How much larger the ranks' gradients, which are rounded, may be than their mean, which the error is held against."""
+"""How much larger the ranks' gradients, which are rounded, may be than their mean, which the error
+is held against."""
 
 FP16_SMALLEST = 2.0**-24
 """Gradients below this vanish in fp16, whatever the size of their tensor."""
@@ -31,7 +33,8 @@ _MEBIBYTE = 1 << 20
 
 
 class HorovodWorker(DataParallelWorker):
-    """Gradients are averaged, tensor by tensor or fused, by Horovod's own thread while the backward pass runs."""
+    """Gradients are averaged, tensor by tensor or fused, by Horovod's own thread while the backward
+    pass runs."""
 
     def __init__(self, place: Place, request: RunRequest) -> None:
         super().__init__(place, request)
@@ -46,8 +49,10 @@ class HorovodWorker(DataParallelWorker):
             self.rounding = Rounding(relative, floor=FP16_SMALLEST / FP16_ROUNDING)
 
     def connect(self) -> None:
-        """Joins Horovod's group. Its core reads its settings from the environment when it starts."""
-        # Rounded up: a rank that gives up before the launch's time-out would be blamed for the one it waits for.
+        """Joins Horovod's group. Its core reads its settings from the environment when it
+        starts."""
+        # Rounded up: a rank that gives up before the launch's time-out would be blamed for the one
+        # it waits for.
         os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(math.ceil(self.place.timeout_s))
         for name, value in self._core_settings().items():
             os.environ[name] = value
@@ -63,8 +68,11 @@ class HorovodWorker(DataParallelWorker):
                 " run `python -m pytest_dnnbench horovod --force` where CUDA's toolkit is, or use CPU ranks"
             )
 
-    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """The module as it is; the optimiser in DistributedOptimizer. Weights and optimiser state are rank 0's."""
+    def wrap(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The module as it is; the optimiser in DistributedOptimizer. Weights and optimiser state
+        are rank 0's."""
         hvd.broadcast_parameters(module.state_dict(), root_rank=0)
         _broadcast_state(optimizer)
         wrapped: torch.optim.Optimizer = hvd.DistributedOptimizer(
@@ -77,7 +85,8 @@ class HorovodWorker(DataParallelWorker):
         return module, wrapped
 
     def update(self) -> None:
-        """Waits for the averaged gradients, which Horovod's optimiser would do in its step, and updates the weights."""
+        """Waits for the averaged gradients, which Horovod's optimiser would do in its step, and
+        updates the weights."""
         optimizer: Any = self.optimizer  # Horovod has no types
         optimizer.synchronize()
         self.own_work.alone()
@@ -108,7 +117,9 @@ class HorovodWorker(DataParallelWorker):
     def _core_settings(self) -> dict[str, str]:
         options: dict[str, Scalar] = self.case.options
         return {
-            "HOROVOD_FUSION_THRESHOLD": str(int(float(options.get("fusion_threshold_mb", 128.0)) * _MEBIBYTE)),
+            "HOROVOD_FUSION_THRESHOLD": str(
+                int(float(options.get("fusion_threshold_mb", 128.0)) * _MEBIBYTE)
+            ),
             "HOROVOD_CYCLE_TIME": str(float(options.get("cycle_time_ms", 1.0))),
         }
 
@@ -117,11 +128,18 @@ class HorovodWorker(DataParallelWorker):
         if self.op not in ("average", "adasum"):
             raise UsageError(f"Horovod's op {self.op!r} is unknown: choose average or adasum")
         if self.compression not in ("none", "fp16"):
-            raise UsageError(f"Horovod's compression {self.compression!r} is unknown: choose none or fp16")
+            raise UsageError(
+                f"Horovod's compression {self.compression!r} is unknown: choose none or fp16"
+            )
         if self.passes < 1:
             raise UsageError(f"backward_passes_per_step is {self.passes}: it must be at least 1")
-        if float(options.get("fusion_threshold_mb", 0.0)) < 0 or float(options.get("cycle_time_ms", 0.0)) < 0:
-            raise UsageError(f"Horovod's fusion threshold and cycle time must not be negative: {options}")
+        if (
+            float(options.get("fusion_threshold_mb", 0.0)) < 0
+            or float(options.get("cycle_time_ms", 0.0)) < 0
+        ):
+            raise UsageError(
+                f"Horovod's fusion threshold and cycle time must not be negative: {options}"
+            )
         if self.op == "adasum" and place.world_size > 1:
             raise UsageError(
                 f"op 'adasum' on {place.world_size} ranks: Horovod has Adasum for MPI ranks only, and these meet"
@@ -132,8 +150,8 @@ class HorovodWorker(DataParallelWorker):
 def _broadcast_state(optimizer: torch.optim.Optimizer) -> None:
     """Makes the optimiser's state rank 0's.
 
-    Horovod fills an empty state by a step with gradients of zero. Weight decay would make that a real step: it is
-    off meanwhile.
+    Horovod fills an empty state by a step with gradients of zero. Weight decay would make that a
+    real step: it is off meanwhile.
     """
     decays = [group["weight_decay"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:

@@ -1,7 +1,9 @@
-"""`pipedream`, `pipedream-2bw`, `pipedream-flush`: our own pipeline runtime (rank/pipeline) as a framework.
+"""`pipedream`, `pipedream-2bw`, `pipedream-flush`: our own pipeline runtime (rank/pipeline) as a
+framework.
 
-A step of `pipedream` is one minibatch of `case.batch_size` images through the whole pipeline. 2BW and Flush call it a
-microbatch, and their step is the several that one update averages. Images are counted by the last stage alone.
+A step of `pipedream` is one minibatch of `case.batch_size` images through the whole pipeline. 2BW
+and Flush call it a microbatch, and their step is the several that one update averages. Images are
+counted by the last stage alone.
 """
 
 import dataclasses
@@ -29,11 +31,13 @@ from pytest_dnnbench.rank.worker import Step, Worker
 _TRACED_IMAGES = 2
 
 PROOF_IMAGE_SIZE = 64
-"""Pixels a side of the proof's images for models that take any size: the mathematics is the same, the time is not."""
+"""Pixels a side of the proof's images for models that take any size: the mathematics is the same,
+the time is not."""
 
 PROOF_IMAGES = {True: 16, False: 8}
-"""In the proof's minibatches, in MNIST's form and in others. Batch normalisation amplifies rounding where it has few
-values: efficientnet_b0 on 4 images of 28 pixels turns 1e-16 into 1e-6 within 7 updates, on 16 into 5e-12."""
+"""In the proof's minibatches, in MNIST's form and in others. Batch normalisation amplifies rounding
+where it has few values: efficientnet_b0 on 4 images of 28 pixels turns 1e-16 into 1e-6 within 7
+updates, on 16 into 5e-12."""
 
 VALIDATION_IMAGES = 250
 """In the minibatches of the final validation."""
@@ -47,10 +51,15 @@ class PipeDreamWorker(Worker):
         group.join(self.place)
 
     def build(self) -> None:
-        """Cuts the model as planned, and assembles this rank's stage in single precision (bf16 is autocast)."""
+        """Cuts the model as planned, and assembles this rank's stage in single precision (bf16 is
+        autocast)."""
         self._take_plan()
         self._runtime: Runtime = assemble(
-            self.place, self.schedule, self._stages(torch.float32), self._optimiser, precision=self._autocast
+            self.place,
+            self.schedule,
+            self._stages(torch.float32),
+            self._optimiser,
+            precision=self._autocast,
         )
 
     def _take_plan(self) -> None:
@@ -61,19 +70,25 @@ class PipeDreamWorker(Worker):
         self._stage, self._replica = layout.place(self.place.rank)
 
     def _stages(self, dtype: torch.dtype) -> list[nn.Module]:
-        """All stages, with the same weights on every rank, and the same as the other frameworks' rank 0 has."""
+        """All stages, with the same weights on every rank, and the same as the other frameworks'
+        rank 0 has."""
         torch.manual_seed(self.case.seed)
         model = build_model(self.request.model, self.case.image_size)
         self._fingerprint = digest(model.state_dict())
         example = example_images(self.case.image_size, _TRACED_IMAGES)
-        return [stage.to(dtype) for stage in cut(model, example, [stage.nodes for stage in self.plan.stages])]
+        return [
+            stage.to(dtype)
+            for stage in cut(model, example, [stage.nodes for stage in self.plan.stages])
+        ]
 
     @property
     def _optimiser(self) -> Sgd:
         return Sgd(self.request.learning_rate, self.request.momentum, self.request.weight_decay)
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.case.precision == "bf16")
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.case.precision == "bf16"
+        )
 
     def run(self, steps: int) -> Iterator[Step]:
         """As Worker.run; a rank's share of a step is the minibatches of it that come its way."""
@@ -81,7 +96,9 @@ class PipeDreamWorker(Worker):
         replicas = self.schedule.layout.replicas
         batches: Batches = iter(())
         if self._stage == 0:
-            batches = data.batches(self.case, self.request.data, self._replica, replicas[0], self.device)
+            batches = data.batches(
+                self.case, self.request.data, self._replica, replicas[0], self.device
+            )
         pass_through = self._runtime.train if train else self._runtime.validate
         share: list[Completed] = []
         for done in pass_through(batches, steps * size):
@@ -105,14 +122,15 @@ class PipeDreamWorker(Worker):
 
     @property
     def run_on(self) -> int:
-        """Steps that keep the pipeline full to the end of the timed ones: as many as the first stage is ahead by."""
+        """Steps that keep the pipeline full to the end of the timed ones: as many as the first
+        stage is ahead by."""
         if self.case.phase != "train" or self.case.framework == "pipedream-flush":
             return 0
         return -(-self.schedule.most_in_flight // self._minibatches_per_step)
 
     @property
-    def images_per_update(self) -> int:
-        """As Worker.images_per_update; of the stage with the most replicas, where they differ."""
+    def samples_per_update(self) -> int:
+        """As Worker.samples_per_update; of the stage with the most replicas, where they differ."""
         stages = range(len(self.schedule.layout.replicas))
         return self.case.batch_size * max(self.schedule.update_size(stage) for stage in stages)
 
@@ -127,7 +145,8 @@ class PipeDreamWorker(Worker):
         return self._fingerprint
 
     def validation(self) -> tuple[int, int] | None:
-        """Correct and all images of this rank's share of the validation set, which all ranks pass through together."""
+        """Correct and all images of this rank's share of the validation set, which all ranks pass
+        through together."""
         files = self.request.data
         if files is None or self.case.phase != "train":
             return None
@@ -135,23 +154,38 @@ class PipeDreamWorker(Worker):
         size = VALIDATION_IMAGES
         images, labels = torch.split(digits.images, size), torch.split(digits.labels, size)
         mine = slice(self._replica, None, self.schedule.layout.replicas[0])
-        batches = ((i.to(self.device), n.to(self.device)) for i, n in zip(images[mine], labels[mine], strict=True))
-        seen = [done for done in self._runtime.validate(batches, len(images)) if done.correct is not None]
+        batches = (
+            (i.to(self.device), n.to(self.device))
+            for i, n in zip(images[mine], labels[mine], strict=True)
+        )
+        seen = [
+            done
+            for done in self._runtime.validate(batches, len(images))
+            if done.correct is not None
+        ]
         return _counts(seen) if self._stage == self.schedule.layout.last else None
 
     def data_facts(self) -> dict[str, Scalar]:
         """Source and split of the data."""
         files = self.request.data
-        return {"source": "synthetic"} if files is None else {"source": "mnist", "split": files.split}
+        return (
+            {"source": "synthetic"} if files is None else {"source": "mnist", "split": files.split}
+        )
 
     def metrics(self) -> dict[str, float]:
-        """The bubble of this rank in the timed steps, 1 if none is its own; and what the schedule alone makes of it."""
+        """The bubble of this rank in the timed steps, 1 if none is its own; and what the schedule
+        alone makes of it."""
         size, first = self._minibatches_per_step, self.request.warmup
         if self.case.phase != "train":
             return {}
-        measured = self._runtime.occupancy.bubble_fraction(first * size, (first + self.request.steps) * size)
+        measured = self._runtime.occupancy.bubble_fraction(
+            first * size, (first + self.request.steps) * size
+        )
         ideal = self.schedule.ideal_bubble()
-        return {"bubble_fraction": 1.0 if measured is None else measured, "bubble_fraction_ideal": ideal}
+        return {
+            "bubble_fraction": 1.0 if measured is None else measured,
+            "bubble_fraction_ideal": ideal,
+        }
 
     def details(self) -> dict[str, object]:
         """The plan, what it promised, and what this rank's stage took."""
@@ -165,7 +199,8 @@ class PipeDreamWorker(Worker):
             **self.request.plan,
             "replicas": list(self.plan.replicas),
             "predicted_step_time_s": self._bottleneck_s * whole,
-            "predicted_data_parallel_step_time_s": self.plan.data_parallel_s * self._minibatches_per_step,
+            "predicted_data_parallel_step_time_s": self.plan.data_parallel_s
+            * self._minibatches_per_step,
             "minibatches_per_step": self._minibatches_per_step,
             "minibatches_per_update": self.schedule.update_size(self._stage),
             "vertical_sync": self.schedule.vertical_sync,
@@ -184,7 +219,8 @@ class PipeDreamWorker(Worker):
         return self.plan.bottleneck_s
 
     def prove(self) -> Correctness:
-        """The case's plan and model in float64, on small minibatches, against the single-process reference."""
+        """The case's plan and model in float64, on small minibatches, against the single-process
+        reference."""
         if self.request.model in MODELS and self.case.image_size > PROOF_IMAGE_SIZE:
             small = dataclasses.replace(self.case, image_size=PROOF_IMAGE_SIZE)
         else:
@@ -194,10 +230,14 @@ class PipeDreamWorker(Worker):
 
         def batch(index: int) -> data.Batch:
             size = PROOF_IMAGES[small.channels == 1]
-            return data.synthetic_batch(small, 0, index, torch.device("cpu"), size=size, dtype=torch.float64)
+            return data.synthetic_batch(
+                small, 0, index, torch.device("cpu"), size=size, dtype=torch.float64
+            )
 
         if self.case.phase == "train":
-            return prove_training(self.place, self.schedule, stages, self._optimiser, batch, self._assembled)
+            return prove_training(
+                self.place, self.schedule, stages, self._optimiser, batch, self._assembled
+            )
         return prove_validation(self.place, self.schedule, stages, batch)
 
     _assembled = staticmethod(assemble)
@@ -205,11 +245,14 @@ class PipeDreamWorker(Worker):
 
 
 def _step(index: int, share: list[Completed]) -> Step:
-    """What a rank has done of a step: the images of its minibatches and the mean of their losses, if it sees any."""
+    """What a rank has done of a step: the images of its minibatches and the mean of their losses,
+    if it sees any."""
     losses = [done.loss for done in share if done.loss is not None]
     loss = torch.stack(losses).mean() if losses else None
-    return Step(index, sum(done.images for done in share), loss)
+    return Step(index, sum(done.samples for done in share), loss)
 
 
 def _counts(seen: list[Completed]) -> tuple[int, int]:
-    return sum(int(done.correct) for done in seen if done.correct is not None), sum(done.images for done in seen)
+    return sum(int(done.correct) for done in seen if done.correct is not None), sum(
+        done.samples for done in seen
+    )

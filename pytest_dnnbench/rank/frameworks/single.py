@@ -15,6 +15,8 @@ class SingleWorker(DataParallelWorker):
     def align(self) -> None:
         """Nobody to wait for."""
 
-    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def wrap(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Both as they are."""
         return module, optimizer

@@ -1,4 +1,5 @@
-"""Puts one rank's runtime together from the stages of a model. All ranks call it at the same time."""
+"""Puts one rank's runtime together from the stages of a model. All ranks call it at the same
+time."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,18 +26,26 @@ def assemble(
     loss: Loss = cross_entropy,
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Runtime:
-    """The runtime of this rank, inside the default process group. Raises PlanError if stages or ranks do not fit.
+    """The runtime of this rank, inside the default process group. Raises PlanError if stages or
+    ranks do not fit.
 
-    `stages` are all stages, alike on every rank; this rank moves its own to its device and keeps only that.
+    `stages` are all stages, alike on every rank; this rank moves its own to its device and keeps
+    only that.
     """
     layout = schedule.layout
     if len(stages) != len(layout.replicas):
-        raise PlanError(f"the model is cut into {len(stages)} stages, the plan {layout} has {len(layout.replicas)}")
+        raise PlanError(
+            f"the model is cut into {len(stages)} stages, the plan {layout} has {len(layout.replicas)}"
+        )
     if place.world_size != layout.world_size:
-        raise PlanError(f"the plan {layout} takes {layout.world_size} ranks, there are {place.world_size}")
+        raise PlanError(
+            f"the plan {layout} takes {layout.world_size} ranks, there are {place.world_size}"
+        )
     device = torch.device(place.device)
     number, _ = layout.place(place.rank)
     module = stages[number].to(device)
-    stage = Stage(module, Stash(module, optimiser), loss if number == layout.last else None, precision)
+    stage = Stage(
+        module, Stash(module, optimiser), loss if number == layout.last else None, precision
+    )
     links = Links(schedule, place.rank, device, place.timeout_s)
     return Runtime(schedule, place.rank, stage, links, device)

@@ -1,8 +1,10 @@
-"""Cuts a model into pipeline stages along its operator graph. Deterministic: every rank may cut for itself.
+"""Cuts a model into pipeline stages along its operator graph. Deterministic: every rank may cut for
+itself.
 
-A value that a stage makes and a later one needs travels through all stages between, once. A value that is no
-tensor (a size) and one that depends on no image (a parameter by itself) does not travel: each stage that needs
-it works it out again. Not here: which cut is good (the planner), how stages run (the runtime).
+A value that a stage makes and a later one needs travels through all stages between, once. A value
+that is no tensor (a size) and one that depends on no image (a parameter by itself) does not travel:
+each stage that needs it works it out again. Not here: which cut is good (the planner), how stages
+run (the runtime).
 """
 
 import operator
@@ -13,23 +15,27 @@ import torch
 from torch import fx, nn
 
 from pytest_dnnbench.errors import PlanError
-from pytest_dnnbench.rank.pipeline.graph import OperatorGraph, trace
 from pytest_dnnbench.rank.pipeline.stage_module import StageModule, separate
+from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph, trace
 
 Into = int | Sequence[str] | Sequence[Collection[str]]
 
 
-def cut(model: nn.Module | OperatorGraph, example: torch.Tensor | None, into: Into) -> list[StageModule]:
+def cut(
+    model: nn.Module | OperatorGraph, example: torch.Tensor | None, into: Into
+) -> list[StageModule]:
     """The stages of a model, in order; composed, they compute what the model computes, bit for bit.
 
-    `model` is the model, with an `example` batch of images on its device, or its graph, which needs none. `into` is
+    `model` is the model, with an `example` batch of images on its device, or its graph, which needs
+    none. `into` is
 
     - a number of stages, about equal in floating-point operations, cut only where a single tensor passes;
     - or the names of the operators after which to cut, in program order;
     - or one set of operator names per stage: the nodes of a planner's stages.
 
-    Raises UsageError if the model cannot be traced, and PlanError if the stages do not fit it: unknown, missing
-    or doubled operators, an operator before what it needs, a parameter in two stages, too few cut points.
+    Raises UsageError if the model cannot be traced, and PlanError if the stages do not fit it:
+    unknown, missing or doubled operators, an operator before what it needs, a parameter in two
+    stages, too few cut points.
     """
     if isinstance(model, nn.Module):
         assert example is not None, "a model is traced with an example batch"
@@ -81,15 +87,22 @@ def _groups(graph: OperatorGraph, into: Into) -> list[Collection[str]]:
 def _after(graph: OperatorGraph, points: Sequence[str]) -> list[Collection[str]]:
     unknown = [point for point in points if point not in graph.operators]
     if unknown:
-        raise PlanError(f"the model has no operator {unknown[0]!r} to cut after: see the nodes of its profile")
+        raise PlanError(
+            f"the model has no operator {unknown[0]!r} to cut after: see the nodes of its profile"
+        )
     ends = [graph.operators.index(point) + 1 for point in points]
     if sorted(set(ends)) != ends or len(graph.operators) in ends:
-        raise PlanError(f"cut points {list(points)} leave an empty stage: give them in program order, none twice")
-    return [graph.operators[start:end] for start, end in zip([0, *ends], [*ends, None], strict=True)]
+        raise PlanError(
+            f"cut points {list(points)} leave an empty stage: give them in program order, none twice"
+        )
+    return [
+        graph.operators[start:end] for start, end in zip([0, *ends], [*ends, None], strict=True)
+    ]
 
 
 def even_points(graph: OperatorGraph, stages: int) -> list[str]:
-    """Cut points for so many stages, the largest stage as small as can be in floating-point operations."""
+    """Cut points for so many stages, the largest stage as small as can be in floating-point
+    operations."""
     points = cut_points(graph)
     if not 1 <= stages <= len(points) + 1:
         raise PlanError(
@@ -105,7 +118,8 @@ def even_points(graph: OperatorGraph, stages: int) -> list[str]:
 
 
 def _even_ends(weights: Sequence[int], parts: int) -> tuple[int, ...]:
-    """Where to split a sequence into so many non-empty runs, the heaviest as light as possible; first such split."""
+    """Where to split a sequence into so many non-empty runs, the heaviest as light as possible;
+    first such split."""
     total = [sum(weights[:index]) for index in range(len(weights) + 1)]
     best: list[tuple[int, tuple[int, ...]] | None] = [(total[end], ()) for end in range(len(total))]
     for part in range(2, parts + 1):
@@ -125,19 +139,31 @@ def _even_ends(weights: Sequence[int], parts: int) -> tuple[int, ...]:
 
 
 def _home(graph: OperatorGraph, groups: Sequence[Collection[str]]) -> dict[str, int]:
-    """The stage of each operator and each item, after checking that the groups are stages of this graph."""
+    """The stage of each operator and each item, after checking that the groups are stages of this
+    graph."""
     home: dict[str, int] = {}
     for index, group in enumerate(groups):
         for name in group:
             if name in home:
-                raise PlanError(f"operator {name!r} is in stages {home[name]} and {index}: put it into one")
+                raise PlanError(
+                    f"operator {name!r} is in stages {home[name]} and {index}: put it into one"
+                )
             home[name] = index
         if not group:
             raise PlanError(f"stage {index} has no operators: plan for fewer stages")
-    unknown, missing = sorted(home.keys() - set(graph.operators)), [n for n in graph.operators if n not in home]
+    unknown, missing = (
+        sorted(home.keys() - set(graph.operators)),
+        [n for n in graph.operators if n not in home],
+    )
     if unknown or missing:
-        what = f"has no operator {unknown[0]!r}" if unknown else f"has an operator {missing[0]!r} in no stage"
-        raise PlanError(f"the model {what}: the plan is of another model or version, profile and plan again")
+        what = (
+            f"has no operator {unknown[0]!r}"
+            if unknown
+            else f"has an operator {missing[0]!r} in no stage"
+        )
+        raise PlanError(
+            f"the model {what}: the plan is of another model or version, profile and plan again"
+        )
     for source, target in graph.edges:
         if home[source] > home[target]:
             raise PlanError(
@@ -149,7 +175,8 @@ def _home(graph: OperatorGraph, groups: Sequence[Collection[str]]) -> dict[str, 
 
 @dataclass(frozen=True, slots=True)
 class _Builder:
-    """Builds one stage. `home` maps each operator and item to its stage; the images, stage -1, come from outside."""
+    """Builds one stage. `home` maps each operator and item to its stage; the images, stage -1, come
+    from outside."""
 
     graph: OperatorGraph
     home: dict[str, int]
@@ -183,11 +210,14 @@ class _Builder:
         inside = {node for node in whole.nodes if self.home.get(node.name) == self.index}
         for node in reversed(whole.nodes):
             if node in inside:
-                inside.update(value for value in node.all_input_nodes if self._home_of(value) is None)
+                inside.update(
+                    value for value in node.all_input_nodes if self._home_of(value) is None
+                )
         return inside
 
     def _passing(self, whole: fx.Graph, index: int) -> list[fx.Node]:
-        """The values that enter stage `index`: made before it, needed in it or after it. In program order."""
+        """The values that enter stage `index`: made before it, needed in it or after it. In program
+        order."""
         needed = set(whole.output_node().all_input_nodes)
         for node in reversed(whole.nodes):
             late = self.home.get(node.name, -1) >= index
@@ -209,11 +239,17 @@ class _Builder:
         self, part: fx.Graph, whole: fx.Graph, values: dict[fx.Node, fx.node.Argument]
     ) -> Iterator[fx.node.Argument]:
         last = self.index == max(self.home.values())
-        for value in whole.output_node().all_input_nodes if last else self._passing(whole, self.index + 1):
+        for value in (
+            whole.output_node().all_input_nodes if last else self._passing(whole, self.index + 1)
+        ):
             for tensor in self._tensors(part, value, values[value]):
-                yield tensor if self._is_used_later(value) else part.call_method("detach", (tensor,))
+                yield (
+                    tensor if self._is_used_later(value) else part.call_method("detach", (tensor,))
+                )
 
-    def _tensors(self, part: fx.Graph, value: fx.Node, made: fx.node.Argument) -> list[fx.node.Argument]:
+    def _tensors(
+        self, part: fx.Graph, value: fx.Node, made: fx.node.Argument
+    ) -> list[fx.node.Argument]:
         parts = self.graph.observed[value.name].parts
         if parts is None:
             return [made]
@@ -222,29 +258,43 @@ class _Builder:
         return [part.call_function(operator.getitem, (made, number)) for number in range(parts)]
 
     def _is_used_later(self, value: fx.Node) -> bool:
-        """Whether a later operator takes the value itself: of one that travels for its size, no gradient returns."""
-        return any(user.op == "output" or self.home.get(user.name, -1) > self.index for user in value.users)
+        """Whether a later operator takes the value itself: of one that travels for its size, no
+        gradient returns."""
+        return any(
+            user.op == "output" or self.home.get(user.name, -1) > self.index for user in value.users
+        )
 
-    def _keep_apart(self, node: fx.Node, copied: fx.Node, values: dict[fx.Node, fx.node.Argument]) -> None:
-        """Lets a node write to a new tensor, if the one that it would change comes from or goes to another stage."""
+    def _keep_apart(
+        self, node: fx.Node, copied: fx.Node, values: dict[fx.Node, fx.node.Argument]
+    ) -> None:
+        """Lets a node write to a new tensor, if the one that it would change comes from or goes to
+        another stage."""
         named = {other.name: other for other in node.graph.nodes}
         changed = [named[name] for name in self.graph.observed[node.name].overwrites]
         if all(self._is_private(value) for value in changed):
             return
         direct = [value for value in changed if value in node.all_input_nodes]
-        self._refuse_later_use(node, [value for value in changed if value.name != self._returned(node)])
-        separate(copied, self.graph.model, (made for value in direct if isinstance(made := values[value], fx.Node)))
+        self._refuse_later_use(
+            node, [value for value in changed if value.name != self._returned(node)]
+        )
+        separate(
+            copied,
+            self.graph.model,
+            (made for value in direct if isinstance(made := values[value], fx.Node)),
+        )
 
     def _returned(self, node: fx.Node) -> str | None:
         return self.graph.observed[node.name].returns
 
     def _is_private(self, value: fx.Node) -> bool:
         return self._home_of(value) == self.index and all(
-            self._home_of(user) in (self.index, None) and user.op != "output" for user in value.users
+            self._home_of(user) in (self.index, None) and user.op != "output"
+            for user in value.users
         )
 
     def _refuse_later_use(self, node: fx.Node, changed: Sequence[fx.Node]) -> None:
-        """A value changed behind its name (through a view) cannot be told apart from its former self."""
+        """A value changed behind its name (through a view) cannot be told apart from its former
+        self."""
         order = list(node.graph.nodes)
         after = set(order[order.index(node) + 1 :])
         for value in changed:

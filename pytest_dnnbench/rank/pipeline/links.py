@@ -1,4 +1,5 @@
-"""The links of one rank to the ranks of the adjoining stages, and the group of its own stage's replicas."""
+"""The links of one rank to the ranks of the adjoining stages, and the group of its own stage's
+replicas."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -16,11 +17,14 @@ _CLOSE_S = 10.0
 class Links:
     """Made by all ranks of the default process group at the same time, in the same order.
 
-    Activations of minibatch b come from the rank it met in the stage before, and go to the one it meets in the
-    stage after; gradients the other way. `replicas` is the group of this stage's replicas, None if it has one.
+    Activations of minibatch b come from the rank it met in the stage before, and go to the one it
+    meets in the stage after; gradients the other way. `replicas` is the group of this stage's
+    replicas, None if it has one.
     """
 
-    def __init__(self, schedule: Schedule, rank: int, device: torch.device, timeout_s: float) -> None:
+    def __init__(
+        self, schedule: Schedule, rank: int, device: torch.device, timeout_s: float
+    ) -> None:
         self.layout = schedule.layout
         self.stage, self.replica = self.layout.place(rank)
         self.replicas: dist.ProcessGroup | None = None
@@ -36,7 +40,9 @@ class Links:
                     self._inboxes[source] = Inbox(source, group, device, alarm)
         for stage, replicas in enumerate(self.layout.replicas):
             if replicas > 1:
-                group = _group([self.layout.rank(stage, replica) for replica in range(replicas)], timeout_s)
+                group = _group(
+                    [self.layout.rank(stage, replica) for replica in range(replicas)], timeout_s
+                )
                 if stage == self.stage:
                     self.replicas = group
 

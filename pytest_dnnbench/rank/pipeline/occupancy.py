@@ -23,13 +23,20 @@ class Occupancy:
         self._intervals.append((minibatch, start, self._watch.mark()))
 
     def bubble_fraction(self, first: int = 0, end: int | None = None) -> float | None:
-        """The idle share of the time from the completion of minibatch `first - 1` to that of `end - 1`, on this rank.
+        """The idle share of the time from the completion of minibatch `first - 1` to that of `end -
+        1`, on this rank.
 
-        Compute for other minibatches in that time counts as what it is. By default of the whole run; None without
-        any compute.
+        Compute for other minibatches in that time counts as what it is. By default of the whole
+        run; None without any compute.
         """
-        before = [index for index, (minibatch, _, _) in enumerate(self._intervals) if minibatch < first]
-        inside = [index for index, (minibatch, _, _) in enumerate(self._intervals) if end is None or minibatch < end]
+        before = [
+            index for index, (minibatch, _, _) in enumerate(self._intervals) if minibatch < first
+        ]
+        inside = [
+            index
+            for index, (minibatch, _, _) in enumerate(self._intervals)
+            if end is None or minibatch < end
+        ]
         opened, closed = max(before, default=-1) + 1, max(inside, default=-1) + 1
         intervals = [(start, stop) for _, start, stop in self._intervals[opened:closed]]
         if not intervals:

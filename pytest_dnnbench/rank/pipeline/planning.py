@@ -1,10 +1,11 @@
-"""Which stages a case runs: the user's plan or shape, or the planner's choice, from a profile that rank 0 takes.
+"""Which stages a case runs: the user's plan or shape, or the planner's choice, from a profile that
+rank 0 takes.
 
     rank 0     profile (kept between sessions) ─> plan ─> the request of the proof and of every launch
     all ranks  bandwidth between rank 0 and rank 1 ─┘
 
-Asked once per case: profiles and bandwidths vary, and what is proven has to be what is measured. Not here: how stages
-are costed (planner/), how a model is cut (cut.py).
+Asked once per case: profiles and bandwidths vary, and what is proven has to be what is measured.
+Not here: how stages are costed (planner/), how a model is cut (cut.py).
 """
 
 import statistics
@@ -20,11 +21,11 @@ from pytest_dnnbench.planner.plan import Plan, read_plan
 from pytest_dnnbench.planner.predict import even_plan, plan_for
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.schedule import Layout
-from pytest_dnnbench.rank import group, phases
+from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.cut import cut
-from pytest_dnnbench.rank.pipeline.profile_cache import cached_profile
-from pytest_dnnbench.rank.pipeline.profiler import parts_over_whole
+from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
+from pytest_dnnbench.rank.profiling.profiler import parts_over_whole
 
 _PROBE_BYTES = 1 << 24
 _PROBES = 5
@@ -32,13 +33,15 @@ _TRACED_IMAGES = 2
 
 
 def decide(place: Place, request: RunRequest) -> dict[str, Any]:
-    """The plan of a case as plain data, on rank 0; all ranks call it. Raises PlanError, ProfileError or UsageError.
+    """The plan of a case as plain data, on rank 0; all ranks call it. Raises PlanError,
+    ProfileError or UsageError.
 
-    `decided_by` is "user" or "planner". Of what it was planned from, None where a plan was given: `bandwidth_bytes_s`,
-    and `profile_parts_over_whole`, far from 1 where the profile was taken on a busy machine.
+    `decided_by` is "user" or "planner". Of what it was planned from, None where a plan was given:
+    `bandwidth_bytes_s`, and `profile_parts_over_whole`, far from 1 where the profile was taken on a
+    busy machine.
     """
     with group.membership(place):
-        phases.enter("plan")
+        rank_phase.enter("plan")
         options = request.case.options
         if path := plan_file(options):
             forced_layout(options, place.world_size)
@@ -61,18 +64,29 @@ def decide(place: Place, request: RunRequest) -> dict[str, Any]:
 def _planned(place: Place, request: RunRequest, bandwidth: float) -> tuple[Plan, str, float]:
     """The plan, who decided it, and how far the parts of its profile add up to the whole.
 
-    The planner may leave workers idle where more of them would not help. A case is a number of ranks, so then it
-    runs pure data parallelism on all of them.
+    The planner may leave workers idle where more of them would not help. A case is a number of
+    ranks, so then it runs pure data parallelism on all of them.
     """
     case = request.case
     layout, memory = forced_layout(case.options, place.world_size), device_memory(place)
     profile: Profile = cached_profile(
-        request.model, case.image_size, case.batch_size, case.precision, place.device, threads=place.threads
+        request.model,
+        case.image_size,
+        case.batch_size,
+        case.precision,
+        place.device,
+        threads=place.threads,
     )
     if layout is not None:
-        plan, decided_by = even_plan(profile, layout.replicas, bandwidth=bandwidth, memory_bytes=memory), "user"
+        plan, decided_by = (
+            even_plan(profile, layout.replicas, bandwidth=bandwidth, memory_bytes=memory),
+            "user",
+        )
     else:
-        plan, decided_by = plan_for(profile, [place.world_size], [bandwidth], memory_bytes=memory), "planner"
+        plan, decided_by = (
+            plan_for(profile, [place.world_size], [bandwidth], memory_bytes=memory),
+            "planner",
+        )
         if sum(plan.require_feasible().replicas) < place.world_size:
             plan = even_plan(profile, (place.world_size,), bandwidth=bandwidth, memory_bytes=memory)
     return plan.require_feasible(), decided_by, parts_over_whole(profile)
@@ -81,7 +95,11 @@ def _planned(place: Place, request: RunRequest, bandwidth: float) -> tuple[Plan,
 def _check_cut(request: RunRequest, plan: Plan) -> None:
     """Raises PlanError when the plan's stages are not made of this model's operators."""
     model = build_model(request.model, request.case.image_size)
-    cut(model, example_images(request.case.image_size, _TRACED_IMAGES), [stage.nodes for stage in plan.stages])
+    cut(
+        model,
+        example_images(request.case.image_size, _TRACED_IMAGES),
+        [stage.nodes for stage in plan.stages],
+    )
 
 
 def device_memory(place: Place) -> float | None:
@@ -92,7 +110,8 @@ def device_memory(place: Place) -> float | None:
 
 
 def measured_bandwidth(place: Place) -> float:
-    """Bytes per second from rank 0 to rank 1: the median of a few transfers of 16 MiB. All ranks call it."""
+    """Bytes per second from rank 0 to rank 1: the median of a few transfers of 16 MiB. All ranks
+    call it."""
     if place.world_size == 1:
         return 1.0  # nothing is sent
     seconds = []

@@ -1,7 +1,9 @@
-"""The correctness gate of a pipeline: a few short runs in float64, held against the reference on every rank.
+"""The correctness gate of a pipeline: a few short runs in float64, held against the reference on
+every rank.
 
-Two runs, so that the drain between them and the stash right after it are checked as well; neither a multiple of
-anything. Dropout and stochastic depth are off: their draws differ between a rank and its reference.
+Two runs, so that the drain between them and the stash right after it are checked as well; neither a
+multiple of anything. Dropout and stochastic depth are off: their draws differ between a rank and
+its reference.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,13 +21,15 @@ from pytest_dnnbench.rank.pipeline.stash import Sgd
 from pytest_dnnbench.rank.reference import deviation, without_randomness
 
 TOLERANCE = 1e-10
-"""In float64, relative to the largest element: the pipeline does the reference's sums, replicas in another order."""
+"""In float64, relative to the largest element: the pipeline does the reference's sums, replicas in
+another order."""
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def proof_runs(schedule: Schedule) -> tuple[int, int]:
-    """Minibatches of the two runs: past the warm-up of the first stage, and into a last, incomplete update."""
+    """Minibatches of the two runs: past the warm-up of the first stage, and into a last, incomplete
+    update."""
     size = max(schedule.update_size(stage) for stage in range(len(schedule.layout.replicas)))
     return 2 * max(size, schedule.layout.world_size) + 1, size + 1
 
@@ -38,7 +42,8 @@ def prove_training(
     batch: Callable[[int], Batch],
     assembled: Callable[..., Runtime] = assemble,
 ) -> Correctness:
-    """Trains on batch(0), batch(1), ... and compares parameters, buffers and losses of this rank's replica."""
+    """Trains on batch(0), batch(1), ... and compares parameters, buffers and losses of this rank's
+    replica."""
     for stage in stages:
         without_randomness(stage).train()
     reference = PipelineReference(stages, schedule, optimiser, cross_entropy)
@@ -50,11 +55,15 @@ def prove_training(
         batches = [batch(start + index) for index in range(minibatches)]
         start += minibatches
         losses = _trained(runtime, batches)
-        for what, (found, where) in _deviations(runtime, reference, losses, reference.run(batches)).items():
+        for what, (found, where) in _deviations(
+            runtime, reference, losses, reference.run(batches)
+        ).items():
             seen[what] = max(seen[what], found)
             if not found <= TOLERANCE:
                 stage_number = runtime.links.stage
-                failures.append(f"{what} of stage {stage_number} after run {number}: {where} deviates by {found:.3g}")
+                failures.append(
+                    f"{what} of stage {stage_number} after run {number}: {where} deviates by {found:.3g}"
+                )
     runtime.close()
     return Correctness(
         seen,
@@ -73,7 +82,10 @@ def _shard(runtime: Runtime, batches: Sequence[Batch]) -> Iterator[Batch]:
     """The batches that this rank feeds in, on its device, if it is one of the first stage."""
     first = runtime.schedule.layout.replicas[0]
     device = runtime.device
-    return ((images.to(device), labels.to(device)) for images, labels in batches[runtime.links.replica :: first])
+    return (
+        (images.to(device), labels.to(device))
+        for images, labels in batches[runtime.links.replica :: first]
+    )
 
 
 def _trained(runtime: Runtime, batches: Sequence[Batch]) -> Named:
@@ -101,7 +113,8 @@ def _on_host(tensors: Iterable[tuple[str, torch.Tensor]]) -> Named:
 def prove_validation(
     place: Place, schedule: Schedule, stages: Sequence[nn.Module], batch: Callable[[int], Batch]
 ) -> Correctness:
-    """Validates a few batches and compares each loss and count of right answers with those of the plain stages."""
+    """Validates a few batches and compares each loss and count of right answers with those of the
+    plain stages."""
     batches = [batch(index) for index in range(schedule.layout.world_size + 1)]
     wanted = {number: _evaluated(stages, *each) for number, each in enumerate(batches)}
     runtime = assemble(place, schedule, stages, Sgd(0.0))
@@ -109,12 +122,23 @@ def prove_validation(
     got: Named = {}
     for done in runtime.validate(_shard(runtime, batches), len(batches)):
         if done.loss is not None and done.correct is not None:
-            got |= {f"loss {done.minibatch}": done.loss.cpu(), f"correct {done.minibatch}": done.correct.cpu()}
+            got |= {
+                f"loss {done.minibatch}": done.loss.cpu(),
+                f"correct {done.minibatch}": done.correct.cpu(),
+            }
     runtime.close()
-    mine = range(replica, len(batches), replicas) if runtime.links.stage == schedule.layout.last else range(0)
+    mine = (
+        range(replica, len(batches), replicas)
+        if runtime.links.stage == schedule.layout.last
+        else range(0)
+    )
     want = {f"{what} {number}": value for number in mine for what, value in wanted[number].items()}
     found, where = deviation(got, want)
-    failures = () if found <= TOLERANCE else (f"validation {where} of rank {place.rank} deviates by {found:.3g}",)
+    failures = (
+        ()
+        if found <= TOLERANCE
+        else (f"validation {where} of rank {place.rank} deviates by {found:.3g}",)
+    )
     return Correctness(
         {"validation": found},
         {"validation": TOLERANCE},
@@ -132,4 +156,7 @@ def _evaluated(stages: Sequence[nn.Module], images: torch.Tensor, labels: torch.
     values: tuple[torch.Tensor, ...] = (images,)
     for stage in stages:
         values = stage.eval()(*values)
-    return {"loss": cross_entropy(values[0], labels), "correct": (values[0].argmax(1) == labels).sum()}
+    return {
+        "loss": cross_entropy(values[0], labels),
+        "correct": (values[0].argmax(1) == labels).sum(),
+    }

@@ -1,9 +1,11 @@
-"""What a pipeline computes, in one process and in plain order: the rule that the runtime is held against.
+"""What a pipeline computes, in one process and in plain order: the rule that the runtime is held
+against.
 
-Minibatch t of a run is taken through all stages with the version of each stage's weights that the rule names
-(written out here once more, apart from the schedule), its gradient is noted, and a stage steps when it has the
-gradients of one update. Nothing runs ahead, nothing is in flight. Rules, with R replicas and w warm-up forwards of a
-stage, m microbatches per update, and versions counted from 0 at the start of the run:
+Minibatch t of a run is taken through all stages with the version of each stage's weights that the
+rule names (written out here once more, apart from the schedule), its gradient is noted, and a stage
+steps when it has the gradients of one update. Nothing runs ahead, nothing is in flight. Rules, with
+R replicas and w warm-up forwards of a stage, m microbatches per update, and versions counted from 0
+at the start of the run:
 
     pipedream         version max(t div R - w, 0), R minibatches per update; with n stages and R = 1 that is
                       w_s(t+1) = w_s(t) - lr * d/dw_s f_t(w_0(t-n+1), w_1(t-n+2), ..., w_{n-1}(t))
@@ -47,7 +49,8 @@ def weights_met(schedule: Schedule, stage: int, minibatch: int) -> int:
 
 @dataclass
 class _StageState:
-    """A stage in the reference: its weights by version, newest last, and everything else it carries along."""
+    """A stage in the reference: its weights by version, newest last, and everything else it carries
+    along."""
 
     module: nn.Module
     weights: list[Named]
@@ -69,7 +72,9 @@ class _StageState:
 class PipelineReference:
     """The stages' state under the rule. `stages` are copied: those given are left as they are."""
 
-    def __init__(self, stages: Sequence[nn.Module], schedule: Schedule, optimiser: Sgd, loss: Loss) -> None:
+    def __init__(
+        self, stages: Sequence[nn.Module], schedule: Schedule, optimiser: Sgd, loss: Loss
+    ) -> None:
         self.schedule = schedule
         self.optimiser = optimiser
         self.loss = loss
@@ -81,7 +86,10 @@ class PipelineReference:
     @staticmethod
     def _state(module: nn.Module, replicas: int) -> _StageState:
         weights = {name: weight.detach() for name, weight in module.named_parameters()}
-        buffers = [{name: buffer.clone() for name, buffer in module.named_buffers()} for _ in range(replicas)]
+        buffers = [
+            {name: buffer.clone() for name, buffer in module.named_buffers()}
+            for _ in range(replicas)
+        ]
         zeros = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         return _StageState(module.train(), [weights], buffers, zeros, [])
 
@@ -96,7 +104,9 @@ class PipelineReference:
                 if len(state.pending) == self._update_size(number) or minibatch == len(batches) - 1:
                     state.step(self.optimiser)
                 for old in range(weights_met(self.schedule, number, minibatch + 1)):
-                    state.weights[old].clear()  # met by no later minibatch; only its memory is given up
+                    state.weights[
+                        old
+                    ].clear()  # met by no later minibatch; only its memory is given up
         return losses
 
     def _update_size(self, stage: int) -> int:
@@ -108,7 +118,9 @@ class PipelineReference:
         used: list[Named] = []
         for number, state in enumerate(self.states):
             version = state.weights[weights_met(self.schedule, number, minibatch)]
-            used.append({name: weight.detach().requires_grad_() for name, weight in version.items()})
+            used.append(
+                {name: weight.detach().requires_grad_() for name, weight in version.items()}
+            )
             buffers = state.buffers[minibatch % len(state.buffers)]
             values = functional_call(state.module, {**used[-1], **buffers}, values)
         loss = self.loss(values[0], labels)
@@ -123,5 +135,6 @@ class PipelineReference:
         return self.states[stage].weights[-1]
 
     def buffers(self, stage: int, replica: int) -> Named:
-        """The buffers of one replica of a stage: batch normalisation's statistics in the order of its forwards."""
+        """The buffers of one replica of a stage: batch normalisation's statistics in the order of
+        its forwards."""
         return self.states[stage].buffers[replica]

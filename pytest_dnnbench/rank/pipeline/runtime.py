@@ -1,7 +1,7 @@
 """One rank's run through a pipeline: does what the schedule says, with its stage and its links.
 
-Any number of runs may follow each other. A run ends with a drain: every minibatch has come back, every update is
-made, and only the newest weights are left. The next run starts from those.
+Any number of runs may follow each other. A run ends with a drain: every minibatch has come back,
+every update is made, and only the newest weights are left. The next run starts from those.
 """
 
 from collections.abc import Iterator
@@ -21,21 +21,25 @@ Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A minibatch that this rank is done with; `images` and `loss` (detached) are known on the last stage only.
+    """A minibatch that this rank is done with; `samples` and `loss` (detached) are known on the
+    last stage only.
 
     `correct` counts the images whose largest logit is the label's: in validation only.
     """
 
     minibatch: int
-    images: int = 0
+    samples: int = 0
     loss: torch.Tensor | None = None
     correct: torch.Tensor | None = None
 
 
 class Runtime:
-    """The stage that this rank runs. All ranks of the pipeline must call the same runs in the same order."""
+    """The stage that this rank runs. All ranks of the pipeline must call the same runs in the same
+    order."""
 
-    def __init__(self, schedule: Schedule, rank: int, stage: Stage, links: Links, device: torch.device) -> None:
+    def __init__(
+        self, schedule: Schedule, rank: int, stage: Stage, links: Links, device: torch.device
+    ) -> None:
         self.schedule = schedule
         self.rank = rank
         self.stage = stage
@@ -43,14 +47,18 @@ class Runtime:
         self.device = device
         self.occupancy = Occupancy(device)
         self._first, self._last = links.stage == 0, links.stage == schedule.layout.last
-        self._gradients = GradientMean(stage.stash.install(0), links.replicas, schedule.update_size(links.stage))
+        self._gradients = GradientMean(
+            stage.stash.install(0), links.replicas, schedule.update_size(links.stage)
+        )
         self._completed: dict[int, Completed] = {}
         self._base = 0
 
     def train(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
-        """Trains on so many minibatches of the whole pipeline and yields those that this rank completes.
+        """Trains on so many minibatches of the whole pipeline and yields those that this rank
+        completes.
 
-        `batches` are read on the first stage only: this replica's share, of which it takes what it needs.
+        `batches` are read on the first stage only: this replica's share, of which it takes what it
+        needs.
         """
         self.stage.module.train()
         self._base = self.stage.stash.newest
@@ -77,7 +85,9 @@ class Runtime:
         outputs = self.stage.forward(action.minibatch, self._base + action.version, inputs, labels)
         self.occupancy.add(action.minibatch, start)
         if self._last:
-            self._completed[action.minibatch] = Completed(action.minibatch, len(labels), outputs[0].detach())
+            self._completed[action.minibatch] = Completed(
+                action.minibatch, len(labels), outputs[0].detach()
+            )
         else:
             self._completed[action.minibatch] = Completed(action.minibatch)
             self.links.send_activations(action.minibatch, (*outputs, labels))
@@ -107,7 +117,8 @@ class Runtime:
         self.occupancy.add(last, start)
 
     def validate(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
-        """Forward passes in evaluation mode, pipelined; yields as `train` does, and counts correct answers."""
+        """Forward passes in evaluation mode, pipelined; yields as `train` does, and counts correct
+        answers."""
         self.stage.module.eval()
         replicas = self.schedule.layout.replicas[self.links.stage]
         mine = range(self.links.replica, minibatches, replicas)
@@ -119,7 +130,9 @@ class Runtime:
             self.occupancy.add(minibatch, start)
             if self._last:
                 correct = (outputs[0].argmax(1) == labels).sum()
-                yield Completed(minibatch, len(labels), self.stage.loss_of(outputs[0], labels), correct)
+                yield Completed(
+                    minibatch, len(labels), self.stage.loss_of(outputs[0], labels), correct
+                )
             else:
                 self.links.send_activations(minibatch, (*outputs, labels))
                 yield Completed(minibatch)

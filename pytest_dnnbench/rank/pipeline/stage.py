@@ -1,4 +1,5 @@
-"""One stage at work: forward and backward passes of minibatches, several of them in flight. Knows no other rank."""
+"""One stage at work: forward and backward passes of minibatches, several of them in flight. Knows
+no other rank."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,8 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(slots=True)
 class _Flight:
-    """A minibatch between its forward and its backward pass; `ends` are the outputs that have a gradient."""
+    """A minibatch between its forward and its backward pass; `ends` are the outputs that have a
+    gradient."""
 
     starts: list[torch.Tensor]
     ends: list[torch.Tensor]
@@ -26,8 +28,8 @@ class _Flight:
 class Stage:
     """A module that takes and returns tuples of tensors, with the versions of its weights.
 
-    On the last stage `loss` is given and the module's only output is the logits. `precision` gives the context
-    that forward passes run in.
+    On the last stage `loss` is given and the module's only output is the logits. `precision` gives
+    the context that forward passes run in.
     """
 
     def __init__(
@@ -43,8 +45,11 @@ class Stage:
         self._precision = precision
         self._flights: dict[int, _Flight] = {}
 
-    def forward(self, minibatch: int, version: int, inputs: Tensors, labels: torch.Tensor | None) -> Tensors:
-        """Runs a minibatch with a version of the weights; the outputs, on the last stage the loss, attached.
+    def forward(
+        self, minibatch: int, version: int, inputs: Tensors, labels: torch.Tensor | None
+    ) -> Tensors:
+        """Runs a minibatch with a version of the weights; the outputs, on the last stage the loss,
+        attached.
 
         An input takes part in the backward pass if it requires a gradient; it must be a leaf.
         """
@@ -59,8 +64,11 @@ class Stage:
         self._flights[minibatch] = _Flight(starts, ends, parameters)
         return outputs
 
-    def backward(self, minibatch: int, gradients: Sequence[torch.Tensor] | None) -> tuple[Tensors, Tensors]:
-        """Gradients of the inputs that require one and of the parameters, with the weights of the forward pass.
+    def backward(
+        self, minibatch: int, gradients: Sequence[torch.Tensor] | None
+    ) -> tuple[Tensors, Tensors]:
+        """Gradients of the inputs that require one and of the parameters, with the weights of the
+        forward pass.
 
         `gradients` are those of the outputs that require one; None for the loss.
         """
@@ -68,12 +76,15 @@ class Stage:
         wanted = [*flight.starts, *flight.parameters]
         if not wanted:
             return (), ()
-        found = torch.autograd.grad(flight.ends, wanted, gradients, allow_unused=True, materialize_grads=True)
+        found = torch.autograd.grad(
+            flight.ends, wanted, gradients, allow_unused=True, materialize_grads=True
+        )
         return found[: len(flight.starts)], found[len(flight.starts) :]
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensors) -> Tensors:
-        """The outputs of a minibatch in evaluation mode, with the newest weights; on the last stage the logits."""
+        """The outputs of a minibatch in evaluation mode, with the newest weights; on the last stage
+        the logits."""
         self.stash.install(self.stash.newest)
         assert not self.module.training
         with self._precision():

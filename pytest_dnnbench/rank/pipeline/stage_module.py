@@ -1,8 +1,9 @@
-"""One stage of a cut model as a module: tensors in, a tuple of tensors out, parameters under their own names.
+"""One stage of a cut model as a module: tensors in, a tuple of tensors out, parameters under their
+own names.
 
-The stage holds the very modules, parameters and buffers of the whole model that its operators call, at the same
-paths, so that `named_parameters` of all stages together are those of the model. Which operators those are is
-decided in cut.py; how a stage is trained, in the runtime.
+The stage holds the very modules, parameters and buffers of the whole model that its operators call,
+at the same paths, so that `named_parameters` of all stages together are those of the model. Which
+operators those are is decided in cut.py; how a stage is trained, in the runtime.
 """
 
 import copy
@@ -22,19 +23,24 @@ SEPARATE: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 class StageModule(nn.Module):
-    """`stage(*tensors)` gives a tuple of tensors: what the next stage takes, from the last stage `(logits,)`.
+    """`stage(*tensors)` gives a tuple of tensors: what the next stage takes, from the last stage
+    `(logits,)`.
 
-    An output may be an input, passed along for a later stage. Neither inputs nor outputs are changed in place.
-    `operators` names what the stage computes.
+    An output may be an input, passed along for a later stage. Neither inputs nor outputs are
+    changed in place. `operators` names what the stage computes.
     """
 
-    def __init__(self, model: nn.Module, training: fx.Graph, evaluation: fx.Graph, operators: tuple[str, ...]) -> None:
+    def __init__(
+        self, model: nn.Module, training: fx.Graph, evaluation: fx.Graph, operators: tuple[str, ...]
+    ) -> None:
         super().__init__()
         self.operators = operators
         self._forwards = {True: _compiled(training), False: _compiled(evaluation)}
         for node in training.nodes:
             if node.op in ("call_module", "get_attr"):
-                self._adopt(str(node.target), node.meta.get("module") or attrgetter(str(node.target))(model))
+                self._adopt(
+                    str(node.target), node.meta.get("module") or attrgetter(str(node.target))(model)
+                )
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Runs the stage's operators in program order, in the mode of the stage."""
@@ -67,7 +73,8 @@ def _compiled(graph: fx.Graph) -> Callable[..., tuple[torch.Tensor, ...]]:
 
 
 def separate(node: fx.Node, model: nn.Module, overwritten: Iterator[fx.Node]) -> None:
-    """Makes an in-place node write to a new tensor instead: by its own other form, or else on a clone.
+    """Makes an in-place node write to a new tensor instead: by its own other form, or else on a
+    clone.
 
     `node` stands in a stage's graph; `overwritten` are those of its inputs that it would change.
     """

@@ -1,4 +1,5 @@
-"""What the ranks of the `pipeline_stages` fixture do: build their stage, then run a user's function on it."""
+"""What the ranks of the `pipeline_stages` fixture do: build their stage, then run a user's function
+on it."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from torch import nn
 
 from pytest_dnnbench.messages import PipelineRequest, Place, StageReport
 from pytest_dnnbench.planner.schedule import Layout, Schedule
-from pytest_dnnbench.rank import group, phases
+from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.entry import resolve
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.assembly import assemble
@@ -23,7 +24,9 @@ _TRACED_IMAGES = 2
 
 def schedule_of(request: PipelineRequest) -> Schedule:
     """The rule that the pipeline runs by. Raises PlanError if it is none."""
-    return Schedule(request.variant, Layout(request.replicas), request.microbatches, request.vertical_sync)
+    return Schedule(
+        request.variant, Layout(request.replicas), request.microbatches, request.vertical_sync
+    )
 
 
 def optimiser_of(request: PipelineRequest) -> Sgd:
@@ -43,7 +46,8 @@ def stages_of(request: PipelineRequest) -> list[nn.Module]:
 
 
 def _by_hand(path: str) -> list[nn.Module] | None:
-    """The stages that a user's factory gives, if it is one of stages: annotated to return a list."""
+    """The stages that a user's factory gives, if it is one of stages: annotated to return a
+    list."""
     module, colon, name = path.partition(":")
     if not colon:
         return None
@@ -52,19 +56,22 @@ def _by_hand(path: str) -> list[nn.Module] | None:
     return list(factory()) if annotation.lower().startswith("list[") else None
 
 
-def call(place: Place, request: PipelineRequest, target: tuple[str, str, str | None], *arguments: Any) -> Any:
+def call(
+    place: Place, request: PipelineRequest, target: tuple[str, str, str | None], *arguments: Any
+) -> Any:
     """Runs `function(runtime, *arguments)` on a rank of the pipeline."""
     function: Callable[..., Any] = resolve(target)
     with group.membership(place):
         runtime = assemble(place, schedule_of(request), stages_of(request), optimiser_of(request))
-        phases.enter("program")
+        rank_phase.enter("program")
         result = function(runtime, *arguments)
         runtime.close()
     return result
 
 
 def train(runtime: Runtime, runs: Sequence[Sequence[tuple[Any, Any]]]) -> StageReport:
-    """Trains on each run's batches (images and labels, arrays) with a drain after each; reports what came of it."""
+    """Trains on each run's batches (images and labels, arrays) with a drain after each; reports
+    what came of it."""
     losses: list[tuple[int, float]] = []
     stage, replica = runtime.links.stage, runtime.links.replica
     first = runtime.schedule.layout.replicas[0]
@@ -77,7 +84,9 @@ def train(runtime: Runtime, runs: Sequence[Sequence[tuple[Any, Any]]]) -> StageR
     return StageReport(
         stage=stage,
         replica=replica,
-        parameters={name: tensor.detach().cpu().numpy() for name, tensor in module.named_parameters()},
+        parameters={
+            name: tensor.detach().cpu().numpy() for name, tensor in module.named_parameters()
+        },
         buffers={name: tensor.detach().cpu().numpy() for name, tensor in module.named_buffers()},
         losses=tuple(losses),
         versions_kept=runtime.stage.stash.kept,

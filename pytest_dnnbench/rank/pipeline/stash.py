@@ -1,11 +1,13 @@
-"""The versions of a stage's weights. Making a version costs one pass over the weights; keeping one costs nothing more.
+"""The versions of a stage's weights. Making a version costs one pass over the weights; keeping one
+costs nothing more.
 
     version   3 (in flight)     4 (in flight)     5 (newest)          retired
     tensors   ring slot 0       ring slot 2       ring slot 1   <──   slot reused by version 6
 
-A forward pass runs on the very tensors of its version, so autograd keeps what the backward pass needs and nothing
-is copied back and forth. The optimiser writes the next version into a retired slot, or in place when no minibatch
-needs the newest any more. Should a slot be overwritten too early, torch's version counters make the backward raise.
+A forward pass runs on the very tensors of its version, so autograd keeps what the backward pass
+needs and nothing is copied back and forth. The optimiser writes the next version into a retired
+slot, or in place when no minibatch needs the newest any more. Should a slot be overwritten too
+early, torch's version counters make the backward raise.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,8 @@ from torch.optim.sgd import sgd
 
 @dataclass(frozen=True, slots=True)
 class Sgd:
-    """Stochastic gradient descent: d = gradient + weight_decay * w; v = momentum * v + d; w -= learning_rate * v.
+    """Stochastic gradient descent: d = gradient + weight_decay * w; v = momentum * v + d; w -=
+    learning_rate * v.
 
     `w` is the newest version of the weights, also where the gradient was taken at an older one.
     """
@@ -57,13 +60,17 @@ class Stash:
         before = self._versions[self.newest]
         if oldest > self.newest:
             del self._versions[self.newest]  # no minibatch is in flight: stepped in place
-        self._retired += [self._versions.pop(version) for version in list(self._versions) if version < oldest]
+        self._retired += [
+            self._versions.pop(version) for version in list(self._versions) if version < oldest
+        ]
         after = before if oldest > self.newest else self._copy(before)
         self.newest += 1
         self._versions[self.newest] = after
         self.kept = max(self.kept, len(self._versions) + len(self._retired))
         self._step(after, gradients)
-        self.installed = -1  # the module may hold a retired version now, or one under an older number
+        self.installed = (
+            -1
+        )  # the module may hold a retired version now, or one under an older number
 
     def _copy(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
         with torch.no_grad():
@@ -91,7 +98,9 @@ class Stash:
             nesterov=False,
             maximize=False,
         )
-        torch.autograd.graph.increment_version(parameters)  # which the fused kernel leaves to its caller
+        torch.autograd.graph.increment_version(
+            parameters
+        )  # which the fused kernel leaves to its caller
 
     @property
     def version_bytes(self) -> int:
@@ -108,7 +117,8 @@ Owners = list[tuple[dict[str, nn.Parameter | None], str]]
 
 
 def _owners(module: nn.Module) -> list[Owners]:
-    """For each trained parameter, in the order of `module.parameters()`, the tables of submodules that hold it."""
+    """For each trained parameter, in the order of `module.parameters()`, the tables of submodules
+    that hold it."""
     found: dict[int, Owners] = {}
     for part in module.modules():
         for name, parameter in part._parameters.items():

@@ -1,4 +1,5 @@
-"""Where a transfer runs: in the calling thread on a CPU, on a stream of its own on a GPU, beside the computing one."""
+"""Where a transfer runs: in the calling thread on a CPU, on a stream of its own on a GPU, beside
+the computing one."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -35,7 +36,8 @@ class HostStream:
 
 
 class CudaStream:
-    """A CUDA stream; the allocator is told of every tensor that crosses over, so that it is not reused too early."""
+    """A CUDA stream; the allocator is told of every tensor that crosses over, so that it is not
+    reused too early."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

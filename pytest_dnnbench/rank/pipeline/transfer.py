@@ -1,12 +1,14 @@
-"""Point-to-point transfers that overlap with compute: a thread for each direction of each link of a rank.
+"""Point-to-point transfers that overlap with compute: a thread for each direction of each link of a
+rank.
 
     rank 0                                  rank 1
     compute ─> Outbox ─ thread ─ group 0>1 ─ thread ─> Inbox ─> compute
     compute <─ Inbox ── thread ─ group 1>0 ─ thread <─ Outbox <─ compute
 
-Each direction has a process group of its own, used by one thread on either side: nothing else is safe with gloo.
-A message is a header (types, shapes, which tensors want a gradient) and its tensors. A transfer that fails wakes the
-computing thread wherever it waits; all threads are daemons, so that a broken peer cannot keep a rank from ending.
+Each direction has a process group of its own, used by one thread on either side: nothing else is
+safe with gloo. A message is a header (types, shapes, which tensors want a gradient) and its
+tensors. A transfer that fails wakes the computing thread wherever it waits; all threads are
+daemons, so that a broken peer cannot keep a rank from ending.
 """
 
 import queue
@@ -34,9 +36,16 @@ _TYPES = (*_FLOATING, torch.int64, torch.int32, torch.uint8, torch.bool)
 def _header(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     numbers = [len(tensors)]
     for tensor in tensors:
-        numbers += [_TYPES.index(tensor.dtype), int(tensor.requires_grad), tensor.dim(), *tensor.shape]
+        numbers += [
+            _TYPES.index(tensor.dtype),
+            int(tensor.requires_grad),
+            tensor.dim(),
+            *tensor.shape,
+        ]
     if len(numbers) > _HEADER:
-        raise UsageError(f"{len(tensors)} tensors cross one cut: too many for a message, cut the model elsewhere")
+        raise UsageError(
+            f"{len(tensors)} tensors cross one cut: too many for a message, cut the model elsewhere"
+        )
     return torch.tensor(numbers + [0] * (_HEADER - len(numbers)))
 
 
@@ -45,7 +54,11 @@ def _blanks(header: torch.Tensor, device: torch.device) -> Tensors:
     numbers = iter(header.tolist())
     blanks = []
     for _ in range(next(numbers)):
-        dtype, wants_gradient, dimensions = _TYPES[next(numbers)], bool(next(numbers)), next(numbers)
+        dtype, wants_gradient, dimensions = (
+            _TYPES[next(numbers)],
+            bool(next(numbers)),
+            next(numbers),
+        )
         shape = [next(numbers) for _ in range(dimensions)]
         blanks.append(torch.empty(shape, dtype=dtype, device=device, requires_grad=wants_gradient))
     return tuple(blanks)
@@ -61,7 +74,9 @@ class Alarm:
     def raise_(self, what: str, failure: BaseException) -> None:
         """Notes a failure and wakes whoever waits for a message."""
         if self.failure is None:
-            self.failure = ConnectionError(f"{what} failed: {failure}; that rank has ended, or the time-out passed")
+            self.failure = ConnectionError(
+                f"{what} failed: {failure}; that rank has ended, or the time-out passed"
+            )
             self.failure.__cause__ = failure
         for inbox in self.inboxes:
             inbox.arrived.put(None)
@@ -73,9 +88,12 @@ class Alarm:
 
 
 class Outbox:
-    """Sends messages to one rank, in order, from its own thread. `room` bounds how many may wait."""
+    """Sends messages to one rank, in order, from its own thread. `room` bounds how many may
+    wait."""
 
-    def __init__(self, peer: int, group: dist.ProcessGroup, device: torch.device, alarm: Alarm, room: int) -> None:
+    def __init__(
+        self, peer: int, group: dist.ProcessGroup, device: torch.device, alarm: Alarm, room: int
+    ) -> None:
         self._peer = peer
         self._group = group
         self._alarm = alarm
@@ -85,7 +103,8 @@ class Outbox:
         self._thread.start()
 
     def send(self, tensors: Tensors) -> None:
-        """Queues a message; it must not be changed afterwards. Raises ConnectionError if a transfer has failed."""
+        """Queues a message; it must not be changed afterwards. Raises ConnectionError if a transfer
+        has failed."""
         self._alarm.check()
         detached = tuple(tensor.detach().contiguous() for tensor in tensors)
         self._waiting.put((_header(tensors), detached, self._stream.mark()))
@@ -100,7 +119,8 @@ class Outbox:
             pass
 
     def _send_one(self) -> bool:
-        """Sends the next message and lets go of it. After a failure the rest is dropped: nobody blocks on it."""
+        """Sends the next message and lets go of it. After a failure the rest is dropped: nobody
+        blocks on it."""
         item = self._waiting.get()
         if item is not None and self._alarm.failure is None:
             try:
@@ -120,7 +140,9 @@ class Outbox:
 class Inbox:
     """Receives messages from one rank, a few ahead of need, in its own thread."""
 
-    def __init__(self, peer: int, group: dist.ProcessGroup, device: torch.device, alarm: Alarm) -> None:
+    def __init__(
+        self, peer: int, group: dist.ProcessGroup, device: torch.device, alarm: Alarm
+    ) -> None:
         self._peer = peer
         self._group = group
         self._device = device
@@ -130,7 +152,9 @@ class Inbox:
         self._room = threading.Semaphore(_AHEAD)
         self.arrived: queue.SimpleQueue[tuple[Tensors, object] | None] = queue.SimpleQueue()
         alarm.inboxes.append(self)
-        self._thread = threading.Thread(target=self._work, name=f"receive from rank {peer}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._work, name=f"receive from rank {peer}", daemon=True
+        )
         self._thread.start()
 
     def expect(self, messages: int) -> None:

@@ -1,0 +1,122 @@
+"""The levels inside the outermost one: the best way for each unit to run each stretch of the model.
+
+What lives here: from a level of workers to the Unit of the next one, and the way back to the
+blocks. A stretch pays for the cuts within it; those at its two ends are crossed on the next level's
+links and paid for there. So the tables of a front, which will be cut after, and of a finished
+stretch differ in the cut at the end.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pytest_dnnbench.planner.blocks import Block
+from pytest_dnnbench.planner.corrected import LevelCosts, Unit, stage_s
+from pytest_dnnbench.planner.pipelines import (
+    StageCosts,
+    Stretch,
+    best_time,
+    best_times,
+    last_stage,
+    stages_of,
+)
+from pytest_dnnbench.planner.states import Floats
+
+
+@dataclass(frozen=True)
+class SearchedLevel:
+    """One level with its search done; `inside` is the level below, None for the innermost."""
+
+    costs: LevelCosts
+    inside: "SearchedLevel | None"
+
+    @cached_property
+    def _own_s(self) -> list[Floats]:
+        """For each number of replicas from 1 on, the tables of compute and all-reduce."""
+        return [
+            self.costs.own_s(replicas) for replicas in range(1, self.costs.replicas_at_most + 1)
+        ]
+
+    @cached_property
+    def _front(self) -> StageCosts:
+        moved = self.costs.moved_s
+
+        def whole(m: int) -> Floats:
+            if m > len(self._own_s):
+                return np.full_like(self._own_s[0], np.inf)
+            return np.maximum(self._own_s[m - 1], moved[None, :] / m)
+
+        def last(_: int, r: int) -> Floats:
+            return np.maximum(whole(r), moved[:, None] / r)
+
+        return StageCosts(whole, last, self.costs.replicas_at_most)
+
+    @cached_property
+    def _finished(self) -> StageCosts:
+        moved = self.costs.moved_s
+
+        def whole(m: int) -> Floats:
+            return np.asarray(np.minimum.reduce(self._own_s[:m]))
+
+        def last(_: int, r: int) -> Floats:
+            return np.maximum(self._own_s[r - 1], moved[:, None] / r)
+
+        return StageCosts(whole, last, self.costs.replicas_at_most)
+
+    @cached_property
+    def _front_s(self) -> list[Floats]:
+        return best_times(self._front, self.costs.level.workers, len(self.costs.states), fewer=True)
+
+    @cached_property
+    def _finished_s(self) -> Floats:
+        return best_time(self._finished, self._front_s, self.costs.level.workers, fewer=False)
+
+    def as_unit(self) -> Unit:
+        """All workers of this level as one unit of the next."""
+        costs, level = self.costs, self.costs.level
+        group = costs.unit.group * level.workers
+        together = stage_s(
+            costs.unit.data_parallel_s,
+            costs.parameter_bytes,
+            level.workers,
+            level.bandwidth * costs.unit.group,
+        )
+        shared = together if costs.replication else np.full_like(together, np.inf)
+        return Unit(self._finished_s.T, shared, group)
+
+    def pipeline(self, start: int, end: int) -> tuple[Block, ...]:
+        """The blocks behind `as_unit().pipeline_s[start, end]`."""
+        return tuple(self.block(stretch) for stretch in self._stretches(start, end))
+
+    def _stretches(self, start: int, end: int) -> tuple[Stretch, ...]:
+        time_s = self._finished_s[end, start]
+        for replicas, own_s in enumerate(self._own_s, start=1):
+            if own_s[start, end] == time_s:
+                return ((start, end, replicas),)
+        m = self.costs.level.workers
+        cut, r = last_stage(self._finished, self._front_s, (start, end, m), time_s)
+        return (
+            *stages_of(self._front, self._front_s, (start, cut, m - r), fewer=True),
+            (cut, end, r),
+        )
+
+    def block(self, stretch: Stretch) -> Block:
+        """A stage of this level with the better of the two ways to run it inside each unit."""
+        return nested(self.costs, self.inside, stretch)
+
+    def data_parallel(self, start: int, end: int) -> tuple[Block, ...]:
+        """The one block in which every worker of this level, and below, runs the whole stretch."""
+        inner = self.inside.data_parallel(start, end) if self.inside else ()
+        return (Block(start, end, self.costs.level.workers, inner),)
+
+
+def nested(costs: LevelCosts, inside: SearchedLevel | None, stretch: Stretch) -> Block:
+    """A stage of a level, split inside each unit as its cost says; of equals, data parallelism."""
+    start, end, replicas = stretch
+    if inside is None:
+        return Block(start, end, replicas)
+    data_parallel_s = costs.data_parallel_inside(replicas)[start, end]
+    if data_parallel_s <= costs.pipeline_inside(replicas)[start, end]:
+        return Block(start, end, replicas, inside.data_parallel(start, end))
+    return Block(start, end, replicas, inside.pipeline(start, end))

@@ -1,0 +1,186 @@
+"""The cost model `original`: what PipeDream's published optimizer computes, kept for comparison.
+
+It differs from the paper in ways that matter (corrected.py repairs them): an all-reduce is added to
+compute and is twice a ring's, transfers count the replicas of the later stage only, the last stage
+and pure data parallelism need no memory, and every worker must be used, by stages without work if
+need be. Source: msr-fiddle/pipedream, optimizer/optimizer_graph_hierarchical.py; the formulas are
+in docs/planner.md.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+
+from pytest_dnnbench.planner.blocks import Block, Level
+from pytest_dnnbench.planner.pipelines import StageCosts, best_times, stages_of
+from pytest_dnnbench.planner.states import Floats, States
+
+Number = TypeVar("Number", float, Floats)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a stage has to do for one minibatch; `output_bytes` is None at the end of the model."""
+
+    compute_s: float
+    parameter_bytes: float
+    output_bytes: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OriginalOptions:
+    """activation_compression: None makes transfers free. memory_bytes: None makes memory
+    endless."""
+
+    activation_compression: float | None = 1.0
+    memory_bytes: float | None = None
+    replication: bool = True
+    fewer_workers: bool = False
+
+
+def stage_s(compute_s: Number, parameter_bytes: Number, replicas: int, bandwidth: float) -> Number:
+    """Seconds per minibatch of one stage: compute and then an all-reduce, shared by its
+    replicas."""
+    return (compute_s + 4 * (replicas - 1) * parameter_bytes / (bandwidth * replicas)) / replicas
+
+
+def transfer_s(
+    sent_bytes: Number, replicas: int, bandwidth: float, compression: float | None
+) -> Number:
+    """Seconds per minibatch to move what crosses a cut, and its gradient, over the links of
+    `replicas` workers."""
+    return sent_bytes * (0.0 if compression is None else 2.0 / (bandwidth * replicas * compression))
+
+
+def pipeline_s(
+    loads: Sequence[Load],
+    replicas: Sequence[int],
+    level: Level,
+    workers_below: int,
+    compression: float | None,
+) -> float:
+    """Seconds per minibatch of consecutive stages on one level: the slowest of them and of their
+    transfers."""
+    first, *others = loads
+    slowest = stage_s(
+        first.compute_s, first.parameter_bytes, replicas[0], level.bandwidth * workers_below
+    )
+    sent = first.output_bytes
+    for load, count in zip(others, replicas[1:], strict=True):
+        crossing = max(sent or 0.0, load.output_bytes or 0.0)
+        own = stage_s(load.compute_s, load.parameter_bytes, count, level.bandwidth)
+        slowest = max(slowest, own, transfer_s(crossing, count, level.bandwidth, compression))
+        sent = load.output_bytes
+    return slowest
+
+
+def data_parallel_s(compute_s: float, parameter_bytes: float, levels: Sequence[Level]) -> float:
+    """Seconds per minibatch when every worker runs the whole model."""
+    below = 1
+    for level in levels:
+        compute_s = stage_s(compute_s, parameter_bytes, level.workers, level.bandwidth * below)
+        below = level.workers
+    return compute_s
+
+
+def best_blocks(
+    states: States, levels: Sequence[Level], options: OriginalOptions
+) -> tuple[Block, ...]:
+    """The blocks of the outermost level with the least bottleneck; empty if the original has no
+    plan."""
+    compute_s = np.where(states.inside, states.between(states.compute_s), np.inf)
+    searched: list[tuple[StageCosts, list[Floats]]] = []
+    below = 1
+    for depth, level in enumerate(levels):
+        starts = 1 if depth == len(levels) - 1 else len(states)
+        costs = _costs(states, compute_s, level, below, starts, options)
+        best = best_times(costs, level.workers, starts, fewer=options.fewer_workers)
+        searched.append((costs, best))
+        compute_s, below = best[-1].T, level.workers
+    end = len(states) - 1
+    if math.isinf(searched[-1][1][-1][end, 0]):
+        return ()
+    return _blocks(searched, levels, 0, end, fewer=options.fewer_workers)
+
+
+def _costs(
+    states: States,
+    compute_s: Floats,
+    level: Level,
+    below: int,
+    starts: int,
+    options: OriginalOptions,
+) -> StageCosts:
+    """What stages of one level cost, those that are a whole stretch for the first `starts` start
+    states."""
+    parameter_bytes = states.between(states.parameter_bytes)
+    stashed_bytes = states.between(states.activation_bytes) + parameter_bytes
+    limit = math.inf if options.memory_bytes is None else options.memory_bytes
+    sent = np.append(states.augmented_bytes[:-1], 0.0)
+
+    def fits(seconds: Floats, m: int, r: int) -> Floats:
+        if math.isinf(limit):
+            return seconds
+        return np.where(
+            math.ceil((level.workers - m) / r) * stashed_bytes[: len(seconds)] > limit,
+            np.inf,
+            seconds,
+        )
+
+    def whole(m: int) -> Floats:
+        if m > 1 and not options.replication:
+            return np.full_like(compute_s[:starts], np.inf)
+        return fits(
+            stage_s(compute_s[:starts], parameter_bytes[:starts], m, level.bandwidth * below), m, m
+        )
+
+    @cache
+    def on_replicas(r: int) -> Floats:
+        moved = transfer_s(sent, r, level.bandwidth, options.activation_compression)
+        slowest = stage_s(compute_s, parameter_bytes, r, level.bandwidth)
+        np.maximum(slowest, moved[:, None], out=slowest)
+        return np.maximum(slowest, moved[None, :], out=slowest)
+
+    def last(m: int, r: int) -> Floats:
+        return fits(on_replicas(r), m, r)
+
+    return StageCosts(whole, last, level.workers if options.replication else 1)
+
+
+def _blocks(
+    searched: Sequence[tuple[StageCosts, list[Floats]]],
+    levels: Sequence[Level],
+    start: int,
+    end: int,
+    *,
+    fewer: bool,
+) -> tuple[Block, ...]:
+    costs, best = searched[-1]
+    found = stages_of(costs, best, (start, end, levels[-1].workers), fewer=fewer)
+    if len(levels) == 1:
+        return tuple(Block(*stage) for stage in found)
+    return tuple(
+        Block(a, b, r, _blocks(searched[:-1], levels[:-1], a, b, fewer=fewer)) for a, b, r in found
+    )
+
+
+def blocks_s(
+    states: States, blocks: Sequence[Block], levels: Sequence[Level], compression: float | None
+) -> float:
+    """Seconds per minibatch of given blocks: the same figure as the search's, found without it."""
+    loads = [
+        Load(
+            blocks_s(states, block.inner, levels[:-1], compression)
+            if block.inner
+            else float(states.compute_s[block.end] - states.compute_s[block.start]),
+            float(states.parameter_bytes[block.end] - states.parameter_bytes[block.start]),
+            None if block.end == len(states) - 1 else float(states.augmented_bytes[block.end]),
+        )
+        for block in blocks
+    ]
+    below = levels[-2].workers if len(levels) > 1 else 1
+    return pipeline_s(loads, [block.replicas for block in blocks], levels[-1], below, compression)

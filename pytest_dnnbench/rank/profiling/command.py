@@ -1,0 +1,128 @@
+"""`python -m pytest_dnnbench profile`: profiles a model, writes the file and prints a summary."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_dnnbench.case import DEVICES, MNIST_IMAGE_SIZE, PRECISIONS
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.planner.profile import Profile
+from pytest_dnnbench.planner.profile_file import write_profile
+from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
+from pytest_dnnbench.rank.profiling.profiler import (
+    Effort,
+    had_its_core,
+    is_trusted,
+    parts_over_whole,
+    profile_model,
+)
+
+COSTLIEST = 5
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command and returns its exit status, 0. Raises UsageError for what cannot be
+    profiled."""
+    options = _parser().parse_args(arguments)
+    for name in ("image_size", "batch_size", "threads"):
+        if getattr(options, name) < 1:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is {getattr(options, name)}: it must be at least 1"
+            )
+    profile = (cached_profile if options.cached else profile_model)(
+        options.model,
+        options.image_size,
+        options.batch_size,
+        options.precision,
+        options.device,
+        threads=options.threads,
+        effort=Effort(options.warmup, options.repetitions),
+    )
+    print(summary(profile))
+    if options.output is not None:
+        _write(profile, options.output)
+    return 0
+
+
+def summary(profile: Profile) -> str:
+    """The profile in a few lines: totals, the sum of the parts beside the whole, and the costliest
+    operators."""
+    facts = profile.metadata
+    forward_s, backward_s = (
+        sum(getattr(node, key) for node in profile.nodes) for key in ("forward_s", "backward_s")
+    )
+    lines = [
+        f"{facts['model']}, {facts['image_size']} px, batch {facts['batch_size']}, {facts['precision']}, "
+        f"{facts['device']}: {len(profile.nodes)} operators, {len(profile.edges)} edges",
+        f"parts: {forward_s * 1e3:.2f} ms forward + {backward_s * 1e3:.2f} ms backward"
+        f" = {profile.parts_s * 1e3:.2f} ms",
+        f"whole: {facts['whole_s'] * 1e3:.2f} ms; parts / whole = {parts_over_whole(profile):.3f}",
+        f"parameters {sum(node.parameter_bytes for node in profile.nodes) / 1e6:.2f} MB, "
+        f"results {sum(node.activation_bytes for node in profile.nodes) / 1e6:.2f} MB",
+        "costliest operators:",
+    ]
+    if not is_trusted(profile):
+        lines.insert(
+            3,
+            "parts and whole disagree: is the machine busy? Profile again, with more --repetitions",
+        )
+    if not had_its_core(profile):
+        lines.insert(
+            3,
+            f"other work was in the way: this process had a core for {facts['core_share']:.0%} of the time",
+        )
+    costliest = sorted(profile.nodes, key=lambda node: -(node.forward_s + node.backward_s))[
+        :COSTLIEST
+    ]
+    lines += [
+        f"  {node.forward_s * 1e3:8.3f} ms forward {node.backward_s * 1e3:8.3f} ms backward  {node.id}"
+        for node in costliest
+    ]
+    return "\n".join(lines)
+
+
+def _write(profile: Profile, path: Path) -> None:
+    try:
+        write_profile(profile, path)
+    except OSError as error:
+        raise UsageError(f"the profile cannot be written to {path}: {error}") from error
+    print(f"written to {path}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pytest_dnnbench profile",
+        description="Times each operator of a model, forward and backward, on one device.",
+    )
+    effort = Effort()
+    parser.add_argument(
+        "--model", required=True, help="a model of the suite, or package.module:factory"
+    )
+    parser.add_argument(
+        "--image-size", type=int, default=MNIST_IMAGE_SIZE, help="pixels a side (%(default)s)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="images of a minibatch (%(default)s)"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(%(default)s)")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help=f"{' or '.join(DEVICES)}, with :INDEX if need be (%(default)s)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="compute threads on a CPU (%(default)s)"
+    )
+    parser.add_argument(
+        "--repetitions", type=int, default=effort.repetitions, help="passes (%(default)s)"
+    )
+    parser.add_argument(
+        "--warmup", type=int, default=effort.warmup, help="passes that do not count (%(default)s)"
+    )
+    parser.add_argument(
+        "--cached", action="store_true", help="take, or keep, the profile in the user's cache"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, help="file to write: JSON, or PipeDream's text for *.txt"
+    )
+    return parser

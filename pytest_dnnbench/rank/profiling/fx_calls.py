@@ -1,0 +1,57 @@
+"""A traced graph as a list of calls, to be run one operator at a time. Knows nothing of stages or
+clocks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter, methodcaller
+from typing import Any
+
+from torch import fx, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One node of a graph, ready to run: `function` of the arguments of `node`, after which `frees`
+    are dead."""
+
+    node: fx.Node
+    function: Callable[..., Any]
+    frees: tuple[fx.Node, ...]
+
+    def arguments(self, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The node's positional and keyword arguments, each node among them replaced by its
+        value."""
+        if self.node.op == "get_attr":
+            return (), {}
+        positional, keyword = fx.node.map_arg(
+            (self.node.args, self.node.kwargs), values.__getitem__
+        )
+        return positional, keyword
+
+
+def calls(model: nn.Module, graph: fx.Graph) -> list[Call]:
+    """The calls of a graph in program order; the placeholder and the output are no calls."""
+    output = graph.output_node()
+    last_use = {value: node for node in graph.nodes for value in node.all_input_nodes}
+    dead_after: dict[fx.Node, list[fx.Node]] = {node: [] for node in graph.nodes}
+    for value, node in last_use.items():
+        dead_after[node].append(value)
+    for node in graph.nodes:
+        if not node.users and node is not output:
+            dead_after[node].append(node)
+    return [
+        Call(node, _function(model, node), tuple(dead_after[node]))
+        for node in graph.nodes
+        if node.op not in ("placeholder", "output")
+    ]
+
+
+def _function(model: nn.Module, node: fx.Node) -> Callable[..., Any]:
+    target: Any = node.target
+    if node.op == "call_function":
+        return target  # type: ignore[no-any-return] # a call_function node's target is the function
+    if node.op == "call_module":
+        return model.get_submodule(target)
+    if node.op == "get_attr":
+        return lambda: attrgetter(target)(model)
+    return lambda receiver, *rest, **keyword: methodcaller(target, *rest, **keyword)(receiver)

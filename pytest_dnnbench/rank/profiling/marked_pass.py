@@ -1,0 +1,112 @@
+"""A training pass with a mark between any two operators, and one without, to compare it with.
+
+    forward   |conv1|bn1|relu|...|fc|        a mark before and after each operator, in program order
+    backward  |fc|...|relu|bn1|conv1|        a mark whenever autograd reaches the node that made a result
+
+The backward pass belongs to an operator from the moment when autograd is about to run the node that
+made its result until it reaches that of another operator: autograd runs ready nodes latest first,
+and those of one operator were made in one go. An operator that hands on its input as it is has no
+node, and no time, of its own. Not here: repetitions and medians (profiler.py), the clock itself
+(stopwatch.py).
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_leaves
+
+from pytest_dnnbench.rank.profiling.conditions import autocast
+from pytest_dnnbench.rank.profiling.fx_calls import Call, calls
+from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
+from pytest_dnnbench.rank.stopwatch import Stopwatch
+
+
+@dataclass(slots=True)
+class MarkedPass:
+    """One training pass, marked. After `run`: seconds by operator, forward and backward, and bytes
+    of its result.
+
+    What is no operator, such as arithmetic on a parameter, counts for the operator that follows it.
+    """
+
+    graph: OperatorGraph
+    images: torch.Tensor
+    watch: Stopwatch
+    precision: str = "fp32"
+    forward_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    backward_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    result_bytes: dict[str, int] = field(default_factory=dict)
+    reached: list[tuple[str, Any]] = field(default_factory=list)
+
+    def run(self) -> "MarkedPass":
+        """Runs the pass on `images`, with a gradient of ones, and returns itself."""
+        self.graph.model.zero_grad(set_to_none=True)
+        (placeholder,) = self.graph.training.find_nodes(op="placeholder")
+        (output,) = self.graph.training.output_node().all_input_nodes
+        values: dict[fx.Node, Any] = {placeholder: self.images}
+        with autocast(self.precision, self.images.device):
+            spans = [
+                self._forward(call, values) for call in calls(self.graph.model, self.graph.training)
+            ]
+        result = values.pop(output)
+        gradient = torch.ones_like(result)
+        start = self.watch.mark()
+        torch.autograd.backward(result, gradient)
+        end = self.watch.mark()
+        self.watch.settle()
+        self._share_out(spans, start, end)
+        return self
+
+    def _forward(self, call: Call, values: dict[fx.Node, Any]) -> tuple[str, Any, Any]:
+        positional, keyword = call.arguments(values)
+        start = self.watch.mark()
+        values[call.node] = call.function(*positional, **keyword)
+        del positional, keyword
+        kept = values[call.node]
+        for dead in call.frees:
+            del values[dead]
+        end = self.watch.mark()
+        self._await_gradient(call.node.name, kept)
+        return call.node.name, start, end
+
+    def _await_gradient(self, name: str, result: object) -> None:
+        """Marks the moment when autograd comes to the node that made the result."""
+        parts = [part for part in tree_leaves(result) if isinstance(part, torch.Tensor)]
+        self.result_bytes[name] = sum(part.nbytes for part in parts)
+        for origin in {part.grad_fn for part in parts if part.grad_fn is not None}:
+            origin.register_prehook(lambda _: self.reached.append((name, self.watch.mark())))
+
+    def _share_out(self, spans: list[tuple[str, Any, Any]], start: Any, end: Any) -> None:
+        operators = set(self.graph.operators)
+        waiting = 0.0
+        for name, begun, done in spans:
+            waiting += self.watch.seconds(begun, done)
+            if name in operators:
+                self.forward_s[name] += waiting
+                waiting = 0.0
+        moments = [start, *(moment for _, moment in self.reached[1:]), end]
+        owner = self.graph.operators[-1]
+        for (name, _), (begun, done) in zip(self.reached, pairwise(moments), strict=True):
+            owner = name if name in operators else owner
+            self.backward_s[owner] += self.watch.seconds(begun, done)
+
+
+def whole_pass(
+    model: nn.Module, images: torch.Tensor, watch: Stopwatch, precision: str = "fp32"
+) -> float:
+    """Seconds of a plain forward and backward pass, with a gradient of ones."""
+    model.zero_grad(set_to_none=True)
+    start = watch.mark()
+    with autocast(precision, images.device):
+        result = model(images)
+    forward_end = watch.mark()
+    gradient = torch.ones_like(result)
+    backward_start = watch.mark()
+    torch.autograd.backward(result, gradient)
+    end = watch.mark()
+    watch.settle()
+    return watch.seconds(start, forward_end) + watch.seconds(backward_start, end)

@@ -1,0 +1,132 @@
+"""What each node of a traced graph does to tensors, seen by running an example through a copy of
+the model.
+
+In-place operators are told by the version counters of the tensors: whatever counter an operator
+raises, it has written to, be it `relu(inplace=True)`, `+=` or a block of the user's own.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank.profiling.fx_calls import calls
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one node did in the example.
+
+    `is_tensor`: it hands on one tensor; `parts`: how many it hands on as a tuple or list, else
+    None; `is_mixed`: a tensor is among what it hands on, but nested, or beside other things.
+    `overwrites` names the earlier values that it changed in place, the parameters excepted;
+    `returns` the one of those, among its own inputs, that it also returned. `operations` counts
+    floating-point operations and elements handed on.
+    """
+
+    is_tensor: bool = False
+    parts: int | None = None
+    is_mixed: bool = False
+    overwrites: frozenset[str] = frozenset()
+    returns: str | None = None
+    operations: int = 0
+
+
+def observe(
+    model: nn.Module, graphs: dict[bool, fx.Graph], example: torch.Tensor
+) -> dict[str, Observation]:
+    """Observations by node name, of training and evaluation (the keys of `graphs`) taken together.
+
+    Runs on copies of the model and restores torch's generators, so nothing is left changed. Raises
+    UsageError if the evaluation graph computes something else than the model itself.
+    """
+    of_mode = {}
+    with torch.random.fork_rng([example.device] if example.is_cuda else []), torch.no_grad():
+        for mode, graph in graphs.items():
+            of_mode[mode], result = _observe(copy.deepcopy(model).train(mode), graph, example)
+        _check_same(copy.deepcopy(model).eval(), example, result)
+    return {
+        name: _together(seen, of_mode[False][name], name) for name, seen in of_mode[True].items()
+    }
+
+
+def _check_same(model: nn.Module, example: torch.Tensor, result: Any) -> None:
+    """Tracing misses what has no name, such as a change through a second reference: then the
+    results differ."""
+    expected = model(example.clone())
+    if isinstance(expected, torch.Tensor) and not torch.allclose(
+        result, expected, rtol=1e-3, atol=1e-3, equal_nan=True
+    ):
+        raise UsageError(
+            f"{type(model).__name__} computes something else when traced (largest difference "
+            f"{(result - expected).abs().max():.3g}): does it change a tensor in place that it uses under another "
+            "name, or draw random numbers in evaluation? Mark that block as a leaf (`pipeline_leaf = True`)"
+        )
+
+
+def _observe(
+    model: nn.Module, graph: fx.Graph, example: torch.Tensor
+) -> tuple[dict[str, Observation], Any]:
+    """The observations of one run, and what the graph returned."""
+    (images,) = graph.find_nodes(op="placeholder")
+    values: dict[fx.Node, Any] = {images: example.clone()}
+    seen = {images.name: Observation(is_tensor=True), graph.output_node().name: Observation()}
+    for call in calls(model, graph):
+        before = {value: _versions(values[value]) for value in values}
+        positional, keyword = call.arguments(values)
+        with FlopCounterMode(display=False) as counter:
+            result = call.function(*positional, **keyword)
+        overwritten = {
+            value.name for value, versions in before.items() if _versions(values[value]) != versions
+        }
+        returned = [value.name for value in call.node.all_input_nodes if values[value] is result]
+        values[call.node] = result
+        seen[call.node.name] = Observation(
+            is_tensor=isinstance(result, torch.Tensor),
+            parts=_parts(result),
+            is_mixed=_is_mixed(result),
+            overwrites=frozenset(overwritten),
+            returns=next((name for name in returned if name in overwritten), None),
+            operations=counter.get_total_flops()
+            + sum(tensor.numel() for tensor in _tensors(result)),
+        )
+    return seen, fx.node.map_arg(graph.output_node().args[0], values.__getitem__)
+
+
+def _together(training: Observation, evaluation: Observation, name: str) -> Observation:
+    kinds = [(seen.is_tensor, seen.parts, seen.is_mixed) for seen in (training, evaluation)]
+    if kinds[0] != kinds[1]:
+        raise UsageError(
+            f"operation {name!r} hands on something else in training than in evaluation: make it alike"
+        )
+    return Observation(
+        training.is_tensor,
+        training.parts,
+        training.is_mixed,
+        training.overwrites | evaluation.overwrites,
+        training.returns or evaluation.returns,
+        training.operations,
+    )
+
+
+def _versions(value: object) -> list[int]:
+    return [tensor._version for tensor in _tensors(value)]
+
+
+def _tensors(value: object) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _parts(value: object) -> int | None:
+    if not isinstance(value, (tuple, list)) or not value:
+        return None
+    return len(value) if all(isinstance(part, torch.Tensor) for part in value) else None
+
+
+def _is_mixed(value: object) -> bool:
+    return not isinstance(value, torch.Tensor) and _parts(value) is None and bool(_tensors(value))

@@ -1,0 +1,258 @@
+"""The operator graph of a model: traced with torch.fx, once for training and once for evaluation.
+
+An operator is one call of the traced model that hands a tensor on and depends on the images: a leaf
+module, a function or a method. A leaf is a module of torch.nn, a module without child modules, or
+one whose class says `pipeline_leaf = True`; it is called as it is, so what it does inside (its own
+control flow, its running statistics) needs no tracing. Taking an item of a tuple belongs to the
+operator that made the tuple. What is no operator, such as a size, a parameter by itself or
+arithmetic on those, is worked out again in every stage that needs it.
+
+Not here: what the operators do to tensors (observation.py), stages (cut.py), times (profiler.py).
+"""
+
+import inspect
+import linecache
+import operator
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank.profiling.observation import Observation, observe
+
+REMEDY = (
+    "let it depend on sizes or settings only, or mark the block as a leaf (`pipeline_leaf = True` in its class), "
+    "or give the stages by hand"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorGraph:
+    """A model as a graph of operators, in program order.
+
+    `training` and `evaluation` are the same graph but for constants that follow the model's mode.
+    `operators` are the names of the operators; `items` maps the name of a node that takes an item
+    of a tuple to the operator that made the tuple; `edges` are data dependencies (source, target),
+    those through sizes included; `observed` says what each node did in an example run.
+    """
+
+    model: nn.Module
+    training: fx.Graph
+    evaluation: fx.Graph
+    operators: tuple[str, ...]
+    items: dict[str, str]
+    edges: tuple[tuple[str, str], ...]
+    observed: dict[str, Observation]
+
+    def description(self, name: str) -> str:
+        """The operator for people: its module with its settings and path, or the function's
+        name."""
+        node = next(node for node in self.training.nodes if node.name == name)
+        if node.op != "call_module":
+            return node.target if isinstance(node.target, str) else node.target.__name__
+        module = self.model.get_submodule(str(node.target))
+        return " ".join(f"{type(module).__name__}({module.extra_repr()}) {node.target}".split())
+
+
+def trace(model: nn.Module, example: torch.Tensor) -> OperatorGraph:
+    """The operator graph of a model whose forward takes a batch of images and returns one tensor.
+
+    `example` is a small batch on the model's device; the model runs on it, on a copy, in both
+    modes. Raises UsageError for a model that cannot be traced, naming the operation, the line and
+    the remedy.
+    """
+    graphs = {mode: _symbolic(model, mode) for mode in (True, False)}
+    _check_modes_agree(graphs[True], graphs[False])
+    observed = observe(model, graphs, example)
+    for graph in graphs.values():
+        _follow_overwriting(graph, observed)
+    _check_output(graphs[True], observed)
+    items = _items(graphs[True], observed)
+    operators = tuple(name for name in _operators(graphs[True], observed) if name not in items)
+    edges = _edges(graphs[True], operators)
+    return OperatorGraph(model, graphs[True], graphs[False], operators, items, edges, observed)
+
+
+class _Tracer(fx.Tracer):
+    """Stops at leaves, and remembers which value was asked for its truth."""
+
+    asked: fx.Node | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        childless = not any(True for _ in m.children())
+        return (
+            childless
+            or getattr(m, "pipeline_leaf", False)
+            or super().is_leaf_module(m, module_qualified_name)
+        )
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        self.asked = obj.node
+        return super().to_bool(obj)
+
+
+def _symbolic(model: nn.Module, training: bool) -> fx.Graph:
+    tracer = _Tracer()
+    with _mode(model, training):
+        try:
+            graph = tracer.trace(model, concrete_args=_defaults(model))
+        except Exception as error:
+            raise UsageError(_untraceable(model, tracer, error)) from error
+    _drop_defaults(graph)
+    return graph
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    """The defaults of the forward's parameters after the images: a pipeline hands on nothing
+    else."""
+    _, *others = inspect.signature(model.forward).parameters.values()
+    return {
+        other.name: other.default
+        for other in others
+        if other.default is not inspect.Parameter.empty
+    }
+
+
+def _drop_defaults(graph: fx.Graph) -> None:
+    """Removes the placeholders of defaulted parameters, and the checks that fx adds for them."""
+    _, *others = graph.find_nodes(op="placeholder")
+    for placeholder in others:
+        for check in list(placeholder.users):
+            for assertion in list(check.users):
+                graph.erase_node(assertion)
+            graph.erase_node(check)
+        graph.erase_node(placeholder)
+
+
+@contextmanager
+def _mode(model: nn.Module, training: bool) -> Iterator[None]:
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in before.items():
+            module.training = mode
+
+
+def _untraceable(model: nn.Module, tracer: _Tracer, error: Exception) -> str:
+    if tracer.asked is not None:
+        why = f"control flow depends on the value of operation {tracer.asked.name!r}"
+    else:
+        made = [node.name for node in tracer.graph.nodes] if hasattr(tracer, "graph") else []
+        after = f" (after operation {made[-1]!r})" if made else ""
+        why = " ".join(f"{type(error).__name__}: {error}{after}".split())
+    return f"{type(model).__name__} cannot be cut into operators at {_user_line(error)}: {why}; {REMEDY}"
+
+
+def _user_line(error: Exception) -> str:
+    """File, line and text of the innermost frame that is neither torch's nor this module's."""
+    ours = (str(Path(torch.__file__).parent), __file__)
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(ours)
+    ]
+    if not frames:
+        return "its call"
+    frame = frames[-1]
+    text = linecache.getline(frame.filename, frame.lineno or 0).strip()
+    return f"{frame.filename}:{frame.lineno} `{text}`"
+
+
+def _check_modes_agree(training: fx.Graph, evaluation: fx.Graph) -> None:
+    pairs = zip([*training.nodes, None], [*evaluation.nodes, None], strict=False)
+    for one, other in pairs:
+        if one is None and other is None:
+            return
+        if one is None or other is None or _shape(one) != _shape(other):
+            names = [node.name if node is not None else "nothing" for node in (one, other)]
+            raise UsageError(
+                f"the model does {names[0]} in training where it does {names[1]} in evaluation: put what differs into "
+                "a module of its own, such as nn.Dropout, or mark the block as a leaf (`pipeline_leaf = True`)"
+            )
+
+
+def _shape(node: fx.Node) -> tuple[Any, ...]:
+    return node.op, node.name, node.target, [value.name for value in node.all_input_nodes]
+
+
+def _follow_overwriting(graph: fx.Graph, observed: dict[str, Observation]) -> None:
+    """Lets whoever uses a value after an in-place operator changed and returned it, depend on that
+    operator."""
+    position = {node: index for index, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        for value in node.all_input_nodes:
+            if value.name == observed[node.name].returns:
+                for user in [user for user in value.users if position[user] > position[node]]:
+                    user.replace_input_with(value, node)
+
+
+def _check_output(graph: fx.Graph, observed: dict[str, Observation]) -> None:
+    result = graph.output_node().args[0]
+    if not isinstance(result, fx.Node) or not observed[result.name].is_tensor:
+        raise UsageError(
+            f"the model returns {result}, not one tensor: wrap it so that it returns the logits alone"
+        )
+
+
+def _operators(graph: fx.Graph, observed: dict[str, Observation]) -> tuple[str, ...]:
+    fed: set[fx.Node] = set(graph.find_nodes(op="placeholder"))
+    operators = []
+    for node in graph.nodes:
+        if node.op == "output" or not fed.intersection(node.all_input_nodes):
+            continue
+        fed.add(node)
+        if observed[node.name].is_tensor or _is_container(observed[node.name]):
+            operators.append(node.name)
+    return tuple(operators)
+
+
+def _is_container(seen: Observation) -> bool:
+    return seen.parts is not None or seen.is_mixed
+
+
+def _items(graph: fx.Graph, observed: dict[str, Observation]) -> dict[str, str]:
+    """Nodes that take a tensor, or an inner tuple, out of a tuple, with the operator that made the
+    outermost.
+
+    Raises UsageError where a tuple that holds more than tensors is used as a whole: no stage could
+    hand it on.
+    """
+    items: dict[str, str] = {}
+    for node in graph.nodes:
+        source = node.args[0] if node.target is operator.getitem else None
+        if (
+            isinstance(source, fx.Node)
+            and _is_container(observed[source.name])
+            and isinstance(node.args[1], int)
+        ):
+            if observed[node.name].is_tensor or _is_container(observed[node.name]):
+                items[node.name] = items.get(source.name, source.name)
+            continue
+        for value in node.all_input_nodes:
+            if observed[value.name].is_mixed:
+                raise UsageError(
+                    f"operation {value.name!r} hands on tensors together with other things, which {node.name!r} takes "
+                    "as a whole: hand on tensors, or mark the block around both as a leaf (`pipeline_leaf = True`)"
+                )
+    return items
+
+
+def _edges(graph: fx.Graph, operators: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    known = set(operators)
+    sources: dict[fx.Node, dict[str, None]] = {}
+    edges = []
+    for node in graph.nodes:
+        sources[node] = {}
+        for value in node.all_input_nodes:
+            sources[node].update({value.name: None} if value.name in known else sources[value])
+        if node.name in known:
+            edges += [(source, node.name) for source in sources[node]]
+    return tuple(edges)

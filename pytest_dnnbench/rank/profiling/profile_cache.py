@@ -1,0 +1,93 @@
+"""Profiles kept between sessions, one JSON file each, in the user's cache directory.
+
+A kept profile serves only where everything that its times depend on is alike: model and its
+operators, shape, precision, device, and the environment (torch, processor, GPU, threads). Files are
+written whole or not at all, so that any number of processes may share the directory.
+"""
+
+import hashlib
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pytest_dnnbench.errors import ProfileError
+from pytest_dnnbench.files import cache_folder
+from pytest_dnnbench.planner.profile import Profile
+from pytest_dnnbench.planner.profile_file import read_profile, write_profile
+from pytest_dnnbench.rank.models import build_model, example_images
+from pytest_dnnbench.rank.profiling.conditions import environment, usable_device
+from pytest_dnnbench.rank.profiling.operator_graph import trace
+from pytest_dnnbench.rank.profiling.profiler import (
+    TRACED_IMAGES,
+    Effort,
+    fingerprint,
+    had_its_core,
+    profile_model,
+)
+
+
+def cached_profile(
+    model: str,
+    image_size: int,
+    batch_size: int,
+    precision: str,
+    device: str,
+    *,
+    threads: int = 1,
+    effort: Effort | None = None,
+) -> Profile:
+    """The kept profile of exactly this, or else a new one, which is then kept. Arguments as of
+    `profile_model`.
+
+    A file that cannot be read is measured anew and replaced; a directory that cannot be written, a
+    warning. A profile taken while other work was in the way is not kept: it serves this once.
+    """
+    place = usable_device(device)
+    wanted = {
+        "model": model,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "precision": precision,
+        "device": place.type,
+        "environment": environment(place, threads),
+        "graph": _fingerprint(model, image_size),
+    }
+    path = cache_folder("profiles") / _file_name(wanted)
+    try:
+        kept = read_profile(path)
+        kept.require(**wanted)
+    except ProfileError:
+        kept = profile_model(
+            model, image_size, batch_size, precision, device, threads=threads, effort=effort
+        )
+        if had_its_core(kept):
+            _keep(kept, path)
+    return kept
+
+
+def _fingerprint(model: str, image_size: int) -> str:
+    with torch.random.fork_rng(devices=[]):
+        return fingerprint(
+            trace(build_model(model, image_size), example_images(image_size, TRACED_IMAGES))
+        )
+
+
+def _file_name(wanted: dict[str, Any]) -> str:
+    """Readable first, then what makes it unique."""
+    shape = f"{wanted['image_size']}px-batch{wanted['batch_size']}-{wanted['precision']}-{wanted['device']}"
+    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', str(wanted['model']))}-{shape}-{digest}.json"
+
+
+def _keep(profile: Profile, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_profile(profile, path)
+    except OSError as error:
+        warnings.warn(
+            f"the profile cannot be kept ({error}): it is measured again next time", stacklevel=3
+        )

@@ -1,0 +1,1 @@
+"""What a session is compared with, and the limits that hold."""

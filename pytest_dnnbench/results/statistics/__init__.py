@@ -1,0 +1,1 @@
+"""How much figures vary, and what a comparison of them can tell."""

@@ -1,0 +1,1 @@
+"""What became of a case since its baseline, decided and in words."""

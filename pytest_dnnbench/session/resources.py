@@ -1,0 +1,153 @@
+"""What the cases of a session share: the machine, the fork server, the data, the records made so
+far."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_dnnbench.catalog import Catalog, FrameworkSpec
+from pytest_dnnbench.controller.case_run import CaseRun, load
+from pytest_dnnbench.controller.devices import Machine, detect
+from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
+from pytest_dnnbench.controller.leases import Leases
+from pytest_dnnbench.controller.placement import Placements
+from pytest_dnnbench.controller.ranks import Progress, Ranks
+from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.mnist_files import MnistFiles, find_mnist
+from pytest_dnnbench.results.records.record import Record
+from pytest_dnnbench.session.journal import Keeper
+from pytest_dnnbench.session.settings import ALL, Settings
+
+if TYPE_CHECKING:
+    from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
+
+DOWNLOAD = "pytest_dnnbench.rank.data:download"
+
+
+class Resources:
+    """One per session, and one per worker of pytest-xdist, which runs cases `side_by_side` with
+    other workers'.
+
+    Raises UsageError when the settings do not fit this machine."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        *,
+        timed: bool = True,
+        side_by_side: bool = False,
+        announce: Callable[[str], None] = print,
+    ) -> None:
+        self.settings = settings
+        self.catalog = catalog
+        self.machine: Machine = detect(settings.device)
+        self.counts = settings.counts(self.machine.default_count)
+        for count in self.counts:
+            settings.batch_for(count)
+        self._fitting = {spec.name: self._fitting_counts(spec) for spec in self._specs()}
+        installed = [spec for spec in catalog.frameworks.values() if not spec.missing()]
+        self.server = ForkServer((*PRELOAD, *(name for spec in installed for name in spec.preload)))
+        self.placements = Placements(
+            self.machine,
+            Leases(timeout_s=settings.lease_timeout, announce=announce),
+            self.counts,
+            timed=timed,
+            side_by_side=side_by_side,
+            server_pid=lambda: self.server.pid,
+        )
+        self.runs: dict[str, CaseRun] = {}
+        self.records: list[Record] = []
+        self.progress: Progress | None = None
+        self.keeper: Keeper | None = None
+        self.launch_plan: LaunchPlan | None = None
+        self._data: MnistFiles | None = None
+
+    def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Rows of the wanted parameters, in the order model, framework, count: those on which a
+        framework runs."""
+        rows = [
+            {"framework": spec.name, "model": model, "gpus": count}
+            for model, spec, count in itertools.product(
+                self.settings.models, self._specs(), self.counts
+            )
+            if "framework" not in wanted
+            or "gpus" not in wanted
+            or count in self._fitting[spec.name]
+        ]
+        return list(dict.fromkeys(tuple(row[name] for name in wanted) for row in rows))
+
+    def ranks(self, world_size: int) -> Ranks:
+        """So many ranks on this machine's devices."""
+        return Ranks(
+            self.server,
+            self.machine.places(world_size),
+            threads=self.placements.threads(world_size),
+            timeout_s=self.settings.timeout,
+            progress=self.progress,
+            placements=self.placements,
+        )
+
+    def yardstick(self) -> Ranks | None:
+        """Where the machine's own speed is measured; None with GPUs, whose clocks NVML tells."""
+        if self.machine.kind == "cuda":
+            return None
+        threads, timeout_s = self.placements.threads(1), self.settings.timeout
+        return Ranks(
+            self.server, ["cpu"], threads=threads, timeout_s=timeout_s, placements=self.placements
+        )
+
+    def data(self) -> MnistFiles | None:
+        """The MNIST files of the session, checked once, fetched if asked for; None for synthetic
+        data."""
+        settings = self.settings
+        if settings.dataset != "mnist" or self._data is not None:
+            return self._data
+        assert settings.data_dir is not None
+        try:
+            self._data = find_mnist(settings.data_dir)
+        except DataError:
+            if not settings.download:
+                raise
+            self.ranks(1).launch(DOWNLOAD, settings.data_dir)
+            self._data = find_mnist(settings.data_dir)
+        train_share = self._data.train_count // max(self.counts)
+        share = min(train_share, self._data.validate_count // max(self.counts))
+        if share < settings.batch_size and settings.scaling == "weak":
+            raise DataError(
+                f"--dnn-batch-size {settings.batch_size}: the data holds only {share} images per rank"
+                f" for {max(self.counts)} ranks ({self._data.split}): use at most {share}"
+            )
+        return self._data
+
+    def _specs(self) -> list[FrameworkSpec]:
+        names, rows = self.settings.frameworks, self.catalog.frameworks.values()
+        if names is None or ALL in names:
+            return [spec for spec in rows if spec.by_default or names]
+        return [self.catalog.framework(name) for name in names]
+
+    def _fitting_counts(self, spec: FrameworkSpec) -> tuple[int, ...]:
+        """The session's counts that a framework runs on. Raises UsageError where its options allow
+        for none."""
+        possible = tuple(
+            count for count in self.counts if spec.min_gpus <= count <= (spec.max_gpus or count)
+        )
+        options = self.settings.framework_options.get(spec.name, {})
+        check = load(spec.fits)
+        fitting = tuple(
+            count for count in possible if check is None or check(spec.name, count, options)
+        )
+        if possible and not fitting:
+            given = [
+                (row.flag, options.get(row.name, row.default), row.default) for row in spec.options
+            ]
+            asked = " ".join(
+                f"--dnn-{flag} {value}" for flag, value, default in given if value != default
+            )
+            raise UsageError(
+                f"{spec.name} with {asked} fits none of the device counts {', '.join(map(str, possible))}:"
+                " change it, or give counts that fit with --dnn-gpu-counts"
+            )
+        return fitting

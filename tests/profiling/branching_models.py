@@ -1,0 +1,124 @@
+"""Small models with every shape of graph that a cut must get right; users' own modules as far as it
+can tell."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision.ops import StochasticDepth
+
+
+class Concat(nn.Module):
+    """Two branches of one input, concatenated, as in DenseNet and Inception; three uses of one
+    value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+        )
+        self.left = nn.Sequential(nn.Conv2d(4, 3, 1), nn.ReLU(inplace=True))
+        self.right = nn.Conv2d(4, 5, 3, padding=1)
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        stem = self.stem(images)
+        both = torch.cat([stem, self.left(stem), self.right(stem)], 1)
+        logits: torch.Tensor = self.head(
+            functional.adaptive_avg_pool2d(both, 1).view(both.size(0), -1)
+        )
+        return logits
+
+
+class SqueezeExcite(nn.Module):
+    """A squeeze-excite block in a residual branch with stochastic depth, and functional dropout
+    behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, 6, 3, stride=2), nn.BatchNorm2d(6), nn.SiLU(inplace=True)
+        )
+        self.squeeze, self.excite = nn.Conv2d(6, 2, 1), nn.Conv2d(2, 6, 1)
+        self.depth = StochasticDepth(0.5, "row")
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        stem = self.stem(images)
+        scale = self.excite(
+            functional.relu(self.squeeze(stem.mean((2, 3), keepdim=True)), inplace=True)
+        )
+        stem = stem + self.depth(torch.sigmoid(scale) * stem)
+        pooled = functional.dropout(stem.mean((2, 3)), 0.5, self.training)
+        logits: torch.Tensor = self.head(pooled)
+        return logits
+
+
+class Chunks(nn.Module):
+    """A tuple of tensors between operators, a parameter and a buffer by themselves, arithmetic on a
+    size."""
+
+    offset: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 3)
+        self.scale = nn.Parameter(torch.rand(1, 3, 1, 1))
+        self.register_buffer("offset", torch.rand(1, 3, 1, 1))
+        self.head = nn.Linear(3, 10)
+
+    def forward(self, images: torch.Tensor, scaled: bool = True) -> torch.Tensor:
+        value, gate = self.conv(images).chunk(2, 1)
+        mixed = value * (gate * 2).add_(self.scale.exp()) + self.offset
+        pooled = mixed.flatten(2).sum(2) / (images.shape[2] * images.shape[3])
+        logits: torch.Tensor = self.head(pooled if scaled else -pooled)
+        return logits
+
+
+class Overwriting(nn.Module):
+    """A residual value that an in-place operator changes, used again afterwards under its old
+    name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.mix = nn.Conv2d(4, 4, 1)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        first = self.conv(images)
+        changed = functional.relu(first, inplace=True)
+        value = self.mix(changed) + first
+        value.mul_(0.5)
+        logits: torch.Tensor = self.head(value.mean((2, 3)))
+        return logits
+
+
+class Tied(nn.Module):
+    """One weight, used at both ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(28, 28, bias=False)
+        self.norm = nn.LayerNorm(28)
+        self.last = nn.Linear(28, 28, bias=False)
+        self.last.weight = self.first.weight
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.last(self.norm(self.first(images.flatten(1, 2)))).mean(1)
+        return logits
+
+
+class Attending(nn.Module):
+    """Takes the first item of a tuple of a tensor and None, and of a nested tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(28, 2, batch_first=True)
+        self.memory = nn.LSTM(28, 10, batch_first=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        rows = images.squeeze(1)
+        attended, _ = self.attention(rows, rows, rows, need_weights=False)
+        _, (_, cells) = self.memory(attended)
+        last: torch.Tensor = cells.squeeze(0)
+        return last

@@ -1,0 +1,101 @@
+"""Profiles of real models: complete, of the right sizes, measured under what they say."""
+
+import pytest
+import torch
+
+from pytest_dnnbench.errors import ProfileError, UsageError
+from pytest_dnnbench.rank.models import build_model, example_images
+from pytest_dnnbench.rank.pipeline.cut import cut
+from pytest_dnnbench.rank.profiling.operator_graph import trace
+from pytest_dnnbench.rank.profiling.profiler import (
+    Effort,
+    fingerprint,
+    parts_over_whole,
+    profile_model,
+    profile_module,
+)
+from tests.profiling.branching_models import Chunks, Tied
+
+QUICK = Effort(warmup=1, repetitions=3)
+
+
+@pytest.mark.parametrize(("image_size", "precision"), [(28, "fp32"), (28, "bf16"), (32, "fp32")])
+def test_a_profile_has_every_operator_and_every_parameter(image_size: int, precision: str) -> None:
+    profile = profile_model("resnet18", image_size, 2, precision, "cpu", effort=QUICK)
+    model = build_model("resnet18", image_size)
+    assert (
+        tuple(node.id for node in profile.nodes)
+        == trace(model, example_images(image_size, 2)).operators
+    )
+    assert sum(node.parameter_bytes for node in profile.nodes) == sum(
+        p.nbytes for p in model.parameters()
+    )
+    assert all(node.forward_s > 0 for node in profile.nodes)
+    assert sum(node.backward_s > 0 for node in profile.nodes) == len(profile.nodes)
+    sizes = {node.id: node.activation_bytes for node in profile.nodes}
+    element = 2 if precision == "bf16" else 4
+    assert sizes["conv1"] == 2 * 64 * (image_size // 2) ** 2 * element
+    assert sizes["fc"] == 2 * (10 if image_size == 28 else 1000) * element
+
+
+def test_a_profile_says_what_it_was_measured_under() -> None:
+    threads = torch.get_num_threads()
+    profile = profile_model("resnet18", 28, 2, "fp32", "cpu", threads=1, effort=QUICK)
+    profile.require(model="resnet18", image_size=28, batch_size=2, precision="fp32", device="cpu")
+    assert profile.metadata["environment"]["torch"] == torch.__version__
+    assert profile.metadata["environment"]["threads"] == 1
+    assert len(profile.metadata["whole_samples_s"]) == QUICK.repetitions
+    assert sorted(profile.metadata["whole_samples_s"])[1] == profile.metadata["whole_s"]
+    assert parts_over_whole(profile) == pytest.approx(profile.parts_s / profile.metadata["whole_s"])
+    assert torch.get_num_threads() == threads
+    with pytest.raises(ProfileError, match="batch_size 2, asked for 4"):
+        profile.require(batch_size=4)
+
+
+def test_a_users_module_is_profiled_with_lone_parameters_counted_once() -> None:
+    profile = profile_module(Chunks(), torch.randn(4, 1, 28, 28), effort=QUICK)
+    own = {node.id: node.parameter_bytes for node in profile.nodes}
+    assert own["add_"] == 3 * 4
+    assert sum(own.values()) == sum(p.nbytes for p in Chunks().parameters())
+    tied = profile_module(Tied(), torch.randn(4, 1, 28, 28), effort=QUICK)
+    assert {
+        node.id: node.parameter_bytes for node in tied.nodes if node.id in ("first", "last")
+    } == {
+        "first": 28 * 28 * 4,
+        "last": 0,
+    }
+
+
+def test_the_nodes_of_a_profile_are_what_a_model_is_cut_into() -> None:
+    profile = profile_model("resnet18", 28, 2, "fp32", "cpu", effort=QUICK)
+    ids = [node.id for node in profile.in_topological_order()]
+    stages = cut(build_model("resnet18", 28), example_images(28, 2), [set(ids[:30]), set(ids[30:])])
+    assert [len(stage.operators) for stage in stages] == [30, 39]
+
+
+def test_a_fingerprint_tells_models_apart() -> None:
+    small, large = (
+        trace(build_model("resnet18", size), example_images(size, 2)) for size in (28, 32)
+    )
+    assert fingerprint(small) != fingerprint(large)
+    assert fingerprint(small) == fingerprint(
+        trace(build_model("resnet18", 28), example_images(28, 2))
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "message"),
+    [
+        ("fp8", "cpu", "precision 'fp8' is unknown: choose from fp32, tf32, bf16"),
+        ("fp32", "meta", "'meta' cannot be profiled"),
+        ("fp32", "gpu", "'gpu' is not known to torch"),
+    ],
+)
+def test_conditions_that_cannot_be_are_refused(precision: str, device: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        profile_model("resnet18", 28, 2, precision, device, effort=QUICK)
+
+
+def test_no_repetitions_are_no_profile() -> None:
+    with pytest.raises(UsageError, match="0 repetitions"):
+        Effort(repetitions=0)

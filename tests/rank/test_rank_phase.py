@@ -1,0 +1,127 @@
+"""A rank says where it is, for next to nothing; its failure names the phase, however it fails."""
+
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.controller.case_run import MEASURE, PROVE
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.ranks import PROGRESS_S, Ranks
+from pytest_dnnbench.errors import RankCrashed, RankFailure, RankHung, RankRaised
+from pytest_dnnbench.messages import RunRequest
+from pytest_dnnbench.rank import rank_phase
+from pytest_dnnbench.rank_status import RANK_PHASES, RankStatus, StatusPage
+from tests.rank import programs
+
+
+def request(phase: str, how: str, steps: int = 4) -> RunRequest:
+    case = Case("fails", "m", 2, "train", options={"phase": phase, "how": how})
+    return RunRequest(case, "tests.rank.failing_worker:FailsIn", "m", steps=steps, warmup=2)
+
+
+class Seen:
+    """A display that keeps what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[list[RankStatus]] = []
+        self.cleared = 0
+
+    def show(self, standings: Sequence[RankStatus]) -> None:
+        self.shown.append(list(standings))
+
+    def clear(self) -> None:
+        self.cleared += 1
+
+
+def test_a_board_tells_phase_steps_and_images_to_both_sides() -> None:
+    ours, descriptor = StatusPage.make()
+    theirs = StatusPage(descriptor)
+    assert ours.look() == RankStatus("start")
+    theirs.enter("timed steps", 10)
+    time.sleep(0.01)
+    theirs.step(3, 96)
+    standing = ours.look()
+    assert (standing.phase, standing.done, standing.steps, standing.samples) == (
+        "timed steps",
+        3,
+        10,
+        96,
+    )
+    assert 0.01 <= standing.elapsed_s < 5
+    assert standing.describe() == "during the timed steps (3 of 10 done)"
+    theirs.enter("report")
+    assert ours.look() == RankStatus("report")
+
+
+def test_a_phase_that_nobody_knows_is_refused() -> None:
+    board, _ = StatusPage.make()
+    with pytest.raises(ValueError, match="tuple"):
+        board.enter("lunch")
+
+
+def test_saying_a_phase_outside_a_rank_is_nothing() -> None:
+    rank_phase.enter("build")
+    rank_phase.step(1, 2)
+
+
+@pytest.mark.parametrize(
+    "phase", ["group", "build", "warm-up", "timed steps", "report", "teardown"]
+)
+def test_an_exception_is_reported_with_its_phase(server: ForkServer, phase: str) -> None:
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60)
+    with pytest.raises(
+        RankRaised, match=f"rank 1 of 2 raised ValueError {RANK_PHASES[phase]}.*: planted"
+    ) as caught:
+        ranks.launch(MEASURE, request(phase, "raise"))
+    assert caught.value.phase == phase
+
+
+def test_an_exception_in_the_proof_says_so(two_ranks: Ranks) -> None:
+    with pytest.raises(RankRaised, match="raised ValueError in the proof: planted"):
+        two_ranks.launch(PROVE, request("proof", "raise"))
+
+
+def test_a_module_that_does_not_import_says_so(two_ranks: Ranks) -> None:
+    with pytest.raises(RankRaised, match="raised ModuleNotFoundError in import: ") as caught:
+        two_ranks.launch("no_such_module:function")
+    assert caught.value.phase == "import"
+
+
+def test_a_death_is_told_with_the_step_it_came_in(two_ranks: Ranks) -> None:
+    expected = (
+        r"rank 1 of 2 died of SIGKILL during the timed steps \(2 of 4 done\): killed from outside"
+    )
+    with pytest.raises(RankCrashed, match=expected) as caught:
+        two_ranks.launch(MEASURE, request("timed steps", "die"))
+    assert caught.value.phase == "timed steps"
+
+
+def test_a_hang_tells_where_each_rank_stays(server: ForkServer, patience_s: float) -> None:
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=patience_s)
+    with pytest.raises(RankHung, match=r"rank 1 in build:") as caught:
+        ranks.launch(MEASURE, request("build", "hang"))
+    assert caught.value.phase == "build"
+
+
+def test_a_function_given_to_run_has_a_phase_of_its_own(two_ranks: Ranks) -> None:
+    with pytest.raises(RankFailure) as caught:
+        two_ranks.run(programs.raise_on, 1)
+    assert caught.value.phase == "program"
+
+
+def test_a_display_is_shown_the_ranks_while_they_run_and_cleared_once(
+    server: ForkServer, patience_s: float
+) -> None:
+    seen = Seen()
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=patience_s, progress=seen)
+    with pytest.raises(RankHung):
+        ranks.launch(MEASURE, request("warm-up", "hang"))
+    assert seen.shown[0] == []
+    assert [(standing.phase, standing.done) for standing in seen.shown[-1]] == [
+        ("teardown", 0),
+        ("warm-up", 1),
+    ]
+    assert 3 <= len(seen.shown) <= 2 + patience_s / PROGRESS_S
+    assert seen.cleared == 1

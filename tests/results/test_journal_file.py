@@ -1,0 +1,172 @@
+"""The journal: what is kept comes back as it was; damage and later versions are told, a cut-off
+line is not damage."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.errors import DataError
+from pytest_dnnbench.messages import RankReport
+from pytest_dnnbench.results.records.journal_file import SCHEMA, Head, Journal, Kept
+from pytest_dnnbench.session.journal import NAME, Keeper, open_journal
+
+HEAD = Head(["test_a", "test_b"], {"steps": 3}, {"torch": "2.13"})
+REPORT = RankReport(
+    rank=0,
+    window_start_s=0.1,
+    window_end_s=0.1 + 0.2,
+    step_index=(0, 1),
+    step_end_s=(0.2, 1 / 3),
+    step_samples=(8, 8),
+    samples_per_update=8,
+    memory_bytes={"resident": 1 << 40},
+    loss=(1.0, math.inf),
+    validation=(3, 4),
+    details={"threads": 2},
+)
+LAUNCH = Kept(
+    "test_a", {"gpus": 1}, {"stages": [1, 2]}, {"checked": ["gradients"]}, (REPORT,), {"cores": [0]}
+)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """A journal of two launches."""
+    journal = Journal(tmp_path / NAME)
+    journal.begin(HEAD)
+    journal.keep(LAUNCH)
+    journal.keep(LAUNCH)
+    journal.close()
+    return tmp_path / NAME
+
+
+def opened(path: Path, head: Head = HEAD, wanted: bool = True) -> tuple[Journal | None, list[str]]:
+    said: list[str] = []
+    return open_journal(path.parent, head, wanted, said.append), said
+
+
+def test_launches_come_back_as_they_were_bit_for_bit(written: Path) -> None:
+    journal, said = opened(written)
+    assert journal is not None
+    assert journal.kept == [LAUNCH, LAUNCH]
+    assert said == [f"dnnbench: 2 launches are taken from {written}"]
+    journal.close()
+
+
+def test_the_journal_is_private_and_gone_once_it_is_not_needed(written: Path) -> None:
+    assert written.stat().st_mode & 0o777 == 0o600
+    Journal(written).discard()
+    assert not written.exists()
+
+
+def test_a_last_line_that_was_cut_off_is_dropped_and_the_next_stands_by_itself(
+    written: Path,
+) -> None:
+    written.write_bytes(written.read_bytes()[:-20])
+    journal, said = opened(written)
+    assert journal is not None
+    assert "1 launches" in said[0]
+    assert "cut off is measured again" in said[0]
+    journal.keep(LAUNCH)
+    journal.close()
+    assert Journal(written).kept == [LAUNCH, LAUNCH]
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (Head(HEAD.cases, {"steps": 5}, HEAD.environment), "steps: 3 then, 5 now"),
+        (Head(HEAD.cases, HEAD.options, {"torch": "2.14"}), r"torch: 2\.13 then, 2\.14 now"),
+        (
+            Head(["test_b", "test_c"], HEAD.options, HEAD.environment),
+            "only then: test_a; only now: test_c",
+        ),
+    ],
+)
+def test_another_session_is_not_continued_and_is_left_as_it_was(
+    written: Path, head: Head, words: str
+) -> None:
+    before = written.read_bytes()
+    with pytest.raises(DataError, match=words):
+        opened(written, head)
+    assert written.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("line", "number", "words"),
+    [
+        ("not JSON", 2, "line 2: not JSON"),
+        ('{"item": "test_a"}', 2, "line 2: Object missing required field"),
+        (
+            json.dumps({"schema": SCHEMA + 1, "another": "form"}),
+            1,
+            "has schema 2, and this version reads 1",
+        ),
+        ("[]", 1, "line 1: Expected `object`"),
+    ],
+)
+def test_a_damaged_or_later_journal_is_told_with_its_line(
+    written: Path, line: str, number: int, words: str
+) -> None:
+    lines = written.read_text().splitlines(keepends=True)
+    lines[number - 1] = line + "\n"
+    written.write_text("".join(lines))
+    with pytest.raises(DataError, match=words):
+        opened(written)
+
+
+def test_a_new_session_sets_an_old_journal_aside_whatever_is_in_it(written: Path) -> None:
+    written.write_text("damaged\n")
+    journal, said = opened(written, wanted=False)
+    assert journal is not None
+    journal.close()
+    assert written.with_name("dnnbench-journal.previous.jsonl").read_text() == "damaged\n"
+    assert "would have continued it" in said[0]
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_journal_of_a_session_that_still_runs_is_not_touched(
+    written: Path, wanted: bool
+) -> None:
+    running, before = Journal(written), written.read_bytes()
+    journal, said = opened(written, wanted=wanted)
+    running.close()
+    assert journal is None
+    assert "another one is writing" in said[0]
+    assert written.read_bytes() == before
+
+
+def test_a_full_disk_ends_the_journal_and_not_the_session(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    journal = Journal(written)
+    keeper, before = Keeper(journal), written.read_bytes()
+    request = SimpleNamespace(case=Case("ddp", "m", 1, "train"), plan=None)
+    launches = [SimpleNamespace(reports=(REPORT,), conditions={})]
+    run: Any = SimpleNamespace(request=request, correctness={}, launches=launches)
+    with monkeypatch.context() as patched:
+        patched.setattr("os.write", full)
+        keeper.keep("test_a", run)
+    keeper.keep("test_b", run)
+    assert (
+        keeper.trouble
+        == "from test_a on nothing could be written to it: [Errno 28] No space left on device"
+    )
+    assert written.read_bytes() == before
+    journal.close()
+
+
+def test_without_a_journal_a_session_starts_from_the_beginning(tmp_path: Path) -> None:
+    journal, said = opened(tmp_path / NAME)
+    assert journal is not None
+    assert (journal.head, journal.kept) == (HEAD, [])
+    assert "nothing to continue" in said[0]
+    journal.close()

@@ -1,0 +1,216 @@
+"""Options: counts, scaling, names; bad ones get one clear line that names the value and the fix."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.catalog import MODELS, Catalog, FrameworkSpec
+from pytest_dnnbench.controller.devices import Gpu, torch_cuda, torch_version, visible
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.session.journal import NOT_MEASURED
+from pytest_dnnbench.session.settings import OPTIONS, Settings
+
+
+def settings(**more: object) -> Settings:
+    values: dict[str, object] = {
+        option.key.removeprefix("dnn_"): option.default for option in OPTIONS
+    }
+    return replace(Settings(**values, framework_options={}), **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("top", "counts"), [(1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (4, (1, 2, 4)), (6, (1, 2, 4, 6))]
+)
+def test_gpus_counts_up_in_powers_of_two(top: int, counts: tuple[int, ...]) -> None:
+    assert settings(gpus=top).counts(available=8) == counts
+
+
+def test_counts_default_to_what_is_there_and_can_be_given() -> None:
+    assert settings().counts(available=4) == (1, 2, 4)
+    assert settings(gpu_counts=(3,), gpus=8).counts(available=4) == (3,)
+
+
+def test_strong_scaling_divides_or_says_what_would() -> None:
+    assert settings(scaling="strong", batch_size=64).batch_for(4) == 16
+    with pytest.raises(
+        UsageError,
+        match=r"cannot divide --dnn-batch-size 10 by 4 GPUs: use a multiple of 4, such as 8",
+    ):
+        settings(scaling="strong", batch_size=10).batch_for(4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpus", "0"], "--gpus is 0: it must be at least 1"),
+        (["--gpus", "two"], "--gpus 'two' is not a number"),
+        (["--dnn-gpu-counts", "1,x"], "--dnn-gpu-counts 'x' is not a count"),
+        (["--dnn-frameworks", "dpp"], "unknown framework 'dpp': did you mean ddp"),
+        (["--dnn-models", "resnet19"], "unknown model 'resnet19': did you mean resnet1"),
+        (["--dnn-models", "no_such_package:net"], "no module 'no_such_package' can be imported"),
+        (["--dnn-models", "a b:c"], "not of the form package.module:factory"),
+        (["--dnn-models", ","], "--dnn-models is empty"),
+        (
+            ["--dnn-precision", "fp8"],
+            "--dnn-precision 'fp8' is unknown: choose from fp32, tf32, bf16",
+        ),
+        (["--dnn-batch-size", "0"], "--dnn-batch-size is 0: it must be at least 1"),
+        (
+            ["--dnn-scaling", "strong", "--dnn-batch-size", "9", "--gpus", "2"],
+            "cannot divide --dnn-batch-size 9 by 2",
+        ),
+        (["--dnn-dataset", "mnist"], "--dnn-dataset mnist needs --dnn-data-dir"),
+        (
+            ["--dnn-dataset", "mnist", "--dnn-data-dir", "nowhere"],
+            "data folder 'nowhere' does not exist",
+        ),
+        (
+            ["--dnn-dataset", "mnist", "--dnn-data-dir", ".", "--dnn-image-size", "64"],
+            "MNIST's images have 28",
+        ),
+        (["--dnn-launches", "0"], "--dnn-launches is 0"),
+        (
+            ["--dnn-launches", "many"],
+            "--dnn-launches 'many' is not a number: write one such as 5, auto, or auto:3%",
+        ),
+        (["--dnn-launches", "auto:5"], "--dnn-launches 'auto:5' is not a number"),
+        (
+            ["--dnn-launches", "auto:0%"],
+            "--dnn-launches auto:0%: a change to find lies between 0% and 100%",
+        ),
+        (["--dnn-launches", "auto"], "--dnn-launches auto needs --dnn-baseline"),
+        (["--dnn-timeout", "nan"], "--dnn-timeout is nan: it must be at least 1"),
+    ],
+)
+def test_bad_input_gets_one_line_before_anything_starts(
+    pytester: pytest.Pytester, arguments: list[str], message: str
+) -> None:
+    pytester.makepyfile(
+        "def test_it(framework, model, gpus, process_group, dnnbench): raise SystemExit('started')"
+    )
+    result = pytester.runpytest_subprocess("--dnn-device", "cpu", *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    lines = [line for line in (*result.outlines, *result.errlines) if message in line]
+    assert len(lines) == 1, result.errlines
+    assert "started" not in result.stdout.str()
+
+
+def test_cuda_that_is_not_there_is_said(pytester: pytest.Pytester) -> None:
+    if torch_cuda() is not None:
+        pytest.skip("this torch is built for CUDA: whether there is a GPU is the machine's affair")
+    pytester.makepyfile("def test_it(framework, model, gpus, process_group, dnnbench): pass")
+    result = pytester.runpytest_subprocess("--dnn-device", "cuda")
+    result.stderr.fnmatch_lines(
+        ["*--dnn-device cuda: torch * is built without CUDA; use --dnn-device cpu*"]
+    )
+
+
+def test_ini_twins_are_read_and_the_command_line_wins(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(framework, model, gpus, process_group, dnnbench): pass")
+    pytester.makeini(
+        "[pytest]\ndnn_models = resnet34,resnet50\ndnn_gpus = 1\ndnn_frameworks = single\n"
+    )
+    listed = pytester.runpytest_subprocess("--collect-only", "-q")
+    listed.stdout.fnmatch_lines(
+        ["*test_it[[]single-resnet34-1gpu[]]", "*test_it[[]single-resnet50-1gpu[]]"]
+    )
+    listed = pytester.runpytest_subprocess("--collect-only", "-q", "--dnn-models", "resnet18")
+    assert "resnet34" not in listed.stdout.str()
+
+
+@pytest.mark.parametrize("value", ["auto:3%", "7"])
+def test_launches_are_a_number_or_auto_in_the_ini_file_too(
+    pytester: pytest.Pytester, value: str
+) -> None:
+    pytester.makepyfile("def test_it(dnnbench): pass")
+    pytester.makeini(f"[pytest]\ndnn_launches = {value}\ndnn_baseline = latest\n")
+    pytester.makeconftest(
+        "from pytest_dnnbench.plugin import SETTINGS\n"
+        "def pytest_report_header(config):\n"
+        "    return f'{config.stash[SETTINGS].launches} launches to find {config.stash[SETTINGS].effect}'\n"
+    )
+    expected = {"auto:3%": "3 launches to find 0.03", "7": "7 launches to find None"}[value]
+    pytester.runpytest_subprocess("--collect-only").stdout.fnmatch_lines([expected])
+    given = pytester.runpytest_subprocess("--collect-only", "--dnn-launches=4")
+    given.stdout.fnmatch_lines(["4 launches to find None"])
+
+
+def test_a_number_of_launches_is_one_in_toml_too(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(dnnbench): pass")
+    pytester.makepyprojecttoml("[tool.pytest]\ndnn_launches = 0\n")
+    result = pytester.runpytest_subprocess("--collect-only")
+    result.stderr.fnmatch_lines(["*--dnn-launches is 0: it must be at least 1*"])
+
+
+# What decides which launches are made, and how: a session that differs in one of these is not
+# continued.
+MEASURED = {
+    *(
+        "gpus",
+        "gpu_counts",
+        "device",
+        "frameworks",
+        "models",
+        "dataset",
+        "data_dir",
+        "image_size",
+        "batch_size",
+    ),
+    *(
+        "scaling",
+        "precision",
+        "launches",
+        "steps",
+        "warmup",
+        "seed",
+        "calibrate",
+        "framework_options",
+    ),
+}
+
+
+def test_every_setting_is_known_to_change_what_is_measured_or_not_to() -> None:
+    assert not MEASURED & NOT_MEASURED
+    assert {field.name for field in fields(Settings)} == MEASURED | NOT_MEASURED
+
+
+def test_third_party_rows_replace_and_add() -> None:
+    row = FrameworkSpec("mine", "my.worker:Worker", "", requires=("no_such_module",))
+    catalog = Catalog().with_rows([row], {"net": "my.nets:net"})
+    assert catalog.framework("mine").missing() == ("no_such_module",)
+    assert catalog.model("net") == "my.nets:net"
+    assert set(catalog.models) == {*MODELS, "net"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"phase": "test"}, "phase 'test'"),
+        ({"gpus": 0}, "gpus is 0"),
+        ({"precision": "tf32"}, "needs a CUDA device"),
+        ({"dataset": "mnist", "image_size": 32}, "28 pixels a side"),
+    ],
+)
+def test_a_case_that_cannot_be_is_refused(wrong: dict[str, object], message: str) -> None:
+    fields: dict[str, object] = {
+        "framework": "ddp",
+        "model": "resnet18",
+        "gpus": 1,
+        "phase": "train",
+        **wrong,
+    }
+    with pytest.raises(UsageError, match=message):
+        Case(**fields)  # type: ignore[arg-type]
+
+
+def test_visible_devices_select_and_order_gpus() -> None:
+    gpus = [Gpu("H100", f"GPU-{letter}111", 1) for letter in "abc"]
+    names = {None: "abc", "": "", "2,0": "ca", "GPU-b": "b", "1,9,0": "b", "-1,0": ""}
+    for variable, expected in names.items():
+        assert "".join(gpu.uuid[4] for gpu in visible(gpus, variable)) == expected
+
+
+def test_the_build_of_torch_is_known_without_importing_it() -> None:
+    assert torch_version()[0].isdigit()
+    assert torch_cuda() is None or torch_cuda()[0].isdigit()  # type: ignore[index]
