@@ -1,43 +1,146 @@
-"""The metrics of a record: unit, which way is better, and the limit that a run would hold a later
-one to by default."""
+"""The metrics of a record: one row says everything about one of them. A leaf.
 
-from dataclasses import dataclass
+To add a metric: a row here, or a hook `pytest_dnnbench_metrics` in a package of one's own, and a
+worker that reports the figure by the row's name (`Worker.metrics`). Nothing else has to know.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pytest_dnnbench.errors import UsageError
+
+Better = Literal["higher", "lower"]
+OverRanks = Literal["job", "max", "mean", "sum"]
+
+_BYTES = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "KB": 1e3, "MB": 1e6, "GB": 1e9}
+_SECONDS = {"ms": 1e-3, "us": 1e-6}
+_FRACTION = {"%": 0.01}
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A measured quantity.
 
-    `tolerance`: the default limit of a change for the worse, as a fraction; None: no limit. For a
-    time it is the smallest interesting effect: noise may allow no limit as small, and a change is
-    found for sure only when it is clearly larger, so 3% is what finds 5%. `timed`: who else uses
-    the devices changes it.
+    unit            of the stored figure; of a rate the record has the case's own unit (img/s, tok/s)
+    better          which way is better
+    label           its name for people; the name itself without one
+    over_ranks      how the ranks' figures of one launch become the job's; "job": it is measured of
+                    the job as a whole and no rank has one
+    tolerance       the default limit of a change for the worse, as a fraction; None: no limit
+    timed           other work on the same devices changes it
+    exact           the same program gives the same figure every time, as bytes of an allocator
+    kept            a golden file keeps it even without a limit
+    scales          other units in which a limit may be written, each in the metric's own
+
+    For a time the tolerance is the smallest interesting effect: noise may allow no limit as small,
+    and a change is detected reliably only when it is clearly larger, so 3% is what detects 5%.
     """
 
     name: str
     unit: str
-    better: str
+    better: Better
+    label: str = ""
+    over_ranks: OverRanks = "job"
     tolerance: float | None = None
     timed: bool = False
+    exact: bool = False
+    kept: bool = False
+    scales: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise UsageError(f"metric {self.name!r}: a name has letters, digits and underscores")
+        if self.better not in ("higher", "lower"):
+            raise UsageError(f"metric {self.name}: better is {self.better!r}: higher or lower")
+        if self.tolerance is not None and not 0 < self.tolerance < 1:
+            raise UsageError(
+                f"metric {self.name}: tolerance {self.tolerance} is not within 0 and 1"
+            )
+
+    @property
+    def title(self) -> str:
+        """The metric's name for people."""
+        return self.label or self.name
 
 
+THROUGHPUT = "throughput"
 YARDSTICK = "yardstick_s"
-"""Not of the case but of the machine: a work that is always the same (rank/yardstick.py)."""
+"""Not of the case but of the machine: a fixed workload (rank/yardstick.py)."""
 
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("throughput", "img/s", "higher", 0.03, timed=True),
-        Metric("step_time_s", "s", "lower", 0.03, timed=True),
-        Metric("allocated_peak_bytes", "B", "lower", 0.01),
-        Metric("cached_peak_bytes", "B", "lower", 0.05),
-        Metric("resident_peak_bytes", "B", "lower", 0.10),
-        Metric("speedup", "x", "higher", timed=True),
-        Metric("scaling_efficiency", "1", "higher", timed=True),
-        Metric("bubble_fraction", "1", "lower", timed=True),
-        Metric("bubble_fraction_ideal", "1", "lower"),
-        Metric(YARDSTICK, "s", "lower", timed=True),
-        Metric("loss", "nat", "lower"),
-        Metric("validation_accuracy", "1", "higher"),
-    )
-}
+RATE_UNITS = ("sample/s", "img/s", "tok/s")
+
+BUILT_IN = (
+    Metric(
+        THROUGHPUT,
+        "sample/s",
+        "higher",
+        "throughput",
+        tolerance=0.03,
+        timed=True,
+        scales=dict.fromkeys(RATE_UNITS, 1.0),
+    ),
+    Metric("step_time_s", "s", "lower", "step time", tolerance=0.03, timed=True, scales=_SECONDS),
+    Metric(
+        "allocated_peak_bytes",
+        "B",
+        "lower",
+        "memory allocated, peak",
+        over_ranks="max",
+        tolerance=0.01,
+        exact=True,
+        scales=_BYTES,
+    ),
+    Metric(
+        "cached_peak_bytes",
+        "B",
+        "lower",
+        "memory cached, peak",
+        over_ranks="max",
+        tolerance=0.05,
+        exact=True,
+        scales=_BYTES,
+    ),
+    Metric(
+        "resident_peak_bytes",
+        "B",
+        "lower",
+        "memory resident, peak",
+        over_ranks="max",
+        tolerance=0.10,
+        scales=_BYTES,
+    ),
+    Metric("speedup", "x", "higher", "speed-up", timed=True, kept=True),
+    Metric(
+        "scaling_efficiency", "1", "higher", "efficiency", timed=True, kept=True, scales=_FRACTION
+    ),
+    Metric(
+        "bubble_fraction", "1", "lower", "bubble", over_ranks="mean", timed=True, scales=_FRACTION
+    ),
+    Metric(
+        "bubble_fraction_ideal", "1", "lower", "bubble, ideal", over_ranks="mean", scales=_FRACTION
+    ),
+    Metric(YARDSTICK, "s", "lower", "yardstick", timed=True, kept=True, scales=_SECONDS),
+    Metric("loss", "nat", "lower", "loss after the last step"),
+    Metric("validation_accuracy", "1", "higher", "validation accuracy", scales=_FRACTION),
+)
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in BUILT_IN}
+"""The metrics of this process. Third parties' rows join at the start of a session; a command that
+reads files of theirs without them takes unit and direction from the file (`metric_row`)."""
+
+
+def add_metrics(rows: Iterable[Metric]) -> None:
+    """Adds third parties' rows. Raises UsageError for a name that is taken by another row."""
+    for row in rows:
+        if METRICS.get(row.name, row) != row:
+            raise UsageError(
+                f"metric {row.name!r} is already there, with another definition: choose another name"
+            )
+        METRICS[row.name] = row
+
+
+def metric_row(name: str, unit: str = "", better: Better = "lower") -> Metric:
+    """The row of a metric; for a name that this process does not know, a row without a limit made
+    of what the file says."""
+    return METRICS.get(name) or Metric(name, unit, better)

@@ -1,0 +1,77 @@
+"""What became of a case since its baseline, as its record holds it. Decided in results/verdicts/."""
+
+from typing import Literal
+
+import msgspec
+
+Status = Literal["ok", "improved", "noisy", "no-baseline", "incomparable", "regressed"]
+
+
+class MachineChange(msgspec.Struct, frozen=True, kw_only=True):
+    """The seconds of the machine's yardstick: of the baseline's sessions, and now.
+
+    `speed` is the change of the machine's speed, a fraction: below zero for a slower machine.
+    `explains`: the change of the metric need not be the case's own.
+    """
+
+    baseline_s: float
+    now_s: float
+    speed: float
+    explains: bool
+
+
+class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict on one metric.
+
+    `baseline` and `now` are in the metric's unit; `change`, `interval` (95%) and `limit` are signed
+    fractions of the baseline: limit -0.05 means "fails when 5% lower". Under an absolute limit
+    `limit` is None and `limit_absolute` is in the metric's unit. `widened`: the noise supports no
+    limit as small as the one asked for. `source` set the limit. `minimum_detectable`: the change
+    for the worse that would be called with 95% probability, a positive fraction. `launches_needed`:
+    for "noisy", the launches that would settle it; None: no number would. `disturbance` says how
+    many launches were disturbed and by what; `left_out` of them do not count.
+    """
+
+    status: Status
+    baseline: float
+    now: float
+    change: float
+    interval: tuple[float, float]
+    limit: float | None
+    limit_absolute: float | None
+    widened: bool
+    source: str
+    confidence: float
+    minimum_detectable: float
+    launches_needed: int | None
+    machine: MachineChange | None = None
+    disturbance: str | None = None
+    left_out: int = 0
+
+
+class Against(msgspec.Struct, frozen=True, kw_only=True):
+    """The baseline: its file, how many of its sessions count, and when the newest was saved."""
+
+    file: str
+    sessions: int
+    saved: str | None
+
+
+class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
+    """The second look at a case: fresh launches, each metric's value in each, why each launch was
+    disturbed (or None), and the verdicts of the first look."""
+
+    launches: int
+    per_launch: dict[str, list[float]]
+    disturbed: list[str | None]
+    first: dict[str, MetricVerdict]
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict on a case: the worst of its metrics. `reason` says why it could not be compared."""
+
+    status: Status = "no-baseline"
+    against: Against | None = None
+    reason: str | None = None
+    metrics: dict[str, MetricVerdict] = {}
+    confirmation: Confirmation | None = None
