@@ -6,10 +6,11 @@ controller <── Correctness, RankReport ── rank
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.mnist_files import MnistFiles
+from pytest_dnnbench.planner.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +76,57 @@ class Correctness:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanDecision:
+    """The plan of a pipeline, and who decided it.
+
+    `bandwidth_bytes_s`, and `profile_parts_over_whole`, far from 1 where the profile was taken on a
+    busy machine, are None where a plan was given.
+    """
+
+    plan: Plan
+    decided_by: Literal["user", "planner"]
+    bandwidth_bytes_s: float | None
+    profile_parts_over_whole: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineFacts:
+    """What a rank of a pipeline reports of the plan, and of the stage that it ran.
+
+    `versions_kept` of the weights, each of `version_bytes`; `stash_bytes`: of all versions beyond
+    the newest. `planned_memory_bytes` counts weights, activations, gradients and momentum.
+    """
+
+    decision: PlanDecision
+    shape: str
+    parallelism: Literal["data", "pipeline"]
+    predicted_step_time_s: float
+    predicted_data_parallel_step_time_s: float
+    stage: int
+    replica: int
+    versions_kept: int
+    version_bytes: int
+    stash_bytes: int
+    planned_memory_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
 class RankReport:
     """What one rank measured in one launch. Times are seconds of the machine's monotonic clock.
 
     `window_start_s` is when the timed window opened, after the last warm-up step, the device
     synchronised; `step_end_s[i]` when timed step `step_index[i]` was complete; `window_end_s` when
     the device was synchronised after the last. `step_samples[i]` counts the samples that this rank
-    completed in it. `memory_bytes` maps "allocated", "cached" (device allocator) or "resident"
-    (CPU) to the peak inside the window. `page_faults` counts the pages that the kernel gave to the
-    process inside it. `loss` holds one value per step of the run, warm-up included, on ranks that
-    see a loss. `validation` counts correct and all images of this rank's share of the validation
-    set. `metrics` are the framework's own measured quantities, by their names in metrics.py: the
-    job's value is the mean over the ranks. `details` are the framework's own facts. `fingerprint`
-    is of the weights that all ranks of the job must hold alike; empty where there are none.
-    `own_work_s` is how long this rank needed no other in each timed step but the first; empty where
-    it does not tell. `suspended_s` is how long the machine slept between the start of the warm-up
-    and the end of the timed window.
+    completed in it; `sample` is the unit of a sample: img, tok or sample. `page_faults` counts the
+    pages that the kernel gave to the process inside the window. `loss` holds one value per step of
+    the run, warm-up included, on ranks that see a loss. `validation` counts correct and all samples
+    of this rank's share of the validation set. `metrics` are the peaks of memory inside the window
+    and the framework's own measured quantities, by their names in metrics.py, where each row says
+    how the ranks' figures become the job's. `details` are the framework's own facts, `pipeline`
+    those of a rank of a pipeline. `fingerprint` is of the weights that all ranks of the job must
+    hold alike; empty where there are none. `own_work_s` is how long this rank needed no other in
+    each timed step but the first; empty where it does not report it. `suspended_s` is how long the
+    machine slept between the start of the warm-up and the end of the timed window.
     """
 
     rank: int
@@ -100,7 +136,6 @@ class RankReport:
     step_end_s: tuple[float, ...]
     step_samples: tuple[int, ...]
     samples_per_update: int
-    memory_bytes: dict[str, int]
     page_faults: int = 0
     loss: tuple[float, ...] = ()
     validation: tuple[int, int] | None = None
@@ -111,6 +146,8 @@ class RankReport:
     fingerprint: str = ""
     suspended_s: float = 0.0
     own_work_s: tuple[float, ...] = ()
+    sample: str = "img"
+    pipeline: PipelineFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,16 +87,16 @@ def measure(place: Place, request: RunRequest) -> RankReport:
         step_samples=tuple(step.samples for step in timed),
         own_work_s=worker.own_work.seconds(),
         samples_per_update=worker.samples_per_update,
-        memory_bytes=window.peaks,
         page_faults=window.page_faults,
         loss=_finite([float(value) for value in loss]),
         validation=worker.validation(),
         data=worker.data_facts(),
         environment=environment(place),
-        metrics=worker.metrics(),
+        metrics={**window.peaks, **worker.metrics()},
         details=worker.details(),
         fingerprint=worker.fingerprint(),
         suspended_s=suspended_s,
+        pipeline=worker.pipeline_facts(),
     )
     rank_phase.enter("teardown")
     worker.close()
@@ -162,7 +162,7 @@ class CpuWindow:
         self.page_faults += _page_faults()
         status = Path("/proc/self/status").read_text()
         kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
-        self.peaks = {"resident": int(kib) * 1024}
+        self.peaks = {"resident_peak_bytes": int(kib) * 1024}
         return self._start, self._marks, end
 
 
@@ -197,8 +197,8 @@ class CudaWindow:
         end = time.monotonic()
         self.page_faults += _page_faults()
         self.peaks = {
-            "allocated": torch.cuda.max_memory_allocated(self._device),
-            "cached": torch.cuda.max_memory_reserved(self._device),
+            "allocated_peak_bytes": torch.cuda.max_memory_allocated(self._device),
+            "cached_peak_bytes": torch.cuda.max_memory_reserved(self._device),
         }
         first, *rest = self._events
         return self._start, [self._start + first.elapsed_time(event) / 1e3 for event in rest], end

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pytest_dnnbench.messages import Correctness, Place, RunRequest
+from pytest_dnnbench.messages import Correctness, PipelineFacts, Place, RunRequest
 from pytest_dnnbench.rank.own_work import OwnWork
 from pytest_dnnbench.rank.stopwatch import stopwatch
 
@@ -113,5 +113,9 @@ class Worker(ABC):
         return {}
 
     def details(self) -> dict[str, object]:
-        """The framework's own facts for the record: options in force, plan, versions kept."""
+        """The framework's own facts for the record, such as options in force."""
         return {}
+
+    def pipeline_facts(self) -> PipelineFacts | None:
+        """The plan and this rank's stage; None for a framework that is no pipeline."""
+        return None

@@ -14,7 +14,7 @@ from torch import nn
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.catalog import MODELS
-from pytest_dnnbench.messages import Correctness
+from pytest_dnnbench.messages import Correctness, PipelineFacts, PlanDecision
 from pytest_dnnbench.planner.options import schedule_of
 from pytest_dnnbench.planner.plan import Plan, plan_from_data
 from pytest_dnnbench.planner.schedule import Layout, Schedule
@@ -188,30 +188,36 @@ class PipeDreamWorker(Worker):
         }
 
     def details(self) -> dict[str, object]:
+        """How this rank's steps and updates are made of minibatches."""
+        return {
+            "variant": self.case.framework,
+            "replicas": list(self.plan.replicas),
+            "minibatches_per_step": self._minibatches_per_step,
+            "minibatches_per_update": self.schedule.update_size(self._stage),
+            "vertical_sync": self.schedule.vertical_sync,
+            "planned_versions": self.plan.stages[self._stage].versions,
+        }
+
+    def pipeline_facts(self) -> PipelineFacts:
         """The plan, what it promised, and what this rank's stage took."""
         assert self.request.plan is not None, "taken in build"
         stash, planned = self._runtime.stage.stash, self.plan.stages[self._stage]
         whole = self._minibatches_per_step / (1 - self.schedule.ideal_bubble())
-        return {
-            "variant": self.case.framework,
-            "parallelism": "data" if self.plan.is_data_parallel else "pipeline",
-            "shape": self.plan.shape,
-            **self.request.plan,
-            "replicas": list(self.plan.replicas),
-            "predicted_step_time_s": self._bottleneck_s * whole,
-            "predicted_data_parallel_step_time_s": self.plan.data_parallel_s
+        decision = PlanDecision(**{**self.request.plan, "plan": self.plan})
+        return PipelineFacts(
+            decision=decision,
+            shape=self.plan.shape,
+            parallelism="data" if self.plan.is_data_parallel else "pipeline",
+            predicted_step_time_s=self._bottleneck_s * whole,
+            predicted_data_parallel_step_time_s=self.plan.data_parallel_s
             * self._minibatches_per_step,
-            "minibatches_per_step": self._minibatches_per_step,
-            "minibatches_per_update": self.schedule.update_size(self._stage),
-            "vertical_sync": self.schedule.vertical_sync,
-            "stage": self._stage,
-            "replica": self._replica,
-            "versions_kept": stash.kept,
-            "version_bytes": stash.version_bytes,
-            "stash_bytes": stash.extra_bytes,
-            "planned_memory_bytes": planned.memory_bytes,
-            "planned_versions": planned.versions,
-        }
+            stage=self._stage,
+            replica=self._replica,
+            versions_kept=stash.kept,
+            version_bytes=stash.version_bytes,
+            stash_bytes=stash.extra_bytes,
+            planned_memory_bytes=planned.memory_bytes,
+        )
 
     @property
     def _bottleneck_s(self) -> float:
