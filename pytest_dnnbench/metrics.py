@@ -30,7 +30,7 @@ _REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
 class Metric:
     """A measured quantity.
 
-    unit            of the stored figure; of a rate the record has the case's own unit (img/s, tok/s)
+    unit            of the stored figure; a record has the case's own sample in it: img/s, tok/s
     better          which way is better
     label           its name for people; the name itself without one
     over_ranks      how the ranks' figures of one launch become the job's; "job": it is measured of
@@ -194,7 +194,8 @@ def add_metrics(rows: Iterable[Metric]) -> None:
     for row in rows:
         if METRICS.get(row.name, row) != row:
             raise UsageError(
-                f"metric {row.name!r} is already there, with another definition: choose another name"
+                f"metric {row.name!r} is already there, with another definition:"
+                " choose another name"
             )
         METRICS[row.name] = row
 

@@ -1,7 +1,7 @@
 """Baselines: what the runs of a session are compared with.
 
     storage  0001_a.json 0002_a.json ...  ──┐
-    a saved file                          ──┼──> Baseline.of(case, facts) ──> what the case is compared with
+    a saved file                          ──┼──> Baseline.of(case, facts) ──> ComparedWith
     a golden file (golden.py)             ──┘                                 (case_baseline.py)
 
 Failed or interrupted sessions, and cases that regressed, are never used as a baseline unless they

@@ -2,7 +2,7 @@
 Incomparable or NoBaseline. All three answer the same questions."""
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from pytest_dnnbench.results.baselines.comparability import Difference
 from pytest_dnnbench.results.baselines.limits import Limit
@@ -70,9 +70,9 @@ class _WithoutSessions:
 
     __slots__ = ()
 
-    limits: dict[str, Limit] = {}
-    disturbed: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ()
+    limits: ClassVar[dict[str, Limit]] = {}
+    disturbed: ClassVar[tuple[str, ...]] = ()
+    metrics: ClassVar[tuple[str, ...]] = ()
 
     def sessions_of(self, metric: str) -> Sessions:
         """As CaseBaseline.sessions_of."""

@@ -49,7 +49,8 @@ class GoldenCase:
 
 
 class Golden:
-    """A golden file as a Baseline. It has no `passed_over` until an update passes something over."""
+    """A golden file as a Baseline. It has no `passed_over` until an update passes something
+    over."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

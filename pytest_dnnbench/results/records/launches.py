@@ -2,8 +2,8 @@
 rests on.
 
 A launch that shared its devices with other work shows how fast the case ran beside that work, not
-how fast the case is. Memory is the same either way. Raw data stay complete: what is left out here is
-left out of verdicts and of the history only.
+how fast the case is. Memory is the same either way. Raw data stay complete: what is left out here
+is left out of verdicts and of the history only.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError, WrongResult
@@ -19,7 +19,7 @@ class Launch:
     """One launch of a case: its ranks' reports, in rank order, and its conditions."""
 
     reports: tuple[RankReport, ...]
-    conditions: Conditions = Conditions()
+    conditions: Conditions = field(default_factory=Conditions)
 
     @property
     def throughput(self) -> float:
@@ -91,8 +91,7 @@ class Launch:
         counts = [report.validation for report in self.reports if report.validation is not None]
         if not counts:
             return None
-        correct, samples = (sum(count) for count in zip(*counts, strict=True))
-        return correct / samples
+        return sum(correct for correct, _ in counts) / sum(samples for _, samples in counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +195,8 @@ def check_metrics(case: Case, reports: Sequence[RankReport]) -> None:
                 )
             if metric.over_ranks == "job":
                 raise UsageError(
-                    f"{reported}, whose row says that it is measured of the job as a whole: give the"
-                    " row over_ranks='max', 'mean' or 'sum', or report it under another name"
+                    f"{reported}, whose row says that it is measured of the job as a whole: give"
+                    " the row over_ranks='max', 'mean' or 'sum', or report another name"
                 )
             if not math.isfinite(figure):
                 raise WrongResult(f"{reported} as {figure!r}: a figure must be finite")

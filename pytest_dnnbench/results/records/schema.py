@@ -1,10 +1,10 @@
 """The types of a saved file: the record of a measured case, which pytest-benchmark's JSON holds
 under extra_info["dnnbench"], and the entry of its session.
 
-One set of types: a case's record is built as these structs, written as their JSON, read back, judged
-and reported as the same structs. Their docstrings document the file: `python -m pytest_dnnbench
-schema` prints them, and docs/schema.md and docs/schema.json are its output. Not here: how a record
-is made (record.py), how a file is read (saved.py).
+One set of types: a case's record is built as these structs, written as their JSON, read back,
+judged and reported as the same structs. Their docstrings document the file: `python -m
+pytest_dnnbench schema` prints them, and docs/schema.md and docs/schema.json are its output. Not
+here: how a record is made (record.py), how a file is read (saved.py).
 """
 
 from typing import Any, Literal
@@ -26,9 +26,9 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a case was run, beyond what the case itself says.
 
     `sample` is the unit of a sample: img, tok or sample. `samples_per_update` counts the samples,
-    over all ranks, that one update of the weights averages. `oversubscribed`: more ranks than cores.
-    `steps` were timed after `warmup` untimed ones. `data` describes the data that a rank reads.
-    `parallel`: timed beside other cases.
+    over all ranks, that one update of the weights averages. `oversubscribed`: more ranks than
+    cores. `steps` were timed after `warmup` untimed ones. `data` describes the data that a rank
+    reads. `parallel`: timed beside other cases.
     """
 
     sample: str
@@ -90,10 +90,10 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One launch: the raw seconds of its timed steps, in order.
 
-    `loss` is that of every step, warm-up included. `rank_wall_s` and `page_faults` are those of each
-    rank in its timed window. `own_work_s` holds, for each rank, three quartiles over the steps: the
-    seconds of a step for which the rank needs no other; it is empty unless several ranks ran and all
-    of them report it.
+    `loss` is that of every step, warm-up included. `rank_wall_s` and `page_faults` are those of
+    each rank in its timed window. `own_work_s` holds, for each rank, three quartiles over the
+    steps: the seconds of a step for which the rank needs no other; it is empty unless several ranks
+    ran and all of them report it.
     """
 
     step_time_s: list[float]
@@ -144,10 +144,10 @@ class CorrectnessEntry(msgspec.Struct, frozen=True, kw_only=True):
 class PlannedRank(msgspec.Struct, frozen=True, kw_only=True):
     """One rank of a pipeline.
 
-    `versions_kept` counts the versions of its weights, each of `version_bytes`; `stash_bytes` is the
-    size of all but the newest. `peak_bytes` is the largest over the launches: of the device's
-    allocator or, on a CPU, of the whole process. `planned_memory_bytes` counts weights, activations,
-    gradients and momentum only.
+    `versions_kept` counts the versions of its weights, each of `version_bytes`; `stash_bytes` is
+    the size of all but the newest. `peak_bytes` is the largest over the launches: of the device's
+    allocator or, on a CPU, of the whole process. `planned_memory_bytes` counts weights,
+    activations, gradients and momentum only.
     """
 
     stage: int
@@ -183,8 +183,8 @@ class LaunchPlanEntry(msgspec.Struct, frozen=True, kw_only=True):
     """The launches that `--dnn-launches auto` planned.
 
     `effect` is the change of `metric` to detect, a fraction. `launches` is the number for the whole
-    session, `needed` the number for this case; null: no number is enough. `stored`: the baseline has
-    the case.
+    session, `needed` the number for this case; null: no number is enough. `stored`: the baseline
+    has the case.
     """
 
     effect: float
@@ -299,8 +299,8 @@ class SavedBenchmark(msgspec.Struct, frozen=True):
 
 
 class SavedFile(msgspec.Struct, frozen=True):
-    """The parts of pytest-benchmark's file that pytest-dnnbench writes and reads. `datetime` is when
-    the session was saved, in UTC."""
+    """The parts of pytest-benchmark's file that pytest-dnnbench writes and reads. `datetime` is
+    when the session was saved, in UTC."""
 
     benchmarks: list[SavedBenchmark]
     datetime: str

@@ -31,8 +31,8 @@ _SETTING = attrgetter(
 class SpeedUps:
     """Adds both figures to the records of a session, as they are made.
 
-    A record is touched again only when a `single` of its setting comes after it: adding a case costs
-    the same however many there are.
+    A record is touched again only when a `single` of its setting comes after it: adding a case
+    costs the same however many there are.
     """
 
     def __init__(self) -> None:

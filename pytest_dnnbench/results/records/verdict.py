@@ -1,4 +1,5 @@
-"""What became of a case since its baseline, as its record holds it. Decided in results/verdicts/."""
+"""What became of a case since its baseline, as its record holds it. Decided in
+results/verdicts/."""
 
 from typing import Literal
 
@@ -68,7 +69,8 @@ class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict on a case: the worst of its metrics. `reason` says why it could not be compared."""
+    """The verdict on a case: the worst of its metrics. `reason` says why it could not be
+    compared."""
 
     status: Status = "no-baseline"
     against: Against | None = None

@@ -1,11 +1,11 @@
-"""Decides whether one metric of one case has changed: regressed, improved, ok, or noisy when there is
-no evidence either way.
+"""Decides whether one metric of one case has changed: regressed, improved, ok, or noisy when there
+is no evidence either way.
 
 The statistical unit is the launch. A session keeps its false-alarm rate by deciding each metric at
 `alpha_per_test(rate, tests)` (design.py). Nothing here measures, reads a clock or draws a random
 number.
 
-    decide ──suspect──> the case is measured again ──> confirm      (once at most: its word is the last)
+    decide ──suspect──> the case is measured again ──> confirm      (once at most; the last word)
        └── not suspect: its status is final
 """
 
@@ -83,8 +83,8 @@ def decide(
 
     `limit` is the smallest interesting effect, a positive fraction; `alpha` the false-alarm rate of
     this one test. `noise`: None learns it from the history, which is right whenever the history is
-    A/A. Raises DataError for values that are not finite and positive, UsageError for other arguments
-    out of range.
+    A/A. Raises DataError for values that are not finite and positive, UsageError for other
+    arguments out of range.
     """
     _check(better, alpha, limit)
     if not history:
@@ -188,8 +188,8 @@ def _call(
     bound: float,
     alpha: float,
 ) -> Decision:
-    """`bound` is the limit asked for and `precision_at` the precision with a number of launches, both
-    of logarithms."""
+    """`bound` is the limit asked for and `precision_at` the precision with a number of launches,
+    both of logarithms."""
     figure = median(now)
     worse = _worse(figure, baseline, better)
     precision_now = precision_at(len(now))
@@ -217,8 +217,8 @@ def _call(
 
 
 def _status(worse: float, reach: float, half: float, bound: float) -> tuple[DecisionStatus, float]:
-    """The status, and the difference that chance alone must stay below for it to be right. `half` is
-    half the width of the interval."""
+    """The status, and the difference that chance alone must stay below for it to be right. `half`
+    is half the width of the interval."""
     if worse > reach:
         return "regressed", worse
     if -worse > reach:

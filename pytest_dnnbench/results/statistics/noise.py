@@ -97,10 +97,10 @@ def learn(sessions: Sequence[Sequence[float]], prior: Prior = TIME) -> Noise:
     """Estimates the noise of one metric of one case from the per-launch values of its sessions,
     oldest first; the latest MEMORY of them count.
 
-    The sessions are A/A: nothing was changed between them on purpose. The estimate from few sessions
-    is drawn towards the prior. How much sessions differ is estimated from the errors with which the
-    earlier sessions predict each one, so that the noise of a drifting machine includes its drift.
-    Raises DataError for a value that has no logarithm.
+    The sessions are A/A: nothing was changed between them on purpose. The estimate from few
+    sessions is drawn towards the prior. How much sessions differ is estimated from the errors with
+    which the earlier sessions predict each one, so that the noise of a drifting machine includes
+    its drift. Raises DataError for a value that has no logarithm.
     """
     sessions = sessions[-MEMORY:]
     spreads = [squares_of(logarithms(session)) for session in sessions]

@@ -69,8 +69,8 @@ def judge(
     test, which is one metric of one case.
 
     Disturbed launches are left out where enough others remain. Otherwise, or if a change in machine
-    speed explains the difference, the difference is not trusted: the case may be measured again, but
-    the metric is at worst "noisy".
+    speed explains the difference, the difference is not trusted: the case may be measured again,
+    but the metric is at worst "noisy".
     """
     decided = _decide_each(measured, {}, baseline, limits, alpha)
     suspects = tuple(metric for metric, each in decided.items() if each.suspect)
@@ -231,7 +231,7 @@ def _doubted(decision: Decision) -> Decision:
 def _verdict(decided: Mapping[str, _Decided], baseline: ComparedWith) -> Verdict:
     metrics = {metric: each.verdict for metric, each in decided.items()}
     statuses = {verdict.status for verdict in metrics.values()}
-    worst = next((status for status in _WORST_FIRST if status in statuses), "no-baseline")
+    worst: Status = next((status for status in _WORST_FIRST if status in statuses), "no-baseline")
     return Verdict(
         status=baseline.status(worst),
         against=baseline.against,

@@ -5,12 +5,14 @@ Step times do not show it: a rank that is early waits, so every rank has the ste
 slowest. Pure, and careful: a wrong rank sends somebody to the wrong machine. A rank is blamed only
 when, in each of LEAST_LAUNCHES or more launches,
 
-    it is the slowest, and the same one             chance places ranks anew in every launch
-    in most of its steps: its first quartile        a few late steps, or steps that vary widely, are the machine's
-      lies above the third of every other
-    by LEAST_LEAD of its own work                   less is what caches and the order of events make of alike ranks
-    by LEAST_SHARE of the step and LEAST_LEAD_S     less is not why a step takes long
-    by about as much as in the other launches       a disturbance has another size each time: within STEADY
+    it is the slowest, and the same rank          chance places ranks anew in every launch
+    in most of its steps: its first quartile      a few late steps, or steps that vary widely, are
+      lies above the third of every other           the machine's
+    by LEAST_LEAD of its own work                 caches and the order of events make that much
+                                                    between equal ranks
+    by LEAST_SHARE of the step and LEAST_LEAD_S   less is not why a step takes long
+    by about as much as in the other launches     a disturbance has another size each time: within
+                                                    STEADY
 
 It is compared with the slowest of the others, which decides how long the step would take without
 it. Launches that were disturbed from outside are no evidence; nor is a case with more ranks than

@@ -1,6 +1,6 @@
 """Verdicts in words: the message of a case that failed, and one line for a table or a summary."""
 
-from pytest_dnnbench.metrics import METRICS, YARDSTICK, metric_row
+from pytest_dnnbench.metrics import METRICS, metric_row
 from pytest_dnnbench.results.records.schema import MetricEntry, Record
 from pytest_dnnbench.results.records.verdict import (
     Confirmation,
@@ -58,7 +58,10 @@ def slow_rank(record: Record) -> str | None:
     if slow is None:
         return None
     own, others = figure(slow.own_work_s, "s"), figure(slow.others_s, "s")
-    return f"rank {slow.rank} is the slow one: its own part of a step takes {own}, the others' {others}"
+    return (
+        f"rank {slow.rank} is the slow one:"
+        f" its own part of a step takes {own}, the others' {others}"
+    )
 
 
 def notes_of(verdict: Verdict) -> list[str]:
