@@ -8,8 +8,7 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import MODELS, Catalog, FrameworkSpec
 from pytest_dnnbench.controller.devices import Gpu, torch_cuda, torch_version, visible
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.session.journal import NOT_MEASURED
-from pytest_dnnbench.session.settings import OPTIONS, Settings
+from pytest_dnnbench.session.settings import NOT_MEASURED, OPTIONS, Settings
 
 
 def settings(**more: object) -> Settings:
@@ -72,12 +71,12 @@ def test_strong_scaling_divides_or_says_what_would() -> None:
         (["--dnn-launches", "0"], "--dnn-launches is 0"),
         (
             ["--dnn-launches", "many"],
-            "--dnn-launches 'many' is not a number: write one such as 5, auto, or auto:3%",
+            "--dnn-launches 'many' is not a number: write a number such as 5, auto, or auto:3%",
         ),
         (["--dnn-launches", "auto:5"], "--dnn-launches 'auto:5' is not a number"),
         (
             ["--dnn-launches", "auto:0%"],
-            "--dnn-launches auto:0%: a change to find lies between 0% and 100%",
+            "--dnn-launches auto:0%: a change to detect lies between 0% and 100%",
         ),
         (["--dnn-launches", "auto"], "--dnn-launches auto needs --dnn-baseline"),
         (["--dnn-timeout", "nan"], "--dnn-timeout is nan: it must be at least 1"),
@@ -126,7 +125,7 @@ def test_launches_are_a_number_or_auto_in_the_ini_file_too(
     pytester.makepyfile("def test_it(dnnbench): pass")
     pytester.makeini(f"[pytest]\ndnn_launches = {value}\ndnn_baseline = latest\n")
     pytester.makeconftest(
-        "from pytest_dnnbench.plugin import SETTINGS\n"
+        "from pytest_dnnbench.session.state import SETTINGS\n"
         "def pytest_report_header(config):\n"
         "    return f'{config.stash[SETTINGS].launches} launches to find {config.stash[SETTINGS].effect}'\n"
     )
