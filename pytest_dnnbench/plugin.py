@@ -1,11 +1,11 @@
-"""pytest's entry point: options, hooks, fixtures, and which parts a session has. Imported by nobody;
-torch is never imported in this process.
+"""pytest's entry point: options, hooks, fixtures, and which parts a session has. Imported by
+nobody; torch is never imported in this process.
 
-The life of a run: 1 options become Settings; 2 collection parameterises the cases; 3 the fork server
-starts while pytest collects (session/server.py); 4 each round launches every case once
-(session/rounds.py), the first launch of a case after its proof; 5 the last round makes the record and
-judges it (session/bench.py, session/verdicts.py); 6 pytest-benchmark writes the file; 7 the summary
-is shown (session/summary.py).
+The life of a run: 1 options become Settings; 2 collection parameterises the cases; 3 the fork
+server starts while pytest collects (session/server.py); 4 each round launches every case once
+(session/rounds.py), the first launch of a case after its proof; 5 the last round makes the record
+and judges it (session/bench.py, session/verdicts.py); 6 pytest-benchmark writes the file; 7 the
+summary is shown (session/summary.py).
 """
 
 from __future__ import annotations
@@ -187,7 +187,8 @@ def pipeline_stages(process_group: Callable[[int], Ranks]) -> Callable[..., Pipe
 
 @pytest.fixture
 def dnnbench(benchmark: Any, request: pytest.FixtureRequest) -> DnnBench:
-    """`dnnbench.measure(framework, model, ranks, phase=...)` proves, measures and records a case."""
+    """`dnnbench.measure(framework, model, ranks, phase=...)` proves, measures and records a
+    case."""
     from pytest_dnnbench.session.bench import DnnBench
     from pytest_dnnbench.session.resources import resources
 

@@ -1,5 +1,5 @@
-"""What the session is compared with: the baseline, read once before anything is measured, the limits
-that the user set in their order, and the cases that the user left out on purpose."""
+"""What the session is compared with: the baseline, read once before anything is measured, the
+limits that the user set in their order, and the cases that the user left out on purpose."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class SessionBaseline:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        """Tells the controller of pytest-xdist, which collects nothing itself, what was left out."""
+        """Tells the controller of pytest-xdist, which collects nothing itself, what was left
+        out."""
         if state.is_xdist_worker(self._config):
             output: dict[str, Any] = self._config.workeroutput  # type: ignore[attr-defined] # xdist adds it
             output[_DESELECTED] = sorted(self.deselected)

@@ -1,7 +1,8 @@
 """pytest-benchmark's session: what we ask of it and what we change in it. The only file that does.
 
-Most of it is undocumented (`config._benchmarksession`, its `benchmarks`, `disabled`, `xdist_warning`,
-`handle_saving` and what makes it save), so a new release of pytest-benchmark is met here alone.
+Most of it is undocumented (`config._benchmarksession`, its `benchmarks`, `disabled`,
+`xdist_warning`, `handle_saving` and what makes it save), so a new release of pytest-benchmark is
+met here alone.
 """
 
 import json

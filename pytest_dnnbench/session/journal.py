@@ -1,9 +1,9 @@
 """Continues an interrupted session: a journal of its launches, and --dnn-resume, which runs what is
 missing.
 
-The journal lies in pytest-benchmark's storage folder. It is removed when the session is complete and
-saved; a journal that an earlier session left is set aside, unless that session is to be continued.
-Sessions under pytest-xdist keep none.
+The journal lies in pytest-benchmark's storage folder. It is removed when the session is complete
+and saved; a journal that an earlier session left is set aside, unless that session is to be
+continued. Sessions under pytest-xdist keep none.
 """
 
 from __future__ import annotations
@@ -148,5 +148,6 @@ def _set_aside(path: Path, announce: Callable[[str], None]) -> None:
         aside = path.with_name("dnnbench-journal.previous.jsonl")
         os.replace(path, aside)
     announce(
-        f"dnnbench: the journal of an interrupted session is now {aside} (--dnn-resume would have continued it)"
+        f"dnnbench: the journal of an interrupted session is now {aside}"
+        " (--dnn-resume would have continued it)"
     )

@@ -49,8 +49,8 @@ def marked_limits(item: pytest.Item) -> dict[str, Limit]:
 
 
 def known_regression(item: pytest.Item) -> KnownRegression | None:
-    """The case's known regression. Raises UsageError for a mark without a reason or whose `until` is
-    no date."""
+    """The case's known regression. Raises UsageError for a mark without a reason or whose `until`
+    is no date."""
     mark = item.get_closest_marker("known_regression")
     if mark is None:
         return None

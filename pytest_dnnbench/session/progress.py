@@ -1,7 +1,9 @@
 """Live progress: what runs now, how far it is, how long the session will still take.
 
-    terminal             a status line, rewritten at most every ranks.PROGRESS_S while ranks run, gone between launches
-    pipe, file, CI log   a plain line per launch of an early round; in the last round pytest's own line per case
+    terminal             a status line, rewritten every ranks.PROGRESS_S at most while ranks run,
+                         gone between launches
+    pipe, file, CI log   a plain line per launch of an early round; in the last round pytest's own
+                         line per case
 
 The controller draws the line from the loop in which it waits for the ranks: no thread, no busy
 waiting. Where there is no status line it is not even woken. Workers of pytest-xdist have no

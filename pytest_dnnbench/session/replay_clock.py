@@ -1,5 +1,5 @@
-"""A clock that replays durations measured on ranks, so that pytest-benchmark computes and stores its
-statistics."""
+"""A clock that replays durations measured on ranks, so that pytest-benchmark computes and stores
+its statistics."""
 
 from collections.abc import Iterable
 
@@ -49,12 +49,13 @@ class ReplayClock:
 
 
 class ReplayClocks:
-    """Gives every case a replay clock as pytest-benchmark's timer, keeping the author's settings."""
+    """Gives every case a replay clock as pytest-benchmark's timer, keeping the author's
+    settings."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Adds the mark `benchmark(timer=...)`. pytest-benchmark reads only the closest mark, so the
-        author's own is repeated in it."""
+        """Adds the mark `benchmark(timer=...)`. pytest-benchmark reads only the closest mark, so
+        the author's own is repeated in it."""
         for item in filter(state.is_case, items):
             mark = item.get_closest_marker("benchmark")
             settings = {**(mark.kwargs if mark else {}), "timer": ReplayClock()}

@@ -1,5 +1,5 @@
-"""What the cases of a session share: the machine, the fork server, the devices, the data, the records
-made so far. Made at first use, for many sessions never measure anything."""
+"""What the cases of a session share: the machine, the fork server, the devices, the data, the
+records made so far. Made at first use, for many sessions never measure anything."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ class Resources:
         share = min(train_share, self._data.validate_count // max(self.counts))
         if share < settings.batch_size and settings.scaling == "weak":
             raise DataError(
-                f"--dnn-batch-size {settings.batch_size}: the data holds only {share} images per rank"
-                f" for {max(self.counts)} ranks ({self._data.split}): use at most {share}"
+                f"--dnn-batch-size {settings.batch_size}: the data holds only {share} images per"
+                f" rank for {max(self.counts)} ranks ({self._data.split}): use at most {share}"
             )
         return self._data
 
@@ -158,14 +158,15 @@ class Resources:
                 f"--dnn-{flag} {value}" for flag, value, default in given if value != default
             )
             raise UsageError(
-                f"{spec.name} with {asked} fits none of the device counts {', '.join(map(str, possible))}:"
-                " change it, or give counts that fit with --dnn-gpu-counts"
+                f"{spec.name} with {asked} fits none of the device counts"
+                f" {', '.join(map(str, possible))}: change it, or give counts that fit with --dnn-gpu-counts"
             )
         return fitting
 
 
 def resources(config: pytest.Config) -> Resources:
-    """The session's resources. Raises pytest.UsageError when the settings do not fit the machine."""
+    """The session's resources. Raises pytest.UsageError when the settings do not fit the
+    machine."""
     if shared := resources_in_use(config):
         return shared
     try:

@@ -1,9 +1,9 @@
 """Interleaves launches over cases: A B C A B C, not A A B B C C.
 
-Launches are the statistical unit, and a machine drifts within minutes; so each round runs every case
-once. Rounds before the last run the items without reporting them; there `dnnbench.measure` makes one
-launch and leaves the test. The last round is pytest's own loop. An item that fails in an early round
-is not run again: its reports are handed to pytest when its turn comes.
+Launches are the statistical unit, and a machine drifts within minutes; so each round runs every
+case once. Rounds before the last run the items without reporting them; there `dnnbench.measure`
+makes one launch and leaves the test. The last round is pytest's own loop. An item that fails in an
+early round is not run again: its reports are handed to pytest when its turn comes.
 """
 
 from collections.abc import Callable, Generator

@@ -1,4 +1,5 @@
-"""The controller's own ends: a stop by SIGTERM is as clean as Ctrl-C, and a failed save loses nothing.
+"""The controller's own ends: a stop by SIGTERM is as clean as Ctrl-C, and a failed save loses
+nothing.
 
 pytest-benchmark saves while the session finishes. What it cannot write, because the disk is full or
 the storage read-only, goes to a file elsewhere, whose path is shown; the session then fails.
@@ -32,8 +33,8 @@ class Saving:
         self._before: Any = None
 
     def pytest_sessionstart(self) -> None:
-        """From here on SIGTERM, unless somebody else has use for it, stops as Ctrl-C does; saving is
-        watched."""
+        """From here on SIGTERM, unless somebody else has use for it, stops as Ctrl-C does; saving
+        is watched."""
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             self._before = signal.signal(signal.SIGTERM, _interrupt)

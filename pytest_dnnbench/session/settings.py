@@ -25,6 +25,10 @@ EFFECT = 0.05
 
 _AUTO = re.compile(r"auto(:(?P<percent>[0-9]+(\.[0-9]+)?)%)?")
 
+_TRUTH = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
+    ("false", "0", "no", "off"), False
+)
+
 ALL = "all"
 """Stands for every framework of the catalog, also those that do not run by default."""
 
@@ -64,25 +68,26 @@ class Option:
         default = f" (default: {shown})" if self.default not in (None, False, ()) else ""
         return self.about + choices + default
 
-    def parse(self, text: Any) -> Any:
-        """The value behind what the user wrote. Raises UsageError naming the flag, the value and
-        the fix."""
+    def parse(self, text: Any, place: str = "") -> Any:
+        """The value behind what the user wrote. Raises UsageError naming the place (the flag,
+        unless told otherwise), the value and the fix."""
+        place = place or self.flag
         if self.kind is tuple:
             values = text if isinstance(text, (list, tuple)) else str(text).split(",")
             return tuple(value.strip() for value in values if value.strip())
         if self.kind is bool:
-            return text in (True, "true", "True", "1", "yes", "on")
+            if str(text).lower() not in _TRUTH:
+                raise UsageError(f"{place} {text!r} is neither true nor false")
+            return _TRUTH[str(text).lower()]
         try:
             value = self.kind(text)
         except (TypeError, ValueError):
-            raise UsageError(
-                f"{self.flag} {text!r} is not a number ({self.kind.__name__})"
-            ) from None
+            raise UsageError(f"{place} {text!r} is not a number ({self.kind.__name__})") from None
         if self.choices and value not in self.choices:
             choices = ", ".join(self.choices)
-            raise UsageError(f"{self.flag} {value!r} is unknown: choose from {choices}")
+            raise UsageError(f"{place} {value!r} is unknown: choose from {choices}")
         if self.at_least is not None and not value >= self.at_least:
-            raise UsageError(f"{self.flag} is {value}: it must be at least {self.at_least:g}")
+            raise UsageError(f"{place} is {value}: it must be at least {self.at_least:g}")
         return value
 
 
@@ -227,7 +232,8 @@ class Settings:
     )
     framework_options: dict[str, dict[str, Scalar]] = field(default_factory=dict)
     effect: float | None = None
-    """With --dnn-launches auto the change to detect; `launches` is planned before the first round."""
+    """With --dnn-launches auto the change to detect; `launches` is planned before the first
+    round."""
     ini_limits: tuple[str, ...] = ()
     """The limits of the ini file: those of the command line come before them, limit by limit."""
 
@@ -357,9 +363,13 @@ def _check(settings: Settings, catalog: Catalog) -> None:
 
 
 def _value(config: pytest.Config, option: Option) -> Any:
-    for given in (config.getoption(option.key), config.getini(option.key)):
+    places = {
+        "": config.getoption(option.key),
+        f"{option.key} in the ini file": _ini(config, option),
+    }
+    for place, given in places.items():
         if given is not None and given != "":
-            return option.parse(given)
+            return option.parse(given, place)
     return option.default
 
 
@@ -392,4 +402,6 @@ def _launches(text: str) -> tuple[int, float | None]:
 
 
 def _ini_type(kind: type) -> Any:
-    return {int: "int", float: "float", bool: "bool"}.get(kind, "string")
+    # Text is read by Option.parse, whose message names the option; pytest's would not. In TOML a
+    # number may be a number.
+    return {int: int | str, float: float | int | str, bool: bool | str}.get(kind, "string")

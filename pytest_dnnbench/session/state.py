@@ -83,7 +83,8 @@ def cases_here(session: pytest.Session) -> list[pytest.Item]:
 
 
 def announce(config: pytest.Config, line: str) -> None:
-    """Writes a line past the capture of a running test's output; an xdist worker has no terminal."""
+    """Writes a line past the capture of a running test's output; an xdist worker has no
+    terminal."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
     if reporter:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 Again = Callable[[int], tuple[dict[str, list[float]], list[str | None]]]
-"""Makes so many fresh launches: per metric the value of each, and why each was disturbed, or None."""
+"""Makes so many fresh launches: per metric the value of each, and why each was disturbed, or
+None."""
 
 
 @dataclass(frozen=True, slots=True)

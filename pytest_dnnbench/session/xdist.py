@@ -1,11 +1,12 @@
 """Several cases at once, under pytest-xdist. What is leased for whom: controller/placement.py.
 
     controller     deals the cases out (xdist_deal.py) and merges what comes back on the reports
-    xdist worker   measures its own share, in rounds, and sends what pytest-benchmark would have kept
+    xdist worker   measures its own share, in rounds, and sends what pytest-benchmark would have
+                   kept
 
-pytest-benchmark switches itself off under pytest-xdist. With --dnn-parallel an xdist worker measures
-all the same, and the controller puts the merged benchmarks where stock pytest-benchmark finds, saves
-and compares them.
+pytest-benchmark switches itself off under pytest-xdist. With --dnn-parallel an xdist worker
+measures all the same, and the controller puts the merged benchmarks where stock pytest-benchmark
+finds, saves and compares them.
 """
 
 from __future__ import annotations
