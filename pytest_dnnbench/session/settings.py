@@ -365,7 +365,7 @@ def _check(settings: Settings, catalog: Catalog) -> None:
 def _value(config: pytest.Config, option: Option) -> Any:
     places = {
         "": config.getoption(option.key),
-        f"{option.key} in the ini file": _ini(config, option),
+        f"{option.key} in the ini file": config.getini(option.key),
     }
     for place, given in places.items():
         if given is not None and given != "":
