@@ -6,7 +6,10 @@ import sys
 from pytest_dnnbench.errors import DnnbenchError
 
 COMMANDS = {
-    "baseline": ("pytest_dnnbench.results.verdicts.baseline_command", "update, accept or show a baseline"),
+    "baseline": (
+        "pytest_dnnbench.results.verdicts.baseline_command",
+        "update, accept or show a baseline",
+    ),
     "compare": (
         "pytest_dnnbench.results.verdicts.compare_command",
         "compare two saved files; exit status 1 on a regression",

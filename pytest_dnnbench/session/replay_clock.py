@@ -3,7 +3,10 @@ its statistics."""
 
 from collections.abc import Iterable
 
+import pytest
+
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.session import state
 
 
 class ReplayClock:
@@ -21,8 +24,9 @@ class ReplayClock:
     def __call__(self) -> float:
         if self._now is None:
             raise UsageError(
-                "the `benchmark` fixture of a case runs on replayed time: call dnnbench.measure(...),"
-                " or take `dnnbench` out of the test's arguments to time a function yourself"
+                "the `benchmark` fixture of a case runs on replayed time: call"
+                " dnnbench.measure(...), or take `dnnbench` out of the test's arguments to time a"
+                " function yourself"
             )
         return self._now
 
@@ -35,10 +39,32 @@ class ReplayClock:
             assert self._now is not None
             self._now += next(remaining, 0.0)
 
-        benchmark.pedantic(
+        benchmark.pedantic(  # type: ignore[attr-defined] # pytest-benchmark ships no types
             advance, setup=self._reset, rounds=len(durations), iterations=1, warmup_rounds=0
-        )  # type: ignore[attr-defined] # pytest-benchmark ships no types
+        )
         self._now = None
 
     def _reset(self) -> None:
         self._now = 0.0
+
+
+class ReplayClocks:
+    """Gives every case a replay clock as pytest-benchmark's timer, keeping the author's
+    settings."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Adds the mark `benchmark(timer=...)`. pytest-benchmark reads only the closest mark, so
+        the author's own is repeated in it."""
+        for item in filter(state.is_case, items):
+            mark = item.get_closest_marker("benchmark")
+            settings = {**(mark.kwargs if mark else {}), "timer": ReplayClock()}
+            item.add_marker(pytest.mark.benchmark(**settings), append=False)
+
+
+def clock_of(item: pytest.Item) -> ReplayClock:
+    """The clock that a case was given."""
+    mark = item.get_closest_marker("benchmark")
+    clock = mark.kwargs["timer"] if mark else None
+    assert isinstance(clock, ReplayClock)
+    return clock

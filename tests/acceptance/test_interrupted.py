@@ -27,14 +27,14 @@ def test_stays(process_group):
 """
 SERVER_DIES = """
 import os, signal
-from pytest_dnnbench.plugin import WORKSHOP
+from pytest_dnnbench.session.resources import resources
 from tests.rank import programs
 
 def test_before(process_group):
     assert process_group(2).run(programs.sum_of_ranks) == [1, 1]
 
 def test_after_a_death_between_cases(process_group, request):
-    server = request.config.stash[WORKSHOP].server
+    server = resources(request.config).server
     os.kill(server.pid, signal.SIGKILL)
     server._process.wait()
     assert process_group(2).run(programs.sum_of_ranks) == [1, 1]
