@@ -8,6 +8,7 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.controller.case_run import CaseRun, prepare_run
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import DnnbenchError, UsageError
+from pytest_dnnbench.results.records.measurement import Measurement
 from pytest_dnnbench.results.records.record import Record, make_record, relate
 from pytest_dnnbench.session import verdicts
 from pytest_dnnbench.session.replay_clock import ReplayClock
@@ -60,8 +61,9 @@ class DnnBench:
     ) -> CaseRun:
         """The run of this test, kept from round to round."""
         shop, settings = self._workshop, self._workshop.settings
+        launcher = shop.launcher(ranks, shop.catalog.framework(framework))
         if run := shop.runs.get(self._item.nodeid):
-            run.ranks = ranks
+            run.launcher = launcher
             return run
         case = Case(
             framework=framework,
@@ -80,10 +82,10 @@ class DnnBench:
         smoke = not self._benchmark.enabled
         steps, warmup = (1, 0) if smoke else (settings.steps, settings.warmup)
         run = prepare_run(
-            case, shop.catalog, ranks, shop.machine, steps=steps, warmup=warmup, data=shop.data()
+            case, shop.catalog, launcher, shop.machine, steps=steps, warmup=warmup, data=shop.data()
         )
         run.parallel = shop.placements.side_by_side
-        run.yardstick = None if smoke else shop.yardstick()
+        run.with_yardstick = not smoke
         if shop.keeper:
             shop.keeper.restore(self._item.nodeid, run)
         shop.runs[self._item.nodeid] = run
@@ -116,9 +118,13 @@ class DnnBench:
     def _judge(self, run: CaseRun, record: Record) -> None:
         """Holds the record against its baseline; measures again before the test fails."""
         relate(self._workshop.records)
+
+        def again(count: int) -> Measurement:
+            return run.measurement(run.again(count))
+
         try:
             outcome = self._item.config.pluginmanager.get_plugin(verdicts.NAME).judge(
-                self._item, record, run.again
+                self._item, record, again
             )  # type: ignore[union-attr] # the plugin registered it
         except DnnbenchError as error:
             outcome = verdicts.Outcome(failure=f"{type(error).__name__}: {error}")

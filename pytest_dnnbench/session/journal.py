@@ -138,7 +138,10 @@ class Keeper:
         proof."""
         from dataclasses import replace
 
+        import msgspec
+
         from pytest_dnnbench.results.records.measurement import Launch
+        from pytest_dnnbench.results.records.schema import Conditions
 
         kept = [one for one in self.journal.kept if one.item == item]
         if not kept:
@@ -152,22 +155,24 @@ class Keeper:
             )
         run.request = replace(run.request, plan=kept[0].plan)
         run.correctness = kept[0].correctness
-        run.launches += [Launch(one.reports, one.conditions) for one in kept]
+        run.launches += [
+            Launch(one.reports, msgspec.convert(one.conditions, Conditions)) for one in kept
+        ]
 
     def keep(self, item: str, run: CaseRun) -> None:
         """Adds the newest launch of a case. A disk that is full ends the journal, not the
         session."""
         if self.trouble:
             return
+        import msgspec
+
         from pytest_dnnbench.results.records.journal_file import Kept
 
         launch = run.launches[-1]
-        case = asdict(run.request.case)
+        case, conditions = asdict(run.request.case), msgspec.to_builtins(launch.conditions)
         try:
             self.journal.keep(
-                Kept(
-                    item, case, run.request.plan, run.correctness, launch.reports, launch.conditions
-                )
+                Kept(item, case, run.request.plan, run.correctness, launch.reports, conditions)
             )
         except OSError as error:
             self.trouble = f"from {item} on nothing could be written to it: {error}"

@@ -26,12 +26,13 @@ from pytest_dnnbench.session.xdist import is_worker
 if TYPE_CHECKING:
     from pytest_dnnbench.results.baselines.baseline import Baseline
     from pytest_dnnbench.results.baselines.limits import Limit
+    from pytest_dnnbench.results.records.measurement import Measurement
     from pytest_dnnbench.results.verdicts.judge import Found
 
 NAME = "dnnbench-gate"
 Record = dict[str, Any]
-Again = Callable[[int], tuple[dict[str, list[float]], list[str | None]]]
-"""So many fresh launches: per metric the value of each, and why each was disturbed, or None."""
+Again = Callable[[int], "Measurement"]
+"""Measures the case in this number of fresh launches."""
 
 _MARKERS = (
     'limits(METRIC="LIMIT", ...): how much worse than its baseline a metric of this case may be ("-5%"), or which'
@@ -160,8 +161,8 @@ class Gate:
     # the verdict
 
     def judge(self, item: pytest.Item, record: Record, again: Again) -> Outcome:
-        """Adds limits and verdict to a record. `again(n)` measures the case in n fresh launches,
-        per metric."""
+        """Adds limits and verdict to a record. `again(n)` measures the case in n fresh
+        launches."""
         from pytest_dnnbench.results.baselines.comparability import facts_of
         from pytest_dnnbench.results.verdicts.judge import (
             limits_of,
@@ -220,8 +221,10 @@ class Gate:
         )
         if judged.suspects and confirm and not self._settings.accept:
             looked = judged.verdict["metrics"]
-            values, reasons = again(confirm)
-            values = _with_ratios(values, record)
+            confirming = again(confirm)
+            per_launch = {name: values for name, (values, _) in confirming.values().items()}
+            reasons = [launch.conditions.disturbed for launch in confirming.launches]
+            values = _with_ratios(per_launch, record)
             fresh = {
                 name: launches_of(name, values[name], reasons)
                 for name in looked_at

@@ -5,12 +5,12 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, RankReport
 from pytest_dnnbench.metrics import YARDSTICK
+from pytest_dnnbench.results.records.schema import Conditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Launch:
     ran on and who disturbed it (see controller/disturbance.py)."""
 
     reports: tuple[RankReport, ...]
-    conditions: dict[str, Any] = field(default_factory=dict)
+    conditions: Conditions = field(default_factory=Conditions)
 
     @property
     def throughput(self) -> float:
@@ -111,8 +111,9 @@ class Measurement:
             said = [launch.own(name) for launch in launches]
             per_rank = [statistics.median(ranks) for ranks in zip(*said, strict=True)]
             found[name] = ([statistics.fmean(ranks) for ranks in said], per_rank)
-        if all(YARDSTICK in launch.conditions for launch in launches):
-            found[YARDSTICK] = ([launch.conditions[YARDSTICK] for launch in launches], [])
+        yardsticks = [launch.conditions.yardstick_s for launch in launches]
+        if None not in yardsticks:
+            found[YARDSTICK] = ([seconds for seconds in yardsticks if seconds is not None], [])
         if self.case.phase == "train" and all(launch.loss for launch in launches):
             found["loss"] = ([launch.loss[-1] for launch in launches], [])
         accuracies = [launch.validation_accuracy for launch in launches]

@@ -8,6 +8,8 @@ import statistics
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
+
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.records.launches import Launches, either, launches_of
 from pytest_dnnbench.results.records.measurement import Measurement
@@ -43,7 +45,7 @@ def make_record(measurement: Measurement) -> Record:
                 "rank_wall_s": _walls(launch.reports),
                 "page_faults": [report.page_faults for report in launch.reports],
                 **({"own_work_s": launch.own_work_s} if launch.own_work_s else {}),
-                **launch.conditions,
+                **msgspec.to_builtins(launch.conditions),
             }
             for launch in measurement.launches
         ],
