@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog
-from pytest_dnnbench.controller.case_run import MEASURE
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.mnist_files import MnistFiles, find_mnist

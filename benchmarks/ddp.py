@@ -20,8 +20,8 @@ from pathlib import Path
 
 from benchmarks.pairs import compare
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.controller.case_run import MEASURE
 from pytest_dnnbench.controller.forkserver import HEAP, ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
@@ -51,7 +51,7 @@ def theirs(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) 
     ]
     sizes = [f"--model={settings.model}", f"--batch-size={settings.batch_size}"]
     ours = {
-        "OMP_NUM_THREADS": str(ranks.threads),
+        "OMP_NUM_THREADS": str(ranks.placement.threads),
         "GLOO_SOCKET_IFNAME": "lo",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }

@@ -18,8 +18,9 @@ from collections import Counter
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import FRAMEWORKS
-from pytest_dnnbench.controller.case_run import MEASURE, load
+from pytest_dnnbench.controller.case_run import load
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.results.records.measurement import Launch

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.controller.case_run import MEASURE, MEASURE_MACHINE
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE, MEASURE_MACHINE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.results.records.measurement import Launch

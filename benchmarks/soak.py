@@ -15,9 +15,10 @@ from pathlib import Path
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
-from pytest_dnnbench.controller.case_run import MEASURE, prepare_run
+from pytest_dnnbench.controller.case_run import prepare_run
 from pytest_dnnbench.controller.devices import detect
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE, RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import DnnbenchError
 
@@ -54,7 +55,13 @@ def main(launches: int) -> int:
     with ForkServer() as server:
         ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
         request = prepare_run(
-            case, Catalog(), ranks, detect("cpu"), steps=2, warmup=1, data=None
+            case,
+            Catalog(),
+            RankLauncher(ranks),
+            detect("cpu"),
+            steps=2,
+            warmup=1,
+            data=None,
         ).request
         failing = replace(request, model="tests.no_such_module:model")
         settled: dict[str, Figures] = {}

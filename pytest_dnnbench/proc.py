@@ -20,3 +20,16 @@ def process_fields(pid: int) -> list[str]:
     is gone."""
     # The name is in brackets and may hold blanks and brackets itself.
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def control_groups(membership: Path = Path("/proc/self/cgroup")) -> dict[str, str]:
+    """The path of a process's control group, by controller; "" is the one group of version 2.
+
+    `membership` is the process's file in /proc. Empty where the process is gone.
+    """
+    groups: dict[str, str] = {}
+    with suppress(OSError):
+        for line in membership.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            groups |= dict.fromkeys(controllers.split(","), group)
+    return groups

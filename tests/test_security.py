@@ -22,7 +22,8 @@ from tests.report.records import session
 PACKAGE = Path(pytest_dnnbench.__file__).parent
 LOOPBACK = ("0100007F:", "0" * 24 + "01000000:", "0" * 16 + "FFFF00000100007F:")
 MAY_UNPICKLE = {
-    "controller/ranks.py": "what a rank of ours sends through a pipe that it has inherited",
+    "controller/ranks.py": "writes pickles for its ranks and reads none",
+    "controller/rank_process.py": "what a rank of ours sends through a pipe that it has inherited",
     "rank/entry.py": "what the controller leaves in memory that the rank has inherited",
 }
 MAY_EXECUTE = {

@@ -63,21 +63,22 @@ class DnnBench:
     ) -> CaseRun:
         """The run of this test, kept from round to round."""
         shared = self._resources
+        launcher = shared.launcher(ranks, shared.catalog.framework(framework))
         if run := shared.runs.get(self._item.nodeid):
-            run.ranks = ranks
+            run.launcher = launcher
             return run
         smoke, settings = not self._benchmark.enabled, shared.settings
         run = prepare_run(
             self._case(framework, model, ranks.world_size, phase, options),
             shared.catalog,
-            ranks,
+            launcher,
             shared.machine,
             steps=1 if smoke else settings.steps,
             warmup=0 if smoke else settings.warmup,
             data=shared.data(),
         )
         run.parallel = shared.placements.side_by_side
-        run.yardstick = None if smoke else shared.yardstick()
+        run.with_yardstick = not smoke
         if shared.keeper:
             shared.keeper.restore(self._item.nodeid, run)
         shared.runs[self._item.nodeid] = run

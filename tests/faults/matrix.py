@@ -4,7 +4,7 @@ Data, and its check."""
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,8 @@ from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, load, prepare_run
 from pytest_dnnbench.controller.devices import detect
 from pytest_dnnbench.controller.forkserver import ForkServer
-from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.controller.rank_launcher import RankLauncher
+from pytest_dnnbench.controller.ranks import Ranks, Rendezvous, no_rendezvous
 from pytest_dnnbench.errors import (
     DnnbenchError,
     RankCrashed,
@@ -25,6 +26,8 @@ from pytest_dnnbench.errors import (
     RankRaised,
     WrongResult,
 )
+from pytest_dnnbench.frames import SpawnMessage
+from pytest_dnnbench.proc import process_fields
 
 FRAMEWORKS = {"single": "Single", "ddp": "Ddp", "horovod": "Horovod", "pipedream": "PipeDream"}
 """Framework to its class in planting.py."""
@@ -105,9 +108,9 @@ class Watched(ForkServer):
         super().__init__(preload)
         self.ranks: dict[int, str] = {}
 
-    def spawn(self, message: Mapping[str, Any], request: int, result: int, board: int) -> int:
+    def spawn(self, message: SpawnMessage, request: int, result: int, page: int) -> int:
         """As ForkServer.spawn."""
-        pid = super().spawn(message, request, result, board)
+        pid = super().spawn(message, request, result, page)
         self.ranks[pid] = _born(pid)
         return pid
 
@@ -116,13 +119,13 @@ class Watched(ForkServer):
 class Plant:
     """A rendezvous that adds, for each rank, what planting.py is to do on it."""
 
-    real: Callable[[int], Any] | None
+    real: Rendezvous | None
     fault: str = "none"
     phase: str = "nowhere"
 
     @contextmanager
     def __call__(self, world_size: int) -> Iterator[list[dict[str, str]]]:
-        with (self.real or _nothing)(world_size) as environments:
+        with (self.real or no_rendezvous)(world_size) as environments:
             yield [
                 {
                     **environment,
@@ -131,11 +134,6 @@ class Plant:
                 }
                 for rank, environment in enumerate(environments)
             ]
-
-
-@contextmanager
-def _nothing(world_size: int) -> Iterator[list[dict[str, str]]]:
-    yield [{} for _ in range(world_size)]
 
 
 class Field:
@@ -168,13 +166,13 @@ class Field:
         ranks = Ranks(
             self.server, ["cpu"] * world, threads=1, timeout_s=timeout_s, environment=environment
         )
-        run = prepare_run(case, Catalog(), ranks, self.machine, steps=3, warmup=2, data=None)
-        if run.planning is not None and framework not in self.plans:
-            self.plans[framework] = ranks.launch(run.planning, run.request)[0]
+        spec = Catalog().framework(framework)
+        launcher = RankLauncher(ranks, spec.planning, plant or Plant(load(spec.rendezvous)))
+        run = prepare_run(case, Catalog(), launcher, self.machine, steps=3, warmup=2, data=None)
+        if framework not in self.plans:
+            self.plans[framework] = launcher.plan(run.request)
         worker = f"tests.faults.planting:{FRAMEWORKS[framework]}"
-        run.request = replace(run.request, worker=worker, plan=self.plans.get(framework))
-        real = load(Catalog().framework(framework).rendezvous)
-        run.rendezvous = plant or Plant(real)
+        run.request = replace(run.request, worker=worker, plan=self.plans[framework])
         return run
 
     def sound(self, framework: str) -> CaseRun:
@@ -222,8 +220,8 @@ def wrong(
     if isinstance(error, RankFailure):
         if error.rank != culprit:
             faults.append(f"rank {error.rank} is blamed instead of {culprit}")
-        if error.phase != phase:
-            faults.append(f"the phase told is {error.phase!r}")
+        if error.rank_phase != phase:
+            faults.append(f"the rank phase is {error.rank_phase!r}")
         if "last words of the culprit" not in error.output and fault != "flood of output":
             faults.append("its last output is missing")
         if fault == "flood of output" and "a flood of output" not in error.output:
@@ -239,7 +237,7 @@ def _born(pid: int) -> str:
     """When a process was started, by which it is told from a later one of the same number; empty
     when it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return process_fields(pid)[19]
     except OSError:
         return ""
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.controller.case_run import MEASURE, PROVE
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import PlanError, UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest

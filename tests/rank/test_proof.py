@@ -7,8 +7,8 @@ from torch.nn.functional import cross_entropy
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
-from pytest_dnnbench.controller.case_run import PROVE
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import RunRequest

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.controller.case_run import MEASURE, PROVE
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import PROGRESS_S, Ranks
 from pytest_dnnbench.errors import RankCrashed, RankFailure, RankHung, RankRaised
 from pytest_dnnbench.messages import RunRequest
@@ -75,7 +75,7 @@ def test_an_exception_is_reported_with_its_phase(server: ForkServer, phase: str)
         RankRaised, match=f"rank 1 of 2 raised ValueError {RANK_PHASES[phase]}.*: planted"
     ) as caught:
         ranks.launch(MEASURE, request(phase, "raise"))
-    assert caught.value.phase == phase
+    assert caught.value.rank_phase == phase
 
 
 def test_an_exception_in_the_proof_says_so(two_ranks: Ranks) -> None:
@@ -86,7 +86,7 @@ def test_an_exception_in_the_proof_says_so(two_ranks: Ranks) -> None:
 def test_a_module_that_does_not_import_says_so(two_ranks: Ranks) -> None:
     with pytest.raises(RankRaised, match="raised ModuleNotFoundError in import: ") as caught:
         two_ranks.launch("no_such_module:function")
-    assert caught.value.phase == "import"
+    assert caught.value.rank_phase == "import"
 
 
 def test_a_death_is_told_with_the_step_it_came_in(two_ranks: Ranks) -> None:
@@ -95,20 +95,20 @@ def test_a_death_is_told_with_the_step_it_came_in(two_ranks: Ranks) -> None:
     )
     with pytest.raises(RankCrashed, match=expected) as caught:
         two_ranks.launch(MEASURE, request("timed steps", "die"))
-    assert caught.value.phase == "timed steps"
+    assert caught.value.rank_phase == "timed steps"
 
 
 def test_a_hang_tells_where_each_rank_stays(server: ForkServer, patience_s: float) -> None:
     ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=patience_s)
     with pytest.raises(RankHung, match=r"rank 1 in build:") as caught:
         ranks.launch(MEASURE, request("build", "hang"))
-    assert caught.value.phase == "build"
+    assert caught.value.rank_phase == "build"
 
 
 def test_a_function_given_to_run_has_a_phase_of_its_own(two_ranks: Ranks) -> None:
     with pytest.raises(RankFailure) as caught:
         two_ranks.run(programs.raise_on, 1)
-    assert caught.value.phase == "program"
+    assert caught.value.rank_phase == "program"
 
 
 def test_a_display_is_shown_the_ranks_while_they_run_and_cleared_once(

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.controller.case_run import MEASURE
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import RunRequest
 

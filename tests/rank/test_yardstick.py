@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from pytest_dnnbench.controller.case_run import MEASURE_MACHINE
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE_MACHINE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.rank import yardstick
