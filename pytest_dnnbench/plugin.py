@@ -191,14 +191,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
         from pytest_dnnbench.report.disturbances import disturbances
         from pytest_dnnbench.report.table import render, study_of
+        from pytest_dnnbench.session.typed_record import typed
 
+        named = {f"case {number}": typed(record) for number, record in enumerate(records)}
         machine = workshop(config).machine
         terminalreporter.section("dnnbench")
         terminalreporter.write_line(machine.describe())
         terminalreporter.write_line("")
-        for line in render(study_of(records), shutil.get_terminal_size().columns):
+        for line in render(study_of(named), shutil.get_terminal_size().columns):
             terminalreporter.write_line(line.text, **dict.fromkeys(line.markup, True))
-        if line_about := disturbances(records):
+        if line_about := disturbances(named.values()):
             terminalreporter.write_line(line_about, yellow=True)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_dnnbench.errors import DnnbenchError
-from pytest_dnnbench.report.runs import Run, run_of
+from pytest_dnnbench.report.runs import Run, run_in_memory
+from pytest_dnnbench.session.typed_record import typed
 
 
 class SessionReport:
@@ -55,19 +56,20 @@ class SessionReport:
         return write_report(Study([self._run(config)]), self.directory)
 
     def _run(self, config: pytest.Config) -> Run:
-        """This session as if it were read from the file that pytest-benchmark saves of it."""
+        """This session, from what it holds in memory."""
         session: Any = getattr(config, "_benchmarksession", None)
         measured = [] if session is None or session.disabled else session.benchmarks
-        content = {
-            "datetime": datetime.now(UTC).isoformat(timespec="seconds"),
-            "benchmarks": [
-                {"fullname": one.fullname, "extra_info": one.extra_info}
-                for one in measured
-                if not one.has_error
-            ],
-            "dnnbench": {"failed": [list(failure) for failure in self._failures]},
+        records = {
+            benchmark.fullname: typed(benchmark.extra_info["dnnbench"])
+            for benchmark in measured
+            if not benchmark.has_error and "dnnbench" in benchmark.extra_info
         }
-        return run_of(content, "this session")
+        return run_in_memory(
+            records,
+            source="this session",
+            saved=datetime.now(UTC).isoformat(timespec="seconds"),
+            failures=self._failures,
+        )
 
 
 def _message(report: pytest.TestReport) -> str:

@@ -11,7 +11,6 @@ import pytest
 
 from pytest_dnnbench.controller import disturbance
 from pytest_dnnbench.controller.disturbance import CpuSample, Watch, others_cores, sample_cpu
-from pytest_dnnbench.report.disturbances import disturbances
 
 
 class NvmlError(Exception):
@@ -105,20 +104,3 @@ def test_our_own_ranks_and_a_power_cap_are_no_disturbance(monkeypatch: pytest.Mo
     watch.look_at_gpus()
     running.clear()
     assert watch.finish()["disturbed"] is None
-
-
-def test_disturbed_launches_are_told_once() -> None:
-    case = {"framework": "ddp", "model": "m", "gpus": 2, "phase": "train"}
-    records: list[dict[str, Any]] = [
-        {
-            "case": case,
-            "launches": [{"disturbed": None}, {"disturbed": "other processes used 1.0 of 2 cores"}],
-        },
-        {"case": case, "launches": [{}]},
-    ]
-    line = disturbances(records)
-    assert (
-        line
-        == "1 of 3 launches was disturbed, the first in ddp-m-2gpu (train): other processes used 1.0 of 2 cores"
-    )
-    assert disturbances(records[1:]) is None
