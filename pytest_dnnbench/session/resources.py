@@ -1,5 +1,5 @@
 """What the cases of a session share: the machine, the fork server, the devices, the data, the
-records made so far. Made at first use, for many sessions never measure anything."""
+cases on their way. Made at first use, for many sessions never measure anything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Progress, Ranks
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.mnist_files import MnistFiles, find_mnist
-from pytest_dnnbench.results.records.record import Record
+from pytest_dnnbench.results.records.speed_up import SpeedUps
 from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import is_timed
@@ -71,7 +71,7 @@ class Resources:
             server_pid=lambda: self.server.pid,
         )
         self.runs: dict[str, CaseRun] = {}
-        self.records: list[Record] = []
+        self.speed_ups = SpeedUps()
         self.progress: Progress | None = None
         self.keeper: LaunchKeeper | None = None
         self.launch_plan: LaunchPlan | None = None

@@ -18,7 +18,6 @@ from pytest_dnnbench.controller.disturbance import (
     read_gpus,
     sample_cpu,
 )
-from pytest_dnnbench.report.disturbances import disturbances
 from pytest_dnnbench.results.records.schema import GpuState
 from tests.controller.fake_nvml import FakeNvml
 
@@ -113,15 +112,3 @@ def test_nvml_is_closed_after_each_reading_and_a_missing_driver_gives_no_states(
     assert not library.is_open
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=None))
     assert read_gpus(["GPU-a"]) == {}
-
-
-def test_disturbed_launches_are_reported_in_one_line() -> None:
-    case = {"framework": "ddp", "model": "m", "gpus": 2, "phase": "train"}
-    reason = "other processes used 1.0 of 2 cores"
-    records: list[dict[str, Any]] = [
-        {"case": case, "launches": [{"disturbed": None}, {"disturbed": reason}]},
-        {"case": case, "launches": [{}]},
-    ]
-    line = disturbances(records)
-    assert line == f"1 of 3 launches was disturbed, the first in ddp-m-2gpu (train): {reason}"
-    assert disturbances(records[1:]) is None

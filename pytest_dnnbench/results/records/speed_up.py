@@ -4,11 +4,12 @@ A launch is divided by the launch of `single` in the same round, so that a drift
 cancels. A case has neither figure without a `single` of the same setting.
 """
 
-from collections.abc import Hashable, Iterable
+import statistics
+from collections.abc import Hashable, Iterable, Sequence
 from operator import attrgetter
 
 from pytest_dnnbench.metrics import THROUGHPUT
-from pytest_dnnbench.results.records.launches import either
+from pytest_dnnbench.results.records.launches import either, launches_of
 from pytest_dnnbench.results.records.record import metric_entry
 from pytest_dnnbench.results.records.schema import Record
 
@@ -58,6 +59,23 @@ def relate(records: Iterable[Record]) -> None:
     speed_ups = SpeedUps()
     for record in records:
         speed_ups.add(record)
+
+
+def speed_ups_of(record: Record, rates: Sequence[float]) -> dict[str, list[float]]:
+    """Both figures of fresh launches of a case, from their throughput and from what `single` did
+    earlier in the session. Empty where the case has no speed-up, and where too many launches of
+    `single` were disturbed to divide by."""
+    if "speedup" not in record.metrics:
+        return {}
+    ratios = record.metrics["speedup"]
+    pairs = zip(record.metrics[THROUGHPUT].per_launch, ratios.per_launch, strict=False)
+    singles = launches_of("speedup", [rate / ratio for rate, ratio in pairs], ratios.disturbed)
+    if not singles.enough:
+        return {}
+    single = statistics.median(singles.undisturbed)
+    speed_ups = [rate / single for rate in rates]
+    efficiencies = [speed_up / record.case.gpus for speed_up in speed_ups]
+    return {"speedup": speed_ups, "scaling_efficiency": efficiencies}
 
 
 def _relate(record: Record, single: Record) -> None:
