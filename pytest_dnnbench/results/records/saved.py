@@ -80,9 +80,10 @@ def _decode(path: Path, content: bytes) -> SavedFile:
         raise DataError(f"{path}: {error}") from None
     except msgspec.DecodeError as error:
         reason = str(error)
-        position = reason.rpartition("(byte ")[2].rstrip(")")
-        line = f", line {line_of(content, int(position))}" if position.isdigit() else ""
-        raise DataError(f"{path}{line}: not JSON, or cut off: {reason}") from None
+        digits = reason.rpartition("(byte ")[2].rstrip(")")
+        position = int(digits) if digits.isdigit() else len(content)  # without one: it is cut off
+        line = line_of(content, position)
+        raise DataError(f"{path}, line {line}: not JSON, or cut off: {reason}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, line {line_of(content, error.start)}: not UTF-8 text") from None
     except RecursionError:
