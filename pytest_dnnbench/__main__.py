@@ -24,6 +24,7 @@ COMMANDS = {
         "time each operator of a model on one device",
     ),
     "report": ("pytest_dnnbench.report.command", "make one page, plots and tables of saved runs"),
+    "schema": ("pytest_dnnbench.results.records.schema_command", "print the format of a file"),
 }
 
 

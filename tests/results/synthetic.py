@@ -34,9 +34,16 @@ def record(
     """Level 0.9 is 10% slower. Three launches with some noise."""
     rng = random.Random(seed)
     rates = [3000 * level * (1 + rng.gauss(0, noise)) for _ in range(3)]
+    facts: dict[str, Any] = {
+        "framework": "ddp",
+        "model": "resnet18",
+        "gpus": 2,
+        "phase": "train",
+        **case,
+    }
     return Record(
         schema=SCHEMA,
-        case=Case(**{"framework": "ddp", "model": "resnet18", "gpus": 2, "phase": "train"} | case),
+        case=Case(**facts),
         run=RunFacts(
             sample="img",
             samples_per_update=64,

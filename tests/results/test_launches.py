@@ -72,8 +72,8 @@ def suspected(now: list[float], why: list[str | None]) -> bool:
 
 @pytest.mark.parametrize(
     ("hit", "of", "enough"),
-    [((), 1, True), ((0,), 1, False), ((0,), 2, False), ((0,), 3, True), ((0, 1), 3, False), ((0, 1), 4, True),
-     ((0, 1, 2), 5, False), ((0, 1, 2), 6, True)],
+    [((), 1, True), ((0,), 1, False), ((0,), 2, False), ((0,), 3, True), ((0, 1), 3, False),
+     ((0, 1), 4, True), ((0, 1, 2), 5, False), ((0, 1, 2), 6, True)],
 )  # fmt: skip
 def test_two_undisturbed_launches_and_half_of_all_are_enough(
     hit: tuple[int, ...], of: int, enough: bool
@@ -93,9 +93,11 @@ def test_a_disturbance_changes_times_and_their_quotients_and_no_memory() -> None
 
 def test_a_disturbed_launch_is_left_out_and_the_others_decide() -> None:
     usual = verdict([100.1, 60.0, 99.9], reasons(1))
-    assert (usual.status, usual.now, usual.left_out) == ("ok", pytest.approx(100.0), 1)
+    assert (usual.status, usual.left_out) == ("ok", 1)
+    assert usual.now == pytest.approx(100.0)
     slow = verdict([80.1, 100.0, 79.9], reasons(1))
-    assert (slow.status, slow.now) == ("regressed", pytest.approx(80.0))
+    assert slow.status == "regressed"
+    assert slow.now == pytest.approx(80.0)
 
 
 def test_where_too_many_are_disturbed_no_difference_is_trusted() -> None:
@@ -121,7 +123,7 @@ def test_memory_is_judged_as_ever() -> None:
 @pytest.mark.parametrize(
     ("first", "again", "status", "why"),
     [
-        ((80.0, reasons(0, 1, 2)), (80.1, reasons()), "regressed", "the fresh launches are undisturbed and say so"),
+        ((80.0, reasons(0, 1, 2)), (80.1, reasons()), "regressed", "fresh ones are undisturbed"),
         ((80.0, reasons(0, 1, 2)), (100.0, reasons()), "ok", "what was slow was the disturbance"),
         ((80.0, reasons()), (80.1, reasons(0, 1)), "noisy", "nothing undisturbed repeats it"),
         ((80.0, reasons(0)), (80.1, reasons(2)), "regressed", "four of six are undisturbed"),

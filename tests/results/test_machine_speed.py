@@ -209,7 +209,8 @@ def test_the_words_name_the_machine() -> None:
     (note,) = notes_of(Verdict(status="noisy", metrics={TIME: entry(77, 130)}))
     assert re.fullmatch(
         r"throughput -2\d\.\d%: the machine itself is 2\d\.\d% slower than for the baseline"
-        r" \(yardstick [\d.]+ s, now [\d.]+ s\): measure again when it is as it was, or make a new baseline",
+        r" \(yardstick [\d.]+ s, now [\d.]+ s\): measure again when it is as it was,"
+        r" or make a new baseline",
         note,
     )
     worse = record()
