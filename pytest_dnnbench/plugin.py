@@ -81,6 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _parts(config: pytest.Config) -> list[object]:
     from pytest_dnnbench.session.baseline import SessionBaseline
     from pytest_dnnbench.session.completion import Completion
+    from pytest_dnnbench.session.interrupts import Interrupts
     from pytest_dnnbench.session.journal import Journaling
     from pytest_dnnbench.session.launch_planning import LaunchPlanning
     from pytest_dnnbench.session.progress import ProgressDisplay
@@ -108,7 +109,9 @@ def _parts(config: pytest.Config) -> list[object]:
         SessionReport(config),
         Summary(config),
     ]
-    return everywhere if is_xdist_worker(config) else [*everywhere, Saving(config)]
+    return (
+        everywhere if is_xdist_worker(config) else [*everywhere, Interrupts(config), Saving(config)]
+    )
 
 
 def _catalog(config: pytest.Config) -> Catalog:

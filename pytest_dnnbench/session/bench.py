@@ -15,6 +15,11 @@ from pytest_dnnbench.session.resources import Resources
 from pytest_dnnbench.session.state import EARLY_ROUND
 from pytest_dnnbench.session.verdicts import Outcome, Verdicts
 
+_TWICE = (
+    "dnnbench.measure() was called twice in one test, and a test is one case: parametrise the test,"
+    " as in @pytest.mark.parametrize('phase', ['train', 'validate']), or write two tests"
+)
+
 
 class DnnBench:
     """Proves, measures and records the case of one test."""
@@ -40,6 +45,8 @@ class DnnBench:
         line's. The test fails when the step is wrong or a rank fails; it is skipped when the
         framework is not installed or cannot run on so many devices.
         """
+        if benchmark_file.is_used(self._benchmark):
+            pytest.fail(_TWICE, pytrace=False)
         self._skip_unless_possible(framework, ranks.world_size)
         try:
             run = self._run(framework, model, ranks, phase, options or {})

@@ -79,6 +79,7 @@ class Verdicts:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return (yield)
 
+    @pytest.hookimpl(optionalhook=True)  # absent under -p no:benchmark
     def pytest_benchmark_update_json(
         self, benchmarks: list[Any], output_json: dict[str, Any]
     ) -> None:
