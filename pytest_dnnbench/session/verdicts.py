@@ -328,7 +328,7 @@ class Gate:
         if target and Path(wanted).resolve() == Path(target).resolve():
             raise UsageError(
                 f"--benchmark-json {target} would overwrite --dnn-baseline in place: save the session elsewhere,"
-                f" then run `python -m pytest_dnnbench baseline update`"
+                f" then run `dnnbench baseline update`"
             )
 
     def _records(self) -> dict[str, Record]:
