@@ -17,7 +17,7 @@ import time
 
 
 def seconds(folder: str, *options: str) -> float:
-    """Wall time of one `pytest --help`, in a folder without conftest files: those would count too."""
+    """Wall time of one `pytest --help`, in a folder without conftest files (they would count)."""
     started = time.monotonic()
     command = [sys.executable, "-m", "pytest", "--help", "-c", "/dev/null", *options]
     environment = {

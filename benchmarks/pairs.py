@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 def compare(
     name: str, ours: Callable[[], float], theirs: Callable[[], float], pairs: int, unit: str
 ) -> float:
-    """Runs both sides in alternating order, prints every pair, returns the median of ours / theirs."""
+    """Runs both sides in turn, prints every pair and returns the median of ours / theirs."""
     ratios = []
     for number in range(pairs):
         if number % 2:
@@ -35,7 +35,7 @@ def compare(
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """The geometric mean of the ratios and its 95% interval: Student's distribution, on logarithms."""
+    """The geometric mean of the ratios and its 95% interval (Student's t of logarithms)."""
     from scipy.special import stdtrit
 
     logs = [math.log(ratio) for ratio in ratios]

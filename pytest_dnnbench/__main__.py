@@ -15,7 +15,7 @@ PROGRAM = "dnnbench"
 
 COMMANDS = {
     "init": (
-        "pytest_dnnbench.starter.command",
+        "pytest_dnnbench.init.command",
         "write a folder of benchmark cases to start from",
     ),
     "compare": (

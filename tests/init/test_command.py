@@ -7,7 +7,7 @@ import pytest
 
 import pytest_dnnbench
 from pytest_dnnbench.__main__ import main
-from pytest_dnnbench.starter.command import CONFIGURATION
+from pytest_dnnbench.init.command import CONFIGURATION
 
 ROOT = Path(pytest_dnnbench.__file__).parents[1]
 MODEL = """
@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_cases_are_those_of_the_suite() -> None:
-    packed = files("pytest_dnnbench.starter").joinpath("files", "test_steps.py.txt").read_text()
+    packed = files("pytest_dnnbench.init").joinpath("files", "test_steps.py.txt").read_text()
     assert packed == (ROOT / "bench_cases" / "test_steps.py").read_text()
 
 

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _file(name: str) -> str:
-    return files("pytest_dnnbench.starter").joinpath("files", name).read_text(encoding="utf-8")
+    return files("pytest_dnnbench.init").joinpath("files", name).read_text(encoding="utf-8")
 
 
 def _refuse_existing(wanted: dict[Path, str]) -> None:
