@@ -200,7 +200,7 @@ def test_a_full_disk_loses_nothing_that_was_measured(start: Any, pytester: pytes
     assert kept(result.stdout) == ["single"]
 
 
-def test_a_storage_outside_the_working_directory_loses_nothing(
+def test_a_storage_that_cannot_be_written_loses_nothing(
     start: Any, pytester: pytest.Pytester
 ) -> None:
     (pytester.path / "storage").write_text("a file where a folder should be")
