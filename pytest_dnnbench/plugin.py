@@ -81,6 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _parts(config: pytest.Config) -> list[object]:
     from pytest_dnnbench.session.baseline import SessionBaseline
     from pytest_dnnbench.session.completion import Completion
+    from pytest_dnnbench.session.interrupts import Interrupts
     from pytest_dnnbench.session.journal import Journaling
     from pytest_dnnbench.session.launch_planning import LaunchPlanning
     from pytest_dnnbench.session.progress import ProgressDisplay
@@ -108,7 +109,9 @@ def _parts(config: pytest.Config) -> list[object]:
         SessionReport(config),
         Summary(config),
     ]
-    return everywhere if is_xdist_worker(config) else [*everywhere, Saving(config)]
+    return (
+        everywhere if is_xdist_worker(config) else [*everywhere, Interrupts(config), Saving(config)]
+    )
 
 
 def _catalog(config: pytest.Config) -> Catalog:
@@ -123,14 +126,14 @@ def _catalog(config: pytest.Config) -> Catalog:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parameterises `framework`, `model` and `gpus` with what the options ask for, where the test
-    has not done it."""
+    """Parameterises those of `framework`, `model` and `gpus` that the test takes and has not
+    parameterised itself with what the options ask for."""
     from pytest_dnnbench.session.resources import resources
 
-    wanted = [name for name in PARAMETERS if name in metafunc.fixturenames]
     marks = metafunc.definition.iter_markers("parametrize")
     marked = {name for mark in marks for name in _names(mark.args[0])}
-    if "dnnbench" not in metafunc.fixturenames or not wanted or marked.intersection(wanted):
+    wanted = [name for name in PARAMETERS if name in metafunc.fixturenames and name not in marked]
+    if "dnnbench" not in metafunc.fixturenames or not wanted:
         return
     rows = resources(metafunc.config).combinations(wanted)
     ids = ["-".join(_id(*pair) for pair in zip(wanted, row, strict=True)) for row in rows]

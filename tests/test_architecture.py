@@ -172,7 +172,3 @@ def test_the_plugin_imports_neither_torch_nor_plotting() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "[]"
-
-
-def test_public_names_are_few() -> None:
-    assert pytest_dnnbench.__all__ == ["__version__"]

@@ -1,4 +1,4 @@
-"""`python -m pytest_dnnbench plan`: reads a profile, prints the plan for people or as JSON.
+"""`dnnbench plan`: reads a profile, prints the plan for people or as JSON.
 
 What lives here: arguments. Not here: planning (predict.py) and the table (table.py).
 """
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pytest_dnnbench plan",
+        prog="dnnbench plan",
         description="Splits a profiled model into pipeline stages.",
     )
     parser.add_argument(

@@ -1,5 +1,6 @@
 """The `dnnbench` fixture's object: what a case author calls."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -17,6 +18,11 @@ from pytest_dnnbench.session.resources import Resources
 from pytest_dnnbench.session.state import EARLY_ROUND
 from pytest_dnnbench.session.verdicts import Outcome, Verdicts
 
+_TWICE = (
+    "dnnbench.measure() was called twice in one test, and a test is one case: parametrise the test,"
+    " as in @pytest.mark.parametrize('phase', ['train', 'validate']), or write two tests"
+)
+
 
 class DnnBench:
     """Proves, measures and records the case of one test."""
@@ -29,7 +35,7 @@ class DnnBench:
     def measure(
         self,
         framework: str,
-        model: str,
+        model: str | Callable[..., Any],
         ranks: Ranks,
         *,
         phase: str,
@@ -38,13 +44,18 @@ class DnnBench:
         """Measures one case on these ranks and returns its record, which goes into
         pytest-benchmark's file.
 
-        `phase` is "train" or "validate"; `options` are the framework's own and override the command
-        line's. The test fails when the step is wrong or a rank fails; it is skipped when the
-        framework is not installed or cannot run on so many devices.
+        `model` is a name of the suite, "module:factory", or the factory itself, a function or class
+        at the top level of a module that ranks can import. `phase` is "train" or "validate".
+        `options` are the framework's own and override the command line's. The test fails when the
+        step is wrong or a rank fails; it is skipped when the framework is not installed or cannot
+        run on so many devices.
         """
+        if benchmark_file.is_used(self._benchmark):
+            pytest.fail(_TWICE, pytrace=False)
         self._skip_unless_possible(framework, ranks.world_size)
         try:
-            run = self._run(framework, model, ranks, phase, options or {})
+            self._check_options(framework, options or {})
+            run = self._run(framework, name_of(model), ranks, phase, options or {})
             if len(run.launches) < self._item.stash.get(
                 EARLY_ROUND, self._resources.settings.rounds
             ):
@@ -153,7 +164,27 @@ class DnnBench:
         if not spec.min_gpus <= gpus <= (spec.max_gpus or gpus):
             pytest.skip(f"{framework} does not run on {gpus} devices")
 
+    def _check_options(self, framework: str, options: Iterable[str]) -> None:
+        known = [row.name for row in self._resources.catalog.framework(framework).options]
+        if unknown := sorted(set(options) - set(known)):
+            choices = f"choose from {', '.join(known)}" if known else "it has none"
+            raise UsageError(f"{framework} has no option {unknown[0]!r}: {choices}")
+
     def _show(self, ranks: Ranks) -> None:
         for number, output in enumerate(ranks.outputs):
             if output.strip():
                 self._item.add_report_section("call", f"rank {number}", output)
+
+
+def name_of(model: str | Callable[..., Any]) -> str:
+    """The name of a model that is given by its factory. Raises UsageError for a factory that ranks
+    cannot import by name."""
+    if isinstance(model, str):
+        return model
+    module, name = getattr(model, "__module__", None), getattr(model, "__qualname__", None)
+    if not callable(model) or module is None or name is None or "<" in name:
+        raise UsageError(
+            f"model {model!r} cannot be imported by ranks: give a function or class at the top"
+            " level of a module, or its name as package.module:factory"
+        )
+    return f"{module}:{name}"

@@ -111,19 +111,17 @@ def open_journal(
         if not resume and path.exists() and path.stat().st_size:
             _set_aside(path, announce)
         journal = Journal(path)
+        if not resume or journal.head is None:
+            journal.begin(head)
+            if resume:
+                announce(f"dnnbench: nothing to continue in {path}: the session starts anew")
+            return journal
     except BlockingIOError:
         announce(f"dnnbench: no journal of this session: another one is writing {path}")
         return None
     except OSError as error:
         announce(f"dnnbench: no journal of this session: {error}")
         return None
-    if not resume or journal.head is None:
-        if resume:
-            announce(
-                f"dnnbench: nothing to continue in {path}: the session starts from the beginning"
-            )
-        journal.begin(head)
-        return journal
     try:
         if unlike := differences(journal.head, head):
             raise DataError(

@@ -1,12 +1,13 @@
 """A clock that replays durations measured on ranks, so that pytest-benchmark computes and stores
 its statistics."""
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 
 import pytest
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session import state
+from pytest_dnnbench.session.benchmark_file import excuse
 
 
 class ReplayClock:
@@ -51,6 +52,16 @@ class ReplayClock:
 class ReplayClocks:
     """Gives every case a replay clock as pytest-benchmark's timer, keeping the author's
     settings."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Lets a case that failed before it measured anything fail once, not twice."""
+        report = yield  # pytest-benchmark's own wrapper, inside ours, sets the same attribute
+        if call.when == "call" and call.excinfo is not None and state.is_case(item):
+            excuse(item.funcargs["benchmark"])  # type: ignore[attr-defined] # a test function's
+        return report
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:

@@ -165,7 +165,8 @@ class Resources:
             )
             raise UsageError(
                 f"{spec.name} with {asked} fits none of the device counts"
-                f" {', '.join(map(str, possible))}: change it, or give counts that fit with --dnn-gpu-counts"
+                f" {', '.join(map(str, possible))}: change it, or give counts that fit"
+                " with --dnn-gpu-counts"
             )
         return fitting
 

@@ -1,5 +1,4 @@
-"""The controller's own ends: a stop by SIGTERM is as clean as Ctrl-C, and a failed save loses
-nothing.
+"""A failed save loses nothing.
 
 pytest-benchmark saves while the session finishes. What it cannot write, because the disk is full or
 the storage read-only, goes to a file elsewhere, whose path is shown; the session then fails.
@@ -9,12 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import tempfile
-import threading
 from collections.abc import Generator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -30,14 +26,9 @@ class Saving:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self.failure = ""
-        self._before: Any = None
 
     def pytest_sessionstart(self) -> None:
-        """From here on SIGTERM, unless somebody else has use for it, stops as Ctrl-C does; saving
-        is watched."""
-        in_main = threading.current_thread() is threading.main_thread()
-        if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._before = signal.signal(signal.SIGTERM, _interrupt)
+        """Watches saving."""
         benchmark_file.watch_saving(self._config, self._rescue)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -52,15 +43,10 @@ class Saving:
         """Where the data are instead."""
         return [(self.failure, "red")] if self.failure else []
 
-    def pytest_unconfigure(self) -> None:
-        """Leaves SIGTERM as it was."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _rescue(self, error: OSError, where: str, benchmarks: list[dict[str, Any]]) -> None:
+    def _rescue(self, error: Exception, where: str, benchmarks: list[dict[str, Any]]) -> None:
+        cause = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         self.failure = (
-            f"dnnbench: the results could not be saved to {where}: {error.strerror or error}."
-            f" {keep(benchmarks)}"
+            f"dnnbench: the results could not be saved to {where}: {cause}. {keep(benchmarks)}"
         )
 
 
@@ -82,7 +68,3 @@ def keep(benchmarks: list[dict[str, Any]]) -> str:
             continue
         return f"What was measured is in {path}"
     return f"Nor could they be kept elsewhere ({'; '.join(errors)})"
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")

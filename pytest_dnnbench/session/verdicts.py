@@ -99,7 +99,7 @@ class Verdicts:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return (yield)
 
-    @pytest.hookimpl(tryfirst=True)
+    @pytest.hookimpl(tryfirst=True, optionalhook=True)  # absent under -p no:benchmark
     def pytest_benchmark_update_json(
         self, benchmarks: list[Any], output_json: dict[str, Any]
     ) -> None:

@@ -21,7 +21,7 @@ def test_the_documentation_is_the_output_of_the_command(
     file: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["schema", *arguments]) == 0
-    command = f"python -m pytest_dnnbench schema {' '.join(arguments)} > docs/{file}"
+    command = f"dnnbench schema {' '.join(arguments)} > docs/{file}"
     assert (DOCS / file).read_text() == capsys.readouterr().out, f"run `{command}`"
 
 

@@ -65,7 +65,7 @@ class HorovodWorker(DataParallelWorker):
         if self.device.type == "cuda" and self.place.world_size > 1 and not hvd.nccl_built():
             raise UsageError(
                 f"Horovod {_version()} was built without NCCL, so it cannot average on {self.device}:"
-                " run `python -m pytest_dnnbench horovod --force` where CUDA's toolkit is, or use CPU ranks"
+                " run `dnnbench horovod --force` where CUDA's toolkit is, or use CPU ranks"
             )
 
     def wrap(

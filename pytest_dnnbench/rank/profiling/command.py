@@ -1,4 +1,4 @@
-"""`python -m pytest_dnnbench profile`: profiles a model, writes the file and prints a summary."""
+"""`dnnbench profile`: profiles a model, writes the file and prints a summary."""
 
 import argparse
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ def _write(profile: Profile, path: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pytest_dnnbench profile",
+        prog="dnnbench profile",
         description="Times each operator of a model, forward and backward, on one device.",
     )
     effort = Effort()

@@ -2,8 +2,8 @@
 under extra_info["dnnbench"], and the entry of its session.
 
 One set of types: a case's record is built as these structs, written as their JSON, read back,
-judged and reported as the same structs. Their docstrings document the file: `python -m
-pytest_dnnbench schema` prints them, and docs/schema.md and docs/schema.json are its output. Not
+judged and reported as the same structs. Their docstrings document the file: `dnnbench schema`
+prints them, and docs/schema.md and docs/schema.json are its output. Not
 here: how a record is made (record.py), how a file is read (saved.py).
 """
 

@@ -1,5 +1,4 @@
-"""`python -m pytest_dnnbench baseline`: makes a golden file, accepts a change, shows what a golden
-file holds."""
+"""`dnnbench baseline`: makes a golden file, accepts a change, shows what a golden file holds."""
 
 import argparse
 import getpass
@@ -84,7 +83,7 @@ def _shown(golden: Golden) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pytest_dnnbench baseline")
+    parser = argparse.ArgumentParser(prog="dnnbench baseline")
     actions = parser.add_subparsers(dest="action", required=True)
     for name, about, runs in (
         ("update", "add saved sessions to a golden file, which is made if absent", "+"),

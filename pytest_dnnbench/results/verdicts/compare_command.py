@@ -1,5 +1,4 @@
-"""`python -m pytest_dnnbench compare A B`: what became worse from A to B, without running
-anything."""
+"""`dnnbench compare A B`: what became worse from A to B, without running anything."""
 
 import argparse
 import json
@@ -39,7 +38,7 @@ def _shown(comparison: Comparison, options: argparse.Namespace) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pytest_dnnbench compare",
+        prog="dnnbench compare",
         description="Compares two saved files, case by case.",
     )
     parser.add_argument(
