@@ -27,6 +27,7 @@ import traceback
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from pytest_dnnbench.frames import SpawnMessage
 from pytest_dnnbench.rank.log import Log
 
 _PR_SET_PDEATHSIG = 1
@@ -85,21 +86,22 @@ class Server:
         os._exit(0)
 
     def _spawn(self, message: Message, descriptors: list[int]) -> None:
+        spawn = SpawnMessage.of(message)
         parent, (readable, writable) = os.getpid(), os.pipe()
-        log = Log(message["output"], readable)
+        log = Log(spawn.output, readable)
         pid = os.fork()
         if pid == 0:
             log.forget()
-            self._become_rank(parent, message, *descriptors, writable)
+            self._become_rank(parent, spawn, *descriptors, writable)
         for descriptor in (*descriptors, writable):
             os.close(descriptor)
         self.children.add(pid)
         self.logs[pid] = log
-        self.scratch[pid] = message["scratch"]
+        self.scratch[pid] = spawn.scratch
         self.poll.register(readable, select.POLLIN)
         self.send({"op": "spawned", "token": message["token"], "pid": pid})
 
-    def _become_rank(self, parent: int, message: Message, *descriptors: int) -> NoReturn:
+    def _become_rank(self, parent: int, message: SpawnMessage, *descriptors: int) -> NoReturn:
         status = 70
         try:
             os.setsid()
