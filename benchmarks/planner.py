@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.planner_graphs import chain, dense, inception, nasnet, residual
+from pytest_dnnbench.planner.pipedream.planning import ORIGINAL, original_plan
 from pytest_dnnbench.planner.plan import Plan
-from pytest_dnnbench.planner.predict import COST_MODELS, plan_for
+from pytest_dnnbench.planner.predict import CORRECTED, plan_for
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.profile_file import read_profile
+
+COST_MODELS = {CORRECTED: plan_for, ORIGINAL: original_plan}
 
 REPETITIONS = 3
 # Rows of the original that took less say little about either.
@@ -91,11 +94,10 @@ def _beside_the_original(folder: Path) -> int:
 def _as_asked(
     profile: Profile, workers: list[int], bandwidths: list[float], options: dict[str, Any]
 ) -> Plan:
-    return plan_for(
+    return original_plan(
         profile,
         workers,
         bandwidths,
-        cost_model="original",
         memory_bytes=options.get("mem", ITS_MEMORY_BYTES) if options.get("memc") else None,
         replication=not options.get("straight", False),
         activation_compression=options.get("acr"),
@@ -103,7 +105,7 @@ def _as_asked(
 
 
 def _self_made(name: str, profile: Profile, shape: Shape, cost_model: str) -> None:
-    plan, ours_s = _timed(partial(plan_for, profile, *shape, cost_model=cost_model))
+    plan, ours_s = _timed(partial(COST_MODELS[cost_model], profile, *shape))
     workers = "x".join(map(str, shape[0]))
     stages = plan.shape if len(plan.stages) <= 8 else f"{len(plan.stages)} stages"
     print(
@@ -117,9 +119,9 @@ def _timed(plan: Callable[[], Plan]) -> tuple[Plan, float]:
     times = []
     for _ in range(REPETITIONS):
         begun = time.perf_counter()
-        found = plan()
+        answer = plan()
         times.append(time.perf_counter() - begun)
-    return found, min(times)
+    return answer, min(times)
 
 
 def _parser() -> argparse.ArgumentParser:

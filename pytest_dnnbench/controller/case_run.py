@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytest_dnnbench.case import Case, Scalar
-from pytest_dnnbench.catalog import MODELS, Catalog
+from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.devices import Machine
 from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
 from pytest_dnnbench.errors import LaunchError
@@ -122,11 +122,10 @@ def prepare_run(
 ) -> CaseRun:
     """A run of the case on these ranks. Raises UsageError for an unknown framework or model."""
     spec = catalog.framework(case.framework)
-    target = catalog.model(case.model)
     request = RunRequest(
         case=case,
         worker=spec.worker,
-        model=case.model if case.model in MODELS else target,
+        model=catalog.model(case.model),
         steps=steps,
         warmup=warmup,
         data=data,

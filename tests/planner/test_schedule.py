@@ -7,16 +7,16 @@ from collections import Counter
 import pytest
 
 from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.schedule import (
     VARIANTS,
     Backward,
     Forward,
-    Layout,
     Schedule,
     Update,
     default_microbatches,
-    layout_of,
 )
+from tests.planner.versions import versions_kept
 
 SHAPES = [
     shape
@@ -82,7 +82,7 @@ def play(rule: Schedule, minibatches: int) -> list[list[str]]:
                         if version >= update.oldest
                     }
                     assert set(met[rank].values()) <= kept[rank], "a version in flight was given up"
-                    assert len(kept[rank]) <= rule.versions_kept(stage)
+                    assert len(kept[rank]) <= versions_kept(rule, stage)
                     if rows[rank] and rows[rank][-1].startswith("B"):
                         rows[rank][-1] += "'"
         ready = []
@@ -202,9 +202,7 @@ def test_weights_are_as_old_as_the_papers_rule_has_them() -> None:
 
 def test_versions_kept_are_the_warm_up_and_one() -> None:
     rule = schedule("pipedream", 1, 1, 1, 1)
-    assert [rule.versions_kept(stage) for stage in range(4)] == [4, 3, 2, 1]
-    assert schedule("pipedream-2bw", 1, 1).versions_kept(0) == 2
-    assert schedule("pipedream-flush", 1, 1).versions_kept(0) == 1
+    assert [versions_kept(rule, stage) for stage in range(4)] == [4, 3, 2, 1]
 
 
 def test_the_ideal_bubble_is_that_of_a_flush() -> None:
@@ -212,29 +210,6 @@ def test_the_ideal_bubble_is_that_of_a_flush() -> None:
         2 / 8
     )
     assert schedule("pipedream", 1, 1, 1).ideal_bubble() == 0.0
-
-
-@pytest.mark.parametrize(
-    ("text", "ranks", "replicas"),
-    [("2", 4, (2, 2)), ("1", 3, (3,)), ("2-1", 3, (2, 1)), ("1-3-1", 5, (1, 3, 1))],
-)
-def test_stages_are_a_number_or_replicas(text: str, ranks: int, replicas: tuple[int, ...]) -> None:
-    assert layout_of(text, ranks).replicas == replicas
-
-
-@pytest.mark.parametrize(
-    ("text", "ranks", "message"),
-    [
-        ("two", 2, "write a number of stages"),
-        ("0", 2, "write a number of stages"),
-        ("2-", 2, "write a number of stages"),
-        ("3", 4, "do not divide into 3 stages"),
-        ("2-1", 4, "take 3 ranks, not 4"),
-    ],
-)
-def test_stages_that_do_not_fit_are_refused(text: str, ranks: int, message: str) -> None:
-    with pytest.raises(PlanError, match=message):
-        layout_of(text, ranks)
 
 
 def test_misfitting_microbatches_and_variants_are_refused() -> None:
@@ -246,7 +221,3 @@ def test_misfitting_microbatches_and_variants_are_refused() -> None:
         Schedule("pipedream-2bw", Layout((1, 1)), 2, vertical_sync=True)
     with pytest.raises(PlanError, match="unknown"):
         Schedule("gpipe", Layout((1, 1)))
-    with pytest.raises(PlanError, match="at least one"):
-        Layout((2, 0))
-    with pytest.raises(PlanError, match="3 ranks, but this is rank 3"):
-        Layout((2, 1)).place(3)

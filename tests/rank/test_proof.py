@@ -23,7 +23,8 @@ def prove(
 ) -> dict[str, object]:
     case = Case("planted", model, gpus, phase, batch_size=4)
     ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120)
-    return agree(case, ranks.launch(PROVE, RunRequest(case, worker, model, steps=1, warmup=0)))
+    request = RunRequest(case, worker, Catalog().model(model), steps=1, warmup=0)
+    return agree(case, ranks.launch(PROVE, request))
 
 
 @pytest.mark.parametrize(("framework", "gpus"), [("single", 1), ("ddp", 1), ("ddp", 2), ("ddp", 3)])
