@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MODELS ?= resnet18
 
-# The whole fault matrix (docs/faults.md), about 6 minutes on two cores; `make test` runs a part of it.
+# The whole fault matrix (docs/appendix/fault-matrix.md), about 6 minutes on two cores; `make test` runs a part of it.
 faults: .venv/.horovod
 	$(BIN)/pytest tests/faults -m faults -q
 

@@ -1,23 +1,22 @@
-"""The suite: a training step and a validation step of every framework, model and number of devices
-asked for."""
+"""A training step and a validation step of every framework, model and number of devices that the
+options ask for."""
 
 from collections.abc import Callable
 
-from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.session.bench import DnnBench
+from pytest_dnnbench import DnnBench, Ranks
 
-Group = Callable[[int], Ranks]
+ProcessGroup = Callable[[int], Ranks]
 
 
 def test_train(
-    framework: str, model: str, gpus: int, process_group: Group, dnnbench: DnnBench
+    framework: str, model: str, gpus: int, process_group: ProcessGroup, dnnbench: DnnBench
 ) -> None:
-    """Forward, backward with the exchange of gradients, update."""
+    """Forward pass, backward pass with the exchange of gradients, update of the weights."""
     dnnbench.measure(framework, model, process_group(gpus), phase="train")
 
 
 def test_validate(
-    framework: str, model: str, gpus: int, process_group: Group, dnnbench: DnnBench
+    framework: str, model: str, gpus: int, process_group: ProcessGroup, dnnbench: DnnBench
 ) -> None:
-    """Forward and loss, in evaluation mode and without gradients."""
+    """Forward pass and loss, in evaluation mode and without gradients."""
     dnnbench.measure(framework, model, process_group(gpus), phase="validate")

@@ -1,5 +1,5 @@
 """Interleaved pairs: the two sides of a comparison run in turn, so that a drift of the machine
-meets both."""
+affects both alike."""
 
 import math
 import statistics
@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 def compare(
     name: str, ours: Callable[[], float], theirs: Callable[[], float], pairs: int, unit: str
 ) -> float:
-    """Runs ours and theirs in alternating order, prints every pair and returns the median of ours /
-    theirs."""
+    """Runs both sides in turn, prints every pair and returns the median of ours / theirs."""
     ratios = []
     for number in range(pairs):
         if number % 2:
@@ -19,12 +18,14 @@ def compare(
             mine, other = ours(), theirs()
         ratios.append(mine / other)
         print(
-            f"  pair {number + 1}: ours {mine:10.3f} {unit}, theirs {other:10.3f} {unit}, ratio {ratios[-1]:.3f}",
+            f"  pair {number + 1}: ours {mine:10.3f} {unit}, theirs {other:10.3f} {unit},"
+            f" ratio {ratios[-1]:.3f}",
             flush=True,
         )
     median = statistics.median(ratios)
     print(
-        f"{name}: median ratio {median:.3f} (lowest {min(ratios):.3f}, highest {max(ratios):.3f}, {pairs} pairs)"
+        f"{name}: median ratio {median:.3f}"
+        f" (lowest {min(ratios):.3f}, highest {max(ratios):.3f}, {pairs} pairs)"
     )
     if pairs > 1:
         mean, low, high = interval(ratios)
@@ -34,8 +35,7 @@ def compare(
 
 
 def interval(ratios: Sequence[float]) -> tuple[float, float, float]:
-    """The geometric mean of ratios and its 95% interval by Student's distribution, of
-    logarithms."""
+    """The geometric mean of the ratios and its 95% interval (Student's t of logarithms)."""
     from scipy.special import stdtrit
 
     logs = [math.log(ratio) for ratio in ratios]

@@ -1,46 +1,100 @@
-"""`python -m pytest_dnnbench COMMAND ...`: what can be asked for outside a pytest session."""
+"""The program `dnnbench`, also `python -m pytest_dnnbench`: what can be done outside a pytest
+session.
+
+Each command is a module with `main(arguments) -> exit status`, which is imported only when its
+command runs.
+"""
 
 import importlib
+import os
 import sys
 
 from pytest_dnnbench.errors import DnnbenchError
 
+PROGRAM = "dnnbench"
+
 COMMANDS = {
-    "baseline": ("pytest_dnnbench.results.baselines.command", "update, accept or show a baseline"),
+    "init": (
+        "pytest_dnnbench.init.command",
+        "write a folder of benchmark cases to start from",
+    ),
     "compare": (
         "pytest_dnnbench.results.verdicts.compare_command",
-        "compare two saved files; exit status 1 on a regression",
+        "compare two saved sessions; status 1 when a case regressed",
     ),
-    "horovod": (
-        "pytest_dnnbench.horovod_build.command",
-        "build Horovod against the installed torch and install it",
+    "baseline": (
+        "pytest_dnnbench.results.verdicts.baseline_command",
+        "create or update a golden file, accept a change, show noise and limits",
     ),
-    "plan": ("pytest_dnnbench.planner.command", "split a profiled model into pipeline stages"),
+    "report": (
+        "pytest_dnnbench.report.command",
+        "write a page, plots and tables from saved sessions",
+    ),
     "profile": (
         "pytest_dnnbench.rank.profiling.command",
         "time each operator of a model on one device",
     ),
-    "report": ("pytest_dnnbench.report.command", "make one page, plots and tables of saved runs"),
+    "plan": ("pytest_dnnbench.planner.command", "split a profiled model into pipeline stages"),
+    "horovod": (
+        "pytest_dnnbench.horovod_build.command",
+        "build Horovod for the installed torch, and install it",
+    ),
 }
+
+SIGPIPE_STATUS = 128 + 13
+"""What a shell reports of a program that was ended by SIGPIPE."""
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one command and returns its exit status: 0 done, 1 the command's own "no", 2 a usage
-    error."""
+    """Runs one command and returns its exit status: 0 success; 1 the command's negative answer, as
+    `compare` gives for a regression; 2 a usage error."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m pytest_dnnbench COMMAND ...\n")
-        print("\n".join(f"  {name:10}{about}" for name, (_, about) in COMMANDS.items()))
+        print(_usage())
         return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from pytest_dnnbench import __version__
+
+        print(f"pytest-dnnbench {__version__}")
+        return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        print(f"unknown command {name!r}: choose from {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"{PROGRAM}: unknown command {name!r}: choose from {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         return 2
     try:
         return int(importlib.import_module(COMMANDS[name][0]).main(rest))
     except DnnbenchError as error:
-        print(f"python -m pytest_dnnbench {name}: {error}", file=sys.stderr)
+        print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
         return 2
 
 
+def script() -> int:
+    """The console script. It ends quietly when the reader of its output has gone, as `head` is."""
+    try:
+        try:
+            return main(sys.argv[1:])
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe can still be handled
+    except BrokenPipeError:
+        # Python flushes stdout once more at its exit: what is left goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SIGPIPE_STATUS
+
+
+def _usage() -> str:
+    commands = "\n".join(f"  {name:10}{about}" for name, (_, about) in COMMANDS.items())
+    return (
+        f"usage: {PROGRAM} COMMAND ...\n\n"
+        "Works on the sessions that pytest-dnnbench has saved, and prepares new ones.\n"
+        "Benchmarks themselves are run by pytest.\n\n"
+        f"commands:\n{commands}\n\n"
+        f"options:\n"
+        f"  {'--help':10}show this text; `{PROGRAM} COMMAND --help` explains one command\n"
+        f"  {'--version':10}show the version"
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(script())

@@ -112,7 +112,7 @@ FRAMEWORKS = (
         "pytest_dnnbench.rank.frameworks.horovod:HorovodWorker",
         "horovod.torch, the real library: data parallel",
         requires=("horovod",),
-        install="python -m pytest_dnnbench horovod",
+        install="dnnbench horovod",
         preload=("horovod.torch", "pytest_dnnbench.rank.frameworks.horovod"),
         rendezvous="pytest_dnnbench.controller.horovod_rendezvous:horovod_rendezvous",
         options=(

@@ -1,114 +1,144 @@
-"""The pytest plugin: options, hooks and fixtures. Wiring only; torch is never imported in this
-process.
+"""pytest's entry point: options, hooks, fixtures, and which parts a session has. Imported by
+nobody; torch is never imported in this process.
 
 The life of a run: 1 options become Settings; 2 collection parameterises the cases; 3 the fork
-server starts while pytest collects; 4 each round launches every case once (rounds.py), the first
-launch of a case after its proof; 5 the last round makes the record; 6 speed-up is added and
-pytest-benchmark writes the file; 7 the table is shown.
+server starts while pytest collects (session/server.py); 4 each round launches every case once
+(session/rounds.py), the first launch of a case after its proof; 5 the last round makes the record
+and judges it (session/bench.py, session/verdicts.py); 6 pytest-benchmark writes the file; 7 the
+summary is shown (session/summary.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_dnnbench import hookspecs
-from pytest_dnnbench.catalog import Catalog
-from pytest_dnnbench.errors import DnnbenchError, UsageError
-from pytest_dnnbench.session import journal, progress, rounds, saving, verdicts, xdist
-from pytest_dnnbench.session.settings import Settings, add_options, read_settings
-from pytest_dnnbench.session.verdicts import Gate
 
 if TYPE_CHECKING:
+    from pytest_dnnbench.catalog import Catalog
     from pytest_dnnbench.controller.pipeline_stages import PipelineStages
     from pytest_dnnbench.controller.ranks import Ranks
     from pytest_dnnbench.session.bench import DnnBench
-    from pytest_dnnbench.session.resources import Resources
-
-SETTINGS = pytest.StashKey[Settings]()
-CATALOG = pytest.StashKey[Catalog]()
-WORKSHOP = pytest.StashKey["Resources"]()
 
 PARAMETERS = ("framework", "model", "gpus")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the options and their ini twins."""
-    add_options(parser)
+    """Adds our options and those of the built-in frameworks, with their ini twins."""
+    from pytest_dnnbench.catalog import FRAMEWORKS
+    from pytest_dnnbench.session.settings import OPTIONS, add_options, framework_options
+
+    add_options(parser, (*OPTIONS, *framework_options(FRAMEWORKS)))
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Adds the hooks by which others add frameworks and models."""
+    """Adds the hooks by which others add frameworks, models and metrics."""
     pluginmanager.add_hookspecs(hookspecs)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser
+) -> Generator[None, object, object]:
+    """Adds the options of third parties' frameworks: their packages and conftest files are loaded
+    now, and the command line is not parsed for good yet."""
+    from pytest_dnnbench.catalog import FRAMEWORKS
+    from pytest_dnnbench.errors import UsageError
+    from pytest_dnnbench.session.settings import add_options, framework_options
+
+    result = yield
+    ours = {option.flag for option in framework_options(FRAMEWORKS)}
+    rows = framework_options(_catalog(early_config).frameworks.values())
+    try:
+        add_options(parser, [option for option in rows if option.flag not in ours])
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    return result
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Checks every option before anything starts."""
-    frameworks = [row for rows in config.hook.pytest_dnnbench_frameworks() for row in rows]
-    models = {
-        name: path for rows in config.hook.pytest_dnnbench_models() for name, path in rows.items()
-    }
-    config.stash[CATALOG] = Catalog().with_rows(frameworks, models)
-    try:
-        settings = config.stash[SETTINGS] = read_settings(config, config.stash[CATALOG])
-        if settings.report and not hasattr(config, "workerinput"):
-            from pytest_dnnbench.session.report import SessionReport
+    """Checks every option before anything starts, then adds the parts of the session, in the order
+    in which their hooks are called where pytest leaves it open."""
+    from pytest_dnnbench.errors import UsageError
+    from pytest_dnnbench.metrics import add_metrics
+    from pytest_dnnbench.session import state
+    from pytest_dnnbench.session.settings import read_settings
 
-            config.pluginmanager.register(SessionReport(settings.report), "dnnbench-report")
+    try:
+        config.stash[state.CATALOG] = _catalog(config)
+        add_metrics(row for rows in config.hook.pytest_dnnbench_metrics() for row in rows)
+        config.stash[state.SETTINGS] = read_settings(config, config.stash[state.CATALOG])
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
-    config.pluginmanager.register(progress, "dnnbench_live_setup")
-    config.pluginmanager.register(xdist, "dnnbench_parallel_setup")
-    config.pluginmanager.register(journal, "dnnbench_resume_setup")
-    if not xdist.is_worker(config):
-        config.pluginmanager.register(saving.KeepSafe(), "dnnbench_keep_safe")
-    config.pluginmanager.register(Gate(config), verdicts.NAME)
-    if settings.effect is not None:
-        from pytest_dnnbench.session.launch_planning import AutoLaunches
-
-        config.pluginmanager.register(AutoLaunches(settings.effect), "dnnbench_auto_launches")
+    for added in _parts(config):
+        state.add_part(config, added)
 
 
-def workshop(config: pytest.Config) -> Resources:
-    """What the session's cases share; made at first use."""
-    if WORKSHOP not in config.stash:
-        from pytest_dnnbench.session.resources import Resources
+def _parts(config: pytest.Config) -> list[object]:
+    from pytest_dnnbench.session.baseline import SessionBaseline
+    from pytest_dnnbench.session.completion import Completion
+    from pytest_dnnbench.session.interrupts import Interrupts
+    from pytest_dnnbench.session.journal import Journaling
+    from pytest_dnnbench.session.launch_planning import LaunchPlanning
+    from pytest_dnnbench.session.progress import ProgressDisplay
+    from pytest_dnnbench.session.replay_clock import ReplayClocks
+    from pytest_dnnbench.session.report import SessionReport
+    from pytest_dnnbench.session.rounds import Rounds
+    from pytest_dnnbench.session.saving import Saving
+    from pytest_dnnbench.session.server import ServerLife
+    from pytest_dnnbench.session.state import is_xdist_worker
+    from pytest_dnnbench.session.summary import Summary
+    from pytest_dnnbench.session.verdicts import Verdicts
+    from pytest_dnnbench.session.xdist import Xdist
 
-        try:
-            config.stash[WORKSHOP] = Resources(
-                config.stash[SETTINGS],
-                config.stash[CATALOG],
-                timed=timing(config),
-                side_by_side=xdist.is_worker(config),
-                announce=lambda line: announce(config, line),
-            )
-        except UsageError as error:
-            raise pytest.UsageError(str(error)) from None
-    return config.stash[WORKSHOP]
+    everywhere = [
+        Completion(),
+        ReplayClocks(),
+        ServerLife(config),
+        Rounds(),
+        ProgressDisplay(config),
+        Xdist(config),
+        Journaling(config),
+        SessionBaseline(config),
+        LaunchPlanning(config),
+        Verdicts(config),
+        SessionReport(config),
+        Summary(config),
+    ]
+    return (
+        everywhere if is_xdist_worker(config) else [*everywhere, Interrupts(config), Saving(config)]
+    )
+
+
+def _catalog(config: pytest.Config) -> Catalog:
+    """The frameworks and models that can be named: ours and those that the hooks add."""
+    from pytest_dnnbench.catalog import Catalog
+
+    frameworks = [row for rows in config.hook.pytest_dnnbench_frameworks() for row in rows]
+    models = config.hook.pytest_dnnbench_models()
+    return Catalog().with_rows(
+        frameworks, {name: path for rows in models for name, path in rows.items()}
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parameterises `framework`, `model` and `gpus` with what the options ask for, where the test
-    has not done it."""
-    wanted = [name for name in PARAMETERS if name in metafunc.fixturenames]
-    marked = {
-        name
-        for mark in metafunc.definition.iter_markers("parametrize")
-        for name in _names(mark.args[0])
-    }
-    if "dnnbench" not in metafunc.fixturenames or not wanted or marked.intersection(wanted):
+    """Parameterises those of `framework`, `model` and `gpus` that the test takes and has not
+    parameterised itself with what the options ask for."""
+    from pytest_dnnbench.session.resources import resources
+
+    marks = metafunc.definition.iter_markers("parametrize")
+    marked = {name for mark in marks for name in _names(mark.args[0])}
+    wanted = [name for name in PARAMETERS if name in metafunc.fixturenames and name not in marked]
+    if "dnnbench" not in metafunc.fixturenames or not wanted:
         return
-    rows = workshop(metafunc.config).combinations(wanted)
+    rows = resources(metafunc.config).combinations(wanted)
+    ids = ["-".join(_id(*pair) for pair in zip(wanted, row, strict=True)) for row in rows]
     metafunc.parametrize(
-        wanted,
-        [
-            pytest.param(*row, id="-".join(_id(*pair) for pair in zip(wanted, row, strict=True)))
-            for row in rows
-        ],
+        wanted, [pytest.param(*row, id=label) for row, label in zip(rows, ids, strict=True)]
     )
 
 
@@ -118,94 +148,13 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return _id(argname, val) if argname == "gpus" and isinstance(val, int) else None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Gives every case a replay clock as pytest-benchmark's timer, keeping the author's own
-    settings."""
-    from pytest_dnnbench.session.replay_clock import ReplayClock
-
-    for item in items:
-        if "dnnbench" in getattr(item, "fixturenames", ()):
-            mark = item.get_closest_marker("benchmark")
-            settings = {**(mark.kwargs if mark else {}), "timer": ReplayClock()}
-            item.add_marker(pytest.mark.benchmark(**settings), append=False)
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Starts the fork server, whose imports take seconds, when ranks will be needed."""
-    used = any(
-        {"dnnbench", "process_group"} & set(getattr(item, "fixturenames", ()))
-        for item in session.items
-    )
-    if used and not session.config.option.collectonly:
-        workshop(session.config).server.start()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """Checks the data, then runs all rounds but the last before pytest's own loop."""
-    config = session.config
-    if rounds.measured(session) and not config.option.collectonly:
-        reporter = config.pluginmanager.get_plugin("terminalreporter")
-        announce: Callable[[str], None] = (
-            reporter.write_line if reporter and config.option.verbose >= 0 else _silent
-        )
-        try:
-            workshop(config).data()
-        except DnnbenchError as error:
-            raise pytest.UsageError(str(error)) from None
-        if timing(config):
-            rounds.run_early_rounds(session, config.stash[SETTINGS].rounds, announce)
-    return (yield)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
-    """Reports a case that failed in an early round instead of running it again."""
-    return rounds.replay_failure(item) or None
-
-
-@pytest.hookimpl(tryfirst=True, wrapper=True)
-def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
-    """Adds speed-up and efficiency before pytest-benchmark writes the file."""
-    if WORKSHOP in session.config.stash:
-        from pytest_dnnbench.results.records.record import relate
-
-        relate(workshop(session.config).records)
-    return (yield)
-
-
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Says what ranks will run on, for sessions that have asked for this plugin."""
-    given = any(
-        value is not None for key, value in vars(config.option).items() if key.startswith("dnn_")
-    )
-    return f"dnnbench: {workshop(config).machine.describe()}" if given else None
+    from pytest_dnnbench.session.resources import resources
 
-
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Shows the table."""
-    if WORKSHOP in config.stash and (records := workshop(config).records):
-        import shutil
-
-        from pytest_dnnbench.report.disturbances import disturbances
-        from pytest_dnnbench.report.table import render, study_of
-
-        machine = workshop(config).machine
-        terminalreporter.section("dnnbench")
-        terminalreporter.write_line(machine.describe())
-        terminalreporter.write_line("")
-        for line in render(study_of(records), shutil.get_terminal_size().columns):
-            terminalreporter.write_line(line.text, **dict.fromkeys(line.markup, True))
-        if line_about := disturbances(records):
-            terminalreporter.write_line(line_about, yellow=True)
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Ends the fork server, and with it any rank."""
-    if WORKSHOP in config.stash:
-        config.stash[WORKSHOP].server.close()
+    options = vars(config.option).items()
+    given = any(value is not None for key, value in options if key.startswith("dnn_"))
+    return f"dnnbench: {resources(config).machine.describe()}" if given else None
 
 
 @pytest.fixture
@@ -215,12 +164,14 @@ def process_group(request: pytest.FixtureRequest) -> Callable[[int], Ranks]:
     `ranks.run(function, *args)` calls a top-level function on every rank, in fresh processes, and
     returns one result per rank. Skips the test when there are not so many devices.
     """
-    shop = workshop(request.config)
+    from pytest_dnnbench.session.resources import resources
+
+    shared = resources(request.config)
 
     def ranks(world_size: int) -> Ranks:
-        if reason := shop.machine.shortage(world_size):
+        if reason := shared.machine.shortage(world_size):
             pytest.skip(reason)
-        return shop.ranks(world_size)
+        return shared.ranks(world_size)
 
     return ranks
 
@@ -242,37 +193,16 @@ def dnnbench(benchmark: Any, request: pytest.FixtureRequest) -> DnnBench:
     """`dnnbench.measure(framework, model, ranks, phase=...)` proves, measures and records a
     case."""
     from pytest_dnnbench.session.bench import DnnBench
+    from pytest_dnnbench.session.resources import resources
 
-    return DnnBench(workshop(request.config), request.node, benchmark)
-
-
-def timing(config: pytest.Config) -> bool:
-    """Whether cases are timed: not with --benchmark-disable or -skip."""
-    session = getattr(config, "_benchmarksession", None)
-    return session is not None and not session.disabled and not session.skip
-
-
-def announce(config: pytest.Config, line: str) -> None:
-    """A line past the capture of a running test's output; workers of xdist have no terminal."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    capture: Any = config.pluginmanager.get_plugin("capturemanager")
-    if reporter:
-        with capture.global_and_fixture_disabled() if capture else nullcontext():
-            reporter.ensure_newline()
-            reporter.write_line(line)
+    return DnnBench(resources(request.config), request.node, benchmark)
 
 
 def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:
-    return (
-        [name.strip() for name in argument.split(",")]
-        if isinstance(argument, str)
-        else list(argument)
-    )
+    if isinstance(argument, str):
+        return [name.strip() for name in argument.split(",")]
+    return list(argument)
 
 
 def _id(name: str, value: object) -> str:
     return f"{value}gpu" if name == "gpus" else str(value)
-
-
-def _silent(_: str) -> None:
-    return None

@@ -1,4 +1,4 @@
-"""Builds Horovod against the installed torch: `python -m pytest_dnnbench horovod`. No torch is
+"""Builds Horovod against the installed torch: `dnnbench horovod`. No torch is
 imported here.
 
 Horovod's last release (0.28.1, 2023) does not build against a current torch by itself. Nothing in

@@ -1,4 +1,4 @@
-"""`python -m pytest_dnnbench horovod`: sees to it that Horovod is installed and fits the installed
+"""`dnnbench horovod`: sees to it that Horovod is installed and fits the installed
 torch."""
 
 import argparse
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.check:
         print(
-            f"Horovod is {present or 'not installed'}; {recipe.version} fits: run `python -m pytest_dnnbench horovod`"
+            f"Horovod is {present or 'not installed'}; {recipe.version} fits: run `dnnbench horovod`"
         )
         return 1
     if present is not None and not _built_here(present) and not options.force:
@@ -110,7 +110,7 @@ def _existing(path: str) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pytest_dnnbench horovod",
+        prog="dnnbench horovod",
         description="Build Horovod against the installed torch, once, and install it; with NCCL where torch has CUDA.",
     )
     parser.add_argument(

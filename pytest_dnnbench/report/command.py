@@ -1,4 +1,4 @@
-"""`python -m pytest_dnnbench report`: makes a report of one or several saved runs.
+"""`dnnbench report`: makes a report of one or several saved runs.
 
 What lives here: arguments. Not here: reading (runs.py), drawing (plots.py), writing (write.py).
 """
@@ -57,7 +57,7 @@ def _only(run: Run, models: set[str]) -> Run:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pytest_dnnbench report",
+        prog="dnnbench report",
         description="Makes one page, plots and tables of saved runs. Several sessions of one case make its history.",
     )
     parser.add_argument(

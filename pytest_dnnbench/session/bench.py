@@ -1,5 +1,6 @@
 """The `dnnbench` fixture's object: what a case author calls."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -9,24 +10,30 @@ from pytest_dnnbench.controller.case_run import CaseRun, prepare_run
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.results.records.record import Record, make_record, relate
-from pytest_dnnbench.session import verdicts
-from pytest_dnnbench.session.replay_clock import ReplayClock
+from pytest_dnnbench.session import benchmark_file, state
+from pytest_dnnbench.session.replay_clock import clock_of
 from pytest_dnnbench.session.resources import Resources
-from pytest_dnnbench.session.rounds import EARLY
+from pytest_dnnbench.session.state import EARLY_ROUND
+from pytest_dnnbench.session.verdicts import Outcome, Verdicts
+
+_TWICE = (
+    "dnnbench.measure() was called twice in one test, and a test is one case: parametrise the test,"
+    " as in @pytest.mark.parametrize('phase', ['train', 'validate']), or write two tests"
+)
 
 
 class DnnBench:
     """Proves, measures and records the case of one test."""
 
-    def __init__(self, workshop: Resources, item: pytest.Item, benchmark: Any) -> None:
-        self._workshop = workshop
+    def __init__(self, resources: Resources, item: pytest.Item, benchmark: Any) -> None:
+        self._resources = resources
         self._item = item
         self._benchmark = benchmark
 
     def measure(
         self,
         framework: str,
-        model: str,
+        model: str | Callable[..., Any],
         ranks: Ranks,
         *,
         phase: str,
@@ -35,14 +42,21 @@ class DnnBench:
         """Measures one case on these ranks and returns its record, which goes into
         pytest-benchmark's file.
 
-        `phase` is "train" or "validate"; `options` are the framework's own and override the command
-        line's. The test fails when the step is wrong or a rank fails; it is skipped when the
-        framework is not installed or cannot run on so many devices.
+        `model` is a name of the suite, "module:factory", or the factory itself, a function or class
+        at the top level of a module that ranks can import. `phase` is "train" or "validate".
+        `options` are the framework's own and override the command line's. The test fails when the
+        step is wrong or a rank fails; it is skipped when the framework is not installed or cannot
+        run on so many devices.
         """
+        if benchmark_file.is_used(self._benchmark):
+            pytest.fail(_TWICE, pytrace=False)
         self._skip_unless_possible(framework, ranks.world_size)
         try:
-            run = self._run(framework, model, ranks, phase, options or {})
-            if len(run.launches) < self._item.stash.get(EARLY, self._workshop.settings.rounds):
+            self._check_options(framework, options or {})
+            run = self._run(framework, name_of(model), ranks, phase, options or {})
+            if len(run.launches) < self._item.stash.get(
+                EARLY_ROUND, self._resources.settings.rounds
+            ):
                 self._launch(run)
             failure = None
         except DnnbenchError as error:
@@ -51,7 +65,7 @@ class DnnBench:
             self._benchmark.has_error = True
             self._show(ranks)
             pytest.fail(failure, pytrace=False)
-        if EARLY in self._item.stash:
+        if EARLY_ROUND in self._item.stash:
             pytest.skip("measured; reported in the last round")
         return self._record(run)
 
@@ -59,69 +73,73 @@ class DnnBench:
         self, framework: str, model: str, ranks: Ranks, phase: str, options: dict[str, Scalar]
     ) -> CaseRun:
         """The run of this test, kept from round to round."""
-        shop, settings = self._workshop, self._workshop.settings
-        if run := shop.runs.get(self._item.nodeid):
+        shared = self._resources
+        if run := shared.runs.get(self._item.nodeid):
             run.ranks = ranks
             return run
-        case = Case(
+        smoke, settings = not self._benchmark.enabled, shared.settings
+        run = prepare_run(
+            self._case(framework, model, ranks.world_size, phase, options),
+            shared.catalog,
+            ranks,
+            shared.machine,
+            steps=1 if smoke else settings.steps,
+            warmup=0 if smoke else settings.warmup,
+            data=shared.data(),
+        )
+        run.parallel = shared.placements.side_by_side
+        run.yardstick = None if smoke else shared.yardstick()
+        if shared.keeper:
+            shared.keeper.restore(self._item.nodeid, run)
+        shared.runs[self._item.nodeid] = run
+        return run
+
+    def _case(
+        self, framework: str, model: str, gpus: int, phase: str, options: dict[str, Scalar]
+    ) -> Case:
+        settings = self._resources.settings
+        return Case(
             framework=framework,
             model=model,
-            gpus=ranks.world_size,
+            gpus=gpus,
             phase=phase,
             dataset=settings.dataset,
             image_size=settings.image_size,
-            batch_size=settings.batch_for(ranks.world_size),
+            batch_size=settings.batch_for(gpus),
             precision=settings.precision,
             scaling=settings.scaling,
-            device=shop.machine.kind,
+            device=self._resources.machine.kind,
             seed=settings.seed,
             options={**settings.framework_options.get(framework, {}), **options},
         )
-        smoke = not self._benchmark.enabled
-        steps, warmup = (1, 0) if smoke else (settings.steps, settings.warmup)
-        run = prepare_run(
-            case, shop.catalog, ranks, shop.machine, steps=steps, warmup=warmup, data=shop.data()
-        )
-        run.parallel = shop.placements.side_by_side
-        run.yardstick = None if smoke else shop.yardstick()
-        if shop.keeper:
-            shop.keeper.restore(self._item.nodeid, run)
-        shop.runs[self._item.nodeid] = run
-        return run
 
     def _launch(self, run: CaseRun) -> None:
-        """One launch, kept in the session's journal. A session that continues another has some of
-        them already."""
+        """Makes one launch and keeps it in the session's journal. A session that continues another
+        has some launches already."""
         run.launch()
-        if self._workshop.keeper:
-            self._workshop.keeper.keep(self._item.nodeid, run)
+        if self._resources.keeper:
+            self._resources.keeper.keep(self._item.nodeid, run)
 
     def _record(self, run: CaseRun) -> Record:
         measurement = run.measurement()
         record = make_record(measurement)
-        if self._workshop.launch_plan is not None:
-            record["launch_plan"] = self._workshop.launch_plan.entry(self._item.nodeid)
-        clock = self._item.get_closest_marker("benchmark").kwargs["timer"]  # type: ignore[union-attr] # the plugin set it
-        assert isinstance(clock, ReplayClock)
-        self._benchmark.extra_info["dnnbench"] = record
-        clock.replay(
-            self._benchmark,
-            [time for launch in measurement.launches for time in launch.step_time_s],
-        )
+        if self._resources.launch_plan is not None:
+            record["launch_plan"] = self._resources.launch_plan.entry(self._item.nodeid)
+        benchmark_file.attach(self._benchmark, record)
+        samples = [time for launch in measurement.launches for time in launch.step_time_s]
+        clock_of(self._item).replay(self._benchmark, samples)
         if self._benchmark.enabled:
-            self._workshop.records.append(record)
+            self._resources.records.append(record)
             self._judge(run, record)
         return record
 
     def _judge(self, run: CaseRun, record: Record) -> None:
-        """Holds the record against its baseline; measures again before the test fails."""
-        relate(self._workshop.records)
+        """Compares the record with its baseline; measures again before the test fails."""
+        relate(self._resources.records)
         try:
-            outcome = self._item.config.pluginmanager.get_plugin(verdicts.NAME).judge(
-                self._item, record, run.again
-            )  # type: ignore[union-attr] # the plugin registered it
+            outcome = state.part(self._item.config, Verdicts).judge(self._item, record, run.again)
         except DnnbenchError as error:
-            outcome = verdicts.Outcome(failure=f"{type(error).__name__}: {error}")
+            outcome = Outcome(failure=f"{type(error).__name__}: {error}")
         if outcome.expected is not None:
             pytest.xfail(outcome.expected)
         if outcome.failure is not None:
@@ -129,17 +147,38 @@ class DnnBench:
 
     def _skip_unless_possible(self, framework: str, gpus: int) -> None:
         try:
-            spec = self._workshop.catalog.framework(framework)
+            spec = self._resources.catalog.framework(framework)
         except UsageError as error:
             pytest.fail(str(error), pytrace=False)
         if missing := spec.missing():
             pytest.skip(
-                f"{framework} needs {', '.join(missing)}, which is not installed: run `{spec.install}`"
+                f"{framework} needs {', '.join(missing)}, which is not installed:"
+                f" run `{spec.install}`"
             )
         if not spec.min_gpus <= gpus <= (spec.max_gpus or gpus):
             pytest.skip(f"{framework} does not run on {gpus} devices")
+
+    def _check_options(self, framework: str, options: Iterable[str]) -> None:
+        known = [row.name for row in self._resources.catalog.framework(framework).options]
+        if unknown := sorted(set(options) - set(known)):
+            choices = f"choose from {', '.join(known)}" if known else "it has none"
+            raise UsageError(f"{framework} has no option {unknown[0]!r}: {choices}")
 
     def _show(self, ranks: Ranks) -> None:
         for number, output in enumerate(ranks.outputs):
             if output.strip():
                 self._item.add_report_section("call", f"rank {number}", output)
+
+
+def name_of(model: str | Callable[..., Any]) -> str:
+    """The name of a model that is given by its factory. Raises UsageError for a factory that ranks
+    cannot import by name."""
+    if isinstance(model, str):
+        return model
+    module, name = getattr(model, "__module__", None), getattr(model, "__qualname__", None)
+    if not callable(model) or module is None or name is None or "<" in name:
+        raise UsageError(
+            f"model {model!r} cannot be imported by ranks: give a function or class at the top"
+            " level of a module, or its name as package.module:factory"
+        )
+    return f"{module}:{name}"

@@ -1,78 +1,77 @@
 """`--dnn-launches auto`: the launches of each case, planned once from the baseline's noise before
 anything is measured.
 
-Every worker of pytest-xdist plans for itself, from the same baseline and all cases of the session,
-and so comes to the same number; it has no terminal, so the controller tells of the plan from the
-records, at the end.
+Every xdist worker plans for itself, from the same baseline and all cases of the session, and so
+comes to the same number; it has no terminal, so the controller shows the plan from the records, at
+the end.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dnnbench import plugin
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.session import verdicts
-from pytest_dnnbench.session.xdist import is_worker
+from pytest_dnnbench.session import state
+from pytest_dnnbench.session.baseline import SessionBaseline
+from pytest_dnnbench.session.benchmark_file import is_timed
+from pytest_dnnbench.session.resources import resources, resources_in_use
 
 if TYPE_CHECKING:
     from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
 
 
-class AutoLaunches:
-    """Registered where --dnn-launches is auto."""
+class LaunchPlanning:
+    """Plans where --dnn-launches is auto; does nothing else."""
 
-    def __init__(self, effect: float) -> None:
-        self._effect = effect
-        self._told = False
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._shown = False
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Puts the planned number in the place of the default, before the journal and the display
         ask for it."""
-        config = session.config
-        cases = [item for item in session.items if "dnnbench" in getattr(item, "fixturenames", ())]
-        if not cases or config.option.collectonly or not plugin.timing(config):
+        config, effect = self._config, state.settings(self._config).effect
+        cases = state.cases(session)
+        if effect is None or not cases or config.option.collectonly or not is_timed(config):
             return
         try:
-            plan = self._plan(config, cases)
+            plan = self._plan(effect, cases)
         except UsageError as error:
-            if is_worker(config):
+            if state.is_xdist_worker(config):
                 return  # the controller reads the same baseline and refuses it
             raise pytest.UsageError(str(error)) from None
-        shop = plugin.workshop(config)
-        shop.launch_plan = plan
-        shop.settings = config.stash[plugin.SETTINGS] = replace(
-            shop.settings, launches=plan.launches
-        )
-        self._tell(config, [plan])
+        shared = resources(config)
+        shared.launch_plan = plan
+        shared.settings = replace(shared.settings, launches=plan.launches)
+        config.stash[state.SETTINGS] = shared.settings
+        state.announce(config, f"dnnbench: {plan}")
+        self._shown = not state.is_xdist_worker(config)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_terminal_summary(self, config: pytest.Config) -> None:
-        """Says what workers planned. They differ only if the baseline changed while they
+    def summary(self) -> list[tuple[str, str]]:
+        """What xdist workers planned. Their plans differ only if the baseline changed while they
         started."""
-        if not self._told and plugin.WORKSHOP in config.stash:
-            from pytest_dnnbench.results.verdicts.launch_plan import plans_of
+        shared = resources_in_use(self._config)
+        if self._shown or shared is None:
+            return []
+        from pytest_dnnbench.results.verdicts.launch_plan import plans_of
 
-            self._tell(config, plans_of(plugin.workshop(config).records))
+        return [(f"dnnbench: {plan}", "") for plan in plans_of(shared.records)]
 
-    def _plan(self, config: pytest.Config, cases: list[pytest.Item]) -> LaunchPlan:
+    def _plan(self, effect: float, cases: list[pytest.Item]) -> LaunchPlan:
         from pytest_dnnbench.results.verdicts.launch_plan import plan_launches
 
-        judge: Any = config.pluginmanager.get_plugin(verdicts.NAME)
-        settings = config.stash[plugin.SETTINGS]
+        baseline, settings = (
+            state.part(self._config, SessionBaseline),
+            state.settings(self._config),
+        )
         return plan_launches(
-            self._effect,
-            judge.baseline(),
-            {item.nodeid: judge.layers(item) for item in cases},
+            effect,
+            baseline.read(),
+            {item.nodeid: baseline.layers(item) for item in cases},
             false_alarms=settings.false_alarms,
             at_least=settings.launches,
         )
-
-    def _tell(self, config: pytest.Config, plans: list[LaunchPlan]) -> None:
-        for plan in plans:
-            plugin.announce(config, f"dnnbench: {plan}")
-        self._told = not is_worker(config)

@@ -1,7 +1,9 @@
 """Live progress: what runs now, how far it is, how long the session will still take.
 
-    terminal             a status line, rewritten at most every ranks.PROGRESS_S while ranks run, gone between launches
-    pipe, file, CI log   a plain line per launch of an early round; in the last round pytest's own line per case
+    terminal             a status line, rewritten every ranks.PROGRESS_S at most while ranks run,
+                         gone between launches
+    pipe, file, CI log   a plain line per launch of an early round; in the last round pytest's own
+                         line per case
 
 The controller draws the line from the loop in which it waits for the ranks: no thread, no busy
 waiting. Where there is no status line it is not even woken. Workers of pytest-xdist have no
@@ -20,29 +22,32 @@ import pytest
 
 from pytest_dnnbench.rank_status import RankStatus
 from pytest_dnnbench.report.progress import Pace, StatusLine, status, time_left, where
-from pytest_dnnbench.session import rounds
+from pytest_dnnbench.session import state
+from pytest_dnnbench.session.benchmark_file import is_timed
+from pytest_dnnbench.session.resources import Resources, resources
+from pytest_dnnbench.session.state import EARLY_ROUND
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Decides by --dnn-progress and the terminal what is shown, now that the cases are known."""
-    from pytest_dnnbench import plugin
+class ProgressDisplay:
+    """Decides by --dnn-progress and the terminal what is shown, once the cases are there."""
 
-    config = session.config
-    wanted = config.stash[plugin.SETTINGS].progress
-    writer = getattr(config.pluginmanager.get_plugin("terminalreporter"), "_tw", None)
-    items = [
-        item
-        for item in session.items
-        if {"dnnbench", "process_group"} & set(getattr(item, "fixturenames", ()))
-    ]
-    if writer is None or not items or config.option.collectonly:
-        return
-    terminal, shop = Terminal(config, writer), plugin.workshop(config)
-    if shows(wanted, terminal.rewrites, config.option.verbose):
-        launches = shop.settings.rounds if plugin.timing(config) else 1
-        live = LiveProgress(terminal, shop, rounds.measured(session), launches)
-        shop.progress = live if terminal.rewrites else None
-        config.pluginmanager.register(live, "dnnbench_live")
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Registers the display, where there is one."""
+        config = self._config
+        writer = getattr(config.pluginmanager.get_plugin("terminalreporter"), "_tw", None)
+        idle = config.option.collectonly or not any(map(state.needs_ranks, session.items))
+        if writer is None or idle:
+            return
+        terminal, wanted = Terminal(config, writer), state.settings(config).progress
+        if shows(wanted, terminal.rewrites, config.option.verbose):
+            shared = resources(config)
+            launches = shared.settings.rounds if is_timed(config) else 1
+            live = LiveProgress(terminal, shared, state.cases_here(session), launches)
+            shared.progress = live if terminal.rewrites else None
+            state.add_part(config, live)
 
 
 def shows(wanted: str, rewrites: bool, verbosity: int) -> bool:
@@ -94,10 +99,10 @@ class LiveProgress:
     """The display of one session; it is what `Ranks` calls Progress."""
 
     def __init__(
-        self, terminal: Terminal, shop: Any, measured: Sequence[pytest.Item], launches: int
+        self, terminal: Terminal, shared: Resources, measured: Sequence[pytest.Item], launches: int
     ) -> None:
         self.terminal = terminal
-        self._shop = shop
+        self._resources = shared
         self._launches = launches
         self._numbers = {item.nodeid: number for number, item in enumerate(measured, 1)}
         self._pace = Pace(list(self._numbers), self._launches)
@@ -138,13 +143,13 @@ class LiveProgress:
             return
         skipped = not launched and not failed
         self._pace.note(item.nodeid, 0.0 if skipped else seconds, over=failed or skipped)
-        if not self.terminal.rewrites and item.stash.get(rounds.EARLY, False) and not skipped:
+        if not self.terminal.rewrites and item.stash.get(EARLY_ROUND, 0) and not skipped:
             place = f"dnnbench: case {self._numbers[item.nodeid]} of {len(self._numbers)}"
             words = [self._rate(item) if launched else "failed", *time_left(self._pace.left_s)]
             self.terminal.write_line(f"{place}, {item.name}: {', '.join(words)}")
 
     def _rate(self, item: pytest.Item) -> str:
-        return f"{self._shop.runs[item.nodeid].launches[-1].throughput:,.1f} img/s"
+        return f"{self._resources.runs[item.nodeid].launches[-1].throughput:,.1f} img/s"
 
     def _launch(self, item: pytest.Item) -> list[str]:
         if item.nodeid not in self._numbers or self._launches == 1:
@@ -157,7 +162,7 @@ class LiveProgress:
         ]
 
     def _launched(self, item: pytest.Item) -> int:
-        run = self._shop.runs.get(item.nodeid)
+        run = self._resources.runs.get(item.nodeid)
         return len(run.launches) if run else 0
 
     def _left_s(self) -> float | None:

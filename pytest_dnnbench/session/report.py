@@ -5,67 +5,71 @@ The session's own results come first: they are saved before this runs, and no er
 exit status.
 """
 
+from __future__ import annotations
+
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_dnnbench.errors import DnnbenchError
-from pytest_dnnbench.report.runs import Run, run_of
+from pytest_dnnbench.errors import DnnbenchError, UsageError
+from pytest_dnnbench.session import benchmark_file, state
+
+if TYPE_CHECKING:
+    from pytest_dnnbench.report.runs import Run
 
 
 class SessionReport:
-    """Hooks of a session that asked for a report. Raises UsageError when the folder could not be
-    written to."""
+    """Writes the report of a session that asked for it."""
 
-    def __init__(self, directory: str) -> None:
-        from pytest_dnnbench.report.write import check_writable
-
-        self.directory = Path(directory)
-        check_writable(self.directory)
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        folder = state.settings(config).report
+        self._folder = None if folder is None or state.is_xdist_worker(config) else Path(folder)
         self._failures: list[tuple[str, str]] = []
+        if self._folder:
+            from pytest_dnnbench.report.write import check_writable
+
+            try:
+                check_writable(self._folder)
+            except UsageError as error:
+                raise pytest.UsageError(str(error)) from None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keeps what failed."""
         if report.failed:
             self._failures.append((report.nodeid, _message(report)))
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
-        """Writes the report and says where; or why not."""
-        if config.option.collectonly:
-            return
+    def summary(self) -> list[tuple[str, str]]:
+        """Writes the report; says where it is, or why there is none."""
+        if self._folder is None or self._config.option.collectonly:
+            return []
         try:
-            page = self._write(config)
+            page = self._write(self._folder)
         except Exception as error:  # whatever is wrong with a picture, the tests' outcome stands
-            cause = (
-                str(error)
-                if isinstance(error, DnnbenchError)
-                else f"{type(error).__name__}: {error}"
-            )
-            terminalreporter.write_line(f"dnnbench: no report was written: {cause}", red=True)
-        else:
-            terminalreporter.write_line(f"dnnbench report: {page}")
+            is_ours = isinstance(error, DnnbenchError)
+            cause = str(error) if is_ours else f"{type(error).__name__}: {error}"
+            return [(f"dnnbench: no report was written: {cause}", "red")]
+        return [(f"dnnbench report: {page}", "")]
 
-    def _write(self, config: pytest.Config) -> Path:
+    def _write(self, folder: Path) -> Path:
         from pytest_dnnbench.report.study import Study
         from pytest_dnnbench.report.write import write_report
 
-        return write_report(Study([self._run(config)]), self.directory)
+        return write_report(Study([self._run()]), folder)
 
-    def _run(self, config: pytest.Config) -> Run:
+    def _run(self) -> Run:
         """This session as if it were read from the file that pytest-benchmark saves of it."""
-        session: Any = getattr(config, "_benchmarksession", None)
-        measured = [] if session is None or session.disabled else session.benchmarks
+        from pytest_dnnbench.report.runs import run_of
+
         content = {
             "datetime": datetime.now(UTC).isoformat(timespec="seconds"),
             "benchmarks": [
-                {"fullname": one.fullname, "extra_info": one.extra_info}
-                for one in measured
-                if not one.has_error
+                {"fullname": name, "extra_info": {benchmark_file.KEY: record}}
+                for name, record in benchmark_file.records(self._config).items()
             ],
-            "dnnbench": {"failed": [list(failure) for failure in self._failures]},
+            benchmark_file.KEY: {"failed": [list(failure) for failure in self._failures]},
         }
         return run_of(content, "this session")
 

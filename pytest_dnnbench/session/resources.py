@@ -1,11 +1,13 @@
-"""What the cases of a session share: the machine, the fork server, the data, the records made so
-far."""
+"""What the cases of a session share: the machine, the fork server, the devices, the data, the
+records made so far. Made at first use, for many sessions never measure anything."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+import pytest
 
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller.case_run import CaseRun, load
@@ -17,18 +19,27 @@ from pytest_dnnbench.controller.ranks import Progress, Ranks
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.mnist_files import MnistFiles, find_mnist
 from pytest_dnnbench.results.records.record import Record
-from pytest_dnnbench.session.journal import Keeper
+from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
+from pytest_dnnbench.session import state
+from pytest_dnnbench.session.benchmark_file import is_timed
 from pytest_dnnbench.session.settings import ALL, Settings
-
-if TYPE_CHECKING:
-    from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
 
 DOWNLOAD = "pytest_dnnbench.rank.data:download"
 
 
+class LaunchKeeper(Protocol):
+    """Keeps the launches of a session, so that an interrupted one can be continued."""
+
+    def restore(self, name: str, run: CaseRun) -> None:
+        """Gives a case the launches that an interrupted session has made of it."""
+
+    def keep(self, name: str, run: CaseRun) -> None:
+        """Keeps the newest launch of a case."""
+
+
 class Resources:
-    """One per session, and one per worker of pytest-xdist, which runs cases `side_by_side` with
-    other workers'.
+    """One per session, and one per xdist worker, which runs cases `side_by_side` with those of the
+    other workers.
 
     Raises UsageError when the settings do not fit this machine."""
 
@@ -61,7 +72,7 @@ class Resources:
         self.runs: dict[str, CaseRun] = {}
         self.records: list[Record] = []
         self.progress: Progress | None = None
-        self.keeper: Keeper | None = None
+        self.keeper: LaunchKeeper | None = None
         self.launch_plan: LaunchPlan | None = None
         self._data: MnistFiles | None = None
 
@@ -117,8 +128,8 @@ class Resources:
         share = min(train_share, self._data.validate_count // max(self.counts))
         if share < settings.batch_size and settings.scaling == "weak":
             raise DataError(
-                f"--dnn-batch-size {settings.batch_size}: the data holds only {share} images per rank"
-                f" for {max(self.counts)} ranks ({self._data.split}): use at most {share}"
+                f"--dnn-batch-size {settings.batch_size}: the data holds only {share} images per"
+                f" rank for {max(self.counts)} ranks ({self._data.split}): use at most {share}"
             )
         return self._data
 
@@ -147,7 +158,32 @@ class Resources:
                 f"--dnn-{flag} {value}" for flag, value, default in given if value != default
             )
             raise UsageError(
-                f"{spec.name} with {asked} fits none of the device counts {', '.join(map(str, possible))}:"
-                " change it, or give counts that fit with --dnn-gpu-counts"
+                f"{spec.name} with {asked} fits none of the device counts"
+                f" {', '.join(map(str, possible))}: change it, or give counts that fit"
+                " with --dnn-gpu-counts"
             )
         return fitting
+
+
+def resources(config: pytest.Config) -> Resources:
+    """The session's resources. Raises pytest.UsageError when the settings do not fit the
+    machine."""
+    if shared := resources_in_use(config):
+        return shared
+    try:
+        shared = Resources(
+            state.settings(config),
+            config.stash[state.CATALOG],
+            timed=is_timed(config),
+            side_by_side=state.is_xdist_worker(config),
+            announce=lambda line: state.announce(config, line),
+        )
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None
+    state.keep(config, shared)
+    return shared
+
+
+def resources_in_use(config: pytest.Config) -> Resources | None:
+    """The session's resources; None where nothing has asked for them."""
+    return state.part_if_any(config, Resources)

@@ -6,69 +6,81 @@ makes one launch and leaves the test. The last round is pytest's own loop. An it
 early round is not run again: its reports are handed to pytest when its turn comes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import pytest
 from _pytest.runner import runtestprotocol
 
-FAILED = pytest.StashKey[list[pytest.TestReport]]()
-EARLY = pytest.StashKey[int]()
-"""Of an item that runs in an early round: the number of that round, from 1."""
-ELSEWHERE = pytest.StashKey[bool]()
-"""Of an item that another worker of pytest-xdist is to run."""
+from pytest_dnnbench.errors import DnnbenchError
+from pytest_dnnbench.session import state
+from pytest_dnnbench.session.benchmark_file import is_timed
+from pytest_dnnbench.session.resources import resources
+from pytest_dnnbench.session.state import EARLY_FAILURE, EARLY_ROUND
 
 
-def measured(session: pytest.Session) -> list[pytest.Item]:
-    """The items of this process that measure something."""
-    return [
-        item
-        for item in session.items
-        if "dnnbench" in getattr(item, "fixturenames", ()) and not item.stash.get(ELSEWHERE, False)
-    ]
+class Rounds:
+    """Runs the early rounds before pytest's own loop, and reports what failed in them."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Checks the data, then runs all rounds but the last."""
+        config = session.config
+        if state.cases_here(session) and not config.option.collectonly:
+            try:
+                resources(config).data()
+            except DnnbenchError as error:
+                raise pytest.UsageError(str(error)) from None
+            if is_timed(config):
+                _run_early_rounds(session, state.settings(config).rounds, _announcer(config))
+        return (yield)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        """Reports a case that failed in an early round instead of running it again."""
+        reports = item.stash.get(EARLY_FAILURE, None)
+        if reports is None:
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in reports:
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
 
 
-def run_early_rounds(
+def catch_up(item: pytest.Item, launches: int) -> None:
+    """Runs an item's early rounds in a row: it came to this process after those of the others."""
+    for number in range(1, launches):
+        if EARLY_FAILURE not in item.stash:
+            _run_early(item, None, number)
+
+
+def _run_early_rounds(
     session: pytest.Session, launches: int, announce: Callable[[str], None]
 ) -> None:
-    """Runs all rounds but the last."""
-    items = measured(session)
-    if session.config.option.collectonly or (
-        session.testsfailed and not session.config.option.continue_on_collection_errors
-    ):
+    items = state.cases_here(session)
+    if session.testsfailed and not session.config.option.continue_on_collection_errors:
         return
     for number in range(1, launches):
         announce(f"dnnbench: round {number} of {launches}, {len(items)} cases")
         for item, following in zip(items, [*items[1:], None], strict=True):
             if session.shouldstop or session.shouldfail:
                 return
-            if FAILED not in item.stash:
+            if EARLY_FAILURE not in item.stash:
                 _run_early(item, following, number)
 
 
 def _run_early(item: pytest.Item, following: pytest.Item | None, number: int) -> None:
-    item.stash[EARLY] = number
+    item.stash[EARLY_ROUND] = number
     try:
         reports = runtestprotocol(item, nextitem=following, log=False)
     finally:
-        del item.stash[EARLY]
+        del item.stash[EARLY_ROUND]
     if any(report.failed for report in reports):
-        item.stash[FAILED] = reports
+        item.stash[EARLY_FAILURE] = reports
 
 
-def catch_up(item: pytest.Item, launches: int) -> None:
-    """Runs an item's early rounds in a row: it came to this process after those of the others."""
-    for number in range(1, launches):
-        if FAILED not in item.stash:
-            _run_early(item, None, number)
-
-
-def replay_failure(item: pytest.Item) -> bool:
-    """Reports an item that failed in an early round; False when there is nothing to report."""
-    reports = item.stash.get(FAILED, None)
-    if reports is None:
-        return False
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in reports:
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
+def _announcer(config: pytest.Config) -> Callable[[str], None]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or config.option.verbose < 0:
+        return lambda line: None
+    return lambda line: reporter.write_line(line)

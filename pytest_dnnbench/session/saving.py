@@ -1,78 +1,53 @@
-"""The controller's own ends: a stop by SIGTERM is as clean as Ctrl-C, and a failed save loses
-nothing.
+"""A failed save loses nothing.
 
 pytest-benchmark saves while the session finishes. What it cannot write, because the disk is full or
-the storage read-only, goes to a file elsewhere, whose path is told; the session then fails. Its
-`handle_saving` is undocumented: it is replaced here and nowhere else.
+the storage read-only, goes to a file elsewhere, whose path is shown; the session then fails.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import tempfile
-import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
+from pytest_dnnbench.session import benchmark_file
+
 FALLBACK = "dnnbench-unsaved-"
 
 
-class KeepSafe:
+class Saving:
     """Registered once per session, in the process that saves."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
         self.failure = ""
-        self._before: Any = None
 
-    def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """From here on SIGTERM, unless somebody else has use for it, stops as Ctrl-C does; saving
-        is watched."""
-        in_main = threading.current_thread() is threading.main_thread()
-        if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            self._before = signal.signal(signal.SIGTERM, _interrupt)
-        benchmarks = getattr(session.config, "_benchmarksession", None)
-        if benchmarks is not None:
-            save = benchmarks.handle_saving
-            benchmarks.handle_saving = lambda: self._save(save, benchmarks)
+    def pytest_sessionstart(self) -> None:
+        """Watches saving."""
+        benchmark_file.watch_saving(self._config, self._rescue)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """A session whose data are not where they were asked for has failed."""
+        """Fails a session whose data are not where they were asked for."""
         result = yield
         if self.failure:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
         return result
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Last, so that it is seen."""
-        if self.failure:
-            terminalreporter.write_line(self.failure, red=True)
+    def summary(self) -> list[tuple[str, str]]:
+        """Where the data are instead."""
+        return [(self.failure, "red")] if self.failure else []
 
-    def pytest_unconfigure(self) -> None:
-        """Leaves SIGTERM as it was."""
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def _save(self, save: Callable[[], None], benchmarks: Any) -> None:
-        try:
-            save()
-        except OSError as error:
-            asked = " and ".join(filter(None, (_name(benchmarks.json), _storage(benchmarks))))
-            kept = keep(
-                [
-                    one.as_dict(include_data=True)
-                    for one in benchmarks.benchmarks
-                    if not one.has_error
-                ]
-            )
-            self.failure = f"dnnbench: the results could not be saved to {asked}: {error.strerror or error}. {kept}"
+    def _rescue(self, error: Exception, where: str, benchmarks: list[dict[str, Any]]) -> None:
+        cause = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        self.failure = (
+            f"dnnbench: the results could not be saved to {where}: {cause}. {keep(benchmarks)}"
+        )
 
 
 def keep(benchmarks: list[dict[str, Any]]) -> str:
@@ -93,15 +68,3 @@ def keep(benchmarks: list[dict[str, Any]]) -> str:
             continue
         return f"What was measured is in {path}"
     return f"Nor could they be kept elsewhere ({'; '.join(errors)})"
-
-
-def _name(file: Any) -> str:
-    return str(getattr(file, "name", "")) if file else ""
-
-
-def _storage(benchmarks: Any) -> str:
-    return str(benchmarks.storage.location) if benchmarks.save or benchmarks.autosave else ""
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")

@@ -1,5 +1,5 @@
-"""The options of a session: one table gives the command line, the ini file, the help text and the
-checks.
+"""The options of a session: each field of `Settings` is an option, and its row gives the command
+line, the ini file, the help text and the checks.
 
 Below the pytest boundary nothing sees pytest's config, only the frozen Settings made here.
 """
@@ -7,11 +7,12 @@ Below the pytest boundary nothing sees pytest's config, only the frozen Settings
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_dnnbench.case import DATASETS, MNIST_IMAGE_SIZE, PRECISIONS, SCALINGS, Scalar
-from pytest_dnnbench.catalog import DEFAULT_MODELS, FRAMEWORKS, Catalog
+from pytest_dnnbench.catalog import DEFAULT_MODELS, Catalog, FrameworkSpec
 from pytest_dnnbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,9 +21,13 @@ if TYPE_CHECKING:
 
 DEFAULT_LAUNCHES = 3
 EFFECT = 0.05
-"""The change that --dnn-launches auto is to find, unless it says which."""
+"""The change that --dnn-launches auto is to detect, unless it says which."""
 
 _AUTO = re.compile(r"auto(:(?P<percent>[0-9]+(\.[0-9]+)?)%)?")
+
+_TRUTH = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
+    ("false", "0", "no", "off"), False
+)
 
 ALL = "all"
 """Stands for every framework of the catalog, also those that do not run by default."""
@@ -30,8 +35,11 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: `--dnn-NAME` and its ini twin `dnn_NAME`, with dashes as underscores. `ini`: its
-    type there, where that is not `kind`."""
+    """One option: `--dnn-NAME` and its ini twin `dnn_NAME`, with dashes as underscores.
+
+    `ini` is its type there, where that is not `kind`. `measured`: it changes what is measured, so
+    an interrupted session is continued only with the same value.
+    """
 
     name: str
     kind: type
@@ -40,196 +48,194 @@ class Option:
     choices: tuple[str, ...] = ()
     at_least: float | None = None
     ini: Any = None
+    measured: bool = True
 
     @property
     def flag(self) -> str:
-        """On the command line."""
+        """The option on the command line."""
         return "--gpus" if self.name == "gpus" else f"--dnn-{self.name}"
 
     @property
     def key(self) -> str:
-        """In the ini file, and as an attribute of pytest's options."""
+        """The option in the ini file, and as an attribute of pytest's options."""
         return "dnn_" + self.name.replace("-", "_")
 
-    def parse(self, text: Any) -> Any:
-        """The value behind what the user wrote. Raises UsageError naming the flag, the value and
-        the fix."""
+    @property
+    def help(self) -> str:
+        """The help text, with choices and default."""
+        choices = f" [{', '.join(self.choices)}]" if self.choices else ""
+        shown = ",".join(self.default) if isinstance(self.default, tuple) else self.default
+        default = f" (default: {shown})" if self.default not in (None, False, ()) else ""
+        return self.about + choices + default
+
+    def parse(self, text: Any, place: str = "") -> Any:
+        """The value behind what the user wrote. Raises UsageError naming the place (the flag,
+        unless told otherwise), the value and the fix."""
+        place = place or self.flag
         if self.kind is tuple:
             values = text if isinstance(text, (list, tuple)) else str(text).split(",")
             return tuple(value.strip() for value in values if value.strip())
         if self.kind is bool:
-            return text in (True, "true", "True", "1", "yes", "on")
+            if str(text).lower() not in _TRUTH:
+                raise UsageError(f"{place} {text!r} is neither true nor false")
+            return _TRUTH[str(text).lower()]
         try:
             value = self.kind(text)
         except (TypeError, ValueError):
-            raise UsageError(
-                f"{self.flag} {text!r} is not a number ({self.kind.__name__})"
-            ) from None
+            raise UsageError(f"{place} {text!r} is not a number ({self.kind.__name__})") from None
         if self.choices and value not in self.choices:
-            raise UsageError(
-                f"{self.flag} {value!r} is unknown: choose from {', '.join(self.choices)}"
-            )
+            choices = ", ".join(self.choices)
+            raise UsageError(f"{place} {value!r} is unknown: choose from {choices}")
         if self.at_least is not None and not value >= self.at_least:
-            raise UsageError(f"{self.flag} is {value}: it must be at least {self.at_least:g}")
+            raise UsageError(f"{place} is {value}: it must be at least {self.at_least:g}")
         return value
 
 
-OPTIONS = (
-    Option(
-        "gpus",
-        int,
-        None,
-        "cases run on 1, 2, 4, ... up to so many devices (default: all GPUs; CPU: 2)",
-        at_least=1,
-    ),
-    Option("gpu-counts", tuple, None, "exactly these device counts instead, as in 1,3"),
-    Option(
-        "device",
-        str,
-        "auto",
-        "auto takes CUDA where there is any, else CPU ranks",
-        ("auto", "cuda", "cpu"),
-    ),
-    Option(
-        "frameworks",
-        tuple,
-        None,
-        "frameworks to measure, or all, variants included (default: one of each kind)",
-    ),
-    Option("models", tuple, DEFAULT_MODELS, "models, or package.module:factory of your own"),
-    Option("dataset", str, "synthetic", "where images come from", DATASETS),
-    Option("data-dir", str, None, "folder with the MNIST files"),
-    Option("download", bool, False, "let torchvision fetch MNIST into --dnn-data-dir"),
-    Option(
-        "image-size",
-        int,
-        MNIST_IMAGE_SIZE,
-        "pixels a side; 28: MNIST's form, others: ImageNet's",
-        at_least=1,
-    ),
-    Option(
-        "batch-size",
-        int,
-        32,
-        "images per GPU and step; under strong scaling, of all GPUs together",
-        at_least=1,
-    ),
-    Option("scaling", str, "weak", "what --dnn-batch-size counts as GPUs are added", SCALINGS),
-    Option(
-        "precision", str, "fp32", "fp32 is IEEE; tf32 needs a GPU; bf16 is autocast", PRECISIONS
-    ),
-    Option(
-        "launches",
-        str,
-        DEFAULT_LAUNCHES,
-        "launches of each case in fresh processes, interleaved over the cases; auto or auto:3%: as many as find such a"
-        " change (5%) under the noise of --dnn-baseline",
-        ini=int | str,
-    ),
-    Option("steps", int, 10, "timed steps of a launch", at_least=1),
-    Option("warmup", int, 3, "untimed steps before them", at_least=0),
-    Option("timeout", float, 600.0, "seconds that one launch may take", at_least=1),
-    Option(
-        "progress", str, "auto", "what runs now: auto shows it unless quiet", ("auto", "on", "off")
-    ),
-    Option("report", str, None, "folder for a page, plots and tables of the session"),
-    Option(
-        "parallel",
-        bool,
-        False,
-        "under xdist's -n, time cases side by side on disjoint devices; see the docs",
-    ),
-    Option("resume", bool, False, "run what an interrupted session has left to do, and merge"),
-    Option(
-        "lease-timeout",
-        float,
-        3600.0,
-        "seconds that a launch may wait for devices in use",
-        at_least=0,
-    ),
-    Option("seed", int, 0, "seed of weights, data and shuffling", at_least=0),
-    Option(
-        "baseline", str, None, "compare with latest, a NAME or NUMBER of the storage, or a file"
-    ),
-    Option(
-        "compare-across", tuple, (), "facts that may differ from the baseline's, as in driver,torch"
-    ),
-    Option("require-baseline", bool, False, "a case that is compared with nothing fails"),
-    Option(
-        "limits",
-        tuple,
-        None,
-        "limits as METRIC=LIMIT, as in throughput=-5%,allocated_peak_bytes<=6GiB",
-    ),
-    Option(
-        "confirm",
-        int,
-        None,
-        "fresh launches before a case fails; 0: none (default: --dnn-launches)",
-        at_least=0,
-    ),
-    Option(
-        "false-alarms",
-        float,
-        0.01,
-        "share of sessions with nothing changed that may fail",
-        at_least=1e-9,
-    ),
-    Option(
-        "accept",
-        str,
-        None,
-        "take this session as a baseline although it is worse; the reason goes on record",
-    ),
-    Option(
-        "calibrate",
-        int,
-        None,
-        "measure so many sessions' launches of each case to learn its noise",
-        at_least=2,
-    ),
-)
+def _option(kind: type, default: Any, about: str, **more: Any) -> Any:
+    """A field of Settings that is an option."""
+    return field(
+        default=default, metadata={"kind": kind, "default": default, "about": about, **more}
+    )
+
+
+def _choice(default: str, about: str, choices: tuple[str, ...], **more: Any) -> Any:
+    return _option(str, default, about, choices=choices, **more)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The options in force, parsed and checked; every value is the user's or the table's
-    default."""
+    """The options in force, parsed and checked; every value is the user's or the default."""
 
-    gpus: int | None
-    gpu_counts: tuple[int, ...] | None
-    device: str
-    frameworks: tuple[str, ...] | None
-    models: tuple[str, ...]
-    dataset: str
-    data_dir: str | None
-    download: bool
-    image_size: int
-    batch_size: int
-    scaling: str
-    precision: str
-    launches: int
-    steps: int
-    warmup: int
-    timeout: float
-    progress: str
-    report: str | None
-    parallel: bool
-    resume: bool
-    lease_timeout: float
-    seed: int
-    baseline: str | None
-    compare_across: tuple[str, ...]
-    require_baseline: bool
-    limits: tuple[str, ...] | None
-    confirm: int | None
-    false_alarms: float
-    accept: str | None
-    calibrate: int | None
-    framework_options: dict[str, dict[str, Scalar]]
+    gpus: int | None = _option(
+        int,
+        None,
+        "run cases on 1, 2, 4, ... up to this many devices (default: all GPUs; CPU: 2)",
+        at_least=1,
+    )
+    gpu_counts: tuple[int, ...] | None = _option(
+        tuple, None, "run cases on exactly these device counts instead, as in 1,3"
+    )
+    device: str = _choice(
+        "auto", "auto takes CUDA where there is any, else CPU ranks", ("auto", "cuda", "cpu")
+    )
+    frameworks: tuple[str, ...] | None = _option(
+        tuple,
+        None,
+        "frameworks to measure; all adds the variants (default: one of each kind)",
+    )
+    models: tuple[str, ...] = _option(
+        tuple, DEFAULT_MODELS, "models to measure; package.module:factory names your own"
+    )
+    dataset: str = _choice("synthetic", "where images come from", DATASETS)
+    data_dir: str | None = _option(str, None, "folder with the MNIST files")
+    download: bool = _option(
+        bool, False, "let torchvision fetch MNIST into --dnn-data-dir", measured=False
+    )
+    image_size: int = _option(
+        int,
+        MNIST_IMAGE_SIZE,
+        "pixels a side; 28 gives MNIST's form, any other size ImageNet's",
+        at_least=1,
+    )
+    batch_size: int = _option(
+        int, 32, "images per GPU and step; under strong scaling, of all GPUs together", at_least=1
+    )
+    scaling: str = _choice(
+        "weak", "whether --dnn-batch-size is per GPU (weak) or for all GPUs (strong)", SCALINGS
+    )
+    precision: str = _choice("fp32", "fp32 is IEEE; tf32 needs a GPU; bf16 is autocast", PRECISIONS)
+    launches: int = _option(
+        str,
+        DEFAULT_LAUNCHES,
+        "launches of each case in fresh processes, interleaved over the cases; auto or auto:3%"
+        " plans as many as detect such a change (5%) under the noise of --dnn-baseline",
+        ini=int | str,
+    )
+    steps: int = _option(int, 10, "timed steps of a launch", at_least=1)
+    warmup: int = _option(int, 3, "untimed steps before the timed ones", at_least=0)
+    timeout: float = _option(
+        float, 600.0, "seconds that one launch may take", at_least=1, measured=False
+    )
+    progress: str = _choice(
+        "auto",
+        "show what runs now: auto shows it unless pytest is quiet",
+        ("auto", "on", "off"),
+        measured=False,
+    )
+    report: str | None = _option(
+        str, None, "folder for a page, plots and tables of the session", measured=False
+    )
+    parallel: bool = _option(
+        bool,
+        False,
+        "under pytest-xdist's -n, time cases side by side on disjoint devices; see the docs",
+        measured=False,
+    )
+    resume: bool = _option(
+        bool, False, "run what an interrupted session has left to do, and merge", measured=False
+    )
+    lease_timeout: float = _option(
+        float,
+        3600.0,
+        "seconds that a launch may wait for devices in use",
+        at_least=0,
+        measured=False,
+    )
+    seed: int = _option(int, 0, "seed of weights, data and shuffling", at_least=0)
+    baseline: str | None = _option(
+        str,
+        None,
+        "compare with this baseline: latest, a NAME or NUMBER in the storage, or a file",
+        measured=False,
+    )
+    compare_across: tuple[str, ...] = _option(
+        tuple,
+        (),
+        "environment facts allowed to differ from the baseline's, as in driver,torch",
+        measured=False,
+    )
+    require_baseline: bool = _option(
+        bool, False, "fail every case that has no usable baseline", measured=False
+    )
+    limits: tuple[str, ...] = _option(
+        tuple,
+        (),
+        "limits as METRIC=LIMIT, as in throughput=-5%,allocated_peak_bytes<=6GiB",
+        measured=False,
+    )
+    confirm: int | None = _option(
+        int,
+        None,
+        "fresh launches before a case fails; 0 makes none (default: --dnn-launches)",
+        at_least=0,
+        measured=False,
+    )
+    false_alarms: float = _option(
+        float,
+        0.01,
+        "accepted false-alarm rate: the fraction of sessions that may fail although nothing"
+        " changed",
+        at_least=1e-9,
+        measured=False,
+    )
+    accept: str | None = _option(
+        str,
+        None,
+        "take this session as a baseline although it is worse; the reason goes on record",
+        measured=False,
+    )
+    calibrate: int | None = _option(
+        int,
+        None,
+        "measure as many launches of each case as this many sessions, to learn its noise",
+        at_least=2,
+    )
+    framework_options: dict[str, dict[str, Scalar]] = field(default_factory=dict)
     effect: float | None = None
-    """With --dnn-launches auto the change that is to be found; `launches` is planned before the
-    first round."""
+    """With --dnn-launches auto the change to detect; `launches` is planned before the first
+    round."""
+    ini_limits: tuple[str, ...] = ()
+    """The limits of the ini file: those of the command line come before them, limit by limit."""
 
     @property
     def rounds(self) -> int:
@@ -238,7 +244,7 @@ class Settings:
 
     def counts(self, available: int) -> tuple[int, ...]:
         """The device counts to run on: --dnn-gpu-counts, or the powers of two up to --gpus, and
-        it."""
+        --gpus itself."""
         if self.gpu_counts is not None:
             return self.gpu_counts
         top = self.gpus if self.gpus is not None else available
@@ -258,29 +264,47 @@ class Settings:
         return share
 
 
-def add_options(parser: pytest.Parser) -> None:
-    """Registers the table, and the own options of the built-in frameworks, with pytest."""
+OPTIONS = tuple(
+    Option(row.name.replace("_", "-"), **row.metadata) for row in fields(Settings) if row.metadata
+)
+
+# `effect` shows in the launches that were planned for it; `parallel` counts only under -n, where
+# nothing is continued.
+NOT_MEASURED = {"effect", "ini_limits"} | {
+    option.name.replace("-", "_") for option in OPTIONS if not option.measured
+}
+"""Fields that change nothing in what is measured: they may differ when a session is continued."""
+
+
+def add_options(parser: pytest.Parser, options: Iterable[Option]) -> None:
+    """Registers options and their ini twins with pytest. Raises UsageError for a flag that is
+    already there."""
     group = parser.getgroup("dnnbench", "benchmarks of distributed training")
-    for option in (*OPTIONS, *_framework_options()):
-        shown = f" [{', '.join(option.choices)}]" if option.choices else ""
-        known = (
-            f" (default: {_text(option.default)})" if option.default not in (None, False) else ""
-        )
+    for option in options:
+        about: dict[str, Any] = {"dest": option.key, "default": None}
         if option.kind is bool:
-            group.addoption(
-                option.flag, dest=option.key, action="store_true", default=None, help=option.about
-            )
+            about |= {"action": "store_true", "help": option.about}
         else:
-            group.addoption(
-                option.flag,
-                dest=option.key,
-                default=None,
-                metavar="X",
-                help=option.about.replace("%", "%%") + shown + known,
-            )
+            about |= {"metavar": "X", "help": option.help.replace("%", "%%")}
+        try:
+            group.addoption(option.flag, **about)
+        except ValueError as error:
+            raise UsageError(f"{option.flag} ({option.about}) cannot be added: {error}") from None
         parser.addini(
             option.key, option.about, type=option.ini or _ini_type(option.kind), default=None
         )
+
+
+def framework_options(frameworks: Iterable[FrameworkSpec]) -> list[Option]:
+    """One option per flag: the variants of a framework share theirs, and the first of them names
+    it."""
+    rows: dict[str, Option] = {}
+    for framework in frameworks:
+        for row in framework.options:
+            about = f"{framework.name}: {row.about}"
+            option = Option(row.flag, type(row.default), row.default, about, row.choices)
+            rows.setdefault(row.flag, option)
+    return list(rows.values())
 
 
 def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
@@ -289,14 +313,24 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     if values["gpu_counts"] is not None:
         values["gpu_counts"] = tuple(_count(text) for text in values["gpu_counts"])
     values["launches"], values["effect"] = _launches(values["launches"])
-    own: dict[str, dict[str, Scalar]] = {}
-    for framework in FRAMEWORKS:
-        for row in framework.options:
-            option = Option(row.flag, type(row.default), row.default, row.about, row.choices)
-            own.setdefault(framework.name, {})[row.name] = _value(config, option)
-    settings = Settings(**values, framework_options=own)
+    limits = next(option for option in OPTIONS if option.name == "limits")
+    values["limits"] = limits.parse(config.getoption(limits.key) or ())
+    values["ini_limits"] = limits.parse(config.getini(limits.key) or ())
+    settings = Settings(**values, framework_options=_read_framework_options(config, catalog))
     _check(settings, catalog)
     return settings
+
+
+def _read_framework_options(
+    config: pytest.Config, catalog: Catalog
+) -> dict[str, dict[str, Scalar]]:
+    frameworks = catalog.frameworks.values()
+    by_flag = {option.name: option for option in framework_options(frameworks)}
+    return {
+        framework.name: {row.name: _value(config, by_flag[row.flag]) for row in framework.options}
+        for framework in frameworks
+        if framework.options
+    }
 
 
 def _check(settings: Settings, catalog: Catalog) -> None:
@@ -312,40 +346,30 @@ def _check(settings: Settings, catalog: Catalog) -> None:
         raise UsageError(f"--dnn-false-alarms is {settings.false_alarms}: it must be below 0.5")
     if settings.effect is not None and settings.baseline is None:
         raise UsageError(
-            "--dnn-launches auto needs --dnn-baseline: launches are planned from the noise of stored sessions;"
-            " add --dnn-baseline latest, or give a number of launches"
+            "--dnn-launches auto needs --dnn-baseline: launches are planned from the noise of"
+            " stored sessions; add --dnn-baseline latest, or give a number of launches"
         )
     if settings.accept is not None and not settings.accept.strip():
         raise UsageError("--dnn-accept is empty: write why the change is right")
     if settings.dataset == "mnist" and not settings.data_dir:
         raise UsageError(
-            "--dnn-dataset mnist needs --dnn-data-dir: the folder that holds the MNIST files"
+            "--dnn-dataset mnist needs --dnn-data-dir: the folder with the MNIST files"
         )
     if settings.dataset == "mnist" and settings.image_size != MNIST_IMAGE_SIZE:
         raise UsageError(
-            f"--dnn-image-size is {settings.image_size}: MNIST's images have {MNIST_IMAGE_SIZE} pixels a side"
+            f"--dnn-image-size is {settings.image_size}: MNIST's images have {MNIST_IMAGE_SIZE}"
+            " pixels a side"
         )
-
-
-def _framework_options() -> list[Option]:
-    """One per flag: the variants of a framework share theirs."""
-    rows = {
-        row.flag: (framework, row)
-        for framework in reversed(FRAMEWORKS)
-        for row in framework.options
-    }
-    return [
-        Option(
-            row.flag, type(row.default), row.default, f"{framework.name}: {row.about}", row.choices
-        )
-        for framework, row in reversed(rows.values())
-    ]
 
 
 def _value(config: pytest.Config, option: Option) -> Any:
-    for given in (config.getoption(option.key), config.getini(option.key)):
+    places = {
+        "": config.getoption(option.key),
+        f"{option.key} in the ini file": config.getini(option.key),
+    }
+    for place, given in places.items():
         if given is not None and given != "":
-            return option.parse(given)
+            return option.parse(given, place)
     return option.default
 
 
@@ -358,20 +382,19 @@ def _count(text: str) -> int:
 
 
 def _launches(text: str) -> tuple[int, float | None]:
-    """The launches, and with auto the change that is to be found; the launches are the fewest
-    then."""
+    """The launches, and with auto the change to detect; the launches are the fewest then."""
     if auto := _AUTO.fullmatch(str(text)):
         percent = float(auto["percent"] or 100 * EFFECT)
         if not 0 < percent < 100:
             raise UsageError(
-                f"--dnn-launches {text}: a change to find lies between 0% and 100%, as in auto:3%"
+                f"--dnn-launches {text}: a change to detect lies between 0% and 100%, as in auto:3%"
             )
         return DEFAULT_LAUNCHES, percent / 100
     try:
         count = int(text)
     except ValueError:
         raise UsageError(
-            f"--dnn-launches {text!r} is not a number: write one such as 5, auto, or auto:3%"
+            f"--dnn-launches {text!r} is not a number: write a number such as 5, auto, or auto:3%"
         ) from None
     if count < 1:
         raise UsageError(f"--dnn-launches is {count}: it must be at least 1")
@@ -379,8 +402,6 @@ def _launches(text: str) -> tuple[int, float | None]:
 
 
 def _ini_type(kind: type) -> Any:
-    return {int: "int", float: "float", bool: "bool"}.get(kind, "string")
-
-
-def _text(value: Any) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    # Text is read by Option.parse, whose message names the option; pytest's would not. In TOML a
+    # number may be a number.
+    return {int: int | str, float: float | int | str, bool: bool | str}.get(kind, "string")

@@ -10,7 +10,7 @@ from typing import Any
 
 from xdist.scheduler import LoadScheduling
 
-from pytest_dnnbench.session.xdist import worker_number
+from pytest_dnnbench.session.state import xdist_worker_number
 
 
 class Shares(LoadScheduling):  # type: ignore[misc] # xdist ships no types
@@ -26,7 +26,9 @@ class Shares(LoadScheduling):  # type: ignore[misc] # xdist ships no types
             return
         self.collection = items = list(next(iter(self.node2collection.values())))
         self.maxschedchunk = self.maxschedchunk or len(items)
-        workers = {worker_number(node.gateway.id) % self.numnodes: node for node in self.nodes}
+        workers = {
+            xdist_worker_number(node.gateway.id) % self.numnodes: node for node in self.nodes
+        }
         dealt: dict[Any, list[int]] = {node: [] for node in self.nodes}
         for index in range(len(items)):
             dealt[workers.get(index % self.numnodes, self.nodes[0])].append(index)

@@ -27,14 +27,14 @@ def test_stays(process_group):
 """
 SERVER_DIES = """
 import os, signal
-from pytest_dnnbench.plugin import WORKSHOP
+from pytest_dnnbench.session.resources import resources
 from tests.rank import programs
 
 def test_before(process_group):
     assert process_group(2).run(programs.sum_of_ranks) == [1, 1]
 
 def test_after_a_death_between_cases(process_group, request):
-    server = request.config.stash[WORKSHOP].server
+    server = resources(request.config).server
     os.kill(server.pid, signal.SIGKILL)
     server._process.wait()
     assert process_group(2).run(programs.sum_of_ranks) == [1, 1]
@@ -45,7 +45,10 @@ def test_ranks_kill_their_server(process_group):
 def test_goes_on(process_group):
     assert process_group(2).run(programs.sum_of_ranks) == [1, 1]
 """
-TINY = "--dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-frameworks single --dnn-batch-size 8 --dnn-steps 2"
+TINY = (
+    "--dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-frameworks single"
+    " --dnn-batch-size 8 --dnn-steps 2"
+)
 
 
 def command(*more: str) -> list[str]:
@@ -104,7 +107,7 @@ def await_end(pids: list[int]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_session_saves_what_it_has_and_leaves_no_rank(
     start: Any, pytester: pytest.Pytester, number: signal.Signals
 ) -> None:
@@ -115,17 +118,46 @@ def test_a_stopped_session_saves_what_it_has_and_leaves_no_rank(
     await_end(pids)
     saved = json.loads((pytester.path / "out.json").read_text())
     assert [one["params"]["framework"] for one in saved["benchmarks"]] == ["single"]
+    assert saved["dnnbench"]["interrupted"] is True
     assert "KeyboardInterrupt" in output
+    assert "continue with --dnn-resume" in output
 
 
-def test_a_second_interrupt_ends_at_once(start: Any) -> None:
-    session, pids = start()
-    session.send_signal(signal.SIGINT)
-    time.sleep(0.05)
-    session.send_signal(signal.SIGINT)
-    session.communicate(timeout=120)
-    assert session.returncode != 0
+@pytest.mark.parametrize("pause_s", [0.0, 0.05, 0.25])
+def test_more_interrupts_lose_nothing(
+    start: Any, pytester: pytest.Pytester, pause_s: float
+) -> None:
+    """A second Ctrl-C within a quarter of a second removed the journal and saved nothing."""
+    session, pids = start("--benchmark-json", "out.json", "--benchmark-storage", "saved")
+    for _ in range(3):
+        session.send_signal(signal.SIGINT)
+        time.sleep(pause_s)
+    output, _ = session.communicate(timeout=120)
+    assert session.returncode == pytest.ExitCode.INTERRUPTED, output
     await_end(pids)
+    assert len(json.loads((pytester.path / "out.json").read_text())["benchmarks"]) == 1
+    journal = pytester.path / "saved" / "dnnbench-journal.jsonl"
+    assert len(journal.read_text().splitlines()) == 2, "its head and one launch"
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_session_that_a_test_ends_early_is_not_complete(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """`pytest.exit` with a status of success made the journal go, with half of the cases undone."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile(
+        test_cases=CASES.split("def test_stays")[0]
+        + "def test_enough():\n    import pytest\n"
+        + f"    pytest.exit('enough', returncode={status})\n"
+        + "def test_never(framework, model, gpus, process_group, dnnbench): pass\n"
+    )
+    arguments = ["--benchmark-json", "out.json", "--benchmark-storage", "saved"]
+    result = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
+    assert result.returncode == status, result.stdout + result.stderr
+    assert (pytester.path / "saved" / "dnnbench-journal.jsonl").exists()
+    assert "not all cases ran" in result.stdout
+    assert json.loads((pytester.path / "out.json").read_text())["dnnbench"]["interrupted"] is True
 
 
 def test_ranks_of_a_killed_session_end_by_themselves_and_leave_nothing_behind(
@@ -188,3 +220,73 @@ def test_a_killed_fork_server_fails_its_case_and_no_other(
     result.stdout.fnmatch_lines(
         ["*LaunchError: the fork server has died*the next launch starts a new one*"]
     )
+
+
+def test_a_storage_outside_the_working_directory_loses_nothing(
+    start: Any, pytester: pytest.Pytester
+) -> None:
+    """Outside the working directory its very name made pytest-benchmark raise a ValueError."""
+    result = run("--benchmark-storage", "/proc/no-such-folder", "--benchmark-save", "a")
+    assert result.returncode == pytest.ExitCode.INTERNAL_ERROR, result.stdout + result.stderr
+    assert "the results could not be saved to /proc/no-such-folder" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+    assert kept(result.stdout) == ["single"]
+
+
+def test_a_case_that_fails_is_one_failure_and_hides_no_other(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pytest-benchmark's warnings became errors: of the fixture at teardown, of a file without
+    benchmarks at the end."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeini("[pytest]\nfilterwarnings = error\n")
+    pytester.makepyfile(
+        test_cases="""
+        def test_fails_early(framework, model, gpus, process_group, dnnbench):
+            raise ValueError("early")
+
+        def test_fails_late(framework, model, gpus, process_group, dnnbench):
+            dnnbench.measure("no-such-framework", model, process_group(gpus), phase="train")
+        """
+    )
+    more = ("--benchmark-save", "a", "--junitxml", "junit.xml", "--dnn-gpu-counts", "1")
+    result = subprocess.run(command(*more), capture_output=True, text=True, timeout=300)
+    assert result.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "2 failed" in result.stdout
+    assert "error" not in result.stdout.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert 'errors="0" failures="2"' in (pytester.path / "junit.xml").read_text()
+    nothing = subprocess.run(
+        command("--benchmark-save", "a", "-k", "nosuch"), capture_output=True, text=True, timeout=60
+    )
+    assert nothing.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert "Traceback" not in nothing.stdout + nothing.stderr
+
+
+def test_measuring_twice_in_one_test_says_what_to_do(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile(
+        test_cases="""
+        def test_both(framework, model, gpus, process_group, dnnbench):
+            for phase in ("train", "validate"):
+                dnnbench.measure(framework, model, process_group(gpus), phase=phase)
+        """
+    )
+    result = subprocess.run(
+        command("--dnn-gpu-counts", "1"), capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == pytest.ExitCode.TESTS_FAILED
+    assert "called twice in one test" in result.stdout
+    assert "FixtureAlreadyUsed" not in result.stdout
+
+
+def test_sessions_without_pytest_benchmark_go_on(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile("def test_plain(): pass")
+    result = pytester.runpytest_subprocess("-p", "no:benchmark")
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.OK

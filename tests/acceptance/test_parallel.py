@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_dnnbench.session.xdist import pack, unpack
+from pytest_dnnbench.session.benchmark_file import pack, unpack
 
 CASES = """
 def test_train(framework, model, gpus, process_group, dnnbench):

@@ -288,11 +288,11 @@ def test_a_mark_that_cannot_be_is_refused_before_anything_runs(
         (["--dnn-false-alarms=0.9"], "*must be below 0.5*"),
         (
             ["--dnn-launches=auto", "--dnn-baseline=latest"],
-            "*latest holds no session that is fit: save *",
+            "*latest holds no usable session: first save *",
         ),
         (
             ["--dnn-launches=auto", "--dnn-baseline=latest", "-n2", "--dnn-parallel"],
-            "*holds no session that is fit*",
+            "*holds no usable session*",
         ),
         (["--dnn-calibrate=1"], "*--dnn-calibrate is 1: it must be at least 2*"),
     ],

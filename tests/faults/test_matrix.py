@@ -2,7 +2,7 @@
 nothing is left.
 
 A part of the matrix in each run of the tests; the whole with `make faults`. What came of it:
-docs/faults.md.
+docs/appendix/fault-matrix.md.
 """
 
 import os

@@ -381,7 +381,7 @@ def test_check_says_what_to_run_when_it_is_not(
 ) -> None:
     monkeypatch.setattr(command, "installed_version", lambda: None)
     assert command.main(["--check"]) == 1
-    assert "run `python -m pytest_dnnbench horovod`" in capsys.readouterr().out
+    assert "run `dnnbench horovod`" in capsys.readouterr().out
 
 
 def test_a_horovod_of_other_means_that_loads_is_left_alone(

@@ -1,4 +1,4 @@
-"""`python -m pytest_dnnbench profile` as a user sees it."""
+"""`dnnbench profile` as a user sees it."""
 
 from pathlib import Path
 

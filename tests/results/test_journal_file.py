@@ -13,7 +13,8 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.messages import RankReport
 from pytest_dnnbench.results.records.journal_file import SCHEMA, Head, Journal, Kept
-from pytest_dnnbench.session.journal import NAME, Keeper, open_journal
+from pytest_dnnbench.session.journal import NAME, open_journal
+from pytest_dnnbench.session.kept_launches import KeptLaunches
 
 HEAD = Head(["test_a", "test_b"], {"steps": 3}, {"torch": "2.13"})
 REPORT = RankReport(
@@ -148,7 +149,7 @@ def test_a_full_disk_ends_the_journal_and_not_the_session(
         raise OSError(28, "No space left on device")
 
     journal = Journal(written)
-    keeper, before = Keeper(journal), written.read_bytes()
+    keeper, before = KeptLaunches(journal), written.read_bytes()
     request = SimpleNamespace(case=Case("ddp", "m", 1, "train"), plan=None)
     launches = [SimpleNamespace(reports=(REPORT,), conditions={})]
     run: Any = SimpleNamespace(request=request, correctness={}, launches=launches)

@@ -53,7 +53,8 @@ def test_a_report_that_fails_costs_neither_results_nor_status(
 ) -> None:
     pytester.makepyfile(test_cases=CASES)
     pytester.makeconftest(
-        "import shutil\ndef pytest_sessionfinish():\n    shutil.rmtree('report')\n    open('report', 'w').close()\n"
+        "import shutil\ndef pytest_sessionfinish():\n    shutil.rmtree('report')\n"
+        "    open('report', 'w').close()\n"
     )
     result = run(*ONE_CASE, "--dnn-report=report")
     assert result.ret == 0

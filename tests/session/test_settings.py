@@ -8,8 +8,7 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import MODELS, Catalog, FrameworkSpec
 from pytest_dnnbench.controller.devices import Gpu, torch_cuda, torch_version, visible
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.session.journal import NOT_MEASURED
-from pytest_dnnbench.session.settings import OPTIONS, Settings
+from pytest_dnnbench.session.settings import NOT_MEASURED, OPTIONS, Settings
 
 
 def settings(**more: object) -> Settings:
@@ -72,12 +71,12 @@ def test_strong_scaling_divides_or_says_what_would() -> None:
         (["--dnn-launches", "0"], "--dnn-launches is 0"),
         (
             ["--dnn-launches", "many"],
-            "--dnn-launches 'many' is not a number: write one such as 5, auto, or auto:3%",
+            "--dnn-launches 'many' is not a number: write a number such as 5, auto, or auto:3%",
         ),
         (["--dnn-launches", "auto:5"], "--dnn-launches 'auto:5' is not a number"),
         (
             ["--dnn-launches", "auto:0%"],
-            "--dnn-launches auto:0%: a change to find lies between 0% and 100%",
+            "--dnn-launches auto:0%: a change to detect lies between 0% and 100%",
         ),
         (["--dnn-launches", "auto"], "--dnn-launches auto needs --dnn-baseline"),
         (["--dnn-timeout", "nan"], "--dnn-timeout is nan: it must be at least 1"),
@@ -126,9 +125,10 @@ def test_launches_are_a_number_or_auto_in_the_ini_file_too(
     pytester.makepyfile("def test_it(dnnbench): pass")
     pytester.makeini(f"[pytest]\ndnn_launches = {value}\ndnn_baseline = latest\n")
     pytester.makeconftest(
-        "from pytest_dnnbench.plugin import SETTINGS\n"
+        "from pytest_dnnbench.session.state import SETTINGS\n"
         "def pytest_report_header(config):\n"
-        "    return f'{config.stash[SETTINGS].launches} launches to find {config.stash[SETTINGS].effect}'\n"
+        "    settings = config.stash[SETTINGS]\n"
+        "    return f'{settings.launches} launches to find {settings.effect}'\n"
     )
     expected = {"auto:3%": "3 launches to find 0.03", "7": "7 launches to find None"}[value]
     pytester.runpytest_subprocess("--collect-only").stdout.fnmatch_lines([expected])
@@ -214,3 +214,22 @@ def test_visible_devices_select_and_order_gpus() -> None:
 def test_the_build_of_torch_is_known_without_importing_it() -> None:
     assert torch_version()[0].isdigit()
     assert torch_cuda() is None or torch_cuda()[0].isdigit()  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("dnn_steps = three", "dnn_steps in the ini file 'three' is not a number (int)"),
+        ("dnn_timeout = soon", "dnn_timeout in the ini file 'soon' is not a number (float)"),
+        ("dnn_scaling = wide", "dnn_scaling in the ini file 'wide' is unknown"),
+        ("dnn_resume = perhaps", "dnn_resume in the ini file 'perhaps' is neither true nor false"),
+    ],
+)
+def test_a_bad_value_in_the_ini_file_is_named_by_its_key(
+    pytester: pytest.Pytester, line: str, message: str
+) -> None:
+    pytester.makepyfile("def test_it(dnnbench): pass")
+    pytester.makeini(f"[pytest]\n{line}\n")
+    result = pytester.runpytest_subprocess("--collect-only")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message}*"])

@@ -226,7 +226,7 @@ def read_fit(path: Path) -> SavedRun:
     if run.unfit:
         raise DataError(
             f"{path} cannot be a baseline: {run.unfit}; if it is right as it is, run"
-            f' `python -m pytest_dnnbench baseline accept {path} --reason "..."`'
+            f' `dnnbench baseline accept {path} --reason "..."`'
         )
     return run
 

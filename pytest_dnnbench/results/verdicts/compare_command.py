@@ -1,4 +1,4 @@
-"""`python -m pytest_dnnbench compare A B`: what got worse from A to B, without running anything."""
+"""`dnnbench compare A B`: what got worse from A to B, without running anything."""
 
 import argparse
 import json
@@ -39,7 +39,7 @@ def _shown(found: Comparison, asked: argparse.Namespace) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pytest_dnnbench compare",
+        prog="dnnbench compare",
         description="Compares two saved files, case by case.",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`python -m pytest_dnnbench baseline`: makes a golden file, accepts a change, shows what is
+"""`dnnbench baseline`: makes a golden file, accepts a change, shows what is
 there."""
 
 import argparse
@@ -81,7 +81,7 @@ def _table(golden: Golden) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pytest_dnnbench baseline")
+    parser = argparse.ArgumentParser(prog="dnnbench baseline")
     actions = parser.add_subparsers(dest="action", required=True)
     for name, about, runs in (
         ("update", "take saved sessions into a golden file, which is made if absent", "+"),

@@ -1,0 +1,42 @@
+"""The hooks. pytest imports this module in the controlling process: it must not import torch."""
+
+from collections.abc import Mapping, Sequence
+
+from pytest_dnnbench import FrameworkOption, FrameworkSpec, Metric
+
+
+def pytest_dnnbench_frameworks() -> Sequence[FrameworkSpec]:
+    """`allreduce`: data parallelism that exchanges gradients after the backward pass."""
+    return [
+        FrameworkSpec(
+            "allreduce",
+            worker="dnnbench_allreduce.worker:AllreduceWorker",
+            about="all gradients in few all-reduces, after the backward pass",
+            options=(
+                FrameworkOption(
+                    "buckets", "allreduce-buckets", 1, "all-reduces that share the gradients"
+                ),
+            ),
+        )
+    ]
+
+
+def pytest_dnnbench_models() -> Mapping[str, str]:
+    """`lenet`: small enough for a first try on any machine."""
+    return {"lenet": "dnnbench_allreduce.models:lenet"}
+
+
+def pytest_dnnbench_metrics() -> Sequence[Metric]:
+    """`exchange_time_s`: what overlapping the exchange with the backward pass could save."""
+    return [
+        Metric(
+            "exchange_time_s",
+            unit="s",
+            better="lower",
+            label="exchange of gradients",
+            over_ranks="max",
+            timed=True,
+            tolerance=0.05,
+            scales={"ms": 1e-3},
+        )
+    ]

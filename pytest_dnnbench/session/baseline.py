@@ -1,0 +1,126 @@
+"""What the session is compared with: the baseline, read once before anything is measured, the
+limits that the user set in their order, and the cases that the user left out on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.session import benchmark_file, marks, state
+
+if TYPE_CHECKING:
+    from pytest_dnnbench.results.baselines.baseline import Baseline
+    from pytest_dnnbench.results.baselines.limits import Limit
+
+_DESELECTED = "dnnbench-deselected"
+
+
+class SessionBaseline:
+    """One per session. `deselected`: the node ids that the user left out."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._baseline: Baseline | None = None
+        self._layers: list[Mapping[str, Limit]] = []
+        self.deselected: set[str] = set()
+        for marker in marks.MARKERS:
+            config.addinivalue_line("markers", marker)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Checks every limit and mark before anything starts."""
+        settings = state.settings(self._config)
+        try:
+            self._layers = [
+                _parsed(settings.limits, "--dnn-limits"),
+                _parsed(settings.ini_limits, "dnn_limits in the ini file"),
+            ]
+            for item in items:
+                marks.marked_limits(item)
+                marks.known_regression(item)
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
+
+    def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
+        """Keeps the cases that the user left out."""
+        self.deselected |= {item.nodeid for item in items}
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Reads the baseline before anything is measured."""
+        if state.settings(self._config).baseline and not session.config.option.collectonly:
+            try:
+                self.read()
+            except UsageError as error:
+                raise pytest.UsageError(str(error)) from None
+        return (yield)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Tells the controller of pytest-xdist, which collects nothing itself, what was left
+        out."""
+        if state.is_xdist_worker(self._config):
+            output: dict[str, Any] = self._config.workeroutput  # type: ignore[attr-defined] # xdist adds it
+            output[_DESELECTED] = sorted(self.deselected)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Hears from an xdist worker what the user left out."""
+        self.deselected |= set(getattr(node, "workeroutput", {}).get(_DESELECTED, ()))
+
+    @property
+    def current(self) -> Baseline | None:
+        """The baseline, once it has been read; None without --dnn-baseline."""
+        return self._baseline
+
+    def read(self) -> Baseline:
+        """What --dnn-baseline names, read once. Raises UsageError where it cannot be a baseline."""
+        if self._baseline is None:
+            from pytest_dnnbench.results.baselines.baseline_source import load_baseline
+
+            settings = state.settings(self._config)
+            wanted = settings.baseline or ""
+            baseline = load_baseline(wanted, benchmark_file.storage_folder(self._config))
+            self._refuse_overwriting(wanted)
+            if settings.effect is not None and not baseline.names():
+                passed_over = baseline.passed_over[:3]
+                why = f" ({'; '.join(passed_over)})" if passed_over else ""
+                raise UsageError(
+                    f"--dnn-launches auto: --dnn-baseline {wanted} holds no usable session{why}:"
+                    " first save a few with --benchmark-save and a number of launches, as in"
+                    " --dnn-launches 3"
+                )
+            self._baseline = baseline
+        return self._baseline
+
+    def layers(self, item: pytest.Item) -> list[Mapping[str, Limit]]:
+        """The limits that the user set for a case; the first layer that limits a metric wins:
+        command line, ini file, marks of the case."""
+        return [*self._layers, marks.marked_limits(item)]
+
+    def lacking(self, measured: Collection[str]) -> list[str]:
+        """Cases of the baseline that this session was to run and did not measure."""
+        if self._baseline is None or not benchmark_file.is_timed(self._config):
+            return []
+        return [
+            name
+            for name in self._baseline.names()
+            if name not in measured and name not in self.deselected
+        ]
+
+    def _refuse_overwriting(self, wanted: str) -> None:
+        target = benchmark_file.json_target(self._config)
+        if target and Path(wanted).resolve() == Path(target).resolve():
+            raise UsageError(
+                f"--benchmark-json {target} would overwrite --dnn-baseline in place: save the"
+                " session elsewhere, then run `dnnbench baseline update`"
+            )
+
+
+def _parsed(limits: Sequence[str], source: str) -> dict[str, Limit]:
+    from pytest_dnnbench.results.baselines.limits import parse_limit_list
+
+    return parse_limit_list(limits, source)

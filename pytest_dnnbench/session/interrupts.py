@@ -1,0 +1,96 @@
+"""How a session is stopped by signals, without losing what it has measured.
+
+    SIGINT (Ctrl-C), SIGTERM, SIGHUP   the first stops the session as Ctrl-C does: ranks are ended,
+                                       the file is saved, the journal kept
+    more of them within PATIENCE_S     are ignored, with a line that says why
+    later ones                         stop whatever still runs, as they would without us
+
+People press Ctrl-C twice, and a batch system sends SIGTERM to every process of a job at once: a
+second interrupt in the middle of saving would lose the file. Sessions that start no ranks are left
+alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from pytest_dnnbench.session import state
+
+PATIENCE_S = 15.0
+"""Ending ranks and saving take less (controller.ranks.EXIT_S is 10 s)."""
+
+_MESSAGE = b"\ndnnbench: stopping; ranks are being ended and results saved\n"
+
+
+class Interrupts:
+    """Takes the signals from the start of the session to its end, where nobody else has."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._before: dict[signal.Signals, Any] = {}
+        self._first_s: float | None = None
+        self._terminals: list[int] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """The controller of pytest-xdist collects no tests: it takes the signals from the start."""
+        if self._config.getoption("dist", "no") != "no":
+            self._take()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Takes the signals of a session that will start ranks."""
+        if any(map(state.needs_ranks, session.items)):
+            self._take()
+
+    def _take(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python gives signals to the main thread alone
+        self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+        unused = {
+            signal.SIGINT: signal.default_int_handler,
+            signal.SIGTERM: signal.SIG_DFL,
+            signal.SIGHUP: signal.SIG_DFL,  # under nohup it is ignored, and stays so
+        }
+        for number, default in unused.items():
+            if signal.getsignal(number) is default:
+                self._before[number] = signal.signal(number, self._interrupt)
+
+    def pytest_unconfigure(self) -> None:
+        """Leaves the signals as they were."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        now_s = time.monotonic()
+        if self._first_s is not None and now_s - self._first_s < PATIENCE_S:
+            self._say()
+            return
+        self._first_s = now_s
+        if number == signal.SIGHUP:
+            self._leave_terminal()
+        name = signal.Signals(number).name
+        raise KeyboardInterrupt(*([] if number == signal.SIGINT else [f"stopped by {name}"]))
+
+    def _leave_terminal(self) -> None:
+        """The terminal is gone: what is written to it now would be an error in the middle of
+        saving."""
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in self._terminals:
+            os.dup2(nothing, descriptor)
+        os.close(nothing)
+
+    @staticmethod
+    def _say() -> None:
+        # A handler may run between any two instructions, so nothing that takes a lock is used.
+        try:
+            os.write(2, _MESSAGE)
+        except OSError:
+            return

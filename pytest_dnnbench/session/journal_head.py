@@ -1,0 +1,73 @@
+"""What must be alike before a session is continued: its cases, its options, where it runs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pytest_dnnbench.session.resources import Resources
+from pytest_dnnbench.session.settings import NOT_MEASURED
+
+if TYPE_CHECKING:
+    from pytest_dnnbench.results.records.journal_file import Head
+
+
+def journal_head(shared: Resources, cases: list[str]) -> Head:
+    """The head of this session's journal; `cases` are its node ids, in order."""
+    from pytest_dnnbench.results.records.journal_file import Head
+
+    machine = shared.machine
+    packages = {"pytest-dnnbench", "torch", "torchvision", "numpy"}
+    packages |= {
+        name
+        for spec in shared.catalog.frameworks.values()
+        if not spec.missing()
+        for name in spec.requires
+    }
+    environment = {
+        "hostname": platform.node(),
+        "python": platform.python_version(),
+        "cpu": machine.cpu,
+        "cores": machine.cores,
+        "device": machine.kind,
+        "gpus": [gpu.uuid for gpu in machine.gpus],
+        "driver": machine.driver,
+        **{name: _version(name) for name in sorted(packages)},
+    }
+    options = {
+        name: value for name, value in asdict(shared.settings).items() if name not in NOT_MEASURED
+    }
+    return Head(cases, plain(options), plain(environment))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def plain(value: dict[str, Any]) -> dict[str, Any]:
+    """The value as it is after its way through JSON."""
+    return dict(json.loads(json.dumps(value)))
+
+
+def differences(then: Head, now: Head) -> list[str]:
+    """What an interrupted session and the one that is to continue it do not have in common."""
+    unlike = [
+        f"{name}: {before.get(name)} then, {after.get(name)} now"
+        for before, after in ((then.options, now.options), (then.environment, now.environment))
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+    for cases, when in (
+        (set(then.cases) - set(now.cases), "then"),
+        (set(now.cases) - set(then.cases), "now"),
+    ):
+        if cases:
+            more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
+            unlike.append(f"only {when}: {min(cases)}{more}")
+    return unlike

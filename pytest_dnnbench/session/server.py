@@ -1,0 +1,30 @@
+"""The life of the fork server: started while pytest still collects, ended with the session."""
+
+import pytest
+
+from pytest_dnnbench.session import state
+from pytest_dnnbench.session.resources import resources, resources_in_use
+
+
+class ServerLife:
+    """Starts and ends the fork server."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Starts the server, whose imports take seconds, when ranks will be needed. Raises
+        pytest.UsageError under pytest-forked."""
+        if any(map(state.needs_ranks, session.items)) and not session.config.option.collectonly:
+            if self._config.getoption("forked", False):
+                raise pytest.UsageError(
+                    "--forked cannot be used with tests that start ranks: the fork of the pytest"
+                    " process cannot talk to the fork server; leave it out, for every launch runs"
+                    " in fresh processes anyway"
+                )
+            resources(self._config).server.start()
+
+    def pytest_unconfigure(self) -> None:
+        """Ends the server, and with it any rank."""
+        if shared := resources_in_use(self._config):
+            shared.server.close()

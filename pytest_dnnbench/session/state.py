@@ -1,0 +1,93 @@
+"""What a pytest session keeps for our parts of it: every stash key, and the questions that several
+parts ask of the session. A leaf of session/: imports none of the parts.
+
+A *part* is an object with pytest hooks that does one thing for the session (plugin.PARTS). There is
+at most one part of a type, and `part(config, Type)` gives it to those that need it.
+"""
+
+from contextlib import nullcontext
+from typing import Any, TypeVar, cast
+
+import pytest
+
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.session.settings import Settings
+
+SETTINGS = pytest.StashKey[Settings]()
+CATALOG = pytest.StashKey[Catalog]()
+PARTS = pytest.StashKey[dict[type, object]]()
+EARLY_ROUND = pytest.StashKey[int]()
+"""Of an item that runs in an early round: the number of that round, from 1."""
+EARLY_FAILURE = pytest.StashKey[list[pytest.TestReport]]()
+"""Of an item that failed in an early round: its reports."""
+ELSEWHERE = pytest.StashKey[bool]()
+"""Of an item that another xdist worker is to run."""
+
+Part = TypeVar("Part")
+
+
+def settings(config: pytest.Config) -> Settings:
+    """The options in force."""
+    return config.stash[SETTINGS]
+
+
+def add_part(config: pytest.Config, added: object) -> None:
+    """Registers a part and its hooks."""
+    config.stash.setdefault(PARTS, {})[type(added)] = added
+    config.pluginmanager.register(added, f"dnnbench-{type(added).__name__}")
+
+
+def keep(config: pytest.Config, kept: object) -> None:
+    """Keeps an object without hooks for the other parts, as a part."""
+    config.stash.setdefault(PARTS, {})[type(kept)] = kept
+
+
+def part(config: pytest.Config, kind: type[Part]) -> Part:
+    """The session's part of that type, which must be there."""
+    return cast(Part, config.stash[PARTS][kind])
+
+
+def part_if_any(config: pytest.Config, kind: type[Part]) -> Part | None:
+    """The session's part of that type; None where there is none."""
+    return cast("Part | None", config.stash.get(PARTS, {}).get(kind))
+
+
+def is_xdist_worker(config: pytest.Config) -> bool:
+    """Whether this process is a worker of pytest-xdist."""
+    return hasattr(config, "workerinput")
+
+
+def xdist_worker_number(worker_id: str) -> int:
+    """3 of "gw3"."""
+    return int(worker_id.removeprefix("gw"))
+
+
+def is_case(item: object) -> bool:
+    """Whether an item measures something."""
+    return "dnnbench" in getattr(item, "fixturenames", ())
+
+
+def needs_ranks(item: object) -> bool:
+    """Whether an item starts ranks."""
+    return bool({"dnnbench", "process_group"} & set(getattr(item, "fixturenames", ())))
+
+
+def cases(session: pytest.Session) -> list[pytest.Item]:
+    """All items that measure something, those of other xdist workers too."""
+    return [item for item in session.items if is_case(item)]
+
+
+def cases_here(session: pytest.Session) -> list[pytest.Item]:
+    """The cases that this process runs."""
+    return [item for item in cases(session) if not item.stash.get(ELSEWHERE, False)]
+
+
+def announce(config: pytest.Config, line: str) -> None:
+    """Writes a line past the capture of a running test's output; an xdist worker has no
+    terminal."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
+    if reporter:
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            reporter.ensure_newline()
+            reporter.write_line(line)

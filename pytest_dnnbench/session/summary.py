@@ -1,0 +1,67 @@
+"""The one terminal summary of a session, in order: the table and what disturbed its launches, the
+verdicts, the launch plan, what was not timed, the journal, the report, a failed save."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any, Protocol
+
+import pytest
+
+from pytest_dnnbench.session import state
+from pytest_dnnbench.session.journal import Journaling
+from pytest_dnnbench.session.launch_planning import LaunchPlanning
+from pytest_dnnbench.session.report import SessionReport
+from pytest_dnnbench.session.resources import resources_in_use
+from pytest_dnnbench.session.saving import Saving
+from pytest_dnnbench.session.verdicts import Verdicts
+from pytest_dnnbench.session.xdist import Xdist
+
+
+class Summarised(Protocol):
+    """A part that has something to say at the end."""
+
+    def summary(self) -> list[tuple[str, str]]:
+        """Lines, each with a colour by pytest's name or ""."""
+
+
+# A failed save comes last, so that it is seen.
+ORDER: tuple[type[Summarised], ...] = (
+    Verdicts,
+    LaunchPlanning,
+    Xdist,
+    Journaling,
+    SessionReport,
+    Saving,
+)
+
+
+class Summary:
+    """Shows the summary, after pytest-benchmark's own table."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Shows the table, then what the parts say."""
+        self._show_table(terminalreporter)
+        for kind in ORDER:
+            part = state.part_if_any(self._config, kind)
+            for text, colour in part.summary() if part else ():
+                terminalreporter.write_line(text, **({colour: True} if colour else {}))
+
+    def _show_table(self, terminalreporter: Any) -> None:
+        shared = resources_in_use(self._config)
+        if shared is None or not shared.records:
+            return
+        from pytest_dnnbench.report.disturbances import disturbances
+        from pytest_dnnbench.report.table import render, study_of
+
+        terminalreporter.section("dnnbench")
+        terminalreporter.write_line(shared.machine.describe())
+        terminalreporter.write_line("")
+        for line in render(study_of(shared.records), shutil.get_terminal_size().columns):
+            terminalreporter.write_line(line.text, **dict.fromkeys(line.markup, True))
+        if text := disturbances(shared.records):
+            terminalreporter.write_line(text, yellow=True)

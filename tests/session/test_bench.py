@@ -1,0 +1,86 @@
+"""What a case author calls: models by name or by factory, options that exist, parameters of one's
+own."""
+
+from pathlib import Path
+
+import pytest
+
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.session.bench import name_of
+from tests import tiny_models
+
+ROOT = Path(__file__).resolve().parents[2]
+ONE_CASE = (
+    *("--dnn-device=cpu", "--dnn-gpu-counts=1", "--dnn-frameworks=single", "--dnn-launches=1"),
+    *("--dnn-steps=1", "--dnn-batch-size=2", "--dnn-models=tests.tiny_models:tiny"),
+)
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return pytester
+
+
+def test_a_model_may_be_given_by_its_factory(run: pytest.Pytester) -> None:
+    """A function ended in AttributeError: 'function' object has no attribute 'partition'."""
+    run.makepyfile(
+        test_cases="""
+        from tests.tiny_models import tiny
+
+        def test_it(process_group, dnnbench):
+            record = dnnbench.measure("single", tiny, process_group(1), phase="train")
+            assert record
+        """
+    )
+    run.runpytest_subprocess(*ONE_CASE).assert_outcomes(passed=1)
+
+
+def test_names_of_models() -> None:
+    assert name_of("resnet18") == "resnet18"
+    assert name_of(tiny_models.tiny) == "tests.tiny_models:tiny"
+    assert name_of(Path) == "pathlib:Path"
+    for wrong in (lambda: None, object(), 3):
+        with pytest.raises(UsageError, match=r"give a function or class at the top"):
+            name_of(wrong)  # type: ignore[arg-type] # what users give all the same
+
+
+def test_an_option_that_the_framework_does_not_have_is_refused(run: pytest.Pytester) -> None:
+    """It passed, changed nothing, and was recorded as if it had."""
+    run.makepyfile(
+        test_cases="""
+        def test_it(framework, model, process_group, dnnbench):
+            options = {"bucket_cap_mb": 1}
+            dnnbench.measure(framework, model, process_group(1), phase="train", options=options)
+        """
+    )
+    result = run.runpytest_subprocess(*ONE_CASE)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*single has no option 'bucket_cap_mb': it has none*"])
+
+
+def test_parameters_that_a_test_does_not_give_come_from_the_options(run: pytest.Pytester) -> None:
+    """A test that parametrised only `model` lost `framework` and `gpus`."""
+    run.makepyfile(
+        test_cases="""
+        import pytest
+
+        @pytest.mark.parametrize("model", ["resnet18", "resnet34"])
+        def test_it(framework, model, gpus, process_group, dnnbench): pass
+        """
+    )
+    result = run.runpytest_subprocess(*ONE_CASE, "--collect-only", "-q")
+    result.stdout.fnmatch_lines(["*test_it[[]*resnet18*", "*test_it[[]*resnet34*"])
+    assert result.stdout.str().count("test_it[") == 2
+    assert "1gpu" in result.stdout.str()
+
+
+def test_pytest_forked_is_refused_before_anything_starts(run: pytest.Pytester) -> None:
+    """Its fork of the pytest process hung for good."""
+    run.makeconftest(
+        "def pytest_addoption(parser): parser.addoption('--forked', action='store_true')"
+    )
+    run.makepyfile(test_cases="def test_it(process_group): pass")
+    result = run.runpytest_subprocess("--forked", "--dnn-device=cpu")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--forked cannot be used with tests that start ranks*"])
