@@ -158,7 +158,7 @@ class RankReport:
     step_end_s: tuple[float, ...]
     step_samples: tuple[int, ...]
     samples_per_update: int
-    sample: Sample = "sample"
+    sample: Sample = "img"
     page_faults: int = 0
     loss: tuple[float, ...] = ()
     validation: tuple[int, int] | None = None
