@@ -29,8 +29,9 @@ from pytest_dnnbench.planner.profile_file import read_profile
 COST_MODELS = {CORRECTED: plan_for, ORIGINAL: original_plan}
 
 REPETITIONS = 3
-# Rows of the original that took less say little about either.
 SLOW_S = 10.0
+"""Rows of the original that took less say little about either."""
+
 ITS_MEMORY_BYTES = 16e9
 
 Shape = tuple[tuple[int, ...], tuple[float, ...]]
@@ -69,7 +70,8 @@ def _beside_the_original(folder: Path) -> int:
     ]
     wrong = 0
     print(
-        f"{'profile':10}{'workers':>9}{'options':>36}{'ours s':>9}{'original s':>12}{'ratio':>9}  answer"
+        f"{'profile':10}{'workers':>9}{'options':>36}"
+        f"{'ours s':>9}{'original s':>12}{'ratio':>9}  answer"
     )
     for row in sorted((row for row in rows if row[7] >= SLOW_S), key=lambda row: float(row[7])):
         name, workers, bandwidths, options, bottleneck_s = row[:5]
@@ -79,12 +81,11 @@ def _beside_the_original(folder: Path) -> int:
             plan.bottleneck_s, bottleneck_s, rel_tol=1e-9
         )
         wrong += not same
-        asked = (
-            " ".join(f"{key}={value}" for key, value in options.items())
-            + f" {min(bandwidths):.3g} B/s"
-        )
+        settings = " ".join(f"{key}={value}" for key, value in options.items())
+        settings += f" {min(bandwidths):.3g} B/s"
         print(
-            f"{name:10}{'x'.join(map(str, workers)):>9}{asked:>36}{ours_s:9.3f}{row[7]:12.1f}{row[7] / ours_s:9.0f}"
+            f"{name:10}{'x'.join(map(str, workers)):>9}{settings:>36}"
+            f"{ours_s:9.3f}{row[7]:12.1f}{row[7] / ours_s:9.0f}"
             f"  {'same' if same else 'DIFFERENT'}",
             flush=True,
         )

@@ -166,10 +166,10 @@ def main(control_descriptor: int) -> NoReturn:
     """Imports the modules that the first message names, answers "ready", and serves."""
     control = socket.socket(fileno=control_descriptor)
     control.set_inheritable(False)
-    first = control.recv(_MESSAGE_BYTES)
-    if not first:
+    request = control.recv(_MESSAGE_BYTES)
+    if not request:
         os._exit(0)
-    message = json.loads(first)
+    message = json.loads(request)
     sys.path[:] = message["sys_path"]
     errors = preload(message["preload"])
     # Ranks share the pages of these objects as long as no collector touches them.

@@ -15,9 +15,12 @@ import torch
 
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest
-from pytest_dnnbench.rank import group, rank_phase, suspension
+from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.precision import set_matmul_precision
 from pytest_dnnbench.rank.rank_facts import environment
+
+# Under its own name on purpose: a test replaces it here.
+from pytest_dnnbench.rank.suspension import asleep_s as asleep_s
 from pytest_dnnbench.rank.window import Timing, Window, window_for
 from pytest_dnnbench.rank.worker import Step, Worker
 
@@ -35,10 +38,10 @@ def measure(place: Place, request: RunRequest) -> RankReport:
     rank_phase.enter("build")
     worker.build()
     rank_phase.enter("warm-up", request.warmup)
-    asleep_before_s = suspension.asleep_s()
+    asleep_before_s = asleep_s()
     run = _TimedRun(worker, window_for(torch.device(place.device)), request.warmup, request.steps)
     timing = run.run()
-    suspended_s = suspension.asleep_s() - asleep_before_s
+    suspended_s = asleep_s() - asleep_before_s
     rank_phase.enter("report")
     report = _report(worker, run, timing, suspended_s)
     rank_phase.enter("teardown")

@@ -64,9 +64,9 @@ def test_a_profile_says_what_it_was_measured_under() -> None:
 
 def test_a_users_module_is_profiled_with_lone_parameters_counted_once() -> None:
     profile = profile_module(Chunks(), torch.randn(4, 1, 28, 28), effort=QUICK)
-    own = {node.id: node.parameter_bytes for node in profile.nodes}
-    assert own["add_"] == 3 * 4
-    assert sum(own.values()) == sum(p.nbytes for p in Chunks().parameters())
+    sizes = {node.id: node.parameter_bytes for node in profile.nodes}
+    assert sizes["add_"] == 3 * 4
+    assert sum(sizes.values()) == sum(p.nbytes for p in Chunks().parameters())
     tied = profile_module(Tied(), torch.randn(4, 1, 28, 28), effort=QUICK)
     assert {
         node.id: node.parameter_bytes for node in tied.nodes if node.id in ("first", "last")

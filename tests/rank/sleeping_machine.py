@@ -3,7 +3,7 @@ nobody waits."""
 
 from collections.abc import Iterator
 
-from pytest_dnnbench.rank import suspension
+from pytest_dnnbench.rank import timed_run
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
 from pytest_dnnbench.rank.worker import Step
 
@@ -13,7 +13,7 @@ class Sleeps(SingleWorker):
 
     def run(self, steps: int) -> Iterator[Step]:
         """From the first step on the clocks differ by seven seconds more."""
-        real = suspension.asleep_s
+        real = timed_run.asleep_s
         for step in super().run(steps):
-            suspension.asleep_s = lambda: real() + 7.0
+            timed_run.asleep_s = lambda: real() + 7.0
             yield step

@@ -38,19 +38,19 @@ def test_the_slowest_thread_of_each_round_counts_and_of_the_rounds_the_lower_qua
 def test_threads_are_held_on_a_core_each_only_where_every_core_has_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[tuple[int, int | None]] = []
+    calls: list[tuple[int, int | None]] = []
 
     def rounds(together: threading.Barrier, core: int | None) -> list[float]:
-        seen.append((together.parties, core))
+        calls.append((together.parties, core))
         return [1.0, 1.0]
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 3, 4})
     monkeypatch.setattr(yardstick, "_rounds", rounds)
     yardstick.measure(place(3))
-    assert sorted(seen, key=str) == [(3, 3), (3, 4), (3, 5)]
-    seen.clear()
+    assert sorted(calls, key=str) == [(3, 3), (3, 4), (3, 5)]
+    calls.clear()
     yardstick.measure(place(2))
-    assert seen == [(2, None), (2, None)]
+    assert calls == [(2, None), (2, None)]
 
 
 def test_more_work_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,11 +63,11 @@ def pipeline_s(
 ) -> float:
     """Seconds per minibatch of consecutive stages on one level: the slowest of them and of their
     transfers."""
-    first, *others = loads
+    foremost, *others = loads
     slowest = stage_s(
-        first.compute_s, first.parameter_bytes, replicas[0], level.bandwidth * workers_below
+        foremost.compute_s, foremost.parameter_bytes, replicas[0], level.bandwidth * workers_below
     )
-    sent = first.output_bytes
+    sent = foremost.output_bytes
     for load, count in zip(others, replicas[1:], strict=True):
         crossing = max(sent or 0.0, load.output_bytes or 0.0)
         compute_s = stage_s(load.compute_s, load.parameter_bytes, count, level.bandwidth)
@@ -124,11 +124,8 @@ def _costs(
     def fits(seconds: Floats, m: int, r: int) -> Floats:
         if math.isinf(limit):
             return seconds
-        return np.where(
-            math.ceil((level.workers - m) / r) * stashed_bytes[: len(seconds)] > limit,
-            np.inf,
-            seconds,
-        )
+        stashed = math.ceil((level.workers - m) / r) * stashed_bytes[: len(seconds)]
+        return np.where(stashed > limit, np.inf, seconds)
 
     def whole(m: int) -> Floats:
         if m > 1 and not options.replication:

@@ -66,8 +66,8 @@ def _add_node(nodes: dict[str, Node], line: str) -> None:
 def _quantities(field: str) -> list[float]:
     entries = [entry.partition("=") for entry in field.split(", ")]
     if [name for name, _, _ in entries] != list(QUANTITIES):
-        wanted = ", ".join(f"{name}=NUMBER" for name in QUANTITIES)
-        raise ProfileError(f"{field!r}: give {wanted}, in this order")
+        expected = ", ".join(f"{name}=NUMBER" for name in QUANTITIES)
+        raise ProfileError(f"{field!r}: give {expected}, in this order")
     return [_number(name, text) for name, _, text in entries]
 
 

@@ -22,14 +22,14 @@ class Occupancy:
         """Adds the interval from `start` until now, in which the rank computed for a minibatch."""
         self._intervals.append((minibatch, start, self._watch.mark()))
 
-    def bubble_fraction(self, first: int = 0, end: int | None = None) -> float | None:
+    def bubble_fraction(self, begin: int = 0, end: int | None = None) -> float | None:
         """The fraction of the time that this rank idles, from the completion of minibatch
-        `first - 1` to that of `end - 1`; by default in the whole run. None without any compute.
+        `begin - 1` to that of `end - 1`; by default in the whole run. None without any compute.
 
         Compute for other minibatches in that time counts as compute.
         """
         before = [
-            index for index, (minibatch, _, _) in enumerate(self._intervals) if minibatch < first
+            index for index, (minibatch, _, _) in enumerate(self._intervals) if minibatch < begin
         ]
         inside = [
             index
@@ -41,7 +41,7 @@ class Occupancy:
         if not intervals:
             return None
         self._watch.settle()
-        begin = self._intervals[opened - 1][2] if opened else intervals[0][0]
-        busy = sum(self._watch.seconds(start, stop) for start, stop in intervals)
-        whole = self._watch.seconds(begin, intervals[-1][1])
+        start = self._intervals[opened - 1][2] if opened else intervals[0][0]
+        busy = sum(self._watch.seconds(*interval) for interval in intervals)
+        whole = self._watch.seconds(start, intervals[-1][1])
         return max(0.0, 1 - busy / whole) if whole > 0 else None

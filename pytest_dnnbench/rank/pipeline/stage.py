@@ -73,11 +73,11 @@ class Stage:
         `gradients` are those of the outputs that require one; None on the last stage.
         """
         flight = self._flights.pop(minibatch)
-        wanted = [*flight.starts, *flight.parameters]
-        if not wanted:
+        leaves = [*flight.starts, *flight.parameters]
+        if not leaves:
             return (), ()
         computed = torch.autograd.grad(
-            flight.ends, wanted, gradients, allow_unused=True, materialize_grads=True
+            flight.ends, leaves, gradients, allow_unused=True, materialize_grads=True
         )
         return computed[: len(flight.starts)], computed[len(flight.starts) :]
 

@@ -102,29 +102,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", required=True, help="a model of the suite, or package.module:factory"
     )
-    parser.add_argument(
-        "--image-size", type=int, default=MNIST_IMAGE_SIZE, help="pixels a side (%(default)s)"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=32, help="images in a minibatch (%(default)s)"
-    )
+    for name, default, text in (
+        ("--image-size", MNIST_IMAGE_SIZE, "pixels a side"),
+        ("--batch-size", 32, "images in a minibatch"),
+        ("--threads", 1, "compute threads on a CPU"),
+        ("--repetitions", effort.repetitions, "timed passes"),
+        ("--warmup", effort.warmup, "passes before the timed ones"),
+    ):
+        parser.add_argument(name, type=int, default=default, help=f"{text} (%(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(%(default)s)")
     parser.add_argument(
         "--device",
         default="cpu",
         help=f"{' or '.join(DEVICES)}, with :INDEX if need be (%(default)s)",
-    )
-    parser.add_argument(
-        "--threads", type=int, default=1, help="compute threads on a CPU (%(default)s)"
-    )
-    parser.add_argument(
-        "--repetitions", type=int, default=effort.repetitions, help="timed passes (%(default)s)"
-    )
-    parser.add_argument(
-        "--warmup",
-        type=int,
-        default=effort.warmup,
-        help="passes before the timed ones (%(default)s)",
     )
     parser.add_argument(
         "--cached",
