@@ -10,6 +10,7 @@ import os
 import statistics
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -33,15 +34,25 @@ def measure(place: Place) -> float:
     """
     rank_phase.enter("yardstick")
     torch.set_num_threads(1)
-    cores: list[int | None] = [*sorted(os.sched_getaffinity(0))]
-    # Under a CPU quota the kernel chooses among more cores than the quota gives.
-    if len(cores) != place.threads:
-        cores = [None] * place.threads
+    cores = cores_of_threads(os.sched_getaffinity(0), place.threads)
     together = threading.Barrier(place.threads)
     with ThreadPoolExecutor(place.threads) as threads:
-        rounds = threads.map(_rounds, [together] * place.threads, cores)
-        slowest = [max(times) for times in zip(*rounds, strict=True)]
-    lower, _, _ = statistics.quantiles(slowest, n=4)
+        return typical_s(list(threads.map(_rounds, [together] * place.threads, cores)))
+
+
+def cores_of_threads(usable: Iterable[int], threads: int) -> list[int | None]:
+    """The core of each thread; None for all where there is not one core for each thread.
+
+    Under a CPU quota the kernel chooses among more cores than the quota gives.
+    """
+    cores = sorted(usable)
+    return [*cores] if len(cores) == threads else [None] * threads
+
+
+def typical_s(rounds: Sequence[Sequence[float]]) -> float:
+    """The lower quartile, over the rounds, of the slowest thread's time. `rounds` has the times of
+    each thread."""
+    lower, _, _ = statistics.quantiles([max(times) for times in zip(*rounds, strict=True)], n=4)
     return float(lower)
 
 
