@@ -60,7 +60,7 @@ def least(
 
 def _below(high: float, measured: float) -> float:
     """The measure, after a check: if search and measure disagreed, the loop would never end."""
-    assert measured < high, f"asked for less than {high}, got {measured}"
+    assert measured < high, f"requested less than {high}, got {measured}"
     return measured
 
 

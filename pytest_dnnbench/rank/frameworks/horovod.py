@@ -90,7 +90,7 @@ class HorovodWorker(DataParallelWorker):
 
     def update(self) -> None:
         """Waits for the averaged gradients, then updates the weights. Horovod's optimiser would
-        wait inside its step, where the two cannot be told apart."""
+        wait inside its step, where the wait could not be separated from the update."""
         optimizer: Any = self.optimizer  # Horovod has no types
         optimizer.synchronize()
         self.own_work.alone()

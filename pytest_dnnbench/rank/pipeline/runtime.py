@@ -74,7 +74,7 @@ class Runtime:
         [3] updates the weights, once the replicas have averaged their gradients.
         [4] hands the minibatch to the caller before the next pass. A caller that reads the clock
             here counts the update as part of the minibatch, and the pass that follows not.
-        [5] After the last action, leaves the newest weights in the module for whoever reads them,
+        [5] After the last action, leaves the newest weights in the module for its readers,
             and hands over the last minibatch.
         """
         self.stage.module.train()

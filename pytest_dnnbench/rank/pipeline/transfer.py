@@ -26,7 +26,7 @@ _HEADER = 512
 """Integers in a header: room for 70 tensors of 4 dimensions."""
 
 _AHEAD = 2
-"""Messages that an inbox takes before they are asked for."""
+"""Messages that an inbox receives ahead of need."""
 
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _TYPES = (*_FLOATING, torch.int64, torch.int32, torch.uint8, torch.bool)
