@@ -21,6 +21,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from pytest_dnnbench.case import Case
+from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE, MEASURE_MACHINE
 from pytest_dnnbench.controller.ranks import Ranks
@@ -115,7 +116,7 @@ def _launch(server: ForkServer, framework: str, model: str) -> Sequence[float]:
     worker, ranks = WORKERS[framework]
     cores = len(os.sched_getaffinity(0))
     case = Case(framework, model, ranks, "train", batch_size=16)
-    request = RunRequest(case, worker, model, steps=12, warmup=3)
+    request = RunRequest(case, worker, Catalog().model(model), steps=12, warmup=3)
     reports = Ranks(server, ["cpu"] * ranks, threads=max(1, cores // ranks), timeout_s=600).launch(
         MEASURE, request
     )

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from pytest_dnnbench.case import Case, Scalar
-from pytest_dnnbench.catalog import MODELS, Catalog
+from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.devices import Machine
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.messages import Correctness, RunRequest
@@ -148,12 +148,14 @@ def prepare_run(
 ) -> CaseRun:
     """A run of the case. `launcher` must be one for the case's framework and its number of ranks.
     Raises UsageError for an unknown framework or model."""
-    spec, target = catalog.framework(case.framework), catalog.model(case.model)
-    # Ranks know the suite's own models by name. A hook may have replaced such a row: then the name
-    # would lead them to the suite's model, so they get the target.
-    model = case.model if MODELS.get(case.model) == target else target
+    spec = catalog.framework(case.framework)
     request = RunRequest(
-        case=case, worker=spec.worker, model=model, steps=steps, warmup=warmup, data=data
+        case=case,
+        worker=spec.worker,
+        model=catalog.model(case.model),
+        steps=steps,
+        warmup=warmup,
+        data=data,
     )
     return CaseRun(request, launcher, machine, spec.requires)
 

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.ranks import Ranks, target_of
 from pytest_dnnbench.messages import PipelineRequest, StageReport
-from pytest_dnnbench.planner.schedule import Layout, default_microbatches
+from pytest_dnnbench.planner.layout import Layout
+from pytest_dnnbench.planner.schedule import default_microbatches
 
 _CALL = "pytest_dnnbench.rank.pipeline.stage_ranks:call"
 _TRAIN = ("pytest_dnnbench.rank.pipeline.stage_ranks", "train", None)
@@ -52,16 +54,25 @@ def replicas_of(stages: Stages) -> tuple[int, ...]:
 
 
 def pipeline_stages(
-    ranks: Callable[[int], Ranks], model: Model, stages: Stages, **settings: Any
+    ranks: Callable[[int], Ranks],
+    model: Model,
+    stages: Stages,
+    *,
+    catalog: Catalog | None = None,
+    **settings: Any,
 ) -> PipelineStages:
-    """The pipeline of a model in so many stages; `ranks(n)` gives n ranks; `settings` are
-    PipelineRequest's fields.
+    """The pipeline of a model in stages; `ranks(n)` gives n ranks; `settings` are the fields of
+    PipelineRequest.
 
-    `model` is a name of the suite, or a factory: a top-level function, or "module:function". Raises
-    PlanError.
+    `model` is a name of the catalog (by default the built-in one), or a factory: a top-level
+    function, or "module:function". Raises UsageError for an unknown model, and PlanError for stages
+    that cannot be.
     """
     replicas = replicas_of(stages)
     if settings.get("variant", "pipedream") != "pipedream":
         settings.setdefault("microbatches", default_microbatches(Layout(replicas)))
-    path = model if isinstance(model, str) else "{}:{}".format(*target_of(model)[:2])
-    return PipelineStages(ranks(sum(replicas)), PipelineRequest(path, replicas, **settings))
+    if isinstance(model, str):
+        target = (catalog or Catalog()).model(model)
+    else:
+        target = "{}:{}".format(*target_of(model)[:2])
+    return PipelineStages(ranks(sum(replicas)), PipelineRequest(target, replicas, **settings))

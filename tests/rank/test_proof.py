@@ -23,7 +23,8 @@ def prove(
 ) -> dict[str, object]:
     case = Case("planted", model, gpus, phase, batch_size=4)
     ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120)
-    return agree(case, ranks.launch(PROVE, RunRequest(case, worker, model, steps=1, warmup=0)))
+    request = RunRequest(case, worker, Catalog().model(model), steps=1, warmup=0)
+    return agree(case, ranks.launch(PROVE, request))
 
 
 @pytest.mark.parametrize(("framework", "gpus"), [("single", 1), ("ddp", 1), ("ddp", 2), ("ddp", 3)])
@@ -48,7 +49,7 @@ def test_models_with_batchnorm_dropout_and_stochastic_depth_pass(
 
 
 @pytest.mark.parametrize(
-    ("worker", "seen"),
+    ("worker", "failure"),
     [
         ("NoAllReduce", "gradients of step 0"),
         ("NoBroadcast", "holds other values than rank 0"),
@@ -56,10 +57,10 @@ def test_models_with_batchnorm_dropout_and_stochastic_depth_pass(
         ("OtherLearningRate", "parameters of step 0"),
     ],
 )
-def test_a_planted_fault_is_caught(server: ForkServer, worker: str, seen: str) -> None:
+def test_a_planted_fault_is_caught(server: ForkServer, worker: str, failure: str) -> None:
     with pytest.raises(WrongResult, match="the step is wrong, so it was not timed") as caught:
         prove(server, f"tests.rank.broken_workers:{worker}", 2)
-    assert seen in str(caught.value)
+    assert failure in str(caught.value)
 
 
 def test_a_missing_broadcast_also_spoils_validation(server: ForkServer) -> None:
