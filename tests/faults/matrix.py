@@ -1,5 +1,5 @@
-"""The fault matrix: every fault in every phase of every framework, and what has to come of it.
-Data, and its check."""
+"""The fault matrix: every fault in every rank phase of every framework, and the error that each
+must become. Data, and the check of an outcome."""
 
 import os
 import tempfile
@@ -28,6 +28,7 @@ from pytest_dnnbench.errors import (
 )
 from pytest_dnnbench.frames import SpawnMessage
 from pytest_dnnbench.proc import process_fields
+from tests.sockets import listening
 
 FRAMEWORKS = {"single": "Single", "ddp": "Ddp", "horovod": "Horovod", "pipedream": "PipeDream"}
 """Framework to its class in planting.py."""
@@ -47,8 +48,8 @@ WITH_WEIGHTS = ("build", "proof", "warm-up", "timed steps")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault: what kind of failure it must become, where it makes sense, and what the message must
-    show."""
+    """A fault: the error that it must become, what the message must show, and the rank phases and
+    frameworks in which it makes sense."""
 
     kind: type[DnnbenchError]
     shows: str
@@ -78,12 +79,12 @@ SENSELESS = {
     ("another model", phase, "pipedream"): "no other rank holds the same weights"
     for phase in PHASES[4:]
 }
-"""Further combinations that cannot be."""
+"""Further combinations that are impossible, each with its reason."""
 
 TIMEOUT_S = 60.0
 LEAST_TIMEOUT_S = 2.5
-"""A hang's: each launch is given twice the time that a sound proof and launch take on this machine,
-so that it comes to where it is to hang."""
+"""The least time-out of a launch that hangs. It gets twice the time that a sound proof and launch
+take on this machine, so that it gets as far as the hang."""
 
 ALLOWED_S = 10.0
 
@@ -117,7 +118,7 @@ class Watched(ForkServer):
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """A rendezvous that adds, for each rank, what planting.py is to do on it."""
+    """A rendezvous that adds to the environment of each rank what planting.py shall do on it."""
 
     real: Rendezvous | None
     fault: str = "none"
@@ -176,8 +177,8 @@ class Field:
         return run
 
     def sound(self, framework: str) -> CaseRun:
-        """A run without a fault, proven and launched; the longest of them tells how patient a
-        hang's must be."""
+        """A run without a fault, proven and launched; the longest one determines the time-out of a
+        hang."""
         run = self.run(framework)
         start = time.monotonic()
         run.launch()
@@ -185,7 +186,7 @@ class Field:
         return run
 
     def timeout_s(self, fault: str, framework: str) -> float:
-        """Of a launch with this fault."""
+        """The time-out of a launch with this fault."""
         if FAULTS[fault].kind is not RankHung:
             return TIMEOUT_S
         if framework not in self.sound_s:
@@ -193,7 +194,7 @@ class Field:
         return max(LEAST_TIMEOUT_S, 2 * self.sound_s[framework])
 
     def plant(self, fault: str, phase: str, framework: str) -> tuple[DnnbenchError, float]:
-        """The error that a planted fault becomes, and the seconds that took."""
+        """The error that a planted fault becomes, and how many seconds it took."""
         real = load(Catalog().framework(framework).rendezvous)
         timeout_s = self.timeout_s(fault, framework)
         run = self.run(framework, Plant(real, fault, phase), timeout_s)
@@ -208,34 +209,33 @@ class Field:
 def wrong(
     fault: str, phase: str, framework: str, error: DnnbenchError, took_s: float, timeout_s: float
 ) -> list[str]:
-    """What is wrong with the error that a planted fault has become, in launches of this
-    time-out."""
+    """What is wrong with the error that a planted fault has become; empty if it is right."""
     expected, culprit = FAULTS[fault], 0 if framework == "single" else 1
-    faults = []
+    mistakes = []
     if type(error) is not expected.kind:
-        faults.append(f"{type(error).__name__} instead of {expected.kind.__name__}")
+        mistakes.append(f"{type(error).__name__} instead of {expected.kind.__name__}")
     shows = "deviates" if fault == "NaN loss" and phase == "proof" else expected.shows
     if shows not in str(error):
-        faults.append(f"{shows!r} is not shown")
+        mistakes.append(f"{shows!r} is not shown")
     if isinstance(error, RankFailure):
         if error.rank != culprit:
-            faults.append(f"rank {error.rank} is blamed instead of {culprit}")
+            mistakes.append(f"rank {error.rank} is blamed instead of {culprit}")
         if error.rank_phase != phase:
-            faults.append(f"the rank phase is {error.rank_phase!r}")
+            mistakes.append(f"the rank phase is {error.rank_phase!r}")
         if "last words of the culprit" not in error.output and fault != "flood of output":
-            faults.append("its last output is missing")
+            mistakes.append("its last output is missing")
         if fault == "flood of output" and "a flood of output" not in error.output:
-            faults.append("its last output is missing")
+            mistakes.append("its last output is missing")
     elif phase != "proof" and f"rank {culprit}" not in str(error):
-        faults.append("the culprit is not named")
+        mistakes.append("the culprit is not named")
     if took_s > 2 * timeout_s + ALLOWED_S:
-        faults.append(f"it took {took_s:.1f} s")
-    return faults
+        mistakes.append(f"it took {took_s:.1f} s")
+    return mistakes
 
 
 def _born(pid: int) -> str:
-    """When a process was started, by which it is told from a later one of the same number; empty
-    when it is gone."""
+    """When a process was started, which distinguishes it from a later one of the same number;
+    empty if it is gone."""
     try:
         return process_fields(pid)[19]
     except OSError:
@@ -243,8 +243,7 @@ def _born(pid: int) -> str:
 
 
 def left_behind(server: Watched) -> list[str]:
-    """Processes, listening ports, temporary files, shared memory and descriptors that should be
-    gone."""
+    """Processes, listening ports, temporary files and shared memory that should be gone."""
     left = [f"process {pid}" for pid, born in server.ranks.items() if born and _born(pid) == born]
     left += [str(path) for path in Path(tempfile.gettempdir()).glob(f"dnnbench-{os.getpid()}-*")]
     left += [
@@ -253,20 +252,3 @@ def left_behind(server: Watched) -> list[str]:
         if any(f"_{pid}_" in path.name for pid in server.ranks)
     ]
     return left + [f"port {port}" for port in listening(os.getpid())]
-
-
-def listening(pid: int) -> list[str]:
-    """The addresses on which a process listens, as the kernel writes them."""
-    mine = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            mine.add(os.readlink(link))
-        except OSError:
-            continue  # closed meanwhile
-    found = []
-    for table in ("tcp", "tcp6", "udp", "udp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if f"socket:[{fields[9]}]" in mine and (fields[3] == "0A" or table.startswith("udp")):
-                found.append(fields[1])
-    return found

@@ -1,8 +1,7 @@
-"""Each fault, in each phase, of each framework: the case fails in time, by its right name, and
-nothing is left.
+"""Each fault, in each rank phase, of each framework: the case fails in time with the right error,
+the right rank is blamed, and nothing is left behind.
 
-A part of the matrix in each run of the tests; the whole with `make faults`. What came of it:
-docs/faults.md.
+Each run of the tests checks a part of the matrix, `make faults` all of it.
 """
 
 import os
@@ -49,16 +48,17 @@ def check(field: Field, fault: str, phase: str, framework: str) -> None:
     field.run(framework)  # plans, where there is something to plan
     before = len(os.listdir("/proc/self/fd"))
     error, took_s = field.plant(fault, phase, framework)
-    faults = matrix.wrong(fault, phase, framework, error, took_s, field.timeout_s(fault, framework))
-    outcomes.note(fault, phase, framework, error, took_s, faults)
-    assert not faults, f"{faults}\n{error}"
+    timeout_s = field.timeout_s(fault, framework)
+    mistakes = matrix.wrong(fault, phase, framework, error, took_s, timeout_s)
+    outcomes.note(fault, phase, framework, error, took_s, mistakes)
+    assert not mistakes, f"{mistakes}\n{error}"
     assert not matrix.left_behind(field.server)
     assert len(os.listdir("/proc/self/fd")) == before
     assert field.sound(framework).launches[0].throughput > 0, "the next case runs"
 
 
 @pytest.mark.parametrize(("fault", "phase", "framework"), PART)
-def test_a_fault_fails_its_case_in_time_by_name_and_leaves_nothing(
+def test_a_fault_fails_its_case_in_time_with_the_right_error_and_leaves_nothing(
     field: Field, fault: str, phase: str, framework: str
 ) -> None:
     check(field, fault, phase, framework)
