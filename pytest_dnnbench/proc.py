@@ -17,8 +17,8 @@ def cpu_model() -> str:
 
 
 def process_fields(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name, the state first. Raises OSError if the process is
-    gone."""
+    """The fields of /proc/PID/stat after the name, the state first. Raises OSError if the process
+    is gone."""
     # The name is in brackets and may hold blanks and brackets itself.
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 

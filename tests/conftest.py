@@ -6,7 +6,6 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
+from tests.processes import ranks_of
 from tests.rank import programs
 from tests.sockets import listening
 
@@ -66,28 +66,10 @@ def _nothing_is_left_behind() -> Iterator[None]:
     environment."""
     variables, ports = _variables(), listening(os.getpid())
     yield
-    assert not _ranks()
+    assert not ranks_of(os.getpid())
     assert set(listening(os.getpid())) <= set(ports)
     assert not glob.glob(f"{tempfile.gettempdir()}/dnnbench-{os.getpid()}-*")
     assert _variables() == variables
-
-
-def _ranks() -> list[int]:
-    """The ranks of this process's fork servers: what these have forked."""
-    return [
-        rank for child in _children(os.getpid()) if _is_server(child) for rank in _children(child)
-    ]
-
-
-def _children(pid: int) -> list[int]:
-    lists = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for path in lists for child in path.read_text().split()]
-
-
-def _is_server(pid: int) -> bool:
-    with suppress(OSError):
-        return b"pytest_dnnbench.rank.server" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
 
 
 def _variables() -> dict[str, str]:

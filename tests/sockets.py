@@ -24,7 +24,7 @@ def addresses_of(pid: int, tables: tuple[str, ...] = ("tcp", "tcp6")) -> set[tup
 
 
 def listening(pid: int) -> list[str]:
-    """The local addresses on which a process receives: TCP that listens, and any UDP. Raises OSError
-    if it is gone."""
+    """The local addresses on which a process receives: TCP that listens, and any UDP. Raises
+    OSError if it is gone."""
     tcp = [local for local, _, state in addresses_of(pid) if state == LISTENING]
     return sorted(tcp + [local for local, _, _ in addresses_of(pid, ("udp", "udp6"))])
