@@ -41,7 +41,7 @@ class FakeLauncher:
 
     confirm_from: int
 
-    def plan(self, request: RunRequest) -> dict[str, Any] | None:
+    def plan(self, request: RunRequest) -> Any:
         """Nothing to decide."""
         return None
 

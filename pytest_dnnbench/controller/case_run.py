@@ -36,7 +36,7 @@ class Launcher(Protocol):
     """How a case reaches its ranks. Each call starts fresh ranks; all but `yardstick` raise
     RankFailure, LaunchError or UsageError."""
 
-    def plan(self, request: RunRequest) -> dict[str, Any] | None:
+    def plan(self, request: RunRequest) -> Any:
         """What the framework decides once for all launches; None where it decides nothing."""
 
     def prove(self, request: RunRequest) -> Sequence[Correctness]:
@@ -88,7 +88,7 @@ class CaseRun:
             case=case,
             launches=measured,
             correctness=self.correctness,
-            environment=_environment_facts(self.machine, measured, self.packages),
+            environment=_environment(self.machine, measured, self.packages),
             oversubscribed=self.machine.kind == "cpu" and self.machine.oversubscribed(case.gpus),
             steps=self.request.steps,
             warmup=self.request.warmup,
@@ -157,7 +157,7 @@ def load(path: str | None) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _environment_facts(
+def _environment(
     machine: Machine, launches: Sequence[Launch], packages: Iterable[str]
 ) -> dict[str, dict[str, Scalar | None]]:
     """The facts that must match before two runs are compared, and those that are only recorded."""

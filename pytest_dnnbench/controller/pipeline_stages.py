@@ -51,11 +51,11 @@ def replicas_of(stages: Stages) -> tuple[int, ...]:
 def pipeline_stages(
     ranks: Callable[[int], Ranks], model: Model, stages: Stages, **settings: Any
 ) -> PipelineStages:
-    """The pipeline of a model. `ranks(n)` gives n ranks, `stages` is what `replicas_of` takes,
-    `settings` are fields of PipelineRequest.
+    """The pipeline of a model in so many stages; `ranks(n)` gives n ranks; `settings` are
+    PipelineRequest's fields.
 
     `model` is a name of the suite, or a factory: a top-level function, or "module:function". Raises
-    PlanError for an impossible layout.
+    PlanError.
     """
     replicas = replicas_of(stages)
     if settings.get("variant", "pipedream") != "pipedream":

@@ -43,7 +43,7 @@ class SleepyMachine:
         self.slept_s = list(slept_s)
         self._awake = FakeLauncher(confirm_from=99)
 
-    def plan(self, request: RunRequest) -> dict[str, Any] | None:
+    def plan(self, request: RunRequest) -> Any:
         return self._awake.plan(request)
 
     def prove(self, request: RunRequest) -> Sequence[Correctness]:
