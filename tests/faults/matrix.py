@@ -33,7 +33,7 @@ from tests.sockets import listening
 FRAMEWORKS = {"single": "Single", "ddp": "Ddp", "horovod": "Horovod", "pipedream": "PipeDream"}
 """Framework to its class in planting.py."""
 
-PHASES = ("import", "group", "build", "proof", "warm-up", "timed steps", "report", "teardown")
+RANK_PHASES = ("import", "group", "build", "proof", "warm-up", "timed steps", "report", "teardown")
 
 NAMES = {
     RankRaised: "raised",
@@ -53,7 +53,7 @@ class Fault:
 
     kind: type[DnnbenchError]
     shows: str
-    phases: tuple[str, ...] = PHASES
+    rank_phases: tuple[str, ...] = RANK_PHASES
     frameworks: tuple[str, ...] = tuple(FRAMEWORKS)
 
 
@@ -64,7 +64,7 @@ FAULTS: Mapping[str, Fault] = {
     "SIGKILL": Fault(RankCrashed, "died of SIGKILL"),
     "SIGSTOP": Fault(RankHung, "was stopped by a signal"),
     "skipped collective": Fault(
-        RankHung, "in wait\n", tuple(p for p in PHASES if p != "import"), SEVERAL
+        RankHung, "in wait\n", tuple(p for p in RANK_PHASES if p != "import"), SEVERAL
     ),
     "out of memory": Fault(RankOutOfMemory, "in _use_up_memory\n"),
     "NaN loss": Fault(WrongResult, "nan", WITH_WEIGHTS),
@@ -76,8 +76,8 @@ FAULTS: Mapping[str, Fault] = {
 }
 
 SENSELESS = {
-    ("another model", phase, "pipedream"): "no other rank holds the same weights"
-    for phase in PHASES[4:]
+    ("another model", rank_phase, "pipedream"): "no other rank holds the same weights"
+    for rank_phase in RANK_PHASES[4:]
 }
 """Further combinations that are impossible, each with its reason."""
 
@@ -90,15 +90,15 @@ ALLOWED_S = 10.0
 
 
 def combinations() -> list[tuple[str, str, str]]:
-    """Every (fault, phase, framework) that makes sense."""
+    """Every (fault, rank phase, framework) that makes sense."""
     return [
-        (name, phase, framework)
+        (name, rank_phase, framework)
         for framework in FRAMEWORKS
         for name, fault in FAULTS.items()
-        for phase in PHASES
-        if phase in fault.phases
+        for rank_phase in RANK_PHASES
+        if rank_phase in fault.rank_phases
         and framework in fault.frameworks
-        and (name, phase, framework) not in SENSELESS
+        and (name, rank_phase, framework) not in SENSELESS
     ]
 
 
@@ -122,7 +122,7 @@ class Plant:
 
     real: Rendezvous | None
     fault: str = "none"
-    phase: str = "nowhere"
+    rank_phase: str = "nowhere"
 
     @contextmanager
     def __call__(self, world_size: int) -> Iterator[list[dict[str, str]]]:
@@ -130,7 +130,7 @@ class Plant:
             yield [
                 {
                     **environment,
-                    "PLANTED_FAULT": f"{self.fault}@{self.phase}",
+                    "PLANTED_FAULT": f"{self.fault}@{self.rank_phase}",
                     "PLANTED_HERE": str(int(rank == world_size - 1)),
                 }
                 for rank, environment in enumerate(environments)
@@ -193,40 +193,45 @@ class Field:
             self.sound(framework)
         return max(LEAST_TIMEOUT_S, 2 * self.sound_s[framework])
 
-    def plant(self, fault: str, phase: str, framework: str) -> tuple[DnnbenchError, float]:
+    def plant(self, fault: str, rank_phase: str, framework: str) -> tuple[DnnbenchError, float]:
         """The error that a planted fault becomes, and how many seconds it took."""
         real = load(Catalog().framework(framework).rendezvous)
         timeout_s = self.timeout_s(fault, framework)
-        run = self.run(framework, Plant(real, fault, phase), timeout_s)
+        run = self.run(framework, Plant(real, fault, rank_phase), timeout_s)
         start = time.monotonic()
         try:
             run.launch()
         except DnnbenchError as error:
             return error, time.monotonic() - start
-        raise AssertionError(f"{fault} in {phase} of {framework} went unnoticed")
+        raise AssertionError(f"{fault} in {rank_phase} of {framework} went unnoticed")
 
 
 def wrong(
-    fault: str, phase: str, framework: str, error: DnnbenchError, took_s: float, timeout_s: float
+    fault: str,
+    rank_phase: str,
+    framework: str,
+    error: DnnbenchError,
+    took_s: float,
+    timeout_s: float,
 ) -> list[str]:
     """What is wrong with the error that a planted fault has become; empty if it is right."""
     expected, culprit = FAULTS[fault], 0 if framework == "single" else 1
     mistakes = []
     if type(error) is not expected.kind:
         mistakes.append(f"{type(error).__name__} instead of {expected.kind.__name__}")
-    shows = "deviates" if fault == "NaN loss" and phase == "proof" else expected.shows
+    shows = "deviates" if fault == "NaN loss" and rank_phase == "proof" else expected.shows
     if shows not in str(error):
         mistakes.append(f"{shows!r} is not shown")
     if isinstance(error, RankFailure):
         if error.rank != culprit:
             mistakes.append(f"rank {error.rank} is blamed instead of {culprit}")
-        if error.rank_phase != phase:
+        if error.rank_phase != rank_phase:
             mistakes.append(f"the rank phase is {error.rank_phase!r}")
         if "last words of the culprit" not in error.output and fault != "flood of output":
             mistakes.append("its last output is missing")
         if fault == "flood of output" and "a flood of output" not in error.output:
             mistakes.append("its last output is missing")
-    elif phase != "proof" and f"rank {culprit}" not in str(error):
+    elif rank_phase != "proof" and f"rank {culprit}" not in str(error):
         mistakes.append("the culprit is not named")
     if took_s > 2 * timeout_s + ALLOWED_S:
         mistakes.append(f"it took {took_s:.1f} s")

@@ -1,17 +1,22 @@
 """The table of outcomes that a run of the whole matrix prints."""
 
 from pytest_dnnbench.errors import DnnbenchError
-from tests.faults.matrix import FAULTS, FRAMEWORKS, NAMES, PHASES
+from tests.faults.matrix import FAULTS, FRAMEWORKS, NAMES, RANK_PHASES
 
 _OUTCOMES: dict[tuple[str, str, str], tuple[str, float]] = {}
 
 
 def note(
-    fault: str, phase: str, framework: str, error: DnnbenchError, took_s: float, faults: list[str]
+    fault: str,
+    rank_phase: str,
+    framework: str,
+    error: DnnbenchError,
+    took_s: float,
+    faults: list[str],
 ) -> None:
     """Keeps the outcome of one planted fault."""
     name = NAMES.get(type(error), type(error).__name__)
-    _OUTCOMES[fault, phase, framework] = (
+    _OUTCOMES[fault, rank_phase, framework] = (
         f"**{name}: {'; '.join(faults)}**" if faults else name,
         took_s,
     )
@@ -27,11 +32,14 @@ def lines() -> list[str]:
         text += [
             f"### {framework}",
             "",
-            "| fault | " + " | ".join(PHASES) + " |",
-            "|---" * (len(PHASES) + 1) + "|",
+            "| fault | " + " | ".join(RANK_PHASES) + " |",
+            "|---" * (len(RANK_PHASES) + 1) + "|",
         ]
         for fault in FAULTS:
-            cells = [_OUTCOMES.get((fault, phase, framework), ("-", 0.0))[0] for phase in PHASES]
+            cells = [
+                _OUTCOMES.get((fault, rank_phase, framework), ("-", 0.0))[0]
+                for rank_phase in RANK_PHASES
+            ]
             text.append(f"| {fault} | " + " | ".join(cells) + " |")
         text.append("")
     hung = [took_s for name, took_s in _OUTCOMES.values() if name == "hung"] or [0.0]

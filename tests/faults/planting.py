@@ -27,16 +27,16 @@ from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 from pytest_dnnbench.rank.worker import Step
 
-FAULT, _, PHASE = os.environ.get("PLANTED_FAULT", "none@nowhere").partition("@")
+FAULT, _, RANK_PHASE = os.environ.get("PLANTED_FAULT", "none@nowhere").partition("@")
 CULPRIT = os.environ.get("PLANTED_HERE") == "1"
 
 Weights = Callable[[], list[torch.Tensor]]
 
 
-def strike(phase: str, weights: Weights = list, meet: Callable[[], object] = int) -> None:
+def strike(rank_phase: str, weights: Weights = list, meet: Callable[[], object] = int) -> None:
     """Does the planted harm if this is its rank phase. A skipped collective is one that only the
     other ranks enter."""
-    if phase != PHASE:
+    if rank_phase != RANK_PHASE:
         return
     if CULPRIT:
         print("last words of the culprit", flush=True)
@@ -102,9 +102,9 @@ class Planted:
         """A collective of all ranks."""
         dist.barrier()
 
-    def strike(self, phase: str) -> None:
+    def strike(self, rank_phase: str) -> None:
         """As the function of this name, on this rank's weights."""
-        strike(phase, self.weights, self.meet)
+        strike(rank_phase, self.weights, self.meet)
 
     def connect(self) -> None:
         """Strikes before it: a skipped collective is here the start of the group itself."""
@@ -173,7 +173,12 @@ class PipeDream(Planted, PipeDreamWorker):
     def _stages(self, dtype: torch.dtype) -> list[torch.nn.Module]:
         """Another model of a pipeline is one from another seed, because no other rank holds the
         same stage."""
-        if FAULT == "another model" and PHASE == "build" and CULPRIT and dtype == torch.float32:
+        if (
+            FAULT == "another model"
+            and RANK_PHASE == "build"
+            and CULPRIT
+            and dtype == torch.float32
+        ):
             self.case = _reseeded(self.case)
         return super()._stages(dtype)
 
