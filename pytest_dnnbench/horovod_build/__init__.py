@@ -1,4 +1,4 @@
-"""Builds Horovod against the installed torch: what `python -m pytest_dnnbench horovod` runs.
+"""Builds Horovod against the installed torch: what `dnnbench horovod` runs.
 
 A package of its own. No other part of pytest_dnnbench imports it but the command line, and nothing
 here runs during a benchmark; whoever reads how cases are measured can pass it by. It is used once

@@ -1,4 +1,4 @@
-"""`python -m pytest_dnnbench horovod`: makes sure that a Horovod is installed that fits the
+"""`dnnbench horovod`: makes sure that a Horovod is installed that fits the
 installed torch."""
 
 import argparse
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     if options.check:
         print(
             f"Horovod is {present or 'not installed'}; {recipe.version} fits:"
-            " run `python -m pytest_dnnbench horovod`"
+            " run `dnnbench horovod`"
         )
         return 1
     if present is not None and not _built_here(present) and not options.force:
@@ -113,7 +113,7 @@ def _existing(path: str) -> Path:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pytest_dnnbench horovod",
+        prog="dnnbench horovod",
         description=(
             "Build Horovod against the installed torch, once, and install it; with NCCL if torch"
             " has CUDA."

@@ -1,4 +1,5 @@
-"""The table of outcomes that a run of the whole matrix prints."""
+"""The table of outcomes that a run of the whole matrix prints; docs/appendix/fault-matrix.md keeps
+it."""
 
 from pytest_dnnbench.errors import DnnbenchError
 from tests.faults.matrix import FAULTS, FRAMEWORKS, NAMES, RANK_PHASES

@@ -1,7 +1,8 @@
 """Each fault, in each rank phase, of each framework: the case fails in time with the right error,
 the right rank is blamed, and nothing is left behind.
 
-Each run of the tests checks a part of the matrix, `make faults` all of it.
+Each run of the tests checks a part of the matrix, `make faults` all of it. The outcomes are in
+docs/appendix/fault-matrix.md.
 """
 
 import os

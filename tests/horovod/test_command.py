@@ -1,4 +1,4 @@
-"""`python -m pytest_dnnbench horovod` leaves a Horovod that works alone, whoever built it."""
+"""`dnnbench horovod` leaves a Horovod that works alone, whoever built it."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_check_says_what_to_run_if_it_is_not(capsys: pytest.CaptureFixture[str])
     assert command.main(["--check"]) == 1
     output = capsys.readouterr().out
     assert output.startswith("Horovod is 0.28.1; 0.28.1+torch")
-    assert "run `python -m pytest_dnnbench horovod`" in output
+    assert "run `dnnbench horovod`" in output
 
 
 @pytest.mark.usefixtures("foreign_horovod")
