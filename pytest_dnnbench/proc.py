@@ -1,4 +1,5 @@
-"""What Linux tells of the processor and of processes under /proc. A leaf: imports nothing of ours."""
+"""What Linux reports under /proc, of the processor and of processes. A leaf: imports nothing of
+ours."""
 
 import platform
 from contextlib import suppress
@@ -6,7 +7,7 @@ from pathlib import Path
 
 
 def cpu_model() -> str:
-    """The processor's name as Linux gives it, or its architecture."""
+    """The processor's name as Linux gives it, or else its architecture."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(
@@ -16,7 +17,7 @@ def cpu_model() -> str:
 
 
 def process_fields(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name, the state first. Raises OSError when the process
+    """The fields of /proc/PID/stat after the name, the state first. Raises OSError if the process
     is gone."""
     # The name is in brackets and may hold blanks and brackets itself.
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -3,7 +3,7 @@ are what the environment says.
 
     FAKE_LEVELS       a framework's speed in percent of normal: {"ddp": 80}
     FAKE_AGAIN        the same for the launches that confirm a verdict
-    FAKE_DISTURBED    which launches of a framework are disturbed, and their speed: {"ddp": {"0": 50}}
+    FAKE_DISTURBED    the disturbed launches of a framework, with their speed: {"ddp": {"0": 50}}
     FAKE_MEMORY_MIB   the memory peak of each rank
     FAKE_OWN_MS       milliseconds of a step for which each rank of a framework needs no other
     FAKE_NOISE        a factor of the noise
@@ -41,7 +41,7 @@ class FakeLauncher:
 
     confirm_from: int
 
-    def plan(self, request: RunRequest) -> dict[str, Any] | None:
+    def plan(self, request: RunRequest) -> Any:
         """Nothing to decide."""
         return None
 
@@ -54,10 +54,10 @@ class FakeLauncher:
         case = request.case
         number = _LAUNCHED[f"{case.id}-{case.phase}"]
         _LAUNCHED[f"{case.id}-{case.phase}"] += 1
-        levels = _environment("FAKE_LEVELS")
+        levels = _setting("FAKE_LEVELS")
         if number >= self.confirm_from:
-            levels |= _environment("FAKE_AGAIN")
-        disturbed = _environment("FAKE_DISTURBED").get(case.framework, {}).get(str(number))
+            levels |= _setting("FAKE_AGAIN")
+        disturbed = _setting("FAKE_DISTURBED").get(case.framework, {}).get(str(number))
         percent = disturbed or levels.get(case.framework, 100)
         noise = float(os.environ.get("FAKE_NOISE", "1")) * NOISE[number % len(NOISE)] / 1000
         reason = "other processes used 1.0 of 2 cores" if disturbed else None
@@ -72,18 +72,19 @@ class FakeLauncher:
 def install(confirm_from: int) -> None:
     """Gives the sessions of this process fake launchers. They need no fork server, so none is
     started."""
-    # What a conftest of a test does.
+    # The process is a test's own: nothing is put back.
     Resources.launcher = lambda self, ranks, spec: FakeLauncher(confirm_from)  # type: ignore[method-assign]
     ForkServer.start = lambda self: None  # type: ignore[method-assign] # as above
 
 
-def _environment(name: str) -> dict[str, Any]:
+def _setting(name: str) -> dict[str, Any]:
+    """An environment variable that holds JSON."""
     return dict(json.loads(os.environ.get(name, "{}")))
 
 
 def _reports(request: RunRequest, step_s: float) -> tuple[RankReport, ...]:
     case = request.case
-    own_ms = _environment("FAKE_OWN_MS").get(case.framework, [])
+    own_ms = _setting("FAKE_OWN_MS").get(case.framework, [])
     return tuple(
         _report(rank, step_s, request.steps, case.batch_size * case.gpus, own_ms)
         for rank in range(case.gpus)

@@ -43,7 +43,7 @@ class Launcher(Protocol):
     """How a case reaches its ranks. Each call starts fresh ranks; all but `yardstick` raise
     RankFailure, LaunchError or UsageError."""
 
-    def plan(self, request: RunRequest) -> dict[str, Any] | None:
+    def plan(self, request: RunRequest) -> Any:
         """What the framework decides once for all launches; None where it decides nothing."""
 
     def prove(self, request: RunRequest) -> Sequence[Correctness]:

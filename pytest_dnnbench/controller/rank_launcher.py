@@ -28,12 +28,11 @@ class RankLauncher:
     rendezvous: Rendezvous | None = None
     machine_ranks: Ranks | None = None
 
-    def plan(self, request: RunRequest) -> dict[str, Any] | None:
-        """The plan of rank 0."""
+    def plan(self, request: RunRequest) -> Any:
+        """The plan of rank 0; None for a framework without planning."""
         if self.planning is None:
             return None
-        plan: dict[str, Any] | None = self.ranks.launch(self.planning, request)[0]
-        return plan
+        return self.ranks.launch(self.planning, request)[0]
 
     def prove(self, request: RunRequest) -> Sequence[Correctness]:
         """Each rank's check of the step."""

@@ -1,5 +1,6 @@
 """One rank of a running launch, as the controller sees it: its process, its pipe, its files, its
-status page. Not here: starting ranks (ranks.py), and which of them is to blame (rank_failure.py)."""
+status page. Not here: starting ranks (ranks.py), which of them is to blame (rank_failure.py).
+"""
 
 import os
 import pickle

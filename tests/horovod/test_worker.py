@@ -69,17 +69,17 @@ def test_tuning_does_not_change_the_mathematics(
 
 def test_fp16_compression_rounds_gradients_and_nothing_else(server: ForkServer) -> None:
     evidence = prove(server, request(2, options={"compression": "fp16"}))
-    seen = evidence["largest_deviation"]
-    assert isinstance(seen, dict)
-    assert 1e-5 < seen["gradients"] < 5e-3, (
+    deviation = evidence["largest_deviation"]
+    assert isinstance(deviation, dict)
+    assert 1e-5 < deviation["gradients"] < 5e-3, (
         "the exchange was rounded, and not more than fp16 rounds"
     )
-    assert seen["parameters"] < 1e-12
-    assert seen["buffers"] < 1e-12
+    assert deviation["parameters"] < 1e-12
+    assert deviation["buffers"] < 1e-12
 
 
 @pytest.mark.parametrize(
-    ("worker", "seen"),
+    ("worker", "shown"),
     [
         ("NoBroadcast", "holds other values than rank 0"),
         ("NoAllReduce", "gradients of step 0"),
@@ -87,10 +87,10 @@ def test_fp16_compression_rounds_gradients_and_nothing_else(server: ForkServer) 
         ("DecayingBroadcast", "parameters of step 0"),
     ],
 )
-def test_a_planted_fault_is_caught(server: ForkServer, worker: str, seen: str) -> None:
+def test_a_planted_fault_is_caught(server: ForkServer, worker: str, shown: str) -> None:
     with pytest.raises(WrongResult, match="the step is wrong, so it was not timed") as caught:
         prove(server, request(2, worker=f"tests.horovod.workers:{worker}"))
-    assert seen in str(caught.value)
+    assert shown in str(caught.value)
 
 
 @pytest.mark.parametrize("worker", ["NoBroadcast", "NoAllReduce"])
