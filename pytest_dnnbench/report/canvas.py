@@ -29,6 +29,8 @@ MARGIN_INCHES = (0.68, 0.55, 0.15, 0.32)
 """What a panel leaves left, bottom, right and top of its axes."""
 DOTS_PER_INCH = 130
 """Of a PNG."""
+CAPTION_COLUMNS = 70
+"""Letters of the caption that a panel's width has room for."""
 
 _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -126,7 +128,7 @@ def _sheet(panels: Sequence[Draw], caption: str, columns: int) -> "Figure":
 
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    lines = textwrap.wrap(caption, 80 * columns) if caption else []
+    lines = textwrap.wrap(caption, CAPTION_COLUMNS * columns) if caption else []
     foot = 0.16 * len(lines) + 0.1 if lines else 0.0
     width, height = PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + foot
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)

@@ -187,7 +187,7 @@ def _plot_section(drawn: Drawn, study: Study) -> PlotSection:
 def _inline(svg: str) -> Markup:
     """The SVG's element alone. Its groups' ids are the same in every panel and nothing refers to
     them, so they go: an id may stand in a page only once."""
-    element = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])
+    element = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
     return Markup(element)  # noqa: S704 # matplotlib has escaped the texts in it
 
 

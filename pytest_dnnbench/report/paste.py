@@ -26,8 +26,8 @@ def markdown(sections: Sequence[Section], caption: str) -> str:
 
 
 def csv_table(sections: Sequence[Section], study: Study) -> str:
-    """A row per case, with raw values: a metric's unit is told by the head, the throughput's by
-    `throughput_unit`. Empty where a record has no value."""
+    """A row per case, with raw values. A head tells the unit of its metric; the column
+    `throughput_unit` that of the throughput. Empty where a record has no value."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     keys = [column.key for column in COLUMNS]

@@ -103,35 +103,28 @@ def read_run(path: Path) -> Run:
 def run_of(content: object, source: str) -> Run:
     """The session in the content of a saved file. Raises DataError for content of another kind or
     of a newer schema."""
-    source = plain(source, NAME_LENGTH)
-    saved_file = _mapping(content)
-    benchmarks = saved_file.get("benchmarks")
+    file = _mapping(content)
+    shown = _Shown(plain(source, NAME_LENGTH))
+    benchmarks = file.get("benchmarks")
     if not isinstance(benchmarks, list):
         raise DataError(
-            f"{source} holds no `benchmarks`: give a file that --benchmark-json or -save wrote"
+            f"{shown.source} holds no `benchmarks`: give a file that --benchmark-json or -save"
+            " wrote"
         )
-    results: list[Result] = []
-    notes: list[str] = []
-    others = 0
     for number, benchmark in enumerate(benchmarks):
-        data = _mapping(_mapping(benchmark).get("extra_info")).get("dnnbench")
-        if data is None:
-            others += 1
-            continue
-        place = f"benchmarks[{number}].extra_info.dnnbench"
-        _refuse_newer(data, f"{source}: {place}")
-        name = _mapping(benchmark).get("fullname") or f"benchmark {number}"
-        _add(str(name), data, f"{source}: {place}", results, notes)
-    if others:
-        notes.append(f"{source}: {others} benchmarks of other plugins are left out")
-    session = _session(saved_file.get("dnnbench"), source, notes)
+        shown.add_benchmark(number, _mapping(benchmark))
+    if shown.others:
+        shown.notes.append(
+            f"{shown.source}: {shown.others} benchmarks of other plugins are left out"
+        )
+    session = shown.session(file.get("dnnbench"))
     return Run(
-        source=source,
-        saved=plain(saved_file.get("datetime") or "", 40),
-        commit=plain(_mapping(saved_file.get("commit_info")).get("id") or "", 12),
-        results=tuple(results),
+        source=shown.source,
+        saved=plain(file.get("datetime") or "", 40),
+        commit=plain(_mapping(file.get("commit_info")).get("id") or "", 12),
+        results=tuple(shown.results),
         failures=tuple((name, "") for name in session.failed),
-        notes=tuple(notes),
+        notes=tuple(shown.notes),
         interrupted=session.interrupted,
     )
 
@@ -145,26 +138,61 @@ def run_in_memory(
 ) -> Run:
     """A session that was not saved: its records by the names of their tests, and what failed
     (name and message)."""
-    results: list[Result] = []
-    notes: list[str] = []
+    shown = _Shown(source)
     for name, record in records.items():
-        _add(name, msgspec.to_builtins(record), source, results, notes)
-    shown = tuple((plain(name, 2 * NAME_LENGTH), _lines(message)) for name, message in failures)
-    return Run(source, saved, results=tuple(results), failures=shown, notes=tuple(notes))
+        shown.add(name, msgspec.to_builtins(record), source)
+    return Run(
+        source,
+        saved,
+        results=tuple(shown.results),
+        failures=tuple((plain(name, 2 * NAME_LENGTH), _lines(text)) for name, text in failures),
+        notes=tuple(shown.notes),
+    )
 
 
-def _add(name: str, data: object, place: str, results: list[Result], notes: list[str]) -> None:
-    """Adds the result, or the note that says why it is left out."""
-    shown = plain(name, 2 * NAME_LENGTH)
-    try:
-        record = _converted(data, Record)
-        fault = _fault(record)
-    except DataError as error:
-        fault = str(error)
-    if fault:
-        notes.append(f"{place}: the case {shown} is left out: {plain(fault)}")
-    else:
-        results.append(Result(shown, record))
+class _Shown:
+    """What can be shown of one source, and the notes that say what is left out."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.results: list[Result] = []
+        self.notes: list[str] = []
+        self.others = 0
+
+    def add_benchmark(self, number: int, benchmark: Mapping[str, Any]) -> None:
+        """Adds a benchmark of a saved file, or counts one of another plugin."""
+        data = _mapping(benchmark.get("extra_info")).get("dnnbench")
+        if data is None:
+            self.others += 1
+            return
+        place = f"{self.source}: benchmarks[{number}].extra_info.dnnbench"
+        _refuse_newer(data, place)
+        self.add(str(benchmark.get("fullname") or f"benchmark {number}"), data, place)
+
+    def add(self, name: str, data: object, place: str) -> None:
+        """Adds the result of a record's data, or a note that says why it is left out."""
+        name = plain(name, 2 * NAME_LENGTH)
+        try:
+            record = _converted(data, Record)
+            fault = _fault(record)
+        except DataError as error:
+            fault = str(error)
+        if fault:
+            self.notes.append(f"{place}: the case {name} is left out: {plain(fault)}")
+        else:
+            self.results.append(Result(name, record))
+
+    def session(self, data: object) -> SessionEntry:
+        """What a file says of its session; a note when that cannot be read."""
+        if data is None:
+            return SessionEntry(schema=SCHEMA)
+        place = f"{self.source}: dnnbench"
+        _refuse_newer(data, place)
+        try:
+            return _converted(data, SessionEntry)
+        except DataError as error:
+            self.notes.append(f"{place}: {plain(error)}: failed tests are not shown")
+            return SessionEntry(schema=SCHEMA)
 
 
 def _converted(data: object, kind: type[Struct]) -> Struct:
@@ -221,7 +249,7 @@ def _measured(record: Record) -> Iterator[tuple[str, float]]:
 
 
 def _derived(record: Record) -> Iterator[tuple[str, float]]:
-    """Places and values of the figures that are told of a verdict, a plan and the correctness."""
+    """Places and values of the figures shown of a verdict, a plan and the correctness."""
     for name, verdict in record.verdict.metrics.items():
         shown = (verdict.change, *verdict.interval, verdict.limit, verdict.minimum_detectable)
         yield from ((f"verdict.metrics.{name}", value) for value in shown if value is not None)
@@ -230,18 +258,6 @@ def _derived(record: Record) -> Iterator[tuple[str, float]]:
     for kind in ("largest_deviation", "tolerance"):
         for name, value in getattr(record.correctness, kind).items():
             yield f"correctness.{kind}.{name}", value
-
-
-def _session(data: object, source: str, notes: list[str]) -> SessionEntry:
-    """What the file says of its session; a note when that cannot be read."""
-    if data is None:
-        return SessionEntry(schema=SCHEMA)
-    _refuse_newer(data, f"{source}: dnnbench")
-    try:
-        return _converted(data, SessionEntry)
-    except DataError as error:
-        notes.append(f"{source}: dnnbench: {plain(error)}: failed tests are not shown")
-        return SessionEntry(schema=SCHEMA)
 
 
 def _refuse_newer(data: object, place: str) -> None:

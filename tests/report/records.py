@@ -147,37 +147,42 @@ def record(
     """The record of a case: the value of each metric in each launch, and the throughput's unit."""
     launches = len(next(iter(metrics.values()), ()))
     samples = step_time_s if step_time_s is not None else [[0.1] * steps] * launches
+    run = RunFacts(
+        sample=unit.partition("/")[0],
+        samples_per_update=case.batch_size * case.gpus,
+        oversubscribed=oversubscribed,
+        steps=steps,
+        warmup=3,
+        data={},
+    )
     return Record(
         schema=SCHEMA,
         case=case,
-        run=RunFacts(
-            sample=unit.partition("/")[0],
-            samples_per_update=case.batch_size * case.gpus,
-            oversubscribed=oversubscribed,
-            steps=steps,
-            warmup=3,
-            data={},
-        ),
+        run=run,
         metrics={name: _entry(name, values, unit) for name, values in metrics.items()},
         launches=[_launch(times) for times in samples],
-        environment=Environment(
-            must_match={
-                "cpu": "EPYC",
-                "cores": 64,
-                "gpu": ", ".join(["H100"] * case.gpus),
-                "torch": "2.13.0",
-            },
-            recorded={"hostname": "node1", "python": "3.12.1"},
-        ),
-        correctness=CorrectnessEntry(
-            checked=["gradients", "parameters"],
-            largest_deviation={"gradients": 1.2e-15, "parameters": 3e-16},
-            tolerance={"gradients": 1e-9, "parameters": 1e-9},
-            ranks_agree="bit for bit",
-        ),
+        environment=_environment(case.gpus),
+        correctness=_correctness(),
         plan=plan,
         details=[{}],
         verdict=verdict or Verdict(),
+    )
+
+
+def _environment(gpus: int) -> Environment:
+    gpu = ", ".join(["H100"] * gpus)
+    return Environment(
+        must_match={"cpu": "EPYC", "cores": 64, "gpu": gpu, "torch": "2.13.0"},
+        recorded={"hostname": "node1", "python": "3.12.1"},
+    )
+
+
+def _correctness() -> CorrectnessEntry:
+    return CorrectnessEntry(
+        checked=["gradients", "parameters"],
+        largest_deviation={"gradients": 1.2e-15, "parameters": 3e-16},
+        tolerance={"gradients": 1e-9, "parameters": 1e-9},
+        ranks_agree="bit for bit",
     )
 
 

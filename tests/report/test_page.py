@@ -94,6 +94,16 @@ def test_the_page_loads_nothing_and_runs_only_its_own_script(tmp_path: Path) -> 
     assert addresses <= {"http://www.w3.org/1999/xlink", "http://www.w3.org/2000/svg"}
 
 
+def test_an_id_stands_in_the_page_only_once(tmp_path: Path) -> None:
+    """Groups of matplotlib's SVG have the same ids in every panel; paths and clips are salted."""
+    text = made(tmp_path, session(day=1), session(day=2)).joinpath("index.html").read_text()
+    ids = re.findall(r'\bid="([^"]*)"', text)
+    assert len(ids) > 50
+    assert len(ids) == len(set(ids))
+    named = set(re.findall(r'(?:href="#|url\(#)([^")]*)', text))
+    assert named <= set(ids)
+
+
 def test_each_case_tells_verdict_evidence_environment_and_how_to_measure_it_again() -> None:
     text = page(session(slower="ddp"))
     assert "gradients: largest deviation 1.2e-15, allowed 1e-09" in text
