@@ -63,7 +63,8 @@ def test_a_case_is_planned_and_proven_once_before_its_first_launch() -> None:
         ("measure", plan),
         ("measure", plan),
     ]
-    assert run.correctness["checked"] == ["gradients"]
+    assert run.correctness is not None
+    assert run.correctness.checked == ["gradients"]
     assert len(run.launches) == 2
 
 
@@ -80,8 +81,8 @@ def test_launches_that_confirm_do_not_count_among_those_of_the_case() -> None:
     confirming = run.again(2)
     assert len(confirming) == 2
     assert len(run.launches) == 1
-    throughputs, _ = run.measurement(confirming).values()["throughput"]
-    assert throughputs == [launch.throughput for launch in confirming]
+    throughput = run.measurement(confirming).values()["throughput"]
+    assert throughput.per_launch == [launch.throughput for launch in confirming]
 
 
 def test_the_machines_own_speed_is_measured_only_where_it_is_asked_for() -> None:

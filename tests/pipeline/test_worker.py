@@ -17,6 +17,7 @@ from pytest_dnnbench.messages import PipelineFacts, PlanDecision, RankReport, Ru
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.rank.profiling.profiler import Effort, profile_model
 from pytest_dnnbench.results.records.measurement import Launch, agree
+from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
 MODELS = "tests.pipeline.models"
 RESIDUAL = f"{MODELS}:residual"
@@ -57,7 +58,7 @@ def facts(report: RankReport) -> PipelineFacts:
     return report.pipeline
 
 
-def prove(server: ForkServer, gpus: int, **settings: str | int | float | bool) -> dict[str, object]:
+def prove(server: ForkServer, gpus: int, **settings: str | int | float | bool) -> CorrectnessEntry:
     results = launch(server, PROVE, gpus, **settings)  # type: ignore[arg-type] # options of one signature
     return agree(Case("pipedream", RESIDUAL, gpus, "train"), results)  # type: ignore[arg-type] # a proof's results
 
@@ -66,21 +67,24 @@ def prove(server: ForkServer, gpus: int, **settings: str | int | float | bool) -
 def test_the_proof_passes(server: ForkServer, stages: str) -> None:
     gpus = sum(map(int, stages.split("-"))) if "-" in stages else 2
     evidence = prove(server, gpus, stages=stages)
-    assert evidence["checked"] == ["parameters", "buffers", "loss"]
+    assert evidence.checked == ["parameters", "buffers", "loss"]
 
 
 @pytest.mark.parametrize("framework", ["pipedream-2bw", "pipedream-flush"])
 def test_the_proof_passes_for_the_variants(server: ForkServer, framework: str) -> None:
-    assert prove(server, 3, stages="3", framework=framework, microbatches=4)["dtype"] == "float64"
+    assert (
+        prove(server, 3, stages="3", framework=framework, microbatches=4).about["dtype"]
+        == "float64"
+    )
 
 
 def test_the_proof_passes_with_vertical_sync_and_for_validation(server: ForkServer) -> None:
-    assert prove(server, 3, stages="3", vertical_sync=True)["minibatches"] == 9
-    assert prove(server, 3, stages="2-1", phase="validate")["checked"] == ["validation"]
+    assert prove(server, 3, stages="3", vertical_sync=True).about["minibatches"] == 9
+    assert prove(server, 3, stages="2-1", phase="validate").checked == ["validation"]
 
 
 def test_a_real_model_with_dropout_and_stochastic_depth_passes(server: ForkServer) -> None:
-    assert prove(server, 2, stages="2", model="efficientnet_b0")["checked"] == [
+    assert prove(server, 2, stages="2", model="efficientnet_b0").checked == [
         "parameters",
         "buffers",
         "loss",

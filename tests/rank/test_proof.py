@@ -14,13 +14,14 @@ from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.reference import Reference, deviation
 from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
 TINY = "tests.tiny_models:tiny"
 
 
 def prove(
     server: ForkServer, worker: str, gpus: int, *, model: str = TINY, phase: str = "train"
-) -> dict[str, object]:
+) -> CorrectnessEntry:
     case = Case("planted", model, gpus, phase, batch_size=4)
     ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120)
     request = RunRequest(case, worker, Catalog().model(model), steps=1, warmup=0)
@@ -31,8 +32,8 @@ def prove(
 @pytest.mark.parametrize("phase", ["train", "validate"])
 def test_a_right_step_passes(server: ForkServer, framework: str, gpus: int, phase: str) -> None:
     evidence = prove(server, Catalog().framework(framework).worker, gpus, phase=phase)
-    assert evidence["ranks_agree"] == "bit for bit"
-    assert evidence["checked"] == (
+    assert evidence.ranks_agree == "bit for bit"
+    assert evidence.checked == (
         ["gradients", "parameters", "buffers"] if phase == "train" else ["logits"]
     )
 
@@ -41,9 +42,7 @@ def test_a_right_step_passes(server: ForkServer, framework: str, gpus: int, phas
 def test_models_with_batchnorm_dropout_and_stochastic_depth_pass(
     server: ForkServer, model: str
 ) -> None:
-    deviations = prove(server, Catalog().framework("ddp").worker, 2, model=model)[
-        "largest_deviation"
-    ]
+    deviations = prove(server, Catalog().framework("ddp").worker, 2, model=model).largest_deviation
     assert isinstance(deviations, dict)
     assert 0 < max(deviations.values()) < 1e-9
 
