@@ -1,25 +1,26 @@
 """Real A/A sessions through the plugin: nothing is changed between them, so every failure is a
 false alarm.
 
-    python -m benchmarks.aa_sessions [--sessions 21] [--models resnet18] [--frameworks single,ddp] [--launches 3]
-                                     [--keep FOLDER]
+    python -m benchmarks.aa_sessions [--sessions 21] [--models resnet18] [--frameworks single,ddp]
+                                     [--launches 3] [--keep FOLDER]
 
-Each session measures the suite's cases, is compared with all stored before it (--dnn-baseline
-latest, confirmation as by default) and is stored. Prints one line per session: cases by status,
+Each session measures the suite's cases, is compared with all sessions before it (--dnn-baseline
+latest, with the usual confirmation), and is stored. Prints one line per session: cases by status,
 cases measured a second time, the median minimum detectable effect of throughput. The first session
 only makes the baseline. About 40 s a session on two quiet cores. With --keep, the saved files stay
 in FOLDER, and a folder that has some is continued. Fails on a false alarm.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
+
+from pytest_dnnbench.results.records.saved import read_saved
+from pytest_dnnbench.results.records.verdict import Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,7 +41,7 @@ def main() -> int:
         alarms = compared = 0
         for number in range(1, options.sessions + 1):
             verdicts = _session(storage, options)
-            statuses = Counter(verdict["status"] for verdict in verdicts)
+            statuses = Counter[str](verdict.status for verdict in verdicts)
             alarms += statuses["regressed"] > 0
             compared += "no-baseline" not in statuses
             print(f"session {number:2}: {_described(verdicts, statuses)}", flush=True)
@@ -48,7 +49,7 @@ def main() -> int:
     return int(alarms > 0 or not compared)
 
 
-def _session(storage: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+def _session(storage: Path, options: argparse.Namespace) -> list[Verdict]:
     """Runs one session and returns the verdict of each case."""
     before = set(storage.rglob("*.json"))
     command = [
@@ -81,24 +82,28 @@ def _session(storage: Path, options: argparse.Namespace) -> list[dict[str, Any]]
         raise SystemExit(
             f"the session did not save its file:\n{answer.stdout[-4000:]}{answer.stderr[-2000:]}"
         )
-    benches = json.loads(saved.pop().read_text())["benchmarks"]
-    return [bench["extra_info"]["dnnbench"]["verdict"] for bench in benches]
+    return [record.verdict for record in read_saved(saved.pop()).cases.values()]
 
 
-def _described(verdicts: list[dict[str, Any]], statuses: Counter[str]) -> str:
+def _described(verdicts: list[Verdict], statuses: Counter[str]) -> str:
     counts = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
-    again = sum(verdict.get("confirmation") is not None for verdict in verdicts)
-    times = [verdict["metrics"].get("throughput") for verdict in verdicts]
-    effects = [entry["minimum_detectable"] for entry in times if entry]
-    smallest = f", finds {statistics.median(effects):.1%}" if effects else ""
-    worst = [
-        f"{name} {entry['change']:+.1%} (limit {entry['limit']:+.1%})"
+    again = sum(verdict.confirmation is not None for verdict in verdicts)
+    effects = [
+        verdict.metrics["throughput"].minimum_detectable
         for verdict in verdicts
-        for name, entry in verdict["metrics"].items()
-        if entry["status"] == "regressed"
+        if "throughput" in verdict.metrics
+    ]
+    smallest = f", detects {statistics.median(effects):.1%}" if effects else ""
+    alarms = [
+        f"{name} {metric.change:+.1%} (limit {metric.limit:+.1%})"
+        if metric.limit is not None
+        else f"{name} {metric.change:+.1%}"
+        for verdict in verdicts
+        for name, metric in verdict.metrics.items()
+        if metric.status == "regressed"
     ]
     return f"{counts}; {again} measured again{smallest}" + "".join(
-        f"; FALSE ALARM {one}" for one in worst
+        f"; FALSE ALARM {alarm}" for alarm in alarms
     )
 
 

@@ -1,4 +1,4 @@
-"""Does the pipeline learn as well as data parallelism? Accuracy on held-out digits at the same
+"""Does the pipeline learn as well as data parallelism? Accuracy on held-out digits after the same
 number of images.
 
     python -m benchmarks.convergence --data-dir FOLDER [--epochs 4] [--seeds 3]
@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog
-from pytest_dnnbench.controller.case_run import MEASURE
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.mnist_files import MnistFiles, find_mnist
@@ -27,7 +27,7 @@ BATCH_SIZE = 32
 def accuracy(
     server: ForkServer, files: MnistFiles, framework: str, stages: int, images: int, seed: int
 ) -> float:
-    """Percent of the held-out digits that are recognised after training on so many images."""
+    """Percent of the held-out digits that are recognised after training on this many images."""
     pipeline = framework != "ddp"
     ranks = stages if pipeline else 2
     options: dict[str, Scalar] = {"stages": str(stages)} if pipeline else {}
@@ -41,10 +41,10 @@ def accuracy(
         seed=seed,
         options=options,
     )
-    spec = Catalog().framework(framework)
+    spec, target = Catalog().framework(framework), Catalog().model("resnet18")
     per_step = BATCH_SIZE * (1 if pipeline else ranks)
     request = RunRequest(
-        case, spec.worker, "resnet18", steps=images // per_step - 1, warmup=1, data=files
+        case, spec.worker, target, steps=images // per_step - 1, warmup=1, data=files
     )
     group = Ranks(server, ["cpu"] * ranks, threads=1, timeout_s=3600)
     if spec.planning:
@@ -53,7 +53,8 @@ def accuracy(
     reached = launch.validation_accuracy
     assert reached is not None
     print(
-        f"  {framework:16} {ranks} ranks, seed {seed}: {100 * reached:.2f}%, {launch.throughput:.0f} img/s",
+        f"  {framework:16} {ranks} ranks, seed {seed}: {100 * reached:.2f}%,"
+        f" {launch.throughput:.0f} img/s",
         flush=True,
     )
     return 100 * reached

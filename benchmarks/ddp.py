@@ -20,8 +20,9 @@ from pathlib import Path
 
 from benchmarks.pairs import compare
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.controller.case_run import MEASURE
+from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import HEAP, ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
@@ -35,9 +36,8 @@ def ours(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) ->
     """One launch of the case in fresh ranks."""
     case = Case("ddp", settings.model, ranks.world_size, "train", batch_size=settings.batch_size)
     worker = "pytest_dnnbench.rank.frameworks.ddp:DdpWorker"
-    return ranks.launch(
-        MEASURE, RunRequest(case, worker, settings.model, steps=steps, warmup=warmup)
-    )
+    target = Catalog().model(settings.model)
+    return ranks.launch(MEASURE, RunRequest(case, worker, target, steps=steps, warmup=warmup))
 
 
 def theirs(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) -> dict[str, float]:
@@ -49,13 +49,13 @@ def theirs(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) 
         "--standalone",
         f"--nproc-per-node={ranks.world_size}",
     ]
-    sizes = [f"--model={settings.model}", f"--batch-size={settings.batch_size}"]
-    ours = {
-        "OMP_NUM_THREADS": str(ranks.threads),
+    sizes = [f"--model={Catalog().model(settings.model)}", f"--batch-size={settings.batch_size}"]
+    variables = {
+        "OMP_NUM_THREADS": str(ranks.placement.threads),
         "GLOO_SOCKET_IFNAME": "lo",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    environment = {**HEAP, **os.environ, **ours}
+    environment = {**HEAP, **os.environ, **variables}
     answer = subprocess.run(
         [*command, str(SCRIPT), *sizes, f"--steps={steps}", f"--warmup={warmup}"],
         env=environment,
@@ -81,12 +81,12 @@ def main() -> None:
         )
 
         def our_start(started: argparse.Namespace) -> float:
-            asked = time.monotonic()
-            return max(report.step_end_s[0] for report in ours(ranks, started, 1, 0)) - asked
+            begin = time.monotonic()
+            return max(report.step_end_s[0] for report in ours(ranks, started, 1, 0)) - begin
 
         def their_start(started: argparse.Namespace) -> float:
-            asked = time.monotonic()
-            return theirs(ranks, started, 1, 0)["first_step_at_s"] - asked
+            begin = time.monotonic()
+            return theirs(ranks, started, 1, 0)["first_step_at_s"] - begin
 
         compare(
             f"throughput of ddp {settings.model} on 2 ranks, ours / torchrun",

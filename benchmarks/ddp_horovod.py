@@ -1,10 +1,11 @@
 """DDP against Horovod: a table over models and ranks, with what explains the difference.
 
-    python -m benchmarks.ddp_horovod [--models resnet18,...] [--ranks 1,2,4] [--launches 3] [--steps 6]
+    python -m benchmarks.ddp_horovod [--models resnet18,...] [--ranks 1,2,4]
+                                     [--launches 3] [--steps 6]
 
 Three kinds of launches take turns: ranks that exchange nothing, `ddp`, `horovod`. Their step times
-tell how much of each library's exchange the backward pass does not hide ("exposed"); the exchange
-on its own, of gradients of the same sizes with nothing else to do, tells how fast each library's
+show how much of each library's exchange the backward pass does not hide ("exposed"). The exchange
+alone, of gradients of the same sizes with nothing else to do, shows how fast each library's
 all-reduce is. More ranks than cores are oversubscribed.
 """
 
@@ -14,10 +15,10 @@ import statistics
 from dataclasses import dataclass, field
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.catalog import DEFAULT_MODELS
-from pytest_dnnbench.controller.case_run import MEASURE
+from pytest_dnnbench.catalog import DEFAULT_MODELS, Catalog
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
+from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
@@ -29,14 +30,15 @@ WORKERS: dict[str, tuple[str, Rendezvous | None]] = {
 }
 
 HEAD = (
-    "model                ranks | ddp img/s  horovod img/s  hvd/ddp | step without exchange  + ddp  + horovod |"
+    "model                ranks | ddp img/s  horovod img/s  hvd/ddp |"
+    " step without exchange  + ddp  + horovod |"
     " exchange alone: torch  horovod | gradients"
 )
 
 
 @dataclass
 class Row:
-    """One model on so many ranks: images per second of each launch, and the exchange on its own."""
+    """One model on a number of ranks: images per second of each launch, and the exchange alone."""
 
     model: str
     ranks: int
@@ -68,12 +70,13 @@ def measure(server: ForkServer, model: str, count: int, settings: argparse.Names
     ranks = Ranks(server, ["cpu"] * count, threads=threads, timeout_s=900)
     row = Row(model, count, settings.batch_size)
     case = Case("measured", model, count, "train", batch_size=settings.batch_size)
+    target = Catalog().model(model)
     for _ in range(settings.launches):
         for name, (worker, rendezvous) in WORKERS.items():
-            request = RunRequest(case, worker, model, steps=settings.steps, warmup=2)
+            request = RunRequest(case, worker, target, steps=settings.steps, warmup=2)
             reports = ranks.launch(MEASURE, request, rendezvous=rendezvous)
             row.img_s[name].append(Launch(tuple(reports)).throughput)
-    request = RunRequest(case, "", model, steps=0, warmup=0)
+    request = RunRequest(case, "", target, steps=0, warmup=0)
     row.gradients = tuple(ranks.launch("benchmarks.exchange:size_of", request)[0])
     row.exchange_s = {
         "torch": max(ranks.launch("benchmarks.exchange:with_torch", request, 7)),

@@ -1,4 +1,5 @@
-"""Tries the detector, and the rules of other tools, on simulated sessions: who calls what."""
+"""Tries the detector, and the rules of other tools, on simulated sessions: which of them report a
+regression."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from scipy.stats import mannwhitneyu
 
 from benchmarks.simulated_sessions import Array, World
 from pytest_dnnbench.metrics import YARDSTICK
-from pytest_dnnbench.results.baselines.baseline import CaseBaseline
+from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.statistics.decision import Decision, confirm, decide
 from pytest_dnnbench.results.statistics.design import MOST_LAUNCHES, alpha_per_test, launches_for
@@ -25,9 +26,9 @@ DEFAULT_LAUNCHES = 3
 class Setting:
     """One row: a machine, what is stored of it, and how the session at hand is measured.
 
-    `launches` None: the tool chooses, from the noise that it learnt. `calibration`: A/A sessions
-    measured for the noise alone, with the baseline after them. `pooled`: cases learn from each
-    other.
+    `launches` None: the tool chooses, from the noise that it estimates. `calibration`: A/A sessions
+    measured for the noise alone, before those of the baseline. `pooled`: the noise of one case is
+    estimated with the help of the others.
     """
 
     name: str
@@ -42,7 +43,8 @@ class Setting:
 
 @dataclass
 class Tally:
-    """What was called in how many sessions and cases: per rule, or of ours."""
+    """In how many sessions (`alarmed`) and cases (`called`) each rule reported a regression; the
+    rest counts our rule's work."""
 
     sessions: int = 0
     cases: int = 0
@@ -64,8 +66,8 @@ class Tally:
 
 
 def try_out(setting: Setting, sessions: int, seed: int, others: bool = False) -> Tally:
-    """So many sessions, each with a history of its own; with `others`, the same samples go through
-    other rules."""
+    """Simulates sessions, each with a history of its own; with `others`, the same samples go
+    through other rules."""
     rng, tally = np.random.default_rng(seed), Tally()
     earlier = setting.calibration + setting.stored
     for _ in range(sessions):
@@ -95,8 +97,8 @@ class Machine:
     def explains(self, case: int, count: int, decision: Decision) -> bool:
         """Whether a change of this case, of so many launches, is the machine's."""
         measured = {YARDSTICK: Launches(tuple(self.now[case, :count].tolist()))}
-        found = CaseBaseline("", None, len(self.past), {YARDSTICK: self.past[:, case].tolist()})
-        change = machine_change(measured, None, found)
+        history = {YARDSTICK: self.past[:, case].tolist()}
+        change = machine_change(measured, {}, CaseBaseline("", None, len(self.past), history))
         return change is not None and change.explains("throughput", decision)
 
 
@@ -107,7 +109,7 @@ def _ours(
     tally: Tally,
     machine: Machine,
 ) -> list[int]:
-    """Calls every case of one session; the launches that each was measured with."""
+    """Judges every case of one session; returns the launches that each was measured with."""
     alpha = alpha_per_test(SESSION_ALPHA, setting.world.cases)
     prior = pool(past) if setting.pooled else TIME
     calls, alone, counts = [], [], []
@@ -115,9 +117,9 @@ def _ours(
         noise = learn(sessions, prior) if setting.calibration else None
         history = sessions[setting.calibration :]
         count = setting.launches or _chosen(noise or learn(sessions, prior), history, alpha)
-        found, suspect = _called(values, history, count, alpha, noise, prior)
-        alone.append(found.status == "regressed")
-        calls.append(alone[-1] and not machine.explains(case, 2 * count, found))
+        decision, suspect = _decided(values, history, count, alpha, noise, prior)
+        alone.append(decision.status == "regressed")
+        calls.append(alone[-1] and not machine.explains(case, 2 * count, decision))
         counts.append(count)
         tally.suspects += suspect
     tally.launches += sum(counts)
@@ -131,7 +133,7 @@ def _chosen(noise: Noise, history: list[list[float]], alpha: float) -> int:
     return launches_for(EFFECT, noise, limit=LIMIT, alpha=alpha, history=stored) or DEFAULT_LAUNCHES
 
 
-def _called(
+def _decided(
     values: list[float],
     history: list[list[float]],
     count: int,
@@ -139,12 +141,13 @@ def _called(
     noise: Noise | None,
     prior: Prior,
 ) -> tuple[Decision, bool]:
+    """The last word on a case, and whether it was measured a second time."""
     first, again = values[:count], values[count : 2 * count]
-    found = decide(
+    look = decide(
         first, history, better="higher", limit=LIMIT, alpha=alpha, noise=noise, prior=prior
     )
-    if not found.suspect:
-        return found, False
+    if not look.suspect:
+        return look, False
     last = confirm(
         first, again, history, better="higher", limit=LIMIT, alpha=alpha, noise=noise, prior=prior
     )

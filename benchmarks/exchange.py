@@ -1,5 +1,5 @@
-"""Rank programs of ddp_horovod.py: ranks that exchange nothing, and the exchange of gradients on
-its own."""
+"""Rank programs of ddp_horovod.py: ranks that exchange nothing, and the exchange of gradients
+alone."""
 
 import time
 from collections.abc import Callable
@@ -19,13 +19,13 @@ _BUCKET_BYTES = 25 * 2**20
 
 
 class NoExchange(DataParallelWorker):
-    """Trains on as many ranks at once, each for itself: what a step would take if the exchange were
-    free."""
+    """Trains on all ranks at once without any exchange: its step takes as long as one with a free
+    exchange."""
 
     def wrap(
         self, module: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Both as they are."""
+        """Both unchanged."""
         return module, optimizer
 
 
@@ -38,8 +38,7 @@ def with_torch(place: Place, request: RunRequest, rounds: int) -> float:
 
 
 def with_horovod(place: Place, request: RunRequest, rounds: int) -> float:
-    """Seconds for one exchange of the same gradients with Horovod, which fuses the tensors
-    itself."""
+    """Seconds for one exchange of the same gradients with Horovod, which fuses the tensors."""
     group.take_place(place)
     hvd.init()
     named = list(enumerate(_gradients(request)))

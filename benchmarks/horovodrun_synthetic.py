@@ -1,4 +1,4 @@
-"""Horovod's published synthetic benchmark, by hand, for horovodrun. The other side of
+"""Horovod's published synthetic benchmark, written by hand, for horovodrun. The other side of
 horovod_protocol.py.
 
 The protocol (Horovod's documentation, "Benchmarks"): random images, made once; 10 warm-up batches;

@@ -1,7 +1,8 @@
 """Our pipeline runtime beside torch.distributed.pipelining's Schedule1F1B: same stages, same
 microbatch.
 
-    python -m benchmarks.pipeline [--models resnet18,resnet50] [--microbatches 4,8,16] [--pairs 5] [--variant pipedream]
+    python -m benchmarks.pipeline [--models resnet18,resnet50] [--microbatches 4,8,16]
+                                  [--pairs 5] [--variant pipedream]
 
 Two CPU ranks of one thread each, in fresh processes for each side of each pair, the sides taking
 turns to be first. Both sides run the same two stages on the same images, with torch's fused SGD,
@@ -18,7 +19,8 @@ and 1.0625 for m = 4, 8, 16, less where stages are uneven. Images per second, ou
 be at least 1.15 for pipedream with m = 4. Each launch of ours also times its stages alone, both
 ranks at once and without any transfer: ours / ideal, the ideal being 1 / the slowest stage's time
 with its update, should be at least 0.9 (flush: of that, m/(m+1)). Processor time per microbatch and
-rank is printed too: it hardly depends on what else the machine does, and tells work from waiting.
+rank is printed too: it hardly depends on other work on the machine, and separates work from
+waiting.
 With two models and three m, five pairs take some ten minutes on two idle cores.
 """
 
@@ -27,6 +29,7 @@ import statistics
 
 from benchmarks.pairs import compare
 from benchmarks.pipeline_sides import Groups, ours, plan_groups, theirs
+from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.planner.schedule import VARIANTS
@@ -48,9 +51,9 @@ def main() -> None:
     with ForkServer() as server:
         server.wait_ready()
         ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=600)
-        one = Ranks(server, ["cpu"], threads=1, timeout_s=600)
-        for model in settings.models.split(","):
-            (groups,) = one.run(plan_groups, model, settings.image_size, settings.size)
+        planner = Ranks(server, ["cpu"], threads=1, timeout_s=600)
+        for model in map(Catalog().model, settings.models.split(",")):
+            (groups,) = planner.run(plan_groups, model, settings.image_size, settings.size)
             for microbatches in map(int, settings.microbatches.split(",")):
                 case = (model, settings.image_size, groups, settings.size, microbatches)
                 batches = max(1, settings.steps // microbatches)
@@ -78,7 +81,10 @@ def report(
         their_work.append([1e3 * answer["cpu_s"] for answer in answers])
         return float(min(answer["img_s"] for answer in answers))
 
-    name = f"{variant}, {case[0]} at {case[1]} px, {case[3]} images per microbatch, {case[4]} microbatches per batch"
+    name = (
+        f"{variant}, {case[0]} at {case[1]} px, {case[3]} images per microbatch,"
+        f" {case[4]} microbatches per batch"
+    )
     compare(name, our_rate, their_rate, pairs, "img/s")
     print(f"  ours / ideal: median {statistics.median(ideals):.3f} (lowest {min(ideals):.3f})")
     for what, times in (

@@ -10,8 +10,9 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn.functional import cross_entropy
 
 from pytest_dnnbench.messages import Place
+from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.predict import even_plan
-from pytest_dnnbench.planner.schedule import Layout, Schedule
+from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.cut import cut
@@ -63,9 +64,8 @@ def ours(
     made = batch(size, image_size)
     warmup, start, work, seconds = WARMUP_BATCHES * microbatches, 0.0, 0.0, 0.0
     end = warmup + batches * microbatches
-    run_on = (
-        0 if variant == "pipedream-flush" else microbatches
-    )  # the pipeline is full to the end of the timed part
+    # Keeps the pipeline full to the end of the timed part.
+    run_on = 0 if variant == "pipedream-flush" else microbatches
     for done in runtime.train(iter(lambda: made, None), end + run_on):
         if done.minibatch == warmup - 1:
             start, work = time.perf_counter(), time.process_time()
@@ -82,9 +82,9 @@ def ours(
     }
 
 
-def bubble(runtime: Runtime, first: int, end: int) -> float:
-    """The share of time in which this rank did not compute."""
-    fraction = runtime.occupancy.bubble_fraction(first, end)
+def bubble(runtime: Runtime, begin: int, end: int) -> float:
+    """The fraction of the time in which this rank did not compute."""
+    fraction = runtime.occupancy.bubble_fraction(begin, end)
     assert fraction is not None
     return fraction
 

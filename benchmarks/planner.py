@@ -20,14 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.planner_graphs import chain, dense, inception, nasnet, residual
+from pytest_dnnbench.planner.pipedream.planning import ORIGINAL, original_plan
 from pytest_dnnbench.planner.plan import Plan
-from pytest_dnnbench.planner.predict import COST_MODELS, plan_for
+from pytest_dnnbench.planner.predict import CORRECTED, plan_for
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.profile_file import read_profile
 
+COST_MODELS = {CORRECTED: plan_for, ORIGINAL: original_plan}
+
 REPETITIONS = 3
-# Rows of the original that took less say little about either.
 SLOW_S = 10.0
+"""Rows of the original that took less say little about either."""
+
 ITS_MEMORY_BYTES = 16e9
 
 Shape = tuple[tuple[int, ...], tuple[float, ...]]
@@ -66,7 +70,8 @@ def _beside_the_original(folder: Path) -> int:
     ]
     wrong = 0
     print(
-        f"{'profile':10}{'workers':>9}{'options':>36}{'ours s':>9}{'original s':>12}{'ratio':>9}  answer"
+        f"{'profile':10}{'workers':>9}{'options':>36}"
+        f"{'ours s':>9}{'original s':>12}{'ratio':>9}  answer"
     )
     for row in sorted((row for row in rows if row[7] >= SLOW_S), key=lambda row: float(row[7])):
         name, workers, bandwidths, options, bottleneck_s = row[:5]
@@ -76,12 +81,11 @@ def _beside_the_original(folder: Path) -> int:
             plan.bottleneck_s, bottleneck_s, rel_tol=1e-9
         )
         wrong += not same
-        asked = (
-            " ".join(f"{key}={value}" for key, value in options.items())
-            + f" {min(bandwidths):.3g} B/s"
-        )
+        settings = " ".join(f"{key}={value}" for key, value in options.items())
+        settings += f" {min(bandwidths):.3g} B/s"
         print(
-            f"{name:10}{'x'.join(map(str, workers)):>9}{asked:>36}{ours_s:9.3f}{row[7]:12.1f}{row[7] / ours_s:9.0f}"
+            f"{name:10}{'x'.join(map(str, workers)):>9}{settings:>36}"
+            f"{ours_s:9.3f}{row[7]:12.1f}{row[7] / ours_s:9.0f}"
             f"  {'same' if same else 'DIFFERENT'}",
             flush=True,
         )
@@ -91,11 +95,10 @@ def _beside_the_original(folder: Path) -> int:
 def _as_asked(
     profile: Profile, workers: list[int], bandwidths: list[float], options: dict[str, Any]
 ) -> Plan:
-    return plan_for(
+    return original_plan(
         profile,
         workers,
         bandwidths,
-        cost_model="original",
         memory_bytes=options.get("mem", ITS_MEMORY_BYTES) if options.get("memc") else None,
         replication=not options.get("straight", False),
         activation_compression=options.get("acr"),
@@ -103,7 +106,7 @@ def _as_asked(
 
 
 def _self_made(name: str, profile: Profile, shape: Shape, cost_model: str) -> None:
-    plan, ours_s = _timed(partial(plan_for, profile, *shape, cost_model=cost_model))
+    plan, ours_s = _timed(partial(COST_MODELS[cost_model], profile, *shape))
     workers = "x".join(map(str, shape[0]))
     stages = plan.shape if len(plan.stages) <= 8 else f"{len(plan.stages)} stages"
     print(
@@ -117,9 +120,9 @@ def _timed(plan: Callable[[], Plan]) -> tuple[Plan, float]:
     times = []
     for _ in range(REPETITIONS):
         begun = time.perf_counter()
-        found = plan()
+        answer = plan()
         times.append(time.perf_counter() - begun)
-    return found, min(times)
+    return answer, min(times)
 
 
 def _parser() -> argparse.ArgumentParser:

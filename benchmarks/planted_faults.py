@@ -1,13 +1,13 @@
-"""Planted faults on real ranks: is each caught, by the case that has it, and no other case accused?
+"""Planted faults on real ranks: does the case with the fault fail, and no other?
 
     python -m benchmarks.planted_faults [--baselines 5] [--launches 3]
 
-A framework of steady step time (tests/rank/planted_workers.py) is measured in some sessions without
-faults, which are the baseline, and then once with one fault per case: a step slowed by 3, 5, 10 and
-20%, one slow rank, 256 MiB kept alive, memory that grows with every step, gradients that are not
-exchanged. The limit of the step time is 1%, so that the noise decides. The slow rank must be named,
-and none in another case. Two CPU ranks; some 3 minutes on two quiet cores. Fails if a fault is
-missed or a sound case or rank accused.
+A framework of steady step time (tests/rank/planted_workers.py) is first measured in some sessions
+without faults; these are the baseline. Then it is measured once with one fault per case: a step
+slowed by 3, 5, 10 and 20%, one slow rank, 256 MiB kept alive, memory that grows with every step,
+gradients that are not exchanged. The limit of the step time is 1%, so that the noise decides. The
+slow rank must be blamed, and no rank in another case. Two CPU ranks; some 3 minutes on two quiet
+cores. Fails if a fault is missed, or if a sound case or rank is blamed.
 """
 
 import argparse
@@ -30,8 +30,9 @@ TIME, MEMORY = "step_time_s", "resident_peak_bytes"
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: its worker, and the metric that must show it; None: nothing may; "step": the step is
-    proven wrong. `rank`: the one that must be named as slow; None: no rank may."""
+    """A fault and its worker. `shown` is the metric that must regress, "step" if the proof must
+    fail, None if the case must pass. `rank` is the rank that must be blamed as slow, None if no
+    rank may be."""
 
     name: str
     worker: str
@@ -56,13 +57,19 @@ from pytest_dnnbench.catalog import FrameworkSpec
 from pytest_dnnbench.controller import disturbance
 from pytest_dnnbench.results.verdicts import machine_speed
 
-# Steps that mostly sleep are no slower on a busy machine, nor on a slower one.
-isolation.OTHERS_CORES = float("inf")
-machine.EXPLAINED = 0.0
+# Steps that mostly sleep are not slower on a busy machine, nor on a slower one.
+disturbance.OTHERS_CORES = float("inf")
+machine_speed.EXPLAINED = 0.0
 
 def pytest_dnnbench_frameworks():
     return [FrameworkSpec(name, worker, "planted", min_gpus=2) for name, worker in {rows!r}]
 """
+OPTIONS = (
+    *("test_cases.py", "-q", "-p", "no:cacheprovider", "--junit-xml=junit.xml"),
+    *("--dnn-device", "cpu", "--gpus", "2", "--dnn-gpu-counts", "2", "--dnn-batch-size", "8"),
+    *("--dnn-models", "tests.tiny_models:tiny"),
+    *("--benchmark-storage=file://stored", "--benchmark-autosave"),
+)
 CASES = """
 def test_train(framework, model, gpus, process_group, dnnbench):
     dnnbench.measure(framework, model, process_group(gpus), phase="train")
@@ -80,37 +87,15 @@ def prepare(folder: Path) -> None:
 def session(
     folder: Path, faults: tuple[Fault, ...], *arguments: str, planted: bool
 ) -> dict[str, str | None]:
-    """One session of these cases, stored; what each failed with, None for those that passed."""
+    """Runs and stores one session of these cases; returns each case's failure text, None for those
+    that passed."""
     environment = {key: value for key, value in os.environ.items() if key != FAULTS}
-    environment["PYTHONPATH"] = str(ROOT)
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "pytest",
-            "test_cases.py",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "--junit-xml=junit.xml",
-        ),
-        *(
-            "--dnn-device",
-            "cpu",
-            "--gpus",
-            "2",
-            "--dnn-gpu-counts",
-            "2",
-            "--dnn-models",
-            "tests.tiny_models:tiny",
-        ),
-        *("--dnn-batch-size", "8", "--dnn-frameworks", ",".join(fault.name for fault in faults)),
-        *("--benchmark-storage=file://stored", "--benchmark-autosave", *arguments),
-    ]
+    environment |= {"PYTHONPATH": str(ROOT)} | ({FAULTS: "1"} if planted else {})
+    frameworks = ",".join(fault.name for fault in faults)
     answer = subprocess.run(
-        command,
+        [sys.executable, "-m", "pytest", *OPTIONS, "--dnn-frameworks", frameworks, *arguments],
         cwd=folder,
-        env=environment | ({FAULTS: "1"} if planted else {}),
+        env=environment,
         capture_output=True,
         text=True,
     )
@@ -118,13 +103,17 @@ def session(
         raise SystemExit(
             f"the session did not run:\n{answer.stdout[-4000:]}{answer.stderr[-2000:]}"
         )
-    tests = ElementTree.parse(folder / "junit.xml").iter("testcase")
-    failures = {test.attrib["name"]: test.find("failure") for test in tests}
-    return {
-        fault.name: next((None if found is None else found.text or "")
-                         for name, found in failures.items() if name.startswith(f"test_train[{fault.name}-"))
-        for fault in faults
-    }  # fmt: skip
+    tests = list(ElementTree.parse(folder / "junit.xml").iter("testcase"))
+    return {fault.name: _failure(fault, tests) for fault in faults}
+
+
+def _failure(fault: Fault, tests: list[ElementTree.Element]) -> str | None:
+    """The failure text of the fault's case in JUnit's report; None if it passed."""
+    for test in tests:
+        failure = test.find("failure")
+        if test.attrib["name"].startswith(f"test_train[{fault.name}-") and failure is not None:
+            return failure.text or ""
+    return None
 
 
 def verdicts(folder: Path) -> dict[str, dict[str, Any]]:
@@ -137,10 +126,10 @@ def verdicts(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def caught(fault: Fault, failure: str | None, verdict: dict[str, Any] | None) -> bool:
-    """Whether the case failed for the reason that was planted; for a sound case, whether it was
-    left in peace."""
-    named = re.findall(r"rank (\d+) is the slow one", failure or "")
-    if named != ([] if fault.rank is None else [str(fault.rank)]):
+    """Whether the case failed for the reason that was planted; for a sound case, whether it
+    passed."""
+    blamed = re.findall(r"rank (\d+) is the slow one", failure or "")
+    if blamed != ([] if fault.rank is None else [str(fault.rank)]):
         return False
     if fault.shown is None:
         return failure is None
@@ -154,7 +143,7 @@ def caught(fault: Fault, failure: str | None, verdict: dict[str, Any] | None) ->
 
 
 def main() -> int:
-    """Prints a line per fault; 1 if one was missed or a sound case accused."""
+    """Prints a line per fault; returns 1 if a fault was missed or a sound case blamed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -166,21 +155,19 @@ def main() -> int:
         folder = Path(scratch)
         prepare(folder)
         for number in range(options.baselines):
-            accused = session(folder, STEADY, *launches, planted=False)
-            print(
-                f"baseline {number + 1}: {sum(one is None for one in accused.values())} cases passed",
-                flush=True,
-            )
+            failures = session(folder, STEADY, *launches, planted=False)
+            passed = sum(failure is None for failure in failures.values())
+            print(f"baseline {number + 1}: {passed} cases passed", flush=True)
         judged = ("--dnn-baseline", "latest", "--dnn-limits", f"{TIME}=+1%")
         failures = session(folder, (*STEADY, UNSYNCHRONISED), *launches, *judged, planted=True)
         return _report(failures, verdicts(folder))
 
 
-def _report(failures: dict[str, str | None], found: dict[str, dict[str, Any]]) -> int:
+def _report(failures: dict[str, str | None], verdict_of: dict[str, dict[str, Any]]) -> int:
     missed = 0
     print(f"\n{'fault':16}{'verdict':>12}{'change':>9}{'limit':>9}{'finds':>8}  {'caught'}")
     for fault in (*STEADY, UNSYNCHRONISED):
-        verdict = found.get(fault.name)
+        verdict = verdict_of.get(fault.name)
         right = caught(fault, failures[fault.name], verdict)
         missed += not right
         metric = TIME if fault.shown in (None, TIME) else fault.shown

@@ -1,4 +1,4 @@
-"""How well the operators' times sum up to the whole model's: the ratio for the four models of the
+"""How well the operators' times add up to the whole model's: the ratio for the four models of the
 suite.
 
 Fails if a ratio is off by more than 15%. Run it on a quiet machine: `python
@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from pytest_dnnbench.case import PRECISIONS
-from pytest_dnnbench.catalog import DEFAULT_MODELS
+from pytest_dnnbench.catalog import DEFAULT_MODELS, Catalog
 from pytest_dnnbench.rank.profiling.profiler import (
     Effort,
     is_trusted,
@@ -21,8 +21,10 @@ from pytest_dnnbench.rank.profiling.profiler import (
 def main() -> int:
     """Prints one row per model and returns 1 if any sum is too far from its whole."""
     options = _parser().parse_args()
-    form = f"{options.image_size} px, batch {options.batch_size}, {options.precision}, {options.device}"
-    print(f"{form}, {options.threads} threads\n")
+    print(
+        f"{options.image_size} px, batch {options.batch_size}, {options.precision},"
+        f" {options.device}, {options.threads} threads\n"
+    )
     print(f"{'model':18}{'operators':>10}{'parts ms':>10}{'whole ms':>10}{'parts / whole':>15}")
     trusted = [_row(model, options) for model in options.models]
     return 0 if all(trusted) else 1
@@ -30,7 +32,7 @@ def main() -> int:
 
 def _row(model: str, options: argparse.Namespace) -> bool:
     profile = profile_model(
-        model,
+        Catalog().model(model),
         options.image_size,
         options.batch_size,
         options.precision,

@@ -1,13 +1,13 @@
-"""What live progress costs the measured ranks: throughput with the status line on and off, in
+"""What live progress costs the measured ranks: throughput with and without the status line, in
 interleaved pairs.
 
-    python -m benchmarks.progress_cost [--pairs 10] [--model resnet18] [--batch-size 32] [--steps 20] [--ranks 2]
+    python -m benchmarks.progress_cost [--pairs 10] [--model resnet18] [--batch-size 32]
+                                       [--steps 20] [--ranks 2]
 
-On a terminal that nobody reads but which obeys everything, the line is rewritten as in a session.
-On / off should be 1.00 within the noise of the pairs. A pair of the default size takes about ten
-seconds on two quiet cores. Also printed, and hardly touched by other load: what saying a step costs
-a rank, and the CPU time that the controller takes from the ranks' cores in a second of a launch,
-its start and end included.
+The line is rewritten as in a session, on a pseudo-terminal. On / off should be 1.00 within the
+noise of the pairs. A pair of the default size takes about ten seconds on two quiet cores. Two more
+figures hardly depend on other load: what it costs a rank to report a step, and the CPU time that
+the controller takes from the ranks' cores per second of a launch, its start and end included.
 """
 
 import argparse
@@ -36,12 +36,12 @@ class Display:
         self.drawn = 0
         self._line = StatusLine(lambda text: self._write(descriptor, text))
 
-    def show(self, standings: Sequence[RankStatus]) -> None:
+    def show(self, statuses: Sequence[RankStatus]) -> None:
         """As ranks.Progress.show."""
         self._line.draw(
             status(
                 "test_train[ddp-resnet18-2gpu]",
-                [*where(standings), f"{time.monotonic():.1f} s"],
+                [*where(statuses), f"{time.monotonic():.1f} s"],
                 79,
             )
         )
@@ -56,11 +56,11 @@ class Display:
 
 
 def step_ns() -> float:
-    """What saying a step costs a rank, the best of five."""
-    board, descriptor = StatusPage.make()
+    """What it costs a rank to report a step: the best of five."""
+    page, descriptor = StatusPage.make()
     os.close(descriptor)
-    board.enter("timed steps", 10)
-    return 1e9 * min(timeit.repeat(lambda: board.step(3, 96), number=CALLS, repeat=5)) / CALLS
+    page.enter("timed steps", 10)
+    return 1e9 * min(timeit.repeat(lambda: page.step(3, 96), number=CALLS, repeat=5)) / CALLS
 
 
 class Side:
@@ -71,7 +71,7 @@ class Side:
         self._cpu_s = self._wall_s = 0.0
 
     def img_s(self) -> float:
-        """Of one launch."""
+        """Throughput of one launch."""
         cpu, wall = time.process_time(), time.monotonic()
         launch = Launch(tuple(ours(self._ranks, self._settings, self._settings.steps, 3)))
         self._cpu_s += time.process_time() - cpu
@@ -80,7 +80,7 @@ class Side:
 
     @property
     def cpu_ms_per_s(self) -> float:
-        """Of all launches."""
+        """CPU time of the controller per second of all launches."""
         return 1e3 * self._cpu_s / self._wall_s
 
 
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--ranks", type=int, default=2)
     settings = parser.parse_args()
-    print(f"saying a step costs a rank {step_ns():.0f} ns")
+    print(f"reporting a step costs a rank {step_ns():.0f} ns")
     reader, terminal = pty.openpty()
     threading.Thread(target=_swallow, args=(reader,), daemon=True).start()
     display = Display(terminal)
@@ -121,7 +121,8 @@ def main() -> None:
         )
     print(f"the line was written {display.drawn} times")
     print(
-        f"controller's CPU time: {on.cpu_ms_per_s:.2f} ms/s with it, {off.cpu_ms_per_s:.2f} ms/s without"
+        f"controller's CPU time: {on.cpu_ms_per_s:.2f} ms/s with it,"
+        f" {off.cpu_ms_per_s:.2f} ms/s without"
     )
 
 

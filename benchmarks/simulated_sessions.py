@@ -1,13 +1,14 @@
-"""Simulated sessions of a machine whose noise is known: what the detector is tried on, by tests and
-by detector.py.
+"""Simulated sessions of a machine whose noise is given: tests and detector.py try the detector on
+them.
 
 A value is the relative throughput of one launch, 1.0 without noise. On its logarithm add up
 
-    launch     independent, of the case's own standard deviation; one case of Student's distribution with 3 degrees of
-               freedom, one in which a launch in ten is 30% slower
+    launch     independent, of the case's own standard deviation; one case of Student's
+               distribution with 3 degrees of freedom, one in which a launch in ten is 30% slower
     session    independent per case and session: 0.3 of the case's launch noise
-    drift      shared by all cases: the machine's level walks from session to session and slopes within one, and it may
-               be slower for a whole session; the yardstick sees it too, with noise of its own
+    drift      shared by all cases: the machine's level walks from session to session and slopes
+               within one, and it may be slower for a whole session; the yardstick has the same
+               drift, with noise of its own
 
 and on its steps, independent noise of the case's launches.
 """

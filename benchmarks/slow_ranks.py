@@ -1,14 +1,14 @@
-"""Is the slow rank named, and no rank where none is slow? On real ranks, disturbed launches kept
-in.
+"""Is the slow rank blamed, and no rank where none is slow? On real ranks, with disturbed launches.
 
     python -m benchmarks.slow_ranks [--sessions 20] [--launches 3] [--frameworks ddp,horovod]
-                                    [--model tests.tiny_models:tiny] [--batch-size 8] [--shares 0,0.05,0.1,0.2,0.5]
+                                    [--model tests.tiny_models:tiny] [--batch-size 8]
+                                    [--shares 0,0.05,0.1,0.2,0.5]
 
-Sessions of launches in which the last rank sleeps in each step, before its forward pass, for a
-share of the step time measured beforehand; with share 0, any name is a false one. A session in use
-leaves disturbed launches out; here they count, so that a busy machine shows what the rule is worth
-by itself. Prints, for each share, the sessions that named the right rank, the wrong one and none.
-Two CPU ranks; four minutes for the default. Fails on a wrong name.
+In each session of launches the last rank sleeps in every step, before its forward pass, for a share
+of the step time measured beforehand. With share 0, any blame is false. A session in use leaves
+disturbed launches out; here they count, so that a busy machine shows how good the rule is by
+itself. Prints, for each share, how many sessions blame the right rank, a wrong rank and none. Two
+CPU ranks; four minutes for the default. Fails on a wrong rank.
 """
 
 import argparse
@@ -17,9 +17,10 @@ import sys
 from collections import Counter
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.catalog import FRAMEWORKS
-from pytest_dnnbench.controller.case_run import MEASURE, load
+from pytest_dnnbench.catalog import FRAMEWORKS, Catalog
+from pytest_dnnbench.controller.case_run import load
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
@@ -34,7 +35,7 @@ LATE = RANKS - 1
 
 
 def main() -> int:
-    """Prints a line per framework and share; 1 if a rank was named that is not slow."""
+    """Prints a line per framework and share; 1 if a session blames a rank that is not slow."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,36 +48,38 @@ def main() -> int:
     options = parser.parse_args()
     wrong = 0
     print(
-        f"{'framework':12}{'late by':>10}{'right':>8}{'wrong':>8}{'none':>8}   own work of each rank, ms (medians)"
+        f"{'framework':12}{'late by':>10}{'right':>8}{'wrong':>8}{'none':>8}"
+        "   own work of each rank, ms (medians)"
     )
     with ForkServer() as server:
         ranks = Ranks(server, ["cpu"] * RANKS, threads=1, timeout_s=120)
         for framework in options.frameworks.split(","):
             step_s = statistics.median(
-                one.step_time_s
+                launch.step_time_s
                 for _ in range(3)
-                for one in _session(ranks, framework, 0.0, options)
+                for launch in _session(ranks, framework, 0.0, options)
             )
             for share in map(float, options.shares.split(",")):
                 sessions = [
                     _session(ranks, framework, share * step_s, options)
                     for _ in range(options.sessions)
                 ]
-                named = [found.rank if found else None for found in map(straggler, sessions)]
+                blamed = [slow.rank if slow else None for slow in map(straggler, sessions)]
                 counts = Counter(
-                    "none" if one is None else "right" if share and one == LATE else "wrong"
-                    for one in named
+                    "none" if rank is None else "right" if share and rank == LATE else "wrong"
+                    for rank in blamed
                 )
                 wrong += counts["wrong"]
-                own = [
+                work_s = [
                     statistics.median(
-                        one.own_work_s[rank][1] for session in sessions for one in session
+                        launch.own_work_s[rank][1] for session in sessions for launch in session
                     )
                     for rank in range(RANKS)
                 ]
                 print(
-                    f"{framework:12}{share:>10.0%}{counts['right']:>8}{counts['wrong']:>8}{counts['none']:>8}   "
-                    + ", ".join(f"{1e3 * one:.2f}" for one in own)
+                    f"{framework:12}{share:>10.0%}"
+                    f"{counts['right']:>8}{counts['wrong']:>8}{counts['none']:>8}   "
+                    + ", ".join(f"{1e3 * seconds:.2f}" for seconds in work_s)
                     + f" of a step of {1e3 * step_s:.2f}",
                     flush=True,
                 )
@@ -94,13 +97,16 @@ def _session(
         batch_size=options.batch_size,
         options={"late_s": late_s, "late_rank": LATE},
     )
-    request = RunRequest(case, WORKERS[framework], options.model, steps=STEPS, warmup=WARMUP)
+    target = Catalog().model(options.model)
+    request = RunRequest(case, WORKERS[framework], target, steps=STEPS, warmup=WARMUP)
     rendezvous = load(next(row.rendezvous for row in FRAMEWORKS if row.name == framework))
     launches = [
         Launch(tuple(ranks.launch(MEASURE, request, rendezvous=rendezvous)))
         for _ in range(options.launches)
     ]
-    return [LaunchTimes(statistics.median(one.step_time_s), one.own_work_s) for one in launches]
+    return [
+        LaunchTimes(statistics.median(launch.step_time_s), launch.own_work_s) for launch in launches
+    ]
 
 
 if __name__ == "__main__":

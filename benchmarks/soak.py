@@ -1,10 +1,10 @@
-"""Soak: many launches in one session; nothing of the controller or of its fork server may grow.
+"""Soak: many launches in one session; neither the controller nor its fork server may grow.
 
     python -m benchmarks.soak [LAUNCHES]
 
-Prints resident memory, descriptors, threads and temporary files of both processes along the way;
-exit status 1 on growth. 500 launches of one CPU rank, every tenth of them failing, take about a
-minute.
+Prints resident memory, descriptors, threads and temporary files of both processes along the way.
+The exit status is 1 if one of them has grown. 500 launches of one CPU rank, every tenth of them
+failing, take about a minute.
 """
 
 import os
@@ -15,14 +15,15 @@ from pathlib import Path
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
-from pytest_dnnbench.controller.case_run import MEASURE, prepare_run
+from pytest_dnnbench.controller.case_run import prepare_run
 from pytest_dnnbench.controller.devices import detect
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE, RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import DnnbenchError
 
 SETTLED = 50
-"""Launches after which caches and allocators are warm: growth is counted from there."""
+"""After this many launches caches and allocators are warm: growth is counted from there."""
 
 MAY_GROW_KIB = 2048
 
@@ -43,7 +44,7 @@ def figures(pid: int) -> Figures:
 
 
 def grown(before: Figures, now: Figures) -> list[str]:
-    """The figures that have grown by more than they may."""
+    """The names of the figures that have grown by more than is allowed."""
     allowed = {"resident_kib": MAY_GROW_KIB}
     return [name for name in before if now[name] - before[name] > allowed.get(name, 0)]
 
@@ -54,7 +55,13 @@ def main(launches: int) -> int:
     with ForkServer() as server:
         ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
         request = prepare_run(
-            case, Catalog(), ranks, detect("cpu"), steps=2, warmup=1, data=None
+            case,
+            Catalog(),
+            RankLauncher(ranks),
+            detect("cpu"),
+            steps=2,
+            warmup=1,
+            data=None,
         ).request
         failing = replace(request, model="tests.no_such_module:model")
         settled: dict[str, Figures] = {}

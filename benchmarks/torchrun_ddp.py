@@ -1,5 +1,4 @@
-"""What one would write by hand: a DistributedDataParallel training loop for torchrun. The other
-side of ddp.py.
+"""A DistributedDataParallel training loop written by hand, for torchrun. The other side of ddp.py.
 
 Prints one JSON line on rank 0: images per second of the job, and when the first step was complete.
 """
@@ -21,7 +20,7 @@ from pytest_dnnbench.rank.models import build_model
 def main() -> None:
     """Trains and prints."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--model", default="torchvision.models:resnet18")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
@@ -35,7 +34,7 @@ def main() -> None:
         (torch.randn(settings.batch_size, 1, 28, 28), torch.randint(10, (settings.batch_size,)))
         for _ in range(4)
     ]
-    first = start = 0.0
+    first_step_at_s = start = 0.0
     for index in range(settings.warmup + settings.steps):
         if index == settings.warmup:
             dist.barrier()
@@ -45,15 +44,17 @@ def main() -> None:
         loss = cross_entropy(model(images), labels)
         loss.backward()  # type: ignore[no-untyped-call] # torch's gap
         optimizer.step()
-        first = first or time.monotonic()
+        first_step_at_s = first_step_at_s or time.monotonic()
     wall = torch.tensor(time.monotonic() - start, dtype=torch.float64)
     dist.all_reduce(wall, op=dist.ReduceOp.MAX)
     if dist.get_rank() == 0:
         images_done = settings.batch_size * settings.steps * dist.get_world_size()
-        print(json.dumps({"img_s": images_done / float(wall), "first_step_at_s": first}))
+        rate = images_done / float(wall)
+        print(json.dumps({"img_s": rate, "first_step_at_s": first_step_at_s}))
     dist.barrier()
     sys.stdout.flush()
-    os._exit(0)  # taking gloo's group down has been seen to hang, and leaving it to Python to abort
+    # Destroying gloo's group sometimes hangs, and leaving that to Python sometimes aborts.
+    os._exit(0)
 
 
 if __name__ == "__main__":

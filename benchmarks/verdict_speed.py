@@ -8,7 +8,6 @@ launches of ten steps, environment, proof), and times a fresh process: import, r
 """
 
 import argparse
-import copy
 import json
 import random
 import subprocess
@@ -16,7 +15,23 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+
+import msgspec
+
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.results.records.record import metric_entry
+from pytest_dnnbench.results.records.schema import (
+    SCHEMA,
+    Conditions,
+    CorrectnessEntry,
+    Environment,
+    LaunchEntry,
+    LimitEntry,
+    Record,
+    RunFacts,
+    SessionEntry,
+)
+from pytest_dnnbench.results.records.verdict import Verdict
 
 SCRIPT = """
 import sys, time
@@ -27,9 +42,13 @@ from pytest_dnnbench.results.verdicts.compare import compare
 from pytest_dnnbench.results.records.saved import read_saved
 imported = time.perf_counter()
 now = read_saved(Path(sys.argv[2]))
-found = compare(storage_runs(Path(sys.argv[1]), "latest"), now, layers=[], false_alarms=0.01)
+stored = storage_runs(Path(sys.argv[1]), "latest")
+comparison = compare(stored, now, layers=[], false_alarms=0.01)
 end = time.perf_counter()
-print(f"import {imported - start:.2f} s, read and judge {end - imported:.2f} s, verdicts: {found.counts()}")
+print(
+    f"import {imported - start:.2f} s, read and judge {end - imported:.2f} s,"
+    f" verdicts: {comparison.counts()}"
+)
 """
 
 
@@ -73,7 +92,7 @@ def session(cases: int, seed: int) -> str:
             "benchmarks": benchmarks,
             "datetime": "2026-01-01T00:00:00+00:00",
             "version": "5.3.1",
-            "dnnbench": {"schema": 1, "failed": [], "interrupted": False, "accepted": None},
+            "dnnbench": msgspec.to_builtins(SessionEntry(schema=SCHEMA)),
         },
         indent=4,
     )
@@ -81,90 +100,77 @@ def session(cases: int, seed: int) -> str:
 
 def benchmark(name: str, rng: random.Random) -> dict[str, object]:
     """One case: 1% noise between launches."""
-    rates = [3000 * rng.gauss(1, 0.01) for _ in range(3)]
-    values = {
-        "throughput": ("img/s", "higher", rates),
-        "step_time_s": ("s", "lower", [64 / rate for rate in rates]),
-        "allocated_peak_bytes": ("B", "lower", [2.0**30] * 3),
-        "cached_peak_bytes": ("B", "lower", [1.25 * 2.0**30] * 3),
-        "loss": ("nat", "lower", [2.3] * 3),
-    }
-    record: dict[str, Any] = copy.deepcopy(RECORD)
-    record["case"]["model"] = name
-    record["metrics"] = {
-        metric: {
-            "value": sorted(launches)[1],
-            "unit": unit,
-            "better": better,
-            "per_rank": [],
-            "per_launch": launches,
-        }
-        for metric, (unit, better, launches) in values.items()
-    }
-    record["launches"] = [
-        {
-            "step_time_s": [64 / rate * rng.gauss(1, 0.01) for _ in range(10)],
-            "loss": [rng.random() for _ in range(13)],
-            "rank_wall_s": [640 / rate] * 2,
-        }
-        for rate in rates
-    ]
-    stats = {
-        "min": 1.0,
-        "max": 1.0,
-        "mean": 1.0,
-        "stddev": 0.0,
-        "rounds": 30,
-        "median": 1.0,
-        "iqr": 0.0,
-    }
+    stats = {"min": 1.0, "max": 1.0, "mean": 1.0, "stddev": 0.0, "rounds": 30, "median": 1.0}
     return {
         "fullname": name,
         "name": name,
         "group": None,
-        "extra_info": {"dnnbench": record},
-        "stats": stats,
+        "extra_info": {"dnnbench": msgspec.to_builtins(record(name, rng))},
+        "stats": {**stats, "iqr": 0.0},
     }
 
 
-RECORD: dict[str, Any] = {
-    "schema": 1,
-    "case": {
-        "framework": "ddp",
-        "gpus": 2,
-        "phase": "train",
-        "dataset": "synthetic",
-        "image_size": 28,
-        "batch_size": 32,
-        "precision": "fp32",
-        "scaling": "weak",
-        "device": "cpu",
-        "launcher": "forkserver",
-        "seed": 0,
-        "options": {},
-        "steps": 10,
-        "warmup": 3,
-        "data": {"source": "synthetic"},
-    },
-    "environment": {
-        "must_match": {
-            "cpu": "a",
-            "cores": 2,
-            "gpu": "b",
-            "driver": "550",
-            "torch": "2.13.0",
-            "threads_per_rank": 1,
+def record(model: str, rng: random.Random) -> Record:
+    """The record of the case."""
+    rates = [3000 * rng.gauss(1, 0.01) for _ in range(3)]
+    values = {
+        "throughput": rates,
+        "step_time_s": [64 / rate for rate in rates],
+        "allocated_peak_bytes": [2.0**30] * 3,
+        "cached_peak_bytes": [1.25 * 2.0**30] * 3,
+        "loss": [2.3] * 3,
+    }
+    return Record(
+        schema=SCHEMA,
+        case=Case("ddp", model, 2, "train"),
+        run=RunFacts(
+            sample="img",
+            samples_per_update=64,
+            oversubscribed=False,
+            steps=10,
+            warmup=3,
+            data={"source": "synthetic"},
+        ),
+        metrics={
+            metric: metric_entry(metric, launches, sample="img")
+            for metric, launches in values.items()
         },
-        "recorded": {"hostname": "a", "python": "3.11", "load_1min": 1.0},
+        launches=[launch(rate, rng) for rate in rates],
+        environment=ENVIRONMENT,
+        correctness=CORRECTNESS,
+        thresholds={"throughput": LimitEntry(limit=2910.0, relative=-0.03)},
+        verdict=Verdict(status="ok"),
+    )
+
+
+def launch(rate: float, rng: random.Random) -> LaunchEntry:
+    """A launch at about this rate."""
+    return LaunchEntry(
+        step_time_s=[64 / rate * rng.gauss(1, 0.01) for _ in range(10)],
+        loss=[rng.random() for _ in range(13)],
+        rank_wall_s=[640 / rate] * 2,
+        page_faults=[0, 0],
+        conditions=Conditions(others_cores=0.0, cores=(0, 1)),
+    )
+
+
+ENVIRONMENT = Environment(
+    must_match={
+        "cpu": "a",
+        "cores": 2,
+        "gpu": "b",
+        "driver": "550",
+        "torch": "2.13.0",
+        "threads_per_rank": 1,
     },
-    "thresholds": {"throughput": {"limit": 2910.0, "relative": -0.03, "source": "default"}},
-    "correctness": {
-        "checked": ["gradients", "parameters", "buffers"],
-        "largest_deviation": {"gradients": 1e-17, "parameters": 1e-17, "buffers": 0.0},
-        "tolerance": {"gradients": 1e-9, "parameters": 1e-9, "buffers": 1e-9},
-    },
-    "verdict": {"status": "ok", "against": None, "metrics": {}},
-}
+    recorded={"hostname": "a", "python": "3.11", "load_1min": 1.0},
+)
+CORRECTNESS = CorrectnessEntry(
+    checked=["gradients", "parameters", "buffers"],
+    largest_deviation={"gradients": 1e-17, "parameters": 1e-17, "buffers": 0.0},
+    tolerance={"gradients": 1e-9, "parameters": 1e-9, "buffers": 1e-9},
+    ranks_agree="bit for bit",
+)
 
 if __name__ == "__main__":
     main()

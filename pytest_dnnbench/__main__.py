@@ -30,6 +30,10 @@ COMMANDS = {
         "pytest_dnnbench.report.command",
         "write a page, plots and tables from saved sessions",
     ),
+    "schema": (
+        "pytest_dnnbench.results.records.schema_command",
+        "print the format of a saved session",
+    ),
     "profile": (
         "pytest_dnnbench.rank.profiling.command",
         "time each operator of a model on one device",

@@ -1,5 +1,5 @@
-"""One benchmark case: which framework trains or validates which model, on how much, and how. No
-torch here."""
+"""One benchmark case: which framework trains or validates which model, on how many ranks, and how.
+No torch here."""
 
 from dataclasses import dataclass, field
 
@@ -28,9 +28,9 @@ def image_form(image_size: int) -> tuple[int, int]:
 class Case:
     """What one test case measures. Plain data; crosses process boundaries; validated once, here.
 
-    `batch_size` is the number of images of one GPU's minibatch, as it runs: under strong scaling it
-    is already divided. `gpus` counts ranks: on a machine without GPUs they are CPU processes.
-    `options` are the framework's own.
+    `batch_size` is the number of samples in one rank's minibatch; under strong scaling, after the
+    division. `gpus` counts ranks: on a machine without GPUs they are CPU processes. `options` are
+    the framework's own. Raises UsageError for a value that no case can have.
     """
 
     framework: str
@@ -43,7 +43,6 @@ class Case:
     precision: str = "fp32"
     scaling: str = "weak"
     device: str = "cpu"
-    launcher: str = "forkserver"
     seed: int = 0
     options: dict[str, Scalar] = field(default_factory=dict)
 
@@ -75,8 +74,13 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The case as it stands in a test's id: `ddp-resnet50-4gpu`."""
+        """The case in the id of a test: `ddp-resnet50-4gpu`."""
         return f"{self.framework}-{self.model}-{self.gpus}gpu"
+
+    @property
+    def label(self) -> str:
+        """The case as messages name it: `ddp-resnet50-4gpu (train)`."""
+        return f"{self.id} ({self.phase})"
 
     @property
     def channels(self) -> int:

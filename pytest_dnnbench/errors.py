@@ -1,20 +1,38 @@
 """Every error that this package raises on purpose. Each message tells the cause, the offending
 value and the fix.
 
-DnnbenchError
-├── UsageError              the user asked for something that cannot be: raised before anything starts
-│   ├── DataError           a data file is missing, truncated or of another kind
-│   ├── ProfileError        a profile cannot be read, or describes another model, shape or device
-│   └── PlanError           no plan fits, or a plan does not fit the ranks
-├── RankFailure             a rank did not do its part; names the rank and shows its output
-│   ├── RankRaised          it raised an exception: its traceback is kept
-│   ├── RankOutOfMemory     it could not allocate memory, or the kernel killed it for lack of it
-│   ├── RankCrashed         it died: of a signal, or with a status, before it reported
-│   └── RankHung            it did not report within the time-out: the stacks of its threads are kept
-├── WrongResult             a training step differs from its reference: never timed, never recorded
-├── LaunchError             ranks could not be started at all
-└── BuildError              a library could not be built; names the step and the log
+    DnnbenchError
+    ├── UsageError
+    │   ├── DataError
+    │   ├── ProfileError
+    │   └── PlanError
+    ├── RankFailure
+    │   ├── RankRaised
+    │   ├── RankOutOfMemory
+    │   ├── RankCrashed
+    │   └── RankHung
+    ├── WrongResult
+    ├── LaunchError
+    └── BuildError
+
+A leaf: imports nothing of ours.
 """
+
+__all__ = [
+    "BuildError",
+    "DataError",
+    "DnnbenchError",
+    "LaunchError",
+    "PlanError",
+    "ProfileError",
+    "RankCrashed",
+    "RankFailure",
+    "RankHung",
+    "RankOutOfMemory",
+    "RankRaised",
+    "UsageError",
+    "WrongResult",
+]
 
 
 class DnnbenchError(Exception):
@@ -22,59 +40,60 @@ class DnnbenchError(Exception):
 
 
 class UsageError(DnnbenchError):
-    """The request cannot be met as it stands; the message says which value and what to write
-    instead."""
+    """The user asked for something that is not possible; raised before anything starts. The
+    message names the value and says what to write instead."""
 
 
 class DataError(UsageError):
-    """A data file is missing, truncated or not what it should be."""
+    """A data file is missing, truncated or of another kind."""
 
 
 class ProfileError(UsageError):
-    """A profile is malformed or belongs to another model, shape, precision or device."""
+    """A profile cannot be read, or it describes another model, shape, precision or device."""
 
 
 class PlanError(UsageError):
-    """No plan exists under the given limits, or a plan does not fit the number of ranks."""
+    """No plan meets the given limits, or a plan does not fit the number of ranks."""
 
 
 class RankFailure(DnnbenchError):
     """A rank did not do its part.
 
-    `rank` is the first culprit; `output` holds the end of what it wrote to stdout and stderr;
-    `phase` is the phase (of board.PHASES) that it was in.
+    `rank` is the rank that is blamed; `output` the end of what it wrote to stdout and stderr;
+    `rank_phase` its phase at the time, a key of rank_status.RANK_PHASES.
     """
 
-    def __init__(self, message: str, *, rank: int, output: str = "", phase: str = "") -> None:
+    def __init__(self, message: str, *, rank: int, output: str = "", rank_phase: str = "") -> None:
         super().__init__(message)
         self.rank = rank
         self.output = output
-        self.phase = phase
+        self.rank_phase = rank_phase
 
 
 class RankRaised(RankFailure):
-    """A rank raised an exception; the message carries its traceback."""
+    """A rank raised an exception; the message holds its traceback."""
 
 
 class RankOutOfMemory(RankFailure):
-    """A rank could not allocate memory, of the host or of a device, or the kernel killed it for
-    lack of it."""
+    """A rank could not allocate memory, of the host or of a device, or the kernel killed it because
+    memory ran out."""
 
 
 class RankCrashed(RankFailure):
-    """A rank died before it reported: of a signal or with an exit status."""
+    """A rank's process ended before it reported: by a signal, or with an exit status."""
 
 
 class RankHung(RankFailure):
-    """A rank did not report within the time-out; the message carries the stacks of its threads."""
+    """A rank did not report within the time-out; the message holds the stacks of its threads."""
 
 
 class WrongResult(DnnbenchError):
-    """A training or validation step differs from its reference, ranks hold different weights, or a
-    loss is not finite.
+    """What ranks computed is wrong, so the case is neither timed nor recorded. One of three things:
+    a training or validation step deviates from its reference; ranks hold different weights; a loss
+    is not finite.
 
-    `step` is the first step that is wrong, where one is known: among ranks, the first of them is
-    the culprit.
+    `step` is the first wrong step, where one is known. If several ranks raise this error, the one
+    with the earliest step is blamed.
     """
 
     def __init__(self, message: str, *, step: int | None = None) -> None:
@@ -83,9 +102,9 @@ class WrongResult(DnnbenchError):
 
 
 class LaunchError(DnnbenchError):
-    """Ranks could not be started."""
+    """Ranks could not be started, or the machine slept while they were timed."""
 
 
 class BuildError(DnnbenchError):
-    """A library could not be built or does not load; the message names the step, the likely cause
-    and the log."""
+    """A library could not be built, or it does not load. The message names the step, the likely
+    cause and the log."""

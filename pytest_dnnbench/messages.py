@@ -1,24 +1,32 @@
-"""What crosses the boundary between the pytest process and the ranks: frozen records of plain data,
-no torch.
+"""What crosses the boundary between the pytest process and the ranks: frozen records of plain data.
 
-controller ── Place, RunRequest ──> rank
-controller <── Correctness, RankReport ── rank
+    pytest process ──Place, RunRequest──> rank
+    pytest process <──PlanDecision, Correctness, RankReport── rank
+
+    pytest process ──Place, PipelineRequest──> rank        the fixture `pipeline_stages`
+    pytest process <──StageReport── rank
+
+No torch here. Not here: how a rank is started and how its answer is framed (frames.py).
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from pytest_dnnbench.case import Case, Scalar
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.mnist_files import MnistFiles
+from pytest_dnnbench.planner.plan import Plan
+
+Sample = Literal["img", "tok", "sample"]
+"""What a sample is: an image, a token, or anything else. Throughput has the unit SAMPLE/s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one rank stands in its launch.
+    """One rank's place in its launch.
 
     `device` is "cpu" or "cuda:INDEX"; `threads` the compute threads of this rank; `rendezvous` the
-    path of the file store that the ranks of one launch meet in; `timeout_s` bounds every
-    collective.
+    path of the file store in which the ranks of a launch meet; `timeout_s` bounds every collective.
     """
 
     rank: int
@@ -31,13 +39,18 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What every rank of a launch is asked to do.
+    """What every rank of a launch has to do.
 
-    `worker` is the framework's "module:Class"; `model` what `rank.models.build_model` takes: a name
-    of the suite or "module:factory". `steps` are timed after `warmup` untimed ones. The optimiser
-    is SGD with these settings, the same for every framework. `data` says where real images lie;
-    None for synthetic ones. `plan` is what the framework's planning has decided, once for the proof
-    and all launches; plain data, None without such a step.
+    worker    the framework's "module:Class"
+    model     "module:factory": the pytest process has looked the case's model up in its catalog
+    steps     timed steps, which follow `warmup` untimed ones
+    data      where real images are; None: synthetic ones
+    plan      what the framework's planning returned on rank 0, the same for the proof and for all
+              launches: a PlanDecision for our pipelines, plain data for another package's
+              framework; plain data for both when it comes from a journal; None without a planning
+              step
+
+    The optimiser is SGD with these settings for every framework.
     """
 
     case: Case
@@ -49,18 +62,33 @@ class RunRequest:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     data: MnistFiles | None = None
-    plan: dict[str, Any] | None = None
+    plan: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDecision:
+    """The plan of a pipeline case, and who decided it.
+
+    `bandwidth_bytes_s` is the bandwidth between two ranks that the plan assumes;
+    `profile_parts_over_whole` is far from 1 where the profile was taken on a busy machine. Both are
+    None where the user gave a plan.
+    """
+
+    plan: Plan
+    decided_by: Literal["user", "planner"]
+    bandwidth_bytes_s: float | None = None
+    profile_parts_over_whole: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Correctness:
-    """What one rank saw when its step was held against the reference, before anything is timed.
+    """How far one rank's step is from the reference, before anything is timed.
 
-    `deviations` maps a check ("parameters", "gradients", "buffers", ...) to the largest absolute
-    deviation over all elements, divided by the largest absolute value of the reference's tensor or
-    1, whichever is larger; `tolerances` holds the same keys. `passed` is true when every deviation
-    is finite and within its tolerance. `failures` names what was wrong, worst first. `about` says
-    how it was checked, for the record.
+    deviations    by check ("parameters", "gradients", "buffers", ...), the largest over all tensors
+                  of max |rank's - reference's| / max(1, max |reference's|)
+    tolerances    the same keys; the step is right when every deviation is finite and within its own
+    failures      what is wrong; empty when the step is right
+    about         how the step was checked, for the record
     """
 
     deviations: dict[str, float]
@@ -68,29 +96,59 @@ class Correctness:
     failures: tuple[str, ...] = ()
     about: dict[str, Scalar] = field(default_factory=dict)
 
-    @property
-    def passed(self) -> bool:
-        """Whether the step that is about to be timed is right."""
-        return not self.failures
+
+@dataclass(frozen=True, slots=True)
+class PipelineFacts:
+    """One rank of a pipeline: the plan that it ran, what the plan predicts, what its stage needed.
+
+    predicted_step_time_s                  of the job under this plan
+    predicted_data_parallel_step_time_s    of the same job under pure data parallelism
+    stage, replica                         which part of the plan this rank ran, both from 0
+    versions_kept                          most versions of the stage's weights at any time
+    version_bytes                          of one version
+    stash_bytes                            of all versions but one, at the peak
+    planned_memory_bytes                   of one replica of the stage, as the planner estimates it
+    """
+
+    decision: PlanDecision
+    shape: str
+    parallelism: Literal["data", "pipeline"]
+    predicted_step_time_s: float
+    predicted_data_parallel_step_time_s: float
+    stage: int
+    replica: int
+    versions_kept: int
+    version_bytes: int
+    stash_bytes: int
+    planned_memory_bytes: float
 
 
 @dataclass(frozen=True, slots=True)
 class RankReport:
     """What one rank measured in one launch. Times are seconds of the machine's monotonic clock.
 
-    `window_start_s` is when the timed window opened, after the last warm-up step, the device
-    synchronised; `step_end_s[i]` when timed step `step_index[i]` was complete; `window_end_s` when
-    the device was synchronised after the last. `step_samples[i]` counts the samples that this rank
-    completed in it. `memory_bytes` maps "allocated", "cached" (device allocator) or "resident"
-    (CPU) to the peak inside the window. `page_faults` counts the pages that the kernel gave to the
-    process inside it. `loss` holds one value per step of the run, warm-up included, on ranks that
-    see a loss. `validation` counts correct and all images of this rank's share of the validation
-    set. `metrics` are the framework's own measured quantities, by their names in metrics.py: the
-    job's value is the mean over the ranks. `details` are the framework's own facts. `fingerprint`
-    is of the weights that all ranks of the job must hold alike; empty where there are none.
-    `own_work_s` is how long this rank needed no other in each timed step but the first; empty where
-    it does not tell. `suspended_s` is how long the machine slept between the start of the warm-up
-    and the end of the timed window.
+    window_start_s    when the timed window opened: after the last warm-up step, the device
+                      synchronised
+    step_end_s        when each timed step of this rank was complete; `step_index` numbers these
+                      steps over the whole job, from 0
+    window_end_s      when the device was synchronised after this rank's last timed step
+    step_samples      samples that this rank completed in each of its timed steps
+    sample            what a sample is
+    samples_per_update    samples, over all ranks, that one update of the weights averages over
+    page_faults       pages that the kernel gave to the process inside the window
+    loss              of every step of the run, warm-up included; empty on a rank that sees no loss
+    validation        right answers and samples of this rank's share of the validation set
+    metrics           by name (metrics.py): the memory peaks inside the window, and the framework's
+                      own figures. The row of a metric says how the ranks' figures are combined.
+    details           the framework's own facts, for the record
+    pipeline          plan and memory of this rank's stage; None where the framework is no pipeline
+    fingerprint       of the weights that all ranks must hold alike; empty where there are none
+    own_work_s        of each timed step but the first, how long this rank needed no other rank;
+                      empty where the framework does not mark it
+    suspended_s       how long the machine slept between the first warm-up step and the end of the
+                      window
+
+    Memory peaks are metrics like all others: a report has no field for them.
     """
 
     rank: int
@@ -100,7 +158,7 @@ class RankReport:
     step_end_s: tuple[float, ...]
     step_samples: tuple[int, ...]
     samples_per_update: int
-    memory_bytes: dict[str, int]
+    sample: Sample = "img"
     page_faults: int = 0
     loss: tuple[float, ...] = ()
     validation: tuple[int, int] | None = None
@@ -108,19 +166,26 @@ class RankReport:
     environment: dict[str, Scalar | None] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     details: dict[str, object] = field(default_factory=dict)
+    pipeline: PipelineFacts | None = None
     fingerprint: str = ""
     suspended_s: float = 0.0
     own_work_s: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.sample not in get_args(Sample):
+            raise UsageError(
+                f"a sample of the framework is {self.sample!r}: let Worker.sample be one of"
+                f" {', '.join(get_args(Sample))}"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class PipelineRequest:
-    """A pipeline to be run on ranks: a model, how it is cut and replicated, and by which rule it is
-    trained.
+    """A pipeline to run on ranks: a model, how it is cut and replicated, and its training rule.
 
-    `model` is what `rank.models.build_model` takes, or "module:factory" of a function without
-    parameters that gives the list of stages. `operators` names each stage's operators; None cuts
-    evenly. `dtype` is a name of torch's.
+    `model` is "module:factory": of a model, or of a function without parameters that returns the
+    list of stages. `operators` names the operators of each stage; None cuts evenly. `dtype` is the
+    name of a torch type.
     """
 
     model: str
@@ -139,9 +204,11 @@ class PipelineRequest:
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """What one rank of a pipeline holds after its runs: its newest parameters and buffers, by the
-    model's own names, as NumPy arrays; the loss of each minibatch it completed, on the last stage;
-    the versions it kept."""
+    """What one rank of a pipeline holds after its runs.
+
+    `parameters` and `buffers` are the newest ones, by the model's own names, as NumPy arrays;
+    `losses` are pairs of a minibatch and its loss, on the last stage.
+    """
 
     stage: int
     replica: int

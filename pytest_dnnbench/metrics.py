@@ -4,7 +4,9 @@ To add a metric: a row here, or a hook `pytest_dnnbench_metrics` in a package of
 worker that reports the figure by the row's name (`Worker.metrics`). Nothing else has to know.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,13 +18,19 @@ OverRanks = Literal["job", "max", "mean", "sum"]
 _BYTES = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "KB": 1e3, "MB": 1e6, "GB": 1e9}
 _SECONDS = {"ms": 1e-3, "us": 1e-6}
 _FRACTION = {"%": 0.01}
+_REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
+    "job": statistics.fmean,  # a single figure, the job's own
+    "max": max,
+    "mean": statistics.fmean,
+    "sum": math.fsum,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A measured quantity.
 
-    unit            of the stored figure; of a rate the record has the case's own unit (img/s, tok/s)
+    unit            of the stored figure; a record has the case's own sample in it: img/s, tok/s
     better          which way is better
     label           its name for people; the name itself without one
     over_ranks      how the ranks' figures of one launch become the job's; "job": it is measured of
@@ -32,6 +40,8 @@ class Metric:
     exact           the same program gives the same figure every time, as bytes of an allocator
     kept            a golden file keeps it even without a limit
     scales          other units in which a limit may be written, each in the metric's own
+    devices         the kinds of device whose ranks can have it
+    phases          the phases that can have it
 
     For a time the tolerance is the smallest interesting effect: noise may allow no limit as small,
     and a change is detected reliably only when it is clearly larger, so 3% is what detects 5%.
@@ -47,21 +57,38 @@ class Metric:
     exact: bool = False
     kept: bool = False
     scales: Mapping[str, float] = field(default_factory=dict)
+    devices: tuple[str, ...] = ("cuda", "cpu")
+    phases: tuple[str, ...] = ("train", "validate")
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise UsageError(f"metric {self.name!r}: a name has letters, digits and underscores")
         if self.better not in ("higher", "lower"):
-            raise UsageError(f"metric {self.name}: better is {self.better!r}: higher or lower")
+            raise UsageError(
+                f"metric {self.name}: better is {self.better!r}: write 'higher' or 'lower'"
+            )
+        if self.over_ranks not in _REDUCTIONS:
+            raise UsageError(
+                f"metric {self.name}: over_ranks is {self.over_ranks!r}:"
+                f" choose from {', '.join(_REDUCTIONS)}"
+            )
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise UsageError(
-                f"metric {self.name}: tolerance {self.tolerance} is not within 0 and 1"
+                f"metric {self.name}: tolerance {self.tolerance} is not between 0 and 1"
             )
 
     @property
     def title(self) -> str:
         """The metric's name for people."""
         return self.label or self.name
+
+    def unit_of(self, sample: str) -> str:
+        """The unit of a case whose sample is an img, a tok or a sample: img/s of throughput."""
+        return self.unit.replace("sample", sample)
+
+    def over_all(self, ranks: Sequence[float]) -> float:
+        """The job's figure of one launch, from what its ranks report; at least one does."""
+        return _REDUCTIONS[self.over_ranks](ranks)
 
 
 THROUGHPUT = "throughput"
@@ -90,6 +117,7 @@ BUILT_IN = (
         tolerance=0.01,
         exact=True,
         scales=_BYTES,
+        devices=("cuda",),
     ),
     Metric(
         "cached_peak_bytes",
@@ -100,6 +128,7 @@ BUILT_IN = (
         tolerance=0.05,
         exact=True,
         scales=_BYTES,
+        devices=("cuda",),
     ),
     Metric(
         "resident_peak_bytes",
@@ -109,20 +138,50 @@ BUILT_IN = (
         over_ranks="max",
         tolerance=0.10,
         scales=_BYTES,
+        devices=("cpu",),
     ),
     Metric("speedup", "x", "higher", "speed-up", timed=True, kept=True),
     Metric(
         "scaling_efficiency", "1", "higher", "efficiency", timed=True, kept=True, scales=_FRACTION
     ),
     Metric(
-        "bubble_fraction", "1", "lower", "bubble", over_ranks="mean", timed=True, scales=_FRACTION
+        "bubble_fraction",
+        "1",
+        "lower",
+        "bubble",
+        over_ranks="mean",
+        timed=True,
+        scales=_FRACTION,
+        phases=("train",),
     ),
     Metric(
-        "bubble_fraction_ideal", "1", "lower", "bubble, ideal", over_ranks="mean", scales=_FRACTION
+        "bubble_fraction_ideal",
+        "1",
+        "lower",
+        "bubble, ideal",
+        over_ranks="mean",
+        scales=_FRACTION,
+        phases=("train",),
     ),
-    Metric(YARDSTICK, "s", "lower", "yardstick", timed=True, kept=True, scales=_SECONDS),
-    Metric("loss", "nat", "lower", "loss after the last step"),
-    Metric("validation_accuracy", "1", "higher", "validation accuracy", scales=_FRACTION),
+    Metric(
+        YARDSTICK,
+        "s",
+        "lower",
+        "yardstick",
+        timed=True,
+        kept=True,
+        scales=_SECONDS,
+        devices=("cpu",),
+    ),
+    Metric("loss", "nat", "lower", "loss after the last step", phases=("train",)),
+    Metric(
+        "validation_accuracy",
+        "1",
+        "higher",
+        "validation accuracy",
+        scales=_FRACTION,
+        phases=("train",),
+    ),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in BUILT_IN}
@@ -135,12 +194,13 @@ def add_metrics(rows: Iterable[Metric]) -> None:
     for row in rows:
         if METRICS.get(row.name, row) != row:
             raise UsageError(
-                f"metric {row.name!r} is already there, with another definition: choose another name"
+                f"metric {row.name!r} is already there, with another definition:"
+                " choose another name"
             )
         METRICS[row.name] = row
 
 
 def metric_row(name: str, unit: str = "", better: Better = "lower") -> Metric:
-    """The row of a metric; for a name that this process does not know, a row without a limit made
-    of what the file says."""
+    """The row of a metric. A name without a row gets one that has no limit, made of the unit and
+    direction that the file states."""
     return METRICS.get(name) or Metric(name, unit, better)

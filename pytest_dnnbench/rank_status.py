@@ -1,14 +1,15 @@
-"""The board: one page of shared memory per rank, on which the rank says where it is. No torch here.
+"""The status page: one page of shared memory per rank, on which the rank reports its phase and
+step. No torch here.
 
-    rank ──(stores into a page of memory that both have mapped)──> board <──(looks, when it likes)── controller
+    rank ──(stores into a page that both have mapped)──> status page <──(looks)── controller
 
-A page and not a message, for the sake of what is measured: saying a step costs the rank well under
-a microsecond, no system call and no lock; nobody is woken by it; nothing can fill up or block. And
-the page outlives the rank, so that the end of a rank, however sudden, is told with the phase and
-the step it came in.
+It is a page and not a message so as not to disturb the measurement: a report costs the rank well
+under a microsecond, no system call and no lock; it wakes nobody; it cannot fill up or block. The
+page also outlives the rank: when a rank dies, however suddenly, the failure's message has the phase
+and the step in which it died.
 
-A look may fall between two stores and see the count of one step beside the samples of the step
-before; it is shown to people and never recorded. After a rank's end it is exact.
+A look may come between two stores, and see the count of one step beside the samples of the step
+before. People see it, and no record keeps it. After the end of a rank a look is exact.
 """
 
 import mmap
@@ -31,20 +32,23 @@ RANK_PHASES = {
     "yardstick": "in the machine's yardstick",
     "program": "",
 }
-"""Each phase of a rank, in order, and how a failure's message says it. "program" is a function
-given to `Ranks.run`: all there is, so nothing to say."""
+"""The phases of a rank, in order, each with its words in a failure's message. "program" is a
+function given to `Ranks.run`: it is all that the ranks do, so it needs no words."""
 
 _NAMES = tuple(RANK_PHASES)
 _LAYOUT = struct.Struct("<qqqqdd")
-"""Phase, steps done, steps in all, samples, when the phase began, when the last step was done.
-Eight bytes each, so that each is stored whole."""
+"""The rank's phase, steps done, steps in all, samples, begin of the phase, end of the last step.
+Each has eight bytes, so that each is stored whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankStatus:
-    """Where a rank is: its phase; steps done of the steps in this phase, counted over the whole
-    job; the samples that this rank completed in them; seconds from the phase's begin to the last
-    step's end."""
+    """A rank's phase, and its progress in it.
+
+    done, steps    steps done, and all steps of this phase, counted over the whole job
+    samples        samples that this rank completed in them
+    elapsed_s      from the begin of the phase to the end of the last step
+    """
 
     phase: str
     done: int = 0
@@ -53,16 +57,16 @@ class RankStatus:
     elapsed_s: float = 0.0
 
     def describe(self) -> str:
-        """For a failure's message: "during the timed steps (3 of 10 done)"; empty where there is
-        nothing to say."""
+        """The words of a failure's message, such as "during the timed steps (3 of 10 done)"; may be
+        empty."""
         return RANK_PHASES[self.phase] + (
             f" ({self.done} of {self.steps} done)" if self.steps else ""
         )
 
 
 class StatusPage:
-    """One rank's board. The controller makes it, the rank opens its descriptor: both then see the
-    same page."""
+    """One rank's page. The controller makes it, the rank opens its descriptor: then both see the
+    same memory."""
 
     def __init__(self, descriptor: int) -> None:
         self._page = mmap.mmap(descriptor, mmap.PAGESIZE)
@@ -71,8 +75,8 @@ class StatusPage:
 
     @classmethod
     def make(cls) -> tuple["StatusPage", int]:
-        """A fresh board and the descriptor to hand to its rank; the caller closes it."""
-        descriptor = os.memfd_create("dnnbench-board")
+        """A new page, and the descriptor for its rank, which the caller closes."""
+        descriptor = os.memfd_create("dnnbench-status")
         try:
             os.ftruncate(descriptor, mmap.PAGESIZE)
             return cls(descriptor), descriptor
@@ -81,19 +85,19 @@ class StatusPage:
             raise
 
     def enter(self, phase: str, steps: int = 0) -> None:
-        """A phase begins, of so many steps. Raises ValueError for one that RANK_PHASES does not
-        name."""
+        """Reports that a phase begins, with its number of steps. Raises ValueError for one that is
+        not in RANK_PHASES."""
         self._phase, self._steps, self._began_s = _NAMES.index(phase), steps, time.monotonic()
         _LAYOUT.pack_into(self._page, 0, self._phase, 0, steps, 0, self._began_s, self._began_s)
 
     def step(self, done: int, samples: int) -> None:
-        """So many steps of this phase are done, with so many samples on this rank."""
+        """Reports the number of steps done in this phase, and of samples completed on this rank."""
         _LAYOUT.pack_into(
             self._page, 0, self._phase, done, self._steps, samples, self._began_s, time.monotonic()
         )
 
     def look(self) -> RankStatus:
-        """Where the rank is now."""
+        """The rank's phase and progress at this moment."""
         phase, done, steps, samples, began_s, stepped_s = _LAYOUT.unpack_from(self._page)
         return RankStatus(_NAMES[phase], done, steps, samples, max(0.0, stepped_s - began_s))
 

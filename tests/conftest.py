@@ -1,5 +1,5 @@
-"""What the tests share: a fork server for the session, the optional data folder, and a guard
-against leaks."""
+"""What the tests share: one fork server per session, the optional data folder, and a guard against
+leaks."""
 
 import glob
 import os
@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, settings
 
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
+from tests.processes import ranks_of
 from tests.rank import programs
+from tests.sockets import listening
 
-# The time that an example takes is the machine's affair.
+# How long an example takes depends on the machine.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -38,8 +40,8 @@ def two_ranks(server: ForkServer) -> Ranks:
 
 @pytest.fixture
 def patience_s(two_ranks: Ranks) -> float:
-    """A time-out for ranks that are to hang: long enough, on this machine at this moment, to come
-    to that point."""
+    """A time-out for ranks that hang on purpose: long enough that, on this machine and at this
+    moment, they get as far as the hang."""
     begun = time.monotonic()
     two_ranks.run(programs.sum_of_ranks)
     return round(2.0 + 4 * (time.monotonic() - begun), 1)
@@ -47,28 +49,32 @@ def patience_s(two_ranks: Ranks) -> float:
 
 @pytest.fixture
 def shared_data() -> Path:
-    """The folder of data that is not part of the project; tests that want it also have a small one
-    of their own."""
+    """The folder of data that is not part of the project. Each test that uses it has a twin that
+    makes a small equivalent for itself."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(
-            "needs the real data, which is not part of the project; a self-made equivalent runs beside it"
+            "needs the real data, which is not part of the project; a twin of this test runs with"
+            " an equivalent"
         )
     return folder
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> Iterator[None]:
-    """No test leaves temporary files of a launch or a changed environment."""
-    before = _environment()
+    """No test leaves ranks, listening ports, temporary files of a launch or a changed
+    environment."""
+    variables, ports = _variables(), listening(os.getpid())
     yield
+    assert not ranks_of(os.getpid())
+    assert set(listening(os.getpid())) <= set(ports)
     assert not glob.glob(f"{tempfile.gettempdir()}/dnnbench-{os.getpid()}-*")
-    assert _environment() == before
+    assert _variables() == variables
 
 
-def _environment() -> dict[str, str]:
-    """Without what pytest sets for each test, and what torch's compiler sets when first
-    imported."""
+def _variables() -> dict[str, str]:
+    """The variables, without those that pytest sets for each test and that torch's compiler sets
+    when it is first imported."""
     return {
         key: value
         for key, value in os.environ.items()

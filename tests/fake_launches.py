@@ -1,76 +1,100 @@
-"""Launches without ranks, for tests of what happens after a measurement: rates and memory as the
-environment says.
+"""A launcher without ranks, for tests of what happens around and after a launch: speed and memory
+are what the environment says.
 
-FAKE_LEVELS maps a framework to its speed in percent of normal; FAKE_AGAIN does for launches that
-confirm; FAKE_DISTURBED says which launches of a framework are disturbed, and how fast they are
-then: {"ddp": {"0": 50}}. FAKE_MEMORY_MIB is the peak of each rank; FAKE_OWN_MS maps a framework to
-what each rank does on its own in a step. FAKE_NOISE multiplies the noise. FAKE_MACHINE is the speed
-of the machine's yardstick in percent of normal.
+    FAKE_LEVELS       a framework's speed in percent of normal: {"ddp": 80}
+    FAKE_AGAIN        the same for the launches that confirm a verdict
+    FAKE_DISTURBED    the disturbed launches of a framework, with their speed: {"ddp": {"0": 50}}
+    FAKE_MEMORY_MIB   the memory peak of each rank
+    FAKE_OWN_MS       milliseconds of a step for which each rank of a framework needs no other
+    FAKE_NOISE        a factor of the noise
+    FAKE_MACHINE      the speed of the machine's yardstick in percent of normal
+
+Planning, the agreement of proofs, conditions and the list of launches are the product's own.
 """
 
-import itertools
 import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from pytest_dnnbench.controller.case_run import CaseRun
 from pytest_dnnbench.controller.forkserver import ForkServer
-from pytest_dnnbench.messages import RankReport
-from pytest_dnnbench.metrics import YARDSTICK
+from pytest_dnnbench.messages import Correctness, RankReport, RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
+from pytest_dnnbench.results.records.schema import Conditions
+from pytest_dnnbench.session.resources import Resources
 
-# Of launch after launch, in parts of a thousand: 0.1% noise that repeats.
 NOISE = (0, 1, -1, 0.5, -0.5, 1, -1)
+"""Of launch after launch, in parts of a thousand: 0.1% noise that repeats."""
 
-_launched: Counter[str] = Counter()
+STEP_S, YARDSTICK_S = 0.01, 0.002
 
-
-def install(launches: int) -> None:
-    """Replaces the launch of a case in this process; no fork server is started."""
-    ForkServer.start = lambda self: None  # type: ignore[method-assign] # what a conftest of a test does
-
-    def launch(self: CaseRun) -> Launch:
-        case = self.request.case
-        key = f"{case.id}-{case.phase}"
-        number = _launched[key]
-        _launched[key] += 1
-        levels = json.loads(os.environ.get("FAKE_LEVELS", "{}"))
-        if number >= launches:
-            levels |= json.loads(os.environ.get("FAKE_AGAIN", "{}"))
-        disturbed = (
-            json.loads(os.environ.get("FAKE_DISTURBED", "{}"))
-            .get(case.framework, {})
-            .get(str(number))
-        )
-        scale = float(os.environ.get("FAKE_NOISE", "1"))
-        level = (disturbed or levels.get(case.framework, 100)) / 100
-        step = (
-            0.01
-            / level
-            * (1 + scale * next(itertools.islice(NOISE, number % len(NOISE), None)) / 1000)
-        )
-        self.correctness = {"checked": ["gradients"]}
-        own_ms = json.loads(os.environ.get("FAKE_OWN_MS", "{}")).get(case.framework, [])[
-            : case.gpus
-        ]
-        reports = [
-            _report(rank, step, self.request.steps, case.batch_size * case.gpus, own_ms)
-            for rank in range(case.gpus)
-        ]
-        conditions = {
-            "disturbed": "other processes used 1.0 of 2 cores" if disturbed else None,
-            YARDSTICK: 0.2 / float(os.environ.get("FAKE_MACHINE", "100")),
-        }
-        made = Launch(tuple(reports), conditions)
-        self.launches.append(made)
-        return made
-
-    CaseRun.launch = launch  # type: ignore[method-assign] # as above
+_LAUNCHED: Counter[str] = Counter()
+"""The launches so far of each case: a session makes a launcher for each round of each case."""
 
 
-def _report(rank: int, step: float, steps: int, images: int, own_ms: Sequence[float]) -> RankReport:
-    ends = tuple(step * (number + 1) for number in range(steps))
+@dataclass(frozen=True, slots=True)
+class FakeLauncher:
+    """Implements case_run.Launcher. From the launch with number `confirm_from` on, launches confirm
+    a verdict."""
+
+    confirm_from: int
+
+    def plan(self, request: RunRequest) -> Any:
+        """Nothing to decide."""
+        return None
+
+    def prove(self, request: RunRequest) -> Sequence[Correctness]:
+        """Every rank's step is exact."""
+        return [Correctness({"gradients": 0.0}, {"gradients": 1e-9})] * request.case.gpus
+
+    def measure(self, request: RunRequest) -> Launch:
+        """The next launch of this case."""
+        case = request.case
+        number = _LAUNCHED[f"{case.id}-{case.phase}"]
+        _LAUNCHED[f"{case.id}-{case.phase}"] += 1
+        levels = _setting("FAKE_LEVELS")
+        if number >= self.confirm_from:
+            levels |= _setting("FAKE_AGAIN")
+        disturbed = _setting("FAKE_DISTURBED").get(case.framework, {}).get(str(number))
+        percent = disturbed or levels.get(case.framework, 100)
+        noise = float(os.environ.get("FAKE_NOISE", "1")) * NOISE[number % len(NOISE)] / 1000
+        reason = "other processes used 1.0 of 2 cores" if disturbed else None
+        reports = _reports(request, STEP_S / (percent / 100) * (1 + noise))
+        return Launch(reports, Conditions(disturbed=reason))
+
+    def yardstick(self) -> float | None:
+        """As the environment says."""
+        return YARDSTICK_S / (float(os.environ.get("FAKE_MACHINE", "100")) / 100)
+
+
+def install(confirm_from: int) -> None:
+    """Gives the sessions of this process fake launchers. They need no fork server, so none is
+    started."""
+    # The process is a test's own: nothing is put back.
+    Resources.launcher = lambda self, ranks, spec: FakeLauncher(confirm_from)  # type: ignore[method-assign]
+    ForkServer.start = lambda self: None  # type: ignore[method-assign] # as above
+
+
+def _setting(name: str) -> dict[str, Any]:
+    """An environment variable that holds JSON."""
+    return dict(json.loads(os.environ.get(name, "{}")))
+
+
+def _reports(request: RunRequest, step_s: float) -> tuple[RankReport, ...]:
+    case = request.case
+    own_ms = _setting("FAKE_OWN_MS").get(case.framework, [])
+    return tuple(
+        _report(rank, step_s, request.steps, case.batch_size * case.gpus, own_ms)
+        for rank in range(case.gpus)
+    )
+
+
+def _report(
+    rank: int, step_s: float, steps: int, samples: int, own_ms: Sequence[float]
+) -> RankReport:
+    ends = tuple(step_s * (number + 1) for number in range(steps))
     memory = int(float(os.environ.get("FAKE_MEMORY_MIB", "1024")) * 2**20)
     return RankReport(
         rank=rank,
@@ -79,8 +103,8 @@ def _report(rank: int, step: float, steps: int, images: int, own_ms: Sequence[fl
         step_index=tuple(range(steps)),
         step_end_s=ends,
         step_samples=(8,) * steps,
-        samples_per_update=images,
-        memory_bytes={"allocated": memory, "cached": 2 * memory},
+        samples_per_update=samples,
+        metrics={"allocated_peak_bytes": memory, "cached_peak_bytes": 2 * memory},
         loss=(2.3,) * steps,
         environment={"torch": os.environ.get("FAKE_TORCH", "2.13.0")},
         own_work_s=(own_ms[rank] / 1e3,) * (steps - 1) if own_ms else (),

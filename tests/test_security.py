@@ -1,5 +1,5 @@
-"""Nothing of ours is open to others: sockets on loopback only, private files, pickles from our own
-forks only."""
+"""Nothing of ours is open to others: sockets are on loopback only, files are private, pickles come
+from our own forks only."""
 
 import ast
 import json
@@ -16,49 +16,57 @@ import pytest
 import pytest_dnnbench
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
-from tests.faults.matrix import FRAMEWORKS, Field, Watched, listening
+from tests.faults.matrix import FRAMEWORKS, Field, Watched
 from tests.report.records import session
+from tests.sockets import listening
 
 PACKAGE = Path(pytest_dnnbench.__file__).parent
 LOOPBACK = ("0100007F:", "0" * 24 + "01000000:", "0" * 16 + "FFFF00000100007F:")
 MAY_UNPICKLE = {
-    "controller/ranks.py": "what a rank of ours sends through a pipe that it has inherited",
+    "controller/ranks.py": "writes pickles for its ranks and reads none",
+    "controller/rank_process.py": "what a rank of ours sends through a pipe that it has inherited",
     "rank/entry.py": "what the controller leaves in memory that the rank has inherited",
 }
 MAY_EXECUTE = {
-    "rank/pipeline/stage_module.py": "the code of a stage, written from a graph traced in this process"
+    "rank/pipeline/stage_module.py": "the code of a stage, made from a graph traced in this process"
 }
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
 
 
 def unpicklers(path: Path) -> list[str]:
     """The ways in which a module could read a pickle or run text."""
-    found = []
+    ways = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.split(".")[0] in UNSAFE]
+            ways += [alias.name for alias in node.names if alias.name.split(".")[0] in UNSAFE]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in UNSAFE:
-            found.append(str(node.module))
+            ways.append(str(node.module))
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             allow = [keyword.value for keyword in node.keywords if keyword.arg == "allow_pickle"]
             if name in ("eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load"):
-                found.append(name)
+                ways.append(name)
             elif any(
                 not (isinstance(value, ast.Constant) and value.value is False) for value in allow
             ):
-                found.append(f"{name} with allow_pickle")
-    return found
+                ways.append(f"{name} with allow_pickle")
+    return ways
 
 
-def test_pickles_are_read_where_they_may_be_and_nowhere_else() -> None:
-    found = {str(path.relative_to(PACKAGE)): unpicklers(path) for path in PACKAGE.rglob("*.py")}
+def test_pickles_are_used_where_they_may_be_and_nowhere_else() -> None:
+    ways = {str(path.relative_to(PACKAGE)): unpicklers(path) for path in PACKAGE.rglob("*.py")}
     allowed = {name: ["pickle"] for name in MAY_UNPICKLE} | {name: ["exec"] for name in MAY_EXECUTE}
-    assert {name: what for name, what in found.items() if what} == allowed
+    assert {name: used for name, used in ways.items() if used} == allowed
 
 
 def test_the_search_for_pickles_finds_them(tmp_path: Path) -> None:
-    code = "import pickle.x\nfrom dill import loads\ntorch.load('f')\nnp.load('f', allow_pickle=True)\neval('1')\n"
+    code = (
+        "import pickle.x\n"
+        "from dill import loads\n"
+        "torch.load('f')\n"
+        "np.load('f', allow_pickle=True)\n"
+        "eval('1')\n"
+    )
     (tmp_path / "m.py").write_text(code)
     assert unpicklers(tmp_path / "m.py") == [
         "pickle.x",
@@ -122,7 +130,7 @@ def test_a_running_case_listens_on_loopback_only_and_its_files_are_private(
     with Observer(field.server) as observer:
         run.launch()
     assert all(address.startswith(LOOPBACK) for address in observer.addresses), observer.addresses
-    assert bool(observer.addresses) == (framework != "single"), "or this test sees nothing"
+    assert bool(observer.addresses) == (framework != "single"), "or this test observes nothing"
     assert observer.modes == {("folder", 0o700)}
 
 

@@ -1,12 +1,12 @@
-"""Models small enough for tests; users' own factories as far as the package can tell."""
+"""Models small enough for tests. The package treats them as a user's own factories."""
 
 import torch
 from torch import nn
 
 
 def tiny(channels: int = 1, classes: int = 10) -> nn.Module:
-    """Convolution, BatchNorm, dropout, linear: everything that makes a data-parallel step hard to
-    get right."""
+    """Convolution, BatchNorm, dropout, linear: all that makes a data-parallel step hard to get
+    right."""
     return nn.Sequential(
         nn.Conv2d(channels, 4, 3, stride=2),
         nn.BatchNorm2d(4),
@@ -26,6 +26,7 @@ class Diverging(nn.Module):
         self.linear = nn.Linear(784, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits; in single precision, not numbers. The proof's double precision is spared."""
+        """Logits, which are not numbers in single precision. In the proof's double precision they
+        are."""
         logits: torch.Tensor = self.linear(images.flatten(1))
         return logits * float("nan") if images.dtype == torch.float32 else logits

@@ -1,141 +1,167 @@
-"""From a case to its measurement: proves the step, launches the ranks, collects what they
-report."""
+"""From a case to its measurement: plan once, prove the step once, then launch as often as asked.
+
+    prepare_run ──> CaseRun.launch: plan ──> prove ──> measure ──> yardstick ──> Launch
+                                    (first launch only)
+
+How ranks are reached is behind Launcher.
+"""
 
 import importlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
+
+import msgspec
 
 from pytest_dnnbench.case import Case, Scalar
-from pytest_dnnbench.catalog import MODELS, Catalog
+from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.devices import Machine
-from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
 from pytest_dnnbench.errors import LaunchError
-from pytest_dnnbench.messages import RankReport, RunRequest
-from pytest_dnnbench.metrics import YARDSTICK
+from pytest_dnnbench.messages import Correctness, RunRequest
 from pytest_dnnbench.mnist_files import MnistFiles
-from pytest_dnnbench.results.records.measurement import Launch, Measurement, agree, same_model
-
-PROVE = "pytest_dnnbench.rank.timed_run:prove"
-MEASURE = "pytest_dnnbench.rank.timed_run:measure"
-MEASURE_MACHINE = "pytest_dnnbench.rank.yardstick:measure"
+from pytest_dnnbench.results.records.measurement import (
+    Launch,
+    Measurement,
+    agree,
+    check_metrics,
+    same_model,
+)
+from pytest_dnnbench.results.records.schema import CorrectnessEntry, Environment
 
 ATTEMPTS = 3
-"""Launches that are made for one in which the machine is not suspended."""
+"""How many launches are made to get one during which the machine is not suspended."""
 
 ASLEEP_S = 0.01
-"""A sleep of the machine that spoils a launch; two readings of the clocks differ by far less."""
+"""The shortest sleep of the machine that spoils a launch; readings of its clocks differ by far
+less."""
+
+
+class Launcher(Protocol):
+    """How a case reaches its ranks. Each call starts fresh ranks; all but `yardstick` raise
+    RankFailure, LaunchError or UsageError."""
+
+    def plan(self, request: RunRequest) -> Any:
+        """What the framework decides once for all launches; None where it decides nothing."""
+
+    def prove(self, request: RunRequest) -> Sequence[Correctness]:
+        """Each rank's comparison of its step with the reference, in rank order."""
+
+    def measure(self, request: RunRequest) -> Launch:
+        """One timed launch: the reports in rank order, and the conditions of where it ran."""
+
+    def yardstick(self) -> float | None:
+        """The machine's own speed: seconds of a fixed workload; None where it is not measured."""
 
 
 @dataclass
 class CaseRun:
-    """A case on its way: planned and proven once, then launched as often as asked, each time in
-    fresh ranks.
+    """A case while it is measured: what is asked of the ranks, what proved the step, the launches
+    so far.
 
-    `planning` is run on ranks before the proof; its answer travels in the request of proof and
-    launches. `yardstick` is where the machine's own speed is measured after each launch; None: it
-    is not.
+    `packages` are those whose versions are recorded. `parallel`: other cases are timed beside this
+    one. `with_yardstick`: each launch is followed by a measurement of the machine's own speed.
     """
 
     request: RunRequest
-    ranks: Ranks
+    launcher: Launcher
     machine: Machine
-    rendezvous: Rendezvous | None = None
-    planning: str | None = None
     packages: tuple[str, ...] = ()
     parallel: bool = False
-    yardstick: Ranks | None = None
-    correctness: dict[str, object] = field(default_factory=dict)
+    with_yardstick: bool = False
+    correctness: CorrectnessEntry | None = None
     launches: list[Launch] = field(default_factory=list)
 
     def launch(self) -> Launch:
-        """One launch; the first is preceded by planning and proof. Raises UsageError, WrongResult
-        or RankFailure."""
-        if self.planning is not None and self.request.plan is None:
-            self.request = replace(
-                self.request, plan=self.ranks.launch(self.planning, self.request)[0]
-            )
-        if not self.correctness:
-            proofs = self.ranks.launch(PROVE, self.request, rendezvous=self.rendezvous)
-            self.correctness = agree(self.request.case, proofs)
-        reports, discarded = self._measure()
-        same_model(self.request.case, reports)
-        conditions = dict(self.ranks.placement.conditions)
-        if discarded:
-            conditions["discarded_as_suspended"] = discarded
-        if self.yardstick:
-            conditions[YARDSTICK] = self.yardstick.launch(MEASURE_MACHINE)[0]
-        launch = Launch(tuple(reports), conditions)
+        """Makes one launch more. Raises UsageError, WrongResult, RankFailure or LaunchError."""
+        self._prepare()
+        launch = self._timed_launch()
         self.launches.append(launch)
         return launch
 
-    def _measure(self) -> tuple[list[RankReport], int]:
-        """The reports of a launch in which the machine did not sleep, and how many were discarded
-        before it."""
-        for discarded in range(ATTEMPTS):
-            reports = self.ranks.launch(MEASURE, self.request, rendezvous=self.rendezvous)
-            slept_s = max(report.suspended_s for report in reports)
-            if slept_s < ASLEEP_S:
-                return reports, discarded
-        raise LaunchError(
-            f"the machine was suspended in each of {ATTEMPTS} launches, in the last for {slept_s:.1f} s: nothing was"
-            " measured; keep it awake, for example with systemd-inhibit"
-        )
+    def again(self, count: int) -> list[Launch]:
+        """Fresh launches to confirm a verdict; they do not count among `launches`. Raises as
+        `launch` does."""
+        self._prepare()
+        return [self._timed_launch() for _ in range(count)]
 
-    def again(self, count: int) -> tuple[dict[str, list[float]], list[str | None]]:
-        """So many fresh launches apart from those before: each metric's value per launch, and what
-        disturbed each."""
-        fresh = replace(self, launches=[])
-        for _ in range(count):
-            fresh.launch()
-        values = {
-            name: per_launch for name, (per_launch, _) in fresh.measurement().values().items()
-        }
-        return values, [launch.conditions.get("disturbed") for launch in fresh.launches]
-
-    def measurement(self) -> Measurement:
-        """All launches so far."""
-        case, facts = self.request.case, self.launches[0].reports[0].environment
+    def measurement(self, launches: Sequence[Launch] | None = None) -> Measurement:
+        """All launches so far, or the given ones, as a measurement of this case."""
+        case = self.request.case
+        assert self.correctness is not None, "a launch comes after the proof"
+        measured = tuple(self.launches if launches is None else launches)
         return Measurement(
             case=case,
-            launches=tuple(self.launches),
+            launches=measured,
             correctness=self.correctness,
-            environment=_environment(self.machine, self.launches, facts, self.packages),
+            environment=_environment(self.machine, measured, self.packages),
             oversubscribed=self.machine.kind == "cpu" and self.machine.oversubscribed(case.gpus),
             steps=self.request.steps,
             warmup=self.request.warmup,
             parallel=self.parallel,
         )
 
+    def _prepare(self) -> None:
+        """Plans and proves, unless that has been done. Raises WrongResult for a wrong step."""
+        if self.request.plan is None:
+            self.request = replace(self.request, plan=self.launcher.plan(self.request))
+        if self.correctness is None:
+            self.correctness = agree(self.request.case, self.launcher.prove(self.request))
+
+    def _timed_launch(self) -> Launch:
+        launch, discarded = self._awake_launch()
+        check_metrics(self.request.case, launch.reports)
+        same_model(self.request.case, launch.reports)
+        conditions = msgspec.structs.replace(
+            launch.conditions,
+            discarded_as_suspended=discarded,
+            yardstick_s=self.launcher.yardstick() if self.with_yardstick else None,
+        )
+        return replace(launch, conditions=conditions)
+
+    def _awake_launch(self) -> tuple[Launch, int]:
+        """A launch during which the machine did not sleep, and how many were discarded before
+        it."""
+        for discarded in range(ATTEMPTS):
+            launch = self.launcher.measure(self.request)
+            slept_s = max(report.suspended_s for report in launch.reports)
+            if slept_s < ASLEEP_S:
+                return launch, discarded
+        raise LaunchError(
+            f"the machine was suspended in each of {ATTEMPTS} launches, in the last for"
+            f" {slept_s:.1f} s: nothing was measured; keep it awake, for example with"
+            " systemd-inhibit"
+        )
+
 
 def prepare_run(
     case: Case,
     catalog: Catalog,
-    ranks: Ranks,
+    launcher: Launcher,
     machine: Machine,
     *,
     steps: int,
     warmup: int,
     data: MnistFiles | None,
 ) -> CaseRun:
-    """A run of the case on these ranks. Raises UsageError for an unknown framework or model."""
+    """A run of the case. `launcher` must be one for the case's framework and its number of ranks.
+    Raises UsageError for an unknown framework or model."""
     spec = catalog.framework(case.framework)
-    target = catalog.model(case.model)
     request = RunRequest(
         case=case,
         worker=spec.worker,
-        model=case.model if case.model in MODELS else target,
+        model=catalog.model(case.model),
         steps=steps,
         warmup=warmup,
         data=data,
     )
-    return CaseRun(request, ranks, machine, load(spec.rendezvous), spec.planning, spec.requires)
+    return CaseRun(request, launcher, machine, spec.requires)
 
 
 def load(path: str | None) -> Any:
-    """What "module:function" of a framework's row leads to; None without one."""
+    """The object behind "module:name" in a framework's row; None for None."""
     if path is None:
         return None
     module, _, name = path.partition(":")
@@ -143,15 +169,12 @@ def load(path: str | None) -> Any:
 
 
 def _environment(
-    machine: Machine,
-    launches: list[Launch],
-    facts: dict[str, Scalar | None],
-    packages: tuple[str, ...],
-) -> dict[str, dict[str, Scalar | None]]:
-    """What must be alike before two runs are compared, and what is only recorded."""
-    uuids = {uuid for launch in launches for uuid in launch.conditions.get("gpu_uuids", ())}
+    machine: Machine, launches: Sequence[Launch], packages: Iterable[str]
+) -> Environment:
+    """The facts that must match before two runs are compared, and those that are only recorded."""
+    uuids = {uuid for launch in launches for uuid in launch.conditions.gpu_uuids}
     used = [gpu for gpu in machine.gpus if gpu.uuid in uuids]
-    alike: dict[str, Scalar | None] = {
+    must_match: dict[str, Scalar | None] = {
         "cpu": machine.cpu,
         "cores": machine.cores,
         "gpu": ", ".join(gpu.name for gpu in used) or None,
@@ -159,7 +182,7 @@ def _environment(
         "driver": machine.driver,
         "torchvision": importlib.metadata.version("torchvision"),
         **{name: importlib.metadata.version(name) for name in packages},
-        **facts,
+        **launches[0].reports[0].environment,
     }
     recorded: dict[str, Scalar | None] = {
         "hostname": platform.node(),
@@ -169,4 +192,4 @@ def _environment(
         "numpy": importlib.metadata.version("numpy"),
         "load_1min": os.getloadavg()[0],
     }
-    return {"must_match": alike, "recorded": recorded}
+    return Environment(must_match=must_match, recorded=recorded)

@@ -1,10 +1,14 @@
-"""Whose fault a hang is: the first culprit among ranks of which most only wait for it. Pure; looks
-at nothing itself.
+"""The culprit of a hang: the one rank that the others wait for. Pure: decides from snapshots of the
+ranks, reads nothing itself.
 
-A rank that waits in a collective waits for its peers. So the culprit is, in this order: a stopped
-rank; a rank that is not in a collective while others are, the least advanced of them; a rank that
-has reported and gone while the others wait for it; where all wait, the odd one out, and of two the
-one ahead, which is how leaving out a collective looks.
+A rank inside a collective waits for its peers, so most ranks of a hang are not to blame. Blamed is
+the first of these that exists:
+
+    1. a rank that is stopped by a signal
+    2. a rank outside any collective, of several the one that has come the least far
+    3. a rank that has already reported, while the others wait inside a collective
+    4. the rank whose position differs from the others'; of two, the one ahead, because skipping a
+       collective puts a rank ahead. This one is a guess.
 """
 
 import re
@@ -14,49 +18,68 @@ from dataclasses import dataclass
 
 from pytest_dnnbench.rank_status import RANK_PHASES, RankStatus
 
+WAITING_MODULES = ("pytest_dnnbench.rank.group", "pytest_dnnbench.rank.pipeline.transfer")
+"""Modules of ours in which a rank waits for its peers. By name: the controller imports none."""
+
+# torch.autograd: a backward pass of data-parallel ranks ends with the exchange of gradients.
+WAITING_PACKAGES = ("torch.distributed", "torch.nn.parallel", "torch.autograd", "horovod")
+"""Packages of others in which a rank waits for its peers."""
+
 _WAITING = re.compile(
-    r"/torch/(distributed|nn/parallel|autograd)/"  # a backward pass ends with the exchange of gradients
-    r"|/horovod/"
-    r"|/rank/(pipeline/transfer|group)\.py"
+    "|".join(
+        [rf"/{name.replace('.', '/')}/" for name in WAITING_PACKAGES]
+        + [rf"/{name.replace('.', '/')}\.py$" for name in WAITING_MODULES]
+    )
 )
 _INNERMOST = re.compile(r"^Current thread [^\n]*\n\s+File \"([^\"]+)\"", re.MULTILINE)
+"""The file of the main thread's innermost frame, in a dump of faulthandler."""
+
+_PHASE_NUMBERS = {phase: number for number, phase in enumerate(RANK_PHASES)}
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What is known of one rank when the time is over. `stacks` are those of its threads, as
-    faulthandler says it."""
+class RankSnapshot:
+    """One rank when the time is up. `stacks` are those of its threads, as faulthandler writes them;
+    `stopped`: by a signal; `reported`: it has reported or ended."""
 
     number: int
-    standing: RankStatus
+    status: RankStatus
     stacks: str = ""
     stopped: bool = False
     reported: bool = False
 
     @property
-    def waiting(self) -> bool:
+    def in_collective(self) -> bool:
         """Whether its main thread is inside an operation of several ranks."""
-        innermost = _INNERMOST.findall(self.stacks)
-        return bool(innermost and _WAITING.search(innermost[-1]))
+        files = _INNERMOST.findall(self.stacks)
+        return bool(files and waits_in(files[-1]))
 
     @property
-    def place(self) -> tuple[int, int]:
-        """How far it has come: its phase's number, steps done in it."""
-        return list(RANK_PHASES).index(self.standing.phase), self.standing.done
+    def position(self) -> tuple[int, int]:
+        """How far it has come: the number of its phase, the steps done in it."""
+        return _PHASE_NUMBERS[self.status.phase], self.status.done
 
 
-def first_culprit(ranks: Sequence[Seen]) -> tuple[Seen, str]:
-    """The first culprit among all ranks of a launch that hangs, and how it is told from the
-    others."""
-    here = [rank for rank in ranks if not rank.reported]
-    if stopped := [rank for rank in here if rank.stopped]:
-        return min(stopped, key=lambda rank: rank.place), "was stopped by a signal"
-    if busy := [rank for rank in here if not rank.waiting]:
-        others = "while the others wait for it" if len(busy) < len(here) else ""
-        return min(busy, key=lambda rank: rank.place), f"is in no collective {others}".rstrip()
-    if gone := [rank for rank in ranks if rank.reported]:
-        return gone[0], "has reported while the others wait for it in a collective"
-    at = Counter(rank.place for rank in here)
-    odd = min(here, key=lambda rank: (at[rank.place], tuple(-step for step in rank.place)))
+def waits_in(file: str) -> bool:
+    """Whether a rank whose innermost frame is in this file waits for its peers."""
+    return _WAITING.search(file) is not None
+
+
+def first_culprit(ranks: Sequence[RankSnapshot]) -> tuple[RankSnapshot, str]:
+    """The culprit among all ranks of a launch that hangs, and the reason, which continues the
+    sentence "rank N ..."."""
+    running = [rank for rank in ranks if not rank.reported]
+    if stopped := [rank for rank in running if rank.stopped]:
+        return min(stopped, key=lambda rank: rank.position), "was stopped by a signal"
+    if outside := [rank for rank in running if not rank.in_collective]:
+        others = " while the others wait for it" if len(outside) < len(running) else ""
+        return min(outside, key=lambda rank: rank.position), f"is in no collective{others}"
+    if reported := [rank for rank in ranks if rank.reported]:
+        return reported[0], "has reported while the others wait for it in a collective"
+    at = Counter(rank.position for rank in running)
+
+    def rarest_then_farthest(rank: RankSnapshot) -> tuple[int, tuple[int, ...]]:
+        return at[rank.position], tuple(-part for part in rank.position)
+
     which = "another collective than" if len(at) > 1 else "a collective like"
-    return odd, f"waits in {which} the others"
+    return min(running, key=rarest_then_farthest), f"waits in {which} the others"

@@ -1,16 +1,15 @@
-"""What this machine has to run ranks on. Looked up without torch: NVML for GPUs, /proc for the
-CPU."""
+"""The devices of this machine that ranks can run on, detected without torch: GPUs through NVML,
+cores through the kernel. Not here: which of them a launch gets (placement.py)."""
 
-import ast
-import importlib.metadata
-import importlib.util
 import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_dnnbench.controller.nvml import NvmlUnavailable, gpu_handles, nvml
+from pytest_dnnbench.controller.torch_build import installed_torch
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.proc import cpu_model
+from pytest_dnnbench.proc import control_groups, cpu_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +23,12 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The devices of a session. `kind` is "cuda" or "cpu"; on "cpu" a device is a process, of which
-    there is no end."""
+    """The devices of a session.
+
+    `kind` is "cuda" or "cpu"; on "cpu" each rank is a device, so their number is not limited.
+    `cores` is how many cores ranks may use, `affinity` the kernel's numbers of all cores that this
+    process may run on. `why` explains the kind.
+    """
 
     kind: str
     gpus: tuple[Gpu, ...]
@@ -37,19 +40,19 @@ class Machine:
 
     @property
     def core_numbers(self) -> tuple[int, ...]:
-        """The cores as the kernel numbers them; under a CPU quota, which names none, so many places
-        instead."""
+        """The kernel's numbers of the cores. A CPU quota limits time and names no cores: under one,
+        the numbers from 0 stand for shares of it."""
         return self.affinity if len(self.affinity) == self.cores else tuple(range(self.cores))
 
     @property
     def under_quota(self) -> bool:
-        """Whether a quota allows for fewer cores than the affinity has: which ones, the kernel
-        decides."""
+        """Whether a CPU quota allows fewer cores than the affinity has; the kernel then chooses
+        which cores."""
         return len(self.affinity) > self.cores
 
     @property
     def default_count(self) -> int:
-        """Devices to go up to when the user does not say: all GPUs; two CPU ranks."""
+        """The largest device count where the user gives none: all GPUs, or two CPU ranks."""
         return len(self.gpus) if self.kind == "cuda" else 2
 
     def shortage(self, count: int) -> str | None:
@@ -63,11 +66,11 @@ class Machine:
         return tuple(f"cuda:{index}" if self.kind == "cuda" else "cpu" for index in range(count))
 
     def oversubscribed(self, count: int) -> bool:
-        """Whether that many ranks share cores."""
+        """Whether this number of ranks is larger than the number of cores."""
         return count > self.cores
 
     def threads(self, count: int) -> int:
-        """Compute threads of one of `count` ranks: the cores, divided."""
+        """Compute threads per rank when `count` ranks share the cores."""
         return max(1, self.cores // count)
 
     def describe(self) -> str:
@@ -79,11 +82,11 @@ class Machine:
         return f"{len(self.gpus)} x {', '.join(names)}, driver {self.driver}, {cores}"
 
 
-def detect(wanted: str) -> Machine:
-    """The machine as `wanted` ("auto", "cuda", "cpu") says. Raises UsageError when CUDA was asked
-    for and is absent."""
-    gpus, driver, why = _cuda() if wanted != "cpu" else ((), None, "as asked for")
-    if wanted == "cuda" and not gpus:
+def detect(device: str) -> Machine:
+    """The machine for `--dnn-device` "auto", "cuda" or "cpu". Raises UsageError where "cuda" is not
+    possible."""
+    gpus, driver, why = _cuda() if device != "cpu" else ((), None, "as asked for")
+    if device == "cuda" and not gpus:
         raise UsageError(f"--dnn-device cuda: {why}; use --dnn-device cpu to run on CPU ranks")
     affinity = tuple(sorted(os.sched_getaffinity(0)))
     cores = usable_cores(len(affinity), cpu_quota())
@@ -91,96 +94,67 @@ def detect(wanted: str) -> Machine:
 
 
 def usable_cores(affine: int, quota: float | None) -> int:
-    """Cores to count on: those of the affinity, but no more than the whole ones that a quota pays
-    for."""
+    """The number of cores that ranks may use: `affine` by the affinity, at most the whole cores in
+    the CPU quota, at least 1."""
     return affine if quota is None else max(1, min(affine, int(quota)))
 
 
 def cpu_quota(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> float | None:
-    """The least `cpu.max` of this process's cgroup (version 2) and those above it, in cores; None
-    without one."""
-    quotas = []
-    with suppress(OSError, StopIteration):
-        own = next(
-            line[3:] for line in membership.read_text().splitlines() if line.startswith("0::")
-        )
-        folder = root / own.strip("/")
-        for group in (folder, *folder.parents):
-            if not group.is_relative_to(root):
-                break
-            with suppress(OSError, ValueError):
-                allowed, period = (group / "cpu.max").read_text().split()
-                quotas.append(
-                    int(allowed) / int(period)
-                )  # "max" is no number: no quota at this level
+    """The smallest `cpu.max` of this process's control group (version 2) and its parents, in cores;
+    None without a quota."""
+    group = control_groups(membership).get("")
+    if group is None:
+        return None
+    folder, quotas = root / group.strip("/"), []
+    for level in (folder, *folder.parents):
+        if not level.is_relative_to(root):
+            break
+        # A level without a quota says "max", which is no number.
+        with suppress(OSError, ValueError):
+            allowed, period = (level / "cpu.max").read_text().split()
+            quotas.append(int(allowed) / int(period))
     return min(quotas, default=None)
 
 
-def torch_version() -> str:
-    """The installed torch, without importing it."""
-    return importlib.metadata.version("torch")
-
-
 def _cuda() -> tuple[tuple[Gpu, ...], str | None, str]:
-    if torch_cuda() is None:
-        return (), None, f"torch {torch_version()} is built without CUDA"
-    import pynvml
-
+    """The GPUs, the driver's version, and why there are no GPUs."""
+    torch = installed_torch()
+    if torch is None or torch.cuda is None:
+        version = "(not installed)" if torch is None else torch.version
+        return (), None, f"torch {version} is built without CUDA"
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
+        with nvml() as library:
+            gpus = [
+                Gpu(
+                    library.nvmlDeviceGetName(handle),
+                    library.nvmlDeviceGetUUID(handle),
+                    library.nvmlDeviceGetMemoryInfo(handle).total,
+                )
+                for handle in gpu_handles(library)
+            ]
+            driver = library.nvmlSystemGetDriverVersion()
+    except NvmlUnavailable as error:
         return (), None, f"no NVIDIA driver answers ({error})"
-    try:
-        handles = [
-            pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
-        ]
-        every = [
-            Gpu(
-                pynvml.nvmlDeviceGetName(one),
-                pynvml.nvmlDeviceGetUUID(one),
-                pynvml.nvmlDeviceGetMemoryInfo(one).total,
-            )
-            for one in handles
-        ]
-        gpus = visible(every, os.environ.get("CUDA_VISIBLE_DEVICES"))
-        return (
-            gpus,
-            pynvml.nvmlSystemGetDriverVersion(),
-            "CUDA_VISIBLE_DEVICES hides every GPU" if every else "no GPU",
-        )
-    finally:
-        pynvml.nvmlShutdown()
+    why = "CUDA_VISIBLE_DEVICES hides every GPU" if gpus else "no GPU"
+    return visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES")), driver, why
 
 
 def visible(gpus: list[Gpu], variable: str | None) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order: indices or prefixes of UUIDs up to
-    the first bad one."""
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order: indices, or prefixes of UUIDs. Like
+    CUDA, stops at the first entry that matches no GPU."""
     if variable is None:
         return tuple(gpus)
     chosen: list[Gpu] = []
-    for entry in variable.split(","):
-        entry = entry.strip()
-        found = [gpu for gpu in gpus if entry.startswith("GPU-") and gpu.uuid.startswith(entry)]
-        if entry.isdigit() and int(entry) < len(gpus):
-            found = [gpus[int(entry)]]
-        if not found:
+    for entry in map(str.strip, variable.split(",")):
+        if entry.isdigit():
+            matches = gpus[int(entry) : int(entry) + 1]
+        else:
+            matches = [
+                gpu for gpu in gpus if entry.startswith("GPU-") and gpu.uuid.startswith(entry)
+            ]
+        if not matches:
             break
-        chosen += found[:1]
+        chosen.append(matches[0])
     return tuple(chosen)
-
-
-def torch_cuda() -> str | None:
-    """The CUDA version that torch was built for, read from its version file; None for a CPU
-    build."""
-    specification = importlib.util.find_spec("torch")
-    if specification is None or specification.origin is None:
-        return None
-    source = Path(specification.origin).with_name("version.py").read_text()
-    for node in ast.parse(source).body:
-        if isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if any(isinstance(target, ast.Name) and target.id == "cuda" for target in targets):
-                return ast.literal_eval(node.value) if node.value else None
-    return None

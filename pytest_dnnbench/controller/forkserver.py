@@ -1,5 +1,5 @@
-"""The controller's handle on the fork server (rank/server.py): starts it, asks it for ranks, hears
-of their end."""
+"""The controller's handle on the fork server (rank/server.py): starts it, asks it to fork ranks,
+signals them, and receives their exit codes."""
 
 import json
 import os
@@ -11,10 +11,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from pytest_dnnbench.errors import LaunchError
+from pytest_dnnbench.frames import SpawnMessage
 
 START_TIMEOUT_S = 300.0
 """How long the server may take to import everything: torch from a cold network disk can take
@@ -34,35 +35,39 @@ PRELOAD = (
     "pytest_dnnbench.rank.yardstick",
     "torchvision.datasets",
 )
-"""What every rank needs, and what torch imports late: DistributedDataParallel loads torch._dynamo
-when built."""
+"""What every rank needs, and what torch otherwise imports late: building a DistributedDataParallel
+loads torch._dynamo."""
 
 HEAP = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_MMAP_MAX_": "0",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-"""The C library keeps freed memory. By default it hands large pieces back to the kernel, or not, by
-the luck of what was freed before: one training step then takes 3 page faults in one launch and
+"""Makes the C library keep freed memory. By default it returns large pieces to the kernel or keeps
+them, depending on what was freed before: a training step then takes 3 page faults in one launch and
 11,000 in the next, a tenth of its time. It also asks for huge pages, which the kernel gives 2 MiB
 at a time: 1,800 page faults to the end of resnet18's first step instead of 37,000. Variables that
-the user has set stay."""
+the user has set are kept."""
 
 _MESSAGE_BYTES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """A rank's process has ended: an exit status, or minus the number of the signal that killed
-    it."""
+    """A rank's process has ended. `code` is an exit status, or minus the number of the signal that
+    killed it."""
 
     pid: int
     code: int
 
 
 class ForkServer:
-    """Started at first use, once for a session, and again should it die. Close it, or use it in a
-    `with`."""
+    """Started at first use, once for a session, and again if it dies. Close it, or use it in a
+    `with`.
+
+    `preload` are the modules that the server imports. `preload_errors` holds the error of each that
+    could not be imported; only torch's prevents a launch.
+    """
 
     def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
         self.preload = tuple(preload)
@@ -80,7 +85,8 @@ class ForkServer:
         self.close()
 
     def start(self) -> None:
-        """Starts the server without waiting for its imports: they go on while pytest collects."""
+        """Starts the server and returns before its imports are done: they go on while pytest
+        collects."""
         if self._process is not None and self._process.poll() is None:
             return
         self.close()
@@ -97,8 +103,8 @@ class ForkServer:
         self._send({"preload": self.preload, "sys_path": sys.path})
 
     def wait_ready(self) -> None:
-        """Returns when ranks can be forked at once. Raises LaunchError when the server cannot
-        import torch."""
+        """Returns when the server is ready to fork. Raises LaunchError if it cannot import torch,
+        or if an import has started threads."""
         self.start()
         if self._ready:
             return
@@ -112,16 +118,18 @@ class ForkServer:
         if message["threads"] != 1:
             self.close()
             raise LaunchError(
-                f"the fork server has {message['threads']} threads after its imports, so forked ranks could deadlock:"
-                f" one of {', '.join(self.preload)} starts threads when imported"
+                f"the fork server has {message['threads']} threads after its imports, so forked"
+                f" ranks could deadlock: one of {', '.join(self.preload)} starts threads when"
+                " imported"
             )
         self._ready = True
 
-    def spawn(self, message: Mapping[str, Any], request: int, result: int, board: int) -> int:
+    def spawn(self, message: SpawnMessage, request: int, result: int, page: int) -> int:
         """Forks a rank, hands it the three descriptors, and returns its process id."""
         self.wait_ready()
         self._tokens += 1
-        self._send({"op": "spawn", "token": self._tokens, **message}, [request, result, board])
+        spawn = {"op": "spawn", "token": self._tokens, **asdict(message)}
+        self._send(spawn, [request, result, page])
         while True:
             answer = self._receive(START_TIMEOUT_S)
             if answer["op"] == "spawned" and answer["token"] == self._tokens:
@@ -129,8 +137,8 @@ class ForkServer:
             self._note(answer)
 
     def signal(self, pid: int, number: int, *, group: bool = False) -> None:
-        """Signals a rank, or with `group` it and whatever it started. Nothing happens when it has
-        ended."""
+        """Signals a rank, or with `group` also the processes that it started. Does nothing if the
+        rank has ended."""
         with suppress(LaunchError):
             self._send({"op": "signal", "pid": pid, "signal": int(number), "group": group})
 
@@ -145,17 +153,17 @@ class ForkServer:
 
     @property
     def pid(self) -> int | None:
-        """The server's process; None while there is none."""
+        """The process id of the server; None while it is not running."""
         return self._process.pid if self._process else None
 
     def fileno(self) -> int:
-        """The descriptor that becomes readable when a rank has ended; for `select`."""
+        """The descriptor that becomes readable when a rank has ended; what `select` asks for."""
         if self._control is None:
             raise LaunchError("the fork server is not running")
         return self._control.fileno()
 
     def close(self) -> None:
-        """Ends the server and every rank that is still there."""
+        """Ends the server and every rank that is still running."""
         if self._control is not None:
             self._control.close()
         if self._process is not None:
@@ -208,8 +216,8 @@ class ForkServer:
 
 
 def _server_environment() -> dict[str, str]:
-    """Loopback only, a heap that keeps what is freed, and no library of compute threads started by
-    an import."""
+    """Loopback only, a heap that keeps freed memory, and no compute threads started by an
+    import."""
     return {
         **HEAP,
         **os.environ,

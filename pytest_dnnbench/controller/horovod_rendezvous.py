@@ -1,10 +1,12 @@
-"""Horovod's own rendezvous, beside the ranks: each finds the others through it, once, when it calls
-`hvd.init`.
+"""Horovod's own rendezvous, which runs beside the ranks: each rank learns the addresses of the
+others from it, once, in `hvd.init`.
 
-    pytest ── RendezvousServer (HTTP, 127.0.0.1, a thread) <── rank 0, rank 1, ...: "my gloo address is ..."
+    pytest                                              ranks
+    RendezvousServer (HTTP, 127.0.0.1, a thread)  <──  "my gloo address is ..."
+                                                   ──>  the addresses of the others
 
-What `horovodrun` would start; there is none here, for the ranks come from our own launcher. No
-torch: of Horovod only its server is imported, and only when a case needs it.
+`horovodrun` would start the same server; our ranks come from our own launcher. No torch: only
+Horovod's server is imported, and only when a case needs it.
 """
 
 import threading
@@ -14,7 +16,7 @@ from contextlib import contextmanager
 LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo"
 
 _POLL_S = 0.05
-"""How soon the server notices that it shall stop; it otherwise sleeps in `select`."""
+"""How soon the server notices that it is asked to stop; it otherwise sleeps in `select`."""
 
 
 @contextmanager
@@ -22,7 +24,7 @@ def horovod_rendezvous(world_size: int) -> Iterator[list[dict[str, str]]]:
     """Runs the server while its `with` lasts; yields the environment variables of each rank.
 
     Horovod's `RendezvousServer.start` listens on all interfaces and its `stop` leaves the port
-    open, so the server class behind it is used, bound to loopback, on a port that the kernel
+    open. This uses the server class behind it, bound to loopback, on a port that the kernel
     chooses.
     """
     from horovod.runner.common.util.hosts import HostInfo, get_host_assignments
@@ -40,13 +42,14 @@ def horovod_rendezvous(world_size: int) -> Iterator[list[dict[str, str]]]:
     finally:
         server.shutdown()
         thread.join()
-        # Closes the port and waits for requests still being answered, each of which Horovod bounds
-        # to 3 s.
+        # Closes the port, and waits for requests that are still being answered; Horovod bounds
+        # each of them to 3 s.
         server.server_close()
 
 
 def _variables(slot: str, port: int) -> dict[str, str]:
-    """`slot` is Horovod's own form: rank, size, local rank, local size, cross rank, cross size."""
+    """The variables of one rank. `slot` is Horovod's own form: the values of `names`, separated by
+    commas."""
     names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
     return {
         **{f"HOROVOD_{name}": number for name, number in zip(names, slot.split(","), strict=True)},

@@ -1,10 +1,10 @@
 """Leases on devices: two launches of one user on one machine never share a GPU or a CPU core.
 
 A lease is an exclusive `flock` on a file of its own, so the kernel frees the leases of a process
-that died. The files are never deleted: a lock on a file that somebody has unlinked protects
-nothing. A launch takes all its devices at once or none, and only the launch at the turnstile may
-try; nobody holds a device and waits for another, so nothing can deadlock, and a launch of many
-devices is not starved by small ones. What is leased for what: see placements.py.
+that died. The files are never deleted: a lock on an unlinked file protects nothing. A launch takes
+all its devices at once or none, and only the launch that holds the turnstile may try. So no launch
+holds a device while it waits for another, nothing can deadlock, and launches of few devices cannot
+starve one of many. Not here: which devices a launch needs (placement.py).
 """
 
 import fcntl
@@ -25,14 +25,14 @@ VARIABLE = "DNNBENCH_LEASE_DIR"
 TURNSTILE = "turnstile"
 
 QUIET_S = 1.0
-"""How long a launch waits before it says so."""
+"""How long a launch waits before it announces what it waits for."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.25
 
 
 def lease_directory() -> Path:
-    """The user's own directory of lock files, made if need be. Raises UsageError where others could
-    write to it."""
+    """The user's own directory of lock files, created if it is missing. Raises UsageError if
+    others could write to it."""
     given, runtime = os.environ.get(VARIABLE), os.environ.get("XDG_RUNTIME_DIR")
     if given:
         path = Path(given)
@@ -42,21 +42,22 @@ def lease_directory() -> Path:
         path = Path(tempfile.gettempdir()) / f"pytest-dnnbench-{os.getuid()}"
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.lstat()
+        status = path.lstat()
     except OSError as error:
         raise UsageError(
-            f"the directory of leases cannot be made ({error}): name another one in {VARIABLE}"
+            f"the directory of leases cannot be created ({error}): name another one in {VARIABLE}"
         ) from None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise UsageError(
-            f"the directory of leases, {path}, is not a directory of yours that you alone can write to:"
-            f" remove it or `chmod 700` it, or name another one in {VARIABLE}"
+            f"the directory of leases, {path}, is not a directory of yours that only you can write"
+            f" to: remove it or `chmod 700` it, or name another one in {VARIABLE}"
         )
     return path
 
 
 class Leases:
-    """The leases of one process. `announce` is told, once per wait, what a launch waits for."""
+    """The leases of one process. `announce` is called once per wait, with a line that says what the
+    launch waits for."""
 
     def __init__(
         self, *, timeout_s: float, announce: Callable[[str], None] = lambda _: None
@@ -66,14 +67,14 @@ class Leases:
 
     @cached_property
     def directory(self) -> Path:
-        """Looked up, and made, when the first lease is taken."""
+        """Determined, and created, when the first lease is taken."""
         return lease_directory()
 
     @contextmanager
     def take(self, names: Sequence[str], count: int) -> Iterator[tuple[str, ...]]:
-        """Holds `count` of the named devices, the first that are free, in the order given.
+        """Holds the first `count` of the named devices that are free; yields their names.
 
-        Waits for them; raises LaunchError after `timeout_s`, naming who holds them.
+        Waits for them. Raises LaunchError after `timeout_s`, naming the processes that hold them.
         """
         if count > len(names):
             raise LaunchError(f"{count} devices are needed and {len(names)} are here")
@@ -89,7 +90,8 @@ class Leases:
             yield tuple(taken)
 
     def holder(self, name: str) -> int | None:
-        """The process that holds a lease, as far as it has said so; None when nobody does."""
+        """The id of the process that holds a lease, 0 if it has not yet written it; None if the
+        lease is free."""
         descriptor = self._open(name)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -101,10 +103,10 @@ class Leases:
         return None
 
     def _try(self, names: Sequence[str], count: int) -> dict[str, int]:
-        """Locks the first `count` free names and returns their descriptors; locks nothing when
-        there are fewer."""
+        """Locks the first `count` free names and returns their descriptors; locks nothing if fewer
+        are free."""
         taken: dict[str, int] = {}
-        with _Held(taken) as unless_enough:
+        with _Held(taken) as locks:
             for name in names:
                 descriptor = self._open(name)
                 try:
@@ -116,13 +118,13 @@ class Leases:
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, str(os.getpid()).encode(), 0)
                 if len(taken) == count:
-                    unless_enough.keep()
+                    locks.keep()
                     return dict(taken)
         return {}
 
     def _open(self, name: str) -> int:
-        """The lock file of a name, closed on exec: neither the fork server nor a rank inherits a
-        lease."""
+        """Opens the lock file of a name. It is closed on exec, so that neither the fork server nor
+        a rank inherits a lease."""
         path = self.directory / f"{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock"
         try:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -133,7 +135,7 @@ class Leases:
 
 
 class _Held:
-    """Locks that are given back at the end of a block, unless they are to be kept."""
+    """Locks that are released at the end of a block, unless `keep` was called."""
 
     def __init__(self, locks: dict[str, int]) -> None:
         self._locks = locks
@@ -144,10 +146,9 @@ class _Held:
 
     def __exit__(self, *_: object) -> None:
         for descriptor in () if self._kept else self._locks.values():
+            # Closing is not enough: a child of a plain fork may have the descriptor too.
             with suppress(OSError):
-                fcntl.flock(
-                    descriptor, fcntl.LOCK_UN
-                )  # frees it even if a child of a plain fork has the descriptor
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def keep(self) -> None:
@@ -165,7 +166,7 @@ class _Wait:
         self._said = False
 
     def pause(self, names: Sequence[str]) -> None:
-        """Sleeps a little. Raises LaunchError when the launch has waited too long."""
+        """Sleeps a little. Raises LaunchError if the launch has waited too long."""
         waited = time.monotonic() - self._began
         if waited >= self._leases.timeout_s:
             raise LaunchError(f"{self._about(names)} after {waited:.0f} s (--dnn-lease-timeout)")
@@ -180,4 +181,5 @@ class _Wait:
         pids = ", ".join(map(str, sorted({pid for pid in holders.values() if pid}))) or "(unknown)"
         if names == [TURNSTILE]:
             return f"waiting behind a launch of process {pids}, which waits for its own devices"
-        return f"waiting for {self._count} of {', '.join(names)}; {', '.join(holders)} held by process {pids}"
+        held = f"{', '.join(holders)} held by process {pids}"
+        return f"waiting for {self._count} of {', '.join(names)}; {held}"

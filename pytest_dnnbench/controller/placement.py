@@ -1,50 +1,46 @@
-"""Placements: where a launch runs. Which devices it leases, what its ranks get of them, and who
-disturbed it.
+"""Placements: where a launch runs. Which devices it leases, and what its ranks get of them.
 
-                    CUDA                    CPU, timed           CPU, timed, --dnn-parallel   CPU, only proven, under -n
-    leased          one GPU per rank        every core           threads x ranks cores        one core per rank
-    threads/rank    cores / ranks           cores / ranks        cores / highest count        1
-    pinned          no                      no                   to the leased cores          to the leased cores
+                    CUDA              CPU, timed      CPU, timed,            CPU, only proven,
+                                                      --dnn-parallel         under -n
+    leased          one GPU per rank  every core      threads x ranks cores  one core per rank
+    threads/rank    cores / ranks     cores / ranks   cores / highest count  1
+    pinned          no                no              to the leased cores    to the leased cores
 
-Ranks that outnumber the cores lease every core. Under a CPU quota cores are places without a
-number: nobody is pinned, and foreign load is not told. A session that only proves, but without
-xdist, is like a timed one: nothing runs beside its ranks, so they get all threads.
+If ranks outnumber the cores, a launch leases every core. Under a CPU quota the number of a core
+means nothing: no rank is pinned, and the load of other processes is not known. A session without
+xdist that only proves is placed like a timed one: nothing runs beside its ranks, so they get all
+threads.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from pytest_dnnbench.controller.devices import Machine
-from pytest_dnnbench.controller.disturbance import Watch
+from pytest_dnnbench.controller.disturbance import NoWatch, Watch
 from pytest_dnnbench.controller.leases import Leases
+from pytest_dnnbench.results.records.schema import Conditions
 
 
 @dataclass
 class Placement:
-    """The place of one launch. `cores` are those its ranks are pinned to; empty: all of the
-    session's.
+    """The place of one launch.
 
-    `conditions` are plain data for the launch's entry in the record, complete once the launch is
-    over.
+    `devices` holds one torch device per rank ("cpu" or "cuda:INDEX"); `threads` the compute threads
+    of each rank. `cores` are those that ranks are pinned to; empty: all of the session's.
+    `conditions` are complete once the launch is over.
     """
 
     devices: tuple[str, ...]
     threads: int
     cores: tuple[int, ...] = ()
-    watch: Watch | None = None
-    conditions: dict[str, Any] = field(default_factory=dict)
-
-    def reported(self) -> None:
-        """Every rank has reported and none has ended yet: GPUs are as they were in the timed
-        window."""
-        if self.watch:
-            self.watch.look_at_gpus()
+    watch: Watch | NoWatch = field(default_factory=NoWatch)
+    conditions: Conditions = field(default_factory=Conditions)
 
 
 class Placements:
-    """Gives each launch of a session its placement. `counts` are the session's device counts."""
+    """Gives each launch of a session its placement. `counts` are the session's device counts,
+    `timed` says whether it times its cases, `side_by_side` whether it runs several at a time."""
 
     def __init__(
         self,
@@ -65,27 +61,16 @@ class Placements:
 
     @contextmanager
     def __call__(self, world_size: int) -> Iterator[Placement]:
-        """The placement of a launch of so many ranks; waits until it is free."""
-        names, count = self._wanted(world_size)
-        with self.leases.take(list(names), count) as taken:
-            chosen = [names[name] for name in taken]
-            placement = self._placement(world_size, chosen)
-            if self.timed:
-                gpus = (
-                    [self.machine.gpus[index] for index in chosen]
-                    if self.machine.kind == "cuda"
-                    else []
-                )
-                cores = self.machine.core_numbers if gpus else tuple(chosen)
-                placement.watch = Watch(
-                    [gpu.uuid for gpu in gpus],
-                    () if self.machine.under_quota else cores,
-                    self.server_pid,
-                )
+        """The placement of a launch; waits until its devices are free. Raises LaunchError when the
+        wait takes too long."""
+        numbers, count = self._candidates(world_size)
+        with self.leases.take(list(numbers), count) as names:
+            leased = tuple(numbers[name] for name in names)
+            placement = self._placement(world_size, leased)
             try:
                 yield placement
             finally:
-                placement.conditions = self._conditions(placement, chosen)
+                placement.conditions = self._conditions(placement, leased)
 
     def threads(self, world_size: int) -> int:
         """Compute threads of one rank."""
@@ -93,28 +78,44 @@ class Placements:
             return self.machine.threads(world_size)
         return self.machine.threads(max(world_size, *self.counts)) if self.timed else 1
 
-    def _wanted(self, world_size: int) -> tuple[dict[str, int], int]:
+    def _candidates(self, world_size: int) -> tuple[dict[str, int], int]:
         """The devices to choose from, name to number, and how many of them the launch needs."""
         if self.machine.kind == "cuda":
-            return {
-                f"gpu {gpu.uuid}": index for index, gpu in enumerate(self.machine.gpus)
-            }, world_size
+            gpus = {f"gpu {gpu.uuid}": index for index, gpu in enumerate(self.machine.gpus)}
+            return gpus, world_size
         cores = {f"core {number}": number for number in self.machine.core_numbers}
         needed = world_size * self.threads(world_size) if self.side_by_side else len(cores)
         return cores, min(needed, len(cores))
 
-    def _placement(self, world_size: int, chosen: list[int]) -> Placement:
+    def _placement(self, world_size: int, leased: tuple[int, ...]) -> Placement:
+        threads, watch = self.threads(world_size), self._watch(leased)
         if self.machine.kind == "cuda":
-            return Placement(tuple(f"cuda:{index}" for index in chosen), self.threads(world_size))
-        all_of_them = len(chosen) == len(self.machine.core_numbers)
-        pinned = () if all_of_them or self.machine.under_quota else tuple(chosen)
-        return Placement(("cpu",) * world_size, self.threads(world_size), pinned)
+            return Placement(tuple(f"cuda:{index}" for index in leased), threads, watch=watch)
+        every_core = len(leased) == len(self.machine.core_numbers)
+        pinned = () if every_core or self.machine.under_quota else leased
+        return Placement(("cpu",) * world_size, threads, pinned, watch)
 
-    def _conditions(self, placement: Placement, chosen: list[int]) -> dict[str, Any]:
-        if self.machine.kind == "cuda":
-            conditions: dict[str, Any] = {
-                "gpu_uuids": [self.machine.gpus[index].uuid for index in chosen]
-            }
-        else:
-            conditions = {"cores": chosen}
-        return conditions | (placement.watch.finish() if placement.watch else {})
+    def _watch(self, leased: tuple[int, ...]) -> Watch | NoWatch:
+        if not self.timed:
+            return NoWatch()
+        # Ranks on GPUs lease no cores, so the load is that of all cores.
+        cores = self.machine.core_numbers if self.machine.kind == "cuda" else leased
+        watched = () if self.machine.under_quota else cores
+        return Watch(self._uuids(leased), watched, self.server_pid)
+
+    def _uuids(self, leased: Sequence[int]) -> tuple[str, ...]:
+        """Those of the leased GPUs; empty on CPU ranks."""
+        if self.machine.kind != "cuda":
+            return ()
+        return tuple(self.machine.gpus[index].uuid for index in leased)
+
+    def _conditions(self, placement: Placement, leased: tuple[int, ...]) -> Conditions:
+        observation = placement.watch.finish()
+        return Conditions(
+            disturbed=observation.disturbed,
+            others_cores=observation.others_cores,
+            cores=() if self.machine.kind == "cuda" else leased,
+            gpu_uuids=self._uuids(leased),
+            gpu_before=observation.gpu_before,
+            gpu_after=observation.gpu_after,
+        )

@@ -1,5 +1,5 @@
-"""`dnnbench horovod`: sees to it that Horovod is installed and fits the installed
-torch."""
+"""`dnnbench horovod`: makes sure that a Horovod is installed that fits the
+installed torch."""
 
 import argparse
 import importlib.metadata
@@ -24,7 +24,8 @@ def main(arguments: list[str]) -> int:
         return 0
     if options.check:
         print(
-            f"Horovod is {present or 'not installed'}; {recipe.version} fits: run `dnnbench horovod`"
+            f"Horovod is {present or 'not installed'}; {recipe.version} fits:"
+            " run `dnnbench horovod`"
         )
         return 1
     if present is not None and not _built_here(present) and not options.force:
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
 
 
 def installed_version() -> str | None:
-    """The version of the installed Horovod, ours or another's; imports nothing of it."""
+    """The version of the installed Horovod, whoever built it; imports nothing of it."""
     try:
         return importlib.metadata.version("horovod")
     except importlib.metadata.PackageNotFoundError:
@@ -44,20 +45,21 @@ def installed_version() -> str | None:
 def wheel_for(
     recipe: Recipe, store: WheelStore, *, jobs: int, sdist: Path | None = None, again: bool = False
 ) -> Path:
-    """The recipe's wheel: from the store, or built now; `again` builds in any case. Raises
+    """The recipe's wheel: from the store, or built now. `again` builds in any case. Raises
     BuildError."""
-    if (found := store.find(recipe.key)) and not again:
-        print(f"found the wheel: {found}")
-        return found
+    if (kept := store.find(recipe.key)) and not again:
+        print(f"found the wheel: {kept}")
+        return kept
     with store.turn(
         recipe.key, lambda: print("another process builds this wheel: waiting for it", flush=True)
     ):
-        if (found := store.find(recipe.key)) and not again:
-            return found
+        if (kept := store.find(recipe.key)) and not again:  # another process has just built it
+            return kept
         check_compiler()
         start = time.monotonic()
         print(
-            f"building Horovod {HOROVOD_VERSION} for torch {recipe.torch.version}, {jobs} compilations at a time;"
+            f"building Horovod {HOROVOD_VERSION} for torch {recipe.torch.version},"
+            f" {jobs} compilations at a time;"
         )
         print("this happens once", flush=True)
         with store.scratch(recipe.key) as folder:
@@ -78,8 +80,8 @@ def _provide(recipe: Recipe, store: WheelStore, options: argparse.Namespace) -> 
 
 
 def _keep_foreign(present: str, store: WheelStore) -> int:
-    """Leaves a Horovod that somebody else installed alone, once it has shown that it loads into
-    this torch."""
+    """Keeps a Horovod that was installed by other means if it loads into this torch. Raises
+    BuildError if it does not."""
     path = store.folder / "check.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -89,7 +91,8 @@ def _keep_foreign(present: str, store: WheelStore) -> int:
             f"the installed Horovod {present} does not load: replace it with --force ({error})"
         ) from error
     print(
-        f"Horovod {present}, which was installed by other means, loads and stays ({built_with}); --force replaces it."
+        f"Horovod {present}, which was installed by other means, loads and stays ({built_with});"
+        " --force replaces it."
     )
     return 0
 
@@ -111,10 +114,13 @@ def _existing(path: str) -> Path:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dnnbench horovod",
-        description="Build Horovod against the installed torch, once, and install it; with NCCL where torch has CUDA.",
+        description=(
+            "Build Horovod against the installed torch, once, and install it; with NCCL if torch"
+            " has CUDA."
+        ),
     )
     parser.add_argument(
-        "--cpu", action="store_true", help="without GPU operations, also for a torch with CUDA"
+        "--cpu", action="store_true", help="without GPU operations, even for a torch with CUDA"
     )
     parser.add_argument(
         "--jobs", type=int, help="compilations at a time (default: by cores and free memory)"
@@ -122,12 +128,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sdist",
         type=_existing,
-        help="the source archive, for a machine that reaches no package index",
+        help="the source archive, for a machine that cannot reach a package index",
     )
     parser.add_argument(
-        "--check", action="store_true", help="only tell whether the right Horovod is installed"
+        "--check", action="store_true", help="only report whether the right Horovod is installed"
     )
     parser.add_argument(
-        "--force", action="store_true", help="build and install again, whatever is there"
+        "--force",
+        action="store_true",
+        help="build and install again, even if the right one is installed",
     )
     return parser

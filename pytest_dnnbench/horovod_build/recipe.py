@@ -1,5 +1,5 @@
-"""What a Horovod wheel depends on: everything that makes two wheels differ, the key made of it, and
-the settings."""
+"""What a Horovod wheel depends on: all that makes two wheels differ, the key made of it, and the
+settings of the build."""
 
 import hashlib
 import json
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pytest_dnnbench.controller.torch_build import TorchBuild
 from pytest_dnnbench.horovod_build.requisites import (
     GpuTools,
-    TorchBuild,
     find_gpu_tools,
-    installed_torch,
+    torch_to_build_against,
 )
 
 HOROVOD_VERSION = "0.28.1"
@@ -21,15 +21,15 @@ SDIST_SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 CMAKE_FOLDER = Path(__file__).parent / "cmake"
 
 _ARCHITECTURE_FLAGS = {"f16c": "-mf16c", "avx": "-mavx", "fma": "-mfma"}
-"""Horovod's choice, by the name that the kernel gives a CPU's ability: fp16 sums and Adasum use
-them."""
+"""The flags that Horovod uses (for fp16 sums and Adasum), by the kernel's name of the CPU feature
+that each needs."""
 
 _KEY_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One wheel, before it is built. `gpu` is None for a build without GPU operations."""
+    """What one wheel is built from. `gpu` is None for a build without GPU operations."""
 
     torch: TorchBuild
     gpu: GpuTools | None
@@ -41,11 +41,11 @@ class Recipe:
 
     @property
     def facts(self) -> dict[str, object]:
-        """Everything that the wheel depends on, as plain JSON data."""
+        """All that the wheel depends on, as plain JSON data."""
         return {
             "horovod": HOROVOD_VERSION,
             "sdist_sha256": SDIST_SHA256,
-            **json.loads(_as_json(self)),
+            **json.loads(json.dumps(asdict(self), default=str)),
         }
 
     @property
@@ -57,8 +57,8 @@ class Recipe:
 
     @property
     def local_version(self) -> str:
-        """What tells this wheel from others of the same release: `0.28.1+LOCAL` in the list of
-        packages."""
+        """What distinguishes this wheel from others of the same release: the installed package has
+        version `0.28.1+LOCAL`."""
         return f"torch{self.torch.version.replace('+', '.')}.{self.key}"
 
     @property
@@ -87,7 +87,7 @@ class Recipe:
 def current_recipe(*, cpu_only: bool, environment: Mapping[str, str] = os.environ) -> Recipe:
     """The recipe for this interpreter and machine. Raises UsageError when torch, or a tool for its
     CUDA, is missing."""
-    torch = installed_torch()
+    torch = torch_to_build_against()
     return Recipe(
         torch=torch,
         gpu=None if cpu_only or torch.cuda is None else find_gpu_tools(torch),
@@ -119,7 +119,7 @@ def _architecture_flags(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
     text = cpu_info.read_text() if cpu_info.exists() else ""
     line = next((line for line in text.splitlines() if line.startswith("flags")), "")
     return " ".join(
-        flag for ability, flag in _ARCHITECTURE_FLAGS.items() if ability in line.split()
+        flag for feature, flag in _ARCHITECTURE_FLAGS.items() if feature in line.split()
     )
 
 
@@ -129,7 +129,3 @@ def _digest_of(folder: Path) -> str:
         if path.is_file():
             digest.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def _as_json(recipe: Recipe) -> str:
-    return json.dumps(asdict(recipe), default=str)

@@ -1,7 +1,7 @@
-"""The steps of a build: each runs one command, writes all it says to one log, and explains a
+"""The steps of a build: each runs one command, writes its output to one log, and explains a
 failure.
 
-No place to download from is named here: pip and its configuration decide.
+Where to download from is not decided here: that is pip's configuration.
 """
 
 import hashlib
@@ -19,7 +19,8 @@ from pytest_dnnbench.horovod_build.recipe import HOROVOD_VERSION, SDIST_SHA256, 
 from pytest_dnnbench.horovod_build.requisites import find_cmake
 
 BUILD_REQUIREMENTS = ("setuptools", "wheel", "packaging", "cloudpickle", "psutil", "pyyaml", "cffi")
-"""What Horovod's setup.py imports or asks for. Those missing are installed for the build alone."""
+"""What Horovod's setup.py imports or asks for. If one is missing, it is installed for the build
+alone."""
 
 KNOWN_CAUSES = (
     (r"No module named pip", "this environment has no pip: python -m ensurepip"),
@@ -52,35 +53,43 @@ KNOWN_CAUSES = (
         "the CUDA toolkit is incomplete: set CUDA_HOME, or use --cpu",
     ),
     (
-        r"No matching distribution|Could not find a version|Connection|Network is unreachable|Name or service",
-        "no package index was reached: check pip's configuration, or bring the source along and name it with --sdist",
+        r"No matching distribution|Could not find a version|Connection|Network is unreachable"
+        r"|Name or service",
+        "no package index was reached: check pip's configuration, or give the source archive with"
+        " --sdist",
     ),
     (
         r"error: .*(?:torch|c10|at)::|torch/.*: error",
         "this torch's headers do not fit Horovod: use a torch of 2.9 to 2.13",
     ),
 )
-"""What an output shows, and what it means."""
+"""A pattern in the output of a failed step, and the cause that it points to."""
 
-USUAL_CAUSES = "too little memory (--jobs 1), a full disk, a compiler older than GCC 11, a torch outside 2.9 to 2.13"
+USUAL_CAUSES = (
+    "too little memory (--jobs 1), a full disk, a compiler older than GCC 11, a torch outside 2.9"
+    " to 2.13"
+)
 
 CHECK = (
     "import horovod.torch as hvd; assert hvd.gloo_built(), 'built without gloo';"
-    " print('gloo', bool(hvd.gloo_built()), 'nccl', bool(hvd.nccl_built()), 'mpi', bool(hvd.mpi_built()))"
+    " print('gloo', bool(hvd.gloo_built()), 'nccl', bool(hvd.nccl_built()),"
+    " 'mpi', bool(hvd.mpi_built()))"
 )
 
-_TELLING = re.compile(
+_ERROR_LINE = re.compile(
     r"^ *(?:CMake Error .*\n\s*\S.*"
-    r"|.*fatal error:.*|.*\berror: (?!subprocess).*|.*Could NOT find.*|ERROR: (?!Failed).*|\w+Error: .*)",
+    r"|.*fatal error:.*|.*\berror: (?!subprocess).*"
+    r"|.*Could NOT find.*|ERROR: (?!Failed).*|\w+Error: .*)",
     re.MULTILINE,
 )
-"""What an output says first about an error; of CMake, with the line after."""
+"""The first line of an output that reports an error; for CMake, with the line after it."""
 
 _PERCENT = re.compile(r"^\s*\[\s*(\d+)%\]")
 
 
 class BuildLog:
-    """Runs commands for named steps; the log holds everything, the terminal one line a step."""
+    """Runs the commands of named steps. `path` receives their whole output, `say` one line per
+    step; `lasting` is where the log of a failed build is kept."""
 
     def __init__(self, path: Path, lasting: Path, say: Callable[[str], None]) -> None:
         self.path = path
@@ -90,8 +99,8 @@ class BuildLog:
     def run(
         self, step: str, command: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> str:
-        """Runs one step and returns its output. Raises BuildError: the step, its status, the likely
-        cause, the log."""
+        """Runs one step and returns its output. Raises BuildError, which names the step, its exit
+        status, the likely cause and the log."""
         start, lines, shown = time.monotonic(), list[str](), 0
         with self.path.open("a") as log:
             log.write(f"=== {step}: {' '.join(command)}\n")
@@ -109,13 +118,14 @@ class BuildLog:
         return "".join(lines)
 
     def failure(self, step: str, what: str, output: str) -> BuildError:
-        """The error of a step, with the causes that its output points to, or all usual ones."""
-        found = [meaning for pattern, meaning in KNOWN_CAUSES if re.search(pattern, output)]
-        causes = f"likely {'; or '.join(found)}" if found else f"usual causes: {USUAL_CAUSES}"
-        found_line = _TELLING.search(output)
-        shown = f" ({' '.join(found_line[0].split())[:200]})" if found_line else ""
+        """The error of a step, with the causes that its output points to, else the usual ones."""
+        likely = [cause for pattern, cause in KNOWN_CAUSES if re.search(pattern, output)]
+        causes = f"likely {'; or '.join(likely)}" if likely else f"usual causes: {USUAL_CAUSES}"
+        error_line = _ERROR_LINE.search(output)
+        shown = f" ({' '.join(error_line[0].split())[:200]})" if error_line else ""
         return BuildError(
-            f"Horovod was not set up: step {step!r} {what}{shown}; {causes}. Everything it said: {self.lasting}"
+            f"Horovod was not set up: step {step!r} {what}{shown}; {causes}."
+            f" The whole output: {self.lasting}"
         )
 
 
@@ -126,13 +136,13 @@ def build_wheel(
     tools = folder / "tools"
     environment = _with_tools(tools, log)
     source = sdist or _download(folder / "source", log)
-    found = hashlib.sha256(source.read_bytes()).hexdigest()
-    if found != SDIST_SHA256:
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    if digest != SDIST_SHA256:
         raise log.failure(
-            "source", f"gave {source.name} with SHA-256 {found}, expected {SDIST_SHA256}", ""
+            "source", f"gave {source.name} with SHA-256 {digest}, expected {SDIST_SHA256}", ""
         )
-    # The cache of pip knows nothing of torch's version: it would hand out a wheel built against
-    # another.
+    # No cache: pip's does not distinguish torch versions, so it could return a wheel that was built
+    # against another torch.
     command = [
         *_pip("wheel"),
         "-v",
@@ -148,8 +158,8 @@ def build_wheel(
 
 
 def install(wheel: Path, log: BuildLog, *, again: bool) -> None:
-    """Installs a wheel and what it needs into this environment; `again` even where its version is
-    there already."""
+    """Installs a wheel and its dependencies into this environment; with `again` even if the same
+    version is already installed."""
     command = [*_pip("install"), "--no-cache-dir"]
     log.run("install", [*command, str(wheel)])
     if again:
@@ -157,12 +167,14 @@ def install(wheel: Path, log: BuildLog, *, again: bool) -> None:
 
 
 def check(log: BuildLog) -> str:
-    """Imports horovod.torch in a fresh interpreter; returns what it was built with."""
+    """Imports horovod.torch in a fresh interpreter; returns the line that says what it was built
+    with."""
     return log.run("check", [sys.executable, "-c", CHECK]).strip().splitlines()[-1]
 
 
 def default_jobs(memory: Path = Path("/proc/meminfo")) -> int:
-    """One compilation per core and per 2.5 GB of available memory: torch's headers take 2.2 GB."""
+    """Compilations at a time: one per core, and at most one per 2.5 GB of available memory, since
+    torch's headers take 2.2 GB."""
     available = (
         re.search(r"^MemAvailable:\s+(\d+) kB", memory.read_text(), re.MULTILINE)
         if memory.exists()
@@ -187,6 +199,8 @@ def _started(
 
 
 def _with_tools(folder: Path, log: BuildLog) -> dict[str, str]:
+    """Installs the missing tools into `folder`; returns the variables that lead the build to
+    them."""
     missing = [name for name in BUILD_REQUIREMENTS if not _installed(name)]
     cmake = find_cmake()
     if cmake is None:

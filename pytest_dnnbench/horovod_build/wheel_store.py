@@ -1,9 +1,9 @@
-"""Where built wheels are kept, one folder per recipe: whole or absent, and safe for several
+"""Where built wheels are kept, one folder per recipe: complete or absent, and safe for several
 builders at once.
 
-STORE/KEY/horovod-....whl, recipe.json, build.log      a finished build, moved here in one step
-STORE/KEY.lock                                         held by whoever builds
-STORE/KEY.failed.log                                   the log of the last failed build
+    STORE/KEY/horovod-....whl, recipe.json, build.log      a finished build, moved here in one step
+    STORE/KEY.lock                                         held by the process that builds
+    STORE/KEY.failed.log                                   the log of the last failed build
 """
 
 import fcntl
@@ -29,13 +29,13 @@ class WheelStore:
         self.folder = folder
 
     def find(self, key: str) -> Path | None:
-        """The wheel of a recipe, if there is one."""
+        """The wheel of a recipe; None if it is not kept."""
         return next(iter(sorted((self.folder / key).glob("*.whl"))), None)
 
     @contextmanager
     def turn(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
-        """Held by one builder of a key at a time; the others call `waiting` once and wait for it to
-        end or die."""
+        """Held by one builder of a key at a time. The others call `waiting` once and wait until it
+        has ended or died."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"{key}.lock").open("w") as lock:
             try:
@@ -43,14 +43,15 @@ class WheelStore:
             except BlockingIOError:
                 waiting()
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            for scrap in self.folder.glob(f"{key}.*ing-*"):  # of a builder that was killed
-                shutil.rmtree(scrap, ignore_errors=True)
+            # What a killed builder has left: the folders of `scratch` and `keep`.
+            for leftover in self.folder.glob(f"{key}.*ing-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
             yield
 
     @contextmanager
     def scratch(self, key: str) -> Iterator[Path]:
-        """A folder to build in, on the store's own disk, gone afterwards; its build.log outlives a
-        failure."""
+        """A folder to build in, on the store's own disk, removed afterwards. After a failure its
+        build.log is kept."""
         folder = Path(tempfile.mkdtemp(prefix=f"{key}.building-", dir=self.folder))
         try:
             yield folder

@@ -1,8 +1,7 @@
-"""Blocks: a plan as the search finds it, stages within nodes within racks, and the flat stages in
-it.
+"""Blocks: a plan as the search finds it, stages within nodes within racks, and its flat stages.
 
-What lives here: the nested record, the levels of workers it is made for, and the reduction to
-stages that a runtime starts. Not here: what a block costs (original.py, corrected.py).
+What lives here: the nested record, the levels of workers that it is made for, and the reduction to
+the stages that a runtime starts. Not here: what a block costs (corrected.py).
 """
 
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pytest_dnnbench.errors import PlanError
 @dataclass(frozen=True, slots=True)
 class Level:
     """`workers` units (GPUs, or nodes of GPUs), each with a link of `bandwidth` bytes per second to
-    the rest."""
+    the other units."""
 
     workers: int
     bandwidth: float
@@ -30,7 +29,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The stretch between two states on `replicas` units of a level; `inner` splits it within each
+    """The stretch between two states, on `replicas` units of a level. `inner` splits it within each
     unit."""
 
     start: int
@@ -40,12 +39,13 @@ class Block:
 
 
 def levels_of(workers: Sequence[int], bandwidths: Sequence[float]) -> tuple[Level, ...]:
-    """Levels, innermost first. Raises PlanError unless there is one bandwidth for every number of
-    workers."""
+    """Levels, innermost first. Raises PlanError unless every number of workers has one
+    bandwidth."""
     if not workers or len(workers) != len(bandwidths):
         shape = "x".join(str(count) for count in workers)
         raise PlanError(
-            f"{len(bandwidths)} bandwidths for {len(workers)} levels ({shape}): give one for each level"
+            f"{len(bandwidths)} bandwidths for {len(workers)} levels ({shape}):"
+            " give one for each level"
         )
     return tuple(
         Level(count, bandwidth) for count, bandwidth in zip(workers, bandwidths, strict=True)
@@ -53,13 +53,12 @@ def levels_of(workers: Sequence[int], bandwidths: Sequence[float]) -> tuple[Leve
 
 
 def flat_stages(blocks: Sequence[Block], replicas: int = 1) -> tuple[Block, ...]:
-    """The innermost blocks in order, each with its replicas in all units together."""
+    """The innermost blocks in order, each with its number of replicas over all units."""
     stages: list[Block] = []
     for block in blocks:
         in_all = replicas * block.replicas
-        stages += (
-            flat_stages(block.inner, in_all)
-            if block.inner
-            else [Block(block.start, block.end, in_all)]
-        )
+        if block.inner:
+            stages += flat_stages(block.inner, in_all)
+        else:
+            stages.append(Block(block.start, block.end, in_all))
     return tuple(stages)

@@ -2,9 +2,9 @@
 
 What lives here: the time of a stage on a level of workers, and of a given plan. Sources: PipeDream
 (SOSP 2019, section 3.1) for the overlap of compute and all-reduce; a ring all-reduce over r
-replicas moves 2 (r - 1) / r times the parameters over each link; a cut is paid for on the links of
-both its stages. The formulas, with their letters, are in docs/planner.md. Not here: memory
-(memory.py) and the search (fewest.py for the outermost level, units.py for those inside).
+replicas moves 2 (r - 1) / r times the parameters over each link; a cut uses the links of both its
+stages. The formulas, with their letters, are in docs/planner.md. Not here: memory (memory.py) and
+the searches (outermost_level.py, inner_levels.py).
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ from pytest_dnnbench.planner.states import Floats, States
 
 
 def stage_s(compute_s: Any, parameter_bytes: Any, replicas: Any, bandwidth: float) -> Any:
-    """Seconds per minibatch of a stage, numbers or arrays: compute beside a ring all-reduce, shared
-    by replicas."""
+    """Seconds per minibatch of a stage: compute beside a ring all-reduce, shared by its replicas.
+    Takes numbers or arrays."""
     reduced_s = 2.0 * (replicas - 1) / replicas * parameter_bytes / bandwidth
     return np.maximum(compute_s, reduced_s) / replicas
 
 
 def moved_s(sent_bytes: Any, bandwidth: float, compression: float | None) -> Any:
-    """Seconds per minibatch to move what crosses a cut, and its gradient, over one worker's
-    link."""
+    """Seconds per minibatch to move the bytes that cross a cut, and their gradients, over one
+    worker's link."""
     return sent_bytes * (0.0 if compression is None else 2.0 / (bandwidth * compression))
 
 
@@ -46,11 +46,12 @@ def data_parallel_s(compute_s: float, parameter_bytes: float, levels: Sequence[L
 
 @dataclass(frozen=True)
 class Unit:
-    """What one unit of a level (a GPU, or a node of them) makes of each stage, as n x n tables.
+    """How fast one unit of a level (a GPU, or a node of GPUs) runs each stage, as n x n tables.
 
     pipeline_s        seconds per minibatch of its best way to run stage (a, b)
-    data_parallel_s   the same when all its `group` GPUs hold the whole stage; an update then averages over
-                      that many more minibatches, and the all-reduce between units comes that much less often
+    data_parallel_s   the same when all its `group` GPUs hold the whole stage; an update then
+                      averages over that many more minibatches, and the all-reduce between units
+                      comes that much less often
     """
 
     pipeline_s: Floats
@@ -60,8 +61,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class LevelCosts:
-    """Seconds per minibatch of stages on one level of workers, as n x n tables; infinity where no
-    stage is."""
+    """Seconds per minibatch of stages on one level of workers, as n x n tables; infinity at pairs
+    of states that are no stage."""
 
     states: States
     unit: Unit
@@ -79,7 +80,7 @@ class LevelCosts:
 
     @cached_property
     def moved_s(self) -> Floats:
-        """n numbers: seconds on one link to move what crosses the cut at a state."""
+        """n numbers: seconds on one link to move the bytes that cross the cut at a state."""
         return np.asarray(moved_s(self.states.sent_bytes, self.level.bandwidth, self.compression))
 
     def data_parallel_inside(self, replicas: Any) -> Any:
@@ -93,17 +94,17 @@ class LevelCosts:
     def pipeline_inside(self, replicas: Any) -> Any:
         return stage_s(self.unit.pipeline_s, self.parameter_bytes, replicas, self.level.bandwidth)
 
-    def own_s(self, replicas: Any) -> Any:
-        """Compute and all-reduce of each stage on a number of replicas, one for all or one for
-        each."""
+    def working_s(self, replicas: Any) -> Any:
+        """Compute and all-reduce of each stage, without transfers. `replicas` is one number for all
+        stages, or one for each."""
         if self.unit.group == 1:
             return self.pipeline_inside(replicas)
         return np.minimum(self.pipeline_inside(replicas), self.data_parallel_inside(replicas))
 
     def seconds_of(self, starts: Any, ends: Any, replicas: Any) -> Any:
-        """The same as `seconds` for a list of stages, without the tables."""
+        """As `seconds`, for a list of stages and without the tables."""
         parameter_bytes, bandwidth = self.parameter_bytes[starts, ends], self.level.bandwidth
-        own = np.minimum(
+        working = np.minimum(
             stage_s(self.unit.pipeline_s[starts, ends], parameter_bytes, replicas, bandwidth),
             stage_s(
                 self.unit.data_parallel_s[starts, ends],
@@ -112,12 +113,13 @@ class LevelCosts:
                 bandwidth * self.unit.group,
             ),
         )
-        return np.maximum(own, np.maximum(self.moved_s[starts], self.moved_s[ends]) / replicas)
+        moved = np.maximum(self.moved_s[starts], self.moved_s[ends]) / replicas
+        return np.maximum(working, moved)
 
     def seconds(self, replicas: Any) -> Any:
-        """The same with what crosses both cuts of the stage."""
+        """Compute, all-reduce and the transfers over both cuts of each stage."""
         crossing = np.maximum(self.moved_s[:, None], self.moved_s[None, :]) / replicas
-        return np.maximum(self.own_s(replicas), crossing)
+        return np.maximum(self.working_s(replicas), crossing)
 
 
 def gpu(states: States) -> Unit:
@@ -129,7 +131,8 @@ def gpu(states: States) -> Unit:
 def blocks_s(
     states: States, blocks: Sequence[Block], levels: Sequence[Level], compression: float | None
 ) -> float:
-    """Seconds per minibatch of given blocks: the same figure as the search's, found without it."""
+    """Seconds per minibatch of given blocks: the figure of the search, computed without a
+    search."""
     level, slowest = levels[-1], 0.0
     for block in blocks:
         compute_s = (
@@ -139,8 +142,8 @@ def blocks_s(
         )
         parameter_bytes = states.parameter_bytes[block.end] - states.parameter_bytes[block.start]
         group = _group(block.inner, levels[:-1])
-        own = stage_s(compute_s, parameter_bytes, block.replicas, level.bandwidth * group)
-        slowest = max(slowest, float(own))
+        working = stage_s(compute_s, parameter_bytes, block.replicas, level.bandwidth * group)
+        slowest = max(slowest, float(working))
     for block, following in pairwise(blocks):
         crossing = moved_s(states.sent_bytes[block.end], level.bandwidth, compression)
         slowest = max(slowest, float(crossing / min(block.replicas, following.replicas)))

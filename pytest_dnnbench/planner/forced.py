@@ -1,6 +1,6 @@
 """Stages of a forced shape: the best cuts when the replicas of every stage are given.
 
-What lives here: the dynamic program over cuts alone. Not here: what a stage costs (corrected.py).
+What lives here: the dynamic program over cuts alone. Not here: what stages cost (corrected.py).
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,10 @@ from pytest_dnnbench.planner.states import Flags, Floats
 
 
 def best_cuts(seconds: Sequence[Floats], replicas: Sequence[int]) -> tuple[Stretch, ...] | None:
-    """The stages with the least bottleneck; `seconds[s][start, end]` is what stage s costs. Of
-    equals, the earliest last cuts. None if every choice costs infinity."""
+    """The stages with the least bottleneck, or None if every choice costs infinity.
+
+    `seconds[s][start, end]` is the cost of stage s. Of equals, the last cuts are the earliest.
+    """
     best = np.full(len(seconds[0]), np.inf)
     best[0] = 0.0
     cuts = []
@@ -32,7 +34,7 @@ def best_cuts(seconds: Sequence[Floats], replicas: Sequence[int]) -> tuple[Stret
 
 
 def most_stages(inside: Flags) -> int:
-    """The most stages that states allow: the longest way from the empty state to the full one."""
+    """The most stages that states allow: the longest path from the empty state to the full one."""
     longest = np.zeros(len(inside), dtype=np.int64)
     for end in range(1, len(inside)):
         longest[end] = 1 + longest[inside[:, end]].max()

@@ -1,7 +1,7 @@
 """The operator graph that a plan cuts: which nodes count, who depends on whom, where it is narrow.
 
 What lives here: sets of nodes as the bits of an integer (bit n stands for `nodes[n]`), ancestors
-and descendants, and the blocks between narrow places. Not here: the cuts themselves (states.py).
+and descendants, and the narrow places. Not here: the cuts themselves (states.py).
 """
 
 from collections.abc import Iterable
@@ -19,8 +19,8 @@ GET_ITEM = "__getitem__"
 class Graph:
     """Nodes in topological order; `predecessors[n]` and `successors[n]` are positions in `nodes`.
 
-    `carried[n]` are the ids that run where node n does: its own, and those of left out nodes beside
-    it.
+    `carried[n]` are the ids that run on the stage of node n: the node's, and those of nodes next to
+    it that the graph leaves out.
     """
 
     nodes: tuple[Node, ...]
@@ -47,8 +47,8 @@ class Graph:
         return tuple(sets)
 
     def narrow_places(self) -> list[int]:
-        """Nodes that are before or after every other one, in order: all data flow through each of
-        them."""
+        """The nodes that are before or after every other node, in order: all data flow through
+        each."""
         others = len(self.nodes) - 1
         return [
             position
@@ -60,11 +60,12 @@ class Graph:
 
 
 def planned_graph(profile: Profile) -> Graph:
-    """The graph of a profile without what no stage computes: model inputs and unpacked outputs.
+    """The graph of a profile without the model's inputs and its unpacked outputs, which no stage
+    computes.
 
-    As in PipeDream, sources whose description starts with `Input` and sinks whose description
-    starts with `__getitem__` are left out. They run with their first user, or last source. Raises
-    ProfileError when nothing is left.
+    As in PipeDream, these are sources whose description starts with `Input` and sinks whose
+    description starts with `__getitem__`. They run with their first user, or with their last
+    source. Raises ProfileError when no node is left.
     """
     has_predecessor = {target for _, target in profile.edges}
     has_successor = {source for source, _ in profile.edges}

@@ -1,13 +1,14 @@
 """The default search: the best blocks for a hierarchy of workers, with or without a limit on
 memory.
 
-What lives here: which searches are made and which of their answers is taken. With one level there
-is one search. With several, two families are searched: what the recursion over levels (PipeDream,
-SOSP 2019, section 3.1) can express, and all workers in one row, each with its share of the slowest
-link, which holds splits such as 3-1 on two nodes of two that the recursion lacks. Where the
-recursion's best does not fit the memory, nodes whose workers all hold the same stage stand in for
-it, because what a stage inside a node holds depends on all stages after it. The row holds every
-split, so "nothing fits" is said only when it is so.
+What lives here: which searches are made and which of their answers is taken. A case has one level,
+and one search. With several levels, two families of plans are searched: those that the recursion
+over levels (PipeDream, SOSP 2019, section 3.1) can express, and those of all workers in one row,
+each with its share of the slowest link. The row has splits that the recursion lacks, such as 3-1 on
+two nodes of two. Where the recursion's best does not fit the memory, nodes whose workers all hold
+the same stage are searched instead, because the memory of a stage inside a node depends on all
+stages after it. The row has every split, so the search reports that nothing fits only when that is
+true.
 """
 
 import math
@@ -31,7 +32,8 @@ from pytest_dnnbench.planner.states import States
 
 @dataclass(frozen=True, slots=True)
 class PlanLimits:
-    """memory_bytes: of each worker. activation_compression: None makes transfers free."""
+    """`memory_bytes` is of each worker, None: no limit. `activation_compression` divides the bytes
+    that cross a cut, None makes transfers free."""
 
     memory_bytes: float | None = None
     replication: bool = True
@@ -39,51 +41,53 @@ class PlanLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Blocks, and the levels of workers that they are made for: the given ones, or all of them in
+class Arrangement:
+    """Blocks, and the levels of workers that they are made for: the given levels, or all workers in
     one row."""
 
     blocks: tuple[Block, ...]
     levels: tuple[Level, ...]
 
 
-def best_found(states: States, levels: Sequence[Level], limits: PlanLimits) -> Found | None:
+def best_arrangement(
+    states: States, levels: Sequence[Level], limits: PlanLimits
+) -> Arrangement | None:
     """The blocks with the least bottleneck, or None if nothing fits the memory."""
     inside, unit = None, gpu(states)
     for level in levels[:-1]:
         inside = SearchedLevel(_costs(states, unit, level, limits), inside)
         unit = inside.as_unit()
     costs = _costs(states, unit, levels[-1], limits)
-    found = [_best(states, costs, inside, tuple(levels), limits)]
+    candidates = [_best(states, costs, inside, tuple(levels), limits)]
     if inside is not None:
-        if found[0] is None and limits.replication:
+        if candidates[0] is None and limits.replication:
             together = Unit(
                 costs.unit.data_parallel_s, costs.unit.data_parallel_s, costs.unit.group
             )
             nodes = _costs(states, together, levels[-1], limits)
-            found.append(_fitting(states, nodes, inside, tuple(levels), limits))
+            candidates.append(_fitting(states, nodes, inside, tuple(levels), limits))
         row = _row_costs(states, levels, limits)
-        found.append(_best(states, row, None, (row.level,), limits))
+        candidates.append(_best(states, row, None, (row.level,), limits))
     return min(
-        (each for each in found if each is not None),
-        key=lambda each: (
-            blocks_s(states, each.blocks, each.levels, limits.activation_compression),
-            sum(stage.replicas for stage in flat_stages(each.blocks)),
+        (candidate for candidate in candidates if candidate is not None),
+        key=lambda candidate: (
+            blocks_s(states, candidate.blocks, candidate.levels, limits.activation_compression),
+            sum(stage.replicas for stage in flat_stages(candidate.blocks)),
         ),
         default=None,
     )
 
 
 def leanest_bytes(states: States, levels: Sequence[Level], limits: PlanLimits) -> float:
-    """The least memory with which any plan fits: of all plans, the smallest need of their neediest
-    stage."""
+    """The least memory of each worker with which any plan fits: over all plans, the smallest memory
+    of the plan's largest stage."""
     search = MemorySearch(_row_costs(states, levels, limits), stage_memory(states))
 
     def needed(stages: Stages) -> float:
         return max(memory_of(states, [Block(*stage) for stage in stages]))
 
     leanest = least(lambda limit_bytes: search.stages_within(NO_LIMIT, limit_bytes), needed)
-    assert leanest is not None, "everything fits an endless memory"
+    assert leanest is not None, "every plan fits an unlimited memory"
     return needed(leanest)
 
 
@@ -93,20 +97,20 @@ def _best(
     inside: SearchedLevel | None,
     levels: tuple[Level, ...],
     limits: PlanLimits,
-) -> Found | None:
-    """The best of a family; if it does not fit the memory, the best that does of one level, and
-    None of several."""
+) -> Arrangement | None:
+    """The best of a family. Where that does not fit the memory: for one level the best that fits,
+    for several levels None."""
     stages = least(
         lambda limit_s: stages_with_fewest_workers(costs, limit_s),
         lambda stages: slowest_s(costs, stages),
     )
-    assert stages is not None, "one stage on one worker keeps within any time"
-    found = Found(tuple(nested(costs, inside, stage) for stage in stages), levels)
+    assert stages is not None, "one stage on one worker keeps every finite time limit"
+    best = Arrangement(tuple(nested(costs, inside, stage) for stage in stages), levels)
     if (
         limits.memory_bytes is None
-        or max(memory_of(states, flat_stages(found.blocks))) <= limits.memory_bytes
+        or max(memory_of(states, flat_stages(best.blocks))) <= limits.memory_bytes
     ):
-        return found
+        return best
     return _fitting(states, costs, None, levels, limits) if inside is None else None
 
 
@@ -116,9 +120,9 @@ def _fitting(
     inside: SearchedLevel | None,
     levels: tuple[Level, ...],
     limits: PlanLimits,
-) -> Found | None:
-    """The best plan on the outermost level that fits; units, if they are nodes, are of one stage
-    each."""
+) -> Arrangement | None:
+    """The best plan on the outermost level that fits the memory. A unit that is a node runs one
+    stage."""
     assert limits.memory_bytes is not None
     search, limit_bytes = MemorySearch(costs, stage_memory(states)), limits.memory_bytes
     stages = least(
@@ -131,11 +135,12 @@ def _fitting(
         Block(start, end, replicas, inside.data_parallel(start, end) if inside else ())
         for start, end, replicas in stages
     )
-    return Found(tuple(blocks), levels)
+    return Arrangement(tuple(blocks), levels)
 
 
 def _row_costs(states: States, levels: Sequence[Level], limits: PlanLimits) -> LevelCosts:
-    """All workers side by side; the GPUs of a unit share its link, and the slowest share counts."""
+    """The costs of all workers side by side. The GPUs of a unit share its link; the slowest share
+    counts."""
     workers, share = 1, math.inf
     for level in levels:
         share = min(share, level.bandwidth / workers)

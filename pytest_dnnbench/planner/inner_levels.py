@@ -1,9 +1,9 @@
 """The levels inside the outermost one: the best way for each unit to run each stretch of the model.
 
-What lives here: from a level of workers to the Unit of the next one, and the way back to the
-blocks. A stretch pays for the cuts within it; those at its two ends are crossed on the next level's
-links and paid for there. So the tables of a front, which will be cut after, and of a finished
-stretch differ in the cut at the end.
+What lives here: from a level of workers to the Unit of the next level, and the way back to the
+blocks. The time of a stretch includes the cuts within it. The cuts at its two ends use the next
+level's links and count there. So there are two kinds of tables: of a front, which has a further
+stage after it and includes the cut at its end, and of a finished stretch, which does not.
 """
 
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ from pytest_dnnbench.planner.states import Floats
 
 @dataclass(frozen=True)
 class SearchedLevel:
-    """One level with its search done; `inside` is the level below, None for the innermost."""
+    """One level after its search. `inside` is the level below, None for the innermost."""
 
     costs: LevelCosts
     inside: "SearchedLevel | None"
 
     @cached_property
-    def _own_s(self) -> list[Floats]:
-        """For each number of replicas from 1 on, the tables of compute and all-reduce."""
+    def _working_s(self) -> list[Floats]:
+        """The tables of compute and all-reduce, for each number of replicas from 1 on."""
         return [
-            self.costs.own_s(replicas) for replicas in range(1, self.costs.replicas_at_most + 1)
+            self.costs.working_s(replicas) for replicas in range(1, self.costs.replicas_at_most + 1)
         ]
 
     @cached_property
@@ -43,9 +43,9 @@ class SearchedLevel:
         moved = self.costs.moved_s
 
         def whole(m: int) -> Floats:
-            if m > len(self._own_s):
-                return np.full_like(self._own_s[0], np.inf)
-            return np.maximum(self._own_s[m - 1], moved[None, :] / m)
+            if m > len(self._working_s):
+                return np.full_like(self._working_s[0], np.inf)
+            return np.maximum(self._working_s[m - 1], moved[None, :] / m)
 
         def last(_: int, r: int) -> Floats:
             return np.maximum(whole(r), moved[:, None] / r)
@@ -57,10 +57,10 @@ class SearchedLevel:
         moved = self.costs.moved_s
 
         def whole(m: int) -> Floats:
-            return np.asarray(np.minimum.reduce(self._own_s[:m]))
+            return np.asarray(np.minimum.reduce(self._working_s[:m]))
 
         def last(_: int, r: int) -> Floats:
-            return np.maximum(self._own_s[r - 1], moved[:, None] / r)
+            return np.maximum(self._working_s[r - 1], moved[:, None] / r)
 
         return StageCosts(whole, last, self.costs.replicas_at_most)
 
@@ -91,8 +91,8 @@ class SearchedLevel:
 
     def _stretches(self, start: int, end: int) -> tuple[Stretch, ...]:
         time_s = self._finished_s[end, start]
-        for replicas, own_s in enumerate(self._own_s, start=1):
-            if own_s[start, end] == time_s:
+        for replicas, working_s in enumerate(self._working_s, start=1):
+            if working_s[start, end] == time_s:
                 return ((start, end, replicas),)
         m = self.costs.level.workers
         cut, r = last_stage(self._finished, self._front_s, (start, end, m), time_s)
@@ -112,7 +112,8 @@ class SearchedLevel:
 
 
 def nested(costs: LevelCosts, inside: SearchedLevel | None, stretch: Stretch) -> Block:
-    """A stage of a level, split inside each unit as its cost says; of equals, data parallelism."""
+    """A stage of a level, split inside each unit in the cheaper way; of equals, data
+    parallelism."""
     start, end, replicas = stretch
     if inside is None:
         return Block(start, end, replicas)

@@ -1,10 +1,10 @@
-"""Memory: what the replicas of a stage hold at their fullest.
+"""Memory: how many bytes a replica of a stage holds at its fullest.
 
-What lives here: the bytes of a stage from the versions it keeps, for all stages at once and for a
-given plan. A replica holds, for each minibatch that it has forwarded and not yet taken back, its
-version of the weights, its activations and the input they were made from; and once, the gradient
-and the momentum of its parameters. The model's own input is not counted: a profile does not say its
-size.
+What lives here: the bytes of a stage from the versions that it keeps, for all stages at once and
+for a given plan. For each minibatch between its forward and its backward pass, a replica holds the
+version of the weights, the activations, and the input that they were made from. It holds the
+gradient and the momentum of its parameters once. The input of the whole model does not count: a
+profile has no size for it.
 """
 
 from collections.abc import Sequence
@@ -14,27 +14,28 @@ from pytest_dnnbench.planner.blocks import Block
 from pytest_dnnbench.planner.states import Floats, States
 from pytest_dnnbench.planner.warmup import warmup_counts
 
-# The gradient and the momentum of SGD, each as large as the parameters.
 COPIES_BESIDE_WEIGHTS = 2
+"""The gradient and the momentum of SGD, each as large as the parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
-    """Bytes as n x n tables: `per_version` for each version that a replica keeps, `once` beside
-    them."""
+    """Bytes of a replica as n x n tables: `per_version` for each version that it keeps, and `once`
+    on top."""
 
     per_version: Floats
     once: Floats
 
 
 def stage_memory(states: States) -> StageMemory:
+    """The memory of every stage."""
     parameter_bytes = states.between(states.parameter_bytes)
     held = states.between(states.activation_bytes) + states.sent_bytes[:, None]
     return StageMemory(parameter_bytes + held, COPIES_BESIDE_WEIGHTS * parameter_bytes)
 
 
 def memory_of(states: States, stages: Sequence[Block]) -> tuple[float, ...]:
-    """Bytes of one replica of each stage of a pipeline, given flat stages in order."""
+    """Bytes of one replica of each stage of a pipeline. `stages` are flat and in order."""
     counts = warmup_counts([stage.replicas for stage in stages])
     return tuple(
         _bytes(states, stage.start, stage.end, count + 1)

@@ -1,22 +1,16 @@
-"""The options of a pipeline's case: what they mean together, and whether they fit a number of
-ranks.
+"""The options of a pipeline's case: what they mean together, and which numbers of ranks they fit.
 
-Checked here without torch, before any rank is started. Not here: the schedule itself (schedule.py),
-and the plan that fills in what `auto` leaves open (the rank side, pipeline/planning.py).
+The checks need no torch and come before any rank starts. Not here: the schedule itself
+(schedule.py), and the plan for `--dnn-stages auto` (on the rank, pipeline/planning.py).
 """
 
 import math
 from collections.abc import Mapping
 
 from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.layout import Layout, layout_of, stages_in
 from pytest_dnnbench.planner.plan import read_plan
-from pytest_dnnbench.planner.schedule import (
-    Layout,
-    Schedule,
-    default_microbatches,
-    layout_of,
-    stages_in,
-)
+from pytest_dnnbench.planner.schedule import Schedule, default_microbatches
 
 AUTO = "auto"
 
@@ -24,10 +18,10 @@ Options = Mapping[str, str | int | float | bool]
 
 
 def fits(variant: str, ranks: int, options: Options) -> bool:
-    """Whether the stages asked for take exactly so many ranks; `auto` takes any number.
+    """Whether the requested stages take exactly `ranks` ranks. `auto` takes any number.
 
     Raises PlanError for options that are wrong on any number of ranks, and for microbatches that
-    are on this one.
+    are wrong on this number.
     """
     _check(options)
     try:
@@ -40,29 +34,29 @@ def fits(variant: str, ranks: int, options: Options) -> bool:
 
 
 def forced_layout(options: Options, ranks: int) -> Layout | None:
-    """What the user's plan or stages make of so many ranks, None for `auto`. Raises PlanError if
-    they do not fit."""
+    """The layout of the user's plan or stages, None for `auto`. Raises PlanError if it does not
+    have `ranks` ranks."""
     shape = str(options.get("stages", AUTO))
     if path := plan_file(options):
         layout = Layout(read_plan(path).require_feasible().replicas)
         if layout.world_size != ranks:
             raise PlanError(
-                f"plan {path} ({layout}) takes {layout.world_size} ranks, not {ranks}: plan for {ranks}"
+                f"plan {path} ({layout}) takes {layout.world_size} ranks, not {ranks}:"
+                f" plan for {ranks}"
             )
         return layout
     return None if shape == AUTO else layout_of(shape, ranks)
 
 
 def schedule_of(variant: str, layout: Layout, options: Options) -> Schedule:
-    """The rule that a case runs by on a layout. Raises PlanError for microbatches that do not fit
-    it."""
-    asked = int(options.get("microbatches", 0))
-    microbatches = 1 if variant == "pipedream" else asked or default_microbatches(layout)
+    """The schedule of a case on a layout. Raises PlanError for microbatches that do not fit it."""
+    requested = int(options.get("microbatches", 0))
+    microbatches = 1 if variant == "pipedream" else requested or default_microbatches(layout)
     return Schedule(variant, layout, microbatches, bool(options.get("vertical_sync", False)))
 
 
 def plan_file(options: Options) -> str:
-    """The file of a plan that the user gives, or nothing."""
+    """The path of the user's plan; empty without one."""
     return str(options.get("plan", ""))
 
 
@@ -75,7 +69,8 @@ def _check(options: Options) -> None:
         read_plan(path).require_feasible()
         if stages != AUTO:
             raise PlanError(
-                f"--dnn-stages {stages} and --dnn-plan {path} both say what the stages are: give one"
+                f"--dnn-stages {stages} and --dnn-plan {path} both say what the stages are:"
+                " give one"
             )
     if microbatches < 0:
         raise PlanError(

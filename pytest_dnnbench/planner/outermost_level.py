@@ -1,9 +1,9 @@
-"""The outermost level: the least bottleneck, found by asking how few workers keep within a limit.
+"""The outermost level: the search for the stages with the least bottleneck.
 
-What lives here: two answers to "which stages keep every stage within this many seconds?", one that
-uses the fewest workers, one that also fits a memory, and the search for the least limit that has an
-answer. A limit makes the search over replicas a lookup, so thousands of workers cost no more than
-four.
+What lives here: two answers to "which stages take at most this many seconds each?", one on the
+fewest workers and one that also fits a memory, and the search for the least limit with an answer.
+Under a limit the number of replicas of a stage is a lookup, so thousands of workers cost no more
+than four.
 """
 
 import math
@@ -23,51 +23,56 @@ from pytest_dnnbench.planner.states import Floats
 Counts = NDArray[np.int64]
 Stages = tuple[Stretch, ...]
 
-# More workers or minibatches than anyone has; two of them still add up to an int64.
 NEVER = 1 << 40
+"""More workers or minibatches than anyone has; the sum of two still fits an int64."""
+
 CLOSE = 1e-9
-# Below infinity, which stands for a stage that does not exist.
+"""Relative width at which the bisection stops and the exact search begins."""
+
 NO_LIMIT = sys.float_info.max
-# The search under a memory limit looks at all pairs of worker counts and replicas.
+"""Below infinity, which stands for a stage that does not exist."""
+
 MOST_WORKERS_IN_MEMORY = 128
+"""The search under a memory limit looks at all pairs of worker counts and replicas."""
 
 
 def least(
     stages_within: Callable[[float], Stages | None], measure: Callable[[Stages], float]
 ) -> Stages | None:
-    """The stages with the least measure. `stages_within(limit)` gives stages whose measure is at
-    most the limit.
+    """The stages with the least measure; None if no stages are possible at all.
 
-    Bisects until little is left, then asks for strictly less until there is none: exact, not near.
+    `stages_within(limit)` gives stages whose measure is at most the limit, or None. The search
+    bisects until the limits are CLOSE, then asks for strictly less until there is nothing: the
+    result is exact.
     """
-    found = stages_within(NO_LIMIT)
-    if found is None:
+    stages = stages_within(NO_LIMIT)
+    if stages is None:
         return None
-    low, high = 0.0, measure(found)
+    low, high = 0.0, measure(stages)
     while high - low > CLOSE * high:
         middle = (low + high) / 2
-        found = stages_within(middle)
-        low, high = (middle, high) if found is None else (low, _below(high, measure(found)))
-    while high > 0 and (found := stages_within(math.nextafter(high, 0.0))) is not None:
-        high = _below(high, measure(found))
+        stages = stages_within(middle)
+        low, high = (middle, high) if stages is None else (low, _below(high, measure(stages)))
+    while high > 0 and (stages := stages_within(math.nextafter(high, 0.0))) is not None:
+        high = _below(high, measure(stages))
     return stages_within(high)
 
 
 def _below(high: float, measured: float) -> float:
-    """The measure; without this check a search and a measure that disagree would go on for ever."""
-    assert measured < high, f"asked for less than {high}, got {measured}"
+    """The measure, after a check: if search and measure disagreed, the loop would never end."""
+    assert measured < high, f"requested less than {high}, got {measured}"
     return measured
 
 
 def slowest_s(costs: LevelCosts, stages: Stages) -> float:
-    """The bottleneck of stages on a level."""
+    """The seconds of the slowest stage."""
     starts, ends, replicas = (np.array(each) for each in zip(*stages, strict=True))
     return float(costs.seconds_of(starts, ends, replicas).max())
 
 
 def stages_with_fewest_workers(costs: LevelCosts, limit_s: float) -> Stages | None:
-    """Stages within the limit on as few workers as can be, or None if that is more than there
-    are."""
+    """Stages within the limit on the fewest workers, or None if that is more than the level
+    has."""
     replicas = fewest_replicas(costs, limit_s)
     count = len(replicas)
     workers = np.full(count, NEVER, dtype=np.int64)
@@ -90,11 +95,12 @@ def stages_with_fewest_workers(costs: LevelCosts, limit_s: float) -> Stages | No
 
 
 def fewest_replicas(costs: LevelCosts, limit_s: float) -> Counts:
-    """n x n: the least number of replicas that keeps a stage within the limit, NEVER if none does.
+    """n x n: the least number of replicas that keeps a stage within the limit, NEVER if no number
+    does.
 
     From two replicas on, more are never slower: compute, transfers and (r - 1) / r^2 of an
-    all-reduce all fall. So the least is one, or follows from the three; rounding is made good by a
-    look at the neighbours.
+    all-reduce all fall. So the least number is one, or follows from those three in closed form. A
+    look at the neighbours of the closed form corrects its rounding.
     """
     alone = costs.seconds(1) <= limit_s
     if not costs.replication or limit_s <= 0:
@@ -114,7 +120,7 @@ def fewest_replicas(costs: LevelCosts, limit_s: float) -> Counts:
 
 
 def _replicas(costs: LevelCosts, compute_s: Floats, bandwidth: float, limit_s: float) -> Counts:
-    """At least two: the least r with compute / r, transfers / r and 2 (r - 1) P / (r^2 B) within
+    """The least r of two or more with compute / r, transfers / r and 2 (r - 1) P / (r^2 B) within
     the limit."""
     moved = np.maximum(costs.moved_s[:, None], costs.moved_s[None, :])
     shared = np.ceil(np.maximum(compute_s, moved) / limit_s)
@@ -127,9 +133,11 @@ def _replicas(costs: LevelCosts, compute_s: Floats, bandwidth: float, limit_s: f
 
 @dataclass(frozen=True)
 class MemorySearch:
-    """Stages within a time and a memory. Backwards from the last stage, for each state and number
-    of workers from there on, it keeps the fewest minibatches in flight: with the workers given, all
-    memory follows from them.
+    """The search for stages within a time and a memory.
+
+    It goes backwards from the last stage. For each state and number of workers from there on it
+    keeps the fewest minibatches in flight: the memory of the stages before depends on that number
+    and on nothing else. Raises PlanError for more than MOST_WORKERS_IN_MEMORY workers.
     """
 
     costs: LevelCosts
@@ -138,8 +146,9 @@ class MemorySearch:
     def __post_init__(self) -> None:
         if self.costs.level.workers > MOST_WORKERS_IN_MEMORY:
             raise PlanError(
-                f"the best plan for {self.costs.level.workers} workers does not fit the memory, and another is "
-                f"sought for up to {MOST_WORKERS_IN_MEMORY} only: give more memory, or plan for fewer workers"
+                f"the best plan for {self.costs.level.workers} workers does not fit the memory, and"
+                f" another is searched for up to {MOST_WORKERS_IN_MEMORY} only: give more memory,"
+                " or plan for fewer workers"
             )
 
     def stages_within(self, limit_s: float, limit_bytes: float) -> Stages | None:
@@ -167,7 +176,7 @@ class MemorySearch:
         quick: NDArray[np.bool_],
         limit_bytes: float,
     ) -> None:
-        """Puts a stage on r of `used` workers before what the others can run."""
+        """Puts a stage on r of `used` workers before the stages that the other workers can run."""
         ends = np.flatnonzero(fed[used - r] < NEVER)
         if not len(ends):
             return

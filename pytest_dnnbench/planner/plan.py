@@ -1,30 +1,32 @@
-"""The Plan: which nodes run on which stage, on how many replicas, and what that is predicted to
-cost.
+"""The Plan: which nodes run on which stage, on how many replicas, and the predicted cost.
 
-What lives here: plain records and their JSON. Not here: how a plan is found (predict.py) or shown
-(table.py).
+What lives here: plain records and their JSON file. Not here: how a plan is found (predict.py) or
+shown (table.py).
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from pytest_dnnbench.errors import PlanError
 
-# History of the JSON schema: 1, the first.
 SCHEMA = 1
+"""Of the JSON. History: 1, the first."""
+
+_FIX = "write one with `plan --json`"
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Stage of states first..last of the profile, both included; `nodes` are the ids that run on
-    it.
+    """A stage: states first..last of the profile, both included.
 
     compute_s        forward and backward seconds of one minibatch on one replica
-    parameter_bytes, output_bytes    of one replica: its weights, and what it hands on for one minibatch
+    parameter_bytes, output_bytes    of one replica: its weights, and what it sends on per minibatch
     versions         of its weights, and of its activations, that each replica keeps
     memory_bytes     of one replica at its fullest (memory.py)
+    nodes            ids of the nodes that run on the stage
     """
 
     first: int
@@ -40,14 +42,14 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Times are seconds per minibatch in the steady state. Without stages there is a `reason` why
-    nothing fits.
+    """Stages and their predicted times, in seconds per minibatch in the steady state.
 
     workers             per level, innermost first; the stages may use fewer
     bottleneck_s        between two minibatches that complete; None without stages
     data_parallel_s     the same when every worker runs the whole model, whether or not it fits
     data_parallel_memory_bytes    of each worker then
     single_s            on one worker
+    reason              why nothing fits, where there are no stages
     """
 
     cost_model: str
@@ -66,6 +68,7 @@ class Plan:
 
     @property
     def shape(self) -> str:
+        """The replicas of each stage as text: "2-1"."""
         return "-".join(str(count) for count in self.replicas)
 
     @property
@@ -74,60 +77,44 @@ class Plan:
         return len(self.stages) == 1
 
     def require_feasible(self) -> "Plan":
-        """The plan itself; raises PlanError with the reason where there is none."""
+        """The plan itself. Raises PlanError with the reason where it has no stages."""
         if not self.stages:
             raise PlanError(self.reason)
         return self
 
-    def to_data(self) -> dict[str, Any]:
-        """Plain JSON data, byte counts as whole numbers where they are."""
-        data = asdict(self)
-        data["workers"] = list(self.workers)
-        data["stages"] = [
-            {
-                key: _whole(value) if key.endswith("_bytes") else value
-                for key, value in stage.items()
-            }
-            | {"nodes": list(stage["nodes"])}
-            for stage in data["stages"]
-        ]
-        data["data_parallel_memory_bytes"] = _whole(self.data_parallel_memory_bytes)
-        return {"schema": SCHEMA, **data}
-
     def to_json(self) -> str:
-        return json.dumps(self.to_data(), indent=1, allow_nan=False)
-
-
-def plan_from_data(data: dict[str, Any]) -> Plan:
-    """The plan in the data of `to_data`. Raises PlanError for data of another schema or with other
-    keys."""
-    if data.get("schema") != SCHEMA:
-        raise PlanError(
-            f"plan schema is {data.get('schema')!r}, this version reads {SCHEMA}: plan again"
-        )
-    fields = {key: value for key, value in data.items() if key != "schema"}
-    try:
-        stages = tuple(
-            Stage(**stage | {"nodes": tuple(stage["nodes"])}) for stage in fields["stages"]
-        )
-        return Plan(**fields | {"workers": tuple(fields["workers"]), "stages": stages})
-    except (KeyError, TypeError) as error:
-        raise PlanError(f"not a plan: {error}; plan again") from error
+        """The file that `read_plan` reads, for people and programs."""
+        document = {"schema": SCHEMA, **msgspec.to_builtins(self)}
+        return json.dumps(document, indent=1, allow_nan=False)
 
 
 def read_plan(path: str | Path) -> Plan:
-    """The plan in a file that `plan --json` has written. Raises PlanError when there is none in
-    it."""
+    """The plan in a file that `plan --json` has written. Raises PlanError for a file that cannot be
+    read, is of another schema, or lacks a key."""
     try:
-        data = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise PlanError(f"plan {path} cannot be read ({error}): {_FIX}") from error
+    try:
+        return parse_plan(content)
+    except PlanError as error:
+        raise PlanError(f"plan {path}: {error}") from error
+
+
+def parse_plan(content: str | bytes) -> Plan:
+    """The plan in the text of `Plan.to_json`. Raises PlanError, which says what is wrong and
+    where."""
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        raise PlanError(f"not JSON ({error}): {_FIX}") from error
+    if not isinstance(document, dict):
+        raise PlanError(f"the file holds no plan: {_FIX}")
+    if document.get("schema") != SCHEMA:
         raise PlanError(
-            f"plan {path} cannot be read ({error}): write one with `plan --json`"
-        ) from error
-    if not isinstance(data, dict):
-        raise PlanError(f"plan {path} holds no plan: write one with `plan --json`")
-    return plan_from_data(data)
-
-
-def _whole(value: float) -> float:
-    return int(value) if float(value).is_integer() else value
+            f"plan schema is {document.get('schema')!r}, this version reads {SCHEMA}: plan again"
+        )
+    try:
+        return msgspec.convert(document, Plan)
+    except msgspec.ValidationError as error:
+        raise PlanError(f"not a plan: {error}; plan again") from error

@@ -3,7 +3,7 @@
     plan_for      which stages are best for these workers?
     even_plan     which cuts are best for this shape, for instance 2-1?
 
-What does not live here: the searches (hierarchy.py, original.py, forced.py) and what stages cost.
+Not here: the searches (hierarchy.py, forced.py) and what stages cost (corrected.py).
 """
 
 import math
@@ -15,17 +15,15 @@ from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner import corrected
 from pytest_dnnbench.planner.blocks import Block, Level, flat_stages, levels_of
 from pytest_dnnbench.planner.forced import best_cuts, most_stages
-from pytest_dnnbench.planner.hierarchy import Found, PlanLimits, best_found, leanest_bytes
+from pytest_dnnbench.planner.hierarchy import PlanLimits, best_arrangement, leanest_bytes
 from pytest_dnnbench.planner.memory import memory_of, stage_memory
-from pytest_dnnbench.planner.pipedream import cost_model as original
 from pytest_dnnbench.planner.plan import Plan, Stage
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.states import Floats, States, states_of
 from pytest_dnnbench.planner.warmup import warmup_counts
 
 CORRECTED = "corrected"
-ORIGINAL = "original"
-COST_MODELS = (CORRECTED, ORIGINAL)
+"""The name of the cost model of these plans."""
 
 
 def plan_for(
@@ -33,33 +31,29 @@ def plan_for(
     workers: Sequence[int],
     bandwidths: Sequence[float],
     *,
-    cost_model: str = CORRECTED,
     memory_bytes: float | None = None,
     replication: bool = True,
     activation_compression: float | None = 1.0,
 ) -> Plan:
     """The plan with the least bottleneck for a hierarchy of workers.
 
-    `workers` and `bandwidths` (bytes per second) have one entry per level, innermost first: (4, 2) is four GPUs in
-    each of two nodes. `memory_bytes` limits what each worker may hold; without `replication` every stage has one
-    replica; `activation_compression` divides what crosses a cut, None makes crossing free. A memory that suffices
-    for nothing gives a plan without stages that says why. Raises PlanError for workers, bandwidths, a memory or
-    a cost model that cannot be.
+    `workers` and `bandwidths` (bytes per second) have one entry per level, innermost first: (4, 2)
+    is four GPUs in each of two nodes. `memory_bytes` limits the memory of each worker; without
+    `replication` every stage has one replica; `activation_compression` divides the bytes that cross
+    a cut, None makes crossing free. Where no plan fits the memory, the plan has no stages and says
+    why. Raises PlanError for workers, bandwidths or a memory that cannot be.
     """
     levels = levels_of(workers, bandwidths)
-    if cost_model not in COST_MODELS:
-        raise PlanError(f"cost model {cost_model!r}: choose from {', '.join(COST_MODELS)}")
-    _check_limits(memory_bytes, activation_compression)
+    check_limits(memory_bytes, activation_compression)
     states = states_of(profile)
-    if cost_model == ORIGINAL:
-        options = original.OriginalOptions(activation_compression, memory_bytes, replication)
-        return _original_plan(states, levels, options)
     limits = PlanLimits(memory_bytes, replication, activation_compression)
-    found = best_found(states, levels, limits)
-    if found is None:
+    best = best_arrangement(states, levels, limits)
+    if best is None:
         least = leanest_bytes(states, levels, limits)
-        return _plan(states, levels, (), None, _too_little(memory_bytes, least, _count(levels)))
-    return _corrected_plan(states, levels, found, activation_compression)
+        reason = _too_little(memory_bytes, least, workers_of(levels))
+        return plan_of(states, levels, (), None, reason=reason)
+    bottleneck_s = corrected.blocks_s(states, best.blocks, best.levels, activation_compression)
+    return plan_of(states, levels, flat_stages(best.blocks), bottleneck_s)
 
 
 def even_plan(
@@ -70,13 +64,15 @@ def even_plan(
     memory_bytes: float | None = None,
     activation_compression: float | None = 1.0,
 ) -> Plan:
-    """The plan with the least bottleneck among those of one shape: one stage for each number of replicas.
+    """The plan with the least bottleneck among those of one shape: one stage for each number of
+    replicas.
 
-    Without a bandwidth, transfers and all-reduces are free and stages are as even in compute as can be. Raises
-    PlanError for a shape that cannot be, or with more stages than the model has places to cut it into.
+    Without a bandwidth, transfers and all-reduces are free, and stages are as even in compute as
+    can be. Raises PlanError for a shape that cannot be, or one with more stages than the model has
+    places to cut it into.
     """
     counts = warmup_counts(replicas)
-    _check_limits(memory_bytes, activation_compression)
+    check_limits(memory_bytes, activation_compression)
     states = states_of(profile)
     most = most_stages(states.inside)
     if len(replicas) > most:
@@ -91,58 +87,37 @@ def even_plan(
         seconds = [
             np.where(n > memory_bytes, np.inf, s) for n, s in zip(needed, seconds, strict=True)
         ]
-    stages = best_cuts(seconds, replicas)
-    if stages is None:
+    cuts = best_cuts(seconds, replicas)
+    if cuts is None:
         leanest = best_cuts([np.where(states.inside, n, np.inf) for n in needed], replicas) or ()
         least = max(memory_of(states, [Block(*stage) for stage in leanest]))
-        return _plan(states, (level,), (), None, _too_little(memory_bytes, least, level.workers))
-    found = Found(tuple(Block(*stage) for stage in stages), (level,))
-    return _corrected_plan(states, (level,), found, activation_compression)
+        reason = _too_little(memory_bytes, least, level.workers)
+        return plan_of(states, (level,), (), None, reason=reason)
+    stages = tuple(Block(*stage) for stage in cuts)
+    bottleneck_s = corrected.blocks_s(states, stages, (level,), activation_compression)
+    return plan_of(states, (level,), stages, bottleneck_s)
 
 
-def _check_limits(memory_bytes: float | None, activation_compression: float | None) -> None:
+def check_limits(memory_bytes: float | None, activation_compression: float | None) -> None:
+    """Raises PlanError unless both are positive numbers or None."""
     if memory_bytes is not None and not memory_bytes > 0:
         raise PlanError(f"memory {memory_bytes}: give the bytes of one worker, above 0")
     if activation_compression is not None and not activation_compression > 0:
         raise PlanError(f"activation compression {activation_compression}: give a ratio above 0")
 
 
-def _corrected_plan(
-    states: States, levels: Sequence[Level], found: Found, compression: float | None
-) -> Plan:
-    bottleneck_s = corrected.blocks_s(states, found.blocks, found.levels, compression)
-    return _plan(states, levels, flat_stages(found.blocks), bottleneck_s)
-
-
-def _original_plan(
-    states: States, levels: Sequence[Level], options: original.OriginalOptions
-) -> Plan:
-    blocks = original.best_blocks(states, levels, options)
-    data_parallel_s = original.data_parallel_s(
-        float(states.compute_s[-1]), float(states.parameter_bytes[-1]), levels
-    )
-    reason, bottleneck_s = "", None
-    if blocks:
-        bottleneck_s = original.blocks_s(states, blocks, levels, options.activation_compression)
-    else:
-        reason = (
-            f"the original cost model puts all {_count(levels)} workers to use, and no stages do that within "
-            f"its limits: give more memory, allow replication, or use the default cost model"
-        )
-    return _plan(
-        states, levels, flat_stages(blocks), bottleneck_s, reason, ORIGINAL, data_parallel_s
-    )
-
-
-def _plan(
+def plan_of(
     states: States,
     levels: Sequence[Level],
-    blocks: Sequence[Block],
+    stages: Sequence[Block],
     bottleneck_s: float | None,
+    *,
     reason: str = "",
     cost_model: str = CORRECTED,
     data_parallel_s: float | None = None,
 ) -> Plan:
+    """The record of a search's answer. `stages` are flat; without `data_parallel_s` the default
+    cost model gives it."""
     single_s, parameter_bytes = float(states.compute_s[-1]), float(states.parameter_bytes[-1])
     if data_parallel_s is None:
         data_parallel_s = corrected.data_parallel_s(single_s, parameter_bytes, levels)
@@ -152,11 +127,16 @@ def _plan(
         tuple(level.workers for level in levels),
         bottleneck_s,
         data_parallel_s,
-        memory_of(states, [whole])[0],
+        _whole(memory_of(states, [whole])[0]),
         single_s,
-        _stages(states, blocks),
+        _stages(states, stages),
         reason,
     )
+
+
+def workers_of(levels: Sequence[Level]) -> int:
+    """The number of workers of all levels together."""
+    return math.prod(level.workers for level in levels)
 
 
 def _stages(states: States, blocks: Sequence[Block]) -> tuple[Stage, ...]:
@@ -170,9 +150,9 @@ def _stages(states: States, blocks: Sequence[Block]) -> tuple[Stage, ...]:
             block.end - 1,
             block.replicas,
             float(states.compute_s[block.end] - states.compute_s[block.start]),
-            float(states.parameter_bytes[block.end] - states.parameter_bytes[block.start]),
-            float(states.output_bytes[block.end]),
-            need,
+            _whole(states.parameter_bytes[block.end] - states.parameter_bytes[block.start]),
+            _whole(states.output_bytes[block.end]),
+            _whole(need),
             count + 1,
             states.node_ids(block.start, block.end),
         )
@@ -180,17 +160,19 @@ def _stages(states: States, blocks: Sequence[Block]) -> tuple[Stage, ...]:
     )
 
 
+def _whole(size_bytes: float) -> float:
+    """A byte count as an integer where it is one, for people who read the JSON."""
+    size_bytes = float(size_bytes)
+    return int(size_bytes) if size_bytes.is_integer() else size_bytes
+
+
 def _needed_bytes(states: States, versions: int) -> Floats:
     memory = stage_memory(states)
     return versions * memory.per_version + memory.once
 
 
-def _count(levels: Sequence[Level]) -> int:
-    return math.prod(level.workers for level in levels)
-
-
 def _too_little(memory_bytes: float | None, least: float, workers: int) -> str:
     return (
-        f"no plan for {workers} workers fits in {memory_bytes:.0f} bytes each: the leanest needs {least:.0f}; "
-        f"give more memory or workers, or a smaller batch"
+        f"no plan for {workers} workers fits in {memory_bytes:.0f} bytes each: the leanest needs"
+        f" {least:.0f}; give more memory or workers, or a smaller batch"
     )

@@ -1,9 +1,8 @@
-"""The Profile: a model's operator graph with the time and size of each node, as measured on one
-device.
+"""The Profile: a model's operator graph with the time and size of each node on one device.
 
-What lives here: the records Node and Profile and what makes them valid. Not here: the files they
-are kept in (profile_file.py, pipedream_text.py), the measuring (the rank side does that) and the
-states of the graph that a plan is made from (graph.py).
+What lives here: the records Node and Profile, and the checks that make them valid. Not here: their
+files (profile_file.py, pipedream/text.py), the measurement (on the rank, rank/profiling) and the
+graph that a plan cuts (graph.py).
 """
 
 import heapq
@@ -17,12 +16,12 @@ from pytest_dnnbench.errors import ProfileError
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operator. Times are seconds per minibatch, sizes are bytes per minibatch (activation) or
-    in all.
+    """One operator. Times are seconds per minibatch.
 
-    `id` names the operator and is unique in its profile; it holds no white space.
-    `activation_bytes` is the size of what the node hands to its successors. Sizes may be fractions,
-    since PipeDream averages them.
+    `id` names the operator, is unique in its profile and has no white space. `activation_bytes` is
+    the size of the result for one minibatch, `parameter_bytes` that of the weights. Sizes may be
+    fractions, since PipeDream averages them. Raises ProfileError for a time or size that is
+    negative or not finite.
     """
 
     id: str
@@ -45,13 +44,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A directed acyclic graph of nodes, in the order they run, and what they were measured under.
+    """A directed acyclic graph of nodes, in the order they run, and the conditions of the
+    measurement.
 
     `edges` are pairs (source id, target id). The order of `nodes` decides wherever the graph leaves
-    a choice, so the same profile always gives the same plan. `metadata` is plain JSON data; the
+    a choice, so the same profile always gives the same plan. `metadata` is plain JSON data: the
     profiler writes model, image_size, batch_size, precision, device, environment and whole_s
-    (seconds of one forward and backward pass of the whole model), and `require` compares the keys
-    that it is asked about.
+    (seconds of one forward and backward pass of the whole model). Raises ProfileError for nodes and
+    edges that are no such graph.
     """
 
     nodes: tuple[Node, ...]
@@ -70,30 +70,30 @@ class Profile:
             raise ProfileError(
                 "the profile has no nodes: profile a model with at least one operator"
             )
-        seen: set[str] = set()
+        ids: set[str] = set()
         for node in self.nodes:
-            if node.id in seen:
+            if node.id in ids:
                 raise ProfileError(
                     f"node {node.id} appears twice: give every node an id of its own"
                 )
-            seen.add(node.id)
+            ids.add(node.id)
 
     def _check_edges(self) -> None:
-        known = {node.id for node in self.nodes}
-        seen: set[tuple[str, str]] = set()
+        ids = {node.id for node in self.nodes}
+        checked: set[tuple[str, str]] = set()
         for edge in self.edges:
             for end in edge:
-                if end not in known:
+                if end not in ids:
                     raise ProfileError(
                         f"edge {' -- '.join(edge)}: there is no node {end}; list every node"
                     )
-            if edge in seen:
+            if edge in checked:
                 raise ProfileError(f"edge {' -- '.join(edge)} appears twice: remove one")
-            seen.add(edge)
+            checked.add(edge)
 
     def in_topological_order(self) -> tuple[Node, ...]:
-        """The nodes, each after its predecessors; where several could come next, the first listed
-        does."""
+        """The nodes, each after its predecessors. Where several could come next, the first in
+        `nodes` does."""
         position = {node.id: index for index, node in enumerate(self.nodes)}
         waits_for = [0] * len(self.nodes)
         successors: list[list[int]] = [[] for _ in self.nodes]
@@ -117,16 +117,17 @@ class Profile:
 
     @property
     def parts_s(self) -> float:
-        """Forward and backward seconds of all nodes together: to be compared with the whole model's
-        time."""
+        """Forward and backward seconds of all nodes together, to compare with the time of the whole
+        model."""
         return math.fsum(node.forward_s + node.backward_s for node in self.nodes)
 
     def require(self, **expected: Any) -> None:
-        """Raises ProfileError unless the metadata says exactly this, for instance
-        `model="resnet18"`."""
+        """Raises ProfileError unless the metadata has exactly these values, for instance
+        `batch_size=32`."""
         for key, value in expected.items():
-            found = self.metadata.get(key)
-            if found != value:
+            actual = self.metadata.get(key)
+            if actual != value:
                 raise ProfileError(
-                    f"the profile has {key} {found!r}, asked for {value!r}: profile it anew"
+                    f"the profile has {key} {actual!r}, required is {value!r}: profile the model"
+                    " again"
                 )

@@ -1,50 +1,75 @@
 """Profiles on disk: our own readable JSON, and the choice between it and PipeDream's text.
 
-A file is told apart by its content when read, and by its suffix when written: `.txt` is PipeDream's
-text (pipedream_text.py), anything else is JSON.
+The content of a file decides how it is read, its suffix how it is written: `.txt` is PipeDream's
+text (pipedream/text.py), anything else is JSON. A case is planned from JSON alone, so PipeDream's
+text is imported when a file of it comes.
 """
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pytest_dnnbench.errors import ProfileError
 from pytest_dnnbench.files import replace_file
-from pytest_dnnbench.planner.pipedream.text import format_text, parse_text
 from pytest_dnnbench.planner.profile import Node, Profile
 
-# History of the JSON schema: 1, the first.
 SCHEMA = 1
-NODE_KEYS = ("id", "description", "forward_s", "backward_s", "activation_bytes", "parameter_bytes")
+"""Of the JSON. History: 1, the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """The JSON beside its schema."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[tuple[str, str], ...]
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def read_profile(path: Path) -> Profile:
-    """Reads either format. Raises ProfileError, with the file's name, for what is no profile."""
+    """Reads either format. Raises ProfileError, with the file's name, for a file without a
+    profile."""
     try:
         content = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ProfileError(f"the profile {path} cannot be read: {error}") from error
-    parse = parse_json if content.lstrip().startswith("{") else parse_text
     try:
-        return parse(content)
+        return _parser(content)(content)
     except ProfileError as error:
         raise ProfileError(f"{path}: {error}") from error
 
 
 def write_profile(profile: Profile, path: Path) -> None:
-    """Writes the file whole or not at all, so that a reader beside it never sees half a profile."""
+    """Writes the file whole or not at all: a process that reads it meanwhile never gets half a
+    profile."""
     path = Path(path)
-    content = format_text(profile) if path.suffix == ".txt" else format_json(profile)
+    if path.suffix == ".txt":
+        from pytest_dnnbench.planner.pipedream.text import format_text
+
+        content = format_text(profile)
+    else:
+        content = format_json(profile)
     replace_file(path, content)
+
+
+def _parser(content: str) -> Callable[[str], Profile]:
+    if content.lstrip().startswith("{"):
+        return parse_json
+    from pytest_dnnbench.planner.pipedream.text import parse_text
+
+    return parse_text
 
 
 def format_json(profile: Profile) -> str:
     """JSON with one node and one edge to a line, so that people can read it and diff it."""
-    nodes = [{key: _plain(getattr(node, key)) for key in NODE_KEYS} for node in profile.nodes]
     metadata = json.dumps(dict(profile.metadata), indent=1, sort_keys=True, allow_nan=False)
     return (
         f'{{\n"schema": {SCHEMA},\n"metadata": {metadata},\n'
-        f'"nodes": [\n{_lines(nodes)}\n],\n"edges": [\n{_lines(profile.edges)}\n]\n}}\n'
+        f'"nodes": [\n{_lines(profile.nodes)}\n],\n"edges": [\n{_lines(profile.edges)}\n]\n}}\n'
     )
 
 
@@ -57,54 +82,16 @@ def parse_json(content: str) -> Profile:
             f"line {error.lineno}: not JSON: {error.msg}; write the file anew"
         ) from error
     if document.get("schema") != SCHEMA:
-        found = document.get("schema")
         raise ProfileError(
-            f"profile schema is {found!r}, this version reads {SCHEMA}: profile again"
+            f"profile schema is {document.get('schema')!r}, this version reads {SCHEMA}:"
+            " profile again"
         )
-    nodes = [_node(entry, number) for number, entry in enumerate(_list(document, "nodes"))]
-    edges = [_edge(entry, number) for number, entry in enumerate(_list(document, "edges"))]
-    metadata = document.get("metadata", {})
-    if not isinstance(metadata, dict):
-        raise ProfileError(f"metadata is {metadata!r}: make it an object, or leave it out")
-    return Profile(tuple(nodes), tuple(edges), metadata)
+    try:
+        profile = msgspec.convert(document, _Document)
+    except msgspec.ValidationError as error:
+        raise ProfileError(f"not a profile: {error}; profile again") from error
+    return Profile(profile.nodes, profile.edges, profile.metadata)
 
 
-def _node(entry: Any, number: int) -> Node:
-    if not isinstance(entry, dict) or set(entry) != set(NODE_KEYS):
-        raise ProfileError(
-            f"nodes[{number}] is {entry!r}: give exactly the keys {', '.join(NODE_KEYS)}"
-        )
-    for key in NODE_KEYS:
-        kind = str if key in ("id", "description") else (int, float)
-        if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
-            wanted = "a string" if kind is str else "a number"
-            raise ProfileError(f"nodes[{number}]: {key} is {entry[key]!r}, but must be {wanted}")
-    return Node(**entry)
-
-
-def _edge(entry: Any, number: int) -> tuple[str, str]:
-    if (
-        not isinstance(entry, list)
-        or len(entry) != 2
-        or not all(isinstance(end, str) for end in entry)
-    ):
-        raise ProfileError(
-            f"edges[{number}] is {entry!r}: give the ids of two nodes, [source, target]"
-        )
-    return entry[0], entry[1]
-
-
-def _list(document: dict[str, Any], key: str) -> list[Any]:
-    entries = document.get(key)
-    if not isinstance(entries, list):
-        raise ProfileError(f"{key} is {entries!r}: a profile lists its {key}")
-    return entries
-
-
-def _lines(entries: Any) -> str:
-    return ",\n".join(" " + json.dumps(entry, allow_nan=False) for entry in entries)
-
-
-def _plain(value: Any) -> Any:
-    """Whole floats as integers: byte counts that people read."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _lines(entries: tuple[Any, ...]) -> str:
+    return ",\n".join(f" {json.dumps(msgspec.to_builtins(entry))}" for entry in entries)

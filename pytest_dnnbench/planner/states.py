@@ -1,17 +1,17 @@
-"""States: the places where a model can be cut, with what lies before each of them.
+"""States: the places where a model can be cut, with the sums of all that lies before each.
 
 A state is a set of nodes closed under ancestors; it stands for its last nodes, an antichain of the
-graph. A stage is what one state holds and an earlier one does not. State 0 is empty, the last one
-holds every node, and each state comes after the states that it contains, so states are in
-topological order of PipeDream's antichain DAG (SOSP 2019, section 3.1, and the optimizer of
+graph. A stage is the set of nodes that one state has and an earlier state does not. State 0 is
+empty, the last state has every node, and each state comes after the states that it contains: this
+is a topological order of PipeDream's antichain DAG (SOSP 2019, section 3.1, and the optimizer of
 msr-fiddle/pipedream).
 
-Which states: all of them while there are few. Graphs with wide blocks (inception, nasnet) have more
-than any plan needs; there each block keeps the states that do not cut inside an unbranched run, and
-a block that still has too many keeps a single line of cuts, its nodes in topological order. All of
-them are valid cuts; only the choice of where to cut inside a branch gets smaller.
+While there are few states, all of them count. Graphs with wide blocks (inception, nasnet) have more
+than any plan needs: there each block keeps the states that do not cut inside an unbranched run, and
+a block that still has too many keeps a single line of cuts, its nodes in topological order. Every
+state that is kept is a valid cut; only the choice of where to cut inside a branch gets smaller.
 
-What does not live here: times of stages (original.py, corrected.py) and the search (pipelines.py).
+Not here: the times of stages (corrected.py) and the searches (pipelines.py, outermost_level.py).
 """
 
 from collections.abc import Iterator
@@ -26,27 +26,30 @@ from pytest_dnnbench.planner.profile import Profile
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-# Keeps the all-pairs tables of a plan within tens of megabytes and its search within seconds.
 MOST_STATES = 1000
-# Tried in turn until the whole graph has at most MOST_STATES; the last leaves one line of cuts per
-# block.
+"""Keeps the all-pairs tables of a plan within tens of megabytes and its search within seconds."""
+
 MOST_STATES_PER_BLOCK = (128, 32, 8, 0)
+"""Tried in turn until the whole graph has at most MOST_STATES. The last leaves one line of cuts per
+block."""
 
 
 @dataclass(frozen=True)
 class States:
-    """n states of a graph; index 0 is the empty one. Arrays have one entry per state unless said
-    otherwise.
+    """n states of a graph; index 0 is the empty one. Every array but `inside` has one entry per
+    state.
 
-    graph          what is cut
+    graph          the graph that is cut
     members        n sets of nodes, as bits
     compute_s      forward and backward seconds of all nodes in the state
     activation_bytes, parameter_bytes    of all nodes in the state
-    output_bytes   what a stage that ends here hands on: the nodes that feed something outside the state, and
-                   the last nodes of the graph that it holds. Each counts once, however many it feeds.
-    sent_bytes     the same without those that feed nothing: what crosses the cut
-    augmented_bytes    what PipeDream's optimizer takes for output_bytes (see `_augmented`)
-    inside         n x n, true at [a, b] where a is a part of b and not b itself: (a, b) is a stage
+    output_bytes   the results that leave a stage that ends here: of the nodes that feed something
+                   outside the state, and of the last nodes of the graph in it. Each counts once,
+                   however many nodes it feeds.
+    sent_bytes     the same without those that feed nothing: the bytes that cross the cut
+    augmented_bytes    the figure that PipeDream's optimizer has in place of output_bytes (see
+                   `_augmented`)
+    inside         n x n, true at [a, b] where a is a proper part of b: (a, b) is a stage
     """
 
     graph: Graph
@@ -102,11 +105,11 @@ def _measured(graph: Graph, members: list[int]) -> States:
 
 
 def _augmented(graph: Graph, table: Floats, feeds: Floats) -> Flags:
-    """For each state, its last nodes, and each ancestor of one that feeds anything else than it and
-    its ancestors.
+    """For each state: its last nodes, and each ancestor of a last node that also feeds something
+    other than that node and its ancestors.
 
-    So a node that feeds two open branches counts even when both begin inside the state: more than
-    crosses.
+    So a node that feeds two open branches counts even when both begin inside the state: PipeDream
+    counts more than crosses the cut.
     """
     count = len(graph.nodes)
     ancestors = _table(list(graph.ancestors), count)
@@ -118,7 +121,7 @@ def _augmented(graph: Graph, table: Floats, feeds: Floats) -> Flags:
 
 
 def _table(sets: list[int], count: int) -> Floats:
-    """One row per set, 1.0 for each of `count` nodes that it holds."""
+    """One row per set, with 1.0 for each of `count` nodes that is in it."""
     width = -(-count // 8)
     packed = np.frombuffer(
         b"".join(each.to_bytes(width, "little") for each in sets), dtype=np.uint8
@@ -128,8 +131,8 @@ def _table(sets: list[int], count: int) -> Floats:
 
 
 def _all_states(graph: Graph, most: int) -> set[int]:
-    """Every set of nodes that holds the ancestors of its nodes, or nothing if there are more than
-    `most`."""
+    """Every set of nodes that has the ancestors of its nodes; empty if there are more than `most`
+    such sets."""
     return _grown(0, [[n] for n in range(len(graph.nodes))], graph, most)
 
 
@@ -142,8 +145,8 @@ def _chosen_states(graph: Graph) -> set[int]:
 
 
 def _states_by_block(graph: Graph, most: int) -> set[int]:
-    """For each block between two narrow places its states, or a line of them if there are more than
-    `most`."""
+    """The states of each block between two narrow places, or a line of states where a block has
+    more than `most`."""
     states, done = {0}, 0
     for block in _blocks(graph):
         runs = _runs(graph, block)
@@ -153,8 +156,7 @@ def _states_by_block(graph: Graph, most: int) -> set[int]:
 
 
 def _blocks(graph: Graph) -> Iterator[list[int]]:
-    """The nodes between two narrow places and the second of these, from the first block to the
-    last."""
+    """The nodes between two narrow places and the second of the two, block by block."""
     done = 0
     for place in graph.narrow_places():
         yield list(_bits((graph.ancestors[place] | 1 << place) & ~done))
@@ -165,8 +167,7 @@ def _blocks(graph: Graph) -> Iterator[list[int]]:
 
 
 def _runs(graph: Graph, block: list[int]) -> list[list[int]]:
-    """The block's nodes, those of an unbranched run together, by the position of a run's first
-    node."""
+    """The block's nodes grouped into unbranched runs, in the order of each run's first node."""
     run_of: dict[int, list[int]] = {}
     runs = []
     for n in block:
@@ -184,8 +185,8 @@ def _runs(graph: Graph, block: list[int]) -> list[list[int]]:
 
 
 def _grown(start: int, runs: list[list[int]], graph: Graph, most: int) -> set[int]:
-    """All states reached from `start` by adding whole runs after what they need; empty if more than
-    `most`."""
+    """All states that adding whole runs to `start` can reach, each run after the nodes that it
+    needs; empty if there are more than `most`."""
     adds = [(graph.ancestors[run[0]] & ~start, sum(1 << n for n in run)) for run in runs]
     run_at = {run[0]: number for number, run in enumerate(runs)}
     after = [
@@ -202,13 +203,13 @@ def _grown(start: int, runs: list[list[int]], graph: Graph, most: int) -> set[in
             states.add(grown)
             if len(states) > most:
                 return set()
-            opened = [next_one for next_one in after[number] if not adds[next_one][0] & ~grown]
+            opened = [run for run in after[number] if not adds[run][0] & ~grown]
             waiting.append((grown, [other for other in ready if other != number] + opened))
     return states
 
 
 def _line(done: int, runs: list[list[int]]) -> set[int]:
-    """The states that come about when the runs are added one after another."""
+    """The states after each run, when the runs are added one after another."""
     states = set()
     for run in runs:
         done |= sum(1 << n for n in run)

@@ -21,7 +21,7 @@ COLUMNS = (
 
 
 def format_plan(plan: Plan) -> str:
-    """Lines without a trailing newline."""
+    """The table as text, without a trailing newline."""
     lines = [f"{plan.cost_model} cost model, {'x'.join(map(str, plan.workers))} workers"]
     if plan.bottleneck_s is None:
         lines.append(f"infeasible: {plan.reason}")
@@ -55,7 +55,7 @@ def _row(number: int, stage: Stage) -> tuple[str, ...]:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Right-aligned but for the last column, which holds names."""
+    """Right-aligned, except for the last column, which has names."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False))

@@ -1,10 +1,11 @@
 """The images and labels that a rank trains or validates on, as batches on its device.
 
-Not here: where files lie and whether they are whole (mnist.py, checked before any rank is started).
+Not here: where the files are and whether they are whole (mnist_files.py checks that before any rank
+starts).
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,17 @@ from pytest_dnnbench.mnist_files import SPLIT_SEED, MnistFiles, read_idx
 from pytest_dnnbench.rank.torchvision_ops import load_torchvision
 
 load_torchvision()
-from torchvision.datasets.mnist import MNIST, read_image_file, read_label_file  # noqa: E402 - after the line above
+from torchvision.datasets.mnist import (  # noqa: E402 - needs the line above
+    MNIST,
+    read_image_file,
+    read_label_file,
+)
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images, (batch, channels, height, width), and labels, (batch,) of int64."""
 
 SYNTHETIC_BATCHES = 4
-"""Different batches per rank, cycled: enough that nothing can be reused from one step to the
+"""Different batches per rank, in turn: with more than one, nothing of a step can be reused in the
 next."""
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
@@ -41,8 +46,8 @@ def synthetic_batch(
     size: int | None = None,
     dtype: torch.dtype,
 ) -> Batch:
-    """Batch `index` of a shard: standard normal images and uniform labels, the same on every run of
-    a device kind."""
+    """Batch `index` of a shard: standard normal images and uniform labels. Every run on a kind of
+    device gives the same batch."""
     generator = torch.Generator(device).manual_seed(hash((case.seed, shard, index)) % 2**63)
     shape = (size or case.batch_size, case.channels, case.image_size, case.image_size)
     images = torch.randn(shape, generator=generator, device=device, dtype=dtype)
@@ -53,8 +58,7 @@ def synthetic_batch(
 def batches(
     case: Case, files: MnistFiles | None, shard: int, shards: int, device: torch.device
 ) -> Iterator[Batch]:
-    """An endless stream of full batches of `case.batch_size` images: this shard's part of the
-    case's data."""
+    """Endless full batches of `case.batch_size` images: this shard's part of the case's data."""
     if files is None:
         return _synthetic(case, shard, device)
     return _mnist(case, files, shard, shards, device)
@@ -93,8 +97,8 @@ def _mnist(
 
 
 class Digits(Dataset[Batch]):
-    """MNIST's training or validation part, read with torchvision's reader and normalised; fetched
-    by whole batches."""
+    """MNIST's training or validation part, normalised. It is read with torchvision's reader and
+    gives whole batches at a time."""
 
     def __init__(self, files: MnistFiles, phase: str) -> None:
         train = phase == "train"
@@ -121,21 +125,22 @@ def _already_a_batch(batch: Any) -> Batch:
     return batch  # type: ignore[no-any-return] # the loader's types know only lists of items
 
 
-def _read(path: str, reader) -> torch.Tensor:  # type: ignore[no-untyped-def] # torchvision ships no types
+def _read(path: str, reader: Callable[[str], torch.Tensor]) -> torch.Tensor:
     if not path.endswith(".gz"):
-        return reader(path)  # type: ignore[no-any-return]
+        return reader(path)
     with tempfile.TemporaryDirectory(prefix="dnnbench-mnist-") as directory:
         plain = Path(directory) / "idx"
         plain.write_bytes(read_idx(path))
-        return reader(str(plain))  # type: ignore[no-any-return]
+        return reader(str(plain))
 
 
 def download(place: Place, folder: str) -> None:
-    """Lets torchvision fetch the full MNIST set into `folder`. Raises DataError when it cannot."""
+    """Lets torchvision download the full MNIST set into `folder`. Raises DataError when that
+    fails."""
     try:
         MNIST(folder, train=True, download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"MNIST could not be fetched into {folder!r} ({error}):"
+            f"MNIST could not be downloaded into {folder!r} ({error}):"
             " check the network, or put the four files there by hand"
         ) from error

@@ -1,10 +1,5 @@
-"""The first and the last thing a rank does: take its request, run its program, hand back what came
-of it.
-
-A result travels as frames on the rank's own pipe: one byte of kind, eight of length, then the
-pickled body. Pickles are read only from memory and pipes that the two processes share by
-inheritance: never from a file or socket.
-"""
+"""The first and the last thing that a rank does: it takes its request, runs the function named in
+it, and sends the result or the exception (frames.py)."""
 
 import contextlib
 import errno
@@ -14,18 +9,17 @@ import importlib.util
 import os
 import pickle
 import signal
-import struct
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
 
+from pytest_dnnbench.frames import ERROR, FRAME_HEAD, RESULT, RankError, SpawnMessage
 from pytest_dnnbench.rank import rank_phase
 from pytest_dnnbench.rank_status import StatusPage
-
-RESULT, ERROR = b"R", b"E"
-FRAME_HEAD = struct.Struct("<cQ")
 
 _NO_MEMORY = (
     "can't allocate memory",
@@ -34,49 +28,55 @@ _NO_MEMORY = (
     "std::bad_alloc",
     "ALLOC_FAILED",
 )
-"""How torch's CPU allocator, the device allocators, C++ and the CUDA libraries say it, in
-RuntimeErrors."""
+"""What the RuntimeErrors of torch's CPU allocator, of the device allocators, of C++ and of the CUDA
+libraries say when memory runs out."""
 
 
-def main(message: dict[str, Any], request: int, result: int, board: int, output: int) -> int:
-    """Runs one rank's program and returns the process's exit status: 0 reported, 1 raised."""
-    rank_phase.say_on(StatusPage(board))
+def main(message: SpawnMessage, request: int, result: int, page: int, output: int) -> int:
+    """Runs one rank and returns the exit status of its process: 0 when it sent a result, 1 when it
+    sent an error.
+
+    The other arguments are descriptors: `request` is the memory with the pickled request, `result`
+    the pipe for the answer, `page` the rank's status page, `output` the pipe for what it prints.
+    """
+    rank_phase.report_to(StatusPage(page))
     rank_phase.enter("start")
     _redirect_output(output)
-    stacks = open(message["stacks"], "w")  # noqa: SIM115 - stays open for the life of the rank
+    stacks = open(message.stacks, "w")  # noqa: SIM115 - stays open for the life of the rank
     faulthandler.enable(file=stacks)
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
-    os.environ.update(message["environment"])
-    if message["cores"]:
-        os.sched_setaffinity(0, message["cores"])
-    os.chdir(message["directory"])
-    sys.path[:] = message["sys_path"]
+    os.environ.update(message.environment)
+    if message.cores:
+        os.sched_setaffinity(0, message.cores)
+    os.chdir(message.directory)
+    sys.path[:] = message.sys_path
     try:
-        place, target, packed = pickle.loads(_read_all(request))  # noqa: S301 - inherited memory, see above
+        # The arguments are a pickle inside the pickle: unpickling them may import the user's
+        # modules, which belongs to the rank phase "import".
+        place, target, packed = pickle.loads(_read_all(request))  # noqa: S301 - inherited memory
         rank_phase.enter("import")
         function = resolve(target)
         body = pickle.dumps(function(place, *pickle.loads(packed)))  # noqa: S301 - as above
     except BaseException as error:
         traceback.print_exc()
-        _send(result, ERROR, pickle.dumps(_describe(error)))
+        _send(result, ERROR, pickle.dumps(asdict(_described(error))))
         return 1
     _send(result, RESULT, body)
     return 0
 
 
 def resolve(target: tuple[str, str, str | None]) -> Callable[..., Any]:
-    """The function behind (module, qualified name, file); the file serves where the module has no
-    importable name."""
+    """The function behind (module, qualified name, file). The file is loaded where the module
+    cannot be imported by its name."""
     name, qualified_name, file = target
     try:
-        found: Any = importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError:
         if file is None:
             raise
-        found = _load(name, file)
-    for part in qualified_name.split("."):
-        found = getattr(found, part)
-    return found  # type: ignore[no-any-return]  # what a dotted path leads to has no static type
+        module = _load(name, file)
+    # What a dotted path leads to has no static type.
+    return attrgetter(qualified_name)(module)  # type: ignore[no-any-return]
 
 
 def _load(name: str, file: str) -> Any:
@@ -89,26 +89,25 @@ def _load(name: str, file: str) -> Any:
     return module
 
 
-def _describe(error: BaseException) -> dict[str, Any]:
+def _described(error: BaseException) -> RankError:
     kind = type(error)
-    return {
-        "type": f"{kind.__module__}.{kind.__qualname__}",
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-        "raised_s": time.monotonic(),
-        "out_of_memory": is_out_of_memory(error),
-        "step": getattr(error, "step", None),
-    }
+    return RankError(
+        type=f"{kind.__module__}.{kind.__qualname__}",
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+        raised_s=time.monotonic(),
+        out_of_memory=is_out_of_memory(error),
+        step=getattr(error, "step", None),
+    )
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or the one that it came from, says that memory of the host or of a
-    device ran out."""
+    """Whether an exception, or one that caused it, says that memory of the host or of a device ran
+    out."""
     if error is None:
         return False
-    if (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    ):  # torch's, of any device
+    # By name: torch has a class of this name per device, and nothing here imports torch.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
@@ -126,7 +125,8 @@ def _redirect_output(descriptor: int) -> None:
 
 
 def _read_all(descriptor: int) -> bytes:
-    """The whole of a descriptor that other ranks read too: the shared offset is left alone."""
+    """All bytes behind a descriptor. Its offset is shared with the pytest process, which has
+    written them, so it is neither used nor moved."""
     return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 

@@ -14,7 +14,7 @@ from pytest_dnnbench.rank.entry import resolve
 
 
 def take_place(place: Place) -> None:
-    """Sets the compute threads and the current device of this rank."""
+    """Sets this rank's number of compute threads and its current device."""
     torch.set_num_threads(place.threads)
     if place.device.startswith("cuda"):
         torch.cuda.set_device(place.device)
@@ -24,9 +24,10 @@ def join(place: Place) -> None:
     """Joins the default process group: gloo on CPU ranks; NCCL, with gloo for CPU tensors, on
     GPUs."""
     on_gpu = place.device.startswith("cuda")
+    store = dist.FileStore(place.rendezvous, place.world_size)  # type: ignore[attr-defined] # torch's gap
     dist.init_process_group(
         backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=dist.FileStore(place.rendezvous, place.world_size),  # type: ignore[attr-defined] # torch's gap
+        store=store,
         rank=place.rank,
         world_size=place.world_size,
         timeout=timedelta(seconds=place.timeout_s),
@@ -35,11 +36,12 @@ def join(place: Place) -> None:
 
 
 def leave() -> None:
-    """Leaves the process group together with the other ranks, so that nobody goes while a peer
-    still talks.
+    """Leaves the process group together with the other ranks: no rank goes while another still
+    needs it.
 
-    Gloo's group is left to the end of the process, which follows at once: its destructor joins
-    threads that may wait for Python's lock, which the destructor's caller holds.
+    Only NCCL's group is destroyed. Gloo's stays until the process ends, which is soon: its
+    destructor joins threads that may wait for Python's lock, which the caller of the destructor
+    holds.
     """
     if dist.is_initialized():
         dist.barrier()
@@ -49,8 +51,8 @@ def leave() -> None:
 
 @contextmanager
 def membership(place: Place) -> Iterator[None]:
-    """In the process group for the length of a `with`; after an error the rank ends without saying
-    good-bye."""
+    """Membership in the process group for the length of a `with`. After an error the rank does not
+    leave the group: it ends, and the controller ends its peers."""
     rank_phase.enter("group")
     take_place(place)
     join(place)
@@ -60,7 +62,7 @@ def membership(place: Place) -> Iterator[None]:
 
 
 def call(place: Place, target: tuple[str, str, str | None], *arguments: Any) -> Any:
-    """What `Ranks.run` runs on each rank: the user's function inside a process group."""
+    """The program of `Ranks.run` on each rank: the user's function inside a process group."""
     function: Callable[..., Any] = resolve(target)
     with membership(place):
         rank_phase.enter("program")

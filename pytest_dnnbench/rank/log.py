@@ -1,28 +1,27 @@
-"""What a rank prints, kept within bounds: the fork server drains its pipe into a file that never
-grows past LIMIT.
+"""What a rank prints: the fork server drains its pipe into a file that never grows past LIMIT.
 
-A rank that floods its output fills no disk; it is slowed down to what the server drains. No torch
-here.
+A rank that floods its output does not fill the disk. It is slowed down to the speed at which the
+server drains. No torch here.
 """
 
 import os
 from contextlib import suppress
 
 LIMIT = 1 << 20
-"""Bytes that the file of one rank may hold."""
+"""The most bytes in the file of one rank."""
 
 TAIL = 1 << 16
 """Bytes of the end that stay when the file is cut."""
 
 _CHUNK = 1 << 16
 _LAST_CHUNKS = 64
-"""After a rank's end, how much of its pipe is still read: more than a pipe holds, and not for ever,
-should something that it has started print on."""
+"""Chunks that are still read from the pipe after the rank has ended: more than a pipe holds, and a
+bound, since a process that the rank started may print on."""
 
 
 class Log:
-    """The output of one rank: the reading end of its pipe and the file that keeps the last of
-    it."""
+    """The output of one rank: the reading end of its pipe, and the file with the end of the
+    output."""
 
     def __init__(self, path: str, pipe: int) -> None:
         self.pipe = pipe
@@ -32,8 +31,8 @@ class Log:
         self._size = self._dropped = 0
 
     def take(self) -> bool:
-        """Moves what is there; False once nobody can write any more. A full disk loses output and
-        nothing else."""
+        """Moves the waiting output to the file. Returns False once no process can write any more.
+        On a full disk, output is lost and nothing else happens."""
         try:
             chunk = os.read(self.pipe, _CHUNK)
         except BlockingIOError:
@@ -45,19 +44,19 @@ class Log:
         return bool(chunk)
 
     def close(self) -> None:
-        """The rank has ended: takes what it left in the pipe."""
+        """Takes what an ended rank has left in the pipe, then closes both."""
         for _ in range(_LAST_CHUNKS):
             if not self.take():
                 break
         self.forget()
 
     def forget(self) -> None:
-        """Closes what is open here; all that another rank's fork does with it."""
+        """Closes the descriptors. The fork of another rank does this and nothing else."""
         os.close(self.pipe)
         os.close(self._file)
 
     def _cut(self) -> None:
-        """Puts a file with the end in the place of the full one, so that a reader sees one or the
+        """Replaces the full file by one with its end. A reader sees either the one file or the
         other."""
         tail = os.pread(self._file, TAIL, max(0, self._size - TAIL))
         dropped = self._dropped + self._size - len(tail)

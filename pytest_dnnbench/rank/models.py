@@ -1,8 +1,8 @@
-"""Builds the model that a case names, in MNIST's or ImageNet's form. Importing this imports
-torchvision.
+"""Builds a model from its "package.module:factory", in MNIST's or ImageNet's form. Importing this
+imports torchvision.
 
-A name is a row of the catalog or "package.module:factory", a user's own. Not here: which names
-there are (catalog.py), the images (data.py).
+Not here: the names that stand for models (catalog.py; the pytest process looks them up), the images
+(data.py).
 """
 
 import importlib
@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.case import image_form
-from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.torchvision_ops import load_torchvision
 
@@ -22,31 +21,33 @@ load_torchvision()
 
 
 def example_images(image_size: int, batch_size: int) -> torch.Tensor:
-    """Images of the right form, (batch, channels, size, size), standard normal, of torch's
-    generator."""
+    """Standard normal images from torch's generator, (batch, channels, size, size), in the form of
+    the size."""
     return torch.randn(batch_size, image_form(image_size)[0], image_size, image_size)
 
 
-def build_model(name: str, image_size: int) -> nn.Module:
-    """The named model, with fresh weights from torch's generator, on the CPU, in training mode.
+def build_model(target: str, image_size: int) -> nn.Module:
+    """The model of "package.module:factory", with fresh weights from torch's generator, on the CPU,
+    in training mode.
 
     A torchvision model gets as many classes as the form has, and in MNIST's form a first
-    convolution for one channel. A user's factory, or class, is called with those of `channels`,
-    `classes` that it takes. Raises UsageError for an unknown name, and for a factory that is
-    missing, not callable or makes no module.
+    convolution for one channel. A user's factory, or class, is called with those of the arguments
+    `channels` and `classes` that it takes. Raises UsageError for a target that is no such path, and
+    for a factory that is missing, cannot be called or makes no module.
     """
-    path = Catalog().model(name)
     channels, classes = image_form(image_size)
-    if path.startswith("torchvision."):
-        model = _checked(_factory(path)(num_classes=classes), path)
+    if target.startswith("torchvision."):
+        model = _checked(_factory(target)(num_classes=classes), target)
         _accept_channels(model, channels)
     else:
-        model = _checked(_call_with_form(_factory(path), path, channels, classes), path)
+        model = _checked(_call_with_form(_factory(target), target, channels, classes), target)
     return model.train()
 
 
 def _factory(path: str) -> Callable[..., object]:
-    module_name, _, attribute = path.partition(":")
+    module_name, colon, attribute = path.partition(":")
+    if not colon:
+        raise UsageError(f"model {path!r} is not of the form package.module:factory")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -64,7 +65,7 @@ def _factory(path: str) -> Callable[..., object]:
             f"model {path!r} is of type {type(factory).__name__} and cannot be called: "
             "name a function or class that makes the model"
         )
-    return factory  # type: ignore[no-any-return] # callable() has just said so
+    return factory  # type: ignore[no-any-return] # callable() has just been checked
 
 
 def _call_with_form(
@@ -77,8 +78,8 @@ def _call_with_form(
         signature.bind(**taken)
     except TypeError as error:
         raise UsageError(
-            f"model {path!r}: its factory takes {signature} and is called with {sorted(taken)} ({error}): "
-            "give its other parameters defaults"
+            f"model {path!r}: its factory takes {signature} and is called with {sorted(taken)}"
+            f" ({error}): give its other parameters defaults"
         ) from None
     return factory(**taken)
 
@@ -92,20 +93,20 @@ def _checked(model: object, path: str) -> nn.Module:
 
 
 def _accept_channels(model: nn.Module, channels: int) -> None:
-    """Rebuilds the model's first convolution for so many channels, initialised as torchvision
-    does."""
-    name, first = next(
+    """Rebuilds the model's first convolution for this number of channels, initialised as
+    torchvision does."""
+    name, convolution = next(
         (name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d)
     )
-    if first.in_channels == channels:
+    if convolution.in_channels == channels:
         return
     rebuilt = nn.Conv2d(
         channels,
-        first.out_channels,
-        first.kernel_size,  # type: ignore[arg-type] # typed as a tuple of any length; is of two
-        first.stride,  # type: ignore[arg-type]
-        first.padding,  # type: ignore[arg-type]
-        bias=first.bias is not None,
+        convolution.out_channels,
+        convolution.kernel_size,  # type: ignore[arg-type] # a pair, typed as a tuple of any length
+        convolution.stride,  # type: ignore[arg-type] # as above
+        convolution.padding,  # type: ignore[arg-type] # as above
+        bias=convolution.bias is not None,
     )
     nn.init.kaiming_normal_(rebuilt.weight, mode="fan_out")
     model.set_submodule(name, rebuilt)

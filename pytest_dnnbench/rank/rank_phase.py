@@ -1,25 +1,28 @@
-"""Where this rank is, said on its board (board.py). Frameworks may say more; without a board,
-saying costs nothing."""
+"""Reports the rank's phase and its steps on its status page (rank_status.py).
+
+A framework may report more than the timed run does. In a process without a status page, as in a
+test that calls rank code directly, reporting does nothing.
+"""
 
 from pytest_dnnbench.rank_status import StatusPage
 
 _PAGES: list[StatusPage] = []
-"""This process's board, once it is a rank."""
+"""This process's status page, once it is a rank; empty before."""
 
 
-def say_on(page: StatusPage) -> None:
-    """From now on phases are said there."""
+def report_to(page: StatusPage) -> None:
+    """Reports on this page from now on."""
     _PAGES[:] = [page]
 
 
-def enter(phase: str, steps: int = 0) -> None:
-    """A phase of board.PHASES begins, of so many steps."""
+def enter(rank_phase: str, steps: int = 0) -> None:
+    """Reports that a phase of RANK_PHASES begins, with its number of steps."""
     for page in _PAGES:
-        page.enter(phase, steps)
+        page.enter(rank_phase, steps)
 
 
 def step(done: int, samples: int = 0) -> None:
-    """So many steps of the phase are done; `samples` counts those that this rank completed in
+    """Reports the number of steps done in this phase, and of samples that this rank completed in
     it."""
     for page in _PAGES:
         page.step(done, samples)

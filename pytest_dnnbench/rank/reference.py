@@ -1,11 +1,11 @@
-"""The single-process reference that a data-parallel step is held against, and the comparison
-itself.
+"""The single-process reference of a data-parallel step, and the comparison with it.
 
 The reference is plain on purpose: one model, a loop over the shards, the mean of their gradients,
-SGD written out. BatchNorm normalises each shard by its own statistics, as ranks do.
+SGD written out. BatchNorm normalises each shard by the statistics of that shard, as ranks do.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,8 +21,7 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass
 class ReferenceStep:
-    """What a correct job holds after one step: averaged gradients, updated parameters, rank 0's
-    buffers."""
+    """The state after one step: averaged gradients, updated parameters, rank 0's buffers."""
 
     gradients: Tensors
     parameters: Tensors
@@ -47,9 +46,9 @@ class Reference:
     ) -> ReferenceStep:
         """One update on the global batch, given as `passes` minibatches per rank, rank by rank.
 
-        A rank's minibatches update its buffers one after the other; the buffers of the next step
-        are rank 0's. The update uses the mean gradients, or those that `arrived` where their
-        exchange rounds them.
+        A rank's minibatches update its buffers one after the other; the next step starts from rank
+        0's buffers. The update uses the mean gradients, or the gradients in `arrived` where the
+        framework's exchange rounds them.
         """
         total: Tensors = {}
         buffers: Tensors = {}
@@ -59,7 +58,8 @@ class Reference:
                 for name, buffer in self.model.named_buffers():
                     buffer.copy_(before[name])
             self.model.zero_grad()
-            cross_entropy(self.model(images), labels).backward()  # type: ignore[no-untyped-call] # torch's gap
+            loss = cross_entropy(self.model(images), labels)
+            loss.backward()  # type: ignore[no-untyped-call] # torch's gap
             for name, parameter in self.model.named_parameters():
                 if parameter.grad is not None:
                     total[name] = total.get(name, torch.zeros_like(parameter)) + parameter.grad
@@ -84,29 +84,29 @@ class Reference:
 
 
 def without_randomness(model: nn.Module) -> nn.Module:
-    """Switches dropout and stochastic depth off: their draws differ between a rank and its
-    reference."""
+    """Switches dropout and stochastic depth off: a rank and its reference draw different
+    numbers."""
     for module in model.modules():
         probability = getattr(module, "p", None)
         if isinstance(probability, float) and (
             "Drop" in type(module).__name__ or "Stochastic" in type(module).__name__
         ):
-            module.p = 0.0  # type: ignore[assignment] # nn.Module's attributes are typed as tensors or modules
+            module.p = 0.0  # type: ignore[assignment] # typed as a tensor or a module
     return model
 
 
 def detached(tensors: Iterable[tuple[str, torch.Tensor]]) -> Tensors:
-    """Copies, by name, that later steps do not change."""
+    """Copies by name, which later steps do not change."""
     return {name: tensor.detach().clone() for name, tensor in tensors}
 
 
 def deviation(
     got: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], floor: float = 1.0
 ) -> tuple[float, str]:
-    """The largest deviation over all tensors, and in which it is.
+    """The largest deviation over all tensors, and the name of that tensor.
 
-    Of a tensor: max |got - expected| / max(floor, max |expected|). Infinite where a tensor is
-    absent, of another shape, or not a number.
+    The deviation of a tensor is max |got - expected| / max(floor, max |expected|). It is infinite
+    where a tensor is absent, of another shape, or not a number.
     """
     worst, where = 0.0, ""
     for name in sorted({*got, *expected}):
@@ -116,15 +116,16 @@ def deviation(
             continue
         reference = expected[name].detach().double()
         scale = max(floor, float(reference.abs().max()))
-        found = float((got[name].detach().double() - reference).abs().max()) / scale
-        if not found <= worst:
-            worst, where = (found if found == found else float("inf")), name
+        deviates = float((got[name].detach().double() - reference).abs().max()) / scale
+        # "Not at most" and not "above": the comparison has to catch a NaN as well.
+        if not deviates <= worst:
+            worst, where = (float("inf") if math.isnan(deviates) else deviates), name
     return worst, where
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """A fingerprint of every bit of the tensors: equal on two ranks exactly when they hold the
-    same."""
+    """A fingerprint of every bit of the tensors: equal on two ranks exactly when the tensors
+    are."""
     fingerprint = hashlib.sha256()
     for name in sorted(tensors):
         fingerprint.update(name.encode())

@@ -3,14 +3,14 @@ milliseconds.
 
     pytest ──(socket pair: JSON, with file descriptors)──> fork server ──fork──> rank 0, rank 1, ...
       ^                                                                             │
-      └───────────(per rank: one pipe, its result; one board, where it is)──────────┘
+      └───────────(per rank: a pipe for its result, a page for its status)──────────┘
                                 fork server <──(per rank: what it prints; see log.py)──┘
 
 Started as `python -m pytest_dnnbench.rank.server FD`. It never touches a GPU and has a single
-thread, so that a fork is a clean copy. Each rank leads a session of its own; whatever a rank
-started dies with it. When the pytest process goes away, however it goes, the socket closes, every
-rank is killed and its launch's scratch folder removed; when this server goes away the kernel kills
-its ranks. Rank programs do not live here: see entry.py.
+thread, so that a fork is a clean copy. Each rank leads its own session of processes; whatever it
+started dies with it. When the pytest process ends, in whatever way, the socket closes: the server
+then kills every rank and removes the scratch folder of the launch. When the server ends, the kernel
+kills its ranks. Not here: what a rank does (entry.py).
 """
 
 import ctypes
@@ -27,6 +27,7 @@ import traceback
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from pytest_dnnbench.frames import SpawnMessage
 from pytest_dnnbench.rank.log import Log
 
 _PR_SET_PDEATHSIG = 1
@@ -37,8 +38,7 @@ Message = dict[str, Any]
 
 
 class Server:
-    """Forks a rank for each "spawn", signals its process group for each "signal", and reports each
-    exit."""
+    """Forks a rank for each "spawn", signals a rank for each "signal", and reports each exit."""
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
@@ -60,9 +60,8 @@ class Server:
             ready = [descriptor for descriptor, _ in self.poll.poll()]
             for log in [log for log in self.logs.values() if log.pipe in ready]:
                 if not log.take():
-                    self.poll.unregister(
-                        log.pipe
-                    )  # nobody can write any more; its end is yet to be noticed
+                    # No process can write any more. `_reap` will see the end of the rank.
+                    self.poll.unregister(log.pipe)
             if self.wake in ready:
                 os.read(self.wake, 4096)
                 self._reap()
@@ -77,7 +76,8 @@ class Server:
                     self._signal(message["pid"], message["signal"], message["group"])
 
     def stop(self) -> NoReturn:
-        """Kills every rank, removes what its controller can no longer remove, and ends at once."""
+        """Kills every rank, removes the scratch folders that the controller no longer can, and ends
+        at once."""
         for pid in self.children:
             self._signal(pid, signal.SIGKILL, True)
         for folder in {self.scratch[pid] for pid in self.children}:
@@ -85,21 +85,22 @@ class Server:
         os._exit(0)
 
     def _spawn(self, message: Message, descriptors: list[int]) -> None:
+        spawn = SpawnMessage.of(message)
         parent, (readable, writable) = os.getpid(), os.pipe()
-        log = Log(message["output"], readable)
+        log = Log(spawn.output, readable)
         pid = os.fork()
         if pid == 0:
             log.forget()
-            self._become_rank(parent, message, *descriptors, writable)
+            self._become_rank(parent, spawn, *descriptors, writable)
         for descriptor in (*descriptors, writable):
             os.close(descriptor)
         self.children.add(pid)
         self.logs[pid] = log
-        self.scratch[pid] = message["scratch"]
+        self.scratch[pid] = spawn.scratch
         self.poll.register(readable, select.POLLIN)
         self.send({"op": "spawned", "token": message["token"], "pid": pid})
 
-    def _become_rank(self, parent: int, message: Message, *descriptors: int) -> NoReturn:
+    def _become_rank(self, parent: int, message: SpawnMessage, *descriptors: int) -> NoReturn:
         status = 70
         try:
             os.setsid()
@@ -142,7 +143,7 @@ class Server:
             (os.killpg if group else os.kill)(pid, number)
 
     def send(self, message: Message) -> None:
-        """Tells the controller; without one there is nothing left to do."""
+        """Sends the controller a message. Without a controller the server stops."""
         try:
             self.control.send(json.dumps(message).encode())
         except OSError:
@@ -150,7 +151,7 @@ class Server:
 
 
 def preload(modules: list[str]) -> dict[str, str]:
-    """Imports what every rank will need; returns the error of each module that could not be
+    """Imports the modules that every rank will need. Returns the error of each that could not be
     imported."""
     errors = {}
     for name in modules:
@@ -162,15 +163,16 @@ def preload(modules: list[str]) -> dict[str, str]:
 
 
 def main(control_descriptor: int) -> NoReturn:
-    """Preloads what the first message names, says "ready", and serves."""
+    """Imports the modules that the first message names, answers "ready", and serves."""
     control = socket.socket(fileno=control_descriptor)
     control.set_inheritable(False)
-    first = control.recv(_MESSAGE_BYTES)
-    if not first:
+    request = control.recv(_MESSAGE_BYTES)
+    if not request:
         os._exit(0)
-    message = json.loads(first)
+    message = json.loads(request)
     sys.path[:] = message["sys_path"]
     errors = preload(message["preload"])
+    # Ranks share the pages of these objects as long as no collector touches them.
     gc.collect()
     gc.freeze()
     threads = len(os.listdir("/proc/self/task"))

@@ -14,10 +14,10 @@ class Stopwatch(Protocol):
         """The moment when all work queued so far is done; does not wait for it."""
 
     def settle(self) -> None:
-        """Waits until all marks have come."""
+        """Waits until all marked moments have come."""
 
     def seconds(self, start: Any, end: Any) -> float:
-        """From one mark to a later one, once settled."""
+        """The time from one mark to a later one, once settled."""
 
 
 class HostStopwatch:
@@ -44,9 +44,7 @@ class CudaStopwatch:
     def mark(self) -> torch.cuda.Event:
         """An event in the current stream. The backward pass runs in the stream of its forward
         pass."""
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call] # torch's gap
-        event.record(torch.cuda.current_stream(self._device))
-        return event
+        return recorded_event(self._device, timed=True)
 
     def settle(self) -> None:
         """Waits for the device."""
@@ -55,6 +53,14 @@ class CudaStopwatch:
     def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
         """The device's time between two events, which CUDA gives in milliseconds."""
         return float(start.elapsed_time(end)) / 1e3
+
+
+def recorded_event(device: torch.device, *, timed: bool) -> torch.cuda.Event:
+    """A new event at the present end of the device's current stream. Without `timed` it has no time
+    and serves to wait for, which is cheaper."""
+    event = torch.cuda.Event(enable_timing=timed)  # type: ignore[no-untyped-call] # torch's gap
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 def stopwatch(device: torch.device) -> Stopwatch:

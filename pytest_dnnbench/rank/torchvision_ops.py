@@ -3,9 +3,9 @@ of torch.
 
 torchvision declares its operators in a compiled library, then registers shape functions for two of
 them. Where that library does not load, the second step stops with "operator torchvision::nms does
-not exist", and nothing of torchvision can be imported, although its models, datasets and transforms
-are pure Python. Declaring the two schemas is enough. They get no implementation: calling one still
-fails, as it should. Not here: the models (models.py).
+not exist", and no part of torchvision can be imported, although its models, datasets and transforms
+are pure Python. It is enough to declare the two schemas. They get no implementation: a call of one
+still fails, as it should. Not here: the models (models.py).
 """
 
 import importlib
@@ -18,17 +18,13 @@ SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_declared: list[
-    torch.library.Library
-] = []  # a library takes its declarations back when it is collected
+_declared: list[torch.library.Library] = []
+"""Keeps the libraries: one that is collected takes its declarations back."""
 
 
 def load_torchvision() -> ModuleType:
-    """Imports torchvision and returns it; declares the operators only if the import fails for want
-    of them.
-
-    Raises whatever else stops the import, unchanged.
-    """
+    """Imports torchvision and returns it. Declares the operators only if the import fails for lack
+    of them. Any other error of the import is raised unchanged."""
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:

@@ -1,5 +1,5 @@
-"""The seam between the session, which measures, and a framework, which trains. One Worker is one
-rank's part."""
+"""The seam between the timed run, which measures, and a framework, which trains. One Worker is one
+rank's part of a framework."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pytest_dnnbench.messages import Correctness, Place, RunRequest
+from pytest_dnnbench.messages import Correctness, PipelineFacts, Place, RunRequest, Sample
 from pytest_dnnbench.rank.own_work import OwnWork
 from pytest_dnnbench.rank.stopwatch import stopwatch
 
@@ -16,11 +16,11 @@ from pytest_dnnbench.rank.stopwatch import stopwatch
 class Step:
     """One step that this rank has completed.
 
-    `index` counts the steps of the whole job from 0, warm-up included; a data-parallel rank
-    completes each of them, a pipeline's rank those of the minibatches that came its way. `samples`
-    is what this rank adds to the job's samples: its share of a data-parallel batch, all of a
-    minibatch on a pipeline's last stage, 0 on other stages. `loss` is a detached scalar, or None on
-    ranks that see no loss.
+    index      counts the steps of the whole job from 0, warm-up included. A data-parallel rank
+               completes every step, a rank of a pipeline those with minibatches that it ran.
+    samples    this rank's part of the job's samples: its share of a data-parallel batch; on a
+               pipeline's last stage all samples of the minibatch, on its other stages 0
+    loss       a detached scalar, or None on a rank that sees no loss
     """
 
     index: int
@@ -29,8 +29,8 @@ class Step:
 
 
 class Worker(ABC):
-    """One rank's part of a framework. Called in this order: connect, build, run (or prove),
-    close."""
+    """One rank's part of a framework. The timed run calls connect, build, run and close in this
+    order; the proof calls connect, prove and close."""
 
     def __init__(self, place: Place, request: RunRequest) -> None:
         self.place = place
@@ -50,27 +50,27 @@ class Worker(ABC):
 
     @abstractmethod
     def run(self, steps: int) -> Iterator[Step]:
-        """Runs `steps` steps of the whole job in the case's phase and yields each as this rank
-        completes it.
+        """Runs `steps` steps of the whole job in the case's phase, and yields each step when this
+        rank has completed it.
 
-        Never synchronises the device on its own account: the session owns the clock. A rank that
-        must wait for others in every step may tell when it does not (`own_work`).
+        Never synchronises the device by itself: the timed run owns the clock. A rank that must wait
+        for others in every step may mark when it does not (`own_work`).
         """
 
     @abstractmethod
     def prove(self) -> Correctness:
-        """Holds this framework's step against a single-process reference; called instead of build
+        """Compares this framework's step with a single-process reference. Called instead of build
         and run."""
 
     @abstractmethod
     def align(self) -> None:
-        """Called between warm-up and the timed window: ranks that step together wait for each other
+        """Called between warm-up and the timed window. Ranks that step together wait for each other
         here."""
 
     @property
     @abstractmethod
     def samples_per_update(self) -> int:
-        """Images, over all ranks, that one update of the weights averages over."""
+        """Samples, over all ranks, that one update of the weights averages over."""
 
     @abstractmethod
     def close(self) -> None:
@@ -78,40 +78,52 @@ class Worker(ABC):
         at once."""
 
     @property
+    def sample(self) -> Sample:
+        """What a sample is: "img" (an image), "tok" (a token) or "sample" (anything else).
+
+        `Step.samples` counts these, and throughput has the unit img/s, tok/s or sample/s.
+        """
+        return "sample"
+
+    @property
     def stride(self) -> int:
-        """By how much the index grows between two steps of this rank: above 1 where replicas take
-        turns."""
+        """The difference of the indices of two successive steps of this rank: above 1 where
+        replicas take turns."""
         return 1
 
     @property
     def run_on(self) -> int:
-        """Steps to run after the timed ones, so that these are not timed in an emptying
+        """Steps to run after the timed ones, so that those are not timed in an emptying
         pipeline."""
         return 0
 
     def fingerprint(self) -> str:
-        """Of the weights that every rank must hold alike after the run; empty where a rank has only
-        weights of its own.
+        """A fingerprint of the weights that all ranks must hold alike after the run; empty where
+        each rank has weights of its own.
 
-        Called after the timed window. Ranks whose fingerprints differ have not trained the same
+        Called after the timed window. Ranks with different fingerprints have not trained the same
         model.
         """
         return ""
 
     def validation(self) -> tuple[int, int] | None:
-        """Correct and all images of this rank's share of the validation set; None without real
+        """Right answers and samples of this rank's share of the validation set; None without real
         data."""
         return None
 
     def data_facts(self) -> dict[str, str | int | float | bool]:
-        """What is worth recording about the data that this rank reads."""
+        """Facts about this rank's data, for the record."""
         return {}
 
     def metrics(self) -> dict[str, float]:
-        """The framework's own metrics of the timed steps, by their names in metrics.py; the same on
-        every rank."""
+        """The framework's own metrics of the timed steps, by the name of their row in metrics.py.
+        Every rank reports the same names."""
         return {}
 
     def details(self) -> dict[str, object]:
-        """The framework's own facts for the record: options in force, plan, versions kept."""
+        """The framework's own facts for the record, such as the options in force."""
         return {}
+
+    def pipeline_facts(self) -> PipelineFacts | None:
+        """Plan and memory of this rank's stage; None where the framework is no pipeline."""
+        return None

@@ -1,13 +1,11 @@
-"""How plots look and how they become SVG and PNG. The only module that imports matplotlib, and only
-when called.
+"""How plots look and how they become SVG and PNG. Matplotlib is imported when something is drawn.
 
-Figures are made without pyplot, so nothing global is kept. Colours are Okabe and Ito's, told apart
-by colour-blind readers; each series also has a marker of its own. Names are never read as
-mathematical text.
+Figures are made without pyplot, so nothing global is kept. Colours are Okabe and Ito's, which
+colour-blind readers can tell apart; each series also has a marker of its own. Names are never read
+as mathematical text.
 """
 
 import io
-import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.report.runs import plain
-from pytest_dnnbench.report.text import cut_middle
+from pytest_dnnbench.report.text import cut_middle, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,9 +22,15 @@ if TYPE_CHECKING:
 COLOURS = ("#333333", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = "osD^vPX<>*"
 INK, FAINT = "#333333", "#d9dde3"
-# A panel with its labels, and what is left, bottom, right and top of its axes. Dots are those of a
-# PNG.
-PANEL_INCHES, MARGIN_INCHES, DOTS_PER_INCH = (4.2, 2.9), (0.68, 0.55, 0.15, 0.32), 130
+
+PANEL_INCHES = (4.2, 2.9)
+"""Width and height of a panel with its labels."""
+MARGIN_INCHES = (0.68, 0.55, 0.15, 0.32)
+"""What a panel leaves left, bottom, right and top of its axes."""
+DOTS_PER_INCH = 130
+"""Of a PNG."""
+CAPTION_COLUMNS = 70
+"""Letters of the caption that a panel's width has room for."""
 
 _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -53,11 +56,8 @@ _STYLE: dict[str, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
+# Without metadata the same figures give the same bytes.
 _NO_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-
-# A hundredth of a point is as exact as anyone sees, and makes a file a third smaller.
-_GEOMETRY = re.compile(r' (?:d|x|y|transform|width|height)="[^"]*"')
-_DECIMALS = re.compile(r"(\.\d\d)\d+")
 
 Draw = Callable[["Axes"], None]
 
@@ -74,8 +74,8 @@ def require_matplotlib() -> None:
 
 @contextmanager
 def style(salt: str) -> Iterator[None]:
-    """Our settings, for the length of a drawing; `salt` makes the SVG's ids the same each time and
-    unlike others'."""
+    """Our settings, for the length of a drawing. SVG's ids are hashes with the `salt`: the same in
+    each run, and unlike those of another panel on the same page."""
     import matplotlib as mpl
 
     rules: Any = {**_STYLE, "svg.hashsalt": salt}
@@ -86,20 +86,20 @@ def style(salt: str) -> Iterator[None]:
         yield
 
 
-def svg_panel(draw: Draw, salt: str, title: str) -> str:
-    """One panel as SVG: as wide as its place allows, its text as text."""
+def svg_panel(draw: Draw, salt: str) -> str:
+    """One panel as SVG, its text as text."""
     with style(salt):
-        return _svg(_sheet([draw], "", 1), title)
+        return _svg(_sheet([draw], "", 1))
 
 
 def svg_sheet(panels: Sequence[Draw], caption: str, salt: str) -> str:
-    """Panels, two in a row, over their caption."""
+    """Panels, two in a row, over their caption, as SVG."""
     with style(salt):
-        return _svg(_sheet(panels, caption, 2), salt)
+        return _svg(_sheet(panels, caption, 2))
 
 
 def png_sheet(panels: Sequence[Draw], caption: str) -> bytes:
-    """The same as a picture."""
+    """The same as a picture of dots."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     stream = io.BytesIO()
@@ -115,47 +115,40 @@ def look(place: int) -> dict[str, Any]:
 
 
 def short(text: str, length: int = 34) -> str:
-    """A name for a plot: its middle is left out when it is long; no leading underscore, which hides
-    a label."""
+    """A name for a plot. A long one loses its middle. A leading underscore, which would hide the
+    label, gets a blank before it."""
     name = cut_middle(plain(text), length)
     return f" {name}" if name.startswith("_") else name
 
 
 def _sheet(panels: Sequence[Draw], caption: str, columns: int) -> "Figure":
-    """Every panel has the same place in its cell: asking each text for its size first would take as
-    long as drawing."""
+    """A figure of panels. Every panel has the same place in its cell: asking each text for its size
+    first would take as long as drawing."""
     from matplotlib.figure import Figure
 
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    lines = textwrap.wrap(caption, 80 * columns) if caption else []
+    lines = textwrap.wrap(caption, CAPTION_COLUMNS * columns) if caption else []
     foot = 0.16 * len(lines) + 0.1 if lines else 0.0
     width, height = PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + foot
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
     left, bottom, right, top = MARGIN_INCHES
+    size = ((PANEL_INCHES[0] - left - right) / width, (PANEL_INCHES[1] - bottom - top) / height)
     for place, draw in enumerate(panels):
         row, column = divmod(place, columns)
         x, y = column * PANEL_INCHES[0] + left, height - (row + 1) * PANEL_INCHES[1] + bottom
-        size = ((PANEL_INCHES[0] - left - right) / width, (PANEL_INCHES[1] - bottom - top) / height)
         draw(figure.add_axes((x / width, y / height, *size)))
     if lines:
-        figure.text(
-            0.15 / width,
-            0.08 / height,
-            "\n".join(lines),
-            fontsize=7.5,
-            color="#5b6570",
-            va="bottom",
-        )
+        foot_style: dict[str, Any] = {"fontsize": 7.5, "color": "#5b6570", "va": "bottom"}
+        figure.text(0.15 / width, 0.08 / height, "\n".join(lines), **foot_style)
     return figure
 
 
-def _svg(figure: "Figure", title: str) -> str:
+def _svg(figure: "Figure") -> str:
     # The canvas itself: Figure.savefig draws everything twice.
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     stream = io.StringIO()
     canvas: Any = FigureCanvasSVG(figure)
-    canvas.print_svg(stream, metadata={**_NO_METADATA, "Title": title})
-    text = _GEOMETRY.sub(lambda part: _DECIMALS.sub(r"\1", part[0]), stream.getvalue())
-    return re.sub(r">\s+<", "><", re.sub(r'<g id="[^"]*">', "<g>", text.replace("\n", " ")))
+    canvas.print_svg(stream, metadata=_NO_METADATA)
+    return stream.getvalue()

@@ -1,19 +1,21 @@
-"""One line about launches that were disturbed (controller/disturbance.py says what counts as
-that)."""
+"""The line about disturbed launches (controller/disturbance.py says what counts as disturbed)."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
+
+from pytest_dnnbench.results.records.schema import Record
 
 
-def disturbances(records: Sequence[dict[str, Any]]) -> str | None:
+def disturbances(records: Iterable[Record]) -> str | None:
     """How many launches were disturbed, and by what the first of them; None when none was."""
-    launches = [(record["case"], launch) for record in records for launch in record["launches"]]
+    launches = [(record.case, launch) for record in records for launch in record.launches]
     disturbed = [
-        (case, launch["disturbed"]) for case, launch in launches if launch.get("disturbed")
+        (case, launch.conditions.disturbed)
+        for case, launch in launches
+        if launch.conditions.disturbed
     ]
     if not disturbed:
         return None
     case, reason = disturbed[0]
-    name = f"{case['framework']}-{case['model']}-{case['gpus']}gpu ({case['phase']})"
+    count = f"{len(disturbed)} of {len(launches)} launches"
     verb = "was" if len(disturbed) == 1 else "were"
-    return f"{len(disturbed)} of {len(launches)} launches {verb} disturbed, the first in {name}: {reason}"
+    return f"{count} {verb} disturbed, the first in {case.id} ({case.phase}): {reason}"

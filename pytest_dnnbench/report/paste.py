@@ -6,7 +6,8 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-from pytest_dnnbench.report.rows import CLEAR, COLUMNS, Row, Section, columns
+from pytest_dnnbench.metrics import THROUGHPUT
+from pytest_dnnbench.report.rows import CLEAR, COLUMNS, Column, Row, Section, columns
 from pytest_dnnbench.report.study import Study
 
 # What Markdown would take for markup within a line; a bar would end the cell.
@@ -16,53 +17,51 @@ _MARKUP = re.compile(r"([\\`*_\[\]|~$])")
 _FORMULA = ("=", "+", "-", "@")
 
 
-def markdown(found: Sequence[Section], caption: str) -> str:
+def markdown(sections: Sequence[Section], caption: str) -> str:
     """A table per group; the clearly fastest case of each number of GPUs is bold."""
-    shown = columns(row for section in found for row in section.rows)
-    lines = []
-    for section in found:
-        lines += [f"### {_escaped(section.group.label)}", ""]
-        lines += [_line(_escaped(column.head) for column in shown)]
-        lines += [_line("---" if column.is_text else "---:" for column in shown)]
-        lines += [
-            _line(_cell(row, column.text(row), column.key) for column in shown)
-            for row in section.rows
-        ]
-        lines += [""]
-    lines += [_escaped(caption)] if found else ["No case was measured."]
+    shown = columns([row for section in sections for row in section.rows])
+    lines = [line for section in sections for line in _table_lines(section, shown)]
+    lines.append(_escaped(caption) if sections else "No case was measured.")
     return "\n".join(lines) + "\n"
 
 
-def table(found: Sequence[Section], study: Study) -> str:
-    """CSV: a row per case, raw values in the units that the heads' names tell, empty where there is
-    none."""
+def csv_table(sections: Sequence[Section], study: Study) -> str:
+    """A row per case, with raw values. A head tells the unit of its metric; the column
+    `throughput_unit` that of the throughput. Empty where a record has no value."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(
-        ["model", "phase", "setting", *(column.key for column in COLUMNS), "test", "session"]
-    )
-    for section in found:
+    keys = [column.key for column in COLUMNS]
+    writer.writerow(["model", "phase", "setting", *keys, "throughput_unit", "test", "session"])
+    for section in sections:
         group = section.group
         for row in section.rows:
-            values = [column.value(row) for column in COLUMNS]
-            saved = study.runs[row.result.run].saved
-            writer.writerow(
-                _harmless(one)
-                for one in (
-                    group.model,
-                    group.phase,
-                    group.setting,
-                    *values,
-                    row.result.name,
-                    saved,
-                )
-            )
+            cells = [
+                group.model,
+                group.phase,
+                group.setting,
+                *(column.value(row) for column in COLUMNS),
+                row.result.throughput_unit,
+                row.result.name,
+                study.runs[row.result.run].saved,
+            ]
+            writer.writerow(map(_harmless, cells))
     return stream.getvalue()
 
 
-def _cell(row: Row, text: str, key: str) -> str:
-    shown = _escaped(text)
-    return f"**{shown}**" if key == "throughput" and row.rank == CLEAR else shown
+def _table_lines(section: Section, shown: Sequence[Column]) -> list[str]:
+    return [
+        f"### {_escaped(section.heading)}",
+        "",
+        _line(_escaped(column.head) for column in shown),
+        _line("---" if column.is_text else "---:" for column in shown),
+        *(_line(_cell(row, column) for column in shown) for row in section.rows),
+        "",
+    ]
+
+
+def _cell(row: Row, column: Column) -> str:
+    text = _escaped(column.text(row))
+    return f"**{text}**" if column.key == THROUGHPUT and row.rank == CLEAR else text
 
 
 def _line(cells: Iterable[str]) -> str:

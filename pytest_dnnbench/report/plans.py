@@ -1,37 +1,53 @@
-"""The lines under the table that say which plans the pipelines ran."""
+"""Plans of pipelines as text: lines under the terminal's table, and lines for a case's details."""
 
-from collections.abc import Mapping
-from typing import Any
-
-from pytest_dnnbench.report.runs import Result, number
+from pytest_dnnbench.report.facts import fact_line
+from pytest_dnnbench.report.figures import amount
+from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.study import Study
-
-
-def plan_text(plan: object) -> str | None:
-    """The shape of a plan, the replicas of its stages, as in 2-1; None where there is none."""
-    shape = plan.get("shape") if isinstance(plan, Mapping) else None
-    return shape if isinstance(shape, str) and shape else None
+from pytest_dnnbench.results.records.schema import PlanEntry
 
 
 def plan_lines(study: Study) -> list[str]:
     """A line for each case with a plan; training and validation of one case may have the same."""
-    lines = [_line(study.label(one), one, one.plan) for one in study.latest if plan_text(one.plan)]
+    lines = [
+        _line(study.label(result), result, result.record.plan)
+        for result in study.latest
+        if result.record.plan
+    ]
     return ["", "plans (replicas of each stage)", *dict.fromkeys(lines)] if lines else []
 
 
-def _line(series: str, result: Result, plan: Mapping[str, Any]) -> str:
-    bubble = result.value("bubble_fraction")
-    gpus = f"{result.gpus} GPU{'s' if result.gpus > 1 else ''}"
-    text = f"  {series}, {result.model}, {gpus}, {result.phase}: {plan_text(plan)}"
-    if plan.get("parallelism") == "data" and result.gpus > 1:
+def plan_details(plan: PlanEntry) -> list[str]:
+    """How a pipeline was cut, what the plan predicted and what was measured. Operators and ranks
+    are left out."""
+    return [
+        fact_line(
+            {
+                "shape": plan.shape,
+                "parallelism": plan.parallelism,
+                "decided by": plan.decided_by,
+                "cost model": plan.plan.cost_model,
+                "bandwidth bytes s": plan.bandwidth_bytes_s,
+                "profile parts over whole": plan.profile_parts_over_whole,
+            }
+        ),
+        f"predicted step time {amount(plan.predicted_step_time_s, 's')}",
+        "predicted data parallel step time"
+        f" {amount(plan.predicted_data_parallel_step_time_s, 's')}",
+        f"measured step time {amount(plan.measured_step_time_s, 's')}",
+    ]
+
+
+def _line(series: str, result: Result, plan: PlanEntry) -> str:
+    case = result.case
+    gpus = f"{case.gpus} GPU{'s' if case.gpus > 1 else ''}"
+    text = f"  {series}, {case.model}, {gpus}, {case.phase}: {plan.shape}"
+    if plan.parallelism == "data" and case.gpus > 1:
         text += ", pure data parallelism"
-    if isinstance(plan.get("decided_by"), str):
-        text += f", by the {plan['decided_by']}"
+    text += f", by the {plan.decided_by}"
+    bubble = result.value("bubble_fraction")
     if bubble is None:
         return text
-    predicted, measured = (
-        number(plan.get(f"{kind}_step_time_s")) for kind in ("predicted", "measured")
-    )
-    if predicted is not None and measured is not None:
-        text += f"; {1e3 * predicted:.4g} ms a step predicted, {1e3 * measured:.4g} measured"
+    predicted, measured = 1e3 * plan.predicted_step_time_s, 1e3 * plan.measured_step_time_s
+    text += f"; {predicted:.4g} ms a step predicted, {measured:.4g} measured"
     return f"{text}, bubble {bubble:.0%}"

@@ -1,18 +1,20 @@
 """Which plots a report has, and how many panels of each: bounded, so that a study of any size is
 drawn in seconds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report import panels
 from pytest_dnnbench.report.canvas import Draw
-from pytest_dnnbench.report.panels import MIB, Quantity
+from pytest_dnnbench.report.figures import MIB
+from pytest_dnnbench.report.marks import Quantity, drawable
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.study import Group, Study
 
-# Panels drawn of one plot; what is beyond stands in the tables, and the plot says so.
 MOST_PANELS = 6
+"""Panels drawn of one plot. The tables hold all cases, and the plot says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,8 @@ class Plot:
 
 
 def plots(study: Study) -> list[Plot]:
-    """The plots of a study, those without a single panel too: their note says what they would
-    need."""
+    """The plots of a study, throughput first. The note of a plot without a panel says what it
+    would need."""
     return [
         _throughput(study),
         _speedup(study),
@@ -50,13 +52,10 @@ def _throughput(study: Study) -> Plot:
     return _plot(
         "throughput",
         "Throughput",
-        "Images per second against the number of devices.",
+        "Throughput against the number of devices.",
         [
-            Panel(
-                group.label,
-                partial(panels.scaling, study, group, (panels.THROUGHPUT,), "throughput [img/s]"),
-            )
-            for group in _having(study.groups, "throughput")
+            _scaling(study, group, (Quantity(THROUGHPUT),), f"throughput [{group.throughput_unit}]")
+            for group in _having(study.groups, THROUGHPUT)
         ],
         "No case has a throughput.",
     )
@@ -69,81 +68,97 @@ def _speedup(study: Study) -> Plot:
         "Speed-up",
         "Throughput over that of single on one device, round by round; both axes are logarithmic.",
         [Panel(group.label, partial(panels.speedup, study, group)) for group in groups],
-        "Not drawn: speed-up takes the framework single in the session and more than one number of devices.",
+        "Not drawn: speed-up takes the framework single in the session and more than one number of"
+        " devices.",
     )
+
+
+_ALLOCATOR = (
+    Quantity("allocated_peak_bytes", "allocated", MIB),
+    Quantity("cached_peak_bytes", "cached", MIB, hollow=True),
+)
+_RESIDENT = (Quantity("resident_peak_bytes", scale=MIB),)
 
 
 def _memory(study: Study) -> Plot:
-    allocator = (
-        Quantity("allocated_peak_bytes", "allocated", MIB),
-        Quantity("cached_peak_bytes", "cached", MIB, hollow=True),
-    )
-    resident = (Quantity("resident_peak_bytes", scale=MIB),)
-    found = []
+    drawn = []
     for group in study.groups:
-        for chosen, label in (
-            (allocator, "peak memory per GPU [MiB]"),
-            (resident, "peak resident per rank [MiB]"),
-        ):
-            if list(_having([group], chosen[0].metric)):
-                found.append(
-                    Panel(group.label, partial(panels.scaling, study, group, chosen, label))
-                )
-                break
-    about = "Peak inside the timed window, of the rank that has most. GPUs: allocated, and cached by the allocator."
-    return _plot("memory", "Memory", about, found, "No case has a memory figure.")
+        if _having([group], "allocated_peak_bytes"):
+            drawn.append(_scaling(study, group, _ALLOCATOR, "peak memory per GPU [MiB]"))
+        elif _having([group], "resident_peak_bytes"):
+            drawn.append(_scaling(study, group, _RESIDENT, "peak resident per rank [MiB]"))
+    return _plot(
+        "memory",
+        "Memory",
+        "Peak inside the timed window, of the rank that has most. GPUs: allocated, and cached by"
+        " the allocator.",
+        drawn,
+        "No case has a memory figure.",
+    )
 
 
 def _step_times(study: Study) -> Plot:
-    found = []
+    drawn = []
     for group in study.groups:
-        counts = [
-            result.gpus
-            for result in group.results
-            if any(time > 0 for launch in result.step_time_s for time in launch)
-        ]
+        counts = [result.case.gpus for result in group.results if _has_steps(result)]
         if counts:
-            gpus = max(counts)
-            found.append(Panel(group.label, partial(panels.step_times, study, group, gpus)))
-    about = (
-        "Every dot is a step, every column a launch in fresh processes, the bar its median; on the largest number of"
-        f" devices. Of launches with more than {panels.MOST_SAMPLES} steps, evenly chosen ones."
+            draw = partial(panels.step_times, study, group, max(counts))
+            drawn.append(Panel(group.label, draw))
+    return _plot(
+        "steps",
+        "Step times",
+        "Every dot is a step, every column a launch in fresh processes, the bar its median; on the"
+        f" largest number of devices. Of launches with more than {panels.MOST_SAMPLES} steps,"
+        " evenly chosen ones.",
+        drawn,
+        "No case has kept the time of its steps.",
     )
-    return _plot("steps", "Step times", about, found, "No case has kept the time of its steps.")
 
 
 def _history(study: Study) -> Plot:
-    kept = []
+    histories = []
     for results in study.history.values():
-        shown = [result for result in results if panels.drawable(result, "throughput")]
+        shown = [result for result in results if drawable(result, THROUGHPUT)]
         if len({result.run for result in shown}) > 1:
-            kept.append(shown)
-    kept.sort(key=_interest)
+            histories.append(shown)
+    histories.sort(key=_interest)
     return _plot(
         "history",
         "History",
-        "Throughput over stored sessions, oldest first; the marker is the verdict of that session. Regressed cases"
-        " first, then those that changed most.",
-        [Panel(results[-1].name, partial(panels.history, study.runs, results)) for results in kept],
+        "Throughput over stored sessions, oldest first; the marker is the verdict of that session."
+        " Regressed cases first, then those that changed most.",
+        [
+            Panel(results[-1].name, partial(panels.history, study.runs, results))
+            for results in histories
+        ],
         "Not drawn: a history takes two stored sessions or more of a case.",
     )
 
 
 def _interest(results: Sequence[Result]) -> tuple[bool, float]:
-    first, last = (results[place].metrics["throughput"].value for place in (0, -1))
+    """Sorts regressed cases first, then those that changed most."""
+    first, last = (result.value(THROUGHPUT) or 1.0 for result in (results[0], results[-1]))
     return results[-1].status != "regressed", -abs(last / first - 1)
 
 
-def _plot(key: str, title: str, about: str, found: list[Panel], nothing: str) -> Plot:
-    note = "" if found else nothing
-    if len(found) > MOST_PANELS:
-        note = f"{MOST_PANELS} of {len(found)} panels are drawn; the tables hold all cases. Choose with --models."
-    return Plot(key, title, about, tuple(found[:MOST_PANELS]), note)
+def _plot(key: str, title: str, about: str, drawn: Sequence[Panel], nothing: str) -> Plot:
+    note = "" if drawn else nothing
+    if len(drawn) > MOST_PANELS:
+        note = (
+            f"{MOST_PANELS} of {len(drawn)} panels are drawn; the tables hold all cases. Choose"
+            " with --models."
+        )
+    return Plot(key, title, about, tuple(drawn[:MOST_PANELS]), note)
 
 
-def _having(groups: Iterable[Group], metric: str) -> Iterable[Group]:
-    return (
-        group
-        for group in groups
-        if any(panels.drawable(result, metric) for result in group.results)
-    )
+def _scaling(study: Study, group: Group, quantities: Sequence[Quantity], y_label: str) -> Panel:
+    return Panel(group.label, partial(panels.scaling, study, group, quantities, y_label))
+
+
+def _has_steps(result: Result) -> bool:
+    return any(time > 0 for launch in result.step_time_s for time in launch)
+
+
+def _having(groups: Sequence[Group], metric: str) -> list[Group]:
+    """The groups in which a case has the metric."""
+    return [group for group in groups if any(drawable(result, metric) for result in group.results)]

@@ -1,27 +1,26 @@
 """What a session says while it runs: the words of the status line, the time left, and how a line is
 rewritten.
 
-When it is said, and about which case, is live.py's affair. Nothing here reads a clock.
+When it is said, and about which case, is decided in session/progress.py. Nothing here reads a
+clock.
 """
 
 import statistics
 from collections.abc import Callable, Sequence
 
 from pytest_dnnbench.rank_status import RANK_PHASES, RankStatus
-from pytest_dnnbench.report.runs import plain
-from pytest_dnnbench.report.text import cut_middle
+from pytest_dnnbench.report.text import cut_middle, plain
 
-_ORDER = {phase: place for place, phase in enumerate(RANK_PHASES)}
+_ORDER = {rank_phase: place for place, rank_phase in enumerate(RANK_PHASES)}
 
 MIN_NAME = 12
 """Columns that the name of a case keeps; below that, words are left out."""
 
 
 class Pace:
-    """How long the launches of each case have taken, and so how long those to come will take.
+    """How long a session will still take: each case's median launch x its launches to come.
 
-    A first launch has the proof before it. A case without one is taken to be like the others in the
-    middle.
+    A case that was not launched yet is taken to be like the median of the others.
     """
 
     def __init__(self, cases: Sequence[str], launches: int) -> None:
@@ -30,8 +29,8 @@ class Pace:
         self.left_s: float | None = None
 
     def note(self, case: str, seconds: float, *, over: bool = False) -> None:
-        """A launch has taken so long; `over`: the case will not be launched again (it failed, or is
-        skipped)."""
+        """Notes the seconds of a launch. `over`: the case failed or is skipped, and will not be
+        launched again."""
         if case not in self._to_come:
             return
         self._to_come[case] = 0 if over else max(0, self._to_come[case] - 1)
@@ -40,57 +39,43 @@ class Pace:
         self.left_s = self._left()
 
     def of(self, case: str) -> float | None:
-        """Seconds that the next launch of a case will take; None before anything is known."""
-        times = self._times.get(case, [])
-        if len(times) > 1:
-            return statistics.median(times[1:])
-        if times:
-            return times[0] * self._later_by_first()
-        firsts = [known[0] for known in self._times.values() if known]
-        return statistics.median(firsts) if firsts else None
-
-    def _later_by_first(self) -> float:
-        ratios = [
-            statistics.median(times[1:]) / times[0]
-            for times in self._times.values()
-            if len(times) > 1
-        ]
-        return statistics.median(ratios) if ratios else 1.0
+        """Seconds that the next launch of a case will take; None before any launch."""
+        return self._median(case, self._typical())
 
     def _left(self) -> float | None:
-        firsts = [known[0] for known in self._times.values() if known]
-        if not firsts:
+        typical = self._typical()
+        if typical is None:
             return None
-        later, first, total = self._later_by_first(), statistics.median(firsts), 0.0
-        for case, count in self._to_come.items():
-            times = self._times[case]
-            if count and not times:
-                total += first * (1 + (count - 1) * later)
-            elif count:
-                total += count * (
-                    statistics.median(times[1:]) if len(times) > 1 else times[0] * later
-                )
-        return total
+        return sum(
+            count * (self._median(case, typical) or 0.0) for case, count in self._to_come.items()
+        )
+
+    def _median(self, case: str, typical: float | None) -> float | None:
+        times = self._times.get(case)
+        return statistics.median(times) if times else typical
+
+    def _typical(self) -> float | None:
+        """The median case's median launch; None before any launch."""
+        medians = [statistics.median(times) for times in self._times.values() if times]
+        return statistics.median(medians) if medians else None
 
 
-def where(standings: Sequence[RankStatus]) -> list[str]:
-    """Phase, steps and samples per second of running ranks: of the rank that is behind, and of all
-    together."""
-    if not standings:
+def where(statuses: Sequence[RankStatus], unit: str = "img/s") -> list[str]:
+    """The phase and the steps of the running rank that is furthest behind, and the samples per
+    second of all ranks together. `unit`: of the case's throughput."""
+    if not statuses:
         return ["starting ranks"]
-    last = min(standings, key=lambda one: (_ORDER[one.phase], one.done))
+    last = min(statuses, key=lambda status: (_ORDER[status.phase], status.done))
     words = [f"{last.phase} {last.done}/{last.steps}" if last.steps else last.phase]
-    samples, elapsed = (
-        sum(one.samples for one in standings),
-        max(one.elapsed_s for one in standings),
-    )
-    if last.phase == "timed steps" and samples and elapsed > 0:
-        words.append(f"{samples / elapsed:,.0f} img/s")
+    samples = sum(status.samples for status in statuses)
+    elapsed_s = max(status.elapsed_s for status in statuses)
+    if last.phase == "timed steps" and samples and elapsed_s > 0:
+        words.append(f"{samples / elapsed_s:,.0f} {unit}")
     return words
 
 
 def time_left(seconds: float | None) -> list[str]:
-    """ "about 40 s left"; nothing where that is not known."""
+    """ "about 40 s left"; no words without an estimate."""
     if seconds is None:
         return []
     if seconds >= 5400:
@@ -117,7 +102,7 @@ def _tail(words: Sequence[str]) -> str:
 class StatusLine:
     """A line below the one that the cursor is in, rewritten in place; the cursor stays where it is.
 
-    `write` writes and flushes. While the line is there nobody else may write.
+    `write` writes and flushes. While the line is shown nothing else may write.
     """
 
     def __init__(self, write: Callable[[str], None]) -> None:

@@ -4,47 +4,54 @@ import shlex
 
 from pytest_dnnbench.catalog import FRAMEWORKS
 from pytest_dnnbench.report.runs import Result
-from pytest_dnnbench.session.settings import OPTIONS
-
-# Options that say which cases a session has; they are given from the case's own names.
-_CHOOSE = {"gpus", "gpu_counts", "frameworks", "models", "launches"}
+from pytest_dnnbench.report.study import settings
 
 
 def command(result: Result) -> str:
-    """One shell command, every setting spelt out. Speed-up is missing from its answer: that takes
-    `single` too.
+    """One shell command, every setting spelt out. It measures no speed-up, which takes `single`
+    too.
 
-    Real data is somewhere else on every machine, so its folder is left to the reader.
+    Real data lies in another folder on every machine, so the reader has to fill in the folder.
     """
-    path, found, _ = result.name.partition("::")
-    words = ["pytest", result.name if found and not path.startswith("-") else "bench_cases"]
-    words += [
-        "--dnn-gpu-counts",
-        str(result.gpus),
-        "--dnn-frameworks",
-        result.framework,
-        "--dnn-models",
-        result.model,
-    ]
-    facts = dict(result.case)
-    batch = facts.get("batch_size")
-    if facts.get("scaling") == "strong" and isinstance(batch, int):
-        facts["batch_size"] = batch * result.gpus
-    for option in OPTIONS:
-        name = option.key.removeprefix("dnn_")
-        if name not in _CHOOSE and facts.get(name) is not None:
-            words += [option.flag, str(facts[name])]
-    if result.step_time_s:
-        words += ["--dnn-launches", str(len(result.step_time_s))]
-    own = facts.get("options")
-    for row in (
-        row
-        for framework in FRAMEWORKS
-        if framework.name == result.framework
-        for row in framework.options
-    ):
-        if isinstance(own, dict) and own.get(row.name) is not None:
-            words += [f"--dnn-{row.flag}", str(own[row.name])]
-    if facts.get("dataset") == "mnist":
-        words += ["--dnn-data-dir", "DIR"]
+    path, separator, _ = result.name.partition("::")
+    is_test = bool(separator) and not path.startswith("-")
+    words = ["pytest", result.name if is_test else "bench_cases"]
+    for flag, value in {**_choices(result), **_settings(result), **_options(result)}.items():
+        words += [flag, value]
     return shlex.join(words)
+
+
+def _choices(result: Result) -> dict[str, str]:
+    """The options that choose this case among others."""
+    case = result.case
+    return {
+        "--dnn-gpu-counts": str(case.gpus),
+        "--dnn-frameworks": case.framework,
+        "--dnn-models": case.model,
+    }
+
+
+def _settings(result: Result) -> dict[str, str]:
+    """Each setting has an option of its name (tests/report/test_reproduce.py holds them against
+    the options of a session). A record that holds no launches leaves their number to the
+    default."""
+    flags = {
+        f"--dnn-{name.replace('_', '-')}": str(value) for name, value in settings(result).items()
+    }
+    if launches := len(result.record.launches):
+        flags["--dnn-launches"] = str(launches)
+    if result.case.dataset == "mnist":
+        flags["--dnn-data-dir"] = "DIR"
+    return flags
+
+
+def _options(result: Result) -> dict[str, str]:
+    """The framework's own options, where the catalog has the framework."""
+    chosen = result.case.options
+    return {
+        f"--dnn-{option.flag}": str(chosen[option.name])
+        for framework in FRAMEWORKS
+        if framework.name == result.case.framework
+        for option in framework.options
+        if option.name in chosen
+    }

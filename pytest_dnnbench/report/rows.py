@@ -1,45 +1,34 @@
 """The rows and columns of a study's table, the same for the terminal, Markdown, CSV and HTML.
 
-    Study ──sections()──> Section (a group's heading) ──> Row ──Column.text / Column.value──> what a format shows
+    Study ──sections()──> Section (a group's heading) ──> Row ──Column.text / Column.value──> format
 
 A `text` is for readers, in the unit of the column's head; a `value` is for machines, in the unit of
-its key, or None. How a table is laid out, cut or coloured is the affair of each format (terminal:
-table.py).
+its key, or None. Each format decides how a table is laid out, cut or coloured (terminal: table.py).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from pytest_dnnbench.report.plans import plan_text
-from pytest_dnnbench.report.runs import Result, number
-from pytest_dnnbench.report.spread import interval
-from pytest_dnnbench.report.study import Group, Study
-from pytest_dnnbench.report.winners import THROUGHPUT, Contest, contests
-from pytest_dnnbench.report.words import NOTHING, change, rate
-
-MIB = 2.0**20
+from pytest_dnnbench.metrics import THROUGHPUT, metric_row
+from pytest_dnnbench.report.figures import MIB, NOTHING, rate
+from pytest_dnnbench.report.runs import Result
+from pytest_dnnbench.report.spread import interval_of
+from pytest_dnnbench.report.study import MIXED_RATES, Group, Study, throughput_unit
+from pytest_dnnbench.report.verdicts import MEMORY, verdict_text
+from pytest_dnnbench.report.winners import Contest, contests
 
 CLEAR, AHEAD = "clear", "ahead"
 """The fastest of its group and number of GPUs: clearly (the 95% intervals of all its leads are
 above zero), or not."""
 
-MEMORY = {
-    "allocated_peak_bytes": "allocated",
-    "cached_peak_bytes": "cached",
-    "resident_peak_bytes": "resident",
-}
-
 _ABSURD = 1e15
 """Figures from here on are shown by their order of magnitude."""
-
-_SHORT = {**MEMORY, "step_time_s": "step time", "scaling_efficiency": "efficiency"}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One case. `series`: the framework with its options where they vary. `rank`: CLEAR, AHEAD or
-    empty, as always where ranks are crowded."""
+    empty; always empty where ranks are crowded."""
 
     result: Result
     series: str
@@ -48,7 +37,7 @@ class Row:
     @property
     def crowded(self) -> bool:
         """More ranks than cores: its speed means nothing."""
-        return self.result.case.get("oversubscribed") is True
+        return self.result.record.run.oversubscribed
 
     @property
     def status(self) -> str:
@@ -58,16 +47,18 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """The rows of one group, by number of GPUs and then as the frameworks are listed."""
+    """The rows of one group, by number of GPUs and then in the order of the frameworks. `heading`
+    gives the unit of throughput where the study has several."""
 
     group: Group
     rows: tuple[Row, ...]
+    heading: str
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. `brief` is the head where room is short, its unit then told beside the table.
-    `worth` tells which go first where there is none: the lowest; None: never."""
+    """One column. `brief` is the head where room is short; a note beside the table then gives the
+    unit. `worth`: columns of the lowest worth are dropped first; those of None never."""
 
     key: str
     head: str
@@ -80,50 +71,42 @@ class Column:
 
 def sections(study: Study) -> list[Section]:
     """All rows of a study, group by group."""
-    best = {id(contest.first): _rank(contest) for contest in contests(study)}
+    ranks = {id(contest.first): _rank(contest) for contest in contests(study)}
+    mixed = has_mixed_rates(study.latest)
 
     def row(result: Result) -> Row:
-        plain = Row(result, study.label(result))
-        return plain if plain.crowded else replace(plain, rank=best.get(id(result), ""))
+        unranked = Row(result, study.label(result))
+        return unranked if unranked.crowded else replace(unranked, rank=ranks.get(id(result), ""))
 
-    return [Section(group, tuple(map(row, group.results))) for group in study.groups]
+    def heading(group: Group) -> str:
+        return f"{group.label} [{group.throughput_unit}]" if mixed else group.label
 
-
-def columns(rows: Iterable[Row]) -> list[Column]:
-    """The columns that say something about at least one of the rows; framework and GPUs always
-    do."""
-    known = list(rows)
     return [
-        one
-        for one in COLUMNS
-        if one.worth is None or any(one.value(row) is not None for row in known)
+        Section(group, tuple(map(row, group.results)), heading(group)) for group in study.groups
+    ]
+
+
+def has_mixed_rates(results: Sequence[Result]) -> bool:
+    """Whether the results have throughputs of more than one unit."""
+    return len({result.throughput_unit for result in results} - {""}) > 1
+
+
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """The columns that say something about at least one of the rows; framework and GPUs always
+    do. The head of throughput is its unit."""
+    unit = throughput_unit(row.result for row in rows)
+    return [
+        replace(column, head=unit) if column.key == THROUGHPUT else column
+        for column in COLUMNS
+        if column.worth is None or any(column.value(row) is not None for row in rows)
     ]
 
 
 def half_width(result: Result) -> float | None:
-    """Of the throughput's 95% interval over launches, upwards, as a fraction; None without an
-    interval."""
-    figure = result.metrics.get(THROUGHPUT)
-    found = interval(figure.per_launch, THROUGHPUT) if figure else None
-    return found.high / found.middle - 1 if found and found.middle > 0 else None
-
-
-def verdict_text(verdict: Mapping[str, Any]) -> str | None:
-    """Status and the change that decided it: "regressed -5.1%", "regressed allocated +12.0%". None:
-    no baseline."""
-    status = str(verdict.get("status") or "no-baseline")
-    if status == "no-baseline":
-        return None
-    entries = verdict.get("metrics")
-    known = entries.items() if isinstance(entries, Mapping) else ()
-    found = {name: one for name, one in known if isinstance(one, Mapping)}
-    deciding = [name for name, entry in found.items() if entry.get("status") == status]
-    metric = THROUGHPUT if THROUGHPUT in deciding or not deciding else deciding[0]
-    fraction = number(found.get(metric, {}).get("change"))
-    if fraction is None:
-        return status
-    subject = "" if metric == THROUGHPUT else f" {_SHORT.get(metric, metric)}"
-    return f"{status}{subject} {change(fraction)}"
+    """Half of the throughput's 95% interval over launches, upwards, as a fraction; None without
+    an interval."""
+    interval = interval_of(result, THROUGHPUT)
+    return interval.high / interval.middle - 1 if interval else None
 
 
 def _rank(contest: Contest) -> str:
@@ -132,74 +115,78 @@ def _rank(contest: Contest) -> str:
     return CLEAR if contest.clear else AHEAD
 
 
-def _metric(name: str) -> Callable[[Row], float | None]:
-    return lambda row: row.result.value(name)
+def _metric_column(
+    metric: str,
+    form: Callable[[float], str],
+    *,
+    head: str = "",
+    brief: str = "",
+    worth: int | None = None,
+) -> Column:
+    """The column of a metric's median; its head is the metric's name unless one is given."""
+
+    def value(row: Row) -> float | None:
+        return row.result.value(metric)
+
+    return Column(
+        metric, head or metric_row(metric).title, _shown(value, form), value, worth, brief=brief
+    )
 
 
 def _shown(
     value: Callable[[Row], float | None], form: Callable[[float], str]
 ) -> Callable[[Row], str]:
     def text(row: Row) -> str:
-        found = value(row)
-        if found is None:
+        figure = value(row)
+        if figure is None:
             return NOTHING
-        return form(found) if abs(found) < _ABSURD else f"{found:.2g}"
+        return form(figure) if abs(figure) < _ABSURD else f"{figure:.2g}"
 
     return text
 
 
-def _memory_column(name: str, worth: int) -> Column:
-    value = _metric(name)
-    return Column(
-        name,
-        f"{MEMORY[name]} MiB",
-        _shown(value, lambda found: f"{found / MIB:,.0f}"),
-        value,
-        worth,
-        brief=MEMORY[name],
-    )
+def _memory_column(metric: str, worth: int) -> Column:
+    brief = MEMORY[metric]
+    return _metric_column(metric, _mib, head=f"{brief} MiB", brief=brief, worth=worth)
 
 
-def _plan(row: Row) -> str | None:
-    return plan_text(row.result.plan)
-
-
-def _verdict(row: Row) -> str | None:
-    return verdict_text(row.result.verdict)
-
-
-def _half(row: Row) -> float | None:
-    return half_width(row.result)
+def _mib(figure: float) -> str:
+    return f"{figure / MIB:,.0f}"
 
 
 def _percent(fraction: float) -> str:
     return f"{fraction:.1%}" if fraction < 1 else ">100%"
 
 
-_throughput, _speedup, _efficiency = (
-    _metric(name) for name in (THROUGHPUT, "speedup", "scaling_efficiency")
-)
+def _series(row: Row) -> str:
+    return row.series
+
+
+def _plan(row: Row) -> str | None:
+    plan = row.result.record.plan
+    return plan.shape if plan else None
+
+
+def _gpus(row: Row) -> int:
+    return row.result.case.gpus
+
+
+def _half_width(row: Row) -> float | None:
+    return half_width(row.result)
+
+
+def _verdict(row: Row) -> str | None:
+    return verdict_text(row.result.record.verdict)
+
 
 COLUMNS = (
-    Column("framework", "framework", lambda row: row.series, lambda row: row.series, is_text=True),
+    Column("framework", "framework", _series, _series, is_text=True),
     Column("plan", "plan", lambda row: _plan(row) or "", _plan, worth=5, is_text=True),
-    Column(
-        "gpus",
-        "GPUs",
-        lambda row: f"{row.result.gpus}{'*' if row.crowded else ''}",
-        lambda row: row.result.gpus,
-    ),
-    Column(THROUGHPUT, "img/s", _shown(_throughput, rate), _throughput),
-    Column("throughput_half_width", "±", _shown(_half, _percent), _half, worth=1),
-    Column("speedup", "speed-up", _shown(_speedup, "{:.2f}x".format), _speedup, worth=6),
-    Column(
-        "scaling_efficiency",
-        "efficiency",
-        _shown(_efficiency, "{:.0%}".format),
-        _efficiency,
-        worth=3,
-        brief="eff.",
-    ),
+    Column("gpus", "GPUs", lambda row: f"{_gpus(row)}{'*' if row.crowded else ''}", _gpus),
+    _metric_column(THROUGHPUT, rate, head=MIXED_RATES),
+    Column("throughput_half_width", "±", _shown(_half_width, _percent), _half_width, worth=1),
+    _metric_column("speedup", "{:.2f}x".format, worth=6),
+    _metric_column("scaling_efficiency", "{:.0%}".format, brief="eff.", worth=3),
     _memory_column("allocated_peak_bytes", worth=4),
     _memory_column("cached_peak_bytes", worth=2),
     _memory_column("resident_peak_bytes", worth=4),

@@ -1,69 +1,82 @@
-"""Saved sessions as a report reads them: leniently. What is missing, not finite or too long is left
-out and told.
+"""Sessions as a report shows them: their records, from a saved file or from memory.
 
-A report must show even a broken run; a comparison must refuse one. So this is not the strict reader
-of baselines. Every text that leaves this module is printable and bounded, every number finite.
+A report shows even a broken session, where a baseline must refuse one. So a record that cannot be
+shown is left out, a note says why, and the rest is shown; this is not the strict reader of
+baselines (results/records/saved.py). Every text of a `Run` is printable and bounded, and every
+figure that is drawn is finite.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pytest_dnnbench.case import PHASES
-from pytest_dnnbench.errors import DataError
+import msgspec
 
-# Bounds on what is taken from a file: characters of a name and of any other text, entries of a list
-# or mapping, depth.
-NAME_LENGTH, TEXT_LENGTH, ENTRIES, DEPTH = 120, 300, 64, 5
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.metrics import THROUGHPUT
+from pytest_dnnbench.report.text import NAME_LENGTH, plain
+from pytest_dnnbench.results.records.launches import Launches, launches_of
+from pytest_dnnbench.results.records.schema import SCHEMA, Record, SessionEntry
 
-# Larger or nearer to zero than anything measured, in any unit: taken for damage.
 LARGEST, SMALLEST = 1e18, 1e-18
+"""No measured figure is larger, or nearer to zero, in any unit. Matplotlib overflows long after."""
 
+MESSAGE_LINES = 64
+"""Lines kept of the message of a failed test."""
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One metric of a case: its median over the launches, and each launch's value where known."""
-
-    value: float
-    unit: str
-    better: str
-    per_launch: tuple[float, ...] = ()
+Struct = TypeVar("Struct")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One case of one session. `step_time_s` holds the raw samples of each launch."""
+    """One case of one session. `run`: the number of its session in the study."""
 
     name: str
-    framework: str
-    model: str
-    gpus: int
-    phase: str
-    case: dict[str, Any]
-    metrics: dict[str, Figure]
-    step_time_s: tuple[tuple[float, ...], ...]
-    must_match: dict[str, Any]
-    recorded: dict[str, Any]
-    correctness: dict[str, Any]
-    plan: Any
-    verdict: dict[str, Any]
+    record: Record
     run: int = 0
 
-    def value(self, metric: str) -> float | None:
-        """The median of a metric; None when the record has none."""
-        return self.metrics[metric].value if metric in self.metrics else None
+    @property
+    def case(self) -> Case:
+        """What was measured."""
+        return self.record.case
 
     @property
     def status(self) -> str:
         """The verdict in one word."""
-        return str(self.verdict.get("status") or "no-baseline")
+        return self.record.verdict.status
+
+    @property
+    def step_time_s(self) -> list[list[float]]:
+        """The raw samples of each launch: seconds of its timed steps."""
+        return [launch.step_time_s for launch in self.record.launches]
+
+    @property
+    def throughput_unit(self) -> str:
+        """As in img/s; empty without a throughput."""
+        entry = self.record.metrics.get(THROUGHPUT)
+        return entry.unit if entry else ""
+
+    def value(self, metric: str) -> float | None:
+        """The median of a metric over the launches; None when the record has no such metric."""
+        entry = self.record.metrics.get(metric)
+        return entry.value if entry else None
+
+    def launches(self, metric: str) -> Launches:
+        """The metric's value in each launch, and why each launch was disturbed; no launches when
+        the record has no such metric. Whatever a report says of launches comes from here."""
+        entry = self.record.metrics.get(metric)
+        if entry is None:
+            return Launches(())
+        reasons = [launch.conditions.disturbed for launch in self.record.launches]
+        return launches_of(metric, entry.per_launch, entry.disturbed or reasons)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One session: its cases, what failed in it (name and message), and what could not be read."""
+    """One session: its cases, what failed in it (name and message), and what was left out."""
 
     source: str
     saved: str
@@ -75,9 +88,10 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """A file that pytest-benchmark saved. Raises DataError for one that cannot be read or is no
-    such file."""
+    """The session in a file that pytest-benchmark saved. Raises DataError for a file that cannot
+    be read, is of another kind, or has a newer schema."""
     try:
+        # Python's reader takes NaN, so that a NaN in one benchmark does not cost the others.
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
@@ -86,139 +100,179 @@ def read_run(path: Path) -> Run:
     return run_of(content, path.name)
 
 
-def run_of(content: Any, source: str) -> Run:
-    """The content of a saved file. Raises DataError when it is not one of pytest-benchmark's."""
-    if not isinstance(content, Mapping) or not isinstance(content.get("benchmarks"), list):
+def run_of(content: object, source: str) -> Run:
+    """The session in the content of a saved file. Raises DataError for content of another kind or
+    of a newer schema."""
+    file = _mapping(content)
+    shown = _Shown(plain(source, NAME_LENGTH))
+    benchmarks = file.get("benchmarks")
+    if not isinstance(benchmarks, list):
         raise DataError(
-            f"{plain(source)} holds no `benchmarks`: give a file that --benchmark-json or -save wrote"
+            f"{shown.source} holds no `benchmarks`: give a file that --benchmark-json or -save"
+            " wrote"
         )
-    results, notes, others = [], [], 0
-    for number, benchmark in enumerate(content["benchmarks"]):
-        record = _part(_part(benchmark).get("extra_info")).get("dnnbench")
-        if record is None:
-            others += 1
-            continue
-        name = plain(_part(benchmark).get("fullname") or f"benchmark {number}", NAME_LENGTH * 2)
-        result = _result(name, _part(record))
-        if result is None:
-            notes.append(
-                f"{name}: its record does not tell framework, model, GPUs and phase; left out"
-            )
-        else:
-            results.append(result)
-    if others:
-        notes.append(
-            f"{others} other benchmarks in {plain(source)} are not pytest-dnnbench's; left out"
+    for number, benchmark in enumerate(benchmarks):
+        shown.add_benchmark(number, _mapping(benchmark))
+    if shown.others:
+        shown.notes.append(
+            f"{shown.source}: {shown.others} benchmarks of other plugins are left out"
         )
-    session = _part(content.get("dnnbench"))
+    session = shown.session(file.get("dnnbench"))
     return Run(
-        source=plain(source, NAME_LENGTH),
-        saved=plain(content.get("datetime") or "", 40),
-        commit=plain(_part(content.get("commit_info")).get("id") or "", 12),
-        results=tuple(results),
-        failures=tuple(_failures(session.get("failed"))),
-        notes=tuple(notes),
-        interrupted=session.get("interrupted") is True,
+        source=shown.source,
+        saved=plain(file.get("datetime") or "", 40),
+        commit=plain(_mapping(file.get("commit_info")).get("id") or "", 12),
+        results=tuple(shown.results),
+        failures=tuple((name, "") for name in session.failed),
+        notes=tuple(shown.notes),
+        interrupted=session.interrupted,
     )
 
 
-def plain(value: object, length: int = TEXT_LENGTH) -> str:
-    """Printable text of at most so many characters; what cannot be printed is shown as a
-    replacement character."""
-    text = str(value)
-    cut = text if len(text) <= length else f"{text[: length - 1]}…"
-    if cut.isprintable():
-        return cut
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in cut
+def run_in_memory(
+    records: Mapping[str, Record],
+    *,
+    source: str,
+    saved: str = "",
+    failures: Iterable[tuple[str, str]] = (),
+) -> Run:
+    """A session that was not saved: its records by the names of their tests, and what failed
+    (name and message)."""
+    shown = _Shown(source)
+    for name, record in records.items():
+        shown.add(name, msgspec.to_builtins(record), source)
+    return Run(
+        source,
+        saved,
+        results=tuple(shown.results),
+        failures=tuple((plain(name, 2 * NAME_LENGTH), _lines(text)) for name, text in failures),
+        notes=tuple(shown.notes),
     )
 
 
-def number(value: object) -> float | None:
-    """A finite number of a size that can be measured; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if value == 0 or SMALLEST <= abs(value) <= LARGEST else None
+class _Shown:
+    """What can be shown of one source, and the notes that say what is left out."""
 
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.results: list[Result] = []
+        self.notes: list[str] = []
+        self.others = 0
 
-def tidy(value: Any, depth: int = DEPTH) -> Any:
-    """JSON data with bounded texts, finite numbers (else None) and at most so many entries and
-    levels."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, (int, float)):
-        return value if number(value) is not None else None
-    if isinstance(value, Mapping):
-        if not depth:
-            return "…"
-        return {plain(key, NAME_LENGTH): tidy(one, depth - 1) for key, one in _first(value.items())}
-    if isinstance(value, (list, tuple)):
-        return [tidy(one, depth - 1) for one in _first(value)] if depth else "…"
-    return plain(value)
+    def add_benchmark(self, number: int, benchmark: Mapping[str, Any]) -> None:
+        """Adds a benchmark of a saved file, or counts one of another plugin."""
+        data = _mapping(benchmark.get("extra_info")).get("dnnbench")
+        if data is None:
+            self.others += 1
+            return
+        place = f"{self.source}: benchmarks[{number}].extra_info.dnnbench"
+        _refuse_newer(data, place)
+        self.add(str(benchmark.get("fullname") or f"benchmark {number}"), data, place)
 
-
-def _result(name: str, record: Mapping[str, Any]) -> Result | None:
-    case = tidy(_part(record.get("case")))
-    gpus = number(case.get("gpus"))
-    texts = [case.get(key) for key in ("framework", "model")]
-    if gpus is None or not 1 <= gpus <= 2**20 or not all(isinstance(one, str) for one in texts):
-        return None
-    if case.get("phase") not in PHASES:
-        return None
-    framework, model = (plain(one, NAME_LENGTH) for one in texts)
-    environment = _part(record.get("environment"))
-    return Result(
-        name=name,
-        framework=framework,
-        model=model,
-        gpus=int(gpus),
-        phase=case["phase"],
-        case=case,
-        metrics=dict(_figures(_part(record.get("metrics")))),
-        step_time_s=tuple(_samples(record.get("launches"))),
-        must_match=tidy(_part(environment.get("must_match"))),
-        recorded=tidy(_part(environment.get("recorded"))),
-        correctness=tidy(_part(record.get("correctness"))),
-        plan=tidy(record.get("plan")),
-        verdict=tidy(_part(record.get("verdict"))),
-    )
-
-
-def _figures(metrics: Mapping[str, Any]) -> Iterable[tuple[str, Figure]]:
-    for name, entry in _first(metrics.items()):
-        value = number(_part(entry).get("value"))
-        if value is not None:
-            launches = _numbers(_part(entry).get("per_launch"))
-            unit, better = (plain(entry.get(key) or "", 12) for key in ("unit", "better"))
-            yield plain(name, NAME_LENGTH), Figure(value, unit, better, launches)
-
-
-def _samples(launches: Any) -> Iterable[tuple[float, ...]]:
-    for launch in launches if isinstance(launches, list) else ():
-        yield _numbers(_part(launch).get("step_time_s"))
-
-
-def _numbers(values: Any) -> tuple[float, ...]:
-    found = (number(value) for value in values) if isinstance(values, list) else ()
-    return tuple(value for value in found if value is not None)
-
-
-def _failures(failed: Any) -> Iterable[tuple[str, str]]:
-    for one in failed if isinstance(failed, list) else ():
-        if isinstance(one, (list, tuple)) and len(one) == 2:
-            yield plain(one[0], NAME_LENGTH * 2), _lines(one[1])
+    def add(self, name: str, data: object, place: str) -> None:
+        """Adds the result of a record's data, or a note that says why it is left out."""
+        name = plain(name, 2 * NAME_LENGTH)
+        try:
+            record = _converted(data, Record)
+            fault = _fault(record)
+        except DataError as error:
+            fault = str(error)
+        if fault:
+            self.notes.append(f"{place}: the case {name} is left out: {plain(fault)}")
         else:
-            yield plain(one, NAME_LENGTH * 2), ""
+            self.results.append(Result(name, record))
+
+    def session(self, data: object) -> SessionEntry:
+        """What a file says of its session; a note when that cannot be read."""
+        if data is None:
+            return SessionEntry(schema=SCHEMA)
+        place = f"{self.source}: dnnbench"
+        _refuse_newer(data, place)
+        try:
+            return _converted(data, SessionEntry)
+        except DataError as error:
+            self.notes.append(f"{place}: {plain(error)}: failed tests are not shown")
+            return SessionEntry(schema=SCHEMA)
 
 
-def _lines(text: Any) -> str:
+def _converted(data: object, kind: type[Struct]) -> Struct:
+    """Data as a struct of this kind. Raises DataError with the place and what is wrong there."""
+    try:
+        return msgspec.convert(_printable(data), kind)
+    except (msgspec.ValidationError, UsageError) as error:  # UsageError: a Case checks itself
+        raise DataError(str(error)) from None
+    except RecursionError:
+        raise DataError("nested too deeply") from None
+
+
+def _printable(data: Any) -> Any:
+    """The data with every text printable and bounded."""
+    if isinstance(data, str):
+        return plain(data)
+    if isinstance(data, Mapping):
+        return {plain(key, NAME_LENGTH): _printable(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_printable(value) for value in data]
+    return data
+
+
+def _fault(record: Record) -> str:
+    """The place and the value of the first figure that cannot be; empty when there is none."""
+    if record.schema != SCHEMA:
+        return f"schema {record.schema} is unknown: this version reads schema {SCHEMA}"
+    for place, value in _measured(record):
+        if not (value == 0 or SMALLEST <= abs(value) <= LARGEST):
+            return f"{place}: {value!r} is not a figure that can be measured"
+    for place, value in _derived(record):
+        if not abs(value) <= LARGEST:
+            return f"{place}: {value!r} is not a figure that can be"
+    for name in (*record.metrics, *record.verdict.metrics):
+        if not name.isidentifier():
+            return f"metrics: {name!r} is not the name of a metric"
+    for name, entry in record.metrics.items():
+        reasons = entry.disturbed or [launch.conditions.disturbed for launch in record.launches]
+        if any(reasons) and len(reasons) != len(entry.per_launch):
+            values = f"{len(entry.per_launch)} values and {len(reasons)} launches"
+            return f"metrics.{name}.per_launch: {values}"
+    return ""
+
+
+def _measured(record: Record) -> Iterator[tuple[str, float]]:
+    """Places and values of the measured figures, which plots draw."""
+    for name, entry in record.metrics.items():
+        yield f"metrics.{name}.value", entry.value
+        for number, value in enumerate(entry.per_launch):
+            yield f"metrics.{name}.per_launch[{number}]", value
+    for number, launch in enumerate(record.launches):
+        for step, value in enumerate(launch.step_time_s):
+            yield f"launches[{number}].step_time_s[{step}]", value
+
+
+def _derived(record: Record) -> Iterator[tuple[str, float]]:
+    """Places and values of the figures shown of a verdict, a plan and the correctness."""
+    for name, verdict in record.verdict.metrics.items():
+        shown = (verdict.change, *verdict.interval, verdict.limit, verdict.minimum_detectable)
+        yield from ((f"verdict.metrics.{name}", value) for value in shown if value is not None)
+    for kind in ("predicted", "predicted_data_parallel", "measured") if record.plan else ():
+        yield f"plan.{kind}_step_time_s", getattr(record.plan, f"{kind}_step_time_s")
+    for kind in ("largest_deviation", "tolerance"):
+        for name, value in getattr(record.correctness, kind).items():
+            yield f"correctness.{kind}.{name}", value
+
+
+def _refuse_newer(data: object, place: str) -> None:
+    schema = _mapping(data).get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise DataError(
+            f"{place}: schema {schema} is newer than this version reads ({SCHEMA}):"
+            " update pytest-dnnbench"
+        )
+
+
+def _lines(message: str) -> str:
     """A message of several lines."""
-    return "\n".join(plain(line) for line in _first(str(text)[: 8 * TEXT_LENGTH].splitlines()))
+    return "\n".join(plain(line) for line in message.splitlines()[:MESSAGE_LINES])
 
 
-def _part(value: Any) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _first(values: Iterable[Any]) -> Iterable[Any]:
-    return (value for value, _ in zip(values, range(ENTRIES), strict=False))

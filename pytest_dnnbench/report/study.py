@@ -8,29 +8,37 @@ point    a number of GPUs
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
-from pytest_dnnbench.case import PHASES
+from pytest_dnnbench.case import PHASES, Scalar
 from pytest_dnnbench.catalog import FRAMEWORKS
 from pytest_dnnbench.report.runs import Result, Run
 
-# Facts of a case that must be alike within a group; the framework's own options make a series.
-SETTINGS = (
-    "dataset", "image_size", "batch_size", "precision", "scaling", "device", "launcher", "seed", "steps", "warmup",
-)  # fmt: skip
+# Facts that must be alike within a group; the framework's own options make a series.
+CASE_SETTINGS = (
+    "dataset",
+    "image_size",
+    "batch_size",
+    "precision",
+    "scaling",
+    "device",
+    "seed",
+)
+RUN_SETTINGS = ("steps", "warmup")
 
 _ORDER = {row.name: place for place, row in enumerate(FRAMEWORKS)}
 
-Key = tuple[str, ...]
+Key = tuple[str, str]
+Fact = TypeVar("Fact", bound=Scalar | None)
 
 
 @dataclass(frozen=True)
 class Group:
-    """The cases of one model, phase and setting; `label` tells them from the study's other
-    groups."""
+    """The cases of one model, phase and setting. `setting` names the settings in which the study's
+    groups differ; it is empty when they are all alike."""
 
     model: str
     phase: str
@@ -39,17 +47,22 @@ class Group:
 
     @property
     def label(self) -> str:
-        """As in `resnet50, train`, and the settings where they are not the same everywhere."""
+        """As in `resnet50, train`, with the setting if there is one."""
         return ", ".join(filter(None, (self.model, self.phase, self.setting)))
 
     @property
     def counts(self) -> list[int]:
         """The numbers of GPUs measured."""
-        return sorted({result.gpus for result in self.results})
+        return sorted({result.case.gpus for result in self.results})
+
+    @property
+    def throughput_unit(self) -> str:
+        """The unit of the group's throughputs, as in img/s."""
+        return throughput_unit(self.results)
 
     def at(self, gpus: int) -> list[Result]:
-        """The cases on so many GPUs."""
-        return [result for result in self.results if result.gpus == gpus]
+        """The cases on this number of GPUs."""
+        return [result for result in self.results if result.case.gpus == gpus]
 
 
 class Study:
@@ -65,115 +78,127 @@ class Study:
         for run in self.runs:
             for result in run.results:
                 self.history[identity(result)].append(result)
-        self.latest = sorted((results[-1] for results in self.history.values()), key=self._place)
+        self.latest = sorted((results[-1] for results in self.history.values()), key=_place)
 
     @cached_property
     def groups(self) -> list[Group]:
         """Sorted by model, train before validate."""
         members: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
         for result in self.latest:
-            members[result.model, result.phase, self.setting(result)].append(result)
+            case = result.case
+            members[case.model, case.phase, self.setting(result)].append(result)
         return [Group(*key, tuple(results)) for key, results in members.items()]
 
     @cached_property
     def series(self) -> list[str]:
-        """The labels of all series: known frameworks first, in the catalog's order."""
-        found = {
-            self.label(result): _ORDER.get(result.framework, len(_ORDER)) for result in self.latest
-        }
-        return sorted(found, key=lambda label: (found[label], label))
+        """The labels of all series: the catalog's frameworks first, in its order."""
+        places = {self.label(result): _framework_place(result) for result in self.latest}
+        return sorted(places, key=lambda label: (places[label], label))
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What was left out of the runs, and why."""
+        return [note for run in self.runs for note in run.notes]
 
     def label(self, result: Result) -> str:
-        """The series of a result: its framework, with those of its options that are not the same
-        everywhere."""
-        varying = self._varying_options.get(result.framework, [])
-        options = _options(result)
+        """The series of a result: its framework, with those of its options in which the study's
+        cases of this framework differ."""
+        framework, options = result.case.framework, result.case.options
+        varying = self._varying_options.get(framework, [])
         shown = ", ".join(f"{name}={options[name]}" for name in varying if name in options)
-        return f"{result.framework} ({shown})" if shown else result.framework
+        return f"{framework} ({shown})" if shown else framework
 
     def setting(self, result: Result) -> str:
-        """The settings of a result that are not the same in the whole study."""
-        own = settings(result)
-        known = {name: "unknown" if own[name] is None else own[name] for name in self._varying}
-        return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
+        """The settings of a result in which the cases of the study differ."""
+        chosen = settings(result)
+        return ", ".join(f"{name.replace('_', ' ')} {chosen[name]}" for name in self._varying)
 
     @cached_property
-    def alike(self) -> dict[str, Any]:
-        """Facts of the environment that every case shares, with those that a case lacks left
-        aside."""
-        return _alike([result.must_match for result in self.latest])
+    def alike(self) -> dict[str, Scalar | None]:
+        """Facts of the environment that all cases share; a case that lacks a fact does not
+        object."""
+        return _alike([result.record.environment.must_match for result in self.latest])
 
     @cached_property
-    def alike_settings(self) -> dict[str, Any]:
-        """Settings that every case shares."""
+    def alike_settings(self) -> dict[str, Scalar]:
+        """Settings that all cases share."""
         return _alike([settings(result) for result in self.latest])
 
     @cached_property
     def _varying(self) -> list[str]:
         rows = [settings(result) for result in self.latest]
-        return [name for name in SETTINGS if len({str(row[name]) for row in rows}) > 1]
+        names = (*CASE_SETTINGS, *RUN_SETTINGS)
+        return [name for name in names if len({row[name] for row in rows}) > 1]
 
     @cached_property
     def _varying_options(self) -> dict[str, list[str]]:
-        found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        values: dict[str, dict[str, set[Scalar]]] = defaultdict(lambda: defaultdict(set))
         for result in self.latest:
-            for name, value in _options(result).items():
-                found[result.framework][name].add(str(value))
+            for name, value in result.case.options.items():
+                values[result.case.framework][name].add(value)
         return {
-            framework: [name for name, values in options.items() if len(values) > 1]
-            for framework, options in found.items()
+            framework: [name for name, chosen in options.items() if len(chosen) > 1]
+            for framework, options in values.items()
         }
 
-    def _place(self, result: Result) -> tuple[Any, ...]:
-        order = _ORDER.get(result.framework, len(_ORDER))
-        return (
-            result.model,
-            PHASES.index(result.phase),
-            str(settings(result)),
-            result.gpus,
-            order,
-            result.name,
-        )
+
+MIXED_RATES = "samples/s"
+"""The head of throughputs whose units differ."""
 
 
-def settings(result: Result) -> dict[str, Any]:
+def throughput_unit(results: Iterable[Result]) -> str:
+    """The unit that the throughputs share; MIXED_RATES where they differ or there are none."""
+    units = {result.throughput_unit for result in results} - {""}
+    return units.pop() if len(units) == 1 else MIXED_RATES
+
+
+def settings(result: Result) -> dict[str, Scalar]:
     """The settings of a case; under strong scaling the batch is that of all GPUs together."""
-    found = {name: result.case.get(name) for name in SETTINGS}
-    if found["scaling"] == "strong" and isinstance(found["batch_size"], int):
-        found["batch_size"] *= result.gpus
-    return found
+    case, run = result.case, result.record.run
+    chosen: dict[str, Scalar] = {name: getattr(case, name) for name in CASE_SETTINGS}
+    chosen |= {name: getattr(run, name) for name in RUN_SETTINGS}
+    if case.scaling == "strong":
+        chosen["batch_size"] = case.batch_size * case.gpus
+    return chosen
 
 
 def identity(result: Result) -> Key:
     """What makes two results of different sessions the same case."""
-    facts = [
-        settings(result),
-        _options(result),
-        result.framework,
-        result.model,
-        result.gpus,
-        result.phase,
-    ]
+    case = result.case
+    facts = [settings(result), case.options, case.framework, case.model, case.gpus, case.phase]
     return result.name, json.dumps(facts, sort_keys=True)
 
 
-def unlike(one: Result, other: Result) -> list[str]:
-    """The facts of the environment that both cases tell and that differ: reasons not to compare
+def unlike(left: Result, right: Result) -> list[str]:
+    """The facts of the environment that both cases record and that differ: reasons not to compare
     them."""
-    shared = one.must_match.keys() & other.must_match.keys()
-    return sorted(name for name in shared if one.must_match[name] != other.must_match[name])
+    ours, theirs = (result.record.environment.must_match for result in (left, right))
+    return sorted(name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name])
 
 
-def _options(result: Result) -> dict[str, Any]:
-    options = result.case.get("options")
-    return options if isinstance(options, dict) else {}
+def _framework_place(result: Result) -> int:
+    return _ORDER.get(result.case.framework, len(_ORDER))
 
 
-def _alike(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    names = {name: None for row in rows for name in row}
-    values = {name: [row[name] for row in rows if name in row] for name in names}
+def _place(result: Result) -> tuple[str, int, str, int, int, str]:
+    """Where a result stands in the study."""
+    case = result.case
+    return (
+        case.model,
+        PHASES.index(case.phase),
+        str(settings(result)),
+        case.gpus,
+        _framework_place(result),
+        result.name,
+    )
+
+
+def _alike(rows: Sequence[Mapping[str, Fact]]) -> dict[str, Fact]:
+    """The facts that have one value in all rows that have them."""
+    values: dict[str, list[Fact]] = defaultdict(list)
+    for row in rows:
+        for name, value in row.items():
+            values[name].append(value)
     return {
-        name: found[0]
-        for name, found in values.items()
-        if all(value == found[0] for value in found)
+        name: shared[0] for name, shared in values.items() if shared.count(shared[0]) == len(shared)
     }

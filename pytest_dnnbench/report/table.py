@@ -1,29 +1,32 @@
 """The terminal's table at the end of a session: a section per model and phase, sized to the
 terminal.
 
-What does not fit goes in this order: half of the gaps, the middle of long names, the columns of
-least worth (rows.py).
+When the terminal is too narrow, the table gives up, in this order: half of the gaps, the middle of
+long names, the columns of least worth (rows.py).
 """
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_dnnbench.report.captions import launches_and_steps
 from pytest_dnnbench.report.plans import plan_lines
 from pytest_dnnbench.report.rows import AHEAD, CLEAR, Column, Row, Section, columns, sections
-from pytest_dnnbench.report.runs import run_of
-from pytest_dnnbench.report.study import Study
+from pytest_dnnbench.report.runs import run_in_memory
+from pytest_dnnbench.report.study import Study, throughput_unit
 from pytest_dnnbench.report.text import cut_middle, pad, width_of
-from pytest_dnnbench.results.records.record import Record
+from pytest_dnnbench.results.records.schema import Record
 
 MARKS = {CLEAR: ">", AHEAD: "~", "": " "}
 
 COLOURS = {"regressed": "red", "improved": "green", "noisy": "yellow", "incomparable": "yellow"}
 """Of a verdict's status, by pytest's names."""
 
-NAME_WIDTH, PLAN_WIDTH, VERDICT_WIDTH = 28, 12, 28
-"""What a name may take where there is room for all columns; MIN_NAME where there is not."""
+MOST_WIDTH = {"framework": 28, "plan": 12, "verdict": 28}
+"""What a column of text may take where there is room for all columns."""
+
 MIN_NAME = 8
+"""What the frameworks' names keep where there is little room."""
 
 GAP, LEAST_GAP = 2, 1
 """Blanks between columns."""
@@ -31,42 +34,36 @@ GAP, LEAST_GAP = 2, 1
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the table and the markup, in pytest's names, that suits it where there are
-    colours."""
+    """One line of the table and its markup, in pytest's names, for terminals with colours."""
 
     text: str
     markup: tuple[str, ...] = ()
 
 
-def study_of(records: Sequence[Record]) -> Study:
-    """The study of one session's records."""
-    benchmarks = [
-        {"fullname": f"case {number}", "extra_info": {"dnnbench": record}}
-        for number, record in enumerate(records)
-    ]
-    return Study([run_of({"benchmarks": benchmarks}, "this session")])
+def study_of(records: Mapping[str, Record]) -> Study:
+    """The study of one session's records, by the names of their tests."""
+    return Study([run_in_memory(records, source="this session")])
 
 
 def render(study: Study, width: int = 80) -> list[Line]:
     """The lines of the table, none longer than `width`."""
-    found = sections(study)
-    rows = [row for section in found for row in section.rows]
+    parts = sections(study)
+    rows = [row for section in parts for row in section.rows]
     if not rows:
-        return [
-            Line(text)
-            for long in ("no case was measured", *_unread(study))
-            for text in _wrapped(long, width)
-        ]
+        return _paragraphs(["no case was measured", *study.notes], width)
     layout = _Layout(rows, width)
     lines: list[Line] = []
-    for section in found:
+    for section in parts:
         lines += [*layout.section(section), Line("")]
-    below = [*_notes(study, rows, layout.keys), *plan_lines(study)]
-    return lines + [Line(text) for long in below for text in _wrapped(long, width)]
+    return lines + _paragraphs([*_notes(study, rows, layout.keys), *plan_lines(study)], width)
+
+
+def _paragraphs(texts: Sequence[str], width: int) -> list[Line]:
+    """Each text on as many lines as it takes; a word that is too long is cut."""
+    return [Line(line) for text in texts for line in _wrapped(text, width)]
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """The text on as many lines as it takes; what cannot be broken is cut."""
     broken = textwrap.wrap(
         text, max(20, width), subsequent_indent="    ", break_long_words=False
     ) or [""]
@@ -80,20 +77,22 @@ class _Layout:
         self._width = width
         self._gap = GAP
         self._columns = columns(rows)
-        self._cells = {id(row): {one.key: one.text(row) for one in self._columns} for row in rows}
-        self._widths = {one.key: self._natural(one, rows) for one in self._columns}
+        self._cells = {
+            id(row): {column.key: column.text(row) for column in self._columns} for row in rows
+        }
+        self._widths = {column.key: self._natural(column, rows) for column in self._columns}
         self._fit()
 
     @property
     def keys(self) -> list[str]:
-        """Of the columns that are shown."""
-        return [one.key for one in self._columns]
+        """Keys of the columns that are shown."""
+        return [column.key for column in self._columns]
 
     def section(self, section: Section) -> list[Line]:
         """Heading, column heads and rows."""
-        heading = Line(cut_middle(section.group.label, self._width), ("bold",))
-        heads = Line(self._line(" ", {one.key: one.brief or one.head for one in self._columns}))
-        return [heading, heads, *(self._row(row) for row in section.rows)]
+        heading = Line(cut_middle(section.heading, self._width), ("bold",))
+        heads = {column.key: column.brief or column.head for column in self._columns}
+        return [heading, Line(self._line(" ", heads)), *(self._row(row) for row in section.rows)]
 
     def _row(self, row: Row) -> Line:
         colour = COLOURS.get(row.status)
@@ -104,45 +103,37 @@ class _Layout:
 
     def _line(self, mark: str, cells: dict[str, str]) -> str:
         shown = []
-        for one in self._columns:
-            width = self._widths[one.key]
-            shown.append(pad(cut_middle(cells[one.key], width), width, left=not one.is_text))
+        for column in self._columns:
+            width = self._widths[column.key]
+            shown.append(pad(cut_middle(cells[column.key], width), width, left=not column.is_text))
         return cut_middle(f"{mark} {(' ' * self._gap).join(shown)}".rstrip(), self._width)
 
     def _natural(self, column: Column, rows: Sequence[Row]) -> int:
-        longest = max(
-            len(column.brief or column.head),
-            *(width_of(self._cells[id(row)][column.key]) for row in rows),
-        )
-        most = {"framework": NAME_WIDTH, "plan": PLAN_WIDTH, "verdict": VERDICT_WIDTH}.get(
-            column.key
-        )
-        return min(longest, most) if most else longest
+        """The width that a column would take if there were room."""
+        head = len(column.brief or column.head)
+        longest = max(head, *(width_of(self._cells[id(row)][column.key]) for row in rows))
+        return min(longest, MOST_WIDTH.get(column.key, longest))
 
     def _fit(self) -> None:
+        """Gives up gaps, names and columns until the lines fit."""
         while True:
             for self._gap in (GAP, LEAST_GAP):
                 if self._excess() <= 0:
                     return
-            droppable = [one for one in self._columns if one.worth is not None]
+            droppable = [column for column in self._columns if column.worth is not None]
             if self._shorten(self._excess()) or not droppable:
                 return
             self._columns.remove(min(droppable, key=_worth))
 
     def _excess(self) -> int:
-        return (
-            2
-            + sum(self._widths[one.key] + self._gap for one in self._columns)
-            - self._gap
-            - self._width
-        )
+        """Columns of the terminal that the lines lack; the mark and its blank take two."""
+        gaps = self._gap * (len(self._columns) - 1)
+        return 2 + sum(self._widths[column.key] for column in self._columns) + gaps - self._width
 
     def _shorten(self, excess: int) -> bool:
-        """Takes the excess from the framework's names, where they can spare it."""
-        spare = self._widths["framework"] - max(
-            MIN_NAME, len("framework"), self._widths["framework"] // 2
-        )
-        if spare < excess:
+        """Takes the excess from the frameworks' names, where they can spare it."""
+        width = self._widths["framework"]
+        if width - max(MIN_NAME, len("framework"), width // 2) < excess:
             return False
         self._widths["framework"] -= excess
         return True
@@ -153,26 +144,17 @@ def _worth(column: Column) -> int:
 
 
 def _notes(study: Study, rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
-    launches = sorted({len(row.result.step_time_s) for row in rows})
-    counted = f"{launches[0]}" if len(launches) == 1 else f"{launches[0]} to {launches[-1]}"
-    steps = study.alike_settings.get("steps")
-    of_steps = f" of {steps} steps" if steps is not None else ""
-    lines = [f"median of {counted} launches{of_steps}; memory: peak MiB of a rank"]
+    """What the figures and marks of the table mean, and what was left out."""
+    lines = [f"median of {launches_and_steps(study)}; memory: peak MiB of a rank"]
     if "throughput_half_width" in keys:
-        lines.append("± half of the 95% interval of img/s over launches")
-    about: list[tuple[str, Callable[[Row], bool]]] = [
-        (
-            "> clearly the fastest on so many GPUs: 95% intervals over launches",
-            lambda row: row.rank == CLEAR,
-        ),
-        ("~ ahead, not clearly", lambda row: row.rank == AHEAD),
-        ("* more ranks than cores: says nothing about speed", lambda row: row.crowded),
-    ]
-    lines += [text for text, shown in about if any(shown(row) for row in rows)]
+        unit = throughput_unit(study.latest)
+        lines.append(f"± half of the 95% interval of {unit} over launches")
+    if any(row.rank == CLEAR for row in rows):
+        lines.append("> clearly the fastest on this number of GPUs: 95% intervals over launches")
+    if any(row.rank == AHEAD for row in rows):
+        lines.append("~ ahead, not clearly")
+    if any(row.crowded for row in rows):
+        lines.append("* more ranks than cores: says nothing about speed")
     if all(row.status == "no-baseline" for row in rows):
         lines.append("no verdict: there is no baseline to compare with")
-    return lines + _unread(study)
-
-
-def _unread(study: Study) -> list[str]:
-    return [note for run in study.runs for note in run.notes]
+    return lines + study.notes

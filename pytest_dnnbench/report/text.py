@@ -1,6 +1,21 @@
-"""Printable text (runs.plain): how many columns it takes, cut and padded to a width."""
+"""Text that may be shown: printable, bounded, and cut or padded to a number of columns."""
 
 import unicodedata
+
+NAME_LENGTH, TEXT_LENGTH = 120, 300
+"""Characters kept of a name, and of any other text of a file."""
+
+
+def plain(value: object, length: int = TEXT_LENGTH) -> str:
+    """Printable text of at most `length` characters. A replacement character stands for each
+    letter that cannot be printed."""
+    text = str(value)
+    cut = text if len(text) <= length else f"{text[: length - 1]}…"
+    if cut.isprintable():
+        return cut
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in cut
+    )
 
 
 def width_of(text: str) -> int:
@@ -9,8 +24,8 @@ def width_of(text: str) -> int:
 
 
 def cut_middle(text: str, width: int) -> str:
-    """The text in at most `width` columns: begin and end, which tell names apart, and an ellipsis
-    between."""
+    """The text in at most `width` columns. An ellipsis replaces the middle: names differ in their
+    begin and their end."""
     if width_of(text) <= width:
         return text
     if width < 3:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import replace_file
-from pytest_dnnbench.report import words
 from pytest_dnnbench.report.canvas import png_sheet, require_matplotlib, svg_panel
+from pytest_dnnbench.report.captions import caption
 from pytest_dnnbench.report.page import Drawn, render
-from pytest_dnnbench.report.paste import markdown, table
+from pytest_dnnbench.report.paste import csv_table, markdown
 from pytest_dnnbench.report.plots import Plot, plots
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.study import Study
@@ -25,8 +25,8 @@ _OURS = re.compile(r"(throughput|speedup|memory|steps|history)(\.png|-\d+\.svg)"
 
 
 def check_writable(directory: Path) -> None:
-    """Makes the folder. Raises UsageError when a report could not be written: no matplotlib, or no
-    such folder."""
+    """Makes the folder. Raises UsageError when a report could not be written: matplotlib is not
+    installed, or the folder cannot be used."""
     require_matplotlib()
     try:
         directory.joinpath(PLOTS).mkdir(parents=True, exist_ok=True)
@@ -40,45 +40,41 @@ def write_report(study: Study, directory: Path, title: str = "Benchmark report")
     """Writes all files and returns the page. Raises UsageError when the folder cannot be written
     to."""
     check_writable(directory)
-    caption, found = words.caption(study), sections(study)
     try:
-        drawn = (
-            [_write_plot(plot, words.caption(study, plot.key), directory) for plot in plots(study)]
-            if study.latest
-            else []
-        )
-        replace_file(directory / "table.md", markdown(found, caption).encode())
-        replace_file(directory / "table.csv", table(found, study).encode())
-        page = directory / "index.html"
-        replace_file(page, render(study, found, drawn, title).encode())
-        _remove_others(directory, {name for one in drawn for name in one.files})
+        return _write(study, directory, title)
     except OSError as error:
         raise _unwritable(directory, error) from None
+
+
+def _write(study: Study, directory: Path, title: str) -> Path:
+    drawn = [_write_plot(plot, study, directory) for plot in plots(study)] if study.latest else []
+    parts = sections(study)
+    replace_file(directory / "table.md", markdown(parts, caption(study)).encode())
+    replace_file(directory / "table.csv", csv_table(parts, study).encode())
+    page = directory / "index.html"
+    replace_file(page, render(study, parts, drawn, title).encode())
+    _remove_others(directory, {name for plot in drawn for name in plot.files})
     return page
 
 
-def _write_plot(plot: Plot, caption: str, directory: Path) -> Drawn:
+def _write_plot(plot: Plot, study: Study, directory: Path) -> Drawn:
     if not plot.panels:
         return Drawn(plot, (), ())
     svgs = tuple(
-        svg_panel(panel.draw, f"{plot.key}-{number}", panel.title)
-        for number, panel in enumerate(plot.panels, 1)
+        svg_panel(panel.draw, f"{plot.key}-{number}") for number, panel in enumerate(plot.panels, 1)
     )
-    files = [
-        f"{PLOTS}/{plot.key}.png",
-        *(f"{PLOTS}/{plot.key}-{number}.svg" for number in range(1, len(svgs) + 1)),
-    ]
-    contents = [
-        png_sheet([panel.draw for panel in plot.panels], caption),
-        *(svg.encode() for svg in svgs),
-    ]
-    for name, content in zip(files, contents, strict=True):
+    draws = [panel.draw for panel in plot.panels]
+    files = {f"{PLOTS}/{plot.key}.png": png_sheet(draws, caption(study, plot.key))}
+    for number, svg in enumerate(svgs, 1):
+        files[f"{PLOTS}/{plot.key}-{number}.svg"] = svg.encode()
+    for name, content in files.items():
         replace_file(directory / name, content)
     return Drawn(plot, svgs, tuple(files))
 
 
 def _remove_others(directory: Path, written: set[str]) -> None:
-    """Plots of an older report that this one does not have; files of other names are not ours."""
+    """Removes plots of an older report that this one does not have; files of other names are not
+    ours."""
     for path in directory.joinpath(PLOTS).iterdir():
         if _OURS.fullmatch(path.name) and f"{PLOTS}/{path.name}" not in written:
             path.unlink()

@@ -1,20 +1,20 @@
 """What the session is compared with: the baseline, read once before anything is measured, the
 limits that the user set in their order, and the cases that the user left out on purpose."""
 
-from __future__ import annotations
-
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.results.baselines.baseline import Baseline
+from pytest_dnnbench.results.baselines.baseline_source import load_baseline
+from pytest_dnnbench.results.baselines.case_baseline import ComparedWith, NoBaseline
+from pytest_dnnbench.results.baselines.comparability import facts_of
+from pytest_dnnbench.results.baselines.limits import Limit, parse_limit_list
+from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.session import benchmark_file, marks, state
-
-if TYPE_CHECKING:
-    from pytest_dnnbench.results.baselines.baseline import Baseline
-    from pytest_dnnbench.results.baselines.limits import Limit
 
 _DESELECTED = "dnnbench-deselected"
 
@@ -35,8 +35,8 @@ class SessionBaseline:
         settings = state.settings(self._config)
         try:
             self._layers = [
-                _parsed(settings.limits, "--dnn-limits"),
-                _parsed(settings.ini_limits, "dnn_limits in the ini file"),
+                parse_limit_list(settings.limits, "--dnn-limits"),
+                parse_limit_list(settings.ini_limits, "dnn_limits in the ini file"),
             ]
             for item in items:
                 marks.marked_limits(item)
@@ -79,8 +79,6 @@ class SessionBaseline:
     def read(self) -> Baseline:
         """What --dnn-baseline names, read once. Raises UsageError where it cannot be a baseline."""
         if self._baseline is None:
-            from pytest_dnnbench.results.baselines.baseline_source import load_baseline
-
             settings = state.settings(self._config)
             wanted = settings.baseline or ""
             baseline = load_baseline(wanted, benchmark_file.storage_folder(self._config))
@@ -101,6 +99,13 @@ class SessionBaseline:
         command line, ini file, marks of the case."""
         return [*self._layers, marks.marked_limits(item)]
 
+    def compared_with(self, name: str, record: Record) -> ComparedWith:
+        """What a case that was just measured is compared with."""
+        if self._baseline is None:
+            return NoBaseline()
+        across = state.settings(self._config).compare_across
+        return self._baseline.of(name, facts_of(record), across)
+
     def lacking(self, measured: Collection[str]) -> list[str]:
         """Cases of the baseline that this session was to run and did not measure."""
         if self._baseline is None or not benchmark_file.is_timed(self._config):
@@ -118,9 +123,3 @@ class SessionBaseline:
                 f"--benchmark-json {target} would overwrite --dnn-baseline in place: save the"
                 " session elsewhere, then run `dnnbench baseline update`"
             )
-
-
-def _parsed(limits: Sequence[str], source: str) -> dict[str, Limit]:
-    from pytest_dnnbench.results.baselines.limits import parse_limit_list
-
-    return parse_limit_list(limits, source)

@@ -9,7 +9,9 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.controller.case_run import CaseRun, prepare_run
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import DnnbenchError, UsageError
-from pytest_dnnbench.results.records.record import Record, make_record, relate
+from pytest_dnnbench.results.records.measurement import Measurement
+from pytest_dnnbench.results.records.record import make_record
+from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.replay_clock import clock_of
 from pytest_dnnbench.session.resources import Resources
@@ -74,21 +76,22 @@ class DnnBench:
     ) -> CaseRun:
         """The run of this test, kept from round to round."""
         shared = self._resources
+        launcher = shared.launcher(ranks, shared.catalog.framework(framework))
         if run := shared.runs.get(self._item.nodeid):
-            run.ranks = ranks
+            run.launcher = launcher
             return run
         smoke, settings = not self._benchmark.enabled, shared.settings
         run = prepare_run(
             self._case(framework, model, ranks.world_size, phase, options),
             shared.catalog,
-            ranks,
+            launcher,
             shared.machine,
             steps=1 if smoke else settings.steps,
             warmup=0 if smoke else settings.warmup,
             data=shared.data(),
         )
         run.parallel = shared.placements.side_by_side
-        run.yardstick = None if smoke else shared.yardstick()
+        run.with_yardstick = not smoke
         if shared.keeper:
             shared.keeper.restore(self._item.nodeid, run)
         shared.runs[self._item.nodeid] = run
@@ -124,20 +127,23 @@ class DnnBench:
         measurement = run.measurement()
         record = make_record(measurement)
         if self._resources.launch_plan is not None:
-            record["launch_plan"] = self._resources.launch_plan.entry(self._item.nodeid)
+            record.launch_plan = self._resources.launch_plan.entry(self._item.nodeid)
         benchmark_file.attach(self._benchmark, record)
         samples = [time for launch in measurement.launches for time in launch.step_time_s]
         clock_of(self._item).replay(self._benchmark, samples)
         if self._benchmark.enabled:
-            self._resources.records.append(record)
+            self._resources.speed_ups.add(record)
             self._judge(run, record)
         return record
 
     def _judge(self, run: CaseRun, record: Record) -> None:
         """Compares the record with its baseline; measures again before the test fails."""
-        relate(self._resources.records)
+
+        def again(count: int) -> Measurement:
+            return run.measurement(run.again(count))
+
         try:
-            outcome = state.part(self._item.config, Verdicts).judge(self._item, record, run.again)
+            outcome = state.part(self._item.config, Verdicts).judge(self._item, record, again)
         except DnnbenchError as error:
             outcome = Outcome(failure=f"{type(error).__name__}: {error}")
         if outcome.expected is not None:

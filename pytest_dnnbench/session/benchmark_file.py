@@ -3,6 +3,9 @@
 Most of it is undocumented (`config._benchmarksession`, its `benchmarks`, `disabled`,
 `xdist_warning`, `handle_saving` and what makes it save), so a new release of pytest-benchmark is
 met here alone.
+
+A case's record is a `Record` in its benchmark's `extra_info`. It becomes plain data where
+pytest-benchmark writes it (`make_plain`) and where it leaves this process (`pack`, `unpack`).
 """
 
 import json
@@ -12,10 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.results.records.record import Record
+from pytest_dnnbench.results.records.schema import Record, SessionEntry
 
 KEY = "dnnbench"
 """Of a record in a benchmark's `extra_info`, and of our entry in a saved file."""
@@ -50,6 +54,19 @@ def records(config: pytest.Config) -> dict[str, Record]:
 def attach(benchmark: Any, record: Record) -> None:
     """Puts a case's record into the `benchmark` fixture of its test, which saves it."""
     benchmark.extra_info[KEY] = record
+
+
+def make_plain(output: dict[str, Any], session: SessionEntry) -> None:
+    """Makes the records in pytest-benchmark's output plain data, and adds the session's entry. The
+    benchmarks themselves keep their records."""
+    for benchmark in output["benchmarks"]:
+        if KEY in benchmark["extra_info"]:
+            record = benchmark["extra_info"][KEY]
+            benchmark["extra_info"] = {
+                **benchmark["extra_info"],
+                KEY: msgspec.to_builtins(record),
+            }
+    output[KEY] = msgspec.to_builtins(session)
 
 
 def storage_folder(config: pytest.Config) -> Path:
@@ -107,9 +124,7 @@ def watch_saving(
             if not any(map(is_ours, session.benchmarks)):
                 raise  # other people's benchmarks are other people's affair
             unsaved = [
-                benchmark.as_dict(include_data=True)
-                for benchmark in session.benchmarks
-                if not benchmark.has_error
+                pack(benchmark) for benchmark in session.benchmarks if not benchmark.has_error
             ]
             failed(error, " and ".join(_targets(session)), unsaved)
 
@@ -160,18 +175,18 @@ def take_packed(config: pytest.Config) -> list[dict[str, Any]]:
     return packed
 
 
-def add_packed(config: pytest.Config, packed: dict[str, Any]) -> Record | None:
-    """Hands a benchmark of an xdist worker to pytest-benchmark, which saves and compares it; its
-    record, if it is a case of ours."""
-    benchmark = unpack(packed)
-    _session(config).benchmarks.append(benchmark)
-    record: Record | None = benchmark.extra_info.get(KEY)
-    return record
+def add_packed(config: pytest.Config, packed: dict[str, Any]) -> None:
+    """Hands a benchmark of an xdist worker to pytest-benchmark, which saves and compares it."""
+    _session(config).benchmarks.append(unpack(packed))
 
 
 def pack(benchmark: Any) -> dict[str, Any]:
     """What pytest-benchmark keeps of one benchmark, as plain data."""
-    return dict(json.loads(json.dumps(benchmark.as_dict(include_data=True), default=str)))
+
+    def plain(value: object) -> object:
+        return msgspec.to_builtins(value) if isinstance(value, Record) else str(value)
+
+    return dict(json.loads(json.dumps(benchmark.as_dict(include_data=True), default=plain)))
 
 
 def unpack(packed: dict[str, Any]) -> Any:
@@ -183,6 +198,8 @@ def unpack(packed: dict[str, Any]) -> Any:
     fixture = SimpleNamespace(
         **{name: packed[name] for name in names}, cprofile_stats=None, has_error=False
     )
+    if KEY in fixture.extra_info:
+        attach(fixture, msgspec.convert(fixture.extra_info[KEY], Record))
     benchmark = metadata(fixture, packed["stats"]["iterations"], packed["options"])
     for duration in packed["stats"]["data"]:
         benchmark.stats.update(duration)

@@ -1,16 +1,11 @@
 """The launches of a session, kept as they are made, and those of the session that it continues."""
 
-from __future__ import annotations
+from dataclasses import fields, replace
 
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
-
+from pytest_dnnbench.controller.case_run import CaseRun
 from pytest_dnnbench.errors import DataError
-from pytest_dnnbench.session.journal_head import plain
-
-if TYPE_CHECKING:
-    from pytest_dnnbench.controller.case_run import CaseRun
-    from pytest_dnnbench.results.records.journal_file import Journal
+from pytest_dnnbench.results.records.journal_file import Journal, KeptLaunch
+from pytest_dnnbench.results.records.measurement import Launch
 
 
 class KeptLaunches:
@@ -23,14 +18,16 @@ class KeptLaunches:
     def restore(self, name: str, run: CaseRun) -> None:
         """Gives a case the launches that it has in the journal, and with them its plan and
         proof."""
-        from pytest_dnnbench.results.records.measurement import Launch
-
         kept = [launch for launch in self.journal.kept if launch.item == name]
         if not kept:
             return
-        asked = plain(asdict(run.request.case))
-        if kept[0].case != asked:
-            unlike = [name for name in asked if asked[name] != kept[0].case.get(name)]
+        case, before = run.request.case, kept[0].case
+        if case != before:
+            unlike = [
+                field.name
+                for field in fields(case)
+                if getattr(case, field.name) != getattr(before, field.name)
+            ]
             raise DataError(
                 f"--dnn-resume: {name} measured another case when it was interrupted"
                 f" ({', '.join(unlike)}): run without --dnn-resume"
@@ -44,15 +41,17 @@ class KeptLaunches:
         session."""
         if self.trouble:
             return
-        from pytest_dnnbench.results.records.journal_file import Kept
-
-        launch = run.launches[-1]
-        case = asdict(run.request.case)
+        assert run.correctness is not None, "a launch comes after the proof"
+        launch, request = run.launches[-1], run.request
+        kept = KeptLaunch(
+            item=name,
+            case=request.case,
+            plan=request.plan,
+            correctness=run.correctness,
+            reports=launch.reports,
+            conditions=launch.conditions,
+        )
         try:
-            self.journal.keep(
-                Kept(
-                    name, case, run.request.plan, run.correctness, launch.reports, launch.conditions
-                )
-            )
+            self.journal.keep(kept)
         except OSError as error:
             self.trouble = f"from {name} on nothing could be written to it: {error}"

@@ -6,21 +6,16 @@ comes to the same number; it has no terminal, so the controller shows the plan f
 the end.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan, plan_launches, plans_of
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.baseline import SessionBaseline
-from pytest_dnnbench.session.benchmark_file import is_timed
-from pytest_dnnbench.session.resources import resources, resources_in_use
-
-if TYPE_CHECKING:
-    from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
+from pytest_dnnbench.session.benchmark_file import is_timed, records
+from pytest_dnnbench.session.resources import resources
 
 
 class LaunchPlanning:
@@ -54,24 +49,19 @@ class LaunchPlanning:
     def summary(self) -> list[tuple[str, str]]:
         """What xdist workers planned. Their plans differ only if the baseline changed while they
         started."""
-        shared = resources_in_use(self._config)
-        if self._shown or shared is None:
+        if self._shown:
             return []
-        from pytest_dnnbench.results.verdicts.launch_plan import plans_of
-
-        return [(f"dnnbench: {plan}", "") for plan in plans_of(shared.records)]
+        plans = plans_of(records(self._config).values())
+        return [(f"dnnbench: {plan}", "") for plan in plans]
 
     def _plan(self, effect: float, cases: list[pytest.Item]) -> LaunchPlan:
-        from pytest_dnnbench.results.verdicts.launch_plan import plan_launches
-
-        baseline, settings = (
-            state.part(self._config, SessionBaseline),
-            state.settings(self._config),
-        )
+        baseline = state.part(self._config, SessionBaseline)
+        settings = state.settings(self._config)
         return plan_launches(
             effect,
             baseline.read(),
             {item.nodeid: baseline.layers(item) for item in cases},
             false_alarms=settings.false_alarms,
             at_least=settings.launches,
+            device=resources(self._config).machine.kind,
         )

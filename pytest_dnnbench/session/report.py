@@ -60,18 +60,15 @@ class SessionReport:
         return write_report(Study([self._run()]), folder)
 
     def _run(self) -> Run:
-        """This session as if it were read from the file that pytest-benchmark saves of it."""
-        from pytest_dnnbench.report.runs import run_of
+        """This session, from what it holds in memory."""
+        from pytest_dnnbench.report.runs import run_in_memory
 
-        content = {
-            "datetime": datetime.now(UTC).isoformat(timespec="seconds"),
-            "benchmarks": [
-                {"fullname": name, "extra_info": {benchmark_file.KEY: record}}
-                for name, record in benchmark_file.records(self._config).items()
-            ],
-            benchmark_file.KEY: {"failed": [list(failure) for failure in self._failures]},
-        }
-        return run_of(content, "this session")
+        return run_in_memory(
+            benchmark_file.records(self._config),
+            source="this session",
+            saved=datetime.now(UTC).isoformat(timespec="seconds"),
+            failures=self._failures,
+        )
 
 
 def _message(report: pytest.TestReport) -> str:

@@ -1,5 +1,5 @@
 """What the cases of a session share: the machine, the fork server, the devices, the data, the
-records made so far. Made at first use, for many sessions never measure anything."""
+cases on their way. Made at first use, for many sessions never measure anything."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any, Protocol
 import pytest
 
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
-from pytest_dnnbench.controller.case_run import CaseRun, load
+from pytest_dnnbench.controller.case_run import CaseRun, Launcher, load
 from pytest_dnnbench.controller.devices import Machine, detect
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
 from pytest_dnnbench.controller.leases import Leases
 from pytest_dnnbench.controller.placement import Placements
+from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Progress, Ranks
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.mnist_files import MnistFiles, find_mnist
-from pytest_dnnbench.results.records.record import Record
+from pytest_dnnbench.results.records.speed_up import SpeedUps
 from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import is_timed
@@ -70,7 +71,7 @@ class Resources:
             server_pid=lambda: self.server.pid,
         )
         self.runs: dict[str, CaseRun] = {}
-        self.records: list[Record] = []
+        self.speed_ups = SpeedUps()
         self.progress: Progress | None = None
         self.keeper: LaunchKeeper | None = None
         self.launch_plan: LaunchPlan | None = None
@@ -101,8 +102,13 @@ class Resources:
             placements=self.placements,
         )
 
-    def yardstick(self) -> Ranks | None:
-        """Where the machine's own speed is measured; None with GPUs, whose clocks NVML tells."""
+    def launcher(self, ranks: Ranks, spec: FrameworkSpec) -> Launcher:
+        """How the run of a case reaches these ranks."""
+        return RankLauncher(ranks, spec.planning, load(spec.rendezvous), self._machine_ranks())
+
+    def _machine_ranks(self) -> Ranks | None:
+        """The rank that measures the machine's own speed; None with GPUs, whose clocks NVML
+        reports."""
         if self.machine.kind == "cuda":
             return None
         threads, timeout_s = self.placements.threads(1), self.settings.timeout

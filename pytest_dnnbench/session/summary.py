@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from pytest_dnnbench.session import state
+from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.journal import Journaling
 from pytest_dnnbench.session.launch_planning import LaunchPlanning
 from pytest_dnnbench.session.report import SessionReport
@@ -52,8 +52,8 @@ class Summary:
                 terminalreporter.write_line(text, **({colour: True} if colour else {}))
 
     def _show_table(self, terminalreporter: Any) -> None:
-        shared = resources_in_use(self._config)
-        if shared is None or not shared.records:
+        shared, records = resources_in_use(self._config), benchmark_file.records(self._config)
+        if shared is None or not records:
             return
         from pytest_dnnbench.report.disturbances import disturbances
         from pytest_dnnbench.report.table import render, study_of
@@ -61,7 +61,7 @@ class Summary:
         terminalreporter.section("dnnbench")
         terminalreporter.write_line(shared.machine.describe())
         terminalreporter.write_line("")
-        for line in render(study_of(shared.records), shutil.get_terminal_size().columns):
+        for line in render(study_of(records), shutil.get_terminal_size().columns):
             terminalreporter.write_line(line.text, **dict.fromkeys(line.markup, True))
-        if text := disturbances(shared.records):
+        if text := disturbances(records.values()):
             terminalreporter.write_line(text, yellow=True)

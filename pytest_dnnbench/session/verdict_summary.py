@@ -1,19 +1,17 @@
 """What the summary says of the verdicts: a count of each status, then a line per remark."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from pytest_dnnbench.session.baseline import SessionBaseline
+from pytest_dnnbench.results.records.schema import Note, Record
+from pytest_dnnbench.results.verdicts.text import notes_of
+from pytest_dnnbench.session.baseline import SessionBaseline
 
 _MOST_LINES = 12
 """Lines of one kind that are shown; a calibration is asked for by the user and shown whole."""
 
 
 def verdict_lines(
-    records: Mapping[str, dict[str, Any]], against: SessionBaseline, lacking: Sequence[str]
+    records: Mapping[str, Record], against: SessionBaseline, lacking: Sequence[str]
 ) -> list[str]:
     """The lines; none where there is neither a baseline nor a remark."""
     lines = _counts(records, against)
@@ -25,11 +23,11 @@ def verdict_lines(
     return lines
 
 
-def _counts(records: Mapping[str, dict[str, Any]], against: SessionBaseline) -> list[str]:
+def _counts(records: Mapping[str, Record], against: SessionBaseline) -> list[str]:
     baseline = against.current
     if baseline is None:
         return []
-    statuses = sorted(record["verdict"]["status"] for record in records.values())
+    statuses = sorted(record.verdict.status for record in records.values())
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     lines = [f"verdicts against {baseline.name or 'nothing'}: {counts}"]
     if not baseline.names():
@@ -40,26 +38,22 @@ def _counts(records: Mapping[str, dict[str, Any]], against: SessionBaseline) -> 
 
 
 def _remarks(
-    records: Mapping[str, dict[str, Any]], against: SessionBaseline, lacking: Sequence[str]
+    records: Mapping[str, Record], against: SessionBaseline, lacking: Sequence[str]
 ) -> dict[str, list[str]]:
     """Remarks by kind, in the order in which they are shown."""
-    from pytest_dnnbench.results.verdicts.text import notes_of
-
     remarks: dict[str, list[str]] = {}
     baseline = against.current
     if baseline is not None:
         if baseline.names():
             remarks["THE BASELINE LACKS"] = [
-                name
-                for name, record in records.items()
-                if record["verdict"]["status"] == "no-baseline"
+                name for name, record in records.items() if record.verdict.status == "no-baseline"
             ]
             remarks["THIS RUN LACKS"] = list(lacking)
         remarks["passed over"] = baseline.passed_over
     for name, record in records.items():
-        status = record["verdict"]["status"]
+        status = record.verdict.status
         kind = "NOT COMPARABLE" if status == "incomparable" else status
-        notes = [(kind, note) for note in notes_of(record["verdict"])]
-        for kind, text in [*notes, *record.get("notes", ())]:
-            remarks.setdefault(kind, []).append(f"{name}: {text}")
+        notes = [Note(kind=kind, text=text) for text in notes_of(record.verdict)]
+        for note in [*notes, *record.notes]:
+            remarks.setdefault(note.kind, []).append(f"{name}: {note.text}")
     return remarks

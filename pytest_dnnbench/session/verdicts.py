@@ -1,37 +1,58 @@
 """Gives each case its verdict inside its own test, and tells the saved file whether the session is
 fit as a baseline.
 
-    measured ──> judge ── suspect ──> fresh launches ──> confirm ──> record["verdict"]
-                                                                         └──> Outcome of the test
+    measured ──> judge ── suspect ──> fresh launches ──> judge again ──> record.verdict
+                                                                            └──> Outcome of the test
 
 Baselines, limits and statistics live in results/; what is said at the end in verdict_summary.py.
 """
 
-from __future__ import annotations
-
-import statistics
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import msgspec
 import pytest
 
-from pytest_dnnbench.metrics import YARDSTICK
+from pytest_dnnbench.metrics import THROUGHPUT, YARDSTICK
+from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
+from pytest_dnnbench.results.baselines.limits import Limit
+from pytest_dnnbench.results.records.launches import launches_of
+from pytest_dnnbench.results.records.measurement import Measurement
+from pytest_dnnbench.results.records.schema import (
+    SCHEMA,
+    Acceptance,
+    Note,
+    Record,
+    SessionEntry,
+)
+from pytest_dnnbench.results.records.speed_up import relate, speed_ups_of
+from pytest_dnnbench.results.records.verdict import Confirmation, MetricVerdict
+from pytest_dnnbench.results.statistics.design import alpha_per_test
+from pytest_dnnbench.results.statistics.noise import learn, prior_of
+from pytest_dnnbench.results.verdicts.baseline_command import acceptance
+from pytest_dnnbench.results.verdicts.calibration import summary
+from pytest_dnnbench.results.verdicts.judge import (
+    judge,
+    judge_again,
+    limits_of,
+    thresholds,
+    uncompared,
+    unmeasured,
+)
+from pytest_dnnbench.results.verdicts.number_of_tests import number_of_tests
+from pytest_dnnbench.results.verdicts.text import failure_message, notes_of, slow_rank
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.baseline import SessionBaseline
 from pytest_dnnbench.session.completion import Completion
 from pytest_dnnbench.session.marks import known_regression
+from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.settings import Settings
+from pytest_dnnbench.session.verdict_summary import verdict_lines
 
-if TYPE_CHECKING:
-    from pytest_dnnbench.results.baselines.limits import Limit
-    from pytest_dnnbench.results.verdicts.judge import Found
-
-Record = dict[str, Any]
-Again = Callable[[int], tuple[dict[str, list[float]], list[str | None]]]
-"""Makes so many fresh launches: per metric the value of each, and why each was disturbed, or
-None."""
+Again = Callable[[int], Measurement]
+"""Measures the case in this number of fresh launches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +71,7 @@ class Verdicts:
         self._config = config
         self._failed: list[str] = []
         self._interrupted = False
+        self._tests: int | None = None
 
     @property
     def _settings(self) -> Settings:
@@ -69,35 +91,31 @@ class Verdicts:
     ) -> Generator[None, object, object]:
         """Notes how the session ended, before pytest-benchmark saves it, and adds the last
         speed-ups; fails the session for cases that were required."""
-        from pytest_dnnbench.results.records.record import relate
-
         completion = state.part(self._config, Completion)
         self._interrupted = not completion.is_complete(session, exitstatus)
-        relate(list(benchmark_file.records(self._config).values()))
+        relate(benchmark_file.records(self._config).values())
         required = self._settings.require_baseline and not state.is_xdist_worker(self._config)
         if required and self.lacking() and exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         return (yield)
 
-    @pytest.hookimpl(optionalhook=True)  # absent under -p no:benchmark
+    @pytest.hookimpl(tryfirst=True, optionalhook=True)  # absent under -p no:benchmark
     def pytest_benchmark_update_json(
         self, benchmarks: list[Any], output_json: dict[str, Any]
     ) -> None:
-        """Writes into the file whether its session is fit as a baseline."""
-        from pytest_dnnbench.results.records.schema import SCHEMA
-
+        """Writes into the file the records, and whether their session is fit as a baseline. First,
+        so that other hooks see the file as it will be."""
         if any(map(benchmark_file.is_ours, benchmarks)):
-            output_json[benchmark_file.KEY] = {
-                "schema": SCHEMA,
-                "failed": sorted(set(self._failed)),
-                "interrupted": self._interrupted,
-                "accepted": self._acceptance(),
-            }
+            session = SessionEntry(
+                schema=SCHEMA,
+                failed=sorted(set(self._failed)),
+                interrupted=self._interrupted,
+                accepted=self._acceptance(),
+            )
+            benchmark_file.make_plain(output_json, session)
 
     def summary(self) -> list[tuple[str, str]]:
         """What was compared with what, and loudly what was not."""
-        from pytest_dnnbench.session.verdict_summary import verdict_lines
-
         records = benchmark_file.records(self._config)
         baseline = state.part(self._config, SessionBaseline)
         lines = verdict_lines(records, baseline, self.lacking()) if records else []
@@ -112,30 +130,18 @@ class Verdicts:
 
     def judge(self, item: pytest.Item, record: Record, again: Again) -> Outcome:
         """Adds limits and verdict to a record. `again(n)` measures the case in n fresh launches."""
-        from pytest_dnnbench.results.baselines.comparability import facts_of
-        from pytest_dnnbench.results.verdicts.judge import (
-            limits_of,
-            thresholds,
-            uncompared,
-            unmeasured,
-        )
-        from pytest_dnnbench.results.verdicts.text import slow_rank
-
         session_baseline = state.part(self._config, SessionBaseline)
-        layers, baseline = session_baseline.layers(item), None
-        if session_baseline.current:
-            baseline = session_baseline.current.of(
-                item.nodeid, facts_of(record), self._settings.compare_across
-            )
-        limits = limits_of(record["metrics"], baseline, layers)
-        record["thresholds"] = thresholds(record["metrics"], limits)
+        layers = session_baseline.layers(item)
+        baseline = session_baseline.compared_with(item.nodeid, record)
+        limits = limits_of(record.metrics, baseline, layers)
+        record.thresholds = thresholds(record.metrics, limits)
         if slow := slow_rank(record):
             _note(record, "slow rank", slow)
         if self._settings.calibrate:
             self._calibrate(item, record, limits)
         self._decide(item, record, baseline, limits, again)
         unheld = {
-            "limited but not measured": unmeasured(record["metrics"], layers),
+            "limited but not measured": unmeasured(record.metrics, layers),
             "not compared, for every stored launch was disturbed": uncompared(limits, baseline),
         }
         for what, names in unheld.items():
@@ -148,49 +154,44 @@ class Verdicts:
         self,
         item: pytest.Item,
         record: Record,
-        baseline: Found,
+        baseline: ComparedWith,
         limits: Mapping[str, Limit],
         again: Again,
     ) -> None:
-        from pytest_dnnbench.results.records.launches import launches_of
-        from pytest_dnnbench.results.records.record import launches_in
-        from pytest_dnnbench.results.statistics.design import alpha_per_test
-        from pytest_dnnbench.results.verdicts.judge import judge
-
-        metrics, settings = record["metrics"], self._settings
-        # Across a difference the yardstick tells nothing: it may be that difference's own.
-        machine = [] if settings.compare_across else {YARDSTICK} & set(metrics) - set(limits)
-        looked_at = [*limits, *machine]
-        first = {name: launches_in(record, name) for name in looked_at}
-        better = {name: metrics[name]["better"] for name in limits}
-        alpha = alpha_per_test(settings.false_alarms, _tests(item, limits))
-        judged = judge(first, better, baseline, limits, alpha)
+        settings = self._settings
+        # Across a difference the yardstick explains nothing: its change may come from that
+        # difference.
+        machine = set() if settings.compare_across else {YARDSTICK} & set(record.metrics)
+        first = {name: record.measured(name) for name in {*limits, *machine}}
+        alpha = alpha_per_test(settings.false_alarms, self._number_of_tests(item))
+        judged = judge(first, baseline, limits, alpha)
         confirm = settings.launches if settings.confirm is None else settings.confirm
-        if judged.suspects and confirm and not settings.accept:
-            first_look = judged.verdict["metrics"]
-            values, reasons = again(confirm)
-            values = _with_ratios(values, record)
-            fresh = {
-                name: launches_of(name, values[name], reasons)
-                for name in looked_at
-                if name in values
-            }
-            judged = judge(first, better, baseline, limits, alpha, fresh)
-            judged.verdict["confirmation"] = {
-                "launches": confirm,
-                "per_launch": values,
-                "disturbed": reasons,
-                "first": first_look,
-            }
-        record["verdict"] = judged.verdict
+        if not judged.suspects or not confirm or settings.accept:
+            record.verdict = judged.verdict
+            return
+        confirmation = _confirmation(record, again(confirm), judged.verdict.metrics)
+        fresh = {
+            name: launches_of(name, confirmation.per_launch[name], confirmation.disturbed)
+            for name in first
+            if name in confirmation.per_launch
+        }
+        verdict = judge_again(first, fresh, baseline, limits, alpha)
+        record.verdict = msgspec.structs.replace(verdict, confirmation=confirmation)
+
+    def _number_of_tests(self, item: pytest.Item) -> int:
+        """The tests of all cases of the session, those of other xdist workers too; counted once, at
+        the first case."""
+        if self._tests is None:
+            baseline = state.part(self._config, SessionBaseline)
+            cases = {case.nodeid: baseline.layers(case) for case in state.cases(item.session)}
+            device = resources(self._config).machine.kind
+            self._tests = number_of_tests(cases, baseline.current, device)
+        return self._tests
 
     def _outcome(self, item: pytest.Item, record: Record, unheld: list[str]) -> Outcome:
-        from pytest_dnnbench.results.verdicts.text import failure_message, notes_of
-
-        verdict, expected = record["verdict"], known_regression(item)
-        status = verdict["status"]
+        status, expected = record.verdict.status, known_regression(item)
         if status == "regressed":
-            message = failure_message(record, verdict)
+            message = failure_message(record)
             if self._settings.accept:
                 _note(record, "accepted", self._settings.accept)
                 return Outcome()
@@ -204,35 +205,31 @@ class Verdicts:
             _note(record, "no longer a regression", remedy)
         compared = status not in ("no-baseline", "incomparable")
         if self._settings.require_baseline and (unheld or not compared):
-            why = notes_of(verdict) or unheld or [self._nothing_to_compare_with(item)]
+            why = notes_of(record.verdict) or unheld or [self._nothing_to_compare_with(item)]
             return Outcome(failure=f"--dnn-require-baseline: {'; '.join(why)}")
         return Outcome()
 
     def _calibrate(self, item: pytest.Item, record: Record, limits: Mapping[str, Limit]) -> None:
         """Learns the noise of the case from its launches and says what they would detect."""
-        from pytest_dnnbench.results.records.record import launches_in
-        from pytest_dnnbench.results.statistics.noise import learn, prior_of
-        from pytest_dnnbench.results.verdicts.calibration import summary
-
-        record["noise"] = {}
-        tests = _tests(item, limits)
+        settings = self._settings
         for metric, limit in limits.items():
-            launches = launches_in(record, metric).believed
+            launches = record.measured(metric).trusted
             if not all(value > 0 for value in launches):
                 continue
-            noise = learn([launches], prior_of(metric))
-            record["noise"][metric] = asdict(noise)
-            session = launches[: self._settings.launches]
-            text = summary(metric, session, [launches], noise, limit, tests=tests)
+            noise = record.noise[metric] = learn([launches], prior_of(metric))
+            text = summary(
+                metric,
+                launches[: settings.launches],
+                [launches],
+                noise,
+                limit,
+                false_alarms=settings.false_alarms,
+                tests=self._number_of_tests(item),
+            )
             _note(record, "calibrated", text)
 
-    def _acceptance(self) -> dict[str, str] | None:
-        if not self._settings.accept:
-            return None
-        from pytest_dnnbench.results.verdicts.baseline_command import acceptance
-
-        accepted = acceptance(self._settings.accept)
-        return {"who": accepted.who, "when": accepted.when, "why": accepted.why}
+    def _acceptance(self) -> Acceptance | None:
+        return acceptance(self._settings.accept) if self._settings.accept else None
 
     def _nothing_to_compare_with(self, item: pytest.Item) -> str:
         baseline = state.part(self._config, SessionBaseline).current
@@ -243,31 +240,17 @@ class Verdicts:
 
 def _note(record: Record, kind: str, text: str) -> None:
     """Keeps on the record what the summary is to say: an xdist worker has no summary of its own."""
-    record.setdefault("notes", []).append([kind, text])
+    record.notes.append(Note(kind=kind, text=text))
 
 
-def _tests(item: pytest.Item, limits: Mapping[str, Limit]) -> int:
-    """How many tests share the session's false-alarm rate: those of all cases, of other xdist
-    workers too."""
-    return len(state.cases(item.session)) * len(limits)
-
-
-def _with_ratios(fresh: dict[str, list[float]], record: Record) -> dict[str, list[float]]:
-    """Adds speed-up and efficiency, against what `single` did earlier in this session."""
-    from pytest_dnnbench.results.records.launches import launches_of
-
-    metrics = record["metrics"]
-    if "speedup" not in metrics:
-        return fresh
-    rates, ratios = metrics["throughput"]["per_launch"], metrics["speedup"]["per_launch"]
-    singles = launches_of(
-        "speedup",
-        [rate / ratio for rate, ratio in zip(rates, ratios, strict=False)],
-        metrics["speedup"].get("disturbed", ()),
+def _confirmation(
+    record: Record, measurement: Measurement, first: dict[str, MetricVerdict]
+) -> Confirmation:
+    """The fresh launches of a case, with the verdicts of the first look."""
+    per_launch = {name: figures.per_launch for name, figures in measurement.values().items()}
+    return Confirmation(
+        launches=len(measurement.launches),
+        per_launch=per_launch | speed_ups_of(record, per_launch[THROUGHPUT]),
+        disturbed=[launch.conditions.disturbed for launch in measurement.launches],
+        first=first,
     )
-    if not singles.enough:  # what these launches would be divided by is not trusted
-        return fresh
-    single = statistics.median(singles.undisturbed)
-    speedup = [rate / single for rate in fresh["throughput"]]
-    efficiency = [ratio / record["case"]["gpus"] for ratio in speedup]
-    return {**fresh, "speedup": speedup, "scaling_efficiency": efficiency}

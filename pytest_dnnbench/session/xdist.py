@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from pytest_dnnbench.session import benchmark_file, rounds, state
-from pytest_dnnbench.session.resources import resources
 
 _UNTIMED = "dnnbench_untimed"
 _PACKED = "dnnbench_benchmarks"
@@ -135,6 +134,4 @@ class MergingController:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Merges what a report carries."""
         for packed in getattr(report, _PACKED, ()):
-            record = benchmark_file.add_packed(self._config, packed)
-            if record is not None:
-                resources(self._config).records.append(record)
+            benchmark_file.add_packed(self._config, packed)

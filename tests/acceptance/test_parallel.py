@@ -47,7 +47,7 @@ def test_workers_measure_and_one_file_is_saved(run: Any, pytester: pytest.Pytest
     assert len(saved["benchmarks"]) == 3
     for benchmark in saved["benchmarks"]:
         record = benchmark["extra_info"]["dnnbench"]
-        assert record["case"]["parallel"] is True
+        assert record["run"]["parallel"] is True
         assert len(record["launches"]) == 3
         assert benchmark["stats"]["data"] == [
             time for launch in record["launches"] for time in launch["step_time_s"]

@@ -47,13 +47,13 @@ def test_pipelines_stand_beside_the_other_frameworks(
     assert plan["profile_parts_over_whole"] > 0
     assert plan["bandwidth_bytes_s"] == 1e12
     assert plan["measured_step_time_s"] > 0
-    assert sum(stage["replicas"] for stage in plan["stages"]) == len(plan["ranks"]) == 2
+    assert sum(stage["replicas"] for stage in plan["plan"]["stages"]) == len(plan["ranks"]) == 2
     for rank in plan["ranks"]:
         assert rank["peak_bytes"] > rank["stash_bytes"] >= 0
         assert rank["planned_memory_bytes"] > 0
     assert record["case"]["batch_size"] == 8
-    assert record["case"]["samples_per_update"] == 8 * max(
-        stage["replicas"] for stage in plan["stages"]
+    assert record["run"]["samples_per_update"] == 8 * max(
+        stage["replicas"] for stage in plan["plan"]["stages"]
     )
     speedup = record["metrics"]["throughput"]["per_launch"][0]
     single = made[f"test_train[single-{MODEL}-1gpu]"]["metrics"]["throughput"]["per_launch"][0]
@@ -87,14 +87,14 @@ def test_a_forced_shape_runs_on_the_counts_that_it_fills(
     result = pipelines(*mnist, *shape, "--dnn-launches", "1", "--benchmark-json", "o.json")
     result.assert_outcomes(passed=2, deselected=2)
     record = records(pytester.path / "o.json")[f"test_train[pipedream-{MODEL}-3gpu]"]
-    assert [stage["replicas"] for stage in record["plan"]["stages"]] == [2, 1]
+    assert [stage["replicas"] for stage in record["plan"]["plan"]["stages"]] == [2, 1]
     assert record["plan"]["decided_by"] == "user"
     assert [rank["versions_kept"] for rank in record["plan"]["ranks"]] == [2, 2, 1]
     loss = record["launches"][0]["loss"]
     assert len(loss) == 23
     assert sum(loss[-5:]) < sum(loss[:5])
     assert 0 < record["metrics"]["validation_accuracy"]["value"] <= 1
-    assert "cut from the 1400-image set" in record["case"]["data"]["split"]
+    assert "cut from the 1400-image set" in record["run"]["data"]["split"]
 
 
 def test_the_variants_are_named_to_be_run_and_step_by_updates(
@@ -119,7 +119,7 @@ def test_the_variants_are_named_to_be_run_and_step_by_updates(
         passed=2, deselected=2
     )
     made = records(pytester.path / "o.json")
-    assert {name: record["case"]["samples_per_update"] for name, record in made.items()} == {
+    assert {name: record["run"]["samples_per_update"] for name, record in made.items()} == {
         f"test_train[pipedream-2bw-{MODEL}-2gpu]": 16,
         f"test_train[pipedream-flush-{MODEL}-2gpu]": 16,
     }

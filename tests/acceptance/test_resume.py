@@ -13,7 +13,7 @@ def test_train(framework, model, gpus, process_group, dnnbench):
 COUNTING = """
 import os, pytest
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.case_run import MEASURE
+from pytest_dnnbench.controller.rank_launcher import MEASURE
 
 launch, done = Ranks.launch, []
 

@@ -43,12 +43,12 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def saved(pytester: pytest.Pytester, number: int) -> dict[str, Any]:
     [path] = (pytester.path / "saved").rglob(f"{number:04}_*.json")
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
 
 
-def records(found: dict[str, Any]) -> dict[str, Any]:
-    return {one["fullname"]: one["extra_info"]["dnnbench"] for one in found["benchmarks"]}
+def records(content: dict[str, Any]) -> dict[str, Any]:
+    return {case["fullname"]: case["extra_info"]["dnnbench"] for case in content["benchmarks"]}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_the_case_that_got_slower_fails_alone_with_its_figures(
         [
             "regressed: single-resnet18-1gpu (train), against 0003_nightly.json, the last 3 sessions",
             "  throughput: baseline * img/s, now * img/s, -20.0?%",
-            "    95% interval -*% to -*%, limit -*% (default*), over 99.99% sure",
+            "    95% interval -*% to -*%, limit -*% (default*), confidence over 99.99%",
             "    measured again in 3 fresh launches: * img/s, * img/s, * img/s",
             "  others: allocated_peak_bytes ok, cached_peak_bytes ok",
         ]
@@ -184,7 +184,7 @@ def test_disturbed_launches_fail_nothing_and_hide_nothing(
     result.assert_outcomes(passed=3, deselected=3)
     result.stdout.fnmatch_lines(
         [
-            "passed over: 0004_shared.json: every launch of *single-resnet18-1gpu? was disturbed: times are not taken"
+            "passed over: 0004_shared.json: every launch of *single-resnet18-1gpu? was disturbed: times are not used"
         ]
     )
     entry = records(saved(pytester, 5))[single]["verdict"]["metrics"]["throughput"]
@@ -241,14 +241,14 @@ def test_a_limit_on_the_case_holds_whatever_the_baseline(
     result.stdout.fnmatch_lines(
         [
             "regressed: single-resnet18-1gpu (train), held to its absolute limit",
-            "  throughput: * img/s, at least 5,000 img/s is asked for",
-            "    95% interval *, limit from limits mark of *, over 99.99% sure",
+            "  throughput: * img/s, required: at least 5,000 img/s",
+            "    95% interval *, limit from limits mark of *, confidence over 99.99%",
         ]
     )
     run("--dnn-limits=throughput=off").assert_outcomes(passed=3)
     result = run("--dnn-limits=throughput=off", FAKE_LEVELS={"ddp": 60})
     result.assert_outcomes(passed=1, failed=2)
-    result.stdout.fnmatch_lines(["  scaling_efficiency: 0.6, at least 0.9 is asked for"])
+    result.stdout.fnmatch_lines(["  scaling_efficiency: 0.6, required: at least 0.9"])
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_a_mark_that_cannot_be_is_refused_before_anything_runs(
             "*--dnn-baseline weekly: no file of this path, and *holds no saved session*",
         ),
         (["--dnn-baseline=none.json"], "*none.json cannot be read: No such file or directory*"),
-        (["--dnn-baseline=cut.json"], "*cut.json, line 1, column *: not JSON*"),
+        (["--dnn-baseline=cut.json"], "*cut.json, line 1: not JSON, or cut off*"),
         (["--dnn-limits=throughput=+5%"], "*--dnn-limits: * would limit an improvement*"),
         (["--dnn-accept= "], "*--dnn-accept is empty*"),
         (["--dnn-false-alarms=0.9"], "*must be below 0.5*"),
@@ -384,11 +384,21 @@ def test_a_calibration_learns_the_noise_and_says_what_it_lets_one_find(
     result = run("--dnn-calibrate=4", "--benchmark-save=calibrated", "--dnn-frameworks=single")
     result.assert_outcomes(passed=1, deselected=1)
     result.stdout.fnmatch_lines(
-        ["calibrated: *single*: throughput: launches differ by 0.*; finds *% with 3 *"]
+        ["calibrated: *single*: throughput: launches differ by 0.*; 3 launches would detect *%; *"]
     )
     record = records(saved(pytester, 1))[TRAIN.format("single", 1)]
     assert len(record["metrics"]["throughput"]["per_launch"]) == 12
     assert record["noise"]["throughput"]["launches"] == 12
+    noisy = ("--dnn-calibrate=4", "--dnn-frameworks=single")
+    strict = run(*noisy, FAKE_NOISE=20)
+    lenient = run(*noisy, "--dnn-false-alarms=0.4", FAKE_NOISE=20)
+    assert detectable(lenient) < detectable(strict), "what is detectable follows the rate"
+
+
+def detectable(result: pytest.RunResult) -> float:
+    """The change of throughput, in percent, that a calibrated session would detect."""
+    [line] = [line for line in result.outlines if "calibrated: " in line and "throughput" in line]
+    return float(line.partition("launches would detect ")[2].partition("%")[0])
 
 
 def test_a_golden_file_is_a_baseline_with_limits_of_its_own(
@@ -438,7 +448,7 @@ def test_cases_side_by_side_are_judged_and_never_against_a_serial_session(run: A
     result.stdout.fnmatch_lines(["NOT COMPARABLE: *single*: *parallel: True -> (none)"])
 
 
-PLANNED = "dnnbench: 7 launches: the fewest that find a 8% change of throughput in 3 cases"
+PLANNED = "dnnbench: 7 launches: the fewest that detect a 8% change of throughput in 3 cases"
 
 
 def counts(pytester: pytest.Pytester, number: int) -> list[tuple[int, int]]:
@@ -471,7 +481,8 @@ def test_the_launches_that_find_a_change_are_planned_run_and_recorded(
     }
     run("--dnn-baseline=latest", "--dnn-launches=auto:1%").stdout.fnmatch_lines(
         [
-            "dnnbench: 3 launches, the default: none was found; no number up to 20 finds a 1% change of * and 2 more: *"
+            "dnnbench: 3 launches, the default: no case can be planned;"
+            " no number up to 20 detects a 1% change of * and 2 more: *"
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Isolation: foreign load and foreign GPU processes are noticed, our own are not; NVML is
+"""Foreign load and foreign GPU processes are noticed, our own are not. The load is real; NVML is
 injected."""
 
 import subprocess
@@ -9,49 +9,31 @@ from typing import Any
 
 import pytest
 
-from pytest_dnnbench.controller import disturbance
-from pytest_dnnbench.controller.disturbance import CpuSample, Watch, others_cores, sample_cpu
-from pytest_dnnbench.report.disturbances import disturbances
+from pytest_dnnbench.controller.devices import detect
+from pytest_dnnbench.controller.disturbance import (
+    CpuSample,
+    Observation,
+    Watch,
+    others_cores,
+    read_gpus,
+    sample_cpu,
+)
+from pytest_dnnbench.results.records.schema import GpuState
+from tests.controller.fake_nvml import FakeNvml
 
 
-class NvmlError(Exception):
-    """What the injected NVML raises."""
-
-
-def nvml(**answers: Any) -> Any:
-    """An NVML with the given answers; whatever else is asked of a GPU is not supported."""
-
-    def unsupported(*_: Any) -> None:
-        raise NvmlError
-
-    names = (
-        "ComputeRunningProcesses",
-        "ClockInfo",
-        "Temperature",
-        "PowerUsage",
-        "CurrentClocksThrottleReasons",
-    )
-    fake = SimpleNamespace(
-        NVMLError=NvmlError, NVML_CLOCK_SM=1, NVML_CLOCK_MEM=2, NVML_TEMPERATURE_GPU=0
-    )
-    fake.nvmlInit = fake.nvmlShutdown = lambda: None
-    fake.nvmlDeviceGetHandleByUUID = lambda uuid: uuid
-    for name in names:
-        setattr(fake, f"nvmlDeviceGet{name}", answers.get(name, unsupported))
-    return fake
-
-
-def test_time_that_neither_ranks_nor_pytest_used_is_the_others() -> None:
+def test_the_load_of_others_is_what_neither_ranks_nor_pytest_used() -> None:
     before = CpuSample(at_s=10.0, busy_s=100.0, ours_s=50.0, server=7)
     assert others_cores(before, CpuSample(14.0, 106.0, 54.0, 7)) == 0.5
     assert others_cores(before, CpuSample(14.0, 104.05, 54.0, 7)) == 0.0
+    assert others_cores(before, CpuSample(14.0, 103.0, 54.0, 7)) == 0.0
     assert others_cores(before, CpuSample(14.0, 106.0, 54.0, 8)) is None
     assert others_cores(before, CpuSample(14.0, None, 54.0, 7)) is None
 
 
 def test_children_that_a_process_waited_for_count_as_its_own() -> None:
-    waits = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7))']); input()"
-    parent = subprocess.Popen([sys.executable, "-c", waits], stdin=subprocess.PIPE)
+    compute = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7))'])"
+    parent = subprocess.Popen([sys.executable, "-c", f"{compute}; input()"], stdin=subprocess.PIPE)
     try:
         while sample_cpu(frozenset(), parent.pid).ours_s - time.process_time() < 0.05:
             assert parent.poll() is None
@@ -60,65 +42,73 @@ def test_children_that_a_process_waited_for_count_as_its_own() -> None:
         parent.communicate(b"\n")
 
 
-def test_a_busy_core_disturbs_a_launch_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = iter([CpuSample(0.0, 0.0, 0.0, 1), CpuSample(10.0, 25.0, 19.0, 1)])
-    monkeypatch.setattr(disturbance, "sample_cpu", lambda *_: next(samples))
-    found = Watch([], [0, 1, 2, 3], lambda: 1).finish()
-    assert found == {"disturbed": "other processes used 0.6 of 4 cores", "others_cores": 0.6}
+def test_a_process_of_others_disturbs_a_launch_on_the_cpu() -> None:
+    begun = time.monotonic()
+    cores = detect("cpu").affinity
+    watch = Watch([], cores, lambda: None)
+    compute = "import time\nwhile time.process_time() < 0.8: pass"
+    subprocess.run([sys.executable, "-c", compute], check=True)
+    observation = watch.finish()
+    assert observation.others_cores is not None
+    assert observation.others_cores * (time.monotonic() - begun) > 0.6, "seconds that it computed"
+    assert observation.disturbed == (
+        f"other processes used {observation.others_cores:.1f} of {len(cores)} cores"
+    )
 
 
-def test_a_foreign_process_and_a_hot_gpu_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cores_of_its_own_a_launch_knows_no_load_of_others() -> None:
+    assert Watch([], [], lambda: None).finish() == Observation()
+
+
+def test_a_foreign_process_and_a_hot_gpu_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     running = [SimpleNamespace(pid=4711)]
-    answers = {
-        "ComputeRunningProcesses": lambda _: list(running),
-        "CurrentClocksThrottleReasons": lambda _: 0x44,
-        "ClockInfo": lambda _, kind: 1400 + kind,
-        "PowerUsage": lambda _: 250_500,
-    }
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(**answers))
+    library = FakeNvml(
+        "GPU-a",
+        ComputeRunningProcesses=lambda _: list(running),
+        CurrentClocksThrottleReasons=lambda _: 0x44,
+        ClockInfo=lambda _, clock: 1400 + clock,
+        PowerUsage=lambda _: 250_500,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
     watch = Watch(["GPU-a"], [], lambda: None)
     running.clear()
-    watch.look_at_gpus()
-    found = watch.finish()
-    assert found["disturbed"] == (
-        "process 4711 used GPU GPU-a when the launch started; GPU GPU-a was slowed down: hardware thermal slowdown"
+    watch.ranks_reported()
+    observation = watch.finish()
+    assert observation.disturbed == (
+        "process 4711 used GPU GPU-a when the launch started;"
+        " GPU GPU-a was slowed down: hardware thermal slowdown"
     )
-    state = found["gpu_state"]["after"]["GPU-a"]
-    assert state == {
-        "processes": [],
-        "sm_clock_mhz": 1401,
-        "memory_clock_mhz": 1402,
-        "power_w": 250.5,
-        "throttled_by": ["hardware thermal slowdown", "power cap"],
-    }
+    assert observation.gpu_before["GPU-a"].processes == [4711]
+    assert observation.gpu_after["GPU-a"] == GpuState(
+        processes=[],
+        sm_clock_mhz=1401,
+        memory_clock_mhz=1402,
+        power_w=250.5,
+        throttled_by=["hardware thermal slowdown", "power cap"],
+    )
 
 
 def test_our_own_ranks_and_a_power_cap_are_no_disturbance(monkeypatch: pytest.MonkeyPatch) -> None:
     running: list[Any] = []
-    answers = {
-        "ComputeRunningProcesses": lambda _: list(running),
-        "CurrentClocksThrottleReasons": lambda _: 0x4,
-    }
-    monkeypatch.setitem(sys.modules, "pynvml", nvml(**answers))
+    library = FakeNvml(
+        "GPU-a",
+        ComputeRunningProcesses=lambda _: list(running),
+        CurrentClocksThrottleReasons=lambda _: 0x4,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
     watch = Watch(["GPU-a"], [], lambda: None)
     running.append(SimpleNamespace(pid=1))
-    watch.look_at_gpus()
+    watch.ranks_reported()
     running.clear()
-    assert watch.finish()["disturbed"] is None
+    assert watch.finish().disturbed is None
 
 
-def test_disturbed_launches_are_told_once() -> None:
-    case = {"framework": "ddp", "model": "m", "gpus": 2, "phase": "train"}
-    records: list[dict[str, Any]] = [
-        {
-            "case": case,
-            "launches": [{"disturbed": None}, {"disturbed": "other processes used 1.0 of 2 cores"}],
-        },
-        {"case": case, "launches": [{}]},
-    ]
-    line = disturbances(records)
-    assert (
-        line
-        == "1 of 3 launches was disturbed, the first in ddp-m-2gpu (train): other processes used 1.0 of 2 cores"
-    )
-    assert disturbances(records[1:]) is None
+def test_nvml_is_closed_after_each_reading_and_a_missing_driver_gives_no_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    library = FakeNvml("GPU-a")
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    assert read_gpus(["GPU-a"]) == {"GPU-a": GpuState()}
+    assert not library.is_open
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=None))
+    assert read_gpus(["GPU-a"]) == {}

@@ -1,4 +1,4 @@
-"""Leases: exclusive, all or nothing, freed by the kernel when their owner dies, never inherited."""
+"""Leases are exclusive, all or none, freed by the kernel when their owner dies, never inherited."""
 
 import os
 import signal
@@ -31,7 +31,8 @@ dice, leases = random.Random(seed), Leases(timeout_s=60)
 for _ in range(12):
     with leases.take(names, dice.randint(1, len(names))) as taken:
         for name in taken:
-            os.close(os.open(folder / name, os.O_CREAT | os.O_EXCL))  # fails where somebody else has the device
+            # Fails if another process has the device.
+            os.close(os.open(folder / name, os.O_CREAT | os.O_EXCL))
         time.sleep(0.002)
         for name in taken:
             (folder / name).unlink()
@@ -45,7 +46,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def hold(count: int) -> subprocess.Popen[str]:
-    """Another process that holds leases, once it has said which."""
+    """Another process that takes leases and prints which."""
     script = HOLDER.format(names=FOUR, count=count)
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
 
@@ -84,21 +85,22 @@ def test_too_few_free_devices_leave_those_free_to_others() -> None:
 
 
 def test_a_wait_names_the_process_that_holds_the_devices_and_ends_when_it_dies() -> None:
-    said: list[str] = []
+    announced: list[str] = []
     holder = hold(4)
     try:
         assert first_line(holder) == ",".join(FOUR)
 
-        def kill_once_told(line: str) -> None:
-            said.append(line)
+        def kill_the_holder(line: str) -> None:
+            announced.append(line)
             holder.send_signal(signal.SIGKILL)
 
-        with Leases(timeout_s=60, announce=kill_once_told).take(FOUR, 2) as taken:
+        with Leases(timeout_s=60, announce=kill_the_holder).take(FOUR, 2) as taken:
             assert taken == ("gpu a", "gpu b")
     finally:
         finish(holder)
-    assert said == [
-        f"dnnbench: waiting for 2 of {', '.join(FOUR)}; {', '.join(FOUR)} held by process {holder.pid}"
+    names = ", ".join(FOUR)
+    assert announced == [
+        f"dnnbench: waiting for 2 of {names}; {names} held by process {holder.pid}"
     ]
 
 

@@ -1,11 +1,11 @@
-"""The kernel's count of processes killed for lack of memory is found in both versions of the
-control groups."""
+"""The kernel's count of processes that it killed because memory ran out is read in both versions of
+the control groups, and explains a SIGKILL."""
 
 from pathlib import Path
 
 import pytest
 
-from pytest_dnnbench.controller import ranks as ranks_module
+from pytest_dnnbench.controller import oom_kills as oom_kills_module
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.oom_kills import oom_kills
 from pytest_dnnbench.controller.ranks import Ranks
@@ -31,7 +31,7 @@ def test_version_1_counts_in_its_oom_control(tmp_path: Path) -> None:
     assert tree(tmp_path, "4:memory:/job\n0::/\n", "memory/job/memory.oom_control", text) == 5
 
 
-def test_inside_of_a_container_the_group_is_the_root_of_what_is_seen(tmp_path: Path) -> None:
+def test_inside_a_container_the_group_is_the_root_of_the_mounted_tree(tmp_path: Path) -> None:
     assert tree(tmp_path, "4:cpu,memory:/gone\n", "memory/memory.oom_control", "oom_kill 1\n") == 1
 
 
@@ -45,6 +45,6 @@ def test_a_kill_while_the_count_grew_is_lack_of_memory(
     server: ForkServer, monkeypatch: pytest.MonkeyPatch, after: int, kind: type[Exception]
 ) -> None:
     counts = iter([3, after])
-    monkeypatch.setattr(ranks_module, "oom_kills", lambda: next(counts))
+    monkeypatch.setattr(oom_kills_module, "oom_kills", lambda: next(counts))
     with pytest.raises(kind, match="rank 1 of 2 died of SIGKILL"):
         Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60).run(programs.die_on, 1, 9)

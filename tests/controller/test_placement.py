@@ -1,14 +1,16 @@
 """Placements: what a launch leases, on injected machines with and without GPUs."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from pytest_dnnbench.controller.devices import Gpu, Machine, cpu_quota, usable_cores
+from pytest_dnnbench.controller.devices import Gpu, Machine
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.leases import VARIABLE, Leases
 from pytest_dnnbench.controller.placement import Placements
 from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.results.records.schema import Conditions
 from tests.rank import programs
 
 GPUS = tuple(Gpu("A fast one", f"GPU-{letter}", 80 << 30) for letter in "abcd")
@@ -31,44 +33,42 @@ def test_a_lone_session_computes_on_the_first_gpus() -> None:
     with placements(WITH_GPUS, 1, 2, 4)(2) as placement:
         assert placement.devices == ("cuda:0", "cuda:1")
         assert (placement.threads, placement.cores) == (8, ())
-    assert placement.conditions["gpu_uuids"] == ["GPU-a", "GPU-b"]
+    assert placement.conditions.gpu_uuids == ("GPU-a", "GPU-b")
 
 
 def test_a_second_session_gets_the_gpus_that_are_left_as_cuda_numbers_them() -> None:
     with placements(WITH_GPUS, 1)(1), placements(WITH_GPUS, 2)(2) as other:
         assert other.devices == ("cuda:1", "cuda:2")
-    assert other.conditions["gpu_uuids"] == ["GPU-b", "GPU-c"]
+    assert other.conditions.gpu_uuids == ("GPU-b", "GPU-c")
 
 
 def test_a_timed_launch_on_the_cpu_has_every_core_for_itself() -> None:
     with placements(EIGHT_CORES, 1, 2)(2) as placement:
         assert (placement.devices, placement.threads, placement.cores) == (("cpu", "cpu"), 4, ())
-    assert placement.conditions["cores"] == list(EIGHT_CORES.affinity)
+    assert placement.conditions.cores == EIGHT_CORES.affinity
 
 
 def test_timed_side_by_side_a_rank_has_the_same_cores_in_every_case_and_stays_on_them() -> None:
     place = placements(EIGHT_CORES, 1, 2, 4, side_by_side=True)
-    with place(1) as one, place(2) as two:
-        assert (one.threads, one.cores) == (2, (2, 3))
+    with place(1) as single, place(2) as two:
+        assert (single.threads, single.cores) == (2, (2, 3))
         assert (two.threads, two.cores) == (2, (4, 5, 6, 7))
 
 
 def test_proofs_side_by_side_take_a_core_and_a_thread_per_rank_and_are_not_watched() -> None:
     place = placements(EIGHT_CORES, 1, 2, timed=False, side_by_side=True)
-    with place(2) as two, place(1) as one:
-        assert (two.threads, two.cores, one.cores) == (1, (2, 3), (4,))
-    assert two.conditions == {"cores": [2, 3]}
+    with place(2) as two, place(1) as single:
+        assert (two.threads, two.cores, single.cores) == (1, (2, 3), (4,))
+    assert two.conditions == Conditions(cores=(2, 3))
 
 
 def test_ranks_that_outnumber_the_cores_take_every_core() -> None:
     with placements(EIGHT_CORES, 9, side_by_side=True)(9) as placement:
         assert (placement.threads, placement.cores) == (1, ())
-    assert len(placement.conditions["cores"]) == 8
+    assert len(placement.conditions.cores) == 8
 
 
 def test_ranks_stay_on_the_cores_of_their_lease(server: ForkServer) -> None:
-    import os
-
     cores = tuple(sorted(os.sched_getaffinity(0)))
     machine = Machine("cpu", (), None, cores=len(cores), cpu="", why="", affinity=cores)
     ranks = Ranks(
@@ -81,27 +81,10 @@ def test_ranks_stay_on_the_cores_of_their_lease(server: ForkServer) -> None:
     assert ranks.run(programs.cores_and_threads) == [([cores[0]], "1")]
 
 
-def test_a_quota_bounds_the_cores_to_count_on() -> None:
-    assert [usable_cores(8, quota) for quota in (None, 2.5, 0.5, 64.0)] == [8, 2, 1, 8]
-
-
-def test_under_a_quota_nobody_is_pinned_and_foreign_load_is_unknown() -> None:
+def test_under_a_quota_no_rank_is_pinned_and_the_load_of_others_is_not_known() -> None:
     machine = Machine("cpu", (), None, cores=2, cpu="", why="", affinity=tuple(range(64)))
     place = placements(machine, 1, 2, side_by_side=True)
-    with place(1) as one, place(1) as other:
-        assert (one.cores, other.cores) == ((), ())
-    assert (one.conditions["cores"], other.conditions["cores"]) == ([0], [1])
-    assert one.conditions["others_cores"] is None
-
-
-def test_the_quota_is_the_least_of_the_own_cgroup_and_those_above(tmp_path: Path) -> None:
-    own = tmp_path / "cgroup" / "pod" / "job"
-    own.mkdir(parents=True)
-    (own / "cpu.max").write_text("max 100000\n")
-    (own.parent / "cpu.max").write_text("250000 100000\n")
-    membership = tmp_path / "membership"
-    membership.write_text("0::/pod/job\n")
-    assert cpu_quota(tmp_path / "cgroup", membership) == 2.5
-    membership.write_text("0::/\n")
-    assert cpu_quota(tmp_path / "cgroup", membership) is None
-    assert cpu_quota(tmp_path / "cgroup", tmp_path / "absent") is None
+    with place(1) as first, place(1) as second:
+        assert (first.cores, second.cores) == ((), ())
+    assert (first.conditions.cores, second.conditions.cores) == ((0,), (1,))
+    assert first.conditions.others_cores is None

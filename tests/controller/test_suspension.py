@@ -1,7 +1,9 @@
 """A machine that slept in a timed region: the launch is discarded and made again, a bounded number
-of times."""
+of times. The clocks are the real ones, except where a test needs a sleep."""
 
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,76 +11,98 @@ import pytest
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
-from pytest_dnnbench.controller.case_run import ATTEMPTS, MEASURE, CaseRun, prepare_run
+from pytest_dnnbench.controller.case_run import ATTEMPTS, CaseRun, Launcher, prepare_run
 from pytest_dnnbench.controller.devices import detect
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import LaunchError
+from pytest_dnnbench.messages import Correctness, RunRequest
 from pytest_dnnbench.rank import timed_run
+from pytest_dnnbench.results.records.measurement import Launch
+from tests.fake_launches import FakeLauncher
+
+SINGLE = "pytest_dnnbench.rank.frameworks.single:SingleWorker"
 
 
-def case_run(
-    server: ForkServer, worker: str = "pytest_dnnbench.rank.frameworks.single:SingleWorker"
-) -> CaseRun:
+def case_run(launcher: Launcher, worker: str = SINGLE) -> CaseRun:
     case = Case("single", "tests.tiny_models:tiny", 1, "train", image_size=28, batch_size=4)
-    ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
-    run = prepare_run(case, Catalog(), ranks, detect("cpu"), steps=2, warmup=1, data=None)
+    run = prepare_run(case, Catalog(), launcher, detect("cpu"), steps=2, warmup=1, data=None)
     run.request = replace(run.request, worker=worker)
-    run.correctness = {"checked": []}
     return run
 
 
+def one_rank(server: ForkServer) -> RankLauncher:
+    return RankLauncher(Ranks(server, ["cpu"], threads=1, timeout_s=60))
+
+
+class SleepyMachine:
+    """A launcher on a machine that sleeps for these seconds, launch by launch."""
+
+    def __init__(self, *slept_s: float) -> None:
+        self.slept_s = list(slept_s)
+        self._awake = FakeLauncher(confirm_from=99)
+
+    def plan(self, request: RunRequest) -> Any:
+        return self._awake.plan(request)
+
+    def prove(self, request: RunRequest) -> Sequence[Correctness]:
+        return self._awake.prove(request)
+
+    def measure(self, request: RunRequest) -> Launch:
+        launch, slept_s = self._awake.measure(request), self.slept_s.pop(0)
+        reports = [replace(report, suspended_s=slept_s) for report in launch.reports]
+        return replace(launch, reports=tuple(reports))
+
+    def yardstick(self) -> float | None:
+        return self._awake.yardstick()
+
+
 def test_an_awake_machine_has_not_slept(server: ForkServer) -> None:
-    assert case_run(server).launch().reports[0].suspended_s < 0.001
-    assert timed_run.asleep_s() >= -0.001
+    launch = case_run(one_rank(server)).launch()
+    assert launch.reports[0].suspended_s < 0.001
+    assert launch.conditions.discarded_as_suspended == 0
 
 
-def test_a_process_that_loses_its_core_between_two_readings_has_not_slept(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now, lost = 100.0, iter([0.0, 3.0, 0.0, 2.0] + [0.0] * 11)
+def test_a_process_that_often_loses_its_core_has_not_slept() -> None:
+    over = threading.Event()
 
-    def read(clock: int) -> float:
-        nonlocal now
-        now += 1e-6 + next(lost)
-        return now + (50.0 if clock == time.CLOCK_BOOTTIME else 0.0)
+    def compute() -> None:
+        while not over.is_set():
+            sum(range(10_000))
 
-    monkeypatch.setattr(time, "clock_gettime", read)
-    assert timed_run.asleep_s() == pytest.approx(50.0, abs=1e-4)
+    # Threads that compute take Python's lock from the one that reads the clocks, for milliseconds.
+    threads = [threading.Thread(target=compute) for _ in range(2)]
+    before_s, until_s = timed_run.asleep_s(), time.monotonic() + 0.5
+    largest_s = 0.0
+    for thread in threads:
+        thread.start()
+    try:
+        while time.monotonic() < until_s:
+            largest_s = max(largest_s, abs(timed_run.asleep_s() - before_s))
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert largest_s < 0.001
 
 
-def test_a_rank_tells_how_long_the_machine_slept(server: ForkServer) -> None:
-    run = case_run(server, "tests.rank.sleeping_machine:Sleeps")
-    (report,) = run.ranks.launch(MEASURE, run.request)
+def test_a_rank_reports_how_long_the_machine_slept(server: ForkServer) -> None:
+    launcher = one_rank(server)
+    run = case_run(launcher, "tests.rank.sleeping_machine:Sleeps")
+    (report,) = launcher.measure(run.request).reports
     assert report.suspended_s == pytest.approx(7.0, abs=0.001)
 
 
-def slept(run: CaseRun, monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> None:
-    """The machine sleeps so long in each launch of the run."""
-    launch, left = run.ranks.launch, iter(seconds)
-
-    def sleepy(target: str, *arguments: Any, **more: Any) -> list[Any]:
-        return [
-            replace(report, suspended_s=next(left)) for report in launch(target, *arguments, **more)
-        ]
-
-    monkeypatch.setattr(run.ranks, "launch", sleepy)
+def test_a_launch_with_a_sleep_is_made_again_and_that_is_recorded() -> None:
+    run = case_run(SleepyMachine(30.0, 0.0, 0.0))
+    assert run.launch().conditions.discarded_as_suspended == 1
+    assert run.launch().conditions.discarded_as_suspended == 0
+    assert len(run.launches) == 2
 
 
-def test_a_launch_with_a_sleep_is_made_again_and_that_recorded(
-    server: ForkServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = case_run(server)
-    slept(run, monkeypatch, [30.0, 0.0])
-    assert run.launch().conditions["discarded_as_suspended"] == 1
-    assert len(run.launches) == 1
-
-
-def test_a_machine_that_always_sleeps_is_no_place_to_measure(
-    server: ForkServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = case_run(server)
-    slept(run, monkeypatch, [30.0] * ATTEMPTS)
+def test_a_machine_that_always_sleeps_measures_nothing() -> None:
+    run = case_run(SleepyMachine(*[30.0] * ATTEMPTS))
     with pytest.raises(
         LaunchError, match=r"suspended in each of 3 launches, in the last for 30\.0 s"
     ):

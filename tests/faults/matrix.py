@@ -1,10 +1,10 @@
-"""The fault matrix: every fault in every phase of every framework, and what has to come of it.
-Data, and its check."""
+"""The fault matrix: every fault in every rank phase of every framework, and the error that each
+must become. Data, and the check of an outcome."""
 
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,8 @@ from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, load, prepare_run
 from pytest_dnnbench.controller.devices import detect
 from pytest_dnnbench.controller.forkserver import ForkServer
-from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.controller.rank_launcher import RankLauncher
+from pytest_dnnbench.controller.ranks import Ranks, Rendezvous, no_rendezvous
 from pytest_dnnbench.errors import (
     DnnbenchError,
     RankCrashed,
@@ -25,11 +26,14 @@ from pytest_dnnbench.errors import (
     RankRaised,
     WrongResult,
 )
+from pytest_dnnbench.frames import SpawnMessage
+from pytest_dnnbench.proc import process_fields
+from tests.sockets import listening
 
 FRAMEWORKS = {"single": "Single", "ddp": "Ddp", "horovod": "Horovod", "pipedream": "PipeDream"}
 """Framework to its class in planting.py."""
 
-PHASES = ("import", "group", "build", "proof", "warm-up", "timed steps", "report", "teardown")
+RANK_PHASES = ("import", "group", "build", "proof", "warm-up", "timed steps", "report", "teardown")
 
 NAMES = {
     RankRaised: "raised",
@@ -44,12 +48,12 @@ WITH_WEIGHTS = ("build", "proof", "warm-up", "timed steps")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault: what kind of failure it must become, where it makes sense, and what the message must
-    show."""
+    """A fault: the error that it must become, what the message must show, and the rank phases and
+    frameworks in which it makes sense."""
 
     kind: type[DnnbenchError]
     shows: str
-    phases: tuple[str, ...] = PHASES
+    rank_phases: tuple[str, ...] = RANK_PHASES
     frameworks: tuple[str, ...] = tuple(FRAMEWORKS)
 
 
@@ -60,7 +64,7 @@ FAULTS: Mapping[str, Fault] = {
     "SIGKILL": Fault(RankCrashed, "died of SIGKILL"),
     "SIGSTOP": Fault(RankHung, "was stopped by a signal"),
     "skipped collective": Fault(
-        RankHung, "in wait\n", tuple(p for p in PHASES if p != "import"), SEVERAL
+        RankHung, "in wait\n", tuple(p for p in RANK_PHASES if p != "import"), SEVERAL
     ),
     "out of memory": Fault(RankOutOfMemory, "in _use_up_memory\n"),
     "NaN loss": Fault(WrongResult, "nan", WITH_WEIGHTS),
@@ -72,29 +76,29 @@ FAULTS: Mapping[str, Fault] = {
 }
 
 SENSELESS = {
-    ("another model", phase, "pipedream"): "no other rank holds the same weights"
-    for phase in PHASES[4:]
+    ("another model", rank_phase, "pipedream"): "no other rank holds the same weights"
+    for rank_phase in RANK_PHASES[4:]
 }
-"""Further combinations that cannot be."""
+"""Further combinations that are impossible, each with its reason."""
 
 TIMEOUT_S = 60.0
 LEAST_TIMEOUT_S = 2.5
-"""A hang's: each launch is given twice the time that a sound proof and launch take on this machine,
-so that it comes to where it is to hang."""
+"""The least time-out of a launch that hangs. It gets twice the time that a sound proof and launch
+take on this machine, so that it gets as far as the hang."""
 
 ALLOWED_S = 10.0
 
 
 def combinations() -> list[tuple[str, str, str]]:
-    """Every (fault, phase, framework) that makes sense."""
+    """Every (fault, rank phase, framework) that makes sense."""
     return [
-        (name, phase, framework)
+        (name, rank_phase, framework)
         for framework in FRAMEWORKS
         for name, fault in FAULTS.items()
-        for phase in PHASES
-        if phase in fault.phases
+        for rank_phase in RANK_PHASES
+        if rank_phase in fault.rank_phases
         and framework in fault.frameworks
-        and (name, phase, framework) not in SENSELESS
+        and (name, rank_phase, framework) not in SENSELESS
     ]
 
 
@@ -105,37 +109,32 @@ class Watched(ForkServer):
         super().__init__(preload)
         self.ranks: dict[int, str] = {}
 
-    def spawn(self, message: Mapping[str, Any], request: int, result: int, board: int) -> int:
+    def spawn(self, message: SpawnMessage, request: int, result: int, page: int) -> int:
         """As ForkServer.spawn."""
-        pid = super().spawn(message, request, result, board)
+        pid = super().spawn(message, request, result, page)
         self.ranks[pid] = _born(pid)
         return pid
 
 
 @dataclass(frozen=True, slots=True)
 class Plant:
-    """A rendezvous that adds, for each rank, what planting.py is to do on it."""
+    """A rendezvous that adds to the environment of each rank what planting.py shall do on it."""
 
-    real: Callable[[int], Any] | None
+    real: Rendezvous | None
     fault: str = "none"
-    phase: str = "nowhere"
+    rank_phase: str = "nowhere"
 
     @contextmanager
     def __call__(self, world_size: int) -> Iterator[list[dict[str, str]]]:
-        with (self.real or _nothing)(world_size) as environments:
+        with (self.real or no_rendezvous)(world_size) as environments:
             yield [
                 {
                     **environment,
-                    "PLANTED_FAULT": f"{self.fault}@{self.phase}",
+                    "PLANTED_FAULT": f"{self.fault}@{self.rank_phase}",
                     "PLANTED_HERE": str(int(rank == world_size - 1)),
                 }
                 for rank, environment in enumerate(environments)
             ]
-
-
-@contextmanager
-def _nothing(world_size: int) -> Iterator[list[dict[str, str]]]:
-    yield [{} for _ in range(world_size)]
 
 
 class Field:
@@ -168,18 +167,18 @@ class Field:
         ranks = Ranks(
             self.server, ["cpu"] * world, threads=1, timeout_s=timeout_s, environment=environment
         )
-        run = prepare_run(case, Catalog(), ranks, self.machine, steps=3, warmup=2, data=None)
-        if run.planning is not None and framework not in self.plans:
-            self.plans[framework] = ranks.launch(run.planning, run.request)[0]
+        spec = Catalog().framework(framework)
+        launcher = RankLauncher(ranks, spec.planning, plant or Plant(load(spec.rendezvous)))
+        run = prepare_run(case, Catalog(), launcher, self.machine, steps=3, warmup=2, data=None)
+        if framework not in self.plans:
+            self.plans[framework] = launcher.plan(run.request)
         worker = f"tests.faults.planting:{FRAMEWORKS[framework]}"
-        run.request = replace(run.request, worker=worker, plan=self.plans.get(framework))
-        real = load(Catalog().framework(framework).rendezvous)
-        run.rendezvous = plant or Plant(real)
+        run.request = replace(run.request, worker=worker, plan=self.plans[framework])
         return run
 
     def sound(self, framework: str) -> CaseRun:
-        """A run without a fault, proven and launched; the longest of them tells how patient a
-        hang's must be."""
+        """A run without a fault, proven and launched; the longest one determines the time-out of a
+        hang."""
         run = self.run(framework)
         start = time.monotonic()
         run.launch()
@@ -187,66 +186,69 @@ class Field:
         return run
 
     def timeout_s(self, fault: str, framework: str) -> float:
-        """Of a launch with this fault."""
+        """The time-out of a launch with this fault."""
         if FAULTS[fault].kind is not RankHung:
             return TIMEOUT_S
         if framework not in self.sound_s:
             self.sound(framework)
         return max(LEAST_TIMEOUT_S, 2 * self.sound_s[framework])
 
-    def plant(self, fault: str, phase: str, framework: str) -> tuple[DnnbenchError, float]:
-        """The error that a planted fault becomes, and the seconds that took."""
+    def plant(self, fault: str, rank_phase: str, framework: str) -> tuple[DnnbenchError, float]:
+        """The error that a planted fault becomes, and how many seconds it took."""
         real = load(Catalog().framework(framework).rendezvous)
         timeout_s = self.timeout_s(fault, framework)
-        run = self.run(framework, Plant(real, fault, phase), timeout_s)
+        run = self.run(framework, Plant(real, fault, rank_phase), timeout_s)
         start = time.monotonic()
         try:
             run.launch()
         except DnnbenchError as error:
             return error, time.monotonic() - start
-        raise AssertionError(f"{fault} in {phase} of {framework} went unnoticed")
+        raise AssertionError(f"{fault} in {rank_phase} of {framework} went unnoticed")
 
 
 def wrong(
-    fault: str, phase: str, framework: str, error: DnnbenchError, took_s: float, timeout_s: float
+    fault: str,
+    rank_phase: str,
+    framework: str,
+    error: DnnbenchError,
+    took_s: float,
+    timeout_s: float,
 ) -> list[str]:
-    """What is wrong with the error that a planted fault has become, in launches of this
-    time-out."""
+    """What is wrong with the error that a planted fault has become; empty if it is right."""
     expected, culprit = FAULTS[fault], 0 if framework == "single" else 1
-    faults = []
+    mistakes = []
     if type(error) is not expected.kind:
-        faults.append(f"{type(error).__name__} instead of {expected.kind.__name__}")
-    shows = "deviates" if fault == "NaN loss" and phase == "proof" else expected.shows
+        mistakes.append(f"{type(error).__name__} instead of {expected.kind.__name__}")
+    shows = "deviates" if fault == "NaN loss" and rank_phase == "proof" else expected.shows
     if shows not in str(error):
-        faults.append(f"{shows!r} is not shown")
+        mistakes.append(f"{shows!r} is not shown")
     if isinstance(error, RankFailure):
         if error.rank != culprit:
-            faults.append(f"rank {error.rank} is blamed instead of {culprit}")
-        if error.phase != phase:
-            faults.append(f"the phase told is {error.phase!r}")
+            mistakes.append(f"rank {error.rank} is blamed instead of {culprit}")
+        if error.rank_phase != rank_phase:
+            mistakes.append(f"the rank phase is {error.rank_phase!r}")
         if "last words of the culprit" not in error.output and fault != "flood of output":
-            faults.append("its last output is missing")
+            mistakes.append("its last output is missing")
         if fault == "flood of output" and "a flood of output" not in error.output:
-            faults.append("its last output is missing")
-    elif phase != "proof" and f"rank {culprit}" not in str(error):
-        faults.append("the culprit is not named")
+            mistakes.append("its last output is missing")
+    elif rank_phase != "proof" and f"rank {culprit}" not in str(error):
+        mistakes.append("the culprit is not named")
     if took_s > 2 * timeout_s + ALLOWED_S:
-        faults.append(f"it took {took_s:.1f} s")
-    return faults
+        mistakes.append(f"it took {took_s:.1f} s")
+    return mistakes
 
 
 def _born(pid: int) -> str:
-    """When a process was started, by which it is told from a later one of the same number; empty
-    when it is gone."""
+    """When a process was started, which distinguishes it from a later one of the same number;
+    empty if it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return process_fields(pid)[19]
     except OSError:
         return ""
 
 
 def left_behind(server: Watched) -> list[str]:
-    """Processes, listening ports, temporary files, shared memory and descriptors that should be
-    gone."""
+    """Processes, listening ports, temporary files and shared memory that should be gone."""
     left = [f"process {pid}" for pid, born in server.ranks.items() if born and _born(pid) == born]
     left += [str(path) for path in Path(tempfile.gettempdir()).glob(f"dnnbench-{os.getpid()}-*")]
     left += [
@@ -255,20 +257,3 @@ def left_behind(server: Watched) -> list[str]:
         if any(f"_{pid}_" in path.name for pid in server.ranks)
     ]
     return left + [f"port {port}" for port in listening(os.getpid())]
-
-
-def listening(pid: int) -> list[str]:
-    """The addresses on which a process listens, as the kernel writes them."""
-    mine = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            mine.add(os.readlink(link))
-        except OSError:
-            continue  # closed meanwhile
-    found = []
-    for table in ("tcp", "tcp6", "udp", "udp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if f"socket:[{fields[9]}]" in mine and (fields[3] == "0A" or table.startswith("udp")):
-                found.append(fields[1])
-    return found

@@ -2,42 +2,51 @@
 it."""
 
 from pytest_dnnbench.errors import DnnbenchError
-from tests.faults.matrix import FAULTS, FRAMEWORKS, NAMES, PHASES
+from tests.faults.matrix import FAULTS, FRAMEWORKS, NAMES, RANK_PHASES
 
-_SEEN: dict[tuple[str, str, str], tuple[str, float]] = {}
+_OUTCOMES: dict[tuple[str, str, str], tuple[str, float]] = {}
 
 
 def note(
-    fault: str, phase: str, framework: str, error: DnnbenchError, took_s: float, faults: list[str]
+    fault: str,
+    rank_phase: str,
+    framework: str,
+    error: DnnbenchError,
+    took_s: float,
+    faults: list[str],
 ) -> None:
-    """Keeps what came of one planted fault."""
+    """Keeps the outcome of one planted fault."""
     name = NAMES.get(type(error), type(error).__name__)
-    _SEEN[fault, phase, framework] = (
+    _OUTCOMES[fault, rank_phase, framework] = (
         f"**{name}: {'; '.join(faults)}**" if faults else name,
         took_s,
     )
 
 
 def lines() -> list[str]:
-    """Markdown: per framework a table, faults down and phases across; the last line tells the
-    slowest."""
-    if not _SEEN:
+    """Markdown: per framework a table, a row per fault and a column per rank phase; the last line
+    gives the longest times."""
+    if not _OUTCOMES:
         return []
     text = []
     for framework in FRAMEWORKS:
         text += [
             f"### {framework}",
             "",
-            "| fault | " + " | ".join(PHASES) + " |",
-            "|---" * (len(PHASES) + 1) + "|",
+            "| fault | " + " | ".join(RANK_PHASES) + " |",
+            "|---" * (len(RANK_PHASES) + 1) + "|",
         ]
         for fault in FAULTS:
-            cells = [_SEEN.get((fault, phase, framework), ("-", 0.0))[0] for phase in PHASES]
+            cells = [
+                _OUTCOMES.get((fault, rank_phase, framework), ("-", 0.0))[0]
+                for rank_phase in RANK_PHASES
+            ]
             text.append(f"| {fault} | " + " | ".join(cells) + " |")
         text.append("")
-    hung = [took for name, took in _SEEN.values() if name == "hung"] or [0.0]
-    others = [took for name, took in _SEEN.values() if name != "hung"] or [0.0]
+    hung = [took_s for name, took_s in _OUTCOMES.values() if name == "hung"] or [0.0]
+    others = [took_s for name, took_s in _OUTCOMES.values() if name != "hung"] or [0.0]
     text.append(
-        f"{len(_SEEN)} combinations; the slowest hang took {max(hung):.1f} s, anything else {max(others):.1f} s."
+        f"{len(_OUTCOMES)} combinations; the slowest hang took {max(hung):.1f} s, anything else"
+        f" {max(others):.1f} s."
     )
     return text

@@ -1,8 +1,8 @@
-"""Plants one fault in one phase of one rank of a framework that is otherwise the real one. Rank
-side.
+"""Plants one fault in one rank phase of one rank; the framework is otherwise the real one. Runs on
+ranks.
 
-What to plant comes in the rank's environment, set by matrix.Plant, so that it is known when this
-module is imported.
+What to plant is in the rank's environment, set by matrix.Plant: a fault may have to strike when
+this module is imported.
 """
 
 import ctypes
@@ -27,16 +27,16 @@ from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 from pytest_dnnbench.rank.worker import Step
 
-FAULT, _, PHASE = os.environ.get("PLANTED_FAULT", "none@nowhere").partition("@")
+FAULT, _, RANK_PHASE = os.environ.get("PLANTED_FAULT", "none@nowhere").partition("@")
 CULPRIT = os.environ.get("PLANTED_HERE") == "1"
 
 Weights = Callable[[], list[torch.Tensor]]
 
 
-def strike(phase: str, weights: Weights = list, meet: Callable[[], object] = int) -> None:
-    """Does the planted harm, if it belongs in this phase. A skipped collective is one that only the
-    others enter."""
-    if phase != PHASE:
+def strike(rank_phase: str, weights: Weights = list, meet: Callable[[], object] = int) -> None:
+    """Does the planted harm if this is its rank phase. A skipped collective is one that only the
+    other ranks enter."""
+    if rank_phase != RANK_PHASE:
         return
     if CULPRIT:
         print("last words of the culprit", flush=True)
@@ -87,14 +87,14 @@ HARM: dict[str, Callable[[Weights], object]] = {
 
 
 class Planted:
-    """The phases of a worker, each of which the fault may strike in; before the real framework's
-    class."""
+    """A worker that the fault may strike in each of its phases. Mixed in before the real
+    framework's class."""
 
     place: Any
     request: Any
 
     def weights(self) -> list[torch.Tensor]:
-        """This rank's weights, to be harmed."""
+        """This rank's weights, which the fault may harm."""
         module: torch.nn.Module = self.module  # type: ignore[attr-defined] # a data-parallel worker's
         return list(module.parameters())
 
@@ -102,22 +102,22 @@ class Planted:
         """A collective of all ranks."""
         dist.barrier()
 
-    def strike(self, phase: str) -> None:
-        """As the function."""
-        strike(phase, self.weights, self.meet)
+    def strike(self, rank_phase: str) -> None:
+        """As the function of this name, on this rank's weights."""
+        strike(rank_phase, self.weights, self.meet)
 
     def connect(self) -> None:
-        """A skipped collective is here the group itself, which the others wait for."""
+        """Strikes before it: a skipped collective is here the start of the group itself."""
         strike("group")
         super().connect()  # type: ignore[misc] # the framework's
 
     def build(self) -> None:
-        """After it, so that there are weights."""
+        """Strikes after it, when there are weights."""
         super().build()  # type: ignore[misc] # the framework's
         self.strike("build")
 
     def run(self, steps: int) -> Iterator[Step]:
-        """After the second step of the warm-up and of the timed ones."""
+        """Strikes after the second step of the warm-up and after that of the timed steps."""
         for step in super().run(steps):  # type: ignore[misc] # the framework's
             if step.index == 1:
                 self.strike("warm-up")
@@ -126,12 +126,12 @@ class Planted:
             yield step
 
     def details(self) -> dict[str, object]:
-        """While the report is made."""
+        """Strikes while the report is made."""
         self.strike("report")
         return super().details()  # type: ignore[misc, no-any-return] # the framework's
 
     def close(self) -> None:
-        """Before it."""
+        """Strikes before it."""
         self.strike("teardown")
         super().close()  # type: ignore[misc] # the framework's
 
@@ -171,9 +171,14 @@ class PipeDream(Planted, PipeDreamWorker):
         return runtime
 
     def _stages(self, dtype: torch.dtype) -> list[torch.nn.Module]:
-        """Another model of a pipeline is one from another seed: no other rank holds the same
-        stage."""
-        if FAULT == "another model" and PHASE == "build" and CULPRIT and dtype == torch.float32:
+        """Another model of a pipeline is one from another seed, because no other rank holds the
+        same stage."""
+        if (
+            FAULT == "another model"
+            and RANK_PHASE == "build"
+            and CULPRIT
+            and dtype == torch.float32
+        ):
             self.case = _reseeded(self.case)
         return super()._stages(dtype)
 

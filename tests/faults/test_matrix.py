@@ -1,7 +1,7 @@
-"""Each fault, in each phase, of each framework: the case fails in time, by its right name, and
-nothing is left.
+"""Each fault, in each rank phase, of each framework: the case fails in time with the right error,
+the right rank is blamed, and nothing is left behind.
 
-A part of the matrix in each run of the tests; the whole with `make faults`. What came of it:
+Each run of the tests checks a part of the matrix, `make faults` all of it. The outcomes are in
 docs/appendix/fault-matrix.md.
 """
 
@@ -34,7 +34,7 @@ PART = (
     ("another model", "timed steps", "ddp"),
     ("another model", "build", "pipedream"),
 )
-"""Every fault, every phase and every framework at least once."""
+"""Every fault, every rank phase and every framework at least once."""
 
 
 @pytest.fixture(scope="module")
@@ -45,37 +45,38 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
         yield Field(server, tmp_path_factory.mktemp("cache"))
 
 
-def check(field: Field, fault: str, phase: str, framework: str) -> None:
+def check(field: Field, fault: str, rank_phase: str, framework: str) -> None:
     field.run(framework)  # plans, where there is something to plan
     before = len(os.listdir("/proc/self/fd"))
-    error, took_s = field.plant(fault, phase, framework)
-    faults = matrix.wrong(fault, phase, framework, error, took_s, field.timeout_s(fault, framework))
-    outcomes.note(fault, phase, framework, error, took_s, faults)
-    assert not faults, f"{faults}\n{error}"
+    error, took_s = field.plant(fault, rank_phase, framework)
+    timeout_s = field.timeout_s(fault, framework)
+    mistakes = matrix.wrong(fault, rank_phase, framework, error, took_s, timeout_s)
+    outcomes.note(fault, rank_phase, framework, error, took_s, mistakes)
+    assert not mistakes, f"{mistakes}\n{error}"
     assert not matrix.left_behind(field.server)
     assert len(os.listdir("/proc/self/fd")) == before
     assert field.sound(framework).launches[0].throughput > 0, "the next case runs"
 
 
-@pytest.mark.parametrize(("fault", "phase", "framework"), PART)
-def test_a_fault_fails_its_case_in_time_by_name_and_leaves_nothing(
-    field: Field, fault: str, phase: str, framework: str
+@pytest.mark.parametrize(("fault", "rank_phase", "framework"), PART)
+def test_a_fault_fails_its_case_in_time_with_the_right_error_and_leaves_nothing(
+    field: Field, fault: str, rank_phase: str, framework: str
 ) -> None:
-    check(field, fault, phase, framework)
+    check(field, fault, rank_phase, framework)
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(("fault", "phase", "framework"), matrix.combinations())
-def test_every_fault_in_every_phase_of_every_framework(
-    field: Field, fault: str, phase: str, framework: str
+@pytest.mark.parametrize(("fault", "rank_phase", "framework"), matrix.combinations())
+def test_every_fault_in_every_rank_phase_of_every_framework(
+    field: Field, fault: str, rank_phase: str, framework: str
 ) -> None:
-    check(field, fault, phase, framework)
+    check(field, fault, rank_phase, framework)
 
 
-def test_the_part_holds_every_fault_phase_and_framework() -> None:
+def test_the_part_holds_every_fault_rank_phase_and_framework() -> None:
     assert set(PART) <= set(matrix.combinations())
     assert [{row[column] for row in PART} for column in range(3)] == [
         set(matrix.FAULTS),
-        set(matrix.PHASES),
+        set(matrix.RANK_PHASES),
         set(matrix.FRAMEWORKS),
     ]

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from pytest_dnnbench.controller.case_run import MEASURE
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
+from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import RankCrashed, RankHung
 from tests.horovod.test_worker import measure, request

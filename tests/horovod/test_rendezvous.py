@@ -10,14 +10,13 @@ import pytest
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
 from tests.horovod.test_worker import measure, request
-from tests.horovod.workers import addresses_of
+from tests.sockets import LISTENING, addresses_of
 
-LISTENING = "0A"
 LOOPBACK = "0100007F"
 LOOPBACK_V6 = ("00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
 
 
-def test_each_rank_is_told_its_place() -> None:
+def test_each_rank_gets_its_place() -> None:
     with horovod_rendezvous(3) as variables:
         assert [rank["HOROVOD_RANK"] for rank in variables] == ["0", "1", "2"]
         assert {rank["HOROVOD_SIZE"] for rank in variables} == {"3"}
@@ -48,8 +47,8 @@ def test_it_ends_after_an_error_too() -> None:
 
 
 def test_two_servers_at_a_time_do_not_meet() -> None:
-    with horovod_rendezvous(1) as one, horovod_rendezvous(1) as other:
-        assert one[0]["HOROVOD_GLOO_RENDEZVOUS_PORT"] != other[0]["HOROVOD_GLOO_RENDEZVOUS_PORT"]
+    with horovod_rendezvous(1) as first, horovod_rendezvous(1) as second:
+        assert first[0]["HOROVOD_GLOO_RENDEZVOUS_PORT"] != second[0]["HOROVOD_GLOO_RENDEZVOUS_PORT"]
 
 
 def test_ranks_talk_over_loopback_only(server: ForkServer) -> None:

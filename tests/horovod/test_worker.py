@@ -4,13 +4,14 @@ itself, in ranks."""
 import pytest
 
 from pytest_dnnbench.case import Case, Scalar
-from pytest_dnnbench.controller.case_run import MEASURE, PROVE
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
+from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
 TINY = "tests.tiny_models:tiny"
 HOROVOD = "pytest_dnnbench.rank.frameworks.horovod:HorovodWorker"
@@ -32,7 +33,7 @@ def ranks(server: ForkServer, gpus: int) -> Ranks:
     return Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=60)
 
 
-def prove(server: ForkServer, asked: RunRequest) -> dict[str, object]:
+def prove(server: ForkServer, asked: RunRequest) -> CorrectnessEntry:
     case = asked.case
     return agree(case, ranks(server, case.gpus).launch(PROVE, asked, rendezvous=horovod_rendezvous))
 
@@ -45,8 +46,8 @@ def measure(server: ForkServer, asked: RunRequest) -> list[RankReport]:
 @pytest.mark.parametrize("phase", ["train", "validate"])
 def test_a_right_step_passes(server: ForkServer, gpus: int, phase: str) -> None:
     evidence = prove(server, request(gpus, phase))
-    assert evidence["ranks_agree"] == "bit for bit"
-    assert evidence["checked"] == (
+    assert evidence.ranks_agree == "bit for bit"
+    assert evidence.checked == (
         ["gradients", "parameters", "buffers"] if phase == "train" else ["logits"]
     )
 
@@ -64,22 +65,22 @@ def test_tuning_does_not_change_the_mathematics(
     server: ForkServer, options: dict[str, Scalar]
 ) -> None:
     evidence = prove(server, request(2, options=options))
-    assert evidence["tolerance"] == dict.fromkeys(("gradients", "parameters", "buffers"), 1e-9)
+    assert evidence.tolerance == dict.fromkeys(("gradients", "parameters", "buffers"), 1e-9)
 
 
 def test_fp16_compression_rounds_gradients_and_nothing_else(server: ForkServer) -> None:
     evidence = prove(server, request(2, options={"compression": "fp16"}))
-    seen = evidence["largest_deviation"]
-    assert isinstance(seen, dict)
-    assert 1e-5 < seen["gradients"] < 5e-3, (
+    deviation = evidence.largest_deviation
+    assert isinstance(deviation, dict)
+    assert 1e-5 < deviation["gradients"] < 5e-3, (
         "the exchange was rounded, and not more than fp16 rounds"
     )
-    assert seen["parameters"] < 1e-12
-    assert seen["buffers"] < 1e-12
+    assert deviation["parameters"] < 1e-12
+    assert deviation["buffers"] < 1e-12
 
 
 @pytest.mark.parametrize(
-    ("worker", "seen"),
+    ("worker", "shown"),
     [
         ("NoBroadcast", "holds other values than rank 0"),
         ("NoAllReduce", "gradients of step 0"),
@@ -87,10 +88,10 @@ def test_fp16_compression_rounds_gradients_and_nothing_else(server: ForkServer) 
         ("DecayingBroadcast", "parameters of step 0"),
     ],
 )
-def test_a_planted_fault_is_caught(server: ForkServer, worker: str, seen: str) -> None:
+def test_a_planted_fault_is_caught(server: ForkServer, worker: str, shown: str) -> None:
     with pytest.raises(WrongResult, match="the step is wrong, so it was not timed") as caught:
         prove(server, request(2, worker=f"tests.horovod.workers:{worker}"))
-    assert seen in str(caught.value)
+    assert shown in str(caught.value)
 
 
 @pytest.mark.parametrize("worker", ["NoBroadcast", "NoAllReduce"])

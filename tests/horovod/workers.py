@@ -4,7 +4,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import horovod.torch as hvd
 import torch
@@ -14,6 +13,7 @@ from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.horovod import HorovodWorker
 from pytest_dnnbench.rank.worker import Step
 from tests.rank.planted_workers import Late
+from tests.sockets import addresses_of
 
 Wrapped = tuple[nn.Module, torch.optim.Optimizer]
 
@@ -96,25 +96,6 @@ class ShowsItsPorts(HorovodWorker):
             "ports": sorted(addresses_of(os.getpid())),
             "threads": len(os.listdir("/proc/self/task")),
         }
-
-
-def addresses_of(pid: int) -> set[tuple[str, str, str]]:
-    """(local address, remote address, state) of each TCP socket of a process."""
-    inodes = set()
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            target = os.readlink(entry)
-        except OSError:
-            continue
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
-    found = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[9] in inodes:
-                found.add((fields[1], fields[2], fields[3]))
-    return found
 
 
 class LateHorovod(Late, HorovodWorker):

@@ -87,12 +87,12 @@ class AddedTwice(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.one = nn.Parameter(torch.randn(4, 6))
-        self.two = nn.Parameter(torch.randn(4, 6))
+        self.left = nn.Parameter(torch.randn(4, 6))
+        self.right = nn.Parameter(torch.randn(4, 6))
 
     def forward(self, value: torch.Tensor) -> tuple[torch.Tensor]:
         """A linear map with the sum of two weights."""
-        return (nn.functional.linear(value, self.one + self.two),)
+        return (nn.functional.linear(value, self.left + self.right),)
 
 
 def added_twice() -> list[nn.Module]:

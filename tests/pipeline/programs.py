@@ -1,4 +1,4 @@
-"""What tests run on pipeline ranks: top-level functions, imported there by name."""
+"""The programs that tests run on pipeline ranks: top-level functions, imported there by name."""
 
 import os
 import signal
@@ -25,8 +25,8 @@ def order(runtime: Runtime, minibatches: int) -> list[int]:
 
 def evaluated(runtime: Runtime, minibatches: int) -> tuple[list[int], bool]:
     """The minibatches that a rank validates, and whether its module is in training mode then."""
-    seen = [done.minibatch for done in runtime.validate(vectors(minibatches), minibatches)]
-    return seen, runtime.stage.module.training
+    validated = [done.minibatch for done in runtime.validate(vectors(minibatches), minibatches)]
+    return validated, runtime.stage.module.training
 
 
 def die_in_the_middle(runtime: Runtime, rank: int, how: str) -> None:

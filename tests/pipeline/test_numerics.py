@@ -3,6 +3,7 @@ to 1e-10."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from pytest_dnnbench.rank.pipeline.reference import PipelineReference
 from pytest_dnnbench.rank.pipeline.stage_ranks import optimiser_of, schedule_of, stages_of
 from pytest_dnnbench.rank.reference import deviation
 from tests.pipeline.models import RESIDUAL_CUTS
+from tests.planner.versions import versions_kept
 
 CpuRanks = Callable[[int], Ranks]
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -76,21 +78,25 @@ def check(
             (report.buffers, reference.buffers(report.stage, report.replica)),
         ):
             assert got.keys() == wanted.keys()
-            found, where = deviation(
+            deviates, where = deviation(
                 {name: torch.as_tensor(value) for name, value in got.items()}, wanted
             )
-            assert found <= TOLERANCE, (
-                f"{where} of stage {report.stage}, replica {report.replica}: {found}"
+            assert deviates <= TOLERANCE, (
+                f"{where} of stage {report.stage}, replica {report.replica}: {deviates}"
             )
-        assert report.versions_kept <= schedule_of(request).versions_kept(report.stage)
-    seen = sorted((minibatch, loss) for report in reports for minibatch, loss in report.losses)
+        assert report.versions_kept <= versions_kept(schedule_of(request), report.stage)
+    got_losses = sorted(
+        (minibatch, loss) for report in reports for minibatch, loss in report.losses
+    )
     wanted_losses = sorted(
         (minibatch, loss) for run in losses for minibatch, loss in enumerate(run)
     )
-    np.testing.assert_allclose(np.array(seen), np.array(wanted_losses), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        np.array(got_losses), np.array(wanted_losses), rtol=0, atol=TOLERANCE
+    )
 
 
-def chain(cpu_ranks: CpuRanks, shape: str, **settings: object) -> PipelineStages:
+def chain(cpu_ranks: CpuRanks, shape: str, **settings: Any) -> PipelineStages:
     replicas = (3,) if shape == "3-" else shape
     stages = (
         len(replicas)
@@ -109,7 +115,7 @@ def chain(cpu_ranks: CpuRanks, shape: str, **settings: object) -> PipelineStages
     )
 
 
-def residual(cpu_ranks: CpuRanks, shape: str, **settings: object) -> PipelineStages:
+def residual(cpu_ranks: CpuRanks, shape: str, **settings: Any) -> PipelineStages:
     pipeline = pipeline_stages(
         cpu_ranks,
         "tests.pipeline.models:residual",
@@ -235,7 +241,7 @@ def test_the_reference_tells_the_rules_apart() -> None:
         )
         reference.run(vectors(9))
         ends[variant, vertical_sync] = reference.parameters(0)["layers.0.weight"]
-    for one, other in ((a, b) for a in ends for b in ends if a < b):
-        assert float((ends[one] - ends[other]).abs().max()) > 1e4 * TOLERANCE, (
-            f"{one} and {other} do the same"
+    for rule, other in ((a, b) for a in ends for b in ends if a < b):
+        assert float((ends[rule] - ends[other]).abs().max()) > 1e4 * TOLERANCE, (
+            f"{rule} and {other} do the same"
         )

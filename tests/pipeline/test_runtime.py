@@ -54,7 +54,7 @@ def test_a_rank_that_is_killed_is_named_and_nobody_hangs(cpu_ranks: CpuRanks) ->
 def test_a_lost_peer_is_an_exception_in_the_computing_thread(
     cpu_ranks: CpuRanks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The surviving rank is to tell what it saw, however busy the machine is.
+    # The surviving rank has to report its error, however busy the machine is.
     monkeypatch.setattr("pytest_dnnbench.controller.ranks.GRACE_S", 30.0)
     pipeline = pipeline_stages(cpu_ranks, models.chain2, 2)
     with pytest.raises(RankFailure) as caught:

@@ -15,24 +15,24 @@ def gradients(stash: Stash, value: float) -> list[torch.Tensor]:
 def test_an_older_version_keeps_its_values_while_it_is_needed() -> None:
     module = nn.Linear(2, 2)
     stash = Stash(module, Sgd(1.0))
-    first = module.weight.detach().clone()
+    start = module.weight.detach().clone()
     stash.update(gradients(stash, 1.0), oldest=0)
     stash.update(gradients(stash, 1.0), oldest=0)
-    torch.testing.assert_close(stash.install(0)[0].detach(), first)
-    torch.testing.assert_close(stash.install(1)[0].detach(), first - 1)
+    torch.testing.assert_close(stash.install(0)[0].detach(), start)
+    torch.testing.assert_close(stash.install(1)[0].detach(), start - 1)
     stash.install(2)
-    torch.testing.assert_close(module.weight.detach(), first - 2)
+    torch.testing.assert_close(module.weight.detach(), start - 2)
     assert stash.kept == 3
 
 
 def test_retired_memory_is_used_again() -> None:
     stash = Stash(nn.Linear(2, 2), Sgd(0.1, 0.9))
-    seen = set()
+    places = set()
     for version in range(1, 12):
         stash.update(gradients(stash, 1.0), oldest=max(version - 1, 0))
-        seen.add(stash.install(version)[0].data_ptr())
+        places.add(stash.install(version)[0].data_ptr())
     assert stash.kept == 2
-    assert len(seen) == 2
+    assert len(places) == 2
     assert stash.extra_bytes == stash.version_bytes == 6 * 4
 
 

@@ -3,19 +3,21 @@ proof."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.controller.case_run import MEASURE, PROVE
+from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import PlanError, UsageError, WrongResult
-from pytest_dnnbench.messages import RankReport, RunRequest
+from pytest_dnnbench.messages import PipelineFacts, PlanDecision, RankReport, RunRequest
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.rank.profiling.profiler import Effort, profile_model
 from pytest_dnnbench.results.records.measurement import Launch, agree
+from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
 MODELS = "tests.pipeline.models"
 RESIDUAL = f"{MODELS}:residual"
@@ -45,13 +47,18 @@ def launch(
 ) -> list[RankReport]:
     case = Case(framework, model, gpus, phase, batch_size=4, options=options)
     ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120, environment=PROFILES)
-    request = RunRequest(case, worker, model, steps=6, warmup=4)
-    plan: dict[str, Any] = ranks.launch(PLANNING, request)[0]
-    results: list[RankReport] = ranks.launch(what, replace(request, plan=plan))
+    request = RunRequest(case, worker, Catalog().model(model), steps=6, warmup=4)
+    decision: PlanDecision = ranks.launch(PLANNING, request)[0]
+    results: list[RankReport] = ranks.launch(what, replace(request, plan=decision))
     return results
 
 
-def prove(server: ForkServer, gpus: int, **settings: str | int | float | bool) -> dict[str, object]:
+def facts(report: RankReport) -> PipelineFacts:
+    assert report.pipeline is not None
+    return report.pipeline
+
+
+def prove(server: ForkServer, gpus: int, **settings: str | int | float | bool) -> CorrectnessEntry:
     results = launch(server, PROVE, gpus, **settings)  # type: ignore[arg-type] # options of one signature
     return agree(Case("pipedream", RESIDUAL, gpus, "train"), results)  # type: ignore[arg-type] # a proof's results
 
@@ -60,21 +67,24 @@ def prove(server: ForkServer, gpus: int, **settings: str | int | float | bool) -
 def test_the_proof_passes(server: ForkServer, stages: str) -> None:
     gpus = sum(map(int, stages.split("-"))) if "-" in stages else 2
     evidence = prove(server, gpus, stages=stages)
-    assert evidence["checked"] == ["parameters", "buffers", "loss"]
+    assert evidence.checked == ["parameters", "buffers", "loss"]
 
 
 @pytest.mark.parametrize("framework", ["pipedream-2bw", "pipedream-flush"])
 def test_the_proof_passes_for_the_variants(server: ForkServer, framework: str) -> None:
-    assert prove(server, 3, stages="3", framework=framework, microbatches=4)["dtype"] == "float64"
+    assert (
+        prove(server, 3, stages="3", framework=framework, microbatches=4).about["dtype"]
+        == "float64"
+    )
 
 
 def test_the_proof_passes_with_vertical_sync_and_for_validation(server: ForkServer) -> None:
-    assert prove(server, 3, stages="3", vertical_sync=True)["minibatches"] == 9
-    assert prove(server, 3, stages="2-1", phase="validate")["checked"] == ["validation"]
+    assert prove(server, 3, stages="3", vertical_sync=True).about["minibatches"] == 9
+    assert prove(server, 3, stages="2-1", phase="validate").checked == ["validation"]
 
 
 def test_a_real_model_with_dropout_and_stochastic_depth_passes(server: ForkServer) -> None:
-    assert prove(server, 2, stages="2", model="efficientnet_b0")["checked"] == [
+    assert prove(server, 2, stages="2", model="efficientnet_b0").checked == [
         "parameters",
         "buffers",
         "loss",
@@ -109,14 +119,18 @@ def test_a_measured_case_counts_each_image_once_and_tells_its_plan(server: ForkS
     assert [len(report.loss) for report in reports] == [0, 0, 10]
     assert Launch(tuple(reports)).throughput > 0
     for report in reports:
-        assert report.details["replicas"] == [2, 1]
-        assert report.details["parallelism"] == "pipeline"
-        assert report.details["decided_by"] == "user"
+        assert report.sample == "img"
+        assert report.metrics["resident_peak_bytes"] > facts(report).version_bytes
+        assert (facts(report).shape, facts(report).parallelism) == ("2-1", "pipeline")
+        assert facts(report).decision.decided_by == "user"
+        assert facts(report).decision.plan.replicas == (2, 1)
         assert 0 <= report.metrics["bubble_fraction"] < 1
         assert report.metrics["bubble_fraction_ideal"] == 0
-    assert [report.details["versions_kept"] for report in reports] == [2, 2, 1]
-    assert reports[0].details["stash_bytes"] == reports[0].details["version_bytes"]
-    assert reports[2].details["stash_bytes"] == 0
+    places = [(facts(report).stage, facts(report).replica) for report in reports]
+    assert places == [(0, 0), (0, 1), (1, 0)]
+    assert [facts(report).versions_kept for report in reports] == [2, 2, 1]
+    assert facts(reports[0]).stash_bytes == facts(reports[0]).version_bytes > 0
+    assert facts(reports[2]).stash_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -131,21 +145,30 @@ def test_a_step_of_the_variants_is_one_update(
     assert last.samples_per_update == 4 * 4
     assert len(last.loss) == 10
     assert first.metrics["bubble_fraction_ideal"] == pytest.approx(ideal)
-    assert first.details["versions_kept"] == (2 if framework == "pipedream-2bw" else 1)
-    plan = first.details["plan"]
-    assert isinstance(plan, dict)
-    assert first.details["predicted_step_time_s"] == pytest.approx(
-        4 * plan["bottleneck_s"] / (1 - ideal)
-    )
+    assert facts(first).versions_kept == (2 if framework == "pipedream-2bw" else 1)
+    bottleneck_s = facts(first).decision.plan.bottleneck_s
+    assert bottleneck_s is not None
+    assert facts(first).predicted_step_time_s == pytest.approx(4 * bottleneck_s / (1 - ideal))
 
 
 def test_auto_lets_the_planner_decide_and_says_what_it_decided(server: ForkServer) -> None:
     reports = launch(server, MEASURE, 2, stages="auto", bandwidth=1e15)
     for report in reports:
-        assert report.details["decided_by"] == "planner"
-        data_parallel = report.details["replicas"] == [2]
-        assert report.details["parallelism"] == ("data" if data_parallel else "pipeline")
+        assert facts(report).decision.decided_by == "planner"
+        assert facts(report).decision.bandwidth_bytes_s == 1e15
+        data_parallel = facts(report).shape == "2"
+        assert facts(report).parallelism == ("data" if data_parallel else "pipeline")
     assert sum(sum(report.step_samples) for report in reports) == 6 * 4
+
+
+def test_a_decision_from_a_journal_is_run_as_well(server: ForkServer) -> None:
+    case = Case("pipedream", RESIDUAL, 2, "train", batch_size=4, options={"stages": "2"})
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=120, environment=PROFILES)
+    request = RunRequest(case, WORKER, RESIDUAL, steps=2, warmup=1)
+    decision = ranks.launch(PLANNING, request)[0]
+    plain = msgspec.json.decode(msgspec.json.encode(decision))
+    reports = ranks.launch(MEASURE, replace(request, plan=plain))
+    assert [facts(report).decision for report in reports] == [decision] * 2
 
 
 def test_validation_is_pipelined_and_in_evaluation_mode(server: ForkServer) -> None:
@@ -158,8 +181,7 @@ def test_a_plan_from_a_file_is_run_as_it_stands(server: ForkServer, tmp_path: Pa
     plan = even_plan(profile, (1, 2))
     (tmp_path / "plan.json").write_text(plan.to_json())
     reports = launch(server, MEASURE, 3, plan=str(tmp_path / "plan.json"))
-    assert reports[0].details["decided_by"] == "user"
-    assert reports[0].details["plan"] == plan.to_data()
+    assert facts(reports[0]).decision == PlanDecision(plan, "user")
     with pytest.raises(PlanError, match="takes 3 ranks, not 2"):
         launch(server, MEASURE, 2, plan=str(tmp_path / "plan.json"))
     with pytest.raises(

@@ -40,7 +40,7 @@ class BruteForce:
         ]
 
     def chains(self, start: Cut, end: Cut, most: int) -> Iterator[tuple[Cut, ...]]:
-        """All ways to go from one cut to a larger one in at most so many stages."""
+        """All ways to go from one cut to a larger one in at most `most` stages."""
         if most >= 1:
             yield (start, end)
         if most >= 2:
@@ -51,7 +51,7 @@ class BruteForce:
     def shapes(
         self, stages: int, workers: int, *, all_used: bool = False
     ) -> Iterator[tuple[int, ...]]:
-        """All numbers of replicas for so many stages on the workers."""
+        """All numbers of replicas of this many stages on the workers."""
         for shape in product(range(1, workers + 1), repeat=stages):
             allowed = self.replication or max(shape) == 1
             if allowed and (sum(shape) == workers if all_used else sum(shape) <= workers):
@@ -153,7 +153,7 @@ class BruteForce:
         all_used: bool = True,
     ) -> float:
         """The bottleneck of the best plan of the published optimizer, which uses every worker
-        unless told otherwise."""
+        unless `all_used` is false."""
         first, last = start or self.cuts[0], end or self.cuts[-1]
         *inner, level = levels
         best = INFINITY

@@ -12,8 +12,9 @@ from pytest_dnnbench.planner.profile import Node, Profile
 from pytest_dnnbench.planner.profile_file import write_profile
 
 STAGE_KEYS = {
-    "first", "last", "replicas", "compute_s", "parameter_bytes", "output_bytes", "memory_bytes", "versions", "nodes",
-}  # fmt: skip
+    *("first", "last", "replicas", "versions", "nodes"),
+    *("compute_s", "parameter_bytes", "output_bytes", "memory_bytes"),
+}
 
 
 @pytest.fixture
@@ -39,22 +40,31 @@ def test_people_get_a_table_with_data_parallelism_beside_it(
         "corrected cost model, 4 workers",
         "",
         "stage  replicas  nodes  compute ms  weights MB  output MB  versions  memory MB  from, to",
-        "    0         3      1    1500.000        1.00       1.00         2        6.0  features, features",
-        "    1         1      1     500.000      500.00       0.01         1     1501.0  classifier, classifier",
+        "    0         3      1    1500.000        1.00       1.00         2        6.0"
+        "  features, features",
+        "    1         1      1     500.000      500.00       0.01         1     1501.0"
+        "  classifier, classifier",
         "",
         "this plan (3-1):           500.000 ms per minibatch, 4.00 times one worker",
-        "data parallelism:         1878.750 ms per minibatch, 1.06 times one worker, 1504.0 MB each",
+        "data parallelism:         1878.750 ms per minibatch, 1.06 times one worker,"
+        " 1504.0 MB each",
         "one worker:               2000.000 ms per minibatch, 1.00 times one worker",
     ]
 
 
 def test_programs_get_json(profile_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(profile_file, "--gpus", "4x1", "--bandwidth", "1e8,1e7", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["workers"], found["bottleneck_s"], found["single_s"]) == ([4, 1], 0.5, 2.0)
-    assert [set(stage) for stage in found["stages"]] == [STAGE_KEYS, STAGE_KEYS]
-    assert [(stage["first"], stage["last"]) for stage in found["stages"]] == [(0, 0), (1, 1)]
-    assert [stage["nodes"] for stage in found["stages"]] == [["features"], ["classifier"]]
+    output = capsys.readouterr().out
+    document = json.loads(output)
+    assert (document["workers"], document["bottleneck_s"], document["single_s"]) == (
+        [4, 1],
+        0.5,
+        2.0,
+    )
+    assert [set(stage) for stage in document["stages"]] == [STAGE_KEYS, STAGE_KEYS]
+    assert [(stage["first"], stage["last"]) for stage in document["stages"]] == [(0, 0), (1, 1)]
+    assert [stage["nodes"] for stage in document["stages"]] == [["features"], ["classifier"]]
+    assert '"parameter_bytes": 1000000,' in output, "whole byte counts are written as integers"
 
 
 def test_options_reach_the_planner(profile_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ def test_a_plan_fits_the_ranks_that_it_was_made_for(tmp_path: Path) -> None:
     path.write_text(plan_for(chain(24), [3], [1e12]).to_json())
     assert counts_that_fit(plan=str(path)) == [3]
     path.write_text("[1]")
-    with pytest.raises(PlanError, match="holds no plan"):
+    with pytest.raises(PlanError, match="the file holds no plan"):
         fits("pipedream", 3, {"plan": str(path)})
     path.write_text('{"schema": 7}')
     with pytest.raises(PlanError, match="plan schema is 7"):

@@ -1,9 +1,11 @@
 """Plans against brute force over all plans of small graphs, and what a plan promises about
 itself."""
 
-import json
 import math
+import re
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +18,13 @@ from pytest_dnnbench.planner.blocks import Level
 from pytest_dnnbench.planner.corrected import LevelCosts, gpu
 from pytest_dnnbench.planner.inner_levels import SearchedLevel
 from pytest_dnnbench.planner.pipedream.cost_model import OriginalOptions, best_blocks, blocks_s
-from pytest_dnnbench.planner.plan import Plan, plan_from_data
+from pytest_dnnbench.planner.pipedream.planning import original_plan
+from pytest_dnnbench.planner.plan import Plan, parse_plan, read_plan
 from pytest_dnnbench.planner.predict import even_plan, plan_for
 from pytest_dnnbench.planner.profile import Node, Profile
 from pytest_dnnbench.planner.states import states_of
 from tests.planner.brute_force import BruteForce
+from tests.planner.idle_workers import workers_may_idle
 from tests.planner.small_profiles import hierarchies, small_profiles
 
 ONE_LEVEL = ((1,), (2,), (3,), (4,))
@@ -31,12 +35,17 @@ HUNDREDS = settings(
 FEWER = settings(max_examples=60, deadline=None)  # the same, for brute force over two levels
 
 
-def planned(profile: Profile, levels: tuple[Level, ...], **options: object) -> Plan:
+def planned(
+    profile: Profile,
+    levels: tuple[Level, ...],
+    planning: Callable[..., Plan] = plan_for,
+    **options: object,
+) -> Plan:
     workers, bandwidths = [level.workers for level in levels], [level.bandwidth for level in levels]
-    return plan_for(profile, workers, bandwidths, **options)  # type: ignore[arg-type]  # any of its options
+    return planning(profile, workers, bandwidths, **options)
 
 
-def found_s(plan: Plan) -> float:
+def bottleneck_s(plan: Plan) -> float:
     return math.inf if plan.bottleneck_s is None else plan.bottleneck_s
 
 
@@ -64,7 +73,7 @@ def test_the_default_model_finds_the_best_of_all_plans(
     plan = planned(
         profile, levels, replication=replication, activation_compression=None if free else 1.0
     )
-    assert agrees(found_s(plan), BruteForce(profile, free, replication).least_s(levels))
+    assert agrees(bottleneck_s(plan), BruteForce(profile, free, replication).least_s(levels))
 
 
 @FEWER
@@ -75,7 +84,7 @@ def test_the_default_model_finds_the_best_of_all_plans_for_nodes_of_gpus(
     plan = planned(
         profile, levels, replication=replication, activation_compression=None if free else 1.0
     )
-    assert agrees(found_s(plan), best_s(BruteForce(profile, free, replication), levels))
+    assert agrees(bottleneck_s(plan), best_s(BruteForce(profile, free, replication), levels))
 
 
 @settings(max_examples=15, deadline=None)  # three levels of brute force
@@ -83,7 +92,7 @@ def test_the_default_model_finds_the_best_of_all_plans_for_nodes_of_gpus(
 def test_the_default_model_finds_the_best_of_all_plans_for_racks(
     profile: Profile, levels: tuple[Level, ...]
 ) -> None:
-    assert agrees(found_s(planned(profile, levels)), best_s(BruteForce(profile), levels))
+    assert agrees(bottleneck_s(planned(profile, levels)), best_s(BruteForce(profile), levels))
 
 
 @HUNDREDS
@@ -93,7 +102,7 @@ def test_a_memory_limit_leaves_the_best_of_the_plans_that_fit(
 ) -> None:
     plan = planned(profile, levels, memory_bytes=memory_bytes, replication=replication)
     expected = BruteForce(profile, False, replication, memory_bytes).least_s(levels)
-    assert agrees(found_s(plan), expected)
+    assert agrees(bottleneck_s(plan), expected)
     assert all(stage.memory_bytes <= memory_bytes for stage in plan.stages)
 
 
@@ -105,9 +114,9 @@ def test_for_nodes_of_gpus_a_plan_fits_its_memory_and_is_missing_only_if_none_fi
     plan = planned(profile, levels, memory_bytes=memory_bytes)
     row = BruteForce(profile, memory_bytes=memory_bytes).least_s(in_a_row(levels))
     assert bool(plan.stages) == math.isfinite(row)
-    assert found_s(plan) <= row * (1 + 1e-9)
+    assert bottleneck_s(plan) <= row * (1 + 1e-9)
     assert all(stage.memory_bytes <= memory_bytes for stage in plan.stages)
-    assert found_s(plan) >= found_s(planned(profile, levels)) * (1 - 1e-9)
+    assert bottleneck_s(plan) >= bottleneck_s(planned(profile, levels)) * (1 - 1e-9)
 
 
 @HUNDREDS
@@ -128,13 +137,13 @@ def test_the_original_model_finds_the_best_of_all_plans(
     plan = planned(
         profile,
         levels,
-        cost_model="original",
+        original_plan,
         activation_compression=None if free else 1.0,
         replication=replication,
         memory_bytes=memory_bytes,
     )
     assert agrees(
-        found_s(plan), BruteForce(profile, free, replication, memory_bytes).original_s(levels)
+        bottleneck_s(plan), BruteForce(profile, free, replication, memory_bytes).original_s(levels)
     )
 
 
@@ -144,7 +153,8 @@ def test_the_original_model_can_leave_workers_idle(
     profile: Profile, levels: tuple[Level, ...]
 ) -> None:
     states = states_of(profile)
-    blocks = best_blocks(states, levels, OriginalOptions(fewer_workers=True))
+    with workers_may_idle():
+        blocks = best_blocks(states, levels, OriginalOptions())
     assert agrees(
         blocks_s(states, blocks, levels, 1.0),
         BruteForce(profile).original_s(levels, all_used=False),
@@ -156,10 +166,8 @@ def test_the_original_model_can_leave_workers_idle(
 def test_the_original_model_finds_the_best_of_all_plans_for_nodes_of_gpus(
     profile: Profile, levels: tuple[Level, ...], free: bool
 ) -> None:
-    plan = planned(
-        profile, levels, cost_model="original", activation_compression=None if free else 1.0
-    )
-    assert agrees(found_s(plan), BruteForce(profile, free).original_s(levels))
+    plan = planned(profile, levels, original_plan, activation_compression=None if free else 1.0)
+    assert agrees(bottleneck_s(plan), BruteForce(profile, free).original_s(levels))
 
 
 @HUNDREDS
@@ -194,7 +202,7 @@ def test_a_forced_shape_has_the_best_cuts_of_that_shape(
         if force.needed_bytes(way, shape) <= memory_bytes:
             times.append(max(stages + cuts))
     plan = even_plan(profile, shape, bandwidth=3.0, memory_bytes=memory_bytes)
-    assert agrees(found_s(plan), min(times))
+    assert agrees(bottleneck_s(plan), min(times))
     assert not plan.stages or plan.replicas == shape
 
 
@@ -219,11 +227,11 @@ NAMES = ["chain", "residual", "dense", "inception", "nasnet"]
 
 
 @pytest.mark.parametrize("profile", GRAPHS, ids=NAMES)
-@pytest.mark.parametrize("cost_model", ["corrected", "original"])
+@pytest.mark.parametrize("planning", [plan_for, original_plan])
 def test_stages_hold_every_node_once_and_no_node_before_one_it_needs(
-    profile: Profile, cost_model: str
+    profile: Profile, planning: Callable[..., Plan]
 ) -> None:
-    plan = plan_for(profile, (2, 2), (1e10, 1e9), cost_model=cost_model)
+    plan = planning(profile, (2, 2), (1e10, 1e9))
     stage_of = {name: number for number, stage in enumerate(plan.stages) for name in stage.nodes}
     assert sorted(name for stage in plan.stages for name in stage.nodes) == sorted(
         node.id for node in profile.nodes
@@ -240,7 +248,7 @@ def test_the_order_of_edges_in_a_profile_does_not_matter(profile: Profile) -> No
 
 @pytest.mark.parametrize("profile", GRAPHS, ids=NAMES)
 def test_more_workers_are_never_slower(profile: Profile) -> None:
-    times = [found_s(plan_for(profile, (workers,), (1e9,))) for workers in range(1, 8)]
+    times = [bottleneck_s(plan_for(profile, (workers,), (1e9,))) for workers in range(1, 8)]
     assert times == sorted(times, reverse=True)
 
 
@@ -252,7 +260,7 @@ def test_the_outermost_search_agrees_with_the_one_for_levels_inside(
     states = states_of(profile)
     level = Level(11, bandwidth)
     unit = SearchedLevel(LevelCosts(states, gpu(states), level, 1.0, True), None).as_unit()
-    assert agrees(found_s(planned(profile, (level,))), unit.pipeline_s[0, -1])
+    assert agrees(bottleneck_s(planned(profile, (level,))), unit.pipeline_s[0, -1])
 
 
 def test_inputs_and_unpacked_outputs_run_beside_their_neighbours() -> None:
@@ -272,13 +280,24 @@ def test_inputs_and_unpacked_outputs_run_beside_their_neighbours() -> None:
 
 def test_a_plan_survives_json() -> None:
     plan = plan_for(residual(4), (4,), (1e9,))
-    assert plan_from_data(json.loads(plan.to_json())) == plan
+    assert parse_plan(plan.to_json()) == plan
     nothing = plan_for(residual(4), (4,), (1e9,), memory_bytes=1.0)
-    assert plan_from_data(json.loads(nothing.to_json())) == nothing
-    with pytest.raises(PlanError, match="schema is 7"):
-        plan_from_data({**plan.to_data(), "schema": 7})
-    with pytest.raises(PlanError, match="not a plan"):
-        plan_from_data({"schema": 1, "stages": []})
+    assert parse_plan(nothing.to_json()) == nothing
+
+
+def test_a_malformed_plan_is_refused_with_its_file_and_the_place(tmp_path: Path) -> None:
+    text = plan_for(residual(4), (4,), (1e9,)).to_json()
+    for content, message in (
+        (text.replace('"schema": 1', '"schema": 7'), "schema is 7, this version reads 1"),
+        ('{"schema": 1, "stages": []}', "not a plan: .*missing required field"),
+        (text.replace('"nodes": [', '"nodes": [3,', 1), r"`\$\.stages\[0\]\.nodes\[0\]`"),
+        (text[:50], "not JSON"),
+        ("[1]", "the file holds no plan: write one with `plan --json`"),
+    ):
+        path = tmp_path / "plan.json"
+        path.write_text(content)
+        with pytest.raises(PlanError, match=f"{re.escape(str(path))}: .*{message}"):
+            read_plan(path)
 
 
 def test_a_slow_link_and_heavy_weights_at_the_end_make_a_pipeline_and_a_fast_link_does_not() -> (
@@ -315,8 +334,6 @@ def test_workers_that_cannot_be_are_refused(
 
 
 def test_options_that_cannot_be_are_refused() -> None:
-    with pytest.raises(PlanError, match="choose from corrected, original"):
-        plan_for(chain(3), (2,), (1e9,), cost_model="best")
     with pytest.raises(PlanError, match="memory -1"):
         plan_for(chain(3), (2,), (1e9,), memory_bytes=-1)
     with pytest.raises(PlanError, match="compression 0"):
@@ -333,7 +350,7 @@ def test_a_binding_memory_limit_for_too_many_workers_says_so() -> None:
 
 
 def test_the_original_model_says_when_it_cannot_put_every_worker_to_use() -> None:
-    plan = plan_for(chain(3), (4,), (1e9,), cost_model="original", replication=False)
+    plan = original_plan(chain(3), (4,), (1e9,), replication=False)
     assert not plan.stages
     assert "all 4 workers" in plan.reason
     assert plan_for(chain(3), (4,), (1e9,), replication=False).replicas == (1, 1, 1)

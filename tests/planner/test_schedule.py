@@ -7,16 +7,16 @@ from collections import Counter
 import pytest
 
 from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.schedule import (
     VARIANTS,
     Backward,
     Forward,
-    Layout,
     Schedule,
     Update,
     default_microbatches,
-    layout_of,
 )
+from tests.planner.versions import versions_kept
 
 SHAPES = [
     shape
@@ -47,75 +47,90 @@ def drawn(rule: Schedule, minibatches: int) -> str:
 
 
 def play(rule: Schedule, minibatches: int) -> list[list[str]]:
-    """Runs all ranks in lock step. A forward needs the stage before, a backward the stage after, an
-    update all replicas; an update is drawn as a ' on the last backward that it waited for. Fails on
-    a deadlock, and where a version is met that is not there.
+    """Runs all ranks in lock step, and returns a row per rank.
+
+    A forward needs the stage before, a backward the stage after, an update all replicas. An update
+    is drawn as a ' on the last backward that it waited for. Fails on a deadlock, and where a
+    minibatch meets a version that is not there.
     """
-    layout = rule.layout
-    todo = [list(rule.actions(rank, minibatches)) for rank in range(layout.world_size)]
-    rows: list[list[str]] = [[] for _ in todo]
-    passed: set[tuple[str, int, int]] = set()
-    newest, kept = [0] * len(todo), [{0} for _ in todo]
-    met: list[dict[int, int]] = [{} for _ in todo]
-    while any(todo):
-        for stage, replicas in enumerate(layout.replicas):
-            ranks = [layout.rank(stage, replica) for replica in range(replicas)]
-            while all(todo[rank] and isinstance(todo[rank][0], Update) for rank in ranks):
-                updates = [todo[rank].pop(0) for rank in ranks]
-                assert (
-                    len(
-                        {
-                            (update.version, update.minibatches)
-                            for update in updates
-                            if isinstance(update, Update)
-                        }
-                    )
-                    == 1
-                )
-                for rank, update in zip(ranks, updates, strict=True):
-                    assert isinstance(update, Update)
-                    newest[rank] += 1
-                    assert update.version == newest[rank]
-                    kept[rank] = {
-                        version
-                        for version in {*kept[rank], update.version}
-                        if version >= update.oldest
-                    }
-                    assert set(met[rank].values()) <= kept[rank], "a version in flight was given up"
-                    assert len(kept[rank]) <= rule.versions_kept(stage)
-                    if rows[rank] and rows[rank][-1].startswith("B"):
-                        rows[rank][-1] += "'"
-        ready = []
-        for rank, actions in enumerate(todo):
-            stage, _ = layout.place(rank)
-            match actions[:1]:
-                case [Forward(minibatch)] if stage == 0 or ("F", stage - 1, minibatch) in passed:
-                    ready.append(rank)
-                case [Backward(minibatch)] if (
-                    stage == layout.last or ("B", stage + 1, minibatch) in passed
-                ):
-                    ready.append(rank)
-        assert ready or not any(todo), (
-            f"deadlock of {layout}: ranks wait for {[str(a[0]) for a in todo if a]}"
+    game = Game(rule, minibatches)
+    while any(game.todo):
+        for stage in range(len(rule.layout.replicas)):
+            game.update(stage)
+        ready = [rank for rank in range(rule.layout.world_size) if game.is_ready(rank)]
+        assert ready or not any(game.todo), (
+            f"deadlock of {rule.layout}: ranks wait for {[str(a[0]) for a in game.todo if a]}"
         )
-        for rank in range(len(todo)):
-            stage, _ = layout.place(rank)
-            if rank not in ready:
-                rows[rank].append(".")
-                continue
-            action = todo[rank].pop(0)
-            if isinstance(action, Forward):
-                assert action.version in kept[rank], (
-                    f"{action} of rank {rank} meets weights that are not there"
-                )
-                met[rank][action.minibatch] = action.version
-                passed.add(("F", stage, action.minibatch))
-            else:
-                assert isinstance(action, Backward)
-                del met[rank][action.minibatch]
-                passed.add(("B", stage, action.minibatch))
-            rows[rank].append(str(action).partition("@")[0])
-    return [_without_idle_end(row) for row in rows]
+        for rank, row in enumerate(game.rows):
+            row.append(game.passed_by(rank) if rank in ready else ".")
+    return [_without_idle_end(row) for row in game.rows]
+
+
+class Game:
+    """All ranks of a schedule: what each has left to do, and what it has done.
+
+    done     the passes done: ("F" or "B", stage, minibatch)
+    newest   the newest version of each rank
+    kept     the versions that each rank holds
+    met      of each rank, the version that each minibatch in flight has met
+    """
+
+    def __init__(self, rule: Schedule, minibatches: int) -> None:
+        ranks = range(rule.layout.world_size)
+        self.rule, self.layout = rule, rule.layout
+        self.todo = [list(rule.actions(rank, minibatches)) for rank in ranks]
+        self.rows: list[list[str]] = [[] for _ in ranks]
+        self.done: set[tuple[str, int, int]] = set()
+        self.newest = [0 for _ in ranks]
+        self.kept = [{0} for _ in ranks]
+        self.met: list[dict[int, int]] = [{} for _ in ranks]
+
+    def update(self, stage: int) -> None:
+        """Makes the updates that all replicas of the stage have come to."""
+        ranks = [self.layout.rank(stage, n) for n in range(self.layout.replicas[stage])]
+        while all(self.todo[rank] and isinstance(self.todo[rank][0], Update) for rank in ranks):
+            updates = [self.todo[rank].pop(0) for rank in ranks]
+            kinds = {(u.version, u.minibatches) for u in updates if isinstance(u, Update)}
+            assert len(kinds) == 1, "replicas make the same update"
+            for rank, update in zip(ranks, updates, strict=True):
+                assert isinstance(update, Update)
+                self._updated(rank, stage, update)
+
+    def _updated(self, rank: int, stage: int, update: Update) -> None:
+        self.newest[rank] += 1
+        assert update.version == self.newest[rank]
+        versions = {*self.kept[rank], update.version}
+        self.kept[rank] = {version for version in versions if version >= update.oldest}
+        in_flight = set(self.met[rank].values())
+        assert in_flight <= self.kept[rank], "a version in flight was given up"
+        assert len(self.kept[rank]) <= versions_kept(self.rule, stage)
+        row = self.rows[rank]
+        if row and row[-1].startswith("B"):
+            row[-1] += "'"
+
+    def is_ready(self, rank: int) -> bool:
+        """Whether the tensors of the rank's next pass are there."""
+        stage, _ = self.layout.place(rank)
+        match self.todo[rank][:1]:
+            case [Forward(minibatch)]:
+                return stage == 0 or ("F", stage - 1, minibatch) in self.done
+            case [Backward(minibatch)]:
+                return stage == self.layout.last or ("B", stage + 1, minibatch) in self.done
+        return False
+
+    def passed_by(self, rank: int) -> str:
+        """Makes the rank's next pass and returns its drawing."""
+        stage, _ = self.layout.place(rank)
+        action = self.todo[rank].pop(0)
+        if isinstance(action, Forward):
+            assert action.version in self.kept[rank], f"{action} of rank {rank} meets no weights"
+            self.met[rank][action.minibatch] = action.version
+            self.done.add(("F", stage, action.minibatch))
+        else:
+            assert isinstance(action, Backward)
+            del self.met[rank][action.minibatch]
+            self.done.add(("B", stage, action.minibatch))
+        return str(action).partition("@")[0]
 
 
 def _without_idle_end(row: list[str]) -> list[str]:
@@ -202,9 +217,7 @@ def test_weights_are_as_old_as_the_papers_rule_has_them() -> None:
 
 def test_versions_kept_are_the_warm_up_and_one() -> None:
     rule = schedule("pipedream", 1, 1, 1, 1)
-    assert [rule.versions_kept(stage) for stage in range(4)] == [4, 3, 2, 1]
-    assert schedule("pipedream-2bw", 1, 1).versions_kept(0) == 2
-    assert schedule("pipedream-flush", 1, 1).versions_kept(0) == 1
+    assert [versions_kept(rule, stage) for stage in range(4)] == [4, 3, 2, 1]
 
 
 def test_the_ideal_bubble_is_that_of_a_flush() -> None:
@@ -212,29 +225,6 @@ def test_the_ideal_bubble_is_that_of_a_flush() -> None:
         2 / 8
     )
     assert schedule("pipedream", 1, 1, 1).ideal_bubble() == 0.0
-
-
-@pytest.mark.parametrize(
-    ("text", "ranks", "replicas"),
-    [("2", 4, (2, 2)), ("1", 3, (3,)), ("2-1", 3, (2, 1)), ("1-3-1", 5, (1, 3, 1))],
-)
-def test_stages_are_a_number_or_replicas(text: str, ranks: int, replicas: tuple[int, ...]) -> None:
-    assert layout_of(text, ranks).replicas == replicas
-
-
-@pytest.mark.parametrize(
-    ("text", "ranks", "message"),
-    [
-        ("two", 2, "write a number of stages"),
-        ("0", 2, "write a number of stages"),
-        ("2-", 2, "write a number of stages"),
-        ("3", 4, "do not divide into 3 stages"),
-        ("2-1", 4, "take 3 ranks, not 4"),
-    ],
-)
-def test_stages_that_do_not_fit_are_refused(text: str, ranks: int, message: str) -> None:
-    with pytest.raises(PlanError, match=message):
-        layout_of(text, ranks)
 
 
 def test_misfitting_microbatches_and_variants_are_refused() -> None:
@@ -246,7 +236,3 @@ def test_misfitting_microbatches_and_variants_are_refused() -> None:
         Schedule("pipedream-2bw", Layout((1, 1)), 2, vertical_sync=True)
     with pytest.raises(PlanError, match="unknown"):
         Schedule("gpipe", Layout((1, 1)))
-    with pytest.raises(PlanError, match="at least one"):
-        Layout((2, 0))
-    with pytest.raises(PlanError, match="3 ranks, but this is rank 3"):
-        Layout((2, 1)).place(3)

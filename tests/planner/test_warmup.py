@@ -41,19 +41,19 @@ def test_a_stage_feeds_every_replica_of_the_next_through_its_warm_up_and_one_mor
     replicas: list[int],
 ) -> None:
     counts = warmup_counts(replicas)
-    for own, following, count, next_count in zip(
+    for replicas_here, following, count, next_count in zip(
         replicas, replicas[1:], counts, counts[1:], strict=False
     ):
-        assert own * count >= following * (next_count + 1)
+        assert replicas_here * count >= following * (next_count + 1)
 
 
 @given(shapes)
 def test_no_smaller_count_would_do_both(replicas: list[int]) -> None:
     counts = warmup_counts(replicas)
-    for stage, (own, count) in enumerate(zip(replicas, counts, strict=True)):
-        keeps_full = count - 1 >= math.ceil(sum(replicas[stage:]) / own) - 1
+    for stage, (replicas_here, count) in enumerate(zip(replicas, counts, strict=True)):
+        keeps_full = count - 1 >= math.ceil(sum(replicas[stage:]) / replicas_here) - 1
         last = stage == len(replicas) - 1
-        feeds = last or own * (count - 1) >= replicas[stage + 1] * (counts[stage + 1] + 1)
+        feeds = last or replicas_here * (count - 1) >= replicas[stage + 1] * (counts[stage + 1] + 1)
         assert not (keeps_full and feeds)
 
 

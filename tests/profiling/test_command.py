@@ -68,7 +68,7 @@ def test_a_cached_profile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ((*TINY, "--device", "cuda:7"), "torch sees no CUDA device"),
         ((*TINY, "-o", "/nonexistent/folder/profile.json"), "cannot be written"),
         (
-            ("profile", "--model", "tests.profiling.test_graph:Branching"),
+            ("profile", "--model", "tests.profiling.test_operator_graph:Branching"),
             "cannot be cut into operators",
         ),
     ],

@@ -10,7 +10,8 @@ from torch import nn
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.rank.models import build_model
-from pytest_dnnbench.rank.pipeline.cut import Into, cut, cut_points
+from pytest_dnnbench.rank.pipeline.cut import Into, cut
+from pytest_dnnbench.rank.pipeline.even_cuts import cut_points
 from pytest_dnnbench.rank.profiling.operator_graph import trace
 from tests.profiling.branching_models import (
     Attending,
@@ -22,8 +23,8 @@ from tests.profiling.branching_models import (
 )
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "resnet18": lambda: build_model("resnet18", 28),
-    "efficientnet_b0": lambda: build_model("efficientnet_b0", 28),
+    "resnet18": lambda: build_model("torchvision.models:resnet18", 28),
+    "efficientnet_b0": lambda: build_model("torchvision.models:efficientnet_b0", 28),
     "concat": Concat,
     "squeeze-excite": SqueezeExcite,
     "chunks": Chunks,
@@ -148,7 +149,7 @@ def test_stages_hold_the_models_own_parameters_and_statistics(images: torch.Tens
 def test_a_number_of_stages_gives_stages_between_single_tensors_of_about_equal_work(
     images: torch.Tensor,
 ) -> None:
-    model = build_model("resnet18", 28).double()
+    model = build_model("torchvision.models:resnet18", 28).double()
     graph = trace(model, images)
     stages = cut(graph, None, 3)
     work = [sum(graph.observed[name].operations for name in stage.operators) for stage in stages]
@@ -165,8 +166,8 @@ def test_cut_points_are_where_one_tensor_passes(images: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("into", "message"),
     [
-        (7, "7 stages asked for, but the model has 5 cut points: ask for 1 to 6"),
-        (0, "0 stages asked for"),
+        (7, "7 stages requested, but the model has 5 cut points: ask for 1 to 6"),
+        (0, "0 stages requested"),
         (["stem_0", "nowhere"], "no operator 'nowhere'"),
         (["stem_1", "stem_0"], "empty stage"),
         (["head"], "empty stage"),

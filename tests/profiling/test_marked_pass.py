@@ -86,13 +86,13 @@ def ticks() -> Ticks:
 
 def test_each_operator_gets_its_own_forward_and_backward_time(ticks: Ticks) -> None:
     images = torch.ones(2, 3)
-    seen = MarkedPass(trace(Diamond(ticks), images), images, ticks).run()
-    ours = ("first", "left", "right", "cat", "same", "last")
-    assert {name: seen.forward_s[name] for name in ours} == dict(
-        zip(ours, (1, 2, 4, 0, 0, 8), strict=True)
+    marked = MarkedPass(trace(Diamond(ticks), images), images, ticks).run()
+    names = ("first", "left", "right", "cat", "same", "last")
+    assert {name: marked.forward_s[name] for name in names} == dict(
+        zip(names, (1, 2, 4, 0, 0, 8), strict=True)
     )
-    assert {name: seen.backward_s[name] for name in ours} == dict(
-        zip(ours, (10, 20, 40, 0, 0, 80), strict=True)
+    assert {name: marked.backward_s[name] for name in names} == dict(
+        zip(names, (10, 20, 40, 0, 0, 80), strict=True)
     )
     assert ticks.settled == 1
 
@@ -100,9 +100,9 @@ def test_each_operator_gets_its_own_forward_and_backward_time(ticks: Ticks) -> N
 def test_the_parts_sum_up_to_the_whole(ticks: Ticks) -> None:
     images = torch.ones(2, 3)
     model = Diamond(ticks)
-    seen = MarkedPass(trace(model, images), images, ticks).run()
+    marked = MarkedPass(trace(model, images), images, ticks).run()
     assert (
-        sum(seen.forward_s.values()) + sum(seen.backward_s.values())
+        sum(marked.forward_s.values()) + sum(marked.backward_s.values())
         == whole_pass(model, images, ticks)
         == 165
     )
@@ -110,9 +110,9 @@ def test_the_parts_sum_up_to_the_whole(ticks: Ticks) -> None:
 
 def test_bytes_are_those_of_the_results(ticks: Ticks) -> None:
     images = torch.ones(2, 3)
-    seen = MarkedPass(trace(Diamond(ticks), images), images, ticks).run()
-    assert seen.result_bytes["first"] == 2 * 3 * 4
-    assert seen.result_bytes["cat"] == 3 * 2 * 3 * 4
+    marked = MarkedPass(trace(Diamond(ticks), images), images, ticks).run()
+    assert marked.result_bytes["first"] == 2 * 3 * 4
+    assert marked.result_bytes["cat"] == 3 * 2 * 3 * 4
 
 
 def test_a_pass_leaves_the_gradients_of_a_plain_one(ticks: Ticks) -> None:
@@ -143,7 +143,7 @@ def test_no_time_is_lost_between_operators(ticks: Ticks) -> None:
     images = torch.ones(2, 3)
     model = Scaled(ticks)
     graph = trace(model, images)
-    seen = MarkedPass(graph, images, ticks).run()
-    assert set(seen.backward_s) <= set(graph.operators)
-    assert sum(seen.backward_s.values()) == 30
-    assert (seen.backward_s["first"], seen.backward_s["last"]) == (10, 20)
+    marked = MarkedPass(graph, images, ticks).run()
+    assert set(marked.backward_s) <= set(graph.operators)
+    assert sum(marked.backward_s.values()) == 30
+    assert (marked.backward_s["first"], marked.backward_s["last"]) == (10, 20)

@@ -43,7 +43,7 @@ def test_sizes_and_lone_parameters_are_no_operators(images: torch.Tensor) -> Non
 
 
 def test_residual_blocks_have_a_way_around(images: torch.Tensor) -> None:
-    graph = trace(build_model("resnet18", 28), images)
+    graph = trace(build_model("torchvision.models:resnet18", 28), images)
     assert {source for source, target in graph.edges if target == "add"} == {
         "layer1_0_bn2",
         "maxpool",
@@ -120,7 +120,7 @@ def test_control_flow_on_data_is_named_with_operation_line_and_remedy(images: to
         trace(Branching(), images)
     message = str(caught.value)
     assert "Branching cannot be cut into operators" in message
-    assert "test_graph.py:" in message
+    assert "test_operator_graph.py:" in message
     assert "`if value.sum() > 0:" in message
     assert "the value of operation 'gt'" in message
     assert "pipeline_leaf = True" in message
@@ -145,7 +145,7 @@ class Iterating(nn.Module):
 
 def test_a_loop_over_data_is_named_with_its_line(images: torch.Tensor) -> None:
     with pytest.raises(
-        UsageError, match=r"test_graph.py:\d+ `return torch.stack\(.*TraceError.*leaf"
+        UsageError, match=r"test_operator_graph.py:\d+ `return torch.stack\(.*TraceError.*leaf"
     ):
         trace(Iterating(), images)
 
@@ -186,7 +186,7 @@ class SecondReference(Moody):
         (Pair(), "not one tensor"),
         (
             Joined(),
-            "'attention' hands on tensors together with other things, which 'mul' takes as a whole",
+            "'attention' returns tensors together with other things, which 'mul' takes as a whole",
         ),
         (SecondReference(), "computes something else when traced .largest difference 1"),
     ],

@@ -15,15 +15,15 @@ class FailsIn(Worker):
     samples_per_update = 1
 
     def connect(self) -> None:
-        """Nobody to meet."""
+        """There is no other rank to join."""
         self._come_to("group")
 
     def build(self) -> None:
-        """Nothing to make."""
+        """There is no model."""
         self._come_to("build")
 
     def run(self, steps: int) -> Iterator[Step]:
-        """One image a step; the timed steps fail after two."""
+        """One sample per step; the timed steps fail after two."""
         for index in range(steps):
             if index == 1:
                 self._come_to("warm-up")
@@ -32,20 +32,20 @@ class FailsIn(Worker):
             yield Step(index, 1, None)
 
     def prove(self) -> Correctness:
-        """Nothing to prove."""
+        """There is nothing to compare."""
         self._come_to("proof")
         return Correctness({}, {})
 
     def align(self) -> None:
-        """Nobody to wait for."""
+        """Does not wait."""
 
     def details(self) -> dict[str, object]:
-        """Nothing to tell."""
+        """No facts."""
         self._come_to("report")
         return {}
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """There is no group to leave."""
         self._come_to("teardown")
 
     def _come_to(self, phase: str) -> None:

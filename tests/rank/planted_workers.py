@@ -1,6 +1,7 @@
-"""A framework of steady step time and, where FAULTS is in the environment, one planted fault each.
+"""Frameworks of steady step time with one planted fault each, switched on by FAULTS in the
+environment.
 
-What is planted makes no step wrong: it makes it slower or larger, which only a comparison can tell.
+No fault makes a step wrong. It makes the step slower or larger, which only a comparison can detect.
 """
 
 import os
@@ -30,8 +31,8 @@ class Steady(DdpWorker):
         """As in the real framework, and the rest of the time asleep."""
         begun = time.monotonic()
         loss = super().train_step(minibatches)
-        wanted = STEP_S * (self.slower if self.faulty else 1.0)
-        time.sleep(max(wanted - (time.monotonic() - begun), 0.0))
+        duration_s = STEP_S * (self.slower if self.faulty else 1.0)
+        time.sleep(max(duration_s - (time.monotonic() - begun), 0.0))
         return loss
 
     @property
@@ -89,9 +90,9 @@ class Late(DataParallelWorker):
         """The model; a gradient's hook sleeps in the backward pass."""
         super().build()
         if self._late_in("backward"):
-            first = next(self.module.parameters())
+            parameter = next(self.module.parameters())
             late_s = float(self.case.options["late_s"])
-            first.register_hook(lambda _: time.sleep(late_s))  # type: ignore[no-untyped-call] # torch's gap
+            parameter.register_hook(lambda _: time.sleep(late_s))  # type: ignore[no-untyped-call] # torch's gap
 
     def _late_in(self, place: str) -> bool:
         options = self.case.options

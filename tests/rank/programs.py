@@ -1,4 +1,4 @@
-"""What tests run on ranks."""
+"""The programs that tests run on ranks."""
 
 import os
 import resource
@@ -13,7 +13,7 @@ from pytest_dnnbench.messages import Place
 
 
 def place(at: Place) -> Place:
-    """Where this rank stands."""
+    """This rank's place."""
     return at
 
 
@@ -30,7 +30,8 @@ def facts() -> dict[str, object]:
 
 
 def cores_and_threads() -> tuple[list[int], str]:
-    """What this rank may run on, and the compute threads it was told to use."""
+    """The cores that this rank may run on, and the number of compute threads in its
+    environment."""
     return sorted(os.sched_getaffinity(0)), os.environ["OMP_NUM_THREADS"]
 
 
@@ -44,7 +45,7 @@ def alone(folder: str) -> None:
 
 
 def echo(value: object) -> object:
-    """Gives back what it got."""
+    """Returns its argument."""
     return value
 
 
@@ -79,7 +80,7 @@ def hang_on(rank: int) -> None:
 
 
 def sleep_forever() -> None:
-    """For ever, as a test sees it."""
+    """Longer than any test waits."""
     time.sleep(3600)
 
 
@@ -103,7 +104,7 @@ def stop_on(rank: int) -> None:
 
 
 def say_pid_and_sleep(folder: str) -> None:
-    """Leaves its process id in a file and stays."""
+    """Writes its process id to a file, then sleeps."""
     with open(f"{folder}/{dist.get_rank()}", "w") as file:
         file.write(str(os.getpid()))
     sleep_forever()
@@ -119,16 +120,16 @@ def listening_sockets() -> list[str]:
             continue
         if link.startswith("socket:["):
             inodes.add(link[8:-1])
-    found = []
+    addresses = []
     for table in ("tcp", "tcp6"):
         with open(f"/proc/self/net/{table}") as lines:
             rows = [line.split() for line in lines][1:]
-        found += [row[1] for row in rows if row[3] == "0A" and row[9] in inodes]
-    return found
+        addresses += [row[1] for row in rows if row[3] == "0A" and row[9] in inodes]
+    return addresses
 
 
 def modules() -> list[str]:
-    """What is imported on this rank."""
+    """The modules that this rank has imported."""
     return sorted(sys.modules)
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_dnnbench.catalog import DEFAULT_MODELS
+from pytest_dnnbench.catalog import DEFAULT_MODELS, Catalog
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.models import build_model, example_images
 
 NOT_CALLABLE = 3
+RESNET18 = "torchvision.models:resnet18"
 
 
 class TakesBoth(nn.Module):
@@ -36,7 +37,7 @@ def makes_a_list() -> list[nn.Module]:
 @pytest.mark.parametrize("image_size", [28, 32])
 @pytest.mark.parametrize("name", DEFAULT_MODELS)
 def test_the_suites_models_take_images_of_either_form(name: str, image_size: int) -> None:
-    model = build_model(name, image_size)
+    model = build_model(Catalog().model(name), image_size)
     channels, classes = (1, 10) if image_size == 28 else (3, 1000)
     images = example_images(image_size, 2)
     assert images.shape == (2, channels, image_size, image_size)
@@ -45,7 +46,7 @@ def test_the_suites_models_take_images_of_either_form(name: str, image_size: int
 
 
 def test_the_first_convolution_is_rebuilt_alike_but_for_its_channels() -> None:
-    ours, theirs = (build_model("resnet18", size).get_submodule("conv1") for size in (28, 32))
+    ours, theirs = (build_model(RESNET18, size).get_submodule("conv1") for size in (28, 32))
     assert str(ours) == str(theirs).replace("Conv2d(3,", "Conv2d(1,")
     assert isinstance(ours, nn.Conv2d)
     assert ours.weight.std().item() == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.1)
@@ -55,7 +56,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     weights = []
     for _ in range(2):
         torch.manual_seed(9)
-        weights.append(build_model("resnet18", 28).state_dict())
+        weights.append(build_model(RESNET18, 28).state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -67,9 +68,10 @@ def test_a_factory_is_given_what_its_signature_takes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("target", "message"),
     [
-        ("resnet19", "unknown model 'resnet19': did you mean"),
+        ("resnet18", "model 'resnet18' is not of the form package.module:factory"),
+        ("torchvision.models:resnet19", "torchvision.models has no 'resnet19'"),
         ("tests.rank.nowhere:model", "module 'tests.rank.nowhere' cannot be imported"),
         ("tests.rank.test_models:missing", "has no 'missing'"),
         ("tests.rank.test_models:NOT_CALLABLE", "is of type int and cannot be called"),
@@ -77,9 +79,9 @@ def test_a_factory_is_given_what_its_signature_takes() -> None:
         ("tests.rank.test_models:takes_more", "give its other parameters defaults"),
     ],
 )
-def test_what_is_no_model_is_refused(name: str, message: str) -> None:
+def test_what_is_no_model_is_refused(target: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        build_model(name, 28)
+        build_model(target, 28)
 
 
 def run_python(script: str) -> str:

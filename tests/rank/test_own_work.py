@@ -1,14 +1,14 @@
-"""What each rank does on its own: the arithmetic on a clock that a test sets, and real ranks of
-which one is late."""
+"""The work of a rank alone: the arithmetic on a clock that a test sets, and real ranks of which one
+is late."""
 
 from collections.abc import Mapping
 
 import pytest
 
 from pytest_dnnbench.case import Case, Scalar
-from pytest_dnnbench.controller.case_run import MEASURE
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
+from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.own_work import OwnWork
@@ -42,36 +42,36 @@ def test_only_stretches_alone_count_and_those_before_the_restart_and_of_the_firs
     None
 ):
     ticks = Ticks()
-    own = OwnWork(ticks)
+    own_work = OwnWork(ticks)
 
     def take(seconds: float) -> None:
         ticks.now += seconds
 
-    own.alone()
+    own_work.alone()
     take(100.0)
-    own.together()
-    own.restart()
+    own_work.together()
+    own_work.restart()
     for update, buffers, forward in ((1.0, 10.0, 2.0), (3.0, 20.0, 4.0), (5.0, 30.0, 6.0)):
-        own.alone()  # the forward pass begins
-        own.together()
+        own_work.alone()  # the forward pass begins
+        own_work.together()
         take(buffers)
-        own.alone()
+        own_work.alone()
         take(forward)
-        own.together()
+        own_work.together()
         take(1000.0)  # backward and exchange
-        own.alone()
+        own_work.alone()
         take(update)
-        own.step_done()
-    assert own.seconds() == (1.0 + 4.0, 3.0 + 6.0)
+        own_work.step_done()
+    assert own_work.seconds() == (1.0 + 4.0, 3.0 + 6.0)
 
 
-def test_a_worker_that_marks_nothing_tells_nothing() -> None:
-    own = OwnWork(Ticks())
-    own.restart()
-    own.alone()
-    own.step_done()
-    own.step_done()
-    assert own.seconds() == ()
+def test_a_worker_without_marks_reports_nothing() -> None:
+    own_work = OwnWork(Ticks())
+    own_work.restart()
+    own_work.alone()
+    own_work.step_done()
+    own_work.step_done()
+    assert own_work.seconds() == ()
 
 
 def _launch(
@@ -106,24 +106,24 @@ def _launch(
         (HOROVOD, 1, {"backward_passes_per_step": 2}),
     ],
 )
-def test_a_late_rank_is_named_although_every_rank_takes_as_long_for_a_step(
+def test_a_late_rank_is_blamed_although_every_rank_takes_as_long_for_a_step(
     server: ForkServer, worker: str, rank: int, options: dict[str, Scalar]
 ) -> None:
     launches = [_launch(server, worker, {"late_rank": rank, **options}) for _ in range(3)]
-    for one in launches:
-        assert [len(report.own_work_s) for report in one.reports] == [STEPS - 1] * 2
-        assert one.own_work_s[rank][0] >= LATE_S
-    found = straggler([LaunchTimes(LATE_S, one.own_work_s) for one in launches])
-    assert found is not None
-    assert found.rank == rank
+    for launch in launches:
+        assert [len(report.own_work_s) for report in launch.reports] == [STEPS - 1] * 2
+        assert launch.own_work_s[rank][0] >= LATE_S
+    slow = straggler([LaunchTimes(LATE_S, launch.own_work_s) for launch in launches])
+    assert slow is not None
+    assert slow.rank == rank
 
 
 def test_slowness_in_the_backward_pass_is_no_ranks_own_work(server: ForkServer) -> None:
     launch = _launch(server, DDP, {"late_in": "backward"})
     assert min(launch.step_time_s) >= LATE_S
-    assert max(own[0] for own in launch.own_work_s) < LATE_S
+    assert max(quartiles[0] for quartiles in launch.own_work_s) < LATE_S
 
 
-def test_validation_and_a_single_rank_have_nothing_to_tell(server: ForkServer) -> None:
+def test_validation_and_a_single_rank_report_nothing(server: ForkServer) -> None:
     assert _launch(server, DDP, {}, "validate").own_work_s == []
     assert _launch(server, DDP, {}, gpus=1).own_work_s == []

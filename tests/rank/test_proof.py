@@ -7,31 +7,33 @@ from torch.nn.functional import cross_entropy
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
-from pytest_dnnbench.controller.case_run import PROVE
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.reference import Reference, deviation
 from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
 TINY = "tests.tiny_models:tiny"
 
 
 def prove(
     server: ForkServer, worker: str, gpus: int, *, model: str = TINY, phase: str = "train"
-) -> dict[str, object]:
+) -> CorrectnessEntry:
     case = Case("planted", model, gpus, phase, batch_size=4)
     ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120)
-    return agree(case, ranks.launch(PROVE, RunRequest(case, worker, model, steps=1, warmup=0)))
+    request = RunRequest(case, worker, Catalog().model(model), steps=1, warmup=0)
+    return agree(case, ranks.launch(PROVE, request))
 
 
 @pytest.mark.parametrize(("framework", "gpus"), [("single", 1), ("ddp", 1), ("ddp", 2), ("ddp", 3)])
 @pytest.mark.parametrize("phase", ["train", "validate"])
 def test_a_right_step_passes(server: ForkServer, framework: str, gpus: int, phase: str) -> None:
     evidence = prove(server, Catalog().framework(framework).worker, gpus, phase=phase)
-    assert evidence["ranks_agree"] == "bit for bit"
-    assert evidence["checked"] == (
+    assert evidence.ranks_agree == "bit for bit"
+    assert evidence.checked == (
         ["gradients", "parameters", "buffers"] if phase == "train" else ["logits"]
     )
 
@@ -40,15 +42,13 @@ def test_a_right_step_passes(server: ForkServer, framework: str, gpus: int, phas
 def test_models_with_batchnorm_dropout_and_stochastic_depth_pass(
     server: ForkServer, model: str
 ) -> None:
-    deviations = prove(server, Catalog().framework("ddp").worker, 2, model=model)[
-        "largest_deviation"
-    ]
+    deviations = prove(server, Catalog().framework("ddp").worker, 2, model=model).largest_deviation
     assert isinstance(deviations, dict)
     assert 0 < max(deviations.values()) < 1e-9
 
 
 @pytest.mark.parametrize(
-    ("worker", "seen"),
+    ("worker", "failure"),
     [
         ("NoAllReduce", "gradients of step 0"),
         ("NoBroadcast", "holds other values than rank 0"),
@@ -56,10 +56,10 @@ def test_models_with_batchnorm_dropout_and_stochastic_depth_pass(
         ("OtherLearningRate", "parameters of step 0"),
     ],
 )
-def test_a_planted_fault_is_caught(server: ForkServer, worker: str, seen: str) -> None:
+def test_a_planted_fault_is_caught(server: ForkServer, worker: str, failure: str) -> None:
     with pytest.raises(WrongResult, match="the step is wrong, so it was not timed") as caught:
         prove(server, f"tests.rank.broken_workers:{worker}", 2)
-    assert seen in str(caught.value)
+    assert failure in str(caught.value)
 
 
 def test_a_missing_broadcast_also_spoils_validation(server: ForkServer) -> None:

@@ -1,4 +1,4 @@
-"""A rank says where it is, for next to nothing; its failure names the phase, however it fails."""
+"""A rank reports its phase and step; its failure names the phase, in whatever way it fails."""
 
 import time
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.controller.case_run import MEASURE, PROVE
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import PROGRESS_S, Ranks
 from pytest_dnnbench.errors import RankCrashed, RankFailure, RankHung, RankRaised
 from pytest_dnnbench.messages import RunRequest
@@ -21,8 +21,8 @@ def request(phase: str, how: str, steps: int = 4) -> RunRequest:
     return RunRequest(case, "tests.rank.failing_worker:FailsIn", "m", steps=steps, warmup=2)
 
 
-class Seen:
-    """A display that keeps what it was shown."""
+class KeepingDisplay:
+    """A display that keeps all that it has to show."""
 
     def __init__(self) -> None:
         self.shown: list[list[RankStatus]] = []
@@ -35,7 +35,7 @@ class Seen:
         self.cleared += 1
 
 
-def test_a_board_tells_phase_steps_and_images_to_both_sides() -> None:
+def test_both_sides_of_a_status_page_see_phase_steps_and_samples() -> None:
     ours, descriptor = StatusPage.make()
     theirs = StatusPage(descriptor)
     assert ours.look() == RankStatus("start")
@@ -55,13 +55,13 @@ def test_a_board_tells_phase_steps_and_images_to_both_sides() -> None:
     assert ours.look() == RankStatus("report")
 
 
-def test_a_phase_that_nobody_knows_is_refused() -> None:
+def test_an_unknown_phase_is_refused() -> None:
     board, _ = StatusPage.make()
     with pytest.raises(ValueError, match="tuple"):
         board.enter("lunch")
 
 
-def test_saying_a_phase_outside_a_rank_is_nothing() -> None:
+def test_a_report_outside_a_rank_does_nothing() -> None:
     rank_phase.enter("build")
     rank_phase.step(1, 2)
 
@@ -75,7 +75,7 @@ def test_an_exception_is_reported_with_its_phase(server: ForkServer, phase: str)
         RankRaised, match=f"rank 1 of 2 raised ValueError {RANK_PHASES[phase]}.*: planted"
     ) as caught:
         ranks.launch(MEASURE, request(phase, "raise"))
-    assert caught.value.phase == phase
+    assert caught.value.rank_phase == phase
 
 
 def test_an_exception_in_the_proof_says_so(two_ranks: Ranks) -> None:
@@ -86,42 +86,44 @@ def test_an_exception_in_the_proof_says_so(two_ranks: Ranks) -> None:
 def test_a_module_that_does_not_import_says_so(two_ranks: Ranks) -> None:
     with pytest.raises(RankRaised, match="raised ModuleNotFoundError in import: ") as caught:
         two_ranks.launch("no_such_module:function")
-    assert caught.value.phase == "import"
+    assert caught.value.rank_phase == "import"
 
 
-def test_a_death_is_told_with_the_step_it_came_in(two_ranks: Ranks) -> None:
+def test_a_death_is_reported_with_its_step(two_ranks: Ranks) -> None:
     expected = (
         r"rank 1 of 2 died of SIGKILL during the timed steps \(2 of 4 done\): killed from outside"
     )
     with pytest.raises(RankCrashed, match=expected) as caught:
         two_ranks.launch(MEASURE, request("timed steps", "die"))
-    assert caught.value.phase == "timed steps"
+    assert caught.value.rank_phase == "timed steps"
 
 
-def test_a_hang_tells_where_each_rank_stays(server: ForkServer, patience_s: float) -> None:
+def test_a_hang_is_reported_with_the_phase_of_each_rank(
+    server: ForkServer, patience_s: float
+) -> None:
     ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=patience_s)
     with pytest.raises(RankHung, match=r"rank 1 in build:") as caught:
         ranks.launch(MEASURE, request("build", "hang"))
-    assert caught.value.phase == "build"
+    assert caught.value.rank_phase == "build"
 
 
 def test_a_function_given_to_run_has_a_phase_of_its_own(two_ranks: Ranks) -> None:
     with pytest.raises(RankFailure) as caught:
         two_ranks.run(programs.raise_on, 1)
-    assert caught.value.phase == "program"
+    assert caught.value.rank_phase == "program"
 
 
 def test_a_display_is_shown_the_ranks_while_they_run_and_cleared_once(
     server: ForkServer, patience_s: float
 ) -> None:
-    seen = Seen()
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=patience_s, progress=seen)
+    display = KeepingDisplay()
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=patience_s, progress=display)
     with pytest.raises(RankHung):
         ranks.launch(MEASURE, request("warm-up", "hang"))
-    assert seen.shown[0] == []
-    assert [(standing.phase, standing.done) for standing in seen.shown[-1]] == [
+    assert display.shown[0] == []
+    assert [(standing.phase, standing.done) for standing in display.shown[-1]] == [
         ("teardown", 0),
         ("warm-up", 1),
     ]
-    assert 3 <= len(seen.shown) <= 2 + patience_s / PROGRESS_S
-    assert seen.cleared == 1
+    assert 3 <= len(display.shown) <= 2 + patience_s / PROGRESS_S
+    assert display.cleared == 1

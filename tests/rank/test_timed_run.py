@@ -5,8 +5,8 @@ import time
 import pytest
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.controller.case_run import MEASURE
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import RunRequest
 
@@ -24,11 +24,11 @@ def test_ranks_that_take_turns_time_their_steps_and_no_others(
         steps=6,
         warmup=warmup,
     )
-    asked = time.monotonic()
+    begin_s = time.monotonic()
     reports = Ranks(server, ["cpu"] * 3, threads=1, timeout_s=60).launch(MEASURE, request)
     assert sorted(index for report in reports for index in report.step_index) == list(range(6))
     for report in reports:
-        assert asked < report.window_start_s < report.step_end_s[0]
+        assert begin_s < report.window_start_s < report.step_end_s[0]
         assert list(report.step_end_s) == sorted(report.step_end_s)
         began_s = report.details["began_s"]
         assert isinstance(began_s, list)

@@ -1,13 +1,9 @@
 """The machine's own speed, measured apart from every framework."""
 
-import os
-import statistics
-import threading
-
 import pytest
 
-from pytest_dnnbench.controller.case_run import MEASURE_MACHINE
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE_MACHINE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.rank import yardstick
@@ -23,34 +19,21 @@ def test_a_rank_of_its_own_measures_a_time(server: ForkServer) -> None:
         assert 0 < seconds < 60
 
 
-def test_the_slowest_thread_of_each_round_counts_and_of_the_rounds_the_lower_quartile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    rounds = {0: [1.0, 2.0, 3.0, 9.0, 9.0, 9.0, 9.0], 1: [2.0, 1.0, 4.0, 1.0, 1.0, 1.0, 1.0]}
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(yardstick, "_rounds", lambda together, core: rounds[core])
-    assert (
-        yardstick.measure(place(2))
-        == statistics.quantiles([2.0, 2.0, 4.0, 9.0, 9.0, 9.0, 9.0], n=4)[0]
-    )
+def test_the_slowest_thread_of_each_round_counts_and_of_the_rounds_the_lower_quartile() -> None:
+    quick, slow = [1.0] * 7, [2.0, 1.0, 4.0, 8.0, 8.0, 8.0, 8.0]
+    assert yardstick.typical_s([quick, quick]) == 1.0
+    assert yardstick.typical_s([quick, slow]) == 2.0
+    assert yardstick.typical_s([slow, quick]) == 2.0
 
 
-def test_threads_are_held_on_a_core_each_only_where_every_core_has_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen: list[tuple[int, int | None]] = []
+def test_a_disturbance_of_most_rounds_but_not_all_leaves_the_figure() -> None:
+    assert yardstick.typical_s([[1.0] * 5 + [9.0] * 11]) == 1.0
+    assert yardstick.typical_s([[1.0] * 2 + [9.0] * 14]) > 1.0
 
-    def rounds(together: threading.Barrier, core: int | None) -> list[float]:
-        seen.append((together.parties, core))
-        return [1.0, 1.0]
 
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 3, 4})
-    monkeypatch.setattr(yardstick, "_rounds", rounds)
-    yardstick.measure(place(3))
-    assert sorted(seen, key=str) == [(3, 3), (3, 4), (3, 5)]
-    seen.clear()
-    yardstick.measure(place(2))
-    assert seen == [(2, None), (2, None)]
+def test_threads_are_held_on_a_core_each_only_where_every_core_has_one() -> None:
+    assert yardstick.cores_of_threads({5, 3, 4}, 3) == [3, 4, 5]
+    assert yardstick.cores_of_threads({5, 3, 4}, 2) == [None, None]
 
 
 def test_more_work_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,13 @@ class TakesTurns(Worker):
     began_s: list[float]
 
     def connect(self) -> None:
-        """Nobody to meet."""
+        """There is no other rank to join."""
 
     def build(self) -> None:
-        """Nothing to make."""
+        """There is no model."""
 
     def run(self, steps: int) -> Iterator[Step]:
-        """Every n-th step; keeps when each began, and when there was none left."""
+        """Every n-th step. Keeps the begin of each, and the end of the run."""
         self.began_s = []
         for index in range(self.place.rank, steps, self.place.world_size):
             self.began_s.append(time.monotonic())
@@ -30,15 +30,15 @@ class TakesTurns(Worker):
 
     @property
     def run_on(self) -> int:
-        """As many as the test wants."""
+        """As many as the case's options say."""
         return int(self.case.options.get("run_on", 0))
 
     def prove(self) -> Correctness:
-        """Nothing to prove."""
+        """There is nothing to compare."""
         return Correctness({}, {})
 
     def align(self) -> None:
-        """Nobody to wait for."""
+        """Does not wait."""
 
     @property
     def stride(self) -> int:
@@ -50,4 +50,4 @@ class TakesTurns(Worker):
         return {"began_s": self.began_s}
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """There is no group to leave."""

@@ -6,23 +6,21 @@ import html
 import json
 import random
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.report.command import main as report
 from pytest_dnnbench.report.page import render
-from pytest_dnnbench.report.reproduce import command
 from pytest_dnnbench.report.rows import sections
-from pytest_dnnbench.report.runs import read_run, run_of
+from pytest_dnnbench.report.runs import LARGEST, SMALLEST, read_run, run_in_memory, run_of
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.report.write import write_report
-from pytest_dnnbench.session.settings import OPTIONS
-from tests.report.records import benchmark, session
+from tests.report.records import benchmark, measured, plan_entry, saved, session
 
 HOSTILE = "<script>alert(1)</script>\"'&{{7*7}}$\\frac$|`_*\x00\x1b[31m\ud800\u202e" + "x" * 5000
 
@@ -44,13 +42,18 @@ def made(folder: Path, *contents: Any) -> Path:
 def page(*contents: Any) -> str:
     """The page of these sessions, without plots."""
     read = [json.loads(json.dumps(content)) for content in contents]
-    study = Study(run_of(content, f"{number}.json") for number, content in enumerate(read))
+    return rendered(Study(run_of(data, f"{number}.json") for number, data in enumerate(read)))
+
+
+def rendered(study: Study) -> str:
+    """The page of a study, without plots."""
     return render(study, sections(study), [], "Report")
 
 
-def record(one: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = one["extra_info"]["dnnbench"]
-    return found
+def data_of(benchmark: dict[str, Any]) -> dict[str, Any]:
+    """The record's data in a saved benchmark, to be damaged."""
+    data: dict[str, Any] = benchmark["extra_info"]["dnnbench"]
+    return data
 
 
 def test_a_report_has_its_page_plots_and_tables(tmp_path: Path) -> None:
@@ -91,6 +94,16 @@ def test_the_page_loads_nothing_and_runs_only_its_own_script(tmp_path: Path) -> 
     assert addresses <= {"http://www.w3.org/1999/xlink", "http://www.w3.org/2000/svg"}
 
 
+def test_an_id_stands_in_the_page_only_once(tmp_path: Path) -> None:
+    """Groups of matplotlib's SVG have the same ids in every panel; paths and clips are salted."""
+    text = made(tmp_path, session(day=1), session(day=2)).joinpath("index.html").read_text()
+    ids = re.findall(r'\bid="([^"]*)"', text)
+    assert len(ids) > 50
+    assert len(ids) == len(set(ids))
+    named = set(re.findall(r'(?:href="#|url\(#)([^")]*)', text))
+    assert named <= set(ids)
+
+
 def test_each_case_tells_verdict_evidence_environment_and_how_to_measure_it_again() -> None:
     text = page(session(slower="ddp"))
     assert "gradients: largest deviation 1.2e-15, allowed 1e-09" in text
@@ -108,84 +121,84 @@ def test_a_lead_is_told_with_its_interval() -> None:
 
 def test_equal_cases_have_no_clear_winner() -> None:
     twins = [benchmark(name, "resnet50", 2, noise=0.05) for name in ("a", "b")]
-    text = page({"benchmarks": twins})
+    text = page(saved(*twins))
     assert "no clear winner" in text
     assert "clearly the fastest" not in text
 
 
-def test_a_pipelines_plan_is_told_with_its_promise_and_its_outcome() -> None:
-    one = benchmark("pipedream", "resnet50", 2)
-    times = {"predicted_step_time_s": 0.0125, "measured_step_time_s": 0.014}
-    record(one)["plan"] = {
-        "shape": "1-1",
-        "decided_by": "planner",
-        "stages": [{"nodes": ["conv1"]}],
-        **times,
-    }
-    text = page({"benchmarks": [one]})
-    assert "shape 1-1, decided by planner" in text
+def test_a_pipelines_plan_is_told_with_its_prediction_and_what_was_measured() -> None:
+    pipeline = benchmark("pipedream", "resnet50", 2)
+    plan = plan_entry("1-1", predicted_step_time_s=0.0125, measured_step_time_s=0.014)
+    data_of(pipeline)["plan"] = msgspec.to_builtins(plan)
+    text = page(saved(pipeline))
+    assert "shape 1-1, parallelism pipeline, decided by planner" in text
     assert "predicted step time 12.5 ms" in text
     assert "measured step time 14 ms" in text
 
 
-def test_the_command_spells_out_every_setting_of_the_case() -> None:
-    one = benchmark("horovod", "my.models:net", 2)
-    record(one)["case"] |= {
-        "scaling": "strong",
-        "batch_size": 16,
-        "options": {"compression": "fp16"},
-        "precision": "bf16",
-    }
-    (result,) = run_of({"benchmarks": [one]}, "x").results
-    told = shlex.split(command(result))
-    assert told[:2] == [
-        "pytest",
-        "bench_cases/test_steps.py::test_train[horovod-my.models:net-2gpu]",
+def test_throughputs_of_several_units_each_say_theirs(tmp_path: Path) -> None:
+    tokens = benchmark("ddp", "gpt2", 2)
+    data_of(tokens)["metrics"]["throughput"]["unit"] = "tok/s"
+    content = saved(tokens, benchmark("ddp", "resnet50", 2))
+    text = page(content)
+    assert ">samples/s</button>" in text
+    assert re.search(r"[\d,.]+ tok/s</td>", re.sub("<span.*?</span>", "", text))
+    folder = made(tmp_path, content)
+    headings = [
+        line for line in folder.joinpath("table.md").read_text().splitlines() if "###" in line
     ]
-    settings = dict(zip(told[2::2], told[3::2], strict=True))
-    assert settings["--dnn-batch-size"] == "32"
-    assert settings["--dnn-horovod-compression"] == "fp16"
-    assert settings["--dnn-precision"] == "bf16"
-    known = {option.flag for option in OPTIONS} | {"--dnn-horovod-compression"}
-    assert settings.keys() <= known
+    assert headings == [r"### gpt2, train \[tok/s\]", r"### resnet50, train \[img/s\]"]
+    with folder.joinpath("table.csv").open(newline="") as file:
+        units = {row["model"]: row["throughput_unit"] for row in csv.DictReader(file)}
+    assert units == {"gpt2": "tok/s", "resnet50": "img/s"}
 
 
-def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
-    one = benchmark("ddp", "resnet50", 2)
-    one["fullname"] = HOSTILE
-    record(one)["case"] |= {
+def hostile_benchmark() -> dict[str, Any]:
+    """A benchmark with a hostile text wherever its record may hold any text."""
+    hostile = benchmark("ddp", "resnet50", 2)
+    data = data_of(hostile)
+    hostile["fullname"] = HOSTILE
+    data["case"] |= {
         "framework": HOSTILE,
         "model": f"../../{HOSTILE}",
         "options": {HOSTILE: HOSTILE},
     }
-    record(one)["environment"] = {
-        "must_match": {HOSTILE: HOSTILE},
-        "recorded": {HOSTILE: [HOSTILE]},
+    data["environment"] = {
+        "must_match": {HOSTILE: HOSTILE, "gpu": HOSTILE},
+        "recorded": {HOSTILE: HOSTILE},
     }
-    record(one)["verdict"] = {
-        "status": HOSTILE,
-        "reason": HOSTILE,
-        "against": HOSTILE,
-        "metrics": {HOSTILE: HOSTILE},
+    data["verdict"] |= {"reason": HOSTILE, "against": {"file": HOSTILE, "sessions": 1, "saved": ""}}
+    data["correctness"] = {
+        "checked": [HOSTILE],
+        "largest_deviation": {HOSTILE: 1e-9},
+        "tolerance": {HOSTILE: 1e-8},
+        "ranks_agree": HOSTILE,
+        "about": {HOSTILE: HOSTILE},
     }
-    record(one)["correctness"] = {HOSTILE: HOSTILE, "largest_deviation": {HOSTILE: HOSTILE}}
-    record(one)["plan"] = {"stages": [HOSTILE]}
-    record(one)["metrics"][HOSTILE] = {
+    data["plan"] = msgspec.to_builtins(plan_entry("1-1")) | {"shape": HOSTILE}
+    data["metrics"]["throughput"]["unit"] = HOSTILE
+    data["metrics"]["of_a_plugin"] = {
         "value": 1.0,
         "unit": HOSTILE,
-        "better": HOSTILE,
-        "per_launch": [HOSTILE],
+        "better": "higher",
+        "per_launch": [1.0],
     }
-    content = {
-        "benchmarks": [one],
-        "datetime": HOSTILE,
-        "dnnbench": {"failed": [HOSTILE, [HOSTILE, HOSTILE]]},
-    }
+    return hostile
+
+
+def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
+    nameless = benchmark("ddp", "resnet50", 4)
+    data_of(nameless)["metrics"][HOSTILE] = data_of(nameless)["metrics"]["speedup"]
+    unknown = benchmark("ddp", "resnet50", 8)
+    data_of(unknown)["verdict"]["status"] = HOSTILE
+    content = saved(hostile_benchmark(), nameless, unknown, failed=[HOSTILE])
+    content |= {"datetime": HOSTILE, "commit_info": {"id": HOSTILE}}
     folder = made(tmp_path, content, session())
     text = folder.joinpath("index.html").read_text()
     assert text.count("<script") == text.count("</script") == 1
     assert "&lt;script&gt;alert(1)" in text
     assert "{{7*7}}" in text
+    assert text.count("is left out") == 2
     assert not any(letter in text for letter in "\x00\x1b\u202e")
     assert len(text) < 1_000_000
     outside = [
@@ -197,8 +210,18 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
         assert "<script" not in svg.read_text()
 
 
+def test_hostile_names_in_memory_do_nothing_either() -> None:
+    record = measured("ddp", HOSTILE, 2)
+    run = run_in_memory(
+        {HOSTILE: record}, source="this session", failures=[(HOSTILE, f"{HOSTILE}\n{HOSTILE}")]
+    )
+    text = rendered(Study([run]))
+    assert text.count("<script") == text.count("</script") == 1
+    assert not any(letter in text for letter in "\x00\x1b\u202e")
+
+
 def test_a_spreadsheet_runs_nothing_of_the_csv(tmp_path: Path) -> None:
-    made(tmp_path, {"benchmarks": [benchmark("=cmd|' /C calc'!A0", "@SUM(1)", 2)]})
+    made(tmp_path, saved(benchmark("=cmd|' /C calc'!A0", "@SUM(1)", 2)))
     with tmp_path.joinpath("report", "table.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["model"] == "'@SUM(1)"
@@ -223,42 +246,109 @@ def test_markdown_and_csv_hold_every_case(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "note"),
     [
-        ({"benchmarks": []}, "Nothing was measured"),
-        (
-            {"benchmarks": [], "dnnbench": {"failed": ["test_a", ["test_b", "RankHung"]]}},
-            "Every case of this run failed",
-        ),
-        ({"benchmarks": [{"fullname": "x", "extra_info": {}}]}, "not pytest-dnnbench&#39;s"),
-        ({"benchmarks": [None, 3, {"extra_info": {"dnnbench": 7}}]}, "does not tell framework"),
+        (saved(), "Nothing was measured"),
+        (saved(failed=["test_a", "test_b"]), "Every case of this run failed"),
+        ({"benchmarks": [{"fullname": "x", "extra_info": {}}]}, "1 benchmarks of other plugins"),
+        ({"benchmarks": [None, 3, {"extra_info": {"dnnbench": 7}}]}, "benchmark 2 is left out"),
+        ({"benchmarks": [], "dnnbench": {"schema": 1, "failed": 3}}, "failed tests are not shown"),
     ],
 )
-def test_a_run_without_a_case_gives_a_page_that_says_so(content: Any, told: str) -> None:
-    assert told in page(content)
+def test_a_run_without_a_case_gives_a_page_that_says_so(content: Any, note: str) -> None:
+    assert note in page(content)
 
 
-def test_missing_and_odd_values_are_left_out(tmp_path: Path) -> None:
+def damaged(*place: str | int, value: object) -> dict[str, Any]:
+    """A benchmark whose record holds this value at this place."""
+    benchmark_data = benchmark("ddp", "damaged", 2)
+    part: Any = data_of(benchmark_data)
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    return benchmark_data
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "note"),
+    [
+        (("case",), None, "Expected `object`, got `null` - at `$.case`"),
+        (("case", "gpus"), 0, "gpus is 0: it must be at least 1"),
+        (("case", "phase"), "<b>", "phase '<b>' is unknown"),
+        (("schema",), 0, "schema 0 is unknown: this version reads schema 1"),
+        (("metrics", "throughput", "value"), True, "got `bool` - at"),
+        (("metrics", "throughput", "value"), float("nan"), "metrics.throughput.value: nan is not"),
+        (("metrics", "throughput", "value"), 10**400, "Number out of range"),
+        (("metrics", "speedup", "per_launch", 1), 1e308, "metrics.speedup.per_launch[1]: 1e+308"),
+        (("metrics", "speedup", "per_launch", 1), 1e-320, "metrics.speedup.per_launch[1]: 1e-320"),
+        (("launches", 2, "step_time_s", 3), float("inf"), "launches[2].step_time_s[3]: inf is not"),
+        (("launches", 0, "step_time_s"), ["3"], "Expected `float`, got `str`"),
+        (("launches", 0, "conditions"), {"disturbed": "busy"}, ""),
+        (("launches",), [{"conditions": {"disturbed": "busy"}}], "missing required field"),
+        (
+            ("verdict", "metrics", "throughput", "change"),
+            float("nan"),
+            "verdict.metrics.throughput",
+        ),
+        (("correctness", "largest_deviation"), {"x": float("inf")}, "largest_deviation.x: inf"),
+        (("metrics", "not a name"), {}, "missing required field"),
+    ],
+)
+def test_a_record_that_cannot_be_shown_is_left_out_and_the_rest_is_shown(
+    place: tuple[str | int, ...], value: object, note: str
+) -> None:
+    content = saved(benchmark("ddp", "sound", 1), damaged(*place, value=value))
+    run = run_of(json.loads(json.dumps(content)), "0.json")
+    shown = [result.case.model for result in run.results]
+    if not note:
+        assert shown == ["sound", "damaged"]
+        return
+    assert shown == ["sound"]
+    (line,) = run.notes
+    assert line.startswith(
+        "0.json: benchmarks[1].extra_info.dnnbench: the case"
+        " bench_cases/test_steps.py::test_train[ddp-damaged-2gpu] is left out: "
+    )
+    assert note in line
+
+
+def test_launches_without_their_conditions_are_left_out() -> None:
+    lost = benchmark("ddp", "net", 2)
+    data_of(lost)["launches"][0]["conditions"] = {"disturbed": "busy"}
+    data_of(lost)["launches"].pop()
+    (note,) = run_of(saved(lost), "0.json").notes
+    assert "metrics.throughput.per_launch: 3 values and 2 launches" in note
+
+
+@pytest.mark.parametrize("entry", ["record", "session"])
+def test_a_newer_schema_is_refused_in_one_line(
+    entry: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = session()
+    changed = content["dnnbench"] if entry == "session" else data_of(content["benchmarks"][0])
+    changed |= {"schema": 2, "case": "of another type"}
+    path = tmp_path / "new.json"
+    path.write_text(json.dumps(content))
+    assert main(["report", str(path), "-o", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "schema 2 is newer than this version reads (1): update pytest-dnnbench" in line
+    assert "new.json: " in line
+
+
+def test_missing_and_odd_values_are_shown_as_such(tmp_path: Path) -> None:
     bare, odd, single = (
         benchmark("ddp", "bare", 1),
         benchmark("ddp", "odd", 2),
         benchmark("ddp", "net", 2, launches=1),
     )
-    bare["extra_info"]["dnnbench"] = {
-        "case": {"framework": "ddp", "model": "bare", "gpus": 1, "phase": "train"}
-    }
-    metrics = record(odd)["metrics"]
-    metrics["throughput"] |= {"value": float("nan"), "per_launch": [float("inf"), None, "3"]}
-    metrics["step_time_s"] = []
-    metrics["speedup"] |= {"value": -1.0, "per_launch": [-1.0, 0.0]}
-    metrics["allocated_peak_bytes"]["value"] = True
-    metrics["cached_peak_bytes"]["value"] = 10**400
-    record(odd)["launches"] = [{"step_time_s": [1e-3, float("nan")]}, {}, None]
-    text = made(tmp_path, {"benchmarks": [bare, odd, single]}).joinpath("index.html").read_text()
+    data_of(bare).update(metrics={}, launches=[])
+    data_of(odd)["metrics"]["speedup"] |= {"value": -1.0, "per_launch": [-1.0, 0.0]}
+    data_of(odd)["launches"][0]["step_time_s"] = []
+    text = made(tmp_path, saved(bare, odd, single)).joinpath("index.html").read_text()
     assert "3 cases" in text
     assert not re.search(
         r"\b(nan|inf|Infinity|None|undefined)\b",
-        re.sub(r"<script>.*</script>", "", text, flags=re.S),
+        re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.S),
     )
 
 
@@ -271,7 +361,7 @@ def test_a_single_count_of_devices_has_no_speedup_plot(tmp_path: Path) -> None:
 def test_a_file_that_is_no_saved_run_is_refused_by_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, (content, told) in enumerate(
+    for number, (content, message) in enumerate(
         [
             (b'{"bench', "is not JSON"),
             (b"[]", "no `benchmarks`"),
@@ -281,7 +371,7 @@ def test_a_file_that_is_no_saved_run_is_refused_by_name(
     ):
         path = tmp_path / f"{number}.json"
         path.write_bytes(content)
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             read_run(path)
         assert main(["report", str(path), "-o", str(tmp_path / "out")]) == 2
         assert path.name in capsys.readouterr().err
@@ -297,7 +387,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 def test_an_older_report_is_replaced_and_nothing_is_left_over(tmp_path: Path) -> None:
     made(tmp_path, session())
-    folder = made(tmp_path, {"benchmarks": []})
+    folder = made(tmp_path, saved())
     assert "Nothing was measured" in folder.joinpath("index.html").read_text()
     assert not list(folder.rglob("*.new"))
     assert not list(folder.glob("plots/*"))
@@ -314,17 +404,25 @@ def test_a_thousand_cases_stay_under_five_megabytes(tmp_path: Path) -> None:
 
 
 def test_the_page_is_bounded_whatever_the_records_hold() -> None:
-    ones = []
+    benchmarks = []
     for number in range(1500):
-        one = benchmark("ddp", f"{number}" + "m" * 200, 1 << number % 20)
-        record(one)["environment"]["must_match"] = {
-            f"{number}-{key}": "e" * 1000 for key in range(20)
-        }
-        record(one)["correctness"] |= {f"fact {key}": "c" * 1000 for key in range(20)}
-        ones.append(one)
-    text = page({"benchmarks": ones})
+        large = benchmark("ddp", f"{number}" + "m" * 200, 1 << number % 20)
+        facts = {f"{number}-{key}": "e" * 1000 for key in range(20)}
+        data_of(large)["environment"]["must_match"] = facts
+        data_of(large)["correctness"]["about"] = {f"fact {key}": "c" * 1000 for key in range(20)}
+        benchmarks.append(large)
+    text = page(saved(*benchmarks))
     assert len(text.encode()) < 5_000_000
     assert "without their details" in text
+
+
+def test_a_record_with_too_many_details_loses_only_its_own() -> None:
+    large = benchmark("ddp", "a_large_one", 1)
+    data_of(large)["correctness"]["about"] = {f"fact {key}": "c" * 300 for key in range(20_000)}
+    text = page(saved(large, benchmark("ddp", "net", 1)))
+    assert len(text) < 1_000_000
+    assert "1 cases are shown without their details" in text
+    assert text.count('class="toggle"') == 1
 
 
 def test_one_picture_for_a_readme(tmp_path: Path) -> None:
@@ -348,35 +446,21 @@ def test_only_the_models_asked_for_are_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_no_value_breaks_a_plot(tmp_path: Path, seed: int) -> None:
-    """Values near the ends of floating point made matplotlib overflow; equal zeros gave axes
-    without extent."""
+    """Values near the ends of the range made matplotlib overflow; equal zeros gave axes without
+    extent."""
     chance = random.Random(seed)
-    odd: tuple[object, ...] = (
-        0,
-        0.0,
-        -1.0,
-        1e308,
-        -1e308,
-        1e-320,
-        1e15,
-        5.0,
-        float("inf"),
-        None,
-        "x",
-        [],
-        True,
-        10**400,
-    )
+    odd = (0, 0.0, -1.0, LARGEST, -LARGEST, SMALLEST, 1e15, 5.0)
     runs = []
     for day in (1, 2):
         content = session(
             ("net",), ("single", "ddp"), (1, 2), phases=("train",), day=day, launches=2, steps=3
         )
-        for one in content["benchmarks"]:
-            for metric in record(one)["metrics"].values():
+        for data in map(data_of, content["benchmarks"]):
+            for metric in data["metrics"].values():
                 metric["value"] = chance.choice(odd)
                 metric["per_launch"] = [chance.choice(odd) for _ in range(3)]
-            for launch in record(one)["launches"]:
+            for launch in data["launches"]:
                 launch["step_time_s"] = [chance.choice(odd) for _ in range(3)]
         runs.append(run_of(content, f"{day}.json"))
+    assert not [note for run in runs for note in run.notes]
     assert "3 cases" in write_report(Study(runs), tmp_path).read_text()

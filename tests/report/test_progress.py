@@ -14,6 +14,11 @@ def test_the_rank_that_is_behind_tells_the_phase_and_all_tell_the_rate() -> None
     assert where([]) == ["starting ranks"]
 
 
+def test_the_rate_is_in_the_unit_of_the_case() -> None:
+    running = RankStatus("timed steps", 4, 8, samples=64, elapsed_s=2.0)
+    assert where([running], "tok/s") == ["timed steps 4/8", "32 tok/s"]
+
+
 def test_a_line_cuts_the_name_first_and_then_leaves_words_out() -> None:
     words = ["launch 1 of 3", "timed steps 3/8", "56 img/s"]
     assert (
@@ -33,8 +38,8 @@ def test_a_name_cannot_steer_the_terminal() -> None:
 
 
 def test_time_left_is_told_in_the_unit_that_reads_best() -> None:
-    found = [time_left(seconds) for seconds in (None, 0.0, 41.2, 300.0, 7200.0)]
-    assert found == [
+    words = [time_left(seconds) for seconds in (None, 0.0, 41.2, 300.0, 7200.0)]
+    assert words == [
         [],
         ["about 1 s left"],
         ["about 41 s left"],
@@ -55,13 +60,14 @@ def test_unmeasured_cases_are_taken_to_be_like_the_others() -> None:
     assert pace.left_s == 10 + 20 + 2 * 15
 
 
-def test_later_launches_lack_the_proof_and_are_told_from_the_first() -> None:
-    pace = Pace(["a", "b"], 3)
-    pace.note("a", 10.0)
+def test_a_case_takes_its_median_launch_once_more_for_each_launch_to_come() -> None:
+    pace = Pace(["a", "b"], 5)
+    for seconds in (10.0, 6.0, 7.0):
+        pace.note("a", seconds)
     pace.note("b", 20.0)
-    pace.note("a", 6.0)
-    assert pace.of("b") == 12.0
-    assert pace.left_s == 6 + 2 * 12
+    assert pace.of("a") == 7.0
+    assert pace.of("b") == 20.0
+    assert pace.left_s == 2 * 7 + 4 * 20
 
 
 def test_cases_that_failed_or_are_skipped_take_no_more_time() -> None:

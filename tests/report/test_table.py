@@ -1,80 +1,70 @@
 """The terminal's table: every row in its group, nothing wider than the terminal, whatever the
 records hold."""
 
-import statistics
+import re
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pytest_dnnbench.report.plans import plan_text
-from pytest_dnnbench.report.rows import columns, sections, verdict_text
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.report.rows import columns, sections
+from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.report.table import Line, render, study_of
 from pytest_dnnbench.report.text import cut_middle, pad, width_of
+from pytest_dnnbench.report.verdicts import verdict_text
+from pytest_dnnbench.results.records.schema import Record
+from pytest_dnnbench.results.records.verdict import Verdict
+from tests.report import records
+from tests.report.records import metric_verdict, plan_entry, verdict
 
 MIB = 2.0**20
+HEADS = ["framework", "plan", "GPUs", "img/s", "±", "speed-up", "eff.", "allocated", "cached"]
 
 
-def entry(launches: list[float], unit: str = "1") -> dict[str, Any]:
-    return {
-        "value": statistics.median(launches),
-        "unit": unit,
-        "better": "higher",
-        "per_launch": launches,
-    }
+def record(
+    framework: str,
+    gpus: int,
+    throughputs: list[float],
+    *,
+    case: dict[str, Any] | None = None,
+    metrics: dict[str, list[float]] | None = None,
+    **facts: Any,
+) -> Record:
+    """A record of resnet50 without verdict; `case` replaces facts of its case, `metrics` adds."""
+    measured = replace(Case(framework, "resnet50", gpus, "train"), **(case or {}))
+    return records.record(measured, {"throughput": throughputs, **(metrics or {})}, **facts)
 
 
-def record(framework: str, gpus: int, throughputs: list[float], **more: Any) -> dict[str, Any]:
-    """A record; `case` and `metrics` add to what it has, other names replace."""
-    case = {
-        "framework": framework,
-        "model": "resnet50",
-        "gpus": gpus,
-        "phase": "train",
-        "steps": 10,
-        "options": {},
-    }
-    return {
-        "case": case | more.pop("case", {}),
-        "metrics": {"throughput": entry(throughputs, "img/s")} | more.pop("metrics", {}),
-        "launches": [{"step_time_s": [0.1] * 10} for _ in throughputs],
-        "verdict": {"status": "no-baseline", "against": None, "metrics": {}},
-        **more,
-    }
+def study(*made: Record) -> Study:
+    return study_of({f"test_{number}": each for number, each in enumerate(made)})
 
 
-def verdict(status: str, **changes: float) -> dict[str, Any]:
-    metrics = {name: {"status": status, "change": change} for name, change in changes.items()}
-    return {"status": status, "against": {"file": "a.json"}, "metrics": metrics}
-
-
-def texts(*records: Any, width: int = 80) -> list[str]:
-    return [line.text for line in render(study_of(records), width)]
+def texts(*made: Record, width: int = 80) -> list[str]:
+    return [line.text for line in render(study(*made), width)]
 
 
 def cells(lines: list[str], first: str) -> list[str]:
     return next(line[2:].split() for line in lines if line[2:].startswith(first))
 
 
-def full(framework: str = "ddp", gpus: int = 4, **more: Any) -> dict[str, Any]:
+def full(framework: str = "ddp", gpus: int = 4, **facts: Any) -> Record:
     """A record with every column."""
     metrics = {
-        "speedup": entry([3.5], "x"),
-        "scaling_efficiency": entry([0.875]),
-        "allocated_peak_bytes": entry([1000 * MIB], "B"),
-        "cached_peak_bytes": entry([12000 * MIB], "B"),
+        "speedup": [3.5],
+        "scaling_efficiency": [0.875],
+        "allocated_peak_bytes": [1000 * MIB],
+        "cached_peak_bytes": [12000 * MIB],
     }
-    plan = {"shape": "2-1", "parallelism": "pipeline", "decided_by": "planner"}
-    about = {"plan": plan, "verdict": verdict("regressed", throughput=-0.051)} | more
-    return record(framework, gpus, [1400.0, 1401.0, 1402.0], metrics=metrics, **about)
+    about = {"plan": plan_entry("2-1"), "verdict": verdict("regressed", throughput=-0.051)}
+    return record(framework, gpus, [1400.0, 1401.0, 1402.0], metrics=metrics, **about | facts)
 
 
 def test_a_row_holds_all_that_was_measured() -> None:
     lines = texts(full(), width=120)
     assert lines[0] == "resnet50, train"
-    assert lines[1].split() == [
-        "framework", "plan", "GPUs", "img/s", "±", "speed-up", "eff.", "allocated", "cached", "verdict",
-    ]  # fmt: skip
+    assert lines[1].split() == [*HEADS, "verdict"]
     row = cells(lines, "ddp")
     assert row[:4] == ["ddp", "2-1", "4", "1,401.0"]
     assert row[4].endswith("%")
@@ -93,9 +83,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 
 def test_eighty_columns_hold_memory_plan_and_verdict() -> None:
     lines = texts(full("pipedream"))
-    assert lines[1].split() == [
-        "framework", "plan", "GPUs", "img/s", "speed-up", "eff.", "allocated", "cached", "verdict",
-    ]  # fmt: skip
+    assert lines[1].split() == [head for head in [*HEADS, "verdict"] if head != "±"]
 
 
 def test_columns_of_least_worth_go_first_and_throughput_stays() -> None:
@@ -113,7 +101,7 @@ def test_long_names_lose_their_middle_and_keep_both_ends() -> None:
 
 
 def test_columns_that_say_nothing_are_left_out() -> None:
-    resident = record("single", 1, [10.0], metrics={"resident_peak_bytes": entry([100 * MIB], "B")})
+    resident = record("single", 1, [10.0], metrics={"resident_peak_bytes": [100 * MIB]})
     assert texts(resident)[1].split() == ["framework", "GPUs", "img/s", "resident"]
     assert texts(resident)[-1] == "no verdict: there is no baseline to compare with"
 
@@ -150,90 +138,97 @@ def test_the_fastest_is_marked_as_clear_only_where_it_is() -> None:
 
 
 def test_more_ranks_than_cores_are_marked_and_explained() -> None:
-    lines = texts(
-        record("ddp", 4, [32.0], case={"oversubscribed": True}), record("single", 1, [8.0])
-    )
+    lines = texts(record("ddp", 4, [32.0], oversubscribed=True), record("single", 1, [8.0]))
     assert cells(lines, "ddp")[1] == "4*"
     assert cells(lines, "single")[1] == "1"
     assert "* more ranks than cores: says nothing about speed" in lines
     crowded = [
-        record(name, 4, [speed, speed], case={"oversubscribed": True})
+        record(name, 4, [speed, speed], oversubscribed=True)
         for name, speed in (("a", 9.0), ("b", 1.0))
     ]
     assert not [line for line in texts(*crowded) if line[:1] in (">", "~")]
 
 
 def test_statuses_have_colours_and_the_text_says_them_too() -> None:
-    lines = render(
-        study_of([full(), full("fsdp", verdict=verdict("improved", throughput=0.1))]), 100
-    )
+    improved = full("fsdp", verdict=verdict("improved", throughput=0.1))
+    lines = render(study(full(), improved), 100)
     assert [line.markup for line in lines if "regressed" in line.text] == [("red",)]
     assert [line.markup for line in lines if "improved +10.0%" in line.text] == [("green",)]
 
 
 def test_a_verdict_names_the_metric_that_decided_it() -> None:
-    changed = {
-        "throughput": {"status": "ok", "change": 0.0},
-        "allocated_peak_bytes": {"status": "regressed", "change": 0.12},
-    }
-    assert verdict_text({"status": "regressed", "metrics": changed}) == "regressed allocated +12.0%"
-    assert verdict_text({"status": "incomparable", "reason": "torch"}) == "incomparable"
-    assert verdict_text({"status": "ok", "metrics": {"throughput": None}}) == "ok"
-    assert verdict_text({"status": "noisy", "metrics": [1]}) == "noisy"
-    assert verdict_text({}) is None
+    mixed = Verdict(
+        status="regressed",
+        metrics={
+            "throughput": metric_verdict("ok", 0.0),
+            "allocated_peak_bytes": metric_verdict("regressed", 0.12),
+        },
+    )
+    assert verdict_text(mixed) == "regressed allocated +12.0%"
+    assert verdict_text(verdict("improved", step_time_s=-0.1)) == "improved step time -10.0%"
+    assert verdict_text(Verdict(status="incomparable", reason="torch")) == "incomparable"
+    assert verdict_text(verdict("ok")) == "ok"
+    assert verdict_text(Verdict()) is None
 
 
-def test_plans_are_told_below_with_what_they_promised_and_what_came_of_it() -> None:
-    plan = {
-        "shape": "2-1",
-        "decided_by": "planner",
-        "predicted_step_time_s": 0.01,
-        "measured_step_time_s": 0.0125,
-    }
+def test_plans_are_told_below_with_their_prediction_and_what_was_measured() -> None:
     lines = texts(
-        record("pipedream", 3, [9.0], plan=plan, metrics={"bubble_fraction": entry([0.25])}),
+        record("pipedream", 3, [9.0], plan=plan_entry("2-1"), metrics={"bubble_fraction": [0.25]}),
         width=200,
     )
     assert lines[-2:] == [
         "plans (replicas of each stage)",
-        "  pipedream, resnet50, 3 GPUs, train: 2-1, by the planner; 10 ms a step predicted, 12.5 measured, bubble 25%",
+        "  pipedream, resnet50, 3 GPUs, train: 2-1, by the planner; 10 ms a step predicted,"
+        " 12.5 measured, bubble 25%",
     ]
-    bare = texts(
-        record(
-            "x", 2, [9.0], plan={"shape": "2", "parallelism": "data", "predicted_step_time_s": "?"}
-        )
+    data_parallel = plan_entry("2", parallelism="data", decided_by="user")
+    assert texts(record("x", 2, [9.0], plan=data_parallel))[-1] == (
+        "  x, resnet50, 2 GPUs, train: 2, pure data parallelism, by the user"
     )
-    assert bare[-1] == "  x, resnet50, 2 GPUs, train: 2, pure data parallelism"
-    bad: list[object] = [None, {}, {"shape": ""}, {"shape": 3}, "2-1"]
-    assert [plan_text(plan) for plan in bad] == [None] * 5
 
 
-def test_missing_and_senseless_figures_are_dashes() -> None:
-    broken = record(
-        "ddp", 1, [1.0], metrics={"throughput": {"value": float("nan"), "per_launch": None}}
-    )
-    huge = record(
-        "fsdp",
-        1,
-        [1e17, 1e17],
-        metrics={"speedup": entry([float("inf")]), "resident_peak_bytes": 3},
-    )
-    lines = texts(
-        broken, huge, {"case": None}, 7, record("x", 1, [2.0], verdict="?", plan=[1], launches=None)
-    )
+def test_missing_figures_are_dashes_and_huge_ones_their_order() -> None:
+    unmeasured = records.record(Case("ddp", "resnet50", 1, "train"), {"speedup": [1.0]})
+    lines = texts(unmeasured, record("fsdp", 1, [1e17, 1e17]), record("x", 1, [2.0]))
     assert cells(lines, "ddp")[2] == "-"
     assert cells(lines, "fsdp")[2] == "1e+17"
     assert cells(lines, "x")[2] == "2"
-    assert sum("left out" in line for line in lines) == 2
+
+
+def test_a_record_with_a_figure_that_cannot_be_is_left_out_and_named() -> None:
+    lines = texts(record("ddp", 1, [float("nan")]), record("fsdp", 1, [1.0]), width=200)
+    assert (
+        "this session: the case test_0 is left out: metrics.throughput.value: nan is not"
+        in (lines[-1])
+    )
+    assert cells(lines, "fsdp")[2] == "1"
 
 
 def test_names_cannot_steer_the_terminal() -> None:
     hostile = record("ev\x1b[31mil\n\r", 1, [1.0], case={"model": "m\x07\x9b2J\u202e"})
-    assert all(line.isprintable() for line in texts(hostile))
+    broken = record("b\x1b", 1, [float("inf")])
+    lines = texts(hostile, broken)
+    assert all(line.isprintable() for line in lines)
+    assert any("left out" in line for line in lines)
+
+
+def test_throughput_is_headed_by_the_unit_of_its_cases() -> None:
+    tokens = record("ddp", 1, [5e4, 5.1e4], case={"model": "gpt2"}, unit="tok/s")
+    lines = texts(tokens)
+    assert "tok/s" in lines[1].split()
+    assert "± half of the 95% interval of tok/s over launches" in lines
+    both = texts(tokens, record("ddp", 1, [100.0, 101.0]))
+    heads = [line.split() for line in both if line.split()[:1] == ["framework"]]
+    assert len(heads) == 2
+    assert all("samples/s" in head for head in heads)
+    assert [line for line in both if re.search(r"\[\w+/s\]$", line)] == [
+        "gpt2, train [tok/s]",
+        "resnet50, train [img/s]",
+    ]
 
 
 def test_nothing_measured_is_said() -> None:
-    assert render(study_of([])) == [Line("no case was measured")]
+    assert render(study_of({})) == [Line("no case was measured")]
 
 
 def test_a_thousand_rows_take_less_than_five_seconds() -> None:
@@ -249,8 +244,8 @@ def test_a_thousand_rows_take_less_than_five_seconds() -> None:
 
 
 def test_values_for_machines_stay_unrounded() -> None:
-    (section,) = sections(study_of([full()]))
-    values = {one.key: one.value(section.rows[0]) for one in columns(section.rows)}
+    (section,) = sections(study(full()))
+    values = {column.key: column.value(section.rows[0]) for column in columns(section.rows)}
     assert values["throughput"] == 1401.0
     assert values["allocated_peak_bytes"] == 1000 * MIB
     assert values["plan"] == "2-1"

@@ -12,24 +12,27 @@ import pytest
 
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.errors import DataError, UsageError
-from pytest_dnnbench.results.baselines.baseline import (
-    CaseBaseline,
-    Incomparable,
-    StoredRuns,
-    storage_runs,
-)
+from pytest_dnnbench.planner.plan import Plan, Stage
+from pytest_dnnbench.results.baselines.baseline import Baseline, storage_runs
 from pytest_dnnbench.results.baselines.baseline_source import load_baseline
-from pytest_dnnbench.results.baselines.comparability import differences, facts_of
-from pytest_dnnbench.results.baselines.golden import Golden, read_golden
+from pytest_dnnbench.results.baselines.case_baseline import (
+    CaseBaseline,
+    ComparedWith,
+    Incomparable,
+    NoBaseline,
+)
+from pytest_dnnbench.results.baselines.comparability import alike, differences, facts_of
+from pytest_dnnbench.results.baselines.golden import Golden
+from pytest_dnnbench.results.baselines.golden_file import golden_text, read_golden
+from pytest_dnnbench.results.baselines.golden_update import update_golden
 from pytest_dnnbench.results.records.saved import read_saved
+from pytest_dnnbench.results.records.schema import PlanEntry, Record
 from pytest_dnnbench.results.statistics.noise import TIME
-from tests.results.synthetic import NAME, changed, record, save, storage
+from tests.results.synthetic import NAME, elsewhere, judged, record, save, storage
 
 
-def case(
-    baseline: StoredRuns | Golden, **parts: dict[str, object]
-) -> CaseBaseline | Incomparable | None:
-    return baseline.of(NAME, facts_of(changed(record(), **parts)))
+def case(baseline: Baseline, now: Record | None = None) -> ComparedWith:
+    return baseline.of(NAME, facts_of(now or record()))
 
 
 def test_latest_takes_all_fit_sessions_as_history(tmp_path: Path) -> None:
@@ -38,32 +41,27 @@ def test_latest_takes_all_fit_sessions_as_history(tmp_path: Path) -> None:
     save(folder / "0007_nightly.json", interrupted=True)
     (folder / "0008_nightly.json").write_text('{"benchmarks": [')
     baseline = storage_runs(folder, "latest")
-    found = case(baseline)
-    assert isinstance(found, CaseBaseline)
-    assert (found.file, found.sessions) == ("0005_nightly.json", 5)
-    assert len(found.history["throughput"]) == 5
-    assert [
-        line.partition(": ")[2][:24] for line in baseline.passed_over if "cut off" not in line
-    ] == [
-        "not JSON: Expecting valu"[:24],
-        "its session was interrup",
-        "its session failed (test",
-    ] or len(baseline.passed_over) == 3
+    stored = case(baseline)
+    assert isinstance(stored, CaseBaseline)
+    assert (stored.file, stored.sessions) == ("0005_nightly.json", 5)
+    assert len(stored.history["throughput"]) == 5
+    damaged, interrupted, failed = baseline.passed_over
+    assert "0008_nightly.json, line 1: not JSON, or cut off" in damaged
+    assert interrupted == "0007_nightly.json: its session was interrupted"
+    assert failed == "0006_nightly.json: its session failed (test_steps.py::test_other)"
 
 
 def test_a_case_that_regressed_is_not_the_next_baseline(tmp_path: Path) -> None:
     folder = storage(tmp_path / "s", 2)
-    worse = changed(record(0.8), verdict={"status": "regressed"})
-    save(folder / "0003_nightly.json", {NAME: worse})
-    found = case(storage_runs(folder, "latest"))
-    assert isinstance(found, CaseBaseline)
-    assert found.file == "0002_nightly.json"
+    save(folder / "0003_nightly.json", {NAME: judged(record(0.8), "regressed")})
+    stored = case(storage_runs(folder, "latest"))
+    assert isinstance(stored, CaseBaseline)
+    assert stored.file == "0002_nightly.json"
 
 
 def test_an_accepted_session_begins_the_history_anew(tmp_path: Path) -> None:
     folder = storage(tmp_path / "s", 3)
-    worse = changed(record(0.8), verdict={"status": "regressed"})
-    save(folder / "0004_nightly.json", {NAME: worse}, failed=[NAME])
+    save(folder / "0004_nightly.json", {NAME: judged(record(0.8), "regressed")}, failed=[NAME])
     assert (
         main(
             ["baseline", "accept", str(folder / "0004_nightly.json"), "--reason", "a safer kernel"]
@@ -74,9 +72,9 @@ def test_an_accepted_session_begins_the_history_anew(tmp_path: Path) -> None:
     assert said["why"] == "a safer kernel"
     assert "@" in said["who"]
     assert said["when"].startswith("20")
-    found = case(storage_runs(folder, "latest"))
-    assert isinstance(found, CaseBaseline)
-    assert (found.file, found.sessions) == ("0004_nightly.json", 1)
+    stored = case(storage_runs(folder, "latest"))
+    assert isinstance(stored, CaseBaseline)
+    assert (stored.file, stored.sessions) == ("0004_nightly.json", 1)
 
 
 def test_a_name_a_number_and_a_path_choose(tmp_path: Path) -> None:
@@ -89,10 +87,10 @@ def test_a_name_a_number_and_a_path_choose(tmp_path: Path) -> None:
         ("0002", "0002_nightly.json", 1),
         (str(folder / "0001_nightly.json"), "0001_nightly.json", 1),
     ):
-        found = load_baseline(wanted, folder).of(NAME, facts_of(record()))
-        assert isinstance(found, CaseBaseline)
-        assert (found.file, found.sessions) == (expected, sessions)
-    two = load_baseline("2", folder).of(NAME, facts_of(record()))
+        stored = case(load_baseline(wanted, folder))
+        assert isinstance(stored, CaseBaseline)
+        assert (stored.file, stored.sessions) == (expected, sessions)
+    two = case(load_baseline("2", folder))
     assert isinstance(two, CaseBaseline)
     assert two.noise["throughput"].sessions == 2
 
@@ -118,38 +116,69 @@ def test_a_failed_session_asked_for_by_name_is_refused_with_the_way_out(tmp_path
 def test_unlike_runs_are_refused_with_exactly_what_differs(tmp_path: Path) -> None:
     folder = storage(tmp_path / "s", 2)
     baseline = storage_runs(folder, "latest")
-    found = case(
-        baseline, environment={"must_match": {"torch": "2.14.0", "driver": "550"}}, case={"gpus": 4}
-    )
-    assert isinstance(found, Incomparable)
-    assert [str(one) for one in found.differences] == ["gpus: 2 -> 4", "torch: 2.13.0 -> 2.14.0"]
-    newer = facts_of(
-        changed(record(), environment={"must_match": {"torch": "2.14.0", "driver": "560"}})
-    )
+    unlike = case(baseline, elsewhere(record(gpus=4), torch="2.14.0"))
+    assert isinstance(unlike, Incomparable)
+    assert unlike.reason == "gpus: 2 -> 4; torch: 2.13.0 -> 2.14.0"
+    newer = facts_of(elsewhere(record(), torch="2.14.0", driver="560"))
     assert isinstance(baseline.of(NAME, newer, {"torch", "driver"}), CaseBaseline)
     assert isinstance(baseline.of(NAME, newer, {"torch"}), Incomparable)
 
 
 def test_a_folder_of_several_machines_gives_each_its_own_sessions(tmp_path: Path) -> None:
     folder = storage(tmp_path / "s", 2)
-    other = changed(record(0.5), environment={"must_match": {"torch": "2.13.0", "driver": "999"}})
-    save(folder / "0003_nightly.json", {NAME: other})
-    found = case(storage_runs(folder, "latest"))
-    assert isinstance(found, CaseBaseline)
-    assert (found.file, found.sessions) == ("0002_nightly.json", 2)
+    save(folder / "0003_nightly.json", {NAME: elsewhere(record(0.5), driver="999")})
+    stored = case(storage_runs(folder, "latest"))
+    assert isinstance(stored, CaseBaseline)
+    assert (stored.file, stored.sessions) == ("0002_nightly.json", 2)
+
+
+def test_a_number_is_that_session_or_nothing(tmp_path: Path) -> None:
+    folder = storage(tmp_path / "s", 2)
+    save(folder / "0003_nightly.json", {NAME: elsewhere(record(), driver="999")})
+    save(folder / "0004_nightly.json", {"another case": record()})
+    unlike = case(load_baseline("3", folder))
+    assert isinstance(unlike, Incomparable)
+    assert unlike.file == "0003_nightly.json"
+    assert case(load_baseline("4", folder)) == NoBaseline()
+
+
+def planned(nodes: tuple[str, ...], compute_s: float) -> Record:
+    """A record of a pipeline of one stage."""
+    stage = Stage(0, 1, 2, compute_s, 1.0, 1.0, 1.0, 1, nodes)
+    made = record()
+    made.plan = PlanEntry(
+        plan=Plan("corrected", (2,), compute_s, 1.0, 1.0, 1.0, (stage,)),
+        shape="2",
+        parallelism="data",
+        decided_by="planner",
+        bandwidth_bytes_s=None,
+        profile_parts_over_whole=None,
+        predicted_step_time_s=compute_s,
+        predicted_data_parallel_step_time_s=1.0,
+        measured_step_time_s=1.0,
+        ranks=[],
+    )
+    return made
 
 
 def test_the_partition_is_compared_and_its_prediction_is_not() -> None:
-    plan = {"stages": [{"nodes": ["a"], "replicas": 2, "compute_s": 0.1}], "bottleneck_s": 0.1}
-    one = record() | {"plan": plan}
-    faster = record() | {
-        "plan": {"stages": [{"nodes": ["a"], "replicas": 2, "compute_s": 0.2}], "bottleneck_s": 0.2}
-    }
-    other = record() | {
-        "plan": {"stages": [{"nodes": ["a", "b"], "replicas": 2, "compute_s": 0.1}]}
-    }
-    assert differences(facts_of(one), facts_of(faster)) == []
-    assert [found.fact for found in differences(facts_of(one), facts_of(other))] == ["partition"]
+    usual, faster, other = planned(("a",), 0.1), planned(("a",), 0.2), planned(("a", "b"), 0.1)
+    assert differences(facts_of(usual), facts_of(faster)) == []
+    assert alike(usual, faster)
+    unlike = differences(facts_of(usual), facts_of(other))
+    assert [difference.fact for difference in unlike] == ["partition"]
+    assert not alike(usual, other)
+
+
+def test_what_has_nothing_to_compare_with_answers_like_a_baseline() -> None:
+    unlike = Incomparable("a.json", None, differences({"gpus": 2}, {"gpus": 4}))
+    for nothing, status in ((NoBaseline(), "no-baseline"), (unlike, "incomparable")):
+        assert nothing.sessions_of("throughput") == []
+        assert (nothing.metrics, nothing.limits, nothing.disturbed) == ((), {}, ())
+        assert nothing.noise_of("throughput") is None
+        assert nothing.prior_of("throughput") is TIME
+        assert nothing.status("ok") == status
+        assert nothing.status("regressed") == "regressed"
 
 
 def golden(tmp_path: Path, count: int = 2) -> Golden:
@@ -160,11 +189,11 @@ def golden(tmp_path: Path, count: int = 2) -> Golden:
 
 
 def test_a_golden_file_reads_back_and_is_written_the_same(tmp_path: Path) -> None:
-    found = golden(tmp_path)
-    text = found.path.read_text()
-    assert found.text() == text
+    made = golden(tmp_path)
+    text = made.path.read_text()
+    assert golden_text(made) == text
     assert len(text.splitlines()) < 25
-    baseline = case(found)
+    baseline = case(made)
     assert isinstance(baseline, CaseBaseline)
     assert len(baseline.history["throughput"]) == 2
     assert baseline.noise["throughput"].sessions == 2
@@ -176,7 +205,7 @@ def test_a_limit_written_by_hand_holds_and_survives_an_update(tmp_path: Path) ->
     data["cases"][NAME]["metrics"]["throughput"]["limit"] = "-8% >=2000"
     path.write_text(json.dumps(data))
     assert main(["baseline", "update", str(path), str(save(tmp_path / "new.json"))]) == 0
-    limit = read_golden(path).limits[NAME]["throughput"]
+    limit = read_golden(path).cases[NAME].limits["throughput"]
     assert (limit.relative, limit.absolute) == (-0.08, 2000)
     assert '"limit": "-8% >=2000"' in path.read_text()
 
@@ -184,14 +213,14 @@ def test_a_limit_written_by_hand_holds_and_survives_an_update(tmp_path: Path) ->
 def test_an_update_takes_no_unfit_session_and_accept_does_with_a_reason(tmp_path: Path) -> None:
     path = golden(tmp_path).path
     before = path.read_text()
-    worse = changed(record(0.8), verdict={"status": "regressed"})
+    worse = judged(record(0.8), "regressed")
     for run in (
         save(tmp_path / "failed.json", failed=["x"]),
         save(tmp_path / "worse.json", {NAME: worse}),
         save(tmp_path / "unlike.json", {NAME: record(gpus=4)}),
     ):
         with pytest.raises(DataError, match="accept it with a reason"):
-            Golden.update(read_golden(path), read_saved(run))
+            update_golden(read_golden(path), read_saved(run))
         assert main(["baseline", "update", str(path), str(run)]) == 2
     assert path.read_text() == before
     assert (
@@ -239,14 +268,14 @@ def test_a_slip_in_a_golden_file_is_named_with_its_place(
         read_golden(path)
 
 
-def test_show_prints_noise_and_what_it_lets_one_find(
+def test_show_prints_noise_and_what_it_lets_a_session_detect(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = golden(tmp_path, 5).path
     assert main(["baseline", "show", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "throughput: launches differ by 0." in shown
-    assert "launches find 5%" in shown
+    assert "launches would detect 5%" in shown
 
 
 WRITER = """
@@ -281,12 +310,10 @@ def test_cases_of_the_stored_sessions_tell_of_each_others_noise(tmp_path: Path) 
     for number in range(1, 6):
         cases = {f"{NAME}{other}": record(1 + 0.002 * (number * other % 5)) for other in range(6)}
         save(folder / f"{number:04}_nightly.json", {NAME: record(1 + 0.002 * number)} | cases)
-    found, alone = (
-        case(storage_runs(folder, "latest")),
-        case(storage_runs(storage(tmp_path / "alone"), "latest")),
-    )
-    assert isinstance(found, CaseBaseline)
+    suite = case(storage_runs(folder, "latest"))
+    alone = case(storage_runs(storage(tmp_path / "alone"), "latest"))
+    assert isinstance(suite, CaseBaseline)
     assert isinstance(alone, CaseBaseline)
-    assert found.priors["throughput"].launch_dof > TIME.launch_dof
-    assert found.priors["throughput"].session_dof > TIME.session_dof
+    assert suite.priors["throughput"].launch_dof > TIME.launch_dof
+    assert suite.priors["throughput"].session_dof > TIME.session_dof
     assert alone.priors["throughput"] == TIME

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.results.statistics.decision import (
     Decision,
     confirm,
@@ -23,17 +24,17 @@ ALPHA = 1e-4
 
 
 def session(level: float, spread: tuple[float, ...] = STEADY) -> list[float]:
-    return [level * one for one in spread]
+    return [level * share for share in spread]
 
 
 def call(
-    now: list[float], better: str = "higher", noise: Noise | None = KNOWN, limit: float = 0.03
+    now: list[float], better: Better = "higher", noise: Noise | None = KNOWN, limit: float = 0.03
 ) -> Decision:
     return decide(now, [session(100)] * 5, better=better, limit=limit, alpha=ALPHA, noise=noise)
 
 
 @pytest.mark.parametrize("better", ["higher", "lower"])
-def test_each_status_in_either_direction(better: str) -> None:
+def test_each_status_in_either_direction(better: Better) -> None:
     def level(worse: float) -> list[float]:
         return session(100 * (1 - worse if better == "higher" else 1 + worse))
 
@@ -46,31 +47,31 @@ def test_each_status_in_either_direction(better: str) -> None:
 
 
 def test_a_decision_says_by_how_much_and_is_plain_data() -> None:
-    found = call(session(90))
-    assert (found.baseline, found.now) == (100, 90)
-    assert found.change == pytest.approx(-0.1)
-    assert found.interval[0] < -0.1 < found.interval[1] < 0
-    assert found.limit is not None
-    assert found.limit < -0.03  # three launches support no 3% at this false-alarm rate
-    assert found.widened
-    assert found.confidence > 0.9999
-    assert 0.04 < found.minimum_detectable < 0.08
-    assert json.loads(json.dumps(dataclasses.asdict(found)))["status"] == "regressed"
+    decision = call(session(90))
+    assert (decision.baseline, decision.now) == (100, 90)
+    assert decision.change == pytest.approx(-0.1)
+    assert decision.interval[0] < -0.1 < decision.interval[1] < 0
+    assert decision.limit is not None
+    assert decision.limit < -0.03  # three launches support no 3% at this false-alarm rate
+    assert decision.widened
+    assert decision.confidence > 0.9999
+    assert 0.04 < decision.minimum_detectable < 0.08
+    assert json.loads(json.dumps(dataclasses.asdict(decision)))["status"] == "regressed"
 
 
 def test_the_users_limit_holds_where_the_noise_supports_it() -> None:
-    found = call(session(85), limit=0.2)
-    assert (found.status, found.widened) == ("ok", False)
-    assert found.limit == pytest.approx(-0.2)
+    decision = call(session(85), limit=0.2)
+    assert (decision.status, decision.widened) == ("ok", False)
+    assert decision.limit == pytest.approx(-0.2)
     assert call(session(75), limit=0.2).status == "regressed"
 
 
 def test_noise_without_evidence_names_the_launches_that_would_settle_it() -> None:
-    found = call(session(96.6))
-    assert (found.status, found.suspect) == ("noisy", True)
-    assert found.launches_needed is not None
-    assert found.launches_needed > 3
-    more = session(96.6, STEADY * math.ceil(found.launches_needed / 3))
+    decision = call(session(96.6))
+    assert (decision.status, decision.suspect) == ("noisy", True)
+    assert decision.launches_needed is not None
+    assert decision.launches_needed > 3
+    more = session(96.6, STEADY * math.ceil(decision.launches_needed / 3))
     assert call(more).status == "regressed"
 
 
@@ -128,7 +129,7 @@ def test_more_launches_confirm_what_a_few_only_suspect() -> None:
 
 
 def test_an_absolute_limit_is_held_against_the_interval() -> None:
-    def bound(now: list[float], better: str = "higher") -> Decision:
+    def bound(now: list[float], better: Better = "higher") -> Decision:
         return decide_bound(now, better=better, bound=3000.0, alpha=ALPHA, noise=KNOWN)
 
     assert bound(session(3300)).status == "ok"
@@ -159,6 +160,6 @@ def test_arguments_out_of_range_are_refused() -> None:
     with pytest.raises(DataError, match="without a launch"):
         call([])
     with pytest.raises(UsageError, match="'higher' or 'lower'"):
-        call([1.0], better="more")
+        call([1.0], better="more")  # type: ignore[arg-type] # what is to be refused
     with pytest.raises(UsageError, match="5% is"):
         call([1.0], limit=5)

@@ -45,9 +45,7 @@ def test_other_rules_cry_wolf_on_the_same_samples() -> None:
     assert min(tally.alarmed[rule] for rule in ("median:5%", "Mann-Whitney")) > 10
 
 
-def test_a_machine_that_is_slow_for_a_session_gives_no_false_alarm_for_its_yardstick_explains_it() -> (
-    None
-):
+def test_the_yardstick_of_a_machine_that_is_slow_for_a_session_prevents_false_alarms() -> None:
     tally = try_out(Setting("slow days", shared(), 5, 3, stored_launches=3), SESSIONS, seed=0)
     assert tally.alarmed["ours"] <= 0.01 * SESSIONS
     assert tally.alarmed["no yardstick"] > 0.03 * SESSIONS

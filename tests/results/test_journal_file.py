@@ -1,5 +1,5 @@
-"""The journal: what is kept comes back as it was; damage and later versions are told, a cut-off
-line is not damage."""
+"""The journal: what is kept comes back as it was; damage and later versions are reported, a
+cut-off line is not damage."""
 
 import json
 import math
@@ -11,8 +11,10 @@ import pytest
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DataError
-from pytest_dnnbench.messages import RankReport
-from pytest_dnnbench.results.records.journal_file import SCHEMA, Head, Journal, Kept
+from pytest_dnnbench.messages import RankReport, RunRequest
+from pytest_dnnbench.results.records.journal_file import SCHEMA, Head, Journal, KeptLaunch
+from pytest_dnnbench.results.records.measurement import Launch
+from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry
 from pytest_dnnbench.session.journal import NAME, open_journal
 from pytest_dnnbench.session.kept_launches import KeptLaunches
 
@@ -25,13 +27,15 @@ REPORT = RankReport(
     step_end_s=(0.2, 1 / 3),
     step_samples=(8, 8),
     samples_per_update=8,
-    memory_bytes={"resident": 1 << 40},
+    metrics={"resident_peak_bytes": float(1 << 40)},
     loss=(1.0, math.inf),
     validation=(3, 4),
     details={"threads": 2},
 )
-LAUNCH = Kept(
-    "test_a", {"gpus": 1}, {"stages": [1, 2]}, {"checked": ["gradients"]}, (REPORT,), {"cores": [0]}
+CASE = Case("ddp", "m", 1, "train", options={"buckets": 2})
+PROOF = CorrectnessEntry(checked=["gradients"])
+LAUNCH = KeptLaunch(
+    "test_a", CASE, {"stages": [1, 2]}, PROOF, (REPORT,), Conditions(cores=(0,), yardstick_s=0.1)
 )
 
 
@@ -106,12 +110,12 @@ def test_another_session_is_not_continued_and_is_left_as_it_was(
         (
             json.dumps({"schema": SCHEMA + 1, "another": "form"}),
             1,
-            "has schema 2, and this version reads 1",
+            "schema 2 is newer than this version reads \\(1\\)",
         ),
         ("[]", 1, "line 1: Expected `object`"),
     ],
 )
-def test_a_damaged_or_later_journal_is_told_with_its_line(
+def test_a_damaged_or_later_journal_is_reported_with_its_line(
     written: Path, line: str, number: int, words: str
 ) -> None:
     lines = written.read_text().splitlines(keepends=True)
@@ -150,9 +154,8 @@ def test_a_full_disk_ends_the_journal_and_not_the_session(
 
     journal = Journal(written)
     keeper, before = KeptLaunches(journal), written.read_bytes()
-    request = SimpleNamespace(case=Case("ddp", "m", 1, "train"), plan=None)
-    launches = [SimpleNamespace(reports=(REPORT,), conditions={})]
-    run: Any = SimpleNamespace(request=request, correctness={}, launches=launches)
+    request = SimpleNamespace(case=CASE, plan=None)
+    run: Any = SimpleNamespace(request=request, correctness=PROOF, launches=[Launch((REPORT,))])
     with monkeypatch.context() as patched:
         patched.setattr("os.write", full)
         keeper.keep("test_a", run)
@@ -171,3 +174,33 @@ def test_without_a_journal_a_session_starts_from_the_beginning(tmp_path: Path) -
     assert (journal.head, journal.kept) == (HEAD, [])
     assert "nothing to continue" in said[0]
     journal.close()
+
+
+def kept_case(journal: Path, case: Case) -> Any:
+    """A run of the case, with what the journal has of it."""
+    run: Any = SimpleNamespace(
+        request=RunRequest(case, "my:Worker", "m", 2, 1), correctness=None, launches=[]
+    )
+    opened_journal = Journal(journal)
+    try:
+        KeptLaunches(opened_journal).restore("test_a", run)
+    finally:
+        opened_journal.close()
+    return run
+
+
+def test_a_case_gets_back_its_launches_its_plan_and_its_proof(written: Path) -> None:
+    run = kept_case(written, CASE)
+    assert run.launches == [Launch((REPORT,), LAUNCH.conditions)] * 2
+    assert (run.request.plan, run.correctness) == (LAUNCH.plan, PROOF)
+
+
+def test_launches_of_another_case_are_not_taken(written: Path) -> None:
+    with pytest.raises(DataError, match=r"test_a measured another case .*\(batch_size, options\)"):
+        kept_case(written, Case("ddp", "m", 1, "train", batch_size=8))
+
+
+def test_a_case_that_cannot_be_is_damage(written: Path) -> None:
+    written.write_text(written.read_text().replace('"phase": "train"', '"phase": "dream"', 1))
+    with pytest.raises(DataError, match="line 2: phase 'dream' is unknown"):
+        opened(written)

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from pytest_dnnbench.results.baselines.baseline import storage_runs
-from pytest_dnnbench.results.baselines.golden import Golden, read_golden
+from pytest_dnnbench.results.baselines.golden import Golden
+from pytest_dnnbench.results.baselines.golden_file import read_golden, write_golden
+from pytest_dnnbench.results.baselines.golden_update import update_golden
 from pytest_dnnbench.results.baselines.limits import parse_limits
 from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan, plan_launches, plans_of
-from tests.results.synthetic import NAME, record, save
+from tests.results.synthetic import NAME, disturbed, record, save
 
 
 def stored(folder: Path, noise: float, sessions: int = 10) -> Path:
@@ -22,7 +24,12 @@ def stored(folder: Path, noise: float, sessions: int = 10) -> Path:
 def plan(folder: Path, effect: float = 0.05, limit: str = "-3%") -> LaunchPlan:
     layers = [parse_limits({"throughput": limit}, "a test")]
     return plan_launches(
-        effect, storage_runs(folder, "latest"), {NAME: layers}, false_alarms=0.01, at_least=2
+        effect,
+        storage_runs(folder, "latest"),
+        {NAME: layers},
+        false_alarms=0.01,
+        at_least=2,
+        device="cpu",
     )
 
 
@@ -37,8 +44,8 @@ def test_noisier_cases_and_smaller_effects_take_more_launches(tmp_path: Path) ->
 def test_a_case_in_which_none_would_do_is_named(
     tmp_path: Path, noise: float, effect: float
 ) -> None:
-    found = plan(stored(tmp_path / "s", noise), effect)
-    assert (found, found.beyond) == (LaunchPlan(effect, 2, {NAME: None}), (NAME,))
+    made = plan(stored(tmp_path / "s", noise), effect)
+    assert (made, made.beyond) == (LaunchPlan(effect, 2, {NAME: None}), (NAME,))
 
 
 def test_one_stored_session_promises_nothing(tmp_path: Path) -> None:
@@ -48,37 +55,39 @@ def test_one_stored_session_promises_nothing(tmp_path: Path) -> None:
 def test_a_case_without_a_baseline_or_a_limit_needs_none(tmp_path: Path) -> None:
     folder = stored(tmp_path / "s", 0.002)
     assert plan(folder, limit="off") == LaunchPlan(0.05, 2, {})
+    baseline = storage_runs(folder, "latest")
     other = plan_launches(
-        0.05, storage_runs(folder, "latest"), {"other": []}, false_alarms=0.01, at_least=4
+        0.05, baseline, {"other": []}, false_alarms=0.01, at_least=4, device="cpu"
     )
     assert other == LaunchPlan(0.05, 4, {})
 
 
 def test_a_case_of_which_every_launch_was_disturbed_cannot_be_planned_for(tmp_path: Path) -> None:
-    one = record()
-    for launch in one["launches"]:
-        launch["disturbed"] = "other processes used 1.0 of 2 cores"
+    busy = disturbed(record(), "other processes used 1.0 of 2 cores", 0, 1, 2)
     (tmp_path / "s").mkdir()
-    save(tmp_path / "s" / "0001_nightly.json", {NAME: one})
+    save(tmp_path / "s" / "0001_nightly.json", {NAME: busy})
     assert plan(tmp_path / "s").beyond == (NAME,)
 
 
-def test_a_plan_is_told_in_one_sentence_and_read_back_from_the_records() -> None:
-    case = {"framework": "ddp", "model": "m", "gpus": 2, "phase": "train"}
+def test_a_plan_is_one_sentence_and_is_read_back_from_the_records() -> None:
     made = LaunchPlan(0.03, 7, {"a": 7, "b": None})
-    found, _, beyond = str(made).partition("; ")
-    assert found == "7 launches: the fewest that find a 3% change of throughput in 1 case"
-    assert beyond.startswith("no number up to 20 finds it in b: sessions differ too much")
-    [read] = plans_of([{"case": case, "launch_plan": made.entry("a")}, {"case": case}])
-    assert read == LaunchPlan(0.03, 7, {"ddp-m-2gpu (train)": 7})
-    assert plans_of([{"case": case, "launch_plan": made.entry("new")}]) == [LaunchPlan(0.03, 7, {})]
+    planned, _, beyond = str(made).partition("; ")
+    assert planned == "7 launches: the fewest that detect a 3% change of throughput in 1 case"
+    assert beyond.startswith("no number up to 20 detects it in b: sessions differ too much")
+    with_plan, without = record(), record()
+    with_plan.launch_plan = made.entry("a")
+    [read] = plans_of([with_plan, without])
+    assert read == LaunchPlan(0.03, 7, {"ddp-resnet18-2gpu (train)": 7})
+    with_plan.launch_plan = made.entry("new")
+    assert plans_of([with_plan]) == [LaunchPlan(0.03, 7, {})]
     assert "nothing is stored of these cases" in str(LaunchPlan(0.05, 3, {}))
 
 
 def test_a_golden_file_plans_as_the_sessions_in_it(tmp_path: Path) -> None:
     golden = Golden(tmp_path / "golden.json")
     for path in sorted(stored(tmp_path / "s", 0.002).iterdir()):
-        golden.update(read_saved(path))
-    golden.save()
+        update_golden(golden, read_saved(path))
+    write_golden(golden)
     golden = read_golden(golden.path)
-    assert plan_launches(0.05, golden, {NAME: []}, false_alarms=0.01, at_least=1).launches == 3
+    made = plan_launches(0.05, golden, {NAME: []}, false_alarms=0.01, at_least=1, device="cpu")
+    assert made.launches == 3

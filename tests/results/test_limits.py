@@ -11,6 +11,7 @@ from pytest_dnnbench.results.baselines.limits import (
     resolve,
     stored_limit,
 )
+from pytest_dnnbench.results.records.schema import LimitEntry
 
 
 @pytest.mark.parametrize(
@@ -60,8 +61,8 @@ def test_a_limit_that_cannot_be_meant_is_refused(metric: str, text: str, message
 
 
 def test_a_list_of_limits_is_read_and_doubles_are_refused() -> None:
-    found = parse_limit_list(["throughput>=3000", "step_time_s=+5%"], "--dnn-limits")
-    assert (found["throughput"].absolute, found["step_time_s"].relative) == (3000, 0.05)
+    limits = parse_limit_list(["throughput>=3000", "step_time_s=+5%"], "--dnn-limits")
+    assert (limits["throughput"].absolute, limits["step_time_s"].relative) == (3000, 0.05)
     with pytest.raises(UsageError, match="limited twice"):
         parse_limit_list(["step_time_s=+5%", "step_time_s=+6%"], "--dnn-limits")
     with pytest.raises(UsageError, match="write METRIC=LIMIT"):
@@ -77,11 +78,11 @@ def test_the_nearest_to_the_user_wins_for_each_kind_of_limit() -> None:
         layer(">=100", "ini"),
         layer("-1% >=50", "marker"),
     )
-    found = resolve("throughput", [command, ini, marker])
-    assert found == Limit(-0.09, 100.0, "command line", "ini")
-    found = resolve("throughput", [{}, {}, marker])
-    assert found is not None
-    assert found.relative_source == "marker"
+    limit = resolve("throughput", [command, ini, marker])
+    assert limit == Limit(-0.09, 100.0, "command line", "ini")
+    limit = resolve("throughput", [{}, {}, marker])
+    assert limit is not None
+    assert limit.relative_source == "marker"
     assert resolve("throughput", [layer("off", "command line"), marker]) is None
     default = resolve("throughput", [{}, ini])
     assert default is not None
@@ -90,11 +91,15 @@ def test_the_nearest_to_the_user_wins_for_each_kind_of_limit() -> None:
 
 
 def test_a_stored_limit_is_the_contract_and_a_stored_default_is_not() -> None:
-    assert stored_limit("throughput", -0.05, None, "default") is None
-    kept = stored_limit("throughput", -0.05, 3000.0, "command line")
+    def stored(relative: float | None, absolute: float | None, source: str) -> Limit | None:
+        entry = LimitEntry(relative=relative, absolute=absolute, source=source)
+        return stored_limit("throughput", entry)
+
+    assert stored(-0.05, None, "default") is None
+    kept = stored(-0.05, 3000.0, "command line")
     assert kept is not None
     assert (kept.relative, kept.absolute, kept.relative_source) == (-0.05, 3000, "baseline")
-    bound_alone = stored_limit("throughput", -0.03, 3000.0, "default")
+    bound_alone = stored(-0.03, 3000.0, "default")
     assert bound_alone is not None
     assert (bound_alone.relative, bound_alone.absolute) == (None, 3000)
-    assert stored_limit("throughput", 0.05, None, "marker") is None
+    assert stored(0.05, None, "marker") is None

@@ -1,14 +1,32 @@
 """The one definition of throughput, on reports written by hand."""
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.errors import WrongResult
-from pytest_dnnbench.messages import Correctness, RankReport
-from pytest_dnnbench.results.records.measurement import Launch, Measurement, agree, same_model
-from pytest_dnnbench.results.records.record import make_record, relate
+from pytest_dnnbench.errors import UsageError, WrongResult
+from pytest_dnnbench.messages import Correctness, PipelineFacts, PlanDecision, RankReport
+from pytest_dnnbench.metrics import METRICS, Metric
+from pytest_dnnbench.planner.plan import Plan
+from pytest_dnnbench.results.baselines.case_baseline import NoBaseline
+from pytest_dnnbench.results.records.measurement import (
+    Launch,
+    Measurement,
+    agree,
+    check_metrics,
+    same_model,
+)
+from pytest_dnnbench.results.records.record import make_record
+from pytest_dnnbench.results.records.schema import (
+    Conditions,
+    CorrectnessEntry,
+    Environment,
+    MetricEntry,
+    Record,
+)
+from pytest_dnnbench.results.records.speed_up import SpeedUps, relate, speed_ups_of
 from pytest_dnnbench.results.verdicts.judge import limits_of, thresholds
 
 
@@ -19,7 +37,7 @@ def report(
         "step_index": tuple(range(len(ends))),
         "step_samples": (images,) * len(ends),
         "samples_per_update": 16,
-        "memory_bytes": {"resident": 100 + rank},
+        "metrics": {"resident_peak_bytes": 100 + rank},
         **more,
     }
     return RankReport(rank, start, ends[-1] if ends else 1.0, step_end_s=tuple(ends), **fields)  # type: ignore[arg-type]
@@ -29,8 +47,8 @@ def test_the_slowest_rank_decides() -> None:
     launch = Launch((report(0, [1.0, 2.0]), report(1, [1.5, 4.0])))
     assert launch.throughput == 32 / 4.0
     assert launch.step_time_s == [1.5, 2.5]
-    assert launch.memory("resident") == [100, 101]
-    assert launch.memory("allocated") is None
+    assert launch.figures(METRICS["resident_peak_bytes"]) == [100, 101]
+    assert launch.figures(METRICS["allocated_peak_bytes"]) == []
 
 
 def test_a_pipelines_steps_are_the_intervals_of_its_last_stage() -> None:
@@ -63,8 +81,8 @@ def test_a_frameworks_own_metric_is_the_mean_over_its_ranks() -> None:
         )
     )
     made = make_record(replace(measurement("pipedream", 2, [1.0]), launches=(launch, launch)))
-    assert made["metrics"]["bubble_fraction"]["per_launch"] == [pytest.approx(0.2)] * 2
-    assert made["metrics"]["bubble_fraction"]["per_rank"] == [0.1, 0.3]
+    assert made.metrics["bubble_fraction"].per_launch == [pytest.approx(0.2)] * 2
+    assert made.metrics["bubble_fraction"].per_rank == [0.1, 0.3]
 
 
 def test_loss_is_the_mean_over_ranks_and_accuracy_over_images() -> None:
@@ -81,43 +99,142 @@ def test_loss_is_the_mean_over_ranks_and_accuracy_over_images() -> None:
 def measurement(framework: str, gpus: int, walls: list[float], **case: object) -> Measurement:
     launches = tuple(Launch(tuple(report(rank, [wall]) for rank in range(gpus))) for wall in walls)
     made = Case(framework, "m", gpus, "train", **case)  # type: ignore[arg-type]
-    return Measurement(made, launches, {}, {}, oversubscribed=False, steps=1, warmup=0)
+    return Measurement(
+        made,
+        launches,
+        CorrectnessEntry(),
+        Environment(must_match={}),
+        oversubscribed=False,
+        steps=1,
+        warmup=0,
+    )
+
+
+def measured(framework: str, gpus: int, walls: list[float], **case: object) -> Record:
+    return make_record(measurement(framework, gpus, walls, **case))
+
+
+@pytest.mark.parametrize(("over_ranks", "job"), [("max", 3.0), ("mean", 2.0), ("sum", 4.0)])
+def test_a_row_says_how_the_figures_of_ranks_become_the_jobs(
+    over_ranks: str, job: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Metric("energy_j", "J", "lower", over_ranks=over_ranks)  # type: ignore[arg-type] # as parametrised
+    monkeypatch.setitem(METRICS, "energy_j", row)
+    reports = (
+        report(0, [1.0], metrics={"energy_j": 1.0}),
+        report(1, [1.0], metrics={"energy_j": 3.0}),
+    )
+    made = make_record(replace(measurement("ddp", 2, [1.0]), launches=(Launch(reports),) * 2))
+    expected = MetricEntry(
+        value=job, unit="J", better="lower", per_launch=[job] * 2, per_rank=[1.0, 3.0]
+    )
+    assert made.metrics["energy_j"] == expected
+    alone = Launch((report(0, [1.0], metrics={"energy_j": 1.0}), report(1, [1.0], metrics={})))
+    made = make_record(replace(measurement("ddp", 2, [1.0]), launches=(alone,)))
+    assert made.metrics["energy_j"].per_launch == [1.0]
+    assert made.metrics["energy_j"].per_rank == [], "one rank of two: nobody could say which"
+
+
+def test_a_metric_that_one_launch_lacks_is_left_out() -> None:
+    with_yardstick = Launch((report(0, [1.0]),), Conditions(yardstick_s=0.5))
+    launches = (with_yardstick, with_yardstick)
+    made = make_record(replace(measurement("single", 1, [1.0]), launches=launches))
+    assert made.metrics["yardstick_s"].per_launch == [0.5, 0.5]
+    launches = (with_yardstick, Launch((report(0, [1.0]),)))
+    made = make_record(replace(measurement("single", 1, [1.0]), launches=launches))
+    assert "yardstick_s" not in made.metrics
+
+
+def test_throughput_is_in_the_cases_own_samples() -> None:
+    launch = Launch((report(0, [1.0], sample="tok"),))
+    made = make_record(replace(measurement("single", 1, [1.0]), launches=(launch,)))
+    assert (made.run.sample, made.metrics["throughput"].unit) == ("tok", "tok/s")
+    assert measured("single", 1, [1.0]).metrics["throughput"].unit == "img/s"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "error", "message"),
+    [
+        ({"goodness": 1.0}, UsageError, "rank 1 .*'goodness'.*pytest_dnnbench_metrics"),
+        ({"throughput": 1.0}, UsageError, "'throughput'.*measured of the job as a whole"),
+        ({"bubble_fraction": math.nan}, WrongResult, "'bubble_fraction' as nan: .* finite"),
+    ],
+)  # fmt: skip
+def test_a_metric_that_cannot_be_is_refused_with_who_reported_it(
+    metrics: dict[str, float], error: type[Exception], message: str
+) -> None:
+    case = Case("mine", "m", 2, "train")
+    check_metrics(case, [report(0, [1.0]), report(1, [1.0])])
+    with pytest.raises(error, match=rf"mine-m-2gpu \(train\): .*{message}"):
+        check_metrics(case, [report(0, [1.0]), report(1, [1.0], metrics=metrics)])
 
 
 def test_speed_up_pairs_launches_of_the_same_round() -> None:
-    single = make_record(measurement("single", 1, [1.0, 2.0, 4.0]))
-    ddp = make_record(measurement("ddp", 2, [1.0, 2.0, 4.0]))
+    single = measured("single", 1, [1.0, 2.0, 4.0])
+    ddp = measured("ddp", 2, [1.0, 2.0, 4.0])
     relate([single, ddp])
     relate([single, ddp])
-    assert ddp["metrics"]["speedup"]["per_launch"] == [2.0, 2.0, 2.0]
-    assert ddp["metrics"]["scaling_efficiency"]["value"] == 1.0
-    assert single["metrics"]["speedup"]["value"] == 1.0
+    assert ddp.metrics["speedup"].per_launch == [2.0, 2.0, 2.0]
+    assert ddp.metrics["scaling_efficiency"].value == 1.0
+    assert single.metrics["speedup"].value == 1.0
+
+
+def test_cases_measured_before_single_get_their_speed_up_when_it_comes() -> None:
+    first, second = measured("ddp", 2, [1.0]), measured("ddp", 4, [1.0])
+    other = measured("ddp", 2, [1.0], seed=1)
+    speed_ups = SpeedUps()
+    for made in (first, other):
+        speed_ups.add(made)
+    assert "speedup" not in first.metrics
+    for made in (measured("single", 1, [2.0]), second):
+        speed_ups.add(made)
+    assert first.metrics["speedup"].value == 4.0
+    assert second.metrics["speedup"].value == 8.0
+    assert "speedup" not in other.metrics
+
+
+def test_fresh_launches_are_divided_by_what_single_did_before() -> None:
+    single, ddp = measured("single", 1, [1.0] * 3), measured("ddp", 2, [1.0] * 3)
+    assert speed_ups_of(ddp, [16.0]) == {}
+    relate([single, ddp])
+    assert speed_ups_of(ddp, [16.0, 8.0]) == {
+        "speedup": [2.0, 1.0],
+        "scaling_efficiency": [1.0, 0.5],
+    }
+    ddp.metrics["speedup"].disturbed = ["busy", "busy", None]
+    assert speed_ups_of(ddp, [16.0]) == {}
 
 
 def test_strong_scaling_is_held_against_the_same_global_batch() -> None:
-    single = make_record(measurement("single", 1, [1.0], scaling="strong", batch_size=16))
-    matching = make_record(measurement("ddp", 2, [1.0], scaling="strong", batch_size=8))
-    other = make_record(measurement("ddp", 2, [1.0], scaling="strong", batch_size=16))
+    single = measured("single", 1, [1.0], scaling="strong", batch_size=16)
+    matching = measured("ddp", 2, [1.0], scaling="strong", batch_size=8)
+    other = measured("ddp", 2, [1.0], scaling="strong", batch_size=16)
     relate([single, matching, other])
-    assert "speedup" in matching["metrics"]
-    assert "speedup" not in other["metrics"]
+    assert "speedup" in matching.metrics
+    assert "speedup" not in other.metrics
 
 
 def test_thresholds_are_one_sided_and_in_the_metrics_own_unit() -> None:
-    metrics = make_record(measurement("single", 1, [1.0]))["metrics"]
-    limits = thresholds(metrics, limits_of(metrics, None, []))
-    assert limits["throughput"]["limit"] == pytest.approx(8 * 0.97)
-    assert limits["step_time_s"]["limit"] == pytest.approx(1.03)
-    assert limits["resident_peak_bytes"]["source"] == "default"
+    metrics = measured("single", 1, [1.0]).metrics
+    limits = thresholds(metrics, limits_of(metrics, NoBaseline(), []))
+    assert limits["throughput"].limit == pytest.approx(8 * 0.97)
+    assert limits["step_time_s"].limit == pytest.approx(1.03)
+    assert limits["resident_peak_bytes"].source == "default"
 
 
 def test_ranks_that_differ_in_a_bit_are_no_result() -> None:
     case = Case("ddp", "m", 2, "train")
-    one = Correctness({"parameters": 0.0}, {"parameters": 1e-9}, about={"digest": "a"})
+    right = Correctness({"parameters": 0.0}, {"parameters": 1e-9}, about={"digest": "a", "seed": 1})
     other = Correctness({}, {}, about={"digest": "b"})
-    assert agree(case, [one, one])["checked"] == ["parameters"]
+    assert agree(case, [right, right]) == CorrectnessEntry(
+        checked=["parameters"],
+        largest_deviation={"parameters": 0.0},
+        tolerance={"parameters": 1e-9},
+        ranks_agree="bit for bit",
+        about={"seed": 1},
+    )
     with pytest.raises(WrongResult, match="rank 1 holds other values than rank 0"):
-        agree(case, [one, other])
+        agree(case, [right, other])
 
 
 def test_ranks_that_hold_the_same_weights_have_trained_the_same_model() -> None:
@@ -132,6 +249,28 @@ def test_ranks_that_hold_the_same_weights_have_trained_the_same_model() -> None:
 def test_a_rank_that_holds_other_weights_than_most_is_named(
     fingerprints: str, culprit: str
 ) -> None:
-    reports = [report(rank, [1.0], fingerprint=one) for rank, one in enumerate(fingerprints)]
+    reports = [report(rank, [1.0], fingerprint=mark) for rank, mark in enumerate(fingerprints)]
     with pytest.raises(WrongResult, match=f"{culprit} holds another model"):
         same_model(Case("ddp", "m", len(fingerprints), "train"), reports)
+
+
+def test_a_pipelines_plan_is_on_record_with_what_came_of_it() -> None:
+    decision = PlanDecision(Plan("corrected", (2,), 0.5, 1.0, 1.0, 2.0, ()), "planner", 1e9, 1.01)
+    reports = tuple(
+        report(
+            rank,
+            [1.0, 3.0],
+            pipeline=PipelineFacts(decision, "1-1", "pipeline", 0.9, 1.5, rank, 0, 2, 10, 10, 40.0),
+        )
+        for rank in range(2)
+    )
+    later = Launch((reports[0], report(1, [1.0, 2.0], metrics={"resident_peak_bytes": 300})))
+    made = make_record(
+        replace(measurement("pipedream", 2, [1.0]), launches=(Launch(reports), later))
+    )
+    assert made.plan is not None
+    assert made.plan.plan is decision.plan
+    assert (made.plan.shape, made.plan.decided_by) == ("1-1", "planner")
+    assert made.plan.measured_step_time_s == 1.5
+    assert [(rank.stage, rank.peak_bytes) for rank in made.plan.ranks] == [(0, 100), (1, 300)]
+    assert measured("ddp", 2, [1.0]).plan is None

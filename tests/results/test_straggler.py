@@ -1,9 +1,9 @@
 """The slow rank is named, and nobody where it cannot be told: on own work written by hand."""
 
-from typing import Any
-
+import msgspec
 import pytest
 
+from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.verdicts.straggler import (
     LaunchTimes,
     Straggler,
@@ -11,7 +11,7 @@ from pytest_dnnbench.results.verdicts.straggler import (
     straggler_of,
 )
 from pytest_dnnbench.results.verdicts.text import failure_message, slow_rank
-from tests.results.synthetic import record
+from tests.results.synthetic import disturbed, judged, on_launches, record
 
 STEP_S = 0.1
 
@@ -22,13 +22,13 @@ def launch(*ranks: float, step_time_s: float = STEP_S, width: float = 0.02) -> L
 
 
 def test_the_rank_that_is_slower_in_every_launch_is_named() -> None:
-    found = straggler([launch(0.020, 0.060), launch(0.021, 0.062), launch(0.022, 0.061)])
-    assert found == Straggler(rank=1, own_work_s=0.061, others_s=0.021)
+    slow = straggler([launch(0.020, 0.060), launch(0.021, 0.062), launch(0.022, 0.061)])
+    assert slow == Straggler(rank=1, own_work_s=0.061, others_s=0.021)
 
 
 def test_among_many_ranks_the_others_are_told_by_their_median() -> None:
-    found = straggler([launch(0.020, 0.021, 0.050, 0.022, 0.030)] * 3)
-    assert found == Straggler(rank=2, own_work_s=0.050, others_s=0.0215)
+    slow = straggler([launch(0.020, 0.021, 0.050, 0.022, 0.030)] * 3)
+    assert slow == Straggler(rank=2, own_work_s=0.050, others_s=0.0215)
 
 
 def test_alike_ranks_are_not_accused() -> None:
@@ -78,35 +78,27 @@ def test_a_slow_rank_of_a_record_is_told_in_words() -> None:
 
 
 def test_a_case_that_fails_names_its_slow_rank() -> None:
-    verdict: dict[str, Any] = {"status": "regressed", "against": None, "metrics": {}}
-    assert (
-        failure_message(_recorded(), verdict).splitlines()[1].startswith("  rank 1 is the slow one")
-    )
-    assert "slow one" not in failure_message(record(), verdict)
+    message = failure_message(judged(_recorded(), "regressed"))
+    assert message.splitlines()[1].startswith("  rank 1 is the slow one")
+    assert "slow one" not in failure_message(judged(record(), "regressed"))
 
 
 def test_disturbed_launches_are_no_evidence() -> None:
     made = _recorded()
     assert straggler_of(made) is not None
-    made["launches"][0]["disturbed"] = "other processes used 1.2 of 2 cores"
-    assert straggler_of(made) is None
+    assert straggler_of(disturbed(made, "other processes used 1.2 of 2 cores", 0)) is None
 
 
 def test_more_ranks_than_cores_are_no_evidence() -> None:
     made = _recorded()
-    made["case"]["oversubscribed"] = True
+    made.run = msgspec.structs.replace(made.run, oversubscribed=True)
     assert straggler_of(made) is None
 
 
-def test_a_record_that_does_not_tell_names_nobody() -> None:
+def test_a_record_without_own_work_blames_nobody() -> None:
     assert straggler_of(record()) is None
 
 
-def _recorded() -> dict[str, Any]:
-    made = record()
-    for one in made["launches"]:
-        one |= {
-            "step_time_s": [0.085] * 4,
-            "own_work_s": [[0.022, 0.023, 0.024], [0.060, 0.061, 0.062]],
-        }
-    return made
+def _recorded() -> Record:
+    own_work_s = [[0.022, 0.023, 0.024], [0.060, 0.061, 0.062]]
+    return on_launches(record(), step_time_s=[0.085] * 4, own_work_s=own_work_s)

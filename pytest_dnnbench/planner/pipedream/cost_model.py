@@ -1,10 +1,10 @@
 """The cost model `original`: what PipeDream's published optimizer computes, kept for comparison.
 
-It differs from the paper in ways that matter (corrected.py repairs them): an all-reduce is added to
-compute and is twice a ring's, transfers count the replicas of the later stage only, the last stage
-and pure data parallelism need no memory, and every worker must be used, by stages without work if
-need be. Source: msr-fiddle/pipedream, optimizer/optimizer_graph_hierarchical.py; the formulas are
-in docs/planner.md.
+It differs from the paper in ways that matter, which the default cost model (planner/corrected.py)
+repairs: an all-reduce is added to compute and costs twice as much as a ring's, transfers count the
+replicas of the later stage only, the last stage and pure data parallelism need no memory, and the
+plan must use every worker, with stages without work if need be. Source: msr-fiddle/pipedream,
+optimizer/optimizer_graph_hierarchical.py; the formulas are in docs/planner.md.
 """
 
 import math
@@ -24,7 +24,7 @@ Number = TypeVar("Number", float, Floats)
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a stage has to do for one minibatch; `output_bytes` is None at the end of the model."""
+    """The work of a stage for one minibatch. `output_bytes` is None at the end of the model."""
 
     compute_s: float
     parameter_bytes: float
@@ -33,13 +33,11 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class OriginalOptions:
-    """activation_compression: None makes transfers free. memory_bytes: None makes memory
-    endless."""
+    """`activation_compression` None makes transfers free; `memory_bytes` None means no limit."""
 
     activation_compression: float | None = 1.0
     memory_bytes: float | None = None
     replication: bool = True
-    fewer_workers: bool = False
 
 
 def stage_s(compute_s: Number, parameter_bytes: Number, replicas: int, bandwidth: float) -> Number:
@@ -65,15 +63,16 @@ def pipeline_s(
 ) -> float:
     """Seconds per minibatch of consecutive stages on one level: the slowest of them and of their
     transfers."""
-    first, *others = loads
+    foremost, *others = loads
     slowest = stage_s(
-        first.compute_s, first.parameter_bytes, replicas[0], level.bandwidth * workers_below
+        foremost.compute_s, foremost.parameter_bytes, replicas[0], level.bandwidth * workers_below
     )
-    sent = first.output_bytes
+    sent = foremost.output_bytes
     for load, count in zip(others, replicas[1:], strict=True):
         crossing = max(sent or 0.0, load.output_bytes or 0.0)
-        own = stage_s(load.compute_s, load.parameter_bytes, count, level.bandwidth)
-        slowest = max(slowest, own, transfer_s(crossing, count, level.bandwidth, compression))
+        compute_s = stage_s(load.compute_s, load.parameter_bytes, count, level.bandwidth)
+        transferred_s = transfer_s(crossing, count, level.bandwidth, compression)
+        slowest = max(slowest, compute_s, transferred_s)
         sent = load.output_bytes
     return slowest
 
@@ -98,13 +97,13 @@ def best_blocks(
     for depth, level in enumerate(levels):
         starts = 1 if depth == len(levels) - 1 else len(states)
         costs = _costs(states, compute_s, level, below, starts, options)
-        best = best_times(costs, level.workers, starts, fewer=options.fewer_workers)
+        best = best_times(costs, level.workers, starts, fewer=False)
         searched.append((costs, best))
         compute_s, below = best[-1].T, level.workers
     end = len(states) - 1
     if math.isinf(searched[-1][1][-1][end, 0]):
         return ()
-    return _blocks(searched, levels, 0, end, fewer=options.fewer_workers)
+    return _blocks(searched, levels, 0, end)
 
 
 def _costs(
@@ -115,8 +114,8 @@ def _costs(
     starts: int,
     options: OriginalOptions,
 ) -> StageCosts:
-    """What stages of one level cost, those that are a whole stretch for the first `starts` start
-    states."""
+    """The costs of stages on one level; of those that are a whole stretch, for the first `starts`
+    start states only."""
     parameter_bytes = states.between(states.parameter_bytes)
     stashed_bytes = states.between(states.activation_bytes) + parameter_bytes
     limit = math.inf if options.memory_bytes is None else options.memory_bytes
@@ -125,11 +124,8 @@ def _costs(
     def fits(seconds: Floats, m: int, r: int) -> Floats:
         if math.isinf(limit):
             return seconds
-        return np.where(
-            math.ceil((level.workers - m) / r) * stashed_bytes[: len(seconds)] > limit,
-            np.inf,
-            seconds,
-        )
+        stashed = math.ceil((level.workers - m) / r) * stashed_bytes[: len(seconds)]
+        return np.where(stashed > limit, np.inf, seconds)
 
     def whole(m: int) -> Floats:
         if m > 1 and not options.replication:
@@ -156,22 +152,19 @@ def _blocks(
     levels: Sequence[Level],
     start: int,
     end: int,
-    *,
-    fewer: bool,
 ) -> tuple[Block, ...]:
     costs, best = searched[-1]
-    found = stages_of(costs, best, (start, end, levels[-1].workers), fewer=fewer)
+    stages = stages_of(costs, best, (start, end, levels[-1].workers), fewer=False)
     if len(levels) == 1:
-        return tuple(Block(*stage) for stage in found)
-    return tuple(
-        Block(a, b, r, _blocks(searched[:-1], levels[:-1], a, b, fewer=fewer)) for a, b, r in found
-    )
+        return tuple(Block(*stage) for stage in stages)
+    return tuple(Block(a, b, r, _blocks(searched[:-1], levels[:-1], a, b)) for a, b, r in stages)
 
 
 def blocks_s(
     states: States, blocks: Sequence[Block], levels: Sequence[Level], compression: float | None
 ) -> float:
-    """Seconds per minibatch of given blocks: the same figure as the search's, found without it."""
+    """Seconds per minibatch of given blocks: the figure of the search, computed without a
+    search."""
     loads = [
         Load(
             blocks_s(states, block.inner, levels[:-1], compression)

@@ -1,11 +1,11 @@
 """PipeDream's own text format of a profile, read and written.
 
-    node4 -- Conv2d(3, 64) -- forward_compute_time=MS, backward_compute_time=MS,     (all on one line)
+    node4 -- Conv2d(3, 64) -- forward_compute_time=MS, backward_compute_time=MS, (on one line)
                               activation_size=BYTES, parameter_size=BYTES
     <TAB>node4 -- node5
 
-Node lines come in any order and may end in ` -- stage_id=K`, a former plan's answer, which is
-checked and left out here. An activation size may be a list `[a; b; c]`, which counts as its sum.
+Node lines come in any order and may end in ` -- stage_id=K`, the stage in an earlier plan, which is
+checked and ignored. An activation size may be a list `[a; b; c]`, which counts as its sum.
 The format has no place for metadata. Source: the profiles of msr-fiddle/pipedream, as its optimizer
 reads them.
 """
@@ -41,8 +41,8 @@ def parse_text(content: str) -> Profile:
 
 
 def format_text(profile: Profile) -> str:
-    """The text of a profile, times to the nanosecond. Raises ProfileError for what it cannot
-    hold."""
+    """The text of a profile, times to the nanosecond. Raises ProfileError for a description that
+    the format cannot hold."""
     lines = [_node_line(node) for node in profile.nodes]
     lines += [f"\t{source}{SEPARATOR}{target}" for source, target in profile.edges]
     return "\n".join(lines) + "\n"
@@ -66,8 +66,8 @@ def _add_node(nodes: dict[str, Node], line: str) -> None:
 def _quantities(field: str) -> list[float]:
     entries = [entry.partition("=") for entry in field.split(", ")]
     if [name for name, _, _ in entries] != list(QUANTITIES):
-        wanted = ", ".join(f"{name}=NUMBER" for name in QUANTITIES)
-        raise ProfileError(f"{field!r}: give {wanted}, in this order")
+        expected = ", ".join(f"{name}=NUMBER" for name in QUANTITIES)
+        raise ProfileError(f"{field!r}: give {expected}, in this order")
     return [_number(name, text) for name, _, text in entries]
 
 
@@ -100,8 +100,8 @@ def _check_ends(nodes: dict[str, Node], edges: dict[tuple[str, str], int]) -> No
 
 
 def _natural(node: Node) -> list[tuple[int, int, str]]:
-    """Orders node9 before node10: PipeDream numbers nodes as they run, and lists them in no
-    order."""
+    """Sorts node9 before node10: PipeDream numbers nodes in the order they run, and lists them in
+    no order."""
     return [
         (1, int(part), "") if part.isdigit() else (0, 0, part)
         for part in re.split(r"(\d+)", node.id)

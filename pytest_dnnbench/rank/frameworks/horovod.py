@@ -1,7 +1,7 @@
 """`horovod`: horovod.torch (Sergeev and Del Balso, "Horovod: fast and easy distributed deep
 learning in TensorFlow", 2018), the real library, in its own group of ranks over gloo or NCCL.
 
-Not here: the rendezvous that its ranks meet through (controller/horovod_rendezvous.py), its build
+Not here: the rendezvous of its ranks (controller/horovod_rendezvous.py), its build
 (horovod_build/).
 """
 
@@ -17,14 +17,15 @@ from torch import nn
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
-from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker, Rounding
+from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
+from pytest_dnnbench.rank.frameworks.data_parallel_proof import Rounding
 
 FP16_ROUNDING = 2.0**-11
 """Half the distance between neighbouring fp16 numbers, relative to them."""
 
 FP16_CANCELLATION = 4
-"""How much larger the ranks' gradients, which are rounded, may be than their mean, which the error
-is held against."""
+"""How much larger the ranks' gradients may be than their mean: the former are rounded, the error is
+relative to the latter."""
 
 FP16_SMALLEST = 2.0**-24
 """Gradients below this vanish in fp16, whatever the size of their tensor."""
@@ -33,8 +34,8 @@ _MEBIBYTE = 1 << 20
 
 
 class HorovodWorker(DataParallelWorker):
-    """Gradients are averaged, tensor by tensor or fused, by Horovod's own thread while the backward
-    pass runs."""
+    """Horovod's own thread averages gradients, tensor by tensor or fused, while the backward pass
+    runs."""
 
     def __init__(self, place: Place, request: RunRequest) -> None:
         super().__init__(place, request)
@@ -44,34 +45,37 @@ class HorovodWorker(DataParallelWorker):
         self.passes = int(options.get("backward_passes_per_step", 1))
         self._check(place)
         if self.compression == "fp16" and place.world_size > 1:
-            roundings = place.world_size + 1  # each rank's gradient, each partial sum, their mean
+            # Of each element: a rank's gradient, the partial sums with each other rank's, the mean.
+            roundings = place.world_size + 1
             relative = FP16_CANCELLATION * roundings * FP16_ROUNDING
             self.rounding = Rounding(relative, floor=FP16_SMALLEST / FP16_ROUNDING)
 
     def connect(self) -> None:
         """Joins Horovod's group. Its core reads its settings from the environment when it
         starts."""
-        # Rounded up: a rank that gives up before the launch's time-out would be blamed for the one
-        # it waits for.
+        # Rounded up: a rank that gives up before the launch's time-out would be blamed in place of
+        # the rank that it waits for.
         os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(math.ceil(self.place.timeout_s))
         for name, value in self._core_settings().items():
             os.environ[name] = value
         hvd.init()
         if hvd.size() != self.place.world_size or hvd.rank() != self.place.rank:
             raise UsageError(
-                f"Horovod sees itself as rank {hvd.rank()} of {hvd.size()}, not {self.place.rank} of"
-                f" {self.place.world_size}: launch with the catalog's rendezvous, and without HOROVOD_* set"
+                f"Horovod sees itself as rank {hvd.rank()} of {hvd.size()}, not {self.place.rank}"
+                f" of {self.place.world_size}: launch with the catalog's rendezvous, and without"
+                " HOROVOD_* set"
             )
         if self.device.type == "cuda" and self.place.world_size > 1 and not hvd.nccl_built():
             raise UsageError(
-                f"Horovod {_version()} was built without NCCL, so it cannot average on {self.device}:"
-                " run `dnnbench horovod --force` where CUDA's toolkit is, or use CPU ranks"
+                f"Horovod {_version()} was built without NCCL, so it cannot average on"
+                f" {self.device}: run `dnnbench horovod --force` where CUDA's toolkit is, or use"
+                " CPU ranks"
             )
 
     def wrap(
         self, module: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """The module as it is; the optimiser in DistributedOptimizer. Weights and optimiser state
+        """The module unchanged; the optimiser in DistributedOptimizer. Weights and optimiser state
         are rank 0's."""
         hvd.broadcast_parameters(module.state_dict(), root_rank=0)
         _broadcast_state(optimizer)
@@ -85,8 +89,8 @@ class HorovodWorker(DataParallelWorker):
         return module, wrapped
 
     def update(self) -> None:
-        """Waits for the averaged gradients, which Horovod's optimiser would do in its step, and
-        updates the weights."""
+        """Waits for the averaged gradients, then updates the weights. Horovod's optimiser would
+        wait inside its step, where the wait could not be separated from the update."""
         optimizer: Any = self.optimizer  # Horovod has no types
         optimizer.synchronize()
         self.own_work.alone()
@@ -103,7 +107,7 @@ class HorovodWorker(DataParallelWorker):
             hvd.shutdown()
 
     def details(self) -> dict[str, object]:
-        """The settings in force, and what the installed Horovod was built with."""
+        """The settings in force, and the operations of the installed Horovod."""
         return {
             "horovod": _version(),
             "controller": "gloo",
@@ -142,16 +146,16 @@ class HorovodWorker(DataParallelWorker):
             )
         if self.op == "adasum" and place.world_size > 1:
             raise UsageError(
-                f"op 'adasum' on {place.world_size} ranks: Horovod has Adasum for MPI ranks only, and these meet"
-                " through gloo, where it would abort; use op average"
+                f"op 'adasum' on {place.world_size} ranks: Horovod has Adasum for MPI ranks only,"
+                " and these meet through gloo, where it would abort; use op average"
             )
 
 
 def _broadcast_state(optimizer: torch.optim.Optimizer) -> None:
-    """Makes the optimiser's state rank 0's.
+    """Gives every rank's optimiser the state of rank 0's.
 
     Horovod fills an empty state by a step with gradients of zero. Weight decay would make that a
-    real step: it is off meanwhile.
+    real step, so it is switched off for it.
     """
     decays = [group["weight_decay"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:

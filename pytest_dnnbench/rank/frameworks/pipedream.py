@@ -2,37 +2,39 @@
 framework.
 
 A step of `pipedream` is one minibatch of `case.batch_size` images through the whole pipeline. 2BW
-and Flush call it a microbatch, and their step is the several that one update averages. Images are
-counted by the last stage alone.
+and Flush call it a microbatch, and their step is all microbatches that one update averages. The
+last stage alone counts images.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
+import msgspec
 import torch
 from torch import nn
 
-from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.catalog import MODELS
-from pytest_dnnbench.messages import Correctness
+from pytest_dnnbench.messages import Correctness, PipelineFacts, PlanDecision
+from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.options import schedule_of
-from pytest_dnnbench.planner.plan import Plan, plan_from_data
-from pytest_dnnbench.planner.schedule import Layout, Schedule
+from pytest_dnnbench.planner.plan import Plan
+from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank import data, group
+from pytest_dnnbench.rank.frameworks.image_worker import ImageWorker
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.proof import prove_training, prove_validation
 from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed, Runtime
 from pytest_dnnbench.rank.pipeline.stash import Sgd
+from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
 from pytest_dnnbench.rank.reference import digest
-from pytest_dnnbench.rank.worker import Step, Worker
-
-_TRACED_IMAGES = 2
+from pytest_dnnbench.rank.worker import Step
 
 PROOF_IMAGE_SIZE = 64
-"""Pixels a side of the proof's images for models that take any size: the mathematics is the same,
-the time is not."""
+"""Pixels a side of the proof's images, for models that take any size: the mathematics is the same
+and the time is shorter."""
 
 PROOF_IMAGES = {True: 16, False: 8}
 """In the proof's minibatches, in MNIST's form and in others. Batch normalisation amplifies rounding
@@ -43,8 +45,9 @@ VALIDATION_IMAGES = 250
 """In the minibatches of the final validation."""
 
 
-class PipeDreamWorker(Worker):
-    """One rank: a replica of one stage. Which stage, and of what, the case's plan says."""
+class PipeDreamWorker(ImageWorker):
+    """One rank: a replica of one stage. The case's plan says of which stage, and of which
+    operators."""
 
     def connect(self) -> None:
         """Joins torch.distributed's process group."""
@@ -59,23 +62,29 @@ class PipeDreamWorker(Worker):
             self.schedule,
             self._stages(torch.float32),
             self._optimiser,
-            precision=self._autocast,
+            precision=self.autocast,
         )
 
     def _take_plan(self) -> None:
         assert self.request.plan is not None, "planning comes before the proof and the launches"
-        self.plan: Plan = plan_from_data(self.request.plan["plan"])
+        # A launch that is resumed has its plan from a journal, as plain data.
+        self.decision: PlanDecision = (
+            self.request.plan
+            if isinstance(self.request.plan, PlanDecision)
+            else msgspec.convert(self.request.plan, PlanDecision)
+        )
+        self.plan: Plan = self.decision.plan
         layout = Layout(self.plan.replicas)
         self.schedule: Schedule = schedule_of(self.case.framework, layout, self.case.options)
         self._stage, self._replica = layout.place(self.place.rank)
 
     def _stages(self, dtype: torch.dtype) -> list[nn.Module]:
-        """All stages, with the same weights on every rank, and the same as the other frameworks'
-        rank 0 has."""
+        """All stages, with the same weights on every rank: those of rank 0 of the other
+        frameworks."""
         torch.manual_seed(self.case.seed)
         model = build_model(self.request.model, self.case.image_size)
         self._fingerprint = digest(model.state_dict())
-        example = example_images(self.case.image_size, _TRACED_IMAGES)
+        example = example_images(self.case.image_size, TRACED_IMAGES)
         return [
             stage.to(dtype)
             for stage in cut(model, example, [stage.nodes for stage in self.plan.stages])
@@ -85,13 +94,8 @@ class PipeDreamWorker(Worker):
     def _optimiser(self) -> Sgd:
         return Sgd(self.request.learning_rate, self.request.momentum, self.request.weight_decay)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.case.precision == "bf16"
-        )
-
     def run(self, steps: int) -> Iterator[Step]:
-        """As Worker.run; a rank's share of a step is the minibatches of it that come its way."""
+        """As Worker.run; a rank's share of a step is the minibatches of it that this rank runs."""
         train, size = self.case.phase == "train", self._minibatches_per_step
         replicas = self.schedule.layout.replicas
         batches: Batches = iter(())
@@ -113,24 +117,26 @@ class PipeDreamWorker(Worker):
         return self.schedule.microbatches
 
     def align(self) -> None:
-        """Stages are never at the same step: nobody waits."""
+        """Does not wait: stages are never at the same step."""
 
     @property
     def stride(self) -> int:
-        """Replicas of a stage take turns at minibatches, and share the step of several."""
+        """As Worker.stride: replicas of a stage take turns at steps of one minibatch, and share
+        steps of several."""
         return self.schedule.layout.replicas[self._stage] if self._minibatches_per_step == 1 else 1
 
     @property
     def run_on(self) -> int:
-        """Steps that keep the pipeline full to the end of the timed ones: as many as the first
-        stage is ahead by."""
+        """As Worker.run_on: the number of steps by which the first stage is ahead keeps the
+        pipeline full to the end of the timed ones."""
         if self.case.phase != "train" or self.case.framework == "pipedream-flush":
             return 0
-        return -(-self.schedule.most_in_flight // self._minibatches_per_step)
+        return math.ceil(self.schedule.most_in_flight / self._minibatches_per_step)
 
     @property
     def samples_per_update(self) -> int:
-        """As Worker.samples_per_update; of the stage with the most replicas, where they differ."""
+        """As Worker.samples_per_update; that of the stage with the most replicas, where stages
+        differ."""
         stages = range(len(self.schedule.layout.replicas))
         return self.case.batch_size * max(self.schedule.update_size(stage) for stage in stages)
 
@@ -141,90 +147,78 @@ class PipeDreamWorker(Worker):
         group.leave()
 
     def fingerprint(self) -> str:
-        """Of the whole model before it was cut: every rank takes its stage from the same."""
+        """As Worker.fingerprint, of the whole model before the cut: every rank takes its stage from
+        the same model."""
         return self._fingerprint
 
     def validation(self) -> tuple[int, int] | None:
-        """Correct and all images of this rank's share of the validation set, which all ranks pass
-        through together."""
+        """As Worker.validation: all ranks pass the whole validation set through together, and the
+        last stage counts."""
         files = self.request.data
         if files is None or self.case.phase != "train":
             return None
         digits = data.Digits(files, "validate")
-        size = VALIDATION_IMAGES
-        images, labels = torch.split(digits.images, size), torch.split(digits.labels, size)
-        mine = slice(self._replica, None, self.schedule.layout.replicas[0])
+        images = torch.split(digits.images, VALIDATION_IMAGES)
+        labels = torch.split(digits.labels, VALIDATION_IMAGES)
+        share = slice(self._replica, None, self.schedule.layout.replicas[0])
         batches = (
             (i.to(self.device), n.to(self.device))
-            for i, n in zip(images[mine], labels[mine], strict=True)
+            for i, n in zip(images[share], labels[share], strict=True)
         )
-        seen = [
-            done
-            for done in self._runtime.validate(batches, len(images))
-            if done.correct is not None
-        ]
-        return _counts(seen) if self._stage == self.schedule.layout.last else None
-
-    def data_facts(self) -> dict[str, Scalar]:
-        """Source and split of the data."""
-        files = self.request.data
-        return (
-            {"source": "synthetic"} if files is None else {"source": "mnist", "split": files.split}
-        )
+        completed = list(self._runtime.validate(batches, len(images)))
+        return _counts(completed) if self._stage == self.schedule.layout.last else None
 
     def metrics(self) -> dict[str, float]:
-        """The bubble of this rank in the timed steps, 1 if none is its own; and what the schedule
-        alone makes of it."""
-        size, first = self._minibatches_per_step, self.request.warmup
+        """As Worker.metrics: the bubble of this rank in the timed steps, 1 if it had no minibatch
+        in them, and the bubble of the schedule alone."""
+        size, warmup = self._minibatches_per_step, self.request.warmup
         if self.case.phase != "train":
             return {}
         measured = self._runtime.occupancy.bubble_fraction(
-            first * size, (first + self.request.steps) * size
+            warmup * size, (warmup + self.request.steps) * size
         )
-        ideal = self.schedule.ideal_bubble()
         return {
             "bubble_fraction": 1.0 if measured is None else measured,
-            "bubble_fraction_ideal": ideal,
+            "bubble_fraction_ideal": self.schedule.ideal_bubble(),
         }
 
     def details(self) -> dict[str, object]:
-        """The plan, what it promised, and what this rank's stage took."""
-        assert self.request.plan is not None, "taken in build"
-        stash, planned = self._runtime.stage.stash, self.plan.stages[self._stage]
-        whole = self._minibatches_per_step / (1 - self.schedule.ideal_bubble())
+        """As Worker.details: the rule of the schedule on this rank."""
         return {
             "variant": self.case.framework,
-            "parallelism": "data" if self.plan.is_data_parallel else "pipeline",
-            "shape": self.plan.shape,
-            **self.request.plan,
-            "replicas": list(self.plan.replicas),
-            "predicted_step_time_s": self._bottleneck_s * whole,
-            "predicted_data_parallel_step_time_s": self.plan.data_parallel_s
-            * self._minibatches_per_step,
             "minibatches_per_step": self._minibatches_per_step,
             "minibatches_per_update": self.schedule.update_size(self._stage),
             "vertical_sync": self.schedule.vertical_sync,
-            "stage": self._stage,
-            "replica": self._replica,
-            "versions_kept": stash.kept,
-            "version_bytes": stash.version_bytes,
-            "stash_bytes": stash.extra_bytes,
-            "planned_memory_bytes": planned.memory_bytes,
-            "planned_versions": planned.versions,
+            "planned_versions": self.plan.stages[self._stage].versions,
         }
 
-    @property
-    def _bottleneck_s(self) -> float:
+    def pipeline_facts(self) -> PipelineFacts:
+        """As Worker.pipeline_facts. A step takes the bottleneck for each of its minibatches, and
+        with flushes the bubble on top."""
         assert self.plan.bottleneck_s is not None, "a feasible plan has one"
-        return self.plan.bottleneck_s
+        stash, size = self._runtime.stage.stash, self._minibatches_per_step
+        return PipelineFacts(
+            decision=self.decision,
+            shape=self.plan.shape,
+            parallelism="data" if self.plan.is_data_parallel else "pipeline",
+            predicted_step_time_s=self.plan.bottleneck_s
+            * size
+            / (1 - self.schedule.ideal_bubble()),
+            predicted_data_parallel_step_time_s=self.plan.data_parallel_s * size,
+            stage=self._stage,
+            replica=self._replica,
+            versions_kept=stash.kept,
+            version_bytes=stash.version_bytes,
+            stash_bytes=stash.extra_bytes,
+            planned_memory_bytes=self.plan.stages[self._stage].memory_bytes,
+        )
 
     def prove(self) -> Correctness:
-        """The case's plan and model in float64, on small minibatches, against the single-process
-        reference."""
-        if self.request.model in MODELS and self.case.image_size > PROOF_IMAGE_SIZE:
+        """As Worker.prove: the case's plan and model in float64, on small minibatches."""
+        small = self.case
+        # The suite's models take images of any size; a user's may not.
+        if self.request.model in MODELS.values() and self.case.image_size > PROOF_IMAGE_SIZE:
             small = dataclasses.replace(self.case, image_size=PROOF_IMAGE_SIZE)
-        else:
-            small = self.case
         self._take_plan()
         stages = self._stages(torch.float64)
 
@@ -241,18 +235,18 @@ class PipeDreamWorker(Worker):
         return prove_validation(self.place, self.schedule, stages, batch)
 
     _assembled = staticmethod(assemble)
-    """What puts the proof's runtime together; a test plants its faults here."""
+    """Puts the proof's runtime together; a test plants its faults here."""
 
 
 def _step(index: int, share: list[Completed]) -> Step:
-    """What a rank has done of a step: the images of its minibatches and the mean of their losses,
-    if it sees any."""
+    """A rank's share of a step: the images of its minibatches and the mean of their losses, if it
+    sees any."""
     losses = [done.loss for done in share if done.loss is not None]
     loss = torch.stack(losses).mean() if losses else None
     return Step(index, sum(done.samples for done in share), loss)
 
 
-def _counts(seen: list[Completed]) -> tuple[int, int]:
-    return sum(int(done.correct) for done in seen if done.correct is not None), sum(
-        done.samples for done in seen
-    )
+def _counts(completed: Sequence[Completed]) -> tuple[int, int]:
+    """Right answers and images of validated minibatches, on the last stage."""
+    right = [int(done.correct) for done in completed if done.correct is not None]
+    return sum(right), sum(done.samples for done in completed)

@@ -10,13 +10,13 @@ class SingleWorker(DataParallelWorker):
     """One rank, in no group."""
 
     def connect(self) -> None:
-        """Nobody to join."""
+        """There is no other rank to join."""
 
     def align(self) -> None:
-        """Nobody to wait for."""
+        """There is no other rank to wait for."""
 
     def wrap(
         self, module: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Both as they are."""
+        """Both unchanged."""
         return module, optimizer

@@ -1,1 +1,1 @@
-"""Pipeline parallelism: profiler, stages, weight stash, runtime."""
+"""Pipeline parallelism: planning a case, cutting a model, stages, weight stash, runtime."""

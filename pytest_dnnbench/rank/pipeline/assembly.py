@@ -26,16 +26,17 @@ def assemble(
     loss: Loss = cross_entropy,
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Runtime:
-    """The runtime of this rank, inside the default process group. Raises PlanError if stages or
-    ranks do not fit.
+    """The runtime of this rank, inside the default process group. Raises PlanError if the number of
+    stages or of ranks does not fit the schedule.
 
-    `stages` are all stages, alike on every rank; this rank moves its own to its device and keeps
-    only that.
+    `stages` are all stages, alike on every rank. This rank moves its own to its device, and keeps
+    no other.
     """
     layout = schedule.layout
     if len(stages) != len(layout.replicas):
         raise PlanError(
-            f"the model is cut into {len(stages)} stages, the plan {layout} has {len(layout.replicas)}"
+            f"the model is cut into {len(stages)} stages, the plan {layout} has"
+            f" {len(layout.replicas)}"
         )
     if place.world_size != layout.world_size:
         raise PlanError(

@@ -1,4 +1,4 @@
-"""The links of one rank to the ranks of the adjoining stages, and the group of its own stage's
+"""The links of one rank to the ranks of the adjoining stages, and the group of its stage's
 replicas."""
 
 from collections.abc import Iterable
@@ -15,11 +15,12 @@ _CLOSE_S = 10.0
 
 
 class Links:
-    """Made by all ranks of the default process group at the same time, in the same order.
+    """Inboxes and outboxes of one rank.
 
-    Activations of minibatch b come from the rank it met in the stage before, and go to the one it
-    meets in the stage after; gradients the other way. `replicas` is the group of this stage's
-    replicas, None if it has one.
+    All ranks of the default process group must make their links at the same time, in the same
+    order. Activations of minibatch b come from the rank that ran it in the stage before, and go to
+    the rank that runs it in the stage after; gradients go the other way. `replicas` is the group of
+    this stage's replicas, None for a single one.
     """
 
     def __init__(
@@ -30,7 +31,10 @@ class Links:
         self.replicas: dist.ProcessGroup | None = None
         self._inboxes: dict[int, Inbox] = {}
         self._outboxes: dict[int, Outbox] = {}
+        # Room for the minibatches that a rank can have in flight in training. In validation it
+        # bounds how far a stage runs ahead of the next.
         alarm, room = Alarm(), max(schedule.warmup) + 2
+        # Every rank must take part in making every group, its own or not: that is torch's rule.
         for pair in self.layout.links():
             for source, target in (pair, pair[::-1]):
                 group = _group([source, target], timeout_s)
@@ -47,30 +51,30 @@ class Links:
                     self.replicas = group
 
     def expect(self, actions: Iterable[Forward | Backward]) -> None:
-        """Announces the messages that these passes will need."""
+        """Announces the messages that these passes need."""
         for action in actions:
             step = -1 if isinstance(action, Forward) else 1
             if 0 <= self.stage + step <= self.layout.last:
                 self._inboxes[self.layout.route(self.stage + step, action.minibatch)].expect(1)
 
     def take_activations(self, minibatch: int) -> Tensors:
-        """What the stage before has sent for a minibatch; its labels last."""
+        """The tensors of a minibatch from the stage before; the labels come last."""
         return self._inboxes[self.layout.route(self.stage - 1, minibatch)].take()
 
     def take_gradients(self, minibatch: int) -> Tensors:
-        """What the stage after has sent back for a minibatch."""
+        """The gradients of a minibatch from the stage after."""
         return self._inboxes[self.layout.route(self.stage + 1, minibatch)].take()
 
     def send_activations(self, minibatch: int, tensors: Tensors) -> None:
-        """Hands a minibatch on to the stage after."""
+        """Sends a minibatch to the stage after."""
         self._outboxes[self.layout.route(self.stage + 1, minibatch)].send(tensors)
 
     def send_gradients(self, minibatch: int, tensors: Tensors) -> None:
-        """Hands the gradients of a minibatch's activations back to the stage before."""
+        """Sends the gradients of a minibatch's activations back to the stage before."""
         self._outboxes[self.layout.route(self.stage - 1, minibatch)].send(tensors)
 
     def close(self) -> None:
-        """Ends the threads, after all that was sent has been taken."""
+        """Ends the threads, after all queued messages are sent and all expected ones received."""
         for outbox in self._outboxes.values():
             outbox.close(_CLOSE_S)
         for inbox in self._inboxes.values():

@@ -1,4 +1,4 @@
-"""How much of its time a rank computes, so that what it idles can be told: the bubble."""
+"""The intervals in which a rank computes; the rest of the time is the bubble."""
 
 from typing import Any
 
@@ -8,29 +8,28 @@ from pytest_dnnbench.rank.stopwatch import stopwatch
 
 
 class Occupancy:
-    """Intervals of compute on the device's own time line, each belonging to a minibatch."""
+    """Intervals of compute on the device's own time line, each of one minibatch."""
 
     def __init__(self, device: torch.device) -> None:
         self._watch = stopwatch(device)
         self._intervals: list[tuple[int, Any, Any]] = []
 
     def mark(self) -> Any:
-        """The present moment of the device's time line."""
+        """The present moment on the device's time line."""
         return self._watch.mark()
 
     def add(self, minibatch: int, start: Any) -> None:
-        """The rank has computed for a minibatch from `start` until now."""
+        """Adds the interval from `start` until now, in which the rank computed for a minibatch."""
         self._intervals.append((minibatch, start, self._watch.mark()))
 
-    def bubble_fraction(self, first: int = 0, end: int | None = None) -> float | None:
-        """The idle share of the time from the completion of minibatch `first - 1` to that of `end -
-        1`, on this rank.
+    def bubble_fraction(self, begin: int = 0, end: int | None = None) -> float | None:
+        """The fraction of the time that this rank idles, from the completion of minibatch
+        `begin - 1` to that of `end - 1`; by default in the whole run. None without any compute.
 
-        Compute for other minibatches in that time counts as what it is. By default of the whole
-        run; None without any compute.
+        Compute for other minibatches in that time counts as compute.
         """
         before = [
-            index for index, (minibatch, _, _) in enumerate(self._intervals) if minibatch < first
+            index for index, (minibatch, _, _) in enumerate(self._intervals) if minibatch < begin
         ]
         inside = [
             index
@@ -42,7 +41,7 @@ class Occupancy:
         if not intervals:
             return None
         self._watch.settle()
-        begin = self._intervals[opened - 1][2] if opened else intervals[0][0]
-        busy = sum(self._watch.seconds(start, stop) for start, stop in intervals)
-        whole = self._watch.seconds(begin, intervals[-1][1])
+        start = self._intervals[opened - 1][2] if opened else intervals[0][0]
+        busy = sum(self._watch.seconds(*interval) for interval in intervals)
+        whole = self._watch.seconds(start, intervals[-1][1])
         return max(0.0, 1 - busy / whole) if whole > 0 else None

@@ -1,19 +1,20 @@
-"""What a pipeline computes, in one process and in plain order: the rule that the runtime is held
-against.
+"""The reference of a pipeline: what it computes, in one process and in plain order.
 
-Minibatch t of a run is taken through all stages with the version of each stage's weights that the
-rule names (written out here once more, apart from the schedule), its gradient is noted, and a stage
-steps when it has the gradients of one update. Nothing runs ahead, nothing is in flight. Rules, with
-R replicas and w warm-up forwards of a stage, m microbatches per update, and versions counted from 0
-at the start of the run:
+Minibatch t of a run passes all stages, with the version of each stage's weights that the rule names
+(written out here once more, apart from the schedule). A stage keeps its gradient, and steps when it
+has the gradients of one update. Nothing runs ahead, nothing is in flight. Rules, with R replicas
+and w warm-up forwards of a stage, m microbatches per update, and versions counted from 0 at the
+start of the run:
 
-    pipedream         version max(t div R - w, 0), R minibatches per update; with n stages and R = 1 that is
+    pipedream         version max(t div R - w, 0), R minibatches per update; with n stages and
+                      R = 1 that is
                       w_s(t+1) = w_s(t) - lr * d/dw_s f_t(w_0(t-n+1), w_1(t-n+2), ..., w_{n-1}(t))
-    vertical sync     the newest version made of no minibatch later than those in the first stage's version
+    vertical sync     the newest version made of no minibatch later than those in the version of
+                      the first stage
     pipedream-2bw     version max(t div m - 1, 0), m minibatches per update
     pipedream-flush   version t div m, m minibatches per update: gradient accumulation
 
-Sources: as of planner/schedule.py. Weight decay and momentum act on the newest weights.
+Sources: those of planner/schedule.py. Weight decay and momentum act on the newest weights.
 """
 
 import copy
@@ -49,8 +50,8 @@ def weights_met(schedule: Schedule, stage: int, minibatch: int) -> int:
 
 @dataclass
 class _StageState:
-    """A stage in the reference: its weights by version, newest last, and everything else it carries
-    along."""
+    """A stage in the reference: its weights by version, newest last; the buffers of each replica;
+    the momentum; the gradients of the next update."""
 
     module: nn.Module
     weights: list[Named]
@@ -70,7 +71,7 @@ class _StageState:
 
 
 class PipelineReference:
-    """The stages' state under the rule. `stages` are copied: those given are left as they are."""
+    """The state of the stages under the rule. It copies `stages` and does not change them."""
 
     def __init__(
         self, stages: Sequence[nn.Module], schedule: Schedule, optimiser: Sgd, loss: Loss
@@ -103,10 +104,10 @@ class PipelineReference:
             for number, state in enumerate(self.states):
                 if len(state.pending) == self._update_size(number) or minibatch == len(batches) - 1:
                     state.step(self.optimiser)
+                # No later minibatch meets these versions. They keep their number and give up their
+                # memory.
                 for old in range(weights_met(self.schedule, number, minibatch + 1)):
-                    state.weights[
-                        old
-                    ].clear()  # met by no later minibatch; only its memory is given up
+                    state.weights[old].clear()
         return losses
 
     def _update_size(self, stage: int) -> int:
@@ -135,6 +136,6 @@ class PipelineReference:
         return self.states[stage].weights[-1]
 
     def buffers(self, stage: int, replica: int) -> Named:
-        """The buffers of one replica of a stage: batch normalisation's statistics in the order of
-        its forwards."""
+        """The buffers of one replica of a stage: batch normalisation updates its statistics in the
+        order of the replica's forwards."""
         return self.states[stage].buffers[replica]

@@ -1,4 +1,4 @@
-"""One rank's run through a pipeline: does what the schedule says, with its stage and its links.
+"""One rank's run through a pipeline: it follows the schedule, with its stage and its links.
 
 Any number of runs may follow each other. A run ends with a drain: every minibatch has come back,
 every update is made, and only the newest weights are left. The next run starts from those.
@@ -16,15 +16,15 @@ from pytest_dnnbench.rank.pipeline.occupancy import Occupancy
 from pytest_dnnbench.rank.pipeline.stage import Stage, Tensors
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
-"""Images and labels, in the order in which a replica of the first stage gets them."""
+"""Images and labels, in the order in which a replica of the first stage takes them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A minibatch that this rank is done with; `samples` and `loss` (detached) are known on the
-    last stage only.
+    """A minibatch that this rank has completed.
 
-    `correct` counts the images whose largest logit is the label's: in validation only.
+    `samples` and `loss` (detached) are set on the last stage only. `correct` counts the images
+    whose largest logit is the label's, in validation only.
     """
 
     minibatch: int
@@ -34,7 +34,7 @@ class Completed:
 
 
 class Runtime:
-    """The stage that this rank runs. All ranks of the pipeline must call the same runs in the same
+    """The stage of this rank at work. All ranks of the pipeline must call the same runs in the same
     order."""
 
     def __init__(
@@ -48,36 +48,54 @@ class Runtime:
         self.occupancy = Occupancy(device)
         self._first, self._last = links.stage == 0, links.stage == schedule.layout.last
         self._gradients = GradientMean(
-            stage.stash.install(0), links.replicas, schedule.update_size(links.stage)
+            stage.stash.newest_parameters, links.replicas, schedule.update_size(links.stage)
         )
         self._completed: dict[int, Completed] = {}
+        # The stash counts versions from its making, a schedule from the start of the run: this is
+        # the stash's number of the run's version 0.
         self._base = 0
 
     def train(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
-        """Trains on so many minibatches of the whole pipeline and yields those that this rank
-        completes.
+        """Trains on `minibatches` minibatches of the whole pipeline, and yields those that this
+        rank completes.
 
-        `batches` are read on the first stage only: this replica's share, of which it takes what it
-        needs.
+        `batches` are read on the first stage only: this replica's share, of which it takes as many
+        as it needs.
+
+            actions      F0@0     F1@0     B0       U1             F2@1     ...      B3       U4
+                          │        │        │        │              │                 │        │
+            stage        [1]      [1]      [2]      [3]            [1]               [2]      [3]
+            held                            0 ────────────┐                           3 ──────────┐
+            caller                                       [4] 0                                [5] 3
+
+        [1] takes activations, runs the minibatch with its version, sends activations on.
+        [2] takes gradients, runs backward, sends gradients back. The minibatch is complete, but its
+            update may come next: it is held back.
+        [3] updates the weights, once the replicas have averaged their gradients.
+        [4] hands the minibatch to the caller before the next pass. A caller that reads the clock
+            here counts the update as part of the minibatch, and the pass that follows not.
+        [5] After the last action, leaves the newest weights in the module for its readers,
+            and hands over the last minibatch.
         """
         self.stage.module.train()
         self._base = self.stage.stash.newest
         actions = list(self.schedule.actions(self.rank, minibatches))
+        # Before the first pass: an inbox receives ahead of need, but only what it expects.
         self.links.expect(action for action in actions if not isinstance(action, Update))
-        done: Completed | None = None
+        held: Completed | None = None
         for action in actions:
-            if done is not None and not isinstance(action, Update):
-                yield done
-                done = None
+            if held is not None and not isinstance(action, Update):
+                yield held  # [4]
+                held = None
             if isinstance(action, Forward):
-                self._forward(action, batches)
+                self._forward(action, batches)  # [1]
             elif isinstance(action, Backward):
-                done = self._backward(action)
+                held = self._backward(action)  # [2]
             else:
-                self._update(action, minibatches)
-        self.stage.stash.install(self.stage.stash.newest)
-        if done is not None:
-            yield done
+                self._update(action, minibatches)  # [3]
+        self.stage.stash.install(self.stage.stash.newest)  # [5]
+        if held is not None:
+            yield held
 
     def _forward(self, action: Forward, batches: Batches) -> None:
         inputs, labels = self._inputs(action.minibatch, batches)
@@ -110,20 +128,22 @@ class Runtime:
         return self._completed.pop(action.minibatch)
 
     def _update(self, action: Update, minibatches: int) -> None:
+        # `take` may wait for other replicas: the rank idles then, so the compute starts after it.
         mean = self._gradients.take(action.minibatches)
         start = self.occupancy.mark()
         self.stage.stash.update(mean, self._base + action.oldest)
+        # The update belongs to the last minibatch that it averages.
         last = min(action.version * self.schedule.update_size(self.links.stage), minibatches) - 1
         self.occupancy.add(last, start)
 
     def validate(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
-        """Forward passes in evaluation mode, pipelined; yields as `train` does, and counts correct
-        answers."""
+        """Runs forward passes in evaluation mode, pipelined. Yields as `train` does, and counts
+        right answers."""
         self.stage.module.eval()
         replicas = self.schedule.layout.replicas[self.links.stage]
-        mine = range(self.links.replica, minibatches, replicas)
-        self.links.expect(Forward(minibatch, 0) for minibatch in mine)
-        for minibatch in mine:
+        share = range(self.links.replica, minibatches, replicas)
+        self.links.expect(Forward(minibatch, 0) for minibatch in share)
+        for minibatch in share:
             inputs, labels = self._inputs(minibatch, batches)
             start = self.occupancy.mark()
             outputs = self.stage.evaluate(inputs)

@@ -1,5 +1,5 @@
-"""One stage at work: forward and backward passes of minibatches, several of them in flight. Knows
-no other rank."""
+"""One stage at work: forward and backward passes of minibatches, several of them in flight. It
+does not know of other ranks."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,8 +17,8 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(slots=True)
 class _Flight:
-    """A minibatch between its forward and its backward pass; `ends` are the outputs that have a
-    gradient."""
+    """A minibatch between its forward and its backward pass. `starts` are the inputs, `ends` the
+    outputs that take part in the backward pass."""
 
     starts: list[torch.Tensor]
     ends: list[torch.Tensor]
@@ -28,8 +28,8 @@ class _Flight:
 class Stage:
     """A module that takes and returns tuples of tensors, with the versions of its weights.
 
-    On the last stage `loss` is given and the module's only output is the logits. `precision` gives
-    the context that forward passes run in.
+    `loss` is set on the last stage, whose module returns the logits alone. `precision` gives the
+    context of a forward pass.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class Stage:
     def forward(
         self, minibatch: int, version: int, inputs: Tensors, labels: torch.Tensor | None
     ) -> Tensors:
-        """Runs a minibatch with a version of the weights; the outputs, on the last stage the loss,
-        attached.
+        """Runs a minibatch with a version of the weights. Returns the outputs, on the last stage
+        the loss, with their autograd graph.
 
-        An input takes part in the backward pass if it requires a gradient; it must be a leaf.
+        An input takes part in the backward pass if it requires a gradient. It must be a leaf.
         """
         parameters = self.stash.install(version)
         with self._precision():
@@ -67,24 +67,24 @@ class Stage:
     def backward(
         self, minibatch: int, gradients: Sequence[torch.Tensor] | None
     ) -> tuple[Tensors, Tensors]:
-        """Gradients of the inputs that require one and of the parameters, with the weights of the
-        forward pass.
+        """The gradients of the inputs that require one, and of the parameters, at the weights of
+        the forward pass.
 
-        `gradients` are those of the outputs that require one; None for the loss.
+        `gradients` are those of the outputs that require one; None on the last stage.
         """
         flight = self._flights.pop(minibatch)
-        wanted = [*flight.starts, *flight.parameters]
-        if not wanted:
+        leaves = [*flight.starts, *flight.parameters]
+        if not leaves:
             return (), ()
-        found = torch.autograd.grad(
-            flight.ends, wanted, gradients, allow_unused=True, materialize_grads=True
+        computed = torch.autograd.grad(
+            flight.ends, leaves, gradients, allow_unused=True, materialize_grads=True
         )
-        return found[: len(flight.starts)], found[len(flight.starts) :]
+        return computed[: len(flight.starts)], computed[len(flight.starts) :]
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensors) -> Tensors:
-        """The outputs of a minibatch in evaluation mode, with the newest weights; on the last stage
-        the logits."""
+        """The outputs of a minibatch in evaluation mode, with the newest weights. On the last stage
+        these are the logits."""
         self.stash.install(self.stash.newest)
         assert not self.module.training
         with self._precision():
@@ -93,7 +93,7 @@ class Stage:
 
     @torch.no_grad()
     def loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The loss of evaluated logits, on the last stage."""
+        """The loss of logits in evaluation mode, on the last stage."""
         assert self._loss is not None, "only the last stage has a loss"
         with self._precision():
             return self._loss(logits, labels)

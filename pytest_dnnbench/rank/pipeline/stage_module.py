@@ -1,9 +1,9 @@
 """One stage of a cut model as a module: tensors in, a tuple of tensors out, parameters under their
 own names.
 
-The stage holds the very modules, parameters and buffers of the whole model that its operators call,
-at the same paths, so that `named_parameters` of all stages together are those of the model. Which
-operators those are is decided in cut.py; how a stage is trained, in the runtime.
+The stage holds the modules, parameters and buffers of the whole model that its operators call, at
+the same paths: the `named_parameters` of all stages together are those of the model. Not here:
+which operators are in a stage (cut.py), how a stage is trained (runtime.py).
 """
 
 import copy
@@ -23,11 +23,11 @@ SEPARATE: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 class StageModule(nn.Module):
-    """`stage(*tensors)` gives a tuple of tensors: what the next stage takes, from the last stage
-    `(logits,)`.
+    """`stage(*tensors)` returns a tuple of tensors: the inputs of the next stage, from the last
+    stage `(logits,)`.
 
-    An output may be an input, passed along for a later stage. Neither inputs nor outputs are
-    changed in place. `operators` names what the stage computes.
+    An output may be an input that a later stage needs. Neither inputs nor outputs are changed in
+    place. `operators` are the names of the stage's operators.
     """
 
     def __init__(
@@ -47,7 +47,8 @@ class StageModule(nn.Module):
         return self._forwards[self.training](self, *inputs)
 
     def _adopt(self, path: str, what: nn.Module | torch.Tensor) -> None:
-        """Holds a part of the model at its own path; on the way to it, at empty modules."""
+        """Holds a part of the model at its own path, under empty modules where the path has
+        none."""
         *prefix, name = path.split(".")
         place: nn.Module = self
         for step in prefix:
@@ -68,15 +69,16 @@ def _compiled(graph: fx.Graph) -> Callable[..., tuple[torch.Tensor, ...]]:
     """The graph as a Python function of the module that holds its parts, and its inputs."""
     code = graph.python_code("self")
     namespace = dict(code.globals)
-    exec(compile(code.src, "<stage>", "exec"), namespace)  # noqa: S102 - source that torch.fx has just written
+    # The source is torch.fx's own, of the line above.
+    exec(compile(code.src, "<stage>", "exec"), namespace)  # noqa: S102
     return namespace["forward"]  # type: ignore[no-any-return] # the name that torch.fx gives it
 
 
 def separate(node: fx.Node, model: nn.Module, overwritten: Iterator[fx.Node]) -> None:
-    """Makes an in-place node write to a new tensor instead: by its own other form, or else on a
-    clone.
+    """Makes an in-place node write to a new tensor: by the operator's other form where it has one,
+    else on a clone.
 
-    `node` stands in a stage's graph; `overwritten` are those of its inputs that it would change.
+    `node` is in a stage's graph; `overwritten` are those of its inputs that it would change.
     """
     target: Any = node.target
     module = model.get_submodule(target) if node.op == "call_module" else None

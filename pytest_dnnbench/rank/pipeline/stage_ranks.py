@@ -1,5 +1,5 @@
-"""What the ranks of the `pipeline_stages` fixture do: build their stage, then run a user's function
-on it."""
+"""The ranks of the `pipeline_stages` fixture: they build their stage, then run a user's function on
+it."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.messages import PipelineRequest, Place, StageReport
-from pytest_dnnbench.planner.schedule import Layout, Schedule
+from pytest_dnnbench.planner.layout import Layout
+from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.entry import resolve
 from pytest_dnnbench.rank.models import build_model, example_images
@@ -18,12 +19,11 @@ from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 from pytest_dnnbench.rank.pipeline.stash import Sgd
-
-_TRACED_IMAGES = 2
+from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
 
 
 def schedule_of(request: PipelineRequest) -> Schedule:
-    """The rule that the pipeline runs by. Raises PlanError if it is none."""
+    """The pipeline's schedule. Raises PlanError if the request cannot have one."""
     return Schedule(
         request.variant, Layout(request.replicas), request.microbatches, request.vertical_sync
     )
@@ -37,17 +37,17 @@ def optimiser_of(request: PipelineRequest) -> Sgd:
 def stages_of(request: PipelineRequest) -> list[nn.Module]:
     """All stages of the request's model, alike on every rank; in training mode, on the CPU."""
     torch.manual_seed(request.seed)
-    made = _by_hand(request.model)
-    if made is None:
+    stages = _by_hand(request.model)
+    if stages is None:
         model = build_model(request.model, request.image_size)
         into = len(request.replicas) if request.operators is None else request.operators
-        made = list[nn.Module](cut(model, example_images(request.image_size, _TRACED_IMAGES), into))
-    return [stage.to(getattr(torch, request.dtype)).train() for stage in made]
+        example = example_images(request.image_size, TRACED_IMAGES)
+        stages = list[nn.Module](cut(model, example, into))
+    return [stage.to(getattr(torch, request.dtype)).train() for stage in stages]
 
 
 def _by_hand(path: str) -> list[nn.Module] | None:
-    """The stages that a user's factory gives, if it is one of stages: annotated to return a
-    list."""
+    """The stages from a user's factory, if it is annotated as returning a list; otherwise None."""
     module, colon, name = path.partition(":")
     if not colon:
         return None
@@ -70,14 +70,17 @@ def call(
 
 
 def train(runtime: Runtime, runs: Sequence[Sequence[tuple[Any, Any]]]) -> StageReport:
-    """Trains on each run's batches (images and labels, arrays) with a drain after each; reports
-    what came of it."""
+    """Trains on each run's batches (images and labels, arrays), with a drain after each run, and
+    reports the state after the last."""
     losses: list[tuple[int, float]] = []
     stage, replica = runtime.links.stage, runtime.links.replica
-    first = runtime.schedule.layout.replicas[0]
+    feeders = runtime.schedule.layout.replicas[0]
     for batches in runs:
-        mine = (tuple(map(torch.as_tensor, batch)) for batch in batches[replica::first])
-        for done in runtime.train(mine, len(batches)):  # type: ignore[arg-type] # pairs, by map of pairs
+        share = (
+            (torch.as_tensor(images), torch.as_tensor(labels))
+            for images, labels in batches[replica::feeders]
+        )
+        for done in runtime.train(share, len(batches)):
             if done.loss is not None:
                 losses.append((done.minibatch, float(done.loss)))
     module = runtime.stage.module

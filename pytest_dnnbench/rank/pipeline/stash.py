@@ -1,13 +1,13 @@
-"""The versions of a stage's weights. Making a version costs one pass over the weights; keeping one
-costs nothing more.
+"""The versions of a stage's weights. It takes one pass over the weights to make a version, and
+nothing more to keep it.
 
     version   3 (in flight)     4 (in flight)     5 (newest)          retired
     tensors   ring slot 0       ring slot 2       ring slot 1   <──   slot reused by version 6
 
-A forward pass runs on the very tensors of its version, so autograd keeps what the backward pass
-needs and nothing is copied back and forth. The optimiser writes the next version into a retired
-slot, or in place when no minibatch needs the newest any more. Should a slot be overwritten too
-early, torch's version counters make the backward raise.
+A forward pass runs on the tensors of its version themselves: autograd keeps what the backward pass
+needs, and nothing is copied back and forth. The optimiser writes the next version into a retired
+slot, or in place when no minibatch needs the newest any more. If a slot were overwritten too early,
+torch's version counters would make the backward pass raise.
 """
 
 from collections.abc import Sequence
@@ -32,21 +32,27 @@ class Sgd:
 
 
 class Stash:
-    """The parameters of one module in several versions, numbered from 0 when it is made."""
+    """The parameters of one module in several versions. The version at the start is number 0."""
 
     def __init__(self, module: nn.Module, optimiser: Sgd) -> None:
         self.optimiser = optimiser
         self._owners = _owners(module)
-        first = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self._versions: dict[int, list[nn.Parameter]] = {0: first}
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._versions: dict[int, list[nn.Parameter]] = {0: trained}
         self._retired: list[list[nn.Parameter]] = []
-        self._velocity = [torch.zeros_like(parameter) for parameter in first]
+        self._velocity = [torch.zeros_like(parameter) for parameter in trained]
         self.newest = 0
         self.installed = 0
         self.kept = 1
 
+    @property
+    def newest_parameters(self) -> list[nn.Parameter]:
+        """The trained parameters in their newest version, in the order of `module.parameters()`.
+        The module keeps the version that it has."""
+        return self._versions[self.newest]
+
     def install(self, version: int) -> list[nn.Parameter]:
-        """Puts a version into the module, for a forward pass; returns its parameters."""
+        """Puts a version into the module, for a forward pass, and returns its parameters."""
         parameters = self._versions[version]
         if version != self.installed:
             for owners, parameter in zip(self._owners, parameters, strict=True):
@@ -56,10 +62,11 @@ class Stash:
         return parameters
 
     def update(self, gradients: Sequence[torch.Tensor], oldest: int) -> None:
-        """Makes the next version from the newest, then gives up the versions before `oldest`."""
+        """Makes the next version from the newest, and gives up the versions before `oldest`."""
         before = self._versions[self.newest]
         if oldest > self.newest:
-            del self._versions[self.newest]  # no minibatch is in flight: stepped in place
+            # No minibatch is in flight: the newest version is stepped in place, not copied.
+            del self._versions[self.newest]
         self._retired += [
             self._versions.pop(version) for version in list(self._versions) if version < oldest
         ]
@@ -68,9 +75,8 @@ class Stash:
         self._versions[self.newest] = after
         self.kept = max(self.kept, len(self._versions) + len(self._retired))
         self._step(after, gradients)
-        self.installed = (
-            -1
-        )  # the module may hold a retired version now, or one under an older number
+        # The module may hold a retired version now, or the newest under its old number.
+        self.installed = -1
 
     def _copy(self, parameters: list[nn.Parameter]) -> list[nn.Parameter]:
         with torch.no_grad():
@@ -98,9 +104,9 @@ class Stash:
             nesterov=False,
             maximize=False,
         )
-        torch.autograd.graph.increment_version(
-            parameters
-        )  # which the fused kernel leaves to its caller
+        # The fused kernel leaves this to its caller. It is what makes a backward pass raise that
+        # needs the former values.
+        torch.autograd.graph.increment_version(parameters)
 
     @property
     def version_bytes(self) -> int:
@@ -109,7 +115,7 @@ class Stash:
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes that the stash takes beyond one version, at its peak so far."""
+        """Bytes of all versions but one, at the peak so far."""
         return (self.kept - 1) * self.version_bytes
 
 
@@ -117,11 +123,11 @@ Owners = list[tuple[dict[str, nn.Parameter | None], str]]
 
 
 def _owners(module: nn.Module) -> list[Owners]:
-    """For each trained parameter, in the order of `module.parameters()`, the tables of submodules
-    that hold it."""
-    found: dict[int, Owners] = {}
+    """For each trained parameter, in the order of `module.parameters()`, the tables of the
+    submodules that hold it: a shared parameter is in several."""
+    owners: dict[int, Owners] = {}
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None and parameter.requires_grad:
-                found.setdefault(id(parameter), []).append((part._parameters, name))
-    return list(found.values())
+                owners.setdefault(id(parameter), []).append((part._parameters, name))
+    return list(owners.values())

@@ -1,5 +1,5 @@
-"""Where a transfer runs: in the calling thread on a CPU, on a stream of its own on a GPU, beside
-the computing one."""
+"""Where a transfer runs: on a CPU in the calling thread, on a GPU on its own stream, beside the
+stream of the compute."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -7,22 +7,25 @@ from typing import Any, Protocol
 
 import torch
 
+from pytest_dnnbench.rank.stopwatch import recorded_event
+
 
 class Stream(Protocol):
     """A time line of transfers. A mark stands for all work queued before it."""
 
     def running(self) -> AbstractContextManager[object]:
-        """Work inside a `with` goes to this time line."""
+        """Sends the work inside a `with` to this time line."""
 
     def mark(self) -> Any:
-        """Marks the current time line: the computing one outside of `running`."""
+        """Marks the current time line: that of the compute, outside of `running`."""
 
     def follow(self, mark: Any, tensors: Sequence[torch.Tensor]) -> None:
-        """Makes the current time line wait for a mark, and use the tensors safely from then on."""
+        """Makes the current time line wait for a mark. From then on it can use the tensors
+        safely."""
 
 
 class HostStream:
-    """CPU tensors: work is done when its call returns, so there is nothing to wait for."""
+    """For CPU tensors: work is done when its call returns, so there is nothing to wait for."""
 
     def running(self) -> AbstractContextManager[object]:
         """As Stream.running."""
@@ -36,8 +39,8 @@ class HostStream:
 
 
 class CudaStream:
-    """A CUDA stream; the allocator is told of every tensor that crosses over, so that it is not
-    reused too early."""
+    """A CUDA stream. It records every tensor that it takes over with the allocator, which would
+    otherwise reuse the memory too early."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -49,9 +52,7 @@ class CudaStream:
 
     def mark(self) -> torch.cuda.Event:
         """As Stream.mark."""
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call] # torch's gap
-        event.record(torch.cuda.current_stream(self._device))
-        return event
+        return recorded_event(self._device, timed=False)
 
     def follow(self, mark: torch.cuda.Event, tensors: Sequence[torch.Tensor]) -> None:
         """As Stream.follow."""

@@ -1,5 +1,4 @@
-"""Point-to-point transfers that overlap with compute: a thread for each direction of each link of a
-rank.
+"""Point-to-point transfers that overlap with compute: one thread for each direction of each link.
 
     rank 0                                  rank 1
     compute ─> Outbox ─ thread ─ group 0>1 ─ thread ─> Inbox ─> compute
@@ -27,7 +26,7 @@ _HEADER = 512
 """Integers in a header: room for 70 tensors of 4 dimensions."""
 
 _AHEAD = 2
-"""Messages that an inbox takes before they are asked for."""
+"""Messages that an inbox receives ahead of need."""
 
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _TYPES = (*_FLOATING, torch.int64, torch.int32, torch.uint8, torch.bool)
@@ -66,13 +65,13 @@ def _blanks(header: torch.Tensor, device: torch.device) -> Tensors:
 
 @dataclass
 class Alarm:
-    """The first failed transfer of a rank, told to every inbox."""
+    """The first failed transfer of a rank. It wakes every inbox."""
 
     inboxes: "list[Inbox]" = field(default_factory=list)
     failure: BaseException | None = None
 
     def raise_(self, what: str, failure: BaseException) -> None:
-        """Notes a failure and wakes whoever waits for a message."""
+        """Keeps the first failure, and wakes every thread that waits for a message."""
         if self.failure is None:
             self.failure = ConnectionError(
                 f"{what} failed: {failure}; that rank has ended, or the time-out passed"
@@ -82,7 +81,7 @@ class Alarm:
             inbox.arrived.put(None)
 
     def check(self) -> None:
-        """Raises the failure, if there is one."""
+        """Raises the failure, if there was one."""
         if self.failure is not None:
             raise self.failure
 
@@ -110,17 +109,17 @@ class Outbox:
         self._waiting.put((_header(tensors), detached, self._stream.mark()))
 
     def close(self, timeout_s: float) -> None:
-        """Lets the thread end after what is queued."""
+        """Lets the thread end after the queued messages."""
         self._waiting.put(None)
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
-        while self._send_one():
+        while self._send_next():
             pass
 
-    def _send_one(self) -> bool:
-        """Sends the next message and lets go of it. After a failure the rest is dropped: nobody
-        blocks on it."""
+    def _send_next(self) -> bool:
+        """Sends the next message and lets go of it; False at the end. After a failure it drops the
+        messages that are left, so that no sender blocks on a full queue."""
         item = self._waiting.get()
         if item is not None and self._alarm.failure is None:
             try:
@@ -138,7 +137,7 @@ class Outbox:
 
 
 class Inbox:
-    """Receives messages from one rank, a few ahead of need, in its own thread."""
+    """Receives messages from one rank, a few of them ahead of need, in its own thread."""
 
     def __init__(
         self, peer: int, group: dist.ProcessGroup, device: torch.device, alarm: Alarm
@@ -158,12 +157,12 @@ class Inbox:
         self._thread.start()
 
     def expect(self, messages: int) -> None:
-        """Says that so many more messages will come: only then may the thread wait for them."""
+        """Announces more messages: the thread receives only what is announced."""
         for _ in range(messages):
             self._expected.put(True)
 
     def take(self) -> Tensors:
-        """The next message. Raises ConnectionError if a transfer, on whichever link, has failed."""
+        """The next message. Raises ConnectionError if a transfer on any link has failed."""
         self._alarm.check()
         item = self.arrived.get()
         if item is None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_dnnbench.case import DEVICES, MNIST_IMAGE_SIZE, PRECISIONS
+from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.profile_file import write_profile
@@ -21,8 +22,8 @@ COSTLIEST = 5
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command and returns its exit status, 0. Raises UsageError for what cannot be
-    profiled."""
+    """Runs the command and returns its exit status, 0. Raises UsageError for a model, or a
+    condition, that cannot be profiled."""
     options = _parser().parse_args(arguments)
     for name in ("image_size", "batch_size", "threads"):
         if getattr(options, name) < 1:
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
                 f"--{name.replace('_', '-')} is {getattr(options, name)}: it must be at least 1"
             )
     profile = (cached_profile if options.cached else profile_model)(
-        options.model,
+        Catalog().model(options.model),
         options.image_size,
         options.batch_size,
         options.precision,
@@ -45,15 +46,16 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def summary(profile: Profile) -> str:
-    """The profile in a few lines: totals, the sum of the parts beside the whole, and the costliest
-    operators."""
+    """The profile in a few lines: totals, the sum of the parts beside the whole, the operators that
+    take longest."""
     facts = profile.metadata
     forward_s, backward_s = (
         sum(getattr(node, key) for node in profile.nodes) for key in ("forward_s", "backward_s")
     )
     lines = [
-        f"{facts['model']}, {facts['image_size']} px, batch {facts['batch_size']}, {facts['precision']}, "
-        f"{facts['device']}: {len(profile.nodes)} operators, {len(profile.edges)} edges",
+        f"{facts['model']}, {facts['image_size']} px, batch {facts['batch_size']},"
+        f" {facts['precision']}, {facts['device']}:"
+        f" {len(profile.nodes)} operators, {len(profile.edges)} edges",
         f"parts: {forward_s * 1e3:.2f} ms forward + {backward_s * 1e3:.2f} ms backward"
         f" = {profile.parts_s * 1e3:.2f} ms",
         f"whole: {facts['whole_s'] * 1e3:.2f} ms; parts / whole = {parts_over_whole(profile):.3f}",
@@ -69,13 +71,15 @@ def summary(profile: Profile) -> str:
     if not had_its_core(profile):
         lines.insert(
             3,
-            f"other work was in the way: this process had a core for {facts['core_share']:.0%} of the time",
+            "other work was in the way: this process had a core for"
+            f" {facts['core_share']:.0%} of the time",
         )
     costliest = sorted(profile.nodes, key=lambda node: -(node.forward_s + node.backward_s))[
         :COSTLIEST
     ]
     lines += [
-        f"  {node.forward_s * 1e3:8.3f} ms forward {node.backward_s * 1e3:8.3f} ms backward  {node.id}"
+        f"  {node.forward_s * 1e3:8.3f} ms forward {node.backward_s * 1e3:8.3f} ms backward"
+        f"  {node.id}"
         for node in costliest
     ]
     return "\n".join(lines)
@@ -98,12 +102,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", required=True, help="a model of the suite, or package.module:factory"
     )
-    parser.add_argument(
-        "--image-size", type=int, default=MNIST_IMAGE_SIZE, help="pixels a side (%(default)s)"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=32, help="images of a minibatch (%(default)s)"
-    )
+    for name, default, text in (
+        ("--image-size", MNIST_IMAGE_SIZE, "pixels a side"),
+        ("--batch-size", 32, "images in a minibatch"),
+        ("--threads", 1, "compute threads on a CPU"),
+        ("--repetitions", effort.repetitions, "timed passes"),
+        ("--warmup", effort.warmup, "passes before the timed ones"),
+    ):
+        parser.add_argument(name, type=int, default=default, help=f"{text} (%(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="(%(default)s)")
     parser.add_argument(
         "--device",
@@ -111,18 +117,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"{' or '.join(DEVICES)}, with :INDEX if need be (%(default)s)",
     )
     parser.add_argument(
-        "--threads", type=int, default=1, help="compute threads on a CPU (%(default)s)"
+        "--cached",
+        action="store_true",
+        help="read the profile from the user's cache, or put it there",
     )
     parser.add_argument(
-        "--repetitions", type=int, default=effort.repetitions, help="passes (%(default)s)"
-    )
-    parser.add_argument(
-        "--warmup", type=int, default=effort.warmup, help="passes that do not count (%(default)s)"
-    )
-    parser.add_argument(
-        "--cached", action="store_true", help="take, or keep, the profile in the user's cache"
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, help="file to write: JSON, or PipeDream's text for *.txt"
+        "-o", "--output", type=Path, help="write this file: JSON, or PipeDream's text for *.txt"
     )
     return parser

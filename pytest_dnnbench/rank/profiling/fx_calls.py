@@ -1,5 +1,4 @@
-"""A traced graph as a list of calls, to be run one operator at a time. Knows nothing of stages or
-clocks."""
+"""A traced graph as a list of calls, to run one operator at a time. Not here: stages and clocks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,16 +10,15 @@ from torch import fx, nn
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One node of a graph, ready to run: `function` of the arguments of `node`, after which `frees`
-    are dead."""
+    """One node of a graph, ready to run: `function` takes the arguments of `node`. After it, no
+    node needs the values of `frees`."""
 
     node: fx.Node
     function: Callable[..., Any]
     frees: tuple[fx.Node, ...]
 
     def arguments(self, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The node's positional and keyword arguments, each node among them replaced by its
-        value."""
+        """The node's positional and keyword arguments, with its value in place of each node."""
         if self.node.op == "get_attr":
             return (), {}
         positional, keyword = fx.node.map_arg(
@@ -30,7 +28,7 @@ class Call:
 
 
 def calls(model: nn.Module, graph: fx.Graph) -> list[Call]:
-    """The calls of a graph in program order; the placeholder and the output are no calls."""
+    """The calls of a graph in program order. The placeholder and the output are no calls."""
     output = graph.output_node()
     last_use = {value: node for node in graph.nodes for value in node.all_input_nodes}
     dead_after: dict[fx.Node, list[fx.Node]] = {node: [] for node in graph.nodes}

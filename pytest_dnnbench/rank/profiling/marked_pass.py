@@ -1,13 +1,13 @@
-"""A training pass with a mark between any two operators, and one without, to compare it with.
+"""A training pass with a mark between any two operators, and one without marks to compare it with.
 
-    forward   |conv1|bn1|relu|...|fc|        a mark before and after each operator, in program order
-    backward  |fc|...|relu|bn1|conv1|        a mark whenever autograd reaches the node that made a result
+    forward   |conv1|bn1|relu|...|fc|    a mark before and after each operator, in program order
+    backward  |fc|...|relu|bn1|conv1|    a mark whenever autograd reaches the node of a result
 
-The backward pass belongs to an operator from the moment when autograd is about to run the node that
-made its result until it reaches that of another operator: autograd runs ready nodes latest first,
-and those of one operator were made in one go. An operator that hands on its input as it is has no
-node, and no time, of its own. Not here: repetitions and medians (profiler.py), the clock itself
-(stopwatch.py).
+The backward time of an operator goes from the moment when autograd is about to run the node that
+made the operator's result, to the moment when it reaches the node of another operator. This works
+because autograd runs ready nodes latest first, and the nodes of one operator were made one after
+the other. An operator that returns its input unchanged has no node, and so no backward time. Not
+here: repetitions and medians (profiler.py), the clock itself (stopwatch.py).
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ import torch
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
-from pytest_dnnbench.rank.profiling.conditions import autocast
+from pytest_dnnbench.rank.precision import autocast
 from pytest_dnnbench.rank.profiling.fx_calls import Call, calls
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
 from pytest_dnnbench.rank.stopwatch import Stopwatch
@@ -27,10 +27,11 @@ from pytest_dnnbench.rank.stopwatch import Stopwatch
 
 @dataclass(slots=True)
 class MarkedPass:
-    """One training pass, marked. After `run`: seconds by operator, forward and backward, and bytes
-    of its result.
+    """One training pass with marks. After `run` it has, by operator, the seconds forward and
+    backward, and the bytes of the result.
 
-    What is no operator, such as arithmetic on a parameter, counts for the operator that follows it.
+    A node that is no operator, such as arithmetic on a parameter, counts for the operator that
+    follows it. `reached` has the marks of the backward pass, in the order of autograd.
     """
 
     graph: OperatorGraph
@@ -43,7 +44,7 @@ class MarkedPass:
     reached: list[tuple[str, Any]] = field(default_factory=list)
 
     def run(self) -> "MarkedPass":
-        """Runs the pass on `images`, with a gradient of ones, and returns itself."""
+        """Runs the pass on `images`, with a gradient of ones. Returns the object itself."""
         self.graph.model.zero_grad(set_to_none=True)
         (placeholder,) = self.graph.training.find_nodes(op="placeholder")
         (output,) = self.graph.training.output_node().all_input_nodes
@@ -74,13 +75,14 @@ class MarkedPass:
         return call.node.name, start, end
 
     def _await_gradient(self, name: str, result: object) -> None:
-        """Marks the moment when autograd comes to the node that made the result."""
+        """Lets autograd mark the moment when it reaches the node that made the result."""
         parts = [part for part in tree_leaves(result) if isinstance(part, torch.Tensor)]
         self.result_bytes[name] = sum(part.nbytes for part in parts)
         for origin in {part.grad_fn for part in parts if part.grad_fn is not None}:
             origin.register_prehook(lambda _: self.reached.append((name, self.watch.mark())))
 
     def _share_out(self, spans: list[tuple[str, Any, Any]], start: Any, end: Any) -> None:
+        """Turns the marks into seconds by operator."""
         operators = set(self.graph.operators)
         waiting = 0.0
         for name, begun, done in spans:
@@ -98,7 +100,8 @@ class MarkedPass:
 def whole_pass(
     model: nn.Module, images: torch.Tensor, watch: Stopwatch, precision: str = "fp32"
 ) -> float:
-    """Seconds of a plain forward and backward pass, with a gradient of ones."""
+    """Seconds of a plain forward and backward pass, with a gradient of ones. As in the marked pass,
+    making that gradient does not count."""
     model.zero_grad(set_to_none=True)
     start = watch.mark()
     with autocast(precision, images.device):

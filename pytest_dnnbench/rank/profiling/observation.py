@@ -1,8 +1,8 @@
-"""What each node of a traced graph does to tensors, seen by running an example through a copy of
-the model.
+"""What each node of a traced graph does to tensors, from a run of an example through a copy of the
+model.
 
-In-place operators are told by the version counters of the tensors: whatever counter an operator
-raises, it has written to, be it `relu(inplace=True)`, `+=` or a block of the user's own.
+The version counters of the tensors show in-place operators: an operator has written to every tensor
+whose counter it raises, be it `relu(inplace=True)`, `+=` or a block of the user's.
 """
 
 import copy
@@ -22,11 +22,12 @@ from pytest_dnnbench.rank.profiling.fx_calls import calls
 class Observation:
     """What one node did in the example.
 
-    `is_tensor`: it hands on one tensor; `parts`: how many it hands on as a tuple or list, else
-    None; `is_mixed`: a tensor is among what it hands on, but nested, or beside other things.
-    `overwrites` names the earlier values that it changed in place, the parameters excepted;
-    `returns` the one of those, among its own inputs, that it also returned. `operations` counts
-    floating-point operations and elements handed on.
+    is_tensor     its result is one tensor
+    parts         the number of tensors, where its result is a tuple or list of tensors; else None
+    is_mixed      its result has tensors in it, but nested, or beside other things
+    overwrites    names of the earlier values that it changed in place, parameters excepted
+    returns       the name of the input that it changed in place and also returned
+    operations    floating-point operations, plus elements of the result
     """
 
     is_tensor: bool = False
@@ -40,10 +41,11 @@ class Observation:
 def observe(
     model: nn.Module, graphs: dict[bool, fx.Graph], example: torch.Tensor
 ) -> dict[str, Observation]:
-    """Observations by node name, of training and evaluation (the keys of `graphs`) taken together.
+    """Observations by node name, of training and evaluation (the keys of `graphs`: True and False)
+    taken together.
 
-    Runs on copies of the model and restores torch's generators, so nothing is left changed. Raises
-    UsageError if the evaluation graph computes something else than the model itself.
+    Runs on copies of the model and restores torch's generators, so nothing is changed afterwards.
+    Raises UsageError if the evaluation graph computes something other than the model itself.
     """
     of_mode = {}
     with torch.random.fork_rng([example.device] if example.is_cuda else []), torch.no_grad():
@@ -51,31 +53,33 @@ def observe(
             of_mode[mode], result = _observe(copy.deepcopy(model).train(mode), graph, example)
         _check_same(copy.deepcopy(model).eval(), example, result)
     return {
-        name: _together(seen, of_mode[False][name], name) for name, seen in of_mode[True].items()
+        name: _together(training, of_mode[False][name], name)
+        for name, training in of_mode[True].items()
     }
 
 
 def _check_same(model: nn.Module, example: torch.Tensor, result: Any) -> None:
-    """Tracing misses what has no name, such as a change through a second reference: then the
-    results differ."""
+    """Raises UsageError where the traced graph gives another result than the model: tracing misses,
+    for instance, a change through a second reference."""
     expected = model(example.clone())
     if isinstance(expected, torch.Tensor) and not torch.allclose(
         result, expected, rtol=1e-3, atol=1e-3, equal_nan=True
     ):
         raise UsageError(
-            f"{type(model).__name__} computes something else when traced (largest difference "
-            f"{(result - expected).abs().max():.3g}): does it change a tensor in place that it uses under another "
-            "name, or draw random numbers in evaluation? Mark that block as a leaf (`pipeline_leaf = True`)"
+            f"{type(model).__name__} computes something else when traced (largest difference"
+            f" {(result - expected).abs().max():.3g}): does it change a tensor in place that it"
+            " uses under another name, or draw random numbers in evaluation? Mark that block as a"
+            " leaf (`pipeline_leaf = True`)"
         )
 
 
 def _observe(
     model: nn.Module, graph: fx.Graph, example: torch.Tensor
 ) -> tuple[dict[str, Observation], Any]:
-    """The observations of one run, and what the graph returned."""
+    """The observations of one run, and the result of the graph."""
     (images,) = graph.find_nodes(op="placeholder")
     values: dict[fx.Node, Any] = {images: example.clone()}
-    seen = {images.name: Observation(is_tensor=True), graph.output_node().name: Observation()}
+    observed = {images.name: Observation(is_tensor=True), graph.output_node().name: Observation()}
     for call in calls(model, graph):
         before = {value: _versions(values[value]) for value in values}
         positional, keyword = call.arguments(values)
@@ -86,7 +90,7 @@ def _observe(
         }
         returned = [value.name for value in call.node.all_input_nodes if values[value] is result]
         values[call.node] = result
-        seen[call.node.name] = Observation(
+        observed[call.node.name] = Observation(
             is_tensor=isinstance(result, torch.Tensor),
             parts=_parts(result),
             is_mixed=_is_mixed(result),
@@ -95,14 +99,15 @@ def _observe(
             operations=counter.get_total_flops()
             + sum(tensor.numel() for tensor in _tensors(result)),
         )
-    return seen, fx.node.map_arg(graph.output_node().args[0], values.__getitem__)
+    return observed, fx.node.map_arg(graph.output_node().args[0], values.__getitem__)
 
 
 def _together(training: Observation, evaluation: Observation, name: str) -> Observation:
-    kinds = [(seen.is_tensor, seen.parts, seen.is_mixed) for seen in (training, evaluation)]
+    kinds = [(mode.is_tensor, mode.parts, mode.is_mixed) for mode in (training, evaluation)]
     if kinds[0] != kinds[1]:
         raise UsageError(
-            f"operation {name!r} hands on something else in training than in evaluation: make it alike"
+            f"operation {name!r} returns something else in training than in evaluation:"
+            " let it return the same kind of result"
         )
     return Observation(
         training.is_tensor,

@@ -1,11 +1,11 @@
 """The operator graph of a model: traced with torch.fx, once for training and once for evaluation.
 
-An operator is one call of the traced model that hands a tensor on and depends on the images: a leaf
-module, a function or a method. A leaf is a module of torch.nn, a module without child modules, or
-one whose class says `pipeline_leaf = True`; it is called as it is, so what it does inside (its own
-control flow, its running statistics) needs no tracing. Taking an item of a tuple belongs to the
-operator that made the tuple. What is no operator, such as a size, a parameter by itself or
-arithmetic on those, is worked out again in every stage that needs it.
+An operator is one call of the traced model that returns a tensor and depends on the images: a leaf
+module, a function or a method. A leaf is a module of torch.nn, a module without child modules, or a
+module whose class says `pipeline_leaf = True`. It is called as a whole, so its inside (control
+flow, running statistics) needs no tracing. Taking an item of a tuple belongs to the operator that
+made the tuple. Anything else, such as a size, a parameter by itself or arithmetic on those, is no
+operator: every stage that needs it computes it again.
 
 Not here: what the operators do to tensors (observation.py), stages (cut.py), times (profiler.py).
 """
@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,13 @@ from torch import fx, nn
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.profiling.observation import Observation, observe
 
+TRACED_IMAGES = 2
+"""The smallest batch that batch normalisation takes at any image size. The operators do not depend
+on the size of the batch."""
+
 REMEDY = (
-    "let it depend on sizes or settings only, or mark the block as a leaf (`pipeline_leaf = True` in its class), "
-    "or give the stages by hand"
+    "let it depend on sizes or settings only, or mark the block as a leaf (`pipeline_leaf = True`"
+    " in its class), or give the stages by hand"
 )
 
 
@@ -36,10 +41,12 @@ REMEDY = (
 class OperatorGraph:
     """A model as a graph of operators, in program order.
 
-    `training` and `evaluation` are the same graph but for constants that follow the model's mode.
-    `operators` are the names of the operators; `items` maps the name of a node that takes an item
-    of a tuple to the operator that made the tuple; `edges` are data dependencies (source, target),
-    those through sizes included; `observed` says what each node did in an example run.
+    training, evaluation    the same graph, except for constants that follow the model's mode
+    operators    the names of the operators
+    items        by the name of a node that takes an item of a tuple: the operator that made the
+                 tuple
+    edges        data dependencies (source, target), those through sizes included
+    observed     by node name, what the node did in an example run
     """
 
     model: nn.Module
@@ -51,8 +58,8 @@ class OperatorGraph:
     observed: dict[str, Observation]
 
     def description(self, name: str) -> str:
-        """The operator for people: its module with its settings and path, or the function's
-        name."""
+        """The operator for people: its module with settings and path, or the name of its
+        function."""
         node = next(node for node in self.training.nodes if node.name == name)
         if node.op != "call_module":
             return node.target if isinstance(node.target, str) else node.target.__name__
@@ -63,9 +70,9 @@ class OperatorGraph:
 def trace(model: nn.Module, example: torch.Tensor) -> OperatorGraph:
     """The operator graph of a model whose forward takes a batch of images and returns one tensor.
 
-    `example` is a small batch on the model's device; the model runs on it, on a copy, in both
-    modes. Raises UsageError for a model that cannot be traced, naming the operation, the line and
-    the remedy.
+    `example` is a small batch on the model's device. Copies of the model run on it in both modes.
+    Raises UsageError for a model that cannot be traced, with the operation, the line and the
+    remedy.
     """
     graphs = {mode: _symbolic(model, mode) for mode in (True, False)}
     _check_modes_agree(graphs[True], graphs[False])
@@ -80,9 +87,9 @@ def trace(model: nn.Module, example: torch.Tensor) -> OperatorGraph:
 
 
 class _Tracer(fx.Tracer):
-    """Stops at leaves, and remembers which value was asked for its truth."""
+    """Stops at leaves. `decided_on` is the value whose truth the model's control flow needed."""
 
-    asked: fx.Node | None = None
+    decided_on: fx.Node | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         childless = not any(True for _ in m.children())
@@ -93,7 +100,7 @@ class _Tracer(fx.Tracer):
         )
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        self.asked = obj.node
+        self.decided_on = obj.node
         return super().to_bool(obj)
 
 
@@ -109,8 +116,8 @@ def _symbolic(model: nn.Module, training: bool) -> fx.Graph:
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:
-    """The defaults of the forward's parameters after the images: a pipeline hands on nothing
-    else."""
+    """The defaults of the forward's parameters after the images: a pipeline passes the images
+    only."""
     _, *others = inspect.signature(model.forward).parameters.values()
     return {
         other.name: other.default
@@ -142,13 +149,16 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 def _untraceable(model: nn.Module, tracer: _Tracer, error: Exception) -> str:
-    if tracer.asked is not None:
-        why = f"control flow depends on the value of operation {tracer.asked.name!r}"
+    if tracer.decided_on is not None:
+        why = f"control flow depends on the value of operation {tracer.decided_on.name!r}"
     else:
         made = [node.name for node in tracer.graph.nodes] if hasattr(tracer, "graph") else []
         after = f" (after operation {made[-1]!r})" if made else ""
         why = " ".join(f"{type(error).__name__}: {error}{after}".split())
-    return f"{type(model).__name__} cannot be cut into operators at {_user_line(error)}: {why}; {REMEDY}"
+    return (
+        f"{type(model).__name__} cannot be cut into operators at {_user_line(error)}: {why};"
+        f" {REMEDY}"
+    )
 
 
 def _user_line(error: Exception) -> str:
@@ -167,15 +177,13 @@ def _user_line(error: Exception) -> str:
 
 
 def _check_modes_agree(training: fx.Graph, evaluation: fx.Graph) -> None:
-    pairs = zip([*training.nodes, None], [*evaluation.nodes, None], strict=False)
-    for one, other in pairs:
-        if one is None and other is None:
-            return
-        if one is None or other is None or _shape(one) != _shape(other):
-            names = [node.name if node is not None else "nothing" for node in (one, other)]
+    for ours, theirs in zip_longest(training.nodes, evaluation.nodes):
+        if ours is None or theirs is None or _shape(ours) != _shape(theirs):
+            names = [node.name if node is not None else "nothing" for node in (ours, theirs)]
             raise UsageError(
-                f"the model does {names[0]} in training where it does {names[1]} in evaluation: put what differs into "
-                "a module of its own, such as nn.Dropout, or mark the block as a leaf (`pipeline_leaf = True`)"
+                f"the model does {names[0]} in training where it does {names[1]} in evaluation:"
+                " put the difference into its own module, such as nn.Dropout, or mark the block as"
+                " a leaf (`pipeline_leaf = True`)"
             )
 
 
@@ -184,8 +192,8 @@ def _shape(node: fx.Node) -> tuple[Any, ...]:
 
 
 def _follow_overwriting(graph: fx.Graph, observed: dict[str, Observation]) -> None:
-    """Lets whoever uses a value after an in-place operator changed and returned it, depend on that
-    operator."""
+    """Makes every node that uses a value after an in-place operator has changed and returned it
+    depend on that operator."""
     position = {node: index for index, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         for value in node.all_input_nodes:
@@ -198,7 +206,8 @@ def _check_output(graph: fx.Graph, observed: dict[str, Observation]) -> None:
     result = graph.output_node().args[0]
     if not isinstance(result, fx.Node) or not observed[result.name].is_tensor:
         raise UsageError(
-            f"the model returns {result}, not one tensor: wrap it so that it returns the logits alone"
+            f"the model returns {result}, not one tensor: wrap it so that it returns the logits"
+            " alone"
         )
 
 
@@ -214,16 +223,16 @@ def _operators(graph: fx.Graph, observed: dict[str, Observation]) -> tuple[str, 
     return tuple(operators)
 
 
-def _is_container(seen: Observation) -> bool:
-    return seen.parts is not None or seen.is_mixed
+def _is_container(observation: Observation) -> bool:
+    return observation.parts is not None or observation.is_mixed
 
 
 def _items(graph: fx.Graph, observed: dict[str, Observation]) -> dict[str, str]:
     """Nodes that take a tensor, or an inner tuple, out of a tuple, with the operator that made the
-    outermost.
+    outermost tuple.
 
-    Raises UsageError where a tuple that holds more than tensors is used as a whole: no stage could
-    hand it on.
+    Raises UsageError where a node uses, as a whole, a tuple with more than tensors in it: no stage
+    could send that.
     """
     items: dict[str, str] = {}
     for node in graph.nodes:
@@ -239,20 +248,21 @@ def _items(graph: fx.Graph, observed: dict[str, Observation]) -> dict[str, str]:
         for value in node.all_input_nodes:
             if observed[value.name].is_mixed:
                 raise UsageError(
-                    f"operation {value.name!r} hands on tensors together with other things, which {node.name!r} takes "
-                    "as a whole: hand on tensors, or mark the block around both as a leaf (`pipeline_leaf = True`)"
+                    f"operation {value.name!r} returns tensors together with other things, which"
+                    f" {node.name!r} takes as a whole: return tensors, or mark the block around"
+                    " both as a leaf (`pipeline_leaf = True`)"
                 )
     return items
 
 
 def _edges(graph: fx.Graph, operators: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    known = set(operators)
+    names = set(operators)
     sources: dict[fx.Node, dict[str, None]] = {}
     edges = []
     for node in graph.nodes:
         sources[node] = {}
         for value in node.all_input_nodes:
-            sources[node].update({value.name: None} if value.name in known else sources[value])
-        if node.name in known:
+            sources[node].update({value.name: None} if value.name in names else sources[value])
+        if node.name in names:
             edges += [(source, node.name) for source in sources[node]]
     return tuple(edges)

@@ -1,8 +1,9 @@
 """Profiles kept between sessions, one JSON file each, in the user's cache directory.
 
-A kept profile serves only where everything that its times depend on is alike: model and its
-operators, shape, precision, device, and the environment (torch, processor, GPU, threads). Files are
-written whole or not at all, so that any number of processes may share the directory.
+A kept profile serves only where everything that its times depend on is equal: the model's
+"module:factory" and its operators, shape, precision, device, and the environment (torch, processor,
+GPU, threads). Files are written whole or not at all, so that any number of processes may share the
+directory.
 """
 
 import hashlib
@@ -20,9 +21,8 @@ from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.profile_file import read_profile, write_profile
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.profiling.conditions import environment, usable_device
-from pytest_dnnbench.rank.profiling.operator_graph import trace
+from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
 from pytest_dnnbench.rank.profiling.profiler import (
-    TRACED_IMAGES,
     Effort,
     fingerprint,
     had_its_core,
@@ -40,14 +40,14 @@ def cached_profile(
     threads: int = 1,
     effort: Effort | None = None,
 ) -> Profile:
-    """The kept profile of exactly this, or else a new one, which is then kept. Arguments as of
-    `profile_model`.
+    """The kept profile under exactly these conditions, or a new one, which is then kept. Arguments
+    as of `profile_model`.
 
-    A file that cannot be read is measured anew and replaced; a directory that cannot be written, a
-    warning. A profile taken while other work was in the way is not kept: it serves this once.
+    A file that cannot be read is replaced by a new profile. A directory that cannot be written
+    gives a warning. A profile that other work has disturbed serves once and is not kept.
     """
     place = usable_device(device)
-    wanted = {
+    conditions = {
         "model": model,
         "image_size": image_size,
         "batch_size": batch_size,
@@ -56,10 +56,10 @@ def cached_profile(
         "environment": environment(place, threads),
         "graph": _fingerprint(model, image_size),
     }
-    path = cache_folder("profiles") / _file_name(wanted)
+    path = cache_folder("profiles") / _file_name(conditions)
     try:
         kept = read_profile(path)
-        kept.require(**wanted)
+        kept.require(**conditions)
     except ProfileError:
         kept = profile_model(
             model, image_size, batch_size, precision, device, threads=threads, effort=effort
@@ -76,11 +76,11 @@ def _fingerprint(model: str, image_size: int) -> str:
         )
 
 
-def _file_name(wanted: dict[str, Any]) -> str:
-    """Readable first, then what makes it unique."""
-    shape = f"{wanted['image_size']}px-batch{wanted['batch_size']}-{wanted['precision']}-{wanted['device']}"
-    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
-    return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', str(wanted['model']))}-{shape}-{digest}.json"
+def _file_name(conditions: dict[str, Any]) -> str:
+    """The conditions for people, then a digest that makes the name unique."""
+    shape = "{image_size}px-batch{batch_size}-{precision}-{device}".format(**conditions)
+    digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', str(conditions['model']))}-{shape}-{digest}.json"
 
 
 def _keep(profile: Profile, path: Path) -> None:

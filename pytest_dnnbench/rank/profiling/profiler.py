@@ -1,11 +1,11 @@
 """Profiles a model on one device: seconds and bytes of each operator, measured inside whole
 training passes.
 
-Nothing is run in isolation, so caches and the allocator are as they are in training, and the parts
-sum up to the whole but for the marks themselves. What is kept of an operator is the median over the
-repetitions. The whole is timed too, untraced and unmarked, turn about with the marked passes.
+No operator runs in isolation: caches and the allocator are as in training, and the parts add up to
+the whole, except for the marks themselves. The time of an operator is the median over the
+repetitions. The whole is timed too, untraced and without marks, in turn with the marked passes.
 
-Not here: the graph (graph.py), how a pass is marked (marked_pass.py), kept profiles
+Not here: the graph (operator_graph.py), the marks of a pass (marked_pass.py), kept profiles
 (profile_cache.py).
 """
 
@@ -13,6 +13,7 @@ import hashlib
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,34 +23,29 @@ from torch import fx, nn
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.planner.profile import Node, Profile
 from pytest_dnnbench.rank.models import build_model, example_images
+from pytest_dnnbench.rank.precision import matmul_precision
 from pytest_dnnbench.rank.profiling.conditions import (
     compute_threads,
     environment,
-    matmul_precision,
     no_collector,
     usable_device,
 )
 from pytest_dnnbench.rank.profiling.marked_pass import MarkedPass, whole_pass
-from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph, trace
+from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, OperatorGraph, trace
 from pytest_dnnbench.rank.stopwatch import stopwatch
 
-TRACED_IMAGES = 2
-"""The smallest batch that batch normalisation takes at any image size: what is traced does not
-depend on it."""
-
-
 SUM_TOLERANCE = 0.15
-"""How far the sum of the parts may be from the whole before the profile is in doubt."""
+"""How far the sum of the parts may be from the whole in a profile that is trusted."""
 
 LEAST_CORE_SHARE = 0.9
-"""Of the time that a profile took, the part in which this process had a core, below which others
-were in its way."""
+"""The fraction of the time in which this process must have had a core. Below it, other work was in
+the way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How often a model is run: `warmup` passes that do not count, then `repetitions` that do, of
-    either kind."""
+    """How often a model is run: `warmup` passes that do not count, then `repetitions` passes that
+    do, each plain and with marks."""
 
     warmup: int = 3
     repetitions: int = 15
@@ -57,7 +53,8 @@ class Effort:
     def __post_init__(self) -> None:
         if self.repetitions < 1 or self.warmup < 0:
             raise UsageError(
-                f"{self.repetitions} repetitions after {self.warmup} warm-up passes: ask for at least 1 after 0"
+                f"{self.repetitions} repetitions after {self.warmup} warm-up passes:"
+                " ask for at least 1 after 0"
             )
 
 
@@ -71,12 +68,11 @@ def profile_model(
     threads: int = 1,
     effort: Effort | None = None,
 ) -> Profile:
-    """The profile of a model of the catalog, or of "package.module:factory", with fresh weights on
-    random images.
+    """The profile of the model "package.module:factory", with fresh weights on random images.
 
     `batch_size` images of `image_size` pixels a side; `precision` is "fp32", "tf32" or "bf16";
-    `device` "cpu" or "cuda[:INDEX]"; `threads` compute threads (CPU). Raises UsageError for what
-    cannot be built, traced or run.
+    `device` "cpu" or "cuda[:INDEX]"; `threads` compute threads (CPU). Raises UsageError for a
+    model that cannot be built or traced, and for conditions that cannot be.
     """
     place = usable_device(device)
     built = build_model(model, image_size).to(place)
@@ -96,59 +92,64 @@ def profile_module(
     effort: Effort | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> Profile:
-    """The profile of any module that takes this batch of images and returns one tensor; both on one
-    device.
+    """The profile of any module that takes this batch of images and returns one tensor. Both are on
+    one device.
 
-    The module's gradients are cleared and its running statistics move, as in training. `metadata`
-    is added to what is always written: precision, device, environment, graph, whole_s and the
-    samples it is the median of, and on a CPU core_share, the processor time over the time that it
-    took.
+    The module's gradients are cleared and its running statistics move, as in training. The profile
+    has this `metadata` beside what it always has: precision, device, environment, graph, whole_s
+    and its samples, and on a CPU core_share, processor time over the time taken.
     """
     effort = effort or Effort()
     graph = trace(model, images[:TRACED_IMAGES])
-    samples = _Samples()
     began, used = time.perf_counter(), time.process_time()
     with compute_threads(threads), matmul_precision(precision), no_collector():
-        for repetition in range(effort.warmup + effort.repetitions):
-            whole_s = whole_pass(model.train(), images, stopwatch(images.device), precision)
-            parts = MarkedPass(graph, images, stopwatch(images.device), precision).run()
-            if repetition >= effort.warmup:
-                samples.add(whole_s, parts)
+        samples = _sampled(graph, images, precision, effort)
     core_share = (time.process_time() - used) / (time.perf_counter() - began)
     model.zero_grad(set_to_none=True)
-    return Profile(
-        tuple(
-            _node(graph, name, samples, owned) for name, owned in _parameter_bytes(graph).items()
-        ),
-        graph.edges,
-        {
-            **(metadata or {}),
-            "precision": precision,
-            "device": images.device.type,
-            "environment": environment(images.device, threads),
-            "graph": fingerprint(graph),
-            "whole_s": statistics.median(samples.whole_s),
-            "whole_samples_s": samples.whole_s,
-            "warmup": effort.warmup,
-            **({"core_share": core_share} if images.device.type == "cpu" else {}),
-        },
-    )
+    facts = {
+        "precision": precision,
+        "device": images.device.type,
+        "environment": environment(images.device, threads),
+        "graph": fingerprint(graph),
+        "whole_s": statistics.median(samples.whole_s),
+        "whole_samples_s": samples.whole_s,
+        "warmup": effort.warmup,
+    }
+    if images.device.type == "cpu":
+        facts["core_share"] = core_share
+    nodes = tuple(_node(graph, name, samples, size) for name, size in _parameter_bytes(graph))
+    return Profile(nodes, graph.edges, (metadata or {}) | facts)
+
+
+def _sampled(
+    graph: OperatorGraph, images: torch.Tensor, precision: str, effort: Effort
+) -> "_Samples":
+    """Plain and marked passes in turn: a drift of the machine's speed meets both alike."""
+    samples = _Samples()
+    for repetition in range(effort.warmup + effort.repetitions):
+        watch = stopwatch(images.device)
+        whole_s = whole_pass(graph.model.train(), images, watch, precision)
+        parts = MarkedPass(graph, images, watch, precision).run()
+        if repetition >= effort.warmup:
+            samples.add(whole_s, parts)
+    return samples
 
 
 def parts_over_whole(profile: Profile) -> float:
-    """The sum of the operators' times over the time of the whole model: near 1 if the profile can
-    be trusted."""
+    """The sum of the operators' times over the time of the whole model: near 1 in a profile that
+    can be trusted."""
     return profile.parts_s / float(profile.metadata["whole_s"])
 
 
 def is_trusted(profile: Profile) -> bool:
     """Whether parts and whole agree within SUM_TOLERANCE. If not, the machine was probably busy
-    with other work: short operators slip through between its interruptions, the whole does not."""
+    with other work: it interrupts the whole, while short operators run between the
+    interruptions."""
     return abs(parts_over_whole(profile) - 1) <= SUM_TOLERANCE
 
 
 def had_its_core(profile: Profile) -> bool:
-    """Whether no other work was in the way; on a GPU that is not known here, and not doubted."""
+    """Whether no other work was in the way. Of a GPU this is unknown, and taken as true."""
     return float(profile.metadata.get("core_share", 1.0)) >= LEAST_CORE_SHARE
 
 
@@ -188,21 +189,26 @@ def _node(graph: OperatorGraph, name: str, samples: _Samples, parameter_bytes: i
     )
 
 
-def _parameter_bytes(graph: OperatorGraph) -> dict[str, int]:
-    """Bytes of the parameters that each operator uses, its first user counting for a shared one."""
+def _parameter_bytes(graph: OperatorGraph) -> Iterator[tuple[str, int]]:
+    """Each operator with the bytes of the parameters that it uses. A shared parameter counts for
+    its first user.
+
+    Nodes that are no operators pass their parameters on: arithmetic on a parameter counts for the
+    operator that takes the result.
+    """
     counted: set[int] = set()
-    own = dict.fromkeys(graph.operators, 0)
+    sizes = dict.fromkeys(graph.operators, 0)
     reached: dict[fx.Node, list[nn.Parameter]] = {}
     for node in graph.training.nodes:
         used = _parameters(graph.model, node)
         used += [
-            p for value in node.all_input_nodes if value.name not in own for p in reached[value]
+            p for value in node.all_input_nodes if value.name not in sizes for p in reached[value]
         ]
         reached[node] = used
-        for parameter in used if node.name in own else ():
-            own[node.name] += 0 if id(parameter) in counted else parameter.nbytes
+        for parameter in used if node.name in sizes else ():
+            sizes[node.name] += 0 if id(parameter) in counted else parameter.nbytes
             counted.add(id(parameter))
-    return own
+    yield from sizes.items()
 
 
 def _parameters(model: nn.Module, node: fx.Node) -> list[nn.Parameter]:
@@ -210,6 +216,6 @@ def _parameters(model: nn.Module, node: fx.Node) -> list[nn.Parameter]:
         return list(model.get_submodule(str(node.target)).parameters())
     if node.op == "get_attr":
         path, _, name = str(node.target).rpartition(".")
-        found = getattr(model.get_submodule(path), name)
-        return [found] if isinstance(found, nn.Parameter) else []
+        tensor = getattr(model.get_submodule(path), name)
+        return [tensor] if isinstance(tensor, nn.Parameter) else []
     return []

@@ -16,17 +16,17 @@
   const selects = [...document.querySelectorAll("select[data-column]")];
 
   // Missing values come last in either direction.
-  function compare(one, other, up) {
-    if (one === "" || other === "") return (one === "") - (other === "");
-    const numbers = [Number(one), Number(other)];
-    const order = numbers.some(Number.isNaN) ? one.localeCompare(other) : numbers[0] - numbers[1];
+  function compare(left, right, up) {
+    if (left === "" || right === "") return (left === "") - (right === "");
+    const numbers = [Number(left), Number(right)];
+    const order = numbers.some(Number.isNaN) ? left.localeCompare(right) : numbers[0] - numbers[1];
     return up ? order : -order;
   }
 
   function sort(column, up) {
     const place = columnOf[column];
-    cases.sort((one, other) => compare(one.keys[place], other.keys[place], up));
-    table.append(...cases.map((one) => one.body));
+    cases.sort((left, right) => compare(left.keys[place], right.keys[place], up));
+    table.append(...cases.map((row) => row.body));
     heads.forEach((head, number) => {
       if (number === place) head.setAttribute("aria-sort", up ? "ascending" : "descending");
       else head.removeAttribute("aria-sort");

@@ -1,63 +1,51 @@
-"""Baselines: what the runs of a session are compared with, from stored sessions or a golden file.
+"""Baselines: what the runs of a session are compared with.
 
     storage  0001_a.json 0002_a.json ...  ──┐
-    a saved file                          ──┼──> Baseline.of(case, facts) ──> CaseBaseline | Incomparable | None
-    a golden file (golden.py)             ──┘
+    a saved file                          ──┼──> Baseline.of(case, facts) ──> ComparedWith
+    a golden file (golden.py)             ──┘                                 (case_baseline.py)
 
-Sessions that failed, were interrupted, or in which the case itself regressed are never part of one
-unless accepted.
+Failed or interrupted sessions, and cases that regressed, are never used as a baseline unless they
+are accepted.
 """
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
-
-import msgspec
+from typing import NamedTuple, Protocol
 
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.metrics import METRICS
-from pytest_dnnbench.results.baselines.comparability import Difference, Facts, differences, facts
-from pytest_dnnbench.results.baselines.limits import Limit, stored_limit
-from pytest_dnnbench.results.records.saved import SavedRecord, SavedRun, read_saved
+from pytest_dnnbench.results.baselines.case_baseline import (
+    CaseBaseline,
+    ComparedWith,
+    Incomparable,
+    NoBaseline,
+    Sessions,
+)
+from pytest_dnnbench.results.baselines.comparability import (
+    Difference,
+    Facts,
+    alike,
+    differences,
+    facts_of,
+)
+from pytest_dnnbench.results.baselines.limits import stored_limits
+from pytest_dnnbench.results.records.saved import SavedRun, read_saved
+from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.statistics.noise import MEMORY, Noise, Prior, learn, prior_of
 from pytest_dnnbench.results.statistics.suite_noise import pool
 
-# Sessions that a case is compared with, at most: older ones say little about the machine of today.
-# To find them, so many stored files are opened at most.
-HISTORY, MOST_FILES = MEMORY, 50
-# Cases that tell of each other's noise: more of them tell no more.
+HISTORY = MEMORY
+"""A case is compared with this many sessions at most: older ones say little about the machine of
+today."""
+
+MOST_FILES = 50
+"""To find them, this many stored files are opened at most."""
+
 POOLED_CASES = 50
+"""This many cases say something about each other's noise at most: more would say no more."""
 
 _STORED = re.compile(r"(?P<number>\d{4,})_(?P<name>.*)\.json")
-
-
-@dataclass(frozen=True, slots=True)
-class CaseBaseline:
-    """What one case is compared with. `history`: per metric the launches of each session, oldest
-    first; its latest sessions are the baseline. Disturbed launches are left out of the times in it;
-    `disturbed` are the metrics of which nothing remains. `noise` is given where it is known from
-    elsewhere than the history, `priors` where other cases tell something of it."""
-
-    file: str
-    saved: str | None
-    sessions: int
-    history: dict[str, list[list[float]]]
-    limits: dict[str, Limit] = field(default_factory=dict)
-    noise: dict[str, Noise] = field(default_factory=dict)
-    priors: dict[str, Prior] = field(default_factory=dict)
-    disturbed: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Incomparable:
-    """The baseline has the case, but of a run that may not be compared."""
-
-    file: str
-    saved: str | None
-    differences: list[Difference]
 
 
 class Baseline(Protocol):
@@ -67,25 +55,30 @@ class Baseline(Protocol):
 
     @property
     def passed_over(self) -> list[str]:
-        """Sessions, or times in them, that were not taken, each with the reason."""
+        """Sessions, or times in them, that were not used, each with the reason."""
 
     def names(self) -> list[str]:
-        """The cases it has, by the name that pytest gives them."""
+        """Its cases, by the name that pytest gives them."""
 
-    def of(
-        self, name: str, now: Facts, across: Collection[str] = ()
-    ) -> CaseBaseline | Incomparable | None:
-        """What to compare this case with; None when the baseline lacks it."""
+    def of(self, name: str, now: Facts, across: Collection[str] = ()) -> ComparedWith:
+        """What to compare this case with. `across`: facts that may differ."""
 
-    def stored(self, name: str) -> CaseBaseline | None:
-        """What is stored of a case, to be run again where it was run last; None when the baseline
-        lacks it."""
+    def stored(self, name: str) -> CaseBaseline | NoBaseline:
+        """What is stored of a case that will run where it ran last."""
+
+
+class _Stored(NamedTuple):
+    """A case in one of the sessions."""
+
+    run: SavedRun
+    record: Record
 
 
 class StoredRuns:
-    """A baseline of stored sessions, newest first; files are read when a case needs them.
+    """A baseline of stored sessions, newest first. A file is read when a case needs it.
 
-    `alone`: the newest is the baseline by itself, and the others only tell the noise.
+    `paths` are the files, newest first. With `newest`, that session alone is the baseline, and the
+    files serve only to estimate the noise.
     """
 
     def __init__(self, paths: Sequence[Path], *, newest: SavedRun | None = None) -> None:
@@ -95,9 +88,9 @@ class StoredRuns:
         self._priors: dict[str, Prior] = {}
         self._unfit: list[str] = []
         self._disturbed: dict[str, set[str]] = {}
-        first = next(self._newest_first(), None)
-        self.name = first.path.name if first else ""
-        self._names = list(first.cases) if first else []
+        run = next(self._newest_first(), None)
+        self.name = run.path.name if run else ""
+        self._names = list(run.cases) if run else []
 
     @property
     def passed_over(self) -> list[str]:
@@ -111,48 +104,47 @@ class StoredRuns:
         """The cases of the newest session that is fit."""
         return self._names
 
-    def of(
-        self, name: str, now: Facts, across: Collection[str] = ()
-    ) -> CaseBaseline | Incomparable | None:
+    def of(self, name: str, now: Facts, across: Collection[str] = ()) -> ComparedWith:
         """Of the sessions since the newest accepted one, those that may be compared with `now`: a
         folder may hold the sessions of several machines."""
-        found: list[tuple[SavedRun, SavedRecord]] = []
-        unlike: Incomparable | None = None
-        known: dict[tuple[bytes, bytes, bytes], list[Difference]] = {}
+        comparable: list[_Stored] = []
+        nearest: Incomparable | None = None
+        compared: list[tuple[Record, list[Difference]]] = []
+        for run, record in self._newest_of(name):
+            if self._alone and not comparable and run is not self._runs[0]:
+                break  # the newest session is the baseline, or there is none
+            unlike = _unlike(record, now, across, compared)
+            if not unlike:
+                comparable.append(_Stored(run, record))
+                if run.session.accepted or len(comparable) == HISTORY:
+                    break
+            elif nearest is None:
+                nearest = Incomparable(run.path.name, run.saved, unlike)
+        if not comparable:
+            return nearest or NoBaseline()
+        return self._baseline(name, comparable[::-1])
+
+    def stored(self, name: str) -> CaseBaseline | NoBaseline:
+        """The sessions that may be compared with the newest."""
+        for _, record in self._newest_of(name):
+            baseline = self.of(name, facts_of(record))
+            return baseline if isinstance(baseline, CaseBaseline) else NoBaseline()
+        return NoBaseline()
+
+    def _newest_of(self, name: str) -> Iterator[_Stored]:
+        """A case in the sessions that have it, newest first, where it may be a baseline."""
         for run in self._newest_first():
             record = run.cases.get(name)
             if record is not None and _fit(run, record):
-                text = record.facts_text
-                if text not in known:
-                    known[text] = differences(_facts(*text), now, across)
-                if not known[text]:
-                    found.append((run, record))
-                    if run.session.accepted or len(found) == HISTORY:
-                        break
-                elif unlike is None:
-                    unlike = Incomparable(run.path.name, run.saved, known[text])
-            if self._alone and not found:
-                break
-        return self._baseline(name, found[::-1]) if found else unlike
-
-    def stored(self, name: str) -> CaseBaseline | None:
-        """The history of the newest record that is fit."""
-        records = (
-            run.cases[name]
-            for run in self._newest_first()
-            if name in run.cases and _fit(run, run.cases[name])
-        )
-        newest = next(records, None)
-        found = self.of(name, _facts(*newest.facts_text)) if newest else None
-        return found if isinstance(found, CaseBaseline) else None
+                yield _Stored(run, record)
 
     def _newest_first(self) -> Iterator[SavedRun]:
-        """Those that are whole and fit; why each other one was passed over is kept."""
+        """The sessions that are whole and fit. Notes why the others were passed over."""
         yield from self._runs
         while self._unread:
             path = self._unread.pop()
             try:
-                run = read_saved(path, strict=not self._runs)
+                run = read_saved(path)
             except DataError as error:
                 self._unfit.append(str(error))
                 continue
@@ -162,47 +154,46 @@ class StoredRuns:
                 self._runs.append(run)
                 yield run
 
-    def _baseline(self, name: str, found: list[tuple[SavedRun, SavedRecord]]) -> CaseBaseline:
-        run, newest = found[-1]
-        learnt = {metric: self._undisturbed(name, metric, found) for metric in newest.metrics}
-        history, compared = learnt, found
-        if self._alone:
-            compared = found[-1:]
-            history = {
-                metric: self._undisturbed(name, metric, compared) for metric in newest.metrics
-            }
-        self._priors = self._priors or _priors([one for one, _ in found])
+    def _baseline(self, name: str, sessions: list[_Stored]) -> CaseBaseline:
+        """The baseline of a case, from its comparable sessions, oldest first."""
+        run, newest = sessions[-1]
+        compared = sessions[-1:] if self._alone else sessions
+        learnt = {metric: self._undisturbed(name, metric, sessions) for metric in newest.metrics}
+        history = (
+            {metric: self._undisturbed(name, metric, compared) for metric in newest.metrics}
+            if self._alone
+            else learnt
+        )
+        self._priors = self._priors or _priors([run for run, _ in sessions])
         return CaseBaseline(
             file=run.path.name,
             saved=run.saved,
             sessions=len(compared),
-            history={metric: sessions for metric, sessions in history.items() if sessions},
-            limits=_limits(newest),
-            noise=_noise(learnt, self._priors) if self._alone and len(found) > 1 else {},
+            history={metric: launches for metric, launches in history.items() if launches},
+            limits=stored_limits(newest.thresholds),
+            noise=_noise(learnt, self._priors) if self._alone and len(sessions) > 1 else {},
             priors=self._priors,
-            disturbed=tuple(metric for metric, sessions in history.items() if not sessions),
+            disturbed=tuple(metric for metric, launches in history.items() if not launches),
         )
 
-    def _undisturbed(
-        self, name: str, metric: str, found: list[tuple[SavedRun, SavedRecord]]
-    ) -> list[list[float]]:
+    def _undisturbed(self, name: str, metric: str, sessions: list[_Stored]) -> Sessions:
         """The undisturbed launches of each session that has any."""
-        sessions = []
-        for run, record in found:
+        launches = []
+        for run, record in sessions:
             if metric in record.metrics:
                 if values := record.undisturbed(metric):
-                    sessions.append(values)
+                    launches.append(values)
                 elif record.disturbed:
                     self._disturbed.setdefault(run.path.name, set()).add(name)
-        return sessions
+        return launches
 
 
 def storage_runs(folder: Path, wanted: str) -> StoredRuns:
     """The sessions in pytest-benchmark's folder: `latest`, those of one NAME, or the one of a
     NUMBER.
 
-    Raises UsageError when NAME or NUMBER is not there, DataError when the one of a NUMBER is not
-    fit or not whole.
+    Raises UsageError when NAME or NUMBER is not there, DataError when the session of a NUMBER is
+    damaged or not fit.
     """
     stored = _stored(folder)
     if wanted.isdigit():
@@ -220,58 +211,60 @@ def storage_runs(folder: Path, wanted: str) -> StoredRuns:
 
 
 def read_fit(path: Path) -> SavedRun:
-    """A saved file that was asked for by name. Raises DataError when its session is not fit as a
+    """A saved file that the user named. Raises DataError when its session is not fit as a
     baseline."""
     run = read_saved(path)
     if run.unfit:
         raise DataError(
-            f"{path} cannot be a baseline: {run.unfit}; if it is right as it is, run"
+            f"{path} cannot be a baseline: {run.unfit}; if its results are right, run"
             f' `dnnbench baseline accept {path} --reason "..."`'
         )
     return run
 
 
 def disturbed_text(cases: Collection[str]) -> str:
-    """Why the times of these cases of a session are no part of a baseline."""
+    """Why the times of these cases of a session are not used."""
     more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
-    return f"every launch of {min(cases)}{more} was disturbed: times are not taken"
+    return f"every launch of {min(cases)}{more} was disturbed: times are not used"
+
+
+def _unlike(
+    record: Record,
+    now: Facts,
+    across: Collection[str],
+    compared: list[tuple[Record, list[Difference]]],
+) -> list[Difference]:
+    """How a stored record differs from now. `compared` are the records that were compared before:
+    most sessions of a storage are alike, and their answers too."""
+    for other, unlike in compared:
+        if alike(record, other):
+            return unlike
+    unlike = differences(facts_of(record), now, across)
+    compared.append((record, unlike))
+    return unlike
 
 
 def _stored(folder: Path) -> list[tuple[int, str, Path]]:
     """Newest first."""
-    matches = (
-        [(_STORED.fullmatch(path.name), path) for path in folder.glob("*.json")]
-        if folder.is_dir()
-        else []
-    )
-    found = ((int(match["number"]), match["name"], path) for match, path in matches if match)
-    return sorted(found, reverse=True)
+    if not folder.is_dir():
+        return []
+    matches = [(_STORED.fullmatch(path.name), path) for path in folder.glob("*.json")]
+    stored = ((int(match["number"]), match["name"], path) for match, path in matches if match)
+    return sorted(stored, reverse=True)
 
 
 def _nothing(folder: Path, stored: list[tuple[int, str, Path]]) -> str:
+    if not stored:
+        return f"{folder} holds no saved session"
     names = ", ".join(f"{number:04} ({name})" for number, name, _ in stored[:5])
-    return f"{folder} holds {f'no such session; the newest are {names}' if stored else 'no saved session'}"
+    return f"{folder} holds no such session; the newest are {names}"
 
 
-def _fit(run: SavedRun, record: SavedRecord) -> bool:
+def _fit(run: SavedRun, record: Record) -> bool:
     return record.verdict.status != "regressed" or run.session.accepted is not None
 
 
-@lru_cache(maxsize=8192)
-def _facts(case: bytes, must_match: bytes, plan: bytes) -> Facts:
-    decode = msgspec.json.decode
-    return facts(decode(case), decode(must_match), decode(plan))
-
-
-def _limits(record: SavedRecord) -> dict[str, Limit]:
-    found = {
-        metric: stored_limit(metric, one.relative, one.absolute, one.source)
-        for metric, one in record.thresholds.items()
-    }
-    return {metric: limit for metric, limit in found.items() if limit is not None}
-
-
-def _noise(history: dict[str, list[list[float]]], priors: dict[str, Prior]) -> dict[str, Noise]:
+def _noise(history: dict[str, Sessions], priors: dict[str, Prior]) -> dict[str, Noise]:
     return {
         metric: learn(sessions, priors.get(metric) or prior_of(metric))
         for metric, sessions in history.items()
@@ -280,18 +273,15 @@ def _noise(history: dict[str, list[list[float]]], priors: dict[str, Prior]) -> d
 
 
 def _priors(runs: Sequence[SavedRun]) -> dict[str, Prior]:
-    """What the cases of these sessions of one machine, oldest first, tell of each other's noise."""
-    names = list(runs[-1].cases)
-    some = names[:: max(len(names) // POOLED_CASES, 1)]
-    metrics = {
-        metric for name in some for metric in runs[-1].cases[name].metrics if metric in METRICS
-    }
-    return {metric: pool(_histories(runs, some, metric), prior_of(metric)) for metric in metrics}
+    """What the cases of these sessions of one machine, oldest first, say about each other's
+    noise."""
+    newest = runs[-1].cases
+    names = list(newest)[:: max(len(newest) // POOLED_CASES, 1)]
+    metrics = {metric for name in names for metric in newest[name].metrics if metric in METRICS}
+    return {metric: pool(_histories(runs, names, metric), prior_of(metric)) for metric in metrics}
 
 
-def _histories(
-    runs: Sequence[SavedRun], names: Sequence[str], metric: str
-) -> list[list[list[float]]]:
+def _histories(runs: Sequence[SavedRun], names: Sequence[str], metric: str) -> list[Sessions]:
     histories = []
     for name in names:
         records = [
@@ -302,5 +292,5 @@ def _histories(
     return [sessions for sessions in histories if sessions and _positive(sessions)]
 
 
-def _positive(sessions: Sequence[Sequence[float]]) -> bool:
+def _positive(sessions: Sessions) -> bool:
     return all(value > 0 for session in sessions for value in session)

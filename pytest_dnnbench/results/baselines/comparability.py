@@ -1,6 +1,6 @@
 """What must be alike before two runs of a case may be compared, and how they differ.
 
-A fact has a short name, as one writes it after `--dnn-compare-across`: `torch`, `gpus`,
+A fact has a short name, as users write it after `--dnn-compare-across`: `torch`, `gpus`,
 `data.split`, `partition`.
 """
 
@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Facts = dict[str, Any]
+import msgspec
 
-# Of a plan: how the model is split. Its predictions follow from the profile and are not the case's
-# identity.
-_PARTITION = ("replicas", "stages", "microbatches", "schedule")
+from pytest_dnnbench.results.records.schema import PlanEntry, Record
+
+Facts = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +27,35 @@ class Difference:
         return f"{self.fact}: {_shown(self.baseline)} -> {_shown(self.now)}"
 
 
-def facts(case: Mapping[str, Any], must_match: Mapping[str, Any], plan: Any) -> Facts:
-    """The facts of a run, flat and sorted."""
-    split = {"partition": _partition(plan)} if plan else {}
-    found: Facts = {}
-    for part in (case, must_match, split):
+def facts_of(record: Record) -> Facts:
+    """The facts of a run, flat and sorted: of the case, of how it was run, of the environment, and
+    how a pipeline is split."""
+    split = {} if record.plan is None else {"partition": _partition(record.plan)}
+    facts: Facts = {}
+    for part in (
+        msgspec.to_builtins(record.case),
+        msgspec.to_builtins(record.run),
+        record.environment.must_match,
+        split,
+    ):
         for name, value in part.items():
-            found.update(_flat(str(name), value))
-    return dict(sorted(found.items()))
+            facts.update(_flat(name, value))
+    return dict(sorted(facts.items()))
 
 
-def facts_of(record: Mapping[str, Any]) -> Facts:
-    """The facts of a record that was made in this session."""
-    return facts(record["case"], record["environment"].get("must_match", {}), record.get("plan"))
+def alike(record: Record, other: Record) -> bool:
+    """Whether two records have the same facts. Much faster than making and comparing them."""
+    return (
+        record.case == other.case
+        and record.run == other.run
+        and record.environment.must_match == other.environment.must_match
+        and (record.plan and _partition(record.plan)) == (other.plan and _partition(other.plan))
+    )
 
 
 def differences(baseline: Facts, now: Facts, across: Collection[str] = ()) -> list[Difference]:
-    """Exactly the facts that differ, but for those that the user compares across; a group's name
-    stands for all."""
+    """Exactly the facts that differ, except those that the user compares across; the name of a
+    group, as `data`, stands for all its facts."""
     return [
         Difference(name, baseline.get(name), now.get(name))
         for name in sorted({*baseline, *now})
@@ -52,23 +63,19 @@ def differences(baseline: Facts, now: Facts, across: Collection[str] = ()) -> li
     ]
 
 
-def _partition(plan: Any) -> Any:
-    if not isinstance(plan, Mapping):
-        return plan
-    split = {key: plan[key] for key in _PARTITION if key in plan}
-    if isinstance(stages := split.get("stages"), list):
-        split["stages"] = [
-            {key: stage[key] for key in ("nodes", "replicas") if key in stage}
-            if isinstance(stage, Mapping)
-            else stage
-            for stage in stages
+def _partition(plan: PlanEntry) -> Any:
+    """How the model is split. The plan's predictions follow from a profile and do not identify the
+    case."""
+    return {
+        "stages": [
+            {"nodes": list(stage.nodes), "replicas": stage.replicas} for stage in plan.plan.stages
         ]
-    return split or dict(plan)
+    }
 
 
 def _flat(name: str, value: Any) -> Facts:
     if isinstance(value, Mapping) and name != "partition":
-        return {f"{name}.{key}": one for key, one in value.items()}
+        return {f"{name}.{key}": fact for key, fact in value.items()}
     return {name: value}
 
 

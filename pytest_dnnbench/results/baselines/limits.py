@@ -1,28 +1,23 @@
 """Limits: how much worse than its baseline a metric may be, or which figure it must reach whatever
 the baseline.
 
-    throughput=-5%                relative: fails when more than 5% lower than the baseline
-    allocated_peak_bytes=<=6GiB         absolute, in the metric's unit or one that is named
-    scaling_efficiency=>=0.9 -3%        both
-    step_time_s=off                     neither
+    throughput=-5%                  relative: fails when more than 5% lower than the baseline
+    allocated_peak_bytes=<=6GiB     absolute, in the metric's unit or in the one that is named
+    scaling_efficiency=>=0.9 -3%    both
+    step_time_s=off                 neither
 
 One-sided: each metric has a direction that is worse, and a limit in the other one is refused.
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.metrics import METRICS
+from pytest_dnnbench.metrics import METRICS, Better, Metric
+from pytest_dnnbench.results.records.schema import LimitEntry
 
-_UNITS = {
-    "B": {"B": 1.0, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 1e3, "MB": 1e6, "GB": 1e9},
-    "s": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
-    "1": {"%": 0.01},
-}
 _ABSOLUTE = re.compile(
     r"(?P<sign>[<>]=)\s*(?P<number>[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>\S*)"
 )
@@ -44,32 +39,32 @@ class Limit:
     off: bool = False
 
 
+Layers = Sequence[Mapping[str, Limit]]
+"""Limits by metric, of several sources, the nearest to the user first."""
+
+
 def parse_limit(metric: str, text: object, source: str) -> Limit:
     """The limit that someone wrote. Raises UsageError naming the source, the value and what to
     write."""
     if metric not in METRICS:
         raise UsageError(f"{source}: unknown metric {metric!r}: choose from {', '.join(METRICS)}")
-    better, unit = METRICS[metric].better, METRICS[metric].unit
+    row = METRICS[metric]
     form = f"{metric}={text}"
     written = str(text).strip()
     if text is None or written == "off":
         return Limit(off=True)
     limit = Limit()
     for part in re.sub(r"([<>]=)\s+", r"\1", written).split() or [""]:
-        if found := _RELATIVE.fullmatch(part):
-            limit = replace(
-                limit,
-                relative=_relative(source, form, found["number"], better),
-                relative_source=source,
-            )
-        elif found := _ABSOLUTE.fullmatch(part):
-            limit = replace(
-                limit, absolute=_absolute(source, form, found, better, unit), absolute_source=source
-            )
+        if match := _RELATIVE.fullmatch(part):
+            relative = _relative(source, form, match["number"], row.better)
+            limit = replace(limit, relative=relative, relative_source=source)
+        elif match := _ABSOLUTE.fullmatch(part):
+            absolute = _absolute(source, form, match, row)
+            limit = replace(limit, absolute=absolute, absolute_source=source)
         else:
             raise UsageError(
-                f"{source}: {form!r} is not a limit: write a change such as {_example(better)},"
-                f" a bound such as {_sign(better)}100, or off"
+                f"{source}: {form!r} is not a limit: write a change such as {_example(row.better)},"
+                f" a bound such as {_sign(row.better)}100, or off"
             )
     return limit
 
@@ -79,9 +74,9 @@ def parse_limits(entries: Mapping[str, object], source: str) -> dict[str, Limit]
     return {metric: parse_limit(metric, text, source) for metric, text in entries.items()}
 
 
-def parse_limit_list(entries: Sequence[str], source: str) -> dict[str, Limit]:
+def parse_limit_list(entries: Iterable[str], source: str) -> dict[str, Limit]:
     """The limits of an option: `metric=limit` each."""
-    found: dict[str, Limit] = {}
+    limits: dict[str, Limit] = {}
     for entry in entries:
         metric, equals, text = entry.partition("=")
         if not equals:
@@ -91,96 +86,110 @@ def parse_limit_list(entries: Sequence[str], source: str) -> dict[str, Limit]:
         if metric[-1:] in "<>" and metric:  # throughput>=3000
             metric, text = metric[:-1], f"{metric[-1]}={text}"
         metric = metric.strip()
-        if metric in found:
-            raise UsageError(f"{source}: {metric} is limited twice: keep one of them")
-        found[metric] = parse_limit(metric, text, source)
-    return found
+        if metric in limits:
+            raise UsageError(f"{source}: {metric} is limited twice: keep one of the two")
+        limits[metric] = parse_limit(metric, text, source)
+    return limits
 
 
 def default_limit(metric: str) -> Limit | None:
-    """What holds when nobody says anything; None for a metric that is only recorded."""
-    known = METRICS.get(metric)
-    if known is None or known.tolerance is None:
+    """The limit that holds when no source sets one; None for a metric that is only recorded."""
+    row = METRICS.get(metric)
+    if row is None or row.tolerance is None:
         return None
-    relative = -known.tolerance if known.better == "higher" else known.tolerance
+    relative = -row.tolerance if row.better == "higher" else row.tolerance
     return Limit(relative=relative, relative_source="default")
 
 
-def stored_limit(
-    metric: str, relative: float | None, absolute: float | None, source: str
-) -> Limit | None:
-    """The limit of a baseline file, its contract; the defaults of the version that wrote it
-    (`source` of the relative limit) are not part of it."""
+def stored_limit(metric: str, entry: LimitEntry) -> Limit | None:
+    """The limit that a stored record sets for later runs; None where it sets none.
+
+    A relative limit whose source is "default" is not part of it: the defaults of the version that
+    wrote the record bind nobody.
+    """
     if metric not in METRICS:
         return None
     sign = -1 if METRICS[metric].better == "higher" else 1
-    kept = (
-        relative if relative is not None and relative * sign >= 0 and source != "default" else None
-    )
-    return (
-        None if kept is None and absolute is None else Limit(kept, absolute, "baseline", "baseline")
-    )
+    relative = entry.relative
+    if relative is not None and (relative * sign < 0 or entry.source == "default"):
+        relative = None
+    if relative is None and entry.absolute is None:
+        return None
+    return Limit(relative, entry.absolute, "baseline", "baseline")
 
 
-def resolve(metric: str, layers: Sequence[Mapping[str, Limit]]) -> Limit | None:
-    """What holds of several layers, nearest to the user first; None when nothing does."""
-    found = Limit()
+def stored_limits(thresholds: Mapping[str, LimitEntry]) -> dict[str, Limit]:
+    """The limits that a stored record sets for later runs, by metric."""
+    limits = {metric: stored_limit(metric, entry) for metric, entry in thresholds.items()}
+    return {metric: limit for metric, limit in limits.items() if limit is not None}
+
+
+def resolve(metric: str, layers: Layers) -> Limit | None:
+    """The limit that holds: of each kind the nearest layer's, of a relative one else the default.
+    None when no kind has one."""
+    resolved = Limit()
     for layer in layers:
         limit = layer.get(metric)
         if limit is None:
             continue
-        if found.relative is None and limit.relative is not None:
-            found = replace(found, relative=limit.relative, relative_source=limit.relative_source)
-        if found.absolute is None and limit.absolute is not None:
-            found = replace(found, absolute=limit.absolute, absolute_source=limit.absolute_source)
+        if resolved.relative is None and limit.relative is not None:
+            resolved = replace(
+                resolved, relative=limit.relative, relative_source=limit.relative_source
+            )
+        if resolved.absolute is None and limit.absolute is not None:
+            resolved = replace(
+                resolved, absolute=limit.absolute, absolute_source=limit.absolute_source
+            )
         if limit.off:
             break
     else:
-        if found.relative is None and (default := default_limit(metric)):
-            found = replace(found, relative=default.relative, relative_source="default")
-    return found if found.relative is not None or found.absolute is not None else None
+        if resolved.relative is None and (default := default_limit(metric)):
+            resolved = replace(resolved, relative=default.relative, relative_source="default")
+    return None if resolved.relative is None and resolved.absolute is None else resolved
 
 
 def limit_text(metric: str, limit: Limit) -> str:
-    """The limit as one would write it."""
+    """The limit as users write it."""
     parts = [] if limit.relative is None else [f"{limit.relative * 100:+.6g}%"]
     if limit.absolute is not None:
         parts.append(f"{_sign(METRICS[metric].better)}{limit.absolute:.12g}")
     return " ".join(parts) or "off"
 
 
-def _relative(source: str, form: str, number: str, better: str) -> float:
+def _relative(source: str, form: str, number: str, better: Better) -> float:
     value = float(number) / 100
     if number.lstrip("+-") == number and value:
         raise UsageError(f"{source}: {form!r} lacks its sign: write {_example(better)}")
     if (value > 0) == (better == "higher") and value:
         raise UsageError(
-            f"{source}: {form!r} would limit an improvement: {better} is better, so write {_example(better)}"
+            f"{source}: {form!r} would limit an improvement: {better} is better,"
+            f" so write {_example(better)}"
         )
     if not -1 < value < 1:
         raise UsageError(f"{source}: {form!r} must stay below 100%")
     return value
 
 
-def _absolute(source: str, form: str, found: Any, better: str, unit: str) -> float:
-    if found["sign"] != _sign(better):
+def _absolute(source: str, form: str, match: re.Match[str], row: Metric) -> float:
+    if match["sign"] != _sign(row.better):
         raise UsageError(
-            f"{source}: {form!r} bounds the good side: {better} is better, so write {_sign(better)}"
+            f"{source}: {form!r} bounds the good side: {row.better} is better,"
+            f" so write {_sign(row.better)}"
         )
-    scales = {"": 1.0, unit: 1.0, **_UNITS.get(unit, {})}
-    if found["unit"] not in scales:
+    scales = {"": 1.0, row.unit: 1.0, **row.scales}
+    if match["unit"] not in scales:
         raise UsageError(
             f"{source}: {form!r} has an unknown unit: choose from {', '.join(filter(None, scales))}"
         )
-    value = float(found["number"]) * scales[found["unit"]]
+    value = float(match["number"]) * scales[match["unit"]]
     if not (math.isfinite(value) and value > 0):
         raise UsageError(f"{source}: {form!r} must be finite and above zero")
     return value
 
 
-def _sign(better: str) -> str:
+def _sign(better: Better) -> str:
     return ">=" if better == "higher" else "<="
 
 
-def _example(better: str) -> str:
+def _example(better: Better) -> str:
     return "-5%" if better == "higher" else "+5%"

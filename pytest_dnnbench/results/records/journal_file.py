@@ -1,32 +1,31 @@
-"""The journal: every measured launch of a session, kept as it is measured, so that a session can be
-continued.
+"""The journal: a session's launches on disk, each written as soon as it is measured, so that an
+interrupted session can be continued.
 
-A file of JSON lines: the first says what was measured and where, each further one holds a launch.
-Lines are appended and synchronised to the disk; a line that was cut off by a crash is the last one,
-and its launch is measured again. Plain data, checked against the types as it is read. While its
-session lives, the file is locked.
-
-Schema history: 1, the first.
+A file of JSON lines: the first line holds a Head, each further one a KeptLaunch. Lines are appended
+and synchronised to the disk. Only the last line can be cut off by a crash; its launch is measured
+again. While its session lives, the file is locked.
 """
 
 import fcntl
 import json
 import os
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from pytest_dnnbench.errors import DataError
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.messages import RankReport
+from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry
 
 SCHEMA = 1
+"""The version of the journal. History: 1, the first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What must be alike before a session is continued: its cases, its options, where it runs."""
+class Head(msgspec.Struct, frozen=True):
+    """What must be alike before a session is continued: its cases, its options, and facts of the
+    machine and the software. Options and facts are plain data."""
 
     cases: list[str]
     options: dict[str, Any]
@@ -34,22 +33,27 @@ class Head:
     schema: int = SCHEMA
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """One launch of a case: the test's node id, what was asked of the ranks, and what came of
-    it."""
+class KeptLaunch(msgspec.Struct, frozen=True):
+    """One launch of a case, with the case's plan and proof.
+
+    `item` is the test's node id. `plan` is what the framework's planning returned; it is plain data
+    when it is read back.
+    """
 
     item: str
-    case: dict[str, Any]
-    plan: dict[str, Any] | None
-    correctness: dict[str, Any]
+    case: Case
+    plan: Any
+    correctness: CorrectnessEntry
     reports: tuple[RankReport, ...]
-    conditions: dict[str, Any] = field(default_factory=dict)
+    conditions: Conditions = Conditions()
+
+
+_Line = TypeVar("_Line", Head, KeptLaunch)
 
 
 class Journal:
-    """An open journal, locked. `kept` are the launches in it when it was opened, `head` what they
-    belong to.
+    """An open journal, locked. `kept` are the launches that it held when it was opened, `head` the
+    session that they belong to. `cut_off`: its last line is incomplete.
 
     Opening raises DataError for a file that is damaged, or written by a later version.
     """
@@ -77,7 +81,7 @@ class Journal:
         content = self.path.read_bytes()
         os.ftruncate(self._file, content.rfind(b"\n") + 1)
 
-    def keep(self, launch: Kept) -> None:
+    def keep(self, launch: KeptLaunch) -> None:
         """Adds a launch; it is on the disk when this returns."""
         self._append(launch)
 
@@ -90,26 +94,28 @@ class Journal:
         self.path.unlink(missing_ok=True)
         os.close(self._file)
 
-    def _append(self, line: Head | Kept) -> None:
-        rest = memoryview(json.dumps(asdict(line)).encode() + b"\n")
+    def _append(self, line: Head | KeptLaunch) -> None:
+        # json and not msgspec.json, which writes an infinite loss as null.
+        rest = memoryview(json.dumps(msgspec.to_builtins(line)).encode() + b"\n")
         while rest:
             rest = rest[os.write(self._file, rest) :]
         os.fsync(self._file)
 
 
-def _read(path: Path) -> tuple[Head | None, list[Kept], bool]:
-    """The head, the launches, and whether a last line was cut off. An empty file has no head."""
+def _read(path: Path) -> tuple[Head | None, list[KeptLaunch], bool]:
+    """The head, the launches, and whether the last line is cut off. An empty file has no head."""
     *lines, rest = path.read_bytes().split(b"\n")
     if not lines:
         return None, [], bool(rest)
     raw = _json(path, 1, lines[0])
     if isinstance(raw, dict) and isinstance(raw.get("schema"), int) and raw["schema"] > SCHEMA:
         raise DataError(
-            f"{path} has schema {raw['schema']}, and this version reads {SCHEMA}: use the one that wrote it"
+            f"{path}: schema {raw['schema']} is newer than this version reads ({SCHEMA}): continue"
+            " with the version that wrote it"
         )
     head = _convert(path, 1, raw, Head)
     kept = [
-        _convert(path, number, _json(path, number, line), Kept)
+        _convert(path, number, _json(path, number, line), KeptLaunch)
         for number, line in enumerate(lines[1:], 2)
     ]
     return head, kept, bool(rest)
@@ -122,10 +128,10 @@ def _json(path: Path, number: int, line: bytes) -> Any:
         raise DataError(f"{path}, line {number}: not JSON ({error}); {_FIX}") from None
 
 
-def _convert(path: Path, number: int, raw: Any, kind: Any) -> Any:
+def _convert(path: Path, number: int, raw: Any, line: type[_Line]) -> _Line:
     try:
-        return msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
+        return msgspec.convert(raw, line)
+    except (msgspec.ValidationError, UsageError) as error:
         raise DataError(f"{path}, line {number}: {error}; {_FIX}") from None
 
 

@@ -1,8 +1,4 @@
-"""Strict reading and safe writing of JSON that people keep, edit and commit.
-
-Whatever is wrong with a file is told with its name and the place. A write replaces the whole file
-or nothing of it.
-"""
+"""Strict reading of JSON that people edit by hand. Errors name the file and the line."""
 
 import json
 import stat
@@ -11,20 +7,20 @@ from typing import Any, NoReturn
 
 from pytest_dnnbench.errors import DataError
 
-# 1,000 cases of 50 launches are about 100 MB; no baseline is larger than this.
 MOST_BYTES = 512 * 2**20
+"""The largest file that is read: 1,000 cases of 50 launches are about 100 MB."""
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's content. Raises DataError when it is absent, no plain file, or larger than any
-    baseline."""
+    """The file's content. Raises DataError when it is absent, no plain file, or larger than
+    MOST_BYTES."""
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
             raise DataError(f"{path} is not a file")
         if about.st_size > MOST_BYTES:
             raise DataError(
-                f"{path} holds {about.st_size:,} bytes, more than the {MOST_BYTES:,} that any baseline has"
+                f"{path} holds {about.st_size:,} bytes; no baseline has more than {MOST_BYTES:,}"
             )
         return path.read_bytes()
     except OSError as error:
@@ -34,23 +30,20 @@ def read_bytes(path: Path) -> bytes:
 
 
 def check_json(path: Path, content: bytes) -> Any:
-    """The JSON value of the content, in which no key comes twice and every number is finite."""
+    """The JSON value of the content. Raises DataError for a key that an object has twice, and for a
+    number that is not finite."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        values = dict(pairs)
+        if len(values) != len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            at = _second(content, twice)
-            raise DataError(
-                f"{path}{at}: the key {twice!r} stands twice in one object: keep one of them"
-            )
-        return found
+            line = _line_of_word(content, json.dumps(twice), skip=1)
+            raise DataError(f"{path}{line}: duplicate key {twice!r}: keep one of the two")
+        return values
 
     def no_number(text: str) -> NoReturn:
-        raise DataError(
-            f"{path}{_second(content, text, first=True)}: {text} is not a number in JSON"
-        )
+        raise DataError(f"{path}{_line_of_word(content, text)}: {text} is not a number in JSON")
 
     try:
         return json.loads(
@@ -73,10 +66,12 @@ def line_of(content: bytes, position: int) -> int:
     return content.count(b"\n", 0, position) + 1
 
 
-def _second(content: bytes, word: str, *, first: bool = False) -> str:
-    """ ", line N" of the second (or first) place of a word; nothing when its spelling in the file is another."""
-    spelt = word.encode() if first else json.dumps(word).encode()
-    place = content.find(spelt)
-    if not first and place >= 0:
-        place = content.find(spelt, place + 1)
-    return f", line {line_of(content, place)}" if place >= 0 else ""
+def _line_of_word(content: bytes, word: str, *, skip: int = 0) -> str:
+    """ ", line N" of a word in the content after `skip` others of it; empty where it is not spelt
+    so."""
+    place = -1
+    for _ in range(skip + 1):
+        place = content.find(word.encode(), place + 1)
+        if place < 0:
+            return ""
+    return f", line {line_of(content, place)}"

@@ -1,36 +1,38 @@
-"""Disturbed launches (controller/disturbance.py says what counts as one): which launches a verdict
-on a time rests on.
+"""Disturbed launches (controller/disturbance.py defines them): which launches a verdict on a time
+rests on.
 
-A launch beside someone else's work tells how fast that left the devices, not how fast the case is.
-Memory is what it was in any case. Raw data stay complete: what is left out here is left out of
-verdicts and of the history only.
+A launch that shared its devices with other work shows how fast the case ran beside that work, not
+how fast the case is. Memory is the same either way. Raw data stay complete: what is left out here
+is left out of verdicts and of the history only.
 """
 
 from collections.abc import Sequence
 
 import msgspec
 
-from pytest_dnnbench.metrics import METRICS
+from pytest_dnnbench.metrics import metric_row
 
 Reasons = Sequence[str | None]
 
-# A verdict on fewer undisturbed launches would hang on a single one.
 FEWEST = 2
+"""A verdict on fewer undisturbed launches would rest on a single one."""
 
 
 class Launches(msgspec.Struct, frozen=True, gc=False):
-    """One metric of one case: the value of each launch, and why it was disturbed, or None.
+    """One metric of one case: the value of each launch, and the reason why each launch was
+    disturbed, or None.
 
-    `reasons` is empty where none was, and where a disturbance changes nothing. A struct, for a
-    storage holds many.
+    `reasons` is empty where no launch was disturbed, and where a disturbance changes nothing.
     """
+
+    # A struct and not a dataclass: a storage holds 100,000.
 
     values: tuple[float, ...]
     reasons: tuple[str | None, ...] = ()
 
     @property
     def undisturbed(self) -> tuple[float, ...]:
-        """The values that tell something of the case."""
+        """The values of the launches that were not disturbed."""
         if not self.reasons:
             return self.values
         return tuple(
@@ -39,24 +41,24 @@ class Launches(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def enough(self) -> bool:
-        """Whether a verdict may rest on the undisturbed ones alone: two at least, and at least half
-        of all."""
+        """Whether a verdict may rest on the undisturbed launches alone: at least FEWEST of them,
+        and at least half of all."""
         kept = len(self.undisturbed)
         return kept == len(self.values) or (kept >= FEWEST and 2 * kept >= len(self.values))
 
     @property
-    def believed(self) -> tuple[float, ...]:
-        """What the verdict rests on: all of them where too few are undisturbed, and then no
-        difference is believed."""
+    def trusted(self) -> tuple[float, ...]:
+        """The values that the verdict rests on. Where too few launches are undisturbed these are
+        all values, and then no difference is trusted."""
         return self.undisturbed if self.enough else self.values
 
     @property
     def disturbance(self) -> str | None:
-        """How many were disturbed, and by what the first of them; None when none was."""
-        found = [reason for reason in self.reasons if reason is not None]
-        if not found:
+        """How many launches were disturbed, and the first one's reason; None when none was."""
+        reasons = [reason for reason in self.reasons if reason is not None]
+        if not reasons:
             return None
-        return f"{len(found)} of {len(self.values)} launches disturbed ({found[0]})"
+        return f"{len(reasons)} of {len(self.values)} launches disturbed ({reasons[0]})"
 
     def followed_by(self, later: "Launches") -> "Launches":
         """Both together."""
@@ -66,16 +68,17 @@ class Launches(msgspec.Struct, frozen=True, gc=False):
 
 
 def launches_of(metric: str, values: Sequence[float], reasons: Reasons = ()) -> Launches:
-    """The launches of a metric; `reasons` are dropped for one that no disturbance changes."""
+    """The launches of a metric. `reasons` are dropped for a metric that no disturbance changes."""
     if not any(reasons):
         return Launches(tuple(values))
-    known = METRICS.get(metric)
-    return Launches(tuple(values), tuple(reasons) if known is not None and known.timed else ())
+    return Launches(tuple(values), tuple(reasons) if metric_row(metric).timed else ())
 
 
-def either(ours: Reasons, theirs: Reasons) -> list[str | None]:
-    """Of quotients of two cases' launches: disturbed where one of the two was."""
-    return [our or their for our, their in zip(ours, theirs, strict=False)]
+def either(numerators: Reasons, denominators: Reasons) -> list[str | None]:
+    """The reasons of quotients of two cases' launches: a quotient is disturbed where one of its two
+    launches was."""
+    pairs = zip(numerators, denominators, strict=False)
+    return [numerator or denominator for numerator, denominator in pairs]
 
 
 def _padded(launches: Launches) -> tuple[str | None, ...]:

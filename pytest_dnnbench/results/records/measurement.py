@@ -1,25 +1,25 @@
-"""What the ranks of a case's launches measured, reduced to one figure per launch. Raw samples are
-kept."""
+"""The launches of a measured case: from what the ranks report to one figure per launch and metric.
+Raw samples are kept. Here too: the checks of what the ranks report."""
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from pytest_dnnbench.case import Case, Scalar
-from pytest_dnnbench.errors import WrongResult
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Correctness, RankReport
-from pytest_dnnbench.metrics import YARDSTICK
+from pytest_dnnbench.metrics import METRICS, Metric
+from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry, Environment
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One launch of a case: its ranks' reports, in rank order, and its conditions: the devices it
-    ran on and who disturbed it (see controller/disturbance.py)."""
+    """One launch of a case: its ranks' reports, in rank order, and its conditions."""
 
     reports: tuple[RankReport, ...]
-    conditions: dict[str, Any] = field(default_factory=dict)
+    conditions: Conditions = field(default_factory=Conditions)
 
     @property
     def throughput(self) -> float:
@@ -48,36 +48,59 @@ class Launch:
 
     @property
     def own_work_s(self) -> list[list[float]]:
-        """Seconds of a step for which each rank needs no other: its quartiles over the steps; empty
-        where not all of several ranks tell."""
-        told = [report.own_work_s for report in self.reports]
-        return [_quartiles(steps) for steps in told] if len(told) > 1 and all(told) else []
+        """For each rank, three quartiles over the steps: the seconds of a step for which the rank
+        needs no other. Empty unless several ranks ran and all of them report it."""
+        ranks = [report.own_work_s for report in self.reports]
+        return [_quartiles(steps) for steps in ranks] if len(ranks) > 1 and all(ranks) else []
 
-    def memory(self, kind: str) -> list[int] | None:
-        """The peak of each rank in bytes; None where this device has no such figure."""
-        peaks = [report.memory_bytes.get(kind) for report in self.reports]
-        return [peak for peak in peaks if peak is not None] if None not in peaks else None
+    def figures(self, metric: Metric) -> list[float]:
+        """The metric's figure of the job, or of each rank that reports it; empty where this launch
+        has none."""
+        if metric.over_ranks != "job":
+            name = metric.name
+            return [report.metrics[name] for report in self.reports if name in report.metrics]
+        figure = self._job_figure(metric.name)
+        return [] if figure is None else [figure]
 
-    def own(self, name: str) -> list[float]:
-        """What each rank says of one of the framework's own metrics; empty where it has none."""
-        return [report.metrics[name] for report in self.reports if name in report.metrics]
+    def _job_figure(self, metric: str) -> float | None:
+        """What is measured of the job as a whole. Speed-up is not: it takes another case."""
+        match metric:
+            case "throughput":
+                return self.throughput
+            case "step_time_s":
+                return statistics.median(self.step_time_s)
+            case "yardstick_s":
+                return self.conditions.yardstick_s
+            case "loss":
+                return self.loss[-1] if self.loss else None
+            case "validation_accuracy":
+                return self.validation_accuracy
+            case _:
+                return None
 
     @property
     def loss(self) -> list[float]:
-        """The loss of each step of the run, warm-up included: the mean over the ranks that see
+        """The loss of each step of the run, warm-up included: the mean over the ranks that compute
         one."""
-        seen = [report.loss for report in self.reports if report.loss]
-        return [statistics.fmean(values) for values in zip(*seen, strict=False)]
+        ranks = [report.loss for report in self.reports if report.loss]
+        return [statistics.fmean(losses) for losses in zip(*ranks, strict=False)]
 
     @property
     def validation_accuracy(self) -> float | None:
         """Correct / all samples of the validation set; None without one."""
         counts = [report.validation for report in self.reports if report.validation is not None]
-        return (
-            sum(count[0] for count in counts) / sum(count[1] for count in counts)
-            if counts
-            else None
-        )
+        if not counts:
+            return None
+        return sum(correct for correct, _ in counts) / sum(samples for _, samples in counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One metric of a case: a figure per launch, and each rank's median over the launches where
+    ranks have figures of their own."""
+
+    per_launch: list[float]
+    per_rank: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,47 +109,35 @@ class Measurement:
 
     case: Case
     launches: tuple[Launch, ...]
-    correctness: dict[str, object]
-    environment: dict[str, dict[str, Scalar | None]]
+    correctness: CorrectnessEntry
+    environment: Environment
     oversubscribed: bool
     steps: int
     warmup: int
     parallel: bool = False
 
-    def values(self) -> dict[str, tuple[list[float], list[float]]]:
-        """Per metric: one value per launch, and one per rank (its median over the launches) where
-        ranks differ."""
-        launches = self.launches
-        found: dict[str, tuple[list[float], list[float]]] = {
-            "throughput": ([launch.throughput for launch in launches], []),
-            "step_time_s": ([statistics.median(launch.step_time_s) for launch in launches], []),
-        }
-        for kind in ("allocated", "cached", "resident"):
-            peaks = [launch.memory(kind) for launch in launches]
-            known = [peak for peak in peaks if peak is not None]
-            if len(known) == len(launches):
-                per_rank = [statistics.median(ranks) for ranks in zip(*known, strict=True)]
-                found[f"{kind}_peak_bytes"] = ([float(max(peak)) for peak in known], per_rank)
-        for name in launches[0].reports[0].metrics:
-            said = [launch.own(name) for launch in launches]
-            per_rank = [statistics.median(ranks) for ranks in zip(*said, strict=True)]
-            found[name] = ([statistics.fmean(ranks) for ranks in said], per_rank)
-        if all(YARDSTICK in launch.conditions for launch in launches):
-            found[YARDSTICK] = ([launch.conditions[YARDSTICK] for launch in launches], [])
-        if self.case.phase == "train" and all(launch.loss for launch in launches):
-            found["loss"] = ([launch.loss[-1] for launch in launches], [])
-        accuracies = [launch.validation_accuracy for launch in launches]
-        if accuracies and None not in accuracies:
-            found["validation_accuracy"] = (
-                [value for value in accuracies if value is not None],
-                [],
-            )
-        return found
+    def values(self) -> dict[str, Figures]:
+        """The metrics that every launch has, by name, in the order of their rows."""
+        values = {}
+        for metric in METRICS.values():
+            launches = [launch.figures(metric) for launch in self.launches]
+            if all(launches) and self.case.phase in metric.phases:
+                values[metric.name] = Figures(
+                    per_launch=[float(metric.over_all(ranks)) for ranks in launches],
+                    per_rank=self._per_rank(metric, launches),
+                )
+        return values
+
+    def _per_rank(self, metric: Metric, launches: list[list[float]]) -> list[float]:
+        """Empty also where only some ranks report the metric: nobody could say which."""
+        if metric.over_ranks == "job" or {len(ranks) for ranks in launches} != {self.case.gpus}:
+            return []
+        return [statistics.median(figures) for figures in zip(*launches, strict=True)]
 
 
-def agree(case: Case, results: Sequence[Correctness]) -> dict[str, object]:
-    """What was checked about a case's step, for its record. Raises WrongResult when a rank failed
-    the check or does not hold, bit for bit, what rank 0 holds."""
+def agree(case: Case, results: Sequence[Correctness]) -> CorrectnessEntry:
+    """The check of a case's step, for its record. Raises WrongResult when a rank failed the check
+    or does not hold, bit for bit, what rank 0 holds."""
     failures = [
         f"rank {rank}: {failure}"
         for rank, result in enumerate(results)
@@ -135,40 +146,60 @@ def agree(case: Case, results: Sequence[Correctness]) -> dict[str, object]:
     digests = [result.about.get("digest") for result in results]
     failures += [
         f"rank {rank} holds other values than rank 0"
-        for rank, one in enumerate(digests)
-        if one != digests[0]
+        for rank, digest in enumerate(digests)
+        if digest != digests[0]
     ]
     if failures:
         raise WrongResult(
-            f"{case.id} ({case.phase}): the step is wrong, so it was not timed: "
-            + "; ".join(failures[:6])
+            f"{case.label}: the step is wrong, so it was not timed: " + "; ".join(failures[:6])
         )
     worst = {
         name: max(result.deviations.get(name, 0.0) for result in results)
         for name in results[0].deviations
     }
-    about = {key: value for key, value in results[0].about.items() if key != "digest"}
-    return {
-        "checked": list(worst),
-        "largest_deviation": worst,
-        "tolerance": results[0].tolerances,
-        "ranks_agree": "bit for bit" if digests[0] is not None else "within the tolerance",
-        **about,
-    }
+    return CorrectnessEntry(
+        checked=list(worst),
+        largest_deviation=worst,
+        tolerance=results[0].tolerances,
+        ranks_agree="bit for bit" if digests[0] is not None else "within the tolerance",
+        about={key: fact for key, fact in results[0].about.items() if key != "digest"},
+    )
 
 
 def same_model(case: Case, reports: Sequence[RankReport]) -> None:
-    """Raises WrongResult when a rank holds other weights after a run than most of them, or than
-    rank 0."""
+    """Raises WrongResult when a rank holds other weights after a run than most ranks, or, of two,
+    than rank 0."""
     counts = Counter(report.fingerprint for report in reports)
     most = max(reports, key=lambda report: counts[report.fingerprint]).fingerprint
     others = [str(report.rank) for report in reports if report.fingerprint != most]
     if others:
         raise WrongResult(
-            f"{case.id} ({case.phase}): rank {', '.join(others)} of {len(reports)} holds another model than the others"
-            " after the run: they did not train the same one, so its speed means nothing; look for random numbers or"
-            " updates that differ from rank to rank"
+            f"{case.label}: rank {', '.join(others)} of {len(reports)} holds another model than the"
+            " others after the run: the ranks did not train the same model, so their speed means"
+            " nothing; look for random numbers or updates that differ from rank to rank"
         )
+
+
+def check_metrics(case: Case, reports: Sequence[RankReport]) -> None:
+    """Raises UsageError when a rank reports a metric that has no row, or one that only the job as a
+    whole has; WrongResult when a figure is not finite. To be called after the first launch."""
+    for report in reports:
+        for name, figure in report.metrics.items():
+            reported = f"{case.label}: rank {report.rank} reports the metric {name!r}"
+            metric = METRICS.get(name)
+            if metric is None:
+                raise UsageError(
+                    f"{reported}, which is not defined: return its row,"
+                    f" pytest_dnnbench.metrics.Metric({name!r}, unit, better, over_ranks=...), from"
+                    " the hook pytest_dnnbench_metrics"
+                )
+            if metric.over_ranks == "job":
+                raise UsageError(
+                    f"{reported}, whose row says that it is measured of the job as a whole: give"
+                    " the row over_ranks='max', 'mean' or 'sum', or report another name"
+                )
+            if not math.isfinite(figure):
+                raise WrongResult(f"{reported} as {figure!r}: a figure must be finite")
 
 
 def _durations(report: RankReport) -> list[float]:
@@ -183,6 +214,6 @@ def _quartiles(values: Sequence[float]) -> list[float]:
 
 
 def _shared(times: list[float], together: int) -> list[float]:
-    """The same times, each run of so many replaced by its mean."""
+    """The same times, each run of `together` of them replaced by its mean."""
     runs = [times[start : start + together] for start in range(0, len(times), together)]
     return [statistics.fmean(run) for run in runs for _ in run]

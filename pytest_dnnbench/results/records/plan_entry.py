@@ -1,56 +1,56 @@
-"""What stands in a record about the plan of a case: what was decided, what it promised, what came
-of it."""
+"""Makes the entry of a pipeline's plan in a record (schema.PlanEntry)."""
 
 import statistics
-from typing import Any
 
-from pytest_dnnbench.results.records.measurement import Measurement
+from pytest_dnnbench.messages import PipelineFacts
+from pytest_dnnbench.results.records.measurement import Launch, Measurement
+from pytest_dnnbench.results.records.schema import PlanEntry, PlannedRank
 
-_OF_THE_PLAN = (
-    "shape",
-    "parallelism",
-    "decided_by",
-    "bandwidth_bytes_s",
-    "profile_parts_over_whole",
-)
-_OF_A_RANK = (
-    "stage",
-    "replica",
-    "versions_kept",
-    "version_bytes",
-    "stash_bytes",
-    "planned_memory_bytes",
-)
+# Of the device's allocator, or on a CPU of the whole process.
+_PEAKS = ("allocated_peak_bytes", "resident_peak_bytes")
 
 
-def plan_entry(measurement: Measurement) -> dict[str, Any] | None:
-    """The plan with the predicted and the measured step time, and the memory of each rank; None
-    without a plan.
-
-    `peak_bytes` is the largest over the launches, of the device allocator or, on a CPU, of the
-    whole process; `planned_memory_bytes` counts weights, activations, gradients and momentum only.
-    """
-    reports = measurement.launches[0].reports
-    facts: dict[str, Any] = dict(reports[0].details)
-    if "plan" not in facts:
+def plan_entry(measurement: Measurement) -> PlanEntry | None:
+    """The plan with predicted and measured step time, and the memory of each rank; None for a case
+    that is no pipeline."""
+    launches = measurement.launches
+    pipeline = launches[0].reports[0].pipeline
+    if pipeline is None:
         return None
-    kind = "resident" if "resident" in reports[0].memory_bytes else "allocated"
-    peaks = [
-        max(peaks)
-        for peaks in zip(
-            *(launch.memory(kind) or [] for launch in measurement.launches), strict=True
-        )
-    ]
-    return {
-        **facts["plan"],
-        **{key: facts[key] for key in _OF_THE_PLAN},
-        "predicted_step_time_s": facts["predicted_step_time_s"],
-        "predicted_data_parallel_step_time_s": facts["predicted_data_parallel_step_time_s"],
-        "measured_step_time_s": statistics.median(
-            statistics.fmean(launch.step_time_s) for launch in measurement.launches
+    decision = pipeline.decision
+    return PlanEntry(
+        plan=decision.plan,
+        shape=pipeline.shape,
+        parallelism=pipeline.parallelism,
+        decided_by=decision.decided_by,
+        bandwidth_bytes_s=decision.bandwidth_bytes_s,
+        profile_parts_over_whole=decision.profile_parts_over_whole,
+        predicted_step_time_s=pipeline.predicted_step_time_s,
+        predicted_data_parallel_step_time_s=pipeline.predicted_data_parallel_step_time_s,
+        measured_step_time_s=statistics.median(
+            statistics.fmean(launch.step_time_s) for launch in launches
         ),
-        "ranks": [
-            {**{key: report.details[key] for key in _OF_A_RANK}, "peak_bytes": peak}
-            for report, peak in zip(reports, peaks, strict=True)
+        ranks=[
+            _rank(report.pipeline, max(_peaks(launches, rank), default=None))
+            for rank, report in enumerate(launches[0].reports)
+            if report.pipeline is not None
         ],
-    }
+    )
+
+
+def _rank(pipeline: PipelineFacts, peak_bytes: float | None) -> PlannedRank:
+    return PlannedRank(
+        stage=pipeline.stage,
+        replica=pipeline.replica,
+        versions_kept=pipeline.versions_kept,
+        version_bytes=pipeline.version_bytes,
+        stash_bytes=pipeline.stash_bytes,
+        planned_memory_bytes=pipeline.planned_memory_bytes,
+        peak_bytes=peak_bytes,
+    )
+
+
+def _peaks(launches: tuple[Launch, ...], rank: int) -> list[float]:
+    """The peak of one rank in each launch, in bytes."""
+    reports = [launch.reports[rank].metrics for launch in launches]
+    return [metrics[name] for metrics in reports for name in _PEAKS if name in metrics]

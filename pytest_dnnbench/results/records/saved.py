@@ -1,180 +1,22 @@
-"""Reads the files that pytest-benchmark saves: of each case what a comparison needs, and whether
-the session is fit.
+"""Reads the files that pytest-benchmark saves, into the types of schema.py.
 
-Only these fields are decoded (the rest of a file, nine tenths, is skipped at about a gigabyte a
-second), each against its type. A case's facts stay undecoded until they differ. Names are shown and
-compared, never opened or imported.
+Every field is checked against its type, and the figures that a comparison rests on against each
+other. Errors name the file and the place in it. Names are shown and compared, never opened or
+imported.
 """
 
 import math
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 import msgspec
 
-from pytest_dnnbench.errors import DataError
-from pytest_dnnbench.results.records.json_text import check_json, line_of, read_bytes
-from pytest_dnnbench.results.records.launches import Launches, launches_of
-from pytest_dnnbench.results.records.record import SCHEMA
+from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.results.records.json_text import line_of, read_bytes
+from pytest_dnnbench.results.records.schema import SCHEMA, Record, SavedFile, SessionEntry
 
-# History: 1, the first.
-SESSION_SCHEMA = 1
-
-
-class Metric(msgspec.Struct, frozen=True, gc=False):
-    """One metric of a saved case: its median and the value of each launch; of a quotient also the
-    reasons for which one of its two launches was disturbed."""
-
-    value: float
-    unit: str
-    better: Literal["higher", "lower"]
-    per_launch: list[float]
-    disturbed: list[str | None] = []
-
-
-class Conditions(msgspec.Struct, frozen=True, gc=False):
-    """In which one launch ran: why it was disturbed, or None."""
-
-    disturbed: str | None = None
-
-
-class Threshold(msgspec.Struct, frozen=True, gc=False):
-    """A limit that the saved run holds later ones to; `relative` is signed, `absolute` in the
-    metric's unit."""
-
-    relative: float | None = None
-    absolute: float | None = None
-    source: str = "default"
-
-
-class Environment(msgspec.Struct, frozen=True):
-    """What must be alike, undecoded."""
-
-    must_match: msgspec.Raw
-
-
-class Confirmation(msgspec.Struct, frozen=True):
-    """The launches of a case that was measured again before its verdict, and for each why it was
-    disturbed."""
-
-    per_launch: dict[str, list[float]] = {}
-    disturbed: list[str | None] = []
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """How the case did against its own baseline."""
-
-    status: str = "no-baseline"
-    confirmation: Confirmation | None = None
-
-
-class SavedRecord(msgspec.Struct, frozen=True):
-    """The fields of a record that a comparison needs."""
-
-    schema: int
-    case: msgspec.Raw
-    metrics: dict[str, Metric]
-    environment: Environment
-    thresholds: dict[str, Threshold] = {}
-    plan: msgspec.Raw = msgspec.Raw(b"null")
-    verdict: Verdict = Verdict()
-    conditions: list[Conditions] = msgspec.field(name="launches", default_factory=list)
-
-    def launches(self, metric: str) -> Launches:
-        """Each launch's value, those of the confirmation included."""
-        one, again = self.metrics[metric], self.verdict.confirmation
-        if self._is_plain(metric):
-            return Launches(tuple(one.per_launch))
-        first = launches_of(
-            metric, one.per_launch, one.disturbed or [each.disturbed for each in self.conditions]
-        )
-        if not again or metric not in again.per_launch:
-            return first
-        return first.followed_by(launches_of(metric, again.per_launch[metric], again.disturbed))
-
-    def undisturbed(self, metric: str) -> list[float]:
-        """The values of `launches` that were not disturbed."""
-        return (
-            self.metrics[metric].per_launch
-            if self._is_plain(metric)
-            else list(self.launches(metric).undisturbed)
-        )
-
-    def _is_plain(self, metric: str) -> bool:
-        """Whether `launches` are the metric's own, undisturbed, as they nearly always are: a
-        storage holds 100,000."""
-        if self.verdict.confirmation is not None or self.metrics[metric].disturbed:
-            return False
-        for one in self.conditions:  # noqa: SIM110 - a generator would take three times as long
-            if one.disturbed:
-                return False
-        return True
-
-    @property
-    def disturbed(self) -> bool:
-        """Whether every launch was, those of the confirmation included."""
-        again = self.verdict.confirmation
-        reasons = [*(one.disturbed for one in self.conditions), *(again.disturbed if again else ())]
-        return bool(reasons) and None not in reasons
-
-    @property
-    def facts_text(self) -> tuple[bytes, bytes, bytes]:
-        """The facts as they stand in the file; equal texts are equal facts."""
-        return bytes(self.case), bytes(self.environment.must_match), bytes(self.plan)
-
-
-class Acceptance(msgspec.Struct, frozen=True):
-    """Who took a session as the baseline although something in it failed or regressed, when, and
-    why."""
-
-    who: str
-    when: str
-    why: str
-
-
-class Session(msgspec.Struct, frozen=True):
-    """What a file says of its session as a whole."""
-
-    schema: int
-    failed: list[str] = []
-    interrupted: bool = False
-    accepted: Acceptance | None = None
-
-
-class _Extra(msgspec.Struct):
-    dnnbench: SavedRecord | None = None
-
-
-class _Benchmark(msgspec.Struct):
-    fullname: str
-    extra_info: _Extra
-
-
-class _File(msgspec.Struct):
-    benchmarks: list[_Benchmark]
-    datetime: str
-    dnnbench: Session | None = None
-
-
-class _OnlySchema(msgspec.Struct, frozen=True):
-    schema: int = 0
-
-
-class _SchemaExtra(msgspec.Struct, frozen=True):
-    dnnbench: _OnlySchema | None = None
-
-
-class _SchemaBenchmark(msgspec.Struct):
-    extra_info: _SchemaExtra = _SchemaExtra()
-
-
-class _Schemas(msgspec.Struct):
-    benchmarks: list[_SchemaBenchmark] = []
-    dnnbench: _OnlySchema | None = None
-
-
-_FILE = msgspec.json.Decoder(_File)
-_SCHEMAS = msgspec.json.Decoder(_Schemas)
+_FILE = msgspec.json.Decoder(SavedFile)
+_RECORD = msgspec.json.Decoder(Record)
 
 
 class SavedRun(msgspec.Struct, frozen=True):
@@ -182,113 +24,137 @@ class SavedRun(msgspec.Struct, frozen=True):
 
     path: Path
     saved: str
-    session: Session
-    cases: dict[str, SavedRecord]
+    session: SessionEntry
+    cases: dict[str, Record]
 
     @property
     def unfit(self) -> str | None:
-        """Why this session must not be a baseline; None when it may."""
+        """Why this session must not be a baseline; None when it may be one."""
         if self.session.accepted:
             return None
         if self.session.interrupted:
             return "its session was interrupted"
         if failed := self.session.failed:
-            return f"its session failed ({failed[0]}{f' and {len(failed) - 1} more' if len(failed) > 1 else ''})"
+            more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+            return f"its session failed ({failed[0]}{more})"
         return None
 
 
-def read_saved(path: Path, *, strict: bool = True) -> SavedRun:
+def read_saved(path: Path) -> SavedRun:
     """Reads one file. Raises DataError naming the file and the place of the first thing that is
-    wrong.
-
-    `strict` also looks for keys that stand twice in one object, which takes five times as long;
-    leave it out only for files that people do not edit.
-    """
-    content = read_bytes(path)
-    if strict:
-        check_json(path, content)
-    file = _decode(path, content)
-    cases: dict[str, SavedRecord] = {}
+    wrong."""
+    file = _decode(path, read_bytes(path))
+    cases: dict[str, Record] = {}
     for number, benchmark in enumerate(file.benchmarks):
         record = benchmark.extra_info.dnnbench
         if record is None:
             continue
         place = f"{path}: benchmarks[{number}]"
-        if not benchmark.fullname or not benchmark.fullname.isprintable():
-            raise DataError(f"{place}.fullname: {benchmark.fullname!r} is not the name of a case")
-        if benchmark.fullname in cases:
+        name = benchmark.fullname
+        if not name or not name.isprintable():
+            raise DataError(f"{place}.fullname: {name!r} is not the name of a case")
+        if name in cases:
             raise DataError(
-                f"{place}: the case {benchmark.fullname} stands twice in this file: keep one of them"
+                f"{place}: the case {name} appears twice in this file: keep one of the two"
             )
         _check_record(record, f"{place}.extra_info.dnnbench")
-        cases[benchmark.fullname] = record
+        cases[name] = record
     if not cases:
         raise DataError(
             f"{path} holds no case of pytest-dnnbench: was it saved by another benchmark?"
         )
     if file.dnnbench is None:
         raise DataError(
-            f"{path}: no `dnnbench` section that tells whether its session was fit as a baseline:"
-            " measure and save it again with this version"
+            f"{path} has no `dnnbench` section, which says whether its session is fit as a"
+            " baseline: measure and save it again with this version"
         )
-    if file.dnnbench.schema != SESSION_SCHEMA:
-        raise DataError(_other_schema(f"{path}: dnnbench", file.dnnbench.schema, SESSION_SCHEMA))
+    _check_schema(f"{path}: dnnbench", file.dnnbench.schema)
     return SavedRun(path, file.datetime, file.dnnbench, cases)
 
 
-def _decode(path: Path, content: bytes) -> _File:
+def _decode(path: Path, content: bytes) -> SavedFile:
     try:
         return _FILE.decode(content)
-    except msgspec.ValidationError as error:
-        _refuse_newer(path, content)
+    except (msgspec.ValidationError, UsageError) as error:
+        _find_wrong_record(path, content)
         raise DataError(f"{path}: {error}") from None
     except msgspec.DecodeError as error:
-        at = str(error)
-        digits = at.rpartition("(byte ")[2].rstrip(")")
-        line = f", line {line_of(content, int(digits))}" if digits.isdigit() else ""
-        raise DataError(f"{path}{line}: not JSON, or cut off: {at}") from None
+        reason = str(error)
+        digits = reason.rpartition("(byte ")[2].rstrip(")")
+        position = int(digits) if digits.isdigit() else len(content)  # without one: it is cut off
+        line = line_of(content, position)
+        raise DataError(f"{path}, line {line}: not JSON, or cut off: {reason}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, line {line_of(content, error.start)}: not UTF-8 text") from None
     except RecursionError:
         raise DataError(f"{path}: nested too deeply to be a baseline") from None
 
 
-def _refuse_newer(path: Path, content: bytes) -> None:
-    """A newer schema may have other types: then its number is what to tell."""
+class _Version(msgspec.Struct, frozen=True):
+    schema: int = SCHEMA
+
+
+class _RawInfo(msgspec.Struct, frozen=True):
+    dnnbench: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _RawBenchmark(msgspec.Struct, frozen=True):
+    extra_info: _RawInfo
+
+
+class _RawFile(msgspec.Struct, frozen=True):
+    """A file of which only the outline need be right."""
+
+    benchmarks: list[_RawBenchmark]
+    dnnbench: _Version | None = None
+
+
+def _find_wrong_record(path: Path, content: bytes) -> None:
+    """Raises DataError where decoding alone does not say what is wrong: for a newer schema, whose
+    other types are no error of the file, and for a case that cannot be, with its place."""
     try:
-        found = _SCHEMAS.decode(content)
+        file = msgspec.json.decode(content, type=_RawFile)
+        if file.dnnbench is not None:
+            _check_schema(f"{path}: dnnbench", file.dnnbench.schema)
+        for number, benchmark in enumerate(file.benchmarks):
+            raw = benchmark.extra_info.dnnbench
+            if bytes(raw) == b"null":
+                continue
+            place = f"{path}: benchmarks[{number}].extra_info.dnnbench"
+            _check_schema(place, msgspec.json.decode(raw, type=_Version).schema)
+            try:
+                _RECORD.decode(raw)
+            except UsageError as error:
+                raise DataError(f"{place}.case: {error}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return
-    for number, benchmark in enumerate(found.benchmarks):
-        record = benchmark.extra_info.dnnbench
-        if record and record.schema > SCHEMA:
-            raise DataError(
-                _other_schema(
-                    f"{path}: benchmarks[{number}].extra_info.dnnbench", record.schema, SCHEMA
-                )
-            )
-    if found.dnnbench and found.dnnbench.schema > SESSION_SCHEMA:
-        raise DataError(_other_schema(f"{path}: dnnbench", found.dnnbench.schema, SESSION_SCHEMA))
 
 
-def _check_record(record: SavedRecord, place: str) -> None:
-    if record.schema != SCHEMA:
-        raise DataError(_other_schema(place, record.schema, SCHEMA))
-    for raw, name in (
-        (record.case, "case"),
-        (record.environment.must_match, "environment.must_match"),
-    ):
-        if not bytes(raw).startswith(b"{"):
-            raise DataError(f"{place}.{name}: expected an object")
+def _check_schema(place: str, schema: int) -> None:
+    if schema > SCHEMA:
+        raise DataError(
+            f"{place}: schema {schema} is newer than this version reads ({SCHEMA}):"
+            " update pytest-dnnbench"
+        )
+    if schema != SCHEMA:
+        raise DataError(f"{place}: schema {schema} is unknown: this version reads schema {SCHEMA}")
+
+
+def _check_record(record: Record, place: str) -> None:
+    _check_schema(place, record.schema)
     for name, metric in record.metrics.items():
         if not name.isidentifier():
             raise DataError(f"{place}.metrics: {name!r} is not the name of a metric")
-        launches = record.launches(name)
+        launches = record.measured(name)
         if not metric.per_launch:
             _wrong(place, name, "no launch")
         if launches.reasons and len(launches.reasons) != len(launches.values):
-            told = f"{len(launches.reasons)} launches that say whether they were disturbed"
-            _wrong(place, name, f"{len(launches.values)} values, and {told}")
+            _wrong(
+                place,
+                name,
+                f"{len(launches.values)} values, but {len(launches.reasons)} launches that say"
+                " whether they were disturbed",
+            )
         if not math.isfinite(sum(launches.values, metric.value)):
             _wrong(place, name, "a value is not finite")
         if not min(metric.per_launch) <= metric.value <= max(metric.per_launch):
@@ -302,9 +168,3 @@ def _check_record(record: SavedRecord, place: str) -> None:
 
 def _wrong(place: str, metric: str, what: str) -> NoReturn:
     raise DataError(f"{place}.metrics.{metric}: {what}")
-
-
-def _other_schema(place: str, found: int, known: int) -> str:
-    if found > known:
-        return f"{place}: schema {found} is newer than this version reads ({known}): update pytest-dnnbench"
-    return f"{place}: schema {found} is unknown: this version reads schema {known}"

@@ -1,8 +1,10 @@
-"""The types of a saved file: the record of a measured case, which stands in pytest-benchmark's JSON
+"""The types of a saved file: the record of a measured case, which pytest-benchmark's JSON holds
 under extra_info["dnnbench"], and the entry of its session.
 
-One set of types: a case's record is built as these structs, written as their JSON, read back, judged
-and reported as the same structs. docs/schema.md and docs/schema.json are generated from here.
+One set of types: a case's record is built as these structs, written as their JSON, read back,
+judged and reported as the same structs. Their docstrings document the file: `dnnbench schema`
+prints them, and docs/schema.md and docs/schema.json are its output. Not
+here: how a record is made (record.py), how a file is read (saved.py).
 """
 
 from typing import Any, Literal
@@ -12,19 +14,21 @@ import msgspec
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.planner.plan import Plan
+from pytest_dnnbench.results.records.launches import Launches, launches_of
 from pytest_dnnbench.results.records.verdict import Verdict
 from pytest_dnnbench.results.statistics.noise import Noise
 
 SCHEMA = 1
-"""Of a record and of the session's entry in the same file. History: 1, the first."""
+"""The version of records and of the session's entry in a saved file. History: 1, the first."""
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a case was run, beside what the case itself says.
+    """How a case was run, beyond what the case itself says.
 
-    `sample` is the unit of a sample: img, tok or sample. `samples_per_update`: samples over all
-    ranks that one update of the weights averages over. `oversubscribed`: more ranks than cores.
-    `data`: what a rank tells of the data that it reads. `parallel`: timed beside other cases.
+    `sample` is the unit of a sample: img, tok or sample. `samples_per_update` counts the samples,
+    over all ranks, that one update of the weights averages. `oversubscribed`: more ranks than
+    cores. `steps` were timed after `warmup` untimed ones. `data` describes the data that a rank
+    reads. `parallel`: timed beside other cases.
     """
 
     sample: str
@@ -36,11 +40,12 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parallel: bool = False
 
 
-class MetricEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One metric: its value is the median over the launches.
+class MetricEntry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
+    """One metric: its value is the median of `per_launch`, one figure per launch.
 
-    `per_rank`: each rank's median over the launches, where ranks differ. `disturbed`: of a quotient
-    of two cases' launches, why each was disturbed, or None.
+    `per_rank` holds each rank's median over the launches, where ranks differ. `disturbed` is there
+    for a quotient of two cases' launches only: for each launch, why one of the two was disturbed,
+    or null.
     """
 
     value: float
@@ -52,7 +57,7 @@ class MetricEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class GpuState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What NVML said of one GPU; a figure that this GPU or driver does not have is left out."""
+    """What NVML reported of one GPU. A figure that this GPU or driver does not have is left out."""
 
     processes: list[int] | None = None
     sm_clock_mhz: int | None = None
@@ -62,13 +67,14 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     throttled_by: list[str] | None = None
 
 
-class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """In which one launch ran: on which devices, beside what, and in what state these were.
+class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """The conditions of one launch: its devices, their state, and what else used them.
 
-    `disturbed`: the reason why the launch tells little of the case, or None. `others_cores`: the
-    load of other processes, in cores. `gpu_before` and `gpu_after`: by UUID, before the ranks
-    start and while they still hold their GPUs. `discarded_as_suspended`: launches before this one
-    in which the machine slept. `yardstick_s`: seconds of the machine's yardstick afterwards.
+    `disturbed` is the reason why the launch says little about the case, or null. `others_cores` is
+    the load of other processes, in cores. `cores` and `gpu_uuids` are the devices that the launch
+    leased. `gpu_before` and `gpu_after` map UUIDs to states, before the ranks start and while they
+    still hold their GPUs. `discarded_as_suspended` counts the launches before this one in which the
+    machine slept. `yardstick_s` is how long the machine's yardstick took after the launch.
     """
 
     disturbed: str | None = None
@@ -81,12 +87,13 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     yardstick_s: float | None = None
 
 
-class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One launch: raw samples of its timed steps, in order.
+class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One launch: the raw seconds of its timed steps, in order.
 
-    `loss`: of every step, warm-up included. `rank_wall_s`, `page_faults`: of each rank, in its timed
-    window. `own_work_s`: per rank, the quartiles over the steps of the seconds of a step for which
-    it needs no other rank; empty where not all of several ranks tell.
+    `loss` is that of every step, warm-up included. `rank_wall_s` and `page_faults` are those of
+    each rank in its timed window. `own_work_s` holds, for each rank, three quartiles over the
+    steps: the seconds of a step for which the rank needs no other; it is empty unless several ranks
+    ran and all of them report it.
     """
 
     step_time_s: list[float]
@@ -97,11 +104,12 @@ class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     conditions: Conditions = Conditions()
 
 
-class LimitEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A limit that this run holds a later one to.
+class LimitEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The limit of one metric that this run sets for later ones.
 
-    `relative` is signed, -0.05: fails when 5% lower; `absolute` and `limit`, the figure at which
-    the later run fails, are in the metric's unit. `source` says who set it.
+    `relative` is signed: with -0.05 a later run fails when it is 5% lower. `absolute` is a bound
+    that the user set, and `limit` the figure at which a later run fails; both are in the metric's
+    unit. `source` says who set it.
     """
 
     limit: float | None = None
@@ -111,15 +119,20 @@ class LimitEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """What must be alike before two runs are compared, and what is only recorded."""
+    """Facts of machine and software: those that must be alike before two runs are compared, and
+    those that are only recorded."""
 
     must_match: dict[str, Scalar | None]
     recorded: dict[str, Scalar | None] = {}
 
 
 class CorrectnessEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What was checked about the step before it was timed, with the largest deviation seen by kind
-    and the one allowed. `about` says how it was checked."""
+    """The check of the training step before anything was timed.
+
+    `checked` lists what was compared with the reference; `largest_deviation` and `tolerance` have
+    one figure for each. `ranks_agree` says how exactly all ranks hold the same values. `about`
+    describes how the check was made.
+    """
 
     checked: list[str] = []
     largest_deviation: dict[str, float] = {}
@@ -129,9 +142,13 @@ class CorrectnessEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlannedRank(msgspec.Struct, frozen=True, kw_only=True):
-    """One rank of a pipeline. `peak_bytes`: the largest over the launches, of the device's allocator
-    or, on a CPU, of the whole process; `planned_memory_bytes` counts weights, activations, gradients
-    and momentum only."""
+    """One rank of a pipeline.
+
+    `versions_kept` counts the versions of its weights, each of `version_bytes`; `stash_bytes` is
+    the size of all but the newest. `peak_bytes` is the largest over the launches: of the device's
+    allocator or, on a CPU, of the whole process. `planned_memory_bytes` counts weights,
+    activations, gradients and momentum only.
+    """
 
     stage: int
     replica: int
@@ -143,9 +160,11 @@ class PlannedRank(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlanEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """The plan of a pipeline case: what was decided, what it promised, what came of it.
+    """The plan of a pipeline case: what was decided, what it predicted, and what was measured.
 
-    `bandwidth_bytes_s` and `profile_parts_over_whole` are None where a plan was given.
+    `shape` has the replicas of each stage, as in 2-1. `bandwidth_bytes_s` and
+    `profile_parts_over_whole`, the sum of the profiled operators' times over the time of the whole
+    model, are null where a plan was given.
     """
 
     plan: Plan
@@ -161,8 +180,12 @@ class PlanEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LaunchPlanEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """With `--dnn-launches auto`: the change to detect, the launches planned for the session, and
-    those that this case needs (None: no number is enough). `stored`: the baseline has the case."""
+    """The launches that `--dnn-launches auto` planned.
+
+    `effect` is the change of `metric` to detect, a fraction. `launches` is the number for the whole
+    session, `needed` the number for this case; null: no number is enough. `stored`: the baseline
+    has the case.
+    """
 
     effect: float
     metric: str
@@ -172,17 +195,18 @@ class LaunchPlanEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """What the summary says of the case; a worker of pytest-xdist has no summary of its own."""
+    """A line about the case for the summary at the end of the session."""
 
     kind: str
     text: str
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """A measured case. Speed-up is added when the session's other cases are there; thresholds and
-    verdict when it is judged.
+    """A measured case.
 
-    `details`: per rank, the framework's own facts. `noise`: what a calibration learnt, by metric.
+    Speed-up is added once the session has measured `single`; `thresholds` and `verdict` when the
+    case is judged. `details` holds, for each rank, the framework's own facts. `noise` is what a
+    calibration learnt, by metric. `notes` are lines for the session's summary.
     """
 
     schema: int
@@ -200,9 +224,50 @@ class Record(msgspec.Struct, kw_only=True):
     noise: dict[str, Noise] = {}
     notes: list[Note] = []
 
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why each launch was disturbed, or None. Launches of a confirmation are not among them."""
+        return [launch.conditions.disturbed for launch in self.launches]
+
+    def measured(self, metric: str) -> Launches:
+        """A metric's value in each launch and why the launch was disturbed, launches of a
+        confirmation included."""
+        entry, confirmation = self.metrics[metric], self.verdict.confirmation
+        if self._is_plain(entry):
+            return Launches(tuple(entry.per_launch))
+        first = launches_of(metric, entry.per_launch, entry.disturbed or self.reasons)
+        if confirmation is None or metric not in confirmation.per_launch:
+            return first
+        fresh = launches_of(metric, confirmation.per_launch[metric], confirmation.disturbed)
+        return first.followed_by(fresh)
+
+    def undisturbed(self, metric: str) -> list[float]:
+        """The metric's values in the launches that were not disturbed."""
+        entry = self.metrics[metric]
+        if self._is_plain(entry):
+            return entry.per_launch
+        return list(self.measured(metric).undisturbed)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether every launch was disturbed, those of a confirmation included."""
+        confirmation = self.verdict.confirmation
+        reasons = [*self.reasons, *(confirmation.disturbed if confirmation else ())]
+        return bool(reasons) and None not in reasons
+
+    def _is_plain(self, entry: MetricEntry) -> bool:
+        # Nearly every record is: no confirmation, nothing disturbed. A storage holds 100,000
+        # entries, and wrapping each takes longer than reading it.
+        if self.verdict.confirmation is not None or entry.disturbed:
+            return False
+        for launch in self.launches:  # noqa: SIM110 - a generator would take three times as long
+            if launch.conditions.disturbed:
+                return False
+        return True
+
 
 class Acceptance(msgspec.Struct, frozen=True):
-    """Who took a session as the baseline although something in it failed or regressed, when, and
+    """Who accepted a session as a baseline although something in it failed or regressed, when, and
     why."""
 
     who: str
@@ -211,9 +276,32 @@ class Acceptance(msgspec.Struct, frozen=True):
 
 
 class SessionEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What a saved file says of its session as a whole, under its key "dnnbench"."""
+    """A saved file's entry of its session, under the key "dnnbench". `failed` lists the tests that
+    failed, by their node ids."""
 
     schema: int
     failed: list[str] = []
     interrupted: bool = False
     accepted: Acceptance | None = None
+
+
+class ExtraInfo(msgspec.Struct, frozen=True):
+    """What pytest-benchmark keeps for plugins; a benchmark of another kind has no record."""
+
+    dnnbench: Record | None = None
+
+
+class SavedBenchmark(msgspec.Struct, frozen=True):
+    """One benchmark in pytest-benchmark's file; its own statistics are left out here."""
+
+    fullname: str
+    extra_info: ExtraInfo
+
+
+class SavedFile(msgspec.Struct, frozen=True):
+    """The parts of pytest-benchmark's file that pytest-dnnbench writes and reads. `datetime` is
+    when the session was saved, in UTC."""
+
+    benchmarks: list[SavedBenchmark]
+    datetime: str
+    dnnbench: SessionEntry | None = None

@@ -1,4 +1,5 @@
-"""What became of a case since its baseline, as its record holds it. Decided in results/verdicts/."""
+"""What became of a case since its baseline, as its record holds it. Decided in
+results/verdicts/."""
 
 from typing import Literal
 
@@ -25,11 +26,13 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
     `baseline` and `now` are in the metric's unit; `change`, `interval` (95%) and `limit` are signed
     fractions of the baseline: limit -0.05 means "fails when 5% lower". Under an absolute limit
-    `limit` is None and `limit_absolute` is in the metric's unit. `widened`: the noise supports no
-    limit as small as the one asked for. `source` set the limit. `minimum_detectable`: the change
-    for the worse that would be called with 95% probability, a positive fraction. `launches_needed`:
-    for "noisy", the launches that would settle it; None: no number would. `disturbance` says how
-    many launches were disturbed and by what; `left_out` of them do not count.
+    `limit` is null, and `limit_absolute` is in the metric's unit. `widened`: the noise supports no
+    limit as small as the one asked for. `source` says who set the limit. `confidence` is that of
+    the status; for "noisy", that of a change for the worse. `minimum_detectable` is the change for
+    the worse that would be detected with 95% probability, a positive fraction. `launches_needed`:
+    for "noisy", the launches that would settle it; null: no number would. `machine` is there when
+    the machine's speed changed too. `disturbance` says how many launches were disturbed and by
+    what; `left_out` of them do not count.
     """
 
     status: Status
@@ -59,7 +62,7 @@ class Against(msgspec.Struct, frozen=True, kw_only=True):
 
 class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
     """The second look at a case: fresh launches, each metric's value in each, why each launch was
-    disturbed (or None), and the verdicts of the first look."""
+    disturbed (or null), and the verdicts of the first look."""
 
     launches: int
     per_launch: dict[str, list[float]]
@@ -68,7 +71,8 @@ class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict on a case: the worst of its metrics. `reason` says why it could not be compared."""
+    """The verdict on a case: the worst of its metrics. `reason` says why it could not be
+    compared."""
 
     status: Status = "no-baseline"
     against: Against | None = None

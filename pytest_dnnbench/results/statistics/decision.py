@@ -1,19 +1,22 @@
-"""Calls a difference: regressed, improved, ok, or noisy when there is no evidence either way.
+"""Decides whether one metric of one case has changed: regressed, improved, ok, or noisy when there
+is no evidence either way.
 
-The statistical unit is the launch; one metric of one case at a time. A session's false-alarm rate
-is kept by calling with `alpha_per_test(rate, tests)` of `design.py`. Nothing here measures, reads a
-clock or draws a random number.
+The statistical unit is the launch. A session keeps its false-alarm rate by deciding each metric at
+`alpha_per_test(rate, tests)` (design.py). Nothing here measures, reads a clock or draws a random
+number.
 
-    decide ──suspect──> base measures again ──> confirm      (at most once; `confirm` is the last word)
-       └── not suspect: its status stands
+    decide ──suspect──> the case is measured again ──> confirm      (once at most; the last word)
+       └── not suspect: its status is final
 """
 
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.results.statistics.design import SCREEN_ALPHA, Precision, precision
 from pytest_dnnbench.results.statistics.noise import (
     TIME,
@@ -25,29 +28,33 @@ from pytest_dnnbench.results.statistics.noise import (
     median,
 )
 
-# The interval shown holds the true change with this probability.
 INTERVAL = 0.95
-# More launches than this are no answer to how many would settle a case.
-_MOST_NEEDED = 100
-# The smallest change that is called with this probability is the minimum detectable one.
+"""The interval contains the true change with this probability."""
+
 POWER = 0.95
+"""The minimum detectable change is the smallest that is detected with this probability."""
+
+# More launches than this are no useful answer to how many would settle a case.
+_MOST_NEEDED = 100
+
+DecisionStatus: TypeAlias = Literal["regressed", "improved", "ok", "noisy"]
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided about one metric of one case, and by how much it was.
+    """The decision on one metric of one case, with its figures.
 
     `baseline` and `now` are in the metric's unit; `change`, `interval` (95%) and `limit` are signed
     fractions of the baseline: limit -0.05 means "fails when 5% lower". Under an absolute limit
     `limit` is None, `limit_absolute` is in the metric's unit, and `baseline` is the bound itself.
-    `widened`: the noise supports no limit as small as the one asked for. `confidence`: how sure the
-    status is; for "noisy", how sure a change for the worse is. `minimum_detectable`: the change for
-    the worse that would be called with 95% probability, a positive fraction. `launches_needed`: for
-    "noisy", the launches that would settle it if the figures stayed; None: no number would.
-    `suspect`: may have got worse: measure again before it fails.
+    `widened`: the noise supports no limit as small as the one asked for. `confidence` is that of
+    the status; for "noisy", that of a change for the worse. `minimum_detectable` is the change for
+    the worse that would be detected with probability POWER, a positive fraction. `launches_needed`:
+    for "noisy", the launches that would settle it if the figures stayed; None: no number would.
+    `suspect`: the metric may have become worse: measure again before it fails.
     """
 
-    status: str
+    status: DecisionStatus
     baseline: float
     now: float
     change: float
@@ -65,30 +72,30 @@ def decide(
     now: Sequence[float],
     history: Sequence[Sequence[float]],
     *,
-    better: str,
+    better: Better,
     limit: float,
     alpha: float,
     noise: Noise | None = None,
     prior: Prior = TIME,
 ) -> Decision:
-    """Compares a session's launches with those of stored sessions, oldest first (the latest five
-    are the baseline).
+    """Compares a session's launches with those of stored sessions, oldest first; the latest five
+    sessions are the baseline.
 
-    `better` is "higher" or "lower"; `limit` the smallest interesting effect, a positive fraction;
-    `alpha` the false-alarm rate of this one test. `noise`: None learns it from the history, as one
-    wants whenever the history is A/A. Raises DataError for values that are not finite and positive,
-    UsageError for other arguments out of range.
+    `limit` is the smallest interesting effect, a positive fraction; `alpha` the false-alarm rate of
+    this one test. `noise`: None learns it from the history, which is right whenever the history is
+    A/A. Raises DataError for values that are not finite and positive, UsageError for other
+    arguments out of range.
     """
     _check(better, alpha, limit)
     if not history:
         raise UsageError("no stored session to compare with: save a baseline first")
-    believed = (noise or learn(history, prior)).seen(logarithms(now))
+    updated = (noise or learn(history, prior)).updated(logarithms(now))
     counts = [len(session) for session in history]
 
-    def exactness(launches: int) -> Precision:
-        return precision(_planned(believed, launches - len(now)), launches, counts)
+    def precision_at(launches: int) -> Precision:
+        return precision(_planned(updated, launches - len(now)), launches, counts)
 
-    return _call(now, baseline_of(history), exactness, better, _bound(better, limit), alpha)
+    return _call(now, baseline_of(history), precision_at, better, _bound(better, limit), alpha)
 
 
 def confirm(
@@ -96,18 +103,18 @@ def confirm(
     again: Sequence[float],
     history: Sequence[Sequence[float]],
     *,
-    better: str,
+    better: Better,
     limit: float,
     alpha: float,
     noise: Noise | None = None,
     prior: Prior = TIME,
 ) -> Decision:
-    """The last word on a suspect case, from its first launches and as many fresh ones: no third
-    look.
+    """The last word on a suspect case, from its first launches and as many fresh ones: there is no
+    third look.
 
-    Regressed only if all launches together say so at `alpha` and the fresh ones alone are past the
-    limit asked for; so the two looks cost no false alarms. A difference that the fresh launches do
-    not repeat is noisy.
+    Regressed only if all launches together show it at `alpha` and the fresh ones alone are past the
+    limit asked for, so that the second look adds no false alarms. A difference that the fresh
+    launches do not repeat is noisy.
     """
     both = decide(
         [*first, *again], history, better=better, limit=limit, alpha=alpha, noise=noise, prior=prior
@@ -119,7 +126,7 @@ def confirm(
 def decide_bound(
     now: Sequence[float],
     *,
-    better: str,
+    better: Better,
     bound: float,
     alpha: float,
     history: Sequence[Sequence[float]] = (),
@@ -130,16 +137,16 @@ def decide_bound(
     most" when lower is.
 
     Regressed when the bound is broken beyond what noise explains, ok when the whole interval keeps
-    it, else noisy. The history, if any, only tells the noise.
+    it, else noisy. The history, if there is one, serves only to estimate the noise.
     """
     _check(better, alpha, 0.0)
     logarithms([bound])
-    believed = (noise or learn(history, prior)).seen(logarithms(now))
+    updated = (noise or learn(history, prior)).updated(logarithms(now))
 
-    def exactness(launches: int) -> Precision:
-        return precision(_planned(believed, launches - len(now)), launches)
+    def precision_at(launches: int) -> Precision:
+        return precision(_planned(updated, launches - len(now)), launches)
 
-    decision = _call(now, bound, exactness, better, 0.0, alpha)
+    decision = _call(now, bound, precision_at, better, 0.0, alpha)
     status = "ok" if decision.status == "improved" else decision.status
     return replace(decision, status=status, limit=None, limit_absolute=bound, widened=False)
 
@@ -148,7 +155,7 @@ def confirm_bound(
     first: Sequence[float],
     again: Sequence[float],
     *,
-    better: str,
+    better: Better,
     bound: float,
     alpha: float,
     history: Sequence[Sequence[float]] = (),
@@ -176,28 +183,19 @@ def _last_word(both: Decision, repeated: bool) -> Decision:
 def _call(
     now: Sequence[float],
     baseline: float,
-    exactness: Callable[[int], Precision],
-    better: str,
+    precision_at: Callable[[int], Precision],
+    better: Better,
     bound: float,
     alpha: float,
 ) -> Decision:
-    """`bound` is the limit asked for and `exactness` the precision at so many launches, both of
-    logarithms."""
+    """`bound` is the limit asked for and `precision_at` the precision with a number of launches,
+    both of logarithms."""
     figure = median(now)
     worse = _worse(figure, baseline, better)
-    known = exactness(len(now))
-    reach = max(bound, known.reach(alpha))
-    half = known.reach((1 - INTERVAL) / 2)
-    needed = None
-    if worse > reach:
-        status, confidence = "regressed", known.below(worse)
-    elif -worse > reach:
-        status, confidence = "improved", known.below(-worse)
-    elif worse + half <= bound:
-        status, confidence = "ok", known.below(bound - worse)
-    else:
-        status, confidence = "noisy", known.below(worse)
-        needed = _launches_needed(worse, bound, alpha, len(now), exactness)
+    precision_now = precision_at(len(now))
+    reach = max(bound, precision_now.reach(alpha))
+    half = precision_now.reach((1 - INTERVAL) / 2)
+    status, difference = _status(worse, reach, half, bound)
     sign = _sign(better)
     ends = sorted((sign * (worse - half), sign * (worse + half)))
     return Decision(
@@ -209,23 +207,41 @@ def _call(
         limit=math.expm1(sign * reach),
         limit_absolute=None,
         widened=reach > bound,
-        confidence=confidence,
-        minimum_detectable=abs(math.expm1(sign * (reach + known.reach(1 - POWER)))),
-        launches_needed=needed,
-        suspect=worse > max(bound, known.reach(max(alpha, SCREEN_ALPHA))),
+        confidence=precision_now.below(difference),
+        minimum_detectable=abs(math.expm1(sign * (reach + precision_now.reach(1 - POWER)))),
+        launches_needed=_launches_needed(worse, bound, alpha, len(now), precision_at)
+        if status == "noisy"
+        else None,
+        suspect=worse > max(bound, precision_now.reach(max(alpha, SCREEN_ALPHA))),
     )
 
 
+def _status(worse: float, reach: float, half: float, bound: float) -> tuple[DecisionStatus, float]:
+    """The status, and the difference that chance alone must stay below for it to be right. `half`
+    is half the width of the interval."""
+    if worse > reach:
+        return "regressed", worse
+    if -worse > reach:
+        return "improved", -worse
+    if worse + half <= bound:
+        return "ok", bound - worse
+    return "noisy", worse
+
+
 def _launches_needed(
-    worse: float, bound: float, alpha: float, launches: int, exactness: Callable[[int], Precision]
+    worse: float,
+    bound: float,
+    alpha: float,
+    launches: int,
+    precision_at: Callable[[int], Precision],
 ) -> int | None:
-    """The fewest launches at which this difference, if it stayed, would be called."""
+    """The fewest launches with which this difference, if it stayed, would be decided."""
 
     def settled(count: int) -> bool:
-        known = exactness(count)
+        precision_then = precision_at(count)
         if worse > bound:
-            return worse > known.reach(alpha)
-        return worse + known.reach((1 - INTERVAL) / 2) <= bound
+            return worse > precision_then.reach(alpha)
+        return worse + precision_then.reach((1 - INTERVAL) / 2) <= bound
 
     counts = range(launches + 1, _MOST_NEEDED + 1)
     place = bisect_left(counts, True, key=settled)
@@ -233,30 +249,28 @@ def _launches_needed(
 
 
 def _planned(noise: Noise, more: int) -> Noise:
-    """The noise as it would be known after so many more launches like those seen."""
+    """The noise as it would be estimated with `more` launches like those measured."""
     return replace(noise, launch_dof=noise.launch_dof + more) if more else noise
 
 
-def _worse(figure: float, baseline: float, better: str) -> float:
-    """The difference of logarithms, up for a change for the worse."""
+def _worse(figure: float, baseline: float, better: Better) -> float:
+    """The difference of logarithms, positive for a change for the worse."""
     return _sign(better) * math.log(figure / baseline)
 
 
-def _sign(better: str) -> int:
+def _sign(better: Better) -> int:
     return 1 if better == "lower" else -1
 
 
-def _bound(better: str, limit: float) -> float:
+def _bound(better: Better, limit: float) -> float:
     """The limit as a difference of logarithms."""
     return math.log1p(limit) if better == "lower" else -math.log1p(-limit)
 
 
-def _check(better: str, alpha: float, limit: float) -> None:
+def _check(better: Better, alpha: float, limit: float) -> None:
     if better not in ("higher", "lower"):
         raise UsageError(f"better is {better!r}: write 'higher' or 'lower'")
     if not 0 < alpha < 0.5:
-        raise UsageError(
-            f"a false-alarm rate of {alpha!r} cannot be kept: it must lie between 0 and 0.5"
-        )
+        raise UsageError(f"the false-alarm rate is {alpha!r}: it must lie between 0 and 0.5")
     if not 0 <= limit < 1:
-        raise UsageError(f"a limit of {limit!r} is not a fraction from 0 up to 1: 5% is 0.05")
+        raise UsageError(f"the limit {limit!r} is not a fraction from 0 up to 1: 5% is 0.05")

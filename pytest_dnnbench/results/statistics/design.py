@@ -1,5 +1,5 @@
-"""What a comparison can tell before it is made: its standard error, the limit that it supports, the
-launches it takes.
+"""What is known of a comparison before it is made: its standard error, the limit that it supports,
+the launches that it takes.
 
 Letters: n launches now; K latest sessions of the history; alpha the false-alarm rate of one test; t
 a quantile of Student's distribution. `docs/statistics.md` derives the formulas.
@@ -12,13 +12,18 @@ from dataclasses import dataclass, replace
 
 from pytest_dnnbench.results.statistics.noise import WINDOW, Noise, median_variance
 
-# A case that may have got worse is measured again when chance alone would show as much in one of so
-# many tests.
+FALSE_ALARMS = 0.01
+"""The false-alarm rate of a session whose user sets none."""
+
 SCREEN_ALPHA = 0.05
-# The median of fewer launches does not survive a single odd one.
+"""A case that may have become worse is measured again when chance alone would show as large a
+change in fewer tests than this share."""
+
 FEWEST_LAUNCHES = 3
-# A session is not planned with more launches of a case than this.
+"""The median of fewer launches does not survive a single outlier."""
+
 MOST_LAUNCHES = 20
+"""A session is planned with no more launches of a case than this."""
 
 
 def alpha_per_test(session_alpha: float, tests: int) -> float:
@@ -32,8 +37,8 @@ def alpha_per_test(session_alpha: float, tests: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How exactly a difference of logarithms is known: its standard error and what that error is
-    worth."""
+    """How exactly a difference of logarithms is estimated: its standard error, and the degrees of
+    freedom of that."""
 
     error: float
     dof: float
@@ -54,11 +59,10 @@ class Precision:
 
 
 def precision(noise: Noise, launches: int, history: Sequence[int] = ()) -> Precision:
-    """Of the difference between a session of so many launches and the baseline of the sessions in
-    `history`.
+    """The precision of the difference between a session of this many launches and its baseline.
 
-    `history` holds the launches of each stored session, oldest first; without one, the precision of
-    the session alone.
+    `history` holds the number of launches of each stored session, oldest first. Without one, the
+    precision is that of the session alone.
     """
     latest = history[-WINDOW:]
     share = median_variance(launches)
@@ -90,11 +94,11 @@ def launches_for(
     """The launches that a session needs so that a change for the worse of `effect` fails with
     probability `power`.
 
-    `effect` and `limit` (the smallest interesting effect) are positive fractions, `alpha` is that
-    of one test. Without a history, the baseline is one session of as many launches. With
-    confirmation, the session need only raise the suspicion: as many launches again, if it does,
+    `effect` and `limit` (the smallest interesting effect) are positive fractions; `alpha` is the
+    rate of one test. Without a history, the baseline is one session of as many launches. With
+    confirmation, the session's own launches need only raise the suspicion; as many fresh ones then
     decide. None when no number of launches up to MOST_LAUNCHES is enough: the limit is too near the
-    effect, sessions differ too much, or too few of them are stored to know it.
+    effect, sessions differ too much, or too few of them are stored.
     """
     shift, bound = math.log1p(effect), -math.log1p(-limit)
 

@@ -1,7 +1,7 @@
-"""How much a case's figures vary with nothing changed: between launches of one session, and between
-sessions.
+"""How much a case's figures vary when nothing has changed: between launches of one session, and
+between sessions.
 
-All of it on the logarithm of a figure, so that a standard deviation is relative: 0.01 is 1%. A
+All of it is on the logarithm of a figure, so that a standard deviation is relative: 0.01 is 1%. A
 figure of a session is the median of its launches; a baseline is the median of its latest sessions.
 `docs/statistics.md` gives the formulas, their sources and how well they do.
 """
@@ -11,26 +11,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pytest_dnnbench.errors import DataError
+from pytest_dnnbench.metrics import metric_row
 
-# A baseline is the median of so many latest sessions: enough to average, few enough to follow a
-# machine that drifts.
 WINDOW = 5
-# Noise is learnt from so many latest sessions: more of them tell little more, and an older machine
-# was another one.
+"""A baseline is the median of this many latest sessions: enough to average, few enough to follow a
+machine that drifts."""
+
 MEMORY = 20
+"""Noise is learnt from this many latest sessions: more of them add little, and the machine was
+another one then."""
 
 # Variance of the median of n independent normal values, in units of their variance.
 _MEDIAN_OF_FEW = (1.0, 0.5, 0.44867, 0.29825, 0.28683, 0.21478)
 
-# Launches of a session that differ by more than was learnt are believed at the latest with this
-# weight of the past.
+# When a session's launches differ by more than was learnt, the past counts no more than this.
 _PAST_DOF = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is believed of a case's noise before it was seen, worth `launch_dof` and `session_dof`
-    observations.
+    """What is assumed about a case's noise before it is measured, worth `launch_dof` and
+    `session_dof` observations.
 
     `launch_sd` is relative. `session_ratio` is the variance between sessions / the variance between
     launches.
@@ -44,29 +45,26 @@ class Prior:
 
 # Centre and breadth of 130 training and inference benchmarks on an A100 (pytorch/benchmark, range
 # over 15 rounds: median 1.8%, 90th percentile 7.3%): so broad that it counts as one degree of
-# freedom. Sessions are taken to differ as much as launches do, until some were seen: on a shared
+# freedom. Sessions are assumed to differ as much as launches do, until some are stored: on a shared
 # machine they do.
 TIME = Prior(launch_sd=0.0052, launch_dof=1.0, session_ratio=1.0, session_dof=4.0)
 
 # Memory of an allocator: the same program allocates the same bytes.
 EXACT = Prior(launch_sd=1e-6, launch_dof=1.0, session_ratio=1.0, session_dof=4.0)
 
-_EXACT_METRICS = {"allocated_peak_bytes", "cached_peak_bytes"}
-
 
 def prior_of(metric: str) -> Prior:
-    """What to believe of a metric before any of its noise was seen."""
-    return EXACT if metric in _EXACT_METRICS else TIME
+    """What to assume about a metric's noise before anything of it was measured."""
+    return EXACT if metric_row(metric).exact else TIME
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """The noise of one metric of one case: plain data, `Noise(**dict)` reads back what `asdict`
-    wrote.
+    """The noise of one metric of one case.
 
-    Standard deviations are relative; degrees of freedom say what they are worth. `session_sd` is
-    what differs between sessions beyond the noise of their launches. `source`: "prior" when nothing
-    was seen that could tell it, else "learnt". `sessions` and `launches`: what it was learnt from.
+    Standard deviations are relative; degrees of freedom say how well each is known. `session_sd` is
+    how much sessions differ beyond the noise of their launches. `source` is "prior" when no data
+    entered the estimate, else "learnt". `sessions` and `launches` count what it was learnt from.
     """
 
     launch_sd: float
@@ -77,9 +75,9 @@ class Noise:
     sessions: int = 0
     launches: int = 0
 
-    def seen(self, logs: Sequence[float]) -> "Noise":
-        """With the launches of one more session of unknown level; a session noisier than learnt is
-        believed soon."""
+    def updated(self, logs: Sequence[float]) -> "Noise":
+        """The noise updated with one more session, whose level is unknown. A session noisier than
+        the history raises the estimate quickly."""
         squares, dof = squares_of(logs)
         if not dof:
             return self
@@ -96,50 +94,49 @@ class Noise:
 
 
 def learn(sessions: Sequence[Sequence[float]], prior: Prior = TIME) -> Noise:
-    """The noise of one metric of one case, from the per-launch values of its sessions, oldest first
-    (the latest twenty count).
+    """Estimates the noise of one metric of one case from the per-launch values of its sessions,
+    oldest first; the latest MEMORY of them count.
 
-    The sessions are A/A: nothing was changed between them on purpose. Few of them are drawn towards
-    the prior. What differs between sessions is learnt from the error with which the sessions before
-    predicted each one, so that a machine that drifts is as noisy as its drift makes it. Raises
-    DataError for a value that has no logarithm.
+    The sessions are A/A: nothing was changed between them on purpose. The estimate from few
+    sessions is drawn towards the prior. How much sessions differ is estimated from the errors with
+    which the earlier sessions predict each one, so that the noise of a drifting machine includes
+    its drift. Raises DataError for a value that has no logarithm.
     """
     sessions = sessions[-MEMORY:]
     spreads = [squares_of(logarithms(session)) for session in sessions]
-    seen_dof = sum(dof for _, dof in spreads)
-    launch_dof = prior.launch_dof + seen_dof
+    own_dof = sum(dof for _, dof in spreads)
+    launch_dof = prior.launch_dof + own_dof
     squares = sum(square for square, _ in spreads)
     launch_variance = (prior.launch_dof * prior.launch_sd**2 + squares) / launch_dof
     errors, shares = prediction_errors(sessions)
     share = sum(shares) / len(shares) if shares else 0.0
     session_dof = prior.session_dof + len(errors)
-    believed = prior.session_dof * (prior.session_ratio + share) * launch_variance
-    total = (believed + sum(error * error for error in errors)) / session_dof
+    assumed = prior.session_dof * (prior.session_ratio + share) * launch_variance
+    total = (assumed + sum(error * error for error in errors)) / session_dof
     return Noise(
         launch_sd=math.sqrt(launch_variance),
         launch_dof=launch_dof,
         session_sd=math.sqrt(max(total - share * launch_variance, 0.0)),
         session_dof=session_dof,
-        source="learnt" if seen_dof or errors else "prior",
+        source="learnt" if own_dof or errors else "prior",
         sessions=len(sessions),
         launches=sum(len(session) for session in sessions),
     )
 
 
 def prediction_errors(sessions: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    """Per session but the first: its distance from its baseline (of logarithms, as if it were one
-    session's own deviation) and the share of the launches' variance that is in it."""
+    """For each session but the first: its distance from its baseline (of logarithms, as if it were
+    one session's own deviation) and the share of the launches' variance in that distance."""
     middles = [median(session) for session in sessions]
-    own = [median_variance(len(session)) for session in sessions]
+    variances = [median_variance(len(session)) for session in sessions]
     errors, shares = [], []
     for number in range(1, len(sessions)):
         first = max(0, number - WINDOW)
         spread = median_variance(number - first)
         error = math.log(middles[number] / median(middles[first:number]))
         errors.append(error / math.sqrt(1 + spread))
-        shares.append(
-            (own[number] + spread * sum(own[first:number]) / (number - first)) / (1 + spread)
-        )
+        earlier = spread * sum(variances[first:number]) / (number - first)
+        shares.append((variances[number] + earlier) / (1 + spread))
     return errors, shares
 
 
@@ -150,7 +147,7 @@ def baseline_of(sessions: Sequence[Sequence[float]]) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-    """As statistics.median, which is slow on a few values, and thousands of cases have only a few
+    """As statistics.median, which is slow on few values; thousands of cases have few values
     each."""
     ordered = sorted(values)
     half = len(ordered) // 2
@@ -158,7 +155,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def median_variance(count: int) -> float:
-    """Variance of the median of so many independent normal values, in units of their variance
+    """Variance of the median of `count` independent normal values, in units of their variance
     (within 0.5%)."""
     if count <= len(_MEDIAN_OF_FEW):
         return _MEDIAN_OF_FEW[count - 1]
@@ -173,8 +170,9 @@ def logarithms(values: Sequence[float]) -> list[float]:
     for number, value in enumerate(values, 1):
         if not 0 < value < math.inf:
             raise DataError(
-                f"launch {number} has the value {value!r}, which has no relative change: "
-                "values to compare must be finite and above zero; leave this metric without a limit or measure again"
+                f"launch {number} has the value {value!r}, which has no relative change: values to"
+                " compare must be finite and above zero; leave this metric without a limit or"
+                " measure again"
             )
     return [math.log(value) for value in values]
 

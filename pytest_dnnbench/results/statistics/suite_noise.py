@@ -1,5 +1,5 @@
-"""What the cases of a suite have in common in their noise: a prior for each of them, where each has
-few launches.
+"""The noise that the cases of a suite have in common: a prior for each case, which alone has few
+launches.
 
 Empirical Bayes: the more alike the cases' variances are, the more the prior is worth (Smyth 2004,
 "Linear models and empirical Bayes methods for assessing differential expression", section 6.2).
@@ -20,7 +20,7 @@ from pytest_dnnbench.results.statistics.noise import (
     squares_of,
 )
 
-# However alike, other cases never count for more than so many degrees of freedom of this one.
+# However alike, other cases never count for more than these degrees of freedom of this one.
 _MOST_DOF = 10.0
 _MOST_ERRORS = 2.0
 _FEWEST_CASES = 4
@@ -32,26 +32,27 @@ def pool(cases: Sequence[Sessions], prior: Prior = TIME) -> Prior:
     """The prior of each case of a suite, from per-launch values of one metric in all cases'
     sessions, oldest first.
 
-    What the cases cannot tell (fewer than four of them, no second session) stays as in `prior`.
+    What cannot be estimated from the cases (fewer than four of them, no second session) stays as in
+    `prior`.
     """
-    seen = [one for one in map(_seen, cases) if one is not None]
-    if len(seen) < _FEWEST_CASES:
+    spreads = [spread for spread in map(_spread, cases) if spread is not None]
+    if len(spreads) < _FEWEST_CASES:
         return prior
     launch_variance, launch_dof = _common(
-        [one.launch_variance for one in seen], [one.launch_dof for one in seen]
+        [spread.launch_variance for spread in spreads], [spread.launch_dof for spread in spreads]
     )
     if launch_dof < prior.launch_dof:
         launch_variance, launch_dof = prior.launch_sd**2, prior.launch_dof
     ratio, session_dof = _session_ratio(
-        [one for one in seen if one.errors and one.launch_dof > 2], prior
+        [spread for spread in spreads if spread.errors and spread.launch_dof > 2], prior
     )
     return Prior(math.sqrt(launch_variance), launch_dof, ratio, session_dof)
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """One case: the variance of its launches, its sessions' distances from their baselines in units
-    of that."""
+class _Spread:
+    """One case: the variance of its launches, and its sessions' distances from their baselines in
+    units of that."""
 
     launch_variance: float
     launch_dof: int
@@ -59,23 +60,22 @@ class _Seen:
     share: float
 
 
-def _seen(sessions: Sessions) -> _Seen | None:
+def _spread(sessions: Sessions) -> _Spread | None:
     sessions = sessions[-MEMORY:]
     spreads = [squares_of(logarithms(session)) for session in sessions]
-    dof = sum(one for _, one in spreads)
-    squares = sum(square for square, _ in spreads)
+    squares, dof = sum(square for square, _ in spreads), sum(free for _, free in spreads)
     if not squares:
         return None
     errors, shares = prediction_errors(sessions)
     sd = math.sqrt(squares / dof)
-    return _Seen(
+    return _Spread(
         sd**2, dof, [error / sd for error in errors], statistics.fmean(shares) if shares else 0.0
     )
 
 
-def _session_ratio(cases: list[_Seen], prior: Prior) -> tuple[float, float]:
-    """The variance between sessions / between launches that the cases share, and what it is
-    worth."""
+def _session_ratio(cases: list[_Spread], prior: Prior) -> tuple[float, float]:
+    """The variance between sessions / between launches that the cases share, and its degrees of
+    freedom."""
     if len(cases) < _FEWEST_CASES:
         return prior.session_ratio, prior.session_dof
     # A quotient of variances is F-distributed: its mean is dof / (dof - 2).
@@ -84,7 +84,8 @@ def _session_ratio(cases: list[_Seen], prior: Prior) -> tuple[float, float]:
     if not total:
         return prior.session_ratio, prior.session_dof
     alike = _common(
-        [max(one, 1e-6 * total) for one in totals], [len(case.errors) for case in cases]
+        [max(case_total, 1e-6 * total) for case_total in totals],
+        [len(case.errors) for case in cases],
     )[1]
     worth = min(alike, _independent_errors([case.errors for case in cases]))
     blended = (prior.session_dof * prior.session_ratio + worth * max(total - share, 0.0)) / (
@@ -94,10 +95,10 @@ def _session_ratio(cases: list[_Seen], prior: Prior) -> tuple[float, float]:
 
 
 def _independent_errors(errors: list[list[float]]) -> float:
-    """How many independent errors these are worth: a session in which all cases are slower together
-    counts once.
+    """The number of independent errors that these are worth: a session in which all cases are
+    slower together counts once.
 
-    Never more than two a session, for a machine has other days than those seen."""
+    Never more than two a session, for a machine has other days than those stored."""
     together = apart = 0.0
     count = min(len(case) for case in errors)
     for session in range(1, count + 1):
@@ -110,13 +111,13 @@ def _independent_errors(errors: list[list[float]]) -> float:
 
 
 def _common(variances: list[float], dofs: Sequence[int]) -> tuple[float, float]:
-    """The centre of true variances and the degrees of freedom that it is worth for each, by moments
-    of logarithms."""
+    """The centre of the true variances and its degrees of freedom for each case, by moments of
+    logarithms."""
     from scipy.special import polygamma, psi
 
     logs = [
-        math.log(one) - psi(dof / 2) + math.log(dof / 2)
-        for one, dof in zip(variances, dofs, strict=True)
+        math.log(variance) - psi(dof / 2) + math.log(dof / 2)
+        for variance, dof in zip(variances, dofs, strict=True)
     ]
     excess = statistics.variance(logs) - statistics.fmean(
         float(polygamma(1, dof / 2)) for dof in dofs

@@ -1,5 +1,4 @@
-"""`dnnbench baseline`: makes a golden file, accepts a change, shows what is
-there."""
+"""`dnnbench baseline`: makes a golden file, accepts a change, shows what a golden file holds."""
 
 import argparse
 import getpass
@@ -8,23 +7,29 @@ import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.files import replace_file
-from pytest_dnnbench.results.baselines.golden import Golden, is_golden, read_golden
-from pytest_dnnbench.results.records.json_text import check_json, read_bytes
-from pytest_dnnbench.results.records.saved import Acceptance, read_saved
+from pytest_dnnbench.results.baselines.golden import Golden
+from pytest_dnnbench.results.baselines.golden_file import is_golden, read_golden, write_golden
+from pytest_dnnbench.results.baselines.golden_update import update_golden
+from pytest_dnnbench.results.records.json_text import read_bytes
+from pytest_dnnbench.results.records.saved import read_saved
+from pytest_dnnbench.results.records.schema import Acceptance
+from pytest_dnnbench.results.verdicts.calibration import summary
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0. Raises DataError for a session that is not fit or a file that is not whole."""
-    asked = _parser().parse_args(arguments)
-    path = Path(asked.file)
-    if asked.action == "show":
-        print(_table(read_golden(path)))
-    elif asked.action == "update":
-        print(_update(path, [Path(run) for run in asked.runs], None))
+    """Exit status 0. Raises DataError for a session that is not fit or a file that is damaged."""
+    options = _parser().parse_args(arguments)
+    path = Path(options.file)
+    if options.action == "show":
+        print(_shown(read_golden(path)))
+    elif options.action == "update":
+        print(_update(path, [Path(run) for run in options.runs], None))
     else:
-        print(_accept(path, [Path(run) for run in asked.runs], acceptance(asked.reason)))
+        print(_accept(path, [Path(run) for run in options.runs], acceptance(options.reason)))
     return 0
 
 
@@ -43,8 +48,8 @@ def acceptance(reason: str) -> Acceptance:
 
 def _update(path: Path, runs: list[Path], accepted: Acceptance | None) -> str:
     golden = read_golden(path) if path.exists() else Golden(path)
-    anew = [name for run in runs for name in golden.update(read_saved(run), accepted)]
-    golden.save()
+    anew = [name for run in runs for name in update_golden(golden, read_saved(run), accepted)]
+    write_golden(golden)
     restarted = f"; begun anew: {', '.join(anew)}" if anew else ""
     return "\n".join([f"{path}: {len(golden.cases)} cases{restarted}", *golden.passed_over])
 
@@ -52,29 +57,26 @@ def _update(path: Path, runs: list[Path], accepted: Acceptance | None) -> str:
 def _accept(path: Path, runs: list[Path], accepted: Acceptance) -> str:
     if runs:
         return _update(path, runs, accepted)
-    data = check_json(path, read_bytes(path))
-    if is_golden(data):
+    content = read_bytes(path)
+    if is_golden(content):
         raise DataError(
-            f"{path} is a golden file: name the saved session that it should accept after it"
+            f"{path} is a golden file: name after it the saved session that it should accept"
         )
     read_saved(path)
-    data["dnnbench"]["accepted"] = {"who": accepted.who, "when": accepted.when, "why": accepted.why}
-    replace_file(path, json.dumps(data, indent=4, allow_nan=False))
+    file = json.loads(content)  # all of it, and not only our types: the rest must survive
+    file["dnnbench"]["accepted"] = msgspec.to_builtins(accepted)
+    replace_file(path, json.dumps(file, indent=4, allow_nan=False))
     return f"{path}: accepted by {accepted.who}"
 
 
-def _table(golden: Golden) -> str:
-    from pytest_dnnbench.results.verdicts.calibration import summary
-
+def _shown(golden: Golden) -> str:
     lines = []
     for name, case in sorted(golden.cases.items()):
         lines.append(name)
-        for metric, one in sorted(case.metrics.items()):
-            if one.noise is not None:
-                limit = golden.limits[name].get(metric)
-                lines.append(
-                    "  " + summary(metric, one.sessions[-1], one.sessions, one.noise, limit)
-                )
+        for metric, stored in sorted(case.metrics.items()):
+            if stored.noise is not None:
+                newest, limit = stored.sessions[-1], case.limits.get(metric)
+                lines.append(f"  {summary(metric, newest, stored.sessions, stored.noise, limit)}")
     for accepted in golden.accepted:
         lines.append(f"accepted {accepted.when} by {accepted.who}: {accepted.why}")
     return "\n".join(lines)
@@ -84,13 +86,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dnnbench baseline")
     actions = parser.add_subparsers(dest="action", required=True)
     for name, about, runs in (
-        ("update", "take saved sessions into a golden file, which is made if absent", "+"),
+        ("update", "add saved sessions to a golden file, which is made if absent", "+"),
         (
             "accept",
-            "take a session in although it failed, regressed or differs; or mark a saved file as accepted",
+            "add a session although it failed, regressed or differs; or mark a saved file as"
+            " accepted",
             "*",
         ),
-        ("show", "noise, limits and the smallest change that would be found, of each case", ""),
+        ("show", "noise, limits and the smallest detectable change of each case", ""),
     ):
         action = actions.add_parser(name, help=about, description=about)
         action.add_argument(
@@ -102,6 +105,6 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "accept":
             action.add_argument(
-                "--reason", required=True, help="why the change is right: goes on record"
+                "--reason", required=True, help="why the change is right: kept in the file"
             )
     return parser

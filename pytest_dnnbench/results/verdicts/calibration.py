@@ -1,15 +1,15 @@
-"""What is known of a case's noise, and the smallest change that it lets one find."""
+"""The noise of a case in words, with the smallest change that it lets a session detect."""
 
 from collections.abc import Sequence
 
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.baselines.limits import Limit, default_limit
 from pytest_dnnbench.results.statistics.decision import POWER, decide
-from pytest_dnnbench.results.statistics.design import alpha_per_test, launches_for
+from pytest_dnnbench.results.statistics.design import FALSE_ALARMS, alpha_per_test, launches_for
 from pytest_dnnbench.results.statistics.noise import Noise
 
-# The change that users of training benchmarks care for.
 INTERESTING = 0.05
+"""The change that users of training benchmarks care for."""
 
 
 def summary(
@@ -19,12 +19,16 @@ def summary(
     noise: Noise,
     limit: Limit | None,
     *,
+    false_alarms: float = FALSE_ALARMS,
     tests: int = 1,
 ) -> str:
-    """One line: the noise, the minimum detectable change of such a session, the launches that find
-    5%."""
+    """One line: the noise, the smallest change that a session of as many launches detects, and the
+    launches that would detect INTERESTING.
+
+    `false_alarms` is the rate of a session of so many `tests`.
+    """
     size = _size(metric, limit)
-    alpha = alpha_per_test(0.01, tests)
+    alpha = alpha_per_test(false_alarms, tests)
     better = METRICS[metric].better
     decision = decide(session, history, better=better, limit=size, alpha=alpha, noise=noise)
     needed = launches_for(
@@ -33,16 +37,13 @@ def summary(
         limit=size,
         alpha=alpha,
         power=POWER,
-        history=[len(one) for one in history],
+        history=[len(launches) for launches in history],
     )
-    enough = (
-        f"{needed} launches find {INTERESTING:.0%}"
-        if needed
-        else f"no number of launches finds {INTERESTING:.0%}"
-    )
+    enough = f"{needed} launches" if needed else "no number of launches"
     return (
         f"{metric}: launches differ by {noise.launch_sd:.2%}, sessions by {noise.session_sd:.2%};"
-        f" finds {decision.minimum_detectable:.1%} with {len(session)} launches; {enough}"
+        f" {len(session)} launches would detect {decision.minimum_detectable:.1%};"
+        f" {enough} would detect {INTERESTING:.0%}"
     )
 
 

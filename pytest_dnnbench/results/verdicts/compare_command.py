@@ -1,40 +1,39 @@
-"""`dnnbench compare A B`: what got worse from A to B, without running anything."""
+"""`dnnbench compare A B`: what became worse from A to B, without running anything."""
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.results.baselines.baseline_source import read_baseline
-from pytest_dnnbench.results.baselines.limits import Limit, parse_limit_list
+from pytest_dnnbench.results.baselines.limits import parse_limit_list
 from pytest_dnnbench.results.records.saved import read_saved
+from pytest_dnnbench.results.statistics.design import FALSE_ALARMS
 from pytest_dnnbench.results.verdicts import compare_text
 from pytest_dnnbench.results.verdicts.compare import Comparison, compare
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0 nothing regressed; 1 something did, or is missing under --require-baseline."""
-    asked = _parser().parse_args(arguments)
-    if not 0 < asked.false_alarms < 0.5:
-        raise UsageError(f"--false-alarms {asked.false_alarms}: it must lie between 0 and 0.5")
-    limits: list[Mapping[str, Limit]] = [parse_limit_list(_list(asked.limits), "--limits")]
-    found = compare(
-        read_baseline(Path(asked.baseline)),
-        read_saved(Path(asked.now)),
-        layers=limits,
-        false_alarms=asked.false_alarms,
-        across=_list(asked.across),
+    """Exit status: 0 no case regressed; 1 a case did, or is missing under --require-baseline."""
+    options = _parser().parse_args(arguments)
+    if not 0 < options.false_alarms < 0.5:
+        raise UsageError(f"--false-alarms {options.false_alarms}: it must lie between 0 and 0.5")
+    comparison = compare(
+        read_baseline(Path(options.baseline)),
+        read_saved(Path(options.now)),
+        layers=[parse_limit_list(_list(options.limits), "--limits")],
+        false_alarms=options.false_alarms,
+        across=_list(options.across),
     )
-    print(_shown(found, asked))
-    return 1 if found.regressed or (asked.require_baseline and found.missing) else 0
+    print(_shown(comparison, options))
+    missing = options.require_baseline and comparison.missing
+    return 1 if comparison.regressed or missing else 0
 
 
-def _shown(found: Comparison, asked: argparse.Namespace) -> str:
-    if asked.json:
-        return json.dumps(found.to_data(), indent=1, allow_nan=False)
-
-    return compare_text.markdown(found) if asked.markdown else compare_text.plain(found)
+def _shown(comparison: Comparison, options: argparse.Namespace) -> str:
+    if options.json:
+        return json.dumps(comparison.to_data(), indent=1, allow_nan=False)
+    return compare_text.markdown(comparison) if options.markdown else compare_text.plain(comparison)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,17 +51,22 @@ def _parser() -> argparse.ArgumentParser:
         "--limits", default="", metavar="METRIC=LIMIT,...", help="as in throughput=-5%%"
     )
     parser.add_argument(
-        "--across", default="", metavar="FACT,...", help="facts that may differ, as in driver,torch"
+        "--across",
+        default="",
+        metavar="FACT,...",
+        help="facts allowed to differ between the two, as in driver,torch",
     )
     parser.add_argument(
-        "--require-baseline", action="store_true", help="a missing or incomparable case fails"
+        "--require-baseline",
+        action="store_true",
+        help="fail any case that is missing or incomparable",
     )
     parser.add_argument(
         "--false-alarms",
         type=float,
-        default=0.01,
+        default=FALSE_ALARMS,
         metavar="P",
-        help="rate over all cases (default: %(default)s)",
+        help="accepted false-alarm rate over all cases (default: %(default)s)",
     )
     return parser
 

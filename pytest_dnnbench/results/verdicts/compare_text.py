@@ -1,87 +1,95 @@
 """A comparison of two files in words: for a terminal, and as Markdown for a pull request."""
 
+from collections.abc import Sequence
+
+from pytest_dnnbench.results.records.schema import Record
+from pytest_dnnbench.results.records.verdict import MetricVerdict, Verdict
 from pytest_dnnbench.results.verdicts.compare import Comparison
-from pytest_dnnbench.results.verdicts.judge import VerdictData
 from pytest_dnnbench.results.verdicts.text import figure, metric_lines, notes_of
 
 _MARKS = {"regressed": "🔴", "improved": "🟢", "noisy": "🟡", "ok": "⚪"}
+_HEAD = [
+    "| case | metric | baseline | now | change | 95% interval | limit | |",
+    "|---|---|--:|--:|--:|--:|--:|---|",
+]
 
 
-def plain(found: Comparison) -> str:
+def plain(comparison: Comparison) -> str:
     """One paragraph per case that is not simply ok, then the counts."""
-    lines = [f"{found.baseline} -> {found.now.name}"]
-    for name, verdict in found.sorted_verdicts():
-        if verdict["status"] == "ok":
+    lines = [f"{comparison.baseline} -> {comparison.now.path.name}"]
+    for name, verdict in comparison.sorted_verdicts():
+        if verdict.status == "ok":
             continue
-        lines.append(f"{verdict['status']}: {name}")
-        for metric, entry in verdict["metrics"].items():
-            if entry["status"] == "regressed":
-                lines += metric_lines(metric, entry)
+        lines.append(f"{verdict.status}: {name}")
+        entries = comparison.now.cases[name].metrics
+        for metric, judged in verdict.metrics.items():
+            if judged.status == "regressed":
+                lines += metric_lines(metric, judged, entries[metric].unit)
         lines += [f"  {note}" for note in notes_of(verdict)]
-    lines += _missing(found)
-    return "\n".join([*lines, _counts(found)])
+    return "\n".join([*lines, *_missing(comparison), _counts(comparison)])
 
 
-def markdown(found: Comparison) -> str:
+def markdown(comparison: Comparison) -> str:
     """A table of what is not ok, the rest folded away."""
-    worst = "regressed" if found.regressed else "no regression"
-    lines = [f"### Benchmarks: {worst}", "", _counts(found), ""]
-    shown = [
-        (name, verdict) for name, verdict in found.sorted_verdicts() if verdict["status"] != "ok"
-    ]
-    if shown:
-        lines += _table(shown)
-    fine = [
-        (name, verdict) for name, verdict in found.sorted_verdicts() if verdict["status"] == "ok"
-    ]
-    if fine:
-        lines += [
-            "",
-            f"<details><summary>{len(fine)} ok</summary>",
-            "",
-            *_table(fine),
-            "",
-            "</details>",
-        ]
-    if missing := _missing(found):
+    worst = "regressed" if comparison.regressed else "no regression"
+    lines = [f"### Benchmarks: {worst}", "", _counts(comparison), ""]
+    verdicts = comparison.sorted_verdicts()
+    changed = [name for name, verdict in verdicts if verdict.status != "ok"]
+    unchanged = [name for name, verdict in verdicts if verdict.status == "ok"]
+    if changed:
+        lines += _table(comparison, changed)
+    if unchanged:
+        table = _table(comparison, unchanged)
+        summary = f"<details><summary>{len(unchanged)} ok</summary>"
+        lines += ["", summary, "", *table, "", "</details>"]
+    if missing := _missing(comparison):
         lines += ["", *(f"- {_escaped(line)}" for line in missing)]
     return "\n".join(lines)
 
 
-def _table(rows: list[tuple[str, VerdictData]]) -> list[str]:
-    lines = [
-        "| case | metric | baseline | now | change | 95% interval | limit | |",
-        "|---|---|--:|--:|--:|--:|--:|---|",
+def _table(comparison: Comparison, names: Sequence[str]) -> list[str]:
+    rows = [
+        row
+        for name in names
+        for row in _rows(name, comparison.verdicts[name], comparison.now.cases[name])
     ]
-    for name, verdict in rows:
-        if not verdict["metrics"]:
-            reason = verdict["reason"] or ""
-            lines.append(
-                f"| `{_escaped(name)}` | | | | | | | {verdict['status']} {_escaped(reason)} |"
-            )
-        for metric, entry in verdict["metrics"].items():
-            low, high = entry["interval"]
-            absolute = entry["limit_absolute"]
-            limit = f"{entry['limit']:+.1%}" if absolute is None else figure(metric, absolute)
-            mark = _MARKS.get(entry["status"], "")
-            before, after = figure(metric, entry["baseline"]), figure(metric, entry["now"])
-            lines.append(
-                f"| `{_escaped(name)}` | {metric} | {before} | {after}"
-                f" | {entry['change']:+.1%} | {low:+.1%} to {high:+.1%} | {limit} | {mark} {entry['status']} |"
-            )
-    return lines
+    return [*_HEAD, *rows]
 
 
-def _missing(found: Comparison) -> list[str]:
-    lines = [f"{found.now.name} lacks {name}" for name in found.only_baseline]
-    lines += [f"{found.baseline} lacks {name}" for name in found.only_now]
-    return lines + [f"passed over: {why}" for why in found.passed_over]
+def _rows(name: str, verdict: Verdict, record: Record) -> list[str]:
+    case = f"| `{_escaped(name)}` |"
+    if not verdict.metrics:
+        return [f"{case} | | | | | | {verdict.status} {_escaped(verdict.reason or '')} |"]
+    return [
+        f"{case} {metric} | {_cells(judged, record.metrics[metric].unit)}"
+        for metric, judged in verdict.metrics.items()
+    ]
 
 
-def _counts(found: Comparison) -> str:
-    return f"{len(found.verdicts)} cases: " + ", ".join(
-        f"{count} {status}" for status, count in found.counts().items()
+def _cells(metric: MetricVerdict, unit: str) -> str:
+    low, high = metric.interval
+    limit = (
+        f"{metric.limit:+.1%}"
+        if metric.limit is not None
+        else figure(metric.limit_absolute or 0.0, unit)
     )
+    return (
+        f"{figure(metric.baseline, unit)} | {figure(metric.now, unit)} | {metric.change:+.1%}"
+        f" | {low:+.1%} to {high:+.1%} | {limit}"
+        f" | {_MARKS.get(metric.status, '')} {metric.status} |"
+    )
+
+
+def _missing(comparison: Comparison) -> list[str]:
+    now = comparison.now.path.name
+    lines = [f"{now} lacks {name}" for name in comparison.only_baseline]
+    lines += [f"{comparison.baseline} lacks {name}" for name in comparison.only_now]
+    return lines + [f"passed over: {why}" for why in comparison.passed_over]
+
+
+def _counts(comparison: Comparison) -> str:
+    counts = (f"{count} {status}" for status, count in comparison.counts().items())
+    return f"{len(comparison.verdicts)} cases: {', '.join(counts)}"
 
 
 def _escaped(text: str) -> str:

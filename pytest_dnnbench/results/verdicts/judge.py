@@ -1,17 +1,20 @@
-"""The verdict on one case: each gated metric decided on its own, the worst of them for the case.
+"""The verdict on one case: each limited metric is decided on its own, and the case is as its worst
+metric.
 
-Pure: from a record, its baseline and its limits to plain data for the record (docs/baselines.md
-gives its form).
+Pure: from launches, a baseline and limits to the verdict in the record.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from pytest_dnnbench.results.baselines.baseline import CaseBaseline, Incomparable
-from pytest_dnnbench.results.baselines.limits import Limit, resolve
+from pytest_dnnbench.metrics import METRICS
+from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
+from pytest_dnnbench.results.baselines.limits import Layers, Limit, resolve
 from pytest_dnnbench.results.records.launches import Launches
+from pytest_dnnbench.results.records.schema import LimitEntry, MetricEntry
+from pytest_dnnbench.results.records.verdict import MetricVerdict, Status, Verdict
 from pytest_dnnbench.results.statistics.decision import (
     Decision,
     confirm,
@@ -19,146 +22,144 @@ from pytest_dnnbench.results.statistics.decision import (
     decide,
     decide_bound,
 )
-from pytest_dnnbench.results.statistics.noise import prior_of
-from pytest_dnnbench.results.verdicts.machine_speed import MachineChange, machine_change
+from pytest_dnnbench.results.verdicts.machine_speed import MachineSpeed, machine_change
 
-VerdictData = dict[str, Any]
-Found = CaseBaseline | Incomparable | None
 Measured = Mapping[str, Launches]
+"""The launches of each metric of one case."""
 
-# A case is the first of these that one of its metrics is.
-_WORST_FIRST = ("regressed", "noisy", "improved", "ok", "no-baseline")
+# A case has the first of these that one of its metrics has.
+_WORST_FIRST: tuple[Status, ...] = ("regressed", "noisy", "improved", "ok", "no-baseline")
 _CHANGED = ("regressed", "improved")
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A verdict, and the metrics for which the case should be measured again before it is
-    believed."""
+    """The verdict of a first look, and the metrics for which the case should be measured again
+    before it fails."""
 
-    verdict: VerdictData
+    verdict: Verdict
     suspects: tuple[str, ...]
 
 
-def limits_of(
-    metrics: Mapping[str, Any], found: Found, layers: Sequence[Mapping[str, Limit]]
-) -> dict[str, Limit]:
-    """The limit of each measured metric that has one. `layers`: what the user said, nearest
-    first."""
-    stored = found.limits if isinstance(found, CaseBaseline) else {}
-    resolved = {metric: resolve(metric, (*layers, stored)) for metric in metrics}
+def limits_of(metrics: Iterable[str], baseline: ComparedWith, layers: Layers) -> dict[str, Limit]:
+    """The limit of each of these metrics that has one. `layers` are the user's; the baseline's
+    limits come after them."""
+    resolved = {metric: resolve(metric, (*layers, baseline.limits)) for metric in metrics}
     return {metric: limit for metric, limit in resolved.items() if limit is not None}
 
 
-def unmeasured(metrics: Mapping[str, Any], layers: Sequence[Mapping[str, Limit]]) -> list[str]:
+def unmeasured(metrics: Iterable[str], layers: Layers) -> list[str]:
     """Metrics that the user limits and this case does not have."""
-    return sorted(
-        {name for layer in layers for name, limit in layer.items() if not limit.off} - set(metrics)
-    )
+    limited = {name for layer in layers for name, limit in layer.items() if not limit.off}
+    return sorted(limited - set(metrics))
 
 
-def uncompared(limits: Mapping[str, Limit], found: Found) -> list[str]:
+def uncompared(limits: Mapping[str, Limit], baseline: ComparedWith) -> list[str]:
     """Limited metrics of which every launch of every stored session was disturbed."""
-    return sorted(set(found.disturbed) & set(limits)) if isinstance(found, CaseBaseline) else []
+    return sorted(set(baseline.disturbed) & set(limits))
 
 
 def judge(
+    measured: Measured, baseline: ComparedWith, limits: Mapping[str, Limit], alpha: float
+) -> Judged:
+    """The first look at a case.
+
+    `measured` has the launches of this session: of every metric in `limits`, and the machine's
+    yardstick, limited or not, if it may explain a change. `alpha` is the false-alarm rate of one
+    test, which is one metric of one case.
+
+    Disturbed launches are left out where enough others remain. Otherwise, or if a change in machine
+    speed explains the difference, the difference is not trusted: the case may be measured again,
+    but the metric is at worst "noisy".
+    """
+    decided = _decide_each(measured, {}, baseline, limits, alpha)
+    suspects = tuple(metric for metric, each in decided.items() if each.suspect)
+    return Judged(_verdict(decided, baseline), suspects)
+
+
+def judge_again(
     measured: Measured,
-    better: Mapping[str, str],
-    found: Found,
+    fresh: Measured,
+    baseline: ComparedWith,
     limits: Mapping[str, Limit],
     alpha: float,
-    again: Measured | None = None,
-) -> Judged:
-    """`measured` are the launches of this session per metric; `again` the fresh ones of a
-    confirmation, after which nothing is suspect any more. `alpha` is the false-alarm rate of one
-    test.
+) -> Verdict:
+    """The last word on a case: as `judge`, with the fresh launches of its confirmation. A metric
+    without fresh launches is decided by the first ones alone."""
+    return _verdict(_decide_each(measured, fresh, baseline, limits, alpha), baseline)
 
-    Disturbed launches are left out where enough others are there. Where not, or where the machine
-    itself has changed by enough to explain it, no difference is believed: it may be measured again,
-    but the metric is noisy at worst.
-    """
 
+@dataclass(frozen=True, slots=True)
+class _Looks:
+    """The launches of one metric: those of the first look, and those of the second, if there was
+    one."""
+
+    first: Launches
+    fresh: Launches | None
+
+    @property
+    def all(self) -> Launches:
+        return self.first.followed_by(self.fresh) if self.fresh else self.first
+
+    @property
+    def enough(self) -> bool:
+        """Whether enough launches are undisturbed to trust a difference: of all, and of the fresh
+        ones by themselves."""
+        return self.all.enough and (self.fresh is None or self.fresh.enough)
+
+    @property
+    def values(self) -> tuple[Sequence[float], Sequence[float] | None]:
+        """The values to decide by, of each look. Those of both looks count together."""
+        if self.fresh is None:
+            return self.first.trusted, None
+        if self.enough:
+            return self.first.undisturbed, self.fresh.undisturbed
+        return self.first.values, self.fresh.values
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    verdict: MetricVerdict
+    suspect: bool
+
+
+def _decide_each(
+    measured: Measured,
+    fresh: Measured,
+    baseline: ComparedWith,
+    limits: Mapping[str, Limit],
+    alpha: float,
+) -> dict[str, _Decided]:
+    """The decision on each limited metric that can be decided."""
+
+    # A decision of its own, which only a changed metric needs, and then all of them the same one.
     @cache
-    def machine() -> MachineChange | None:
-        return machine_change(measured, again, found)
+    def machine() -> MachineSpeed | None:
+        return machine_change(measured, fresh, baseline)
 
-    metrics: dict[str, VerdictData] = {}
-    suspects = []
+    decided = {}
     for metric, limit in limits.items():
-        fresh = (again or {}).get(metric)
-        decisions = _decisions(metric, measured[metric], better[metric], found, limit, alpha, fresh)
+        looks = _Looks(measured[metric], fresh.get(metric))
+        decisions = _decisions(metric, looks, baseline, limit, alpha)
         if decisions:
-            if any(decision.suspect or decision.status == "regressed" for decision, _ in decisions):
-                suspects.append(metric)
-            everything = measured[metric].followed_by(fresh) if fresh else measured[metric]
-            believed = _believed(measured[metric], fresh)
-            changed = machine() if any(one.status in _CHANGED for one, _ in decisions) else None
-            decisions = [
-                (
-                    one
-                    if believed and not (changed and changed.explains(metric, one))
-                    else _doubted(one),
-                    source,
-                )
-                for one, source in decisions
-            ]
-            decision, source = min(decisions, key=lambda one: _WORST_FIRST.index(one[0].status))
-            metrics[metric] = _entry(decision, source) | {
-                "machine": changed.entry(metric, decision) if changed else None,
-                "disturbance": everything.disturbance,
-                "left_out": len(everything.values) - len(everything.undisturbed) if believed else 0,
-            }
-    return Judged(_verdict(metrics, found), tuple(suspects) if again is None else ())
-
-
-def _believed(first: Launches, fresh: Launches | None) -> bool:
-    """Whether enough launches are undisturbed to believe a difference: of all, and of the fresh
-    ones by themselves."""
-    return first.enough if fresh is None else fresh.enough and first.followed_by(fresh).enough
-
-
-def _doubted(decision: Decision) -> Decision:
-    """Of a difference that is not believed: more launches of the same kind would settle nothing."""
-    status = "noisy" if decision.status in _CHANGED else decision.status
-    return replace(decision, status=status, launches_needed=None)
-
-
-def _rested_on(
-    first: Launches, fresh: Launches | None
-) -> tuple[Sequence[float], Sequence[float] | None]:
-    """The values to decide by. With fresh launches, those of both looks count together."""
-    if fresh is None:
-        return first.believed, None
-    if _believed(first, fresh):
-        return first.undisturbed, fresh.undisturbed
-    return first.values, fresh.values
+            decided[metric] = _decided(metric, looks, decisions, machine)
+    return decided
 
 
 def _decisions(
-    metric: str,
-    measured: Launches,
-    better: str,
-    found: Found,
-    limit: Limit,
-    alpha: float,
-    fresh: Launches | None,
+    metric: str, looks: _Looks, baseline: ComparedWith, limit: Limit, alpha: float
 ) -> list[tuple[Decision, str]]:
     """One decision for each kind of limit that can be decided, with the source of the limit."""
-    first, again = _rested_on(measured, fresh)
-    history: list[list[float]] = []
-    noise, prior = None, prior_of(metric)
-    if isinstance(found, CaseBaseline):
-        prior = found.priors.get(metric, prior)
-        history = [
-            session
-            for session in found.history.get(metric, [])
-            if all(value > 0 for value in session)
-        ]
-        noise = found.noise.get(metric)
+    first, again = looks.values
     if not all(value > 0 for value in (*first, *(again or ()))):
-        return []
-    about: dict[str, Any] = {"better": better, "alpha": alpha, "noise": noise, "prior": prior}
+        return []  # no logarithm
+    history = baseline.sessions_of(metric)
+    about: dict[str, Any] = {
+        "better": METRICS[metric].better,
+        "alpha": alpha,
+        "noise": baseline.noise_of(metric),
+        "prior": baseline.prior_of(metric),
+    }
     decisions = []
     if limit.relative is not None and history:
         size = abs(limit.relative)
@@ -179,55 +180,78 @@ def _decisions(
     return decisions
 
 
-def _entry(decision: Decision, source: str) -> VerdictData:
+def _decided(
+    metric: str,
+    looks: _Looks,
+    decisions: list[tuple[Decision, str]],
+    machine: Callable[[], MachineSpeed | None],
+) -> _Decided:
+    """The worst of a metric's decisions, after those that cannot be trusted have become noisy."""
+    suspect = any(decision.suspect or decision.status == "regressed" for decision, _ in decisions)
+    changed = any(decision.status in _CHANGED for decision, _ in decisions)
+    speed = machine() if changed else None
+    trusted = [
+        (
+            decision
+            if looks.enough and not (speed and speed.explains(metric, decision))
+            else _doubted(decision),
+            source,
+        )
+        for decision, source in decisions
+    ]
+    decision, source = min(trusted, key=lambda pair: _WORST_FIRST.index(pair[0].status))
+    launches = looks.all
+    verdict = MetricVerdict(
+        status=decision.status,
+        baseline=decision.baseline,
+        now=decision.now,
+        change=decision.change,
+        interval=decision.interval,
+        limit=decision.limit,
+        limit_absolute=decision.limit_absolute,
+        widened=decision.widened,
+        source=source,
+        confidence=decision.confidence,
+        minimum_detectable=decision.minimum_detectable,
+        launches_needed=decision.launches_needed,
+        machine=speed.entry(metric, decision) if speed else None,
+        disturbance=launches.disturbance,
+        left_out=len(launches.values) - len(launches.undisturbed) if looks.enough else 0,
+    )
+    return _Decided(verdict, suspect)
+
+
+def _doubted(decision: Decision) -> Decision:
+    """A decision on a difference that is not trusted. More launches of the same kind would settle
+    nothing."""
+    status = "noisy" if decision.status in _CHANGED else decision.status
+    return replace(decision, status=status, launches_needed=None)
+
+
+def _verdict(decided: Mapping[str, _Decided], baseline: ComparedWith) -> Verdict:
+    metrics = {metric: each.verdict for metric, each in decided.items()}
+    statuses = {verdict.status for verdict in metrics.values()}
+    worst: Status = next((status for status in _WORST_FIRST if status in statuses), "no-baseline")
+    return Verdict(
+        status=baseline.status(worst),
+        against=baseline.against,
+        reason=baseline.reason,
+        metrics=metrics,
+    )
+
+
+def thresholds(
+    metrics: Mapping[str, MetricEntry], limits: Mapping[str, Limit]
+) -> dict[str, LimitEntry]:
+    """The limits that this run sets for later ones, for its record."""
     return {
-        "status": decision.status,
-        "baseline": decision.baseline,
-        "now": decision.now,
-        "change": decision.change,
-        "interval": list(decision.interval),
-        "limit": decision.limit,
-        "limit_absolute": decision.limit_absolute,
-        "widened": decision.widened,
-        "source": source,
-        "confidence": decision.confidence,
-        "minimum_detectable": decision.minimum_detectable,
-        "launches_needed": decision.launches_needed,
+        metric: LimitEntry(
+            limit=limit.absolute
+            if limit.relative is None
+            else metrics[metric].value * (1 + limit.relative),
+            relative=limit.relative,
+            absolute=limit.absolute,
+            source=limit.relative_source or limit.absolute_source,
+        )
+        for metric, limit in limits.items()
     }
-
-
-def _verdict(metrics: dict[str, VerdictData], found: Found) -> VerdictData:
-    statuses = {entry["status"] for entry in metrics.values()}
-    status = next((one for one in _WORST_FIRST if one in statuses), "no-baseline")
-    against, reason = None, None
-    if isinstance(found, CaseBaseline):
-        against = {"file": found.file, "sessions": found.sessions, "saved": found.saved}
-    elif isinstance(found, Incomparable):
-        against = {"file": found.file, "sessions": 0, "saved": found.saved}
-        reason = "; ".join(map(str, found.differences))
-        if status != "regressed":
-            status = "incomparable"
-    elif status != "regressed":
-        status = "no-baseline"
-    return {
-        "status": status,
-        "against": against,
-        "reason": reason,
-        "metrics": metrics,
-        "confirmation": None,
-    }
-
-
-def thresholds(metrics: Mapping[str, Any], limits: Mapping[str, Limit]) -> dict[str, VerdictData]:
-    """The limits that this run holds a later one to, for its record."""
-    found = {}
-    for metric, limit in limits.items():
-        value = metrics[metric]["value"]
-        relative = limit.relative
-        found[metric] = {
-            "limit": limit.absolute if relative is None else value * (1 + relative),
-            "relative": relative,
-            "absolute": limit.absolute,
-            "source": limit.relative_source or limit.absolute_source,
-        }
-    return found

@@ -1,28 +1,28 @@
-"""How many launches a session needs to find a change of a given size, from the noise of its
+"""How many launches a session needs to detect a change of a given size, from the noise of its
 baseline."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from pytest_dnnbench.results.baselines.baseline import Baseline, CaseBaseline
-from pytest_dnnbench.results.baselines.limits import Limit
+from pytest_dnnbench.metrics import THROUGHPUT
+from pytest_dnnbench.results.baselines.baseline import Baseline
+from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline, NoBaseline
+from pytest_dnnbench.results.baselines.limits import Layers, Limit
+from pytest_dnnbench.results.records.schema import LaunchPlanEntry, Record
 from pytest_dnnbench.results.statistics.design import MOST_LAUNCHES, alpha_per_test, launches_for
-from pytest_dnnbench.results.statistics.noise import learn, prior_of
-from pytest_dnnbench.results.verdicts.judge import limits_of
+from pytest_dnnbench.results.statistics.noise import learn
+from pytest_dnnbench.results.verdicts.number_of_tests import expected_limits, stored_case
 
-# The metric whose changes are to be found; the others need no more launches.
-METRIC = "throughput"
-
-Layers = Sequence[Mapping[str, Limit]]
+METRIC = THROUGHPUT
+"""The metric whose changes are to be detected; the others need no more launches."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """The launches of each case of a session, so that a change of `effect` is found.
+    """The launches of each case of a session, so that a change of `effect` is detected.
 
-    `needed`: of each case that the baseline has, the fewest that find it; None where no number
-    does.
+    `needed` has the fewest launches that detect it, for each case that the baseline has; None where
+    no number does.
     """
 
     effect: float
@@ -31,36 +31,39 @@ class LaunchPlan:
 
     @property
     def beyond(self) -> tuple[str, ...]:
-        """Cases in which no number would find the change: their noise between sessions is too
-        large, or too little of it is stored."""
+        """Cases in which no number of launches would detect the change: their noise between
+        sessions is too large, or too few sessions are stored."""
         return tuple(name for name, count in self.needed.items() if count is None)
 
-    def entry(self, name: str) -> dict[str, Any]:
-        """For the record of a case. `stored`: the baseline has it, so that `needed` is from its
-        noise."""
-        return {
-            "effect": self.effect,
-            "metric": METRIC,
-            "launches": self.launches,
-            "needed": self.needed.get(name),
-            "stored": name in self.needed,
-        }
+    def entry(self, name: str) -> LaunchPlanEntry:
+        """For the record of a case."""
+        return LaunchPlanEntry(
+            effect=self.effect,
+            metric=METRIC,
+            launches=self.launches,
+            needed=self.needed.get(name),
+            stored=name in self.needed,
+        )
 
     def __str__(self) -> str:
         change = f"a {100 * self.effect:g}% change of {METRIC}"
-        found = len(self.needed) - len(self.beyond)
-        text = f"{self.launches} launches"
-        if found:
-            text += f": the fewest that find {change} in {found} case{'s' * (found > 1)}"
+        planned = len(self.needed) - len(self.beyond)
+        if planned:
+            text = f"the fewest that detect {change} in {planned} case{'s' * (planned > 1)}"
+        elif self.needed:
+            text = "the default: no case can be planned"
         else:
-            text += f", the default: {'none was found' if self.needed else 'nothing is stored of these cases'}"
+            text = "the default: nothing is stored of these cases"
         if self.beyond:
-            names = f"{self.beyond[0]}{f' and {len(self.beyond) - 1} more' if len(self.beyond) > 1 else ''}"
+            more = f" and {len(self.beyond) - 1} more" if len(self.beyond) > 1 else ""
             text += (
-                f"; no number up to {MOST_LAUNCHES} finds {'it' if found else change} in {names}: sessions differ too"
-                " much, too few are stored, or the limit is too near"
+                f"; no number up to {MOST_LAUNCHES} detects {'it' if planned else change} in"
+                f" {self.beyond[0]}{more}: sessions differ too much, too few are stored, or the"
+                " limit is too near"
             )
-        return text
+        return (
+            f"{self.launches} launches: {text}" if planned else f"{self.launches} launches, {text}"
+        )
 
 
 def plan_launches(
@@ -70,49 +73,44 @@ def plan_launches(
     *,
     false_alarms: float,
     at_least: int,
+    device: str,
 ) -> LaunchPlan:
     """As many launches as the case that needs the most of them, at least `at_least`.
 
-    `cases` maps each case to the limits that its user set, nearest first. Cases that the baseline
-    lacks need none.
+    `cases` maps each case of the session to the limits that its user set. Cases that the baseline
+    lacks need none, but they too are tested.
     """
-    stored = {name: baseline.stored(name) for name in cases}
-    limits = {
-        name: limits_of(dict.fromkeys((*case.history, *case.disturbed)), case, cases[name])
-        if case is not None
-        else {}
-        for name, case in stored.items()
-    }
-    alpha = alpha_per_test(false_alarms, sum(len(found) for found in limits.values()))
+    stored = {name: stored_case(baseline, name) for name in cases}
+    limits = {name: expected_limits(stored[name], cases[name], device) for name in cases}
+    alpha = alpha_per_test(false_alarms, sum(map(len, limits.values())))
     needed = {
         name: _launches(effect, case, limits[name][METRIC], alpha)
         for name, case in stored.items()
-        if case is not None and METRIC in limits[name]
+        if case.metrics and METRIC in limits[name]
     }
-    known = [count for count in needed.values() if count is not None]
-    return LaunchPlan(effect, max([at_least, *known]), needed)
+    counts = [count for count in needed.values() if count is not None]
+    return LaunchPlan(effect, max([at_least, *counts]), needed)
 
 
-def plans_of(records: Iterable[Mapping[str, Any]]) -> list[LaunchPlan]:
-    """What was planned for the cases of these records: one plan, unless they were measured with
-    several."""
+def plans_of(records: Iterable[Record]) -> list[LaunchPlan]:
+    """The plan that the cases of these records were measured by; several if they differ."""
     plans: dict[tuple[float, int], dict[str, int | None]] = {}
     for record in records:
-        if entry := record.get("launch_plan"):
-            case = record["case"]
-            name = f"{case['framework']}-{case['model']}-{case['gpus']}gpu ({case['phase']})"
-            needed = plans.setdefault((entry["effect"], entry["launches"]), {})
-            if entry["stored"]:
-                needed[name] = entry["needed"]
+        if entry := record.launch_plan:
+            needed = plans.setdefault((entry.effect, entry.launches), {})
+            if entry.stored:
+                needed[record.case.label] = entry.needed
     return [LaunchPlan(*planned, needed) for planned, needed in plans.items()]
 
 
-def _launches(effect: float, case: CaseBaseline, limit: Limit, alpha: float) -> int | None:
+def _launches(
+    effect: float, case: CaseBaseline | NoBaseline, limit: Limit, alpha: float
+) -> int | None:
     """None where no number is enough."""
-    sessions = [session for session in case.history.get(METRIC, ()) if min(session) > 0]
+    sessions = case.sessions_of(METRIC)
     if not sessions:
         return None
-    noise = case.noise.get(METRIC) or learn(sessions, case.priors.get(METRIC, prior_of(METRIC)))
+    noise = case.noise_of(METRIC) or learn(sessions, case.prior_of(METRIC))
     smallest = abs(limit.relative) if limit.relative is not None else 0.0
     return launches_for(
         effect, noise, limit=smallest, alpha=alpha, history=[len(session) for session in sessions]

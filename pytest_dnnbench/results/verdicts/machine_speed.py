@@ -7,25 +7,26 @@ to EXPLAINED times as large. What goes beyond that is the case's own.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from pytest_dnnbench.metrics import METRICS, YARDSTICK
-from pytest_dnnbench.results.baselines.baseline import CaseBaseline
+from pytest_dnnbench.metrics import YARDSTICK, metric_row
+from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
 from pytest_dnnbench.results.records.launches import Launches
+from pytest_dnnbench.results.records.verdict import MachineChange
 from pytest_dnnbench.results.statistics.decision import Decision, decide
-from pytest_dnnbench.results.statistics.noise import prior_of
 
-# docs/statistics.md says what this was measured to be.
 EXPLAINED = 2.5
-# The machine counts as changed from this difference on, where its own noise does not explain it at
-# this rate.
+"""docs/statistics.md says what this was measured to be."""
+
 SMALLEST, ALPHA = 0.02, 0.01
+"""The machine counts as changed from this difference on, if noise of its own explains the
+difference at less than this rate."""
 
 
 @dataclass(frozen=True, slots=True)
-class MachineChange:
-    """The seconds of the yardstick: of the baseline's sessions, and now."""
+class MachineSpeed:
+    """The seconds of the yardstick of a machine that has changed: of the baseline's sessions, and
+    now."""
 
     baseline_s: float
     now_s: float
@@ -37,44 +38,44 @@ class MachineChange:
 
     def explains(self, metric: str, decision: Decision) -> bool:
         """Whether a change of this metric need not be the case's own."""
-        known = METRICS.get(metric)
-        if known is None or not known.timed or metric == YARDSTICK:
+        row = metric_row(metric)
+        if not row.timed or metric == YARDSTICK:
             return False
-        faster = math.log(decision.now / decision.baseline) * (
-            1 if known.better == "higher" else -1
-        )
+        change = math.log(decision.now / decision.baseline)
+        faster = change if row.better == "higher" else -change
         return 0 <= faster / math.log(self.baseline_s / self.now_s) <= EXPLAINED
 
-    def entry(self, metric: str, decision: Decision) -> dict[str, Any]:
-        """For the record of the verdict on this metric."""
-        return {**asdict(self), "speed": self.speed, "explains": self.explains(metric, decision)}
+    def entry(self, metric: str, decision: Decision) -> MachineChange:
+        """For the verdict on this metric."""
+        return MachineChange(
+            baseline_s=self.baseline_s,
+            now_s=self.now_s,
+            speed=self.speed,
+            explains=self.explains(metric, decision),
+        )
 
 
 def machine_change(
-    measured: Mapping[str, Launches], again: Mapping[str, Launches] | None, found: object
-) -> MachineChange | None:
-    """The change of the machine since the baseline; None where there is none, or nothing to tell it
-    by."""
-    if not isinstance(found, CaseBaseline) or YARDSTICK not in measured:
+    measured: Mapping[str, Launches], fresh: Mapping[str, Launches], baseline: ComparedWith
+) -> MachineSpeed | None:
+    """The machine's speed where it has changed since the baseline. None where it has not, and where
+    one of the two has no yardstick. `fresh` are the launches of a confirmation, if there was
+    one."""
+    history = baseline.sessions_of(YARDSTICK)
+    if not history or YARDSTICK not in measured:
         return None
-    history = [
-        session
-        for session in found.history.get(YARDSTICK, [])
-        if all(seconds > 0 for seconds in session)
-    ]
-    if not history:
-        return None
-    fresh = (again or {}).get(YARDSTICK)
-    everything = measured[YARDSTICK].followed_by(fresh) if fresh else measured[YARDSTICK]
+    launches = measured[YARDSTICK]
+    if YARDSTICK in fresh:
+        launches = launches.followed_by(fresh[YARDSTICK])
     decision = decide(
-        everything.believed,
+        launches.trusted,
         history,
         better="lower",
         limit=SMALLEST,
         alpha=ALPHA,
-        noise=found.noise.get(YARDSTICK),
-        prior=found.priors.get(YARDSTICK, prior_of(YARDSTICK)),
+        noise=baseline.noise_of(YARDSTICK),
+        prior=baseline.prior_of(YARDSTICK),
     )
     if decision.status not in ("regressed", "improved"):
         return None
-    return MachineChange(decision.baseline, decision.now)
+    return MachineSpeed(decision.baseline, decision.now)

@@ -1,26 +1,29 @@
-"""Which rank the others wait for, told by the part of a step that each rank does on its own
+"""Which rank the others wait for, from the part of a step that each rank does on its own
 (rank/own_work.py).
 
-Its step time cannot tell: whoever is early waits, so every rank's is that of the slowest. Pure, and
-careful: a wrong name sends somebody to the wrong machine. A rank is named only when, in each of
-LEAST_LAUNCHES or more launches,
+Step times do not show it: a rank that is early waits, so every rank has the step time of the
+slowest. Pure, and careful: a wrong rank sends somebody to the wrong machine. A rank is blamed only
+when, in each of LEAST_LAUNCHES or more launches,
 
-    it is the slowest, and the same one             chance places ranks anew in every launch
-    in most of its steps: its first quartile        a few late steps, or steps that vary widely, are the machine's
-      lies above the third of every other
-    by LEAST_LEAD of its own work                   less is what caches and the order of events make of alike ranks
-    by LEAST_SHARE of the step and LEAST_LEAD_S     less is not why a step takes long
-    by about as much as in the other launches       a disturbance has another size each time: within STEADY
+    it is the slowest, and the same rank          chance places ranks anew in every launch
+    in most of its steps: its first quartile      a few late steps, or steps that vary widely, are
+      lies above the third of every other           the machine's
+    by LEAST_LEAD of its own work                 caches and the order of events make that much
+                                                    between equal ranks
+    by LEAST_SHARE of the step and LEAST_LEAD_S   less is not why a step takes long
+    by about as much as in the other launches     a disturbance has another size each time: within
+                                                    STEADY
 
-and held against the slowest of the others, which decides what the step would take without it.
-Launches that were disturbed from outside are no evidence; nor is a case with more ranks than cores,
-where the scheduler decides who waits.
+It is compared with the slowest of the others, which decides how long the step would take without
+it. Launches that were disturbed from outside are no evidence; nor is a case with more ranks than
+cores, where the scheduler decides who waits.
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from pytest_dnnbench.results.records.schema import Record
 
 LEAST_LAUNCHES = 3
 LEAST_LEAD = 0.10
@@ -31,8 +34,8 @@ STEADY = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Straggler:
-    """The slow rank; what it does on its own in a step, and what the others do: medians over the
-    launches."""
+    """The slow rank, and the seconds that it and the others work on their own in a step: medians
+    over the launches."""
 
     rank: int
     own_work_s: float
@@ -41,40 +44,42 @@ class Straggler:
 
 @dataclass(frozen=True, slots=True)
 class LaunchTimes:
-    """Of one launch: the median step, and the quartiles of each rank's own work in a step."""
+    """One launch: its median step, and three quartiles of each rank's own work in a step."""
 
     step_time_s: float
     own_work_s: Sequence[Sequence[float]]
 
 
 def straggler(launches: Sequence[LaunchTimes]) -> Straggler | None:
-    """The rank that is slower than all others throughout; None where there is none or it cannot be
-    told."""
+    """The rank that is slower than all others throughout; None where there is none, or too little
+    evidence."""
     if len(launches) < LEAST_LAUNCHES:
         return None
-    slowest = {_slowest(one) for one in launches}
+    slowest = {_slowest(launch) for launch in launches}
     if len(slowest) > 1:
         return None
     rank = slowest.pop()
-    leads = [_lead_s(one, rank) for one in launches]
+    leads = [_lead_s(launch, rank) for launch in launches]
     if min(leads) <= 0 or max(leads) > STEADY * min(leads):
         return None
     return Straggler(
         rank,
-        own_work_s=statistics.median(one.own_work_s[rank][1] for one in launches),
-        others_s=statistics.median(own[1] for one in launches for own in _others(one, rank)),
+        own_work_s=statistics.median(launch.own_work_s[rank][1] for launch in launches),
+        others_s=statistics.median(
+            quartiles[1] for launch in launches for quartiles in _others(launch, rank)
+        ),
     )
 
 
-def straggler_of(record: Mapping[str, Any]) -> Straggler | None:
-    """As `straggler`, of a record's undisturbed launches."""
-    if record["case"].get("oversubscribed"):
+def straggler_of(record: Record) -> Straggler | None:
+    """As `straggler`, from a record's undisturbed launches."""
+    if record.run.oversubscribed:
         return None
     return straggler(
         [
-            LaunchTimes(statistics.median(launch["step_time_s"]), launch["own_work_s"])
-            for launch in record["launches"]
-            if launch.get("own_work_s") and not launch.get("disturbed")
+            LaunchTimes(statistics.median(launch.step_time_s), launch.own_work_s)
+            for launch in record.launches
+            if launch.own_work_s and not launch.conditions.disturbed
         ]
     )
 
@@ -84,8 +89,8 @@ def _slowest(launch: LaunchTimes) -> int:
 
 
 def _lead_s(launch: LaunchTimes, rank: int) -> float:
-    """By how much the rank is slower than the slowest of the others; 0 where that is within noise,
-    or too little."""
+    """How much slower the rank is than the slowest of the others; 0 where that is within noise, or
+    too little."""
     first, middle, _ = launch.own_work_s[rank]
     others = _others(launch, rank)
     lead_s = middle - max(other[1] for other in others)
@@ -94,4 +99,4 @@ def _lead_s(launch: LaunchTimes, rank: int) -> float:
 
 
 def _others(launch: LaunchTimes, rank: int) -> list[Sequence[float]]:
-    return [own for other, own in enumerate(launch.own_work_s) if other != rank]
+    return [quartiles for other, quartiles in enumerate(launch.own_work_s) if other != rank]

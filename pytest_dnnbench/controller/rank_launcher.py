@@ -1,0 +1,50 @@
+"""RankLauncher: the launcher of a case that starts real ranks. Names the functions that they run;
+the controller itself never imports them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
+from pytest_dnnbench.messages import Correctness, RankReport, RunRequest
+from pytest_dnnbench.results.records.measurement import Launch
+
+PROVE = "pytest_dnnbench.rank.timed_run:prove"
+MEASURE = "pytest_dnnbench.rank.timed_run:measure"
+MEASURE_MACHINE = "pytest_dnnbench.rank.yardstick:measure"
+
+
+@dataclass(frozen=True, slots=True)
+class RankLauncher:
+    """Implements case_run.Launcher.
+
+    `planning` and `rendezvous` are those of the case's framework (catalog.FrameworkSpec);
+    `machine_ranks` is the one rank that measures the machine's own speed, None where it is not
+    measured.
+    """
+
+    ranks: Ranks
+    planning: str | None = None
+    rendezvous: Rendezvous | None = None
+    machine_ranks: Ranks | None = None
+
+    def plan(self, request: RunRequest) -> Any:
+        """The plan of rank 0; None for a framework without planning."""
+        if self.planning is None:
+            return None
+        return self.ranks.launch(self.planning, request)[0]
+
+    def prove(self, request: RunRequest) -> Sequence[Correctness]:
+        """Each rank's check of the step."""
+        return self.ranks.launch(PROVE, request, rendezvous=self.rendezvous)
+
+    def measure(self, request: RunRequest) -> Launch:
+        """The reports of the ranks, and where they ran."""
+        reports: list[RankReport] = self.ranks.launch(MEASURE, request, rendezvous=self.rendezvous)
+        return Launch(tuple(reports), self.ranks.placement.conditions)
+
+    def yardstick(self) -> float | None:
+        """Seconds of the machine's yardstick (rank/yardstick.py)."""
+        if self.machine_ranks is None:
+            return None
+        return float(self.machine_ranks.launch(MEASURE_MACHINE)[0])

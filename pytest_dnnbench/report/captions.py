@@ -1,0 +1,54 @@
+"""What stands under a plot: what its marks are, and where and how the cases were measured."""
+
+from pytest_dnnbench.report.study import Study
+
+_PACKAGES = ("torch", "horovod", "driver")
+_SETTINGS = {
+    "batch_size": "batch {}",
+    "image_size": "{} px",
+    "precision": "{}",
+    "dataset": "{} data",
+    "scaling": "{} scaling",
+}
+
+
+def environment_line(study: Study) -> str:
+    """The environment and the settings that all cases share, in one line."""
+    facts, chosen = study.alike, study.alike_settings
+    parts = _gpu_names(study)
+    parts += [str(facts["cpu"])] if facts.get("cpu") else []
+    parts += [f"{facts['cores']} cores"] if facts.get("cores") else []
+    parts += [f"{name} {facts[name]}" for name in _PACKAGES if facts.get(name)]
+    parts += [form.format(chosen[name]) for name, form in _SETTINGS.items() if name in chosen]
+    return ", ".join(parts) or "environments differ: see the page"
+
+
+def caption(study: Study, plot: str = "throughput") -> str:
+    """The caption of a plot. The plot of step times explains its marks itself."""
+    environment = environment_line(study)
+    if plot == "steps":
+        return f"{environment}."
+    return (
+        f"Median of {launches_and_steps(study)}; whiskers: 95% interval over launches;"
+        f" small dots: the launches. {environment}."
+    )
+
+
+def launches_and_steps(study: Study) -> str:
+    """As in `3 to 5 launches of 10 steps`."""
+    counts = {len(result.record.launches) for result in study.latest} or {0}
+    least, most = min(counts), max(counts)
+    launches = f"{least}" if least == most else f"{least} to {most}"
+    steps = study.alike_settings.get("steps")
+    return f"{launches} launches" + ("" if steps is None else f" of {steps} steps")
+
+
+def _gpu_names(study: Study) -> list[str]:
+    """The kind of GPU, when all cases have the same; the fact lists one name per GPU."""
+    names = {
+        name
+        for result in study.latest
+        for name in str(result.record.environment.must_match.get("gpu") or "").split(", ")
+        if name
+    }
+    return [*names] if len(names) == 1 else []

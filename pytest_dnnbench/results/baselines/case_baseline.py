@@ -1,0 +1,132 @@
+"""What one case is compared with: CaseBaseline, or, where there is nothing to compare with,
+Incomparable or NoBaseline. All three answer the same questions."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
+
+from pytest_dnnbench.results.baselines.comparability import Difference
+from pytest_dnnbench.results.baselines.limits import Limit
+from pytest_dnnbench.results.records.verdict import Against, Status
+from pytest_dnnbench.results.statistics.noise import Noise, Prior, prior_of
+
+Sessions: TypeAlias = list[list[float]]
+"""The launches of one metric in each session, oldest session first."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaseBaseline:
+    """The stored sessions of a case; the latest of them are the baseline.
+
+    `history` maps a metric to its launches in each session, without the disturbed launches of a
+    time; `disturbed` are the metrics of which nothing remains. `limits` are those of the stored
+    record. `noise` is there where it was learnt from more than the history, `priors` where other
+    cases say something about it.
+    """
+
+    file: str
+    saved: str | None
+    sessions: int
+    history: dict[str, Sessions]
+    limits: dict[str, Limit] = field(default_factory=dict)
+    noise: dict[str, Noise] = field(default_factory=dict)
+    priors: dict[str, Prior] = field(default_factory=dict)
+    disturbed: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that the stored case has, comparable or not."""
+        return *self.history, *(name for name in self.disturbed if name not in self.history)
+
+    def sessions_of(self, metric: str) -> Sessions:
+        """The sessions of a metric that can be compared: those whose values are all above zero."""
+        sessions = self.history.get(metric, [])
+        return [session for session in sessions if all(value > 0 for value in session)]
+
+    def noise_of(self, metric: str) -> Noise | None:
+        """The noise of a metric; None: to be learnt from `sessions_of`."""
+        return self.noise.get(metric)
+
+    def prior_of(self, metric: str) -> Prior:
+        """What to assume about a metric's noise before its own sessions count."""
+        return self.priors.get(metric) or prior_of(metric)
+
+    @property
+    def against(self) -> Against | None:
+        """The baseline, for the verdict."""
+        return Against(file=self.file, sessions=self.sessions, saved=self.saved)
+
+    @property
+    def reason(self) -> str | None:
+        """Why the case cannot be compared; None: it can."""
+        return None
+
+    def status(self, worst: Status) -> Status:
+        """The status of a case of which `worst` is the worst metric."""
+        return worst
+
+
+class _WithoutSessions:
+    """Nothing to compare with; an absolute limit holds all the same."""
+
+    __slots__ = ()
+
+    limits: ClassVar[dict[str, Limit]] = {}
+    disturbed: ClassVar[tuple[str, ...]] = ()
+    metrics: ClassVar[tuple[str, ...]] = ()
+
+    def sessions_of(self, metric: str) -> Sessions:
+        """As CaseBaseline.sessions_of."""
+        return []
+
+    def noise_of(self, metric: str) -> Noise | None:
+        """As CaseBaseline.noise_of."""
+        return None
+
+    def prior_of(self, metric: str) -> Prior:
+        """As CaseBaseline.prior_of."""
+        return prior_of(metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Incomparable(_WithoutSessions):
+    """The baseline has the case, but of a run that may not be compared with this one."""
+
+    file: str
+    saved: str | None
+    differences: list[Difference]
+
+    @property
+    def against(self) -> Against | None:
+        """As CaseBaseline.against; no session counts."""
+        return Against(file=self.file, sessions=0, saved=self.saved)
+
+    @property
+    def reason(self) -> str | None:
+        """The facts that differ."""
+        return "; ".join(map(str, self.differences))
+
+    def status(self, worst: Status) -> Status:
+        """A broken absolute limit needs no baseline; nothing else was compared."""
+        return "regressed" if worst == "regressed" else "incomparable"
+
+
+@dataclass(frozen=True, slots=True)
+class NoBaseline(_WithoutSessions):
+    """The baseline lacks the case, or there is no baseline."""
+
+    @property
+    def against(self) -> Against | None:
+        """As CaseBaseline.against."""
+        return None
+
+    @property
+    def reason(self) -> str | None:
+        """As CaseBaseline.reason: there is nothing that the case could differ from."""
+        return None
+
+    def status(self, worst: Status) -> Status:
+        """As Incomparable.status."""
+        return "regressed" if worst == "regressed" else "no-baseline"
+
+
+ComparedWith: TypeAlias = CaseBaseline | Incomparable | NoBaseline

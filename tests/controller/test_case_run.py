@@ -1,0 +1,101 @@
+"""A case is planned and proven once, before its first launch, and never timed if its step is
+wrong. Ranks are behind a Launcher."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.controller.case_run import CaseRun, Launcher, prepare_run
+from pytest_dnnbench.controller.devices import detect
+from pytest_dnnbench.errors import WrongResult
+from pytest_dnnbench.messages import Correctness, RunRequest
+from pytest_dnnbench.results.records.measurement import Launch
+from tests.fake_launches import YARDSTICK_S, FakeLauncher
+
+EXACT = Correctness({"gradients": 0.0}, {"gradients": 1e-9})
+WRONG = Correctness({"gradients": 0.5}, {"gradients": 1e-9}, ("gradients of step 0 deviate",))
+
+
+class Recorder:
+    """A launcher that records its calls, and the plan in the request of each."""
+
+    def __init__(self, proof: Correctness = EXACT) -> None:
+        self.calls: list[tuple[str, Mapping[str, Any] | None]] = []
+        self.proof = proof
+        self._fake = FakeLauncher(confirm_from=99)
+
+    def plan(self, request: RunRequest) -> Any:
+        self.calls.append(("plan", request.plan))
+        return {"stages": 2}
+
+    def prove(self, request: RunRequest) -> Sequence[Correctness]:
+        self.calls.append(("prove", request.plan))
+        return [EXACT, self.proof]
+
+    def measure(self, request: RunRequest) -> Launch:
+        self.calls.append(("measure", request.plan))
+        return self._fake.measure(request)
+
+    def yardstick(self) -> float | None:
+        return self._fake.yardstick()
+
+
+def case_run(
+    launcher: Launcher, catalog: Catalog | None = None, model: str = "resnet18"
+) -> CaseRun:
+    case = Case("ddp", model, 2, "train", batch_size=4)
+    catalog = catalog or Catalog()
+    return prepare_run(case, catalog, launcher, detect("cpu"), steps=2, warmup=1, data=None)
+
+
+def test_a_case_is_planned_and_proven_once_before_its_first_launch() -> None:
+    launcher = Recorder()
+    run = case_run(launcher)
+    run.launch()
+    run.launch()
+    plan = {"stages": 2}
+    assert launcher.calls == [
+        ("plan", None),
+        ("prove", plan),
+        ("measure", plan),
+        ("measure", plan),
+    ]
+    assert run.correctness is not None
+    assert run.correctness.checked == ["gradients"]
+    assert len(run.launches) == 2
+
+
+def test_a_wrong_step_is_never_timed() -> None:
+    launcher = Recorder(WRONG)
+    with pytest.raises(WrongResult, match="so it was not timed: rank 1: gradients of step 0"):
+        case_run(launcher).launch()
+    assert "measure" not in dict(launcher.calls)
+
+
+def test_launches_that_confirm_do_not_count_among_those_of_the_case() -> None:
+    run = case_run(Recorder())
+    run.launch()
+    confirming = run.again(2)
+    assert len(confirming) == 2
+    assert len(run.launches) == 1
+    throughput = run.measurement(confirming).values()["throughput"]
+    assert throughput.per_launch == [launch.throughput for launch in confirming]
+
+
+def test_the_machines_own_speed_is_measured_only_where_it_is_asked_for() -> None:
+    run = case_run(Recorder())
+    assert run.launch().conditions.yardstick_s is None
+    run.with_yardstick = True
+    assert run.launch().conditions.yardstick_s == YARDSTICK_S
+
+
+def test_ranks_build_the_model_that_a_hook_put_in_the_place_of_the_suites() -> None:
+    replaced = Catalog().with_rows([], {"resnet18": "tests.tiny_models:tiny"})
+    run = case_run(Recorder(), replaced)
+    assert run.request.model == "tests.tiny_models:tiny"
+    assert run.request.case.model == "resnet18", "the record keeps the name that the user gave"
+    added = Catalog().with_rows([], {"mine": "tests.tiny_models:tiny"})
+    assert case_run(Recorder(), added, "mine").request.model == "tests.tiny_models:tiny"

@@ -1,0 +1,92 @@
+"""The devices of a machine: GPUs as NVML gives them, cores as the kernel allows. Nothing imports
+torch."""
+
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pytest_dnnbench.controller import devices
+from pytest_dnnbench.controller.devices import Gpu, cpu_quota, detect, usable_cores
+from pytest_dnnbench.controller.torch_build import TorchBuild, installed_torch
+from pytest_dnnbench.errors import UsageError
+from tests.controller.fake_nvml import FakeNvml
+
+
+@pytest.fixture
+def torch_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed torch that was built for CUDA."""
+    build = TorchBuild("2.13.0+cu130", "13.0", "abc")
+    monkeypatch.setattr(devices, "installed_torch", lambda: build)
+
+
+def two_gpus() -> FakeNvml:
+    return FakeNvml(
+        "GPU-a", "GPU-b", Name=lambda _: "H100", MemoryInfo=lambda _: SimpleNamespace(total=80)
+    )
+
+
+@pytest.mark.usefixtures("torch_for_cuda")
+def test_gpus_are_detected_in_the_order_of_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = two_gpus()
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    machine = detect("auto")
+    assert machine.gpus == (Gpu("H100", "GPU-b", 80), Gpu("H100", "GPU-a", 80))
+    assert (machine.kind, machine.driver, machine.default_count) == ("cuda", "550.1", 2)
+    assert machine.describe().startswith("2 x H100, driver 550.1, ")
+    assert not library.is_open
+
+
+@pytest.mark.usefixtures("torch_for_cuda")
+def test_cuda_that_is_not_possible_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=None))
+    with pytest.raises(UsageError, match=r"no NVIDIA driver answers \(Driver Not Loaded\)"):
+        detect("cuda")
+    assert detect("auto").kind == "cpu"
+    monkeypatch.setitem(sys.modules, "pynvml", two_gpus())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES hides every GPU"):
+        detect("cuda")
+
+
+def test_asked_for_the_cpu_nvml_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert detect("cpu").kind == "cpu"
+
+
+def test_the_build_of_torch_is_read_without_importing_it() -> None:
+    build = installed_torch()
+    assert build is not None
+    assert build.version == importlib.metadata.version("torch")
+    script = (
+        "import sys\n"
+        "from pytest_dnnbench.controller.torch_build import installed_torch\n"
+        "installed_torch(); print('torch' in sys.modules)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "False"
+
+
+def test_a_quota_bounds_the_usable_cores() -> None:
+    assert [usable_cores(8, quota) for quota in (None, 2.5, 0.5, 64.0)] == [8, 2, 1, 8]
+
+
+def test_the_quota_is_the_smallest_of_the_control_group_and_its_parents(tmp_path: Path) -> None:
+    group = tmp_path / "cgroup" / "pod" / "job"
+    group.mkdir(parents=True)
+    (group / "cpu.max").write_text("max 100000\n")
+    (group.parent / "cpu.max").write_text("250000 100000\n")
+    membership = tmp_path / "membership"
+    membership.write_text("0::/pod/job\n")
+    assert cpu_quota(tmp_path / "cgroup", membership) == 2.5
+    membership.write_text("0::/\n")
+    assert cpu_quota(tmp_path / "cgroup", membership) is None
+    assert cpu_quota(tmp_path / "cgroup", tmp_path / "absent") is None

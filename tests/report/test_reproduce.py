@@ -1,0 +1,61 @@
+"""The command that measures a case again: complete, and made of options that a session has."""
+
+import shlex
+from dataclasses import replace
+
+from pytest_dnnbench.report.reproduce import command
+from pytest_dnnbench.report.runs import Result
+from pytest_dnnbench.session.settings import OPTIONS
+from tests.report.records import measured
+
+NAME = "bench_cases/test_steps.py::test_train[horovod-my.models:net-2gpu]"
+
+
+def result(name: str = NAME, **facts: object) -> Result:
+    """A case of horovod; `facts` replace those of its case."""
+    record = measured("horovod", "my.models:net", 2)
+    record.case = replace(record.case, **facts)  # type: ignore[arg-type] # the tests give Case's types
+    return Result(name, record)
+
+
+def options(words: list[str]) -> dict[str, str]:
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def test_the_command_spells_out_every_setting_of_the_case() -> None:
+    case = result(
+        scaling="strong", batch_size=16, options={"compression": "fp16"}, precision="bf16"
+    )
+    words = shlex.split(command(case))
+    assert words[:2] == ["pytest", NAME]
+    chosen = options(words[2:])
+    assert chosen["--dnn-batch-size"] == "32"
+    assert chosen["--dnn-horovod-compression"] == "fp16"
+    assert chosen["--dnn-precision"] == "bf16"
+    assert chosen["--dnn-launches"] == "3"
+    assert chosen["--dnn-steps"] == "10"
+    flags = {option.flag for option in OPTIONS} | {"--dnn-horovod-compression"}
+    assert chosen.keys() <= flags
+
+
+def test_every_option_that_shapes_a_case_is_in_the_command() -> None:
+    """A setting that is added to the session's options must come here too."""
+    shaping = {
+        option.flag
+        for option in OPTIONS
+        if hasattr(result().case, option.key.removeprefix("dnn_"))
+        or hasattr(result().record.run, option.key.removeprefix("dnn_"))
+    }
+    # The command gives the count in another way, and measures the case by itself.
+    shaping -= {"--gpus", "--dnn-parallel"}
+    assert shaping <= options(shlex.split(command(result()))[2:]).keys()
+
+
+def test_the_folder_of_real_data_is_left_to_the_reader() -> None:
+    words = shlex.split(command(result(dataset="mnist", image_size=28)))
+    assert options(words[2:])["--dnn-data-dir"] == "DIR"
+
+
+def test_a_name_that_is_no_test_is_not_run() -> None:
+    for name in ("benchmark 3", "--collect-only::x"):
+        assert shlex.split(command(result(name)))[1] == "bench_cases"
