@@ -81,7 +81,8 @@ def test_the_case_that_got_slower_fails_alone_with_its_figures(
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "regressed: single-resnet18-1gpu (train), against 0003_nightly.json, the last 3 sessions",
+            "regressed: single-resnet18-1gpu (train), against 0003_nightly.json,"
+            " the last 3 sessions",
             "  throughput: baseline * img/s, now * img/s, -20.0?%",
             "    95% interval -*% to -*%, limit -*% (default*), confidence over 99.99%",
             "    measured again in 3 fresh launches: * img/s, * img/s, * img/s",
@@ -184,7 +185,8 @@ def test_disturbed_launches_fail_nothing_and_hide_nothing(
     result.assert_outcomes(passed=3, deselected=3)
     result.stdout.fnmatch_lines(
         [
-            "passed over: 0004_shared.json: every launch of *single-resnet18-1gpu? was disturbed: times are not used"
+            "passed over: 0004_shared.json: every launch of *single-resnet18-1gpu? was"
+            " disturbed: times are not used"
         ]
     )
     entry = records(saved(pytester, 5))[single]["verdict"]["metrics"]["throughput"]
@@ -233,7 +235,8 @@ def test_a_limit_on_the_case_holds_whatever_the_baseline(
     run: Any, pytester: pytest.Pytester
 ) -> None:
     pytester.makepyfile(
-        test_cases="import pytest\n@pytest.mark.limits(throughput='>=5000', scaling_efficiency='>=0.9')"
+        test_cases="import pytest\n"
+        "@pytest.mark.limits(throughput='>=5000', scaling_efficiency='>=0.9')"
         + CASES.partition("\n\n")[0]
     )
     result = run()
