@@ -26,6 +26,7 @@ from pytest_dnnbench.results.records.measurement import (
     Launch,
     Measurement,
     agree,
+    check_figures,
     check_metrics,
     same_model,
 )
@@ -114,6 +115,7 @@ class CaseRun:
         launch, discarded = self._awake_launch()
         check_metrics(self.request.case, launch.reports)
         same_model(self.request.case, launch.reports)
+        check_figures(self.request.case, launch)
         conditions = msgspec.structs.replace(
             launch.conditions,
             discarded_as_suspended=discarded,

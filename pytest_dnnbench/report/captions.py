@@ -40,7 +40,8 @@ def launches_and_steps(study: Study) -> str:
     least, most = min(counts), max(counts)
     launches = f"{least}" if least == most else f"{least} to {most}"
     steps = study.alike_settings.get("steps")
-    return f"{launches} launches" + ("" if steps is None else f" of {steps} steps")
+    left_out = ", without the disturbed ones" if any(result.disturbed for result in study.latest) else ""
+    return f"{launches} launches{left_out}" + ("" if steps is None else f" of {steps} steps")
 
 
 def _gpu_names(study: Study) -> list[str]:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from pytest_dnnbench.metrics import THROUGHPUT, metric_row
 from pytest_dnnbench.report.engine import template
 from pytest_dnnbench.report.facts import evidence, fact_line
-from pytest_dnnbench.report.figures import NOTHING, amount, bounds
+from pytest_dnnbench.report.figures import NOTHING, amount, bounds, range_text
 from pytest_dnnbench.report.plans import plan_details
 from pytest_dnnbench.report.reproduce import command
 from pytest_dnnbench.report.rows import CLEAR, Column, Row, Section, columns, has_mixed_rates
@@ -147,6 +147,13 @@ class _Table:
         return text
 
 
+def _figure(result: Result, metric: str, unit: str) -> str:
+    """A metric's figure; in brackets the range of its launches where too few were undisturbed."""
+    if result.launches(metric).doubt:
+        return range_text(result, metric, lambda value: amount(value, unit))
+    return amount(result.value(metric), unit)
+
+
 def _details(result: Result, study: Study, environments: Mapping[str, int]) -> Details:
     record, verdict, run = result.record, result.record.verdict, study.runs[result.run]
     chosen: dict[str, object] = {**settings(result)}
@@ -156,7 +163,7 @@ def _details(result: Result, study: Study, environments: Mapping[str, int]) -> D
         figures=[
             (
                 metric_row(name, entry.unit, entry.better).title,
-                amount(entry.value, entry.unit),
+                _figure(result, name, entry.unit),
                 bounds(result, name),
             )
             for name, entry in record.metrics.items()

@@ -12,11 +12,14 @@ from pytest_dnnbench.report.canvas import look, short
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.spread import interval_of
 from pytest_dnnbench.report.study import Group, Study
+from pytest_dnnbench.results.records.launches import Launches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GREY = "#9aa3ad"
+
+DISTURBED = "disturbed launch"
 
 T = TypeVar("T")
 
@@ -38,7 +41,7 @@ class Quantity:
 
 
 def drawable(result: Result, metric: str) -> bool:
-    """Whether the case has the metric, above zero as every measured one is."""
+    """Whether the case has a figure of the metric, above zero as every measured one is."""
     return (result.value(metric) or 0) > 0
 
 
@@ -59,14 +62,15 @@ def line(
 ) -> None:
     """A series against the number of devices: whiskers, the launches as dots, the medians."""
     place, label, members = series
+    style, hollow, dodge = look(place), quantity.hollow, _dodge(study, label)
+    disturbed_dots(axes, [result.case.gpus * dodge for result in members], members, quantity)
     results = sorted(
         (result for result in members if drawable(result, quantity.metric)),
         key=lambda result: result.case.gpus,
     )
     if not results:
         return
-    style, hollow = look(place), quantity.hollow
-    xs = [result.case.gpus * _dodge(study, label) for result in results]
+    xs = [result.case.gpus * dodge for result in results]
     whiskers(axes, xs, results, quantity, style["color"])
     _launch_dots(axes, xs, results, quantity, style["color"])
     medians = [(result.value(quantity.metric) or 0) / quantity.scale for result in results]
@@ -163,8 +167,28 @@ def _launch_dots(
         axes.plot(*zip(*dots, strict=True), ".", color=colour, markersize=2.6, alpha=0.5)
 
 
+def disturbed_dots(
+    axes: "Axes", xs: Sequence[float], results: Sequence[Result], quantity: Quantity
+) -> None:
+    """The disturbed launches as grey crosses: they count for nothing that is drawn."""
+    crosses = [
+        (x, value / quantity.scale)
+        for x, result in zip(xs, results, strict=True)
+        for value in evenly(_disturbed_values(result.launches(quantity.metric)), _MOST_DOTS)
+    ]
+    if crosses:
+        style: dict[str, Any] = {"markersize": 4, "zorder": 1.2}
+        label = None if DISTURBED in axes.get_legend_handles_labels()[1] else DISTURBED
+        axes.plot(*zip(*crosses, strict=True), "x", color=GREY, label=label, **style)
+
+
+def _disturbed_values(launches: Launches) -> list[float]:
+    pairs = zip(launches.values, launches.reasons, strict=False)
+    return [value for value, reason in pairs if reason is not None]
+
+
 def _few_launches(result: Result, quantity: Quantity) -> list[float]:
-    return evenly(result.launches(quantity.metric).values, _MOST_DOTS)
+    return evenly(result.launches(quantity.metric).undisturbed, _MOST_DOTS)
 
 
 def _dodge(study: Study, label: str) -> float:

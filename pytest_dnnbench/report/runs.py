@@ -60,9 +60,17 @@ class Result:
         return entry.unit if entry else ""
 
     def value(self, metric: str) -> float | None:
-        """The median of a metric over the launches; None when the record has no such metric."""
+        """The figure of a metric, the median of its undisturbed launches; None when the record has
+        no such metric, and where too few launches were undisturbed."""
         entry = self.record.metrics.get(metric)
-        return entry.value if entry else None
+        if entry is None or not entry.per_launch:
+            return entry.value if entry else None
+        return self.launches(metric).figure
+
+    @property
+    def disturbed(self) -> int:
+        """How many launches were disturbed."""
+        return sum(1 for launch in self.record.launches if launch.conditions.disturbed)
 
     def launches(self, metric: str) -> Launches:
         """The metric's value in each launch, and why each launch was disturbed; no launches when

@@ -19,7 +19,7 @@ from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.speed_up import relate
 from pytest_dnnbench.results.records.verdict import Confirmation, MetricVerdict, Verdict
-from pytest_dnnbench.results.verdicts.judge import judge, judge_again, uncompared
+from pytest_dnnbench.results.verdicts.judge import judge, judge_again
 from pytest_dnnbench.results.verdicts.text import failure_message, notes_of
 from tests.results import synthetic
 from tests.results.synthetic import NAME, judged, record, save, with_metric

@@ -4,15 +4,23 @@ A fact has a short name, as users write it after `--dnn-compare-across`: `torch`
 `data.split`, `partition`.
 """
 
-from collections.abc import Collection, Mapping
+import difflib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.results.records.schema import PlanEntry, Record
 
 Facts = dict[str, Any]
+
+Recorded = Mapping[str, tuple[Any, ...]]
+"""The values that each fact which is only recorded had in a baseline's sessions."""
+
+_EVER_OTHER = {"load_1min"}
+"""Recorded facts that are another each time, and so say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,41 @@ def differences(baseline: Facts, now: Facts, across: Collection[str] = ()) -> li
         for name in sorted({*baseline, *now})
         if baseline.get(name) != now.get(name) and not {name, name.partition(".")[0]} & set(across)
     ]
+
+
+def recorded_of(records: Iterable[Record]) -> dict[str, tuple[Any, ...]]:
+    """The recorded facts of several sessions of a case."""
+    values: dict[str, dict[Any, None]] = {}
+    for record in records:
+        for name, value in record.environment.recorded.items():
+            if name not in _EVER_OTHER and value is not None:
+                values.setdefault(name, {})[value] = None
+    return {name: tuple(each) for name, each in values.items()}
+
+
+def elsewhere(baseline: Recorded, record: Record) -> list[str]:
+    """The recorded facts that no session of the baseline had as this record has them: no reason
+    not to compare, but one for a difference."""
+    now = record.environment.recorded
+    return [
+        f"{name}: {', '.join(map(_shown, values))} -> {_shown(now[name])}"
+        for name, values in sorted(baseline.items())
+        if now.get(name) is not None and now[name] not in values
+    ]
+
+
+def check_across(across: Iterable[str], sides: Iterable[Facts]) -> None:
+    """Raises UsageError for a fact that no side has, with the names that are nearest to it."""
+    names = {part for facts in sides for name in facts for part in (name, name.partition(".")[0])}
+    for name in across:
+        if names and name not in names:
+            near = difflib.get_close_matches(name, sorted(names), 3, 0.5)
+            meant = f"did you mean {' or '.join(near)}?" if near else f"choose from {_listed(names)}"
+            raise UsageError(f"no session has a fact {name!r} to compare across: {meant}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def _partition(plan: PlanEntry) -> Any:

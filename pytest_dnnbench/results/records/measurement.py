@@ -202,6 +202,28 @@ def check_metrics(case: Case, reports: Sequence[RankReport]) -> None:
                 raise WrongResult(f"{reported} as {figure!r}: a figure must be finite")
 
 
+def check_figures(case: Case, launch: Launch) -> None:
+    """Raises WrongResult for a figure of the job that no measurement can give, as of a clock that
+    stood still, ran backwards or gave no number. One such figure would cost the whole session its
+    file: JSON has no NaN."""
+    for report in launch.reports:
+        window_s = report.window_end_s - report.window_start_s
+        times = (window_s, *_durations(report))
+        if not all(map(math.isfinite, (*times, *report.loss))) or window_s <= 0:
+            raise WrongResult(
+                f"{case.label}: rank {report.rank} reports a timed window of {window_s!r} s and"
+                f" losses {[loss for loss in report.loss if not math.isfinite(loss)][:1]}: its clock"
+                " or its loss is wrong"
+            )
+    for metric in METRICS.values():
+        for value in launch.figures(metric):
+            if impossible := metric.impossible(value):
+                raise WrongResult(
+                    f"{case.label}: {impossible}: the clock that the ranks read, or what the model"
+                    " computes, is wrong"
+                )
+
+
 def _durations(report: RankReport) -> list[float]:
     befores = (report.window_start_s, *report.step_end_s)
     return [end - before for before, end in zip(befores, report.step_end_s, strict=False)]

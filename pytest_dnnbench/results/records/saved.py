@@ -12,6 +12,7 @@ from typing import NoReturn
 import msgspec
 
 from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.metrics import metric_row
 from pytest_dnnbench.results.records.json_text import line_of, read_bytes
 from pytest_dnnbench.results.records.schema import SCHEMA, Record, SavedFile, SessionEntry
 
@@ -145,7 +146,7 @@ def _check_record(record: Record, place: str) -> None:
     for name, metric in record.metrics.items():
         if not name.isidentifier():
             raise DataError(f"{place}.metrics: {name!r} is not the name of a metric")
-        launches = record.measured(name)
+        row, launches = metric_row(name, metric.unit, metric.better), record.measured(name)
         if not metric.per_launch:
             _wrong(place, name, "no launch")
         if launches.reasons and len(launches.reasons) != len(launches.values):
@@ -157,6 +158,9 @@ def _check_record(record: Record, place: str) -> None:
             )
         if not math.isfinite(sum(launches.values, metric.value)):
             _wrong(place, name, "a value is not finite")
+        for value in metric.per_launch:
+            if impossible := row.impossible(value):
+                _wrong(place, name, impossible)
         if not min(metric.per_launch) <= metric.value <= max(metric.per_launch):
             _wrong(place, name, f"the value {metric.value!r} is not the median of per_launch")
     for name, limit in record.thresholds.items():

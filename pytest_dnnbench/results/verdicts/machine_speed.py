@@ -8,12 +8,14 @@ to EXPLAINED times as large. What goes beyond that is the case's own.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pytest_dnnbench.metrics import YARDSTICK, metric_row
 from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.records.verdict import MachineChange
-from pytest_dnnbench.results.statistics.decision import Decision, decide
+from pytest_dnnbench.results.statistics.decision import Decision, decide, decide_anchored
+from pytest_dnnbench.results.statistics.noise import learn
 
 EXPLAINED = 2.5
 """docs/statistics.md says what this was measured to be."""
@@ -56,26 +58,30 @@ class MachineSpeed:
 
 
 def machine_change(
-    measured: Mapping[str, Launches], fresh: Mapping[str, Launches], baseline: ComparedWith
+    measured: Mapping[str, Launches],
+    fresh: Mapping[str, Launches],
+    baseline: ComparedWith,
+    *,
+    anchored: bool = False,
 ) -> MachineSpeed | None:
-    """The machine's speed where it has changed since the baseline. None where it has not, and where
-    one of the two has no yardstick. `fresh` are the launches of a confirmation, if there was
-    one."""
+    """The machine's speed where it has changed since the baseline, or since the first sessions of
+    its history (`anchored`). None where it has not, and where one of the two has no yardstick.
+    `fresh` are the launches of a confirmation, if there was one."""
     history = baseline.sessions_of(YARDSTICK)
     if not history or YARDSTICK not in measured:
         return None
     launches = measured[YARDSTICK]
     if YARDSTICK in fresh:
         launches = launches.followed_by(fresh[YARDSTICK])
-    decision = decide(
-        launches.trusted,
-        history,
-        better="lower",
-        limit=SMALLEST,
-        alpha=ALPHA,
-        noise=baseline.noise_of(YARDSTICK),
-        prior=baseline.prior_of(YARDSTICK),
-    )
+    rule: dict[str, Any] = {"better": "lower", "limit": SMALLEST, "alpha": ALPHA}
+    noise, prior = baseline.noise_of(YARDSTICK), baseline.prior_of(YARDSTICK)
+    if not anchored:
+        decision = decide(launches.trusted, history, **rule, noise=noise, prior=prior)
+    elif anchor := baseline.anchor_of(YARDSTICK):
+        noise = noise or learn(anchor.latest, prior)
+        decision = decide_anchored(launches.trusted, None, anchor, **rule, noise=noise)
+    else:
+        return None
     if decision.status not in ("regressed", "improved"):
         return None
     return MachineSpeed(decision.baseline, decision.now)
