@@ -8,10 +8,12 @@ as mathematical text.
 import io
 import textwrap
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pytest_dnnbench.catalog import FRAMEWORKS
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.report.text import cut_middle, plain
 
@@ -31,6 +33,8 @@ DOTS_PER_INCH = 130
 """Of a PNG."""
 CAPTION_COLUMNS = 70
 """Letters of the caption that a panel's width has room for."""
+
+_PLACES = {row.name: place for place, row in enumerate(FRAMEWORKS)}
 
 _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -109,9 +113,17 @@ def png_sheet(panels: Sequence[Draw], caption: str) -> bytes:
     return stream.getvalue()
 
 
-def look(place: int) -> dict[str, Any]:
-    """Colour and marker of the series at this place of the study."""
-    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+def look(framework: str, variant: int = 0) -> dict[str, Any]:
+    """Colour and marker of a series: the colour is the framework's in every report, by its place in
+    the catalog or, for one of another package, by its name. Series of one framework with other
+    options differ in the marker."""
+    place = _PLACES.get(framework)
+    if place is None:
+        place = len(_PLACES) + zlib.crc32(framework.encode())
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[(place + variant) % len(MARKERS)],
+    }
 
 
 def short(text: str, length: int = 34) -> str:

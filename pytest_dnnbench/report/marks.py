@@ -45,24 +45,20 @@ def drawable(result: Result, metric: str) -> bool:
     return (result.value(metric) or 0) > 0
 
 
-def series_of(study: Study, group: Group) -> list[tuple[int, str, list[Result]]]:
-    """Place in the study, label and results of each series of a group."""
+def series_of(study: Study, group: Group) -> list[tuple[str, list[Result]]]:
+    """Label and results of each series of a group."""
     members: dict[str, list[Result]] = {}
     for result in group.results:
         members.setdefault(study.label(result), []).append(result)
-    return [
-        (place, label, members[label])
-        for place, label in enumerate(study.series)
-        if label in members
-    ]
+    return [(label, members[label]) for label in study.series if label in members]
 
 
 def line(
-    axes: "Axes", study: Study, series: tuple[int, str, list[Result]], quantity: Quantity
+    axes: "Axes", study: Study, series: tuple[str, list[Result]], quantity: Quantity
 ) -> None:
     """A series against the number of devices: whiskers, the launches as dots, the medians."""
-    place, label, members = series
-    style, hollow, dodge = look(place), quantity.hollow, _dodge(study, label)
+    label, members = series
+    style, hollow, dodge = look(*study.looks[label]), quantity.hollow, _dodge(study, label)
     disturbed_dots(axes, [result.case.gpus * dodge for result in members], members, quantity)
     results = sorted(
         (result for result in members if drawable(result, quantity.metric)),

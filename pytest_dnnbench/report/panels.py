@@ -81,7 +81,7 @@ def speedup(study: Study, group: Group, axes: "Axes") -> None:
 def step_times(study: Study, group: Group, gpus: int, axes: "Axes") -> None:
     """Every step's time, a column of dots per launch; the bar is the launch's median."""
     labels: list[str] = []
-    for number, label, results in series_of(study, group):
+    for label, results in series_of(study, group):
         launches = [
             times
             for result in results
@@ -90,7 +90,7 @@ def step_times(study: Study, group: Group, gpus: int, axes: "Axes") -> None:
             if (times := [time for time in launch if time > 0])
         ]
         if launches:
-            _step_columns(axes, len(labels), launches, look(number)["color"])
+            _step_columns(axes, len(labels), launches, look(*study.looks[label])["color"])
             labels.append(short(label, 18))
     axes.set_xticks(range(len(labels)), labels, rotation=20 if len(labels) > 4 else 0)
     axes.set_xlim(-0.6, len(labels) - 0.4)

@@ -2,19 +2,16 @@
 too and so show nothing.
 
 What lives here is how far chance takes the level of a case from its first sessions. The null
-hypothesis is not that sessions are alike but that the machine's level walks: each session adds a
-step of mean zero, and has noise of its own. The steps are estimated from the differences d of
-successive sessions' figures about their own mean, so that a steady decline, which is all mean, does
-not hide itself:
+hypothesis is not that sessions are alike, but that the level walks: each session adds a step of
+mean zero. The steps d are the differences of successive sessions' figures, and their variance is
+taken about their own mean, so that a steady decline, which is all mean, does not hide itself:
 
-    walk^2 = max(var(d) (1 + sqrt(2 / dof)) - 2 launch^2, 0)      what the launches do not explain
-    s^2    = launch^2 (v(A) + 1) + walk^2 distance
+    s^2 = var(d) distance        with len(d) - 1 degrees of freedom
 
-A is the number of first sessions, v the variance of a median (noise.py), launch the error of one
-session's figure that its launches explain, and distance the steps from the middle one of the first
-sessions to now. The summand sqrt(2 / dof) is one standard error of a variance: a walk that is
-taken for too small is multiplied by the distance. `docs/statistics.md` has the false alarms and the
-power of this look, simulated.
+`distance` counts the steps from the middle one of the first sessions to now. For a walk this is
+Student's own test, at any size of the steps. Noise of single sessions, which does not add up, is
+counted as if it did: then the look is too careful, never too quick. `docs/statistics.md` has its
+false alarms and its power, simulated by benchmarks/decline.py.
 """
 
 import math
@@ -23,13 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pytest_dnnbench.results.statistics.design import Precision
-from pytest_dnnbench.results.statistics.noise import (
-    WINDOW,
-    Noise,
-    baseline_of,
-    median,
-    median_variance,
-)
+from pytest_dnnbench.results.statistics.noise import WINDOW, baseline_of, median
 
 SHARE = 0.1
 """Of a test's false-alarm rate, what this look may use; the look at the latest sessions has the
@@ -53,19 +44,15 @@ class Anchor:
         """The figure of the first sessions."""
         return baseline_of(self.first)
 
-    def precision(self, noise: Noise, launches: int) -> Precision:
-        """How exactly the difference between a session of so many launches and the first ones says
-        what became of the case itself."""
+    @property
+    def precision(self) -> Precision:
+        """How exactly the difference from the first sessions says what became of the case."""
         figures = [math.log(median(session)) for session in self.latest]
         steps = [after - before for before, after in pairwise(figures)]
         dof = len(steps) - 1
-        mean = sum(steps) / len(steps)
-        spread = sum((step - mean) ** 2 for step in steps) / dof
-        count = min(launches, *(len(session) for session in self.latest))
-        launch = median_variance(count) * noise.launch_sd**2
-        walk = max(spread * (1 + math.sqrt(2 / dof)) - 2 * launch, 0.0)
-        variance = launch * (median_variance(len(self.first)) + 1) + walk * self.distance
-        return Precision(math.sqrt(variance), dof)
+        mean = math.fsum(steps) / len(steps)
+        variance = math.fsum((step - mean) ** 2 for step in steps) / dof
+        return Precision(math.sqrt(variance * self.distance), dof)
 
 
 def anchor_of(sessions: Sequence[Sequence[float]]) -> Anchor | None:

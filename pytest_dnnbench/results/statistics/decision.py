@@ -184,20 +184,16 @@ def decide_anchored(
     better: Better,
     limit: float,
     alpha: float,
-    noise: Noise,
 ) -> Decision:
     """Compares a session, and the fresh launches of its second look if there are any, with the
     first sessions of its history: what a decline comes to that is too slow for the latest ones to
-    show (anchor.py). The other arguments and the errors are those of `decide`."""
+    show (anchor.py). More launches make it no surer. The other arguments and the errors are those
+    of `decide`."""
     _check(better, alpha, limit)
     launches = [*now, *(again or ())]
-    updated = noise.updated(logarithms(launches))
-    bound = _bound(better, limit)
-
-    def precision_at(count: int) -> Precision:
-        return anchor.precision(_planned(updated, count - len(launches)), count)
-
-    both = _call(launches, anchor.figure, precision_at, better, bound, alpha)
+    logarithms(launches)
+    exactness, bound = anchor.precision, _bound(better, limit)
+    both = _call(launches, anchor.figure, lambda _: exactness, better, bound, alpha)
     if again is None:
         return both
     return _last_word(both, _worse(median(again), anchor.figure, better) > bound)

@@ -22,8 +22,13 @@ from pytest_dnnbench.results.statistics.noise import (
 
 # However alike, other cases never count for more than these degrees of freedom of this one.
 _MOST_DOF = 10.0
-_MOST_ERRORS = 2.0
+_MOST_SESSION_DOF = 30.0
 _FEWEST_CASES = 4
+
+_ERRORS_A_SESSION = 8.0
+"""A session in which many cases are as fast as ever says that sessions are alike, and is worth this
+many errors of one case times the number of such sessions: one good day may be chance, three are
+not."""
 
 Sessions = Sequence[Sequence[float]]
 
@@ -43,21 +48,45 @@ def pool(cases: Sequence[Sessions], prior: Prior = TIME) -> Prior:
     )
     if launch_dof < prior.launch_dof:
         launch_variance, launch_dof = prior.launch_sd**2, prior.launch_dof
+    common = Prior(math.sqrt(launch_variance), launch_dof, prior.session_ratio, prior.session_dof)
     ratio, session_dof = _session_ratio(
-        [spread for spread in spreads if spread.errors and spread.launch_dof > 2], prior
+        [spread.scaled(common) for spread in spreads if spread.errors], prior
     )
     return Prior(math.sqrt(launch_variance), launch_dof, ratio, session_dof)
 
 
 @dataclass(frozen=True, slots=True)
 class _Spread:
-    """One case: the variance of its launches, and its sessions' distances from their baselines in
-    units of that."""
+    """One case: the variance of its launches, and its sessions' distances from their baselines,
+    of logarithms; `share` is the part of the launches' variance that is in those."""
 
     launch_variance: float
     launch_dof: int
     errors: list[float]
     share: float
+
+    def scaled(self, common: Prior) -> "_Scaled":
+        """The errors in units of what the launches vary by, as far as the other cases say."""
+        dof = self.launch_dof + common.launch_dof
+        squares = self.launch_dof * self.launch_variance + common.launch_dof * common.launch_sd**2
+        sd = math.sqrt(squares / dof)
+        return _Scaled([error / sd for error in self.errors], dof, self.share)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    """The errors of one case in units of its launches' deviation, which is known to `dof` degrees
+    of freedom."""
+
+    errors: list[float]
+    dof: float
+    share: float
+
+    @property
+    def total(self) -> float:
+        """The variance of the errors. A quotient of variances is F-distributed: its mean is dof /
+        (dof - 2)."""
+        return _mean_square(self.errors) * (self.dof - 2) / self.dof
 
 
 def _spread(sessions: Sessions) -> _Spread | None:
@@ -67,25 +96,24 @@ def _spread(sessions: Sessions) -> _Spread | None:
     if not squares:
         return None
     errors, shares = prediction_errors(sessions)
-    sd = math.sqrt(squares / dof)
-    return _Spread(
-        sd**2, dof, [error / sd for error in errors], statistics.fmean(shares) if shares else 0.0
-    )
+    return _Spread(squares / dof, dof, errors, statistics.fmean(shares) if shares else 0.0)
 
 
-def _session_ratio(cases: list[_Spread], prior: Prior) -> tuple[float, float]:
+def _session_ratio(cases: list[_Scaled], prior: Prior) -> tuple[float, float]:
     """The variance between sessions / between launches that the cases share, and its degrees of
     freedom."""
+    cases = [case for case in cases if case.dof > 2]
     if len(cases) < _FEWEST_CASES:
         return prior.session_ratio, prior.session_dof
-    # A quotient of variances is F-distributed: its mean is dof / (dof - 2).
-    totals = [_mean_square(case.errors) * (case.launch_dof - 2) / case.launch_dof for case in cases]
-    total, share = statistics.fmean(totals), statistics.fmean(case.share for case in cases)
+    total = statistics.fmean(case.total for case in cases)
+    share = statistics.fmean(case.share for case in cases)
     if not total:
         return prior.session_ratio, prior.session_dof
     alike = _common(
-        [max(case_total, 1e-6 * total) for case_total in totals],
+        [max(case.total, 1e-6 * total) for case in cases],
         [len(case.errors) for case in cases],
+        [case.dof for case in cases],
+        most=_MOST_SESSION_DOF,
     )[1]
     worth = min(alike, _independent_errors([case.errors for case in cases]))
     blended = (prior.session_dof * prior.session_ratio + worth * max(total - share, 0.0)) / (
@@ -98,7 +126,8 @@ def _independent_errors(errors: list[list[float]]) -> float:
     """The number of independent errors that these are worth: a session in which all cases are
     slower together counts once.
 
-    Never more than two a session, for a machine has other days than those stored."""
+    Never more than _ERRORS_A_SESSION times the sessions for each of them, for a machine has other
+    days than those stored."""
     together = apart = 0.0
     count = min(len(case) for case in errors)
     for session in range(1, count + 1):
@@ -107,22 +136,30 @@ def _independent_errors(errors: list[list[float]]) -> float:
         apart += _mean_square(of_session)
     cases = len(errors)
     correlation = max((cases * together / apart - 1) / (cases - 1), 0.0) if apart else 0.0
-    return count * min(cases / (1 + (cases - 1) * correlation**2), _MOST_ERRORS)
+    independent = cases / (1 + (cases - 1) * correlation**2)
+    return count * min(independent, _ERRORS_A_SESSION * count)
 
 
-def _common(variances: list[float], dofs: Sequence[int]) -> tuple[float, float]:
+def _common(
+    variances: list[float],
+    dofs: Sequence[float],
+    scale_dofs: Sequence[float] = (),
+    *,
+    most: float = _MOST_DOF,
+) -> tuple[float, float]:
     """The centre of the true variances and its degrees of freedom for each case, by moments of
-    logarithms."""
+    logarithms; `scale_dofs` are those of the units in which the variances are given."""
     from scipy.special import polygamma, psi
 
     logs = [
         math.log(variance) - psi(dof / 2) + math.log(dof / 2)
         for variance, dof in zip(variances, dofs, strict=True)
     ]
-    excess = statistics.variance(logs) - statistics.fmean(
-        float(polygamma(1, dof / 2)) for dof in dofs
-    )
-    worth = _MOST_DOF
+    chance = [statistics.fmean(float(polygamma(1, dof / 2)) for dof in dofs)]
+    if scale_dofs:
+        chance.append(statistics.fmean(float(polygamma(1, dof / 2)) for dof in scale_dofs))
+    excess = statistics.variance(logs) - sum(chance)
+    worth = most
     while worth > 0.5 and polygamma(1, worth / 2) < excess:
         worth -= 0.5
     return math.exp(statistics.fmean(logs) + psi(worth / 2) - math.log(worth / 2)), worth

@@ -26,8 +26,7 @@ from pytest_dnnbench.results.statistics.decision import (
     decide_anchored,
     decide_bound,
 )
-from pytest_dnnbench.results.statistics.noise import learn
-from pytest_dnnbench.results.verdicts.machine_speed import MachineSpeed, machine_change
+from pytest_dnnbench.results.verdicts.machine_speed import MachineSpeed, machine_change, machine_drift
 
 Measured = Mapping[str, Launches]
 """The launches of each metric of one case."""
@@ -211,11 +210,10 @@ def _declined(
         better=METRICS[metric].better,
         limit=abs(limit.relative),
         alpha=alpha,
-        noise=baseline.noise_of(metric) or learn(anchor.latest, baseline.prior_of(metric)),
     )
     if decision.status != "regressed":
         return None
-    drift = machine_change(measured, fresh, baseline, anchored=True)
+    drift = machine_drift(measured, fresh, baseline)
     if drift and drift.explains(metric, decision):
         return None
     verdict = _metric_verdict(metric, looks, decision, limit.relative_source, drift)
