@@ -36,7 +36,14 @@ WORLDS = {
     "walking machine": replace(quiet(), walk_sd=0.01),
     "quiet": quiet(),
 }
-DECLINES = [(0.004, 0.005), (0.004, 0.01), (0.004, 0.015), (0.01, 0.005), (0.01, 0.01), (0.01, 0.02)]
+DECLINES = [
+    (0.004, 0.005),
+    (0.004, 0.01),
+    (0.004, 0.015),
+    (0.01, 0.005),
+    (0.01, 0.01),
+    (0.01, 0.02),
+]
 LIMITS = {THROUGHPUT: Limit(relative=-LIMIT, relative_source="default")}
 
 

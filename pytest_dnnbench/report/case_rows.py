@@ -19,7 +19,7 @@ from pytest_dnnbench.report.reproduce import command
 from pytest_dnnbench.report.rows import CLEAR, Column, Row, Section, columns, has_mixed_rates
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.study import Study, settings
-from pytest_dnnbench.report.verdicts import baseline_text, verdict_lines
+from pytest_dnnbench.report.verdicts import baseline_text, verdict_lines, verdict_text
 
 MOST_DETAILED, MOST_ROWS = 3_000_000, 3_600_000
 """Characters of the rows up to which rows have details, and of all rows."""
@@ -105,7 +105,7 @@ def environment_key(result: Result) -> str:
 
 class _Table:
     """The columns of the table: where a case belongs, then those of every format. The verdict is
-    always there, in one word."""
+    always there, and sorts by its status."""
 
     def __init__(self, study: Study, sections: Sequence[Section]) -> None:
         rows = [row for section in sections for row in section.rows]
@@ -129,7 +129,7 @@ class _Table:
         if self._has_setting:
             texts.append((group.setting, group.setting))
         texts += [(self._text(column, row), column.value(row)) for column in self._columns]
-        texts.append((row.status, row.status))
+        texts.append((verdict_text(row.result.record.verdict) or row.status, row.status))
         return [
             Cell(
                 head,

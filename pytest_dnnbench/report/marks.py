@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_dnnbench.report.canvas import look, short
+from pytest_dnnbench.report.canvas import look, short, title_text
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.spread import interval_of
 from pytest_dnnbench.report.study import Group, Study
@@ -53,9 +53,7 @@ def series_of(study: Study, group: Group) -> list[tuple[str, list[Result]]]:
     return [(label, members[label]) for label in study.series if label in members]
 
 
-def line(
-    axes: "Axes", study: Study, series: tuple[str, list[Result]], quantity: Quantity
-) -> None:
+def line(axes: "Axes", study: Study, series: tuple[str, list[Result]], quantity: Quantity) -> None:
     """A series against the number of devices: whiskers, the launches as dots, the medians."""
     label, members = series
     style, hollow, dodge = look(*study.looks[label]), quantity.hollow, _dodge(study, label)
@@ -128,11 +126,8 @@ def no_ticks() -> Any:
 
 
 def titled(axes: "Axes", title: str) -> None:
-    """Title and legend, cut to what a panel has room for."""
-    axes.set_title(short(title, 44))
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(handles[:10], labels[:10], loc="best")
+    """The title, on as many lines as it takes. The legend is the sheet's affair (canvas.py)."""
+    axes.set_title(title_text(title))
 
 
 def devices(result: Result) -> str:

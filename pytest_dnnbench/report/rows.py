@@ -211,7 +211,11 @@ COLUMNS = (
     _memory_column("cached_peak_bytes", worth=2),
     _memory_column("resident_peak_bytes", worth=4),
     Column(
-        "disturbed", "disturbed", lambda row: _disturbed(row) or "", _disturbed, worth=0,
+        "disturbed",
+        "disturbed",
+        lambda row: _disturbed(row) or "",
+        _disturbed,
+        worth=0,
         is_text=True,
     ),
     Column("verdict", "verdict", lambda row: _verdict(row) or "", _verdict, worth=7, is_text=True),

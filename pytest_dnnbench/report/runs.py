@@ -48,6 +48,14 @@ class Result:
         """The verdict in one word."""
         return self.record.verdict.status
 
+    def metric_status(self, metric: str) -> str:
+        """The verdict on one metric; of a metric that was not judged, that of the case where it
+        was not compared, else "no-baseline"."""
+        verdict = self.record.verdict
+        if metric in verdict.metrics:
+            return verdict.metrics[metric].status
+        return "incomparable" if verdict.status == "incomparable" else "no-baseline"
+
     @property
     def step_time_s(self) -> list[list[float]]:
         """The raw samples of each launch: seconds of its timed steps."""

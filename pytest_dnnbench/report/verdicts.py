@@ -45,7 +45,9 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     """A line per metric that was judged, then what was not and why, and what else is other than it
     was for the baseline."""
     lines = [_line(metric, row) for metric, row in verdict.metrics.items()]
-    lines += [f"{metric_row(name).title} not judged: {why}" for name, why in verdict.unjudged.items()]
+    lines += [
+        f"{metric_row(name).title} not judged: {why}" for name, why in verdict.unjudged.items()
+    ]
     lines += [f"other conditions than the baseline's: {fact}" for fact in verdict.elsewhere]
     return [plain(line) for line in lines]
 

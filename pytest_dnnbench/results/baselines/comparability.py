@@ -98,7 +98,9 @@ def check_across(across: Iterable[str], sides: Iterable[Facts]) -> None:
     for name in across:
         if names and name not in names:
             near = difflib.get_close_matches(name, sorted(names), 3, 0.5)
-            meant = f"did you mean {' or '.join(near)}?" if near else f"choose from {_listed(names)}"
+            meant = (
+                f"did you mean {' or '.join(near)}?" if near else f"choose from {_listed(names)}"
+            )
             raise UsageError(f"no session has a fact {name!r} to compare across: {meant}")
 
 

@@ -5,9 +5,7 @@ from typing import Literal
 
 import msgspec
 
-Status = Literal[
-    "ok", "partial", "improved", "noisy", "no-baseline", "incomparable", "regressed"
-]
+Status = Literal["ok", "partial", "improved", "noisy", "no-baseline", "incomparable", "regressed"]
 """`partial`: what was judged is ok, and not every limited metric could be judged."""
 
 

@@ -109,12 +109,7 @@ def _session_ratio(cases: list[_Scaled], prior: Prior) -> tuple[float, float]:
     share = statistics.fmean(case.share for case in cases)
     if not total:
         return prior.session_ratio, prior.session_dof
-    alike = _common(
-        [max(case.total, 1e-6 * total) for case in cases],
-        [len(case.errors) for case in cases],
-        [case.dof for case in cases],
-        most=_MOST_SESSION_DOF,
-    )[1]
+    alike = _alike(cases, total)
     worth = min(alike, _independent_errors([case.errors for case in cases]))
     blended = (prior.session_dof * prior.session_ratio + worth * max(total - share, 0.0)) / (
         prior.session_dof + worth
@@ -140,29 +135,36 @@ def _independent_errors(errors: list[list[float]]) -> float:
     return count * min(independent, _ERRORS_A_SESSION * count)
 
 
-def _common(
-    variances: list[float],
-    dofs: Sequence[float],
-    scale_dofs: Sequence[float] = (),
-    *,
-    most: float = _MOST_DOF,
-) -> tuple[float, float]:
+def _common(variances: list[float], dofs: Sequence[int]) -> tuple[float, float]:
     """The centre of the true variances and its degrees of freedom for each case, by moments of
-    logarithms; `scale_dofs` are those of the units in which the variances are given."""
+    logarithms."""
     from scipy.special import polygamma, psi
 
     logs = [
         math.log(variance) - psi(dof / 2) + math.log(dof / 2)
         for variance, dof in zip(variances, dofs, strict=True)
     ]
-    chance = [statistics.fmean(float(polygamma(1, dof / 2)) for dof in dofs)]
-    if scale_dofs:
-        chance.append(statistics.fmean(float(polygamma(1, dof / 2)) for dof in scale_dofs))
-    excess = statistics.variance(logs) - sum(chance)
-    worth = most
+    excess = statistics.variance(logs) - statistics.fmean(
+        float(polygamma(1, dof / 2)) for dof in dofs
+    )
+    worth = _MOST_DOF
     while worth > 0.5 and polygamma(1, worth / 2) < excess:
         worth -= 0.5
     return math.exp(statistics.fmean(logs) + psi(worth / 2) - math.log(worth / 2)), worth
+
+
+def _alike(cases: Sequence[_Scaled], total: float) -> float:
+    """How many degrees of freedom the variance of all cases' errors is worth for one of them, by
+    the second moment. Squares, and no logarithms: a few cases whose sessions differ much are what
+    matters, and errors that happen to be nearly zero are not."""
+    spread = _mean_square([case.total / total for case in cases])
+    chance = statistics.fmean(
+        1 + 2 * (len(case.errors) + case.dof - 2) / (len(case.errors) * max(case.dof - 4, 1.0))
+        for case in cases
+    )
+    excess = spread / chance - 1
+    # A variance of inverse chi-squared of f degrees has (deviation / mean)^2 = 2 / (f - 4).
+    return min(4 + 2 / excess, _MOST_SESSION_DOF) if excess > 0 else _MOST_SESSION_DOF
 
 
 def _mean_square(values: list[float]) -> float:

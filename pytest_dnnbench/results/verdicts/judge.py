@@ -26,7 +26,11 @@ from pytest_dnnbench.results.statistics.decision import (
     decide_anchored,
     decide_bound,
 )
-from pytest_dnnbench.results.verdicts.machine_speed import MachineSpeed, machine_change, machine_drift
+from pytest_dnnbench.results.verdicts.machine_speed import (
+    MachineSpeed,
+    machine_change,
+    machine_drift,
+)
 
 Measured = Mapping[str, Launches]
 """The launches of each metric of one case."""
@@ -313,9 +317,7 @@ def _verdict(
     )
 
 
-def _unjudged(
-    metric: str, limit: Limit, launches: Launches, baseline: ComparedWith
-) -> str | None:
+def _unjudged(metric: str, limit: Limit, launches: Launches, baseline: ComparedWith) -> str | None:
     """Why a limit of a metric was not judged; None where it was, and where there is no baseline,
     which the status of the case says."""
     if any(value <= 0 for value in launches.values):

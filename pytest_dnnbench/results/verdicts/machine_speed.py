@@ -92,9 +92,7 @@ def machine_drift(
     return speed if abs(math.log(speed.now_s / speed.baseline_s)) >= SMALLEST else None
 
 
-def _yardsticks(
-    measured: Mapping[str, Launches], fresh: Mapping[str, Launches]
-) -> Launches | None:
+def _yardsticks(measured: Mapping[str, Launches], fresh: Mapping[str, Launches]) -> Launches | None:
     if YARDSTICK not in measured:
         return None
     launches = measured[YARDSTICK]
