@@ -1,7 +1,7 @@
 """How plots look and how they become SVG, PNG and PDF. Matplotlib is imported when something is drawn.
 
-Figures are made without pyplot, so nothing global is kept. Colours are Okabe and Ito's, which
-colour-blind readers can tell apart; each series also has a marker of its own. Names are never read
+Figures are made without pyplot, so nothing global is kept. Colours are Okabe and Ito's, then some of
+Paul Tol's, which colour-blind readers can tell apart; each series also has a marker of its own. Names are never read
 as mathematical text.
 """
 
@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#333333", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLOURS = (
+    "#333333", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00",
+    "#882255", "#999933", "#6699CC", "#117733",
+)  # fmt: skip
 MARKERS = "osD^vPX<>*"
 INK, FAINT, QUIET = "#333333", "#d9dde3", "#5b6570"
+
+DISTURBED = "disturbed launch"
+"""The legend of launches that count for nothing that is drawn."""
 
 _MOST_ENTRIES = 12
 """Entries of a legend; the tables have all series."""
@@ -38,7 +44,7 @@ DOTS_PER_INCH = 130
 """Of a PNG on a screen."""
 PRINT_DOTS_PER_INCH = 300
 """Of a PNG for print."""
-TITLE_COLUMNS = 46
+TITLE_COLUMNS = 38
 """Letters of a line of title that a panel has room for."""
 
 _CAPTION_LETTER, _LEGEND_LETTER, _LEGEND_LINE, _LEGEND_MARK = 0.072, 0.073, 0.17, 0.42
@@ -149,8 +155,9 @@ def look(framework: str, variant: int = 0) -> dict[str, Any]:
     the catalog or, for one of another package, by its name. Series of one framework with other
     options differ in the marker."""
     place = _PLACES.get(framework)
-    if place is None:
-        place = len(_PLACES) + zlib.crc32(framework.encode())
+    if place is None:  # of another package: none of the first colours, which are ours
+        free = max(len(COLOURS) - len(_PLACES), 4)
+        place = len(COLOURS) - 1 - zlib.crc32(framework.encode()) % free
     return {
         "color": COLOURS[place % len(COLOURS)],
         "marker": MARKERS[(place + variant) % len(MARKERS)],
@@ -212,8 +219,7 @@ def _place(
 ) -> None:
     """Puts axes and legend into their cell, whose lower left corner is given; all in inches."""
     (x, y), (left, bottom, right, top) = corner, MARGIN_INCHES
-    named = getattr(axes.yaxis.get_major_formatter(), "seq", ())  # names, and no numbers
-    left = max([left, *(0.2 + _CAPTION_LETTER * len(name) for name in named)])
+    left = max([left, *(0.2 + _CAPTION_LETTER * len(name) for name in _names(axes))])
     width, height = panel_width - left - right, PANEL_INCHES[1] - bottom - top
     axes.set_position(
         (
@@ -240,9 +246,21 @@ def _place(
         )
 
 
+def _names(axes: "Axes") -> list[str]:
+    """The ticks of the vertical axis, where they are names and no numbers."""
+    from matplotlib.ticker import FixedLocator
+
+    if not isinstance(axes.yaxis.get_major_locator(), FixedLocator):
+        return []
+    return [tick.get_text() for tick in axes.get_yticklabels()]
+
+
 def _legend_entries(axes: "Axes") -> tuple[Sequence[Any], Sequence[str]]:
-    handles, labels = axes.get_legend_handles_labels()
-    return handles[:_MOST_ENTRIES], labels[:_MOST_ENTRIES]
+    """Handles and labels; those that are no series come last."""
+    entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    entries.sort(key=lambda entry: entry[1] == DISTURBED)
+    shown = entries[:_MOST_ENTRIES]
+    return [handle for handle, _ in shown], [label for _, label in shown]
 
 
 def _legend_lines(axes: "Axes", width: float) -> int:

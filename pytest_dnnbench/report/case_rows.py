@@ -119,8 +119,16 @@ class _Table:
             Head("phase", "phase", False),
             *setting,
             *(Head(column.head, column.key, not column.is_text) for column in self._columns),
-            Head("verdict", "verdict", False),
         ]
+        # Beside the figures that it is about, where a narrow window shows it.
+        self._verdict_place = len(self.heads) - len(self._columns) + self._figures()
+        self.heads.insert(self._verdict_place, Head("verdict", "verdict", False))
+
+    def _figures(self) -> int:
+        """The number of columns up to the throughput and its half-width."""
+        keys = [column.key for column in self._columns]
+        last = [keys.index(key) for key in (THROUGHPUT, "throughput_half_width") if key in keys]
+        return max(last, default=-1) + 1
 
     def cells(self, section: Section, row: Row) -> list[Cell]:
         """A cell under each head."""
@@ -129,7 +137,8 @@ class _Table:
         if self._has_setting:
             texts.append((group.setting, group.setting))
         texts += [(self._text(column, row), column.value(row)) for column in self._columns]
-        texts.append((verdict_text(row.result.record.verdict) or row.status, row.status))
+        verdict = verdict_text(row.result.record.verdict) or row.status
+        texts.insert(self._verdict_place, (verdict, row.status))
         return [
             Cell(
                 head,

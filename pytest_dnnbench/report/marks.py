@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_dnnbench.report.canvas import look, short, title_text
+from pytest_dnnbench.report.canvas import DISTURBED, look, short, title_text
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.spread import interval_of
 from pytest_dnnbench.report.study import Group, Study
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GREY = "#9aa3ad"
-
-DISTURBED = "disturbed launch"
 
 T = TypeVar("T")
 

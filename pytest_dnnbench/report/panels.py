@@ -7,7 +7,7 @@ The axes are the last argument, so that the others can be bound beforehand.
 
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_dnnbench.metrics import metric_row
 from pytest_dnnbench.report.canvas import FAINT, INK, look, short
@@ -83,18 +83,23 @@ def speedup(study: Study, group: Group, axes: "Axes") -> None:
 
 
 def step_times(study: Study, group: Group, gpus: int, axes: "Axes") -> None:
-    """Every step's time, a column of dots per launch; the bar is the launch's median."""
+    """Every step's time, a column of dots per launch, grey for a disturbed one; the bar is the
+    launch's median."""
     labels: list[str] = []
     for label, results in series_of(study, group):
-        launches = [
-            times
+        timed = [
+            (times, launch.conditions.disturbed)
             for result in results
             if result.case.gpus == gpus
-            for launch in result.step_time_s
-            if (times := [time for time in launch if time > 0])
+            for launch in result.record.launches
+            if (times := [time for time in launch.step_time_s if time > 0])
         ]
+        launches, disturbed = [times for times, _ in timed], [reason for _, reason in timed]
         if launches:
-            _step_columns(axes, len(labels), launches, look(*study.looks[label])["color"])
+            colours = [
+                GREY if reason else look(*study.looks[label])["color"] for reason in disturbed
+            ]
+            _step_columns(axes, len(labels), launches, colours)
             labels.append(short(label, 18))
     axes.set_xticks(range(len(labels)), labels, rotation=20 if len(labels) > 4 else 0)
     axes.set_xlim(-0.6, len(labels) - 0.4)
@@ -104,21 +109,22 @@ def step_times(study: Study, group: Group, gpus: int, axes: "Axes") -> None:
 
 
 def _step_columns(
-    axes: "Axes", place: int, launches: Sequence[Sequence[float]], colour: str
+    axes: "Axes", place: int, launches: Sequence[Sequence[float]], colours: Sequence[str]
 ) -> None:
     """The steps of one series around its place on the axis: a column of dots per launch, strewn so
     that equal times do not hide each other, and a bar at each launch's median."""
     share = 1 / max(len(launches), 3)
     half = 0.3 * share
-    dots: list[tuple[float, float]] = []
     bars: list[tuple[float, float]] = []
     for column, launch in enumerate(launches):
         x = place + (column - (len(launches) - 1) / 2) * 0.8 * share
+        dots: list[tuple[float, float]] = []
         for step, time in enumerate(evenly(launch, MOST_SAMPLES)):
             # 7 and 11 have no common factor: neighbouring steps land apart, the same each time.
             dots.append((x + half * (7 * step % 11 / 5 - 1), 1e3 * time))
+        style: dict[str, Any] = {"color": colours[column], "markersize": 3.2, "alpha": 0.55}
+        axes.plot(*zip(*dots, strict=True), ".", **style)
         bars.append((x, 1e3 * statistics.median(launch)))
-    axes.plot(*zip(*dots, strict=True), ".", color=colour, markersize=3.2, alpha=0.55)
     lows, highs = [x - half for x, _ in bars], [x + half for x, _ in bars]
     axes.hlines([median for _, median in bars], lows, highs, INK, linewidth=1.4)
 

@@ -108,7 +108,7 @@ def read_run(path: Path) -> Run:
     be read, is of another kind, or has a newer schema."""
     try:
         # Python's reader takes NaN, so that a NaN in one benchmark does not cost the others.
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes().decode("utf-8", "replace"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

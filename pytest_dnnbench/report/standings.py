@@ -8,6 +8,7 @@ from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.spread import ratio
 from pytest_dnnbench.report.study import Study
+from pytest_dnnbench.report.text import cut_middle
 from pytest_dnnbench.report.winners import Contest
 
 MOST_STANDINGS = 8
@@ -52,7 +53,9 @@ def _standing(contest: Contest, study: Study) -> Standing:
     ]
     ordered = sorted(runners, key=lambda result: -(result.value(THROUGHPUT) or 0))
     kind = "ranks" if ordered[0].case.device == "cpu" else "GPUs"
-    title = f"{contest.group.label}, {contest.gpus} {kind}"
+    group = contest.group
+    rest = ", ".join(filter(None, (group.phase, group.setting, f"{contest.gpus} {kind}")))
+    title = f"{cut_middle(group.model, 18)}, {rest}"
     return Standing(title, tuple(_share(result, ordered[0], study) for result in ordered))
 
 

@@ -25,10 +25,9 @@ _MOST_DOF = 10.0
 _MOST_SESSION_DOF = 30.0
 _FEWEST_CASES = 4
 
-_ERRORS_A_SESSION = 8.0
-"""A session in which many cases are as fast as ever says that sessions are alike, and is worth this
-many errors of one case times the number of such sessions: one good day may be chance, three are
-not."""
+_ONE_SESSION = 2.0
+"""What all cases together say about how sessions differ is worth no more errors of one case than
+this, if they say it of one session only: that all are as fast as before may be chance once."""
 
 Sessions = Sequence[Sequence[float]]
 
@@ -121,8 +120,7 @@ def _independent_errors(errors: list[list[float]]) -> float:
     """The number of independent errors that these are worth: a session in which all cases are
     slower together counts once.
 
-    Never more than _ERRORS_A_SESSION times the sessions for each of them, for a machine has other
-    days than those stored."""
+    A single session is worth _ONE_SESSION at most."""
     together = apart = 0.0
     count = min(len(case) for case in errors)
     for session in range(1, count + 1):
@@ -132,7 +130,7 @@ def _independent_errors(errors: list[list[float]]) -> float:
     cases = len(errors)
     correlation = max((cases * together / apart - 1) / (cases - 1), 0.0) if apart else 0.0
     independent = cases / (1 + (cases - 1) * correlation**2)
-    return count * min(independent, _ERRORS_A_SESSION * count)
+    return count * independent if count > 1 else min(independent, _ONE_SESSION)
 
 
 def _common(variances: list[float], dofs: Sequence[int]) -> tuple[float, float]:
