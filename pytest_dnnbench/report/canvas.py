@@ -1,8 +1,9 @@
-"""How plots look and how they become SVG, PNG and PDF. Matplotlib is imported when something is drawn.
+"""How plots look and how they become SVG, PNG and PDF. Matplotlib is imported when something is
+drawn.
 
-Figures are made without pyplot, so nothing global is kept. Colours are Okabe and Ito's, then some of
-Paul Tol's, which colour-blind readers can tell apart; each series also has a marker of its own. Names are never read
-as mathematical text.
+Figures are made without pyplot, so nothing global is kept. Colours are Okabe and Ito's, then some
+of Paul Tol's, which colour-blind readers can tell apart; each series also has a marker of its own.
+Names are never read as mathematical text.
 """
 
 import io

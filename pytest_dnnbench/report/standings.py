@@ -1,5 +1,5 @@
-"""Where the cases of each comparison stand: the share of the fastest one's throughput that each has,
-with its interval. What the first chart of a report draws."""
+"""Where the cases of each comparison stand: the share of the fastest one's throughput that each
+has, with its interval. What the first chart of a report draws."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

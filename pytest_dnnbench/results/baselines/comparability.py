@@ -11,13 +11,17 @@ from typing import Any
 
 import msgspec
 
+from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.results.records.schema import PlanEntry, Record
+from pytest_dnnbench.results.records.schema import PlanEntry, Record, RunFacts
 
 Facts = dict[str, Any]
 
 Recorded = Mapping[str, tuple[Any, ...]]
 """The values that each fact which is only recorded had in a baseline's sessions."""
+
+CASE_FACTS = (*Case.__dataclass_fields__, *RunFacts.__struct_fields__, "partition")
+"""Facts that every session may have, whatever its environment."""
 
 _EVER_OTHER = {"load_1min"}
 """Recorded facts that are another each time, and so say nothing."""
@@ -94,18 +98,26 @@ def elsewhere(baseline: Recorded, record: Record) -> list[str]:
 
 def check_across(across: Iterable[str], sides: Iterable[Facts]) -> None:
     """Raises UsageError for a fact that no side has, with the names that are nearest to it."""
-    names = {part for facts in sides for name in facts for part in (name, name.partition(".")[0])}
+    names = fact_names(sides)
     for name in across:
         if names and name not in names:
-            near = difflib.get_close_matches(name, sorted(names), 3, 0.5)
+            near = nearest_facts(name, names)
             meant = (
-                f"did you mean {' or '.join(near)}?" if near else f"choose from {_listed(names)}"
+                f"did you mean {' or '.join(near)}?"
+                if near
+                else f"choose from {', '.join(sorted(names))}"
             )
             raise UsageError(f"no session has a fact {name!r} to compare across: {meant}")
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
+def fact_names(sides: Iterable[Iterable[str]]) -> set[str]:
+    """The names of facts and of groups of facts."""
+    return {part for facts in sides for name in facts for part in (name, name.partition(".")[0])}
+
+
+def nearest_facts(name: str, names: Iterable[str]) -> list[str]:
+    """The names that a misspelt one may mean, nearest first."""
+    return difflib.get_close_matches(name, sorted(names), 3, 0.6)
 
 
 def _partition(plan: PlanEntry) -> Any:

@@ -11,8 +11,9 @@
        "metrics": {
         "throughput": {"limit": "-5%", "sessions": [[3010.2, 3004.8, 3012.0]], "noise": {...}}
 
-Of a metric the latest sessions are kept, and under "earlier" the first ones with the number of those
-before the latest, against which a slow decline is judged. Sorted, one line per metric. Users add `limit` by hand, as on the command line; an update keeps it.
+Of a metric the latest sessions are kept, and under "earlier" the first ones with the number of
+those before the latest, against which a slow decline is judged. Sorted, one line per metric. Users
+add `limit` by hand, as on the command line; an update keeps it.
 An unknown key is an error, so that a misspelt one never silently does nothing.
 """
 

@@ -212,8 +212,7 @@ def check_figures(case: Case, launch: Launch) -> None:
         if not all(map(math.isfinite, (*times, *report.loss))) or window_s <= 0:
             raise WrongResult(
                 f"{case.label}: rank {report.rank} reports a timed window of {window_s!r} s and"
-                f" losses {[loss for loss in report.loss if not math.isfinite(loss)][:1]}: its clock"
-                " or its loss is wrong"
+                f" {report.loss[-1:]} as its last loss: its clock or its loss is wrong"
             )
     for metric in METRICS.values():
         for value in launch.figures(metric):

@@ -45,9 +45,9 @@ class MetricEntry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     launch was not disturbed.
 
     Where fewer than two launches, or fewer than half of them, are undisturbed, the case has no
-    figure, and `value` must not be shown as one. `per_rank` holds each rank's median over the launches, where ranks differ. `disturbed` is there
-    for a quotient of two cases' launches only: for each launch, why one of the two was disturbed,
-    or null.
+    figure, and `value` must not be shown as one. `per_rank` holds each rank's median over the
+    launches, where ranks differ. `disturbed` is there for a quotient of two cases' launches only:
+    for each launch, why one of the two was disturbed, or null.
     """
 
     value: float

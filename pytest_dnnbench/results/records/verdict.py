@@ -33,9 +33,9 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
     the worse that would be detected with 95% probability, a positive fraction. `launches_needed`:
     for "noisy", the launches that would settle it; null: no number would. `machine` is there when
     the machine's speed changed too. `disturbance` says how many launches were disturbed and by
-    what; `left_out` of them do not count. `warning` says why a change is hard to believe. `since` is
-    there where the metric was compared with the first sessions of its history, because it declines
-    too slowly for the latest ones to show.
+    what; `left_out` of them do not count. `warning` says why a change is hard to believe. `since`
+    is there where the metric was compared with the first sessions of its history, because it
+    declines too slowly for the latest ones to show.
     """
 
     status: Status
