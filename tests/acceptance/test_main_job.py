@@ -196,7 +196,8 @@ def test_a_wrong_step_fails_its_case_alone_and_is_not_recorded(
         GUARD
         + "from pytest_dnnbench.catalog import FrameworkSpec\n"
         + "def pytest_dnnbench_frameworks():\n"
-        + "    return [FrameworkSpec('broken', 'tests.rank.broken_workers:NoAllReduce', '', min_gpus=2)]\n"
+        + "    worker = 'tests.rank.broken_workers:NoAllReduce'\n"
+        + "    return [FrameworkSpec('broken', worker, '', min_gpus=2)]\n"
     )
     result = run("--dnn-frameworks", "single,broken", "-k", "train", "--benchmark-json", "out.json")
     result.assert_outcomes(passed=1, failed=1, deselected=2)
@@ -265,7 +266,8 @@ def test_a_framework_that_is_not_installed_is_skipped_with_its_command(
     pytester.makeconftest(
         "from pytest_dnnbench.catalog import FrameworkSpec\n"
         "def pytest_dnnbench_frameworks():\n"
-        "    return [FrameworkSpec('absent', 'x:Y', '', requires=('no_such_module',), install='make absent')]\n"
+        "    absent = dict(requires=('no_such_module',), install='make absent')\n"
+        "    return [FrameworkSpec('absent', 'x:Y', '', **absent)]\n"
     )
     result = run("--dnn-frameworks", "absent", "-k", "train", "-rs")
     result.assert_outcomes(skipped=2, deselected=2)

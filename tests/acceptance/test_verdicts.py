@@ -81,7 +81,8 @@ def test_the_case_that_got_slower_fails_alone_with_its_figures(
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
-            "regressed: single-resnet18-1gpu (train), against 0003_nightly.json, the last 3 sessions",
+            "regressed: single-resnet18-1gpu (train), against 0003_nightly.json,"
+            " the last 3 sessions",
             "  throughput: baseline * img/s, now * img/s, -20.0?%",
             "    95% interval -*% to -*%, limit -*% (default*), confidence over 99.99%",
             "    measured again in 3 fresh launches: * img/s, * img/s, * img/s",
@@ -184,7 +185,8 @@ def test_disturbed_launches_fail_nothing_and_hide_nothing(
     result.assert_outcomes(passed=3, deselected=3)
     result.stdout.fnmatch_lines(
         [
-            "passed over: 0004_shared.json: every launch of *single-resnet18-1gpu? was disturbed: times are not used"
+            "passed over: 0004_shared.json: every launch of *single-resnet18-1gpu?"
+            " was disturbed: times are not used"
         ]
     )
     entry = records(saved(pytester, 5))[single]["verdict"]["metrics"]["throughput"]
@@ -233,7 +235,8 @@ def test_a_limit_on_the_case_holds_whatever_the_baseline(
     run: Any, pytester: pytest.Pytester
 ) -> None:
     pytester.makepyfile(
-        test_cases="import pytest\n@pytest.mark.limits(throughput='>=5000', scaling_efficiency='>=0.9')"
+        test_cases="import pytest\n"
+        "@pytest.mark.limits(throughput='>=5000', scaling_efficiency='>=0.9')"
         + CASES.partition("\n\n")[0]
     )
     result = run()
@@ -384,7 +387,7 @@ def test_a_calibration_learns_the_noise_and_says_what_it_lets_one_find(
     result = run("--dnn-calibrate=4", "--benchmark-save=calibrated", "--dnn-frameworks=single")
     result.assert_outcomes(passed=1, deselected=1)
     result.stdout.fnmatch_lines(
-        ["calibrated: *single*: throughput: launches differ by 0.*; 3 launches would detect *%; *"]
+        ["calibrated: *single*: throughput: launches differ by 0.*; detects *% with 3 *"]
     )
     record = records(saved(pytester, 1))[TRAIN.format("single", 1)]
     assert len(record["metrics"]["throughput"]["per_launch"]) == 12
@@ -398,7 +401,7 @@ def test_a_calibration_learns_the_noise_and_says_what_it_lets_one_find(
 def detectable(result: pytest.RunResult) -> float:
     """The change of throughput, in percent, that a calibrated session would detect."""
     [line] = [line for line in result.outlines if "calibrated: " in line and "throughput" in line]
-    return float(line.partition("launches would detect ")[2].partition("%")[0])
+    return float(line.partition("detects ")[2].partition("%")[0])
 
 
 def test_a_golden_file_is_a_baseline_with_limits_of_its_own(
