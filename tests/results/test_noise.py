@@ -23,12 +23,12 @@ from pytest_dnnbench.results.statistics.suite_noise import pool
 
 def cases(world: World, sessions: int, launches: int, seed: int = 0) -> list[list[list[float]]]:
     values: Array = world.sessions(np.random.default_rng(seed), sessions, launches)[0]
-    noises: list[list[list[float]]] = values.transpose(1, 0, 2).tolist()
-    return noises
+    by_case: list[list[list[float]]] = values.transpose(1, 0, 2).tolist()
+    return by_case
 
 
 def typical(noises: list[Noise], name: str) -> float:
-    return float(np.sqrt(np.mean([getattr(one, name) ** 2 for one in noises])))
+    return float(np.sqrt(np.mean([getattr(noise, name) ** 2 for noise in noises])))
 
 
 def test_both_parts_of_the_noise_are_found() -> None:
@@ -36,25 +36,25 @@ def test_both_parts_of_the_noise_are_found() -> None:
     noises = [learn(sessions) for sessions in cases(world, MEMORY, 5)]
     assert typical(noises, "launch_sd") == pytest.approx(0.02, rel=0.05)
     assert typical(noises, "session_sd") == pytest.approx(0.03, rel=0.15)
-    assert {(one.source, one.sessions, one.launches) for one in noises} == {
+    assert {(noise.source, noise.sessions, noise.launches) for noise in noises} == {
         ("learnt", MEMORY, 5 * MEMORY)
     }
 
 
-def test_one_launch_tells_nothing_and_the_prior_stands() -> None:
-    noises = learn([[100.0]])
-    assert (noises.source, noises.launch_sd, noises.launch_dof) == (
+def test_one_launch_adds_nothing_to_the_prior() -> None:
+    noise = learn([[100.0]])
+    assert (noise.source, noise.launch_sd, noise.launch_dof) == (
         "prior",
         TIME.launch_sd,
         TIME.launch_dof,
     )
-    assert noises.session_sd == pytest.approx(TIME.launch_sd * math.sqrt(TIME.session_ratio))
+    assert noise.session_sd == pytest.approx(TIME.launch_sd * math.sqrt(TIME.session_ratio))
 
 
 def test_a_drifting_machine_is_as_noisy_as_its_drift() -> None:
-    noises = learn([[0.98**number] * 3 for number in range(MEMORY)])
-    assert noises.launch_sd < 0.002
-    assert noises.session_sd > 0.04
+    noise = learn([[0.98**number] * 3 for number in range(MEMORY)])
+    assert noise.launch_sd < 0.002
+    assert noise.session_sd > 0.04
 
 
 def test_only_the_latest_sessions_count() -> None:
@@ -64,8 +64,8 @@ def test_only_the_latest_sessions_count() -> None:
 
 
 def test_memory_that_never_varies_keeps_a_tiny_floor() -> None:
-    noises = learn([[2.0**30] * 3] * 3, prior_of("allocated_peak_bytes"))
-    assert 0 < noises.launch_sd < 1e-6
+    noise = learn([[2.0**30] * 3] * 3, prior_of("allocated_peak_bytes"))
+    assert 0 < noise.launch_sd < 1e-6
     assert prior_of("throughput") is TIME
     assert EXACT.launch_sd < TIME.launch_sd
 
@@ -77,8 +77,8 @@ def test_variance_of_a_median(count: int) -> None:
 
 
 def test_noise_is_plain_data() -> None:
-    noises = learn([[1.0, 1.1], [1.2, 1.3]])
-    assert Noise(**asdict(noises)) == noises
+    noise = learn([[1.0, 1.1], [1.2, 1.3]])
+    assert Noise(**asdict(noise)) == noise
 
 
 def test_a_value_without_a_logarithm_is_refused() -> None:
