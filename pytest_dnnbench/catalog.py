@@ -218,7 +218,8 @@ class Catalog:
             raise UsageError(f"model {name!r} is not of the form package.module:factory")
         if importlib.util.find_spec(module.split(".")[0]) is None:
             raise UsageError(
-                f"model {name!r}: no module {module.split('.')[0]!r} can be imported; is it on sys.path?"
+                f"model {name!r}: no module {module.split('.')[0]!r} can be imported; is it"
+                " on sys.path?"
             )
         return name
 

@@ -1,4 +1,5 @@
-"""Files that are never half-written, and the user's cache folder. A leaf: imports nothing of ours."""
+"""Files that are never half-written, and the user's cache folder. A leaf: imports nothing of
+ours."""
 
 import os
 import stat

@@ -17,10 +17,11 @@ def pytest_dnnbench_frameworks() -> Sequence[FrameworkSpec]:  # type: ignore[emp
 
 @pytest.hookspec
 def pytest_dnnbench_models() -> Mapping[str, str]:  # type: ignore[empty-body] # a hook's specification
-    """More models that cases can name, as name -> "package.module:factory"; a model of the same name
-    replaces ours."""
+    """More models that cases can name, as name -> "package.module:factory"; a model of the same
+    name replaces ours."""
 
 
 @pytest.hookspec
 def pytest_dnnbench_metrics() -> Sequence[Metric]:  # type: ignore[empty-body] # a hook's specification
-    """More metrics that records can hold. A worker reports a metric by its name (Worker.metrics)."""
+    """More metrics that records can hold. A worker reports a metric by its name
+    (Worker.metrics)."""

@@ -47,7 +47,8 @@ class MnistFiles:
             return f"MNIST's own: {self.train_count} to train, {self.validate_count} to validate"
         whole = self.train_count + self.validate_count
         return (
-            f"{self.train_count} to train and {self.validate_count} to validate, cut from the {whole}-image set"
+            f"{self.train_count} to train and {self.validate_count} to validate, cut from"
+            f" the {whole}-image set"
             f" by a permutation with seed {SPLIT_SEED}"
         )
 
@@ -67,7 +68,8 @@ def find_mnist(folder: str | Path) -> MnistFiles:
     test = _pair(root, "t10k")
     if test is None:
         raise DataError(
-            f"no MNIST files in {str(root)!r}: t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (or .gz) are needed"
+            f"no MNIST files in {str(root)!r}: t10k-images-idx3-ubyte and"
+            " t10k-labels-idx1-ubyte (or .gz) are needed"
             " there or in its MNIST/raw; --dnn-download fetches them"
         )
     images, labels, count = test
@@ -105,7 +107,8 @@ def _pair(root: Path, prefix: str) -> tuple[str, str, int] | None:
         raise DataError(f"{images}: images of {height}x{width} pixels, MNIST's have 28x28")
     if count != label_count:
         raise DataError(
-            f"{images} holds {count} images, {labels} {label_count} labels: they do not belong together"
+            f"{images} holds {count} images, {labels} {label_count} labels:"
+            " they do not belong together"
         )
     return str(images), str(labels), count
 

@@ -74,8 +74,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[state.SETTINGS] = read_settings(config, config.stash[state.CATALOG])
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
-    for added in _parts(config):
-        state.add_part(config, added)
+    if not config.option.help:  # which starts no session, and need not wait for the imports
+        for added in _parts(config):
+            state.add_part(config, added)
 
 
 def _parts(config: pytest.Config) -> list[object]:
@@ -177,13 +178,18 @@ def process_group(request: pytest.FixtureRequest) -> Callable[[int], Ranks]:
 
 
 @pytest.fixture
-def pipeline_stages(process_group: Callable[[int], Ranks]) -> Callable[..., PipelineStages]:
+def pipeline_stages(
+    request: pytest.FixtureRequest, process_group: Callable[[int], Ranks]
+) -> Callable[..., PipelineStages]:
     """`pipeline_stages(model, stages)` gives the running stage ranks of a model; stages as in 3 or
     "2-1"."""
     from pytest_dnnbench.controller import pipeline_stages as pipelines
+    from pytest_dnnbench.session.state import CATALOG
 
     def stages_of(model: Any, stages: Any, **settings: Any) -> PipelineStages:
-        return pipelines.pipeline_stages(process_group, model, stages, **settings)
+        return pipelines.pipeline_stages(
+            process_group, model, stages, catalog=request.config.stash[CATALOG], **settings
+        )
 
     return stages_of
 

@@ -83,7 +83,8 @@ def test_a_conftest_can_do_the_same(pytester: pytest.Pytester) -> None:
         from pytest_dnnbench import FrameworkOption, FrameworkSpec
 
         def pytest_dnnbench_frameworks():
-            option = FrameworkOption("tree", "my-tree", "flat", "shape of my tree", ("flat", "deep"))
+            shapes = ("flat", "deep")
+            option = FrameworkOption("tree", "my-tree", "flat", "shape of my tree", shapes)
             return [FrameworkSpec("mine", "my.worker:Worker", "mine", options=(option,))]
         """
     )

@@ -20,7 +20,8 @@ def test_train(framework, model, gpus, process_group, dnnbench):
     dnnbench.measure(framework, model, process_group(gpus), phase="train")
 """
 TINY = (
-    "-p", "no:cacheprovider", "--dnn-device", "cpu", "--dnn-models", "tests.tiny_models:tiny", "--dnn-batch-size", "8",
+    "-p", "no:cacheprovider", "--dnn-device", "cpu", "--dnn-models", "tests.tiny_models:tiny",
+    "--dnn-batch-size", "8",
     "--dnn-steps", "3", "--dnn-timeout", "300", "--dnn-frameworks", "single", "--dnn-launches", "2",
 )  # fmt: skip
 LEFT = r"about [\d.]+ (s|min|h) left"

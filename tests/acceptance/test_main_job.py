@@ -266,8 +266,8 @@ def test_a_framework_that_is_not_installed_is_skipped_with_its_command(
     pytester.makeconftest(
         "from pytest_dnnbench.catalog import FrameworkSpec\n"
         "def pytest_dnnbench_frameworks():\n"
-        "    absent = dict(requires=('no_such_module',), install='make absent')\n"
-        "    return [FrameworkSpec('absent', 'x:Y', '', **absent)]\n"
+        "    missing = ('no_such_module',)\n"
+        "    return [FrameworkSpec('absent', 'x:Y', '', requires=missing, install='make absent')]\n"
     )
     result = run("--dnn-frameworks", "absent", "-k", "train", "-rs")
     result.assert_outcomes(skipped=2, deselected=2)

@@ -18,7 +18,10 @@ def test_train(framework, model, gpus, process_group, dnnbench):
 def test_plain():
     assert True
 """
-TINY = "--gpus 2 --dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-batch-size 8 --dnn-steps 2 --dnn-timeout 90"
+TINY = (
+    "--gpus 2 --dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-batch-size 8"
+    " --dnn-steps 2 --dnn-timeout 90"
+)
 
 
 @pytest.fixture

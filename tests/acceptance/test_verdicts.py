@@ -185,8 +185,8 @@ def test_disturbed_launches_fail_nothing_and_hide_nothing(
     result.assert_outcomes(passed=3, deselected=3)
     result.stdout.fnmatch_lines(
         [
-            "passed over: 0004_shared.json: every launch of *single-resnet18-1gpu?"
-            " was disturbed: times are not used"
+            "passed over: 0004_shared.json: every launch of *single-resnet18-1gpu? was"
+            " disturbed: times are not used"
         ]
     )
     entry = records(saved(pytester, 5))[single]["verdict"]["metrics"]["throughput"]
