@@ -28,7 +28,8 @@ class Placement:
 
     `devices` holds one torch device per rank ("cpu" or "cuda:INDEX"); `threads` the compute threads
     of each rank. `cores` are those that ranks are pinned to; empty: all of the session's.
-    `conditions` are complete once the launch is over.
+    `rank_cores`, where there are any, pin each rank to cores of its own; `gpu_uuids` are those of
+    the ranks' GPUs, empty on CPU ranks. `conditions` are complete once the launch is over.
     """
 
     devices: tuple[str, ...]
@@ -36,6 +37,12 @@ class Placement:
     cores: tuple[int, ...] = ()
     watch: Watch | NoWatch = field(default_factory=NoWatch)
     conditions: Conditions = field(default_factory=Conditions)
+    gpu_uuids: tuple[str, ...] = ()
+    rank_cores: tuple[tuple[int, ...], ...] = ()
+
+    def cores_of(self, rank: int) -> tuple[int, ...]:
+        """The cores that a rank is pinned to; empty: all of the session's."""
+        return self.rank_cores[rank] if self.rank_cores else self.cores
 
 
 class Placements:

@@ -128,7 +128,7 @@ class Resources:
         except DataError:
             if not settings.download:
                 raise
-            self.ranks(1).launch(DOWNLOAD, settings.data_dir)
+            self.ranks(1).launch(DOWNLOAD, settings.data_dir, returns=Any)
             self._data = find_mnist(settings.data_dir)
         train_share = self._data.train_count // max(self.counts)
         share = min(train_share, self._data.validate_count // max(self.counts))
