@@ -27,7 +27,7 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 
-OTHERS, TRIES, STEPS = 0.25, 3, 10
+OTHERS, TRIES, STEPS = 0.25, 4, 8
 
 SPIN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 SETTINGS: dict[str, dict[str, str]] = {
@@ -63,7 +63,7 @@ def start(machine: Machine, variables: dict[str, str], stack: ExitStack) -> tupl
     for name in variables:
         del os.environ[name]
     ranks = Ranks(server, ["cpu"], threads=machine.cores, timeout_s=300)
-    case = Case("single", "resnet18", 1, "train", "synthetic", 28, 64, "fp32", "weak", "cpu", 0, {})
+    case = Case("single", "resnet18", 1, "train", "synthetic", 28, 32, "fp32", "weak", "cpu", 0, {})
     launcher = RankLauncher(ranks)
     run = prepare_run(case, Catalog(), launcher, machine, steps=STEPS, warmup=3, data=None)
     return server, run
