@@ -15,8 +15,8 @@ import os
 import statistics
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
@@ -30,6 +30,7 @@ from pytest_dnnbench.controller.ranks import Ranks
 OTHERS, TRIES, STEPS = 0.25, 4, 8
 
 SPIN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+
 SETTINGS: dict[str, dict[str, str]] = {
     "default": {},
     "spin 30000": {"GOMP_SPINCOUNT": "30000"},
@@ -53,23 +54,41 @@ def busy_loop(wanted: bool) -> Iterator[None]:
             process.kill()
 
 
-def start(machine: Machine, variables: dict[str, str], stack: ExitStack) -> tuple[ForkServer, CaseRun]:
-    """The fork server and the case of one setting."""
+@contextmanager
+def settings_of_waiting(variables: dict[str, str]) -> Iterator[None]:
+    """These variables and no others of OpenMP's waiting. The fork server would be started anew if
+    they changed between two launches."""
+    before = dict(os.environ)
     for name in SPIN:
         os.environ.pop(name, None)
     os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def start(machine: Machine, stack: ExitStack) -> tuple[ForkServer, CaseRun]:
+    """The fork server and the case of one setting."""
     server = stack.enter_context(ForkServer())
     server.wait_ready()
-    for name in variables:
-        del os.environ[name]
     ranks = Ranks(server, ["cpu"], threads=machine.cores, timeout_s=300)
-    case = Case("single", "resnet18", 1, "train", "synthetic", 28, 32, "fp32", "weak", "cpu", 0, {})
-    launcher = RankLauncher(ranks)
-    run = prepare_run(case, Catalog(), launcher, machine, steps=STEPS, warmup=3, data=None)
+    run = prepare_run(
+        Case("single", "resnet18", 1, "train"),
+        Catalog(),
+        RankLauncher(ranks),
+        machine,
+        steps=STEPS,
+        warmup=3,
+        data=None,
+    )
     return server, run
 
 
-def throughput(machine: Machine, server: ForkServer, run: CaseRun, busy: bool) -> tuple[float, float]:
+def throughput(
+    machine: Machine, server: ForkServer, run: CaseRun, busy: bool
+) -> tuple[float, float]:
     """img/s of a launch, and the load of others beside it, in cores: of the tries the quietest."""
     cores, tries = frozenset(machine.core_numbers), []
     for _ in range(TRIES):
@@ -92,11 +111,15 @@ def main(rounds: int) -> None:
         name: {"idle": [], "busy": []} for name in SETTINGS
     }
     with ExitStack() as stack:
-        runs = {name: start(machine, given, stack) for name, given in SETTINGS.items()}
+        runs = {}
+        for name, given in SETTINGS.items():
+            with settings_of_waiting(given):
+                runs[name] = start(machine, stack)
         for number in range(rounds):
             for name, (server, run) in runs.items():
                 for state in ("idle", "busy"):
-                    figure = throughput(machine, server, run, state == "busy")
+                    with settings_of_waiting(SETTINGS[name]):
+                        figure = throughput(machine, server, run, state == "busy")
                     figures[name][state].append(figure)
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             _show(figures)
@@ -109,7 +132,7 @@ def _show(figures: dict[str, dict[str, list[tuple[float, float]]]]) -> None:
         for state in ("idle", "busy"):
             values = [value for value, _ in states[state]]
             default = [value for value, _ in figures["default"][state]]
-            ratios = [a / b for a, b in zip(values, default)]
+            ratios = [a / b for a, b in zip(values, default, strict=True)]
             line += (
                 f"  {state} {statistics.median(values):6.1f} img/s"
                 f" x{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"

@@ -174,7 +174,11 @@ def _slice(library: Any, variable: str, driver: str) -> tuple[tuple[Gpu, ...], s
         handle = library.nvmlDeviceGetHandleByUUID(entry)
         gpu = _gpu(library, library.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
     except library.NVMLError as error:
-        return (), driver, f"NVML does not know the slice of CUDA_VISIBLE_DEVICES, {entry} ({error})"
+        return (
+            (),
+            driver,
+            f"NVML does not know the slice of CUDA_VISIBLE_DEVICES, {entry} ({error})",
+        )
     return (replace(gpu, sliced=True),), driver, ""
 
 

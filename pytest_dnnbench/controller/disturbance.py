@@ -193,9 +193,7 @@ def _left_alone(uuids: Sequence[str], ours: Collection[int] = ()) -> dict[str, G
     """
     deadline = time.monotonic() + LINGER_S
     while True:
-        states = {
-            uuid: _without(state, ours) for uuid, state in read_gpus(uuids).items()
-        }
+        states = {uuid: _without(state, ours) for uuid, state in read_gpus(uuids).items()}
         if time.monotonic() >= deadline or not any(state.processes for state in states.values()):
             return states
         time.sleep(LINGER_S / 5)

@@ -111,9 +111,7 @@ class ForkServer:
                 env=server_environment(environment),
             )
         self._control = ours
-        self._send(
-            {"preload": self.preload, "sys_path": sys.path, "scratch": self.scratch_prefix}
-        )
+        self._send({"preload": self.preload, "sys_path": sys.path, "scratch": self.scratch_prefix})
 
     def wait_ready(self, stopped_s: float = STOPPED_S) -> None:
         """Returns when the server is ready to fork. Raises LaunchError if it cannot import torch,
@@ -284,4 +282,3 @@ class ForkServer:
         return LaunchError(
             f"the fork server has died (status {code}); the next launch starts a new one"
         )
-

@@ -97,9 +97,7 @@ class Leases:
             taken = self._taken(names, count, held)
             yield tuple(names[:count] if taken is None else taken)
 
-    def _taken(
-        self, names: Sequence[str], count: int, held: ExitStack
-    ) -> tuple[str, ...] | None:
+    def _taken(self, names: Sequence[str], count: int, held: ExitStack) -> tuple[str, ...] | None:
         """Takes the leases, which `held` gives back; None without leases."""
         if self._without:
             return None

@@ -104,9 +104,7 @@ class Placements:
         pinned = () if every_core or self.machine.under_quota else leased
         return Placement(("cpu",) * world_size, threads, pinned, watch)
 
-    def _on_gpus(
-        self, leased: tuple[int, ...], threads: int, watch: Watch | NoWatch
-    ) -> Placement:
+    def _on_gpus(self, leased: tuple[int, ...], threads: int, watch: Watch | NoWatch) -> Placement:
         """Each rank on the cores near its GPU. Ranks with the same cores share them: no more
         threads than cores."""
         gpus = [self.machine.gpus[index] for index in leased]

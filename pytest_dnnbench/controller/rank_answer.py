@@ -82,4 +82,3 @@ def plain_of(body: bytes, kind: Any) -> Any:
     except (msgspec.MsgspecError, ValueError, RecursionError, MemoryError) as error:
         name = getattr(kind, "__name__", str(kind))
         raise Unreadable(f"an answer that is no {name}: {error}") from None
-

@@ -2,7 +2,7 @@
 is, and what the message shows.
 
     a rank died                 before any that raised, for a death makes its peers raise
-    an answer is unreadable     next, for a rank that sends what nobody can read is not to be believed
+    an answer is unreadable     next, for a rank that sends what nobody can read cannot be believed
     a rank raised               a rank that knows which step went wrong comes first, of several the
                                 earliest step; of the others, the first to raise
     nobody failed, time is up   the culprit of a hang (culprit.py)

@@ -36,9 +36,7 @@ class RankLauncher:
 
     def prove(self, request: RunRequest) -> Sequence[Correctness]:
         """Each rank's check of the step."""
-        return self.ranks.launch(
-            PROVE, request, rendezvous=self.rendezvous, returns=Correctness
-        )
+        return self.ranks.launch(PROVE, request, rendezvous=self.rendezvous, returns=Correctness)
 
     def measure(self, request: RunRequest) -> Launch:
         """The reports of the ranks, and where they ran."""

@@ -328,7 +328,5 @@ def _scratch_folder(prefix: str) -> Iterator[Path]:
     """The folder of a launch's files, private to the user and removed afterwards; its path begins
     with `prefix`."""
     parent, name = os.path.split(prefix)
-    with tempfile.TemporaryDirectory(
-        prefix=name, dir=parent, ignore_cleanup_errors=True
-    ) as folder:
+    with tempfile.TemporaryDirectory(prefix=name, dir=parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder)

@@ -44,8 +44,8 @@ _NO_MEMORY = (
     "ALLOC_FAILED",
     "ALLOCATION_FAILED",
 )
-"""What the RuntimeErrors of torch's CPU allocator, of the device allocators, of contexts and events,
-of NCCL, of C++ and of the CUDA libraries say when memory runs out."""
+"""What the RuntimeErrors of torch's CPU allocator, of the device allocators, of CUDA's contexts and
+events, of NCCL, of C++ and of the CUDA libraries say when memory runs out."""
 
 _MOST_CAUSES = 100
 """Exceptions may name each other as their causes in a circle."""

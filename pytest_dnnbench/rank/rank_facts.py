@@ -102,7 +102,7 @@ def environment(place: Place) -> dict[str, Scalar | None]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
-        "mkldnn": torch.backends.mkldnn.enabled,
+        "mkldnn": bool(torch.backends.mkldnn.enabled),
         "matmul_precision": _matmul_precision(),
         "malloc": " ".join(
             f"{name}={os.environ[name]}" for name in MALLOC_VARIABLES if name in os.environ

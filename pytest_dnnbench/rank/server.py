@@ -7,11 +7,11 @@ milliseconds.
                                 fork server <──(per rank: what it prints; see log.py)──┘
 
 Started as `python -m pytest_dnnbench.rank.server FD`. It never touches a GPU and has a single
-thread, so that a fork is a clean copy. Each rank leads its own session of processes, which dies with
-it. A process that left the session (setsid) becomes a child of the server when its parent ends, and
-is killed when the last rank of the launch has ended. When the pytest process ends, in whatever way,
-the socket closes: the server then kills every rank and removes the folders of its launches. When the
-server ends, the kernel kills its ranks. Not here: what a rank does (entry.py).
+thread, so that a fork is a clean copy. Each rank leads its own session of processes, which dies
+with it. A process that left the session (setsid) becomes a child of the server when its parent
+ends, and is killed when the last rank of the launch has ended. When the pytest process ends, in
+whatever way, the socket closes: the server then kills every rank and removes the folders of its
+launches. When the server ends, the kernel kills its ranks. Not here: what a rank does (entry.py).
 """
 
 import ctypes

@@ -64,9 +64,7 @@ class Resources:
         self.server = ForkServer((*PRELOAD, *(name for spec in installed for name in spec.preload)))
         self.placements = Placements(
             self.machine,
-            Leases(
-                timeout_s=settings.lease_timeout, announce=announce, needed=side_by_side
-            ),
+            Leases(timeout_s=settings.lease_timeout, announce=announce, needed=side_by_side),
             self.counts,
             timed=timed,
             side_by_side=side_by_side,

@@ -28,9 +28,9 @@ class FakeNvml(SimpleNamespace):
     """To stand in `sys.modules` as pynvml. A GPU's handle is its UUID.
 
     `answers` are functions by the end of their name, as in `ClockInfo=lambda gpu, clock: 1400`;
-    whatever else is asked of a GPU is not supported. `closed` are the UUIDs of those that may not be
-    used. `is_open` tells whether NVML was initialised and not yet shut down, `inits` how often it
-    was.
+    whatever else is asked of a GPU is not supported. `closed` are the UUIDs of those that may not
+    be used. `is_open` tells whether NVML was initialised and not yet shut down, `inits` how often
+    it was.
     """
 
     NVMLError = NvmlError

@@ -205,5 +205,5 @@ def facts_with_settings(at: Any, double: bool) -> dict[str, Any]:
     if double:
         torch.set_default_dtype(torch.float64)
         torch.use_deterministic_algorithms(True)
-        torch.backends.mkldnn.enabled = False
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment] # a property of the module
     return environment_facts(at)

@@ -13,6 +13,7 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import RankCrashed, RankFailure, RankRaised, RankUnreadable, UsageError
 from pytest_dnnbench.frames import ERROR, MOST_BYTES, MOST_MESSAGE, PICKLED, PLAIN
 from pytest_dnnbench.messages import Correctness, RankReport
+from pytest_dnnbench.rank.entry import described
 from tests.rank import fault_programs
 
 
@@ -62,7 +63,7 @@ def test_a_result_of_slow_code_does_not_pass_the_time_out(
 
 
 def test_a_result_that_is_too_large_is_refused_on_the_rank(one_rank: Ranks) -> None:
-    with pytest.raises(UsageError, match="the result takes .* bytes; at most 268,435,456") as told:
+    with pytest.raises(UsageError, match=r"the result takes .* bytes; at most 268,435,456") as told:
         one_rank.run(fault_programs.large_result, MOST_BYTES[PICKLED] + 1)
     assert "write it to a file and return its path" in str(told.value)
 
@@ -99,12 +100,14 @@ def test_a_forged_frame_is_a_clear_failure(one_rank: Ranks, frame: bytes, messag
 
 def test_a_frame_that_is_cut_off_is_a_crash_that_says_so(one_rank: Ranks) -> None:
     frame = fault_programs.forged(PICKLED, 1000, bytes(91))
-    with pytest.raises(RankCrashed, match="ended with status 0.*100 bytes of its answer"):
+    with pytest.raises(RankCrashed, match=r"ended with status 0.*100 bytes of its answer"):
         one_rank.run(fault_programs.forge, frame)
 
 
 def test_an_exception_whose_text_is_broken_is_told_by_its_class(one_rank: Ranks) -> None:
-    with pytest.raises(RankRaised, match="raised BrokenText: .no text: its __str__ raises Runtime"):
+    with pytest.raises(
+        RankRaised, match=r"raised BrokenText: .no text: its __str__ raises Runtime"
+    ):
         one_rank.run(fault_programs.raise_broken_text)
 
 
@@ -149,3 +152,27 @@ def test_a_result_that_ends_the_process_leaves_pytest_running(tmp_path: Path) ->
 
 def test_unreadable_is_a_failure_of_a_rank() -> None:
     assert issubclass(RankUnreadable, RankFailure)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "NCCL error ... ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n"
+        "Cuda failure 2 'out of memory'",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cuBLAS error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_what_gpu_libraries_say_when_memory_runs_out_is_out_of_memory(text: str) -> None:
+    wrapped = ValueError("in a wrapper")
+    wrapped.__cause__ = RuntimeError(text)
+    assert described(RuntimeError(text)).out_of_memory
+    assert described(wrapped).out_of_memory
+    assert not described(ValueError(text)).out_of_memory
+
+
+def test_another_cuda_failure_is_not_out_of_memory() -> None:
+    assert not described(RuntimeError("Cuda failure 217 'peer access'")).out_of_memory
+    assert not described(RuntimeError("CUDA error: device-side assert triggered")).out_of_memory

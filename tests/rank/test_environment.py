@@ -61,7 +61,7 @@ def test_an_environment_that_is_too_large_is_told(
     ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
     for number in range(2):
         monkeypatch.setenv(f"DNNBENCH_TEST_{number}", "x" * 100_000)
-    with pytest.raises(LaunchError, match="environment variables that have changed .* set fewer"):
+    with pytest.raises(LaunchError, match=r"environment variables that have changed .* set fewer"):
         ranks.run(fault_programs.environment)
     monkeypatch.undo()
     assert ranks.run(fault_programs.environment) == [{}]

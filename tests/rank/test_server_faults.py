@@ -15,6 +15,7 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import LaunchError, RankCrashed
 from pytest_dnnbench.proc import children_of, is_stopped
+from pytest_dnnbench.rank.server import open_gpus
 from tests.rank import fault_programs, programs
 from tests.rank.test_ranks import alive, await_end
 
@@ -153,3 +154,22 @@ def test_workers_of_a_loader_leave_no_folders(server: ForkServer) -> None:
     ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
     assert ranks.run(fault_programs.keep_loader_workers) == [8]
     assert set(glob.glob("/tmp/pymp-*")) <= before
+
+
+def test_a_gpu_that_an_import_has_opened_is_found_and_the_server_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ranks forked from such a server die with "Cannot re-initialize CUDA in forked subprocess"."""
+    assert open_gpus() == []
+    paths = iter(["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia0"])
+    monkeypatch.setattr(os, "readlink", lambda _: next(paths, "/dev/null"))
+    gpus = open_gpus()
+    assert gpus == ["/dev/nvidia0", "/dev/nvidiactl"]
+    monkeypatch.undo()
+    ready = {"op": "ready", "errors": {}, "threads": 1, "gpus": gpus}
+    with ForkServer(["torch", "their_framework"]) as server:
+        monkeypatch.setattr(server, "_receive", lambda *_: ready)
+        with pytest.raises(
+            LaunchError, match="has opened /dev/nvidia0.*their_framework uses a GPU"
+        ):
+            server.wait_ready()

@@ -72,8 +72,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
     `disturbed` is the reason why the launch says little about the case, or null. `others_cores` is
     the load of other processes, in cores. `cores` and `gpu_uuids` are the devices that the launch
-    leased. `rank_cores` are the cores near its GPU that each rank was pinned to, empty where no
-    rank was. `gpu_before` and `gpu_after` map UUIDs to states, before the ranks start and while they
+    leased; `rank_cores` are the cores near its GPU that each rank was pinned to, empty where none
+    was. `gpu_before` and `gpu_after` map UUIDs to states, before the ranks start and while they
     still hold their GPUs. `discarded_as_suspended` counts the launches before this one in which the
     machine slept. `yardstick_s` is how long the machine's yardstick took after the launch.
     """
