@@ -1,7 +1,7 @@
 """What crosses the boundary between the pytest process and the ranks: frozen records of plain data.
 
     pytest process ──Place, RunRequest──> rank
-    pytest process <──PlanDecision, Correctness, RankReport── rank
+    pytest process <──PlanDecision, Correctness, RankReport── rank        as MessagePack
 
     pytest process ──Place, PipelineRequest──> rank        the fixture `pipeline_stages`
     pytest process <──StageReport── rank
@@ -27,6 +27,8 @@ class Place:
 
     `device` is "cpu" or "cuda:INDEX"; `threads` the compute threads of this rank; `rendezvous` the
     path of the file store in which the ranks of a launch meet; `timeout_s` bounds every collective.
+    `launch_variables` are the environment variables that this launch alone has, as the port of its
+    rendezvous. `gpu_uuid` is that of the leased GPU, empty on CPU ranks.
     """
 
     rank: int
@@ -35,6 +37,8 @@ class Place:
     threads: int
     rendezvous: str
     timeout_s: float
+    launch_variables: tuple[str, ...] = ()
+    gpu_uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +50,8 @@ class RunRequest:
     steps     timed steps, which follow `warmup` untimed ones
     data      where real images are; None: synthetic ones
     plan      what the framework's planning returned on rank 0, the same for the proof and for all
-              launches: a PlanDecision for our pipelines, plain data for another package's
-              framework; plain data for both when it comes from a journal; None without a planning
-              step
+              launches, as plain data: that of a PlanDecision for our pipelines; None without a
+              planning step
 
     The optimiser is SGD with these settings for every framework.
     """

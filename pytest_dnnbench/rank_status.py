@@ -99,7 +99,9 @@ class StatusPage:
     def look(self) -> RankStatus:
         """The rank's phase and progress at this moment."""
         phase, done, steps, samples, began_s, stepped_s = _LAYOUT.unpack_from(self._page)
-        return RankStatus(_NAMES[phase], done, steps, samples, max(0.0, stepped_s - began_s))
+        # A rank that runs wild may write anything into its page.
+        name = _NAMES[phase] if 0 <= phase < len(_NAMES) else "program"
+        return RankStatus(name, done, steps, samples, max(0.0, stepped_s - began_s))
 
     def close(self) -> None:
         """Unmaps the page."""

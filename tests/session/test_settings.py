@@ -207,7 +207,7 @@ def test_a_case_that_cannot_be_is_refused(wrong: dict[str, object], message: str
 
 
 def test_visible_devices_select_and_order_gpus() -> None:
-    gpus = [Gpu("H100", f"GPU-{letter}111", 1) for letter in "abc"]
+    gpus = [Gpu("H100", f"GPU-{letter}111") for letter in "abc"]
     names = {None: "abc", "": "", "2,0": "ca", "GPU-b": "b", "1,9,0": "b", "-1,0": ""}
     for variable, expected in names.items():
         assert "".join(gpu.uuid[4] for gpu in visible(gpus, variable)) == expected

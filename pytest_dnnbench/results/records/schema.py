@@ -74,7 +74,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
     `disturbed` is the reason why the launch says little about the case, or null. `others_cores` is
     the load of other processes, in cores. `cores` and `gpu_uuids` are the devices that the launch
-    leased. `gpu_before` and `gpu_after` map UUIDs to states, before the ranks start and while they
+    leased; `rank_cores` are the cores near its GPU that each rank was pinned to, empty where none
+    was. `gpu_before` and `gpu_after` map UUIDs to states, before the ranks start and while they
     still hold their GPUs. `discarded_as_suspended` counts the launches before this one in which the
     machine slept. `yardstick_s` is how long the machine's yardstick took after the launch.
     """
@@ -83,6 +84,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     others_cores: float | None = None
     cores: tuple[int, ...] = ()
     gpu_uuids: tuple[str, ...] = ()
+    rank_cores: tuple[tuple[int, ...], ...] = ()
     gpu_before: dict[str, GpuState] = {}
     gpu_after: dict[str, GpuState] = {}
     discarded_as_suspended: int = 0
