@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.oom_kills import OomWatch
 from pytest_dnnbench.controller.placement import Placement
+from pytest_dnnbench.controller.rank_clock import LaunchClock
 from pytest_dnnbench.controller.rank_failure import failure_of, hang_of
 from pytest_dnnbench.controller.rank_process import RankProcess
 from pytest_dnnbench.errors import LaunchError, UsageError
@@ -80,8 +81,8 @@ class Ranks:
     `environment` is added to that of each rank. `progress` is shown the ranks' statuses every
     PROGRESS_S seconds; without it the controller sleeps until a rank reports.
 
-    After a launch, `placement` is where it ran and `outputs` what its ranks wrote to stdout and
-    stderr (the end of it, 64 KiB each).
+    After a launch, `placement` is where it ran, `clock` when, and `outputs` what its ranks wrote to
+    stdout and stderr (the end of it, 64 KiB each).
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Ranks:
         self.environment = dict(environment or {})
         self.placement = Placement(tuple(devices), threads)
         self.outputs: list[str] = []
+        self.clock = LaunchClock()
         self._placements = placements or _always(self.placement)
         self._progress = progress or NoProgress()
         self._wake_s = PROGRESS_S if progress else math.inf
@@ -132,11 +134,13 @@ class Ranks:
                 self._show(ranks)
                 self.server.wait_ready()
                 memory, packed = OomWatch(), pickle.dumps(arguments)
+                self.clock = LaunchClock()
                 deadline = time.monotonic() + self.timeout_s
                 for number, environment in enumerate(environments):
                     request = (self._place(number, folder), (module, name, None), packed)
                     ranks.append(self._start(number, folder, pickle.dumps(request), environment))
                 self._collect(ranks, deadline, memory)
+                self.clock.stop([rank.page.window_s() for rank in ranks])
                 self.placement.watch.ranks_reported()
             finally:
                 self._end(ranks)

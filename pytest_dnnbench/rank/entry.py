@@ -10,11 +10,13 @@ import os
 import pickle
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from operator import attrgetter
+
+# By name: a clock is taken before any code of the user can replace it in `time`.
+from time import monotonic
 from typing import Any
 
 from pytest_dnnbench.frames import ERROR, FRAME_HEAD, RESULT, RankError, SpawnMessage
@@ -95,7 +97,7 @@ def _described(error: BaseException) -> RankError:
         type=f"{kind.__module__}.{kind.__qualname__}",
         message=str(error),
         traceback="".join(traceback.format_exception(error)),
-        raised_s=time.monotonic(),
+        raised_s=monotonic(),
         out_of_memory=is_out_of_memory(error),
         step=getattr(error, "step", None),
     )

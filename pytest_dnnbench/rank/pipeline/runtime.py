@@ -138,24 +138,41 @@ class Runtime:
 
     def validate(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
         """Runs forward passes in evaluation mode, pipelined. Yields as `train` does, and counts
-        right answers."""
+        right answers.
+
+        A stage is ahead of the next by as many minibatches as in training, and one more, which is
+        on its way: before it begins another, it waits for the receipt of an earlier one, as it
+        would wait for its gradients. Room for 2, stage by stage; R0 takes the receipt of 0:
+
+            stage 0    F0   F1   R0 F2   R1 F3   R2   R3
+            stage 1         F0      F1      F2      F3
+        """
         self.stage.module.eval()
-        replicas = self.schedule.layout.replicas[self.links.stage]
+        replicas, stage = self.schedule.layout.replicas[self.links.stage], self.links.stage
         share = range(self.links.replica, minibatches, replicas)
+        room = self.schedule.warmup[stage] + 2
         self.links.expect(Forward(minibatch, 0) for minibatch in share)
-        for minibatch in share:
-            inputs, labels = self._inputs(minibatch, batches)
-            start = self.occupancy.mark()
-            outputs = self.stage.evaluate(inputs)
-            self.occupancy.add(minibatch, start)
-            if self._last:
-                correct = (outputs[0].argmax(1) == labels).sum()
-                yield Completed(
-                    minibatch, len(labels), self.stage.loss_of(outputs[0], labels), correct
-                )
-            else:
-                self.links.send_activations(minibatch, (*outputs, labels))
-                yield Completed(minibatch)
+        self.links.expect(map(Backward, share))  # where the receipts come from
+        for number, minibatch in enumerate(share):
+            if not self._last and number >= room:
+                self.links.take_gradients(share[number - room])
+            yield self._evaluate(minibatch, batches)
+        if not self._last:
+            for minibatch in share[-room:]:
+                self.links.take_gradients(minibatch)
+
+    def _evaluate(self, minibatch: int, batches: Batches) -> Completed:
+        inputs, labels = self._inputs(minibatch, batches)
+        start = self.occupancy.mark()
+        outputs = self.stage.evaluate(inputs)
+        self.occupancy.add(minibatch, start)
+        if not self._first:
+            self.links.send_gradients(minibatch, ())  # the receipt: a message without tensors
+        if not self._last:
+            self.links.send_activations(minibatch, (*outputs, labels))
+            return Completed(minibatch)
+        correct = (outputs[0].argmax(1) == labels).sum()
+        return Completed(minibatch, len(labels), self.stage.loss_of(outputs[0], labels), correct)
 
     def close(self) -> None:
         """Ends this rank's transfers, after the last run."""
