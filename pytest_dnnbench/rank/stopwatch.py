@@ -56,7 +56,7 @@ class CudaStopwatch:
 
     def reach(self, mark: torch.cuda.Event) -> None:
         """Waits for the event."""
-        mark.synchronize()  # type: ignore[no-untyped-call] # torch's gap
+        mark.synchronize()
 
     def settle(self) -> None:
         """Waits for the device."""

@@ -26,7 +26,7 @@ from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.proof import prove_training, prove_validation
-from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed, Runtime
+from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed, Runtime, validation_room
 from pytest_dnnbench.rank.pipeline.stash import Sgd
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
 from pytest_dnnbench.rank.reference import digest
@@ -154,7 +154,14 @@ class PipeDreamWorker(ImageWorker):
 
     @property
     def _steps_in_flight(self) -> int:
-        return math.ceil(self.schedule.most_in_flight / self._minibatches_per_step)
+        """The steps by which the first stage may be ahead of the last."""
+        minibatches = self.schedule.most_in_flight
+        if self.case.phase != "train":
+            minibatches = max(
+                replicas * validation_room(self.schedule, stage)
+                for stage, replicas in enumerate(self.schedule.layout.replicas)
+            )
+        return math.ceil(minibatches / self._minibatches_per_step)
 
     @property
     def samples_per_update(self) -> int:

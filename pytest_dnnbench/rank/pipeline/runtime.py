@@ -33,6 +33,12 @@ class Completed:
     correct: torch.Tensor | None = None
 
 
+def validation_room(schedule: Schedule, stage: int) -> int:
+    """The minibatches of validation that a replica of a stage begins before the next stage has
+    completed the first: as many as in training, and one more, which is on its way."""
+    return schedule.warmup[stage] + 2
+
+
 class Runtime:
     """The stage of this rank at work. All ranks of the pipeline must call the same runs in the same
     order."""
@@ -140,17 +146,17 @@ class Runtime:
         """Runs forward passes in evaluation mode, pipelined. Yields as `train` does, and counts
         right answers.
 
-        A stage is ahead of the next by as many minibatches as in training, and one more, which is
-        on its way: before it begins another, it waits for the receipt of an earlier one, as it
-        would wait for its gradients. Room for 2, stage by stage; R0 takes the receipt of 0:
+        A stage is ahead of the next by a bounded number of minibatches (validation_room): before it
+        begins another, it waits for the receipt of an earlier one, as it waits for gradients in
+        training. Two stages, room for 3; R0 takes the receipt of minibatch 0:
 
-            stage 0    F0   F1   R0 F2   R1 F3   R2   R3
-            stage 1         F0      F1      F2      F3
+            stage 0    F0 F1 F2 R0 F3 R1 F4 R2 R3 R4
+            stage 1       F0 F1    F2    F3 F4
         """
         self.stage.module.eval()
         replicas, stage = self.schedule.layout.replicas[self.links.stage], self.links.stage
         share = range(self.links.replica, minibatches, replicas)
-        room = self.schedule.warmup[stage] + 2
+        room = validation_room(self.schedule, stage)
         self.links.expect(Forward(minibatch, 0) for minibatch in share)
         self.links.expect(map(Backward, share))  # where the receipts come from
         for number, minibatch in enumerate(share):
