@@ -13,6 +13,7 @@ STEADY; one is long enough to be compared from half of `stretch_s` on. No clock 
 import math
 from dataclasses import dataclass
 
+from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.run_length import AUTO, Length, seconds_of
 
 STEADY = 0.05
@@ -87,7 +88,13 @@ class Warmup:
         return whole_turns(max(wanted, 1), self.turn)
 
     def ran(self, steps: int, seconds: float) -> None:
-        """The next stretch has run, in so many seconds on the slowest rank."""
+        """The next stretch has run, in so many seconds on the slowest rank. Raises WrongResult for
+        a time that cannot be: no warm-up would end by it."""
+        if not 0 < seconds < math.inf:
+            raise WrongResult(
+                f"the clock of a rank counted {seconds!r} s for {steps} warm-up steps: its times"
+                " mean nothing; look for code that replaces a clock on the ranks"
+            )
         if self._last is not None:
             before_steps, before_s = self._last
             self.steady = (

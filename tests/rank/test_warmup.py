@@ -1,9 +1,11 @@
 """How long a warm-up lasts and how many steps are timed, on times that a test gives."""
 
+import math
 from collections.abc import Callable
 
 import pytest
 
+from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.rank.warmup import CPU, CUDA, LEAST_STEPS, Bounds, Warmup, whole_turns
 
 
@@ -72,10 +74,17 @@ def test_stretches_and_timed_steps_are_whole_turns() -> None:
 
 @pytest.mark.parametrize("length", ["auto", "1s", 0, 3])
 def test_a_window_in_seconds_is_at_least_that_long(length: int | str) -> None:
-    # A drained stretch of n steps takes the time of n + fill: the pace is below that of the stretch.
+    # A drained stretch of n steps takes the time of n + fill.
     fill, step_s = 4, 0.004
     plan = Warmup(length, CPU, fill=fill, measured=True)
     while steps := plan.next_stretch():
         cold_s = 0.138 if not plan.steps else 0.0
         plan.ran(steps, (steps + fill) * step_s + cold_s)
     assert 5.0 <= plan.timed_steps(5.0) * step_s <= 5.0 * 1.05
+
+
+@pytest.mark.parametrize("seconds", [math.nan, -1.0, 0.0, math.inf])
+def test_a_clock_by_which_no_warm_up_would_end_is_refused(seconds: float) -> None:
+    plan = Warmup("auto", CPU)
+    with pytest.raises(WrongResult, match=rf"counted {seconds} s for 1 warm-up steps"):
+        plan.ran(plan.next_stretch(), seconds)
