@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -279,7 +280,7 @@ def test_a_pipelines_plan_is_on_record_with_what_came_of_it() -> None:
 
 def test_launches_are_compared_by_the_lengths_asked_for_not_by_what_came_of_them() -> None:
     def made(warmup_steps: int, steady: bool) -> Record:
-        fields = {"warmup_steps": warmup_steps, "warmup_s": 0.5, "steady": steady}
+        fields: dict[str, Any] = {"warmup_steps": warmup_steps, "warmup_s": 0.5, "steady": steady}
         launch = Launch(
             (report(0, [1.0], **fields), report(1, [1.0], **fields | {"warmup_s": 0.7}))
         )
