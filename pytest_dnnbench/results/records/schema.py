@@ -29,15 +29,17 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
 
     `sample` is the unit of a sample: img, tok or sample. `samples_per_update` counts the samples,
     over all ranks, that one update of the weights averages. `oversubscribed`: more ranks than
-    cores. `steps` were timed after `warmup` untimed ones. `data` describes the data that a rank
-    reads. `parallel`: timed beside other cases.
+    cores. `steps` and `warmup` are what was asked for: how many steps were to be timed and how many
+    to be run before, or for how many seconds, as "5s"; a warm-up "auto" lasts until steps take
+    equally long. What came of it is in each launch. `data` describes the data that a rank reads.
+    `parallel`: timed beside other cases.
     """
 
     sample: str
     samples_per_update: int
     oversubscribed: bool
-    steps: int
-    warmup: int
+    steps: int | str
+    warmup: int | str
     data: dict[str, Scalar]
     parallel: bool = False
 
@@ -97,7 +99,9 @@ class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     `loss` is that of every step, warm-up included. `rank_wall_s` and `page_faults` are those of
     each rank in its timed window. `own_work_s` holds, for each rank, three quartiles over the
     steps: the seconds of a step for which the rank needs no other; it is empty unless several ranks
-    ran and all of them report it.
+    ran and all of them report it. `warmup_steps` of the whole job came before the window, in
+    `warmup_s` seconds of the slowest rank. `steady` says whether steps took equally long at the end
+    of the warm-up; it is null where the number of warm-up steps was given.
     """
 
     step_time_s: list[float]
@@ -106,6 +110,9 @@ class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     page_faults: list[int]
     own_work_s: list[list[float]] = []
     conditions: Conditions = Conditions()
+    warmup_steps: int = 0
+    warmup_s: float = 0.0
+    steady: bool | None = None
 
 
 class LimitEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
