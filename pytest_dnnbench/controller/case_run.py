@@ -26,6 +26,7 @@ from pytest_dnnbench.results.records.measurement import (
     Launch,
     Measurement,
     agree,
+    check_figures,
     check_metrics,
     check_times,
     same_model,
@@ -117,6 +118,7 @@ class CaseRun:
         check_metrics(self.request.case, launch.reports)
         check_times(self.request.case, launch)
         same_model(self.request.case, launch.reports)
+        check_figures(self.request.case, launch)
         conditions = msgspec.structs.replace(
             launch.conditions,
             discarded_as_suspended=discarded,

@@ -286,6 +286,19 @@ def _window_s(report: RankReport) -> float:
     return report.window_end_s - report.window_start_s
 
 
+def check_figures(case: Case, launch: Launch) -> None:
+    """Raises WrongResult for a figure of the job that no measurement can give, as of a clock that
+    stood still, ran backwards or gave no number. One such figure would cost the whole session its
+    file: JSON has no NaN."""
+    for metric in METRICS.values():
+        for value in launch.figures(metric):
+            if impossible := metric.impossible(value):
+                raise WrongResult(
+                    f"{case.label}: {impossible}: the clock that the ranks read, or what the model"
+                    " computes, is wrong"
+                )
+
+
 def _durations(report: RankReport) -> list[float]:
     befores = (report.window_start_s, *report.step_end_s)
     return [end - before for before, end in zip(befores, report.step_end_s, strict=False)]

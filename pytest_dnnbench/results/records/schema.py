@@ -45,11 +45,13 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
 
 
 class MetricEntry(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """One metric: its value is the median of `per_launch`, one figure per launch.
+    """One metric: `per_launch` has one figure per launch, and `value` is the median of those whose
+    launch was not disturbed.
 
-    `per_rank` holds each rank's median over the launches, where ranks differ. `disturbed` is there
-    for a quotient of two cases' launches only: for each launch, why one of the two was disturbed,
-    or null.
+    Where fewer than two launches, or fewer than half of them, are undisturbed, the case has no
+    figure, and `value` must not be shown as one. `per_rank` holds each rank's median over the
+    launches, where ranks differ. `disturbed` is there for a quotient of two cases' launches only:
+    for each launch, why one of the two was disturbed, or null.
     """
 
     value: float
