@@ -170,6 +170,6 @@ def test_a_gpu_that_an_import_has_opened_is_found_and_the_server_refused(
     with ForkServer(["torch", "their_framework"]) as server:
         monkeypatch.setattr(server, "_receive", lambda *_: ready)
         with pytest.raises(
-            LaunchError, match="has opened /dev/nvidia0.*their_framework uses a GPU"
+            LaunchError, match=r"has opened /dev/nvidia0.*their_framework uses a GPU"
         ):
             server.wait_ready()
