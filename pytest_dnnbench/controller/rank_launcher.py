@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_dnnbench.controller.rank_clock import check_clocks
 from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
 from pytest_dnnbench.messages import Correctness, RankReport, RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
@@ -39,10 +40,12 @@ class RankLauncher:
         return self.ranks.launch(PROVE, request, rendezvous=self.rendezvous, returns=Correctness)
 
     def measure(self, request: RunRequest) -> Launch:
-        """The reports of the ranks, and where they ran."""
+        """The reports of the ranks, and where they ran. Raises WrongResult when a rank's clock
+        cannot be right."""
         reports: list[RankReport] = self.ranks.launch(
             MEASURE, request, rendezvous=self.rendezvous, returns=RankReport
         )
+        check_clocks(request.case, reports, self.ranks.clock)
         return Launch(tuple(reports), self.ranks.placement.conditions)
 
     def yardstick(self) -> float | None:

@@ -23,6 +23,7 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.oom_kills import OomWatch
 from pytest_dnnbench.controller.placement import Placement
 from pytest_dnnbench.controller.rank_answer import Unreadable, plain_of
+from pytest_dnnbench.controller.rank_clock import LaunchClock
 from pytest_dnnbench.controller.rank_failure import failure_of, hang_of, unreadable_of
 from pytest_dnnbench.controller.rank_process import RankProcess
 from pytest_dnnbench.controller.server_environment import changes
@@ -87,8 +88,8 @@ class Ranks:
     PROGRESS_S seconds; without it the controller wakes only every LOOK_S seconds or when a rank
     reports.
 
-    After a launch, `placement` is where it ran and `outputs` what its ranks wrote to stdout and
-    stderr (the end of it, 64 KiB each).
+    After a launch, `placement` is where it ran, `clock` when, and `outputs` what its ranks wrote to
+    stdout and stderr (the end of it, 64 KiB each).
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Ranks:
         self.environment = dict(environment or {})
         self.placement = Placement(tuple(devices), threads)
         self.outputs: list[str] = []
+        self.clock = LaunchClock()
         self._placements = placements or _always(self.placement)
         self._progress = progress or NoProgress()
         self._wake_s = PROGRESS_S if progress else LOOK_S
@@ -150,6 +152,7 @@ class Ranks:
                 self._show(ranks)
                 self.server.wait_ready(self.timeout_s)
                 memory, packed = OomWatch(), pickle.dumps(arguments)
+                self.clock = LaunchClock()
                 deadline = Deadline(self.timeout_s)
                 for number, environment in enumerate(environments):
                     place = self._place(number, folder, tuple(environment))
@@ -157,6 +160,7 @@ class Ranks:
                     ranks.append(self._start(number, folder, request, environment))
                 self.placement.watch.ranks_started([rank.pid for rank in ranks])
                 self._collect(ranks, deadline, memory)
+                self.clock.stop([rank.page.window_s() for rank in ranks])
                 self.placement.watch.ranks_reported()
                 return [self._result(rank, kind, returns, deadline) for rank in ranks]
             finally:

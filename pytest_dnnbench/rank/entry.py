@@ -11,10 +11,12 @@ import os
 import pickle
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from operator import attrgetter
+
+# By name: a clock is taken before any code of the user can replace it in `time`.
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -156,7 +158,7 @@ def described(error: BaseException) -> RankError:
         type=f"{kind.__module__}.{kind.__qualname__}",
         message=shortened(_text(error), MOST_MESSAGE),
         traceback=shortened(_traceback(error), MOST_TRACEBACK),
-        raised_s=time.monotonic(),
+        raised_s=monotonic(),
         out_of_memory=is_out_of_memory(error),
         step=step if type(step) is int else None,
     )
