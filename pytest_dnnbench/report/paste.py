@@ -1,17 +1,13 @@
 """The table of a study as Markdown, for people to paste, and as CSV, for programs."""
 
 import csv
-import html
 import io
-import re
 from collections.abc import Iterable, Sequence
 
+from pytest_dnnbench.harmless import markdown_text
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.rows import CLEAR, COLUMNS, Column, Row, Section, columns
 from pytest_dnnbench.report.study import Study
-
-# What Markdown would take for markup within a line; a bar would end the cell.
-_MARKUP = re.compile(r"([\\`*_\[\]|~$])")
 
 # What a spreadsheet would run as a formula at the start of a cell.
 _FORMULA = ("=", "+", "-", "@")
@@ -21,7 +17,7 @@ def markdown(sections: Sequence[Section], caption: str) -> str:
     """A table per group; the clearly fastest case of each number of GPUs is bold."""
     shown = columns([row for section in sections for row in section.rows])
     lines = [line for section in sections for line in _table_lines(section, shown)]
-    lines.append(_escaped(caption) if sections else "No case was measured.")
+    lines.append(markdown_text(caption) if sections else "No case was measured.")
     return "\n".join(lines) + "\n"
 
 
@@ -50,9 +46,9 @@ def csv_table(sections: Sequence[Section], study: Study) -> str:
 
 def _table_lines(section: Section, shown: Sequence[Column]) -> list[str]:
     return [
-        f"### {_escaped(section.heading)}",
+        f"### {markdown_text(section.heading)}",
         "",
-        _line(_escaped(column.head) for column in shown),
+        _line(markdown_text(column.head) for column in shown),
         _line("---" if column.is_text else "---:" for column in shown),
         *(_line(_cell(row, column) for column in shown) for row in section.rows),
         "",
@@ -60,16 +56,12 @@ def _table_lines(section: Section, shown: Sequence[Column]) -> list[str]:
 
 
 def _cell(row: Row, column: Column) -> str:
-    text = _escaped(column.text(row))
+    text = markdown_text(column.text(row))
     return f"**{text}**" if column.key == THROUGHPUT and row.rank == CLEAR else text
 
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _escaped(text: str) -> str:
-    return _MARKUP.sub(r"\\\1", html.escape(text, quote=False))
 
 
 def _harmless(value: object) -> object:
