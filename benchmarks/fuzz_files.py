@@ -63,7 +63,7 @@ def golden_file() -> Files:
             path.write_bytes(_session({NAME: record(level, seed=number), SECOND: _full_record()}))
             update_golden(golden, read_saved(path), Acceptance("me", "2026-01-01", "it is right"))
         text = golden_text(golden)
-        return text.replace('{"sessions"', '{"limit": "-5%", "sessions"', 1).encode()
+        return text.replace('"throughput": {', '"throughput": {"limit": "-5%", ', 1).encode()
 
     return {"golden.json": _made(write)}
 

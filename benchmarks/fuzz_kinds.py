@@ -20,6 +20,7 @@ from benchmarks.fuzz_files import Files
 from benchmarks.fuzz_mutations import mutated_bytes, mutated_json, mutated_lines
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.errors import DnnbenchError, PlanError
+from pytest_dnnbench.harmless import LONGEST_REFUSAL, one_line, refusal
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.mnist_files import find_mnist
 from pytest_dnnbench.planner.options import fits
@@ -44,9 +45,6 @@ from pytest_dnnbench.session.kept_launches import KeptLaunches
 from tests.results.synthetic import NAME, record
 
 Mutation = Callable[[bytes, random.Random], bytes]
-
-_LONGEST = 2000
-"""Letters of a refusal: a line that fills the screen hides what it says."""
 
 _BOTH: tuple[Mutation, ...] = (mutated_bytes, mutated_json, mutated_json)
 
@@ -106,7 +104,7 @@ def command(*arguments: object, named: str = "", status: tuple[int, ...] = (0,))
     if ended != 2:
         raise Unclear(f"exit status {ended}")
     line = error.getvalue().removesuffix("\n")
-    if not line or not line.isprintable() or len(line) > _LONGEST or named not in line:
+    if not line.isprintable() or len(line) > 2 * LONGEST_REFUSAL or named not in line:
         raise Unclear(f"refused with {line[:300]!r}, which should name {named!r} in one line")
 
 
@@ -118,7 +116,7 @@ def _check_printable(text: str) -> None:
 
 def _refusal(error: DnnbenchError, named: str) -> None:
     """Where no command turns the error into a line."""
-    if named not in str(error) or len(str(error)) > _LONGEST:
+    if named not in refusal(error) or not str(error):
         raise Unclear(f"refused with {str(error)[:300]!r}, which should name {named!r}") from error
 
 
@@ -146,7 +144,7 @@ def _golden(folder: Path, chance: random.Random) -> None:
     a, golden = folder / "a.json", folder / "golden.json"
     choice = chance.randrange(4)
     if choice == 0:
-        command("baseline", "update", golden, a, named=str(golden))
+        command("baseline", "update", golden, a, named=str(folder))  # a may have other facts
     elif choice == 1:
         command("compare", golden, a, "--json", named=str(golden), status=(0, 1))
     elif choice == 2:
@@ -162,8 +160,8 @@ def _storage(folder: Path, chance: random.Random) -> None:
     measured = {metric: now.measured(metric) for metric in now.metrics}
     verdict = judge(measured, stored, limits_of(now.metrics, stored, []), 1e-4).verdict
     for text in (*baseline.passed_over, *notes_of(verdict), *baseline.names()):
-        if len(text) > _LONGEST:
-            raise Unclear(f"says {text[:300]!r}")
+        if not one_line(text):
+            raise Unclear(f"says {text!r}")
 
 
 def _tables(folder: Path, chance: random.Random) -> None:
@@ -171,7 +169,7 @@ def _tables(folder: Path, chance: random.Random) -> None:
     try:
         runs = [read_run(folder / name) for name in ("a.json", "b.json")]
     except DnnbenchError as error:
-        return _refusal(error, str(folder))
+        return _refusal(error, ".json")
     study = Study(runs)
     for line in render_table(study, chance.choice((20, 80, 200))):
         _check_printable(line.text)
@@ -219,7 +217,7 @@ def _journal(folder: Path, chance: random.Random) -> None:
         finally:
             journal.close()
     except DnnbenchError as error:
-        return _refusal(error, "" if "--dnn-resume" in str(error) else str(path))
+        return _refusal(error, "--dnn-resume" if "--dnn-resume: " in str(error) else str(path))
     if not run.launches:
         return None
     measurement = Measurement(

@@ -11,6 +11,9 @@ import sys
 from collections.abc import Iterable
 from typing import TextIO
 
+LONGEST_REFUSAL = 1000
+"""Letters. A value that somebody wrote is quoted in it, and may be of any length."""
+
 _STAND_IN = "\N{REPLACEMENT CHARACTER}"
 
 # Markdown's own punctuation. A bar would end the cell of a table.
@@ -27,6 +30,14 @@ def one_line(text: object) -> str:
     if line.isprintable():
         return line
     return "".join(letter if letter.isprintable() else _STAND_IN for letter in line)
+
+
+def refusal(error: object) -> str:
+    """The message of an error as one line of at most LONGEST_REFUSAL letters: what is wrong stands
+    in its begin, what to do in its end."""
+    line = one_line(error)
+    half = LONGEST_REFUSAL // 2
+    return line if len(line) <= LONGEST_REFUSAL else f"{line[:half]} … {line[3 - half :]}"
 
 
 def lines(texts: Iterable[object]) -> str:
