@@ -275,7 +275,7 @@ def test_show_prints_noise_and_what_it_lets_a_session_detect(
     assert main(["baseline", "show", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "throughput: launches differ by 0." in shown
-    assert "launches would detect 5%" in shown
+    assert "launches would detect a 5% change" in shown
 
 
 WRITER = """

@@ -3,8 +3,8 @@ under extra_info["dnnbench"], and the entry of its session.
 
 One set of types: a case's record is built as these structs, written as their JSON, read back,
 judged and reported as the same structs. Their docstrings document the file: `dnnbench schema`
-prints them, and docs/schema.md and docs/schema.json are its output. Not
-here: how a record is made (record.py), how a file is read (saved.py).
+prints them, and docs/schema.md and docs/schema.json are its output. Not here: how a record is made
+(record.py), how a file is read (saved.py).
 """
 
 from typing import Any, Literal
@@ -18,11 +18,13 @@ from pytest_dnnbench.results.records.launches import Launches, launches_of
 from pytest_dnnbench.results.records.verdict import Verdict
 from pytest_dnnbench.results.statistics.noise import Noise
 
+# gc=False: no struct here is ever part of a cycle, and a storage holds 100,000 records.
+
 SCHEMA = 1
 """The version of records and of the session's entry in a saved file. History: 1, the first."""
 
 
-class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How a case was run, beyond what the case itself says.
 
     `sample` is the unit of a sample: img, tok or sample. `samples_per_update` counts the samples,
@@ -118,7 +120,7 @@ class LimitEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     source: str = "default"
 
 
-class Environment(msgspec.Struct, frozen=True, kw_only=True):
+class Environment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Facts of machine and software: those that must be alike before two runs are compared, and
     those that are only recorded."""
 
@@ -126,7 +128,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     recorded: dict[str, Scalar | None] = {}
 
 
-class CorrectnessEntry(msgspec.Struct, frozen=True, kw_only=True):
+class CorrectnessEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The check of the training step before anything was timed.
 
     `checked` lists what was compared with the reference; `largest_deviation` and `tolerance` have
@@ -201,7 +203,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
-class Record(msgspec.Struct, kw_only=True):
+class Record(msgspec.Struct, kw_only=True, gc=False):
     """A measured case.
 
     Speed-up is added once the session has measured `single`; `thresholds` and `verdict` when the
@@ -285,13 +287,13 @@ class SessionEntry(msgspec.Struct, frozen=True, kw_only=True):
     accepted: Acceptance | None = None
 
 
-class ExtraInfo(msgspec.Struct, frozen=True):
+class ExtraInfo(msgspec.Struct, frozen=True, gc=False):
     """What pytest-benchmark keeps for plugins; a benchmark of another kind has no record."""
 
     dnnbench: Record | None = None
 
 
-class SavedBenchmark(msgspec.Struct, frozen=True):
+class SavedBenchmark(msgspec.Struct, frozen=True, gc=False):
     """One benchmark in pytest-benchmark's file; its own statistics are left out here."""
 
     fullname: str

@@ -47,8 +47,8 @@ def summary(
     )
     enough = f"{needed} launches" if needed else "no number of launches"
     return (
-        f"{spread}; {len(session)} launches would detect {decision.minimum_detectable:.1%};"
-        f" {enough} would detect {INTERESTING:.0%}"
+        f"{spread}; detects {decision.minimum_detectable:.1%} with {len(session)} launches;"
+        f" {enough} would detect a {INTERESTING:.0%} change"
     )
 
 

@@ -57,10 +57,10 @@ def slow_rank(record: Record) -> str | None:
     slow = straggler_of(record)
     if slow is None:
         return None
-    own, others = figure(slow.own_work_s, "s"), figure(slow.others_s, "s")
+    its_own, others = figure(slow.own_work_s, "s"), figure(slow.others_s, "s")
     return (
         f"rank {slow.rank} is the slow one:"
-        f" its own part of a step takes {own}, the others' {others}"
+        f" its own part of a step takes {its_own}, the others' {others}"
     )
 
 
