@@ -69,7 +69,9 @@ def main() -> int:
             by_place.setdefault((fault.place, fault.error.partition(":")[0]), []).append(fault)
         seconds = time.monotonic() - start
         count = sum(map(len, by_place.values()))
-        print(f"{kind.name:10} {len(seeds):8,} inputs {seconds:7.1f} s {count:6,} faults", flush=True)
+        print(
+            f"{kind.name:10} {len(seeds):8,} inputs {seconds:7.1f} s {count:6,} faults", flush=True
+        )
         for (place, _), same in by_place.items():
             print(f"    {len(same)} at {place}: {same[0].error}")
             print(f"        again: --only {kind.name}:{same[0].seed}", flush=True)

@@ -48,8 +48,7 @@ def saved_files() -> Files:
 def storage() -> Files:
     """Four sessions, as pytest-benchmark names them."""
     return {
-        f"{number:04}_nightly.json": _session({NAME: record(seed=number)})
-        for number in range(1, 5)
+        f"{number:04}_nightly.json": _session({NAME: record(seed=number)}) for number in range(1, 5)
     }
 
 

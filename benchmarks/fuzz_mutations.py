@@ -17,10 +17,32 @@ _NUMBERS = (
     0, -0.0, 1, -1, 2, 3, 0.5, -3, 1e-300, 5e-324, 1e300, 1.7e308, 1e18, 1e19, 2**31, 2**53,
     2**63, 2**64, -(2**63) - 1, 1e-18,
 )  # fmt: skip
-_RAW = ("1e999", "-1e999", "NaN", "Infinity", _HUGE, f"-{_HUGE}", f"{_HUGE}.5", "1e-999", "[" * 3000)
+_RAW = (
+    "1e999",
+    "-1e999",
+    "NaN",
+    "Infinity",
+    _HUGE,
+    f"-{_HUGE}",
+    f"{_HUGE}.5",
+    "1e-999",
+    "[" * 3000,
+)
 """Tokens that Python's writer of JSON does not write."""
 
-_BYTES = (b"\xff", b"\x00", b"\xed\xa0\x80", b"\x1b[31m", b'"', b"{", b"[", b"]", b",", b"e999", b"\n")
+_BYTES = (
+    b"\xff",
+    b"\x00",
+    b"\xed\xa0\x80",
+    b"\x1b[31m",
+    b'"',
+    b"{",
+    b"[",
+    b"]",
+    b",",
+    b"e999",
+    b"\n",
+)
 
 
 def mutated_bytes(content: bytes, chance: random.Random) -> bytes:

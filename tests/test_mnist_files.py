@@ -90,7 +90,7 @@ def test_a_file_cut_off_in_its_header_is_refused(tmp_path: Path, kept: int) -> N
     write_pair(tmp_path, "t10k", 20)
     images = tmp_path / "t10k-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:kept])
-    with pytest.raises(DataError, match="not an IDX file of bytes|cut off in its header"):
+    with pytest.raises(DataError, match=r"not an IDX file of bytes|cut off in its header"):
         find_mnist(tmp_path)
 
 

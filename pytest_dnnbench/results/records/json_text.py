@@ -68,9 +68,8 @@ def _parsed(path: Path, content: bytes, above: int = 0, **hooks: Any) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}, line {above + error.lineno}, column {error.colno}: not JSON, or cut off: {error.msg}"
-        ) from None
+        place = f"{path}, line {above + error.lineno}, column {error.colno}"
+        raise DataError(f"{place}: not JSON, or cut off: {error.msg}") from None
     except UnicodeDecodeError as error:
         line = above + line_of(content, error.start)
         raise DataError(f"{path}, line {line}: not UTF-8 text") from None
