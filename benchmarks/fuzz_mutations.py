@@ -11,7 +11,7 @@ from typing import Any
 _HUGE = "9" * 5000
 _TEXTS = (
     "", " ", "\n", "\0", "\x1b[2J\x1b[31mok", "\u202e", "\ud800", "-", "..", "/", "1", "nan", "off",
-    "a" * 5000, "![a](http://b) @everyone <img>", "loss", "throughput", "yardstick_s", "-5%", "auto",
+    "a" * 5000, "![a](http://b) @everyone <img>", "loss", "throughput", "yardstick_s", "-5%",
 )  # fmt: skip
 _NUMBERS = (
     0, -0.0, 1, -1, 2, 3, 0.5, -3, 1e-300, 5e-324, 1e300, 1.7e308, 1e18, 1e19, 2**31, 2**53,

@@ -10,7 +10,6 @@ import gzip
 import math
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -92,9 +91,8 @@ def read_idx(path: str | Path) -> bytes:
     """The uncompressed content of an IDX file, gzipped or not. Raises DataError when it cannot be
     read, or holds more or less than its header promises. No more is read than that, and no more
     than MOST_BYTES: a small gzip may hold gigabytes."""
-    opened: Callable[[str | Path, str], IO[bytes]] = gzip.open if _is_gzip(path) else open
     try:
-        with opened(path, "rb") as file:
+        with _opened(path) as file:
             magic = file.read(4)
             if magic[:3] != b"\0\0\x08" or magic[3:] not in (b"\1", b"\3"):
                 raise DataError(f"{path} is not an IDX file of bytes; fetch the file again")
@@ -156,5 +154,5 @@ def _shape(path: Path, dimensions: int) -> tuple[int, ...]:
     return struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
 
 
-def _is_gzip(path: str | Path) -> bool:
-    return str(path).endswith(".gz")
+def _opened(path: str | Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if str(path).endswith(".gz") else Path(path).open("rb")  # type: ignore[return-value] # a GzipFile reads as a file does

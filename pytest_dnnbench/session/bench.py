@@ -87,7 +87,7 @@ class DnnBench:
             shared.catalog,
             launcher,
             shared.machine,
-            steps=1 if smoke else settings.steps,
+            steps=1 if smoke else settings.timed(shared.machine.kind),
             warmup=0 if smoke else settings.warmup,
             data=shared.data(),
         )

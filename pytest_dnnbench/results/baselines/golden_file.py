@@ -7,16 +7,20 @@
      "cases": {
       "test_steps.py::test_train[ddp-resnet18-2gpu]": {
        "facts": {its other facts},
+       "recorded": {facts of its newest session that need not match, as the host name},
        "metrics": {
         "throughput": {"limit": "-5%", "sessions": [[3010.2, 3004.8, 3012.0]], "noise": {...}}
 
-Sorted, one line per metric. Users add `limit` by hand, as on the command line; an update keeps it.
+Of a metric the latest sessions are kept, and under "earlier" the first ones with the number of
+those before the latest, against which a slow decline is judged. Sorted, one line per metric. Users
+add `limit` by hand, as on the command line; an update keeps it.
 An unknown key is an error, so that a misspelt one never silently does nothing.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +28,7 @@ import msgspec
 
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.files import replace_file
-from pytest_dnnbench.metrics import can_be_measured
+from pytest_dnnbench.metrics import metric_row
 from pytest_dnnbench.results.baselines.comparability import Facts
 from pytest_dnnbench.results.baselines.golden import (
     Golden,
@@ -52,6 +56,7 @@ class _CaseEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     metrics: dict[str, Any]
     facts: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
     updated: str = ""
 
 
@@ -139,25 +144,28 @@ def _read_case(path: Path, place: str, entry: Any, machine: Facts) -> GoldenCase
     for name, metric in case.metrics.items():
         if not name.isidentifier():
             raise DataError(f"{path}: {place}.metrics: {name!r} is not the name of a metric")
-        metrics[name] = _read_metric(path, f"{place}.metrics.{name}", metric)
+        metrics[name] = _read_metric(path, f"{place}.metrics.{name}", name, metric)
     try:
         limits = written_limits(metrics, f"{path}: {place}")
     except UsageError as error:
         raise DataError(str(error)) from None
     facts = dict(sorted({**machine, **case.facts}.items()))
-    return GoldenCase(facts, metrics, limits, case.updated)
+    return GoldenCase(facts, metrics, limits, case.updated, case.recorded)
 
 
-def _read_metric(path: Path, place: str, entry: Any) -> GoldenMetric:
+def _read_metric(path: Path, place: str, name: str, entry: Any) -> GoldenMetric:
     metric = _read(path, place, entry, GoldenMetric)
     if not metric.sessions or not all(metric.sessions):
         raise DataError(f"{path}: {place}.sessions: a session without a launch cannot be compared")
-    for value in (value for session in metric.sessions for value in session):
-        if not can_be_measured(value):
-            raise DataError(
-                f"{path}: {place}.sessions: {value!r} is not a figure that can be measured"
-            )
-    if metric.noise and not all(value > 0 for session in metric.sessions for value in session):
+    row = metric_row(name)
+    earlier = metric.earlier
+    if earlier and not (0 < len(earlier.first) <= earlier.count and all(earlier.first)):
+        raise DataError(f"{path}: {place}.earlier: `first` holds some of `count` sessions")
+    values = [*chain.from_iterable([*metric.sessions, *(earlier.first if earlier else ())])]
+    for value in values:
+        if impossible := row.impossible(value):
+            raise DataError(f"{path}: {place}.sessions: {impossible}")
+    if metric.noise and min(values) <= 0:
         raise DataError(f"{path}: {place}.noise: only values above zero have a relative noise")
     if metric.noise and not _is_noise(metric.noise):
         raise DataError(
@@ -193,6 +201,7 @@ def _case_text(name: str, case: GoldenCase, machine: Facts) -> str:
         [
             f"  {_line(name)}: {{",
             f'   "facts": {_line(facts)},',
+            *([f'   "recorded": {_line(case.recorded)},'] if case.recorded else []),
             f'   "updated": {_line(case.updated)},',
             '   "metrics": {',
             *_joined(metrics),
@@ -205,6 +214,8 @@ def _case_text(name: str, case: GoldenCase, machine: Facts) -> str:
 def _metric(metric: GoldenMetric) -> dict[str, Any]:
     entry: dict[str, Any] = {"limit": metric.limit} if metric.limit is not None else {}
     entry["sessions"] = metric.sessions
+    if metric.earlier is not None:
+        entry["earlier"] = msgspec.to_builtins(metric.earlier)
     if metric.noise is not None:
         entry["noise"] = {key: _rounded(value) for key, value in asdict(metric.noise).items()}
     return entry

@@ -48,10 +48,11 @@ def check_json(path: Path, content: bytes) -> Any:
     return _parsed(path, content, object_pairs_hook=unique, parse_constant=no_number)
 
 
-def any_json(path: Path, content: bytes, *, above: int = 0) -> Any:
+def any_json(path: Path, content: bytes, *, above: int = 0, errors: str = "strict") -> Any:
     """As `check_json`, but takes NaN and Infinity, which Python writes, and keys that an object has
-    twice: the last one counts. `above`: lines of the file that stand above this content."""
-    return _parsed(path, content, above)
+    twice: the last one counts. `above`: lines of the file that stand above this content; `errors`:
+    what becomes of bytes that are no UTF-8, as of bytes.decode."""
+    return _parsed(path, content, above, errors)
 
 
 def line_of(content: bytes, position: int) -> int:
@@ -59,13 +60,16 @@ def line_of(content: bytes, position: int) -> int:
     return content.count(b"\n", 0, position) + 1
 
 
-def _parsed(path: Path, content: bytes, above: int = 0, **hooks: Any) -> Any:
+def _parsed(
+    path: Path, content: bytes, above: int = 0, errors: str = "strict", **hooks: Any
+) -> Any:
     where = f"{path}, line {above + 1}" if above else f"{path}"
     try:
-        value = json.loads(content.decode("utf-8"), **hooks)
+        value = json.loads(content.decode("utf-8", errors), **hooks)
         if b"\\ud" in content or b"\\uD" in content:
             # Half of a surrogate pair is no text: it could be neither shown nor saved.
-            json.dumps(value, ensure_ascii=False).encode()
+            escape = errors if errors == "surrogateescape" else "strict"
+            json.dumps(value, ensure_ascii=False).encode("utf-8", escape)
         return value
     except json.JSONDecodeError as error:
         place = f"{path}, line {above + error.lineno}, column {error.colno}"

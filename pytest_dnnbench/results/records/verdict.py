@@ -5,7 +5,8 @@ from typing import Literal
 
 import msgspec
 
-Status = Literal["ok", "improved", "noisy", "no-baseline", "incomparable", "regressed"]
+Status = Literal["ok", "partial", "improved", "noisy", "no-baseline", "incomparable", "regressed"]
+"""`partial`: what was judged is ok, and not every limited metric could be judged."""
 
 
 class MachineChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -32,7 +33,9 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     the worse that would be detected with 95% probability, a positive fraction. `launches_needed`:
     for "noisy", the launches that would settle it; null: no number would. `machine` is there when
     the machine's speed changed too. `disturbance` says how many launches were disturbed and by
-    what; `left_out` of them do not count.
+    what; `left_out` of them do not count. `warning` says why a change is hard to believe. `since`
+    is there where the metric was compared with the first sessions of its history, because it
+    declines too slowly for the latest ones to show.
     """
 
     status: Status
@@ -50,6 +53,8 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     machine: MachineChange | None = None
     disturbance: str | None = None
     left_out: int = 0
+    warning: str | None = None
+    since: str | None = None
 
 
 class Against(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -71,11 +76,17 @@ class Confirmation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The verdict on a case: the worst of its metrics. `reason` says why it could not be
-    compared."""
+    """The verdict on a case: the worst of its metrics. `reason` says why it could not be compared.
+
+    `unjudged` maps each limited metric that was not judged to the reason. `elsewhere` lists the
+    facts that are only recorded and differ from those of the baseline's sessions, as in "hostname:
+    node17 -> node42".
+    """
 
     status: Status = "no-baseline"
     against: Against | None = None
     reason: str | None = None
     metrics: dict[str, MetricVerdict] = {}
+    unjudged: dict[str, str] = {}
+    elsewhere: list[str] = []
     confirmation: Confirmation | None = None

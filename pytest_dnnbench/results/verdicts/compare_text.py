@@ -6,7 +6,12 @@ from pytest_dnnbench import harmless
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.verdict import MetricVerdict, Verdict
 from pytest_dnnbench.results.verdicts.compare import Comparison
-from pytest_dnnbench.results.verdicts.text import figure, metric_lines, notes_of
+from pytest_dnnbench.results.verdicts.text import (
+    elsewhere_text,
+    figure,
+    metric_lines,
+    notes_of,
+)
 
 _MARKS = {"regressed": "🔴", "improved": "🟢", "noisy": "🟡", "ok": "⚪"}
 _HEAD = [
@@ -22,6 +27,8 @@ def plain(comparison: Comparison) -> str:
         if verdict.status == "ok":
             continue
         lines.append(f"{verdict.status}: {name}")
+        if verdict.status == "regressed" and (other := elsewhere_text(verdict)):
+            lines.append(f"  {other}")
         entries = comparison.now.cases[name].metrics
         for metric, judged in verdict.metrics.items():
             if judged.status == "regressed":
@@ -43,8 +50,14 @@ def markdown(comparison: Comparison) -> str:
         table = _table(comparison, unchanged)
         summary = f"<details><summary>{len(unchanged)} ok</summary>"
         lines += ["", summary, "", *table, "", "</details>"]
-    if missing := _missing(comparison):
-        lines += ["", *(f"- {harmless.markdown_text(line)}" for line in missing)]
+    warnings = [
+        f"{name}: {line}"
+        for name, verdict in verdicts
+        for line in (*_warnings(verdict), elsewhere_text(verdict))
+        if line
+    ]
+    if remarks := [*warnings, *_missing(comparison)]:
+        lines += ["", *(f"- {harmless.markdown_text(line)}" for line in remarks)]
     return "\n".join(lines)
 
 
@@ -62,9 +75,20 @@ def _rows(name: str, verdict: Verdict, record: Record) -> list[str]:
     if not verdict.metrics:
         reason = harmless.markdown_code(verdict.reason or "")
         return [f"{case} | | | | | | {verdict.status} {reason} |"]
-    return [
+    rows = [
         f"{case} {metric} | {_cells(judged, record.metrics[metric].unit)}"
         for metric, judged in verdict.metrics.items()
+    ]
+    unjudged = [
+        f"{case} {metric} | | | | | | not judged: {harmless.markdown_code(reason)} |"
+        for metric, reason in verdict.unjudged.items()
+    ]
+    return rows + unjudged
+
+
+def _warnings(verdict: Verdict) -> list[str]:
+    return [
+        f"{name}: {metric.warning}" for name, metric in verdict.metrics.items() if metric.warning
     ]
 
 
