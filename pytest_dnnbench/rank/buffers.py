@@ -6,16 +6,19 @@ from torch import nn
 
 
 class Buffers:
-    """The places of a module's buffers. A buffer that several submodules share has several."""
+    """The places of a module's buffers. A buffer that several submodules share has several, and
+    goes by the first of its names: `canonical` maps each name to that."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self._places: dict[str, list[tuple[dict[str, torch.Tensor | None], str]]] = {}
+        self.canonical: dict[str, str] = {}
         names: dict[int, str] = {}
         for prefix, part in module.named_modules():
             for key, buffer in part._buffers.items():
                 if buffer is not None:
-                    name = names.setdefault(id(buffer), f"{prefix}.{key}" if prefix else key)
+                    path = f"{prefix}.{key}" if prefix else key
+                    name = self.canonical[path] = names.setdefault(id(buffer), path)
                     self._places.setdefault(name, []).append((part._buffers, key))
 
     def copies(self) -> dict[str, torch.Tensor]:

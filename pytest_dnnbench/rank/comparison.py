@@ -27,6 +27,8 @@ class Comparison:
     ) -> None:
         """Compares tensors of one kind. `when` completes "KIND of ...": a step, a run, a rank."""
         worst, where, deviates = -1.0, "", 0.0
+        self.deviations.setdefault(kind, 0.0)
+        self.tolerances.setdefault(kind, 0.0)
         for name, difference, scale in _differences(got, expected):
             bound = bounds.get(name, 0.0)
             part = _part(difference, bound)

@@ -15,8 +15,8 @@ class NoAllReduce(PipeDreamWorker):
     """Replicas keep their gradients to themselves."""
 
     @staticmethod
-    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
-        runtime = assemble(*arguments)
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+        runtime = assemble(*arguments, **settings)
         runtime._gradients._replicas = None
         return runtime
 
@@ -25,8 +25,8 @@ class NoStash(PipeDreamWorker):
     """Every forward meets the newest weights, as if there were one version only."""
 
     @staticmethod
-    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
-        runtime = assemble(*arguments)
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+        runtime = assemble(*arguments, **settings)
         stash = runtime.stage.stash
         install = stash.install
         stash.install = lambda version: install(stash.newest)  # type: ignore[method-assign]
@@ -37,8 +37,8 @@ class MisplacedUpdate(PipeDreamWorker):
     """One stage ignores momentum."""
 
     @staticmethod
-    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
-        runtime = assemble(*arguments)
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+        runtime = assemble(*arguments, **settings)
         if runtime.links.stage == 0:
             for velocity in runtime.stage.stash._velocity:
                 velocity.zero_()
@@ -58,8 +58,8 @@ class StaleAfterDrain(PipeDreamWorker):
     epoch."""
 
     @staticmethod
-    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
-        runtime = assemble(*arguments)
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+        runtime = assemble(*arguments, **settings)
         stash = runtime.stage.stash
         old = [parameter.detach().clone() for parameter in stash.install(0)]
         train = runtime.train
