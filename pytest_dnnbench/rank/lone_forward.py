@@ -13,7 +13,7 @@ _COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
 """Where torch.distributed's operators are."""
 
 
-class LoneForward(NoRandomness):
+class LoneForward(NoRandomness):  # type: ignore[no-untyped-call] # torch's gap
     """NoRandomness in one process: a collective raises UsageError. It would wait for ranks that do
     not run the reference."""
 

@@ -53,13 +53,14 @@ def seed(number: int) -> None:
     """Seeds every generator that a factory may draw weights from: torch's, Python's and NumPy's."""
     torch.manual_seed(number)
     random.seed(number)
-    np.random.seed(number % 2**32)  # noqa: NPY002 - the generator that a user's factory draws from
+    np.random.seed(number % 2**32)
 
 
 def widen(model: nn.Module) -> nn.Module:
     """The model with every floating-point tensor in double precision, complex ones included. Each
     value is kept exactly."""
-    return model._apply(lambda tensor: tensor.to(_WIDE.get(tensor.dtype, tensor.dtype)))
+    model._apply(lambda tensor: tensor.to(_WIDE.get(tensor.dtype, tensor.dtype)))  # type: ignore[no-untyped-call] # torch's gap
+    return model
 
 
 _WIDE = {
@@ -72,7 +73,9 @@ _WIDE = {
 
 def weight_types(model: nn.Module) -> str:
     """The types of a model's parameters, for the record: "float32", "bfloat16, float32"."""
-    return ", ".join(sorted({str(each.dtype).removeprefix("torch.") for each in model.parameters()}))
+    return ", ".join(
+        sorted({str(each.dtype).removeprefix("torch.") for each in model.parameters()})
+    )
 
 
 def _materialise(model: nn.Module, image_size: int) -> None:

@@ -45,9 +45,7 @@ def _advice(model: str, fresh: Callable[[], nn.Module]) -> str:
     except Exception:  # A factory may need real tensors: the advice then goes without its size.
         size = ""
     else:
-        size = (
-            f" of {weights:,} parameters, {COPIES * weights * 8 / _GIBIBYTE:.1f} GiB on rank 0"
-        )
+        size = f" of {weights:,} parameters, {COPIES * weights * 8 / _GIBIBYTE:.1f} GiB on rank 0"
     return (
         f"the proof of {model} ran out of memory: it holds up to {COPIES} float64 copies of the"
         f" weights{size}, whatever the batch: free memory, raise the limit (ulimit -v, the"

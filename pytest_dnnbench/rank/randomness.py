@@ -23,11 +23,14 @@ _SOUND = ("_cudnn_init_dropout_state",)
 """Operators that draw numbers which nothing uses at a rate of 0."""
 
 
-class NoRandomness(TorchDispatchMode):
+class NoRandomness(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
     """For the length of a `with`, random operators of this thread give means, forward and backward.
 
     Raises UsageError for a random operator whose mean is not known.
     """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's gap
 
     def __torch_dispatch__(
         self,
@@ -106,7 +109,7 @@ def _randperm(func: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _most_likely(func: Any, weights: torch.Tensor, samples: int, *args: Any, **kwargs: Any) -> Any:
-    return weights.argsort(-1, descending=True, stable=True)[..., :samples]
+    return weights.argsort(stable=True, dim=-1, descending=True)[..., :samples]
 
 
 def _leaky(func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -124,9 +127,7 @@ _MEANS: Means = {
     "uniform_": _filled(lambda low=0.0, high=1.0: (low + high) / 2),
     "normal_": _filled(lambda mean=0.0, std=1.0: mean),
     "exponential_": _filled(lambda rate=1.0, lambd=None: 1 / (lambd or rate)),
-    "random_": _filled(
-        lambda low=0, high=None, to=None: ((to or high or 1) - 1 + low) // 2
-    ),
+    "random_": _filled(lambda low=0, high=None, to=None: ((to or high or 1) - 1 + low) // 2),
     "rand": _made(0.5),
     "rand_like": _made(0.5),
     "randn": _made(0.0),

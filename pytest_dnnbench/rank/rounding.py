@@ -68,11 +68,26 @@ def coarsest(types: Iterable[torch.dtype], precision: str = "fp32") -> Arithmeti
     return max(candidates, key=lambda arithmetic: arithmetic.unit, default=FLOAT32)
 
 
-class TypesUsed(TorchDispatchMode):
+def widened_by_type(
+    bounds: Mapping[str, float],
+    held: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+) -> dict[str, float]:
+    """Bounds of tensors that are held in types of their own: a gradient of a bfloat16 weight is
+    rounded to bfloat16, whatever the model computes in."""
+    widened = dict(bounds)
+    for name, tensor in held.items():
+        arithmetic = _OF_TYPE.get(tensor.dtype, FLOAT64)
+        if name in widened and arithmetic.unit > FLOAT32.unit:
+            widened[name] += arithmetic.factor * arithmetic.unit * largest(expected[name])
+    return widened
+
+
+class TypesUsed(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
     """Notes the number types of everything that is computed in a `with`."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch's gap
         self.types: set[torch.dtype] = set()
 
     def __torch_dispatch__(
@@ -88,13 +103,13 @@ class TypesUsed(TorchDispatchMode):
         return result
 
 
-class EveryOperatorRounds(TorchDispatchMode):
+class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
     """Moves every result of this thread by up to one unit of an arithmetic, at random."""
 
     def __init__(self, arithmetic: Arithmetic, seed: int = 0) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # torch's gap
         self.arithmetic = arithmetic
-        self._places = random.Random(seed)
+        self._places = random.Random(seed)  # noqa: S311 - places in a row of noise
         self._noise: dict[torch.device, torch.Tensor] = {}
 
     def __torch_dispatch__(
@@ -125,7 +140,6 @@ class EveryOperatorRounds(TorchDispatchMode):
         else:
             real.addcmul_(noise, real, value=self.arithmetic.unit)
 
-
     def _noise_like(self, tensor: torch.Tensor) -> torch.Tensor:
         """Numbers between -1 and 1: a stretch of a fixed row, from a random place on. Drawing them
         anew would take as long as the operators."""
@@ -136,9 +150,11 @@ class EveryOperatorRounds(TorchDispatchMode):
             noise = self._noise[tensor.device] = (2 * drawn - 1).to(tensor.device)
         start = self._places.randrange(NOISE_LENGTH)
         if start + count > NOISE_LENGTH:
-            noise = noise.roll(-start) if count <= NOISE_LENGTH else noise.repeat(
-                2 + count // NOISE_LENGTH
-            )[start:]
+            noise = (
+                noise.roll(-start)
+                if count <= NOISE_LENGTH
+                else noise.repeat(2 + count // NOISE_LENGTH)[start:]
+            )
             start = 0
         return noise[start : start + count].view(tensor.shape).to(tensor.dtype)
 
@@ -244,8 +260,7 @@ def _tensors(result: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(each)
 
 
-EXACT = frozenset(
-    """
+_EXACT = """
     _to_copy abs alias argmax arange as_strided bernoulli bernoulli_ bincount
     cat ceil clamp clamp_ clamp_max clamp_min clone constant_pad_nd contiguous copy copy_ detach
     detach_ embedding empty empty_like empty_strided expand fill fill_ flip floor floor_ full
@@ -258,7 +273,8 @@ EXACT = frozenset(
     split stack threshold threshold_ threshold_backward topk tril triu trunc trunc_ unbind uniform_
     unique_dim unsafe_split upsample_nearest2d where zero zero_ zeros zeros_like _unsafe_view
     _reshape_alias _unsafe_index max_unpool2d isfinite isnan set_ _local_scalar_dense
-    """.split()
-)
+"""
+
+EXACT = frozenset(_EXACT.split())
 """Operators that copy, choose or compare and so do not round. They also make numbers that code may
 rely on to the last digit (`floor`, `round`), which stay as they are."""

@@ -180,5 +180,5 @@ class DataParallelWorker(ImageWorker):
 
     def prove(self) -> Correctness:
         """As Worker.prove: in the types that are timed, and in float64."""
-        with proof_conditions(self.request.model, self.fresh_module):
+        with proof_conditions(self.request.model, lambda: self.fresh_module(0)):
             return prove_training(self) if self.case.phase == "train" else prove_validation(self)

@@ -14,7 +14,6 @@ from typing import Protocol
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.errors import WrongResult
@@ -22,8 +21,9 @@ from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.rank import rounding
 from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.data import Batch, synthetic_batch
-from pytest_dnnbench.rank.lone_forward import LoneForward, is_random, logits_of
+from pytest_dnnbench.rank.lone_forward import is_random, logits_of
 from pytest_dnnbench.rank.models import weight_types
+from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import (
     Derivatives,
@@ -152,11 +152,9 @@ class _TrainingProof:
             _check_certain(bounds.gradients, expected.gradients)
         return expected, bounds
 
-    def _compare_timed(
-        self, timed: _TimedStep, expected: Derivatives, bounds: StepBounds
-    ) -> None:
+    def _compare_timed(self, timed: _TimedStep, expected: Derivatives, bounds: StepBounds) -> None:
         name, passes = self.arithmetic.name, self.worker.passes
-        when = f"the step in {name}"
+        when = "the timed step"
         losses = [str(number) for number in range(passes)]
         mean = torch.stack([expected.losses[each] for each in losses]).mean()
         bound = max(bounds.losses[each] for each in losses)
@@ -167,7 +165,11 @@ class _TrainingProof:
             f"gradients in {name}",
             timed.gradients,
             expected.gradients,
-            self._of_exchange(bounds.gradients, expected.gradients),
+            rounding.widened_by_type(
+                self._of_exchange(bounds.gradients, expected.gradients),
+                timed.gradients,
+                expected.gradients,
+            ),
             when,
         )
 
@@ -276,14 +278,12 @@ def _evaluated(worker: ProvenWorker, images: torch.Tensor) -> Tensors:
 
 
 def _arithmetic(worker: ProvenWorker, batch: Batch) -> Arithmetic:
-    """The coarsest arithmetic that the user's own model computes in when it is timed: that of the
-    case's precision, of its weights, and of what its forward casts to."""
+    """The arithmetic of the user's own model as it is timed."""
     images, labels = batch
     model = worker.fresh_module(0).train(worker.case.phase == "train")
-    images = images.to(torch.float32)
-    with torch.no_grad(), LoneForward(), rounding.TypesUsed() as used, worker.autocast():
-        cross_entropy(logits_of(model(images)), labels)
-    return rounding.coarsest({torch.float32, *used.types}, worker.case.precision)
+    return own_arithmetic(
+        model, (images.to(torch.float32), labels), worker.case.precision, worker.autocast
+    )
 
 
 def _timed_step(worker: ProvenWorker) -> _TimedStep:

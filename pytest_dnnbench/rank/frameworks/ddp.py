@@ -54,7 +54,7 @@ class DdpWorker(DataParallelWorker):
     def _unused(self, error: str) -> str:
         """The names of the parameters that torch's error gives by their places."""
         names = [name for name, each in self.module.named_parameters() if each.requires_grad]
-        places = re.findall(r"\d+", error.partition("rank %d:" % self.place.rank)[2].split("\n")[0])
+        places = re.findall(r"\d+", error.partition(f"rank {self.place.rank}:")[2].split("\n")[0])
         return ", ".join(repr(names[int(place)]) for place in places if int(place) < len(names))
 
     def details(self) -> dict[str, object]:

@@ -85,8 +85,7 @@ class GradientMean:
                 dist.all_reduce(flat, group=self._replicas)
             flat.div_(minibatches)
         return [
-            None if absent else part
-            for part, absent in zip(self._parts, self._absent, strict=True)
+            None if absent else part for part, absent in zip(self._parts, self._absent, strict=True)
         ]
 
     def _agree_on_absent(self) -> list[bool]:

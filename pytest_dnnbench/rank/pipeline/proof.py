@@ -26,14 +26,15 @@ from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.lone_forward import is_random
 from pytest_dnnbench.rank.models import weight_types
+from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
 from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.reference import Named, PipelineBounds, PipelineReference
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 from pytest_dnnbench.rank.pipeline.stash import Sgd
-from pytest_dnnbench.rank.pipeline.trace_check import check_trace, own_arithmetic
+from pytest_dnnbench.rank.pipeline.trace_check import check_trace
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
-from pytest_dnnbench.rank.rounding import FLOAT64, Arithmetic
+from pytest_dnnbench.rank.rounding import FLOAT64, Arithmetic, widened_by_type
 
 SLOWER = 64.0
 """At the case's learning rate, efficientnet_b0 on 16 images multiplies a difference by 5 in every
@@ -118,13 +119,12 @@ def _about(proven: Proven) -> dict[str, Scalar]:
     return {"dtype": "float64", "weights": weight_types(proven.model())}
 
 
-def _checked_trace(
-    proven: Proven, about: dict[str, Scalar], *, training: bool
-) -> Arithmetic:
+def _checked_trace(proven: Proven, about: dict[str, Scalar], *, training: bool) -> Arithmetic:
     """The arithmetic of the model as it is timed; on rank 0, after the check of its trace."""
     model = proven.model().train(training)
-    images = proven.batch(0)[0].to(torch.float32)
-    arithmetic = own_arithmetic(model, images, proven.precision, proven.autocast)
+    images, labels = proven.batch(0)
+    images = images.to(torch.float32)
+    arithmetic = own_arithmetic(model, (images, labels), proven.precision, proven.autocast)
     if proven.place.rank == 0:
         stages = [stage.to(proven.device).train(training) for stage in proven.stages()]
         ratio = check_trace(
@@ -161,17 +161,15 @@ def _prove_timed_update(
     )
     expected = _losses(reference.run(batches), losses)
     bounds = _shared(reference)
-    when = f"stage {stage} in {arithmetic.name}"
+    when, gradients = f"stage {stage} in the timed run", reference.first_gradients(stage)
     comparison.add(
         f"gradients in {arithmetic.name}",
         arrived,
-        reference.first_gradients(stage),
-        reference.named(stage, bounds.first_gradients[stage]),
+        gradients,
+        widened_by_type(reference.named(stage, bounds.first_gradients[stage]), arrived, gradients),
         when,
     )
-    comparison.add(
-        f"loss in {arithmetic.name}", losses, expected, _numbered(bounds.losses), when
-    )
+    comparison.add(f"loss in {arithmetic.name}", losses, expected, _numbered(bounds.losses), when)
 
 
 def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison) -> int:

@@ -280,8 +280,10 @@ class PipelineReference:
             parameters=parameters,
             buffers=[
                 [
-                    {name: factor * (error + unit * largest(held[name]))
-                     for name, error in errors.items()}
+                    {
+                        name: factor * (error + unit * largest(held[name]))
+                        for name, error in errors.items()
+                    }
                     for errors, held in zip(state.buffer_errors, state.buffers, strict=True)
                 ]
                 for state in self.states
@@ -295,11 +297,7 @@ class PipelineReference:
 
     def named(self, stage: int, errors: Errors) -> Errors:
         """Bounds by the model's names, as those of a stage."""
-        return {
-            mine: errors[name]
-            for mine, name in self._canonical(stage)
-            if name in errors
-        }
+        return {mine: errors[name] for mine, name in self._canonical(stage) if name in errors}
 
     def _by_stage_names(self, stage: int, tensors: Named) -> Named:
         return {mine: tensors[name] for mine, name in self._canonical(stage) if name in tensors}

@@ -92,18 +92,20 @@ class Stash:
     def _step(
         self, parameters: list[nn.Parameter], gradients: Sequence[torch.Tensor | None]
     ) -> None:
-        stepped, aligned, velocity = [], [], []
+        stepped: list[torch.Tensor] = []
+        aligned: list[torch.Tensor] = []
+        velocity: list[torch.Tensor | None] = []
         for parameter, gradient, speed in zip(parameters, gradients, self._velocity, strict=True):
             if gradient is not None:
                 stepped.append(_real(parameter))
                 aligned.append(_real(_laid_out_like(parameter, gradient)))
-                velocity.append(_real(speed))
+                velocity.append(_real(speed) if self.optimiser.momentum else None)
         if not stepped:
             return
         sgd(
             stepped,
             aligned,
-            velocity if self.optimiser.momentum else [None] * len(stepped),
+            velocity,
             fused=True,
             foreach=False,
             weight_decay=self.optimiser.weight_decay,

@@ -43,17 +43,6 @@ PATIENT_REPETITIONS = 10
 only ever adds. What looks wrong is measured again before it is believed."""
 
 
-def own_arithmetic(
-    model: nn.Module,
-    images: torch.Tensor,
-    precision: str,
-    autocast: Callable[[], AbstractContextManager[object]],
-) -> Arithmetic:
-    """The coarsest arithmetic that a model computes in when it is timed; its buffers stay as they
-    are."""
-    return coarsest({torch.float32, *_types(model, model, images, autocast)}, precision)
-
-
 def _types(
     holder: nn.Module,
     forward: Callable[[torch.Tensor], object],
