@@ -20,8 +20,9 @@ def own_arithmetic(
     precision: str,
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> Arithmetic:
-    """The coarsest arithmetic of a forward pass, and in training mode of a backward pass: that of
-    the case's precision, and of whatever the forward makes or casts to.
+    """The coarsest arithmetic of a forward pass: that of the case's precision, and of whatever the
+    forward makes or casts to. In training mode a backward pass follows, whose gradients are
+    checked.
 
     The images are float32. Buffers stay as they are. Raises UsageError for a model that returns
     anything but logits, calls a collective or has sparse gradients.
@@ -29,8 +30,8 @@ def own_arithmetic(
     images, labels = batch
     held = Buffers(model)
     before = held.copies()
-    with torch.set_grad_enabled(model.training), LoneForward(), TypesUsed() as used:
-        with autocast():
+    with torch.set_grad_enabled(model.training), LoneForward():
+        with TypesUsed() as used, autocast():
             loss = cross_entropy(logits_of(model(images)), labels)
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call] # torch's gap

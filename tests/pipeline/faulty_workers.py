@@ -73,3 +73,44 @@ class StaleAfterDrain(PipeDreamWorker):
 
         runtime.train = forgetful  # type: ignore[assignment, method-assign]
         return runtime
+
+
+class StaleByOne(PipeDreamWorker):
+    """Every forward meets weights one version older than the rule's, where there is an older
+    one."""
+
+    @staticmethod
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+        runtime = assemble(*arguments, **settings)
+        stash = runtime.stage.stash
+        install, update = stash.install, stash.update
+
+        def keeping(gradients: Sequence[torch.Tensor | None], oldest: int) -> None:
+            update(gradients, max(oldest - 2, 0))
+
+        def stale(version: int) -> Any:
+            return install(max(version - 1, min(stash._versions)))
+
+        stash.install = stale  # type: ignore[method-assign]
+        stash.update = keeping  # type: ignore[method-assign]
+        return runtime
+
+
+class RightInDoubleOnly(PipeDreamWorker):
+    """Rounds its gradients to bfloat16 before the update, in single precision and there alone."""
+
+    @staticmethod
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+        runtime = assemble(*arguments, **settings)
+        take = runtime._gradients.take
+
+        def rounded(minibatches: int) -> list[torch.Tensor | None]:
+            return [
+                gradient.bfloat16().float()
+                if gradient is not None and gradient.dtype == torch.float32
+                else gradient
+                for gradient in take(minibatches)
+            ]
+
+        runtime._gradients.take = rounded  # type: ignore[method-assign]
+        return runtime
