@@ -241,6 +241,36 @@ class Spectral(Base):
         return self.head(self.pool(value).flatten(1))
 
 
+class PlainSpectral(Spectral):
+    """The same without a look at its type, which no trace can follow."""
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """Logits."""
+        value = self.stem(images)
+        value = torch.fft.irfft2(torch.fft.rfft2(value) * self.filter, s=(4, 4))
+        return self.head(self.pool(value).flatten(1))
+
+
+class _Paths(nn.Module):
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """Its input, without a part of the images."""
+        if not self.training:
+            return value
+        return value * value.new_empty(len(value), 1).bernoulli_(0.7).div_(0.7)
+
+
+class DropPathLayer(Base):
+    """Drops paths in a module of its own, as libraries do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths = _Paths()
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """Logits."""
+        return self.head(self.paths(self.features(images)))
+
+
 class Deep(nn.Module):
     """Sixty convolutions with batch normalisation over few values: rounding grows from layer to
     layer."""

@@ -9,8 +9,8 @@ from torch import nn
 
 from pytest_dnnbench.rank.entry import is_out_of_memory
 
-COPIES = 9
-"""Float64 copies of the weights that rank 0 of a proof holds at most, counted in docs/proof.md."""
+COPIES = 11
+"""Float64 copies of the weights that rank 0 of a proof holds at most, counted by a test."""
 
 _GIBIBYTE = 2**30
 

@@ -150,12 +150,13 @@ class Reference:
         optimiser = self.optimiser
         for name, parameter in self.model.named_parameters():
             if name in gradients:
-                change = gradients.pop(name) + optimiser.weight_decay * parameter
+                # In place: d = g + decay * w; v = momentum * v + d; w -= rate * v.
+                velocity = gradients.pop(name).add_(parameter, alpha=optimiser.weight_decay)
                 if name in self._velocity:
-                    change += optimiser.momentum * self._velocity[name]
-                self._velocity[name] = change
-                parameter.sub_(optimiser.learning_rate * change)
-                self.drift.step(name, self._gradient_errors.get(name, 0.0), parameter, change)
+                    velocity.add_(self._velocity[name], alpha=optimiser.momentum)
+                self._velocity[name] = velocity
+                parameter.sub_(velocity, alpha=optimiser.learning_rate)
+                self.drift.step(name, self._gradient_errors.get(name, 0.0), parameter, velocity)
 
     @property
     def parameters(self) -> Tensors:

@@ -30,9 +30,7 @@ def prove(
     are the framework's options."""
     model = f"tests.awkward_models:{model}"
     precision = str(settings.pop("precision", "fp32"))
-    case = Case(
-        framework, model, gpus, phase, batch_size=4, precision=precision, options=settings
-    )
+    case = Case(framework, model, gpus, phase, batch_size=4, precision=precision, options=settings)
     row = Catalog().framework(framework)
     request = RunRequest(case, worker or row.worker, model, steps=1, warmup=0)
     ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120)
@@ -131,9 +129,7 @@ def test_a_step_in_bf16_is_proven_at_the_bound_of_bf16(server: ForkServer) -> No
         for model in ("Base", "Deep", "Transformer")
     ],
 )
-def test_a_wrong_step_is_caught_in_every_model(
-    server: ForkServer, fault: str, model: str
-) -> None:
+def test_a_wrong_step_is_caught_in_every_model(server: ForkServer, fault: str, model: str) -> None:
     with pytest.raises(WrongResult, match="the step is wrong"):
         prove(server, "ddp", 2, model, worker=f"tests.rank.broken_workers:{fault}")
 

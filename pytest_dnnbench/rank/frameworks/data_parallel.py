@@ -95,8 +95,11 @@ class DataParallelWorker(ImageWorker):
         """The case's model with the first weights of a rank, in its own types or in double
         precision."""
         seed(self.case.seed + rank)
-        model = build_model(self.request.model, self.case.image_size).to(self.device)
+        model = self._on_host().to(self.device)
         return widen(model) if wide else model
+
+    def _on_host(self) -> nn.Module:
+        return build_model(self.request.model, self.case.image_size)
 
     def run(self, steps: int) -> Iterator[Step]:
         """As Worker.run; every rank completes every step."""
@@ -180,5 +183,5 @@ class DataParallelWorker(ImageWorker):
 
     def prove(self) -> Correctness:
         """As Worker.prove: in the types that are timed, and in float64."""
-        with proof_conditions(self.request.model, lambda: self.fresh_module(0)):
+        with proof_conditions(self.request.model, self._on_host):
             return prove_training(self) if self.case.phase == "train" else prove_validation(self)

@@ -30,6 +30,7 @@ from pytest_dnnbench.rank.reference import (
     Reference,
     StepBounds,
     Tensors,
+    detached,
     digest,
     evaluated,
     evaluation_bounds,
@@ -87,15 +88,18 @@ def prove_training(worker: ProvenWorker) -> Correctness:
     """A step in the timed types, then PROOF_STEPS steps in float64; compares gradients, parameters,
     buffers and losses with those of the reference on the same global batch."""
     arithmetic = _arithmetic(worker, _proof_batch(worker, 0, 0))
-    timed = _timed_step(worker)
+    timed: _TimedStep | None = _timed_step(worker)
     about = _about(worker, arithmetic)
     worker.build_wide()
     worker.model.train()
     proof = _TrainingProof(worker, arithmetic) if worker.place.rank == 0 else None
-    fingerprints = [digest(timed.gradients)]
+    fingerprints = [digest(timed.gradients)] if timed else []
     for index in range(PROOF_STEPS):
         shards = _shards(worker, index)
-        expected = proof.expect(shards, timed if index == 0 else None) if proof else None
+        # Neither the timed step nor the gradients of the last one are needed beside what follows.
+        worker.module.zero_grad(set_to_none=True)
+        expected = proof.expect(shards, timed) if proof else None
+        timed = None
         with NoRandomness():
             worker.train_step(_own(worker, shards))
         gradients, parameters = _gradients(worker.module), dict(worker.module.named_parameters())
@@ -149,7 +153,9 @@ class _TrainingProof:
             self._compare_timed(timed, expected, bounds)
         bounds = self.reference.bounds(shards, passes, expected)
         if timed is not None and not _is_certain(bounds.gradients, expected.gradients):
-            raise WrongResult(RANDOM if is_random(self.reference.model, shards[0][0]) else UNCERTAIN)
+            raise WrongResult(
+                RANDOM if is_random(self.reference.model, shards[0][0]) else UNCERTAIN
+            )
         return expected, bounds
 
     def _compare_timed(self, timed: _TimedStep, expected: Derivatives, bounds: StepBounds) -> None:
@@ -188,7 +194,8 @@ class _TrainingProof:
         # Where the exchange rounds, the reference updates by the gradients that arrived: then
         # rounding explains no difference of the parameters.
         self.reference.update(
-            gradients if worker.rounding else expected.gradients, expected.buffers
+            detached(gradients.items()) if worker.rounding else expected.gradients,
+            expected.buffers,
         )
         parameters = {name: each.detach() for name, each in worker.module.named_parameters()}
         self.comparison.add(
