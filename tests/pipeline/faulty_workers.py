@@ -15,7 +15,7 @@ class NoAllReduce(PipeDreamWorker):
     """Replicas keep their gradients to themselves."""
 
     @staticmethod
-    def _assembled(*arguments: Any, **settings: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
         runtime = assemble(*arguments, **settings)
         runtime._gradients._replicas = None
         return runtime
@@ -25,7 +25,7 @@ class NoStash(PipeDreamWorker):
     """Every forward meets the newest weights, as if there were one version only."""
 
     @staticmethod
-    def _assembled(*arguments: Any, **settings: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
         runtime = assemble(*arguments, **settings)
         stash = runtime.stage.stash
         install = stash.install
@@ -37,14 +37,14 @@ class MisplacedUpdate(PipeDreamWorker):
     """One stage ignores momentum."""
 
     @staticmethod
-    def _assembled(*arguments: Any, **settings: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
         runtime = assemble(*arguments, **settings)
         if runtime.links.stage == 0:
             for velocity in runtime.stage.stash._velocity:
                 velocity.zero_()
             update = runtime.stage.stash.update
 
-            def forgetful(gradients: Sequence[torch.Tensor], oldest: int) -> None:
+            def forgetful(gradients: Sequence[torch.Tensor | None], oldest: int) -> None:
                 update(gradients, oldest)
                 for velocity in runtime.stage.stash._velocity:
                     velocity.zero_()
@@ -58,7 +58,7 @@ class StaleAfterDrain(PipeDreamWorker):
     epoch."""
 
     @staticmethod
-    def _assembled(*arguments: Any, **settings: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
         runtime = assemble(*arguments, **settings)
         stash = runtime.stage.stash
         old = [parameter.detach().clone() for parameter in stash.install(0)]
@@ -80,7 +80,7 @@ class StaleByOne(PipeDreamWorker):
     one."""
 
     @staticmethod
-    def _assembled(*arguments: Any, **settings: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
         runtime = assemble(*arguments, **settings)
         stash = runtime.stage.stash
         install, update = stash.install, stash.update
@@ -100,7 +100,7 @@ class RightInDoubleOnly(PipeDreamWorker):
     """Rounds its gradients to bfloat16 before the update, in single precision and there alone."""
 
     @staticmethod
-    def _assembled(*arguments: Any, **settings: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
         runtime = assemble(*arguments, **settings)
         take = runtime._gradients.take
 
