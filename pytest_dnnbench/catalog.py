@@ -106,6 +106,14 @@ FRAMEWORKS = (
         "ddp",
         "pytest_dnnbench.rank.frameworks.ddp:DdpWorker",
         "torch.nn.parallel.DistributedDataParallel: data parallel",
+        options=(
+            FrameworkOption(
+                "find_unused_parameters",
+                "ddp-find-unused",
+                False,
+                "look in every step for parameters without a gradient",
+            ),
+        ),
     ),
     FrameworkSpec(
         "horovod",
