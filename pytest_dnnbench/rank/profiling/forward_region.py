@@ -56,7 +56,7 @@ def enter_region(gradients: bool, inference: bool, autocasts: tuple[Autocast, ..
     elif not gradients:
         stack.enter_context(torch.no_grad())
     for device, dtype, enabled, cached in autocasts:
-        stack.enter_context(torch.autocast(device, dtype, enabled, cached))
+        stack.enter_context(torch.autocast(device, dtype, enabled, cached))  # type: ignore[no-untyped-call] # torch's gap
     return stack
 
 

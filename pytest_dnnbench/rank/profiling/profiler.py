@@ -153,8 +153,8 @@ def had_its_core(profile: Profile) -> bool:
 
 
 def fingerprint(graph: OperatorGraph) -> str:
-    """Twelve hexadecimal digits that change when an operator, its settings, a dependency, or what has
-    to stay together does."""
+    """Twelve hexadecimal digits that change when an operator, its settings, a dependency or a group
+    that stays together does."""
     content = repr([(name, graph.description(name)) for name in graph.operators])
     content += repr(graph.edges) + repr(together(graph))
     return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -54,20 +54,35 @@ class DependsOnImagesError(Exception):
     others."""
 
 
-class _Value(fx.Proxy):
-    """The stand-in for a value. Its length, and a number from it, are those in the example."""
+class _Known:
+    """What the stand-in for a value says of it: its length, and a number from it, are those in the
+    example."""
+
+    node: fx.Node
+    tracer: "ModelTracer"
+
+    def __getattr__(self, name: str) -> "_Attribute":
+        return _Attribute(self, name)
 
     def __len__(self) -> int:
-        return int(self.tracer.known(self.node, len, "the length"))  # type: ignore[attr-defined] # ModelTracer
+        return int(self.tracer.known(self.node, len, "the length"))
 
     def __index__(self) -> int:
-        return int(self.tracer.number(self.node, operator.index))  # type: ignore[attr-defined] # as above
+        return int(self.tracer.number(self.node, operator.index))
 
     def __int__(self) -> int:
-        return int(self.tracer.number(self.node, int))  # type: ignore[attr-defined] # as above
+        return int(self.tracer.number(self.node, int))
 
     def __float__(self) -> float:
-        return float(self.tracer.number(self.node, float))  # type: ignore[attr-defined] # as above
+        return float(self.tracer.number(self.node, float))
+
+
+class _Value(_Known, fx.Proxy):  # type: ignore[misc] # Proxy has them all, and raises
+    """The stand-in for a value."""
+
+
+class _Attribute(_Known, fx.proxy.Attribute):  # type: ignore[misc] # as above
+    """The stand-in for an attribute of a value, which may turn out to be a method."""
 
 
 class ModelTracer(fx.Tracer):
@@ -88,6 +103,7 @@ class ModelTracer(fx.Tracer):
         self._regions = RegionWatch()
         self._constants: dict[int, tuple[str, torch.Tensor]] = {}
         self._last = 0.0
+        self._looks_up = False
 
     def traced(self, model: nn.Module, defaults: dict[str, Any]) -> fx.Graph:
         """The graph of the model's forward, whose parameters after the images have `defaults`."""
@@ -102,6 +118,23 @@ class ModelTracer(fx.Tracer):
             or getattr(m, "pipeline_leaf", False)
             or super().is_leaf_module(m, module_qualified_name)
         )
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        # While an example runs, torch.fx's hooks on modules are in place too.
+        if self._looks_up:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self._looks_up:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Value(node, self)
@@ -133,7 +166,8 @@ class ModelTracer(fx.Tracer):
         return bool(self.number(obj.node, bool))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        return iter([obj[index] for index in range(len(obj))])  # type: ignore[arg-type] # _Value has a length
+        assert isinstance(obj, (_Value, _Attribute)), "this tracer's stand-ins"
+        return iter([obj[index] for index in range(len(obj))])
 
     def number(self, node: fx.Node, read: Callable[[Any], Any]) -> Any:
         """A number or truth value that the forward asks of a value made of sizes."""
@@ -148,7 +182,11 @@ class ModelTracer(fx.Tracer):
         if not self._runs:
             more = torch.cat([self._example, self._example[:1].flip(-1)])
             self._runs = [_ExampleRun(self.root, images) for images in (self._example, more)]
-        first, second = (read(run.value(self.graph, node)) for run in self._runs)
+        self._looks_up = True
+        try:
+            first, second = (read(run.value(self.graph, node)) for run in self._runs)
+        finally:
+            self._looks_up = False
         if first != second:
             raise DependsOnImagesError(
                 f"it depends on {what} of operation {node.name!r}, which is {first} for"

@@ -76,8 +76,8 @@ def _held(model: nn.Module, node: fx.Node) -> list[torch.Tensor]:
     if node.op == "get_attr":
         path, _, name = str(node.target).rpartition(".")
         module = model.get_submodule(path)
-        tensor = module._parameters.get(name)
-        tensor = module._buffers.get(name) if tensor is None else tensor
+        held: dict[str, torch.Tensor | None] = {**module._parameters, **module._buffers}
+        tensor = held.get(name)
         return [] if tensor is None else [tensor]
     return []
 
