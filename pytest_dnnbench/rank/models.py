@@ -14,10 +14,18 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.case import image_form
+from pytest_dnnbench.catalog import OF_LARGE_IMAGES
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.torchvision_ops import load_torchvision
 
 load_torchvision()
+
+_WITHOUT_AUXILIARY_HEADS = {
+    f"torchvision.models:{name}": {"aux_logits": False, "init_weights": True}
+    for name in ("googlenet", "inception_v3")
+}
+"""In training these would return the logits of two more heads, which ours and every other loss on
+logits does not take."""
 
 
 def example_images(image_size: int, batch_size: int) -> torch.Tensor:
@@ -31,13 +39,19 @@ def build_model(target: str, image_size: int) -> nn.Module:
     in training mode.
 
     A torchvision model gets as many classes as the form has, and in MNIST's form a first
-    convolution for one channel. A user's factory, or class, is called with those of the arguments
+    convolution for one channel, and is built without auxiliary heads. A user's factory, or class, is called with those of the arguments
     `channels` and `classes` that it takes. Raises UsageError for a target that is no such path, and
     for a factory that is missing, cannot be called or makes no module.
     """
     channels, classes = image_form(image_size)
     if target.startswith("torchvision."):
-        model = _checked(_factory(target)(num_classes=classes), target)
+        if channels == 1 and target in OF_LARGE_IMAGES:
+            raise UsageError(
+                f"model {target!r} does not take MNIST's images of {image_size} pixels: give"
+                " --dnn-image-size 224"
+            )
+        without_heads = _WITHOUT_AUXILIARY_HEADS.get(target, {})
+        model = _checked(_factory(target)(num_classes=classes, **without_heads), target)
         _accept_channels(model, channels)
     else:
         model = _checked(_call_with_form(_factory(target), target, channels, classes), target)
