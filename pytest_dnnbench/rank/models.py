@@ -38,10 +38,11 @@ def build_model(target: str, image_size: int) -> nn.Module:
     """The model of "package.module:factory", with fresh weights from torch's generator, on the CPU,
     in training mode.
 
-    A torchvision model gets as many classes as the form has, and in MNIST's form a first
-    convolution for one channel, and is built without auxiliary heads. A user's factory, or class, is called with those of the arguments
-    `channels` and `classes` that it takes. Raises UsageError for a target that is no such path, and
-    for a factory that is missing, cannot be called or makes no module.
+    A torchvision model gets as many classes as the form has, no auxiliary heads, and in MNIST's
+    form a first convolution for one channel. A user's factory, or class, is called with those of
+    the arguments `channels` and `classes` that it takes. Raises UsageError for a target that is no
+    such path, for a factory that is missing, cannot be called or makes no module, and for a model
+    of torchvision that does not take images of this size.
     """
     channels, classes = image_form(image_size)
     if target.startswith("torchvision."):

@@ -1,5 +1,7 @@
-"""Damaged profiles, plans and options: an answer, or an error of ours. benchmarks/fuzz_planner.py runs a
-million."""
+"""Damaged profiles, plans and options: an answer, or an error of ours.
+
+benchmarks/fuzz_planner.py runs a million.
+"""
 
 import pytest
 
