@@ -37,6 +37,7 @@ class Metric:
                     the job as a whole and no rank has one
     tolerance       the default limit of a change for the worse, as a fraction; None: no limit
     timed           other work on the same devices changes it
+    positive        no measurement gives zero or less: such a figure is an error
     exact           the same program gives the same figure every time, as bytes of an allocator
     kept            a golden file keeps it even without a limit
     scales          other units in which a limit may be written, each in the metric's own
@@ -54,6 +55,7 @@ class Metric:
     over_ranks: OverRanks = "job"
     tolerance: float | None = None
     timed: bool = False
+    positive: bool = False
     exact: bool = False
     kept: bool = False
     scales: Mapping[str, float] = field(default_factory=dict)
@@ -86,6 +88,14 @@ class Metric:
         """The unit of a case whose sample is an img, a tok or a sample: img/s of throughput."""
         return self.unit.replace("sample", sample)
 
+    def impossible(self, value: float) -> str | None:
+        """Why no measurement can give this value; None where it can."""
+        if not math.isfinite(value):
+            return f"{self.name} is {value!r}, and a figure is finite"
+        if self.positive and value <= 0:
+            return f"{self.name} is {value!r}, and it is always above zero"
+        return None
+
     def over_all(self, ranks: Sequence[float]) -> float:
         """The job's figure of one launch, from what its ranks report; at least one does."""
         return _REDUCTIONS[self.over_ranks](ranks)
@@ -105,9 +115,19 @@ BUILT_IN = (
         "throughput",
         tolerance=0.03,
         timed=True,
+        positive=True,
         scales=dict.fromkeys(RATE_UNITS, 1.0),
     ),
-    Metric("step_time_s", "s", "lower", "step time", tolerance=0.03, timed=True, scales=_SECONDS),
+    Metric(
+        "step_time_s",
+        "s",
+        "lower",
+        "step time",
+        tolerance=0.03,
+        timed=True,
+        positive=True,
+        scales=_SECONDS,
+    ),
     Metric(
         "allocated_peak_bytes",
         "B",
@@ -140,9 +160,16 @@ BUILT_IN = (
         scales=_BYTES,
         devices=("cpu",),
     ),
-    Metric("speedup", "x", "higher", "speed-up", timed=True, kept=True),
+    Metric("speedup", "x", "higher", "speed-up", timed=True, positive=True, kept=True),
     Metric(
-        "scaling_efficiency", "1", "higher", "efficiency", timed=True, kept=True, scales=_FRACTION
+        "scaling_efficiency",
+        "1",
+        "higher",
+        "efficiency",
+        timed=True,
+        positive=True,
+        kept=True,
+        scales=_FRACTION,
     ),
     Metric(
         "bubble_fraction",
@@ -169,6 +196,7 @@ BUILT_IN = (
         "lower",
         "yardstick",
         timed=True,
+        positive=True,
         kept=True,
         scales=_SECONDS,
         devices=("cpu",),

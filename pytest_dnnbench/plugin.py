@@ -74,8 +74,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[state.SETTINGS] = read_settings(config, config.stash[state.CATALOG])
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
-    for added in _parts(config):
-        state.add_part(config, added)
+    if not config.option.help:  # which starts no session, and need not wait for the imports
+        for added in _parts(config):
+            state.add_part(config, added)
 
 
 def _parts(config: pytest.Config) -> list[object]:

@@ -1,17 +1,20 @@
-"""How plots look and how they become SVG and PNG. Matplotlib is imported when something is drawn.
+"""How plots look and how they become SVG, PNG and PDF. Matplotlib is imported when something is
+drawn.
 
-Figures are made without pyplot, so nothing global is kept. Colours are Okabe and Ito's, which
-colour-blind readers can tell apart; each series also has a marker of its own. Names are never read
-as mathematical text.
+Figures are made without pyplot, so nothing global is kept. Colours are Okabe and Ito's, then some
+of Paul Tol's, which colour-blind readers can tell apart; each series also has a marker of its own.
+Names are never read as mathematical text.
 """
 
 import io
 import textwrap
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pytest_dnnbench.catalog import FRAMEWORKS
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.report.text import cut_middle, plain
 
@@ -19,18 +22,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#333333", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLOURS = (
+    "#333333", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00",
+    "#882255", "#999933", "#6699CC", "#117733",
+)  # fmt: skip
 MARKERS = "osD^vPX<>*"
-INK, FAINT = "#333333", "#d9dde3"
+INK, FAINT, QUIET = "#333333", "#d9dde3", "#5b6570"
 
-PANEL_INCHES = (4.2, 2.9)
-"""Width and height of a panel with its labels."""
-MARGIN_INCHES = (0.68, 0.55, 0.15, 0.32)
-"""What a panel leaves left, bottom, right and top of its axes."""
+DISTURBED = "disturbed launch"
+"""The legend of launches that count for nothing that is drawn."""
+
+_MOST_ENTRIES = 12
+"""Entries of a legend; the tables have all series."""
+
+PANEL_INCHES = (4.2, 3.0)
+"""Width and height of a panel with its labels, without its legend."""
+WIDE_INCHES = 8.4
+"""Width of a panel that stands alone and is wide."""
+MARGIN_INCHES = (0.72, 0.55, 0.15, 0.46)
+"""What a panel leaves left, bottom, right and top of its axes; two lines of title fit."""
 DOTS_PER_INCH = 130
-"""Of a PNG."""
-CAPTION_COLUMNS = 70
-"""Letters of the caption that a panel's width has room for."""
+"""Of a PNG on a screen."""
+PRINT_DOTS_PER_INCH = 300
+"""Of a PNG for print."""
+TITLE_COLUMNS = 38
+"""Letters of a line of title that a panel has room for."""
+
+_CAPTION_LETTER, _LEGEND_LETTER, _LEGEND_LINE, _LEGEND_MARK = 0.072, 0.073, 0.17, 0.42
+"""Inches: of a letter of the caption and of the legend, a line of the legend, and its mark."""
+
+_PLACES = {row.name: place for place, row in enumerate(FRAMEWORKS)}
 
 _STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -39,17 +60,18 @@ _STYLE: dict[str, Any] = {
     "axes.labelcolor": INK,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlesize": 10,
+    "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "grid.color": "#e9ecf0",
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 8,
     "legend.frameon": False,
     "lines.linewidth": 1.6,
     "lines.markersize": 5.5,
+    "pdf.fonttype": 42,  # as journals want them: fonts of outlines, embedded
     "svg.fonttype": "none",  # text stays text: small, searchable, read aloud
     "text.color": INK,
     "text.parse_math": False,
@@ -86,10 +108,10 @@ def style(salt: str) -> Iterator[None]:
         yield
 
 
-def svg_panel(draw: Draw, salt: str) -> str:
+def svg_panel(draw: Draw, salt: str, width: float = PANEL_INCHES[0]) -> str:
     """One panel as SVG, its text as text."""
     with style(salt):
-        return _svg(_sheet([draw], "", 1))
+        return _svg(_sheet([draw], "", 1, width))
 
 
 def svg_sheet(panels: Sequence[Draw], caption: str, salt: str) -> str:
@@ -98,20 +120,49 @@ def svg_sheet(panels: Sequence[Draw], caption: str, salt: str) -> str:
         return _svg(_sheet(panels, caption, 2))
 
 
-def png_sheet(panels: Sequence[Draw], caption: str) -> bytes:
+def png_sheet(
+    panels: Sequence[Draw],
+    caption: str,
+    *,
+    dots_per_inch: int = DOTS_PER_INCH,
+    width: float = PANEL_INCHES[0],
+) -> bytes:
     """The same as a picture of dots."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     stream = io.BytesIO()
     with style("sheet"):
-        canvas: Any = FigureCanvasAgg(_sheet(panels, caption, 2))
+        figure = _sheet(panels, caption, 2, width)
+        figure.set_dpi(dots_per_inch)
+        canvas: Any = FigureCanvasAgg(figure)
         canvas.print_png(stream)
     return stream.getvalue()
 
 
-def look(place: int) -> dict[str, Any]:
-    """Colour and marker of the series at this place of the study."""
-    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+def pdf_sheet(panels: Sequence[Draw], caption: str) -> bytes:
+    """The same as PDF."""
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
+    stream = io.BytesIO()
+    no_metadata: dict[str, Any] = {"CreationDate": None, "Creator": None, "Producer": None}
+    with style("sheet"):
+        canvas: Any = FigureCanvasPdf(_sheet(panels, caption, 2))
+        canvas.print_pdf(stream, metadata=no_metadata)
+    return stream.getvalue()
+
+
+def look(framework: str, variant: int = 0) -> dict[str, Any]:
+    """Colour and marker of a series: the colour is the framework's in every report, by its place in
+    the catalog or, for one of another package, by its name. Series of one framework with other
+    options differ in the marker."""
+    place = _PLACES.get(framework)
+    if place is None:  # of another package: none of the first colours, which are ours
+        free = max(len(COLOURS) - len(_PLACES), 4)
+        place = len(COLOURS) - 1 - zlib.crc32(framework.encode()) % free
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[(place + variant) % len(MARKERS)],
+    }
 
 
 def short(text: str, length: int = 34) -> str:
@@ -121,27 +172,107 @@ def short(text: str, length: int = 34) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def _sheet(panels: Sequence[Draw], caption: str, columns: int) -> "Figure":
-    """A figure of panels. Every panel has the same place in its cell: asking each text for its size
-    first would take as long as drawing."""
+def title_text(title: str) -> str:
+    """A title on one line or two. A long one is parted before a comma; what is too long for a line
+    loses its middle, and its end is kept."""
+    if len(title) <= TITLE_COLUMNS:
+        return short(title, TITLE_COLUMNS)
+    head, _, tail = title.partition(", ")
+    lines = [head, tail] if tail else [title]
+    return "\n".join(short(line, TITLE_COLUMNS) for line in lines)
+
+
+def _sheet(
+    panels: Sequence[Draw], caption: str, columns: int, width: float = PANEL_INCHES[0]
+) -> "Figure":
+    """A figure of panels, each with its legend below it, where no line can be. Every panel has the
+    same place in its cell: asking each text for its size first would take as long as drawing."""
     from matplotlib.figure import Figure
 
     columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
-    lines = textwrap.wrap(caption, CAPTION_COLUMNS * columns) if caption else []
+    figure = Figure(dpi=DOTS_PER_INCH)
+    drawn = [
+        figure.add_axes((0.1, 0.1, 0.8, 0.8), label=str(place)) for place in range(len(panels))
+    ]
+    for axes, draw in zip(drawn, panels, strict=True):
+        draw(axes)
+    legend = max(_legend_lines(axes, width) for axes in drawn) * _LEGEND_LINE
+    lines = textwrap.wrap(caption, int((width * columns - 0.3) / _CAPTION_LETTER))
     foot = 0.16 * len(lines) + 0.1 if lines else 0.0
-    width, height = PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + foot
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH)
-    left, bottom, right, top = MARGIN_INCHES
-    size = ((PANEL_INCHES[0] - left - right) / width, (PANEL_INCHES[1] - bottom - top) / height)
-    for place, draw in enumerate(panels):
+    cell = PANEL_INCHES[1] + legend
+    whole = (width * columns, cell * -(-len(panels) // columns) + foot)
+    figure.set_size_inches(*whole)
+    for place, axes in enumerate(drawn):
         row, column = divmod(place, columns)
-        x, y = column * PANEL_INCHES[0] + left, height - (row + 1) * PANEL_INCHES[1] + bottom
-        draw(figure.add_axes((x / width, y / height, *size)))
+        _place(axes, (column * width, whole[1] - (row + 1) * cell), legend, width, whole)
     if lines:
-        foot_style: dict[str, Any] = {"fontsize": 7.5, "color": "#5b6570", "va": "bottom"}
-        figure.text(0.15 / width, 0.08 / height, "\n".join(lines), **foot_style)
+        foot_style: dict[str, Any] = {"fontsize": 7.5, "color": QUIET, "va": "bottom"}
+        figure.text(0.15 / whole[0], 0.08 / whole[1], "\n".join(lines), **foot_style)
     return figure
+
+
+def _place(
+    axes: "Axes",
+    corner: tuple[float, float],
+    legend: float,
+    panel_width: float,
+    whole: tuple[float, float],
+) -> None:
+    """Puts axes and legend into their cell, whose lower left corner is given; all in inches."""
+    (x, y), (left, bottom, right, top) = corner, MARGIN_INCHES
+    left = max([left, *(0.2 + _CAPTION_LETTER * len(name) for name in _names(axes))])
+    width, height = panel_width - left - right, PANEL_INCHES[1] - bottom - top
+    axes.set_position(
+        (
+            (x + left) / whole[0],
+            (y + legend + bottom) / whole[1],
+            width / whole[0],
+            height / whole[1],
+        )
+    )
+    handles, labels = _legend_entries(axes)
+    if handles:
+        axes.legend(
+            handles,
+            labels,
+            loc="upper left",
+            bbox_to_anchor=((x + 0.1) / whole[0], (y + legend + 0.06) / whole[1]),
+            bbox_transform=axes.figure.transFigure,
+            ncols=_legend_columns(labels, panel_width),
+            borderaxespad=0,
+            borderpad=0,
+            labelspacing=0.25,
+            handlelength=2,
+            columnspacing=1.2,
+        )
+
+
+def _names(axes: "Axes") -> list[str]:
+    """The ticks of the vertical axis, where they are names and no numbers."""
+    from matplotlib.ticker import FixedLocator
+
+    if not isinstance(axes.yaxis.get_major_locator(), FixedLocator):
+        return []
+    return [tick.get_text() for tick in axes.get_yticklabels()]
+
+
+def _legend_entries(axes: "Axes") -> tuple[Sequence[Any], Sequence[str]]:
+    """Handles and labels; those that are no series come last."""
+    entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    entries.sort(key=lambda entry: entry[1] == DISTURBED)
+    shown = entries[:_MOST_ENTRIES]
+    return [handle for handle, _ in shown], [label for _, label in shown]
+
+
+def _legend_lines(axes: "Axes", width: float) -> int:
+    labels = _legend_entries(axes)[1]
+    return -(-len(labels) // _legend_columns(labels, width)) if labels else 0
+
+
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    """As many columns as the longest label allows."""
+    longest = max(map(len, labels)) * _LEGEND_LETTER + _LEGEND_MARK
+    return max(1, int((width - 0.1) / longest))
 
 
 def _svg(figure: "Figure") -> str:

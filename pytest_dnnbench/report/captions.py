@@ -40,7 +40,9 @@ def launches_and_steps(study: Study) -> str:
     least, most = min(counts), max(counts)
     launches = f"{least}" if least == most else f"{least} to {most}"
     steps = study.alike_settings.get("steps")
-    return f"{launches} launches" + ("" if steps is None else f" of {steps} steps")
+    of_steps = "" if steps is None else f" of {steps} steps"
+    left_out = any(result.disturbed for result in study.latest)
+    return f"{launches} launches{of_steps}" + (", disturbed ones left out" if left_out else "")
 
 
 def _gpu_names(study: Study) -> list[str]:

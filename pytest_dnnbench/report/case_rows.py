@@ -13,13 +13,13 @@ from markupsafe import Markup
 from pytest_dnnbench.metrics import THROUGHPUT, metric_row
 from pytest_dnnbench.report.engine import template
 from pytest_dnnbench.report.facts import evidence, fact_line
-from pytest_dnnbench.report.figures import NOTHING, amount, bounds
+from pytest_dnnbench.report.figures import NOTHING, amount, bounds, range_text
 from pytest_dnnbench.report.plans import plan_details
 from pytest_dnnbench.report.reproduce import command
 from pytest_dnnbench.report.rows import CLEAR, Column, Row, Section, columns, has_mixed_rates
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.study import Study, settings
-from pytest_dnnbench.report.verdicts import baseline_text, verdict_lines
+from pytest_dnnbench.report.verdicts import baseline_text, verdict_lines, verdict_text
 
 MOST_DETAILED, MOST_ROWS = 3_000_000, 3_600_000
 """Characters of the rows up to which rows have details, and of all rows."""
@@ -105,7 +105,7 @@ def environment_key(result: Result) -> str:
 
 class _Table:
     """The columns of the table: where a case belongs, then those of every format. The verdict is
-    always there, in one word."""
+    always there, and sorts by its status."""
 
     def __init__(self, study: Study, sections: Sequence[Section]) -> None:
         rows = [row for section in sections for row in section.rows]
@@ -119,8 +119,16 @@ class _Table:
             Head("phase", "phase", False),
             *setting,
             *(Head(column.head, column.key, not column.is_text) for column in self._columns),
-            Head("verdict", "verdict", False),
         ]
+        # Beside the figures that it is about, where a narrow window shows it.
+        self._verdict_place = len(self.heads) - len(self._columns) + self._figures()
+        self.heads.insert(self._verdict_place, Head("verdict", "verdict", False))
+
+    def _figures(self) -> int:
+        """The number of columns up to the throughput and its half-width."""
+        keys = [column.key for column in self._columns]
+        last = [keys.index(key) for key in (THROUGHPUT, "throughput_half_width") if key in keys]
+        return max(last, default=-1) + 1
 
     def cells(self, section: Section, row: Row) -> list[Cell]:
         """A cell under each head."""
@@ -129,7 +137,8 @@ class _Table:
         if self._has_setting:
             texts.append((group.setting, group.setting))
         texts += [(self._text(column, row), column.value(row)) for column in self._columns]
-        texts.append((row.status, row.status))
+        verdict = verdict_text(row.result.record.verdict) or row.status
+        texts.insert(self._verdict_place, (verdict, row.status))
         return [
             Cell(
                 head,
@@ -147,6 +156,13 @@ class _Table:
         return text
 
 
+def _figure(result: Result, metric: str, unit: str) -> str:
+    """A metric's figure; in brackets the range of its launches where too few were undisturbed."""
+    if result.launches(metric).doubt:
+        return range_text(result, metric, lambda value: amount(value, unit))
+    return amount(result.value(metric), unit)
+
+
 def _details(result: Result, study: Study, environments: Mapping[str, int]) -> Details:
     record, verdict, run = result.record, result.record.verdict, study.runs[result.run]
     chosen: dict[str, object] = {**settings(result)}
@@ -156,7 +172,7 @@ def _details(result: Result, study: Study, environments: Mapping[str, int]) -> D
         figures=[
             (
                 metric_row(name, entry.unit, entry.better).title,
-                amount(entry.value, entry.unit),
+                _figure(result, name, entry.unit),
                 bounds(result, name),
             )
             for name, entry in record.metrics.items()

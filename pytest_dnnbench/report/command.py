@@ -4,14 +4,24 @@ What lives here: arguments. Not here: reading (runs.py), drawing (plots.py), wri
 """
 
 import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import replace_file
-from pytest_dnnbench.report.canvas import png_sheet, svg_sheet
+from pytest_dnnbench.metrics import THROUGHPUT
+from pytest_dnnbench.report.canvas import (
+    PRINT_DOTS_PER_INCH,
+    Draw,
+    pdf_sheet,
+    png_sheet,
+    svg_sheet,
+)
 from pytest_dnnbench.report.captions import caption
+from pytest_dnnbench.report.latex import latex_table
 from pytest_dnnbench.report.plots import plots
+from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.runs import Run, read_run
 from pytest_dnnbench.report.study import Study
 
@@ -20,6 +30,8 @@ def main(arguments: list[str]) -> int:
     """Exit status 0. Raises DataError for a file that is no saved run, UsageError for a folder that
     cannot be used."""
     options = _parser().parse_args(arguments)
+    if options.picture:
+        _check_picture(options.picture)
     runs = [read_run(path) for path in options.files]
     if options.models:
         models = {name.strip() for name in options.models.split(",")}
@@ -34,22 +46,50 @@ def main(arguments: list[str]) -> int:
     print(f"{len(study.latest)} cases of {len(runs)} sessions: {page}")
     if options.picture:
         _write_picture(study, options.picture)
+    if options.latex:
+        _write(options.latex, "--latex", latex_table(sections(study), caption(study)).encode())
+        print(f"LaTeX table: {options.latex}")
     return 0
 
 
 def _write_picture(study: Study, path: Path) -> None:
-    throughput = plots(study)[0]
+    throughput = next(plot for plot in plots(study) if plot.key == THROUGHPUT)
     draws = [panel.draw for panel in throughput.panels]
     if not draws:
         raise UsageError(f"--picture {path}: {throughput.note}")
-    try:
-        if path.suffix == ".svg":
-            replace_file(path, svg_sheet(draws, caption(study), "picture").encode())
-        else:
-            replace_file(path, png_sheet(draws, caption(study)))
-    except OSError as error:
-        raise UsageError(f"--picture {path} cannot be written ({error.strerror})") from None
+    _write(path, "--picture", _FORMATS[path.suffix.lower()](draws, caption(study)))
     print(f"{throughput.title}: {path}")
+
+
+def _write(path: Path, option: str, content: bytes) -> None:
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise UsageError(f"{option} {path} cannot be written ({error.strerror})") from None
+
+
+def _svg(draws: Sequence[Draw], text: str) -> bytes:
+    return svg_sheet(draws, text, "picture").encode()
+
+
+def _png(draws: Sequence[Draw], text: str) -> bytes:
+    return png_sheet(draws, text, dots_per_inch=PRINT_DOTS_PER_INCH)
+
+
+_FORMATS: dict[str, Callable[[Sequence[Draw], str], bytes]] = {
+    ".pdf": pdf_sheet,
+    ".png": _png,
+    ".svg": _svg,
+}
+
+
+def _check_picture(path: Path) -> None:
+    """Raises UsageError for a picture of another format, before anything is drawn."""
+    if path.suffix.lower() not in _FORMATS:
+        raise UsageError(
+            f"--picture {path}: {path.suffix or 'no ending'!r} is no format of a picture: choose"
+            f" from {', '.join(_FORMATS)}"
+        )
 
 
 def _only(run: Run, models: set[str]) -> Run:
@@ -82,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
         "--picture",
         type=Path,
         metavar="FILE",
-        help="also write the plot of throughput alone, as .svg or .png",
+        help="also write the plot of throughput alone, as .pdf, .svg, or .png of 300 dpi",
+    )
+    parser.add_argument(
+        "--latex",
+        type=Path,
+        metavar="FILE",
+        help="also write the table for a paper, as LaTeX with booktabs",
     )
     return parser

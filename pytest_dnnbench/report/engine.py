@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-_STYLED_STATUSES = {"ok", "improved", "regressed", "noisy", "failed"}
+_STYLED_STATUSES = {"ok", "partial", "improved", "regressed", "noisy", "failed"}
 
 
 def template(name: str) -> Template:

@@ -1,5 +1,7 @@
 """Figures as text: amounts with their units, rates, changes and intervals."""
 
+from collections.abc import Callable
+
 from pytest_dnnbench.metrics import RATE_UNITS
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.spread import interval_of
@@ -41,10 +43,18 @@ def change(fraction: float) -> str:
     return f"{fraction:+.1%}" if abs(fraction) < 10 else f"{fraction:+,.0%}"
 
 
+def range_text(result: Result, metric: str, form: Callable[[float], str]) -> str:
+    """The range of all launches in brackets, of a case that has no figure because too few launches
+    were undisturbed."""
+    low, high = result.launches(metric).ends
+    return f"[{form(low)} to {form(high)}]"
+
+
 def bounds(result: Result, metric: str) -> str:
     """The 95% interval of a metric over the launches; says why when there is none."""
     interval = interval_of(result, metric)
     if interval is None:
-        return "no interval" if len(result.launches(metric).values) < 2 else NOTHING
+        launches = result.launches(metric)
+        return launches.doubt or ("no interval" if len(launches.values) < 2 else NOTHING)
     unit = result.record.metrics[metric].unit
     return f"{amount(interval.low, unit)} to {amount(interval.high, unit)}"

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_dnnbench.report.canvas import look, short
+from pytest_dnnbench.report.canvas import DISTURBED, look, short, title_text
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.spread import interval_of
 from pytest_dnnbench.report.study import Group, Study
+from pytest_dnnbench.results.records.launches import Launches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,35 +39,30 @@ class Quantity:
 
 
 def drawable(result: Result, metric: str) -> bool:
-    """Whether the case has the metric, above zero as every measured one is."""
+    """Whether the case has a figure of the metric, above zero as every measured one is."""
     return (result.value(metric) or 0) > 0
 
 
-def series_of(study: Study, group: Group) -> list[tuple[int, str, list[Result]]]:
-    """Place in the study, label and results of each series of a group."""
+def series_of(study: Study, group: Group) -> list[tuple[str, list[Result]]]:
+    """Label and results of each series of a group."""
     members: dict[str, list[Result]] = {}
     for result in group.results:
         members.setdefault(study.label(result), []).append(result)
-    return [
-        (place, label, members[label])
-        for place, label in enumerate(study.series)
-        if label in members
-    ]
+    return [(label, members[label]) for label in study.series if label in members]
 
 
-def line(
-    axes: "Axes", study: Study, series: tuple[int, str, list[Result]], quantity: Quantity
-) -> None:
+def line(axes: "Axes", study: Study, series: tuple[str, list[Result]], quantity: Quantity) -> None:
     """A series against the number of devices: whiskers, the launches as dots, the medians."""
-    place, label, members = series
+    label, members = series
+    style, hollow, dodge = look(*study.looks[label]), quantity.hollow, _dodge(study, label)
+    disturbed_dots(axes, [result.case.gpus * dodge for result in members], members, quantity)
     results = sorted(
         (result for result in members if drawable(result, quantity.metric)),
         key=lambda result: result.case.gpus,
     )
     if not results:
         return
-    style, hollow = look(place), quantity.hollow
-    xs = [result.case.gpus * _dodge(study, label) for result in results]
+    xs = [result.case.gpus * dodge for result in results]
     whiskers(axes, xs, results, quantity, style["color"])
     _launch_dots(axes, xs, results, quantity, style["color"])
     medians = [(result.value(quantity.metric) or 0) / quantity.scale for result in results]
@@ -128,11 +124,8 @@ def no_ticks() -> Any:
 
 
 def titled(axes: "Axes", title: str) -> None:
-    """Title and legend, cut to what a panel has room for."""
-    axes.set_title(short(title, 44))
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(handles[:10], labels[:10], loc="best")
+    """The title, on as many lines as it takes. The legend is the sheet's affair (canvas.py)."""
+    axes.set_title(title_text(title))
 
 
 def devices(result: Result) -> str:
@@ -163,8 +156,28 @@ def _launch_dots(
         axes.plot(*zip(*dots, strict=True), ".", color=colour, markersize=2.6, alpha=0.5)
 
 
+def disturbed_dots(
+    axes: "Axes", xs: Sequence[float], results: Sequence[Result], quantity: Quantity
+) -> None:
+    """The disturbed launches as grey crosses: they count for nothing that is drawn."""
+    crosses = [
+        (x, value / quantity.scale)
+        for x, result in zip(xs, results, strict=True)
+        for value in evenly(_disturbed_values(result.launches(quantity.metric)), _MOST_DOTS)
+    ]
+    if crosses:
+        style: dict[str, Any] = {"markersize": 4, "zorder": 1.2}
+        label = None if DISTURBED in axes.get_legend_handles_labels()[1] else DISTURBED
+        axes.plot(*zip(*crosses, strict=True), "x", color=GREY, label=label, **style)
+
+
+def _disturbed_values(launches: Launches) -> list[float]:
+    pairs = zip(launches.values, launches.reasons, strict=False)
+    return [value for value, reason in pairs if reason is not None]
+
+
 def _few_launches(result: Result, quantity: Quantity) -> list[float]:
-    return evenly(result.launches(quantity.metric).values, _MOST_DOTS)
+    return evenly(result.launches(quantity.metric).undisturbed, _MOST_DOTS)
 
 
 def _dodge(study: Study, label: str) -> float:

@@ -9,25 +9,36 @@ import hashlib
 import importlib.metadata
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 from markupsafe import Markup
 
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.captions import caption, environment_line
 from pytest_dnnbench.report.case_rows import CaseRows, case_rows, environment_key
+from pytest_dnnbench.report.disturbances import disturbances
 from pytest_dnnbench.report.engine import own_file, template
 from pytest_dnnbench.report.figures import amount, rate
-from pytest_dnnbench.report.findings import finding, headline
-from pytest_dnnbench.report.plots import Plot
+from pytest_dnnbench.report.findings import answer, finding, headline
+from pytest_dnnbench.report.plots import LEADS, Plot
 from pytest_dnnbench.report.rows import Section, has_mixed_rates
 from pytest_dnnbench.report.runs import Result, Run
 from pytest_dnnbench.report.study import Study, throughput_unit
+from pytest_dnnbench.report.text import plain
+from pytest_dnnbench.report.verdicts import verdict_lines
 from pytest_dnnbench.report.winners import Contest, contests
 
 MOST_CONTESTS, MOST_ENVIRONMENTS, MOST_CHOICES = 150, 60, 100
 """Entries shown: of comparisons, of environments, and of each filter's choices."""
+
+
+MOST_FACTS = 4
+"""Facts in the title of an environment."""
+
+# Within a style of an SVG: a text that looks like a colour stays as it is.
+_COLOUR = re.compile(r"(?<=(?:fill|roke): )#[0-9a-fA-F]{6}\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +108,10 @@ class Page:
     statuses: list[tuple[str, int]]
     failures: list[tuple[str, str]]
     contents: list[tuple[str, str]]
+    answer: str
     headline: list[str]
+    disturbed: str
+    lead: PlotSection | None
     comparisons: list[Comparison]
     comparisons_left_out: int
     rate_unit: str
@@ -128,15 +142,18 @@ def render(study: Study, sections: Sequence[Section], drawn: Sequence[Drawn], ti
         statuses=_statuses(study),
         failures=failures,
         contents=_contents(study, drawn, bool(failures)),
+        answer=answer(fought, study),
         headline=headline(fought, study),
+        disturbed=disturbances([result.record for result in study.latest]) or "",
+        lead=next((_plot_section(each, study) for each in drawn if each.plot.key == LEADS), None),
         comparisons=_comparisons(fought[:MOST_CONTESTS], study),
         comparisons_left_out=max(len(fought) - MOST_CONTESTS, 0),
         rate_unit=throughput_unit(study.latest),
         devices=_devices(study),
-        plots=[_plot_section(plot, study) for plot in drawn],
+        plots=[_plot_section(plot, study) for plot in drawn if plot.plot.key != LEADS],
         filters=_filters(study),
         table=case_rows(study, sections, places),
-        environments=[_environment(environments[key]) for key in places],
+        environments=_environments([environments[key] for key in places]),
         environments_left_out=len(environments) - len(places),
         notes=study.notes,
         version=importlib.metadata.version("pytest-dnnbench"),
@@ -145,7 +162,21 @@ def render(study: Study, sections: Sequence[Section], drawn: Sequence[Drawn], ti
 
 
 def _failures(study: Study) -> list[tuple[str, str]]:
-    return [failure for run in study.runs for failure in run.failures]
+    """What failed, with its message or, where the file has none, what its verdict says."""
+    return [
+        (name, message or _regression(run, name))
+        for run in study.runs
+        for name, message in run.failures
+    ]
+
+
+def _regression(run: Run, name: str) -> str:
+    """Which metrics of a failed case regressed, and by how much; empty for another failure."""
+    verdict = next((each.record.verdict for each in run.results if each.name == name), None)
+    if verdict is None or verdict.status != "regressed":
+        return ""
+    regressed = {name: row for name, row in verdict.metrics.items() if row.status == "regressed"}
+    return "\n".join(verdict_lines(msgspec.structs.replace(verdict, metrics=regressed)))
 
 
 def _comparisons(shown: Sequence[Contest], study: Study) -> list[Comparison]:
@@ -186,21 +217,42 @@ def _plot_section(drawn: Drawn, study: Study) -> PlotSection:
 
 def _inline(svg: str) -> Markup:
     """The SVG's element alone. Its groups' ids are the same in every panel and nothing refers to
-    them, so they go: an id may stand in a page only once."""
+    them, so they go: an id may stand in a page only once. Its colours become those of the page,
+    which has others in the dark."""
     element = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
+    element = _COLOUR.sub(lambda found: f"var(--c{found[0][1:].lower()}, {found[0]})", element)
     return Markup(element)  # noqa: S704 # matplotlib has escaped the texts in it
 
 
-def _environment(result: Result) -> EnvironmentEntry:
-    facts = result.record.environment.must_match
+def _environments(results: Sequence[Result]) -> list[EnvironmentEntry]:
+    """The environments. Where there are several, each is titled by the facts in which they differ,
+    which are most of what a reader asks of them."""
+    facts = [result.record.environment.must_match for result in results]
+    names = dict.fromkeys(name for each in facts for name in each)
+    differing = [name for name in names if len({each.get(name) for each in facts}) > 1]
+    return [EnvironmentEntry(_about(each, differing), sorted(each.items())) for each in facts]
+
+
+def _about(facts: Mapping[str, object], differing: Sequence[str]) -> str:
+    if differing:
+        shown = [f"{name.replace('_', ' ')} {_shown(facts.get(name))}" for name in differing]
+        more = [f"and {len(shown) - MOST_FACTS} more"] if len(shown) > MOST_FACTS else []
+        return ", ".join([*shown[:MOST_FACTS], *more])
     parts = [str(facts[name]) for name in ("gpu", "cpu") if facts.get(name)]
     parts += [f"torch {facts['torch']}"] if facts.get("torch") else []
-    return EnvironmentEntry(", ".join(parts) or "nothing recorded", sorted(facts.items()))
+    return ", ".join(parts) or "nothing recorded"
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else plain(value, 60)
 
 
 def _statuses(study: Study) -> list[tuple[str, int]]:
-    """How many cases have each status, regressed first."""
+    """How many cases have each status, regressed first; none where nothing was to be compared
+    with."""
     counts = Counter(result.status for result in study.latest)
+    if counts.keys() <= {"no-baseline"}:
+        return []
     return sorted(counts.items(), key=lambda pair: (pair[0] != "regressed", pair[0]))
 
 
@@ -224,7 +276,9 @@ def _contents(study: Study, drawn: Sequence[Drawn], failed: bool) -> list[tuple[
     about = ("about", "About")
     if not study.latest:
         return [("summary", "Summary"), *failures, about]
-    plots = [(drawing.plot.key, drawing.plot.title) for drawing in drawn]
+    plots = [
+        (drawing.plot.key, drawing.plot.title) for drawing in drawn if drawing.plot.key != LEADS
+    ]
     tables = [("cases", "All cases"), ("environments", "Environments")]
     return [("summary", "Who wins"), *failures, *plots, *tables, about]
 

@@ -7,15 +7,17 @@ The axes are the last argument, so that the others can be bound beforehand.
 
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_dnnbench.metrics import THROUGHPUT
+from pytest_dnnbench.metrics import metric_row
 from pytest_dnnbench.report.canvas import FAINT, INK, look, short
+from pytest_dnnbench.report.figures import MIB
 from pytest_dnnbench.report.marks import (
     GREY,
     Quantity,
     device_axis,
     devices,
+    disturbed_dots,
     evenly,
     highest,
     line,
@@ -25,7 +27,8 @@ from pytest_dnnbench.report.marks import (
     whiskers,
 )
 from pytest_dnnbench.report.runs import Result, Run
-from pytest_dnnbench.report.study import Group, Study, throughput_unit, unlike
+from pytest_dnnbench.report.standings import Standing
+from pytest_dnnbench.report.study import Group, Study, unlike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +40,7 @@ _VERDICTS = {  # marker, colour, filled
     "ok": ("o", "#0072B2", True),
     "improved": ("^", "#009E73", True),
     "regressed": ("v", "#D55E00", True),
+    "partial": ("o", "#0072B2", False),
     "noisy": ("D", "#E69F00", False),
     "incomparable": ("X", "#666666", False),
     "no-baseline": ("o", "#666666", False),
@@ -79,18 +83,23 @@ def speedup(study: Study, group: Group, axes: "Axes") -> None:
 
 
 def step_times(study: Study, group: Group, gpus: int, axes: "Axes") -> None:
-    """Every step's time, a column of dots per launch; the bar is the launch's median."""
+    """Every step's time, a column of dots per launch, grey for a disturbed one; the bar is the
+    launch's median."""
     labels: list[str] = []
-    for number, label, results in series_of(study, group):
-        launches = [
-            times
+    for label, results in series_of(study, group):
+        timed = [
+            (times, launch.conditions.disturbed)
             for result in results
             if result.case.gpus == gpus
-            for launch in result.step_time_s
-            if (times := [time for time in launch if time > 0])
+            for launch in result.record.launches
+            if (times := [time for time in launch.step_time_s if time > 0])
         ]
+        launches, disturbed = [times for times, _ in timed], [reason for _, reason in timed]
         if launches:
-            _step_columns(axes, len(labels), launches, look(number)["color"])
+            colours = [
+                GREY if reason else look(*study.looks[label])["color"] for reason in disturbed
+            ]
+            _step_columns(axes, len(labels), launches, colours)
             labels.append(short(label, 18))
     axes.set_xticks(range(len(labels)), labels, rotation=20 if len(labels) > 4 else 0)
     axes.set_xlim(-0.6, len(labels) - 0.4)
@@ -100,49 +109,90 @@ def step_times(study: Study, group: Group, gpus: int, axes: "Axes") -> None:
 
 
 def _step_columns(
-    axes: "Axes", place: int, launches: Sequence[Sequence[float]], colour: str
+    axes: "Axes", place: int, launches: Sequence[Sequence[float]], colours: Sequence[str]
 ) -> None:
     """The steps of one series around its place on the axis: a column of dots per launch, strewn so
     that equal times do not hide each other, and a bar at each launch's median."""
     share = 1 / max(len(launches), 3)
     half = 0.3 * share
-    dots: list[tuple[float, float]] = []
     bars: list[tuple[float, float]] = []
     for column, launch in enumerate(launches):
         x = place + (column - (len(launches) - 1) / 2) * 0.8 * share
+        dots: list[tuple[float, float]] = []
         for step, time in enumerate(evenly(launch, MOST_SAMPLES)):
             # 7 and 11 have no common factor: neighbouring steps land apart, the same each time.
             dots.append((x + half * (7 * step % 11 / 5 - 1), 1e3 * time))
+        style: dict[str, Any] = {"color": colours[column], "markersize": 3.2, "alpha": 0.55}
+        axes.plot(*zip(*dots, strict=True), ".", **style)
         bars.append((x, 1e3 * statistics.median(launch)))
-    axes.plot(*zip(*dots, strict=True), ".", color=colour, markersize=3.2, alpha=0.55)
     lows, highs = [x - half for x, _ in bars], [x + half for x, _ in bars]
     axes.hlines([median for _, median in bars], lows, highs, INK, linewidth=1.4)
 
 
-def history(runs: Sequence[Run], results: Sequence[Result], axes: "Axes") -> None:
-    """Throughput of one case over stored sessions. The marker shows the verdict; a grey one means
-    another environment than the newest session's."""
+def history(runs: Sequence[Run], results: Sequence[Result], metric: str, axes: "Axes") -> None:
+    """One metric of one case over stored sessions. The marker shows the verdict on this metric; a
+    grey one means another environment than the newest session's."""
     newest = results[-1]
-    values = [result.value(THROUGHPUT) or 0.0 for result in results]
+    quantity = quantity_of(newest, metric)
+    values = [(result.value(metric) or 0.0) / quantity.scale for result in results]
     axes.plot(range(len(results)), values, color=FAINT, zorder=1)
-    whiskers(axes, range(len(results)), results, Quantity(THROUGHPUT), GREY)
+    whiskers(axes, range(len(results)), results, quantity, GREY)
+    disturbed_dots(axes, range(len(results)), results, quantity)
     labelled: set[str] = set()
     for place, result in enumerate(results):
-        _verdict_mark(axes, (place, values[place]), result, newest, labelled)
+        _verdict_mark(axes, (place, values[place]), result, metric, newest, labelled)
     shown = evenly(list(range(len(results))), 5)
     axes.set_xticks(shown, [_day(runs[results[place].run]) for place in shown])
     axes.set_ylim(0.9 * min(values), 1.1 * max(values))
-    axes.set_ylabel(f"throughput [{throughput_unit(results)}]")
+    axes.set_ylabel(quantity.label)
     case = newest.case
-    titled(axes, f"{case.framework}, {case.model}, {case.phase}, {devices(newest)}")
+    titled(axes, f"{case.model}, {case.framework}, {case.phase}, {devices(newest)}")
+
+
+def quantity_of(result: Result, metric: str) -> Quantity:
+    """A metric as the axis of a panel that is its alone."""
+    entry = result.record.metrics[metric]
+    title = metric_row(metric, entry.unit, entry.better).title
+    unit, scale = {"B": ("MiB", MIB), "s": ("ms", 1e-3)}.get(entry.unit, (entry.unit, 1.0))
+    return Quantity(metric, f"{title} [{unit}]", scale)
+
+
+def leads(standings: Sequence[Standing], axes: "Axes") -> None:
+    """Who wins where: a row per comparison, the clearly or barely fastest case at 100% and the
+    others below it, each with the 95% interval of its share."""
+    rows = [standing.title for standing in standings]
+    lowest = 1.0
+    labelled: set[str] = set()
+    for place, standing in enumerate(standings):
+        count = len(standing.shares)
+        for number, share in enumerate(standing.shares):
+            y = place + 0.16 * (number - (count - 1) / 2)
+            style = look(share.framework, share.variant)
+            if share.low is not None and share.high is not None:
+                axes.plot([100 * share.low, 100 * share.high], [y, y], color=style["color"], lw=1.3)
+            label = None if share.label in labelled else share.label
+            axes.plot([100 * share.middle], [y], linestyle="", label=label, **style)
+            labelled.add(share.label)
+            lowest = min(lowest, share.low if share.low is not None else share.middle)
+    axes.axvline(100, color=GREY, linewidth=1, linestyle=":", zorder=1)
+    axes.set_yticks(range(len(rows)), [short(row, 36) for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(max(100 * lowest - 3, -2), 104)
+    axes.set_xlabel("throughput in % of the fastest, with 95% intervals over launches")
+    axes.grid(visible=False, axis="y")
 
 
 def _verdict_mark(
-    axes: "Axes", point: tuple[float, float], result: Result, newest: Result, labelled: set[str]
+    axes: "Axes",
+    point: tuple[float, float],
+    result: Result,
+    metric: str,
+    newest: Result,
+    labelled: set[str],
 ) -> None:
     """The mark of one session; the first of a kind adds its label to the legend."""
-    marker, colour, filled = _VERDICTS[result.status]
-    label = result.status
+    label = result.metric_status(metric)
+    marker, colour, filled = _VERDICTS[label]
     if unlike(result, newest):
         colour, label = "#b6bcc4", "other environment"
     axes.plot(

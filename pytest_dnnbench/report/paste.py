@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from pytest_dnnbench.metrics import THROUGHPUT
-from pytest_dnnbench.report.rows import CLEAR, COLUMNS, Column, Row, Section, columns
-from pytest_dnnbench.report.study import Study
+from pytest_dnnbench.report.rows import CLEAR, Column, Row, Section, columns, half_width
+from pytest_dnnbench.report.study import Group, Study
+from pytest_dnnbench.report.verdicts import verdict_text
 
 # What Markdown would take for markup within a line; a bar would end the cell.
 _MARKUP = re.compile(r"([\\`*_\[\]|~$])")
@@ -26,26 +27,54 @@ def markdown(sections: Sequence[Section], caption: str) -> str:
 
 
 def csv_table(sections: Sequence[Section], study: Study) -> str:
-    """A row per case, with raw values. A head tells the unit of its metric; the column
-    `throughput_unit` that of the throughput. Empty where a record has no value."""
+    """A row per case, with raw values. Each head ends with the unit of its column, as in
+    `_fraction`, `_ratio`, `_bytes`, `_s` or `_nat`; that of the throughput is in the column
+    `throughput_unit`. Empty where a record has no value, and where too few launches were
+    undisturbed for one."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    keys = [column.key for column in COLUMNS]
-    writer.writerow(["model", "phase", "setting", *keys, "throughput_unit", "test", "session"])
-    for section in sections:
-        group = section.group
-        for row in section.rows:
-            cells = [
-                group.model,
-                group.phase,
-                group.setting,
-                *(column.value(row) for column in COLUMNS),
-                row.result.throughput_unit,
-                row.result.name,
-                study.runs[row.result.run].saved,
-            ]
-            writer.writerow(map(_harmless, cells))
+    rows = [_csv_row(section.group, row, study) for section in sections for row in section.rows]
+    writer.writerow(rows[0] if rows else ())
+    for cells in rows:
+        writer.writerow(map(_harmless, cells.values()))
     return stream.getvalue()
+
+
+def _csv_row(group: Group, row: Row, study: Study) -> dict[str, object]:
+    """The cells of a case under their heads."""
+    result = row.result
+    record, case, value = result.record, result.case, result.value
+    return {
+        "model": group.model,
+        "phase": group.phase,
+        "setting": group.setting,
+        "framework": row.series,
+        "plan": record.plan.shape if record.plan else None,
+        "gpus": case.gpus,
+        "device": case.device,
+        "precision": case.precision,
+        "batch_size_per_rank": case.batch_size,
+        "image_size_px": case.image_size,
+        "steps": record.run.steps,
+        "warmup_steps": record.run.warmup,
+        "launches": len(record.launches),
+        "launches_disturbed": result.disturbed,
+        "oversubscribed": row.crowded,
+        "throughput": value(THROUGHPUT),
+        "throughput_unit": result.throughput_unit,
+        "throughput_half_width_fraction": half_width(result),
+        "step_time_s": value("step_time_s"),
+        "speedup_ratio": value("speedup"),
+        "scaling_efficiency_fraction": value("scaling_efficiency"),
+        "allocated_peak_bytes": value("allocated_peak_bytes"),
+        "cached_peak_bytes": value("cached_peak_bytes"),
+        "resident_peak_bytes": value("resident_peak_bytes"),
+        "loss_nat": value("loss"),
+        "verdict": verdict_text(record.verdict),
+        "torch": record.environment.must_match.get("torch"),
+        "test": result.name,
+        "session": study.runs[result.run].saved,
+    }
 
 
 def _table_lines(section: Section, shown: Sequence[Column]) -> list[str]:

@@ -5,13 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from pytest_dnnbench.metrics import THROUGHPUT
+from pytest_dnnbench.metrics import THROUGHPUT, metric_row
 from pytest_dnnbench.report import panels
-from pytest_dnnbench.report.canvas import Draw
+from pytest_dnnbench.report.canvas import PANEL_INCHES, WIDE_INCHES, Draw
 from pytest_dnnbench.report.figures import MIB
 from pytest_dnnbench.report.marks import Quantity, drawable
 from pytest_dnnbench.report.runs import Result
+from pytest_dnnbench.report.standings import standings
 from pytest_dnnbench.report.study import Group, Study
+from pytest_dnnbench.report.verdicts import deciding_metric
+from pytest_dnnbench.report.winners import contests
+
+LEADS = "leads"
+"""The key of the chart that comes first."""
 
 MOST_PANELS = 6
 """Panels drawn of one plot. The tables hold all cases, and the plot says so."""
@@ -27,25 +33,44 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Panels that belong together. `key` names files; `note` says what is not drawn, and why."""
+    """Panels that belong together. `key` names files; `note` says what is not drawn, and why;
+    `width` is a panel's, in inches."""
 
     key: str
     title: str
     about: str
     panels: tuple[Panel, ...]
     note: str = ""
+    width: float = PANEL_INCHES[0]
 
 
 def plots(study: Study) -> list[Plot]:
-    """The plots of a study, throughput first. The note of a plot without a panel says what it
-    would need."""
+    """The plots of a study: the standing of the cases, then throughput. The note of a plot without
+    a panel says what it would need."""
     return [
+        _leads(study),
         _throughput(study),
         _speedup(study),
         _memory(study),
         _step_times(study),
         _history(study),
     ]
+
+
+def _leads(study: Study) -> Plot:
+    drawn = standings(contests(study), study)
+    return _plot(
+        LEADS,
+        "Who is the fastest",
+        "Each row is a comparison: every case in percent of its fastest one. Where an interval"
+        " reaches 100%, nobody is clearly ahead.",
+        [Panel("throughput in percent of the fastest", partial(panels.leads, drawn))]
+        if drawn
+        else [],
+        "Not drawn: a comparison takes two cases of one model, phase and number of devices, with"
+        " two undisturbed launches or more each.",
+        width=WIDE_INCHES,
+    )
 
 
 def _throughput(study: Study) -> Plot:
@@ -116,39 +141,60 @@ def _step_times(study: Study) -> Plot:
 
 
 def _history(study: Study) -> Plot:
-    histories = []
+    histories: list[tuple[str, list[Result]]] = []
     for results in study.history.values():
-        shown = [result for result in results if drawable(result, THROUGHPUT)]
+        metric = metric_of_history(results[-1])
+        shown = [result for result in results if drawable(result, metric)]
         if len({result.run for result in shown}) > 1:
-            histories.append(shown)
+            histories.append((metric, shown))
     histories.sort(key=_interest)
     return _plot(
         "history",
         "History",
-        "Throughput over stored sessions, oldest first; the marker is the verdict of that session."
-        " Regressed cases first, then those that changed most.",
+        "A case over stored sessions, oldest first: its throughput or, where another metric gave"
+        " the newest session its verdict, that one. The marker is the verdict on this metric in"
+        " that session. Regressed cases first, then those that changed most.",
         [
-            Panel(results[-1].name, partial(panels.history, study.runs, results))
-            for results in histories
+            Panel(
+                f"{results[-1].name}, {metric_row(metric).title}",
+                partial(panels.history, study.runs, results, metric),
+            )
+            for metric, results in histories
         ],
         "Not drawn: a history takes two stored sessions or more of a case.",
     )
 
 
-def _interest(results: Sequence[Result]) -> tuple[bool, float]:
+def metric_of_history(newest: Result) -> str:
+    """The metric that a case's history shows."""
+    verdict = newest.record.verdict
+    metric = deciding_metric(verdict) if verdict.status == "regressed" else None
+    return metric if metric in newest.record.metrics else THROUGHPUT
+
+
+def _interest(history: tuple[str, Sequence[Result]]) -> tuple[bool, float]:
     """Sorts regressed cases first, then those that changed most."""
-    first, last = (result.value(THROUGHPUT) or 1.0 for result in (results[0], results[-1]))
+    metric, results = history
+    first, last = (result.value(metric) or 1.0 for result in (results[0], results[-1]))
     return results[-1].status != "regressed", -abs(last / first - 1)
 
 
-def _plot(key: str, title: str, about: str, drawn: Sequence[Panel], nothing: str) -> Plot:
+def _plot(
+    key: str,
+    title: str,
+    about: str,
+    drawn: Sequence[Panel],
+    nothing: str,
+    *,
+    width: float = PANEL_INCHES[0],
+) -> Plot:
     note = "" if drawn else nothing
     if len(drawn) > MOST_PANELS:
         note = (
             f"{MOST_PANELS} of {len(drawn)} panels are drawn; the tables hold all cases. Choose"
             " with --models."
         )
-    return Plot(key, title, about, tuple(drawn[:MOST_PANELS]), note)
+    return Plot(key, title, about, tuple(drawn[:MOST_PANELS]), note, width)
 
 
 def _scaling(study: Study, group: Group, quantities: Sequence[Quantity], y_label: str) -> Panel:

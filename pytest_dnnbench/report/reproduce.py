@@ -5,6 +5,7 @@ import shlex
 from pytest_dnnbench.catalog import FRAMEWORKS
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.study import settings
+from pytest_dnnbench.run_length import seconds_of
 
 
 def command(result: Result) -> str:
@@ -17,7 +18,7 @@ def command(result: Result) -> str:
     is_test = bool(separator) and not path.startswith("-")
     words = ["pytest", result.name if is_test else "bench_cases"]
     for flag, value in {**_choices(result), **_settings(result), **_options(result)}.items():
-        words += [flag, value]
+        words += [flag] if value is None else [flag, value]
     return shlex.join(words)
 
 
@@ -38,6 +39,8 @@ def _settings(result: Result) -> dict[str, str]:
     flags = {
         f"--dnn-{name.replace('_', '-')}": str(value) for name, value in settings(result).items()
     }
+    if seconds_of(result.record.run.steps) is not None:
+        flags["--dnn-window"] = flags.pop("--dnn-steps")
     if launches := len(result.record.launches):
         flags["--dnn-launches"] = str(launches)
     if result.case.dataset == "mnist":
@@ -45,13 +48,15 @@ def _settings(result: Result) -> dict[str, str]:
     return flags
 
 
-def _options(result: Result) -> dict[str, str]:
-    """The framework's own options, where the catalog has the framework."""
+def _options(result: Result) -> dict[str, str | None]:
+    """The framework's own options, where the catalog has the framework. One that is a flag has no
+    value (None), and is left out where it is not set: that is its default."""
     chosen = result.case.options
     return {
-        f"--dnn-{option.flag}": str(chosen[option.name])
+        f"--dnn-{option.flag}": None if isinstance(option.default, bool) else str(value)
         for framework in FRAMEWORKS
         if framework.name == result.case.framework
         for option in framework.options
-        if option.name in chosen
+        if (value := chosen.get(option.name)) is not None
+        and (value or not isinstance(option.default, bool))
     }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_dnnbench.metrics import THROUGHPUT, metric_row
-from pytest_dnnbench.report.figures import MIB, NOTHING, rate
+from pytest_dnnbench.report.figures import MIB, NOTHING, range_text, rate
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.spread import interval_of
 from pytest_dnnbench.report.study import MIXED_RATES, Group, Study, throughput_unit
@@ -20,6 +20,9 @@ from pytest_dnnbench.report.winners import Contest, contests
 CLEAR, AHEAD = "clear", "ahead"
 """The fastest of its group and number of GPUs: clearly (the 95% intervals of all its leads are
 above zero), or not."""
+
+LEFT_OUT = "!"
+"""Marks a throughput from which disturbed launches were left out."""
 
 _ABSURD = 1e15
 """Figures from here on are shown by their order of magnitude."""
@@ -98,8 +101,12 @@ def columns(rows: Sequence[Row]) -> list[Column]:
     return [
         replace(column, head=unit) if column.key == THROUGHPUT else column
         for column in COLUMNS
-        if column.worth is None or any(column.value(row) is not None for row in rows)
+        if column.worth is None or any(_says_something(column, row) for row in rows)
     ]
+
+
+def _says_something(column: Column, row: Row) -> bool:
+    return column.value(row) is not None or bool(row.result.launches(column.key).values)
 
 
 def half_width(result: Result) -> float | None:
@@ -128,9 +135,17 @@ def _metric_column(
     def value(row: Row) -> float | None:
         return row.result.value(metric)
 
-    return Column(
-        metric, head or metric_row(metric).title, _shown(value, form), value, worth, brief=brief
-    )
+    def text(row: Row) -> str:
+        launches = row.result.launches(metric)
+        if launches.doubt:
+            return range_text(row.result, metric, bounded)
+        mark = LEFT_OUT if metric == THROUGHPUT and launches.left_out else ""
+        return _shown(value, form)(row) + mark
+
+    def bounded(figure: float) -> str:
+        return form(figure) if abs(figure) < _ABSURD else f"{figure:.2g}"
+
+    return Column(metric, head or metric_row(metric).title, text, value, worth, brief=brief)
 
 
 def _shown(
@@ -171,6 +186,11 @@ def _gpus(row: Row) -> int:
     return row.result.case.gpus
 
 
+def _disturbed(row: Row) -> str | None:
+    count = row.result.disturbed
+    return f"{count} of {len(row.result.record.launches)}" if count else None
+
+
 def _half_width(row: Row) -> float | None:
     return half_width(row.result)
 
@@ -190,5 +210,13 @@ COLUMNS = (
     _memory_column("allocated_peak_bytes", worth=4),
     _memory_column("cached_peak_bytes", worth=2),
     _memory_column("resident_peak_bytes", worth=4),
+    Column(
+        "disturbed",
+        "disturbed",
+        lambda row: _disturbed(row) or "",
+        _disturbed,
+        worth=0,
+        is_text=True,
+    ),
     Column("verdict", "verdict", lambda row: _verdict(row) or "", _verdict, worth=7, is_text=True),
 )

@@ -48,6 +48,14 @@ class Result:
         """The verdict in one word."""
         return self.record.verdict.status
 
+    def metric_status(self, metric: str) -> str:
+        """The verdict on one metric; of a metric that was not judged, that of the case where it
+        was not compared, else "no-baseline"."""
+        verdict = self.record.verdict
+        if metric in verdict.metrics:
+            return verdict.metrics[metric].status
+        return "incomparable" if verdict.status == "incomparable" else "no-baseline"
+
     @property
     def step_time_s(self) -> list[list[float]]:
         """The raw samples of each launch: seconds of its timed steps."""
@@ -60,9 +68,17 @@ class Result:
         return entry.unit if entry else ""
 
     def value(self, metric: str) -> float | None:
-        """The median of a metric over the launches; None when the record has no such metric."""
+        """The figure of a metric, the median of its undisturbed launches; None when the record has
+        no such metric, and where too few launches were undisturbed."""
         entry = self.record.metrics.get(metric)
-        return entry.value if entry else None
+        if entry is None or not entry.per_launch:
+            return entry.value if entry else None
+        return self.launches(metric).figure
+
+    @property
+    def disturbed(self) -> int:
+        """How many launches were disturbed."""
+        return sum(1 for launch in self.record.launches if launch.conditions.disturbed)
 
     def launches(self, metric: str) -> Launches:
         """The metric's value in each launch, and why each launch was disturbed; no launches when
@@ -92,7 +108,7 @@ def read_run(path: Path) -> Run:
     be read, is of another kind, or has a newer schema."""
     try:
         # Python's reader takes NaN, so that a NaN in one benchmark does not cost the others.
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes().decode("utf-8", "replace"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

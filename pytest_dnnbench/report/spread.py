@@ -28,8 +28,10 @@ class Interval:
 
 
 def interval_of(result: Result, metric: str) -> Interval | None:
-    """The interval of a metric of a case; None where `interval` has none."""
-    return interval(result.launches(metric).values, metric)
+    """The interval of a metric of a case, over its undisturbed launches; None where too few were
+    undisturbed, and where `interval` has none."""
+    launches = result.launches(metric)
+    return interval(launches.undisturbed, metric) if launches.enough else None
 
 
 def interval(launches: Sequence[float], metric: str) -> Interval | None:

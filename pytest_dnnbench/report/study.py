@@ -7,7 +7,7 @@ point    a number of GPUs
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -94,6 +94,17 @@ class Study:
         """The labels of all series: the catalog's frameworks first, in its order."""
         places = {self.label(result): _framework_place(result) for result in self.latest}
         return sorted(places, key=lambda label: (places[label], label))
+
+    @cached_property
+    def looks(self) -> dict[str, tuple[str, int]]:
+        """The framework of each series, and its number among the series of that framework."""
+        frameworks = {self.label(result): result.case.framework for result in self.latest}
+        counts: Counter[str] = Counter()
+        looks = {}
+        for label in self.series:
+            looks[label] = (frameworks[label], counts[frameworks[label]])
+            counts[frameworks[label]] += 1
+        return looks
 
     @cached_property
     def notes(self) -> list[str]:

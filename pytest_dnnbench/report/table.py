@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.captions import launches_and_steps
 from pytest_dnnbench.report.plans import plan_lines
 from pytest_dnnbench.report.rows import AHEAD, CLEAR, Column, Row, Section, columns, sections
@@ -149,6 +150,10 @@ def _notes(study: Study, rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     if "throughput_half_width" in keys:
         unit = throughput_unit(study.latest)
         lines.append(f"± half of the 95% interval of {unit} over launches")
+    if any(row.result.disturbed for row in rows):
+        lines.append("! a figure without the disturbed launches of its case")
+    if any(row.result.launches(THROUGHPUT).doubt for row in rows):
+        lines.append("[...] all launches, of which too few were undisturbed: no figure of the case")
     if any(row.rank == CLEAR for row in rows):
         lines.append("> clearly the fastest on this number of GPUs: 95% intervals over launches")
     if any(row.rank == AHEAD for row in rows):

@@ -14,16 +14,25 @@ MEMORY = {
 
 
 def verdict_text(verdict: Verdict) -> str | None:
-    """Status and the change that decided it: "regressed -5.1%", "regressed allocated +12.0%". None
-    without a baseline."""
+    """Status and the change that decided it: "regressed -5.1%", "regressed allocated +12.0%",
+    "partial: allocated only". A change that is hard to believe has a question mark. None without a
+    baseline."""
     if verdict.status == "no-baseline":
         return None
-    deciding = [name for name, row in verdict.metrics.items() if row.status == verdict.status]
-    metric = THROUGHPUT if THROUGHPUT in deciding or not deciding else deciding[0]
+    if verdict.status == "partial":
+        return f"partial: {', '.join(map(_short, verdict.metrics))} only"
+    metric = deciding_metric(verdict) or THROUGHPUT
     if metric not in verdict.metrics:
         return verdict.status
+    row = verdict.metrics[metric]
     subject = "" if metric == THROUGHPUT else f" {_short(metric)}"
-    return f"{verdict.status}{subject} {change(verdict.metrics[metric].change)}"
+    return f"{verdict.status}{subject} {change(row.change)}{'?' if row.warning else ''}"
+
+
+def deciding_metric(verdict: Verdict) -> str | None:
+    """The metric that gave a case its status, throughput first; None where no metric did."""
+    deciding = [name for name, row in verdict.metrics.items() if row.status == verdict.status]
+    return THROUGHPUT if THROUGHPUT in deciding else next(iter(deciding), None)
 
 
 def baseline_text(against: Against) -> str:
@@ -33,8 +42,14 @@ def baseline_text(against: Against) -> str:
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:
-    """A line per metric that was judged."""
-    return [_line(metric, row) for metric, row in verdict.metrics.items()]
+    """A line per metric that was judged, then what was not and why, and what else is other than it
+    was for the baseline."""
+    lines = [_line(metric, row) for metric, row in verdict.metrics.items()]
+    lines += [
+        f"{metric_row(name).title} not judged: {why}" for name, why in verdict.unjudged.items()
+    ]
+    lines += [f"other conditions than the baseline's: {fact}" for fact in verdict.elsewhere]
+    return [plain(line) for line in lines]
 
 
 def _line(metric: str, row: MetricVerdict) -> str:
@@ -42,7 +57,8 @@ def _line(metric: str, row: MetricVerdict) -> str:
     line = f"{metric_row(metric).title} {row.status}: {change(row.change)} ({low} to {high})"
     if row.limit is not None:
         line += f", limit {change(row.limit)}"
-    return plain(f"{line}, smallest detectable change {row.minimum_detectable:.1%}")
+    line += f", smallest detectable change {row.minimum_detectable:.1%}"
+    return "; ".join(filter(None, (line, row.since, row.warning)))
 
 
 def _short(metric: str) -> str:

@@ -2,11 +2,12 @@
 each other one.
 
 A winner is clear when the 95% interval of its lead over every rival lies above zero; the intervals
-are widened for the number of rivals (Sidak). Cases of unlike environments are not compared. How an
-outcome reads is in findings.py.
+are widened for the number of rivals (Sidak). Cases of unlike environments are not compared, and a
+case of which too few launches were undisturbed takes no part. How an outcome reads is in
+findings.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.runs import Result
@@ -37,10 +38,23 @@ def contests(study: Study) -> list[Contest]:
     outcomes = []
     for group in study.groups:
         for gpus in group.counts:
-            runners = [result for result in group.at(gpus) if _throughput(result) > 0]
+            entered = [result for result in group.at(gpus) if result.launches(THROUGHPUT).values]
+            runners = [result for result in entered if _throughput(result) > 0]
             if runners:
-                outcomes.append(_contest(group, gpus, runners))
+                outcomes.append(_without(entered, _contest(group, gpus, runners)))
     return outcomes
+
+
+def _without(entered: list[Result], contest: Contest) -> Contest:
+    """The contest, after those that were measured and take no part are named: one of them may be
+    the fastest, so nobody is clearly."""
+    absent = [result for result in entered if result.launches(THROUGHPUT).doubt]
+    if not absent:
+        return contest
+    names = ", ".join(sorted({result.case.framework for result in absent}))
+    why = f"{names} takes no part: {absent[0].launches(THROUGHPUT).doubt}"
+    whole = "; ".join(filter(None, (contest.why, why)))
+    return replace(contest, clear=False, why=whole)
 
 
 def _contest(group: Group, gpus: int, runners: list[Result]) -> Contest:
@@ -65,5 +79,5 @@ def _throughput(result: Result) -> float:
 
 
 def _lead(first: Result, rival: Result, comparisons: int) -> Interval | None:
-    ours, theirs = (result.launches(THROUGHPUT).values for result in (first, rival))
+    ours, theirs = (result.launches(THROUGHPUT).undisturbed for result in (first, rival))
     return ratio(ours, theirs, THROUGHPUT, comparisons=comparisons)

@@ -21,7 +21,7 @@ from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.study import Study
 
 PLOTS = "plots"
-_OURS = re.compile(r"(throughput|speedup|memory|steps|history)(\.png|-\d+\.svg)")
+_OURS = re.compile(r"(leads|throughput|speedup|memory|steps|history)(\.png|-\d+\.svg)")
 
 
 def check_writable(directory: Path) -> None:
@@ -61,10 +61,12 @@ def _write_plot(plot: Plot, study: Study, directory: Path) -> Drawn:
     if not plot.panels:
         return Drawn(plot, (), ())
     svgs = tuple(
-        svg_panel(panel.draw, f"{plot.key}-{number}") for number, panel in enumerate(plot.panels, 1)
+        svg_panel(panel.draw, f"{plot.key}-{number}", plot.width)
+        for number, panel in enumerate(plot.panels, 1)
     )
     draws = [panel.draw for panel in plot.panels]
-    files = {f"{PLOTS}/{plot.key}.png": png_sheet(draws, caption(study, plot.key))}
+    png = png_sheet(draws, caption(study, plot.key), width=plot.width)
+    files = {f"{PLOTS}/{plot.key}.png": png}
     for number, svg in enumerate(svgs, 1):
         files[f"{PLOTS}/{plot.key}-{number}.svg"] = svg.encode()
     for name, content in files.items():

@@ -11,10 +11,17 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.results.baselines.baseline import Baseline
 from pytest_dnnbench.results.baselines.baseline_source import load_baseline
 from pytest_dnnbench.results.baselines.case_baseline import ComparedWith, NoBaseline
-from pytest_dnnbench.results.baselines.comparability import facts_of
+from pytest_dnnbench.results.baselines.comparability import (
+    CASE_FACTS,
+    fact_names,
+    facts_of,
+    nearest_facts,
+)
 from pytest_dnnbench.results.baselines.limits import Limit, parse_limit_list
 from pytest_dnnbench.results.records.schema import Record
+from pytest_dnnbench.results.verdicts.foresight import foresee
 from pytest_dnnbench.session import benchmark_file, marks, state
+from pytest_dnnbench.session.resources import resources
 
 _DESELECTED = "dnnbench-deselected"
 
@@ -50,12 +57,18 @@ class SessionBaseline:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Reads the baseline before anything is measured."""
-        if state.settings(self._config).baseline and not session.config.option.collectonly:
+        """Reads the baseline before anything is measured, and says what it lets the session
+        detect. Refuses a session whose baseline is required and cannot be used."""
+        settings = state.settings(self._config)
+        if not session.config.option.collectonly:
             try:
-                self.read()
+                if settings.baseline:
+                    self._check_across(self.read())
+                if settings.require_baseline and benchmark_file.is_timed(self._config):
+                    self._require(state.cases(session))
             except UsageError as error:
                 raise pytest.UsageError(str(error)) from None
+            self._foresee(state.cases(session))
         return (yield)
 
     @pytest.hookimpl(tryfirst=True)
@@ -84,15 +97,59 @@ class SessionBaseline:
             baseline = load_baseline(wanted, benchmark_file.storage_folder(self._config))
             self._refuse_overwriting(wanted)
             if settings.effect is not None and not baseline.names():
-                passed_over = baseline.passed_over[:3]
-                why = f" ({'; '.join(passed_over)})" if passed_over else ""
                 raise UsageError(
-                    f"--dnn-launches auto: --dnn-baseline {wanted} holds no usable session{why}:"
+                    f"--dnn-launches auto: --dnn-baseline {wanted} holds no usable"
+                    f" session{_why_not(baseline)}:"
                     " first save a few with --benchmark-save and a number of launches, as in"
                     " --dnn-launches 3"
                 )
             self._baseline = baseline
         return self._baseline
+
+    def _require(self, cases: list[pytest.Item]) -> None:
+        """Raises UsageError where --dnn-require-baseline could only fail every case, after all of
+        them were measured."""
+        required, baseline = "--dnn-require-baseline", self._baseline
+        if baseline is None:
+            raise UsageError(f"{required}: there is no --dnn-baseline: name one, as in latest")
+        wanted = f"--dnn-baseline {state.settings(self._config).baseline}"
+        if not baseline.names():
+            raise UsageError(
+                f"{required}: {wanted} holds no usable session{_why_not(baseline)}: save one"
+                " without this option first, with --benchmark-autosave"
+            )
+        if cases and not any(baseline.stored(case.nodeid).metrics for case in cases):
+            raise UsageError(
+                f"{required}: {wanted} has none of this session's {len(cases)} cases: it has"
+                f" {baseline.names()[0]} and {len(baseline.names()) - 1} more"
+            )
+
+    def _check_across(self, baseline: Baseline) -> None:
+        """Raises UsageError for a fact to compare across that is a misspelt one of the baseline's.
+        A fact that only this session will have is known once it has measured."""
+        names = fact_names([*baseline.facts(), CASE_FACTS])
+        for name in state.settings(self._config).compare_across:
+            if names and name not in names and (near := nearest_facts(name, names)):
+                raise UsageError(
+                    f"--dnn-compare-across {name}: the baseline has no such fact: did you mean"
+                    f" {' or '.join(near)}?"
+                )
+
+    def _foresee(self, cases: list[pytest.Item]) -> None:
+        """Says what the session can detect, where few sessions are stored."""
+        config, settings = self._config, state.settings(self._config)
+        silent = state.is_xdist_worker(config) or not benchmark_file.is_timed(config)
+        if self._baseline is None or not cases or silent:
+            return
+        foresight = foresee(
+            self._baseline,
+            {case.nodeid: self.layers(case) for case in cases},
+            launches=settings.launches,
+            false_alarms=settings.false_alarms,
+            device=resources(config).machine.kind,
+        )
+        if foresight:
+            state.announce(config, f"dnnbench: {foresight}")
 
     def layers(self, item: pytest.Item) -> list[Mapping[str, Limit]]:
         """The limits that the user set for a case; the first layer that limits a metric wins:
@@ -123,3 +180,9 @@ class SessionBaseline:
                 f"--benchmark-json {target} would overwrite --dnn-baseline in place: save the"
                 " session elsewhere, then run `dnnbench baseline update`"
             )
+
+
+def _why_not(baseline: Baseline) -> str:
+    """In brackets, why the sessions of a baseline that has none were passed over."""
+    passed_over = baseline.passed_over[:3]
+    return f" ({'; '.join(passed_over)})" if passed_over else ""

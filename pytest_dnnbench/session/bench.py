@@ -86,7 +86,7 @@ class DnnBench:
             shared.catalog,
             launcher,
             shared.machine,
-            steps=1 if smoke else settings.steps,
+            steps=1 if smoke else settings.timed(shared.machine.kind),
             warmup=0 if smoke else settings.warmup,
             data=shared.data(),
         )
@@ -165,9 +165,9 @@ class DnnBench:
             pytest.skip(f"{framework} does not run on {gpus} devices")
 
     def _check_options(self, framework: str, options: Iterable[str]) -> None:
-        known = [row.name for row in self._resources.catalog.framework(framework).options]
-        if unknown := sorted(set(options) - set(known)):
-            choices = f"choose from {', '.join(known)}" if known else "it has none"
+        names = [row.name for row in self._resources.catalog.framework(framework).options]
+        if unknown := sorted(set(options) - set(names)):
+            choices = f"choose from {', '.join(names)}" if names else "it has none"
             raise UsageError(f"{framework} has no option {unknown[0]!r}: {choices}")
 
     def _show(self, ranks: Ranks) -> None:

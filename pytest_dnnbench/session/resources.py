@@ -64,7 +64,7 @@ class Resources:
         self.server = ForkServer((*PRELOAD, *(name for spec in installed for name in spec.preload)))
         self.placements = Placements(
             self.machine,
-            Leases(timeout_s=settings.lease_timeout, announce=announce),
+            Leases(timeout_s=settings.lease_timeout, announce=announce, needed=side_by_side),
             self.counts,
             timed=timed,
             side_by_side=side_by_side,
@@ -128,7 +128,7 @@ class Resources:
         except DataError:
             if not settings.download:
                 raise
-            self.ranks(1).launch(DOWNLOAD, settings.data_dir)
+            self.ranks(1).launch(DOWNLOAD, settings.data_dir, returns=Any)
             self._data = find_mnist(settings.data_dir)
         train_share = self._data.train_count // max(self.counts)
         share = min(train_share, self._data.validate_count // max(self.counts))

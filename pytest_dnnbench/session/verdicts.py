@@ -17,6 +17,7 @@ import pytest
 
 from pytest_dnnbench.metrics import THROUGHPUT, YARDSTICK
 from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
+from pytest_dnnbench.results.baselines.comparability import elsewhere
 from pytest_dnnbench.results.baselines.limits import Limit
 from pytest_dnnbench.results.records.launches import launches_of
 from pytest_dnnbench.results.records.measurement import Measurement
@@ -38,11 +39,15 @@ from pytest_dnnbench.results.verdicts.judge import (
     judge_again,
     limits_of,
     thresholds,
-    uncompared,
     unmeasured,
 )
 from pytest_dnnbench.results.verdicts.number_of_tests import number_of_tests
-from pytest_dnnbench.results.verdicts.text import failure_message, notes_of, slow_rank
+from pytest_dnnbench.results.verdicts.text import (
+    failure_message,
+    notes_of,
+    slow_rank,
+    unjudged_lines,
+)
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.baseline import SessionBaseline
 from pytest_dnnbench.session.completion import Completion
@@ -140,15 +145,14 @@ class Verdicts:
         if self._settings.calibrate:
             self._calibrate(item, record, limits)
         self._decide(item, record, baseline, limits, again)
-        unheld = {
-            "limited but not measured": unmeasured(record.metrics, layers),
-            "not compared, for every stored launch was disturbed": uncompared(limits, baseline),
-        }
-        for what, names in unheld.items():
-            if names:
-                _note(record, what, ", ".join(names))
-        reasons = [f"{what}: {', '.join(names)}" for what, names in unheld.items() if names]
-        return self._outcome(item, record, reasons)
+        record.verdict = msgspec.structs.replace(
+            record.verdict, elsewhere=elsewhere(baseline.recorded, record)
+        )
+        unheld = unjudged_lines(record.verdict)
+        if names := unmeasured(record.metrics, layers):
+            _note(record, "limited but not measured", ", ".join(names))
+            unheld.append(f"limited but not measured: {', '.join(names)}")
+        return self._outcome(item, record, unheld)
 
     def _decide(
         self,
@@ -205,7 +209,7 @@ class Verdicts:
             _note(record, "no longer a regression", remedy)
         compared = status not in ("no-baseline", "incomparable")
         if self._settings.require_baseline and (unheld or not compared):
-            why = notes_of(record.verdict) or unheld or [self._nothing_to_compare_with(item)]
+            why = unheld or notes_of(record.verdict) or [self._nothing_to_compare_with(item)]
             return Outcome(failure=f"--dnn-require-baseline: {'; '.join(why)}")
         return Outcome()
 
@@ -213,7 +217,11 @@ class Verdicts:
         """Learns the noise of the case from its launches and says what they would detect."""
         settings = self._settings
         for metric, limit in limits.items():
-            launches = record.measured(metric).trusted
+            measured = record.measured(metric)
+            if doubt := measured.doubt:
+                _note(record, "not calibrated", f"{metric}: {doubt}: calibrate again")
+                continue
+            launches = measured.undisturbed
             if not all(value > 0 for value in launches):
                 continue
             noise = record.noise[metric] = learn([launches], prior_of(metric))

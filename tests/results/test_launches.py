@@ -19,7 +19,7 @@ from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.speed_up import relate
 from pytest_dnnbench.results.records.verdict import Confirmation, MetricVerdict, Verdict
-from pytest_dnnbench.results.verdicts.judge import judge, judge_again, uncompared
+from pytest_dnnbench.results.verdicts.judge import judge, judge_again
 from pytest_dnnbench.results.verdicts.text import failure_message, notes_of
 from tests.results import synthetic
 from tests.results.synthetic import NAME, judged, record, save, with_metric
@@ -226,11 +226,15 @@ def test_a_baseline_in_which_every_launch_was_disturbed_has_no_times_and_says_so
     assert isinstance(case, CaseBaseline)
     assert set(case.history) == {MEMORY}
     assert set(case.metrics) >= {TIME, MEMORY}
-    assert uncompared(limits(TIME, MEMORY), case) == [TIME]
     slow = record(0.5)
     measured = {name: slow.measured(name) for name in limits(TIME, MEMORY)}
     look = judge(measured, case, limits(TIME, MEMORY), 1e-4)
     assert set(look.verdict.metrics) == {MEMORY}
+    assert look.verdict.status == "partial"
+    assert look.verdict.unjudged == {TIME: "every stored launch was disturbed"}
+    assert notes_of(look.verdict) == [
+        f"ok: {MEMORY} only; {TIME} not judged, because every stored launch was disturbed"
+    ]
 
 
 def test_launches_of_a_confirmation_have_reasons_of_their_own(tmp_path: Path) -> None:

@@ -45,6 +45,9 @@ class DataParallelWorker(ImageWorker):
     gradients this rounding. It checks parameters and buffers, as strictly as without, against the
     update by the gradients that arrived."""
 
+    _batches: Iterator[Batch] | None = None
+    """Made in the first run, and used up in the next ones."""
+
     def connect(self) -> None:
         """Joins torch.distributed's process group. A framework with a group of its own overrides
         this."""
@@ -88,7 +91,7 @@ class DataParallelWorker(ImageWorker):
         """As Worker.run; every rank completes every step."""
         train = self.case.phase == "train"
         self.model.train(train)
-        batches = data.batches(
+        self._batches = batches = self._batches or data.batches(
             self.case, self.request.data, self.place.rank, self.place.world_size, self.device
         )
         for index in range(steps):

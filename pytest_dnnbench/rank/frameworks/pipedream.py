@@ -26,7 +26,7 @@ from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.proof import prove_training, prove_validation
-from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed, Runtime
+from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed, Runtime, validation_room
 from pytest_dnnbench.rank.pipeline.stash import Sgd
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
 from pytest_dnnbench.rank.reference import digest
@@ -48,6 +48,9 @@ VALIDATION_IMAGES = 250
 class PipeDreamWorker(ImageWorker):
     """One rank: a replica of one stage. The case's plan says of which stage, and of which
     operators."""
+
+    _batches: Batches | None = None
+    """Made in the first run, and used up in the next ones."""
 
     def connect(self) -> None:
         """Joins torch.distributed's process group."""
@@ -98,14 +101,16 @@ class PipeDreamWorker(ImageWorker):
         """As Worker.run; a rank's share of a step is the minibatches of it that this rank runs."""
         train, size = self.case.phase == "train", self._minibatches_per_step
         replicas = self.schedule.layout.replicas
-        batches: Batches = iter(())
-        if self._stage == 0:
-            batches = data.batches(
-                self.case, self.request.data, self._replica, replicas[0], self.device
+        if self._batches is None:
+            self._batches = (
+                data.batches(self.case, self.request.data, self._replica, replicas[0], self.device)
+                if self._stage == 0
+                else iter(())
             )
+        self._runtime.occupancy.restart()
         pass_through = self._runtime.train if train else self._runtime.validate
         share: list[Completed] = []
-        for done in pass_through(batches, steps * size):
+        for done in pass_through(self._batches, steps * size):
             share.append(done)
             if len(share) * replicas[self._stage] >= size:
                 yield _step(done.minibatch // size, share)
@@ -126,12 +131,37 @@ class PipeDreamWorker(ImageWorker):
         return self.schedule.layout.replicas[self._stage] if self._minibatches_per_step == 1 else 1
 
     @property
+    def turn(self) -> int:
+        """As Worker.turn: every replica of every stage has the same number of minibatches."""
+        return math.lcm(*self.schedule.layout.replicas) if self._minibatches_per_step == 1 else 1
+
+    @property
+    def lead_in(self) -> int:
+        """As Worker.lead_in: the steps by which the first stage is ahead; with flushes, which fill
+        and drain the pipeline in every step, one."""
+        return 1 if self._drains else self._steps_in_flight
+
+    @property
     def run_on(self) -> int:
         """As Worker.run_on: the number of steps by which the first stage is ahead keeps the
         pipeline full to the end of the timed ones."""
-        if self.case.phase != "train" or self.case.framework == "pipedream-flush":
-            return 0
-        return math.ceil(self.schedule.most_in_flight / self._minibatches_per_step)
+        return 0 if self._drains else self._steps_in_flight
+
+    @property
+    def _drains(self) -> bool:
+        """Whether the pipeline is empty after each step."""
+        return self.case.phase == "train" and self.case.framework == "pipedream-flush"
+
+    @property
+    def _steps_in_flight(self) -> int:
+        """The steps by which the first stage may be ahead of the last."""
+        minibatches = self.schedule.most_in_flight
+        if self.case.phase != "train":
+            minibatches = max(
+                replicas * validation_room(self.schedule, stage)
+                for stage, replicas in enumerate(self.schedule.layout.replicas)
+            )
+        return math.ceil(minibatches / self._minibatches_per_step)
 
     @property
     def samples_per_update(self) -> int:
@@ -171,11 +201,11 @@ class PipeDreamWorker(ImageWorker):
     def metrics(self) -> dict[str, float]:
         """As Worker.metrics: the bubble of this rank in the timed steps, 1 if it had no minibatch
         in them, and the bubble of the schedule alone."""
-        size, warmup = self._minibatches_per_step, self.request.warmup
+        size = self._minibatches_per_step
         if self.case.phase != "train":
             return {}
         measured = self._runtime.occupancy.bubble_fraction(
-            warmup * size, (warmup + self.request.steps) * size
+            self.timed.start * size, self.timed.stop * size
         )
         return {
             "bubble_fraction": 1.0 if measured is None else measured,

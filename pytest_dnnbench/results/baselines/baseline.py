@@ -28,11 +28,19 @@ from pytest_dnnbench.results.baselines.comparability import (
     alike,
     differences,
     facts_of,
+    recorded_of,
 )
 from pytest_dnnbench.results.baselines.limits import stored_limits
 from pytest_dnnbench.results.records.saved import SavedRun, read_saved
 from pytest_dnnbench.results.records.schema import Record
-from pytest_dnnbench.results.statistics.noise import MEMORY, Noise, Prior, learn, prior_of
+from pytest_dnnbench.results.statistics.noise import (
+    MEMORY,
+    WINDOW,
+    Noise,
+    Prior,
+    learn,
+    prior_of,
+)
 from pytest_dnnbench.results.statistics.suite_noise import pool
 
 HISTORY = MEMORY
@@ -59,6 +67,9 @@ class Baseline(Protocol):
 
     def names(self) -> list[str]:
         """Its cases, by the name that pytest gives them."""
+
+    def facts(self) -> list[Facts]:
+        """The facts of each of its cases, as the newest session has them."""
 
     def of(self, name: str, now: Facts, across: Collection[str] = ()) -> ComparedWith:
         """What to compare this case with. `across`: facts that may differ."""
@@ -103,6 +114,10 @@ class StoredRuns:
     def names(self) -> list[str]:
         """The cases of the newest session that is fit."""
         return self._names
+
+    def facts(self) -> list[Facts]:
+        """As Baseline.facts."""
+        return [facts_of(record) for run in self._runs[:1] for record in run.cases.values()]
 
     def of(self, name: str, now: Facts, across: Collection[str] = ()) -> ComparedWith:
         """Of the sessions since the newest accepted one, those that may be compared with `now`: a
@@ -174,6 +189,7 @@ class StoredRuns:
             noise=_noise(learnt, self._priors) if self._alone and len(sessions) > 1 else {},
             priors=self._priors,
             disturbed=tuple(metric for metric, launches in history.items() if not launches),
+            recorded=recorded_of(record for _, record in compared[-WINDOW:]),
         )
 
     def _undisturbed(self, name: str, metric: str, sessions: list[_Stored]) -> Sessions:

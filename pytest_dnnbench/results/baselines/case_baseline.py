@@ -4,13 +4,24 @@ Incomparable or NoBaseline. All three answer the same questions."""
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
-from pytest_dnnbench.results.baselines.comparability import Difference
+import msgspec
+
+from pytest_dnnbench.results.baselines.comparability import Difference, Recorded
 from pytest_dnnbench.results.baselines.limits import Limit
 from pytest_dnnbench.results.records.verdict import Against, Status
+from pytest_dnnbench.results.statistics.anchor import FEWEST, Anchor, anchor_of
 from pytest_dnnbench.results.statistics.noise import Noise, Prior, prior_of
 
 Sessions: TypeAlias = list[list[float]]
 """The launches of one metric in each session, oldest session first."""
+
+
+class Earlier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of a metric's sessions before the latest ones: the first of them, and how many
+    there were in all."""
+
+    first: list[list[float]]
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +31,9 @@ class CaseBaseline:
     `history` maps a metric to its launches in each session, without the disturbed launches of a
     time; `disturbed` are the metrics of which nothing remains. `limits` are those of the stored
     record. `noise` is there where it was learnt from more than the history, `priors` where other
-    cases say something about it.
+    cases say something about it. `recorded` has the values that each fact which is only
+    recorded, as the host name, had in these sessions. `earlier` is there where the history of a
+    metric is longer than what is kept of it.
     """
 
     file: str
@@ -31,6 +44,8 @@ class CaseBaseline:
     noise: dict[str, Noise] = field(default_factory=dict)
     priors: dict[str, Prior] = field(default_factory=dict)
     disturbed: tuple[str, ...] = ()
+    recorded: Recorded = field(default_factory=dict)
+    earlier: dict[str, Earlier] = field(default_factory=dict)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -41,6 +56,18 @@ class CaseBaseline:
         """The sessions of a metric that can be compared: those whose values are all above zero."""
         sessions = self.history.get(metric, [])
         return [session for session in sessions if all(value > 0 for value in session)]
+
+    def anchor_of(self, metric: str) -> Anchor | None:
+        """The first sessions of a metric's history; None where it is too short for them to be
+        another baseline than the latest."""
+        sessions = self.sessions_of(metric)
+        earlier = self.earlier.get(metric)
+        if earlier is None:
+            return anchor_of(sessions)
+        if len(sessions) < FEWEST or not all(value > 0 for each in earlier.first for value in each):
+            return None
+        middle = len(earlier.first) // 2
+        return Anchor(earlier.first, sessions, earlier.count + len(sessions) - middle)
 
     def noise_of(self, metric: str) -> Noise | None:
         """The noise of a metric; None: to be learnt from `sessions_of`."""
@@ -73,10 +100,15 @@ class _WithoutSessions:
     limits: ClassVar[dict[str, Limit]] = {}
     disturbed: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[str, ...]] = ()
+    recorded: ClassVar[Recorded] = {}
 
     def sessions_of(self, metric: str) -> Sessions:
         """As CaseBaseline.sessions_of."""
         return []
+
+    def anchor_of(self, metric: str) -> Anchor | None:
+        """As CaseBaseline.anchor_of."""
+        return None
 
     def noise_of(self, metric: str) -> Noise | None:
         """As CaseBaseline.noise_of."""

@@ -6,14 +6,16 @@ a session (golden_update.py).
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from pytest_dnnbench.results.baselines.case_baseline import (
     CaseBaseline,
     ComparedWith,
+    Earlier,
     Incomparable,
     NoBaseline,
 )
@@ -24,12 +26,13 @@ from pytest_dnnbench.results.statistics.noise import Noise
 
 
 class GoldenMetric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One metric of one case: the launches of each session, oldest first, and the limit that its
-    user wrote."""
+    """One metric of one case: the launches of each of the latest sessions, oldest first, the limit
+    that its user wrote, and the first of the sessions that are not kept any more."""
 
     sessions: list[list[float]]
     limit: str | None = None
     noise: Noise | None = None
+    earlier: Earlier | None = None
 
 
 class GoldenAcceptance(Acceptance, frozen=True, forbid_unknown_fields=True):
@@ -40,12 +43,14 @@ class GoldenAcceptance(Acceptance, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class GoldenCase:
-    """One case: all its facts, its metrics, their limits, and when it was last updated."""
+    """One case: all its facts, its metrics, their limits, when it was last updated, and the facts
+    of that session that are only recorded, as the host name."""
 
     facts: Facts
     metrics: dict[str, GoldenMetric]
     limits: dict[str, Limit]
     updated: str = ""
+    recorded: dict[str, Any] = field(default_factory=dict)
 
 
 class Golden:
@@ -62,6 +67,10 @@ class Golden:
     def names(self) -> list[str]:
         """The cases in it."""
         return list(self.cases)
+
+    def facts(self) -> list[Facts]:
+        """As Baseline.facts."""
+        return [case.facts for case in self.cases.values()]
 
     def of(self, name: str, now: Facts, across: Collection[str] = ()) -> ComparedWith:
         """As Baseline.of."""
@@ -85,4 +94,6 @@ class Golden:
             history={name: metric.sessions for name, metric in metrics.items()},
             limits=case.limits,
             noise={name: metric.noise for name, metric in metrics.items() if metric.noise},
+            earlier={name: metric.earlier for name, metric in metrics.items() if metric.earlier},
+            recorded={name: (value,) for name, value in case.recorded.items()},
         )

@@ -7,16 +7,20 @@
      "cases": {
       "test_steps.py::test_train[ddp-resnet18-2gpu]": {
        "facts": {its other facts},
+       "recorded": {facts of its newest session that need not match, as the host name},
        "metrics": {
         "throughput": {"limit": "-5%", "sessions": [[3010.2, 3004.8, 3012.0]], "noise": {...}}
 
-Sorted, one line per metric. Users add `limit` by hand, as on the command line; an update keeps it.
+Of a metric the latest sessions are kept, and under "earlier" the first ones with the number of
+those before the latest, against which a slow decline is judged. Sorted, one line per metric. Users
+add `limit` by hand, as on the command line; an update keeps it.
 An unknown key is an error, so that a misspelt one never silently does nothing.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +28,7 @@ import msgspec
 
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.files import replace_file
+from pytest_dnnbench.metrics import metric_row
 from pytest_dnnbench.results.baselines.comparability import Facts
 from pytest_dnnbench.results.baselines.golden import (
     Golden,
@@ -47,6 +52,7 @@ class _CaseEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     metrics: dict[str, Any]
     facts: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
     updated: str = ""
 
 
@@ -131,7 +137,7 @@ def _read_case(path: Path, place: str, entry: Any, machine: Facts) -> GoldenCase
         entry = {"metrics": {}, **entry}
     case = _read(path, place, entry, _CaseEntry)
     metrics = {
-        name: _read_metric(path, f"{place}.metrics.{name}", metric)
+        name: _read_metric(path, f"{place}.metrics.{name}", name, metric)
         for name, metric in case.metrics.items()
     }
     try:
@@ -139,15 +145,20 @@ def _read_case(path: Path, place: str, entry: Any, machine: Facts) -> GoldenCase
     except UsageError as error:
         raise DataError(str(error)) from None
     facts = dict(sorted({**machine, **case.facts}.items()))
-    return GoldenCase(facts, metrics, limits, case.updated)
+    return GoldenCase(facts, metrics, limits, case.updated, case.recorded)
 
 
-def _read_metric(path: Path, place: str, entry: Any) -> GoldenMetric:
+def _read_metric(path: Path, place: str, name: str, entry: Any) -> GoldenMetric:
     metric = _read(path, place, entry, GoldenMetric)
     if not metric.sessions or not all(metric.sessions):
         raise DataError(f"{path}: {place}.sessions: a session without a launch cannot be compared")
-    if not all(abs(value) < float("inf") for session in metric.sessions for value in session):
-        raise DataError(f"{path}: {place}.sessions: a value is not finite")
+    row = metric_row(name)
+    earlier = metric.earlier
+    if earlier and not (0 < len(earlier.first) <= earlier.count and all(earlier.first)):
+        raise DataError(f"{path}: {place}.earlier: `first` holds some of `count` sessions")
+    for value in chain.from_iterable([*metric.sessions, *(earlier.first if earlier else ())]):
+        if impossible := row.impossible(value):
+            raise DataError(f"{path}: {place}.sessions: {impossible}")
     noise = metric.noise
     if noise and not (
         0 <= noise.launch_sd < 10
@@ -180,6 +191,7 @@ def _case_text(name: str, case: GoldenCase, machine: Facts) -> str:
         [
             f"  {_line(name)}: {{",
             f'   "facts": {_line(facts)},',
+            *([f'   "recorded": {_line(case.recorded)},'] if case.recorded else []),
             f'   "updated": {_line(case.updated)},',
             '   "metrics": {',
             *_joined(metrics),
@@ -192,6 +204,8 @@ def _case_text(name: str, case: GoldenCase, machine: Facts) -> str:
 def _metric(metric: GoldenMetric) -> dict[str, Any]:
     entry: dict[str, Any] = {"limit": metric.limit} if metric.limit is not None else {}
     entry["sessions"] = metric.sessions
+    if metric.earlier is not None:
+        entry["earlier"] = msgspec.to_builtins(metric.earlier)
     if metric.noise is not None:
         entry["noise"] = {key: _rounded(value) for key, value in asdict(metric.noise).items()}
     return entry

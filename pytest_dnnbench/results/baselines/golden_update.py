@@ -3,7 +3,13 @@
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.metrics import YARDSTICK, metric_row
 from pytest_dnnbench.results.baselines.baseline import disturbed_text
-from pytest_dnnbench.results.baselines.comparability import Difference, differences, facts_of
+from pytest_dnnbench.results.baselines.case_baseline import Earlier
+from pytest_dnnbench.results.baselines.comparability import (
+    Difference,
+    differences,
+    facts_of,
+    recorded_of,
+)
 from pytest_dnnbench.results.baselines.golden import (
     Golden,
     GoldenAcceptance,
@@ -14,7 +20,7 @@ from pytest_dnnbench.results.baselines.golden_file import written_limits
 from pytest_dnnbench.results.baselines.limits import limit_text, stored_limit
 from pytest_dnnbench.results.records.saved import SavedRun
 from pytest_dnnbench.results.records.schema import Acceptance, Record
-from pytest_dnnbench.results.statistics.noise import learn, prior_of
+from pytest_dnnbench.results.statistics.noise import WINDOW, learn, prior_of
 
 KEPT = 10
 """Sessions that are kept of a metric: enough to estimate noise, few enough to read."""
@@ -69,25 +75,37 @@ def _updated(
         past = history.metrics.get(name) if history else None
         limited = before.metrics.get(name) if before else None
         limit = limited.limit if limited else _own_limit(record, name)
-        metric = _updated_metric(name, record, past.sessions if past else [], limit)
+        metric = _updated_metric(name, record, past, limit)
         if metric is not None:
             metrics[name] = metric
-    return GoldenCase(facts_of(record), metrics, written_limits(metrics, "the golden file"), saved)
+    limits = written_limits(metrics, "the golden file")
+    recorded = {name: values[0] for name, values in recorded_of([record]).items()}
+    return GoldenCase(facts_of(record), metrics, limits, saved, recorded)
 
 
 def _updated_metric(
-    name: str, record: Record, past: list[list[float]], limit: str | None
+    name: str, record: Record, past: GoldenMetric | None, limit: str | None
 ) -> GoldenMetric | None:
     """None for a metric that is not kept, and for one of which every launch was disturbed."""
     row = metric_row(name)
     undisturbed = record.undisturbed(name)
-    sessions = [*past, *([undisturbed] if undisturbed else [])][-KEPT:]
+    every = [*(past.sessions if past else []), *([undisturbed] if undisturbed else [])]
+    sessions, dropped = every[-KEPT:], every[:-KEPT]
     limited = row.tolerance is not None or limit is not None
     if not sessions or not (limited or row.kept):
         return None
     positive = all(value > 0 for session in sessions for value in session)
     learns = positive and (limited or name == YARDSTICK)
-    return GoldenMetric(sessions, limit, learn(sessions, prior_of(name)) if learns else None)
+    noise = learn(sessions, prior_of(name)) if learns else None
+    return GoldenMetric(sessions, limit, noise, _earlier(past.earlier if past else None, dropped))
+
+
+def _earlier(before: Earlier | None, dropped: list[list[float]]) -> Earlier | None:
+    """What is kept of sessions that make room for later ones: the first of all."""
+    if not dropped:
+        return before
+    first, count = (before.first, before.count) if before else ([], 0)
+    return Earlier([*first, *dropped][:WINDOW], count + len(dropped))
 
 
 def _own_limit(record: Record, metric: str) -> str | None:

@@ -1,11 +1,17 @@
-"""Disturbed launches (controller/disturbance.py defines them): which launches a verdict on a time
-rests on.
+"""Disturbed launches (controller/disturbance.py defines them): which launches a figure rests on.
 
 A launch that shared its devices with other work shows how fast the case ran beside that work, not
-how fast the case is. Memory is the same either way. Raw data stay complete: what is left out here
-is left out of verdicts and of the history only.
+how fast the case is. Memory is the same either way. The one rule, for verdicts, tables, plots,
+speed-ups and files alike:
+
+    undisturbed launches          the figure
+    at least FEWEST and half      `figure`, the median of the undisturbed ones
+    fewer                         none: `figure` is None, `doubt` says why, `ends` has the range
+
+Raw data stay complete: a record holds every launch and the reason why it was disturbed.
 """
 
+import statistics
 from collections.abc import Sequence
 
 import msgspec
@@ -51,6 +57,33 @@ class Launches(msgspec.Struct, frozen=True, gc=False):
         """The values that the verdict rests on. Where too few launches are undisturbed these are
         all values, and then no difference is trusted."""
         return self.undisturbed if self.enough else self.values
+
+    @property
+    def figure(self) -> float | None:
+        """The case's figure, the median of the undisturbed launches; None where too few launches
+        are undisturbed, or none was made."""
+        return statistics.median(self.undisturbed) if self.values and self.enough else None
+
+    @property
+    def middle(self) -> float:
+        """What stands in a file where a number must: the median of the undisturbed launches, of all
+        where none is undisturbed. Only `figure` may be shown as the case's."""
+        return statistics.median(self.undisturbed or self.values)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest value of all launches, disturbed or not."""
+        return min(self.values), max(self.values)
+
+    @property
+    def left_out(self) -> int:
+        """How many launches are disturbed."""
+        return len(self.values) - len(self.undisturbed)
+
+    @property
+    def doubt(self) -> str | None:
+        """Why there is no figure; None where there is one."""
+        return None if self.enough else self.disturbance
 
     @property
     def disturbance(self) -> str | None:

@@ -3,6 +3,7 @@
 import statistics
 
 from pytest_dnnbench.messages import PipelineFacts
+from pytest_dnnbench.results.records.launches import launches_of
 from pytest_dnnbench.results.records.measurement import Launch, Measurement
 from pytest_dnnbench.results.records.schema import PlanEntry, PlannedRank
 
@@ -27,9 +28,11 @@ def plan_entry(measurement: Measurement) -> PlanEntry | None:
         profile_parts_over_whole=decision.profile_parts_over_whole,
         predicted_step_time_s=pipeline.predicted_step_time_s,
         predicted_data_parallel_step_time_s=pipeline.predicted_data_parallel_step_time_s,
-        measured_step_time_s=statistics.median(
-            statistics.fmean(launch.step_time_s) for launch in launches
-        ),
+        measured_step_time_s=launches_of(
+            "step_time_s",
+            [statistics.fmean(launch.step_time_s) for launch in launches],
+            [launch.conditions.disturbed for launch in launches],
+        ).middle,
         ranks=[
             _rank(report.pipeline, max(_peaks(launches, rank), default=None))
             for rank, report in enumerate(launches[0].reports)

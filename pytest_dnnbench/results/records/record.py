@@ -4,11 +4,11 @@ Speed-up, which needs another case of the session, is added by speed_up.py; limi
 the session when it judges the case.
 """
 
-import statistics
 from collections.abc import Sequence
 
 from pytest_dnnbench.messages import RankReport
 from pytest_dnnbench.metrics import metric_row
+from pytest_dnnbench.results.records.launches import Reasons, launches_of
 from pytest_dnnbench.results.records.measurement import Launch, Measurement
 from pytest_dnnbench.results.records.plan_entry import plan_entry
 from pytest_dnnbench.results.records.schema import (
@@ -24,6 +24,7 @@ def make_record(measurement: Measurement) -> Record:
     """The record of a case that was just measured: not judged, without speed-up."""
     reports = measurement.launches[0].reports
     sample = reports[0].sample
+    reasons = [launch.conditions.disturbed for launch in measurement.launches]
     return Record(
         schema=SCHEMA,
         case=measurement.case,
@@ -37,7 +38,9 @@ def make_record(measurement: Measurement) -> Record:
             parallel=measurement.parallel,
         ),
         metrics={
-            name: metric_entry(name, figures.per_launch, figures.per_rank, sample=sample)
+            name: metric_entry(
+                name, figures.per_launch, figures.per_rank, sample=sample, reasons=reasons
+            )
             for name, figures in measurement.values().items()
         },
         launches=[_launch_entry(launch) for launch in measurement.launches],
@@ -54,13 +57,15 @@ def metric_entry(
     per_rank: Sequence[float] = (),
     *,
     sample: str = "sample",
-    disturbed: Sequence[str | None] = (),
+    disturbed: Reasons = (),
+    reasons: Reasons = (),
 ) -> MetricEntry:
-    """One metric: its value is the median over the launches. `sample` is the unit of the case's
-    samples."""
+    """One metric: its value is the median of the launches that count (launches.py). `sample` is the
+    unit of the case's samples; `reasons` say why launches of the case were disturbed, `disturbed`
+    the same of a quotient's."""
     row = metric_row(name)
     return MetricEntry(
-        value=statistics.median(per_launch),
+        value=launches_of(name, per_launch, disturbed or reasons).middle,
         unit=row.unit_of(sample),
         better=row.better,
         per_launch=list(per_launch),
@@ -77,6 +82,9 @@ def _launch_entry(launch: Launch) -> LaunchEntry:
         page_faults=[report.page_faults for report in launch.reports],
         own_work_s=launch.own_work_s,
         conditions=launch.conditions,
+        warmup_steps=max(report.warmup_steps for report in launch.reports),
+        warmup_s=max(report.warmup_s for report in launch.reports),
+        steady=launch.reports[0].steady,
     )
 
 

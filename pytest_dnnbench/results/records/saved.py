@@ -5,6 +5,7 @@ other. Errors name the file and the place in it. Names are shown and compared, n
 imported.
 """
 
+import json
 import math
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +13,7 @@ from typing import NoReturn
 import msgspec
 
 from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.metrics import metric_row
 from pytest_dnnbench.results.records.json_text import line_of, read_bytes
 from pytest_dnnbench.results.records.schema import SCHEMA, Record, SavedFile, SessionEntry
 
@@ -79,15 +81,53 @@ def _decode(path: Path, content: bytes) -> SavedFile:
         _find_wrong_record(path, content)
         raise DataError(f"{path}: {error}") from None
     except msgspec.DecodeError as error:
+        if (ours := _only_ours(content)) is not None:
+            return _decode(path, ours)
         reason = str(error)
         digits = reason.rpartition("(byte ")[2].rstrip(")")
         position = int(digits) if digits.isdigit() else len(content)  # without one: it is cut off
         line = line_of(content, position)
         raise DataError(f"{path}, line {line}: not JSON, or cut off: {reason}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, line {line_of(content, error.start)}: not UTF-8 text") from None
+    except UnicodeDecodeError:
+        if (ours := _only_ours(content)) is not None:
+            return _decode(path, ours)
+        raise DataError(f"{path}{_line_of_text_error(content)}: not UTF-8 text") from None
     except RecursionError:
         raise DataError(f"{path}: nested too deeply to be a baseline") from None
+
+
+def _only_ours(content: bytes) -> bytes | None:
+    """The file without what other benchmarks of the session keep in it, where that alone is no
+    strict JSON: pytest-benchmark writes NaN for a NaN, and what others measure is not our business.
+    None where the fault is ours too, or in the file's outline."""
+    try:
+        file = json.loads(content.decode("utf-8", "surrogateescape"))
+        benchmarks = [
+            {
+                "fullname": each["fullname"],
+                "extra_info": {"dnnbench": each["extra_info"]["dnnbench"]},
+            }
+            for each in file["benchmarks"]
+            if each["extra_info"].get("dnnbench") is not None
+        ]
+        kept = {
+            "benchmarks": benchmarks,
+            **{name: file.get(name) for name in ("datetime", "dnnbench")},
+        }
+        ours = json.dumps(kept, allow_nan=False, ensure_ascii=False).encode()
+        msgspec.json.decode(ours)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, msgspec.MsgspecError):
+        return None
+    return ours
+
+
+def _line_of_text_error(content: bytes) -> str:
+    """ ", line N" of the first byte that is no UTF-8."""
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        return f", line {line_of(content, error.start)}"
+    return ""
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -145,7 +185,7 @@ def _check_record(record: Record, place: str) -> None:
     for name, metric in record.metrics.items():
         if not name.isidentifier():
             raise DataError(f"{place}.metrics: {name!r} is not the name of a metric")
-        launches = record.measured(name)
+        row, launches = metric_row(name, metric.unit, metric.better), record.measured(name)
         if not metric.per_launch:
             _wrong(place, name, "no launch")
         if launches.reasons and len(launches.reasons) != len(launches.values):
@@ -157,6 +197,9 @@ def _check_record(record: Record, place: str) -> None:
             )
         if not math.isfinite(sum(launches.values, metric.value)):
             _wrong(place, name, "a value is not finite")
+        for value in metric.per_launch:
+            if impossible := row.impossible(value):
+                _wrong(place, name, impossible)
         if not min(metric.per_launch) <= metric.value <= max(metric.per_launch):
             _wrong(place, name, f"the value {metric.value!r} is not the median of per_launch")
     for name, limit in record.thresholds.items():

@@ -5,10 +5,11 @@ from typing import Literal
 
 import msgspec
 
-Status = Literal["ok", "improved", "noisy", "no-baseline", "incomparable", "regressed"]
+Status = Literal["ok", "partial", "improved", "noisy", "no-baseline", "incomparable", "regressed"]
+"""`partial`: what was judged is ok, and not every limited metric could be judged."""
 
 
-class MachineChange(msgspec.Struct, frozen=True, kw_only=True):
+class MachineChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The seconds of the machine's yardstick: of the baseline's sessions, and now.
 
     `speed` is the change of the machine's speed, a fraction: below zero for a slower machine.
@@ -21,7 +22,7 @@ class MachineChange(msgspec.Struct, frozen=True, kw_only=True):
     explains: bool
 
 
-class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
+class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The verdict on one metric.
 
     `baseline` and `now` are in the metric's unit; `change`, `interval` (95%) and `limit` are signed
@@ -32,7 +33,9 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
     the worse that would be detected with 95% probability, a positive fraction. `launches_needed`:
     for "noisy", the launches that would settle it; null: no number would. `machine` is there when
     the machine's speed changed too. `disturbance` says how many launches were disturbed and by
-    what; `left_out` of them do not count.
+    what; `left_out` of them do not count. `warning` says why a change is hard to believe. `since`
+    is there where the metric was compared with the first sessions of its history, because it
+    declines too slowly for the latest ones to show.
     """
 
     status: Status
@@ -50,9 +53,11 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
     machine: MachineChange | None = None
     disturbance: str | None = None
     left_out: int = 0
+    warning: str | None = None
+    since: str | None = None
 
 
-class Against(msgspec.Struct, frozen=True, kw_only=True):
+class Against(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The baseline: its file, how many of its sessions count, and when the newest was saved."""
 
     file: str
@@ -60,7 +65,7 @@ class Against(msgspec.Struct, frozen=True, kw_only=True):
     saved: str | None
 
 
-class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
+class Confirmation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The second look at a case: fresh launches, each metric's value in each, why each launch was
     disturbed (or null), and the verdicts of the first look."""
 
@@ -70,12 +75,18 @@ class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
     first: dict[str, MetricVerdict]
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict on a case: the worst of its metrics. `reason` says why it could not be
-    compared."""
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The verdict on a case: the worst of its metrics. `reason` says why it could not be compared.
+
+    `unjudged` maps each limited metric that was not judged to the reason. `elsewhere` lists the
+    facts that are only recorded and differ from those of the baseline's sessions, as in "hostname:
+    node17 -> node42".
+    """
 
     status: Status = "no-baseline"
     against: Against | None = None
     reason: str | None = None
     metrics: dict[str, MetricVerdict] = {}
+    unjudged: dict[str, str] = {}
+    elsewhere: list[str] = []
     confirmation: Confirmation | None = None

@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.metrics import Better
+from pytest_dnnbench.results.statistics.anchor import Anchor
 from pytest_dnnbench.results.statistics.design import SCREEN_ALPHA, Precision, precision
 from pytest_dnnbench.results.statistics.noise import (
     TIME,
@@ -173,6 +174,29 @@ def confirm_bound(
         prior=prior,
     )
     return _last_word(both, _worse(median(again), bound, better) > 0)
+
+
+def decide_anchored(
+    now: Sequence[float],
+    again: Sequence[float] | None,
+    anchor: Anchor,
+    *,
+    better: Better,
+    limit: float,
+    alpha: float,
+) -> Decision:
+    """Compares a session, and the fresh launches of its second look if there are any, with the
+    first sessions of its history: what a decline comes to that is too slow for the latest ones to
+    show (anchor.py). More launches make it no surer. The other arguments and the errors are those
+    of `decide`."""
+    _check(better, alpha, limit)
+    launches = [*now, *(again or ())]
+    logarithms(launches)
+    exactness, bound = anchor.precision, _bound(better, limit)
+    both = _call(launches, anchor.figure, lambda _: exactness, better, bound, alpha)
+    if again is None:
+        return both
+    return _last_word(both, _worse(median(again), anchor.figure, better) > bound)
 
 
 def _last_word(both: Decision, repeated: bool) -> Decision:

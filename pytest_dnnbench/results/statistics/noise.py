@@ -27,6 +27,10 @@ _MEDIAN_OF_FEW = (1.0, 0.5, 0.44867, 0.29825, 0.28683, 0.21478)
 # When a session's launches differ by more than was learnt, the past counts no more than this.
 _PAST_DOF = 4.0
 
+# When a case's sessions differ by more than was assumed, what was assumed counts no more than this:
+# other cases say little about one that is unlike them.
+_ASSUMED_DOF = 3.0
+
 
 @dataclass(frozen=True, slots=True)
 class Prior:
@@ -110,14 +114,17 @@ def learn(sessions: Sequence[Sequence[float]], prior: Prior = TIME) -> Noise:
     launch_variance = (prior.launch_dof * prior.launch_sd**2 + squares) / launch_dof
     errors, shares = prediction_errors(sessions)
     share = sum(shares) / len(shares) if shares else 0.0
-    session_dof = prior.session_dof + len(errors)
-    assumed = prior.session_dof * (prior.session_ratio + share) * launch_variance
-    total = (assumed + sum(error * error for error in errors)) / session_dof
+    own = sum(error * error for error in errors)
+    assumed = (prior.session_ratio + share) * launch_variance
+    total = max(
+        (dof * assumed + own) / (dof + len(errors))
+        for dof in (prior.session_dof, min(prior.session_dof, _ASSUMED_DOF))
+    )
     return Noise(
         launch_sd=math.sqrt(launch_variance),
         launch_dof=launch_dof,
         session_sd=math.sqrt(max(total - share * launch_variance, 0.0)),
-        session_dof=session_dof,
+        session_dof=prior.session_dof + len(errors),
         source="learnt" if own_dof or errors else "prior",
         sessions=len(sessions),
         launches=sum(len(session) for session in sessions),

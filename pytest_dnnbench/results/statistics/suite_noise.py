@@ -22,8 +22,12 @@ from pytest_dnnbench.results.statistics.noise import (
 
 # However alike, other cases never count for more than these degrees of freedom of this one.
 _MOST_DOF = 10.0
-_MOST_ERRORS = 2.0
+_MOST_SESSION_DOF = 30.0
 _FEWEST_CASES = 4
+
+_ONE_SESSION = 2.0
+"""What all cases together say about how sessions differ is worth no more errors of one case than
+this, if they say it of one session only: that all are as fast as before may be chance once."""
 
 Sessions = Sequence[Sequence[float]]
 
@@ -43,21 +47,45 @@ def pool(cases: Sequence[Sessions], prior: Prior = TIME) -> Prior:
     )
     if launch_dof < prior.launch_dof:
         launch_variance, launch_dof = prior.launch_sd**2, prior.launch_dof
+    common = Prior(math.sqrt(launch_variance), launch_dof, prior.session_ratio, prior.session_dof)
     ratio, session_dof = _session_ratio(
-        [spread for spread in spreads if spread.errors and spread.launch_dof > 2], prior
+        [spread.scaled(common) for spread in spreads if spread.errors], prior
     )
     return Prior(math.sqrt(launch_variance), launch_dof, ratio, session_dof)
 
 
 @dataclass(frozen=True, slots=True)
 class _Spread:
-    """One case: the variance of its launches, and its sessions' distances from their baselines in
-    units of that."""
+    """One case: the variance of its launches, and its sessions' distances from their baselines,
+    of logarithms; `share` is the part of the launches' variance that is in those."""
 
     launch_variance: float
     launch_dof: int
     errors: list[float]
     share: float
+
+    def scaled(self, common: Prior) -> "_Scaled":
+        """The errors in units of what the launches vary by, as far as the other cases say."""
+        dof = self.launch_dof + common.launch_dof
+        squares = self.launch_dof * self.launch_variance + common.launch_dof * common.launch_sd**2
+        sd = math.sqrt(squares / dof)
+        return _Scaled([error / sd for error in self.errors], dof, self.share)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    """The errors of one case in units of its launches' deviation, which is known to `dof` degrees
+    of freedom."""
+
+    errors: list[float]
+    dof: float
+    share: float
+
+    @property
+    def total(self) -> float:
+        """The variance of the errors. A quotient of variances is F-distributed: its mean is dof /
+        (dof - 2)."""
+        return _mean_square(self.errors) * (self.dof - 2) / self.dof
 
 
 def _spread(sessions: Sessions) -> _Spread | None:
@@ -67,26 +95,20 @@ def _spread(sessions: Sessions) -> _Spread | None:
     if not squares:
         return None
     errors, shares = prediction_errors(sessions)
-    sd = math.sqrt(squares / dof)
-    return _Spread(
-        sd**2, dof, [error / sd for error in errors], statistics.fmean(shares) if shares else 0.0
-    )
+    return _Spread(squares / dof, dof, errors, statistics.fmean(shares) if shares else 0.0)
 
 
-def _session_ratio(cases: list[_Spread], prior: Prior) -> tuple[float, float]:
+def _session_ratio(cases: list[_Scaled], prior: Prior) -> tuple[float, float]:
     """The variance between sessions / between launches that the cases share, and its degrees of
     freedom."""
+    cases = [case for case in cases if case.dof > 2]
     if len(cases) < _FEWEST_CASES:
         return prior.session_ratio, prior.session_dof
-    # A quotient of variances is F-distributed: its mean is dof / (dof - 2).
-    totals = [_mean_square(case.errors) * (case.launch_dof - 2) / case.launch_dof for case in cases]
-    total, share = statistics.fmean(totals), statistics.fmean(case.share for case in cases)
+    total = statistics.fmean(case.total for case in cases)
+    share = statistics.fmean(case.share for case in cases)
     if not total:
         return prior.session_ratio, prior.session_dof
-    alike = _common(
-        [max(case_total, 1e-6 * total) for case_total in totals],
-        [len(case.errors) for case in cases],
-    )[1]
+    alike = _alike(cases, total)
     worth = min(alike, _independent_errors([case.errors for case in cases]))
     blended = (prior.session_dof * prior.session_ratio + worth * max(total - share, 0.0)) / (
         prior.session_dof + worth
@@ -98,7 +120,7 @@ def _independent_errors(errors: list[list[float]]) -> float:
     """The number of independent errors that these are worth: a session in which all cases are
     slower together counts once.
 
-    Never more than two a session, for a machine has other days than those stored."""
+    A single session is worth _ONE_SESSION at most."""
     together = apart = 0.0
     count = min(len(case) for case in errors)
     for session in range(1, count + 1):
@@ -107,7 +129,8 @@ def _independent_errors(errors: list[list[float]]) -> float:
         apart += _mean_square(of_session)
     cases = len(errors)
     correlation = max((cases * together / apart - 1) / (cases - 1), 0.0) if apart else 0.0
-    return count * min(cases / (1 + (cases - 1) * correlation**2), _MOST_ERRORS)
+    independent = cases / (1 + (cases - 1) * correlation**2)
+    return count * independent if count > 1 else min(independent, _ONE_SESSION)
 
 
 def _common(variances: list[float], dofs: Sequence[int]) -> tuple[float, float]:
@@ -126,6 +149,20 @@ def _common(variances: list[float], dofs: Sequence[int]) -> tuple[float, float]:
     while worth > 0.5 and polygamma(1, worth / 2) < excess:
         worth -= 0.5
     return math.exp(statistics.fmean(logs) + psi(worth / 2) - math.log(worth / 2)), worth
+
+
+def _alike(cases: Sequence[_Scaled], total: float) -> float:
+    """How many degrees of freedom the variance of all cases' errors is worth for one of them, by
+    the second moment. Squares, and no logarithms: a few cases whose sessions differ much are what
+    matters, and errors that happen to be nearly zero are not."""
+    spread = _mean_square([case.total / total for case in cases])
+    chance = statistics.fmean(
+        1 + 2 * (len(case.errors) + case.dof - 2) / (len(case.errors) * max(case.dof - 4, 1.0))
+        for case in cases
+    )
+    excess = spread / chance - 1
+    # A variance of inverse chi-squared of f degrees has (deviation / mean)^2 = 2 / (f - 4).
+    return min(4 + 2 / excess, _MOST_SESSION_DOF) if excess > 0 else _MOST_SESSION_DOF
 
 
 def _mean_square(values: list[float]) -> float:

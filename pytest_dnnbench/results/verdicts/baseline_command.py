@@ -63,9 +63,11 @@ def _accept(path: Path, runs: list[Path], accepted: Acceptance) -> str:
             f"{path} is a golden file: name after it the saved session that it should accept"
         )
     read_saved(path)
-    file = json.loads(content)  # all of it, and not only our types: the rest must survive
+    # All of it, and not only our types: the rest must survive, other people's NaN too.
+    file = json.loads(content.decode("utf-8", "surrogateescape"))
     file["dnnbench"]["accepted"] = msgspec.to_builtins(accepted)
-    replace_file(path, json.dumps(file, indent=4, allow_nan=False))
+    text = json.dumps(file, indent=4, ensure_ascii=False)
+    replace_file(path, text.encode("utf-8", "surrogateescape"))
     return f"{path}: accepted by {accepted.who}"
 
 

@@ -42,8 +42,8 @@ def summary(
     enough = f"{needed} launches" if needed else "no number of launches"
     return (
         f"{metric}: launches differ by {noise.launch_sd:.2%}, sessions by {noise.session_sd:.2%};"
-        f" {len(session)} launches would detect {decision.minimum_detectable:.1%};"
-        f" {enough} would detect {INTERESTING:.0%}"
+        f" detects {decision.minimum_detectable:.1%} with {len(session)} launches;"
+        f" {enough} would detect a {INTERESTING:.0%} change"
     )
 
 

@@ -1,15 +1,16 @@
 """Compares two saved files, case by case, without running anything."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from pytest_dnnbench.metrics import YARDSTICK
+from pytest_dnnbench.metrics import YARDSTICK, metric_row
 from pytest_dnnbench.results.baselines.baseline import Baseline
-from pytest_dnnbench.results.baselines.comparability import facts_of
-from pytest_dnnbench.results.baselines.limits import Layers
+from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
+from pytest_dnnbench.results.baselines.comparability import check_across, elsewhere, facts_of
+from pytest_dnnbench.results.baselines.limits import Layers, Limit
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.records.saved import SavedRun
 from pytest_dnnbench.results.records.schema import Record
@@ -21,9 +22,11 @@ SCHEMA = 1
 """The version of the output of `compare --json`. History: 1, the first."""
 
 STATUSES: Sequence[Status] = (
-    "regressed", "incomparable", "no-baseline", "noisy", "improved", "ok",
+    "regressed", "incomparable", "no-baseline", "noisy", "improved", "partial", "ok",
 )  # fmt: skip
 """Worst first."""
+
+SAME_SESSION = "this is a session of the baseline itself, and is not compared with itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,11 @@ class Comparison:
 
     @property
     def missing(self) -> list[str]:
-        """The cases that were compared with nothing."""
+        """The cases that were compared with nothing, or not in every limited metric."""
         without = [
             name
             for name, verdict in self.verdicts.items()
-            if verdict.status in ("no-baseline", "incomparable")
+            if verdict.status in ("no-baseline", "incomparable", "partial")
         ]
         return sorted({*self.only_baseline, *self.only_now, *without})
 
@@ -86,7 +89,9 @@ def compare(
     across: Collection[str] = (),
 ) -> Comparison:
     """Judges every case of `now`. `layers` are the user's limits; `false_alarms` is the rate over
-    all cases; `across` names facts that may differ."""
+    all cases; `across` names facts that may differ. Raises UsageError for one that no side has."""
+    if across:
+        check_across(across, [*baseline.facts(), *map(facts_of, now.cases.values())])
     stored = {
         name: baseline.of(name, facts_of(record), across) for name, record in now.cases.items()
     }
@@ -95,7 +100,7 @@ def compare(
     }
     alpha = alpha_per_test(false_alarms, sum(map(len, limits.values())))
     verdicts = {
-        name: judge(_measured(record, across), stored[name], limits[name], alpha).verdict
+        name: _judged(record, stored[name], limits[name], alpha, across)
         for name, record in now.cases.items()
     }
     old = set(baseline.names())
@@ -106,6 +111,32 @@ def compare(
         only_baseline=sorted(old - set(now.cases)),
         only_now=sorted(set(now.cases) - old),
         passed_over=baseline.passed_over,
+    )
+
+
+def _judged(
+    record: Record,
+    stored: ComparedWith,
+    limits: Mapping[str, Limit],
+    alpha: float,
+    across: Collection[str],
+) -> Verdict:
+    if is_of_baseline(record, stored):
+        return Verdict(status="incomparable", against=stored.against, reason=SAME_SESSION)
+    verdict = judge(_measured(record, across), stored, limits, alpha).verdict
+    return msgspec.structs.replace(verdict, elsewhere=elsewhere(stored.recorded, record))
+
+
+def is_of_baseline(record: Record, stored: ComparedWith) -> bool:
+    """Whether the record is itself one of the baseline's sessions: its launches are, of every time
+    that both have, to the last digit."""
+    times = [
+        metric
+        for metric in record.metrics
+        if metric_row(metric).timed and stored.sessions_of(metric)
+    ]
+    return bool(times) and all(
+        record.undisturbed(metric) in stored.sessions_of(metric) for metric in times
     )
 
 

@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.verdict import MetricVerdict, Verdict
 from pytest_dnnbench.results.verdicts.compare import Comparison
-from pytest_dnnbench.results.verdicts.text import figure, metric_lines, notes_of
+from pytest_dnnbench.results.verdicts.text import (
+    elsewhere_text,
+    figure,
+    metric_lines,
+    notes_of,
+)
 
 _MARKS = {"regressed": "🔴", "improved": "🟢", "noisy": "🟡", "ok": "⚪"}
 _HEAD = [
@@ -21,6 +26,8 @@ def plain(comparison: Comparison) -> str:
         if verdict.status == "ok":
             continue
         lines.append(f"{verdict.status}: {name}")
+        if verdict.status == "regressed" and (other := elsewhere_text(verdict)):
+            lines.append(f"  {other}")
         entries = comparison.now.cases[name].metrics
         for metric, judged in verdict.metrics.items():
             if judged.status == "regressed":
@@ -42,8 +49,14 @@ def markdown(comparison: Comparison) -> str:
         table = _table(comparison, unchanged)
         summary = f"<details><summary>{len(unchanged)} ok</summary>"
         lines += ["", summary, "", *table, "", "</details>"]
-    if missing := _missing(comparison):
-        lines += ["", *(f"- {_escaped(line)}" for line in missing)]
+    warnings = [
+        f"{name}: {line}"
+        for name, verdict in verdicts
+        for line in (*_warnings(verdict), elsewhere_text(verdict))
+        if line
+    ]
+    if remarks := [*warnings, *_missing(comparison)]:
+        lines += ["", *(f"- {_escaped(line)}" for line in remarks)]
     return "\n".join(lines)
 
 
@@ -60,9 +73,20 @@ def _rows(name: str, verdict: Verdict, record: Record) -> list[str]:
     case = f"| `{_escaped(name)}` |"
     if not verdict.metrics:
         return [f"{case} | | | | | | {verdict.status} {_escaped(verdict.reason or '')} |"]
-    return [
+    rows = [
         f"{case} {metric} | {_cells(judged, record.metrics[metric].unit)}"
         for metric, judged in verdict.metrics.items()
+    ]
+    unjudged = [
+        f"{case} {metric} | | | | | | not judged: {_escaped(reason)} |"
+        for metric, reason in verdict.unjudged.items()
+    ]
+    return rows + unjudged
+
+
+def _warnings(verdict: Verdict) -> list[str]:
+    return [
+        f"{name}: {metric.warning}" for name, metric in verdict.metrics.items() if metric.warning
     ]
 
 

@@ -9,20 +9,28 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import msgspec
+
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
 from pytest_dnnbench.results.baselines.limits import Layers, Limit, resolve
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.records.schema import LimitEntry, MetricEntry
 from pytest_dnnbench.results.records.verdict import MetricVerdict, Status, Verdict
+from pytest_dnnbench.results.statistics.anchor import SHARE
 from pytest_dnnbench.results.statistics.decision import (
     Decision,
     confirm,
     confirm_bound,
     decide,
+    decide_anchored,
     decide_bound,
 )
-from pytest_dnnbench.results.verdicts.machine_speed import MachineSpeed, machine_change
+from pytest_dnnbench.results.verdicts.machine_speed import (
+    MachineSpeed,
+    machine_change,
+    machine_drift,
+)
 
 Measured = Mapping[str, Launches]
 """The launches of each metric of one case."""
@@ -30,6 +38,10 @@ Measured = Mapping[str, Launches]
 # A case has the first of these that one of its metrics has.
 _WORST_FIRST: tuple[Status, ...] = ("regressed", "noisy", "improved", "ok", "no-baseline")
 _CHANGED = ("regressed", "improved")
+
+PLAUSIBLE = 2.0
+"""An improvement by more than this factor gets a warning: a case that computes less than it did, or
+zeros, or whose clock is wrong, looks like that too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +66,6 @@ def unmeasured(metrics: Iterable[str], layers: Layers) -> list[str]:
     return sorted(limited - set(metrics))
 
 
-def uncompared(limits: Mapping[str, Limit], baseline: ComparedWith) -> list[str]:
-    """Limited metrics of which every launch of every stored session was disturbed."""
-    return sorted(set(baseline.disturbed) & set(limits))
-
-
 def judge(
     measured: Measured, baseline: ComparedWith, limits: Mapping[str, Limit], alpha: float
 ) -> Judged:
@@ -74,7 +81,7 @@ def judge(
     """
     decided = _decide_each(measured, {}, baseline, limits, alpha)
     suspects = tuple(metric for metric, each in decided.items() if each.suspect)
-    return Judged(_verdict(decided, baseline), suspects)
+    return Judged(_verdict(decided, measured, baseline, limits), suspects)
 
 
 def judge_again(
@@ -86,7 +93,8 @@ def judge_again(
 ) -> Verdict:
     """The last word on a case: as `judge`, with the fresh launches of its confirmation. A metric
     without fresh launches is decided by the first ones alone."""
-    return _verdict(_decide_each(measured, fresh, baseline, limits, alpha), baseline)
+    decided = _decide_each(measured, fresh, baseline, limits, alpha)
+    return _verdict(decided, measured, baseline, limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,9 @@ def _decide_each(
         decisions = _decisions(metric, looks, baseline, limit, alpha)
         if decisions:
             decided[metric] = _decided(metric, looks, decisions, machine)
+        if metric not in decided or decided[metric].verdict.status != "regressed":
+            declined = _declined(metric, measured, fresh, baseline, limit, SHARE * alpha)
+            decided |= {metric: declined} if declined else {}
     return decided
 
 
@@ -150,6 +161,7 @@ def _decisions(
     metric: str, looks: _Looks, baseline: ComparedWith, limit: Limit, alpha: float
 ) -> list[tuple[Decision, str]]:
     """One decision for each kind of limit that can be decided, with the source of the limit."""
+    alpha *= 1 - SHARE
     first, again = looks.values
     if not all(value > 0 for value in (*first, *(again or ()))):
         return []  # no logarithm
@@ -180,6 +192,42 @@ def _decisions(
     return decisions
 
 
+def _declined(
+    metric: str,
+    measured: Measured,
+    fresh: Measured,
+    baseline: ComparedWith,
+    limit: Limit,
+    alpha: float,
+) -> _Decided | None:
+    """The look at the first sessions of the history, where there are enough and the metric is worse
+    than in them; None also where the machine has become as much slower."""
+    looks, anchor = _Looks(measured[metric], fresh.get(metric)), baseline.anchor_of(metric)
+    first, again = looks.values
+    positive = all(value > 0 for value in (*first, *(again or ())))
+    if anchor is None or limit.relative is None or not looks.enough or not positive:
+        return None
+    decision = decide_anchored(
+        first,
+        again,
+        anchor,
+        better=METRICS[metric].better,
+        limit=abs(limit.relative),
+        alpha=alpha,
+    )
+    if decision.status != "regressed":
+        return None
+    drift = machine_drift(measured, fresh, baseline)
+    if drift and drift.explains(metric, decision):
+        return None
+    verdict = _metric_verdict(metric, looks, decision, limit.relative_source, drift)
+    since = (
+        f"a slow decline: compared with the first {len(anchor.first)} of the last"
+        f" {anchor.distance + len(anchor.first) // 2} sessions, for the latest ones declined too"
+    )
+    return _Decided(msgspec.structs.replace(verdict, since=since), suspect=True)
+
+
 def _decided(
     metric: str,
     looks: _Looks,
@@ -200,8 +248,14 @@ def _decided(
         for decision, source in decisions
     ]
     decision, source = min(trusted, key=lambda pair: _WORST_FIRST.index(pair[0].status))
+    return _Decided(_metric_verdict(metric, looks, decision, source, speed), suspect)
+
+
+def _metric_verdict(
+    metric: str, looks: _Looks, decision: Decision, source: str, speed: MachineSpeed | None
+) -> MetricVerdict:
     launches = looks.all
-    verdict = MetricVerdict(
+    return MetricVerdict(
         status=decision.status,
         baseline=decision.baseline,
         now=decision.now,
@@ -216,9 +270,21 @@ def _decided(
         launches_needed=decision.launches_needed,
         machine=speed.entry(metric, decision) if speed else None,
         disturbance=launches.disturbance,
-        left_out=len(launches.values) - len(launches.undisturbed) if looks.enough else 0,
+        left_out=launches.left_out if looks.enough else 0,
+        warning=_warning(metric, decision),
     )
-    return _Decided(verdict, suspect)
+
+
+def _warning(metric: str, decision: Decision) -> str | None:
+    """Why an improvement is hard to believe; None for a plausible one."""
+    ratio = decision.now / decision.baseline
+    factor = ratio if METRICS[metric].better == "higher" else 1 / ratio
+    if decision.status != "improved" or factor <= PLAUSIBLE:
+        return None
+    return (
+        f"{factor:,.3g} times better than the baseline is more than {PLAUSIBLE:g} times: check that"
+        " the case still computes the same (loss, outputs, steps) before you believe it"
+    )
 
 
 def _doubted(decision: Decision) -> Decision:
@@ -228,16 +294,41 @@ def _doubted(decision: Decision) -> Decision:
     return replace(decision, status=status, launches_needed=None)
 
 
-def _verdict(decided: Mapping[str, _Decided], baseline: ComparedWith) -> Verdict:
+def _verdict(
+    decided: Mapping[str, _Decided],
+    measured: Measured,
+    baseline: ComparedWith,
+    limits: Mapping[str, Limit],
+) -> Verdict:
     metrics = {metric: each.verdict for metric, each in decided.items()}
     statuses = {verdict.status for verdict in metrics.values()}
     worst: Status = next((status for status in _WORST_FIRST if status in statuses), "no-baseline")
+    unjudged = {
+        metric: reason
+        for metric, limit in limits.items()
+        if (reason := _unjudged(metric, limit, measured[metric], baseline))
+    }
     return Verdict(
-        status=baseline.status(worst),
+        status=baseline.status("partial" if worst == "ok" and unjudged else worst),
         against=baseline.against,
         reason=baseline.reason,
         metrics=metrics,
+        unjudged=unjudged,
     )
+
+
+def _unjudged(metric: str, limit: Limit, launches: Launches, baseline: ComparedWith) -> str | None:
+    """Why a limit of a metric was not judged; None where it was, and where there is no baseline,
+    which the status of the case says."""
+    if any(value <= 0 for value in launches.values):
+        return "a launch has a value of zero or less, which has no relative change"
+    if limit.relative is None or not baseline.metrics or baseline.sessions_of(metric):
+        return None
+    if metric in baseline.disturbed:
+        return "every stored launch was disturbed"
+    if metric in baseline.metrics:
+        return "stored launches have values of zero or less, which have no relative change"
+    return "the baseline does not have it"
 
 
 def thresholds(

@@ -14,6 +14,7 @@ from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.records.verdict import MachineChange
 from pytest_dnnbench.results.statistics.decision import Decision, decide
+from pytest_dnnbench.results.statistics.noise import median
 
 EXPLAINED = 2.5
 """docs/statistics.md says what this was measured to be."""
@@ -61,12 +62,9 @@ def machine_change(
     """The machine's speed where it has changed since the baseline. None where it has not, and where
     one of the two has no yardstick. `fresh` are the launches of a confirmation, if there was
     one."""
-    history = baseline.sessions_of(YARDSTICK)
-    if not history or YARDSTICK not in measured:
+    history, launches = baseline.sessions_of(YARDSTICK), _yardsticks(measured, fresh)
+    if not history or launches is None:
         return None
-    launches = measured[YARDSTICK]
-    if YARDSTICK in fresh:
-        launches = launches.followed_by(fresh[YARDSTICK])
     decision = decide(
         launches.trusted,
         history,
@@ -79,3 +77,23 @@ def machine_change(
     if decision.status not in ("regressed", "improved"):
         return None
     return MachineSpeed(decision.baseline, decision.now)
+
+
+def machine_drift(
+    measured: Mapping[str, Launches], fresh: Mapping[str, Launches], baseline: ComparedWith
+) -> MachineSpeed | None:
+    """As `machine_change`, since the first sessions of the history. The machine counts as changed
+    from SMALLEST on, however uncertain its yardstick: a decline that may be the machine's is looked
+    at again in the next session."""
+    anchor, launches = baseline.anchor_of(YARDSTICK), _yardsticks(measured, fresh)
+    if anchor is None or launches is None:
+        return None
+    speed = MachineSpeed(anchor.figure, median(launches.trusted))
+    return speed if abs(math.log(speed.now_s / speed.baseline_s)) >= SMALLEST else None
+
+
+def _yardsticks(measured: Mapping[str, Launches], fresh: Mapping[str, Launches]) -> Launches | None:
+    if YARDSTICK not in measured:
+        return None
+    launches = measured[YARDSTICK]
+    return launches.followed_by(fresh[YARDSTICK]) if YARDSTICK in fresh else launches

@@ -20,10 +20,13 @@ _STANDS_OUT = 1.05
 
 
 def failure_message(record: Record) -> str:
-    """The slow rank, if one is; then baseline, now, change, limit, interval and confidence of each
-    metric that regressed."""
+    """What else changed on the machine, and the slow rank, if one is; then baseline, now, change,
+    limit, interval and confidence of each metric that regressed; then what the others are, and what
+    was not judged."""
     verdict = record.verdict
     lines = [f"regressed: {record.case.label}, {_against(verdict)}"]
+    if other := elsewhere_text(verdict):
+        lines.append(f"  {other}")
     if slow := slow_rank(record):
         lines.append(f"  {slow}")
     for name, metric in verdict.metrics.items():
@@ -39,12 +42,15 @@ def failure_message(record: Record) -> str:
     ]
     if others:
         lines.append(f"  others: {', '.join(others)}")
+    lines += [f"  {line}" for line in unjudged_lines(verdict)]
     return "\n".join(lines)
 
 
 def metric_lines(name: str, metric: MetricVerdict, unit: str) -> list[str]:
     """One metric: its figures, and what they were judged by."""
     lines = [_compared(name, metric, unit), f"    {_judged(metric)}"]
+    if metric.since:
+        lines.append(f"    {metric.since}")
     if metric.left_out:
         lines.append(f"    {metric.disturbance}, left out")
     if metric.machine:
@@ -57,10 +63,10 @@ def slow_rank(record: Record) -> str | None:
     slow = straggler_of(record)
     if slow is None:
         return None
-    own, others = figure(slow.own_work_s, "s"), figure(slow.others_s, "s")
+    its_own, others = figure(slow.own_work_s, "s"), figure(slow.others_s, "s")
     return (
         f"rank {slow.rank} is the slow one:"
-        f" its own part of a step takes {own}, the others' {others}"
+        f" its own part of a step takes {its_own}, the others' {others}"
     )
 
 
@@ -75,7 +81,37 @@ def notes_of(verdict: Verdict) -> list[str]:
             notes.append(f"{name} {metric.change:+.1%}: {_remedy(metric)}")
         elif metric.status == "improved":
             notes.append(f"{name} {metric.change:+.1%}, {_confidence(metric.confidence)}")
+        if metric.warning:
+            notes.append(f"{name}: WARNING: {metric.warning}")
+    notes += unjudged_lines(verdict)
+    if notes and (other := elsewhere_text(verdict)):
+        notes.append(other)
     return notes
+
+
+def unjudged_lines(verdict: Verdict) -> list[str]:
+    """What was judged where not every limit was, and why not; none where every one was."""
+    if verdict.status in ("no-baseline", "incomparable"):
+        return []
+    judged = ", ".join(verdict.metrics)
+    only = f"ok: {judged} only; " if verdict.status == "partial" else ""
+    metrics_of: dict[str, list[str]] = {}
+    for name, reason in verdict.unjudged.items():
+        metrics_of.setdefault(reason, []).append(name)
+    return [
+        f"{only}{', '.join(names)} not judged, because {reason}"
+        for reason, names in metrics_of.items()
+    ]
+
+
+def elsewhere_text(verdict: Verdict) -> str | None:
+    """The facts that no session of the baseline had as this one has them; None without any."""
+    if not verdict.elsewhere:
+        return None
+    return (
+        f"measured under other conditions than the baseline ({'; '.join(verdict.elsewhere)}):"
+        " a difference may come from there"
+    )
 
 
 def figure(value: float, unit: str) -> str:
