@@ -28,8 +28,8 @@ import pytest_dnnbench
 from benchmarks.fuzz_kinds import Kind, all_kinds
 
 PACKAGE = Path(pytest_dnnbench.__file__).parent
-SLOW_S = 5.0
-"""Inputs of a few kilobytes that take longer are shown."""
+SLOW_S = 30.0
+"""Inputs of a few kilobytes that take longer are shown; a report takes some seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,8 +123,12 @@ NOISE = {"launch_sd": 0.01, "launch_dof": 3.0, "session_sd": 0.01, "session_dof"
 @pytest.mark.parametrize(
     ("metric", "reason"),
     [
-        ({"sessions": [[1e300, 1e-300]]}, "sessions: 1e+300 is not a figure that can be measured"),
-        ({"sessions": [[0.0, 1.0]]}, "noise: only values above zero have a relative noise"),
+        ({"sessions": [[1e300, 1e-300]]}, "sessions: throughput is 1e+300, which is not a figure"),
+        ({"sessions": [[0.0, 1.0]]}, "throughput is 0.0, and it is always above zero"),
+        (
+            {"name": "loss", "sessions": [[0.0, 1.0]]},
+            "noise: only values above zero have a relative noise",
+        ),
         ({"noise": {**NOISE, "launch_dof": 1e-300}}, "degrees of freedom lie between 0.1"),
         ({"noise": {**NOISE, "session_sd": 1e300}}, "lie between 0 and 1,000"),
         ({"limit": "-5"}, "'throughput=-5' is not a limit"),
