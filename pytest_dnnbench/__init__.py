@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         RankHung,
         RankOutOfMemory,
         RankRaised,
+        RankUnreadable,
         UsageError,
         WrongResult,
     )
@@ -53,6 +54,7 @@ __all__ = [
     "RankHung",
     "RankOutOfMemory",
     "RankRaised",
+    "RankUnreadable",
     "Ranks",
     "RunRequest",
     "Step",

@@ -10,7 +10,8 @@ value and the fix.
     │   ├── RankRaised
     │   ├── RankOutOfMemory
     │   ├── RankCrashed
-    │   └── RankHung
+    │   ├── RankHung
+    │   └── RankUnreadable
     ├── WrongResult
     ├── LaunchError
     └── BuildError
@@ -30,6 +31,7 @@ __all__ = [
     "RankHung",
     "RankOutOfMemory",
     "RankRaised",
+    "RankUnreadable",
     "UsageError",
     "WrongResult",
 ]
@@ -85,6 +87,11 @@ class RankCrashed(RankFailure):
 
 class RankHung(RankFailure):
     """A rank did not report within the time-out; the message holds the stacks of its threads."""
+
+
+class RankUnreadable(RankFailure):
+    """What a rank sent back cannot be read: it is damaged, too large, of another type than asked
+    for, a pickle that would call something it may not call, or one that takes too long."""
 
 
 class WrongResult(DnnbenchError):

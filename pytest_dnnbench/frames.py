@@ -2,13 +2,17 @@
 
     pytest process ──SpawnMessage (JSON, over a socket)──> fork server ──fork──> rank
           ^                                                                       │
-          └──────(the rank's own pipe: one frame, RESULT or ERROR)────────────────┘
+          └──────(the rank's own pipe: one frame, PLAIN, PICKLED or ERROR)────────┘
 
-    frame     kind (1 byte) │ length of the body (8 bytes, little-endian) │ body (a pickle)
+    frame     kind (1 byte) │ length of the body (8 bytes, little-endian) │ body
 
-Pickles are read only from memory and pipes that the two processes share by inheritance: never from
-a file or a socket. A leaf: imports nothing of ours. Not here: what ranks are asked to do and what
-they measure (messages.py).
+    PLAIN     MessagePack: what measuring and proving ranks return, decoded as a given type
+    PICKLED   a pickle: what a user's own function returned, read by controller/unpickling.py
+    ERROR     MessagePack: the fields of a RankError
+
+User code runs on ranks and can write to the pipe: who reads a frame trusts nothing in it, neither
+kind nor length nor body. A leaf: imports nothing of ours. Not here: what ranks are asked to do and
+what they measure (messages.py).
 """
 
 import struct
@@ -19,21 +23,35 @@ from typing import Any, Self
 FRAME_HEAD = struct.Struct("<cQ")
 """Kind and length of the body."""
 
-RESULT, ERROR = b"R", b"E"
-"""Kinds of a frame. The body of RESULT is what the rank's function returned, that of ERROR the
-fields of a RankError."""
+PLAIN, PICKLED, ERROR = b"P", b"R", b"E"
+"""Kinds of a frame."""
+
+MOST_BYTES = {PLAIN: 64 << 20, PICKLED: 256 << 20, ERROR: 1 << 20}
+"""The largest body of each kind. A report of a million steps takes 35 MB."""
+
+MOST_MESSAGE, MOST_TRACEBACK = 4_000, 16_000
+"""Characters of an exception's message and of its traceback that are kept."""
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or if it has more than `most` characters, its two ends and how much lies between
+    them."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}\n[... {len(text) - most:,} characters ...]\n{text[-(most // 2) :]}"
 
 
 @dataclass(frozen=True, slots=True)
 class SpawnMessage:
     """What the fork server needs to start one rank.
 
-    scratch       the launch's folder; the server removes it if the pytest process dies
+    scratch       the launch's folder
     output        file for what the rank prints
     stacks        file for the stacks of its threads, written on a crash and on SIGUSR1
     directory     working directory
     sys_path      `sys.path` of the pytest process
     environment   variables to set on top of the server's own
+    unset         variables of the server's own that the rank shall not have
     cores         CPU cores that the rank may run on; empty: those of the server
     """
 
@@ -44,15 +62,15 @@ class SpawnMessage:
     sys_path: tuple[str, ...]
     environment: dict[str, str]
     cores: tuple[int, ...] = ()
+    unset: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
         """The message in decoded JSON, whose other keys are left out. Raises KeyError for a key
         that is missing."""
         values = {field.name: data[field.name] for field in fields(cls)}
-        return cls(
-            **values | {"sys_path": tuple(data["sys_path"]), "cores": tuple(data["cores"] or ())}
-        )
+        tuples = {name: tuple(data[name]) for name in ("sys_path", "cores", "unset")}
+        return cls(**values | tuples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +78,8 @@ class RankError:
     """An exception that ended a rank's function.
 
     type            module and qualified name of its class
-    message         the exception as text
-    traceback       as Python prints it
+    message         the exception as text, at most MOST_MESSAGE characters and a note
+    traceback       as Python prints it, at most MOST_TRACEBACK characters and a note
     raised_s        when it reached the rank's main function, seconds of the monotonic clock
     out_of_memory   whether memory of the host or of a device ran out
     step            the step that went wrong, where the exception says so (WrongResult.step)

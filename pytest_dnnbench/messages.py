@@ -1,7 +1,7 @@
 """What crosses the boundary between the pytest process and the ranks: frozen records of plain data.
 
     pytest process ──Place, RunRequest──> rank
-    pytest process <──PlanDecision, Correctness, RankReport── rank
+    pytest process <──PlanDecision, Correctness, RankReport── rank        as MessagePack
 
     pytest process ──Place, PipelineRequest──> rank        the fixture `pipeline_stages`
     pytest process <──StageReport── rank
@@ -16,6 +16,7 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.planner.plan import Plan
+from pytest_dnnbench.run_length import Length
 
 Sample = Literal["img", "tok", "sample"]
 """What a sample is: an image, a token, or anything else. Throughput has the unit SAMPLE/s."""
@@ -27,6 +28,8 @@ class Place:
 
     `device` is "cpu" or "cuda:INDEX"; `threads` the compute threads of this rank; `rendezvous` the
     path of the file store in which the ranks of a launch meet; `timeout_s` bounds every collective.
+    `launch_variables` are the environment variables that this launch alone has, as the port of its
+    rendezvous. `gpu_uuid` is that of the leased GPU, empty on CPU ranks.
     """
 
     rank: int
@@ -35,6 +38,8 @@ class Place:
     threads: int
     rendezvous: str
     timeout_s: float
+    launch_variables: tuple[str, ...] = ()
+    gpu_uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,12 @@ class RunRequest:
 
     worker    the framework's "module:Class"
     model     "module:factory": the pytest process has looked the case's model up in its catalog
-    steps     timed steps, which follow `warmup` untimed ones
+    steps     how long the timed steps are: a number of them, or seconds as "5s" (run_length.py)
+    warmup    how long the untimed steps before them are: a number, seconds, or "auto"
     data      where real images are; None: synthetic ones
     plan      what the framework's planning returned on rank 0, the same for the proof and for all
-              launches: a PlanDecision for our pipelines, plain data for another package's
-              framework; plain data for both when it comes from a journal; None without a planning
-              step
+              launches, as plain data: that of a PlanDecision for our pipelines; None without a
+              planning step
 
     The optimiser is SGD with these settings for every framework.
     """
@@ -56,8 +61,8 @@ class RunRequest:
     case: Case
     worker: str
     model: str
-    steps: int
-    warmup: int
+    steps: Length
+    warmup: Length
     learning_rate: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -147,6 +152,11 @@ class RankReport:
                       empty where the framework does not mark it
     suspended_s       how long the machine slept between the first warm-up step and the end of the
                       window
+    warmup_steps      steps of the whole job before the window, in `warmup_s` seconds on this rank
+    steady            whether the warm-up ended with steps that took equally long; None where it was
+                      a given number of steps
+    clock_s           the rank's clock before the window and after it, to be held against another
+                      clock; (0, 0) where that is not to be done
 
     Memory peaks are metrics like all others: a report has no field for them.
     """
@@ -170,6 +180,10 @@ class RankReport:
     fingerprint: str = ""
     suspended_s: float = 0.0
     own_work_s: tuple[float, ...] = ()
+    warmup_steps: int = 0
+    warmup_s: float = 0.0
+    steady: bool | None = None
+    clock_s: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         if self.sample not in get_args(Sample):

@@ -23,6 +23,30 @@ def process_fields(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal or a debugger; False if it is gone."""
+    with suppress(OSError, IndexError):
+        return process_fields(pid)[0] in ("T", "t")
+    return False
+
+
+def children_of(pid: int) -> list[int]:
+    """The process ids of a process's children; empty if it is gone."""
+    children: list[int] = []
+    with suppress(OSError):
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            children += map(int, path.read_text().split())
+    return children
+
+
+def descendants_of(pid: int) -> list[int]:
+    """The process ids of a process's children, of theirs, and so on; parents come first."""
+    descendants: list[int] = []
+    for child in children_of(pid):
+        descendants += [child, *descendants_of(child)]
+    return descendants
+
+
 def control_groups(membership: Path = Path("/proc/self/cgroup")) -> dict[str, str]:
     """The path of a process's control group, by controller; "" is the one group of version 2.
 

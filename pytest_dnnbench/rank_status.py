@@ -14,9 +14,13 @@ before. People see it, and no record keeps it. After the end of a rank a look is
 
 import mmap
 import os
+import stat
 import struct
-import time
+from contextlib import suppress
 from dataclasses import dataclass
+
+# By name: a clock is taken before any code of the user can replace it in `time`.
+from time import monotonic
 
 RANK_PHASES = {
     "start": "at its start",
@@ -39,6 +43,9 @@ _NAMES = tuple(RANK_PHASES)
 _LAYOUT = struct.Struct("<qqqqdd")
 """The rank's phase, steps done, steps in all, samples, begin of the phase, end of the last step.
 Each has eight bytes, so that each is stored whole."""
+
+STAMP_S = 0.01
+"""How far the kernel's times of a file are off at most: a tick, at its lowest rate of 100 Hz."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,8 @@ class StatusPage:
 
     def __init__(self, descriptor: int) -> None:
         self._page = mmap.mmap(descriptor, mmap.PAGESIZE)
-        self._began_s = time.monotonic()
+        self._descriptor = os.dup(descriptor)
+        self._began_s = monotonic()
         self._phase = self._steps = 0
 
     @classmethod
@@ -87,20 +95,42 @@ class StatusPage:
     def enter(self, phase: str, steps: int = 0) -> None:
         """Reports that a phase begins, with its number of steps. Raises ValueError for one that is
         not in RANK_PHASES."""
-        self._phase, self._steps, self._began_s = _NAMES.index(phase), steps, time.monotonic()
+        self._phase, self._steps, self._began_s = _NAMES.index(phase), steps, monotonic()
         _LAYOUT.pack_into(self._page, 0, self._phase, 0, steps, 0, self._began_s, self._began_s)
 
     def step(self, done: int, samples: int) -> None:
         """Reports the number of steps done in this phase, and of samples completed on this rank."""
         _LAYOUT.pack_into(
-            self._page, 0, self._phase, done, self._steps, samples, self._began_s, time.monotonic()
+            self._page, 0, self._phase, done, self._steps, samples, self._began_s, monotonic()
         )
+
+    def window_opens(self) -> None:
+        """Lets the kernel note when the timed window opens."""
+        # As times of the page's file: the kernel's own clock, which no code on the rank can
+        # replace, and without a wake-up of the controller, which would disturb the window. Setting
+        # the file's times takes a microsecond. Writing to the page changes none of them.
+        with suppress(OSError):
+            os.utime(self._descriptor)
+
+    def window_closed(self) -> None:
+        """Lets the kernel note when the timed window has closed."""
+        with suppress(OSError):  # changes the mode to what it is, and with it `st_ctime` alone
+            os.fchmod(self._descriptor, stat.S_IMODE(os.fstat(self._descriptor).st_mode))
+
+    def window_s(self) -> float:
+        """The seconds between these two by the kernel's clock, to within a tick (STAMP_S); about 0
+        when either did not come."""
+        times = os.fstat(self._descriptor)
+        return (times.st_ctime_ns - times.st_atime_ns) / 1e9
 
     def look(self) -> RankStatus:
         """The rank's phase and progress at this moment."""
         phase, done, steps, samples, began_s, stepped_s = _LAYOUT.unpack_from(self._page)
-        return RankStatus(_NAMES[phase], done, steps, samples, max(0.0, stepped_s - began_s))
+        # A rank that runs wild may write anything into its page.
+        name = _NAMES[phase] if 0 <= phase < len(_NAMES) else "program"
+        return RankStatus(name, done, steps, samples, max(0.0, stepped_s - began_s))
 
     def close(self) -> None:
         """Unmaps the page."""
         self._page.close()
+        os.close(self._descriptor)

@@ -23,6 +23,7 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.messages import Correctness, RankReport, RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.records.schema import Conditions
+from pytest_dnnbench.run_length import TIMED_STEPS
 from pytest_dnnbench.session.resources import Resources
 
 NOISE = (0, 1, -1, 0.5, -0.5, 1, -1)
@@ -86,9 +87,14 @@ def _reports(request: RunRequest, step_s: float) -> tuple[RankReport, ...]:
     case = request.case
     own_ms = _setting("FAKE_OWN_MS").get(case.framework, [])
     return tuple(
-        _report(rank, step_s, request.steps, case.batch_size * case.gpus, own_ms)
+        _report(rank, step_s, _steps(request), case.batch_size * case.gpus, own_ms)
         for rank in range(case.gpus)
     )
+
+
+def _steps(request: RunRequest) -> int:
+    """The number that was asked for; a window in seconds has as many steps as one on CPU ranks."""
+    return request.steps if isinstance(request.steps, int) else TIMED_STEPS
 
 
 def _report(

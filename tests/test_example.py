@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "allreduce"
+LENET_PARAMETERS = 61_706
 CASES = """
 def test_train(framework, model, gpus, process_group, dnnbench):
     dnnbench.measure(framework, model, process_group(gpus), phase="train")
@@ -53,6 +54,7 @@ def test_everything_that_the_package_adds_is_measured_and_recorded(
     longest = max(time for launch in record["launches"] for time in launch["step_time_s"])
     assert 0 < entry["value"] < longest
     assert record["thresholds"]["exchange_time_s"]["relative"] == 0.05
+    assert record["metrics"]["exchanged_bytes"]["value"] == 4 * LENET_PARAMETERS
     assert "exchange_time_s" not in records["test_train[ddp-lenet-2gpu]"]["metrics"]
 
 
@@ -71,10 +73,10 @@ def test_its_metric_can_be_limited(installed: pytest.Pytester) -> None:
         installed,
         *("--dnn-gpu-counts=1", "--dnn-frameworks=allreduce", "--dnn-models=lenet"),
         *("--dnn-launches=1", "--dnn-steps=2", "--dnn-confirm=0"),
-        "--dnn-limits=exchange_time_s<=0.000001ms",
+        "--dnn-limits=exchanged_bytes<=1KiB",
     )
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*exchange_time_s: *"])
+    result.stdout.fnmatch_lines(["*exchanged_bytes: *required: at most*"])
 
 
 def test_a_conftest_can_do_the_same(pytester: pytest.Pytester) -> None:

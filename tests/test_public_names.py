@@ -42,6 +42,7 @@ def test_the_public_names_are_these() -> None:
         "RankHung",
         "RankOutOfMemory",
         "RankRaised",
+        "RankUnreadable",
         "Ranks",
         "RunRequest",
         "Step",

@@ -24,7 +24,7 @@ PACKAGE = Path(pytest_dnnbench.__file__).parent
 LOOPBACK = ("0100007F:", "0" * 24 + "01000000:", "0" * 16 + "FFFF00000100007F:")
 MAY_UNPICKLE = {
     "controller/ranks.py": "writes pickles for its ranks and reads none",
-    "controller/rank_process.py": "what a rank of ours sends through a pipe that it has inherited",
+    "controller/unpickling.py": "what a user's function returned: values only, within a time",
     "rank/entry.py": "what the controller leaves in memory that the rank has inherited",
 }
 MAY_EXECUTE = {

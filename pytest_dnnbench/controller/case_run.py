@@ -28,9 +28,11 @@ from pytest_dnnbench.results.records.measurement import (
     agree,
     check_figures,
     check_metrics,
+    check_times,
     same_model,
 )
 from pytest_dnnbench.results.records.schema import CorrectnessEntry, Environment
+from pytest_dnnbench.run_length import Length
 
 ATTEMPTS = 3
 """How many launches are made to get one during which the machine is not suspended."""
@@ -114,6 +116,7 @@ class CaseRun:
     def _timed_launch(self) -> Launch:
         launch, discarded = self._awake_launch()
         check_metrics(self.request.case, launch.reports)
+        check_times(self.request.case, launch)
         same_model(self.request.case, launch.reports)
         check_figures(self.request.case, launch)
         conditions = msgspec.structs.replace(
@@ -144,8 +147,8 @@ def prepare_run(
     launcher: Launcher,
     machine: Machine,
     *,
-    steps: int,
-    warmup: int,
+    steps: Length,
+    warmup: Length,
     data: MnistFiles | None,
 ) -> CaseRun:
     """A run of the case. `launcher` must be one for the case's framework and its number of ranks.

@@ -18,11 +18,22 @@ from dataclasses import dataclass
 
 from pytest_dnnbench.rank_status import RANK_PHASES, RankStatus
 
-WAITING_MODULES = ("pytest_dnnbench.rank.group", "pytest_dnnbench.rank.pipeline.transfer")
+WAITING_MODULES = (
+    "pytest_dnnbench.rank.agreement",
+    "pytest_dnnbench.rank.group",
+    "pytest_dnnbench.rank.pipeline.transfer",
+)
 """Modules of ours in which a rank waits for its peers. By name: the controller imports none."""
 
 # torch.autograd: a backward pass of data-parallel ranks ends with the exchange of gradients.
-WAITING_PACKAGES = ("torch.distributed", "torch.nn.parallel", "torch.autograd", "horovod")
+# torch.cuda: ranks on GPUs wait for a collective's kernel where they synchronise the device.
+WAITING_PACKAGES = (
+    "torch.distributed",
+    "torch.nn.parallel",
+    "torch.autograd",
+    "torch.cuda",
+    "horovod",
+)
 """Packages of others in which a rank waits for its peers."""
 
 _WAITING = re.compile(

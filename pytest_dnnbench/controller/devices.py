@@ -3,10 +3,11 @@ cores through the kernel. Not here: which of them a launch gets (placement.py)."
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from pytest_dnnbench.controller.nvml import NvmlUnavailable, gpu_handles, nvml
+from pytest_dnnbench.controller.nvml import NvmlUnavailable, nvml, opened_gpus
 from pytest_dnnbench.controller.torch_build import installed_torch
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.proc import control_groups, cpu_model
@@ -14,11 +15,16 @@ from pytest_dnnbench.proc import control_groups, cpu_model
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU that ranks may use, in the order CUDA will number them."""
+    """One GPU that ranks may use, in the order CUDA will number them.
+
+    `cores` are the kernel's numbers of the cores nearest to it that this process may use; empty
+    where they are not known. `sliced`: ranks get a slice of it (MIG); it is leased whole.
+    """
 
     name: str
     uuid: str
-    memory_bytes: int
+    cores: tuple[int, ...] = ()
+    sliced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,30 +130,80 @@ def _cuda() -> tuple[tuple[Gpu, ...], str | None, str]:
     if torch is None or torch.cuda is None:
         version = "(not installed)" if torch is None else torch.version
         return (), None, f"torch {version} is built without CUDA"
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         with nvml() as library:
-            gpus = [
-                Gpu(
-                    library.nvmlDeviceGetName(handle),
-                    library.nvmlDeviceGetUUID(handle),
-                    library.nvmlDeviceGetMemoryInfo(handle).total,
-                )
-                for handle in gpu_handles(library)
-            ]
+            handles, refused = opened_gpus(library)
+            gpus = []
+            for handle in handles:
+                try:
+                    gpus.append(_gpu(library, handle))
+                except library.NVMLError as error:
+                    refused.append(f"a GPU does not answer: {error}")
             driver = library.nvmlSystemGetDriverVersion()
+            if variable is not None and variable.strip().startswith("MIG-"):
+                return _slice(library, variable, driver)
     except NvmlUnavailable as error:
         return (), None, f"no NVIDIA driver answers ({error})"
-    why = "CUDA_VISIBLE_DEVICES hides every GPU" if gpus else "no GPU"
-    return visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES")), driver, why
+    chosen = visible(gpus, variable)
+    return chosen, driver, _why_none(gpus, refused, variable)
+
+
+def _gpu(library: Any, handle: Any) -> Gpu:
+    sliced = False
+    with suppress(library.NVMLError):
+        sliced = bool(library.nvmlDeviceGetMigMode(handle)[0])
+    name, uuid = library.nvmlDeviceGetName(handle), library.nvmlDeviceGetUUID(handle)
+    return Gpu(name, uuid, _near_cores(library, handle), sliced)
+
+
+def _near_cores(library: Any, handle: Any) -> tuple[int, ...]:
+    """The cores of the GPU's NUMA node, as NVML gives them: words of 64 bits, a bit per core."""
+    usable = os.sched_getaffinity(0)
+    try:
+        words = library.nvmlDeviceGetCpuAffinity(handle, max(usable) // 64 + 1)
+    except library.NVMLError:
+        return ()
+    return tuple(core for core in sorted(usable) if words[core // 64] >> core % 64 & 1)
+
+
+def _slice(library: Any, variable: str, driver: str) -> tuple[tuple[Gpu, ...], str, str]:
+    """The GPU of the first slice in CUDA_VISIBLE_DEVICES: CUDA uses no other in one process."""
+    entry = variable.split(",")[0].strip()
+    try:
+        handle = library.nvmlDeviceGetHandleByUUID(entry)
+        gpu = _gpu(library, library.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
+    except library.NVMLError as error:
+        return (
+            (),
+            driver,
+            f"NVML does not know the slice of CUDA_VISIBLE_DEVICES, {entry} ({error})",
+        )
+    return (replace(gpu, sliced=True),), driver, ""
+
+
+def _why_none(gpus: list[Gpu], refused: list[str], variable: str | None) -> str:
+    """Why no GPU is visible, in case none is."""
+    if gpus and variable is not None:
+        entries = _entries(variable)
+        twice = ", for it names one twice" if len(set(entries)) < len(entries) else ""
+        return f"CUDA_VISIBLE_DEVICES={variable!r} hides every GPU{twice}"
+    if refused:
+        return f"NVML opens no GPU ({'; '.join(refused)})"
+    return "no GPU"
+
+
+def _entries(variable: str) -> list[str]:
+    return [entry.strip() for entry in variable.split(",")]
 
 
 def visible(gpus: list[Gpu], variable: str | None) -> tuple[Gpu, ...]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order: indices, or prefixes of UUIDs. Like
-    CUDA, stops at the first entry that matches no GPU."""
+    CUDA, stops at the first entry that matches no GPU, and leaves none if one is named twice."""
     if variable is None:
         return tuple(gpus)
     chosen: list[Gpu] = []
-    for entry in map(str.strip, variable.split(",")):
+    for entry in _entries(variable):
         if entry.isdigit():
             matches = gpus[int(entry) : int(entry) + 1]
         else:
@@ -156,5 +212,7 @@ def visible(gpus: list[Gpu], variable: str | None) -> tuple[Gpu, ...]:
             ]
         if not matches:
             break
+        if matches[0] in chosen:
+            return ()
         chosen.append(matches[0])
     return tuple(chosen)

@@ -12,11 +12,13 @@ Read only when a launch starts and ends, so that reading disturbs nothing.
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from pytest_dnnbench.controller.nvml import NvmlUnavailable, nvml
 from pytest_dnnbench.proc import process_fields
@@ -27,6 +29,9 @@ OTHERS_CORES = 0.2
 
 OTHERS_SHARE = 0.5
 """The same for ranks on GPUs, as a fraction of all cores: their steps need little of the CPU."""
+
+LINGER_S = 1.0
+"""How long the driver may list a process that has ended."""
 
 _LEAST_S = 0.1
 """Less foreign CPU time than this counts as none: the kernel counts in ticks of 10 ms per core."""
@@ -84,8 +89,13 @@ class Watch:
         self.uuids = tuple(uuids)
         self.cores = frozenset(cores)
         self.server_pid = server_pid
-        self._gpus_before = self._gpus_after = read_gpus(self.uuids)
+        self._ranks: set[int] = set()
+        self._gpus_before = self._gpus_after = _left_alone(self.uuids)
         self._cpu_before = sample_cpu(self.cores, server_pid())
+
+    def ranks_started(self, pids: Sequence[int]) -> None:
+        """Names the ranks' processes: the driver may list them a little longer than they live."""
+        self._ranks.update(pids)
 
     def ranks_reported(self) -> None:
         """To be called while the ranks still hold their GPUs."""
@@ -96,7 +106,7 @@ class Watch:
         others = others_cores(self._cpu_before, sample_cpu(self.cores, self.server_pid()))
         reasons = [
             *_foreign_processes(self._gpus_before, "when the launch started"),
-            *_foreign_processes(read_gpus(self.uuids), "when the launch had ended"),
+            *_foreign_processes(_left_alone(self.uuids, self._ranks), "when the launch had ended"),
             *_slowdowns(self._gpus_after),
         ]
         limit = OTHERS_SHARE * len(self.cores) if self.uuids else OTHERS_CORES
@@ -107,6 +117,9 @@ class Watch:
 
 class NoWatch:
     """Observes nothing: for launches that are not timed."""
+
+    def ranks_started(self, pids: Sequence[int]) -> None:
+        """As Watch.ranks_started."""
 
     def ranks_reported(self) -> None:
         """As Watch.ranks_reported."""
@@ -169,6 +182,28 @@ def _gpu_state(library: Any, uuid: str) -> GpuState:
         with suppress(library.NVMLError):
             readings[name] = read(library, library.nvmlDeviceGetHandleByUUID(uuid))
     return GpuState(**readings)
+
+
+def _left_alone(uuids: Sequence[str], ours: Collection[int] = ()) -> dict[str, GpuState]:
+    """The state of each GPU, without our own ranks among its processes.
+
+    The driver closes the context of a process that has ended a moment later, and in a container it
+    lists processes under ids that are not ours: where a GPU is in use it is asked again, for up to
+    LINGER_S.
+    """
+    deadline = time.monotonic() + LINGER_S
+    while True:
+        states = {uuid: _without(state, ours) for uuid, state in read_gpus(uuids).items()}
+        if time.monotonic() >= deadline or not any(state.processes for state in states.values()):
+            return states
+        time.sleep(LINGER_S / 5)
+
+
+def _without(state: GpuState, ours: Collection[int]) -> GpuState:
+    if not state.processes:
+        return state
+    foreign = type(state.processes)(pid for pid in state.processes if pid not in ours)
+    return msgspec.structs.replace(state, processes=foreign)
 
 
 def _foreign_processes(gpus: Mapping[str, GpuState], when: str) -> list[str]:

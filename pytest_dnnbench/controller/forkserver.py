@@ -1,21 +1,30 @@
 """The controller's handle on the fork server (rank/server.py): starts it, asks it to fork ranks,
-signals them, and receives their exit codes."""
+signals them, and receives their exit codes. Not here: its environment (server_environment.py)."""
 
+import glob
 import json
 import os
+import secrets
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from pytest_dnnbench.controller.deadline import LOOK_S, Deadline
+from pytest_dnnbench.controller.server_environment import (
+    read_when_loaded,
+    server_environment,
+)
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.frames import SpawnMessage
+from pytest_dnnbench.proc import descendants_of, is_stopped
 
 START_TIMEOUT_S = 300.0
 """How long the server may take to import everything: torch from a cold network disk can take
@@ -38,16 +47,8 @@ PRELOAD = (
 """What every rank needs, and what torch otherwise imports late: building a DistributedDataParallel
 loads torch._dynamo."""
 
-HEAP = {
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-    "MALLOC_MMAP_MAX_": "0",
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
-"""Makes the C library keep freed memory. By default it returns large pieces to the kernel or keeps
-them, depending on what was freed before: a training step then takes 3 page faults in one launch and
-11,000 in the next, a tenth of its time. It also asks for huge pages, which the kernel gives 2 MiB
-at a time: 1,800 page faults to the end of resnet18's first step instead of 37,000. Variables that
-the user has set are kept."""
+STOPPED_S = 60.0
+"""How long the server may be stopped by a signal while it imports; a launch allows its time-out."""
 
 _MESSAGE_BYTES = 1 << 17
 
@@ -62,8 +63,8 @@ class Exited:
 
 
 class ForkServer:
-    """Started at first use, once for a session, and again if it dies. Close it, or use it in a
-    `with`.
+    """Started at first use, once for a session, and again if it dies or if a variable has changed
+    that libraries read only when they are loaded. Close it, or use it in a `with`.
 
     `preload` are the modules that the server imports. `preload_errors` holds the error of each that
     could not be imported; only torch's prevents a launch.
@@ -77,6 +78,11 @@ class ForkServer:
         self._ready = False
         self._exits: list[Exited] = []
         self._tokens = 0
+        self.scratch_prefix = ""
+        """How the path of every folder of a launch begins. When the server ends it removes what is
+        left of them, for the pytest process may have been killed."""
+        self.environment: dict[str, str] = {}
+        """The pytest process's environment when the server was started."""
 
     def __enter__(self) -> Self:
         return self
@@ -87,9 +93,14 @@ class ForkServer:
     def start(self) -> None:
         """Starts the server and returns before its imports are done: they go on while pytest
         collects."""
-        if self._process is not None and self._process.poll() is None:
+        environment = dict(os.environ)
+        running = self._process is not None and self._process.poll() is None
+        if running and read_when_loaded(environment) == read_when_loaded(self.environment):
             return
         self.close()
+        self.environment = environment
+        name = f"dnnbench-{os.getpid()}-{secrets.token_hex(4)}-"
+        self.scratch_prefix = os.path.join(tempfile.gettempdir(), name)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -97,18 +108,19 @@ class ForkServer:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env=_server_environment(),
+                env=server_environment(environment),
             )
         self._control = ours
-        self._send({"preload": self.preload, "sys_path": sys.path})
+        self._send({"preload": self.preload, "sys_path": sys.path, "scratch": self.scratch_prefix})
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, stopped_s: float = STOPPED_S) -> None:
         """Returns when the server is ready to fork. Raises LaunchError if it cannot import torch,
-        or if an import has started threads."""
+        if an import has started threads or opened a GPU, or if the server is stopped by a signal
+        for `stopped_s`."""
         self.start()
         if self._ready:
             return
-        message = self._receive(START_TIMEOUT_S)
+        message = self._receive(START_TIMEOUT_S, stopped_s)
         self.preload_errors = message["errors"]
         if "torch" in self.preload_errors:
             self.close()
@@ -122,16 +134,31 @@ class ForkServer:
                 f" ranks could deadlock: one of {', '.join(self.preload)} starts threads when"
                 " imported"
             )
+        if message["gpus"]:
+            self.close()
+            raise LaunchError(
+                f"an import of the fork server has opened {', '.join(message['gpus'])}, and CUDA"
+                " does not work in processes forked after that: one of"
+                f" {', '.join(self.preload)} uses a GPU when imported"
+            )
         self._ready = True
 
-    def spawn(self, message: SpawnMessage, request: int, result: int, page: int) -> int:
-        """Forks a rank, hands it the three descriptors, and returns its process id."""
-        self.wait_ready()
+    def spawn(
+        self,
+        message: SpawnMessage,
+        request: int,
+        result: int,
+        page: int,
+        timeout_s: float = START_TIMEOUT_S,
+    ) -> int:
+        """Forks a rank, hands it the three descriptors, and returns its process id. Raises
+        LaunchError if the server does not answer in time."""
+        self.wait_ready(timeout_s)
         self._tokens += 1
         spawn = {"op": "spawn", "token": self._tokens, **asdict(message)}
         self._send(spawn, [request, result, page])
         while True:
-            answer = self._receive(START_TIMEOUT_S)
+            answer = self._receive(timeout_s)
             if answer["op"] == "spawned" and answer["token"] == self._tokens:
                 return int(answer["pid"])
             self._note(answer)
@@ -156,6 +183,11 @@ class ForkServer:
         """The process id of the server; None while it is not running."""
         return self._process.pid if self._process else None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the server is stopped by a signal."""
+        return self.pid is not None and is_stopped(self.pid)
+
     def fileno(self) -> int:
         """The descriptor that becomes readable when a rank has ended; what `select` asks for."""
         if self._control is None:
@@ -168,14 +200,28 @@ class ForkServer:
             self._control.close()
         if self._process is not None:
             try:
-                self._process.wait(5)
+                self._process.wait(0 if self.stopped else 5)
             except subprocess.TimeoutExpired:
-                with suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+                self._kill(self._process)
         self._process = self._control = None
         self._ready = False
         self._exits = []
+
+    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+        """Kills the server, with all that descends from it, and clears up in its place."""
+        # A descriptor of a process stays with it: its number may be given to another meanwhile.
+        descriptors = []
+        for pid in descendants_of(process.pid):
+            with suppress(ProcessLookupError):
+                descriptors.append(os.pidfd_open(pid))
+        process.kill()
+        process.wait()
+        for descriptor in descriptors:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            os.close(descriptor)
+        for folder in glob.glob(f"{glob.escape(self.scratch_prefix)}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _note(self, answer: dict[str, Any]) -> None:
         if answer["op"] == "exited":
@@ -184,21 +230,32 @@ class ForkServer:
     def _send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         if self._control is None:
             raise LaunchError("the fork server is not running")
+        data = json.dumps(message).encode()
+        if len(data) > _MESSAGE_BYTES:
+            raise LaunchError(
+                f"sys.path and the environment variables that have changed since the fork server"
+                f" started take {len(data):,} bytes; at most {_MESSAGE_BYTES:,} can be sent to a"
+                " rank: set fewer or shorter ones"
+            )
         try:
-            socket.send_fds(self._control, [json.dumps(message).encode()], list(descriptors))
+            socket.send_fds(self._control, [data], list(descriptors))
         except OSError as error:
             raise self._lost() from error
 
     def _readable(self, timeout_s: float) -> bool:
         return bool(select.select([self.fileno()], [], [], timeout_s)[0])
 
-    def _receive(self, timeout_s: float) -> dict[str, Any]:
+    def _receive(self, timeout_s: float, stopped_s: float = STOPPED_S) -> dict[str, Any]:
+        """The next message. Raises LaunchError, and ends the server, when none comes within
+        `timeout_s`, of which it may be stopped by a signal for `stopped_s`."""
         if self._control is None:
             raise LaunchError("the fork server is not running")
-        deadline = time.monotonic() + timeout_s
-        if not self._readable(max(0.0, deadline - time.monotonic())):
-            self.close()
-            raise LaunchError(f"the fork server did not answer within {timeout_s:.0f} s")
+        deadline, may_be_stopped = Deadline(timeout_s), Deadline(stopped_s)
+        while not self._readable(min(LOOK_S, deadline.left_s(), may_be_stopped.left_s())):
+            if not self.stopped:
+                may_be_stopped = Deadline(stopped_s)
+            if not (deadline.left_s() and may_be_stopped.left_s()):
+                raise self.silent(min(timeout_s, stopped_s) if self.stopped else timeout_s)
         try:
             data = self._control.recv(_MESSAGE_BYTES)
         except ConnectionError:
@@ -207,22 +264,21 @@ class ForkServer:
             raise self._lost()
         return dict(json.loads(data))
 
+    def silent(self, timeout_s: float) -> LaunchError:
+        """Ends a server that does not answer, and with it every rank; returns the error."""
+        pid, stopped = self.pid, self.stopped
+        self.close()
+        why = ", for it is stopped by a signal" if stopped else ""
+        return LaunchError(
+            f"the fork server (process {pid}) did not answer within {timeout_s:g} s{why};"
+            " the next launch starts a new one"
+        )
+
     def _lost(self) -> LaunchError:
-        code = self._process.wait(5) if self._process else None
+        code = None
+        with suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(5) if self._process else None
         self.close()
         return LaunchError(
             f"the fork server has died (status {code}); the next launch starts a new one"
         )
-
-
-def _server_environment() -> dict[str, str]:
-    """Loopback only, a heap that keeps freed memory, and no compute threads started by an
-    import."""
-    return {
-        **HEAP,
-        **os.environ,
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONUNBUFFERED": "1",
-    }

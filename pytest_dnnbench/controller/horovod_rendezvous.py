@@ -9,9 +9,12 @@ others from it, once, in `hvd.init`.
 Horovod's server is imported, and only when a case needs it.
 """
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from pytest_dnnbench.errors import LaunchError
 
 LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo"
 
@@ -25,8 +28,9 @@ def horovod_rendezvous(world_size: int) -> Iterator[list[dict[str, str]]]:
 
     Horovod's `RendezvousServer.start` listens on all interfaces and its `stop` leaves the port
     open. This uses the server class behind it, bound to loopback, on a port that the kernel
-    chooses.
+    chooses. Raises LaunchError where Horovod would crash.
     """
+    require_own_address()
     from horovod.runner.common.util.hosts import HostInfo, get_host_assignments
     from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
@@ -45,6 +49,19 @@ def horovod_rendezvous(world_size: int) -> Iterator[list[dict[str, str]]]:
         # Closes the port, and waits for requests that are still being answered; Horovod bounds
         # each of them to 3 s.
         server.server_close()
+
+
+def require_own_address() -> None:
+    """Raises LaunchError if the name of this host has no address. Horovod looks it up, although it
+    then uses the loopback interface, and dies of SIGSEGV without an answer."""
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError as error:
+        raise LaunchError(
+            f"the name of this host, {name!r}, has no address ({error.strerror}), and Horovod"
+            f" crashes without one: add the line `127.0.0.1 {name}` to /etc/hosts"
+        ) from None
 
 
 def _variables(slot: str, port: int) -> dict[str, str]:

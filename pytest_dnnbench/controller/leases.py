@@ -5,8 +5,13 @@ that died. The files are never deleted: a lock on an unlinked file protects noth
 all its devices at once or none, and only the launch that holds the turnstile may try. So no launch
 holds a device while it waits for another, nothing can deadlock, and launches of few devices cannot
 starve one of many. Not here: which devices a launch needs (placement.py).
+
+Some file systems have no `flock`. There a session that runs one launch at a time says so once and
+goes on without leases: launches of other sessions beside it are seen as load of other processes. A
+session whose launches run side by side needs leases and is refused.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -26,6 +31,9 @@ TURNSTILE = "turnstile"
 
 QUIET_S = 1.0
 """How long a launch waits before it announces what it waits for."""
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What a file system without locks answers."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.25
 
@@ -57,13 +65,20 @@ def lease_directory() -> Path:
 
 class Leases:
     """The leases of one process. `announce` is called once per wait, with a line that says what the
-    launch waits for."""
+    launch waits for. `needed` says whether a launch may not run without its leases, where the file
+    system has none."""
 
     def __init__(
-        self, *, timeout_s: float, announce: Callable[[str], None] = lambda _: None
+        self,
+        *,
+        timeout_s: float,
+        announce: Callable[[str], None] = lambda _: None,
+        needed: bool = False,
     ) -> None:
         self.timeout_s = timeout_s
         self.announce = announce
+        self.needed = needed
+        self._without = False
 
     @cached_property
     def directory(self) -> Path:
@@ -79,6 +94,14 @@ class Leases:
         if count > len(names):
             raise LaunchError(f"{count} devices are needed and {len(names)} are here")
         with ExitStack() as held:
+            taken = self._taken(names, count, held)
+            yield tuple(names[:count] if taken is None else taken)
+
+    def _taken(self, names: Sequence[str], count: int, held: ExitStack) -> tuple[str, ...] | None:
+        """Takes the leases, which `held` gives back; None without leases."""
+        if self._without:
+            return None
+        try:
             wait = _Wait(self, count)
             with ExitStack() as turn:
                 while not (entered := self._try([TURNSTILE], 1)):
@@ -87,20 +110,35 @@ class Leases:
                 while not (taken := self._try(names, count)):
                     wait.pause(names)
                 held.enter_context(_Held(taken))
-            yield tuple(taken)
+        except _NoLocks as error:
+            self._go_on_without(error)
+            return None
+        return tuple(taken)
+
+    def _go_on_without(self, error: "_NoLocks") -> None:
+        """Says once that there are no leases. Raises LaunchError if they are needed."""
+        what = (
+            f"the file system of {self.directory} has no locks ({error}), so devices cannot be"
+            f" leased: name a directory on another one in {VARIABLE}"
+        )
+        if self.needed:
+            raise LaunchError(f"{what}; launches that run side by side need leases")
+        self._without = True
+        self.announce(
+            f"dnnbench: {what}; going on without leases, so keep other sessions off this machine"
+        )
 
     def holder(self, name: str) -> int | None:
         """The id of the process that holds a lease, 0 if it has not yet written it; None if the
         lease is free."""
         descriptor = self._open(name)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if _locked(descriptor, fcntl.LOCK_SH):
+                return None
             text = os.pread(descriptor, 20, 0)
             return int(text) if text.isdigit() else 0
         finally:
             os.close(descriptor)
-        return None
 
     def _try(self, names: Sequence[str], count: int) -> dict[str, int]:
         """Locks the first `count` free names and returns their descriptors; locks nothing if fewer
@@ -109,10 +147,13 @@ class Leases:
         with _Held(taken) as locks:
             for name in names:
                 descriptor = self._open(name)
+                locked = False
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    os.close(descriptor)
+                    locked = _locked(descriptor, fcntl.LOCK_EX)
+                finally:
+                    if not locked:
+                        os.close(descriptor)
+                if not locked:
                     continue
                 taken[name] = descriptor
                 os.ftruncate(descriptor, 0)
@@ -132,6 +173,26 @@ class Leases:
             raise LaunchError(
                 f"a lease cannot be taken ({error}): name another directory in {VARIABLE}"
             ) from None
+
+
+class _NoLocks(Exception):
+    """The file system has no locks; the text is its reason."""
+
+
+def _locked(descriptor: int, kind: int) -> bool:
+    """Locks a file, and says whether that went at once. Raises _NoLocks, and LaunchError for any
+    other reason."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            raise _NoLocks(error.strerror) from None
+        raise LaunchError(
+            f"a lease cannot be taken ({error}): name another directory in {VARIABLE}"
+        ) from None
+    return True
 
 
 class _Held:

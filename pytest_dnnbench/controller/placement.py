@@ -4,7 +4,8 @@
                                                       --dnn-parallel         under -n
     leased          one GPU per rank  every core      threads x ranks cores  one core per rank
     threads/rank    cores / ranks     cores / ranks   cores / highest count  1
-    pinned          no                no              to the leased cores    to the leased cores
+    pinned          to the cores      no              to the leased cores    to the leased cores
+                    near its GPU
 
 If ranks outnumber the cores, a launch leases every core. Under a CPU quota the number of a core
 means nothing: no rank is pinned, and the load of other processes is not known. A session without
@@ -28,7 +29,9 @@ class Placement:
 
     `devices` holds one torch device per rank ("cpu" or "cuda:INDEX"); `threads` the compute threads
     of each rank. `cores` are those that ranks are pinned to; empty: all of the session's.
-    `conditions` are complete once the launch is over.
+    `rank_cores`, where there are any, pin each rank to the cores near its GPU; `gpu_uuids` are
+    those that CUDA must report for the ranks' GPUs, empty on CPU ranks and for slices, which have
+    others. `conditions` are complete once the launch is over.
     """
 
     devices: tuple[str, ...]
@@ -36,6 +39,12 @@ class Placement:
     cores: tuple[int, ...] = ()
     watch: Watch | NoWatch = field(default_factory=NoWatch)
     conditions: Conditions = field(default_factory=Conditions)
+    gpu_uuids: tuple[str, ...] = ()
+    rank_cores: tuple[tuple[int, ...], ...] = ()
+
+    def cores_of(self, rank: int) -> tuple[int, ...]:
+        """The cores that a rank is pinned to; empty: all of the session's."""
+        return self.rank_cores[rank] if self.rank_cores else self.cores
 
 
 class Placements:
@@ -90,10 +99,27 @@ class Placements:
     def _placement(self, world_size: int, leased: tuple[int, ...]) -> Placement:
         threads, watch = self.threads(world_size), self._watch(leased)
         if self.machine.kind == "cuda":
-            return Placement(tuple(f"cuda:{index}" for index in leased), threads, watch=watch)
+            return self._on_gpus(leased, threads, watch)
         every_core = len(leased) == len(self.machine.core_numbers)
         pinned = () if every_core or self.machine.under_quota else leased
         return Placement(("cpu",) * world_size, threads, pinned, watch)
+
+    def _on_gpus(self, leased: tuple[int, ...], threads: int, watch: Watch | NoWatch) -> Placement:
+        """Each rank on the cores near its GPU. Ranks with the same cores share them: no more
+        threads than cores."""
+        gpus = [self.machine.gpus[index] for index in leased]
+        near = [gpu.cores for gpu in gpus]
+        every = set(self.machine.affinity)
+        if self.machine.under_quota or not all(near) or all(set(cores) == every for cores in near):
+            near = []
+        share = [len(cores) // near.count(cores) for cores in near]
+        return Placement(
+            tuple(f"cuda:{index}" for index in leased),
+            max(1, min([threads, *share])),
+            watch=watch,
+            gpu_uuids=tuple("" if gpu.sliced else gpu.uuid for gpu in gpus),
+            rank_cores=tuple(near),
+        )
 
     def _watch(self, leased: tuple[int, ...]) -> Watch | NoWatch:
         if not self.timed:
@@ -116,6 +142,7 @@ class Placements:
             others_cores=observation.others_cores,
             cores=() if self.machine.kind == "cuda" else leased,
             gpu_uuids=self._uuids(leased),
+            rank_cores=placement.rank_cores,
             gpu_before=observation.gpu_before,
             gpu_after=observation.gpu_after,
         )

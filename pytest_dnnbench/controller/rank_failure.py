@@ -2,6 +2,7 @@
 is, and what the message shows.
 
     a rank died                 before any that raised, for a death makes its peers raise
+    an answer is unreadable     next, for a rank that sends what nobody can read cannot be believed
     a rank raised               a rank that knows which step went wrong comes first, of several the
                                 earliest step; of the others, the first to raise
     nobody failed, time is up   the culprit of a hang (culprit.py)
@@ -25,6 +26,7 @@ from pytest_dnnbench.errors import (
     RankHung,
     RankOutOfMemory,
     RankRaised,
+    RankUnreadable,
     UsageError,
     WrongResult,
 )
@@ -42,9 +44,17 @@ def failure_of(ranks: Sequence[RankProcess], memory: OomWatch) -> DnnbenchError:
     died = [rank for rank in ranks if rank.exit_code is not None and not rank.reported]
     if died:
         return _crash_of(died[0], len(ranks), memory)
+    if unreadable := [rank for rank in ranks if rank.unreadable]:
+        return unreadable_of(unreadable[0], len(ranks), unreadable[0].unreadable)
     raised = [(rank.error, rank) for rank in ranks if rank.error is not None]
     error, rank = min(raised, key=lambda pair: _precedence(pair[0]))
     return _exception_of(rank, error, len(ranks))
+
+
+def unreadable_of(rank: RankProcess, world_size: int, reason: str) -> RankUnreadable:
+    """The error of a rank whose answer cannot be read. `reason` continues "rank N of M sent"."""
+    headline = f"rank {rank.number} of {world_size} sent {reason}"
+    return _blame(RankUnreadable, rank, _message(rank, headline))
 
 
 def hang_of(ranks: Sequence[RankProcess], server: ForkServer, timeout_s: float) -> RankHung:
@@ -93,6 +103,8 @@ def _cause_of(rank: RankProcess, memory: OomWatch) -> tuple[type[RankFailure], s
         return RankCrashed, ": killed from outside"
     if rank.exit_code == -signal.SIGABRT and "std::bad_alloc" in rank.last_output():
         return RankOutOfMemory, ": it could not allocate memory"
+    if rank.frame.progress:
+        return RankCrashed, f"; {rank.frame.progress}"
     return RankCrashed, ""
 
 
@@ -104,7 +116,7 @@ def _exception_of(rank: RankProcess, error: RankError, world_size: int) -> Dnnbe
     module, _, name = error.type.rpartition(".")
     # Errors that blame the request or the step, not the rank, stay what they are.
     kind = getattr(errors, name, None) if module == errors.__name__ else None
-    if kind is not None and issubclass(kind, (UsageError, WrongResult)):
+    if isinstance(kind, type) and issubclass(kind, (UsageError, WrongResult)):
         same_error: DnnbenchError = kind(f"rank {rank.number}: {error.message}")
         return same_error
     what = f"ran out of memory ({name})" if error.out_of_memory else f"raised {name}"

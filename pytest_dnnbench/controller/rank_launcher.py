@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_dnnbench.controller.rank_clock import check_clocks
 from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
 from pytest_dnnbench.messages import Correctness, RankReport, RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
@@ -29,22 +30,26 @@ class RankLauncher:
     machine_ranks: Ranks | None = None
 
     def plan(self, request: RunRequest) -> Any:
-        """The plan of rank 0; None for a framework without planning."""
+        """The plan of rank 0, as plain data; None for a framework without planning."""
         if self.planning is None:
             return None
-        return self.ranks.launch(self.planning, request)[0]
+        return self.ranks.launch(self.planning, request, returns=Any)[0]
 
     def prove(self, request: RunRequest) -> Sequence[Correctness]:
         """Each rank's check of the step."""
-        return self.ranks.launch(PROVE, request, rendezvous=self.rendezvous)
+        return self.ranks.launch(PROVE, request, rendezvous=self.rendezvous, returns=Correctness)
 
     def measure(self, request: RunRequest) -> Launch:
-        """The reports of the ranks, and where they ran."""
-        reports: list[RankReport] = self.ranks.launch(MEASURE, request, rendezvous=self.rendezvous)
+        """The reports of the ranks, and where they ran. Raises WrongResult when a rank's clock
+        cannot be right."""
+        reports: list[RankReport] = self.ranks.launch(
+            MEASURE, request, rendezvous=self.rendezvous, returns=RankReport
+        )
+        check_clocks(request.case, reports, self.ranks.clock)
         return Launch(tuple(reports), self.ranks.placement.conditions)
 
     def yardstick(self) -> float | None:
         """Seconds of the machine's yardstick (rank/yardstick.py)."""
         if self.machine_ranks is None:
             return None
-        return float(self.machine_ranks.launch(MEASURE_MACHINE)[0])
+        return float(self.machine_ranks.launch(MEASURE_MACHINE, returns=float)[0])

@@ -3,14 +3,13 @@ status page. Not here: starting ranks (ranks.py), which of them is to blame (ran
 """
 
 import os
-import pickle
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pytest_dnnbench.frames import FRAME_HEAD, RESULT, RankError
-from pytest_dnnbench.proc import process_fields
+from pytest_dnnbench.controller.rank_answer import FrameReader, Unreadable, error_of
+from pytest_dnnbench.frames import ERROR, RankError
+from pytest_dnnbench.proc import is_stopped
 from pytest_dnnbench.rank_status import RankStatus, StatusPage
 
 _CHUNK_BYTES = 1 << 20
@@ -22,8 +21,9 @@ class RankProcess:
     """A started rank. `pipe` is the end of its pipe that is read here; `output` and `stacks` are
     the files that it prints to and that receive the stacks of its threads.
 
-    `result` or `error` is set once it has `reported`, `exit_code` once its process has ended: an
-    exit status, or minus the number of a signal.
+    Once it has `reported`, `frame` holds its answer; for a failure `error` is set, or `unreadable`,
+    which says why the answer cannot be read. `exit_code` is set once its process has ended: an exit
+    status, or minus the number of a signal.
     """
 
     number: int
@@ -32,16 +32,17 @@ class RankProcess:
     output: Path
     stacks: Path
     page: StatusPage
-    result: Any = None
+    frame: FrameReader = field(default_factory=FrameReader)
     error: RankError | None = None
+    unreadable: str = ""
     reported: bool = False
     exit_code: int | None = None
-    _received: bytearray = field(default_factory=bytearray)
 
     @property
     def failed(self) -> bool:
-        """Whether it reported an error, or ended without a report."""
-        return self.error is not None or (self.exit_code is not None and not self.reported)
+        """Whether it reported an error, or what nobody can read, or ended without a report."""
+        ended_early = self.exit_code is not None and not self.reported
+        return self.error is not None or bool(self.unreadable) or ended_early
 
     @property
     def pending(self) -> bool:
@@ -51,9 +52,7 @@ class RankProcess:
     @property
     def stopped(self) -> bool:
         """Whether its process is stopped by a signal."""
-        with suppress(OSError):
-            return process_fields(self.pid)[0] == "T"
-        return False
+        return is_stopped(self.pid)
 
     @property
     def status(self) -> RankStatus:
@@ -71,9 +70,8 @@ class RankProcess:
     def read(self) -> bool:
         """Takes what has arrived on the pipe; False at the pipe's end."""
         chunk = os.read(self.pipe, _CHUNK_BYTES)
-        self._received += chunk
         if not self.reported:
-            self._decode()
+            self._decode(chunk)
         return bool(chunk)
 
     def ended(self, exit_code: int) -> None:
@@ -89,19 +87,13 @@ class RankProcess:
         os.close(self.pipe)
         self.page.close()
 
-    def _decode(self) -> None:
-        """Sets result or error if the frame is whole."""
-        if len(self._received) < FRAME_HEAD.size:
-            return
-        kind, size = FRAME_HEAD.unpack_from(self._received)
-        if len(self._received) < FRAME_HEAD.size + size:
-            return
-        body = pickle.loads(self._received[FRAME_HEAD.size :])  # noqa: S301 - our own fork, over an inherited pipe
-        self.reported = True
-        if kind == RESULT:
-            self.result = body
-        else:
-            self.error = RankError(**body)
+    def _decode(self, chunk: bytes) -> None:
+        try:
+            self.reported = self.frame.take(chunk)
+            if self.frame.kind == ERROR:
+                self.error = error_of(self.frame.body)
+        except Unreadable as error:
+            self.reported, self.unreadable = True, str(error)
 
 
 def _tail(path: Path) -> str:

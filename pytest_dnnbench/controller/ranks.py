@@ -2,30 +2,34 @@
 they return.
 
 The first failure wins: its peers are ended and its traceback is kept (rank_failure.py). Nothing
-here waits without a deadline, and no rank is left when a launch returns, however it returns.
+here waits without a deadline, and no rank is left when a launch returns, however it returns: a fork
+server that does not end its ranks is ended itself.
 """
 
-import math
 import os
 import pickle
 import selectors
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Protocol
 
+from pytest_dnnbench.controller.deadline import LOOK_S, Deadline
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.oom_kills import OomWatch
 from pytest_dnnbench.controller.placement import Placement
-from pytest_dnnbench.controller.rank_failure import failure_of, hang_of
+from pytest_dnnbench.controller.rank_answer import Unreadable, plain_of
+from pytest_dnnbench.controller.rank_clock import LaunchClock
+from pytest_dnnbench.controller.rank_failure import failure_of, hang_of, unreadable_of
 from pytest_dnnbench.controller.rank_process import RankProcess
+from pytest_dnnbench.controller.server_environment import changes
+from pytest_dnnbench.controller.unpickling import unpickled
 from pytest_dnnbench.errors import LaunchError, UsageError
-from pytest_dnnbench.frames import SpawnMessage
+from pytest_dnnbench.frames import PICKLED, PLAIN, SpawnMessage
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.rank_status import RankStatus, StatusPage
 
@@ -47,6 +51,9 @@ EXIT_S = 10.0
 
 PROGRESS_S = 0.5
 """How often a display of running ranks is updated: rarely enough not to disturb them."""
+
+UNPICKLE_S = 1.0
+"""The least time to unpickle a result that came just before the deadline."""
 
 
 class Progress(Protocol):
@@ -78,10 +85,11 @@ class Ranks:
     `threads` are the compute threads of each rank. With `placements`, each launch gets devices and
     threads from there instead, and may wait for them. `timeout_s` bounds a whole launch,
     `environment` is added to that of each rank. `progress` is shown the ranks' statuses every
-    PROGRESS_S seconds; without it the controller sleeps until a rank reports.
+    PROGRESS_S seconds; without it the controller wakes only every LOOK_S seconds or when a rank
+    reports.
 
-    After a launch, `placement` is where it ran and `outputs` what its ranks wrote to stdout and
-    stderr (the end of it, 64 KiB each).
+    After a launch, `placement` is where it ran, `clock` when, and `outputs` what its ranks wrote to
+    stdout and stderr (the end of it, 64 KiB each).
     """
 
     def __init__(
@@ -102,52 +110,80 @@ class Ranks:
         self.environment = dict(environment or {})
         self.placement = Placement(tuple(devices), threads)
         self.outputs: list[str] = []
+        self.clock = LaunchClock()
         self._placements = placements or _always(self.placement)
         self._progress = progress or NoProgress()
-        self._wake_s = PROGRESS_S if progress else math.inf
+        self._wake_s = PROGRESS_S if progress else LOOK_S
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Calls a function on every rank, inside a process group of torch.distributed; returns one
         result per rank.
 
         The function must be importable: defined at the top level of a module. Arguments and results
-        are pickled. Raises RankRaised, RankOutOfMemory, RankCrashed or RankHung, which blame one
-        rank.
+        are pickled; results are values of at most 256 MiB each (unpickling.py), read within the
+        time-out. Raises RankRaised, RankOutOfMemory, RankCrashed, RankHung or RankUnreadable, which
+        blame one rank.
         """
         return self.launch("pytest_dnnbench.rank.group:call", target_of(function), *arguments)
 
     def launch(
-        self, target: str, *arguments: Any, rendezvous: Rendezvous | None = None
+        self,
+        target: str,
+        *arguments: Any,
+        rendezvous: Rendezvous | None = None,
+        returns: Any = None,
     ) -> list[Any]:
         """Calls "module:function" on every rank as `function(place, *arguments)`, outside any
-        process group. Raises as `run` does."""
+        process group. Raises as `run` does.
+
+        `returns` is the type of the results where they are plain data: ranks then send no pickles,
+        and what is of another type is refused.
+        """
         module, _, name = target.partition(":")
+        kind = PICKLED if returns is None else PLAIN
+        self.server.start()
         with (
             self._placements(self.world_size) as self.placement,
-            _scratch_folder() as folder,
+            _scratch_folder(self.server.scratch_prefix) as folder,
             (rendezvous or no_rendezvous)(self.world_size) as environments,
         ):
             ranks: list[RankProcess] = []
             try:
                 self._show(ranks)
-                self.server.wait_ready()
+                self.server.wait_ready(self.timeout_s)
                 memory, packed = OomWatch(), pickle.dumps(arguments)
-                deadline = time.monotonic() + self.timeout_s
+                self.clock = LaunchClock()
+                deadline = Deadline(self.timeout_s)
                 for number, environment in enumerate(environments):
-                    request = (self._place(number, folder), (module, name, None), packed)
-                    ranks.append(self._start(number, folder, pickle.dumps(request), environment))
+                    place = self._place(number, folder, tuple(environment))
+                    request = pickle.dumps((place, (module, name, None), packed, kind))
+                    ranks.append(self._start(number, folder, request, environment))
+                self.placement.watch.ranks_started([rank.pid for rank in ranks])
                 self._collect(ranks, deadline, memory)
+                self.clock.stop([rank.page.window_s() for rank in ranks])
                 self.placement.watch.ranks_reported()
+                return [self._result(rank, kind, returns, deadline) for rank in ranks]
             finally:
                 self._end(ranks)
                 self.outputs = [rank.last_output() for rank in ranks]
                 self._progress.clear()
-            return [rank.result for rank in ranks]
+
+    def _result(self, rank: RankProcess, kind: bytes, returns: Any, deadline: Deadline) -> Any:
+        """What a rank returned. Raises RankUnreadable."""
+        frame = rank.frame
+        try:
+            if frame.kind != kind:
+                raise Unreadable(f"an answer of the kind {frame.kind!r} instead of {kind!r}")
+            if kind == PLAIN:
+                return plain_of(frame.body, returns)
+            return unpickled(frame.body, max(UNPICKLE_S, deadline.left_s()))
+        except Unreadable as error:
+            raise unreadable_of(rank, self.world_size, str(error)) from None
 
     def _show(self, ranks: Sequence[RankProcess]) -> None:
         self._progress.show([rank.status for rank in ranks])
 
-    def _place(self, number: int, folder: Path) -> Place:
+    def _place(self, number: int, folder: Path, launch_variables: tuple[str, ...]) -> Place:
         return Place(
             rank=number,
             world_size=self.world_size,
@@ -155,6 +191,8 @@ class Ranks:
             threads=self.placement.threads,
             rendezvous=str(folder / "store"),
             timeout_s=self.timeout_s,
+            launch_variables=launch_variables,
+            gpu_uuid=self.placement.gpu_uuids[number] if self.placement.gpu_uuids else "",
         )
 
     def _start(
@@ -163,14 +201,16 @@ class Ranks:
         """Starts one rank, which reads `request` from memory that it inherits."""
         output, stacks = folder / f"rank{number}.log", folder / f"rank{number}.stacks"
         threads = {"OMP_NUM_THREADS": str(self.placement.threads)}
+        changed, removed = changes(self.server.environment)
         message = SpawnMessage(
             scratch=str(folder),
             output=str(output),
             stacks=str(stacks),
             directory=os.getcwd(),
             sys_path=tuple(sys.path),
-            environment={**self.environment, **environment, **threads},
-            cores=self.placement.cores,
+            environment={**changed, **self.environment, **environment, **threads},
+            cores=self.placement.cores_of(number),
+            unset=removed,
         )
         memory = os.memfd_create("dnnbench-request")
         page, page_descriptor = StatusPage.make()
@@ -178,7 +218,9 @@ class Ranks:
         try:
             with open(memory, "wb", closefd=False) as file:
                 file.write(request)
-            pid = self.server.spawn(message, memory, writing_end, page_descriptor)
+            pid = self.server.spawn(
+                message, memory, writing_end, page_descriptor, timeout_s=self.timeout_s
+            )
         except BaseException:
             os.close(reading_end)
             page.close()
@@ -188,28 +230,31 @@ class Ranks:
                 os.close(descriptor)
         return RankProcess(number, pid, reading_end, output, stacks, page)
 
-    def _collect(self, ranks: Sequence[RankProcess], deadline: float, memory: OomWatch) -> None:
+    def _collect(self, ranks: Sequence[RankProcess], deadline: Deadline, memory: OomWatch) -> None:
         """Returns when every rank has reported a result; raises on the first failure or at the
         deadline."""
-        failed_at: float | None = None
+        grace: Deadline | None = None
         with selectors.DefaultSelector() as selector:
             selector.register(self.server, selectors.EVENT_READ)
             for rank in ranks:
                 selector.register(rank.pipe, selectors.EVENT_READ, rank)
             while any(rank.pending for rank in ranks):
-                until = deadline if failed_at is None else min(deadline, failed_at + GRACE_S)
-                if (now := time.monotonic()) >= until:
-                    break
-                events = selector.select(min(until - now, self._wake_s))
+                left_s = deadline.left_s() if grace is None else grace.left_s()
+                # Also when the time is up: what has come by then counts.
+                events = selector.select(min(left_s, self._wake_s))
                 for key, _ in events:
                     self._receive(key, ranks, selector)
+                if left_s <= 0:
+                    break
                 if not events:
                     self._show(ranks)
-                if failed_at is None and any(rank.failed for rank in ranks):
-                    failed_at = time.monotonic()
+                if grace is None and any(rank.failed for rank in ranks):
+                    grace = Deadline(min(GRACE_S, deadline.left_s()))
         if any(rank.failed for rank in ranks):
             raise failure_of(ranks, memory)
         if not all(rank.reported for rank in ranks):
+            if self.server.stopped:
+                raise self.server.silent(self.timeout_s)
             raise hang_of(ranks, self.server, self.timeout_s)
 
     def _receive(
@@ -233,25 +278,27 @@ class Ranks:
 
     def _end(self, ranks: Sequence[RankProcess]) -> None:
         """Ends every rank. If all have reported a result, they may leave by themselves; otherwise
-        they are killed."""
+        they are killed. A server that does not confirm their ends is ended with them."""
         try:
-            if all(rank.reported and rank.error is None for rank in ranks):
+            if all(rank.reported and not rank.failed for rank in ranks):
                 self._await_exits(ranks, EXIT_S)
             for rank in ranks:
                 if rank.exit_code is None:
                     self.server.signal(rank.pid, signal.SIGKILL, group=True)
             self._await_exits(ranks, EXIT_S)
+            if any(rank.exit_code is None for rank in ranks):
+                self.server.close()
         finally:
             for rank in ranks:
                 rank.close()
 
     def _await_exits(self, ranks: Sequence[RankProcess], timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
+        deadline = Deadline(timeout_s)
         with suppress(LaunchError):  # if the server is gone, the kernel ends its ranks
-            while any(rank.exit_code is None for rank in ranks):
-                if (left_s := deadline - time.monotonic()) <= 0:
+            while any(rank.exit_code is None for rank in ranks) and not self.server.stopped:
+                if not (left_s := deadline.left_s()):
                     return
-                self._note_exits(ranks, left_s)
+                self._note_exits(ranks, min(left_s, LOOK_S))
 
 
 def target_of(function: Callable[..., Any]) -> Target:
@@ -281,9 +328,9 @@ def _always(placement: Placement) -> PlacementSource:
 
 
 @contextmanager
-def _scratch_folder() -> Iterator[Path]:
-    """The folder of a launch's files, private to the user and removed afterwards."""
-    with tempfile.TemporaryDirectory(
-        prefix=f"dnnbench-{os.getpid()}-", ignore_cleanup_errors=True
-    ) as folder:
+def _scratch_folder(prefix: str) -> Iterator[Path]:
+    """The folder of a launch's files, private to the user and removed afterwards; its path begins
+    with `prefix`."""
+    parent, name = os.path.split(prefix)
+    with tempfile.TemporaryDirectory(prefix=name, dir=parent, ignore_cleanup_errors=True) as folder:
         yield Path(folder)

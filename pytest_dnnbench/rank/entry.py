@@ -6,18 +6,33 @@ import errno
 import faulthandler
 import importlib
 import importlib.util
+import multiprocessing.process
 import os
 import pickle
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
 from operator import attrgetter
+
+# By name: a clock is taken before any code of the user can replace it in `time`.
+from time import monotonic
 from typing import Any
 
-from pytest_dnnbench.frames import ERROR, FRAME_HEAD, RESULT, RankError, SpawnMessage
+import msgspec
+
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.frames import (
+    ERROR,
+    FRAME_HEAD,
+    MOST_BYTES,
+    MOST_MESSAGE,
+    MOST_TRACEBACK,
+    PLAIN,
+    RankError,
+    SpawnMessage,
+    shortened,
+)
 from pytest_dnnbench.rank import rank_phase
 from pytest_dnnbench.rank_status import StatusPage
 
@@ -25,11 +40,17 @@ _NO_MEMORY = (
     "can't allocate memory",
     "not enough memory",
     "CUDA out of memory",
+    "CUDA error: out of memory",
+    "Cuda failure 2 ",
     "std::bad_alloc",
     "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
 )
-"""What the RuntimeErrors of torch's CPU allocator, of the device allocators, of C++ and of the CUDA
-libraries say when memory runs out."""
+"""What the RuntimeErrors of torch's CPU allocator, of the device allocators, of CUDA's contexts and
+events, of NCCL, of C++ and of the CUDA libraries say when memory runs out."""
+
+_MOST_CAUSES = 100
+"""Exceptions may name each other as their causes in a circle."""
 
 
 def main(message: SpawnMessage, request: int, result: int, page: int, output: int) -> int:
@@ -45,24 +66,64 @@ def main(message: SpawnMessage, request: int, result: int, page: int, output: in
     stacks = open(message.stacks, "w")  # noqa: SIM115 - stays open for the life of the rank
     faulthandler.enable(file=stacks)
     faulthandler.register(signal.SIGUSR1, file=stacks, all_threads=True)
+    for name in message.unset:
+        os.environ.pop(name, None)
     os.environ.update(message.environment)
     if message.cores:
         os.sched_setaffinity(0, message.cores)
-    os.chdir(message.directory)
-    sys.path[:] = message.sys_path
     try:
+        os.chdir(message.directory)
+        sys.path[:] = message.sys_path
+        _keep_temporary_files_in(message.scratch)
         # The arguments are a pickle inside the pickle: unpickling them may import the user's
         # modules, which belongs to the rank phase "import".
-        place, target, packed = pickle.loads(_read_all(request))  # noqa: S301 - inherited memory
+        place, target, packed, kind = pickle.loads(_read_all(request))  # noqa: S301 - inherited memory
         rank_phase.enter("import")
         function = resolve(target)
-        body = pickle.dumps(function(place, *pickle.loads(packed)))  # noqa: S301 - as above
+        body = _encoded(function(place, *pickle.loads(packed)), kind)  # noqa: S301 - as above
     except BaseException as error:
-        traceback.print_exc()
-        _send(result, ERROR, pickle.dumps(asdict(_described(error))))
+        description = described(error)
+        print(description.traceback, file=sys.stderr)
+        _send(result, ERROR, msgspec.msgpack.encode(description))
         return 1
-    _send(result, RESULT, body)
+    _send(result, kind, body)
     return 0
+
+
+def _keep_temporary_files_in(scratch: str) -> None:
+    """Lets multiprocessing keep its sockets in the launch's folder: a rank ends without the
+    clearing up that Python does at exit, and the folder goes with the launch."""
+    folder = os.path.join(scratch, f"mp-{os.getpid()}")
+    os.mkdir(folder, 0o700)
+    # What multiprocessing itself sets, and hands on to its child processes.
+    multiprocessing.process.current_process()._config["tempdir"] = folder  # type: ignore[attr-defined] # private
+
+
+def _encoded(value: Any, kind: bytes) -> bytes:
+    """What a function returned, as the body of a frame. Raises UsageError for too much."""
+    if kind == PLAIN:
+        body = msgspec.msgpack.encode(value, enc_hook=_plain_number)
+    else:
+        body = pickle.dumps(value)
+    if len(body) > MOST_BYTES[kind]:
+        raise UsageError(
+            f"the result takes {len(body):,} bytes; at most {MOST_BYTES[kind]:,} can be returned:"
+            " write it to a file and return its path"
+        )
+    return body
+
+
+def _plain_number(value: Any) -> Any:
+    """A number of NumPy or torch, as Python's. Raises NotImplementedError for anything else."""
+    if callable(item := getattr(value, "item", None)) and type(value).__module__ in (
+        "numpy",
+        "torch",
+    ):
+        return item()
+    raise NotImplementedError(
+        f"a {type(value).__qualname__} is no plain data: report numbers, text and containers of"
+        " them"
+    )
 
 
 def resolve(target: tuple[str, str, str | None]) -> Callable[..., Any]:
@@ -89,31 +150,59 @@ def _load(name: str, file: str) -> Any:
     return module
 
 
-def _described(error: BaseException) -> RankError:
-    kind = type(error)
+def described(error: BaseException) -> RankError:
+    """An exception as plain data of bounded size, whatever its class does: `__str__` may raise, an
+    attribute may be anything."""
+    kind, step = type(error), _attribute(error, "step")
     return RankError(
         type=f"{kind.__module__}.{kind.__qualname__}",
-        message=str(error),
-        traceback="".join(traceback.format_exception(error)),
-        raised_s=time.monotonic(),
+        message=shortened(_text(error), MOST_MESSAGE),
+        traceback=shortened(_traceback(error), MOST_TRACEBACK),
+        raised_s=monotonic(),
         out_of_memory=is_out_of_memory(error),
-        step=getattr(error, "step", None),
+        step=step if type(step) is int else None,
     )
+
+
+def _attribute(error: BaseException, name: str) -> Any:
+    try:
+        return getattr(error, name, None)
+    except BaseException:
+        return None
+
+
+def _text(error: BaseException) -> str:
+    try:
+        # A subclass of str has methods of its own.
+        return str.__str__(str(error)).encode("utf-8", "replace").decode()
+    except BaseException as broken:
+        return f"(no text: its __str__ raises {type(broken).__qualname__})"
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        lines = traceback.format_exception(error)
+    except BaseException as broken:
+        lines = traceback.format_tb(error.__traceback__)
+        lines.append(f"(its text cannot be had: {type(broken).__qualname__})")
+    return "".join(lines).encode("utf-8", "replace").decode()
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an exception, or one that caused it, says that memory of the host or of a device ran
     out."""
-    if error is None:
-        return False
-    # By name: torch has a class of this name per device, and nothing here imports torch.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY):
-        return True
-    return is_out_of_memory(error.__cause__)
+    for _ in range(_MOST_CAUSES):
+        if error is None:
+            return False
+        # By name: torch has a class of this name per device, and nothing here imports torch.
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        if isinstance(error, RuntimeError) and any(sign in _text(error) for sign in _NO_MEMORY):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _redirect_output(descriptor: int) -> None:

@@ -8,16 +8,30 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.rank import rank_phase
 from pytest_dnnbench.rank.entry import resolve
 
 
 def take_place(place: Place) -> None:
-    """Sets this rank's number of compute threads and its current device."""
+    """Sets this rank's number of compute threads and its current device. Raises UsageError if CUDA
+    gives that device's number to another GPU than the one that was leased."""
     torch.set_num_threads(place.threads)
     if place.device.startswith("cuda"):
         torch.cuda.set_device(place.device)
+        if place.gpu_uuid:
+            _check_gpu(place)
+
+
+def _check_gpu(place: Place) -> None:
+    uuid = f"GPU-{torch.cuda.get_device_properties(place.device).uuid}"
+    if uuid.lower() != place.gpu_uuid.lower():
+        raise UsageError(
+            f"{place.device} is {uuid} and not {place.gpu_uuid}, which was leased: set"
+            " CUDA_VISIBLE_DEVICES before pytest starts and leave it as it is, for GPUs are leased"
+            " by the numbers that they have then"
+        )
 
 
 def join(place: Place) -> None:

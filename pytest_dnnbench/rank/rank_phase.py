@@ -21,6 +21,18 @@ def enter(rank_phase: str, steps: int = 0) -> None:
         page.enter(rank_phase, steps)
 
 
+def window_opens() -> None:
+    """Reports that the timed window opens."""
+    for page in _PAGES:
+        page.window_opens()
+
+
+def window_closed() -> None:
+    """Reports that the timed window has closed."""
+    for page in _PAGES:
+        page.window_closed()
+
+
 def step(done: int, samples: int = 0) -> None:
     """Reports the number of steps done in this phase, and of samples that this rank completed in
     it."""

@@ -7,14 +7,16 @@ milliseconds.
                                 fork server <──(per rank: what it prints; see log.py)──┘
 
 Started as `python -m pytest_dnnbench.rank.server FD`. It never touches a GPU and has a single
-thread, so that a fork is a clean copy. Each rank leads its own session of processes; whatever it
-started dies with it. When the pytest process ends, in whatever way, the socket closes: the server
-then kills every rank and removes the scratch folder of the launch. When the server ends, the kernel
-kills its ranks. Not here: what a rank does (entry.py).
+thread, so that a fork is a clean copy. Each rank leads its own session of processes, which dies
+with it. A process that left the session (setsid) becomes a child of the server when its parent
+ends, and is killed when the last rank of the launch has ended. When the pytest process ends, in
+whatever way, the socket closes: the server then kills every rank and removes the folders of its
+launches. When the server ends, the kernel kills its ranks. Not here: what a rank does (entry.py).
 """
 
 import ctypes
 import gc
+import glob
 import importlib
 import json
 import os
@@ -23,14 +25,22 @@ import shutil
 import signal
 import socket
 import sys
+import time
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NoReturn
 
 from pytest_dnnbench.frames import SpawnMessage
+from pytest_dnnbench.proc import children_of, descendants_of
 from pytest_dnnbench.rank.log import Log
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+_ORPHANS_S = 2.0
+"""How long the end of a launch may wait for killed processes: the kernel may keep one that waits
+for a device."""
+
 _MESSAGE_BYTES = 1 << 17
 _C_LIBRARY = ctypes.CDLL(None, use_errno=True)
 
@@ -38,13 +48,19 @@ Message = dict[str, Any]
 
 
 class Server:
-    """Forks a rank for each "spawn", signals a rank for each "signal", and reports each exit."""
+    """Forks a rank for each "spawn", signals a rank for each "signal", and reports each exit.
 
-    def __init__(self, control: socket.socket) -> None:
+    `scratch` is how the path of every folder of a launch begins.
+    """
+
+    def __init__(self, control: socket.socket, scratch: str) -> None:
         self.control = control
+        self.scratch = scratch
         self.children: set[int] = set()
         self.logs: dict[int, Log] = {}
-        self.scratch: dict[int, str] = {}
+        # What an import has started is no rank's affair.
+        self.own = {os.getpid(), *children_of(os.getpid())}
+        _C_LIBRARY.prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self.wake, self._wake_end = os.pipe()
         os.set_blocking(self._wake_end, False)
         self.poll = select.poll()
@@ -76,11 +92,12 @@ class Server:
                     self._signal(message["pid"], message["signal"], message["group"])
 
     def stop(self) -> NoReturn:
-        """Kills every rank, removes the scratch folders that the controller no longer can, and ends
-        at once."""
+        """Kills every rank with all that it started, removes the folders that the controller no
+        longer can, and ends at once."""
         for pid in self.children:
             self._signal(pid, signal.SIGKILL, True)
-        for folder in {self.scratch[pid] for pid in self.children}:
+        self._end_orphans()
+        for folder in glob.glob(f"{glob.escape(self.scratch)}*"):
             shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
 
@@ -96,7 +113,6 @@ class Server:
             os.close(descriptor)
         self.children.add(pid)
         self.logs[pid] = log
-        self.scratch[pid] = spawn.scratch
         self.poll.register(readable, select.POLLIN)
         self.send({"op": "spawned", "token": message["token"], "pid": pid})
 
@@ -125,17 +141,31 @@ class Server:
             os._exit(status)
 
     def _reap(self) -> None:
-        for pid in tuple(self.children):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
+        """Takes the ends of ranks, and of orphans that have become children of this process."""
+        for pid, status in _ended():
+            if pid in self.children:
                 self._signal(pid, signal.SIGKILL, True)
                 self.children.discard(pid)
-                del self.scratch[pid]
+                if not self.children:
+                    self._end_orphans()
                 log = self.logs.pop(pid)
                 with suppress(KeyError):
                     self.poll.unregister(log.pipe)
                 log.close()
                 self.send({"op": "exited", "pid": pid, "code": os.waitstatus_to_exitcode(status)})
+
+    def _end_orphans(self) -> None:
+        """Kills what ranks have started and left behind, until nothing is left."""
+        deadline = time.monotonic() + _ORPHANS_S
+        while time.monotonic() < deadline:
+            orphans = set(descendants_of(os.getpid())) - self.own
+            if not orphans:
+                return
+            for pid in orphans:
+                self._signal(pid, signal.SIGKILL, False)
+            for _ in _ended():
+                pass
+            time.sleep(0.002)
 
     @staticmethod
     def _signal(pid: int, number: int, group: bool) -> None:
@@ -148,6 +178,25 @@ class Server:
             self.control.send(json.dumps(message).encode())
         except OSError:
             self.stop()
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """Process id and status of each child that has ended."""
+    with suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                return
+            yield pid, status
+
+
+def open_gpus() -> list[str]:
+    """The files of GPUs that this process has open. A rank forked from it could use no GPU."""
+    paths = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            paths.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return sorted({path for path in paths if path.startswith("/dev/nvidia")})
 
 
 def preload(modules: list[str]) -> dict[str, str]:
@@ -176,8 +225,9 @@ def main(control_descriptor: int) -> NoReturn:
     gc.collect()
     gc.freeze()
     threads = len(os.listdir("/proc/self/task"))
-    server = Server(control)
-    server.send({"op": "ready", "errors": errors, "threads": threads})
+    server = Server(control, message["scratch"])
+    ready = {"errors": errors, "threads": threads, "gpus": open_gpus()}
+    server.send({"op": "ready", **ready})
     server.serve()
 
 

@@ -1,7 +1,8 @@
 """Moments on a device's own time line: the host's clock for a CPU, events of the current stream for
 CUDA."""
 
-import time
+# By name: a clock is taken before any code of the user can replace it in `time`.
+from time import perf_counter
 from typing import Any, Protocol
 
 import torch
@@ -20,12 +21,19 @@ class Stopwatch(Protocol):
         """The time from one mark to a later one, once settled."""
 
 
+class StreamStopwatch(Stopwatch, Protocol):
+    """A stopwatch whose marks can be waited for one by one."""
+
+    def reach(self, mark: Any) -> None:
+        """Waits until a marked moment has come, and for nothing that was queued after it."""
+
+
 class HostStopwatch:
     """For work that is done when its call returns."""
 
     def mark(self) -> float:
         """Seconds of the monotonic clock."""
-        return time.perf_counter()
+        return perf_counter()
 
     def settle(self) -> None:
         """Nothing is outstanding."""
@@ -45,6 +53,10 @@ class CudaStopwatch:
         """An event in the current stream. The backward pass runs in the stream of its forward
         pass."""
         return recorded_event(self._device, timed=True)
+
+    def reach(self, mark: torch.cuda.Event) -> None:
+        """Waits for the event."""
+        mark.synchronize()
 
     def settle(self) -> None:
         """Waits for the device."""

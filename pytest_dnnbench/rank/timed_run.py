@@ -1,28 +1,37 @@
 """A rank's timed run: warm-up, the timed steps, the report. The only code that reads a clock around
 a framework's steps.
 
-    connect ─> build ─> warm-up ─> align, synchronise ─┤ timed steps ├─> synchronise ─> report
+    connect ─> build ─> warm-up ─> lead-in ─> align, synchronise ─┤ timed steps ├─> run-on ─> report
+                        (runs of  └──────────────────── one run ───────────────────────────┘
+                         their own)
 
 Frameworks live behind Worker (worker.py) and never time themselves. Not here: the clock and the
-peaks of the timed steps (window.py), the facts of the environment (rank_facts.py).
+peaks of the timed steps (window.py), how many steps a warm-up has (warmup.py), the facts of the
+environment (rank_facts.py).
 """
 
 import importlib
 import math
 from dataclasses import dataclass, field
 
+# By name: a clock is taken before any code of the user can replace it in `time`.
+from time import monotonic
+
 import torch
 
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest
 from pytest_dnnbench.rank import group, rank_phase
+from pytest_dnnbench.rank.agreement import Agreement
 from pytest_dnnbench.rank.precision import set_matmul_precision
 from pytest_dnnbench.rank.rank_facts import environment
 
 # Under its own name on purpose: a test replaces it here.
 from pytest_dnnbench.rank.suspension import asleep_s as asleep_s
+from pytest_dnnbench.rank.warmup import CPU, CUDA, Warmup, whole_turns
 from pytest_dnnbench.rank.window import Timing, Window, window_for
 from pytest_dnnbench.rank.worker import Step, Worker
+from pytest_dnnbench.run_length import seconds_of
 
 _KEPT: list[Worker] = []
 """Keeps a worker to the end of its process: Python must not tear down what it has of a process
@@ -37,13 +46,15 @@ def measure(place: Place, request: RunRequest) -> RankReport:
     worker.connect()
     rank_phase.enter("build")
     worker.build()
-    rank_phase.enter("warm-up", request.warmup)
     asleep_before_s = asleep_s()
-    run = _TimedRun(worker, window_for(torch.device(place.device)), request.warmup, request.steps)
+    window = window_for(torch.device(place.device))
+    warmed = _warm_up(worker, window)
+    worker.timed = range(warmed.lead, warmed.lead + warmed.timed_steps)
+    run = _TimedRun(worker, window, worker.timed, warmed.steps, list(warmed.losses))
     timing = run.run()
     suspended_s = asleep_s() - asleep_before_s
     rank_phase.enter("report")
-    report = _report(worker, run, timing, suspended_s)
+    report = _report(worker, run, timing, warmed, suspended_s)
     rank_phase.enter("teardown")
     worker.close()
     return report
@@ -61,23 +72,75 @@ def prove(place: Place, request: RunRequest) -> Correctness:
     return correctness
 
 
+@dataclass(frozen=True, slots=True)
+class _Warmed:
+    """A rank after its warm-up in stretches, and what the timed run is to be.
+
+    `steps` have run since `began_s`, with these losses; `lead` untimed steps and `timed_steps` are
+    to come. `steady` is None where nobody looked: the number of steps was given.
+    """
+
+    began_s: float
+    lead: int
+    timed_steps: int
+    steps: int = 0
+    losses: tuple[torch.Tensor, ...] = ()
+    steady: bool | None = None
+
+
+def _warm_up(worker: Worker, window: Window) -> _Warmed:
+    """Warms up until the request's lengths have become numbers of steps, the same on all ranks.
+    Where both are numbers, the timed run itself begins with the warm-up."""
+    warmup, timed, turn = worker.request.warmup, worker.request.steps, worker.turn
+    window_s, began_s = seconds_of(timed), monotonic()
+    if isinstance(warmup, int) and isinstance(timed, int):
+        lead = whole_turns(max(warmup, worker.lead_in), turn)
+        rank_phase.enter("warm-up", lead)
+        return _Warmed(began_s, lead, whole_turns(timed, turn))
+    rank_phase.enter("warm-up")
+    agreement, losses = Agreement(worker.place), list[torch.Tensor]()
+    bounds = CUDA if worker.device.type == "cuda" else CPU
+    plan = Warmup(warmup, bounds, turn, worker.lead_in, measured=window_s is not None)
+    agreement.longest(0.0)  # ranks that wait for a late one must not take that for a slow step
+    while steps := plan.next_stretch():
+        start_s = monotonic()
+        for step in worker.run(steps):
+            rank_phase.step(plan.steps + step.index + 1)
+            if step.loss is not None:
+                losses.append(step.loss)
+        window.settle()
+        plan.ran(steps, agreement.longest(monotonic() - start_s))
+    return _Warmed(
+        began_s,
+        # A step at least: it holds what a run does before its first one.
+        lead=whole_turns(max(1, worker.lead_in), turn),
+        timed_steps=whole_turns(timed, turn)
+        if isinstance(timed, int)
+        else plan.timed_steps(window_s or 0.0),
+        steps=plan.steps,
+        losses=tuple(losses),
+        steady=plan.steady,
+    )
+
+
 @dataclass(slots=True)
 class _TimedRun:
     """The steps of a run as the worker completes them, and the window around the timed ones.
 
-    Step indices count over the whole job. A rank whose framework takes turns completes every
-    `stride`-th of them. Here warmup = 3 and steps = 4, and the worker runs on for 2 steps, so that
-    its last timed steps are not timed in an emptying pipeline:
+    Step indices count over the whole job and from the begin of this run, of which `to_time` are
+    timed. A rank whose framework takes turns completes every `stride`-th of them. Here to_time is
+    3 .. 6, and the worker runs on for 2 steps, so that its last timed steps are not timed in an
+    emptying pipeline:
 
-                           warm-up   │ timed         │ run on
+                           lead-in   │ timed         │ run on
         index              0   1   2 │ 3   4   5   6 │ 7   8         ▶ opens   ◼ closes
         rank, stride 1     •   •   • ▶ •   •   •   • ◼ •   •         [1]
         rank, stride 3     • ▶         •           • ◼               [1]
         rank, stride 3         • ▶         • ◼         •             [1]
         rank, stride 9   ▶                                 • ◼       [0] [2]
 
-    The window opens after the last warm-up step of this rank; [0] before the first step, where the
-    rank has no warm-up step of its own. It closes in one of three places:
+    The window opens after the last untimed step of this rank; [0] before the first step, where the
+    rank has no untimed step of its own. It closes in one of three places:
 
         [1] after the last timed step of this rank, before a further step can begin
         [2] at the first step of the run-on, where the rank had no timed step to close at
@@ -86,36 +149,32 @@ class _TimedRun:
 
     worker: Worker
     window: Window
-    warmup: int
-    steps: int
+    to_time: range
+    steps_before: int
+    losses: list[torch.Tensor]
     timed: list[Step] = field(default_factory=list)
-    losses: list[torch.Tensor] = field(default_factory=list)
     _samples: int = 0
     _timing: Timing | None = None
 
     def run(self) -> Timing:
-        if self.warmup < self.worker.stride:  # [0]
+        if self.to_time.start < self.worker.stride:  # [0]
             self._open()
-        for step in self.worker.run(self._end + self.worker.run_on):
-            if step.index >= self._end:
+        for step in self.worker.run(self.to_time.stop + self.worker.run_on):
+            if step.index >= self.to_time.stop:
                 self._close()  # [2]
                 continue
             # The loss of every step counts, warm-up included: that is how a run is compared.
             if step.loss is not None:
                 self.losses.append(step.loss)
-            if step.index < self.warmup:
+            if step.index < self.to_time.start:
                 self._warmed_up(step)
             else:
                 self._time(step)
         return self._close()  # [3]
 
-    @property
-    def _end(self) -> int:
-        return self.warmup + self.steps
-
     def _warmed_up(self, step: Step) -> None:
-        rank_phase.step(step.index + 1)
-        if step.index + self.worker.stride >= self.warmup:
+        rank_phase.step(self.steps_before + step.index + 1)
+        if step.index + self.worker.stride >= self.to_time.start:
             self._open()
 
     def _time(self, step: Step) -> None:
@@ -124,13 +183,13 @@ class _TimedRun:
         self.worker.own_work.step_done()
         self.timed.append(step)
         self._samples += step.samples
-        rank_phase.step(step.index + 1 - self.warmup, self._samples)
-        if step.index + self.worker.stride >= self._end:
+        rank_phase.step(step.index + 1 - self.to_time.start, self._samples)
+        if step.index + self.worker.stride >= self.to_time.stop:
             self._close()  # [1]
 
     def _open(self) -> None:
         self.worker.align()
-        rank_phase.enter("timed steps", self.steps)
+        rank_phase.enter("timed steps", len(self.to_time))
         self.window.open()
         self.worker.own_work.restart()
 
@@ -140,12 +199,16 @@ class _TimedRun:
         return self._timing
 
 
-def _report(worker: Worker, run: _TimedRun, timing: Timing, suspended_s: float) -> RankReport:
+def _report(
+    worker: Worker, run: _TimedRun, timing: Timing, warmed: _Warmed, suspended_s: float
+) -> RankReport:
+    # Before the validation, which is a run as well: they are about the timed one.
+    metrics = {**timing.peaks, **worker.metrics()}
     return RankReport(
         rank=worker.place.rank,
         window_start_s=timing.start_s,
         window_end_s=timing.end_s,
-        step_index=tuple(step.index - run.warmup for step in run.timed),
+        step_index=tuple(step.index - run.to_time.start for step in run.timed),
         step_end_s=timing.step_ends_s,
         step_samples=tuple(step.samples for step in run.timed),
         own_work_s=worker.own_work.seconds(),
@@ -156,11 +219,15 @@ def _report(worker: Worker, run: _TimedRun, timing: Timing, suspended_s: float) 
         validation=worker.validation(),
         data=worker.data_facts(),
         environment=environment(worker.place),
-        metrics={**timing.peaks, **worker.metrics()},
+        metrics=metrics,
         details=worker.details(),
         pipeline=worker.pipeline_facts(),
         fingerprint=worker.fingerprint(),
         suspended_s=suspended_s,
+        warmup_steps=warmed.steps + run.to_time.start,
+        warmup_s=timing.start_s - warmed.began_s,
+        steady=warmed.steady,
+        clock_s=timing.clock_s,
     )
 
 

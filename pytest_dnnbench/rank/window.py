@@ -4,15 +4,18 @@ Not here: when a window opens and closes (timed_run.py).
 """
 
 import resource
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+
+# By name: a clock is taken before any code of the user can replace it in `time`.
+from time import monotonic
+from typing import Any, Protocol
 
 import torch
 
-from pytest_dnnbench.rank.stopwatch import CudaStopwatch
+from pytest_dnnbench.rank import rank_phase
+from pytest_dnnbench.rank.stopwatch import CudaStopwatch, StreamStopwatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,9 @@ class Timing:
     """What a window has measured, in seconds of the monotonic clock.
 
     `peaks` are bytes by the name of the metric (metrics.py); `page_faults` counts the pages that
-    the kernel gave to the process without reading a disk.
+    the kernel gave to the process without reading a disk. `clock_s` are two readings of the host's
+    clock around the window, with the kernel's own notes of its begin and end between them
+    (rank_phase.window_opens).
     """
 
     start_s: float
@@ -28,19 +33,24 @@ class Timing:
     end_s: float
     peaks: dict[str, float]
     page_faults: int
+    clock_s: tuple[float, float]
 
 
 class Window(Protocol):
     """The timed window of one rank on one kind of device."""
 
+    def settle(self) -> None:
+        """Waits for the work that is queued in the current stream."""
+
     def open(self) -> None:
-        """Synchronises the device, resets the memory peaks and starts the clock."""
+        """Settles, resets the memory peaks and starts the clock."""
 
     def mark(self) -> None:
         """A step is complete."""
 
     def close(self) -> Timing:
-        """Synchronises the device and stops the clock."""
+        """Stops the clock when the last marked step is complete; without a mark, when the work that
+        is queued by now is."""
 
 
 class CpuWindow:
@@ -48,9 +58,12 @@ class CpuWindow:
     process reset that high-water mark."""
 
     def __init__(self) -> None:
-        self._start_s = 0.0
+        self._before_s = self._start_s = 0.0
         self._marks: list[float] = []
         self._faults = 0
+
+    def settle(self) -> None:
+        """As Window.settle: nothing is queued."""
 
     def open(self) -> None:
         """As Window.open."""
@@ -59,40 +72,84 @@ class CpuWindow:
             Path("/proc/self/clear_refs").write_text("5")
         self._marks.clear()
         self._faults = _page_faults()
-        self._start_s = time.monotonic()
+        self._before_s = monotonic()
+        rank_phase.window_opens()
+        self._start_s = monotonic()
 
     def mark(self) -> None:
         """As Window.mark."""
-        self._marks.append(time.monotonic())
+        self._marks.append(monotonic())
 
     def close(self) -> Timing:
         """As Window.close."""
-        end_s, faults = time.monotonic(), _page_faults() - self._faults
+        end_s, faults = monotonic(), _page_faults() - self._faults
+        rank_phase.window_closed()
+        clock_s = (self._before_s, monotonic())
         status = Path("/proc/self/status").read_text()
         kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
         peaks = {"resident_peak_bytes": int(kib) * 1024.0}
-        return Timing(self._start_s, tuple(self._marks), end_s, peaks, faults)
+        return Timing(self._start_s, tuple(self._marks), end_s, peaks, faults, clock_s)
 
 
-class CudaWindow:
-    """Ends steps at events of the current stream, so that timing never makes the host wait."""
+class DeviceMemory(Protocol):
+    """The peaks of a device's allocator."""
+
+    def reset(self) -> None:
+        """Starts new peaks."""
+
+    def peaks(self) -> dict[str, float]:
+        """Bytes by the name of the metric, since the reset."""
+
+
+class CudaMemory:
+    """The peaks of torch's allocator on one GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._watch = CudaStopwatch(device)
-        self._start_s = 0.0
-        self._marks: list[torch.cuda.Event] = []
+
+    def reset(self) -> None:
+        """As DeviceMemory.reset."""
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def peaks(self) -> dict[str, float]:
+        """As DeviceMemory.peaks."""
+        return {
+            "allocated_peak_bytes": float(torch.cuda.max_memory_allocated(self._device)),
+            "cached_peak_bytes": float(torch.cuda.max_memory_reserved(self._device)),
+        }
+
+
+class StreamWindow:
+    """Ends steps at events of the current stream, so that timing never makes the host wait.
+
+    Waits for its own marks and never for the whole device: other streams may hold transfers of
+    minibatches that come after the window, whose time is not the window's. The times of all marks
+    are counted from the begin, so that the window ends with its last step.
+    """
+
+    def __init__(self, watch: StreamStopwatch, memory: DeviceMemory) -> None:
+        self._watch = watch
+        self._memory = memory
+        self._before_s = self._start_s = 0.0
+        self._opened: Any = None
+        self._marks: list[Any] = []
         self._faults = 0
+
+    def settle(self) -> None:
+        """As Window.settle."""
+        self._watch.reach(self._watch.mark())
 
     def open(self) -> None:
         """As Window.open."""
-        torch.cuda.synchronize(self._device)
-        torch.cuda.reset_peak_memory_stats(self._device)
+        self.settle()
+        self._memory.reset()
         self._marks.clear()
         self._faults = _page_faults()
-        self._start_s = time.monotonic()
-        # The first event ties the device's time line to the clock: the device is idle now.
-        self.mark()
+        self._before_s = monotonic()
+        rank_phase.window_opens()
+        self._start_s = monotonic()
+        # Ties the stream's time line to the clock: the stream is idle now.
+        self._opened = self._watch.mark()
 
     def mark(self) -> None:
         """As Window.mark."""
@@ -100,20 +157,22 @@ class CudaWindow:
 
     def close(self) -> Timing:
         """As Window.close."""
-        torch.cuda.synchronize(self._device)
-        end_s, faults = time.monotonic(), _page_faults() - self._faults
-        peaks = {
-            "allocated_peak_bytes": float(torch.cuda.max_memory_allocated(self._device)),
-            "cached_peak_bytes": float(torch.cuda.max_memory_reserved(self._device)),
-        }
-        opened, *marks = self._marks
-        ends_s = tuple(self._start_s + self._watch.seconds(opened, mark) for mark in marks)
-        return Timing(self._start_s, ends_s, end_s, peaks, faults)
+        last = self._marks[-1] if self._marks else self._watch.mark()
+        self._watch.reach(last)
+        rank_phase.window_closed()
+        clock_s, faults = (self._before_s, monotonic()), _page_faults() - self._faults
+        end_s, *ends_s = (
+            self._start_s + self._watch.seconds(self._opened, mark) for mark in (last, *self._marks)
+        )
+        peaks = self._memory.peaks()
+        return Timing(self._start_s, tuple(ends_s), end_s, peaks, faults, clock_s)
 
 
 def window_for(device: torch.device) -> Window:
     """The timed window for a device."""
-    return CudaWindow(device) if device.type == "cuda" else CpuWindow()
+    if device.type == "cuda":
+        return StreamWindow(CudaStopwatch(device), CudaMemory(device))
+    return CpuWindow()
 
 
 def _page_faults() -> int:

@@ -38,6 +38,8 @@ class Worker(ABC):
         self.case = request.case
         self.device = torch.device(place.device)
         self.own_work = OwnWork(stopwatch(self.device))
+        self.timed = range(0)
+        """The indices of the timed steps in the last run; `metrics` is about them."""
 
     @abstractmethod
     def connect(self) -> None:
@@ -51,7 +53,8 @@ class Worker(ABC):
     @abstractmethod
     def run(self, steps: int) -> Iterator[Step]:
         """Runs `steps` steps of the whole job in the case's phase, and yields each step when this
-        rank has completed it.
+        rank has completed it. Each run goes on with the weights and the data of the run before; the
+        last one is timed.
 
         Never synchronises the device by itself: the timed run owns the clock. A rank that must wait
         for others in every step may mark when it does not (`own_work`).
@@ -90,6 +93,21 @@ class Worker(ABC):
         """The difference of the indices of two successive steps of this rank: above 1 where
         replicas take turns."""
         return 1
+
+    @property
+    def turn(self) -> int:
+        """The steps after which the pattern of the job's steps repeats, the same on every rank.
+
+        Warm-up and timed steps are rounded up to whole turns: a window that held one step of two
+        replicas more than of the third would give the third's time to nobody.
+        """
+        return self.stride
+
+    @property
+    def lead_in(self) -> int:
+        """Steps at the begin of each run before steps come at a steady pace: those that fill a
+        pipeline. Never timed, the same on every rank."""
+        return 0
 
     @property
     def run_on(self) -> int:

@@ -8,8 +8,8 @@ from pytest_dnnbench.report.rows import CLEAR, Column, Row, Section, columns
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "\N{EN DASH}": "--",
-    "…": r"\dots{}",
+    "<": r"\textless{}", ">": r"\textgreater{}",
+    "±": r"$\pm$", "\N{EN DASH}": "--", "…": r"\dots{}",
 }  # fmt: skip
 
 LEFT_OUT = ("verdict", "disturbed")

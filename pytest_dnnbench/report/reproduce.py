@@ -5,6 +5,7 @@ import shlex
 from pytest_dnnbench.catalog import FRAMEWORKS
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.study import settings
+from pytest_dnnbench.run_length import seconds_of
 
 
 def command(result: Result) -> str:
@@ -38,6 +39,8 @@ def _settings(result: Result) -> dict[str, str]:
     flags = {
         f"--dnn-{name.replace('_', '-')}": str(value) for name, value in settings(result).items()
     }
+    if seconds_of(result.record.run.steps) is not None:
+        flags["--dnn-window"] = flags.pop("--dnn-steps")
     if launches := len(result.record.launches):
         flags["--dnn-launches"] = str(launches)
     if result.case.dataset == "mnist":

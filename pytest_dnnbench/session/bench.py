@@ -9,6 +9,7 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.controller.case_run import CaseRun, prepare_run
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import DnnbenchError, UsageError
+from pytest_dnnbench.harmless import text_block
 from pytest_dnnbench.results.records.measurement import Measurement
 from pytest_dnnbench.results.records.record import make_record
 from pytest_dnnbench.results.records.schema import Record
@@ -62,7 +63,7 @@ class DnnBench:
                 self._launch(run)
             failure = None
         except DnnbenchError as error:
-            failure = f"{type(error).__name__}: {error}"
+            failure = text_block(f"{type(error).__name__}: {error}")
         if failure is not None:  # outside the handler, so that pytest shows the message once
             self._benchmark.has_error = True
             self._show(ranks)
@@ -86,7 +87,7 @@ class DnnBench:
             shared.catalog,
             launcher,
             shared.machine,
-            steps=1 if smoke else settings.steps,
+            steps=1 if smoke else settings.timed(shared.machine.kind),
             warmup=0 if smoke else settings.warmup,
             data=shared.data(),
         )
@@ -147,9 +148,9 @@ class DnnBench:
         except DnnbenchError as error:
             outcome = Outcome(failure=f"{type(error).__name__}: {error}")
         if outcome.expected is not None:
-            pytest.xfail(outcome.expected)
+            pytest.xfail(text_block(outcome.expected))
         if outcome.failure is not None:
-            pytest.fail(outcome.failure, pytrace=False)
+            pytest.fail(text_block(outcome.failure), pytrace=False)
 
     def _skip_unless_possible(self, framework: str, gpus: int) -> None:
         try:
@@ -165,9 +166,9 @@ class DnnBench:
             pytest.skip(f"{framework} does not run on {gpus} devices")
 
     def _check_options(self, framework: str, options: Iterable[str]) -> None:
-        known = [row.name for row in self._resources.catalog.framework(framework).options]
-        if unknown := sorted(set(options) - set(known)):
-            choices = f"choose from {', '.join(known)}" if known else "it has none"
+        names = [row.name for row in self._resources.catalog.framework(framework).options]
+        if unknown := sorted(set(options) - set(names)):
+            choices = f"choose from {', '.join(names)}" if names else "it has none"
             raise UsageError(f"{framework} has no option {unknown[0]!r}: {choices}")
 
     def _show(self, ranks: Ranks) -> None:

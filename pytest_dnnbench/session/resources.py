@@ -64,7 +64,7 @@ class Resources:
         self.server = ForkServer((*PRELOAD, *(name for spec in installed for name in spec.preload)))
         self.placements = Placements(
             self.machine,
-            Leases(timeout_s=settings.lease_timeout, announce=announce),
+            Leases(timeout_s=settings.lease_timeout, announce=announce, needed=side_by_side),
             self.counts,
             timed=timed,
             side_by_side=side_by_side,
@@ -116,6 +116,16 @@ class Resources:
             self.server, ["cpu"], threads=threads, timeout_s=timeout_s, placements=self.placements
         )
 
+    def check(self) -> None:
+        """Raises UsageError for what no case can have on this machine, or DataError for data that
+        are not there; to be called before anything is measured."""
+        if self.settings.precision == "tf32" and self.machine.kind != "cuda":
+            raise UsageError(
+                "--dnn-precision tf32 needs a CUDA device, and there is none"
+                f" ({self.machine.describe()}): use fp32 or bf16"
+            )
+        self.data()
+
     def data(self) -> MnistFiles | None:
         """The MNIST files of the session, checked once, fetched if asked for; None for synthetic
         data."""
@@ -128,7 +138,7 @@ class Resources:
         except DataError:
             if not settings.download:
                 raise
-            self.ranks(1).launch(DOWNLOAD, settings.data_dir)
+            self.ranks(1).launch(DOWNLOAD, settings.data_dir, returns=Any)
             self._data = find_mnist(settings.data_dir)
         train_share = self._data.train_count // max(self.counts)
         share = min(train_share, self._data.validate_count // max(self.counts))
@@ -185,7 +195,7 @@ def resources(config: pytest.Config) -> Resources:
             announce=lambda line: state.announce(config, line),
         )
     except UsageError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise state.refused(error) from None
     state.keep(config, shared)
     return shared
 

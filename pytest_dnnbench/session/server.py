@@ -2,6 +2,7 @@
 
 import pytest
 
+from pytest_dnnbench.controller.nvml import close_nvml
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.resources import resources, resources_in_use
 
@@ -25,6 +26,7 @@ class ServerLife:
             resources(self._config).server.start()
 
     def pytest_unconfigure(self) -> None:
-        """Ends the server, and with it any rank."""
+        """Ends the server, and with it any rank, and gives NVML up."""
         if shared := resources_in_use(self._config):
             shared.server.close()
+            close_nvml()

@@ -14,6 +14,14 @@ from typing import TYPE_CHECKING, Any
 from pytest_dnnbench.case import DATASETS, MNIST_IMAGE_SIZE, PRECISIONS, SCALINGS, Scalar
 from pytest_dnnbench.catalog import DEFAULT_MODELS, Catalog, FrameworkSpec
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.run_length import (
+    AUTO,
+    TIMED_ON_GPU,
+    TIMED_STEPS,
+    Length,
+    as_seconds,
+    as_warmup,
+)
 
 if TYPE_CHECKING:
     import pytest
@@ -151,8 +159,23 @@ class Settings:
         " plans as many as detect such a change (5%) under the noise of --dnn-baseline",
         ini=int | str,
     )
-    steps: int = _option(int, 10, "timed steps of a launch", at_least=1)
-    warmup: int = _option(int, 3, "untimed steps before the timed ones", at_least=0)
+    steps: int | None = _option(
+        int,
+        None,
+        f"timed steps of a launch (default: {TIMED_STEPS} on CPU ranks; on GPUs --dnn-window"
+        f" {TIMED_ON_GPU})",
+        at_least=1,
+    )
+    window: str | None = _option(
+        str, None, "time steps for at least so long instead, in seconds, as in 5s"
+    )
+    warmup: int | str = _option(
+        str,
+        AUTO,
+        "steps to run before the timed ones, or seconds, as in 2s; auto runs until steps take"
+        " equally long",
+        ini=int | str,
+    )
     timeout: float = _option(
         float, 600.0, "seconds that one launch may take", at_least=1, measured=False
     )
@@ -237,6 +260,12 @@ class Settings:
     ini_limits: tuple[str, ...] = ()
     """The limits of the ini file: those of the command line come before them, limit by limit."""
 
+    def timed(self, device: str) -> Length:
+        """How long a launch on this kind of device is timed."""
+        if self.steps is not None or self.window is not None:
+            return self.steps or self.window or 0
+        return TIMED_STEPS if device == "cpu" else TIMED_ON_GPU
+
     @property
     def rounds(self) -> int:
         """Launches of each case in this session."""
@@ -313,6 +342,8 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     if values["gpu_counts"] is not None:
         values["gpu_counts"] = tuple(_count(text) for text in values["gpu_counts"])
     values["launches"], values["effect"] = _launches(values["launches"])
+    values["warmup"] = as_warmup(values["warmup"], "--dnn-warmup")
+    _choose_steps_or_window(config, values)
     limits = next(option for option in OPTIONS if option.name == "limits")
     values["limits"] = limits.parse(config.getoption(limits.key) or ())
     values["ini_limits"] = limits.parse(config.getini(limits.key) or ())
@@ -371,6 +402,22 @@ def _value(config: pytest.Config, option: Option) -> Any:
         if given is not None and given != "":
             return option.parse(given, place)
     return option.default
+
+
+def _choose_steps_or_window(config: pytest.Config, values: dict[str, Any]) -> None:
+    """Lets one of --dnn-steps and --dnn-window stand: that of the command line, where the other is
+    the ini file's. Raises UsageError where both are in the same place."""
+    if values["window"] is not None:
+        values["window"] = as_seconds(values["window"], "--dnn-window")
+    if values["steps"] is None or values["window"] is None:
+        return
+    on_line = [name for name in ("steps", "window") if config.getoption(f"dnn_{name}") is not None]
+    if len(on_line) != 1:
+        raise UsageError(
+            f"--dnn-steps {values['steps']} and --dnn-window {values['window']} both say how long"
+            " to time: leave one of them out"
+        )
+    values["window" if on_line == ["steps"] else "steps"] = None
 
 
 def _count(text: str) -> int:

@@ -387,7 +387,7 @@ def test_a_calibration_learns_the_noise_and_says_what_it_lets_one_find(
     result = run("--dnn-calibrate=4", "--benchmark-save=calibrated", "--dnn-frameworks=single")
     result.assert_outcomes(passed=1, deselected=1)
     result.stdout.fnmatch_lines(
-        ["calibrated: *single*: throughput: launches differ by 0.*; 3 launches would detect *%; *"]
+        ["calibrated: *single*: throughput: launches differ by 0.*; detects *% with 3 *"]
     )
     record = records(saved(pytester, 1))[TRAIN.format("single", 1)]
     assert len(record["metrics"]["throughput"]["per_launch"]) == 12
@@ -401,7 +401,7 @@ def test_a_calibration_learns_the_noise_and_says_what_it_lets_one_find(
 def detectable(result: pytest.RunResult) -> float:
     """The change of throughput, in percent, that a calibrated session would detect."""
     [line] = [line for line in result.outlines if "calibrated: " in line and "throughput" in line]
-    return float(line.partition("launches would detect ")[2].partition("%")[0])
+    return float(line.partition("detects ")[2].partition("%")[0])
 
 
 def test_a_golden_file_is_a_baseline_with_limits_of_its_own(

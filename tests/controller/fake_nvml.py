@@ -14,6 +14,9 @@ _ABOUT_A_GPU = (
     "Temperature",
     "PowerUsage",
     "CurrentClocksThrottleReasons",
+    "CpuAffinity",
+    "MigMode",
+    "DeviceHandleFromMigDeviceHandle",
 )
 
 
@@ -25,8 +28,9 @@ class FakeNvml(SimpleNamespace):
     """To stand in `sys.modules` as pynvml. A GPU's handle is its UUID.
 
     `answers` are functions by the end of their name, as in `ClockInfo=lambda gpu, clock: 1400`;
-    whatever else is asked of a GPU is not supported. `is_open` tells whether NVML was initialised
-    and not yet shut down.
+    whatever else is asked of a GPU is not supported. `closed` are the UUIDs of those that may not
+    be used. `is_open` tells whether NVML was initialised and not yet shut down, `inits` how often
+    it was.
     """
 
     NVMLError = NvmlError
@@ -34,8 +38,16 @@ class FakeNvml(SimpleNamespace):
     NVML_CLOCK_MEM = 2
     NVML_TEMPERATURE_GPU = 0
 
-    def __init__(self, *uuids: str, driver: str | None = "550.1", **answers: Any) -> None:
+    def __init__(
+        self,
+        *uuids: str,
+        driver: str | None = "550.1",
+        closed: tuple[str, ...] = (),
+        **answers: Any,
+    ) -> None:
         super().__init__()
+        self.closed = closed
+        self.inits = 0
         self.uuids = uuids
         self.driver = driver
         self.is_open = False
@@ -49,6 +61,7 @@ class FakeNvml(SimpleNamespace):
         if self.driver is None:
             raise NvmlError("Driver Not Loaded")
         self.is_open = True
+        self.inits += 1
 
     def nvmlShutdown(self) -> None:  # noqa: N802
         """The end of what nvmlInit began."""
@@ -64,10 +77,14 @@ class FakeNvml(SimpleNamespace):
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
         """The UUID."""
+        if self.uuids[index] in self.closed:
+            raise NvmlError("Insufficient Permissions")
         return self.uuids[index]
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
         """The same."""
+        if uuid.startswith("MIG-") and uuid not in self.uuids:
+            raise NvmlError("Not Found")
         return uuid
 
 

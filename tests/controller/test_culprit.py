@@ -105,3 +105,8 @@ def test_where_all_wait_the_odd_one_out_is_at_fault() -> None:
 def test_of_two_that_wait_the_one_ahead_has_left_something_out() -> None:
     assert blamed(RankSnapshot(0, WARM, COLLECTIVE), RankSnapshot(1, TIMED, BACKWARD)) == 1
     assert blamed(RankSnapshot(0, TIMED, COLLECTIVE), RankSnapshot(1, WARM, BACKWARD)) == 0
+
+
+def test_a_rank_that_synchronises_its_gpu_waits_for_its_peers() -> None:
+    assert waits_in("/site-packages/torch/cuda/__init__.py")
+    assert not waits_in("/home/user/cuda/model.py")

@@ -2,15 +2,16 @@
 torch."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from pytest_dnnbench.controller import devices
 from pytest_dnnbench.controller.devices import Gpu, cpu_quota, detect, usable_cores
+from pytest_dnnbench.controller.nvml import close_nvml, nvml
 from pytest_dnnbench.controller.torch_build import TorchBuild, installed_torch
 from pytest_dnnbench.errors import UsageError
 from tests.controller.fake_nvml import FakeNvml
@@ -24,9 +25,7 @@ def torch_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def two_gpus() -> FakeNvml:
-    return FakeNvml(
-        "GPU-a", "GPU-b", Name=lambda _: "H100", MemoryInfo=lambda _: SimpleNamespace(total=80)
-    )
+    return FakeNvml("GPU-a", "GPU-b", Name=lambda _: "H100")
 
 
 @pytest.mark.usefixtures("torch_for_cuda")
@@ -35,10 +34,10 @@ def test_gpus_are_detected_in_the_order_of_the_variable(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "pynvml", library)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     machine = detect("auto")
-    assert machine.gpus == (Gpu("H100", "GPU-b", 80), Gpu("H100", "GPU-a", 80))
+    assert machine.gpus == (Gpu("H100", "GPU-b"), Gpu("H100", "GPU-a"))
     assert (machine.kind, machine.driver, machine.default_count) == ("cuda", "550.1", 2)
     assert machine.describe().startswith("2 x H100, driver 550.1, ")
-    assert not library.is_open
+    assert library.is_open, "for the session"
 
 
 @pytest.mark.usefixtures("torch_for_cuda")
@@ -51,8 +50,87 @@ def test_cuda_that_is_not_possible_is_refused_with_the_reason(
     assert detect("auto").kind == "cpu"
     monkeypatch.setitem(sys.modules, "pynvml", two_gpus())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES hides every GPU"):
+    with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES='' hides every GPU"):
         detect("cuda")
+
+
+@pytest.mark.usefixtures("torch_for_cuda")
+def test_a_gpu_that_may_not_be_used_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML counts it and CUDA does not number it; pytest ended in INTERNALERROR."""
+    library = FakeNvml("GPU-a", "GPU-b", closed=("GPU-a",), Name=lambda _: "H100")
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert detect("cuda").gpus == (Gpu("H100", "GPU-b"),)
+    library.closed = ("GPU-a", "GPU-b")
+    with pytest.raises(UsageError, match=r"NVML opens no GPU \(GPU 0: Insuff.*; GPU 1: Insuff"):
+        detect("cuda")
+    assert detect("auto").kind == "cpu"
+
+
+@pytest.mark.usefixtures("torch_for_cuda")
+def test_a_lost_gpu_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = two_gpus()
+
+    def name(gpu: str) -> str:
+        if gpu == "GPU-a":
+            raise library.NVMLError("GPU is lost")
+        return "H100"
+
+    library.nvmlDeviceGetName = name
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    assert detect("cuda").gpus == (Gpu("H100", "GPU-b"),)
+
+
+@pytest.mark.usefixtures("torch_for_cuda")
+def test_a_slice_is_leased_as_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list ended at a MIG entry, and `auto` measured the CPU."""
+    library = FakeNvml(
+        "GPU-a",
+        "MIG-1",
+        Name=lambda _: "H100",
+        MigMode=lambda gpu: [int(gpu == "GPU-a"), 1],
+        DeviceHandleFromMigDeviceHandle=lambda _: "GPU-a",
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1,MIG-2")
+    assert detect("auto").gpus == (Gpu("H100", "GPU-a", sliced=True),)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-9")
+    with pytest.raises(UsageError, match=r"NVML does not know .* MIG-9 \(Not Found\)"):
+        detect("cuda")
+
+
+@pytest.mark.usefixtures("torch_for_cuda")
+def test_a_gpu_that_is_named_twice_hides_all_as_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", two_gpus())
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,0")
+    with pytest.raises(UsageError, match="'0,0' hides every GPU, for it names one twice"):
+        detect("cuda")
+
+
+@pytest.mark.usefixtures("torch_for_cuda")
+def test_the_cores_near_a_gpu_are_those_of_nvml_that_are_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    library = two_gpus()
+    masks = {"GPU-a": [0b0110, 0b1], "GPU-b": [0b11000, 0b10]}
+    library.nvmlDeviceGetCpuAffinity = lambda gpu, words: masks[gpu][:words]
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 64, 65})
+    assert [gpu.cores for gpu in detect("cuda").gpus] == [(1, 2, 64), (3, 65)]
+
+
+def test_nvml_is_opened_once_for_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = two_gpus()
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    for _ in range(3):
+        with nvml() as answering:
+            assert answering is library
+    assert (library.inits, library.is_open) == (1, True)
+    close_nvml()
+    assert not library.is_open
+    close_nvml()
+    with nvml():
+        assert library.inits == 2
 
 
 def test_asked_for_the_cpu_nvml_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,12 +103,30 @@ def test_our_own_ranks_and_a_power_cap_are_no_disturbance(monkeypatch: pytest.Mo
     assert watch.finish().disturbed is None
 
 
-def test_nvml_is_closed_after_each_reading_and_a_missing_driver_gives_no_states(
+def test_ranks_that_the_driver_lists_a_moment_longer_are_no_disturbance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Right after ranks have ended it may list them still, in a container under other ids."""
+    readings = [[], [4711], [4711], [815], []]
+    library = FakeNvml(
+        "GPU-a",
+        ComputeRunningProcesses=lambda _: [SimpleNamespace(pid=pid) for pid in readings.pop(0)],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    watch = Watch(["GPU-a"], [], lambda: None)
+    watch.ranks_started([4711])
+    watch.ranks_reported()
+    assert watch.finish().disturbed is None, "the rank is known by its id"
+    assert readings == [[815], []]
+    assert watch.finish().disturbed is None, "the unknown process is gone a moment later"
+    assert readings == []
+
+
+def test_a_missing_driver_gives_no_states(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     library = FakeNvml("GPU-a")
     monkeypatch.setitem(sys.modules, "pynvml", library)
     assert read_gpus(["GPU-a"]) == {"GPU-a": GpuState()}
-    assert not library.is_open
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=None))
     assert read_gpus(["GPU-a"]) == {}

@@ -1,5 +1,7 @@
 """Leases are exclusive, all or none, freed by the kernel when their owner dies, never inherited."""
 
+import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -184,3 +186,57 @@ def test_without_the_variable_the_users_runtime_directory_is_taken(
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert lease_directory() == tmp_path / f"pytest-dnnbench-{os.getuid()}"
+
+
+class NoFlock:
+    """`flock` of a file system that has no locks, and how often it was asked."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.calls = number, 0
+
+    def __call__(self, descriptor: int, operation: int) -> None:
+        self.calls += 1
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_session_of_one_launch_at_a_time_goes_on_without_locks_and_says_so_once(
+    number: int, monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    flock, lines = NoFlock(number), list[str]()
+    monkeypatch.setattr("fcntl.flock", flock)
+    leases = Leases(timeout_s=60, announce=lines.append)
+    for _ in range(3):
+        with leases.take(FOUR, 2) as taken:
+            assert taken == ("gpu a", "gpu b")
+    (line,) = lines
+    assert line.startswith(f"dnnbench: the file system of {directory} has no locks")
+    assert os.strerror(number) in line
+    assert f"name a directory on another one in {VARIABLE}" in line
+    assert flock.calls == 1
+
+
+def test_launches_side_by_side_are_refused_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", NoFlock(errno.ENOSYS))
+    leases = Leases(timeout_s=60, needed=True)
+    with (
+        pytest.raises(LaunchError, match=f"{VARIABLE}; launches that run side by side need leases"),
+        leases.take(FOUR, 1),
+    ):
+        pass
+
+
+def test_another_error_of_a_lock_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", NoFlock(errno.EIO))
+    with pytest.raises(LaunchError, match=VARIABLE), Leases(timeout_s=60).take(FOUR, 1):
+        pass
+    assert not [link for link in open_files() if link.endswith(".lock")]
+
+
+def open_files() -> list[str]:
+    """The paths of this process's open files."""
+    paths = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            paths.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return paths

@@ -13,7 +13,7 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.results.records.schema import Conditions
 from tests.rank import programs
 
-GPUS = tuple(Gpu("A fast one", f"GPU-{letter}", 80 << 30) for letter in "abcd")
+GPUS = tuple(Gpu("A fast one", f"GPU-{letter}") for letter in "abcd")
 WITH_GPUS = Machine("cuda", GPUS, "550", cores=16, cpu="", why="")
 EIGHT_CORES = Machine("cpu", (), None, cores=8, cpu="", why="", affinity=(2, 3, 4, 5, 6, 7, 8, 9))
 
@@ -88,3 +88,46 @@ def test_under_a_quota_no_rank_is_pinned_and_the_load_of_others_is_not_known() -
         assert (first.cores, second.cores) == ((), ())
     assert (first.conditions.cores, second.conditions.cores) == ((0,), (1,))
     assert first.conditions.others_cores is None
+
+
+def with_nodes(*cores: tuple[int, ...], quota: int = 8) -> Machine:
+    """A machine of eight cores with one GPU per entry, each near the given cores."""
+    gpus = tuple(Gpu("H100", f"GPU-{number}", near) for number, near in enumerate(cores))
+    return Machine("cuda", gpus, "550", cores=quota, cpu="", why="", affinity=tuple(range(8)))
+
+
+FIRST, SECOND = (0, 1, 2, 3), (4, 5, 6, 7)
+
+
+def test_ranks_stay_on_the_cores_near_their_gpus_and_that_is_recorded() -> None:
+    with placements(with_nodes(FIRST, SECOND), 2)(2) as placement:
+        assert [placement.cores_of(rank) for rank in range(2)] == [FIRST, SECOND]
+        assert (placement.threads, placement.gpu_uuids) == (4, ("GPU-0", "GPU-1"))
+    assert placement.conditions.rank_cores == (FIRST, SECOND)
+
+
+def test_ranks_near_the_same_cores_have_no_more_threads_than_cores() -> None:
+    with placements(with_nodes(FIRST, FIRST, SECOND), 2)(2) as placement:
+        assert placement.rank_cores == (FIRST, FIRST)
+        assert placement.threads == 2
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        with_nodes(FIRST + SECOND, FIRST + SECOND),
+        with_nodes(FIRST, ()),
+        with_nodes(FIRST, SECOND, quota=4),
+    ],
+    ids=["one node", "not known", "quota"],
+)
+def test_ranks_on_gpus_are_not_pinned_where_that_says_nothing(machine: Machine) -> None:
+    with placements(machine, 2)(2) as placement:
+        assert (placement.cores_of(0), placement.rank_cores) == ((), ())
+
+
+def test_a_slice_has_no_id_to_be_checked() -> None:
+    machine = Machine("cuda", (Gpu("H100", "GPU-a", sliced=True),), "550", 8, "", "")
+    with placements(machine, 1)(1) as placement:
+        assert placement.gpu_uuids == ("",)
+    assert placement.conditions.gpu_uuids == ("GPU-a",)

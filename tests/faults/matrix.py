@@ -14,7 +14,7 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, load, prepare_run
 from pytest_dnnbench.controller.devices import detect
-from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.forkserver import START_TIMEOUT_S, ForkServer
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks, Rendezvous, no_rendezvous
 from pytest_dnnbench.errors import (
@@ -109,9 +109,16 @@ class Watched(ForkServer):
         super().__init__(preload)
         self.ranks: dict[int, str] = {}
 
-    def spawn(self, message: SpawnMessage, request: int, result: int, page: int) -> int:
+    def spawn(
+        self,
+        message: SpawnMessage,
+        request: int,
+        result: int,
+        page: int,
+        timeout_s: float = START_TIMEOUT_S,
+    ) -> int:
         """As ForkServer.spawn."""
-        pid = super().spawn(message, request, result, page)
+        pid = super().spawn(message, request, result, page, timeout_s)
         self.ranks[pid] = _born(pid)
         return pid
 

@@ -1,6 +1,7 @@
 """Horovod's rendezvous server: on loopback only, gone when its `with` ends, and without torch."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import pytest
 
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
+from pytest_dnnbench.errors import LaunchError
 from tests.horovod.test_worker import measure, request
 from tests.sockets import LISTENING, addresses_of
 
@@ -71,3 +73,23 @@ def test_torch_is_not_imported_beside_the_ranks() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "False"
+
+
+def test_a_host_whose_name_has_no_address_is_told_before_horovod_crashes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """hvd.init died of SIGSEGV."""
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "gethostname", lambda: "no-such-host")
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with (
+        pytest.raises(
+            LaunchError,
+            match=r"'no-such-host', has no address \(Name .* add the line `127.0.0.1 no-such-host`",
+        ),
+        horovod_rendezvous(2),
+    ):
+        pass

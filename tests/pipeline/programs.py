@@ -29,6 +29,25 @@ def evaluated(runtime: Runtime, minibatches: int) -> tuple[list[int], bool]:
     return validated, runtime.stage.module.training
 
 
+def stamped(runtime: Runtime, minibatches: int, slow_s: float) -> list[float]:
+    """When this rank had completed each of its minibatches of a validation; the last stage takes
+    `slow_s` longer for each."""
+    stamps = []
+    for _ in runtime.validate(vectors(minibatches), minibatches):
+        stamps.append(time.monotonic())
+        if runtime.links.stage == runtime.schedule.layout.last:
+            time.sleep(slow_s)
+    return stamps
+
+
+def validated_twice(runtime: Runtime, minibatches: int) -> list[int]:
+    """The minibatches of two validations with a training between them."""
+    validated = [done.minibatch for done in runtime.validate(vectors(minibatches), minibatches)]
+    trained = order(runtime, minibatches)
+    again = [done.minibatch for done in runtime.validate(vectors(minibatches), minibatches)]
+    return validated + trained + again
+
+
 def die_in_the_middle(runtime: Runtime, rank: int, how: str) -> None:
     """One rank dies or raises after two minibatches; the others go on."""
     for done in runtime.train(vectors(50), 50):

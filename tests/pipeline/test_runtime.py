@@ -2,6 +2,7 @@
 lost."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -33,6 +34,32 @@ def test_validation_passes_every_minibatch_in_evaluation_mode(cpu_ranks: CpuRank
         (list(range(1, 40, 2)), False),
         (list(range(40)), False),
     ]
+
+
+@pytest.mark.parametrize(("model", "shape"), [(models.chain2, "1-1"), (models.chain3, "1-1-1")])
+def test_an_early_stage_does_not_run_ahead_in_validation(
+    cpu_ranks: CpuRanks, model: Callable[..., object], shape: str
+) -> None:
+    """Its messages queued up in front of a slow stage, and its memory peak with them."""
+    pipeline = pipeline_stages(cpu_ranks, model, shape)
+    slow_s = 0.02
+    stamps = pipeline.run(programs.stamped, 16, slow_s)
+    stages = len(stamps)
+    for stage, (ours, next_stage) in enumerate(pairwise(stamps)):
+        room = (stages - 1 - stage) + 2  # minibatches in flight in training, and one on its way
+        for number in range(room + 1, 16):
+            # The next stage gives the receipt before its stamp, and after its stamp of the
+            # minibatch before. The last stage is slow in between.
+            before_s = next_stage[number - room - 1] + (slow_s if stage == stages - 2 else 0.0)
+            assert ours[number] > before_s, "it began before the receipt came"
+
+
+@pytest.mark.parametrize("shape", ["2-1", "1-2"])
+def test_validations_and_trainings_may_follow_each_other(cpu_ranks: CpuRanks, shape: str) -> None:
+    pipeline = pipeline_stages(cpu_ranks, models.chain2, shape)
+    every, even, odd = list(range(8)), [0, 2, 4, 6], [1, 3, 5, 7]
+    ranks = [even, odd, every] if shape == "2-1" else [every, even, odd]
+    assert pipeline.run(programs.validated_twice, 8) == [3 * own for own in ranks]
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])

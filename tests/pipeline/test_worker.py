@@ -16,12 +16,13 @@ from pytest_dnnbench.errors import PlanError, UsageError, WrongResult
 from pytest_dnnbench.messages import PipelineFacts, PlanDecision, RankReport, RunRequest
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.rank.profiling.profiler import Effort, profile_model
-from pytest_dnnbench.results.records.measurement import Launch, agree
+from pytest_dnnbench.results.records.measurement import Launch, agree, check_times
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
 MODELS = "tests.pipeline.models"
 RESIDUAL = f"{MODELS}:residual"
 WORKER = "pytest_dnnbench.rank.frameworks.pipedream:PipeDreamWorker"
+TRAINED = ["gradients in float32", "loss in float32", "parameters", "buffers", "loss"]
 PLANNING = "pytest_dnnbench.rank.pipeline.planning:decide"
 
 
@@ -43,11 +44,12 @@ def launch(
     framework: str = "pipedream",
     phase: str = "train",
     model: str = RESIDUAL,
+    lengths: tuple[int | str, int | str] = (4, 6),
     **options: str | int | float | bool,
 ) -> list[RankReport]:
     case = Case(framework, model, gpus, phase, batch_size=4, options=options)
     ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120, environment=PROFILES)
-    request = RunRequest(case, worker, Catalog().model(model), steps=6, warmup=4)
+    request = RunRequest(case, worker, Catalog().model(model), steps=lengths[1], warmup=lengths[0])
     decision: PlanDecision = ranks.launch(PLANNING, request)[0]
     results: list[RankReport] = ranks.launch(what, replace(request, plan=decision))
     return results
@@ -67,7 +69,7 @@ def prove(server: ForkServer, gpus: int, **settings: str | int | float | bool) -
 def test_the_proof_passes(server: ForkServer, stages: str) -> None:
     gpus = sum(map(int, stages.split("-"))) if "-" in stages else 2
     evidence = prove(server, gpus, stages=stages)
-    assert evidence.checked == ["parameters", "buffers", "loss"]
+    assert evidence.checked == TRAINED
 
 
 @pytest.mark.parametrize("framework", ["pipedream-2bw", "pipedream-flush"])
@@ -80,15 +82,14 @@ def test_the_proof_passes_for_the_variants(server: ForkServer, framework: str) -
 
 def test_the_proof_passes_with_vertical_sync_and_for_validation(server: ForkServer) -> None:
     assert prove(server, 3, stages="3", vertical_sync=True).about["minibatches"] == 9
-    assert prove(server, 3, stages="2-1", phase="validate").checked == ["validation"]
+    assert prove(server, 3, stages="2-1", phase="validate").checked == [
+        "validation in float32",
+        "validation",
+    ]
 
 
 def test_a_real_model_with_dropout_and_stochastic_depth_passes(server: ForkServer) -> None:
-    assert prove(server, 2, stages="2", model="efficientnet_b0").checked == [
-        "parameters",
-        "buffers",
-        "loss",
-    ]
+    assert prove(server, 2, stages="2", model="efficientnet_b0").checked == TRAINED
 
 
 @pytest.mark.parametrize(
@@ -174,6 +175,26 @@ def test_a_decision_from_a_journal_is_run_as_well(server: ForkServer) -> None:
 def test_validation_is_pipelined_and_in_evaluation_mode(server: ForkServer) -> None:
     reports = launch(server, MEASURE, 2, stages="2", phase="validate")
     assert [sum(report.step_samples) for report in reports] == [0, 6 * 4]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "stages", "phase"), [(2, "2", "train"), (3, "2-1", "train"), (3, "1-2", "validate")]
+)
+def test_a_pipeline_warms_up_in_runs_that_drain_and_is_timed_in_one(
+    server: ForkServer, gpus: int, stages: str, phase: str
+) -> None:
+    reports = launch(server, MEASURE, gpus, stages=stages, phase=phase, lengths=("auto", 6))
+    made = Launch(tuple(reports))
+    check_times(Case("pipedream", RESIDUAL, gpus, phase), made)
+    timed = sorted(index for report in reports for index in report.step_index if report.loss)
+    assert timed == list(range(6))
+    assert len({report.warmup_steps for report in reports}) == 1
+    assert sum(len(report.loss) for report in reports) == reports[0].warmup_steps + 6
+    last_stage = [report for report in reports if report.loss]
+    window_s = max(r.step_end_s[-1] for r in last_stage) - max(r.window_start_s for r in last_stage)
+    if phase == "train":
+        assert made.throughput == pytest.approx(6 * 4 / window_s, rel=1e-3)
+        assert all(0 <= report.metrics["bubble_fraction"] < 1 for report in reports)
 
 
 def test_a_plan_from_a_file_is_run_as_it_stands(server: ForkServer, tmp_path: Path) -> None:

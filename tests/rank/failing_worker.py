@@ -27,7 +27,7 @@ class FailsIn(Worker):
         for index in range(steps):
             if index == 1:
                 self._come_to("warm-up")
-            if index == self.request.warmup + 2:
+            if index == self.timed.start + 2:
                 self._come_to("timed steps")
             yield Step(index, 1, None)
 

@@ -3,6 +3,8 @@
 import shlex
 from dataclasses import replace
 
+import msgspec
+
 from pytest_dnnbench.report.reproduce import command
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.session.settings import OPTIONS
@@ -36,6 +38,14 @@ def test_the_command_spells_out_every_setting_of_the_case() -> None:
     assert chosen["--dnn-steps"] == "10"
     flags = {option.flag for option in OPTIONS} | {"--dnn-horovod-compression"}
     assert chosen.keys() <= flags
+
+
+def test_a_window_in_seconds_and_a_steady_warm_up_are_asked_for_again() -> None:
+    timed = result()
+    timed.record.run = msgspec.structs.replace(timed.record.run, steps="5s", warmup="auto")
+    chosen = options(shlex.split(command(timed))[2:])
+    assert (chosen["--dnn-window"], chosen["--dnn-warmup"]) == ("5s", "auto")
+    assert "--dnn-steps" not in chosen
 
 
 def test_every_option_that_shapes_a_case_is_in_the_command() -> None:

@@ -25,6 +25,7 @@ from pytest_dnnbench.results.records.verdict import Status, Verdict
 
 NAME = "test_steps.py::test_train[ddp-resnet18-2gpu]"
 GIB = 2.0**30
+CASE = {"framework": "ddp", "model": "resnet18", "gpus": 2, "phase": "train"}
 MUST_MATCH: dict[str, Scalar | None] = {"torch": "2.13.0", "driver": "550"}
 
 
@@ -34,13 +35,7 @@ def record(
     """Level 0.9 is 10% slower. Three launches with some noise."""
     rng = random.Random(seed)
     rates = [3000 * level * (1 + rng.gauss(0, noise)) for _ in range(3)]
-    facts: dict[str, Any] = {
-        "framework": "ddp",
-        "model": "resnet18",
-        "gpus": 2,
-        "phase": "train",
-        **case,
-    }
+    facts: dict[str, Any] = CASE | case
     return Record(
         schema=SCHEMA,
         case=Case(**facts),

@@ -170,6 +170,13 @@ def test_the_partition_is_compared_and_its_prediction_is_not() -> None:
     assert not alike(usual, other)
 
 
+def test_an_empty_fact_is_like_an_absent_one_and_false_is_not() -> None:
+    now = {"variables.NCCL_ALGO": "", "mkldnn": False}
+    assert [str(each) for each in differences({}, now)] == ["mkldnn: (none) -> False"]
+    assert [each.fact for each in differences({"a": "1"}, {"a": ""})] == ["a"]
+    assert differences({}, {"variables.NCCL_ALGO": "Ring"}, across=["variables"]) == []
+
+
 def test_what_has_nothing_to_compare_with_answers_like_a_baseline() -> None:
     unlike = Incomparable("a.json", None, differences({"gpus": 2}, {"gpus": 4}))
     for nothing, status in ((NoBaseline(), "no-baseline"), (unlike, "incomparable")):
@@ -275,7 +282,7 @@ def test_show_prints_noise_and_what_it_lets_a_session_detect(
     assert main(["baseline", "show", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "throughput: launches differ by 0." in shown
-    assert "launches would detect 5%" in shown
+    assert "launches would detect a 5% change" in shown
 
 
 WRITER = """

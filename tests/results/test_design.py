@@ -39,10 +39,14 @@ def test_degrees_of_freedom_are_those_of_the_part_that_matters() -> None:
 
 
 def test_reach_and_below_agree() -> None:
-    known = Precision(0.01, 7)
-    assert known.below(known.reach(1e-4)) == pytest.approx(1 - 1e-4)
+    exact = Precision(0.01, 7)
+    assert exact.below(exact.reach(1e-4)) == pytest.approx(1 - 1e-4)
     assert Precision(0.0, 7).reach(1e-4) == 0.0
-    assert [Precision(0.0, 7).below(one) for one in (-1.0, 0.0, 1.0)] == [0.0, 0.5, 1.0]
+    assert [Precision(0.0, 7).below(difference) for difference in (-1.0, 0.0, 1.0)] == [
+        0.0,
+        0.5,
+        1.0,
+    ]
 
 
 def planned(
@@ -65,10 +69,10 @@ def test_more_noise_or_a_smaller_effect_takes_more_launches() -> None:
 
 def test_a_second_look_saves_launches_of_the_first() -> None:
     noise = Noise(0.02, 1000, 0.0, 1000)
-    one, two = planned(0.07, noise, confirmation=False), planned(0.07, noise)
-    assert one is not None
-    assert two is not None
-    assert two < one
+    single, twofold = planned(0.07, noise, confirmation=False), planned(0.07, noise)
+    assert single is not None
+    assert twofold is not None
+    assert twofold < single
 
 
 def test_no_number_is_promised_where_none_helps() -> None:

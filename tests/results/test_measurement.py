@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from pytest_dnnbench.messages import Correctness, PipelineFacts, PlanDecision, R
 from pytest_dnnbench.metrics import METRICS, Metric
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.results.baselines.case_baseline import NoBaseline
+from pytest_dnnbench.results.baselines.comparability import alike, differences, facts_of
 from pytest_dnnbench.results.records.measurement import (
     Launch,
     Measurement,
@@ -274,3 +276,22 @@ def test_a_pipelines_plan_is_on_record_with_what_came_of_it() -> None:
     assert made.plan.measured_step_time_s == 1.5
     assert [(rank.stage, rank.peak_bytes) for rank in made.plan.ranks] == [(0, 100), (1, 300)]
     assert measured("ddp", 2, [1.0]).plan is None
+
+
+def test_launches_are_compared_by_the_lengths_asked_for_not_by_what_came_of_them() -> None:
+    def made(warmup_steps: int, steady: bool) -> Record:
+        fields: dict[str, Any] = {"warmup_steps": warmup_steps, "warmup_s": 0.5, "steady": steady}
+        launch = Launch(
+            (report(0, [1.0], **fields), report(1, [1.0], **fields | {"warmup_s": 0.7}))
+        )
+        asked = replace(measurement("ddp", 2, [1.0]), launches=(launch,), warmup="auto", steps="1s")
+        return make_record(asked)
+
+    first, second = made(4, True), made(9, False)
+    assert alike(first, second)
+    assert not differences(facts_of(first), facts_of(second))
+    counted = make_record(measurement("ddp", 2, [1.0]))
+    differ = {difference.fact for difference in differences(facts_of(counted), facts_of(first))}
+    assert differ == {"steps", "warmup"}
+    entry = second.launches[0]
+    assert (entry.warmup_steps, entry.warmup_s, entry.steady) == (9, 0.7, False)

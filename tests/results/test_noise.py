@@ -23,38 +23,38 @@ from pytest_dnnbench.results.statistics.suite_noise import pool
 
 def cases(world: World, sessions: int, launches: int, seed: int = 0) -> list[list[list[float]]]:
     values: Array = world.sessions(np.random.default_rng(seed), sessions, launches)[0]
-    found: list[list[list[float]]] = values.transpose(1, 0, 2).tolist()
-    return found
+    by_case: list[list[list[float]]] = values.transpose(1, 0, 2).tolist()
+    return by_case
 
 
-def typical(found: list[Noise], name: str) -> float:
-    return float(np.sqrt(np.mean([getattr(one, name) ** 2 for one in found])))
+def typical(noises: list[Noise], name: str) -> float:
+    return float(np.sqrt(np.mean([getattr(noise, name) ** 2 for noise in noises])))
 
 
 def test_both_parts_of_the_noise_are_found() -> None:
     world = World(np.full(40, 0.02), session_share=1.5, walk_sd=0.0, slope_sd=0.0, odd_cases=False)
-    found = [learn(sessions) for sessions in cases(world, MEMORY, 5)]
-    assert typical(found, "launch_sd") == pytest.approx(0.02, rel=0.05)
-    assert typical(found, "session_sd") == pytest.approx(0.03, rel=0.15)
-    assert {(one.source, one.sessions, one.launches) for one in found} == {
+    noises = [learn(sessions) for sessions in cases(world, MEMORY, 5)]
+    assert typical(noises, "launch_sd") == pytest.approx(0.02, rel=0.05)
+    assert typical(noises, "session_sd") == pytest.approx(0.03, rel=0.15)
+    assert {(noise.source, noise.sessions, noise.launches) for noise in noises} == {
         ("learnt", MEMORY, 5 * MEMORY)
     }
 
 
-def test_one_launch_tells_nothing_and_the_prior_stands() -> None:
-    found = learn([[100.0]])
-    assert (found.source, found.launch_sd, found.launch_dof) == (
+def test_one_launch_adds_nothing_to_the_prior() -> None:
+    noise = learn([[100.0]])
+    assert (noise.source, noise.launch_sd, noise.launch_dof) == (
         "prior",
         TIME.launch_sd,
         TIME.launch_dof,
     )
-    assert found.session_sd == pytest.approx(TIME.launch_sd * math.sqrt(TIME.session_ratio))
+    assert noise.session_sd == pytest.approx(TIME.launch_sd * math.sqrt(TIME.session_ratio))
 
 
 def test_a_drifting_machine_is_as_noisy_as_its_drift() -> None:
-    found = learn([[0.98**number] * 3 for number in range(MEMORY)])
-    assert found.launch_sd < 0.002
-    assert found.session_sd > 0.04
+    noise = learn([[0.98**number] * 3 for number in range(MEMORY)])
+    assert noise.launch_sd < 0.002
+    assert noise.session_sd > 0.04
 
 
 def test_only_the_latest_sessions_count() -> None:
@@ -64,8 +64,8 @@ def test_only_the_latest_sessions_count() -> None:
 
 
 def test_memory_that_never_varies_keeps_a_tiny_floor() -> None:
-    found = learn([[2.0**30] * 3] * 3, prior_of("allocated_peak_bytes"))
-    assert 0 < found.launch_sd < 1e-6
+    noise = learn([[2.0**30] * 3] * 3, prior_of("allocated_peak_bytes"))
+    assert 0 < noise.launch_sd < 1e-6
     assert prior_of("throughput") is TIME
     assert EXACT.launch_sd < TIME.launch_sd
 
@@ -77,8 +77,8 @@ def test_variance_of_a_median(count: int) -> None:
 
 
 def test_noise_is_plain_data() -> None:
-    found = learn([[1.0, 1.1], [1.2, 1.3]])
-    assert Noise(**asdict(found)) == found
+    noise = learn([[1.0, 1.1], [1.2, 1.3]])
+    assert Noise(**asdict(noise)) == noise
 
 
 def test_a_value_without_a_logarithm_is_refused() -> None:

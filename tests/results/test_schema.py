@@ -46,7 +46,7 @@ def undocumented(value: Any, schema: dict[str, Any], kinds: dict[str, Any]) -> l
     properties, other = schema.get("properties", {}), schema.get("additionalProperties")
     unknown = [key for key in value if key not in properties and other is None]
     parts = [(part, properties.get(key, other or {})) for key, part in value.items()]
-    return unknown + [key for part, known in parts for key in undocumented(part, known, kinds)]
+    return unknown + [key for part, about in parts for key in undocumented(part, about, kinds)]
 
 
 def test_every_key_of_a_record_is_in_the_schema() -> None:

@@ -18,7 +18,9 @@ STEP_S = 0.1
 
 def launch(*ranks: float, step_time_s: float = STEP_S, width: float = 0.02) -> LaunchTimes:
     """Own work of each rank; its quartiles lie `width` of it apart from the median."""
-    return LaunchTimes(step_time_s, [[own * (1 - width), own, own * (1 + width)] for own in ranks])
+    return LaunchTimes(
+        step_time_s, [[work * (1 - width), work, work * (1 + width)] for work in ranks]
+    )
 
 
 def test_the_rank_that_is_slower_in_every_launch_is_named() -> None:

@@ -9,7 +9,8 @@ from pytest_dnnbench.catalog import MODELS, Catalog, FrameworkSpec
 from pytest_dnnbench.controller.devices import Gpu, visible
 from pytest_dnnbench.controller.torch_build import installed_torch
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.session.settings import NOT_MEASURED, OPTIONS, Settings
+from pytest_dnnbench.run_length import as_seconds, as_warmup, seconds_of
+from pytest_dnnbench.session.settings import NOT_MEASURED, OPTIONS, Settings, read_settings
 
 
 def settings(**more: object) -> Settings:
@@ -29,6 +30,37 @@ def test_gpus_counts_up_in_powers_of_two(top: int, counts: tuple[int, ...]) -> N
 def test_counts_default_to_what_is_there_and_can_be_given() -> None:
     assert settings().counts(available=4) == (1, 2, 4)
     assert settings(gpu_counts=(3,), gpus=8).counts(available=4) == (3,)
+
+
+def test_how_long_is_timed_depends_on_the_device_unless_it_is_given() -> None:
+    assert (settings().timed("cpu"), settings().timed("cuda")) == (10, "5s")
+    assert settings(steps=4).timed("cuda") == 4
+    assert settings(window="2s").timed("cpu") == "2s"
+    assert settings().warmup == "auto"
+
+
+def test_lengths_are_written_in_one_way() -> None:
+    assert [as_warmup(text, "") for text in ("3", "2s", " 2.50 s", "0.5s", "auto")] == [
+        *(3, "2s", "2.5s", "0.5s", "auto")
+    ]
+    assert as_seconds(".5s", "") == "0.5s"
+    assert [seconds_of(length) for length in (3, "2.5s", "auto")] == [None, 2.5, None]
+
+
+@pytest.mark.parametrize(
+    ("ini", "arguments", "expected"),
+    [
+        ("dnn_window = 5s", ["--dnn-steps=4"], (4, None)),
+        ("dnn_steps = 4", ["--dnn-window=5s"], (None, "5s")),
+        ("dnn_window = 5s", [], (None, "5s")),
+    ],
+)
+def test_the_command_lines_length_stands_against_the_ini_files(
+    pytester: pytest.Pytester, ini: str, arguments: list[str], expected: tuple[int | None, str]
+) -> None:
+    pytester.makeini(f"[pytest]\n{ini}\n")
+    chosen = read_settings(pytester.parseconfig(*arguments), Catalog())
+    assert (chosen.steps, chosen.window) == expected
 
 
 def test_strong_scaling_divides_or_says_what_would() -> None:
@@ -70,6 +102,19 @@ def test_strong_scaling_divides_or_says_what_would() -> None:
             "MNIST's images have 28",
         ),
         (["--dnn-launches", "0"], "--dnn-launches is 0"),
+        (["--dnn-steps", "5s"], "--dnn-steps '5s' is not a number"),
+        (["--dnn-window", "5"], "--dnn-window '5' is no number of seconds: write it with its unit"),
+        (["--dnn-window", "0s"], "--dnn-window is 0s: it must be longer than 0 s"),
+        (["--dnn-warmup", "-1"], "--dnn-warmup is -1: it must be at least 0"),
+        (
+            ["--dnn-warmup", "soon"],
+            "--dnn-warmup 'soon' is no warm-up: write a number of steps, as 3, seconds, as 2s, or"
+            " auto",
+        ),
+        (
+            ["--dnn-steps", "9", "--dnn-window", "5s"],
+            "--dnn-steps 9 and --dnn-window 5s both say how long to time: leave one of them out",
+        ),
         (
             ["--dnn-launches", "many"],
             "--dnn-launches 'many' is not a number: write a number such as 5, auto, or auto:3%",
@@ -165,6 +210,7 @@ MEASURED = {
         "launches",
         "steps",
         "warmup",
+        "window",
         "seed",
         "calibrate",
         "framework_options",
@@ -207,7 +253,7 @@ def test_a_case_that_cannot_be_is_refused(wrong: dict[str, object], message: str
 
 
 def test_visible_devices_select_and_order_gpus() -> None:
-    gpus = [Gpu("H100", f"GPU-{letter}111", 1) for letter in "abc"]
+    gpus = [Gpu("H100", f"GPU-{letter}111") for letter in "abc"]
     names = {None: "abc", "": "", "2,0": "ca", "GPU-b": "b", "1,9,0": "b", "-1,0": ""}
     for variable, expected in names.items():
         assert "".join(gpu.uuid[4] for gpu in visible(gpus, variable)) == expected

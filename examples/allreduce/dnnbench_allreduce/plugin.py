@@ -27,8 +27,19 @@ def pytest_dnnbench_models() -> Mapping[str, str]:
 
 
 def pytest_dnnbench_metrics() -> Sequence[Metric]:
-    """`exchange_time_s`: what overlapping the exchange with the backward pass could save."""
+    """`exchange_time_s`: what overlapping the exchange with the backward pass could save;
+    `exchanged_bytes`: what one rank puts into the all-reduces of a step."""
     return [
+        Metric(
+            "exchanged_bytes",
+            unit="B",
+            better="lower",
+            label="gradients exchanged",
+            over_ranks="max",
+            exact=True,
+            tolerance=0.01,
+            scales={"KiB": 2.0**10, "MiB": 2.0**20},
+        ),
         Metric(
             "exchange_time_s",
             unit="s",
@@ -38,5 +49,5 @@ def pytest_dnnbench_metrics() -> Sequence[Metric]:
             timed=True,
             tolerance=0.05,
             scales={"ms": 1e-3},
-        )
+        ),
     ]

@@ -23,6 +23,7 @@ class AllreduceWorker(DataParallelWorker):
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor.detach(), src=0)
         self._exchange_s: list[float] = []
+        self._exchanged_bytes = 0
         return module, optimizer
 
     def update(self) -> None:
@@ -35,13 +36,17 @@ class AllreduceWorker(DataParallelWorker):
         for first in range(buckets):
             self._average(gradients[first::buckets])
         self._exchange_s.append(time.monotonic() - begun)
+        self._exchanged_bytes = sum(gradient.nbytes for gradient in gradients)
         super().update()
 
     def metrics(self) -> dict[str, float]:
-        """The median over the steps, by the name of the metric's row."""
+        """The figures of a step, by the names of the metrics' rows."""
         if not self._exchange_s:
             return {}
-        return {"exchange_time_s": statistics.median(self._exchange_s)}
+        return {
+            "exchange_time_s": statistics.median(self._exchange_s),
+            "exchanged_bytes": float(self._exchanged_bytes),
+        }
 
     def _average(self, gradients: list[torch.Tensor]) -> None:
         if not gradients:

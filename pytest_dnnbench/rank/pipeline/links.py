@@ -31,8 +31,7 @@ class Links:
         self.replicas: dist.ProcessGroup | None = None
         self._inboxes: dict[int, Inbox] = {}
         self._outboxes: dict[int, Outbox] = {}
-        # Room for the minibatches that a rank can have in flight in training. In validation it
-        # bounds how far a stage runs ahead of the next.
+        # Room for the minibatches that a rank can have in flight.
         alarm, room = Alarm(), max(schedule.warmup) + 2
         # Every rank must take part in making every group, its own or not: that is torch's rule.
         for pair in self.layout.links():

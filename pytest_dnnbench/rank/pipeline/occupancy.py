@@ -22,6 +22,10 @@ class Occupancy:
         """Adds the interval from `start` until now, in which the rank computed for a minibatch."""
         self._intervals.append((minibatch, start, self._watch.mark()))
 
+    def restart(self) -> None:
+        """Forgets all intervals: minibatches count from 0 again."""
+        self._intervals.clear()
+
     def bubble_fraction(self, begin: int = 0, end: int | None = None) -> float | None:
         """The fraction of the time that this rank idles, from the completion of minibatch
         `begin - 1` to that of `end - 1`; by default in the whole run. None without any compute.

@@ -33,6 +33,12 @@ class Completed:
     correct: torch.Tensor | None = None
 
 
+def validation_room(schedule: Schedule, stage: int) -> int:
+    """The minibatches of validation that a replica of a stage begins before the next stage has
+    completed the first: as many as in training, and one more, which is on its way."""
+    return schedule.warmup[stage] + 2
+
+
 class Runtime:
     """The stage of this rank at work. All ranks of the pipeline must call the same runs in the same
     order."""
@@ -138,24 +144,41 @@ class Runtime:
 
     def validate(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
         """Runs forward passes in evaluation mode, pipelined. Yields as `train` does, and counts
-        right answers."""
+        right answers.
+
+        A stage is ahead of the next by a bounded number of minibatches (validation_room): before it
+        begins another, it waits for the receipt of an earlier one, as it waits for gradients in
+        training. Two stages, room for 3; R0 takes the receipt of minibatch 0:
+
+            stage 0    F0 F1 F2 R0 F3 R1 F4 R2 R3 R4
+            stage 1       F0 F1    F2    F3 F4
+        """
         self.stage.module.eval()
-        replicas = self.schedule.layout.replicas[self.links.stage]
+        replicas, stage = self.schedule.layout.replicas[self.links.stage], self.links.stage
         share = range(self.links.replica, minibatches, replicas)
+        room = validation_room(self.schedule, stage)
         self.links.expect(Forward(minibatch, 0) for minibatch in share)
-        for minibatch in share:
-            inputs, labels = self._inputs(minibatch, batches)
-            start = self.occupancy.mark()
-            outputs = self.stage.evaluate(inputs)
-            self.occupancy.add(minibatch, start)
-            if self._last:
-                correct = (outputs[0].argmax(1) == labels).sum()
-                yield Completed(
-                    minibatch, len(labels), self.stage.loss_of(outputs[0], labels), correct
-                )
-            else:
-                self.links.send_activations(minibatch, (*outputs, labels))
-                yield Completed(minibatch)
+        self.links.expect(map(Backward, share))  # where the receipts come from
+        for number, minibatch in enumerate(share):
+            if not self._last and number >= room:
+                self.links.take_gradients(share[number - room])
+            yield self._evaluate(minibatch, batches)
+        if not self._last:
+            for minibatch in share[-room:]:
+                self.links.take_gradients(minibatch)
+
+    def _evaluate(self, minibatch: int, batches: Batches) -> Completed:
+        inputs, labels = self._inputs(minibatch, batches)
+        start = self.occupancy.mark()
+        outputs = self.stage.evaluate(inputs)
+        self.occupancy.add(minibatch, start)
+        if not self._first:
+            self.links.send_gradients(minibatch, ())  # the receipt: a message without tensors
+        if not self._last:
+            self.links.send_activations(minibatch, (*outputs, labels))
+            return Completed(minibatch)
+        correct = (outputs[0].argmax(1) == labels).sum()
+        return Completed(minibatch, len(labels), self.stage.loss_of(outputs[0], labels), correct)
 
     def close(self) -> None:
         """Ends this rank's transfers, after the last run."""

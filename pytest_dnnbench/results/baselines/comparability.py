@@ -60,19 +60,29 @@ def alike(record: Record, other: Record) -> bool:
     return (
         record.case == other.case
         and record.run == other.run
-        and record.environment.must_match == other.environment.must_match
+        and _same(record.environment.must_match, other.environment.must_match)
         and (record.plan and _partition(record.plan)) == (other.plan and _partition(other.plan))
     )
 
 
 def differences(baseline: Facts, now: Facts, across: Collection[str] = ()) -> list[Difference]:
     """Exactly the facts that differ, except those that the user compares across; the name of a
-    group, as `data`, stands for all its facts."""
+    group, as `data`, stands for all its facts. A fact that is empty is like one that is absent."""
     return [
         Difference(name, baseline.get(name), now.get(name))
         for name in sorted({*baseline, *now})
-        if baseline.get(name) != now.get(name) and not {name, name.partition(".")[0]} & set(across)
+        if _present(baseline.get(name)) != _present(now.get(name))
+        and not {name, name.partition(".")[0]} & set(across)
     ]
+
+
+def _same(facts: Facts, others: Facts) -> bool:
+    return facts == others or not differences(facts, others)
+
+
+def _present(value: Any) -> Any:
+    """The value of a fact; None for an empty text, which says as little as no fact."""
+    return None if value == "" else value
 
 
 def recorded_of(records: Iterable[Record]) -> dict[str, tuple[Any, ...]]:

@@ -6,12 +6,20 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Correctness, RankReport
 from pytest_dnnbench.metrics import METRICS, Metric
 from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry, Environment
+from pytest_dnnbench.run_length import Length
+
+CONSISTENT = 0.02
+"""How far the throughput of a launch and the sum of its step times may be apart, as a fraction.
+
+Both follow from the same windows, so what is allowed for lies between a rank's last step and the
+close of its window: microseconds, of windows that last milliseconds at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,28 +31,53 @@ class Launch:
 
     @property
     def throughput(self) -> float:
-        """Samples of all complete steps of all ranks / wall time of the slowest rank."""
-        samples = sum(sum(report.step_samples) for report in self.reports)
-        return samples / max(report.window_end_s - report.window_start_s for report in self.reports)
+        """Samples of all timed steps / seconds of the job's window.
+
+        The job's window is that of the ranks that complete samples: all ranks of a data-parallel
+        job, the last stage of a pipeline. An early stage's window says nothing: it holds other
+        stages' work on other minibatches.
+
+            ranks that step together    the window of the slowest of them
+            ranks that take turns       from the completion of the last warm-up minibatch to that
+                                        of the last timed one, whichever ranks complete them
+        """
+        return sum(self._job.samples) / self._job.window_s
 
     @property
     def step_time_s(self) -> list[float]:
-        """Seconds per step. Ranks that step together: the slowest of them. Ranks that take turns (a
-        pipeline's last stage): the time between completions. Where an update averages several
-        steps, replicas complete these at about the same time, so each of them counts as its share
-        of the update."""
-        done = [report for report in self.reports if sum(report.step_samples)]
-        if len({report.step_index for report in done}) == 1:
-            samples = sum(report.step_samples[0] for report in done)
-            times = [
-                max(times) for times in zip(*(_durations(report) for report in done), strict=True)
+        """Seconds per step, within the same window and by the same ranks: their sum is the window.
+        Where an update averages several steps, replicas complete these at about the same time, so
+        each of them counts as its share of the update."""
+        job = self._job
+        update = max(1, self._finishing[0].samples_per_update // max(1, job.samples[0]))
+        return _shared(job.times_s, update)
+
+    @property
+    def _finishing(self) -> list[RankReport]:
+        """The reports of the ranks that complete samples."""
+        return [report for report in self.reports if sum(report.step_samples)]
+
+    @property
+    def _job(self) -> "_JobWindow":
+        ranks = self._finishing
+        if len({report.step_index for report in ranks}) == 1:
+            slowest = max(ranks, key=_window_s)
+            samples = [
+                sum(parts) for parts in zip(*(report.step_samples for report in ranks), strict=True)
             ]
-        else:
-            samples = done[0].step_samples[0]
-            ends = sorted(end for report in done for end in report.step_end_s)
-            start = min(report.window_start_s for report in done)
-            times = [end - before for before, end in zip([start, *ends], ends, strict=False)]
-        return _shared(times, max(1, done[0].samples_per_update // samples))
+            return _JobWindow(samples, _window_s(slowest), _durations(slowest))
+        # Each rank's window opens when its last warm-up minibatch is complete, and the job's when
+        # the last of these is. A rank that was early may have timed a minibatch by then.
+        start_s = max(report.window_start_s for report in ranks)
+        completions = sorted(
+            (end_s, samples)
+            for report in ranks
+            for end_s, samples in zip(report.step_end_s, report.step_samples, strict=True)
+            if end_s > start_s
+        )
+        ends_s = [end_s for end_s, _ in completions]
+        times_s = [end_s - before_s for before_s, end_s in pairwise([start_s, *ends_s])]
+        return _JobWindow([count for _, count in completions], ends_s[-1] - start_s, times_s)
 
     @property
     def own_work_s(self) -> list[list[float]]:
@@ -95,6 +128,15 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
+class _JobWindow:
+    """The timed window of a whole job, with the samples and the time of each step in it."""
+
+    samples: list[int]
+    window_s: float
+    times_s: list[float]
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """One metric of a case: a figure per launch, and each rank's median over the launches where
     ranks have figures of their own."""
@@ -112,8 +154,8 @@ class Measurement:
     correctness: CorrectnessEntry
     environment: Environment
     oversubscribed: bool
-    steps: int
-    warmup: int
+    steps: Length
+    warmup: Length
     parallel: bool = False
 
     def values(self) -> dict[str, Figures]:
@@ -138,29 +180,36 @@ class Measurement:
 def agree(case: Case, results: Sequence[Correctness]) -> CorrectnessEntry:
     """The check of a case's step, for its record. Raises WrongResult when a rank failed the check
     or does not hold, bit for bit, what rank 0 holds."""
+    digests = [result.about.get("digest") for result in results]
+    others = [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]
     failures = [
+        f"rank {', '.join(others)} hold{'s' if len(others) == 1 else ''} other values than rank 0"
+    ] * bool(others)
+    failures += [
         f"rank {rank}: {failure}"
         for rank, result in enumerate(results)
         for failure in result.failures
-    ]
-    digests = [result.about.get("digest") for result in results]
-    failures += [
-        f"rank {rank} holds other values than rank 0"
-        for rank, digest in enumerate(digests)
-        if digest != digests[0]
     ]
     if failures:
         raise WrongResult(
             f"{case.label}: the step is wrong, so it was not timed: " + "; ".join(failures[:6])
         )
+    # Every rank has tolerances of its own: the figures are those of the rank nearest to its own.
     worst = {
-        name: max(result.deviations.get(name, 0.0) for result in results)
-        for name in results[0].deviations
+        kind: max(
+            (
+                (result.deviations[kind], result.tolerances[kind])
+                for result in results
+                if kind in result.deviations
+            ),
+            key=lambda pair: (pair[0] / pair[1] if pair[1] else pair[0], pair[1]),
+        )
+        for kind in dict.fromkeys(kind for result in results for kind in result.deviations)
     }
     return CorrectnessEntry(
         checked=list(worst),
-        largest_deviation=worst,
-        tolerance=results[0].tolerances,
+        largest_deviation={kind: deviation for kind, (deviation, _) in worst.items()},
+        tolerance={kind: tolerance for kind, (_, tolerance) in worst.items()},
         ranks_agree="bit for bit" if digests[0] is not None else "within the tolerance",
         about={key: fact for key, fact in results[0].about.items() if key != "digest"},
     )
@@ -177,6 +226,30 @@ def same_model(case: Case, reports: Sequence[RankReport]) -> None:
             f"{case.label}: rank {', '.join(others)} of {len(reports)} holds another model than the"
             " others after the run: the ranks did not train the same model, so their speed means"
             " nothing; look for random numbers or updates that differ from rank to rank"
+        )
+
+
+def check_times(case: Case, launch: Launch) -> None:
+    """Raises WrongResult when the times of a launch cannot be: when one is not finite, when time
+    stands still or goes backwards, or when throughput and step times contradict each other."""
+    for report in launch.reports:
+        if broken := _broken_time(report):
+            raise WrongResult(
+                f"{case.label}: the clock of rank {report.rank} read {broken}: its times mean"
+                " nothing; look for code that replaces a clock on the ranks"
+            )
+    if not launch._finishing:
+        raise WrongResult(
+            f"{case.label}: no rank completed a sample in its timed steps: let one rank's steps"
+            " count the samples (Step.samples)"
+        )
+    job_s = sum(launch._job.samples) / launch.throughput
+    steps_s = math.fsum(launch.step_time_s)
+    if not abs(job_s - steps_s) <= CONSISTENT * job_s:
+        raise WrongResult(
+            f"{case.label}: the launch contradicts itself: its throughput of"
+            f" {launch.throughput:.6g} samples/s means {job_s:.6g} s for its timed steps, and their"
+            f" step times add up to {steps_s:.6g} s; they may differ by {CONSISTENT:.0%}"
         )
 
 
@@ -202,18 +275,28 @@ def check_metrics(case: Case, reports: Sequence[RankReport]) -> None:
                 raise WrongResult(f"{reported} as {figure!r}: a figure must be finite")
 
 
+def _broken_time(report: RankReport) -> str | None:
+    """The first two readings of a rank's clock between which time does not go on, in words."""
+    times_s = (report.window_start_s, *report.step_end_s, report.window_end_s)
+    steps = len(report.step_end_s)
+    for number, (before_s, after_s) in enumerate(pairwise(times_s), 1):
+        # A window may close at the very end of its last step.
+        is_close = 0 < steps < number
+        goes_on = before_s <= after_s if is_close else before_s < after_s
+        if not (goes_on and math.isfinite(before_s) and math.isfinite(after_s)):
+            what = f"step {number - 1}" if number <= steps else "the close"
+            return f"{before_s!r} s before and {after_s!r} s after {what} of its timed window"
+    return None
+
+
+def _window_s(report: RankReport) -> float:
+    return report.window_end_s - report.window_start_s
+
+
 def check_figures(case: Case, launch: Launch) -> None:
     """Raises WrongResult for a figure of the job that no measurement can give, as of a clock that
     stood still, ran backwards or gave no number. One such figure would cost the whole session its
     file: JSON has no NaN."""
-    for report in launch.reports:
-        window_s = report.window_end_s - report.window_start_s
-        times = (window_s, *_durations(report))
-        if not all(map(math.isfinite, (*times, *report.loss))) or window_s <= 0:
-            raise WrongResult(
-                f"{case.label}: rank {report.rank} reports a timed window of {window_s!r} s and"
-                f" {report.loss[-1:]} as its last loss: its clock or its loss is wrong"
-            )
     for metric in METRICS.values():
         for value in launch.figures(metric):
             if impossible := metric.impossible(value):

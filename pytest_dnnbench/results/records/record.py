@@ -82,6 +82,9 @@ def _launch_entry(launch: Launch) -> LaunchEntry:
         page_faults=[report.page_faults for report in launch.reports],
         own_work_s=launch.own_work_s,
         conditions=launch.conditions,
+        warmup_steps=max(report.warmup_steps for report in launch.reports),
+        warmup_s=max(report.warmup_s for report in launch.reports),
+        steady=launch.reports[0].steady,
     )
 
 

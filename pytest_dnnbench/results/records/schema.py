@@ -3,8 +3,8 @@ under extra_info["dnnbench"], and the entry of its session.
 
 One set of types: a case's record is built as these structs, written as their JSON, read back,
 judged and reported as the same structs. Their docstrings document the file: `dnnbench schema`
-prints them, and docs/schema.md and docs/schema.json are its output. Not
-here: how a record is made (record.py), how a file is read (saved.py).
+prints them, and docs/schema.md and docs/schema.json are its output. Not here: how a record is made
+(record.py), how a file is read (saved.py).
 """
 
 from typing import Any, Literal
@@ -18,24 +18,28 @@ from pytest_dnnbench.results.records.launches import Launches, launches_of
 from pytest_dnnbench.results.records.verdict import Verdict
 from pytest_dnnbench.results.statistics.noise import Noise
 
+# gc=False: no struct here is ever part of a cycle, and a storage holds 100,000 records.
+
 SCHEMA = 1
 """The version of records and of the session's entry in a saved file. History: 1, the first."""
 
 
-class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How a case was run, beyond what the case itself says.
 
     `sample` is the unit of a sample: img, tok or sample. `samples_per_update` counts the samples,
     over all ranks, that one update of the weights averages. `oversubscribed`: more ranks than
-    cores. `steps` were timed after `warmup` untimed ones. `data` describes the data that a rank
-    reads. `parallel`: timed beside other cases.
+    cores. `steps` and `warmup` are what was asked for: how many steps were to be timed and how many
+    to be run before, or for how many seconds, as "5s"; a warm-up "auto" lasts until steps take
+    equally long. What came of it is in each launch. `data` describes the data that a rank reads.
+    `parallel`: timed beside other cases.
     """
 
     sample: str
     samples_per_update: int
     oversubscribed: bool
-    steps: int
-    warmup: int
+    steps: int | str
+    warmup: int | str
     data: dict[str, Scalar]
     parallel: bool = False
 
@@ -74,7 +78,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 
     `disturbed` is the reason why the launch says little about the case, or null. `others_cores` is
     the load of other processes, in cores. `cores` and `gpu_uuids` are the devices that the launch
-    leased. `gpu_before` and `gpu_after` map UUIDs to states, before the ranks start and while they
+    leased; `rank_cores` are the cores near its GPU that each rank was pinned to, empty where none
+    was. `gpu_before` and `gpu_after` map UUIDs to states, before the ranks start and while they
     still hold their GPUs. `discarded_as_suspended` counts the launches before this one in which the
     machine slept. `yardstick_s` is how long the machine's yardstick took after the launch.
     """
@@ -83,6 +88,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     others_cores: float | None = None
     cores: tuple[int, ...] = ()
     gpu_uuids: tuple[str, ...] = ()
+    rank_cores: tuple[tuple[int, ...], ...] = ()
     gpu_before: dict[str, GpuState] = {}
     gpu_after: dict[str, GpuState] = {}
     discarded_as_suspended: int = 0
@@ -95,7 +101,9 @@ class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     `loss` is that of every step, warm-up included. `rank_wall_s` and `page_faults` are those of
     each rank in its timed window. `own_work_s` holds, for each rank, three quartiles over the
     steps: the seconds of a step for which the rank needs no other; it is empty unless several ranks
-    ran and all of them report it.
+    ran and all of them report it. `warmup_steps` of the whole job came before the window, in
+    `warmup_s` seconds of the slowest rank. `steady` says whether steps took equally long at the end
+    of the warm-up; it is null where the number of warm-up steps was given.
     """
 
     step_time_s: list[float]
@@ -104,6 +112,9 @@ class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     page_faults: list[int]
     own_work_s: list[list[float]] = []
     conditions: Conditions = Conditions()
+    warmup_steps: int = 0
+    warmup_s: float = 0.0
+    steady: bool | None = None
 
 
 class LimitEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -120,7 +131,7 @@ class LimitEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     source: str = "default"
 
 
-class Environment(msgspec.Struct, frozen=True, kw_only=True):
+class Environment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Facts of machine and software: those that must be alike before two runs are compared, and
     those that are only recorded."""
 
@@ -128,7 +139,7 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     recorded: dict[str, Scalar | None] = {}
 
 
-class CorrectnessEntry(msgspec.Struct, frozen=True, kw_only=True):
+class CorrectnessEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The check of the training step before anything was timed.
 
     `checked` lists what was compared with the reference; `largest_deviation` and `tolerance` have
@@ -203,7 +214,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
-class Record(msgspec.Struct, kw_only=True):
+class Record(msgspec.Struct, kw_only=True, gc=False):
     """A measured case.
 
     Speed-up is added once the session has measured `single`; `thresholds` and `verdict` when the
@@ -287,13 +298,13 @@ class SessionEntry(msgspec.Struct, frozen=True, kw_only=True):
     accepted: Acceptance | None = None
 
 
-class ExtraInfo(msgspec.Struct, frozen=True):
+class ExtraInfo(msgspec.Struct, frozen=True, gc=False):
     """What pytest-benchmark keeps for plugins; a benchmark of another kind has no record."""
 
     dnnbench: Record | None = None
 
 
-class SavedBenchmark(msgspec.Struct, frozen=True):
+class SavedBenchmark(msgspec.Struct, frozen=True, gc=False):
     """One benchmark in pytest-benchmark's file; its own statistics are left out here."""
 
     fullname: str

@@ -9,7 +9,7 @@ Status = Literal["ok", "partial", "improved", "noisy", "no-baseline", "incompara
 """`partial`: what was judged is ok, and not every limited metric could be judged."""
 
 
-class MachineChange(msgspec.Struct, frozen=True, kw_only=True):
+class MachineChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The seconds of the machine's yardstick: of the baseline's sessions, and now.
 
     `speed` is the change of the machine's speed, a fraction: below zero for a slower machine.
@@ -22,7 +22,7 @@ class MachineChange(msgspec.Struct, frozen=True, kw_only=True):
     explains: bool
 
 
-class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
+class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The verdict on one metric.
 
     `baseline` and `now` are in the metric's unit; `change`, `interval` (95%) and `limit` are signed
@@ -57,7 +57,7 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
     since: str | None = None
 
 
-class Against(msgspec.Struct, frozen=True, kw_only=True):
+class Against(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The baseline: its file, how many of its sessions count, and when the newest was saved."""
 
     file: str
@@ -65,7 +65,7 @@ class Against(msgspec.Struct, frozen=True, kw_only=True):
     saved: str | None
 
 
-class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
+class Confirmation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The second look at a case: fresh launches, each metric's value in each, why each launch was
     disturbed (or null), and the verdicts of the first look."""
 
@@ -75,7 +75,7 @@ class Confirmation(msgspec.Struct, frozen=True, kw_only=True):
     first: dict[str, MetricVerdict]
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The verdict on a case: the worst of its metrics. `reason` says why it could not be compared.
 
     `unjudged` maps each limited metric that was not judged to the reason. `elsewhere` lists the

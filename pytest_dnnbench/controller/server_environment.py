@@ -1,0 +1,103 @@
+"""The environment variables of the fork server and of its ranks.
+
+    the server      the pytest process's when it is started, DEFAULTS below them, OURS above them
+    a rank          the same, and what has changed in the pytest process since: what a fixture or a
+                    test sets in os.environ reaches the ranks of its launches
+
+Some variables are read only when a library is loaded, which the server has done before a rank is
+forked: when one of those changes, the server is started anew.
+"""
+
+import os
+from collections.abc import Mapping
+
+HEAP = {
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "MALLOC_MMAP_MAX_": "0",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+"""Makes the C library keep freed memory. By default it returns large pieces to the kernel or keeps
+them, depending on what was freed before: a training step then takes 3 page faults in one launch and
+11,000 in the next, a tenth of its time. It also asks for huge pages, which the kernel gives 2 MiB
+at a time: 1,800 page faults to the end of resnet18's first step instead of 37,000."""
+
+WAITING = {"GOMP_SPINCOUNT": "10000"}
+"""How long a compute thread spins for the others before it sleeps. OpenMP's own count is 300,000:
+where another process takes a core, threads spin while the thread that they wait for does not run,
+and a step takes ten times as long and more. 10,000 cost nothing on idle cores, 1,000 a quarter
+(docs/appendix/measured.md)."""
+
+DEFAULTS = {**HEAP, **WAITING}
+"""Variables that the user has set are kept."""
+
+_POLICY = "OMP_WAIT_POLICY"
+"""Says the same as WAITING in other words, which WAITING would override."""
+
+OURS = {
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+    # The order in which NVML, by which GPUs are leased, numbers them. CUDA's own is by speed.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+"""Loopback only, the devices that were leased, no compute threads started by an import: whatever
+the user has set."""
+
+_PER_TEST = ("PYTEST_CURRENT_TEST",)
+"""What pytest itself changes for every test."""
+
+_PER_LAUNCH = ("OMP_NUM_THREADS",)
+"""What every launch sets for its ranks."""
+
+_READ_WHEN_LOADED = (
+    "ATEN_",
+    "DNNL_",
+    "GLIBC_",
+    "GOMP_",
+    "KMP_",
+    "LD_",
+    "MALLOC_",
+    "MKL_",
+    "OMP_",
+    "ONEDNN_",
+    "OPENBLAS_",
+    "PYTHONHASHSEED",
+    "PYTORCH_",
+    "TORCH_",
+)
+"""Beginnings of the names of variables that the dynamic linker, the C library, the interpreter,
+torch and its libraries read once, when they are loaded."""
+
+
+def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The fork server's variables; `environment` are those of the pytest process."""
+    defaults = HEAP if environment.get(_POLICY) else DEFAULTS
+    return {**defaults, **environment, **OURS}
+
+
+def read_when_loaded(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables in which a rank cannot differ from its fork server."""
+    settled = {*OURS, *_PER_LAUNCH}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(_READ_WHEN_LOADED) and name not in settled
+    }
+
+
+def changes(
+    before: Mapping[str, str], now: Mapping[str, str] | None = None
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The variables that have been set or changed since `before`, and those that have been removed.
+
+    `now`: by default the environment of this process.
+    """
+    now = os.environ if now is None else now
+    settled = {*OURS, *_PER_TEST}
+    changed = {
+        name: value
+        for name, value in now.items()
+        if before.get(name) != value and name not in settled
+    }
+    return changed, tuple(sorted({*before} - {*now} - settled))

@@ -1,0 +1,175 @@
+"""A fork server or a pytest that is stopped or killed, and what ranks leave behind."""
+
+import glob
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.errors import LaunchError, RankCrashed
+from pytest_dnnbench.proc import children_of, is_stopped
+from pytest_dnnbench.rank.server import open_gpus
+from tests.rank import fault_programs, programs
+from tests.rank.test_ranks import alive, await_end
+
+ROOT = Path(__file__).resolve().parents[2]
+SLOW_IMPORT = "slow_to_import_for_a_test"
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Returns once the condition holds."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def script(*lines: str, **settings: str) -> "subprocess.Popen[str]":
+    """A process that stands for pytest."""
+    begin = [
+        "from pytest_dnnbench.controller.forkserver import ForkServer",
+        "from pytest_dnnbench.controller.ranks import Ranks",
+        "from tests.rank import fault_programs, programs",
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-c", "\n".join([*begin, *lines])],
+        cwd=ROOT,
+        env={**os.environ, **settings},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_stopped_server_holds_a_launch_for_its_time_out_only() -> None:
+    with ForkServer(["torch"]) as server:
+        server.wait_ready()
+        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=3)
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)
+        begun = time.monotonic()
+        with pytest.raises(LaunchError, match="did not answer within 3 s, for it is stopped"):
+            ranks.run(programs.sum_of_ranks)
+        assert time.monotonic() - begun < 3 + 5
+        ranks.timeout_s = 60  # of a fresh server
+        assert ranks.run(programs.sum_of_ranks) == [0]
+
+
+def test_a_server_that_is_stopped_while_it_imports_is_given_up() -> None:
+    with ForkServer(["torch"]) as server:
+        server.start()
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)
+        with pytest.raises(LaunchError, match="did not answer within 2 s, for it is stopped"):
+            Ranks(server, ["cpu"], threads=1, timeout_s=2).run(programs.sum_of_ranks)
+
+
+def test_a_server_that_is_stopped_during_a_launch_ends_with_its_ranks(tmp_path: Path) -> None:
+    with ForkServer(["torch"]) as server:
+        server.wait_ready()
+        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=15)
+        begun = time.monotonic()
+        with pytest.raises(LaunchError, match="did not answer within 15 s, for it is stopped"):
+            ranks.run(fault_programs.stop_parent_and_sleep, str(tmp_path / "pid"))
+        assert time.monotonic() - begun < 15 + 8
+        await_end([int((tmp_path / "pid").read_text())])
+
+
+def test_a_result_that_came_before_the_server_was_stopped_counts() -> None:
+    with ForkServer(["torch"]) as server:
+        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
+        assert ranks.run(fault_programs.stop_parent) == [None]
+        assert ranks.run(programs.sum_of_ranks) == [0]
+
+
+def test_a_pytest_that_was_stopped_does_not_call_a_sound_rank_hung() -> None:
+    """It and its ranks are stopped for longer than the time-out, as by a frozen container."""
+    run = "print(ranks.run(fault_programs.say_and_nap, 4.0), flush=True)"
+    with script(
+        "server = ForkServer(['torch'])",
+        "server.wait_ready()",
+        "ranks = Ranks(server, ['cpu'], threads=1, timeout_s=8)",
+        run,
+        run,
+        "server.close()",
+    ) as controller:
+        assert controller.stdout is not None
+        assert controller.stdout.readline() == "['rested']\n"
+        wait_for(lambda: [c for s in children_of(controller.pid) for c in children_of(s)])
+        (server,) = children_of(controller.pid)
+        stopped = [controller.pid, server, *children_of(server)]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: is_stopped(controller.pid))
+        time.sleep(12)
+        for pid in reversed(stopped):
+            os.kill(pid, signal.SIGCONT)
+        assert controller.stdout.readline() == "['rested']\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
+def test_a_pytest_that_dies_while_the_server_imports_leaves_no_folder(
+    number: int, tmp_path: Path
+) -> None:
+    (tmp_path / f"{SLOW_IMPORT}.py").write_text("import time\ntime.sleep(2)\n")
+    settings = {"TMPDIR": str(tmp_path), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    with script(
+        f"server = ForkServer(['{SLOW_IMPORT}'])",
+        "Ranks(server, ['cpu'], threads=1, timeout_s=60).run(programs.sum_of_ranks)",
+        **settings,
+    ) as controller:
+        pattern = str(tmp_path / f"dnnbench-{controller.pid}-*")
+        wait_for(lambda: glob.glob(pattern))
+        (server,) = children_of(controller.pid)
+        controller.send_signal(number)
+        controller.wait()
+    await_end([server])
+    assert not glob.glob(pattern)
+
+
+def test_a_process_that_left_the_session_of_its_rank_ends_with_the_launch(
+    two_ranks: Ranks,
+) -> None:
+    assert not [pid for pid in two_ranks.run(fault_programs.leave_a_daemon) if alive(pid)]
+
+
+def test_a_daemon_of_a_rank_that_is_killed_ends_with_the_launch(
+    two_ranks: Ranks, tmp_path: Path
+) -> None:
+    with pytest.raises(RankCrashed):
+        two_ranks.run(fault_programs.leave_a_daemon_and_die, str(tmp_path))
+    daemons = [int(path.read_text()) for path in tmp_path.iterdir()]
+    assert daemons
+    assert not [pid for pid in daemons if alive(pid)]
+
+
+def test_workers_of_a_loader_leave_no_folders(server: ForkServer) -> None:
+    before = set(glob.glob("/tmp/pymp-*"))
+    ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
+    assert ranks.run(fault_programs.keep_loader_workers) == [8]
+    assert set(glob.glob("/tmp/pymp-*")) <= before
+
+
+def test_a_gpu_that_an_import_has_opened_is_found_and_the_server_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ranks forked from such a server die with "Cannot re-initialize CUDA in forked subprocess"."""
+    assert open_gpus() == []
+    paths = iter(["/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia0"])
+    monkeypatch.setattr(os, "readlink", lambda _: next(paths, "/dev/null"))
+    gpus = open_gpus()
+    assert gpus == ["/dev/nvidia0", "/dev/nvidiactl"]
+    monkeypatch.undo()
+    ready = {"op": "ready", "errors": {}, "threads": 1, "gpus": gpus}
+    with ForkServer(["torch", "their_framework"]) as server:
+        monkeypatch.setattr(server, "_receive", lambda *_: ready)
+        with pytest.raises(
+            LaunchError, match=r"has opened /dev/nvidia0.*their_framework uses a GPU"
+        ):
+            server.wait_ready()
