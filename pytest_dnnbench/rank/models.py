@@ -7,17 +7,28 @@ Not here: the names that stand for models (catalog.py; the pytest process looks 
 
 import importlib
 import inspect
+import random
 from collections.abc import Callable
 from operator import attrgetter
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from pytest_dnnbench.case import image_form
+from pytest_dnnbench.catalog import OF_LARGE_IMAGES
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.torchvision_ops import load_torchvision
 
 load_torchvision()
+
+_WITHOUT_AUXILIARY_HEADS = {
+    f"torchvision.models:{name}": {"aux_logits": False, "init_weights": True}
+    for name in ("googlenet", "inception_v3")
+}
+"""In training these would return the logits of two more heads, which ours and every other loss on
+logits does not take."""
 
 
 def example_images(image_size: int, batch_size: int) -> torch.Tensor:
@@ -28,20 +39,65 @@ def example_images(image_size: int, batch_size: int) -> torch.Tensor:
 
 def build_model(target: str, image_size: int) -> nn.Module:
     """The model of "package.module:factory", with fresh weights from torch's generator, on the CPU,
-    in training mode.
+    in training mode. Its weights have the types that the factory gives them. Lazy layers get their
+    weights here, from a pass over example images in evaluation mode.
 
-    A torchvision model gets as many classes as the form has, and in MNIST's form a first
-    convolution for one channel. A user's factory, or class, is called with those of the arguments
-    `channels` and `classes` that it takes. Raises UsageError for a target that is no such path, and
-    for a factory that is missing, cannot be called or makes no module.
+    A torchvision model gets as many classes as the form has, no auxiliary heads, and in MNIST's
+    form a first convolution for one channel. A user's factory, or class, is called with those of
+    the arguments `channels` and `classes` that it takes. Raises UsageError for a target that is no
+    such path, for a factory that is missing, cannot be called or makes no module, and for a model
+    of torchvision that does not take images of this size.
     """
     channels, classes = image_form(image_size)
     if target.startswith("torchvision."):
-        model = _checked(_factory(target)(num_classes=classes), target)
+        if channels == 1 and target in OF_LARGE_IMAGES:
+            raise UsageError(
+                f"model {target!r} does not take MNIST's images of {image_size} pixels: give"
+                " --dnn-image-size 224"
+            )
+        without_heads = _WITHOUT_AUXILIARY_HEADS.get(target, {})
+        model = _checked(_factory(target)(num_classes=classes, **without_heads), target)
         _accept_channels(model, channels)
     else:
         model = _checked(_call_with_form(_factory(target), target, channels, classes), target)
+    _materialise(model, image_size)
     return model.train()
+
+
+def seed(number: int) -> None:
+    """Seeds every generator that a factory may draw weights from: torch's, Python's and NumPy's."""
+    torch.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number % 2**32)
+
+
+def widen(model: nn.Module) -> nn.Module:
+    """The model with every floating-point tensor in double precision, complex ones included. Each
+    value is kept exactly."""
+    model._apply(lambda tensor: tensor.to(_WIDE.get(tensor.dtype, tensor.dtype)))  # type: ignore[no-untyped-call] # torch's gap
+    return model
+
+
+_WIDE = {
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float32: torch.float64,
+    torch.complex64: torch.complex128,
+}
+
+
+def weight_types(model: nn.Module) -> str:
+    """The types of a model's parameters, for the record: "float32", "bfloat16, float32"."""
+    return ", ".join(
+        sorted({str(each.dtype).removeprefix("torch.") for each in model.parameters()})
+    )
+
+
+def _materialise(model: nn.Module, image_size: int) -> None:
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(is_lazy(tensor) for tensor in tensors):
+        with torch.no_grad():
+            model.eval()(example_images(image_size, 2))
 
 
 def _factory(path: str) -> Callable[..., object]:

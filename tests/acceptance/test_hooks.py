@@ -75,7 +75,13 @@ def test_a_framework_from_a_hook_is_measured_by_its_worker(
     assert record["case"]["framework"] == "hooked"
     (rank,) = record["details"]
     assert rank["pid"] in ranks_in(traces / "framework")
-    assert record["correctness"]["checked"] == ["gradients", "parameters", "buffers"]
+    assert record["correctness"]["checked"] == [
+        "loss in float32",
+        "gradients in float32",
+        "gradients",
+        "parameters",
+        "buffers",
+    ]
 
 
 def test_one_of_our_frameworks_measures_the_model_of_the_hook_too(

@@ -122,6 +122,8 @@ def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.P
     assert record["stats"]["data"] == flat
     assert {"torch", "cpu", "threads_per_rank"} <= set(record["environment"]["must_match"])
     assert record["correctness"]["largest_deviation"].keys() == {
+        "loss in float32",
+        "gradients in float32",
         "gradients",
         "parameters",
         "buffers",

@@ -15,8 +15,8 @@ class NoAllReduce(PipeDreamWorker):
     """Replicas keep their gradients to themselves."""
 
     @staticmethod
-    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
-        runtime = assemble(*arguments)
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
+        runtime = assemble(*arguments, **settings)
         runtime._gradients._replicas = None
         return runtime
 
@@ -25,8 +25,8 @@ class NoStash(PipeDreamWorker):
     """Every forward meets the newest weights, as if there were one version only."""
 
     @staticmethod
-    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
-        runtime = assemble(*arguments)
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
+        runtime = assemble(*arguments, **settings)
         stash = runtime.stage.stash
         install = stash.install
         stash.install = lambda version: install(stash.newest)  # type: ignore[method-assign]
@@ -37,14 +37,14 @@ class MisplacedUpdate(PipeDreamWorker):
     """One stage ignores momentum."""
 
     @staticmethod
-    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
-        runtime = assemble(*arguments)
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
+        runtime = assemble(*arguments, **settings)
         if runtime.links.stage == 0:
             for velocity in runtime.stage.stash._velocity:
                 velocity.zero_()
             update = runtime.stage.stash.update
 
-            def forgetful(gradients: Sequence[torch.Tensor], oldest: int) -> None:
+            def forgetful(gradients: Sequence[torch.Tensor | None], oldest: int) -> None:
                 update(gradients, oldest)
                 for velocity in runtime.stage.stash._velocity:
                     velocity.zero_()
@@ -58,8 +58,8 @@ class StaleAfterDrain(PipeDreamWorker):
     epoch."""
 
     @staticmethod
-    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
-        runtime = assemble(*arguments)
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
+        runtime = assemble(*arguments, **settings)
         stash = runtime.stage.stash
         old = [parameter.detach().clone() for parameter in stash.install(0)]
         train = runtime.train
@@ -72,4 +72,45 @@ class StaleAfterDrain(PipeDreamWorker):
             return train(*arguments)
 
         runtime.train = forgetful  # type: ignore[assignment, method-assign]
+        return runtime
+
+
+class StaleByOne(PipeDreamWorker):
+    """Every forward meets weights one version older than the rule's, where there is an older
+    one."""
+
+    @staticmethod
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
+        runtime = assemble(*arguments, **settings)
+        stash = runtime.stage.stash
+        install, update = stash.install, stash.update
+
+        def keeping(gradients: Sequence[torch.Tensor | None], oldest: int) -> None:
+            update(gradients, max(oldest - 2, 0))
+
+        def stale(version: int) -> Any:
+            return install(max(version - 1, min(stash._versions)))
+
+        stash.install = stale  # type: ignore[method-assign]
+        stash.update = keeping  # type: ignore[method-assign]
+        return runtime
+
+
+class RightInDoubleOnly(PipeDreamWorker):
+    """Rounds its gradients to bfloat16 before the update, in single precision and there alone."""
+
+    @staticmethod
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
+        runtime = assemble(*arguments, **settings)
+        take = runtime._gradients.take
+
+        def rounded(minibatches: int) -> list[torch.Tensor | None]:
+            return [
+                gradient.bfloat16().float()
+                if gradient is not None and gradient.dtype == torch.float32
+                else gradient
+                for gradient in take(minibatches)
+            ]
+
+        runtime._gradients.take = rounded  # type: ignore[method-assign]
         return runtime

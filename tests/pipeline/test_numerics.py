@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 from pytest_dnnbench.controller.pipeline_stages import PipelineStages, pipeline_stages
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import PipelineRequest
+from pytest_dnnbench.rank.comparison import deviation
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.reference import PipelineReference
 from pytest_dnnbench.rank.pipeline.stage_ranks import optimiser_of, schedule_of, stages_of
-from pytest_dnnbench.rank.reference import deviation
 from tests.pipeline.models import RESIDUAL_CUTS
 from tests.planner.versions import versions_kept
 
@@ -31,6 +31,36 @@ RUNS = (11, 1, 6)
 multiples of nothing."""
 
 SHAPES = ["1", "2", "3", "4", "2-1", "1-2", "2-2", "1-3-1", "3-"]
+
+
+class InTurn(nn.Module):
+    """Stages one after the other, as one model."""
+
+    def __init__(self, stages: list[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """The logits."""
+        values: tuple[torch.Tensor, ...] = (value,)
+        for stage in self.stages:
+            values = stage(*values)
+        return values[0]
+
+
+def reference_of(request: PipelineRequest) -> PipelineReference:
+    """The update rule in one process, on the stages in turn."""
+    stages = stages_of(request)
+    owned = [
+        {
+            name: f"stages.{index}.{name}"
+            for name, _ in (*stage.named_parameters(), *stage.named_buffers())
+        }
+        for index, stage in enumerate(stages)
+    ]
+    return PipelineReference(
+        InTurn(stages), owned, schedule_of(request), optimiser_of(request), cross_entropy
+    )
 
 
 def vectors(count: int) -> Batches:
@@ -64,9 +94,7 @@ def check(
     request = pipeline.request
     data = [make(count) for count in runs]
     reports = pipeline.train(*data)
-    reference = PipelineReference(
-        stages_of(request), schedule_of(request), optimiser_of(request), cross_entropy
-    )
+    reference = reference_of(request)
     losses = [reference.run(batches) for batches in data]
     layout = schedule_of(request).layout
     assert [(report.stage, report.replica) for report in reports] == [
@@ -236,9 +264,7 @@ def test_the_reference_tells_the_rules_apart() -> None:
             dtype="float64",
             learning_rate=0.1,
         )
-        reference = PipelineReference(
-            stages_of(request), schedule_of(request), optimiser_of(request), cross_entropy
-        )
+        reference = reference_of(request)
         reference.run(vectors(9))
         ends[variant, vertical_sync] = reference.parameters(0)["layers.0.weight"]
     for rule, other in ((a, b) for a in ends for b in ends if a < b):

@@ -22,6 +22,7 @@ from pytest_dnnbench.results.records.schema import CorrectnessEntry
 MODELS = "tests.pipeline.models"
 RESIDUAL = f"{MODELS}:residual"
 WORKER = "pytest_dnnbench.rank.frameworks.pipedream:PipeDreamWorker"
+TRAINED = ["gradients in float32", "loss in float32", "parameters", "buffers", "loss"]
 PLANNING = "pytest_dnnbench.rank.pipeline.planning:decide"
 
 
@@ -68,7 +69,7 @@ def prove(server: ForkServer, gpus: int, **settings: str | int | float | bool) -
 def test_the_proof_passes(server: ForkServer, stages: str) -> None:
     gpus = sum(map(int, stages.split("-"))) if "-" in stages else 2
     evidence = prove(server, gpus, stages=stages)
-    assert evidence.checked == ["parameters", "buffers", "loss"]
+    assert evidence.checked == TRAINED
 
 
 @pytest.mark.parametrize("framework", ["pipedream-2bw", "pipedream-flush"])
@@ -81,15 +82,14 @@ def test_the_proof_passes_for_the_variants(server: ForkServer, framework: str) -
 
 def test_the_proof_passes_with_vertical_sync_and_for_validation(server: ForkServer) -> None:
     assert prove(server, 3, stages="3", vertical_sync=True).about["minibatches"] == 9
-    assert prove(server, 3, stages="2-1", phase="validate").checked == ["validation"]
+    assert prove(server, 3, stages="2-1", phase="validate").checked == [
+        "validation in float32",
+        "validation",
+    ]
 
 
 def test_a_real_model_with_dropout_and_stochastic_depth_passes(server: ForkServer) -> None:
-    assert prove(server, 2, stages="2", model="efficientnet_b0").checked == [
-        "parameters",
-        "buffers",
-        "loss",
-    ]
+    assert prove(server, 2, stages="2", model="efficientnet_b0").checked == TRAINED
 
 
 @pytest.mark.parametrize(

@@ -54,3 +54,33 @@ def _average(parameter: torch.Tensor) -> None:
     assert parameter.grad is not None
     dist.all_reduce(parameter.grad)
     parameter.grad /= dist.get_world_size()
+
+
+class RightInDoubleOnly(DdpWorker):
+    """Rounds its gradients to bfloat16 before the update, in single precision and there alone: the
+    proof in float64 cannot see it."""
+
+    def update(self) -> None:
+        """Rounds, then updates."""
+        for parameter in self.module.parameters():
+            if parameter.grad is not None and parameter.grad.dtype == torch.float32:
+                parameter.grad.copy_(parameter.grad.to(torch.bfloat16))
+        super().update()
+
+
+class StaleMomentum(DdpWorker):
+    """Forgets the momentum of the step before."""
+
+    def update(self) -> None:
+        """Updates with no momentum."""
+        self.optimizer.state.clear()
+        super().update()
+
+
+class ZerosInSingle(DdpWorker):
+    """Validates in no time: logits of zeros, in single precision."""
+
+    def build(self) -> None:
+        """The model; its outputs are thrown away in single precision."""
+        super().build()
+        self.module.register_forward_hook(lambda module, images, logits: torch.zeros_like(logits))

@@ -12,10 +12,13 @@ from pytest_dnnbench.controller.rank_launcher import PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.rank.reference import Reference, deviation
+from pytest_dnnbench.rank.comparison import deviation
+from pytest_dnnbench.rank.reference import Reference
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
+TRAINED = ["loss in float32", "gradients in float32", "gradients", "parameters", "buffers"]
+VALIDATED = ["logits in float32", "logits"]
 TINY = "tests.tiny_models:tiny"
 
 
@@ -33,18 +36,16 @@ def prove(
 def test_a_right_step_passes(server: ForkServer, framework: str, gpus: int, phase: str) -> None:
     evidence = prove(server, Catalog().framework(framework).worker, gpus, phase=phase)
     assert evidence.ranks_agree == "bit for bit"
-    assert evidence.checked == (
-        ["gradients", "parameters", "buffers"] if phase == "train" else ["logits"]
-    )
+    assert evidence.checked == (TRAINED if phase == "train" else VALIDATED)
 
 
 @pytest.mark.parametrize("model", ["resnet18", "efficientnet_b0"])
 def test_models_with_batchnorm_dropout_and_stochastic_depth_pass(
     server: ForkServer, model: str
 ) -> None:
-    deviations = prove(server, Catalog().framework("ddp").worker, 2, model=model).largest_deviation
-    assert isinstance(deviations, dict)
-    assert 0 < max(deviations.values()) < 1e-9
+    evidence = prove(server, Catalog().framework("ddp").worker, 2, model=model)
+    for kind in ("gradients", "parameters", "buffers"):
+        assert evidence.largest_deviation[kind] <= evidence.tolerance[kind] < 1e-7
 
 
 @pytest.mark.parametrize(
@@ -81,15 +82,17 @@ def test_the_reference_equals_sgd_on_the_joined_batch_where_there_is_no_batchnor
     reference = Reference(ours, request)
     for _ in range(4):
         shards = [(torch.randn(5, 6).double(), torch.randint(3, (5,))) for _ in range(3)]
-        step = reference.step(shards)
+        expected = reference.differentiate(shards)
+        gradients = {name: each.clone() for name, each in expected.gradients.items()}
+        reference.update(expected.gradients, expected.buffers)
         sgd.zero_grad()
         images, labels = (torch.cat(parts) for parts in zip(*shards, strict=True))
         cross_entropy(plain(images), labels).backward()  # type: ignore[no-untyped-call] # torch's gap
         sgd.step()
-        assert deviation(step.parameters, dict(plain.named_parameters()))[0] < 1e-15
+        assert deviation(reference.parameters, dict(plain.named_parameters()))[0] < 1e-15
         assert (
             deviation(
-                step.gradients,
+                gradients,
                 {n: p.grad for n, p in plain.named_parameters() if p.grad is not None},
             )[0]
             < 1e-15

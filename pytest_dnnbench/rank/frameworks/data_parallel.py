@@ -18,13 +18,13 @@ from pytest_dnnbench.messages import Correctness
 from pytest_dnnbench.rank import data, group, reference
 from pytest_dnnbench.rank.data import Batch
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
-    PROOF_TOLERANCE,
     Rounding,
     prove_training,
     prove_validation,
 )
 from pytest_dnnbench.rank.frameworks.image_worker import ImageWorker
-from pytest_dnnbench.rank.models import build_model
+from pytest_dnnbench.rank.models import build_model, seed, widen
+from pytest_dnnbench.rank.proof_conditions import proof_conditions
 from pytest_dnnbench.rank.worker import Step
 
 VALIDATION_IMAGES = 256
@@ -39,7 +39,12 @@ class DataParallelWorker(ImageWorker):
     """Minibatches whose gradients this rank averages before the ranks exchange them. Each has its
     own backward pass."""
 
-    proof_tolerance = PROOF_TOLERANCE
+    shares_buffers = False
+    """Whether every rank starts a training step from rank 0's buffers, and not from its own."""
+
+    exchanges_zeros = False
+    """Whether parameters without a gradient are updated by a gradient of zeros."""
+
     rounding: Rounding | None = None
     """Set where the exchange of gradients rounds on purpose. The proof then allows the averaged
     gradients this rounding. It checks parameters and buffers, as strictly as without, against the
@@ -68,12 +73,19 @@ class DataParallelWorker(ImageWorker):
         """The module and optimiser of a training step, made equal to rank 0's on every rank."""
 
     def build(self) -> None:
-        """Makes the model in single precision (bf16 is autocast), with weights that differ from
-        rank to rank: `wrap` has to make them equal."""
-        self._build(torch.float32)
+        """Makes the model in the types that its factory gives it (bf16 is autocast), with weights
+        that differ from rank to rank: `wrap` has to make them equal."""
+        self._build(wide=False)
 
-    def _build(self, dtype: torch.dtype) -> None:
-        self.module = self.fresh_module(self.place.rank, dtype)
+    def build_wide(self) -> None:
+        """As `build`, in double precision, for the proof. What was built before is given up
+        first."""
+        for name in ("module", "model", "optimizer"):
+            self.__dict__.pop(name, None)
+        self._build(wide=True)
+
+    def _build(self, *, wide: bool) -> None:
+        self.module = self.fresh_module(self.place.rank, wide)
         plain = torch.optim.SGD(
             self.module.parameters(),
             lr=self.request.learning_rate,
@@ -82,10 +94,15 @@ class DataParallelWorker(ImageWorker):
         )
         self.model, self.optimizer = self.wrap(self.module, plain)
 
-    def fresh_module(self, rank: int, dtype: torch.dtype) -> nn.Module:
-        """The case's model with the first weights of a rank."""
-        torch.manual_seed(self.case.seed + rank)
-        return build_model(self.request.model, self.case.image_size).to(self.device, dtype)
+    def fresh_module(self, rank: int, wide: bool = False) -> nn.Module:
+        """The case's model with the first weights of a rank, in its own types or in double
+        precision."""
+        seed(self.case.seed + rank)
+        model = self._on_host().to(self.device)
+        return widen(model) if wide else model
+
+    def _on_host(self) -> nn.Module:
+        return build_model(self.request.model, self.case.image_size)
 
     def run(self, steps: int) -> Iterator[Step]:
         """As Worker.run; every rank completes every step."""
@@ -168,7 +185,6 @@ class DataParallelWorker(ImageWorker):
         return right, len(digits)
 
     def prove(self) -> Correctness:
-        """As Worker.prove, in float64."""
-        self._build(torch.float64)
-        reference.without_randomness(self.module)
-        return prove_training(self) if self.case.phase == "train" else prove_validation(self)
+        """As Worker.prove: in the types that are timed, and in float64."""
+        with proof_conditions(self.request.model, self._on_host):
+            return prove_training(self) if self.case.phase == "train" else prove_validation(self)

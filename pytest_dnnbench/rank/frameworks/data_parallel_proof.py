@@ -1,48 +1,61 @@
-"""The proof of a data-parallel framework: a few steps in float64, compared with the reference
-(rank/reference.py) parameter by parameter.
+"""The proof of a data-parallel framework: a step in the types that are timed, and a few steps in
+float64, compared with the reference (rank/reference.py) tensor by tensor.
 
-Rank 0 compares. The other ranks send a fingerprint of what they hold, which must be rank 0's.
+    rank 0       timed step ─> | reference's step, bounds ─> step in float64 ─> compare | twice
+    other ranks  timed step ─> |                             step in float64 ─> digest  | twice
+
+Rank 0 compares. The other ranks send a fingerprint of what they hold, which must be rank 0's. The
+timed step starts from the same weights and images as the first step in float64.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
 
-from pytest_dnnbench.case import Case
+from pytest_dnnbench.case import Case, Scalar
+from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
+from pytest_dnnbench.rank import rounding
+from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.data import Batch, synthetic_batch
+from pytest_dnnbench.rank.lone_forward import is_random, logits_of
+from pytest_dnnbench.rank.models import weight_types
+from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
+from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import (
+    Derivatives,
     Reference,
-    ReferenceStep,
+    StepBounds,
+    Tensors,
     detached,
-    deviation,
     digest,
-    without_randomness,
+    evaluated,
+    evaluation_bounds,
 )
+from pytest_dnnbench.rank.rounding import Arithmetic, largest
 
 PROOF_STEPS = 2
 """An error in the momentum, the buffers or the first update shows in the second step."""
 
-PROOF_TOLERANCE = 1e-9
-"""In float64 a right step differs from the reference by the order of a few sums: about 1e-15, which
-BatchNorm over few values amplifies."""
+MOST_BOUND = 1e-3
+"""Of the gradients' tensors, the one that rounding moves least must be this certain. Otherwise a
+wrong step could not be told from rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How far rounding may move averaged gradients: by `relative` times the larger of `floor` and
-    the largest element of the tensor."""
+    """How far an exchange that rounds on purpose may move averaged gradients: by `relative` times
+    the larger of `floor` and the largest element of the tensor."""
 
     relative: float
     floor: float
 
 
 class ProvenWorker(Protocol):
-    """What the proof needs of a worker. `model` wraps `module` as in training; both are built in
-    float64, without randomness."""
+    """What the proof needs of a worker. `model` wraps `module` as in training."""
 
     place: Place
     case: Case
@@ -51,125 +64,262 @@ class ProvenWorker(Protocol):
     module: nn.Module
     model: nn.Module
     passes: int
-    proof_tolerance: float
     rounding: Rounding | None
+    shares_buffers: bool
+    exchanges_zeros: bool
 
-    def fresh_module(self, rank: int, dtype: torch.dtype) -> nn.Module:
+    def build(self) -> None:
+        """Makes module, model and optimiser as they are timed."""
+
+    def build_wide(self) -> None:
+        """Makes them in double precision, in place of the former ones."""
+
+    def fresh_module(self, rank: int, wide: bool = False) -> nn.Module:
         """The case's model with the first weights of a rank."""
+
+    def autocast(self, dtype: torch.dtype = torch.float32) -> torch.autocast:
+        """The context of a forward pass."""
 
     def train_step(self, minibatches: Sequence[Batch]) -> torch.Tensor:
         """One step of the framework."""
 
 
 def prove_training(worker: ProvenWorker) -> Correctness:
-    """Trains PROOF_STEPS steps and compares gradients, parameters and buffers after each with those
-    of the reference on the same global batch."""
+    """A step in the timed types, then PROOF_STEPS steps in float64; compares gradients, parameters,
+    buffers and losses with those of the reference on the same global batch."""
+    arithmetic = _arithmetic(worker, _proof_batch(worker, 0, 0))
+    timed: _TimedStep | None = _timed_step(worker)
+    about = _about(worker, arithmetic)
+    worker.build_wide()
     worker.model.train()
-    rank, passes = worker.place.rank, worker.passes
-    expected = Reference(_reference_module(worker), worker.request) if rank == 0 else None
-    comparison = _Comparison(worker.proof_tolerance, worker.rounding)
-    fingerprints: list[str] = []
+    proof = _TrainingProof(worker, arithmetic) if worker.place.rank == 0 else None
+    fingerprints = [digest(timed.gradients)] if timed else []
     for index in range(PROOF_STEPS):
-        shards = [
-            _proof_batch(worker, shard, index) for shard in range(worker.place.world_size * passes)
-        ]
-        worker.train_step(shards[rank * passes :][:passes])
-        step = _step_of(worker.module)
-        fingerprints += [digest(step.gradients), digest(step.parameters)]
-        if expected is not None:
-            # Where the exchange rounds, the reference updates by the gradients that arrived: then
-            # rounding explains no difference of the parameters.
-            arrived = step.gradients if worker.rounding else None
-            comparison.add(index, step, expected.step(shards, passes, arrived))
-    return Correctness(
-        deviations=comparison.largest if expected is not None else {},
-        tolerances=comparison.tolerances if expected is not None else {},
-        failures=tuple(comparison.failures),
-        about={
-            "reference": "one process, the mean of the shards' gradients, SGD written out",
-            "dtype": "float64",
-            "steps": PROOF_STEPS,
-            "batch_size": _proof_size(worker.case),
-            "digest": " ".join(fingerprints),
-        },
-    )
+        shards = _shards(worker, index)
+        # Neither the timed step nor the gradients of the last one are needed beside what follows.
+        worker.module.zero_grad(set_to_none=True)
+        expected = proof.expect(shards, timed) if proof else None
+        timed = None
+        with NoRandomness():
+            worker.train_step(_own(worker, shards))
+        gradients, parameters = _gradients(worker.module), dict(worker.module.named_parameters())
+        fingerprints += [digest(gradients), digest(parameters)]
+        if proof and expected:
+            proof.compare(index, *expected, gradients)
+    about |= {
+        "reference": "the model in one process, the mean of the shards' gradients, SGD written out",
+        "dtype": "float64",
+        "steps": PROOF_STEPS,
+        "digest": " ".join(fingerprints),
+    }
+    if proof is None:
+        return Correctness({}, {}, (), about)
+    proof.explain_failures()
+    done = proof.comparison
+    return Correctness(done.deviations, done.tolerances, tuple(done.failures), about)
+
+
+@dataclass(frozen=True, slots=True)
+class _TimedStep:
+    """What a step in the timed types gave on this rank."""
+
+    gradients: Tensors
+    loss: torch.Tensor
+
+
+class _TrainingProof:
+    """Rank 0's part: the reference, and the comparison of every step with it."""
+
+    def __init__(self, worker: ProvenWorker, arithmetic: Arithmetic) -> None:
+        self.worker = worker
+        self.arithmetic = arithmetic
+        self.comparison = Comparison()
+        self.reference = Reference(
+            worker.fresh_module(0, wide=True),
+            worker.request,
+            shares_buffers=worker.shares_buffers,
+            exchanges_zeros=worker.exchanges_zeros,
+        )
+
+    def expect(
+        self, shards: list[Batch], timed: _TimedStep | None
+    ) -> tuple[Derivatives, StepBounds]:
+        """The derivatives of a step and how far they may be missed. The timed step is compared
+        here, so that nothing of it is kept."""
+        passes = self.worker.passes
+        expected = self.reference.differentiate(shards, passes)
+        if timed is not None:
+            bounds = self.reference.bounds(shards, passes, expected, self.arithmetic)
+            self._compare_timed(timed, expected, bounds)
+        bounds = self.reference.bounds(shards, passes, expected)
+        if timed is not None and not _is_certain(bounds.gradients, expected.gradients):
+            raise WrongResult(
+                RANDOM if is_random(self.reference.model, shards[0][0]) else UNCERTAIN
+            )
+        return expected, bounds
+
+    def _compare_timed(self, timed: _TimedStep, expected: Derivatives, bounds: StepBounds) -> None:
+        name, passes = self.arithmetic.name, self.worker.passes
+        when = "the timed step"
+        losses = [str(number) for number in range(passes)]
+        mean = torch.stack([expected.losses[each] for each in losses]).mean()
+        bound = max(bounds.losses[each] for each in losses)
+        self.comparison.add(
+            f"loss in {name}", {"loss": timed.loss}, {"loss": mean}, {"loss": bound}, when
+        )
+        self.comparison.add(
+            f"gradients in {name}",
+            timed.gradients,
+            expected.gradients,
+            rounding.widened_by_type(
+                self._of_exchange(bounds.gradients, expected.gradients),
+                timed.gradients,
+                expected.gradients,
+            ),
+            when,
+        )
+
+    def compare(
+        self, index: int, expected: Derivatives, bounds: StepBounds, gradients: Tensors
+    ) -> None:
+        """Compares what the framework's step left with what was expected."""
+        worker, when = self.worker, f"step {index}"
+        self.comparison.add(
+            "gradients",
+            gradients,
+            expected.gradients,
+            self._of_exchange(bounds.gradients, expected.gradients),
+            when,
+        )
+        # Where the exchange rounds, the reference updates by the gradients that arrived: then
+        # rounding explains no difference of the parameters.
+        self.reference.update(
+            detached(gradients.items()) if worker.rounding else expected.gradients,
+            expected.buffers,
+        )
+        parameters = {name: each.detach() for name, each in worker.module.named_parameters()}
+        self.comparison.add(
+            "parameters",
+            parameters,
+            self.reference.parameters,
+            self.reference.parameter_bounds(),
+            when,
+        )
+        buffers = dict(worker.module.named_buffers())
+        self.comparison.add("buffers", buffers, expected.buffers[0], bounds.buffers, when)
+
+    def _of_exchange(self, bounds: Mapping[str, float], expected: Tensors) -> dict[str, float]:
+        """The bounds of gradients, wider where the exchange rounds on purpose."""
+        extra = self.worker.rounding
+        if extra is None:
+            return dict(bounds)
+        return {
+            name: bound + extra.relative * max(extra.floor, largest(expected[name]))
+            for name, bound in bounds.items()
+        }
+
+    def explain_failures(self) -> None:
+        """Adds, to a failed comparison, that the model is random, where it is."""
+        images, _ = _proof_batch(self.worker, 0, 0)
+        if self.comparison.failures and is_random(self.reference.model, images):
+            self.comparison.failures.insert(0, RANDOM)
+
+
+RANDOM = (
+    "the model is random: two passes over the same images differ, with torch's random numbers"
+    " replaced by their means; draw random numbers with torch only, so that the proof can switch"
+    " them off"
+)
+
+
+UNCERTAIN = (
+    "rounding in float64 alone may move each of the model's gradients by more than"
+    f" {MOST_BOUND:.0e} of itself, so no step can be proven right: use a model or a batch that is"
+    " better conditioned (batch normalisation over more values, smaller first weights)"
+)
+
+
+def _is_certain(bounds: Mapping[str, float], expected: Tensors) -> bool:
+    """Whether there is a gradient that rounding in float64 moves little enough for a wrong step to
+    be told from a right one."""
+    sizes = {name: largest(tensor) for name, tensor in expected.items()}
+    parts = [bounds[name] / size for name, size in sizes.items() if size > 0]
+    return not parts or min(parts) <= MOST_BOUND
 
 
 def prove_validation(worker: ProvenWorker) -> Correctness:
-    """Compares the logits in evaluation mode with those of a plain module with rank 0's weights."""
-    worker.module.eval()
-    images, _ = _proof_batch(worker, 0, 0)
-    with torch.no_grad():
-        got = {"logits": worker.module(images)}
-        expected = {"logits": _reference_module(worker).eval()(images)}
-    deviates, _ = deviation(got, expected)
-    wrong = not deviates <= worker.proof_tolerance
-    failure = f"logits of rank {worker.place.rank} deviate by {deviates:.3g}"
+    """Compares the logits in evaluation mode with those of a plain module with rank 0's weights: in
+    the timed types and in float64."""
+    images, labels = _proof_batch(worker, 0, 0)
+    arithmetic = _arithmetic(worker, (images, labels))
+    worker.build()
+    timed = _evaluated(worker, images.to(torch.float32))
+    about = _about(worker, arithmetic)
+    worker.build_wide()
+    reference = worker.fresh_module(0, wide=True)
+    got, expected = _evaluated(worker, images), {"logits": evaluated(reference, images)}
+    comparison, when = Comparison(), f"rank {worker.place.rank}"
+    for kind, logits, each in (
+        (f"logits in {arithmetic.name}", timed, arithmetic),
+        ("logits", got, rounding.FLOAT64),
+    ):
+        bounds = evaluation_bounds(reference, images, expected["logits"], each)
+        comparison.add(kind, logits, expected, bounds, when)
+    if comparison.failures and is_random(reference.eval(), images):
+        comparison.failures.insert(0, RANDOM)
     return Correctness(
-        deviations={"logits": deviates},
-        tolerances={"logits": worker.proof_tolerance},
-        failures=(failure,) if wrong else (),
-        about={
+        comparison.deviations,
+        comparison.tolerances,
+        tuple(comparison.failures),
+        {
             "reference": "a plain module with rank 0's weights, in evaluation mode",
             "dtype": "float64",
-            "batch_size": _proof_size(worker.case),
-            "digest": digest(got),
+            **about,
+            "digest": f"{digest(timed)} {digest(got)}",
         },
     )
 
 
-@dataclass
-class _Comparison:
-    """The largest deviation so far of each kind of tensors, and every one above its tolerance."""
-
-    tolerance: float
-    rounding: Rounding | None
-    largest: dict[str, float] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
-
-    @property
-    def tolerances(self) -> dict[str, float]:
-        return {kind: self._bounds(kind)[0] for kind in self.largest}
-
-    def add(self, index: int, step: ReferenceStep, expected: ReferenceStep) -> None:
-        self._compare(index, "gradients", step.gradients, expected.gradients)
-        self._compare(index, "parameters", step.parameters, expected.parameters)
-        self._compare(index, "buffers", step.buffers, expected.buffers)
-
-    def _compare(
-        self,
-        index: int,
-        kind: str,
-        got: Mapping[str, torch.Tensor],
-        expected: Mapping[str, torch.Tensor],
-    ) -> None:
-        tolerance, floor = self._bounds(kind)
-        deviates, where = deviation(got, expected, floor)
-        self.largest[kind] = max(self.largest.get(kind, 0.0), deviates)
-        if not deviates <= tolerance:
-            self.failures.append(f"{kind} of step {index}: {where} deviates by {deviates:.3g}")
-
-    def _bounds(self, kind: str) -> tuple[float, float]:
-        """The tolerance of a kind, and the floor of the scale that deviations are relative to."""
-        if self.rounding is not None and kind == "gradients":
-            return self.rounding.relative, self.rounding.floor
-        return self.tolerance, 1.0
+def _evaluated(worker: ProvenWorker, images: torch.Tensor) -> Tensors:
+    worker.module.eval()
+    with torch.no_grad(), NoRandomness(), worker.autocast(images.dtype):
+        return {"logits": logits_of(worker.module(images))}
 
 
-def _step_of(module: nn.Module) -> ReferenceStep:
-    """What the module holds after a step."""
-    gradients = {
+def _arithmetic(worker: ProvenWorker, batch: Batch) -> Arithmetic:
+    """The arithmetic of the user's own model as it is timed."""
+    images, labels = batch
+    model = worker.fresh_module(0).train(worker.case.phase == "train")
+    return own_arithmetic(
+        model, (images.to(torch.float32), labels), worker.case.precision, worker.autocast
+    )
+
+
+def _timed_step(worker: ProvenWorker) -> _TimedStep:
+    """One step as it is timed, on the images of the first step in float64."""
+    worker.build()
+    worker.model.train()
+    shards = [(images.to(torch.float32), labels) for images, labels in _shards(worker, 0)]
+    with NoRandomness():
+        loss = worker.train_step(_own(worker, shards))
+    return _TimedStep(_gradients(worker.module), loss)
+
+
+def _gradients(module: nn.Module) -> Tensors:
+    return {
         name: parameter.grad.detach()
         for name, parameter in module.named_parameters()
         if parameter.grad is not None
     }
-    return ReferenceStep(
-        gradients, detached(module.named_parameters()), dict(module.named_buffers())
-    )
 
 
-def _reference_module(worker: ProvenWorker) -> nn.Module:
-    return without_randomness(worker.fresh_module(0, torch.float64))
+def _about(worker: ProvenWorker, arithmetic: Arithmetic) -> dict[str, Scalar]:
+    """How the step is checked; called while the worker is built as it is timed."""
+    return {
+        "batch_size": _proof_size(worker.case),
+        "timed arithmetic": arithmetic.name,
+        "weights": weight_types(worker.module),
+    }
 
 
 def _proof_size(case: Case) -> int:
@@ -177,6 +327,20 @@ def _proof_size(case: Case) -> int:
     return max(2, min(case.batch_size, 4 if case.channels == 1 else 2))
 
 
+def _shards(worker: ProvenWorker, index: int) -> list[Batch]:
+    """The minibatches of a step, `passes` for each rank, rank by rank."""
+    shards = worker.place.world_size * worker.passes
+    return [_proof_batch(worker, shard, index) for shard in range(shards)]
+
+
+def _own(worker: ProvenWorker, shards: list[Batch]) -> list[Batch]:
+    return shards[worker.place.rank * worker.passes :][: worker.passes]
+
+
 def _proof_batch(worker: ProvenWorker, shard: int, index: int) -> Batch:
+    """A minibatch in float64, of images that float32 has as well."""
     size = _proof_size(worker.case)
-    return synthetic_batch(worker.case, shard, index, worker.device, size=size, dtype=torch.float64)
+    images, labels = synthetic_batch(
+        worker.case, shard, index, worker.device, size=size, dtype=torch.float32
+    )
+    return images.to(torch.float64), labels

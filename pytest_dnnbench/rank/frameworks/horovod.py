@@ -44,6 +44,8 @@ class HorovodWorker(DataParallelWorker):
         self.compression = str(options.get("compression", "none"))
         self.passes = int(options.get("backward_passes_per_step", 1))
         self._check(place)
+        # On one rank Horovod's optimiser is torch's own.
+        self.exchanges_zeros = place.world_size > 1
         if self.compression == "fp16" and place.world_size > 1:
             # Of each element: a rank's gradient, the partial sums with each other rank's, the mean.
             roundings = place.world_size + 1
@@ -77,12 +79,13 @@ class HorovodWorker(DataParallelWorker):
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The module unchanged; the optimiser in DistributedOptimizer. Weights and optimiser state
         are rank 0's."""
-        hvd.broadcast_parameters(module.state_dict(), root_rank=0)
+        _check_exchangeable(module)
+        _broadcast_weights(module)
         _broadcast_state(optimizer)
         wrapped: torch.optim.Optimizer = hvd.DistributedOptimizer(
             optimizer,
             named_parameters=module.named_parameters(),
-            compression=getattr(hvd.Compression, self.compression),
+            compression=Contiguous(getattr(hvd.Compression, self.compression)),
             op=hvd.Average,
             backward_passes_per_step=self.passes,
         )
@@ -151,6 +154,52 @@ class HorovodWorker(DataParallelWorker):
             )
 
 
+class Contiguous:
+    """A Horovod compressor that passes contiguous tensors on, and of others (channels_last) a
+    contiguous copy, whose mean goes back into the gradient's own layout. Horovod takes no other."""
+
+    def __init__(self, compressor: Any) -> None:
+        self._compressor = compressor
+
+    def compress(self, tensor: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """The tensor to exchange, and what `decompress` needs."""
+        compressed, context = self._compressor.compress(tensor.contiguous())
+        return compressed, (context, None if tensor.is_contiguous() else tensor)
+
+    def decompress(self, tensor: torch.Tensor, context: Any) -> torch.Tensor:
+        """The gradient, from what was exchanged."""
+        inner, laid_out = context
+        mean: torch.Tensor = self._compressor.decompress(tensor, inner)
+        return mean if laid_out is None else laid_out.copy_(mean)
+
+
+def _check_exchangeable(module: nn.Module) -> None:
+    """Raises UsageError for what Horovod's exchange cannot do with this module."""
+    for name, part in module.named_modules():
+        if isinstance(part, hvd.SyncBatchNorm):
+            raise UsageError(
+                f"{name!r} is a SyncBatchNorm of Horovod: the proof's reference runs the model in"
+                " one process, where nobody answers its exchange; use torch.nn.BatchNorm2d"
+            )
+    for name, tensor in module.state_dict().items():
+        if tensor.is_complex() or tensor.dtype == torch.bfloat16:
+            raise UsageError(
+                f"{name!r} is of type {str(tensor.dtype).removeprefix('torch.')}, which Horovod"
+                " cannot exchange: use float32 or float16 weights, or the framework ddp"
+            )
+
+
+def _broadcast_weights(module: nn.Module) -> None:
+    """Gives every rank the parameters and buffers of rank 0, through contiguous copies where they
+    are laid out otherwise."""
+    state = module.state_dict()
+    copies = {name: tensor.contiguous() for name, tensor in state.items()}
+    hvd.broadcast_parameters(copies, root_rank=0)
+    for name, tensor in state.items():
+        if copies[name] is not tensor and not tensor.is_contiguous():
+            tensor.copy_(copies[name])
+
+
 def _broadcast_state(optimizer: torch.optim.Optimizer) -> None:
     """Gives every rank's optimiser the state of rank 0's.
 
@@ -163,6 +212,11 @@ def _broadcast_state(optimizer: torch.optim.Optimizer) -> None:
     hvd.broadcast_optimizer_state(optimizer, root_rank=0)
     for group, decay in zip(optimizer.param_groups, decays, strict=True):
         group["weight_decay"] = decay
+    for parameter, state in optimizer.state.items():
+        # Horovod makes them contiguous; torch's own have the layout of their parameter.
+        buffer = state.get("momentum_buffer")
+        if buffer is not None and buffer.stride() != parameter.stride():
+            state["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer).detach()
 
 
 def _version() -> str:

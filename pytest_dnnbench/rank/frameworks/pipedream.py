@@ -14,7 +14,7 @@ import msgspec
 import torch
 from torch import nn
 
-from pytest_dnnbench.catalog import MODELS
+from pytest_dnnbench.catalog import OF_ANY_SIZE
 from pytest_dnnbench.messages import Correctness, PipelineFacts, PlanDecision
 from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.options import schedule_of
@@ -22,13 +22,14 @@ from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank import data, group
 from pytest_dnnbench.rank.frameworks.image_worker import ImageWorker
-from pytest_dnnbench.rank.models import build_model, example_images
+from pytest_dnnbench.rank.models import build_model, example_images, seed, widen
 from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.proof import prove_training, prove_validation
 from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed, Runtime, validation_room
 from pytest_dnnbench.rank.pipeline.stash import Sgd
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
+from pytest_dnnbench.rank.proof_conditions import proof_conditions
 from pytest_dnnbench.rank.reference import digest
 from pytest_dnnbench.rank.worker import Step
 
@@ -57,14 +58,14 @@ class PipeDreamWorker(ImageWorker):
         group.join(self.place)
 
     def build(self) -> None:
-        """Cuts the model as planned, and assembles this rank's stage in single precision (bf16 is
-        autocast)."""
+        """Cuts the model as planned, and assembles this rank's stage in the types that the model's
+        factory gives it (bf16 is autocast)."""
         self._take_plan()
         self._runtime: Runtime = assemble(
             self.place,
             self.schedule,
-            self._stages(torch.float32),
-            self._optimiser,
+            self.stages(),
+            self.optimiser,
             precision=self.autocast,
         )
 
@@ -81,21 +82,38 @@ class PipeDreamWorker(ImageWorker):
         self.schedule: Schedule = schedule_of(self.case.framework, layout, self.case.options)
         self._stage, self._replica = layout.place(self.place.rank)
 
-    def _stages(self, dtype: torch.dtype) -> list[nn.Module]:
-        """All stages, with the same weights on every rank: those of rank 0 of the other
-        frameworks."""
-        torch.manual_seed(self.case.seed)
-        model = build_model(self.request.model, self.case.image_size)
+    def model(self, wide: bool = False) -> nn.Module:
+        """The case's model with the same weights on every rank, those of rank 0 of the other
+        frameworks, on the rank's device; in its own types or in double precision."""
+        model = self._on_host().to(self.device)
+        return widen(model) if wide else model
+
+    def _on_host(self) -> nn.Module:
+        seed(self.case.seed)
+        return build_model(self.request.model, self.case.image_size)
+
+    def stages(self, wide: bool = False) -> list[nn.Module]:
+        """All stages of the model, on the host."""
+        model = self._on_host()
         self._fingerprint = digest(model.state_dict())
         example = example_images(self.case.image_size, TRACED_IMAGES)
-        return [
-            stage.to(dtype)
-            for stage in cut(model, example, [stage.nodes for stage in self.plan.stages])
-        ]
+        stages = cut(model, example, [stage.nodes for stage in self.plan.stages])
+        return [widen(stage) if wide else stage for stage in stages]
 
     @property
-    def _optimiser(self) -> Sgd:
+    def optimiser(self) -> Sgd:
+        """The case's SGD."""
         return Sgd(self.request.learning_rate, self.request.momentum, self.request.weight_decay)
+
+    @property
+    def precision(self) -> str:
+        """The case's."""
+        return self.case.precision
+
+    @property
+    def predicted_step_s(self) -> float:
+        """The plan's bottleneck: seconds between two minibatches."""
+        return self.plan.bottleneck_s or 0.0
 
     def run(self, steps: int) -> Iterator[Step]:
         """As Worker.run; a rank's share of a step is the minibatches of it that this rank runs."""
@@ -244,25 +262,27 @@ class PipeDreamWorker(ImageWorker):
         )
 
     def prove(self) -> Correctness:
-        """As Worker.prove: the case's plan and model in float64, on small minibatches."""
-        small = self.case
-        # The suite's models take images of any size; a user's may not.
-        if self.request.model in MODELS.values() and self.case.image_size > PROOF_IMAGE_SIZE:
-            small = dataclasses.replace(self.case, image_size=PROOF_IMAGE_SIZE)
+        """As Worker.prove: the case's plan and model, on small minibatches."""
         self._take_plan()
-        stages = self._stages(torch.float64)
+        prove = prove_training if self.case.phase == "train" else prove_validation
+        with proof_conditions(self.request.model, self._on_host):
+            return prove(self, self._assembled)
 
-        def batch(index: int) -> data.Batch:
-            size = PROOF_IMAGES[small.channels == 1]
-            return data.synthetic_batch(
-                small, 0, index, torch.device("cpu"), size=size, dtype=torch.float64
-            )
-
-        if self.case.phase == "train":
-            return prove_training(
-                self.place, self.schedule, stages, self._optimiser, batch, self._assembled
-            )
-        return prove_validation(self.place, self.schedule, stages, batch)
+    def batch(self, index: int) -> data.Batch:
+        """Minibatch `index` of the proof, in float64, of images that float32 has as well."""
+        small = self.case
+        # Other models of torchvision, and a user's, may not take images of another size.
+        if self.request.model in OF_ANY_SIZE and self.case.image_size > PROOF_IMAGE_SIZE:
+            small = dataclasses.replace(self.case, image_size=PROOF_IMAGE_SIZE)
+        images, labels = data.synthetic_batch(
+            small,
+            0,
+            index,
+            self.device,
+            size=PROOF_IMAGES[small.channels == 1],
+            dtype=torch.float32,
+        )
+        return images.to(torch.float64), labels
 
     _assembled = staticmethod(assemble)
     """Puts the proof's runtime together; a test plants its faults here."""

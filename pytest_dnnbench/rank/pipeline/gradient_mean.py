@@ -11,56 +11,87 @@ import torch.distributed as dist
 
 
 class GradientMean:
-    """Sums gradients, then gives their mean over all replicas, by one all-reduce of a flat buffer.
+    """Sums gradients, then gives their mean over all replicas, by one all-reduce of a flat buffer
+    for each type.
 
-    `like` are tensors of the gradients' shapes, type and device, in the gradients' order; their
+    `like` are tensors of the gradients' shapes, types and device, in the gradients' order; their
     values do not matter, and nothing keeps them. `replicas` is the group of the stage's replicas,
     None for a stage without. Every replica takes part in every mean, also one that has no minibatch
     in it.
 
-    An update by one minibatch takes its gradients unchanged. Otherwise they are summed in a buffer
+    An update by one minibatch takes its gradients unchanged. Otherwise they are summed in buffers
     of this object: autograd may give one tensor for two parameters, so a sum in place in its
-    tensors would count twice.
+    tensors would count twice. A gradient that is None in all minibatches of the first update, on
+    all replicas, stays None: a traced stage computes the same operators for every minibatch.
     """
 
     def __init__(
         self, like: Sequence[torch.Tensor], replicas: dist.ProcessGroup | None, update_size: int
     ) -> None:
         self._replicas = replicas
-        self._unchanged: list[torch.Tensor] = []
+        self._unchanged: list[torch.Tensor | None] = []
         self._added = 0
-        self._flat: torch.Tensor | None = None
+        self._flat: list[torch.Tensor] = []
         self._parts: list[torch.Tensor] = []
+        self._absent: list[bool] | None = None
+        self._reached = [False] * len(like)
         if update_size > 1 and like:
-            dtypes = {tensor.dtype for tensor in like}
-            assert len(dtypes) == 1, f"one flat buffer holds one type, the stage has {dtypes}"
-            sizes = [tensor.numel() for tensor in like]
-            self._flat = torch.zeros(sum(sizes), dtype=like[0].dtype, device=like[0].device)
-            pieces = torch.split_with_sizes(self._flat, sizes)
-            self._parts = [
-                piece.view_as(tensor) for piece, tensor in zip(pieces, like, strict=True)
-            ]
+            self._allocate(like)
 
-    def add(self, gradients: Sequence[torch.Tensor]) -> None:
+    def _allocate(self, like: Sequence[torch.Tensor]) -> None:
+        parts: dict[int, torch.Tensor] = {}
+        for dtype in dict.fromkeys(tensor.dtype for tensor in like):
+            places = [place for place, tensor in enumerate(like) if tensor.dtype == dtype]
+            sizes = [like[place].numel() for place in places]
+            flat = torch.zeros(sum(sizes), dtype=dtype, device=like[0].device)
+            self._flat.append(flat)
+            for place, piece in zip(places, torch.split_with_sizes(flat, sizes), strict=True):
+                parts[place] = piece.view(like[place].shape)
+        self._parts = [parts[place] for place in range(len(like))]
+
+    def add(self, gradients: Sequence[torch.Tensor | None]) -> None:
         """Adds the gradients of one minibatch."""
-        if self._flat is None:
+        if not self._flat:
             self._unchanged = list(gradients)
-        elif self._added:
-            torch._foreach_add_(self._parts, list(gradients))
         else:
-            torch._foreach_copy_(self._parts, list(gradients))
+            self._sum(gradients)
         self._added += 1
 
-    def take(self, minibatches: int) -> list[torch.Tensor]:
+    def _sum(self, gradients: Sequence[torch.Tensor | None]) -> None:
+        into, given = [], []
+        for place, (part, gradient) in enumerate(zip(self._parts, gradients, strict=True)):
+            if gradient is not None:
+                into.append(part)
+                given.append(gradient)
+                self._reached[place] = True
+        if self._added:
+            torch._foreach_add_(into, given)
+        elif into:
+            torch._foreach_copy_(into, given)
+
+    def take(self, minibatches: int) -> list[torch.Tensor | None]:
         """The mean over the `minibatches` that all replicas together have added since the last
         call. It is valid until the next `add`."""
         added, self._added = self._added, 0
-        if self._flat is None:
+        if not self._flat:
             unchanged, self._unchanged = self._unchanged, []
             return unchanged
-        if not added:
-            self._flat.zero_()  # the sum of the update before is still in it
+        if self._absent is None:
+            self._absent = self._agree_on_absent()
+        for flat in self._flat:
+            if not added:
+                flat.zero_()  # the sum of the update before is still in it
+            if self._replicas is not None:
+                dist.all_reduce(flat, group=self._replicas)
+            flat.div_(minibatches)
+        return [
+            None if absent else part for part, absent in zip(self._parts, self._absent, strict=True)
+        ]
+
+    def _agree_on_absent(self) -> list[bool]:
+        """Which gradients no replica has: asked once, in the first update."""
+        device = self._parts[0].device
+        reached = torch.tensor(self._reached, dtype=torch.int32, device=device)
         if self._replicas is not None:
-            dist.all_reduce(self._flat, group=self._replicas)
-        self._flat.div_(minibatches)
-        return self._parts
+            dist.all_reduce(reached, dist.ReduceOp.MAX, group=self._replicas)
+        return [not each for each in reached.tolist()]

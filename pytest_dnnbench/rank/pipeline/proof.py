@@ -1,77 +1,278 @@
-"""The proof of a pipeline: a few short runs in float64, compared with the reference (reference.py)
-on every rank.
+"""The proof of a pipeline: short runs compared with the reference (reference.py) on every rank.
+
+    trace check     rank 0: the traced stages beside the model itself (trace_check.py)
+    timed types     one run of one update: the gradients that reach the optimiser, and the losses
+    float64         two runs: parameters, buffers and losses after each
 
 Two runs check the drain between them, and the stash right after it. Neither number of minibatches
-is a multiple of anything. Dropout and stochastic depth are off: a rank and its reference draw
-different numbers.
+is a multiple of anything. All ranks run the reference; rank 0 measures what rounding may do to it
+and sends the bounds. The learning rate is SLOWER times smaller than the case's: rounding would grow
+from update to update otherwise, and a long pipeline makes many.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.messages import Correctness, Place
 from pytest_dnnbench.planner.schedule import Schedule
+from pytest_dnnbench.rank.comparison import Comparison
+from pytest_dnnbench.rank.lone_forward import is_random
+from pytest_dnnbench.rank.models import weight_types
+from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
 from pytest_dnnbench.rank.pipeline.assembly import assemble
-from pytest_dnnbench.rank.pipeline.reference import Named, PipelineReference
+from pytest_dnnbench.rank.pipeline.reference import Named, PipelineBounds, PipelineReference
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 from pytest_dnnbench.rank.pipeline.stash import Sgd
-from pytest_dnnbench.rank.reference import deviation, without_randomness
+from pytest_dnnbench.rank.pipeline.trace_check import check_trace
+from pytest_dnnbench.rank.randomness import NoRandomness
+from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
+from pytest_dnnbench.rank.rounding import FLOAT64, Arithmetic, widened_by_type
 
-TOLERANCE = 1e-10
-"""In float64, relative to the largest element: the pipeline computes the reference's sums, over
-replicas in another order."""
+SLOWER = 1024.0
+"""At the case's learning rate, efficientnet_b0 on 16 images multiplies a difference by 5 in every
+update. At a 1024th of it, updates hardly do."""
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+Assembled = Callable[..., Runtime]
+
+
+class Proven(Protocol):
+    """What the proof needs of a case: its model, stages and images."""
+
+    place: Place
+    device: torch.device
+    schedule: Schedule
+
+    def model(self, wide: bool = False) -> nn.Module:
+        """The user's model with the weights that all ranks start from, on the rank's device, in its
+        own types or in double precision."""
+
+    def stages(self, wide: bool = False) -> list[nn.Module]:
+        """The stages that the same model is traced and cut into."""
+
+    def batch(self, index: int) -> Batch:
+        """Minibatch `index`: float64 images that float32 has as well, on the rank's device."""
+
+    @property
+    def optimiser(self) -> Sgd:
+        """The case's."""
+
+    @property
+    def precision(self) -> str:
+        """The case's."""
+
+    @property
+    def predicted_step_s(self) -> float:
+        """The time of a minibatch that the plan predicts."""
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass in the case's precision."""
 
 
 def proof_runs(schedule: Schedule) -> tuple[int, int]:
     """Minibatches of the two runs: enough to pass the warm-up of the first stage, and to end in an
     incomplete update."""
-    size = max(schedule.update_size(stage) for stage in range(len(schedule.layout.replicas)))
+    size = _update_size(schedule)
     return 2 * max(size, schedule.layout.world_size) + 1, size + 1
 
 
-def prove_training(
-    place: Place,
-    schedule: Schedule,
-    stages: Sequence[nn.Module],
-    optimiser: Sgd,
-    batch: Callable[[int], Batch],
-    assembled: Callable[..., Runtime] = assemble,
-) -> Correctness:
-    """Trains on batch(0), batch(1), ... and compares parameters, buffers and losses of this rank's
-    replica after each run."""
-    for stage in stages:
-        without_randomness(stage).train()
-    reference = PipelineReference(stages, schedule, optimiser, cross_entropy)
-    runtime = assembled(place, schedule, stages, optimiser)
-    largest = dict.fromkeys(("parameters", "buffers", "loss"), 0.0)
-    failures: list[str] = []
+def _update_size(schedule: Schedule) -> int:
+    return max(schedule.update_size(stage) for stage in range(len(schedule.layout.replicas)))
+
+
+def prove_training(proven: Proven, assembled: Assembled = assemble) -> Correctness:
+    """Trains on batch(0), batch(1), ... and compares what this rank's replica holds after each
+    run."""
+    comparison, about = Comparison(), _about(proven)
+    arithmetic = _checked_trace(proven, about, training=True)
+    _prove_timed_update(proven, assembled, arithmetic, comparison)
+    done = _prove_float64(proven, assembled, comparison)
+    if comparison.failures and is_random(proven.model(wide=True), proven.batch(0)[0]):
+        comparison.failures.insert(0, RANDOM)
+    about |= {
+        "reference": "the untraced model in one process, the update rule minibatch by minibatch",
+        "minibatches": done,
+        "runs": len(proof_runs(proven.schedule)),
+        "timed arithmetic": arithmetic.name,
+    }
+    return Correctness(
+        comparison.deviations, comparison.tolerances, tuple(comparison.failures), about
+    )
+
+
+RANDOM = (
+    "the model is random: two passes over the same images differ, with torch's random numbers"
+    " replaced by their means; draw random numbers with torch only, so that the proof can switch"
+    " them off"
+)
+
+
+def _about(proven: Proven) -> dict[str, Scalar]:
+    return {"dtype": "float64", "weights": weight_types(proven.model())}
+
+
+def _checked_trace(proven: Proven, about: dict[str, Scalar], *, training: bool) -> Arithmetic:
+    """The arithmetic of the model as it is timed; on rank 0, after the check of its trace."""
+    model = proven.model().train(training)
+    images, labels = proven.batch(0)
+    images = images.to(torch.float32)
+    arithmetic = own_arithmetic(model, (images, labels), proven.precision, proven.autocast)
+    if proven.place.rank == 0:
+        stages = [stage.to(proven.device).train(training) for stage in proven.stages()]
+        ratio = check_trace(
+            model, stages, images, proven.precision, proven.autocast, proven.predicted_step_s
+        )
+        about["untraced forward over traced"] = round(ratio, 2)
+    return arithmetic
+
+
+def _prove_timed_update(
+    proven: Proven, assembled: Assembled, arithmetic: Arithmetic, comparison: Comparison
+) -> None:
+    """One run of one update per stage at least, in the types that are timed."""
+    stages = proven.stages()
+    owned = _owned(proven.model(), stages)
+    runtime = assembled(
+        proven.place, proven.schedule, stages, proven.optimiser, precision=proven.autocast
+    )
+    arrived = _record_first_update(runtime)
+    batches = [proven.batch(index) for index in range(_update_size(proven.schedule))]
+    timed = [(images.to(torch.float32), labels) for images, labels in batches]
+    losses = _trained(runtime, timed)
+    stage = runtime.links.stage
+    runtime.close()
+    del stages, runtime
+    reference = PipelineReference(
+        proven.model(wide=True),
+        owned,
+        proven.schedule,
+        proven.optimiser,
+        cross_entropy,
+        arithmetic if proven.place.rank == 0 else None,
+        keeps_first=True,
+    )
+    expected = _losses(reference.run(batches), losses)
+    bounds = _shared(reference)
+    when, gradients = f"stage {stage} in the timed run", reference.first_gradients(stage)
+    comparison.add(
+        f"gradients in {arithmetic.name}",
+        arrived,
+        gradients,
+        widened_by_type(reference.named(stage, bounds.first_gradients[stage]), arrived, gradients),
+        when,
+    )
+    comparison.add(f"loss in {arithmetic.name}", losses, expected, _numbered(bounds.losses), when)
+
+
+def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison) -> int:
+    """The two runs in float64; the number of their minibatches."""
+    rate = proven.optimiser.learning_rate / SLOWER
+    optimiser = dataclasses.replace(proven.optimiser, learning_rate=rate)
+    stages = [stage.train() for stage in proven.stages(wide=True)]
+    model = proven.model(wide=True)
+    reference = PipelineReference(
+        model,
+        _owned(model, stages),
+        proven.schedule,
+        optimiser,
+        cross_entropy,
+        FLOAT64 if proven.place.rank == 0 else None,
+    )
+    runtime = assembled(proven.place, proven.schedule, stages, optimiser)
+    del stages
     done = 0
-    for number, minibatches in enumerate(proof_runs(schedule)):
-        batches = [batch(done + index) for index in range(minibatches)]
+    for number, minibatches in enumerate(proof_runs(proven.schedule)):
+        batches = [proven.batch(done + index) for index in range(minibatches)]
         done += minibatches
         losses = _trained(runtime, batches)
-        deviations = _deviations(runtime, reference, losses, reference.run(batches))
-        for kind, (deviates, where) in deviations.items():
-            largest[kind] = max(largest[kind], deviates)
-            if not deviates <= TOLERANCE:
-                failures.append(
-                    f"{kind} of stage {runtime.links.stage} after run {number}:"
-                    f" {where} deviates by {deviates:.3g}"
-                )
+        expected = _losses(reference.run(batches), losses)
+        _compare(runtime, reference, losses, expected, comparison, number)
     runtime.close()
-    about: dict[str, Scalar] = {
-        "reference": "one process, the update rule minibatch by minibatch",
-        "dtype": "float64",
-        "minibatches": done,
-        "runs": len(proof_runs(schedule)),
-    }
-    return Correctness(largest, dict.fromkeys(largest, TOLERANCE), tuple(failures), about)
+    return done
+
+
+def _compare(
+    runtime: Runtime,
+    reference: PipelineReference,
+    losses: Named,
+    expected: Named,
+    comparison: Comparison,
+    number: int,
+) -> None:
+    bounds = _shared(reference)
+    stage, replica, module = runtime.links.stage, runtime.links.replica, runtime.stage.module
+    when = f"stage {stage} after run {number}"
+    parameters = {name: each.detach() for name, each in module.named_parameters()}
+    comparison.add(
+        "parameters",
+        parameters,
+        reference.parameters(stage),
+        reference.named(stage, bounds.parameters),
+        when,
+    )
+    wanted = reference.buffers(stage, replica)
+    comparison.add(
+        "buffers",
+        # A constant that the trace made is no buffer of the model.
+        {name: each for name, each in module.named_buffers() if name in wanted},
+        wanted,
+        reference.named(stage, bounds.buffers[stage][replica]),
+        when,
+    )
+    comparison.add("loss", losses, expected, _numbered(bounds.losses), when)
+
+
+def _shared(reference: PipelineReference) -> PipelineBounds:
+    """The bounds that rank 0 has measured, on every rank."""
+    bounds = [reference.bounds() if reference.arithmetic is not None else None]
+    dist.broadcast_object_list(bounds)
+    assert bounds[0] is not None, "rank 0 measures"
+    return bounds[0]
+
+
+def _owned(model: nn.Module, stages: Sequence[nn.Module]) -> list[dict[str, str]]:
+    """What each stage holds of the model: a stage has the model's own names."""
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    names |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    return [
+        {
+            name: name
+            for name, _ in (*stage.named_parameters(), *stage.named_buffers())
+            if name in names
+        }
+        for stage in stages
+    ]
+
+
+def _record_first_update(runtime: Runtime) -> Named:
+    """Keeps copies of the gradients of the first update that reaches the stage's optimiser."""
+    stash, arrived = runtime.stage.stash, Named()
+    names = [
+        name
+        for name, parameter in runtime.stage.module.named_parameters()
+        if parameter.requires_grad
+    ]
+    update = stash.update
+
+    def recorded(gradients: Sequence[torch.Tensor | None], oldest: int) -> None:
+        if not arrived:
+            arrived.update(
+                (name, gradient.clone())
+                for name, gradient in zip(names, gradients, strict=True)
+                if gradient is not None
+            )
+        update(gradients, oldest)
+
+    stash.update = recorded  # type: ignore[method-assign] # for this proof's runtime only
+    return arrived
 
 
 def _share(runtime: Runtime, batches: Sequence[Batch]) -> Iterator[Batch]:
@@ -86,66 +287,88 @@ def _share(runtime: Runtime, batches: Sequence[Batch]) -> Iterator[Batch]:
 
 def _trained(runtime: Runtime, batches: Sequence[Batch]) -> Named:
     """The losses of a run on this rank, by the number of the minibatch."""
-    completed = runtime.train(_share(runtime, batches), len(batches))
+    with NoRandomness():
+        completed = list(runtime.train(_share(runtime, batches), len(batches)))
     return {str(done.minibatch): done.loss.cpu() for done in completed if done.loss is not None}
 
 
-def _deviations(
-    runtime: Runtime, reference: PipelineReference, losses: Named, expected: Sequence[float]
-) -> dict[str, tuple[float, str]]:
-    """By kind, the largest deviation and the name of its tensor."""
-    stage, replica, module = runtime.links.stage, runtime.links.replica, runtime.stage.module
-    expected_losses = {
-        name: torch.tensor(expected[int(name)], dtype=torch.float64) for name in losses
-    }
-    return {
-        "parameters": deviation(_on_host(module.named_parameters()), reference.parameters(stage)),
-        "buffers": deviation(_on_host(module.named_buffers()), reference.buffers(stage, replica)),
-        "loss": deviation(losses, expected_losses),
-    }
+def _losses(expected: Sequence[float], got: Mapping[str, object]) -> Named:
+    """Those of the reference's losses that this rank has as well."""
+    return {name: torch.tensor(expected[int(name)], dtype=torch.float64) for name in got}
 
 
-def _on_host(tensors: Iterable[tuple[str, torch.Tensor]]) -> Named:
-    return {name: tensor.detach().cpu() for name, tensor in tensors}
+def _numbered(bounds: Sequence[float]) -> dict[str, float]:
+    return {str(number): bound for number, bound in enumerate(bounds)}
 
 
-def prove_validation(
-    place: Place, schedule: Schedule, stages: Sequence[nn.Module], batch: Callable[[int], Batch]
-) -> Correctness:
-    """Validates a few batches, and compares each loss and number of right answers with those of the
-    plain stages."""
-    batches = [batch(index) for index in range(schedule.layout.world_size + 1)]
-    expected = {number: _evaluated(stages, *each) for number, each in enumerate(batches)}
-    runtime = assemble(place, schedule, stages, Sgd(0.0))
-    replica, replicas = runtime.links.replica, schedule.layout.replicas[-1]
-    got: Named = {}
-    for done in runtime.validate(_share(runtime, batches), len(batches)):
-        if done.loss is not None and done.correct is not None:
-            got[f"loss {done.minibatch}"] = done.loss.cpu()
-            got[f"correct {done.minibatch}"] = done.correct.cpu()
-    runtime.close()
-    is_last = runtime.links.stage == schedule.layout.last
-    share = range(replica, len(batches), replicas) if is_last else range(0)
-    expected_here = {
-        f"{kind} {number}": value for number in share for kind, value in expected[number].items()
-    }
-    deviates, where = deviation(got, expected_here)
-    failure = f"validation {where} of rank {place.rank} deviates by {deviates:.3g}"
-    about: dict[str, Scalar] = {
-        "reference": "the stages one after the other, in evaluation mode",
-        "dtype": "float64",
+def prove_validation(proven: Proven, assembled: Assembled = assemble) -> Correctness:
+    """Validates a few batches in the types that are timed and in float64, and compares each loss
+    and number of right answers with those of the model itself."""
+    comparison, about = Comparison(), _about(proven)
+    arithmetic = _checked_trace(proven, about, training=False)
+    batches = [proven.batch(index) for index in range(proven.schedule.layout.world_size + 1)]
+    reference = proven.model(wide=True).eval()
+    for each, kind in ((arithmetic, torch.float32), (FLOAT64, torch.float64)):
+        wide = kind == torch.float64
+        runtime = assembled(
+            proven.place,
+            proven.schedule,
+            proven.stages(wide),
+            Sgd(0.0),
+            **({} if wide else {"precision": proven.autocast}),
+        )
+        cast = [(images.to(kind), labels) for images, labels in batches]
+        got = _validated(runtime, cast)
+        runtime.close()
+        name = "validation" if wide else f"validation in {each.name}"
+        expected, bounds = _evaluated(reference, batches, got, each)
+        comparison.add(name, got, expected, bounds, f"rank {proven.place.rank}")
+    if comparison.failures and is_random(reference, batches[0][0]):
+        comparison.failures.insert(0, RANDOM)
+    about |= {
+        "reference": "the untraced model in one process, in evaluation mode",
         "minibatches": len(batches),
+        "timed arithmetic": arithmetic.name,
     }
-    failures = () if deviates <= TOLERANCE else (failure,)
-    return Correctness({"validation": deviates}, {"validation": TOLERANCE}, failures, about)
+    return Correctness(
+        comparison.deviations, comparison.tolerances, tuple(comparison.failures), about
+    )
 
 
-@torch.no_grad()
-def _evaluated(stages: Sequence[nn.Module], images: torch.Tensor, labels: torch.Tensor) -> Named:
-    values: tuple[torch.Tensor, ...] = (images,)
-    for stage in stages:
-        values = stage.eval()(*values)
-    return {
-        "loss": cross_entropy(values[0], labels),
-        "correct": (values[0].argmax(1) == labels).sum(),
-    }
+def _validated(runtime: Runtime, batches: Sequence[Batch]) -> Named:
+    """Losses and numbers of right answers on this rank; those that it should have and has not are
+    missing from the comparison's other side."""
+    got: Named = {}
+    with NoRandomness():
+        for done in runtime.validate(_share(runtime, batches), len(batches)):
+            if done.loss is not None and done.correct is not None:
+                got[f"loss {done.minibatch}"] = done.loss.cpu()
+                got[f"correct {done.minibatch}"] = done.correct.cpu()
+    is_last = runtime.links.stage == runtime.schedule.layout.last
+    replicas = runtime.schedule.layout.replicas[-1]
+    share = range(runtime.links.replica, len(batches), replicas) if is_last else range(0)
+    missing = [number for number in share if f"loss {number}" not in got]
+    assert not missing, f"the last stage returned no loss for minibatches {missing}"
+    return got
+
+
+def _evaluated(
+    model: nn.Module, batches: Sequence[Batch], got: Named, arithmetic: Arithmetic
+) -> tuple[Named, dict[str, float]]:
+    """What the model gives for the minibatches that this rank has, and how far rounding may move
+    it. An answer counts as right or wrong only where rounding cannot turn it."""
+    expected, bounds = Named(), {}
+    for number, (images, labels) in enumerate(batches):
+        if f"loss {number}" not in got:
+            continue
+        logits = evaluated(model, images)
+        bound = evaluation_bounds(model, images, logits, arithmetic)["logits"]
+        best = logits.topk(2, dim=1).values
+        expected[f"loss {number}"] = cross_entropy(logits, labels).cpu()
+        expected[f"correct {number}"] = (logits.argmax(1) == labels).sum().cpu()
+        # A loss moves by at most twice as far as the logits do.
+        bounds[f"loss {number}"] = 2 * bound + arithmetic.unit * arithmetic.factor * float(
+            expected[f"loss {number}"]
+        )
+        bounds[f"correct {number}"] = float((best[:, 0] - best[:, 1] <= 2 * bound).sum())
+    return expected, bounds

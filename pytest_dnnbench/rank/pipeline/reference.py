@@ -1,8 +1,9 @@
 """The reference of a pipeline: what it computes, in one process and in plain order.
 
-Minibatch t of a run passes all stages, with the version of each stage's weights that the rule names
-(written out here once more, apart from the schedule). A stage keeps its gradient, and steps when it
-has the gradients of one update. Nothing runs ahead, nothing is in flight. Rules, with R replicas
+Minibatch t of a run passes the user's own model, whole and untraced: what a trace loses is missing
+in the stages only. The weights of each stage have the version that the rule names (written out here
+once more, apart from the schedule). A stage keeps its gradient, and steps when it has the gradients
+of one update. Nothing runs ahead, nothing is in flight. Rules, with R replicas
 and w warm-up forwards of a stage, m microbatches per update, and versions counted from 0 at the
 start of the run:
 
@@ -17,19 +18,29 @@ start of the run:
 Sources: those of planner/schedule.py. Weight decay and momentum act on the newest weights.
 """
 
-import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from pytest_dnnbench.planner.schedule import Schedule
-from pytest_dnnbench.rank.pipeline.stage import Loss, Tensors
+from pytest_dnnbench.rank.buffers import Buffers
+from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient, logits_of
+from pytest_dnnbench.rank.pipeline.stage import Loss
 from pytest_dnnbench.rank.pipeline.stash import Sgd
+from pytest_dnnbench.rank.rounding import (
+    Arithmetic,
+    Drift,
+    EveryOperatorRounds,
+    distance,
+    largest,
+    moved_weights,
+)
 
 Named = dict[str, torch.Tensor]
+Errors = dict[str, float]
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def weights_met(schedule: Schedule, stage: int, minibatch: int) -> int:
@@ -50,60 +61,130 @@ def weights_met(schedule: Schedule, stage: int, minibatch: int) -> int:
 
 @dataclass
 class _StageState:
-    """A stage in the reference: its weights by version, newest last; the buffers of each replica;
-    the momentum; the gradients of the next update."""
+    """A stage in the reference, by the model's names: its weights by version, newest last; the
+    buffers of each replica; the momentum; the sum of the next update's gradients.
 
-    module: nn.Module
+    The errors are how far rounding may move the sum of the gradients and the buffers.
+    """
+
     weights: list[Named]
     buffers: list[Named]
-    velocity: Named
-    pending: list[Named]
+    buffer_errors: list[Errors]
+    velocity: Named = field(default_factory=dict)
+    total: Named = field(default_factory=dict)
+    total_errors: Errors = field(default_factory=dict)
+    minibatches: int = 0
+    last_gradients: Named = field(default_factory=dict)
+    last_errors: Errors = field(default_factory=dict)
+    first_gradients: Named = field(default_factory=dict)
+    first_errors: Errors = field(default_factory=dict)
 
-    def step(self, optimiser: Sgd) -> None:
-        newest, count, following = self.weights[-1], len(self.pending), {}
-        for name, weight in newest.items():
-            gradient = sum((each[name] for each in self.pending), torch.zeros_like(weight)) / count
-            change = gradient + optimiser.weight_decay * weight
-            self.velocity[name] = optimiser.momentum * self.velocity[name] + change
-            following[name] = (weight - optimiser.learning_rate * self.velocity[name]).detach()
+    def add(self, gradients: Named, errors: Errors) -> None:
+        for name in self.weights[-1]:
+            if name in gradients:
+                before = self.total.get(name)
+                gradient = gradients[name]
+                self.total[name] = gradient if before is None else before.add_(gradient)
+                self.total_errors[name] = self.total_errors.get(name, 0.0) + errors.get(name, 0.0)
+        self.minibatches += 1
+
+    def step(self, optimiser: Sgd, drift: Drift) -> None:
+        """One update by the mean gradients, which stay in `last_gradients`."""
+        following = {}
+        errors = {name: error / self.minibatches for name, error in self.total_errors.items()}
+        for name, weight in self.weights[-1].items():
+            following[name] = weight
+            if name in self.total:
+                gradient = self.total[name].div_(self.minibatches)
+                change = gradient + optimiser.weight_decay * weight
+                if name in self.velocity:
+                    change += optimiser.momentum * self.velocity[name]
+                self.velocity[name] = change
+                following[name] = weight - optimiser.learning_rate * change
+                drift.step(name, errors[name], following[name], change)
+        self.last_gradients, self.last_errors = self.total, errors
         self.weights.append(following)
-        self.pending = []
+        self.total, self.total_errors, self.minibatches = {}, {}, 0
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineBounds:
+    """How far a right pipeline may be from the reference, in largest elements: the weights of all
+    stages, the buffers of each stage and replica, the losses of the last run, the gradients of each
+    stage's first update. Plain data: rank 0 measures them for all ranks."""
+
+    parameters: Errors
+    buffers: list[list[Errors]]
+    losses: list[float]
+    first_gradients: list[Errors]
 
 
 class PipelineReference:
-    """The state of the stages under the rule. It copies `stages` and does not change them."""
+    """The state of a model under the rule of a pipeline.
+
+    `model` is the user's own, untraced, which the reference takes over: it runs whole, with the
+    weights of each stage in the version that the rule names. `owned` says what is in each stage:
+    the stage's names of its parameters and buffers, and the model's names for them. Parameters in
+    no stage stay as they are. With an `arithmetic`, every minibatch passes once more with rounding,
+    which gives `bounds`. `keeps_first` keeps the gradients of each stage's first update.
+    """
 
     def __init__(
-        self, stages: Sequence[nn.Module], schedule: Schedule, optimiser: Sgd, loss: Loss
+        self,
+        model: nn.Module,
+        owned: Sequence[Mapping[str, str]],
+        schedule: Schedule,
+        optimiser: Sgd,
+        loss: Loss,
+        arithmetic: Arithmetic | None = None,
+        *,
+        keeps_first: bool = False,
     ) -> None:
+        self.model = model.train()
         self.schedule = schedule
         self.optimiser = optimiser
         self.loss = loss
+        self.arithmetic = arithmetic
+        self._keeps_first = keeps_first
+        self.drift = Drift(optimiser)
+        self._held = Buffers(model)
+        self._parameters = dict(model.named_parameters(remove_duplicate=False))
+        self._owned = owned
+        self._loss_bounds: list[float] = []
         self.states = [
-            self._state(copy.deepcopy(stage), replicas)
-            for stage, replicas in zip(stages, schedule.layout.replicas, strict=True)
+            self._state(names, replicas)
+            for names, replicas in zip(owned, schedule.layout.replicas, strict=True)
         ]
 
-    @staticmethod
-    def _state(module: nn.Module, replicas: int) -> _StageState:
-        weights = {name: weight.detach() for name, weight in module.named_parameters()}
-        buffers = [
-            {name: buffer.clone() for name, buffer in module.named_buffers()}
-            for _ in range(replicas)
-        ]
-        zeros = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-        return _StageState(module.train(), [weights], buffers, zeros, [])
+    def _state(self, names: Mapping[str, str], replicas: int) -> _StageState:
+        held = self._held.copies()
+        canonical = self._held.canonical
+        buffers = {
+            canonical[name]: held[canonical[name]] for name in names.values() if name in canonical
+        }
+        weights = {
+            name: self._parameters[name].detach()
+            for name in names.values()
+            if name in self._parameters
+        }
+        errors = [dict.fromkeys(buffers, 0.0) for _ in range(replicas)]
+        return _StageState([weights], [dict(buffers) for _ in range(replicas)], errors)
 
-    def run(self, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[float]:
+    def run(self, batches: Sequence[Batch]) -> list[float]:
         """One run over minibatches, from the newest weights; the loss of each."""
         for state in self.states:
             del state.weights[:-1]
         losses = []
-        for minibatch, (images, labels) in enumerate(batches):
-            losses.append(self._pass(minibatch, images, labels))
+        self._loss_bounds = []
+        for minibatch, batch in enumerate(batches):
+            losses.append(self._learn(minibatch, batch))
             for number, state in enumerate(self.states):
-                if len(state.pending) == self._update_size(number) or minibatch == len(batches) - 1:
-                    state.step(self.optimiser)
+                if state.minibatches == self._update_size(number) or minibatch == len(batches) - 1:
+                    state.step(self.optimiser, self.drift)
+                    if self._keeps_first and not state.first_gradients:
+                        state.first_gradients = state.last_gradients
+                        state.first_errors = state.last_errors
+                    state.last_gradients = {}
                 # No later minibatch meets these versions. They keep their number and give up their
                 # memory.
                 for old in range(weights_met(self.schedule, number, minibatch + 1)):
@@ -114,28 +195,113 @@ class PipelineReference:
         pipedream = self.schedule.variant == "pipedream"
         return self.schedule.layout.replicas[stage] if pipedream else self.schedule.microbatches
 
-    def _pass(self, minibatch: int, images: torch.Tensor, labels: torch.Tensor) -> float:
-        values: Tensors = (images,)
-        used: list[Named] = []
+    def _learn(self, minibatch: int, batch: Batch) -> float:
+        """Passes one minibatch, measures what rounding does to it, and adds its gradients."""
         for number, state in enumerate(self.states):
             version = state.weights[weights_met(self.schedule, number, minibatch)]
-            used.append(
-                {name: weight.detach().requires_grad_() for name, weight in version.items()}
-            )
-            buffers = state.buffers[minibatch % len(state.buffers)]
-            values = functional_call(state.module, {**used[-1], **buffers}, values)
-        loss = self.loss(values[0], labels)
-        flat = [weight for weights in used for weight in weights.values()]
-        gradients = iter(torch.autograd.grad(loss, flat, allow_unused=True, materialize_grads=True))
-        for state, weights in zip(self.states, used, strict=True):
-            state.pending.append({name: next(gradients) for name in weights})
-        return float(loss.detach())
+            for name, weight in version.items():
+                self._parameters[name].data = weight
+        loss, gradients, buffers = self._pass(minibatch, batch)
+        errors: Errors = {}
+        if self.arithmetic is not None:
+            errors = self._measure(minibatch, batch, loss, gradients, buffers, self.arithmetic)
+        for state in self.states:
+            place = minibatch % len(state.buffers)
+            state.buffers[place] = {name: buffers[name] for name in state.buffers[place]}
+            state.add(gradients, errors)
+        return loss
+
+    def _pass(self, minibatch: int, batch: Batch) -> tuple[float, Named, Named]:
+        """Loss, gradients and buffers after one pass of the whole model."""
+        images, labels = batch
+        for state in self.states:
+            self._held.put(state.buffers[minibatch % len(state.buffers)])
+        self.model.zero_grad(set_to_none=True)
+        with LoneForward():
+            loss = self.loss(logits_of(self.model(images)), labels)
+            if loss.requires_grad:
+                loss.backward()  # type: ignore[no-untyped-call] # torch's gap
+        gradients = {
+            name: check_gradient(name, parameter.grad)
+            for name, parameter in self._parameters.items()
+            if parameter.grad is not None
+        }
+        self.model.zero_grad(set_to_none=True)
+        return float(loss.detach()), gradients, self._held.copies()
+
+    def _measure(
+        self,
+        minibatch: int,
+        batch: Batch,
+        loss: float,
+        gradients: Named,
+        buffers: Named,
+        arithmetic: Arithmetic,
+    ) -> Errors:
+        """Passes the minibatch again, with rounding: the distances of its gradients. Those of
+        buffers and loss are added up here."""
+        rounds = EveryOperatorRounds(arithmetic, seed=minibatch)
+        images = batch[0].clone()
+        rounds.move(images)
+        with moved_weights(self.model, rounds, self.drift.weights), rounds:
+            moved_loss, moved, moved_buffers = self._pass(minibatch, (images, batch[1]))
+        for state in self.states:
+            errors = state.buffer_errors[minibatch % len(state.buffers)]
+            for name in errors:
+                errors[name] += distance(moved_buffers[name], buffers[name])
+        self._loss_bounds.append(
+            arithmetic.factor * (abs(moved_loss - loss) + arithmetic.unit * abs(loss))
+        )
+        return {
+            name: distance(moved[name], gradient) + arithmetic.unit * largest(gradient)
+            for name, gradient in gradients.items()
+        }
 
     def parameters(self, stage: int) -> Named:
-        """The newest weights of a stage."""
-        return self.states[stage].weights[-1]
+        """The newest weights of a stage, by the stage's names."""
+        return self._by_stage_names(stage, self.states[stage].weights[-1])
 
     def buffers(self, stage: int, replica: int) -> Named:
         """The buffers of one replica of a stage: batch normalisation updates its statistics in the
         order of the replica's forwards."""
-        return self.states[stage].buffers[replica]
+        return self._by_stage_names(stage, self.states[stage].buffers[replica])
+
+    def first_gradients(self, stage: int) -> Named:
+        """The mean gradients of a stage's first update, by the stage's names."""
+        return self._by_stage_names(stage, self.states[stage].first_gradients)
+
+    def bounds(self) -> PipelineBounds:
+        """How far a right pipeline may be from all this."""
+        assert self.arithmetic is not None, "bounds are measured with an arithmetic"
+        factor, unit = self.arithmetic.factor, self.arithmetic.unit
+        parameters = {name: 0.0 for state in self.states for name in state.weights[-1]}
+        parameters |= self.drift.bounds()
+        return PipelineBounds(
+            parameters=parameters,
+            buffers=[
+                [
+                    {
+                        name: factor * (error + unit * largest(held[name]))
+                        for name, error in errors.items()
+                    }
+                    for errors, held in zip(state.buffer_errors, state.buffers, strict=True)
+                ]
+                for state in self.states
+            ],
+            losses=self._loss_bounds,
+            first_gradients=[
+                {name: factor * error for name, error in state.first_errors.items()}
+                for state in self.states
+            ],
+        )
+
+    def named(self, stage: int, errors: Errors) -> Errors:
+        """Bounds by the model's names, as those of a stage."""
+        return {mine: errors[name] for mine, name in self._canonical(stage) if name in errors}
+
+    def _by_stage_names(self, stage: int, tensors: Named) -> Named:
+        return {mine: tensors[name] for mine, name in self._canonical(stage) if name in tensors}
+
+    def _canonical(self, stage: int) -> Iterator[tuple[str, str]]:
+        for mine, name in self._owned[stage].items():
+            yield mine, self._held.canonical.get(name, name)

@@ -66,9 +66,9 @@ class Stage:
 
     def backward(
         self, minibatch: int, gradients: Sequence[torch.Tensor] | None
-    ) -> tuple[Tensors, Tensors]:
+    ) -> tuple[Tensors, tuple[torch.Tensor | None, ...]]:
         """The gradients of the inputs that require one, and of the parameters, at the weights of
-        the forward pass.
+        the forward pass. A parameter that the outputs do not depend on has None.
 
         `gradients` are those of the outputs that require one; None on the last stage.
         """
@@ -76,10 +76,14 @@ class Stage:
         leaves = [*flight.starts, *flight.parameters]
         if not leaves:
             return (), ()
-        computed = torch.autograd.grad(
-            flight.ends, leaves, gradients, allow_unused=True, materialize_grads=True
+        if not flight.ends:
+            return tuple(map(torch.zeros_like, flight.starts)), (None,) * len(flight.parameters)
+        computed = torch.autograd.grad(flight.ends, leaves, gradients, allow_unused=True)
+        to_inputs = tuple(
+            torch.zeros_like(start) if gradient is None else gradient
+            for start, gradient in zip(flight.starts, computed, strict=False)
         )
-        return computed[: len(flight.starts)], computed[len(flight.starts) :]
+        return to_inputs, computed[len(flight.starts) :]
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensors) -> Tensors:

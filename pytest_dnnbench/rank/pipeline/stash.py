@@ -61,8 +61,9 @@ class Stash:
             self.installed = version
         return parameters
 
-    def update(self, gradients: Sequence[torch.Tensor], oldest: int) -> None:
-        """Makes the next version from the newest, and gives up the versions before `oldest`."""
+    def update(self, gradients: Sequence[torch.Tensor | None], oldest: int) -> None:
+        """Makes the next version from the newest, and gives up the versions before `oldest`. A
+        parameter whose gradient is None keeps its value, as in torch.optim."""
         before = self._versions[self.newest]
         if oldest > self.newest:
             # No minibatch is in flight: the newest version is stepped in place, not copied.
@@ -88,13 +89,23 @@ class Stash:
             return slot
 
     @torch.no_grad()
-    def _step(self, parameters: list[nn.Parameter], gradients: Sequence[torch.Tensor]) -> None:
-        if not parameters:
+    def _step(
+        self, parameters: list[nn.Parameter], gradients: Sequence[torch.Tensor | None]
+    ) -> None:
+        stepped: list[torch.Tensor] = []
+        aligned: list[torch.Tensor] = []
+        velocity: list[torch.Tensor | None] = []
+        for parameter, gradient, speed in zip(parameters, gradients, self._velocity, strict=True):
+            if gradient is not None:
+                stepped.append(_real(parameter))
+                aligned.append(_real(_laid_out_like(parameter, gradient)))
+                velocity.append(_real(speed) if self.optimiser.momentum else None)
+        if not stepped:
             return
         sgd(
-            list(parameters),
-            list(gradients),
-            list(self._velocity) if self.optimiser.momentum else [None] * len(parameters),
+            stepped,
+            aligned,
+            velocity,
             fused=True,
             foreach=False,
             weight_decay=self.optimiser.weight_decay,
@@ -131,3 +142,17 @@ def _owners(module: nn.Module) -> list[Owners]:
             if parameter is not None and parameter.requires_grad:
                 owners.setdefault(id(parameter), []).append((part._parameters, name))
     return list(owners.values())
+
+
+def _laid_out_like(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """The gradient with the strides of its parameter. The fused kernel walks through both in the
+    order of memory, and torch.autograd.grad promises no order."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    """A complex tensor as pairs of real numbers, which SGD treats alike; the fused kernel knows no
+    complex ones."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor

@@ -180,29 +180,36 @@ class Measurement:
 def agree(case: Case, results: Sequence[Correctness]) -> CorrectnessEntry:
     """The check of a case's step, for its record. Raises WrongResult when a rank failed the check
     or does not hold, bit for bit, what rank 0 holds."""
+    digests = [result.about.get("digest") for result in results]
+    others = [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]
     failures = [
+        f"rank {', '.join(others)} hold{'s' if len(others) == 1 else ''} other values than rank 0"
+    ] * bool(others)
+    failures += [
         f"rank {rank}: {failure}"
         for rank, result in enumerate(results)
         for failure in result.failures
-    ]
-    digests = [result.about.get("digest") for result in results]
-    failures += [
-        f"rank {rank} holds other values than rank 0"
-        for rank, digest in enumerate(digests)
-        if digest != digests[0]
     ]
     if failures:
         raise WrongResult(
             f"{case.label}: the step is wrong, so it was not timed: " + "; ".join(failures[:6])
         )
+    # Every rank has tolerances of its own: the figures are those of the rank nearest to its own.
     worst = {
-        name: max(result.deviations.get(name, 0.0) for result in results)
-        for name in results[0].deviations
+        kind: max(
+            (
+                (result.deviations[kind], result.tolerances[kind])
+                for result in results
+                if kind in result.deviations
+            ),
+            key=lambda pair: (pair[0] / pair[1] if pair[1] else pair[0], pair[1]),
+        )
+        for kind in dict.fromkeys(kind for result in results for kind in result.deviations)
     }
     return CorrectnessEntry(
         checked=list(worst),
-        largest_deviation=worst,
-        tolerance=results[0].tolerances,
+        largest_deviation={kind: deviation for kind, (deviation, _) in worst.items()},
+        tolerance={kind: tolerance for kind, (_, tolerance) in worst.items()},
         ranks_agree="bit for bit" if digests[0] is not None else "within the tolerance",
         about={key: fact for key, fact in results[0].about.items() if key != "digest"},
     )

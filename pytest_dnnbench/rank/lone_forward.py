@@ -1,0 +1,83 @@
+"""A pass of the user's own model in one process, as the references of proofs run it: without
+randomness and without other ranks. What a model returns is checked here."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank.randomness import NoRandomness
+
+_COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
+"""Where torch.distributed's operators are."""
+
+
+class LoneForward(NoRandomness):  # type: ignore[no-untyped-call] # torch's gap
+    """NoRandomness in one process: a collective raises UsageError. It would wait for ranks that do
+    not run the reference."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Runs an operator, unless it is a collective."""
+        if func.namespace in _COLLECTIVES:
+            raise UsageError(
+                f"the model's forward calls a collective ({func._schema.name}), as synchronised"
+                " batch normalisation does: the reference of the proof runs the model in one"
+                " process, where nobody answers it; leave it out of the model, or benchmark the"
+                " model without it"
+            )
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def logits_of(output: object) -> torch.Tensor:
+    """What a model returned, if it is a tensor of logits. Raises UsageError that names what it is
+    instead."""
+    if isinstance(output, torch.Tensor):
+        return output
+    if isinstance(output, dict):
+        parts = f"a {type(output).__name__} with the keys {', '.join(map(repr, output))}"
+    elif isinstance(output, tuple | list):
+        parts = f"a {type(output).__name__} of {len(output)}"
+    else:
+        parts = f"a {type(output).__name__}"
+    raise UsageError(
+        f"the model returns {parts}, not one tensor: wrap it in a module whose forward returns the"
+        " logits alone"
+    )
+
+
+def check_gradient(name: str, gradient: torch.Tensor) -> torch.Tensor:
+    """A gradient, unless it is sparse. Raises UsageError for that."""
+    if gradient.layout != torch.strided:
+        raise UsageError(
+            f"the gradient of the parameter {name!r} is sparse, which SGD with weight decay cannot"
+            " take: build its layer with sparse=False"
+        )
+    return gradient
+
+
+def is_random(model: nn.Module, images: torch.Tensor) -> bool:
+    """Whether two passes over the same images, from the same buffers, differ: then the model draws
+    numbers that no generator of torch makes."""
+    # Buffers by their place: a forward may put a new tensor there.
+    places = [
+        (part._buffers, name, buffer.clone())
+        for part in model.modules()
+        for name, buffer in part._buffers.items()
+        if buffer is not None
+    ]
+    passes = []
+    for _ in range(2):
+        for table, name, buffer in places:
+            table[name] = buffer.clone()
+        with torch.no_grad(), LoneForward():
+            passes.append(logits_of(model(images)))
+    for table, name, buffer in places:
+        table[name] = buffer
+    return not torch.equal(*passes)

@@ -1,0 +1,53 @@
+"""The conditions under which a rank is proven: deterministic kernels, and a bound on memory that a
+failure names."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from pytest_dnnbench.rank.entry import is_out_of_memory
+
+COPIES = 11
+"""Float64 copies of the weights that rank 0 of a proof holds at most, counted by a test."""
+
+_GIBIBYTE = 2**30
+
+
+class ProofOutOfMemory(MemoryError):
+    """A proof did not fit; the message says what it needs and what helps."""
+
+
+@contextmanager
+def proof_conditions(model: str, fresh: Callable[[], nn.Module]) -> Iterator[None]:
+    """Proofs run inside: cuDNN chooses the same, deterministic kernels in every pass and on every
+    rank. Raises ProofOutOfMemory, which names the model, made by `fresh` to count its weights."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        # The frames of the error hold what the proof had allocated: without them there is memory to
+        # count with.
+        raise ProofOutOfMemory(_advice(model, fresh)) from error.with_traceback(None)
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+def _advice(model: str, fresh: Callable[[], nn.Module]) -> str:
+    try:
+        with torch.device("meta"):
+            weights = sum(each.numel() for each in fresh().parameters())
+    except Exception:  # A factory may need real tensors: the advice then goes without its size.
+        size = ""
+    else:
+        size = f" of {weights:,} parameters, {COPIES * weights * 8 / _GIBIBYTE:.1f} GiB on rank 0"
+    return (
+        f"the proof of {model} ran out of memory: it holds up to {COPIES} float64 copies of the"
+        f" weights{size}, whatever the batch: free memory, raise the limit (ulimit -v, the"
+        " container's), or prove a narrower or shallower form of the model"
+    )

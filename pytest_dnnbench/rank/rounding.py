@@ -1,0 +1,280 @@
+"""How far rounding may move a result: measured on the user's own model, not assumed.
+
+The reference runs a second time, in float64, with the result of every operator that rounds moved at
+random by up to one unit in the last place of a number type (forward and backward; the weights and
+images as well). How far a tensor moves is a sample of what that type's rounding does to it, depth
+and conditioning included. This is Monte Carlo arithmetic (Parker, "Monte Carlo Arithmetic", UCLA
+CSD-970002, 1997). A framework may deviate by
+
+    bound of a tensor = factor * (distance moved + unit * largest element)
+
+with the factor of `Arithmetic`. Not here: what is compared (comparison.py).
+"""
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+SUMMED_FACTOR = 64.0
+"""For types in which an operator also sums: K terms in an unlucky order err by sqrt(K/2) units of
+rounding at random, 48 for a convolution of 512 channels by 3 by 3, of which one is modelled."""
+
+ROUNDED_FACTOR = 8.0
+"""For types in which an operator rounds its inputs and its result once and sums in single precision
+(autocast, TF32): as many roundings as are modelled, times a margin of 8 for the extremes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """A number type as operators use it: the distance from 1 to the next number, and the factor of
+    the bound."""
+
+    name: str
+    unit: float
+    factor: float
+
+
+NOISE_LENGTH = 1_000_003
+"""Random numbers in the row that moves results. A prime: no tensor's shape divides it."""
+
+FLOAT64 = Arithmetic("float64", 2.0**-52, SUMMED_FACTOR)
+FLOAT32 = Arithmetic("float32", 2.0**-23, SUMMED_FACTOR)
+TF32 = Arithmetic("tf32", 2.0**-10, ROUNDED_FACTOR)
+FLOAT16 = Arithmetic("float16", 2.0**-10, ROUNDED_FACTOR)
+BFLOAT16 = Arithmetic("bfloat16", 2.0**-7, ROUNDED_FACTOR)
+
+_OF_TYPE = {
+    torch.float64: FLOAT64,
+    torch.complex128: FLOAT64,
+    torch.float32: FLOAT32,
+    torch.complex64: FLOAT32,
+    torch.float16: FLOAT16,
+    torch.bfloat16: BFLOAT16,
+}
+
+
+def coarsest(types: Iterable[torch.dtype], precision: str = "fp32") -> Arithmetic:
+    """The arithmetic of the coarsest of some types; TF32 at least where the case's precision is
+    that."""
+    candidates = [_OF_TYPE[kind] for kind in types if kind in _OF_TYPE]
+    if precision == "tf32":
+        candidates.append(TF32)
+    return max(candidates, key=lambda arithmetic: arithmetic.unit, default=FLOAT32)
+
+
+def widened_by_type(
+    bounds: Mapping[str, float],
+    held: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+) -> dict[str, float]:
+    """Bounds of tensors that are held in types of their own: a gradient of a bfloat16 weight is
+    rounded to bfloat16, whatever the model computes in."""
+    widened = dict(bounds)
+    for name, tensor in held.items():
+        arithmetic = _OF_TYPE.get(tensor.dtype, FLOAT64)
+        if name in widened and arithmetic.unit > FLOAT32.unit:
+            widened[name] += arithmetic.factor * arithmetic.unit * largest(expected[name])
+    return widened
+
+
+class TypesUsed(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
+    """Notes the number types of everything that is computed in a `with`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's gap
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Runs an operator and looks at its result."""
+        result = func(*args, **(kwargs or {}))
+        self.types.update(tensor.dtype for tensor in _tensors(result))
+        return result
+
+
+class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
+    """Moves every result of this thread by up to one unit of an arithmetic, at random."""
+
+    def __init__(self, arithmetic: Arithmetic, seed: int = 0) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's gap
+        self.arithmetic = arithmetic
+        self._places = random.Random(seed)  # noqa: S311 - places in a row of noise
+        self._noise: dict[torch.device, torch.Tensor] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Runs an operator and moves what it returns, unless that is a view or exact."""
+        result = func(*args, **(kwargs or {}))
+        if func._schema.name.removeprefix("aten::") in EXACT or func.is_view:
+            return result
+        for tensor in _tensors(result):
+            self.move(tensor)
+        return result
+
+    @torch.no_grad()
+    def move(self, tensor: torch.Tensor, further: float = 0.0) -> None:
+        """Moves a tensor in place: each element by up to one unit of itself and by up to `further`,
+        either way."""
+        if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
+            return
+        real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        noise = self._noise_like(real)
+        if further:
+            real.addcmul_(noise, real.abs().mul_(self.arithmetic.unit).add_(further))
+        else:
+            real.addcmul_(noise, real, value=self.arithmetic.unit)
+
+    def _noise_like(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Numbers between -1 and 1: a stretch of a fixed row, from a random place on. Drawing them
+        anew would take as long as the operators."""
+        noise, count = self._noise.get(tensor.device), tensor.numel()
+        if noise is None:
+            generator = torch.Generator().manual_seed(self._places.getrandbits(32))
+            drawn = torch.rand(NOISE_LENGTH, generator=generator, dtype=torch.float64)
+            noise = self._noise[tensor.device] = (2 * drawn - 1).to(tensor.device)
+        start = self._places.randrange(NOISE_LENGTH)
+        if start + count > NOISE_LENGTH:
+            noise = (
+                noise.roll(-start)
+                if count <= NOISE_LENGTH
+                else noise.repeat(2 + count // NOISE_LENGTH)[start:]
+            )
+            start = 0
+        return noise[start : start + count].view(tensor.shape).to(tensor.dtype)
+
+
+@contextmanager
+def moved_weights(
+    model: nn.Module, rounds: EveryOperatorRounds, further: dict[str, float]
+) -> Iterator[None]:
+    """The model with each weight moved by one unit and by up to its own `further`, for the length
+    of a `with`."""
+    kept = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for name, weight in model.named_parameters():
+        rounds.move(weight.detach(), further.get(name, 0.0))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                weight.copy_(kept[name])
+
+
+class SgdSettings(Protocol):
+    """What SGD has to know."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the update."""
+
+    @property
+    def momentum(self) -> float:
+        """Of the update."""
+
+    @property
+    def weight_decay(self) -> float:
+        """L2, added to the gradient."""
+
+
+class Drift:
+    """How far rounding may have moved the weights since the start: the errors of gradients carried
+    through SGD's sums, to first order and at their worst, tensor by tensor (largest elements)."""
+
+    def __init__(self, optimiser: SgdSettings, arithmetic: Arithmetic = FLOAT64) -> None:
+        self.optimiser = optimiser
+        self.arithmetic = arithmetic
+        self.weights: dict[str, float] = {}
+        self._velocity: dict[str, float] = {}
+
+    def step(
+        self, name: str, gradient_error: float, weight: torch.Tensor, velocity: torch.Tensor
+    ) -> None:
+        """Follows an update of one weight, whose new value and velocity these are."""
+        optimiser, unit = self.optimiser, self.arithmetic.unit
+        weight_error = self.weights.get(name, 0.0)
+        self._velocity[name] = (
+            optimiser.momentum * self._velocity.get(name, 0.0)
+            + gradient_error
+            + optimiser.weight_decay * weight_error
+            + unit * largest(velocity)
+        )
+        self.weights[name] = (
+            weight_error + optimiser.learning_rate * self._velocity[name] + unit * largest(weight)
+        )
+
+    def bounds(self) -> dict[str, float]:
+        """How far a right framework's weights may be from the reference's."""
+        return {name: self.arithmetic.factor * error for name, error in self.weights.items()}
+
+
+def bounds_of(
+    errors: Mapping[str, float], expected: Mapping[str, torch.Tensor], arithmetic: Arithmetic
+) -> dict[str, float]:
+    """The bound of each tensor: see the head of this module."""
+    return {
+        name: arithmetic.factor * (errors[name] + arithmetic.unit * largest(tensor))
+        for name, tensor in expected.items()
+    }
+
+
+def largest(tensor: torch.Tensor) -> float:
+    """The largest absolute value of a tensor, 0 of an empty one; not a number where one is none."""
+    if not tensor.numel():
+        return 0.0
+    plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    if plain.dtype == torch.bool:
+        plain = plain.to(torch.uint8)
+    least, most = (float(end) for end in torch.aminmax(plain))
+    return max(-least, most)
+
+
+def distance(tensor: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest absolute difference of two tensors of one shape, in double precision; of complex
+    numbers, that of their parts."""
+    kind = torch.complex128 if other.is_complex() else torch.float64
+    return largest(tensor.detach().to(kind) - other.detach().to(kind))
+
+
+def _tensors(result: Any) -> Iterator[torch.Tensor]:
+    if isinstance(result, torch.Tensor):
+        if result.layout == torch.strided:
+            yield result
+    elif isinstance(result, tuple | list):
+        for each in result:
+            yield from _tensors(each)
+
+
+_EXACT = """
+    _to_copy abs alias argmax arange as_strided bernoulli bernoulli_ bincount
+    cat ceil clamp clamp_ clamp_max clamp_min clone constant_pad_nd contiguous copy copy_ detach
+    detach_ embedding empty empty_like empty_strided expand fill fill_ flip floor floor_ full
+    full_like gather hardtanh hardtanh_ hardtanh_backward index index_select leaky_relu lift
+    lift_fresh lift_fresh_copy masked_fill masked_fill_ max max_pool2d_with_indices max_pool2d
+    maximum min minimum native_dropout neg neg_ new_empty new_empty_strided new_full new_ones
+    new_zeros ones ones_like one_hot pixel_shuffle pixel_unshuffle rand rand_like randn randn_like
+    reflection_pad2d relu relu_ repeat replication_pad2d resize_ roll round round_ scalar_tensor
+    scatter scatter_ select_backward select_scatter sgn sign slice_backward slice_scatter sort
+    split stack threshold threshold_ threshold_backward topk tril triu trunc trunc_ unbind uniform_
+    unique_dim unsafe_split upsample_nearest2d where zero zero_ zeros zeros_like _unsafe_view
+    _reshape_alias _unsafe_index max_unpool2d isfinite isnan set_ _local_scalar_dense
+"""
+
+EXACT = frozenset(_EXACT.split())
+"""Operators that copy, choose or compare and so do not round. They also make numbers that code may
+rely on to the last digit (`floor`, `round`), which stay as they are."""

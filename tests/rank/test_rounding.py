@@ -1,0 +1,108 @@
+"""Bounds from measured rounding: they hold what rounding really does, they follow the conditioning,
+and they stay far below a wrong step."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.messages import RunRequest
+from pytest_dnnbench.rank.models import widen
+from pytest_dnnbench.rank.randomness import NoRandomness
+from pytest_dnnbench.rank.reference import Reference, evaluated, evaluation_bounds
+from pytest_dnnbench.rank.rounding import BFLOAT16, FLOAT32, FLOAT64, distance
+from tests.awkward_models import Base, Deep, Transformer
+
+REQUEST = RunRequest(Case("single", "m", 1, "train"), "", "m", 1, 0)
+
+
+def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(8, 1, 28, 28, generator=generator)
+    return images, torch.randint(10, (8,), generator=generator)
+
+
+@pytest.mark.parametrize("make", [Base, Deep, Transformer])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_single_precision_does_is_within_its_bound_and_not_far_below(
+    make: Callable[[], nn.Module], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    narrow, wide = make(), make()
+    wide.load_state_dict(narrow.state_dict())
+    images, labels = batch(seed)
+    got = Reference(narrow, REQUEST).differentiate([(images, labels)])
+    reference = Reference(widen(wide), REQUEST)
+    shards = [(images.double(), labels)]
+    expected = reference.differentiate(shards)
+    bounds = reference.bounds(shards, 1, expected, FLOAT32).gradients
+    parts = [
+        distance(got.gradients[name], tensor) / bounds[name]
+        for name, tensor in expected.gradients.items()
+    ]
+    assert max(parts) <= 1
+    assert max(parts) > 1e-3, "the bound says nothing if it is a thousand times too wide"
+
+
+def test_the_reference_is_left_as_it_was() -> None:
+    model = widen(Base())
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    reference, shards = Reference(model, REQUEST), [(batch(0)[0].double(), batch(0)[1])]
+    expected = reference.differentiate(shards)
+    reference.bounds(shards, 1, expected)
+    assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
+    again = reference.differentiate(shards)
+    assert all(
+        torch.equal(again.gradients[name], each) for name, each in expected.gradients.items()
+    )
+
+
+class Cancelling(nn.Module):
+    """A difference of large numbers."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """The input, after a detour."""
+        return (value + self.size) - self.size
+
+
+def test_a_bound_follows_the_conditioning() -> None:
+    value = batch(0)[0].double()
+    bounds = [
+        evaluation_bounds(model, value, evaluated(model, value))["logits"]
+        for model in (Cancelling(0.0), Cancelling(1e6))
+    ]
+    assert 1e4 < bounds[1] / bounds[0] < 1e7
+    assert bounds[1] == pytest.approx(FLOAT64.factor * 1e6 * FLOAT64.unit, rel=2)
+
+
+def test_coarser_types_have_wider_bounds_in_proportion() -> None:
+    model, value = widen(Base()).eval(), batch(0)[0].double()
+    logits = evaluated(model, value)
+    single = evaluation_bounds(model, value, logits, FLOAT32)["logits"] / FLOAT32.factor
+    brain = evaluation_bounds(model, value, logits, BFLOAT16)["logits"] / BFLOAT16.factor
+    assert brain / single == pytest.approx(BFLOAT16.unit / FLOAT32.unit, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("draw", "mean"),
+    [
+        (lambda: torch.rand(3), 0.5),
+        (lambda: torch.randn(3), 0.0),
+        (lambda: torch.ones(3).bernoulli_(0.25), 0.25),
+        (lambda: torch.empty(3).uniform_(2, 4), 3.0),
+        (lambda: torch.empty(3).normal_(1.5, 2), 1.5),
+        (lambda: torch.empty(3).exponential_(4.0), 0.25),
+        (lambda: torch.nn.functional.dropout(torch.full((3,), 7.0), 0.9), 7.0),
+        (lambda: torch.randint(0, 11, (3,)).float(), 5.0),
+        (lambda: torch.randperm(3).float() * 0 + 2, 2.0),
+    ],
+)
+def test_a_random_number_is_its_mean(draw: Callable[[], torch.Tensor], mean: float) -> None:
+    with NoRandomness():
+        assert torch.allclose(draw(), torch.full((3,), mean))
