@@ -1,12 +1,12 @@
 """Ranks with several compute threads beside a busy loop: what settings of OpenMP's waiting cost on
 idle cores, and what they gain on busy ones.
 
-    python benchmarks/busy_cores.py [ROUNDS] > busy_cores.json
+    python -m benchmarks.busy_cores [ROUNDS [SETTING...]] > busy_cores.json
 
 Each setting has a fork server of its own, for OpenMP reads its variables when it is loaded. The
 launches of `single` with resnet18, training, one thread per core, are interleaved: in each round
 every setting runs once on idle cores and once beside one busy loop. A launch during which something
-else took more than OTHERS of a core is made again. Ratios are to the default setting of the same
+else took more than OTHERS of a core is made again. Ratios are to libgomp's own count in the same
 round, so that drift of the machine cancels.
 """
 
@@ -15,7 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from pytest_dnnbench.case import Case
@@ -27,12 +27,14 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 
-OTHERS, TRIES, STEPS = 0.25, 4, 8
+OTHERS, TRIES, STEPS = 0.25, 2, 4
 
 SPIN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
+OWN = "libgomp's own"
+
 SETTINGS: dict[str, dict[str, str]] = {
-    "default": {},
+    OWN: {"GOMP_SPINCOUNT": "300000"},
     "spin 30000": {"GOMP_SPINCOUNT": "30000"},
     "spin 10000": {"GOMP_SPINCOUNT": "10000"},
     "spin 1000": {"GOMP_SPINCOUNT": "1000"},
@@ -104,16 +106,16 @@ def throughput(
     return images_s, load
 
 
-def main(rounds: int) -> None:
-    """Prints every figure, and per setting the ratios to the default."""
+def main(rounds: int, names: Sequence[str]) -> None:
+    """Prints every figure, and per setting the ratios to libgomp's own count."""
     machine = detect("cpu")
     figures: dict[str, dict[str, list[tuple[float, float]]]] = {
-        name: {"idle": [], "busy": []} for name in SETTINGS
+        name: {"idle": [], "busy": []} for name in names
     }
     with ExitStack() as stack:
         runs = {}
-        for name, given in SETTINGS.items():
-            with settings_of_waiting(given):
+        for name in names:
+            with settings_of_waiting(SETTINGS[name]):
                 runs[name] = start(machine, stack)
         for number in range(rounds):
             for name, (server, run) in runs.items():
@@ -121,6 +123,7 @@ def main(rounds: int) -> None:
                     with settings_of_waiting(SETTINGS[name]):
                         figure = throughput(machine, server, run, state == "busy")
                     figures[name][state].append(figure)
+                    print(f"{name} {state}: {figure}", file=sys.stderr, flush=True)
             print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             _show(figures)
     json.dump({"cpu": machine.cpu, "cores": machine.cores, "figures": figures}, sys.stdout)
@@ -128,10 +131,10 @@ def main(rounds: int) -> None:
 
 def _show(figures: dict[str, dict[str, list[tuple[float, float]]]]) -> None:
     for name, states in figures.items():
-        line = f"{name:12}"
+        line = f"{name:14}"
         for state in ("idle", "busy"):
             values = [value for value, _ in states[state]]
-            default = [value for value, _ in figures["default"][state]]
+            default = [value for value, _ in figures[OWN][state]]
             ratios = [a / b for a, b in zip(values, default, strict=True)]
             line += (
                 f"  {state} {statistics.median(values):6.1f} img/s"
@@ -141,4 +144,4 @@ def _show(figures: dict[str, dict[str, list[tuple[float, float]]]]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 7, sys.argv[2:] or list(SETTINGS))

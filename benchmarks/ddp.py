@@ -24,7 +24,7 @@ from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.server_environment import HEAP
+from pytest_dnnbench.controller.server_environment import DEFAULTS
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
 
@@ -56,7 +56,7 @@ def theirs(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) 
         "GLOO_SOCKET_IFNAME": "lo",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    environment = {**HEAP, **os.environ, **variables}
+    environment = {**DEFAULTS, **os.environ, **variables}
     answer = subprocess.run(
         [*command, str(SCRIPT), *sizes, f"--steps={steps}", f"--warmup={warmup}"],
         env=environment,

@@ -24,7 +24,7 @@ from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import LOOPBACK_INTERFACE, horovod_rendezvous
 from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.server_environment import HEAP
+from pytest_dnnbench.controller.server_environment import DEFAULTS
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
 
@@ -70,7 +70,7 @@ def theirs(ranks: Ranks, settings: argparse.Namespace) -> float:
             *options,
         ],
         env={
-            **HEAP,
+            **DEFAULTS,
             **os.environ,
             "OMP_NUM_THREADS": str(ranks.placement.threads),
             "PYTHONPATH": os.pathsep.join(sys.path),

@@ -6,10 +6,12 @@ command runs.
 """
 
 import importlib
+import io
 import os
 import sys
 
-from pytest_dnnbench.errors import DnnbenchError
+from pytest_dnnbench.errors import DnnbenchError, UsageError
+from pytest_dnnbench.harmless import refusal, text_block
 
 PROGRAM = "dnnbench"
 
@@ -69,15 +71,27 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         return int(importlib.import_module(COMMANDS[name][0]).main(rest))
-    except DnnbenchError as error:
-        print(f"{PROGRAM} {name}: {error}", file=sys.stderr)
-        return 2
+    except UsageError as error:  # one line: what is wrong may hold line breaks
+        return _refused(name, refusal(error))
+    except DnnbenchError as error:  # some lines: the traceback of a rank, the end of a log
+        return _refused(name, text_block(error))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _refused(name, refusal(error))
+    except MemoryError:
+        return _refused(name, "there is not enough memory for these files")
 
 
 def script() -> int:
     """The console script. It ends quietly when the reader of its output has gone, as `head` is."""
     try:
         try:
+            # A terminal without Unicode, and half of a pair in the name of a file, are no reason to
+            # fail.
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, io.TextIOWrapper):
+                    stream.reconfigure(errors="backslashreplace")
             return main(sys.argv[1:])
         finally:
             sys.stdout.flush()  # here, where a closed pipe can still be handled
@@ -85,6 +99,11 @@ def script() -> int:
         # Python flushes stdout once more at its exit: what is left goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SIGPIPE_STATUS
+
+
+def _refused(name: str, why: str) -> int:
+    print(f"{PROGRAM} {name}: {why}", file=sys.stderr)
+    return 2
 
 
 def _usage() -> str:

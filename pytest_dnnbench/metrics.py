@@ -92,6 +92,8 @@ class Metric:
         """Why no measurement can give this value; None where it can."""
         if not math.isfinite(value):
             return f"{self.name} is {value!r}, and a figure is finite"
+        if not can_be_measured(value):
+            return f"{self.name} is {value!r}, which is not a figure that can be measured"
         if self.positive and value <= 0:
             return f"{self.name} is {value!r}, and it is always above zero"
         return None
@@ -102,6 +104,7 @@ class Metric:
 
 
 THROUGHPUT = "throughput"
+LOSS = "loss"
 YARDSTICK = "yardstick_s"
 """Not of the case but of the machine: a fixed workload (rank/yardstick.py)."""
 
@@ -201,7 +204,7 @@ BUILT_IN = (
         scales=_SECONDS,
         devices=("cpu",),
     ),
-    Metric("loss", "nat", "lower", "loss after the last step", phases=("train",)),
+    Metric(LOSS, "nat", "lower", "loss after the last step", phases=("train",)),
     Metric(
         "validation_accuracy",
         "1",
@@ -211,6 +214,16 @@ BUILT_IN = (
         phases=("train",),
     ),
 )
+
+LARGEST, SMALLEST = 1e18, 1e-18
+"""No measured figure is larger, or nearer to zero, in any unit; all logarithms and quotients of two
+figures between them are finite."""
+
+
+def can_be_measured(value: float) -> bool:
+    """Whether a figure is zero, or of a size that is measured."""
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST
+
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in BUILT_IN}
 """The metrics of this process. Third parties' rows join at the start of a session; a command that

@@ -12,12 +12,16 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from pytest_dnnbench.errors import DataError
 
 SPLIT_SEED = 0
 """Seed of the permutation that cuts the 10,000-image set; its two halves differ in difficulty, so
 it is shuffled."""
+
+MOST_BYTES = 60_000 * 28 * 28
+"""Of the largest file of MNIST, the images to train on, without its header."""
 
 _HELD_OUT = 1000
 _FOLDERS = ("", "MNIST/raw", "raw")
@@ -85,12 +89,33 @@ def find_mnist(folder: str | Path) -> MnistFiles:
 
 def read_idx(path: str | Path) -> bytes:
     """The uncompressed content of an IDX file, gzipped or not. Raises DataError when it cannot be
-    read."""
+    read, or holds more or less than its header promises. No more is read than that, and no more
+    than MOST_BYTES: a small gzip may hold gigabytes."""
     try:
-        raw = Path(path).read_bytes()
-        return gzip.decompress(raw) if str(path).endswith(".gz") else raw
+        with _opened(path) as file:
+            magic = file.read(4)
+            if magic[:3] != b"\0\0\x08" or magic[3:] not in (b"\1", b"\3"):
+                raise DataError(f"{path} is not an IDX file of bytes; fetch the file again")
+            lengths = file.read(4 * magic[3])
+            if len(lengths) < 4 * magic[3]:
+                raise DataError(f"{path} is cut off in its header; fetch the file again")
+            promised = math.prod(struct.unpack(f">{magic[3]}I", lengths))
+            if promised > MOST_BYTES:
+                raise DataError(
+                    f"{path}: its header promises {promised:,} bytes, and MNIST has at most"
+                    f" {MOST_BYTES:,}; fetch the file again"
+                )
+            # One byte more than promised shows that more follow; at the end gzip checks its sum.
+            body = file.read(promised + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}; fetch the file again") from error
+    if len(body) != promised:
+        follow = "more" if len(body) > promised else len(body)
+        raise DataError(
+            f"{path} is truncated or damaged: its header promises {promised} bytes,"
+            f" {follow} follow; fetch the file again"
+        )
+    return magic + lengths + body
 
 
 def _pair(root: Path, prefix: str) -> tuple[str, str, int] | None:
@@ -120,15 +145,14 @@ def _locate(root: Path, name: str) -> Path | None:
 
 def _shape(path: Path, dimensions: int) -> tuple[int, ...]:
     content = read_idx(path)
-    head = 4 + 4 * dimensions
-    if len(content) < head or content[:4] != bytes((0, 0, 8, dimensions)):
+    if content[3] != dimensions:
         raise DataError(
             f"{path} is not an IDX file of {dimensions} dimensions of bytes; fetch the file again"
         )
-    shape = struct.unpack(f">{dimensions}I", content[4:head])
-    if len(content) != head + math.prod(shape):
-        raise DataError(
-            f"{path} is truncated or damaged: its header promises {math.prod(shape)} bytes,"
-            f" {len(content) - head} follow; fetch the file again"
-        )
-    return shape
+    if dimensions == 1 and (largest := max(content[8:], default=0)) > 9:
+        raise DataError(f"{path}: the label {largest} is no digit; fetch the file again")
+    return struct.unpack(f">{dimensions}I", content[4 : 4 + 4 * dimensions])
+
+
+def _opened(path: str | Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if str(path).endswith(".gz") else Path(path).open("rb")  # type: ignore[return-value] # a GzipFile reads as a file does

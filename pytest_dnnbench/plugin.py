@@ -18,7 +18,6 @@ import pytest
 from pytest_dnnbench import hookspecs
 
 if TYPE_CHECKING:
-    from pytest_dnnbench.catalog import Catalog
     from pytest_dnnbench.controller.pipeline_stages import PipelineStages
     from pytest_dnnbench.controller.ranks import Ranks
     from pytest_dnnbench.session.bench import DnnBench
@@ -47,15 +46,16 @@ def pytest_load_initial_conftests(
     now, and the command line is not parsed for good yet."""
     from pytest_dnnbench.catalog import FRAMEWORKS
     from pytest_dnnbench.errors import UsageError
+    from pytest_dnnbench.session import hook_rows, state
     from pytest_dnnbench.session.settings import add_options, framework_options
 
     result = yield
     ours = {option.flag for option in framework_options(FRAMEWORKS)}
-    rows = framework_options(_catalog(early_config).frameworks.values())
     try:
+        rows = framework_options(hook_rows.catalog(early_config).frameworks.values())
         add_options(parser, [option for option in rows if option.flag not in ours])
     except UsageError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise state.refused(error) from None
     return result
 
 
@@ -65,15 +65,15 @@ def pytest_configure(config: pytest.Config) -> None:
     in which their hooks are called where pytest leaves it open."""
     from pytest_dnnbench.errors import UsageError
     from pytest_dnnbench.metrics import add_metrics
-    from pytest_dnnbench.session import state
+    from pytest_dnnbench.session import hook_rows, state
     from pytest_dnnbench.session.settings import read_settings
 
     try:
-        config.stash[state.CATALOG] = _catalog(config)
-        add_metrics(row for rows in config.hook.pytest_dnnbench_metrics() for row in rows)
+        config.stash[state.CATALOG] = hook_rows.catalog(config)
+        add_metrics(hook_rows.metrics(config))
         config.stash[state.SETTINGS] = read_settings(config, config.stash[state.CATALOG])
     except UsageError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise state.refused(error) from None
     if not config.option.help:  # which starts no session, and need not wait for the imports
         for added in _parts(config):
             state.add_part(config, added)
@@ -112,17 +112,6 @@ def _parts(config: pytest.Config) -> list[object]:
     ]
     return (
         everywhere if is_xdist_worker(config) else [*everywhere, Interrupts(config), Saving(config)]
-    )
-
-
-def _catalog(config: pytest.Config) -> Catalog:
-    """The frameworks and models that can be named: ours and those that the hooks add."""
-    from pytest_dnnbench.catalog import Catalog
-
-    frameworks = [row for rows in config.hook.pytest_dnnbench_frameworks() for row in rows]
-    models = config.hook.pytest_dnnbench_models()
-    return Catalog().with_rows(
-        frameworks, {name: path for rows in models for name, path in rows.items()}
     )
 
 

@@ -18,14 +18,14 @@ ROOT = "pytest_dnnbench"
 
 LEAVES = {
     *("errors", "files", "proc", "metrics", "case", "catalog", "messages", "frames"),
-    *("rank_status", "mnist_files", "run_length"),
+    *("rank_status", "mnist_files", "run_length", "harmless"),
 }
 RESULTS = {f"results.{part}" for part in ("statistics", "records", "baselines", "verdicts")}
 # Of each part of the package: what it may import beside itself. "hookspecs" and "plugin" are what
 # pytest loads; `__main__` starts commands by name.
 MAY_IMPORT = {
     **{leaf: LEAVES | {"planner"} for leaf in LEAVES},
-    "planner": {"errors", "files"},
+    "planner": {"errors", "files", "harmless"},
     "rank": LEAVES | {"planner"},
     "results.statistics": LEAVES,
     "results.records": LEAVES | {"planner", "results.statistics"},
@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "session": LEAVES | RESULTS | {"controller", "report"},
     "plugin": LEAVES | {"hookspecs", "session", "controller"},
     "init": {"errors", "files"},
-    "__main__": {"errors", ""},
+    "__main__": {"errors", "harmless", ""},
     "": LEAVES | {"session", "controller", "rank"},
 }
 

@@ -1,5 +1,8 @@
 """MNIST folders: found in every usual layout, refused with the reason when damaged."""
 
+import gzip
+import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -61,6 +64,41 @@ def test_an_uncompressed_truncated_file_says_how_much_is_missing(tmp_path: Path)
     write_pair(tmp_path, "t10k", 20)
     truncate(tmp_path / "t10k-images-idx3-ubyte")
     with pytest.raises(DataError, match="its header promises 15680 bytes, 15580 follow"):
+        find_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("announced", [20, 200_000], ids=["as announced", "announced as large"])
+def test_a_small_file_that_unpacks_to_gigabytes_is_not_unpacked(
+    tmp_path: Path, announced: int
+) -> None:
+    write_pair(tmp_path, "t10k", 20, compress=True)
+    images = tmp_path / "t10k-images-idx3-ubyte.gz"
+    body = gzip.compress(bytes(64 * 2**20)) * 32  # 2 GiB in 2 MB
+    images.write_bytes(gzip.compress(struct.pack(">IIII", 2051, announced, 28, 28)) + body)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"promises 15680 bytes, more follow|MNIST has at most"):
+            find_mnist(tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * 2**20
+
+
+@pytest.mark.parametrize("kept", [0, 3, 4, 9, 15])
+def test_a_file_cut_off_in_its_header_is_refused(tmp_path: Path, kept: int) -> None:
+    write_pair(tmp_path, "t10k", 20)
+    images = tmp_path / "t10k-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:kept])
+    with pytest.raises(DataError, match=r"not an IDX file of bytes|cut off in its header"):
+        find_mnist(tmp_path)
+
+
+def test_a_label_that_is_no_digit_is_refused(tmp_path: Path) -> None:
+    write_pair(tmp_path, "t10k", 20)
+    labels = tmp_path / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(labels.read_bytes()[:-1] + b"\x0a")
+    with pytest.raises(DataError, match="the label 10 is no digit"):
         find_mnist(tmp_path)
 
 

@@ -9,6 +9,12 @@ from dataclasses import dataclass
 
 from pytest_dnnbench.errors import PlanError
 
+MOST_WORKERS = 1 << 16
+"""On one level. The search goes through all numbers of replicas, so more would take days."""
+
+LEAST_BANDWIDTH = 1e-3
+"""Bytes per second. Below it, quotients of the largest sizes would overflow."""
+
 
 @dataclass(frozen=True, slots=True)
 class Level:
@@ -19,11 +25,16 @@ class Level:
     bandwidth: float
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise PlanError(f"{self.workers} workers: give at least 1 on every level")
-        if not self.bandwidth > 0:
+        if not 1 <= self.workers <= MOST_WORKERS:
             raise PlanError(
-                f"bandwidth {self.bandwidth}: give bytes per second above 0 for every level"
+                f"{self.workers} workers: give at least 1, and at most {MOST_WORKERS}, on every"
+                " level"
+            )
+        # Infinity: transfers are free.
+        if not self.bandwidth >= LEAST_BANDWIDTH:
+            raise PlanError(
+                f"bandwidth {self.bandwidth}: give bytes per second for every level, at least"
+                f" {LEAST_BANDWIDTH:g}"
             )
 
 

@@ -7,6 +7,7 @@ pipedream/planning.py) and the table (table.py).
 import argparse
 
 from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.parsing import shortened
 from pytest_dnnbench.planner.pipedream.planning import ORIGINAL, original_plan
 from pytest_dnnbench.planner.predict import CORRECTED, plan_for
 from pytest_dnnbench.planner.profile_file import read_profile
@@ -66,7 +67,7 @@ def _workers(text: str) -> list[int]:
         return [int(count) for count in text.split("x")]
     except ValueError:
         raise PlanError(
-            f"--gpus {text}: write a number, or GPUs per node x nodes, for instance 4x2"
+            f"--gpus {shortened(text)}: write a number, or GPUs per node x nodes, for instance 4x2"
         ) from None
 
 
@@ -75,5 +76,5 @@ def _numbers(option: str, text: str) -> list[float]:
         return [float(number) for number in text.split(",")]
     except ValueError:
         raise PlanError(
-            f"--{option} {text}: write a number of bytes, for instance 1.25e9"
+            f"--{option} {shortened(text)}: write a number of bytes, for instance 1.25e9"
         ) from None

@@ -20,13 +20,14 @@ class Graph:
     """Nodes in topological order; `predecessors[n]` and `successors[n]` are positions in `nodes`.
 
     `carried[n]` are the ids that run on the stage of node n: the node's, and those of nodes next to
-    it that the graph leaves out.
+    it that the graph leaves out. `together` has the sets of nodes, as bits, that run on one stage.
     """
 
     nodes: tuple[Node, ...]
     predecessors: tuple[tuple[int, ...], ...]
     successors: tuple[tuple[int, ...], ...]
     carried: tuple[tuple[str, ...], ...]
+    together: tuple[int, ...] = ()
 
     @cached_property
     def ancestors(self) -> tuple[int, ...]:
@@ -86,8 +87,16 @@ def planned_graph(profile: Profile) -> Graph:
         if source in position and target in position:
             predecessors[position[target]].append(position[source])
             successors[position[source]].append(position[target])
+    together = (
+        _union(1 << position[name] for name in group if name in position)
+        for group in profile.together
+    )
     return Graph(
-        tuple(nodes), _frozen(predecessors), _frozen(successors), _carried(profile, nodes, position)
+        tuple(nodes),
+        _frozen(predecessors),
+        _frozen(successors),
+        _carried(profile, nodes, position),
+        tuple(group for group in together if group),
     )
 
 
@@ -96,17 +105,15 @@ def _carried(
 ) -> tuple[tuple[str, ...], ...]:
     before: list[list[str]] = [[] for _ in nodes]
     after: list[list[str]] = [[] for _ in nodes]
+    users_of: dict[str, list[int]] = {}
+    sources_of: dict[str, list[int]] = {}
+    for source, target in profile.edges:
+        if target in position:
+            users_of.setdefault(source, []).append(position[target])
+        if source in position:
+            sources_of.setdefault(target, []).append(position[source])
     for left_out in (node.id for node in profile.nodes if node.id not in position):
-        users = [
-            position[target]
-            for source, target in profile.edges
-            if source == left_out and target in position
-        ]
-        sources = [
-            position[source]
-            for source, target in profile.edges
-            if target == left_out and source in position
-        ]
+        users, sources = users_of.get(left_out, []), sources_of.get(left_out, [])
         if sources:
             after[max(sources)].append(left_out)
         else:

@@ -7,6 +7,10 @@ import math
 from dataclasses import dataclass
 
 from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.parsing import shortened
+
+_DIGITS = 6
+"""Of a number of replicas. Python refuses to read thousands of digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +71,10 @@ def stages_in(text: str) -> tuple[int, ...]:
     """The numbers in "3" (a number of stages) or "2-1" (replicas of each). Raises PlanError for any
     other text."""
     parts = text.split("-")
-    if not all(part.isdecimal() and int(part) for part in parts):
+    if not all(part.isdecimal() and len(part) <= _DIGITS and int(part) for part in parts):
         raise PlanError(
-            f"stages {text!r}: write a number of stages, or replicas of each as in 2-1, or auto"
+            f"stages {shortened(repr(text))}: write a number of stages, or replicas of each as in"
+            " 2-1, or auto"
         )
     return tuple(map(int, parts))
 

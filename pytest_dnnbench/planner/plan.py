@@ -5,12 +5,14 @@ shown (table.py).
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.parsing import converted, parsed, shortened
 
 SCHEMA = 1
 """Of the JSON. History: 1, the first."""
@@ -50,6 +52,7 @@ class Plan:
     data_parallel_memory_bytes    of each worker then
     single_s            on one worker
     reason              why nothing fits, where there are no stages
+    remarks             what makes the profile, and so the plan, doubtful
     """
 
     cost_model: str
@@ -60,6 +63,7 @@ class Plan:
     single_s: float
     stages: tuple[Stage, ...]
     reason: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def replicas(self) -> tuple[int, ...]:
@@ -105,16 +109,36 @@ def parse_plan(content: str | bytes) -> Plan:
     """The plan in the text of `Plan.to_json`. Raises PlanError, which says what is wrong and
     where."""
     try:
-        document = json.loads(content)
+        document = parsed(content)
     except ValueError as error:
-        raise PlanError(f"not JSON ({error}): {_FIX}") from error
-    if not isinstance(document, dict):
-        raise PlanError(f"the file holds no plan: {_FIX}")
+        raise PlanError(f"the file holds no plan ({error}): {_FIX}") from error
     if document.get("schema") != SCHEMA:
-        raise PlanError(
-            f"plan schema is {document.get('schema')!r}, this version reads {SCHEMA}: plan again"
-        )
+        schema = shortened(repr(document.get("schema")))
+        raise PlanError(f"plan schema is {schema}, this version reads {SCHEMA}: plan again")
     try:
-        return msgspec.convert(document, Plan)
-    except msgspec.ValidationError as error:
+        plan = converted(document, Plan)
+        _check(plan)
+    except ValueError as error:
         raise PlanError(f"not a plan: {error}; plan again") from error
+    return plan
+
+
+def _check(plan: Plan) -> None:
+    """Raises ValueError for figures and texts that no planner writes."""
+    figures = [plan.data_parallel_s, plan.data_parallel_memory_bytes, plan.single_s]
+    if plan.stages and plan.bottleneck_s is None:
+        raise ValueError("there are stages, and `$.bottleneck_s` is null")
+    figures += [] if plan.bottleneck_s is None else [plan.bottleneck_s]
+    for stage in plan.stages:
+        figures += [stage.compute_s, stage.parameter_bytes, stage.output_bytes, stage.memory_bytes]
+        if min(stage.replicas, stage.versions) < 1 or not 0 <= stage.first <= stage.last:
+            raise ValueError(
+                f"a stage of states {stage.first} to {stage.last} with {stage.replicas} replicas"
+                f" and {stage.versions} versions of its weights"
+            )
+    if not all(math.isfinite(figure) and figure >= 0 for figure in figures):
+        raise ValueError("a time or a size is negative or not finite")
+    texts = [plan.cost_model, plan.reason, *plan.remarks]
+    texts += [node for stage in plan.stages for node in stage.nodes]
+    if not all(text.isprintable() for text in texts):
+        raise ValueError("a text holds characters that cannot be printed")

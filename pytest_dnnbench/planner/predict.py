@@ -19,6 +19,7 @@ from pytest_dnnbench.planner.hierarchy import PlanLimits, best_arrangement, lean
 from pytest_dnnbench.planner.memory import memory_of, stage_memory
 from pytest_dnnbench.planner.plan import Plan, Stage
 from pytest_dnnbench.planner.profile import Profile
+from pytest_dnnbench.planner.remarks import remarks_on
 from pytest_dnnbench.planner.states import Floats, States, states_of
 from pytest_dnnbench.planner.warmup import warmup_counts
 
@@ -45,15 +46,16 @@ def plan_for(
     """
     levels = levels_of(workers, bandwidths)
     check_limits(memory_bytes, activation_compression)
+    remarks = remarks_on(profile)
     states = states_of(profile)
     limits = PlanLimits(memory_bytes, replication, activation_compression)
     best = best_arrangement(states, levels, limits)
     if best is None:
         least = leanest_bytes(states, levels, limits)
         reason = _too_little(memory_bytes, least, workers_of(levels))
-        return plan_of(states, levels, (), None, reason=reason)
+        return plan_of(states, levels, (), None, reason=reason, remarks=remarks)
     bottleneck_s = corrected.blocks_s(states, best.blocks, best.levels, activation_compression)
-    return plan_of(states, levels, flat_stages(best.blocks), bottleneck_s)
+    return plan_of(states, levels, flat_stages(best.blocks), bottleneck_s, remarks=remarks)
 
 
 def even_plan(
@@ -73,11 +75,19 @@ def even_plan(
     """
     counts = warmup_counts(replicas)
     check_limits(memory_bytes, activation_compression)
+    remarks = remarks_on(profile)
     states = states_of(profile)
     most = most_stages(states.inside)
     if len(replicas) > most:
+        shared = (
+            f" (operators such as {' and '.join(profile.together[0][:2])} share a weight or a value"
+            " and stay together)"
+            if profile.together
+            else ""
+        )
         raise PlanError(
-            f"{len(replicas)} stages, but the model can be cut into {most} at most: ask for fewer"
+            f"{len(replicas)} stages, but the model can be cut into {most} at most{shared}:"
+            " ask for fewer"
         )
     level = Level(sum(replicas), math.inf if bandwidth is None else bandwidth)
     costs = corrected.LevelCosts(states, corrected.gpu(states), level, activation_compression, True)
@@ -92,16 +102,19 @@ def even_plan(
         leanest = best_cuts([np.where(states.inside, n, np.inf) for n in needed], replicas) or ()
         least = max(memory_of(states, [Block(*stage) for stage in leanest]))
         reason = _too_little(memory_bytes, least, level.workers)
-        return plan_of(states, (level,), (), None, reason=reason)
+        return plan_of(states, (level,), (), None, reason=reason, remarks=remarks)
     stages = tuple(Block(*stage) for stage in cuts)
     bottleneck_s = corrected.blocks_s(states, stages, (level,), activation_compression)
-    return plan_of(states, (level,), stages, bottleneck_s)
+    return plan_of(states, (level,), stages, bottleneck_s, remarks=remarks)
 
 
 def check_limits(memory_bytes: float | None, activation_compression: float | None) -> None:
     """Raises PlanError unless both are positive numbers or None."""
-    if memory_bytes is not None and not memory_bytes > 0:
-        raise PlanError(f"memory {memory_bytes}: give the bytes of one worker, above 0")
+    if memory_bytes is not None and not 0 < memory_bytes < math.inf:
+        raise PlanError(
+            f"memory {memory_bytes}: give the bytes of one worker, above 0 and finite; leave it out"
+            " for no limit"
+        )
     if activation_compression is not None and not activation_compression > 0:
         raise PlanError(f"activation compression {activation_compression}: give a ratio above 0")
 
@@ -113,6 +126,7 @@ def plan_of(
     bottleneck_s: float | None,
     *,
     reason: str = "",
+    remarks: tuple[str, ...] = (),
     cost_model: str = CORRECTED,
     data_parallel_s: float | None = None,
 ) -> Plan:
@@ -131,6 +145,7 @@ def plan_of(
         single_s,
         _stages(states, stages),
         reason,
+        remarks,
     )
 
 

@@ -12,6 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_dnnbench.errors import ProfileError
+from pytest_dnnbench.planner.parsing import shortened
+
+LARGEST = {
+    "forward_s": 1e9,
+    "backward_s": 1e9,
+    "activation_bytes": 1e18,
+    "parameter_bytes": 1e18,
+}
+"""Of one node: 30 years, an exabyte. With these bounds no sum and no quotient of a plan
+overflows."""
+
+
+MOMENT_S = 1e-12
+"""A whole model cannot take less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +35,7 @@ class Node:
     `id` names the operator, is unique in its profile and has no white space. `activation_bytes` is
     the size of the result for one minibatch, `parameter_bytes` that of the weights. Sizes may be
     fractions, since PipeDream averages them. Raises ProfileError for a time or size that is
-    negative or not finite.
+    negative, not finite or beyond what any machine has, and for an id that cannot be printed.
     """
 
     id: str
@@ -32,14 +46,18 @@ class Node:
     parameter_bytes: float
 
     def __post_init__(self) -> None:
-        if not self.id or any(character.isspace() for character in self.id):
+        if not self.id.isprintable() or " " in self.id or not self.id:
             raise ProfileError(
-                f"node id {self.id!r} is empty or holds white space: give the operator's name"
+                f"node id {shortened(repr(self.id))} is empty, or holds white space or characters"
+                " that cannot be printed: give the operator's name"
             )
-        for quantity in ("forward_s", "backward_s", "activation_bytes", "parameter_bytes"):
+        for quantity, most in LARGEST.items():
             value = getattr(self, quantity)
-            if not (math.isfinite(value) and value >= 0):
-                raise ProfileError(f"node {self.id}: {quantity} is {value}, not finite and >= 0")
+            if not 0 <= value <= most:
+                raise ProfileError(
+                    f"node {shortened(self.id)}: {quantity} is {value}, not finite and >= 0, or"
+                    f" above {most:.0e}"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +68,22 @@ class Profile:
     `edges` are pairs (source id, target id). The order of `nodes` decides wherever the graph leaves
     a choice, so the same profile always gives the same plan. `metadata` is plain JSON data: the
     profiler writes model, image_size, batch_size, precision, device, environment and whole_s
-    (seconds of one forward and backward pass of the whole model). Raises ProfileError for nodes and
-    edges that are no such graph.
+    (seconds of one forward and backward pass of the whole model). `together` has groups of ids that
+    run on one stage: nodes that use the same weight, or change a value of one another. Raises
+    ProfileError for nodes, edges and groups that are no such graph.
     """
 
     nodes: tuple[Node, ...]
     edges: tuple[tuple[str, str], ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    together: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nodes", tuple(self.nodes))
         object.__setattr__(self, "edges", tuple((source, target) for source, target in self.edges))
         self._check_nodes()
         self._check_edges()
+        self._check_together()
         self.in_topological_order()
 
     def _check_nodes(self) -> None:
@@ -74,7 +95,7 @@ class Profile:
         for node in self.nodes:
             if node.id in ids:
                 raise ProfileError(
-                    f"node {node.id} appears twice: give every node an id of its own"
+                    f"node {shortened(node.id)} appears twice: give every node an id of its own"
                 )
             ids.add(node.id)
 
@@ -85,11 +106,23 @@ class Profile:
             for end in edge:
                 if end not in ids:
                     raise ProfileError(
-                        f"edge {' -- '.join(edge)}: there is no node {end}; list every node"
+                        f"edge {shortened(' -- '.join(edge))}: there is no node"
+                        f" {shortened(end)}; list every node"
                     )
             if edge in checked:
-                raise ProfileError(f"edge {' -- '.join(edge)} appears twice: remove one")
+                raise ProfileError(f"edge {shortened(' -- '.join(edge))} appears twice: remove one")
             checked.add(edge)
+
+    def _check_together(self) -> None:
+        object.__setattr__(self, "together", tuple(tuple(group) for group in self.together))
+        ids = {node.id for node in self.nodes}
+        for group in self.together:
+            unknown = next((end for end in group if end not in ids), None)
+            if unknown is not None:
+                raise ProfileError(
+                    f"nodes that stay together: there is no node {shortened(unknown)};"
+                    " list every node"
+                )
 
     def in_topological_order(self) -> tuple[Node, ...]:
         """The nodes, each after its predecessors. Where several could come next, the first in
@@ -111,9 +144,39 @@ class Profile:
         if len(order) < len(self.nodes):
             stuck = next(self.nodes[index].id for index, count in enumerate(waits_for) if count)
             raise ProfileError(
-                f"node {stuck} waits for a cycle of edges: a model runs forward only"
+                f"node {shortened(stuck)} waits for a cycle of edges: a model runs forward only"
             )
         return tuple(self.nodes[index] for index in order)
+
+    def pieces(self) -> tuple[tuple[str, ...], ...]:
+        """The ids of the nodes in groups that no edge connects, the largest first; one group in the
+        profile of a whole model."""
+        neighbours: dict[str, list[str]] = {node.id: [] for node in self.nodes}
+        for source, target in self.edges:
+            neighbours[source].append(target)
+            neighbours[target].append(source)
+        pieces: list[tuple[str, ...]] = []
+        left = dict.fromkeys(neighbours)
+        while left:
+            waiting = [next(iter(left))]
+            piece: dict[str, None] = {}
+            while waiting:
+                node = waiting.pop()
+                if node not in piece:
+                    piece[node] = None
+                    waiting += neighbours[node]
+            left = {node: None for node in left if node not in piece}
+            pieces.append(tuple(piece))
+        return tuple(sorted(pieces, key=len, reverse=True))
+
+    @property
+    def parts_over_whole(self) -> float | None:
+        """The sum of the operators' times over the time of the whole model: near 1 in a profile
+        that can be trusted. None where the metadata does not have the whole."""
+        whole_s = self.metadata.get("whole_s")
+        if isinstance(whole_s, bool) or not isinstance(whole_s, (int, float)):
+            return None
+        return self.parts_s / whole_s if MOMENT_S <= whole_s <= LARGEST["forward_s"] else None
 
     @property
     def parts_s(self) -> float:

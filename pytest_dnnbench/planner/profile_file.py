@@ -15,6 +15,7 @@ import msgspec
 
 from pytest_dnnbench.errors import ProfileError
 from pytest_dnnbench.files import replace_file
+from pytest_dnnbench.planner.parsing import converted, parsed, shortened
 from pytest_dnnbench.planner.profile import Node, Profile
 
 SCHEMA = 1
@@ -28,6 +29,7 @@ class _Document:
     nodes: tuple[Node, ...]
     edges: tuple[tuple[str, str], ...]
     metadata: dict[str, Any] = field(default_factory=dict)
+    together: tuple[tuple[str, ...], ...] = ()
 
 
 def read_profile(path: Path) -> Profile:
@@ -69,28 +71,27 @@ def format_json(profile: Profile) -> str:
     metadata = json.dumps(dict(profile.metadata), indent=1, sort_keys=True, allow_nan=False)
     return (
         f'{{\n"schema": {SCHEMA},\n"metadata": {metadata},\n'
-        f'"nodes": [\n{_lines(profile.nodes)}\n],\n"edges": [\n{_lines(profile.edges)}\n]\n}}\n'
+        f'"nodes": [\n{_lines(profile.nodes)}\n],\n"edges": [\n{_lines(profile.edges)}\n],\n'
+        f'"together": [\n{_lines(profile.together)}\n]\n}}\n'
     )
 
 
 def parse_json(content: str) -> Profile:
     """The profile in a JSON text. Raises ProfileError, which says what is wrong and where."""
     try:
-        document = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise ProfileError(
-            f"line {error.lineno}: not JSON: {error.msg}; write the file anew"
-        ) from error
+        document = parsed(content)
+    except ValueError as error:
+        raise ProfileError(f"{error}; write the file anew") from error
     if document.get("schema") != SCHEMA:
+        schema = shortened(repr(document.get("schema")))
         raise ProfileError(
-            f"profile schema is {document.get('schema')!r}, this version reads {SCHEMA}:"
-            " profile again"
+            f"profile schema is {schema}, this version reads {SCHEMA}: profile again"
         )
     try:
-        profile = msgspec.convert(document, _Document)
-    except msgspec.ValidationError as error:
+        profile = converted(document, _Document)
+    except ValueError as error:
         raise ProfileError(f"not a profile: {error}; profile again") from error
-    return Profile(profile.nodes, profile.edges, profile.metadata)
+    return Profile(profile.nodes, profile.edges, profile.metadata, profile.together)
 
 
 def _lines(entries: tuple[Any, ...]) -> str:

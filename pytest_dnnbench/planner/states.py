@@ -72,17 +72,27 @@ class States:
     def node_ids(self, start: int, end: int) -> tuple[str, ...]:
         """The nodes of stage (start, end), in topological order."""
         added = self.members[end] & ~self.members[start]
-        return tuple(node for n in _bits(added) for node in self.graph.carried[n])
+        return tuple(node for n in bits(added) for node in self.graph.carried[n])
 
 
 def states_of(profile: Profile) -> States:
     """The states of a profile. The same profile always gives the same states in the same order."""
     graph = planned_graph(profile)
     members = _all_states(graph, MOST_STATES) or _chosen_states(graph)
-    return _measured(graph, sorted(members, key=lambda state: (state.bit_count(), state)))
+    return measured(graph, without_divided_groups(graph, members))
 
 
-def _measured(graph: Graph, members: list[int]) -> States:
+def without_divided_groups(graph: Graph, members: set[int]) -> set[int]:
+    """The states that have all or none of each group of nodes that run on one stage. Every stage
+    between two of these has all or none of the group as well."""
+    return {
+        state for state in members if all(group & state in (0, group) for group in graph.together)
+    }
+
+
+def measured(graph: Graph, unordered: set[int]) -> States:
+    """The States of these sets of nodes, which include the empty set and the set of all."""
+    members = sorted(unordered, key=lambda state: (state.bit_count(), state))
     table = _table(members, len(graph.nodes))
     sizes = table.sum(axis=1)
     feeds = _table(
@@ -159,11 +169,11 @@ def _blocks(graph: Graph) -> Iterator[list[int]]:
     """The nodes between two narrow places and the second of the two, block by block."""
     done = 0
     for place in graph.narrow_places():
-        yield list(_bits((graph.ancestors[place] | 1 << place) & ~done))
+        yield list(bits((graph.ancestors[place] | 1 << place) & ~done))
         done |= graph.ancestors[place] | 1 << place
     rest = ~done & ((1 << len(graph.nodes)) - 1)
     if rest:
-        yield list(_bits(rest))
+        yield list(bits(rest))
 
 
 def _runs(graph: Graph, block: list[int]) -> list[list[int]]:
@@ -217,7 +227,8 @@ def _line(done: int, runs: list[list[int]]) -> set[int]:
     return states
 
 
-def _bits(members: int) -> tuple[int, ...]:
+def bits(members: int) -> tuple[int, ...]:
+    """The positions of the nodes in a set, ascending."""
     positions = []
     while members:
         lowest = members & -members

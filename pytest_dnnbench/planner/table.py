@@ -37,6 +37,7 @@ def format_plan(plan: Plan) -> str:
     memory = f", {plan.data_parallel_memory_bytes / 1e6:.1f} MB each"
     lines.append(_time("data parallelism", plan.data_parallel_s, plan.single_s) + memory)
     lines.append(_time("one worker", plan.single_s, plan.single_s))
+    lines += [f"doubtful: {remark}" for remark in plan.remarks]
     return "\n".join(lines)
 
 

@@ -17,10 +17,18 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from pytest_dnnbench.case import image_form
+from pytest_dnnbench.catalog import OF_LARGE_IMAGES
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.torchvision_ops import load_torchvision
 
 load_torchvision()
+
+_WITHOUT_AUXILIARY_HEADS = {
+    f"torchvision.models:{name}": {"aux_logits": False, "init_weights": True}
+    for name in ("googlenet", "inception_v3")
+}
+"""In training these would return the logits of two more heads, which ours and every other loss on
+logits does not take."""
 
 
 def example_images(image_size: int, batch_size: int) -> torch.Tensor:
@@ -34,14 +42,21 @@ def build_model(target: str, image_size: int) -> nn.Module:
     in training mode. Its weights have the types that the factory gives them. Lazy layers get their
     weights here, from a pass over example images in evaluation mode.
 
-    A torchvision model gets as many classes as the form has, and in MNIST's form a first
-    convolution for one channel. A user's factory, or class, is called with those of the arguments
-    `channels` and `classes` that it takes. Raises UsageError for a target that is no such path, and
-    for a factory that is missing, cannot be called or makes no module.
+    A torchvision model gets as many classes as the form has, no auxiliary heads, and in MNIST's
+    form a first convolution for one channel. A user's factory, or class, is called with those of
+    the arguments `channels` and `classes` that it takes. Raises UsageError for a target that is no
+    such path, for a factory that is missing, cannot be called or makes no module, and for a model
+    of torchvision that does not take images of this size.
     """
     channels, classes = image_form(image_size)
     if target.startswith("torchvision."):
-        model = _checked(_factory(target)(num_classes=classes), target)
+        if channels == 1 and target in OF_LARGE_IMAGES:
+            raise UsageError(
+                f"model {target!r} does not take MNIST's images of {image_size} pixels: give"
+                " --dnn-image-size 224"
+            )
+        without_heads = _WITHOUT_AUXILIARY_HEADS.get(target, {})
+        model = _checked(_factory(target)(num_classes=classes, **without_heads), target)
         _accept_channels(model, channels)
     else:
         model = _checked(_call_with_form(_factory(target), target, channels, classes), target)

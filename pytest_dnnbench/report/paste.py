@@ -1,18 +1,14 @@
 """The table of a study as Markdown, for people to paste, and as CSV, for programs."""
 
 import csv
-import html
 import io
-import re
 from collections.abc import Iterable, Sequence
 
+from pytest_dnnbench.harmless import markdown_text
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.rows import CLEAR, Column, Row, Section, columns, half_width
 from pytest_dnnbench.report.study import Group, Study
 from pytest_dnnbench.report.verdicts import verdict_text
-
-# What Markdown would take for markup within a line; a bar would end the cell.
-_MARKUP = re.compile(r"([\\`*_\[\]|~$])")
 
 # What a spreadsheet would run as a formula at the start of a cell.
 _FORMULA = ("=", "+", "-", "@")
@@ -22,7 +18,7 @@ def markdown(sections: Sequence[Section], caption: str) -> str:
     """A table per group; the clearly fastest case of each number of GPUs is bold."""
     shown = columns([row for section in sections for row in section.rows])
     lines = [line for section in sections for line in _table_lines(section, shown)]
-    lines.append(_escaped(caption) if sections else "No case was measured.")
+    lines.append(markdown_text(caption) if sections else "No case was measured.")
     return "\n".join(lines) + "\n"
 
 
@@ -79,9 +75,9 @@ def _csv_row(group: Group, row: Row, study: Study) -> dict[str, object]:
 
 def _table_lines(section: Section, shown: Sequence[Column]) -> list[str]:
     return [
-        f"### {_escaped(section.heading)}",
+        f"### {markdown_text(section.heading)}",
         "",
-        _line(_escaped(column.head) for column in shown),
+        _line(markdown_text(column.head) for column in shown),
         _line("---" if column.is_text else "---:" for column in shown),
         *(_line(_cell(row, column) for column in shown) for row in section.rows),
         "",
@@ -89,16 +85,12 @@ def _table_lines(section: Section, shown: Sequence[Column]) -> list[str]:
 
 
 def _cell(row: Row, column: Column) -> str:
-    text = _escaped(column.text(row))
+    text = markdown_text(column.text(row))
     return f"**{text}**" if column.key == THROUGHPUT and row.rank == CLEAR else text
 
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _escaped(text: str) -> str:
-    return _MARKUP.sub(r"\\\1", html.escape(text, quote=False))
 
 
 def _harmless(value: object) -> object:

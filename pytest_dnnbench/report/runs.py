@@ -6,7 +6,6 @@ baselines (results/records/saved.py). Every text of a `Run` is printable and bou
 figure that is drawn is finite.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,11 @@ import msgspec
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DataError, UsageError
-from pytest_dnnbench.metrics import THROUGHPUT
+from pytest_dnnbench.metrics import LARGEST, THROUGHPUT, can_be_measured
 from pytest_dnnbench.report.text import NAME_LENGTH, plain
+from pytest_dnnbench.results.records.json_text import any_json, read_bytes
 from pytest_dnnbench.results.records.launches import Launches, launches_of
 from pytest_dnnbench.results.records.schema import SCHEMA, Record, SessionEntry
-
-LARGEST, SMALLEST = 1e18, 1e-18
-"""No measured figure is larger, or nearer to zero, in any unit. Matplotlib overflows long after."""
 
 MESSAGE_LINES = 64
 """Lines kept of the message of a failed test."""
@@ -106,14 +103,8 @@ class Run:
 def read_run(path: Path) -> Run:
     """The session in a file that pytest-benchmark saved. Raises DataError for a file that cannot
     be read, is of another kind, or has a newer schema."""
-    try:
-        # Python's reader takes NaN, so that a NaN in one benchmark does not cost the others.
-        content = json.loads(path.read_bytes().decode("utf-8", "replace"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON, or was cut off: {plain(error)}") from None
-    return run_of(content, path.name)
+    # A NaN or a damaged text in one benchmark does not cost the others.
+    return run_of(any_json(path, read_bytes(path), errors="replace"), path.name)
 
 
 def run_of(content: object, source: str) -> Run:
@@ -237,7 +228,7 @@ def _fault(record: Record) -> str:
     if record.schema != SCHEMA:
         return f"schema {record.schema} is unknown: this version reads schema {SCHEMA}"
     for place, value in _measured(record):
-        if not (value == 0 or SMALLEST <= abs(value) <= LARGEST):
+        if not can_be_measured(value):
             return f"{place}: {value!r} is not a figure that can be measured"
     for place, value in _derived(record):
         if not abs(value) <= LARGEST:

@@ -2,6 +2,8 @@
 
 import unicodedata
 
+from pytest_dnnbench.harmless import one_line
+
 NAME_LENGTH, TEXT_LENGTH = 120, 300
 """Characters kept of a name, and of any other text of a file."""
 
@@ -10,12 +12,7 @@ def plain(value: object, length: int = TEXT_LENGTH) -> str:
     """Printable text of at most `length` characters. A replacement character stands for each
     letter that cannot be printed."""
     text = str(value)
-    cut = text if len(text) <= length else f"{text[: length - 1]}…"
-    if cut.isprintable():
-        return cut
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in cut
-    )
+    return one_line(text if len(text) <= length else f"{text[: length - 1]}…")
 
 
 def width_of(text: str) -> int:

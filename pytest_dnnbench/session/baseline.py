@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.harmless import refusal
 from pytest_dnnbench.results.baselines.baseline import Baseline
 from pytest_dnnbench.results.baselines.baseline_source import load_baseline
 from pytest_dnnbench.results.baselines.case_baseline import ComparedWith, NoBaseline
@@ -33,23 +34,40 @@ class SessionBaseline:
         self._config = config
         self._baseline: Baseline | None = None
         self._layers: list[Mapping[str, Limit]] = []
+        self._misused: dict[str, str] = {}
         self.deselected: set[str] = set()
         for marker in marks.MARKERS:
             config.addinivalue_line("markers", marker)
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Checks every limit and mark before anything starts."""
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Checks every limit, before pytest-xdist starts its workers."""
         settings = state.settings(self._config)
         try:
             self._layers = [
                 parse_limit_list(settings.limits, "--dnn-limits"),
                 parse_limit_list(settings.ini_limits, "dnn_limits in the ini file"),
             ]
-            for item in items:
+        except UsageError as error:
+            raise state.refused(error) from None
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Checks every mark before anything starts. What a worker of pytest-xdist refuses would be
+        shown as an internal error: there the case itself fails, and is not measured."""
+        for item in items:
+            try:
                 marks.marked_limits(item)
                 marks.known_regression(item)
-        except UsageError as error:
-            raise pytest.UsageError(str(error)) from None
+            except UsageError as error:
+                if not state.is_xdist_worker(self._config):
+                    raise state.refused(error) from None
+                self._misused[item.nodeid] = refusal(error)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Fails a case whose marks are wrong."""
+        if item.nodeid in self._misused:
+            pytest.fail(self._misused[item.nodeid], pytrace=False)
 
     def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
         """Keeps the cases that the user left out."""
@@ -67,7 +85,7 @@ class SessionBaseline:
                 if settings.require_baseline and benchmark_file.is_timed(self._config):
                     self._require(state.cases(session))
             except UsageError as error:
-                raise pytest.UsageError(str(error)) from None
+                raise state.refused(error) from None
             self._foresee(state.cases(session))
         return (yield)
 

@@ -9,6 +9,7 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.controller.case_run import CaseRun, prepare_run
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import DnnbenchError, UsageError
+from pytest_dnnbench.harmless import text_block
 from pytest_dnnbench.results.records.measurement import Measurement
 from pytest_dnnbench.results.records.record import make_record
 from pytest_dnnbench.results.records.schema import Record
@@ -62,7 +63,7 @@ class DnnBench:
                 self._launch(run)
             failure = None
         except DnnbenchError as error:
-            failure = f"{type(error).__name__}: {error}"
+            failure = text_block(f"{type(error).__name__}: {error}")
         if failure is not None:  # outside the handler, so that pytest shows the message once
             self._benchmark.has_error = True
             self._show(ranks)
@@ -147,9 +148,9 @@ class DnnBench:
         except DnnbenchError as error:
             outcome = Outcome(failure=f"{type(error).__name__}: {error}")
         if outcome.expected is not None:
-            pytest.xfail(outcome.expected)
+            pytest.xfail(text_block(outcome.expected))
         if outcome.failure is not None:
-            pytest.fail(outcome.failure, pytrace=False)
+            pytest.fail(text_block(outcome.failure), pytrace=False)
 
     def _skip_unless_possible(self, framework: str, gpus: int) -> None:
         try:

@@ -61,13 +61,14 @@ class Journaling:
         try:
             journal = open_journal(folder, head, resume, lambda line: state.announce(config, line))
         except DataError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise state.refused(error) from None
         if journal is not None:
             self._kept = shared.keeper = KeptLaunches(journal)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Removes the journal, but only of a session in which every case ran and that is saved.
+        """Removes the journal, but only of a session in which every case ran and that is saved, or
+        in which nothing was measured.
 
         By now pytest-benchmark has saved: it does so in a wrapper, ahead of every plain
         implementation.
@@ -76,7 +77,8 @@ class Journaling:
             return
         complete = state.part(self._config, Completion).is_complete(session, exitstatus)
         saved = not state.part(self._config, Saving).failure
-        if complete and saved and not session.shouldstop and not session.shouldfail:
+        done = complete and saved and not session.shouldstop and not session.shouldfail
+        if done or self._kept.is_empty:
             self._kept.journal.discard()
             return
         self._kept.journal.close()

@@ -9,10 +9,12 @@ from pytest_dnnbench.results.records.measurement import Launch
 
 
 class KeptLaunches:
-    """Keeps the launches of a session, and gives back those of the one that it continues."""
+    """Keeps the launches of a session, and gives back those of the one that it continues.
+    `is_empty`: there is none of either."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
+        self.is_empty = not journal.kept
         self.trouble: str | None = None
 
     def restore(self, name: str, run: CaseRun) -> None:
@@ -53,5 +55,6 @@ class KeptLaunches:
         )
         try:
             self.journal.keep(kept)
+            self.is_empty = False
         except OSError as error:
             self.trouble = f"from {name} on nothing could be written to it: {error}"

@@ -34,7 +34,7 @@ class SessionReport:
             try:
                 check_writable(self._folder)
             except UsageError as error:
-                raise pytest.UsageError(str(error)) from None
+                raise state.refused(error) from None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keeps what failed."""

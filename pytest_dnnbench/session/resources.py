@@ -116,6 +116,16 @@ class Resources:
             self.server, ["cpu"], threads=threads, timeout_s=timeout_s, placements=self.placements
         )
 
+    def check(self) -> None:
+        """Raises UsageError for what no case can have on this machine, or DataError for data that
+        are not there; to be called before anything is measured."""
+        if self.settings.precision == "tf32" and self.machine.kind != "cuda":
+            raise UsageError(
+                "--dnn-precision tf32 needs a CUDA device, and there is none"
+                f" ({self.machine.describe()}): use fp32 or bf16"
+            )
+        self.data()
+
     def data(self) -> MnistFiles | None:
         """The MNIST files of the session, checked once, fetched if asked for; None for synthetic
         data."""
@@ -185,7 +195,7 @@ def resources(config: pytest.Config) -> Resources:
             announce=lambda line: state.announce(config, line),
         )
     except UsageError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise state.refused(error) from None
     state.keep(config, shared)
     return shared
 

@@ -21,15 +21,20 @@ from pytest_dnnbench.session.state import EARLY_FAILURE, EARLY_ROUND
 class Rounds:
     """Runs the early rounds before pytest's own loop, and reports what failed in them."""
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Checks for the workers of pytest-xdist, before they start: what they refuse is shown as
+        an internal error."""
+        if session.config.getoption("dist", "no") != "no":
+            _check(session.config)
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Checks the data, then runs all rounds but the last."""
+        """Checks what the cases need, then runs all rounds but the last."""
         config = session.config
         if state.cases_here(session) and not config.option.collectonly:
-            try:
-                resources(config).data()
-            except DnnbenchError as error:
-                raise pytest.UsageError(str(error)) from None
+            if not state.is_xdist_worker(config):
+                _check(config)
             if is_timed(config):
                 _run_early_rounds(session, state.settings(config).rounds, _announcer(config))
         return (yield)
@@ -45,6 +50,16 @@ class Rounds:
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
+
+
+def _check(config: pytest.Config) -> None:
+    """Raises pytest.UsageError for settings with which no case can run here."""
+    settings = state.settings(config)
+    if settings.dataset == "mnist" or settings.precision == "tf32":
+        try:
+            resources(config).check()
+        except DnnbenchError as error:
+            raise state.refused(error) from None
 
 
 def catch_up(item: pytest.Item, launches: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.harmless import one_line, refusal
 from pytest_dnnbench.session.settings import Settings
 
 SETTINGS = pytest.StashKey[Settings]()
@@ -82,6 +83,11 @@ def cases_here(session: pytest.Session) -> list[pytest.Item]:
     return [item for item in cases(session) if not item.stash.get(ELSEWHERE, False)]
 
 
+def refused(error: Exception) -> pytest.UsageError:
+    """What pytest shows as one line, without a traceback."""
+    return pytest.UsageError(refusal(error))
+
+
 def announce(config: pytest.Config, line: str) -> None:
     """Writes a line past the capture of a running test's output; an xdist worker has no
     terminal."""
@@ -90,4 +96,4 @@ def announce(config: pytest.Config, line: str) -> None:
     if reporter:
         with capture.global_and_fixture_disabled() if capture else nullcontext():
             reporter.ensure_newline()
-            reporter.write_line(line)
+            reporter.write_line(one_line(line))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from pytest_dnnbench.harmless import one_line
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.journal import Journaling
 from pytest_dnnbench.session.launch_planning import LaunchPlanning
@@ -49,7 +50,7 @@ class Summary:
         for kind in ORDER:
             part = state.part_if_any(self._config, kind)
             for text, colour in part.summary() if part else ():
-                terminalreporter.write_line(text, **({colour: True} if colour else {}))
+                terminalreporter.write_line(one_line(text), **({colour: True} if colour else {}))
 
     def _show_table(self, terminalreporter: Any) -> None:
         shared, records = resources_in_use(self._config), benchmark_file.records(self._config)
@@ -64,4 +65,4 @@ class Summary:
         for line in render(study_of(records), shutil.get_terminal_size().columns):
             terminalreporter.write_line(line.text, **dict.fromkeys(line.markup, True))
         if text := disturbances(records.values()):
-            terminalreporter.write_line(text, yellow=True)
+            terminalreporter.write_line(one_line(text), yellow=True)

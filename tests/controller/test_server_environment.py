@@ -18,6 +18,12 @@ def test_the_users_values_stand_above_defaults_and_below_what_leases_and_loopbac
     assert set(DEFAULTS) <= set(variables)
 
 
+def test_the_users_own_way_of_waiting_is_kept() -> None:
+    assert server_environment({})["GOMP_SPINCOUNT"] == "10000"
+    assert server_environment({"GOMP_SPINCOUNT": "5"})["GOMP_SPINCOUNT"] == "5"
+    assert "GOMP_SPINCOUNT" not in server_environment({"OMP_WAIT_POLICY": "ACTIVE"})
+
+
 def test_changes_are_what_is_new_different_or_gone() -> None:
     before = {"A": "1", "B": "1", "C": "1"}
     now = {"A": "1", "B": "2", "D": "", "GLOO_SOCKET_IFNAME": "x", "PYTEST_CURRENT_TEST": "t"}

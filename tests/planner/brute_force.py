@@ -30,23 +30,32 @@ class BruteForce:
 
     @cached_property
     def cuts(self) -> list[Cut]:
-        """Every set of nodes that holds the source of each edge whose target it holds."""
+        """Every set of nodes that holds the source of each edge whose target it holds, and all or
+        none of the nodes that stay together."""
         names = [node.id for node in self.profile.nodes]
         subsets = (
             frozenset(some) for size in range(len(names) + 1) for some in combinations(names, size)
         )
         return [
-            some for some in subsets if all(a in some for a, b in self.profile.edges if b in some)
+            some
+            for some in subsets
+            if all(a in some for a, b in self.profile.edges if b in some)
+            and all(some >= {*group} or not some & {*group} for group in self.profile.together)
         ]
 
-    def chains(self, start: Cut, end: Cut, most: int) -> Iterator[tuple[Cut, ...]]:
-        """All ways to go from one cut to a larger one in at most `most` stages."""
+    def chains(
+        self, start: Cut, end: Cut, most: int, cuts: Sequence[Cut] | None = None
+    ) -> Iterator[tuple[Cut, ...]]:
+        """All ways to go from one cut to a larger one in at most `most` stages, over `cuts` or all
+        cuts."""
         if most >= 1:
             yield (start, end)
         if most >= 2:
-            for between in self.cuts:
+            for between in self.cuts if cuts is None else cuts:
                 if start < between < end:
-                    yield from ((start, *rest) for rest in self.chains(between, end, most - 1))
+                    yield from (
+                        (start, *rest) for rest in self.chains(between, end, most - 1, cuts)
+                    )
 
     def shapes(
         self, stages: int, workers: int, *, all_used: bool = False
@@ -144,6 +153,37 @@ class BruteForce:
 
     # PipeDream's optimizer.
 
+    @cached_property
+    def original_cuts(self) -> list[Cut]:
+        """The cuts of its antichain DAG, smallest first, and the empty one: its own algorithm, step
+        by step (graph/graph.py, `antichain_dag`)."""
+        targets = {
+            node.id: [b for a, b in self.profile.edges if a == node.id]
+            for node in self.profile.nodes
+        }
+        fed = {b for _, b in self.profile.edges}
+        first = next(node.id for node in self.profile.nodes if node.id not in fed)
+        antichains = {frozenset([first])}
+        waiting = [frozenset([first])]
+        while waiting:
+            antichain = waiting.pop()
+            augmented = self._augmented(antichain)
+            for old in augmented:
+                for new in targets[old]:
+                    if any(new in self.before(name) for name in augmented) or new in antichain:
+                        continue
+                    replaced = augmented - {old} | {new}
+                    following = frozenset(
+                        name
+                        for name in replaced
+                        if not any(name in self.before(other) for other in replaced)
+                    )
+                    if following not in antichains:
+                        antichains.add(following)
+                        waiting.append(following)
+        cuts = {each.union(*(self.before(name) for name in each)) for each in antichains}
+        return [frozenset(), *sorted(cuts, key=len)]
+
     def original_s(
         self,
         levels: Sequence[Level],
@@ -154,10 +194,10 @@ class BruteForce:
     ) -> float:
         """The bottleneck of the best plan of the published optimizer, which uses every worker
         unless `all_used` is false."""
-        first, last = start or self.cuts[0], end or self.cuts[-1]
+        first, last = start or self.original_cuts[0], end or self.original_cuts[-1]
         *inner, level = levels
         best = INFINITY
-        for chain in self.chains(first, last, level.workers):
+        for chain in self.chains(first, last, level.workers, self.original_cuts):
             pairs = list(pairwise(chain))
             times = [
                 self.original_s(inner, a, b) if inner else self.compute_s(b - a) for a, b in pairs
@@ -189,23 +229,26 @@ class BruteForce:
             )
             if number and not self.free:
                 slowest = max(slowest, 2 * self.augmented(a) / (level.bandwidth * r))
-                if b != self.cuts[-1]:
+                if b != self.original_cuts[-1]:
                     slowest = max(slowest, 2 * self.augmented(b) / (level.bandwidth * r))
         return slowest
 
     def augmented(self, cut: Cut) -> float:
         """Bytes of PipeDream's augmented antichain: the last nodes, and ancestors of one that feed
         anything else."""
-        last = {
+        last = frozenset(
             name for name in cut if not any(a == name and b in cut for a, b in self.profile.edges)
-        }
-        extra = {
+        )
+        return self.total("activation_bytes", self._augmented(last))
+
+    def _augmented(self, antichain: Cut) -> Cut:
+        extra = frozenset(
             a
-            for name in last
+            for name in antichain
             for a, b in self.profile.edges
             if a in self.before(name) and b != name and b not in self.before(name)
-        }
-        return self.total("activation_bytes", frozenset(last | extra))
+        )
+        return antichain | extra
 
     def before(self, name: str) -> Cut:
         """All ancestors of a node."""

@@ -8,15 +8,15 @@ from pytest_dnnbench.planner.profile import Node, Profile
 
 
 @st.composite
-def small_profiles(draw: st.DrawFn, most_nodes: int = 5) -> Profile:
+def small_profiles(draw: st.DrawFn, most_nodes: int = 5, together: bool = False) -> Profile:
     """Acyclic graphs of every shape, with several sources and sinks, unconnected parts and nodes
-    without time."""
+    without time; the last has some. With `together`, two nodes may have to stay together."""
     count = draw(st.integers(1, most_nodes))
     nodes = [
         Node(
             f"n{number}",
             "Conv2d",
-            draw(st.integers(0, 6)) / 8,
+            draw(st.integers(int(number == count - 1), 6)) / 8,
             draw(st.integers(0, 6)) / 8,
             draw(st.integers(0, 8)),
             draw(st.integers(0, 8)),
@@ -26,7 +26,9 @@ def small_profiles(draw: st.DrawFn, most_nodes: int = 5) -> Profile:
     pairs = [(a, b) for b in range(count) for a in range(b)]
     kept = draw(st.lists(st.booleans(), min_size=len(pairs), max_size=len(pairs)))
     edges = [(f"n{a}", f"n{b}") for (a, b), keep in zip(pairs, kept, strict=True) if keep]
-    return Profile(tuple(nodes), tuple(edges))
+    pair = st.sets(st.sampled_from([node.id for node in nodes]), max_size=2)
+    groups = (tuple(sorted(draw(pair))),) if together else ()
+    return Profile(tuple(nodes), tuple(edges), {}, tuple(group for group in groups if group))
 
 
 bandwidths = st.sampled_from([0.7, 3.0, 10.0, 64.0, 1e6])

@@ -65,7 +65,7 @@ def test_pipedreams_text_is_read_with_its_units_and_numbers_in_order() -> None:
             "parameter_size=NUMBER, in this order",
         ),
         (2, f"node10 -- Conv2d -- {TIMES}", "node10 appears twice"),
-        (2, f"node 9 -- Conv2d -- {TIMES}", "'node 9' is empty or holds white space"),
+        (2, f"node 9 -- Conv2d -- {TIMES}", "'node 9' is empty, or holds white space"),
         (4, "\tnode9 -- node11", "there is no node node11"),
         (4, "\tnode9", "is no edge"),
         (5, "\tnode9 -- node10", "appears twice, first in line 4"),

@@ -1,6 +1,8 @@
 """Small models with every shape of graph that a cut must get right; users' own modules as far as it
 can tell."""
 
+import threading
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -122,3 +124,127 @@ class Attending(nn.Module):
         _, (_, cells) = self.memory(attended)
         last: torch.Tensor = cells.squeeze(0)
         return last
+
+
+class Constants(nn.Module):
+    """Makes tensors in its forward: of its own numbers, and of the size and place of the images.
+    Has a tensor as a plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.head = nn.Linear(4, 10)
+        self.shift = torch.tensor([0.5, 1.0, -1.0, 2.0])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scaled = self.conv(images * torch.tensor(0.5))
+        steps = torch.arange(scaled.shape[-1], device=scaled.device, dtype=scaled.dtype)
+        weighted = (scaled * (steps / steps.sum())).sum((2, 3)) + self.shift
+        logits: torch.Tensor = self.head(weighted * torch.tensor(2.0))
+        return logits
+
+
+class ReadsADtype(nn.Module):
+    """Brings the images to the dtype of its last weight, and sizes to that of its buffer."""
+
+    scale: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.head = nn.Linear(4, 10)
+        self.register_buffer("scale", torch.rand(4))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value = self.conv(images.to(self.head.weight.dtype)) * self.head.weight.size(1)
+        value = value.mean((2, 3)).to(self.scale.device)
+        logits: torch.Tensor = self.head(value * self.scale)
+        return logits
+
+
+class FollowsSizes(nn.Module):
+    """Branches, loops, asserts and unpacks by sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 3)
+        self.head = nn.Linear(2, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.shape[-1] % 3:
+            images = functional.pad(images, (0, 1, 0, 1))
+        assert images.dim() == 4
+        value = self.conv(images)
+        first, *others = value.chunk(3, 1)
+        for number in range(len(others)):
+            first = first + others[number] * (number + 1)
+        if len(value.shape) == 4 and value.numel() // value.shape[0] > 10:
+            first = first * min(int(value.size(2)), 3)
+        logits: torch.Tensor = self.head(first.mean((2, 3)))
+        return logits
+
+
+class Regions(nn.Module):
+    """Trains no stem, computes a block in bfloat16, and switches that off again inside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3)
+        self.block = nn.Linear(26, 8)
+        self.exact = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            value = self.stem(images)
+            value = torch.relu(value)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = self.block(value)
+            with torch.autocast("cpu", enabled=False):
+                value = self.exact(value.float())
+            value = self.head(value)
+        logits: torch.Tensor = value.float().mean((1, 2))
+        return logits
+
+
+class UsedTwice(nn.Module):
+    """One block three times in a row, between a stem and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3)
+        self.block = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value = self.stem(images)
+        for _ in range(3):
+            value = torch.relu(self.block(value))
+        logits: torch.Tensor = self.head(value.mean((2, 3)))
+        return logits
+
+
+class SharedMask(nn.Module):
+    """A buffer that two blocks read, as the rotary frequencies of a language model are."""
+
+    mask: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(28, 28), nn.Linear(28, 10)
+        self.register_buffer("mask", torch.rand(28))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value = self.first(images.mean((1, 2)) * self.mask)
+        logits: torch.Tensor = self.last(value * self.mask)
+        return logits
+
+
+class Locked(UsedTwice):
+    """Holds a lock and an open generator, which cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locks = {"forward": threading.Lock()}
+        self.numbers = iter([1, 2])
+        self.stem.__dict__["lock"] = threading.Lock()

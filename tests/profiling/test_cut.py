@@ -3,23 +3,35 @@ for bit."""
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import pytest
 import torch
 from torch import nn
 
 from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.predict import even_plan
+from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.rank.model_copy import copied
 from pytest_dnnbench.rank.models import build_model
 from pytest_dnnbench.rank.pipeline.cut import Into, cut
 from pytest_dnnbench.rank.pipeline.even_cuts import cut_points
 from pytest_dnnbench.rank.profiling.operator_graph import trace
+from pytest_dnnbench.rank.profiling.weights import together
 from tests.profiling.branching_models import (
     Attending,
     Chunks,
     Concat,
+    Constants,
+    FollowsSizes,
+    Locked,
     Overwriting,
+    ReadsADtype,
+    Regions,
+    SharedMask,
     SqueezeExcite,
     Tied,
+    UsedTwice,
 )
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -30,6 +42,10 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "chunks": Chunks,
     "overwriting": Overwriting,
     "attending": Attending,
+    "constants": Constants,
+    "reads-a-dtype": ReadsADtype,
+    "follows-sizes": FollowsSizes,
+    "shared-mask": SharedMask,
 }
 
 
@@ -232,3 +248,113 @@ def test_a_stage_runs_on_other_weights_and_can_be_copied(images: torch.Tensor) -
     (swapped,) = torch.func.functional_call(stage, doubled, (images,))
     assert torch.equal(swapped, expected)
     assert not torch.equal(stage(images)[0], expected)
+
+
+def gradients(modules: Sequence[nn.Module]) -> dict[str, torch.Tensor | None]:
+    return {name: value.grad for module in modules for name, value in module.named_parameters()}
+
+
+@pytest.mark.parametrize("outer", [nullcontext, lambda: torch.autocast("cpu", torch.bfloat16)])
+def test_regions_without_gradients_and_in_other_precisions_are_kept(
+    outer: Callable[[], AbstractContextManager[object]],
+) -> None:
+    """They vanished from the stages, which trained a stem that the model never trains."""
+    torch.manual_seed(1)
+    model, images = Regions(), torch.randn(3, 1, 28, 28)
+    whole = copy.deepcopy(model)
+    stages = cut(model, images, one_stage_per_operator(model, images))
+    with outer():
+        expected = whole(images)
+        result, tape = run_pipeline(stages, images)
+    assert torch.equal(result, expected)
+    gradient = torch.randn_like(expected)
+    expected.backward(gradient)
+    backward_pipeline(tape, gradient)
+    ours, theirs = gradients(stages), gradients([whole])
+    assert theirs["stem.weight"] is None
+    assert theirs["head.weight"] is not None
+    for name, expected_gradient in theirs.items():
+        if expected_gradient is None:
+            assert ours[name] is None, name
+        else:
+            assert torch.equal(ours[name], expected_gradient), name  # type: ignore[arg-type] # None fails too
+    assert torch.is_grad_enabled()
+    assert not torch.is_autocast_enabled("cpu")
+    with torch.no_grad(), outer():
+        expected = whole.eval()(images)
+        assert torch.equal(run_pipeline([stage.eval() for stage in stages], images)[0], expected)
+
+
+def test_stages_follow_the_dtype_that_they_are_moved_to() -> None:
+    """A stage that reads the dtype of another stage's weight has no part of that weight."""
+    images = torch.randn(2, 1, 28, 28)
+    model = ReadsADtype()
+    whole = copy.deepcopy(model).double()
+    stages = cut(model, images, ["conv"])
+    assert [name for name, _ in stages[0].named_parameters()] == ["conv.weight", "conv.bias"]
+    assert dict(stages[0].named_buffers()) == {}
+    moved = [stage.to(torch.float64) for stage in stages]
+    result, _ = run_pipeline(moved, images.double())
+    assert result.dtype == torch.float64
+    assert torch.equal(result, whole(images.double()))
+
+
+def test_stages_work_for_other_numbers_of_images_than_the_traced_one() -> None:
+    for model in (Constants(), FollowsSizes(), SharedMask()):
+        stages = cut(model, torch.randn(2, 1, 28, 28), 2)
+        images = torch.randn(7, 1, 28, 28)
+        assert torch.equal(run_pipeline(stages, images)[0], model(images))
+
+
+def test_tracing_adds_nothing_to_the_model() -> None:
+    model = Constants()
+    before = set(vars(model))
+    cut(model, torch.randn(2, 1, 28, 28), 2)
+    assert set(vars(model)) == before
+
+
+def test_a_block_that_is_used_again_stays_on_one_stage() -> None:
+    images = torch.randn(2, 1, 28, 28, dtype=torch.float64)
+    torch.manual_seed(2)
+    model = UsedTwice().double()
+    graph = trace(model, images)
+    assert together(graph) == (("block", "block_1", "block_2"),)
+    assert cut_points(graph) == ("stem", "block_2", "relu_2", "mean")
+    whole = copy.deepcopy(model)
+    assert_same_step(whole, cut(graph, None, 4), images)
+    for points in (["block"], ["block_1"], ["relu_1"]):
+        with pytest.raises(PlanError, match=r"share 'block.weight'"):
+            cut(graph, None, points)
+
+
+def test_no_plan_divides_what_has_to_stay_together() -> None:
+    """The planner made cuts that the runtime refuses, where others exist."""
+    images = torch.randn(2, 1, 28, 28)
+    for model in (UsedTwice(), Tied(), ChangesABase(), SharedMask(), Overwriting()):
+        graph = trace(model, images)
+        profile = Profile(
+            tuple(Node(name, name, 1.0, 1.0, 8.0, 8.0) for name in graph.operators),
+            graph.edges,
+            {},
+            together(graph),
+        )
+        shapes = 0
+        for stages in range(1, len(graph.operators) + 1):
+            with suppress(PlanError):
+                plan = even_plan(profile, (1,) * stages)
+                assert len(cut(graph, None, [s.nodes for s in plan.stages])) == stages
+                shapes += 1
+        assert shapes >= 2, type(model)
+
+
+def test_a_model_with_a_lock_is_cut_and_its_stages_can_be_copied() -> None:
+    images = torch.randn(2, 1, 28, 28)
+    model = Locked()
+    stages = cut(model, images, 2)
+    assert torch.equal(run_pipeline(stages, images)[0], model(images))
+    twin = copied(model)
+    assert isinstance(twin, Locked)
+    assert twin.locks["forward"] is model.locks["forward"]
+    assert twin.locks is not model.locks
+    assert twin.stem.weight is not model.stem.weight
+    assert list(twin.numbers) == [1, 2]

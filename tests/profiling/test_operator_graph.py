@@ -2,6 +2,7 @@
 none."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -145,7 +146,8 @@ class Iterating(nn.Module):
 
 def test_a_loop_over_data_is_named_with_its_line(images: torch.Tensor) -> None:
     with pytest.raises(
-        UsageError, match=r"test_operator_graph.py:\d+ `return torch.stack\(.*TraceError.*leaf"
+        UsageError,
+        match=r"test_operator_graph.py:\d+ `return torch.stack\(.*is 2 for 2 images and 3.*leaf",
     ):
         trace(Iterating(), images)
 
@@ -196,3 +198,100 @@ def test_models_that_no_graph_can_stand_for_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         trace(model, images)
+
+
+class ByTheBatch(Moody):
+    """Takes another way for an odd number of images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = self.linear(images.mean((1, 2)))
+        return value if images.shape[0] % 2 else -value
+
+
+class ByTheDtype(Moody):
+    """Takes another way for another dtype: the proof's."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = self.linear(images.mean((1, 2)))
+        return value if images.dtype == torch.float64 else -value
+
+
+class Random(Moody):
+    """Makes a tensor of random numbers without the images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = self.linear(images.mean((1, 2)) + torch.rand(28))
+        return value
+
+
+class Counting(Moody):
+    """Counts its forwards in a buffer."""
+
+    count: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.count.add_(1)
+        value: torch.Tensor = self.linear(images.mean((1, 2)))
+        return value
+
+
+class WritesToAConstant(Moody):
+    """Adds to a tensor that it makes without the images."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(28)
+        total += images.mean((0, 1, 2))
+        value: torch.Tensor = self.linear(images.mean((1, 2)) + total)
+        return value
+
+
+class Auxiliary(Moody):
+    """Returns a second result in training, as Inception does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aux1 = nn.Linear(28, 10)
+
+    def forward(self, images: torch.Tensor) -> Any:
+        value = self.linear(images.mean((1, 2)))
+        return (value, self.aux1(images.mean((1, 2)))) if self.training else value
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            ByTheBatch(),
+            r"`return value if images.shape\[0\] .* which is False for 2 images and True",
+        ),
+        (
+            ByTheDtype(),
+            r"`return value if images.dtype == .* depends on the value of operation 'eq'",
+        ),
+        (Random(), "makes tensors in its forward that are others each time, from random numbers"),
+        (Counting(), "'add_' changes count and nothing uses its result, so no stage would run it"),
+        (
+            WritesToAConstant(),
+            "changes a tensor in place that the forward makes without the images",
+        ),
+        (Auxiliary(), "only training runs aux1; .*auxiliary heads.* .aux_logits=False"),
+    ],
+)
+def test_what_a_trace_would_get_wrong_is_refused_with_the_reason(
+    model: nn.Module, message: str, images: torch.Tensor
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        trace(model, images)
+
+
+def test_nothing_of_torch_stays_replaced_after_a_trace(images: torch.Tensor) -> None:
+    before = [torch.zeros, torch.tensor, torch.autocast.__enter__, torch.autocast.__exit__]
+    with torch.no_grad(), pytest.raises(UsageError):
+        trace(ByTheBatch(), images)
+    after = [torch.zeros, torch.tensor, torch.autocast.__enter__, torch.autocast.__exit__]
+    assert after == before
+    assert torch.is_grad_enabled()

@@ -6,9 +6,10 @@ import sys
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
-from pytest_dnnbench.catalog import DEFAULT_MODELS, Catalog
+from pytest_dnnbench.catalog import DEFAULT_MODELS, MODELS, OF_ANY_SIZE, OF_LARGE_IMAGES, Catalog
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.models import build_model, example_images
 
@@ -124,3 +125,23 @@ except RuntimeError as error:
     print(error, len(torchvision_ops._declared))
 """
     assert run_python(script) == "something else 0"
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vit_b_16", "inception_v3"])
+def test_a_classifier_that_does_not_take_mnists_images_says_so(name: str) -> None:
+    with pytest.raises(UsageError, match="not take MNIST's images of 28 pixels: give --dnn-image-"):
+        build_model(MODELS[name], 28)
+
+
+def test_every_classifier_of_torchvision_has_a_name() -> None:
+    names = torchvision.models.list_models(module=torchvision.models)
+    assert set(names) == set(MODELS)
+    assert {MODELS[name] for name in MODELS} == OF_ANY_SIZE | OF_LARGE_IMAGES
+    assert not OF_ANY_SIZE & OF_LARGE_IMAGES
+
+
+def test_googlenet_is_built_without_auxiliary_heads() -> None:
+    model = build_model("torchvision.models:googlenet", 28)
+    logits = model(example_images(28, 2))
+    assert isinstance(logits, torch.Tensor)
+    assert logits.shape == (2, 10)

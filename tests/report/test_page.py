@@ -14,10 +14,11 @@ import pytest
 
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.metrics import LARGEST, SMALLEST
 from pytest_dnnbench.report.command import main as report
 from pytest_dnnbench.report.page import render
 from pytest_dnnbench.report.rows import sections
-from pytest_dnnbench.report.runs import LARGEST, SMALLEST, read_run, run_in_memory, run_of
+from pytest_dnnbench.report.runs import read_run, run_in_memory, run_of
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.report.write import write_report
 from tests.report.records import benchmark, measured, plan_entry, saved, session

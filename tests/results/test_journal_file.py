@@ -105,7 +105,7 @@ def test_another_session_is_not_continued_and_is_left_as_it_was(
 @pytest.mark.parametrize(
     ("line", "number", "words"),
     [
-        ("not JSON", 2, "line 2: not JSON"),
+        ("not JSON", 2, "line 2, column 1: not JSON"),
         ('{"item": "test_a"}', 2, "line 2: Object missing required field"),
         (
             json.dumps({"schema": SCHEMA + 1, "another": "form"}),

@@ -121,7 +121,7 @@ def test_what_is_wrong_is_named_with_its_place(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"min": 1.0', '"min": NaN', r"a.json, line 11: not JSON, or cut off: .*invalid character"),
+        ('"torch": "2.13.0"', '"torch": NaN', r"a.json, line \d+: not JSON, or cut off"),
         (
             '"per_launch": [',
             '"per_launch": [1e999, ',

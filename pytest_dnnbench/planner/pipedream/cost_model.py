@@ -91,31 +91,54 @@ def best_blocks(
 ) -> tuple[Block, ...]:
     """The blocks of the outermost level with the least bottleneck; empty if the original has no
     plan."""
-    compute_s = np.where(states.inside, states.between(states.compute_s), np.inf)
-    searched: list[tuple[StageCosts, list[Floats]]] = []
-    below = 1
-    for depth, level in enumerate(levels):
-        starts = 1 if depth == len(levels) - 1 else len(states)
-        costs = _costs(states, compute_s, level, below, starts, options)
-        best = best_times(costs, level.workers, starts, fewer=False)
-        searched.append((costs, best))
-        compute_s, below = best[-1].T, level.workers
+    searched = _search(states, levels, options, impossible=False)
     end = len(states) - 1
     if math.isinf(searched[-1][1][-1][end, 0]):
         return ()
     return _blocks(searched, levels, 0, end)
 
 
+def least_with_impossible_stages_s(
+    states: States, levels: Sequence[Level], options: OriginalOptions
+) -> float:
+    """A lower bound of what the original may print for several levels.
+
+    Inside a node it also lets a stretch end at a state that does not contain the stretch's first
+    state, and takes the difference of their times for its time. No stage is like that. Which of
+    these it tries depends on how it happens to number the states; here it may try all.
+    """
+    return float(_search(states, levels, options, impossible=True)[-1][1][-1][-1, 0])
+
+
+def _search(
+    states: States, levels: Sequence[Level], options: OriginalOptions, *, impossible: bool
+) -> list[tuple[StageCosts, list[Floats]]]:
+    """The costs and best times of each level, innermost first."""
+    differences = states.between(states.compute_s)
+    counted = ~(states.inside.T | np.eye(len(states), dtype=bool)) if impossible else states.inside
+    whole_s = np.where(counted, differences, np.inf)
+    searched: list[tuple[StageCosts, list[Floats]]] = []
+    below = 1
+    for depth, level in enumerate(levels):
+        starts = 1 if depth == len(levels) - 1 else len(states)
+        costs = _costs(states, whole_s, level, below, starts, options)
+        best = best_times(costs, level.workers, starts, fewer=False)
+        searched.append((costs, best))
+        whole_s, below = best[-1].T, level.workers
+    return searched
+
+
 def _costs(
     states: States,
-    compute_s: Floats,
+    whole_s: Floats,
     level: Level,
     below: int,
     starts: int,
     options: OriginalOptions,
 ) -> StageCosts:
     """The costs of stages on one level; of those that are a whole stretch, for the first `starts`
-    start states only."""
+    start states only. `whole_s` are the seconds of each on one unit of the level."""
+    compute_s = np.where(states.inside, whole_s, np.inf)
     parameter_bytes = states.between(states.parameter_bytes)
     stashed_bytes = states.between(states.activation_bytes) + parameter_bytes
     limit = math.inf if options.memory_bytes is None else options.memory_bytes
@@ -129,9 +152,9 @@ def _costs(
 
     def whole(m: int) -> Floats:
         if m > 1 and not options.replication:
-            return np.full_like(compute_s[:starts], np.inf)
+            return np.full_like(whole_s[:starts], np.inf)
         return fits(
-            stage_s(compute_s[:starts], parameter_bytes[:starts], m, level.bandwidth * below), m, m
+            stage_s(whole_s[:starts], parameter_bytes[:starts], m, level.bandwidth * below), m, m
         )
 
     @cache

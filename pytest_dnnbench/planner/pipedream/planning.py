@@ -5,20 +5,27 @@ Reached from the `plan` command, for comparison: cases are planned by planner/pr
 
 from collections.abc import Sequence
 
-from pytest_dnnbench.planner.blocks import flat_stages, levels_of
+from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.blocks import Level, flat_stages, levels_of
 from pytest_dnnbench.planner.pipedream.cost_model import (
     OriginalOptions,
     best_blocks,
     blocks_s,
     data_parallel_s,
+    least_with_impossible_stages_s,
 )
+from pytest_dnnbench.planner.pipedream.states import original_states_of
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.planner.predict import check_limits, plan_of, workers_of
 from pytest_dnnbench.planner.profile import Profile
-from pytest_dnnbench.planner.states import states_of
+from pytest_dnnbench.planner.remarks import remarks_on
+from pytest_dnnbench.planner.states import States
 
 ORIGINAL = "original"
 """The name of the cost model of these plans."""
+
+_ROUNDING = 1e-9
+"""Relative: the sums of two ways to compute the same time."""
 
 
 def original_plan(
@@ -31,15 +38,18 @@ def original_plan(
     activation_compression: float | None = 1.0,
 ) -> Plan:
     """The plan with the least bottleneck that uses every worker. Arguments and errors as of
-    `predict.plan_for`; without such a plan, one without stages that says why."""
+    `predict.plan_for`, and PlanError for a graph on which the original would do something else;
+    without a plan that uses every worker, one without stages that says why."""
     levels = levels_of(workers, bandwidths)
     check_limits(memory_bytes, activation_compression)
-    states = states_of(profile)
+    remarks = remarks_on(profile)
+    states = original_states_of(profile)
     options = OriginalOptions(activation_compression, memory_bytes, replication)
     blocks = best_blocks(states, levels, options)
     reason, bottleneck_s = "", None
     if blocks:
         bottleneck_s = blocks_s(states, blocks, levels, activation_compression)
+        _check_equal(states, levels, options, bottleneck_s)
     else:
         reason = (
             f"the original cost model puts all {workers_of(levels)} workers to use, and no stages"
@@ -52,8 +62,25 @@ def original_plan(
         flat_stages(blocks),
         bottleneck_s,
         reason=reason,
+        remarks=remarks,
         cost_model=ORIGINAL,
         data_parallel_s=data_parallel_s(
             float(states.compute_s[-1]), float(states.parameter_bytes[-1]), levels
         ),
     )
+
+
+def _check_equal(
+    states: States, levels: Sequence[Level], options: OriginalOptions, bottleneck_s: float
+) -> None:
+    """Raises PlanError where the original may print less than the best plan takes."""
+    if len(levels) == 1:
+        return
+    least_s = least_with_impossible_stages_s(states, levels, options)
+    if least_s < bottleneck_s * (1 - _ROUNDING):
+        raise PlanError(
+            f"on {len(levels)} levels the original may print {least_s:.6g} s for this graph, from"
+            " stages that end at a state which does not contain their first state: no model can be"
+            f" cut so, and its best plan takes {bottleneck_s:.6g} s; plan one level, or use the"
+            " default cost model"
+        )

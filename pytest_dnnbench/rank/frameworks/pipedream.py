@@ -14,7 +14,7 @@ import msgspec
 import torch
 from torch import nn
 
-from pytest_dnnbench.catalog import MODELS
+from pytest_dnnbench.catalog import OF_ANY_SIZE
 from pytest_dnnbench.messages import Correctness, PipelineFacts, PlanDecision
 from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.options import schedule_of
@@ -271,8 +271,8 @@ class PipeDreamWorker(ImageWorker):
     def batch(self, index: int) -> data.Batch:
         """Minibatch `index` of the proof, in float64, of images that float32 has as well."""
         small = self.case
-        # The suite's models take images of any size; a user's may not.
-        if self.request.model in MODELS.values() and self.case.image_size > PROOF_IMAGE_SIZE:
+        # Other models of torchvision, and a user's, may not take images of another size.
+        if self.request.model in OF_ANY_SIZE and self.case.image_size > PROOF_IMAGE_SIZE:
             small = dataclasses.replace(self.case, image_size=PROOF_IMAGE_SIZE)
         images, labels = data.synthetic_batch(
             small,

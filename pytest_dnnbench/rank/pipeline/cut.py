@@ -16,6 +16,7 @@ from pytest_dnnbench.rank.pipeline.even_cuts import even_points
 from pytest_dnnbench.rank.pipeline.stage_graph import StageBuilder
 from pytest_dnnbench.rank.pipeline.stage_module import StageModule
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph, trace
+from pytest_dnnbench.rank.profiling.weights import read_only_buffers
 
 Into = int | Sequence[str] | Sequence[Collection[str]]
 
@@ -44,7 +45,7 @@ def cut(
         graph = model
     home = _home(graph, _groups(graph, into))
     stages = [StageBuilder(graph, home, index).stage() for index in range(max(home.values()) + 1)]
-    _check_owners(stages)
+    _check_owners(stages, read_only_buffers(graph))
     return stages
 
 
@@ -113,11 +114,14 @@ def _check_operators(graph: OperatorGraph, home: dict[str, int]) -> None:
     )
 
 
-def _check_owners(stages: Sequence[StageModule]) -> None:
-    """Raises PlanError if two stages hold the same parameter or buffer, under whatever names."""
+def _check_owners(stages: Sequence[StageModule], anywhere: set[int]) -> None:
+    """Raises PlanError if two stages hold the same parameter or buffer, under whatever names. The
+    buffers whose ids are in `anywhere` may be in several."""
     owner: dict[int, tuple[int, str]] = {}
     for index, stage in enumerate(stages):
         for name, tensor in [*stage.named_parameters(), *stage.named_buffers()]:
+            if id(tensor) in anywhere:
+                continue
             other, other_name = owner.setdefault(id(tensor), (index, name))
             if other != index:
                 raise PlanError(

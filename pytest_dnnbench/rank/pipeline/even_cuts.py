@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
+from pytest_dnnbench.rank.profiling.weights import together
 
 
 def even_points(graph: OperatorGraph, stages: int) -> list[str]:
@@ -29,16 +30,24 @@ def even_points(graph: OperatorGraph, stages: int) -> list[str]:
 
 
 def cut_points(graph: OperatorGraph) -> tuple[str, ...]:
-    """The operators after which exactly one tensor passes, in program order."""
+    """The operators after which exactly one tensor passes, and which divide no group of operators
+    that have to stay together, in program order."""
     position = {name: index for index, name in enumerate(graph.operators)}
     last_use = {name: position[name] for name in graph.operators}
     for source, target in graph.edges:
         last_use[source] = max(last_use[source], position[target])
+    spans = [(position[group[0]], position[group[-1]]) for group in together(graph)]
     needs_images = _last_use_of_images(graph, position)
     points = []
     for index, name in enumerate(graph.operators[:-1]):
         passing = [other for other in graph.operators[: index + 1] if last_use[other] > index]
-        if passing == [name] and needs_images <= index and graph.observed[name].is_tensor:
+        divides = any(first <= index < last for first, last in spans)
+        if (
+            passing == [name]
+            and not divides
+            and needs_images <= index
+            and graph.observed[name].is_tensor
+        ):
             points.append(name)
     return tuple(points)
 

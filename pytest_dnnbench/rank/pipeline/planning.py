@@ -23,7 +23,8 @@ from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.cut import cut
-from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
+from pytest_dnnbench.rank.profiling.host_work import refuse_host_work
+from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
 from pytest_dnnbench.rank.profiling.profiler import parts_over_whole
 
@@ -46,7 +47,7 @@ def decide(place: Place, request: RunRequest) -> PlanDecision | None:
                 return None
             decision = _planned(place, request, bandwidth)
         schedule_of(request.case.framework, Layout(decision.plan.replicas), options)
-        _check_cut(request, decision.plan)
+        _check_cut(place, request, decision.plan)
         return decision
 
 
@@ -86,11 +87,15 @@ def _chosen(profile: Profile, ranks: int, bandwidth: float, memory: float | None
     return plan
 
 
-def _check_cut(request: RunRequest, plan: Plan) -> None:
-    """Raises PlanError when the plan's stages are not made of this model's operators."""
-    model = build_model(request.model, request.case.image_size)
-    example = example_images(request.case.image_size, TRACED_IMAGES)
-    cut(model, example, [stage.nodes for stage in plan.stages])
+def _check_cut(place: Place, request: RunRequest, plan: Plan) -> None:
+    """Raises PlanError when the plan's stages are not made of this model's operators, and
+    UsageError when the model does more than its operators."""
+    case = request.case
+    model = build_model(request.model, case.image_size).to(place.device)
+    images = example_images(case.image_size, case.batch_size).to(place.device)
+    graph = trace(model, example_images(case.image_size, TRACED_IMAGES).to(place.device))
+    cut(graph, None, [stage.nodes for stage in plan.stages])
+    refuse_host_work(graph, images)
 
 
 def device_memory(place: Place) -> float | None:

@@ -14,8 +14,37 @@ from dataclasses import dataclass
 from torch import fx
 
 from pytest_dnnbench.errors import PlanError
-from pytest_dnnbench.rank.pipeline.stage_module import StageModule, separate
+from pytest_dnnbench.rank.pipeline.stage_module import LIKENESS, StageModule, separate
+from pytest_dnnbench.rank.profiling.forward_region import (
+    OUTSIDE,
+    ForwardRegion,
+    enter_region,
+    leave_region,
+    region_of,
+)
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
+from pytest_dnnbench.rank.profiling.weights import is_metadata
+
+
+class _Regions:
+    """Enters and leaves, in the graph of a stage, the regions of the nodes that are added to it."""
+
+    def __init__(self, part: fx.Graph) -> None:
+        self._part = part
+        self._present = OUTSIDE
+        self._entered: fx.Node | None = None
+
+    def change(self, region: ForwardRegion) -> None:
+        """The nodes that follow run in this region."""
+        if region == self._present:
+            return
+        if self._entered is not None:
+            self._part.call_function(leave_region, (self._entered,))
+            self._entered = None
+        if region != OUTSIDE:
+            arguments = (region.gradients, region.inference, region.autocasts)
+            self._entered = self._part.call_function(enter_region, arguments)
+        self._present = region
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +69,24 @@ class StageBuilder:
         for value in self._passing(whole, self.index):
             values[value] = self._take(part, value)
         inside = self._inside(whole)
+        regions = _Regions(part)
         for node in whole.nodes:
             if node in inside:
+                regions.change(region_of(node))
                 copied = part.node_copy(node, values.__getitem__)
                 values[node] = copied
+                self._stand_in(node, copied, inside)
                 self._keep_apart(node, copied, values)
+        regions.change(OUTSIDE)
         part.output(tuple(self._hand_on(part, whole, values)))
         return part
+
+    def _stand_in(self, node: fx.Node, copied: fx.Node, inside: set[fx.Node]) -> None:
+        """Lets a stage that reads no more than the dtype or the size of a weight have a likeness of
+        the weight: the weight itself belongs to another stage."""
+        users = [user for user in node.users if user in inside]
+        if node.op == "get_attr" and users and all(is_metadata(user) for user in users):
+            copied.meta[LIKENESS] = True
 
     def _home_of(self, node: fx.Node) -> int | None:
         """The stage that makes a value that travels; None for a value that each stage computes

@@ -15,6 +15,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from pytest_dnnbench.rank.pipeline.likeness import Likeness
+from pytest_dnnbench.rank.profiling.fx_calls import constant_of
+
+LIKENESS = "likeness"
+"""Key of a node's `meta`: the stage holds a likeness of the weight, not the weight."""
+
 SEPARATE: dict[Callable[..., Any], Callable[..., Any]] = {
     getattr(operator, f"i{name}"): getattr(operator, name)
     for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "mod", "matmul")
@@ -35,16 +41,39 @@ class StageModule(nn.Module):
     ) -> None:
         super().__init__()
         self.operators = operators
+        constants: dict[str, torch.Tensor] = {}
+        for mode, graph in (("training", training), ("evaluation", evaluation)):
+            for node in graph.find_nodes(op="get_attr"):
+                self._hold(node, model, mode, constants)
+        for node in training.find_nodes(op="call_module"):
+            self._adopt(str(node.target), node.meta.get("module") or _at(model, node.target))
+        for name, constant in constants.items():
+            setattr(self, name, constant)
         self._forwards = {True: _compiled(training), False: _compiled(evaluation)}
-        for node in training.nodes:
-            if node.op in ("call_module", "get_attr"):
-                self._adopt(
-                    str(node.target), node.meta.get("module") or attrgetter(str(node.target))(model)
-                )
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Runs the stage's operators in program order, in the mode of the stage."""
         return self._forwards[self.training](self, *inputs)
+
+    def _hold(
+        self, node: fx.Node, model: nn.Module, mode: str, constants: dict[str, torch.Tensor]
+    ) -> None:
+        """Holds the tensor that a node of the graph of this mode stands for.
+
+        A constant is a plain attribute, as it is in the forward: it moves to no other dtype. Each
+        mode has its own.
+        """
+        constant = constant_of(node)
+        if constant is not None:
+            node.target = f"{mode}_{node.target}"
+            constants[node.target] = constant
+        elif node.meta.get(LIKENESS):
+            name = f"{str(node.target).replace('.', '_')}_likeness"
+            if not hasattr(self, name):
+                self.add_module(name, Likeness(_at(model, node.target)))
+            node.target = f"{name}.tensor"
+        else:
+            self._adopt(str(node.target), _at(model, node.target))
 
     def _adopt(self, path: str, what: nn.Module | torch.Tensor) -> None:
         """Holds a part of the model at its own path, under empty modules where the path has
@@ -63,6 +92,11 @@ class StageModule(nn.Module):
             place.register_parameter(name, what)
         else:
             place.register_buffer(name, what)
+
+
+def _at(model: nn.Module, path: Any) -> Any:
+    """The module, parameter or buffer at a path of the model."""
+    return attrgetter(path)(model)
 
 
 def _compiled(graph: fx.Graph) -> Callable[..., tuple[torch.Tensor, ...]]:

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from operator import attrgetter, methodcaller
 from typing import Any
 
+import torch
 from torch import fx, nn
+
+from pytest_dnnbench.rank.profiling.forward_region import OUTSIDE, region_of
+
+CONSTANT = "constant"
+"""Key of a node's `meta`: the tensor that it stands for, one that the forward made itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +44,32 @@ def calls(model: nn.Module, graph: fx.Graph) -> list[Call]:
         if not node.users and node is not output:
             dead_after[node].append(node)
     return [
-        Call(node, _function(model, node), tuple(dead_after[node]))
+        Call(node, function_of(model, node), tuple(dead_after[node]))
         for node in graph.nodes
         if node.op not in ("placeholder", "output")
     ]
 
 
-def _function(model: nn.Module, node: fx.Node) -> Callable[..., Any]:
+def constant_of(node: fx.Node) -> torch.Tensor | None:
+    """The tensor that the forward made itself, where the node stands for one."""
+    constant: torch.Tensor | None = node.meta.get(CONSTANT)
+    return constant
+
+
+def function_of(model: nn.Module, node: fx.Node) -> Callable[..., Any]:
+    """What a node of a graph of this model does to its arguments, in its region."""
+    region = region_of(node)
+    function = _bare_function(model, node)
+    return function if region == OUTSIDE else region.around(function)
+
+
+def _bare_function(model: nn.Module, node: fx.Node) -> Callable[..., Any]:
     target: Any = node.target
     if node.op == "call_function":
         return target  # type: ignore[no-any-return] # a call_function node's target is the function
     if node.op == "call_module":
         return model.get_submodule(target)
     if node.op == "get_attr":
-        return lambda: attrgetter(target)(model)
+        constant = constant_of(node)
+        return lambda: attrgetter(target)(model) if constant is None else constant
     return lambda receiver, *rest, **keyword: methodcaller(target, *rest, **keyword)(receiver)

@@ -5,7 +5,6 @@ The version counters of the tensors show in-place operators: an operator has wri
 whose counter it raises, be it `relu(inplace=True)`, `+=` or a block of the user's.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.profiling.fx_calls import calls
+from pytest_dnnbench.rank.model_copy import copied
+from pytest_dnnbench.rank.profiling.fx_calls import calls, constant_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ def observe(
     of_mode = {}
     with torch.random.fork_rng([example.device] if example.is_cuda else []), torch.no_grad():
         for mode, graph in graphs.items():
-            of_mode[mode], result = _observe(copy.deepcopy(model).train(mode), graph, example)
-        _check_same(copy.deepcopy(model).eval(), example, result)
+            of_mode[mode], result = _observe(copied(model).train(mode), graph, example)
+        _check_same(copied(model).eval(), example, result)
     return {
         name: _together(training, of_mode[False][name], name)
         for name, training in of_mode[True].items()
@@ -88,6 +88,7 @@ def _observe(
         overwritten = {
             value.name for value, versions in before.items() if _versions(values[value]) != versions
         }
+        _check_unchanged(call.node, [value for value in before if value.name in overwritten])
         returned = [value.name for value in call.node.all_input_nodes if values[value] is result]
         values[call.node] = result
         observed[call.node.name] = Observation(
@@ -100,6 +101,23 @@ def _observe(
             + sum(tensor.numel() for tensor in _tensors(result)),
         )
     return observed, fx.node.map_arg(graph.output_node().args[0], values.__getitem__)
+
+
+def _check_unchanged(node: fx.Node, overwritten: list[fx.Node]) -> None:
+    """Raises UsageError where a node writes to what its next run would meet: a constant of the
+    graph, or the model, by an operation that no stage would run."""
+    for value in overwritten:
+        if constant_of(value) is not None:
+            raise UsageError(
+                f"operation {node.name!r} changes a tensor in place that the forward makes without"
+                " the images: make it from their size (torch.zeros(images.shape[1:])), or mark the"
+                " block as a leaf (`pipeline_leaf = True`)"
+            )
+        if value.op == "get_attr" and not node.users:
+            raise UsageError(
+                f"operation {node.name!r} changes {value.target} and nothing uses its result, so no"
+                " stage would run it: mark the block as a leaf (`pipeline_leaf = True`)"
+            )
 
 
 def _together(training: Observation, evaluation: Observation, name: str) -> Observation:

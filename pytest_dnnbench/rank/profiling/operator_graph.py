@@ -11,21 +11,22 @@ Not here: what the operators do to tensors (observation.py), stages (cut.py), ti
 """
 
 import inspect
-import linecache
 import operator
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank.profiling.forward_region import region_of
+from pytest_dnnbench.rank.profiling.fx_calls import constant_of
 from pytest_dnnbench.rank.profiling.observation import Observation, observe
+from pytest_dnnbench.rank.profiling.tracer import DependsOnImagesError, ModelTracer, user_line
 
 TRACED_IMAGES = 2
 """The smallest batch that batch normalisation takes at any image size. The operators do not depend
@@ -47,6 +48,7 @@ class OperatorGraph:
                  tuple
     edges        data dependencies (source, target), those through sizes included
     observed     by node name, what the node did in an example run
+    after_gap    the line before which the forward was on the host for longest; empty without any
     """
 
     model: nn.Module
@@ -56,6 +58,7 @@ class OperatorGraph:
     items: dict[str, str]
     edges: tuple[tuple[str, str], ...]
     observed: dict[str, Observation]
+    after_gap: str = ""
 
     def description(self, name: str) -> str:
         """The operator for people: its module with settings and path, or the name of its
@@ -74,8 +77,10 @@ def trace(model: nn.Module, example: torch.Tensor) -> OperatorGraph:
     Raises UsageError for a model that cannot be traced, with the operation, the line and the
     remedy.
     """
-    graphs = {mode: _symbolic(model, mode) for mode in (True, False)}
+    tracers = {mode: ModelTracer(example) for mode in (True, False)}
+    graphs = {mode: _symbolic(model, mode, tracer) for mode, tracer in tracers.items()}
     _check_modes_agree(graphs[True], graphs[False])
+    _check_repeats(model, graphs, example)
     observed = observe(model, graphs, example)
     for graph in graphs.values():
         _follow_overwriting(graph, observed)
@@ -83,32 +88,16 @@ def trace(model: nn.Module, example: torch.Tensor) -> OperatorGraph:
     items = _items(graphs[True], observed)
     operators = tuple(name for name in _operators(graphs[True], observed) if name not in items)
     edges = _edges(graphs[True], operators)
-    return OperatorGraph(model, graphs[True], graphs[False], operators, items, edges, observed)
+    after_gap = tracers[True].longest_gap[1]
+    return OperatorGraph(
+        model, graphs[True], graphs[False], operators, items, edges, observed, after_gap
+    )
 
 
-class _Tracer(fx.Tracer):
-    """Stops at leaves. `decided_on` is the value whose truth the model's control flow needed."""
-
-    decided_on: fx.Node | None = None
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        childless = not any(True for _ in m.children())
-        return (
-            childless
-            or getattr(m, "pipeline_leaf", False)
-            or super().is_leaf_module(m, module_qualified_name)
-        )
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        self.decided_on = obj.node
-        return super().to_bool(obj)
-
-
-def _symbolic(model: nn.Module, training: bool) -> fx.Graph:
-    tracer = _Tracer()
+def _symbolic(model: nn.Module, training: bool, tracer: ModelTracer) -> fx.Graph:
     with _mode(model, training):
         try:
-            graph = tracer.trace(model, concrete_args=_defaults(model))
+            graph = tracer.traced(model, _defaults(model))
         except Exception as error:
             raise UsageError(_untraceable(model, tracer, error)) from error
     _drop_defaults(graph)
@@ -148,47 +137,83 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = mode
 
 
-def _untraceable(model: nn.Module, tracer: _Tracer, error: Exception) -> str:
-    if tracer.decided_on is not None:
-        why = f"control flow depends on the value of operation {tracer.decided_on.name!r}"
+def _untraceable(model: nn.Module, tracer: ModelTracer, error: Exception) -> str:
+    if isinstance(error, DependsOnImagesError):
+        why = str(error)
     else:
         made = [node.name for node in tracer.graph.nodes] if hasattr(tracer, "graph") else []
         after = f" (after operation {made[-1]!r})" if made else ""
         why = " ".join(f"{type(error).__name__}: {error}{after}".split())
+    frames = reversed(list(traceback.walk_tb(error.__traceback__)))
     return (
-        f"{type(model).__name__} cannot be cut into operators at {_user_line(error)}: {why};"
+        f"{type(model).__name__} cannot be cut into operators at {user_line(frames)}: {why};"
         f" {REMEDY}"
     )
-
-
-def _user_line(error: Exception) -> str:
-    """File, line and text of the innermost frame that is neither torch's nor this module's."""
-    ours = (str(Path(torch.__file__).parent), __file__)
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(ours)
-    ]
-    if not frames:
-        return "its call"
-    frame = frames[-1]
-    text = linecache.getline(frame.filename, frame.lineno or 0).strip()
-    return f"{frame.filename}:{frame.lineno} `{text}`"
 
 
 def _check_modes_agree(training: fx.Graph, evaluation: fx.Graph) -> None:
     for ours, theirs in zip_longest(training.nodes, evaluation.nodes):
         if ours is None or theirs is None or _shape(ours) != _shape(theirs):
             names = [node.name if node is not None else "nothing" for node in (ours, theirs)]
+            heads = _only_in(training, evaluation)
+            if heads:
+                remedy = (
+                    f"only training runs {', '.join(heads)}; if these are auxiliary heads, build"
+                    " the model without them (aux_logits=False in torchvision)"
+                )
+            else:
+                remedy = (
+                    "put the difference into its own module, such as nn.Dropout, or mark the block"
+                    " as a leaf (`pipeline_leaf = True`)"
+                )
             raise UsageError(
                 f"the model does {names[0]} in training where it does {names[1]} in evaluation:"
-                " put the difference into its own module, such as nn.Dropout, or mark the block as"
-                " a leaf (`pipeline_leaf = True`)"
+                f" {remedy}"
             )
 
 
+def _only_in(training: fx.Graph, evaluation: fx.Graph) -> list[str]:
+    """The outermost modules that only training calls."""
+    called = [
+        {str(node.target).split(".")[0] for node in graph.find_nodes(op="call_module")}
+        for graph in (training, evaluation)
+    ]
+    return sorted(called[0] - called[1])
+
+
+def _check_repeats(model: nn.Module, graphs: dict[bool, fx.Graph], example: torch.Tensor) -> None:
+    """Raises UsageError where the constants of a forward are others each time: a trace would keep
+    those of one time for ever."""
+    if _same_constants(graphs[True], graphs[False]):
+        return
+    again = _symbolic(model, True, ModelTracer(example))
+    _check_modes_agree(graphs[True], again)
+    if not _same_constants(graphs[True], again):
+        raise UsageError(
+            f"{type(model).__name__} makes tensors in its forward that are others each time, from"
+            " random numbers or from the state of the host: draw them with the images' size"
+            " (torch.rand(images.shape[1:])), or mark the block as a leaf (`pipeline_leaf = True`)"
+        )
+
+
+def _same_constants(left: fx.Graph, right: fx.Graph) -> bool:
+    pairs = zip(left.find_nodes(op="get_attr"), right.find_nodes(op="get_attr"), strict=True)
+    return all(
+        ours is theirs
+        or (
+            ours is not None
+            and theirs is not None
+            and ours.dtype == theirs.dtype
+            and ours.shape == theirs.shape
+            and torch.allclose(ours, theirs, rtol=0.0, atol=0.0, equal_nan=True)
+        )
+        for ours, theirs in ((constant_of(a), constant_of(b)) for a, b in pairs)
+    )
+
+
 def _shape(node: fx.Node) -> tuple[Any, ...]:
-    return node.op, node.name, node.target, [value.name for value in node.all_input_nodes]
+    inputs = [value.name for value in node.all_input_nodes]
+    return node.op, node.name, node.target, inputs, region_of(node)
 
 
 def _follow_overwriting(graph: fx.Graph, observed: dict[str, Observation]) -> None:

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.remarks import SUM_TOLERANCE
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.precision import matmul_precision
 from pytest_dnnbench.rank.profiling.conditions import (
@@ -32,10 +33,8 @@ from pytest_dnnbench.rank.profiling.conditions import (
 )
 from pytest_dnnbench.rank.profiling.marked_pass import MarkedPass, whole_pass
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, OperatorGraph, trace
+from pytest_dnnbench.rank.profiling.weights import tensors_used, together
 from pytest_dnnbench.rank.stopwatch import stopwatch
-
-SUM_TOLERANCE = 0.15
-"""How far the sum of the parts may be from the whole in a profile that is trusted."""
 
 LEAST_CORE_SHARE = 0.9
 """The fraction of the time in which this process must have had a core. Below it, other work was in
@@ -118,7 +117,7 @@ def profile_module(
     if images.device.type == "cpu":
         facts["core_share"] = core_share
     nodes = tuple(_node(graph, name, samples, size) for name, size in _parameter_bytes(graph))
-    return Profile(nodes, graph.edges, (metadata or {}) | facts)
+    return Profile(nodes, graph.edges, (metadata or {}) | facts, together(graph))
 
 
 def _sampled(
@@ -154,10 +153,10 @@ def had_its_core(profile: Profile) -> bool:
 
 
 def fingerprint(graph: OperatorGraph) -> str:
-    """Twelve hexadecimal digits that change when an operator, its settings or a dependency does."""
-    content = repr([(name, graph.description(name)) for name in graph.operators]) + repr(
-        graph.edges
-    )
+    """Twelve hexadecimal digits that change when an operator, its settings, a dependency or a group
+    that stays together does."""
+    content = repr([(name, graph.description(name)) for name in graph.operators])
+    content += repr(graph.edges) + repr(together(graph))
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
@@ -191,31 +190,12 @@ def _node(graph: OperatorGraph, name: str, samples: _Samples, parameter_bytes: i
 
 def _parameter_bytes(graph: OperatorGraph) -> Iterator[tuple[str, int]]:
     """Each operator with the bytes of the parameters that it uses. A shared parameter counts for
-    its first user.
-
-    Nodes that are no operators pass their parameters on: arithmetic on a parameter counts for the
-    operator that takes the result.
-    """
+    its first user."""
     counted: set[int] = set()
-    sizes = dict.fromkeys(graph.operators, 0)
-    reached: dict[fx.Node, list[nn.Parameter]] = {}
-    for node in graph.training.nodes:
-        used = _parameters(graph.model, node)
-        used += [
-            p for value in node.all_input_nodes if value.name not in sizes for p in reached[value]
-        ]
-        reached[node] = used
-        for parameter in used if node.name in sizes else ():
-            sizes[node.name] += 0 if id(parameter) in counted else parameter.nbytes
-            counted.add(id(parameter))
-    yield from sizes.items()
-
-
-def _parameters(model: nn.Module, node: fx.Node) -> list[nn.Parameter]:
-    if node.op == "call_module":
-        return list(model.get_submodule(str(node.target)).parameters())
-    if node.op == "get_attr":
-        path, _, name = str(node.target).rpartition(".")
-        tensor = getattr(model.get_submodule(path), name)
-        return [tensor] if isinstance(tensor, nn.Parameter) else []
-    return []
+    for name, tensors in tensors_used(graph).items():
+        size = 0
+        for parameter in tensors:
+            if isinstance(parameter, nn.Parameter) and id(parameter) not in counted:
+                counted.add(id(parameter))
+                size += parameter.nbytes
+        yield name, size

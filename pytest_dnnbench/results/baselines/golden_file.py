@@ -38,11 +38,15 @@ from pytest_dnnbench.results.baselines.golden import (
 )
 from pytest_dnnbench.results.baselines.limits import Limit, parse_limit
 from pytest_dnnbench.results.records.json_text import check_json, read_bytes
+from pytest_dnnbench.results.statistics.noise import Noise
 
 GOLDEN_SCHEMA = 1
 """The version of the format. History: 1, the first."""
 
 KEY = "dnnbench_golden"
+
+MOST_BYTES = 64 * 2**20
+"""The largest file that is read: ten sessions of 1,000 cases are about 2 MB."""
 
 _T = TypeVar("_T")
 
@@ -71,7 +75,7 @@ def is_golden(content: bytes) -> bool:
 def read_golden(path: Path) -> Golden:
     """Reads a golden file. Raises DataError naming the file and the place of the first thing that
     is wrong."""
-    data = check_json(path, read_bytes(path))
+    data = check_json(path, read_bytes(path, MOST_BYTES))
     if not isinstance(data, dict) or KEY not in data:
         raise DataError(f"{path} is not a golden file: it has no {KEY!r}")
     if data[KEY] != GOLDEN_SCHEMA:
@@ -136,10 +140,11 @@ def _read_case(path: Path, place: str, entry: Any, machine: Facts) -> GoldenCase
     if isinstance(entry, dict):
         entry = {"metrics": {}, **entry}
     case = _read(path, place, entry, _CaseEntry)
-    metrics = {
-        name: _read_metric(path, f"{place}.metrics.{name}", name, metric)
-        for name, metric in case.metrics.items()
-    }
+    metrics = {}
+    for name, metric in case.metrics.items():
+        if not name.isidentifier():
+            raise DataError(f"{path}: {place}.metrics: {name!r} is not the name of a metric")
+        metrics[name] = _read_metric(path, f"{place}.metrics.{name}", name, metric)
     try:
         limits = written_limits(metrics, f"{path}: {place}")
     except UsageError as error:
@@ -156,21 +161,26 @@ def _read_metric(path: Path, place: str, name: str, entry: Any) -> GoldenMetric:
     earlier = metric.earlier
     if earlier and not (0 < len(earlier.first) <= earlier.count and all(earlier.first)):
         raise DataError(f"{path}: {place}.earlier: `first` holds some of `count` sessions")
-    for value in chain.from_iterable([*metric.sessions, *(earlier.first if earlier else ())]):
+    values = [*chain.from_iterable([*metric.sessions, *(earlier.first if earlier else ())])]
+    for value in values:
         if impossible := row.impossible(value):
             raise DataError(f"{path}: {place}.sessions: {impossible}")
-    noise = metric.noise
-    if noise and not (
-        0 <= noise.launch_sd < 10
-        and 0 <= noise.session_sd < 10
-        and noise.launch_dof > 0
-        and noise.session_dof > 0
-    ):
+    if metric.noise and min(values) <= 0:
+        raise DataError(f"{path}: {place}.noise: only values above zero have a relative noise")
+    if metric.noise and not _is_noise(metric.noise):
         raise DataError(
-            f"{path}: {place}.noise: standard deviations are relative and lie between 0 and 10;"
-            " degrees of freedom are above 0"
+            f"{path}: {place}.noise: standard deviations are relative and lie between 0 and 1,000;"
+            " degrees of freedom lie between 0.1 and a million"
         )
     return metric
+
+
+def _is_noise(noise: Noise) -> bool:
+    """Whether the formulas of noise have an answer; the least that is learnt is 0.5 degrees."""
+    deviations = (noise.launch_sd, noise.session_sd)
+    return all(sd == 0 or 1e-18 <= sd <= 1000 for sd in deviations) and all(
+        0.1 <= dof <= 1e6 for dof in (noise.launch_dof, noise.session_dof)
+    )
 
 
 def _read(path: Path, place: str, value: Any, kind: type[_T]) -> _T:

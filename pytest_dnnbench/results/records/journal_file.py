@@ -15,9 +15,17 @@ from typing import Any, TypeVar
 import msgspec
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.errors import DataError, DnnbenchError, UsageError
 from pytest_dnnbench.messages import RankReport
-from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry
+from pytest_dnnbench.metrics import LOSS
+from pytest_dnnbench.results.records.json_text import any_json, read_bytes
+from pytest_dnnbench.results.records.measurement import Launch, Measurement
+from pytest_dnnbench.results.records.record import make_record
+from pytest_dnnbench.results.records.saved import check_record
+from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry, Environment
+
+MOST_BYTES = 2 * 2**30
+"""The largest journal that is read. A session of 1,000 cases and 50 launches has 100 MB."""
 
 SCHEMA = 1
 """The version of the journal. History: 1, the first."""
@@ -104,7 +112,7 @@ class Journal:
 
 def _read(path: Path) -> tuple[Head | None, list[KeptLaunch], bool]:
     """The head, the launches, and whether the last line is cut off. An empty file has no head."""
-    *lines, rest = path.read_bytes().split(b"\n")
+    *lines, rest = read_bytes(path, MOST_BYTES).split(b"\n")
     if not lines:
         return None, [], bool(rest)
     raw = _json(path, 1, lines[0])
@@ -114,18 +122,20 @@ def _read(path: Path) -> tuple[Head | None, list[KeptLaunch], bool]:
             " with the version that wrote it"
         )
     head = _convert(path, 1, raw, Head)
-    kept = [
-        _convert(path, number, _json(path, number, line), KeptLaunch)
-        for number, line in enumerate(lines[1:], 2)
-    ]
+    kept = []
+    for number, line in enumerate(lines[1:], 2):
+        launch = _convert(path, number, _json(path, number, line), KeptLaunch)
+        if fault := _fault(launch):
+            raise DataError(f"{path}, line {number}: {fault}; {_FIX}")
+        kept.append(launch)
     return head, kept, bool(rest)
 
 
 def _json(path: Path, number: int, line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path}, line {number}: not JSON ({error}); {_FIX}") from None
+        return any_json(path, line, above=number - 1)
+    except DataError as error:
+        raise DataError(f"{error}; {_FIX}") from None
 
 
 def _convert(path: Path, number: int, raw: Any, line: type[_Line]) -> _Line:
@@ -133,6 +143,31 @@ def _convert(path: Path, number: int, raw: Any, line: type[_Line]) -> _Line:
         return msgspec.convert(raw, line)
     except (msgspec.ValidationError, UsageError) as error:
         raise DataError(f"{path}, line {number}: {error}; {_FIX}") from None
+
+
+def _fault(launch: KeptLaunch) -> str:
+    """Why this was never measured: no record can be made of it, or none that could be read back.
+    Empty where nothing is wrong."""
+    if [report.rank for report in launch.reports] != list(range(launch.case.gpus)):
+        return f"the reports are not those of ranks 0 to {launch.case.gpus - 1}"
+    measurement = Measurement(
+        case=launch.case,
+        launches=(Launch(launch.reports, launch.conditions),),
+        correctness=launch.correctness,
+        environment=Environment(must_match={}),
+        oversubscribed=False,
+        steps=1,
+        warmup=0,
+    )
+    try:
+        record = make_record(measurement)
+        record.metrics.pop(LOSS, None)  # of a training that diverged it may be infinite
+        check_record(record, "its record")
+    except DnnbenchError as error:
+        return str(error)
+    except (ArithmeticError, LookupError, ValueError) as error:  # of any formula of the record
+        return f"no figures follow from it ({error})"
+    return ""
 
 
 _FIX = "remove the file, or run without --dnn-resume, which sets it aside"

@@ -6,13 +6,13 @@ imported.
 """
 
 import json
-import math
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
 from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.harmless import one_line
 from pytest_dnnbench.metrics import metric_row
 from pytest_dnnbench.results.records.json_text import line_of, read_bytes
 from pytest_dnnbench.results.records.schema import SCHEMA, Record, SavedFile, SessionEntry
@@ -38,7 +38,7 @@ class SavedRun(msgspec.Struct, frozen=True):
             return "its session was interrupted"
         if failed := self.session.failed:
             more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-            return f"its session failed ({failed[0]}{more})"
+            return f"its session failed ({one_line(failed[0])}{more})"
         return None
 
 
@@ -59,7 +59,7 @@ def read_saved(path: Path) -> SavedRun:
             raise DataError(
                 f"{place}: the case {name} appears twice in this file: keep one of the two"
             )
-        _check_record(record, f"{place}.extra_info.dnnbench")
+        check_record(record, f"{place}.extra_info.dnnbench")
         cases[name] = record
     if not cases:
         raise DataError(
@@ -180,7 +180,9 @@ def _check_schema(place: str, schema: int) -> None:
         raise DataError(f"{place}: schema {schema} is unknown: this version reads schema {SCHEMA}")
 
 
-def _check_record(record: Record, place: str) -> None:
+def check_record(record: Record, place: str) -> None:
+    """Raises DataError, with the place, for figures of a record that contradict each other or
+    cannot have been measured."""
     _check_schema(place, record.schema)
     for name, metric in record.metrics.items():
         if not name.isidentifier():
@@ -195,9 +197,7 @@ def _check_record(record: Record, place: str) -> None:
                 f"{len(launches.values)} values, but {len(launches.reasons)} launches that say"
                 " whether they were disturbed",
             )
-        if not math.isfinite(sum(launches.values, metric.value)):
-            _wrong(place, name, "a value is not finite")
-        for value in metric.per_launch:
+        for value in (*launches.values, metric.value):
             if impossible := row.impossible(value):
                 _wrong(place, name, impossible)
         if not min(metric.per_launch) <= metric.value <= max(metric.per_launch):

@@ -35,6 +35,9 @@ INTERVAL = 0.95
 POWER = 0.95
 """The minimum detectable change is the smallest that is detected with this probability."""
 
+# The reach of two launches that differ a thousandfold, at a small alpha, has no exponential.
+_LARGEST_LOG = math.log(1e18)
+
 # More launches than this are no useful answer to how many would settle a case.
 _MOST_NEEDED = 100
 
@@ -199,6 +202,11 @@ def decide_anchored(
     return _last_word(both, _worse(median(again), anchor.figure, better) > bound)
 
 
+def _fraction(log: float) -> float:
+    """The fraction that a logarithm of a quotient stands for; 1e18 for all beyond."""
+    return math.expm1(min(log, _LARGEST_LOG))
+
+
 def _last_word(both: Decision, repeated: bool) -> Decision:
     status = "noisy" if both.status == "regressed" and not repeated else both.status
     return replace(both, status=status, suspect=False)
@@ -227,12 +235,12 @@ def _call(
         baseline=baseline,
         now=figure,
         change=figure / baseline - 1,
-        interval=(math.expm1(ends[0]), math.expm1(ends[1])),
-        limit=math.expm1(sign * reach),
+        interval=(_fraction(ends[0]), _fraction(ends[1])),
+        limit=_fraction(sign * reach),
         limit_absolute=None,
         widened=reach > bound,
         confidence=precision_now.below(difference),
-        minimum_detectable=abs(math.expm1(sign * (reach + precision_now.reach(1 - POWER)))),
+        minimum_detectable=abs(_fraction(sign * (reach + precision_now.reach(1 - POWER)))),
         launches_needed=_launches_needed(worse, bound, alpha, len(now), precision_at)
         if status == "noisy"
         else None,

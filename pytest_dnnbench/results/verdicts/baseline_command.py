@@ -11,10 +11,11 @@ import msgspec
 
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.files import replace_file
+from pytest_dnnbench.harmless import lines
 from pytest_dnnbench.results.baselines.golden import Golden
 from pytest_dnnbench.results.baselines.golden_file import is_golden, read_golden, write_golden
 from pytest_dnnbench.results.baselines.golden_update import update_golden
-from pytest_dnnbench.results.records.json_text import read_bytes
+from pytest_dnnbench.results.records.json_text import any_json, read_bytes
 from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.records.schema import Acceptance
 from pytest_dnnbench.results.verdicts.calibration import summary
@@ -25,11 +26,12 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     path = Path(options.file)
     if options.action == "show":
-        print(_shown(read_golden(path)))
+        print(lines(_shown(read_golden(path))))
     elif options.action == "update":
-        print(_update(path, [Path(run) for run in options.runs], None))
+        print(lines(_update(path, [Path(run) for run in options.runs], None)))
     else:
-        print(_accept(path, [Path(run) for run in options.runs], acceptance(options.reason)))
+        runs = [Path(run) for run in options.runs]
+        print(lines(_accept(path, runs, acceptance(options.reason))))
     return 0
 
 
@@ -46,15 +48,15 @@ def acceptance(reason: str) -> Acceptance:
     )
 
 
-def _update(path: Path, runs: list[Path], accepted: Acceptance | None) -> str:
+def _update(path: Path, runs: list[Path], accepted: Acceptance | None) -> list[str]:
     golden = read_golden(path) if path.exists() else Golden(path)
     anew = [name for run in runs for name in update_golden(golden, read_saved(run), accepted)]
     write_golden(golden)
     restarted = f"; begun anew: {', '.join(anew)}" if anew else ""
-    return "\n".join([f"{path}: {len(golden.cases)} cases{restarted}", *golden.passed_over])
+    return [f"{path}: {len(golden.cases)} cases{restarted}", *golden.passed_over]
 
 
-def _accept(path: Path, runs: list[Path], accepted: Acceptance) -> str:
+def _accept(path: Path, runs: list[Path], accepted: Acceptance) -> list[str]:
     if runs:
         return _update(path, runs, accepted)
     content = read_bytes(path)
@@ -64,24 +66,24 @@ def _accept(path: Path, runs: list[Path], accepted: Acceptance) -> str:
         )
     read_saved(path)
     # All of it, and not only our types: the rest must survive, other people's NaN too.
-    file = json.loads(content.decode("utf-8", "surrogateescape"))
+    file = any_json(path, content, errors="surrogateescape")
     file["dnnbench"]["accepted"] = msgspec.to_builtins(accepted)
     text = json.dumps(file, indent=4, ensure_ascii=False)
     replace_file(path, text.encode("utf-8", "surrogateescape"))
-    return f"{path}: accepted by {accepted.who}"
+    return [f"{path}: accepted by {accepted.who}"]
 
 
-def _shown(golden: Golden) -> str:
-    lines = []
+def _shown(golden: Golden) -> list[str]:
+    shown = []
     for name, case in sorted(golden.cases.items()):
-        lines.append(name)
+        shown.append(name)
         for metric, stored in sorted(case.metrics.items()):
             if stored.noise is not None:
                 newest, limit = stored.sessions[-1], case.limits.get(metric)
-                lines.append(f"  {summary(metric, newest, stored.sessions, stored.noise, limit)}")
+                shown.append(f"  {summary(metric, newest, stored.sessions, stored.noise, limit)}")
     for accepted in golden.accepted:
-        lines.append(f"accepted {accepted.when} by {accepted.who}: {accepted.why}")
-    return "\n".join(lines)
+        shown.append(f"accepted {accepted.when} by {accepted.who}: {accepted.why}")
+    return shown
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,8 +25,14 @@ def summary(
     """One line: the noise, the smallest change that a session of as many launches detects, and the
     launches that would detect INTERESTING.
 
-    `false_alarms` is the rate of a session of so many `tests`.
+    `false_alarms` is the rate of a session of so many `tests`. Of a metric without a row, which no
+    session judges, the noise alone is told.
     """
+    spread = (
+        f"{metric}: launches differ by {noise.launch_sd:.2%}, sessions by {noise.session_sd:.2%}"
+    )
+    if metric not in METRICS:
+        return f"{spread}; no metric of this installation, so it is not judged"
     size = _size(metric, limit)
     alpha = alpha_per_test(false_alarms, tests)
     better = METRICS[metric].better
@@ -41,8 +47,7 @@ def summary(
     )
     enough = f"{needed} launches" if needed else "no number of launches"
     return (
-        f"{metric}: launches differ by {noise.launch_sd:.2%}, sessions by {noise.session_sd:.2%};"
-        f" detects {decision.minimum_detectable:.1%} with {len(session)} launches;"
+        f"{spread}; detects {decision.minimum_detectable:.1%} with {len(session)} launches;"
         f" {enough} would detect a {INTERESTING:.0%} change"
     )
 

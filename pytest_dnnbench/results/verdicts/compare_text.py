@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pytest_dnnbench import harmless
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.verdict import MetricVerdict, Verdict
 from pytest_dnnbench.results.verdicts.compare import Comparison
@@ -33,7 +34,7 @@ def plain(comparison: Comparison) -> str:
             if judged.status == "regressed":
                 lines += metric_lines(metric, judged, entries[metric].unit)
         lines += [f"  {note}" for note in notes_of(verdict)]
-    return "\n".join([*lines, *_missing(comparison), _counts(comparison)])
+    return harmless.lines([*lines, *_missing(comparison), _counts(comparison)])
 
 
 def markdown(comparison: Comparison) -> str:
@@ -56,7 +57,7 @@ def markdown(comparison: Comparison) -> str:
         if line
     ]
     if remarks := [*warnings, *_missing(comparison)]:
-        lines += ["", *(f"- {_escaped(line)}" for line in remarks)]
+        lines += ["", *(f"- {harmless.markdown_text(line)}" for line in remarks)]
     return "\n".join(lines)
 
 
@@ -70,15 +71,16 @@ def _table(comparison: Comparison, names: Sequence[str]) -> list[str]:
 
 
 def _rows(name: str, verdict: Verdict, record: Record) -> list[str]:
-    case = f"| `{_escaped(name)}` |"
+    case = f"| {harmless.markdown_code(name)} |"
     if not verdict.metrics:
-        return [f"{case} | | | | | | {verdict.status} {_escaped(verdict.reason or '')} |"]
+        reason = harmless.markdown_code(verdict.reason or "")
+        return [f"{case} | | | | | | {verdict.status} {reason} |"]
     rows = [
         f"{case} {metric} | {_cells(judged, record.metrics[metric].unit)}"
         for metric, judged in verdict.metrics.items()
     ]
     unjudged = [
-        f"{case} {metric} | | | | | | not judged: {_escaped(reason)} |"
+        f"{case} {metric} | | | | | | not judged: {harmless.markdown_code(reason)} |"
         for metric, reason in verdict.unjudged.items()
     ]
     return rows + unjudged
@@ -95,13 +97,18 @@ def _cells(metric: MetricVerdict, unit: str) -> str:
     limit = (
         f"{metric.limit:+.1%}"
         if metric.limit is not None
-        else figure(metric.limit_absolute or 0.0, unit)
+        else _figure(metric.limit_absolute or 0.0, unit)
     )
     return (
-        f"{figure(metric.baseline, unit)} | {figure(metric.now, unit)} | {metric.change:+.1%}"
+        f"{_figure(metric.baseline, unit)} | {_figure(metric.now, unit)} | {metric.change:+.1%}"
         f" | {low:+.1%} to {high:+.1%} | {limit}"
         f" | {_MARKS.get(metric.status, '')} {metric.status} |"
     )
+
+
+def _figure(value: float, unit: str) -> str:
+    """The unit is what the file says."""
+    return harmless.markdown_text(figure(value, unit))
 
 
 def _missing(comparison: Comparison) -> list[str]:
@@ -114,11 +121,3 @@ def _missing(comparison: Comparison) -> list[str]:
 def _counts(comparison: Comparison) -> str:
     counts = (f"{count} {status}" for status, count in comparison.counts().items())
     return f"{len(comparison.verdicts)} cases: {', '.join(counts)}"
-
-
-def _escaped(text: str) -> str:
-    for letter in "\\`|<>[]":
-        text = text.replace(
-            letter, {"`": "'", "|": "\\|", "<": "&lt;", ">": "&gt;"}.get(letter, letter)
-        )
-    return text

@@ -1,5 +1,6 @@
 """Verdicts in words: the message of a case that failed, and one line for a table or a summary."""
 
+from pytest_dnnbench import harmless
 from pytest_dnnbench.metrics import METRICS, metric_row
 from pytest_dnnbench.results.records.schema import MetricEntry, Record
 from pytest_dnnbench.results.records.verdict import (
@@ -43,7 +44,7 @@ def failure_message(record: Record) -> str:
     if others:
         lines.append(f"  others: {', '.join(others)}")
     lines += [f"  {line}" for line in unjudged_lines(verdict)]
-    return "\n".join(lines)
+    return harmless.lines(lines)
 
 
 def metric_lines(name: str, metric: MetricVerdict, unit: str) -> list[str]:

@@ -1,0 +1,281 @@
+"""How the forward of a model becomes a graph: torch.fx's tracer, which runs the forward on
+stand-ins for its values, and what is added to it.
+
+- Leaves: which modules are called as a whole (see operator_graph.py).
+- Sizes: control flow on them is followed. Sizes are known, because the tracer runs an example where
+  one is asked for. What depends on the number of images, or on values, is refused.
+- Constants: tensors that the forward makes itself are kept beside the graph, not in the model.
+- Regions: `no_grad` and `autocast` are noted beside each operator (forward_region.py).
+
+Not here: which nodes are operators (operator_graph.py).
+"""
+
+import linecache
+import operator
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from pytest_dnnbench.rank.model_copy import copied
+from pytest_dnnbench.rank.profiling.forward_region import RegionWatch
+from pytest_dnnbench.rank.profiling.fx_calls import CONSTANT, function_of
+
+SIZES = {"shape", "ndim", "size", "dim", "ndimension", "numel", "nelement", "__len__"}
+"""Attributes and methods of a tensor that tell its size."""
+
+METADATA = {
+    *SIZES,
+    *("dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex", "element_size"),
+    *("get_device", "stride", "is_contiguous"),
+}
+"""Those that tell no value of the tensor."""
+
+_FACTORIES = (
+    *("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros"),
+    *("as_tensor", "full_like"),
+)
+"""Functions of torch that make a tensor from sizes. They do not tell the tracer of a stand-in among
+their arguments."""
+
+
+_GAP_S = 1e-3
+"""Shorter gaps between operators are the tracing itself."""
+
+
+class DependsOnImagesError(Exception):
+    """The forward does one thing for a number of images, or for their values, and another for
+    others."""
+
+
+class _Known:
+    """What the stand-in for a value says of it: its length, and a number from it, are those in the
+    example."""
+
+    node: fx.Node
+    tracer: "ModelTracer"
+
+    def __getattr__(self, name: str) -> "_Attribute":
+        return _Attribute(self, name)  # type: ignore[arg-type] # mixed into Proxy below
+
+    def __len__(self) -> int:
+        return int(self.tracer.known(self.node, len, "the length"))
+
+    def __index__(self) -> int:
+        return int(self.tracer.number(self.node, operator.index))
+
+    def __int__(self) -> int:
+        return int(self.tracer.number(self.node, int))
+
+    def __float__(self) -> float:
+        return float(self.tracer.number(self.node, float))
+
+
+class _Value(_Known, fx.Proxy):  # type: ignore[misc] # Proxy has them all, and raises
+    """The stand-in for a value."""
+
+
+class _Attribute(_Known, fx.proxy.Attribute):  # type: ignore[misc] # as above
+    """The stand-in for an attribute of a value, which may turn out to be a method."""
+
+
+class ModelTracer(fx.Tracer):
+    """Traces one model, once. `example` is a batch of images, on which sizes are looked up.
+
+    `longest_gap` has the most seconds that the forward took on the host between two operators, and
+    the line of the second.
+    """
+
+    # A buffer is a node of the graph, as a parameter is: arithmetic on it belongs to the forward.
+    proxy_buffer_attributes = True
+
+    def __init__(self, example: torch.Tensor) -> None:
+        super().__init__()
+        self.longest_gap = (_GAP_S, "")
+        self._example = example
+        self._runs: list[_ExampleRun] = []
+        self._regions = RegionWatch()
+        self._constants: dict[int, tuple[str, torch.Tensor]] = {}
+        self._last = 0.0
+        self._looks_up = False
+
+    def traced(self, model: nn.Module, defaults: dict[str, Any]) -> fx.Graph:
+        """The graph of the model's forward, whose parameters after the images have `defaults`."""
+        with self._regions.watching(), self._factories():
+            self._last = time.perf_counter()
+            return self.trace(model, concrete_args=defaults)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        childless = not any(True for _ in m.children())
+        return (
+            childless
+            or getattr(m, "pipeline_leaf", False)
+            or super().is_leaf_module(m, module_qualified_name)
+        )
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        # While an example runs, torch.fx's hooks on modules are in place too.
+        if self._looks_up:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if self._looks_up:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        waited_s = time.perf_counter() - self._last
+        if waited_s > self.longest_gap[0]:
+            self.longest_gap = (waited_s, user_line(traceback.walk_stack(None)))
+        node = super().create_node(*args, **kwargs)
+        self._regions.mark(node)
+        self._last = time.perf_counter()
+        return node
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, torch.Tensor) and not self._is_of_model(a):
+            name, _ = self._constants.setdefault(id(a), (f"constant_{len(self._constants)}", a))
+            node = self.create_node("get_attr", name, (), {})
+            node.meta[CONSTANT] = a
+            return node
+        return super().create_arg(a)
+
+    def _is_of_model(self, tensor: torch.Tensor) -> bool:
+        """Whether it moves with the model. A tensor that is a plain attribute does not."""
+        return isinstance(tensor, nn.Parameter) or any(
+            tensor is buffer for buffer in self.root.buffers()
+        )
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return bool(self.number(obj.node, bool))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        assert isinstance(obj, (_Value, _Attribute)), "this tracer's stand-ins"
+        return iter([obj[index] for index in range(len(obj))])  # type: ignore[index] # Proxy has it
+
+    def number(self, node: fx.Node, read: Callable[[Any], Any]) -> Any:
+        """A number or truth value that the forward asks of a value made of sizes."""
+        if not _is_size(node):
+            raise DependsOnImagesError(
+                f"control flow depends on the value of operation {node.name!r}"
+            )
+        return self.known(node, read, "the value")
+
+    def known(self, node: fx.Node, read: Callable[[Any], Any], what: str) -> Any:
+        """What `read` gives for the value of a node, for any number of images."""
+        if not self._runs:
+            more = torch.cat([self._example, self._example[:1].flip(-1)])
+            self._runs = [_ExampleRun(self.root, images) for images in (self._example, more)]
+        self._looks_up = True
+        try:
+            first, second = (read(run.value(self.graph, node)) for run in self._runs)
+        finally:
+            self._looks_up = False
+        if first != second:
+            raise DependsOnImagesError(
+                f"it depends on {what} of operation {node.name!r}, which is {first} for"
+                f" {len(self._example)} images and {second} for {len(self._example) + 1}"
+            )
+        return first
+
+    @contextmanager
+    def _factories(self) -> Iterator[None]:
+        """Lets the functions that make tensors take stand-ins."""
+        originals = {name: getattr(torch, name) for name in _FACTORIES}
+
+        def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+            def made(*args: Any, **kwargs: Any) -> Any:
+                if any(isinstance(part, fx.Proxy) for part in _leaves((args, kwargs))):
+                    return self.create_proxy("call_function", function, args, kwargs)
+                return function(*args, **kwargs)
+
+            return made
+
+        for name, function in originals.items():
+            setattr(torch, name, watched(function))
+        try:
+            yield
+        finally:
+            for name, function in originals.items():
+                setattr(torch, name, function)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The values inside tuples, lists and dicts. torch's own function for it treats a size as one
+    value."""
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether a value is made of sizes alone: no value of a tensor, no dtype and no device has a
+    part in it."""
+    if node.op == "call_method" and node.target in SIZES:
+        return True
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in SIZES
+    if node.op != "call_function" or getattr(node.target, "__module__", "").startswith("torch"):
+        return False
+    return bool(node.all_input_nodes) and all(_is_size(value) for value in node.all_input_nodes)
+
+
+class _ExampleRun:
+    """A run of the graph that is being made, as far as needed, on a copy of the model."""
+
+    def __init__(self, model: nn.Module, images: torch.Tensor) -> None:
+        self._model = copied(model)
+        self._images = images.clone()
+        self._values: dict[fx.Node, Any] = {}
+
+    def value(self, graph: fx.Graph, wanted: fx.Node) -> Any:
+        """The value of a node in the example."""
+        needed = {wanted}
+        for node in reversed(graph.nodes):
+            if node in needed:
+                needed.update(node.all_input_nodes)
+        devices = [self._images.device] if self._images.is_cuda else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            for node in graph.nodes:
+                if node in needed and node not in self._values:
+                    self._values[node] = self._run(node)
+        return self._values[wanted]
+
+    def _run(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            return self._images
+        positional, keyword = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
+        return function_of(self._model, node)(*positional, **keyword)
+
+
+_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+def user_line(frames: Iterable[tuple[FrameType, int]]) -> str:
+    """File, line and text of the first frame, innermost first, that is neither torch's nor the
+    tracer's."""
+    for frame, number in frames:
+        name = frame.f_code.co_filename
+        if not name.startswith(_OURS) and not name.startswith("<"):
+            return f"{name}:{number} `{linecache.getline(name, number).strip()}`"
+    return "its call"

@@ -1,0 +1,59 @@
+"""What the hooks of other packages and conftest files return, checked: frameworks, models, metrics.
+
+Not here: the hooks' signatures (hookspecs.py), and what becomes of the rows (catalog.py,
+metrics.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import pytest
+
+from pytest_dnnbench.catalog import Catalog, FrameworkSpec
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.metrics import Metric
+
+_Row = TypeVar("_Row")
+
+
+def catalog(config: pytest.Config) -> Catalog:
+    """The frameworks and models that can be named: ours and those that the hooks add. Raises
+    UsageError for a hook that returns something else."""
+    frameworks = _rows(
+        "pytest_dnnbench_frameworks", config.hook.pytest_dnnbench_frameworks(), FrameworkSpec
+    )
+    models: dict[str, str] = {}
+    for returned in config.hook.pytest_dnnbench_models():
+        if not isinstance(returned, Mapping):
+            raise _unlike("pytest_dnnbench_models", returned, 'a dict of name: "module:factory"')
+        for name, path in returned.items():
+            if not isinstance(name, str) or not isinstance(path, str) or ":" not in path:
+                wanted = 'a dict of name: "module:factory"'
+                raise _unlike("pytest_dnnbench_models", {name: path}, wanted)
+            models[name] = path
+    return Catalog().with_rows(frameworks, models)
+
+
+def metrics(config: pytest.Config) -> list[Metric]:
+    """The metrics that the hooks add. Raises as `catalog` does."""
+    return _rows("pytest_dnnbench_metrics", config.hook.pytest_dnnbench_metrics(), Metric)
+
+
+def _rows(hook: str, results: Iterable[Any], kind: type[_Row]) -> list[_Row]:
+    """The rows of all implementations of a hook."""
+    rows: list[_Row] = []
+    for returned in results:
+        wanted = f"a list of {kind.__module__}.{kind.__name__}"
+        if not isinstance(returned, Iterable) or isinstance(returned, str):
+            raise _unlike(hook, returned, wanted)
+        for row in returned:
+            if not isinstance(row, kind):
+                raise _unlike(hook, row, wanted)
+            rows.append(row)
+    return rows
+
+
+def _unlike(hook: str, returned: object, wanted: str) -> UsageError:
+    return UsageError(f"the hook {hook} returned {returned!r}: let it return {wanted}")

@@ -1,0 +1,120 @@
+"""What a session refuses is one line, with and without pytest-xdist: never a page of tracebacks."""
+
+from pathlib import Path
+
+import pytest
+
+CASES = """
+import pytest
+
+@pytest.mark.parametrize("framework, model, gpus", [("single", "resnet18", 1)])
+def test_train(framework, model, gpus, process_group, dnnbench):
+    dnnbench.measure(framework, model, process_group(gpus), phase="train")
+"""
+NOTHING = "def test_nothing(): pass"
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the sessions that the tests start: not that of this one."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+
+
+def refusal(pytester: pytest.Pytester, *arguments: str) -> str:
+    """The one line on stderr with which a session ends; no traceback stands on stdout."""
+    result = pytester.runpytest_subprocess(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "INTERNALERROR" not in result.stdout.str()
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+    [line] = [line for line in result.errlines if line]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--dnn-steps 0", "--dnn-steps is 0: it must be at least 1"),
+        ("--dnn-precision tf32 --dnn-device cpu", "--dnn-precision tf32 needs a CUDA device"),
+        ("--dnn-limits nope=-5%", "--dnn-limits: unknown metric 'nope': choose from throughput"),
+        ("--dnn-dataset mnist --dnn-data-dir /nowhere", "data folder '/nowhere' does not exist"),
+        ("--dnn-baseline nope", "--dnn-baseline nope: no file of this path"),
+        ("--dnn-baseline b.json", "b.json, line 1: not JSON, or cut off"),
+        ("--dnn-report file/report", "file/report cannot be written to"),
+        # Workers of pytest-xdist must not be the first to notice.
+        ("-n 2 --dnn-steps 0", "--dnn-steps is 0: it must be at least 1"),
+        ("-n 2 --dnn-precision tf32 --dnn-device cpu", "--dnn-precision tf32 needs a CUDA device"),
+        ("-n 2 --dnn-limits nope=-5%", "--dnn-limits: unknown metric 'nope'"),
+        ("-n 2 --dnn-dataset mnist --dnn-data-dir /nowhere", "data folder '/nowhere' does not"),
+        ("-n 2 --dnn-baseline b.json --dnn-parallel", "b.json, line 1: not JSON, or cut off"),
+        ("--dnn-frameworks dpp", "unknown framework 'dpp': did you mean ddp"),
+        ("--dnn-models ../x", "unknown model '../x'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_in_one_line(
+    pytester: pytest.Pytester, arguments: str, message: str
+) -> None:
+    pytester.makepyfile(CASES)
+    pytester.path.joinpath("b.json").write_text("{")
+    pytester.path.joinpath("file").write_text("")
+    assert refusal(pytester, *arguments.split()).startswith(f"ERROR: {message}")
+
+
+HOOKS = {
+    "pytest_dnnbench_metrics(): return ['x']": "a list of pytest_dnnbench.metrics.Metric",
+    "pytest_dnnbench_metrics(): return 5": "a list of pytest_dnnbench.metrics.Metric",
+    "pytest_dnnbench_frameworks(): return 'ab'": "a list of pytest_dnnbench.catalog.FrameworkSpec",
+    "pytest_dnnbench_models(): return ['a']": 'a dict of name: "module:factory"',
+    "pytest_dnnbench_models(): return {'a': 'no colon'}": 'a dict of name: "module:factory"',
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_hook_that_returns_something_else_is_refused_in_one_line(
+    pytester: pytest.Pytester, hook: str
+) -> None:
+    pytester.makepyfile(NOTHING)
+    pytester.makeconftest(f"def {hook}\n")
+    line = refusal(pytester)
+    assert line.startswith(f"ERROR: the hook {hook.partition('(')[0]} returned ")
+    assert line.endswith(f": let it return {HOOKS[hook]}")
+
+
+MARKED = """
+import pytest
+
+@pytest.mark.{mark}
+def test_marked(dnnbench): raise AssertionError("it ran")
+
+def test_other(): pass
+"""
+
+
+@pytest.mark.parametrize("distribution", [[], ["-n", "2"]], ids=["alone", "under xdist"])
+@pytest.mark.parametrize(
+    ("mark", "message"),
+    [
+        ("limits(nope='-5%')", "limits mark of *test_marked: unknown metric 'nope'"),
+        ("known_regression()", "known_regression mark of *test_marked: write known_regression("),
+    ],
+)
+def test_a_mark_that_cannot_be_is_refused_before_its_case_runs(
+    pytester: pytest.Pytester, distribution: list[str], mark: str, message: str
+) -> None:
+    pytester.makepyfile(MARKED.format(mark=mark))
+    result = pytester.runpytest_subprocess(*distribution)
+    assert "INTERNALERROR" not in result.stdout.str()
+    assert "it ran" not in result.stdout.str()
+    message = message.replace("(", "[(]")
+    if distribution:
+        result.assert_outcomes(passed=1, errors=1)
+        result.stdout.fnmatch_lines([f"{message}*"])
+    else:
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"ERROR: {message}*"])
+
+
+def test_a_session_that_measured_nothing_leaves_no_journal(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(CASES)
+    refusal(pytester, "--dnn-baseline", "nope", "--benchmark-storage", "st")
+    assert not list(pytester.path.rglob("*.jsonl"))
