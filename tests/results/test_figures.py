@@ -166,9 +166,7 @@ def test_a_nan_of_our_own_is_refused_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"1e999", b'"2.\xff"', b"9" * 5000, b'"\\ud800"'])
-def test_a_damaged_file_among_the_stored_ones_is_passed_over(
-    damage: bytes, tmp_path: Path
-) -> None:
+def test_a_damaged_file_among_the_stored_ones_is_passed_over(damage: bytes, tmp_path: Path) -> None:
     for number in (1, 2, 3):
         save(tmp_path / f"{number:04}_n.json", {NAME: record(seed=number)})
     older = tmp_path / "0002_n.json"
