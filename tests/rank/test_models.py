@@ -134,8 +134,6 @@ def test_a_classifier_that_does_not_take_mnists_images_says_so(name: str) -> Non
 
 
 def test_every_classifier_of_torchvision_has_a_name() -> None:
-    import torchvision  # after rank.models, which makes it loadable beside any build of torch
-
     models = importlib.import_module("torchvision.models")
     names = models.list_models(module=models)
     assert set(names) == set(MODELS)
