@@ -98,7 +98,7 @@ def survivors(count: int, seed: int = 0) -> tuple[int, int]:
             answered += 1
         except (PlanError, ProfileError) as error:
             if not str(error).isprintable():
-                raise AssertionError(f"input {number} ({what}), seed {seed}: {error!r}") from error
+                raise ValueError(f"input {number} ({what}), seed {seed}: {error!r}") from error
             refused += 1
         except Exception as error:
             error.add_note(f"input {number} ({what}), seed {seed}")

@@ -83,7 +83,7 @@ class Plan:
     def require_feasible(self) -> "Plan":
         """The plan itself. Raises PlanError with the reason where it has no stages."""
         if not self.stages:
-            raise PlanError(self.reason)
+            raise PlanError(self.reason or f"the plan has no stages: {_FIX}")
         return self
 
     def to_json(self) -> str:
