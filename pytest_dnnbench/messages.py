@@ -155,8 +155,8 @@ class RankReport:
     warmup_steps      steps of the whole job before the window, in `warmup_s` seconds on this rank
     steady            whether the warm-up ended with steps that took equally long; None where it was
                       a given number of steps
-    clock_s           the rank's clock before the window and after it, to be held against another
-                      clock; (0, 0) where that is not to be done
+    clock_s           the rank's clock before the timed run and after its window, to be held against
+                      another clock; (0, 0) where that is not to be done
 
     Memory peaks are metrics like all others: a report has no field for them.
     """

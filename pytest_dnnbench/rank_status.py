@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 # By name: a clock is taken before any code of the user can replace it in `time`.
-from time import monotonic
+from time import monotonic, sleep
 
 RANK_PHASES = {
     "start": "at its start",
@@ -46,6 +46,9 @@ Each has eight bytes, so that each is stored whole."""
 
 STAMP_S = 0.01
 """How far the kernel's times of a file are off at most: a tick, at its lowest rate of 100 Hz."""
+
+_NOTE_S, _MOST_NOTES = 0.0005, 200
+"""How often, and how many times, a rank looks whether the kernel's clock has moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +107,29 @@ class StatusPage:
             self._page, 0, self._phase, done, self._steps, samples, self._began_s, monotonic()
         )
 
-    def window_opens(self) -> None:
-        """Lets the kernel note when the timed window opens."""
+    def timing_begins(self) -> None:
+        """Lets the kernel note when the timed run begins; takes up to a tick."""
         # As times of the page's file: the kernel's own clock, which no code on the rank can
-        # replace, and without a wake-up of the controller, which would disturb the window. Setting
-        # the file's times takes a microsecond. Writing to the page changes none of them.
+        # replace, and without a wake-up of the controller, which would disturb the run. Writing to
+        # the page changes none of them. The kernel reads a coarse clock, which stands still from
+        # tick to tick, and late ticks make it later still: a note that has just moved is fresh.
         with suppress(OSError):
-            os.utime(self._descriptor)
+            first_ns = self._noted_ns()
+            for _ in range(_MOST_NOTES):
+                sleep(_NOTE_S)
+                if self._noted_ns() != first_ns:
+                    return
 
-    def window_closed(self) -> None:
+    def _noted_ns(self) -> int:
+        os.utime(self._descriptor)
+        return os.fstat(self._descriptor).st_atime_ns
+
+    def timing_ended(self) -> None:
         """Lets the kernel note when the timed window has closed."""
         with suppress(OSError):  # changes the mode to what it is, and with it `st_ctime` alone
             os.fchmod(self._descriptor, stat.S_IMODE(os.fstat(self._descriptor).st_mode))
 
-    def window_s(self) -> float:
+    def timing_s(self) -> float:
         """The seconds between these two by the kernel's clock, to within a tick (STAMP_S); about 0
         when either did not come."""
         times = os.fstat(self._descriptor)

@@ -1,8 +1,8 @@
 """Holds the clock of every rank against two others: the controller's own, and the kernel's.
 
     controller   begin_s ──────────────────────────────────────────────────── end_s
-    rank                        clock_s[0] ──┤ window ├── clock_s[1]
-    kernel                               opened ──── closed        (rank_status.py)
+    rank            clock_s[0] ──┤ untimed steps, timed window ├── clock_s[1]
+    kernel                    begun ──────────────────────── ended        (rank_status.py)
 
 A rank's code can replace or slow down the clock that its window is timed with. All processes of a
 machine have the same monotonic clock, so a rank's readings lie within the launch; and they lie
@@ -29,20 +29,20 @@ def _wall_offset_s() -> float:
 
 @dataclass(slots=True)
 class LaunchClock:
-    """When a launch began and ended, by the controller's clock, and how long the kernel saw each
-    rank's window, in rank order."""
+    """When a launch began and ended, by the controller's clock, and how long each rank
+    timed by the kernel's, in rank order."""
 
     begin_s: float = field(default_factory=monotonic)
     end_s: float = 0.0
-    windows_s: tuple[float, ...] = ()
+    timings_s: tuple[float, ...] = ()
     _offset_s: float = field(default_factory=_wall_offset_s)
 
-    def stop(self, windows_s: Sequence[float]) -> None:
+    def stop(self, timings_s: Sequence[float]) -> None:
         """The ranks have reported. The kernel's notes are of the wall clock: if that was set in
         between, they say nothing."""
         self.end_s = monotonic()
         if abs(_wall_offset_s() - self._offset_s) < STAMP_S:
-            self.windows_s = tuple(windows_s)
+            self.timings_s = tuple(timings_s)
 
 
 def check_clocks(case: Case, reports: Sequence[RankReport], clock: LaunchClock) -> None:
@@ -54,14 +54,14 @@ def check_clocks(case: Case, reports: Sequence[RankReport], clock: LaunchClock) 
             raise WrongResult(
                 f"{_clock_of(case, report)} read {before_s - clock.begin_s:.3f} s and"
                 f" {after_s - clock.begin_s:.3f} s after the launch began at the two ends of its"
-                f" timed window, and the launch took {clock.end_s - clock.begin_s:.3f} s: {_FIX}"
+                f" timed run, and the launch took {clock.end_s - clock.begin_s:.3f} s: {_FIX}"
             )
-    for report, window_s in zip(reports, clock.windows_s, strict=False):
+    for report, timing_s in zip(reports, clock.timings_s, strict=False):
         before_s, after_s = report.clock_s
-        if after_s - before_s < window_s - STAMP_S:
+        if after_s - before_s < timing_s - STAMP_S:
             raise WrongResult(
                 f"{_clock_of(case, report)} counted {after_s - before_s:.3f} s for its timed"
-                f" window, and the kernel {window_s:.3f} s: {_FIX}"
+                f" run, and the kernel {timing_s:.3f} s: {_FIX}"
             )
 
 

@@ -160,7 +160,7 @@ class Ranks:
                     ranks.append(self._start(number, folder, request, environment))
                 self.placement.watch.ranks_started([rank.pid for rank in ranks])
                 self._collect(ranks, deadline, memory)
-                self.clock.stop([rank.page.window_s() for rank in ranks])
+                self.clock.stop([rank.page.timing_s() for rank in ranks])
                 self.placement.watch.ranks_reported()
                 return [self._result(rank, kind, returns, deadline) for rank in ranks]
             finally:

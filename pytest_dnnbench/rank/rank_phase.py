@@ -21,16 +21,16 @@ def enter(rank_phase: str, steps: int = 0) -> None:
         page.enter(rank_phase, steps)
 
 
-def window_opens() -> None:
-    """Reports that the timed window opens."""
+def timing_begins() -> None:
+    """Reports that the timed run begins."""
     for page in _PAGES:
-        page.window_opens()
+        page.timing_begins()
 
 
-def window_closed() -> None:
+def timing_ended() -> None:
     """Reports that the timed window has closed."""
     for page in _PAGES:
-        page.window_closed()
+        page.timing_ended()
 
 
 def step(done: int, samples: int = 0) -> None:

@@ -157,6 +157,7 @@ class _TimedRun:
     _timing: Timing | None = None
 
     def run(self) -> Timing:
+        self.window.begin()
         if self.to_time.start < self.worker.stride:  # [0]
             self._open()
         for step in self.worker.run(self.to_time.stop + self.worker.run_on):

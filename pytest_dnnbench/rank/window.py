@@ -24,8 +24,8 @@ class Timing:
 
     `peaks` are bytes by the name of the metric (metrics.py); `page_faults` counts the pages that
     the kernel gave to the process without reading a disk. `clock_s` are two readings of the host's
-    clock around the window, with the kernel's own notes of its begin and end between them
-    (rank_phase.window_opens).
+    clock around the timed run up to the window's close, with the kernel's own notes of begin and
+    end between them (rank_phase.timing_begins).
     """
 
     start_s: float
@@ -38,6 +38,9 @@ class Timing:
 
 class Window(Protocol):
     """The timed window of one rank on one kind of device."""
+
+    def begin(self) -> None:
+        """The timed run begins, with the untimed steps before the window."""
 
     def settle(self) -> None:
         """Waits for the work that is queued in the current stream."""
@@ -58,9 +61,14 @@ class CpuWindow:
     process reset that high-water mark."""
 
     def __init__(self) -> None:
-        self._before_s = self._start_s = 0.0
+        self._begun_s = self._start_s = 0.0
         self._marks: list[float] = []
         self._faults = 0
+
+    def begin(self) -> None:
+        """As Window.begin."""
+        self._begun_s = monotonic()
+        rank_phase.timing_begins()
 
     def settle(self) -> None:
         """As Window.settle: nothing is queued."""
@@ -72,8 +80,6 @@ class CpuWindow:
             Path("/proc/self/clear_refs").write_text("5")
         self._marks.clear()
         self._faults = _page_faults()
-        self._before_s = monotonic()
-        rank_phase.window_opens()
         self._start_s = monotonic()
 
     def mark(self) -> None:
@@ -86,8 +92,8 @@ class CpuWindow:
         # and of a step of 0.1 ms it would be a large share.
         end_s = self._marks[-1] if self._marks else monotonic()
         faults = _page_faults() - self._faults
-        rank_phase.window_closed()
-        clock_s = (self._before_s, monotonic())
+        rank_phase.timing_ended()
+        clock_s = (self._begun_s, monotonic())
         status = Path("/proc/self/status").read_text()
         kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
         peaks = {"resident_peak_bytes": int(kib) * 1024.0}
@@ -133,10 +139,15 @@ class StreamWindow:
     def __init__(self, watch: StreamStopwatch, memory: DeviceMemory) -> None:
         self._watch = watch
         self._memory = memory
-        self._before_s = self._start_s = 0.0
+        self._begun_s = self._start_s = 0.0
         self._opened: Any = None
         self._marks: list[Any] = []
         self._faults = 0
+
+    def begin(self) -> None:
+        """As Window.begin."""
+        self._begun_s = monotonic()
+        rank_phase.timing_begins()
 
     def settle(self) -> None:
         """As Window.settle."""
@@ -148,8 +159,6 @@ class StreamWindow:
         self._memory.reset()
         self._marks.clear()
         self._faults = _page_faults()
-        self._before_s = monotonic()
-        rank_phase.window_opens()
         self._start_s = monotonic()
         # Ties the stream's time line to the clock: the stream is idle now.
         self._opened = self._watch.mark()
@@ -162,8 +171,8 @@ class StreamWindow:
         """As Window.close."""
         last = self._marks[-1] if self._marks else self._watch.mark()
         self._watch.reach(last)
-        rank_phase.window_closed()
-        clock_s, faults = (self._before_s, monotonic()), _page_faults() - self._faults
+        rank_phase.timing_ended()
+        clock_s, faults = (self._begun_s, monotonic()), _page_faults() - self._faults
         end_s, *ends_s = (
             self._start_s + self._watch.seconds(self._opened, mark) for mark in (last, *self._marks)
         )

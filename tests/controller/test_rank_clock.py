@@ -29,14 +29,14 @@ def report(before_s: float, after_s: float) -> RankReport:
     [(math.nan, 12.0), (11.0, math.nan), (12.0, 11.0), (9.9, 11.0), (11.0, 20.1)],
 )
 def test_readings_outside_the_launch_are_refused(before_s: float, after_s: float) -> None:
-    clock = LaunchClock(begin_s=10.0, end_s=20.0, windows_s=(1.0,))
+    clock = LaunchClock(begin_s=10.0, end_s=20.0, timings_s=(1.0,))
     check_clocks(CASE, [report(11.0, 12.0)], clock)
     with pytest.raises(WrongResult, match=r"clock of rank 0 read .* the launch took 10\.000 s"):
         check_clocks(CASE, [report(before_s, after_s)], clock)
 
 
 def test_a_clock_that_counts_less_than_the_kernel_is_refused_with_both_figures() -> None:
-    clock = LaunchClock(begin_s=10.0, end_s=20.0, windows_s=(2.0,))
+    clock = LaunchClock(begin_s=10.0, end_s=20.0, timings_s=(2.0,))
     check_clocks(CASE, [report(11.0, 13.0 - 0.9 * STAMP_S)], clock)
     with pytest.raises(WrongResult, match=r"counted 0\.250 s for .* and the kernel 2\.000 s"):
         check_clocks(CASE, [report(11.0, 11.25)], clock)
@@ -45,16 +45,16 @@ def test_a_clock_that_counts_less_than_the_kernel_is_refused_with_both_figures()
 def test_the_kernel_notes_a_window_whatever_the_rank_stores_meanwhile() -> None:
     ours, descriptor = StatusPage.make()
     theirs = StatusPage(descriptor)
-    assert ours.window_s() == pytest.approx(0.0, abs=STAMP_S)
+    assert ours.timing_s() == pytest.approx(0.0, abs=STAMP_S)
     begin_s = time.monotonic()
-    theirs.window_opens()
+    theirs.timing_begins()
     theirs.enter("timed steps", 2)
     time.sleep(0.05)
     theirs.step(1, 8)
-    theirs.window_closed()
+    theirs.timing_ended()
     took_s = time.monotonic() - begin_s
     theirs.enter("report")
-    assert 0.05 - STAMP_S <= ours.window_s() <= took_s + STAMP_S
+    assert 0.05 - STAMP_S <= ours.timing_s() <= took_s + STAMP_S
 
 
 def test_a_wall_clock_that_was_set_during_the_launch_says_nothing(
@@ -62,11 +62,11 @@ def test_a_wall_clock_that_was_set_during_the_launch_says_nothing(
 ) -> None:
     clock, wall = LaunchClock(), time.time
     clock.stop([2.0])
-    assert clock.windows_s == (2.0,)
+    assert clock.timings_s == (2.0,)
     clock = LaunchClock()
     monkeypatch.setattr(time, "time", lambda: wall() + 3600.0)
     clock.stop([3602.0])
-    assert clock.windows_s == ()
+    assert clock.timings_s == ()
 
 
 def run_of(server: ForkServer, clock: str, warmup: int | str = 1) -> CaseRun:

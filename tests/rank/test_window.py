@@ -75,6 +75,7 @@ def test_a_window_without_a_step_ends_with_what_is_queued() -> None:
 def test_the_hosts_clock_is_read_before_and_after_the_window() -> None:
     window, begin_s = window_for(torch.device("cpu")), monotonic()
     assert isinstance(window, CpuWindow)
+    window.begin()
     window.open()
     window.mark()
     timing = window.close()
