@@ -40,6 +40,12 @@ FALSE_ALARMS = [
 ]
 POWER = [
     *(
+        Setting(
+            "1% noise, slowed 5%, default", quiet(), stored, 3, stored_launches=3, slowdown=0.05
+        )
+        for stored in (1, 2, 3, 5, 10)
+    ),
+    *(
         Setting("1% noise, slowed 5%", quiet(), stored, None, slowdown=0.05)
         for stored in (1, 2, 3, 5, 10, 20)
     ),
@@ -55,7 +61,7 @@ POWER = [
         for slow in (0.05, 0.1, 0.2)
     ),
 ]
-SURE = 5
+SURE = 3
 """The power must hold from this many stored sessions on: enough to estimate the noise between
 them."""
 

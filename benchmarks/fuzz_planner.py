@@ -97,7 +97,8 @@ def survivors(count: int, seed: int = 0) -> tuple[int, int]:
             call()
             answered += 1
         except (PlanError, ProfileError) as error:
-            assert str(error).isprintable(), f"input {number} ({what}), seed {seed}: {error!r}"
+            if not str(error).isprintable():
+                raise ValueError(f"input {number} ({what}), seed {seed}: {error!r}") from error
             refused += 1
         except Exception as error:
             error.add_note(f"input {number} ({what}), seed {seed}")

@@ -11,6 +11,7 @@ to trace and profile is left where it is. Exit status 1 where a model that fits 
 
 import argparse
 import copy
+import math
 import sys
 import time
 import warnings
@@ -26,7 +27,7 @@ from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.profiling.operator_graph import trace
 from pytest_dnnbench.rank.profiling.profiler import Effort, profile_module
-from pytest_dnnbench.rank.reference import deviation, without_randomness
+from pytest_dnnbench.rank.randomness import NoRandomness
 
 TOLERANCE = 1e-8
 """In float64, relative to the largest element of a gradient. The stages compute the model's sums in
@@ -116,30 +117,36 @@ def _step(
     model: nn.Module, images: torch.Tensor, groups: list[tuple[str, ...]]
 ) -> tuple[float, str]:
     """The largest deviation of the two stages' gradients from the whole model's, and where."""
-    stages = [stage.double() for stage in cut(without_randomness(model), images, groups)]
+    stages = [stage.double() for stage in cut(copy.deepcopy(model), images, groups)]
     whole = copy.deepcopy(model).double()
     images = images.double()
-    expected = whole(images)
-    gradient = torch.randn_like(expected)
-    expected.backward(gradient)
-    passed = stages[0](images)
-    inputs = [each.detach().requires_grad_(each.requires_grad) for each in passed]
-    (result,) = stages[1](*inputs)
-    result.backward(gradient)
-    pairs = [
-        (out, leaf.grad) for out, leaf in zip(passed, inputs, strict=True) if out.requires_grad
-    ]
-    torch.autograd.backward([out for out, _ in pairs], [each for _, each in pairs])
-    return deviation(
-        {
-            name: p.grad
-            for stage in stages
-            for name, p in stage.named_parameters()
-            if p.grad is not None
-        },
-        {name: p.grad for name, p in whole.named_parameters() if p.grad is not None},
-        floor=1e-3,
-    )
+    with NoRandomness():
+        expected = whole(images)
+        gradient = torch.ones_like(expected)
+        expected.backward(gradient)
+        passed = stages[0](images)
+        inputs = [each.detach().requires_grad_(each.requires_grad) for each in passed]
+        (result,) = stages[1](*inputs)
+        result.backward(gradient)
+        pairs = [
+            (out, leaf.grad) for out, leaf in zip(passed, inputs, strict=True) if out.requires_grad
+        ]
+        torch.autograd.backward([out for out, _ in pairs], [each for _, each in pairs])
+    gradients = {name: p.grad for stage in stages for name, p in stage.named_parameters()}
+    deviations = {
+        name: _deviation(gradients.get(name), p.grad)
+        for name, p in whole.named_parameters()
+        if p.grad is not None
+    }
+    where = max(deviations, key=deviations.__getitem__)
+    return deviations[where], where
+
+
+def _deviation(gradient: torch.Tensor | None, expected: torch.Tensor) -> float:
+    """The largest difference, relative to the largest element of what is expected."""
+    if gradient is None:
+        return math.inf
+    return float((gradient - expected).abs().max() / expected.abs().max().clamp(min=1e-3))
 
 
 if __name__ == "__main__":

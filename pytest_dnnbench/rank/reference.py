@@ -143,7 +143,7 @@ class Reference:
 
     @torch.no_grad()
     def update(self, gradients: Tensors, buffers: Sequence[Tensors]) -> None:
-        """One update by these mean gradients, which are given up, and the buffers of each rank for
+        """One update by these mean gradients, which it overwrites, and the buffers of each rank for
         the next step."""
         self._buffers = [buffers[0]] * len(buffers) if self._shares_buffers else list(buffers)
         self._held.put(self._buffers[0])

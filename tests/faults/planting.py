@@ -135,10 +135,10 @@ class Planted:
         self.strike("teardown")
         super().close()  # type: ignore[misc] # the framework's
 
-    def _build(self, dtype: torch.dtype) -> None:
-        super()._build(dtype)  # type: ignore[misc] # a data-parallel worker's
-        if dtype == torch.float64:
-            self.strike("proof")
+    def build_wide(self) -> None:
+        """What the proof of a data-parallel worker starts with."""
+        super().build_wide()  # type: ignore[misc] # a data-parallel worker's
+        self.strike("proof")
 
 
 class Single(Planted, SingleWorker):
@@ -165,22 +165,17 @@ class PipeDream(Planted, PipeDreamWorker):
         return weights_of(self._runtime)
 
     @staticmethod
-    def _assembled(*arguments: Any) -> Runtime:  # type: ignore[override] # the fault is planted here
-        runtime = assemble(*arguments)
+    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
+        runtime = assemble(*arguments, **settings)
         strike("proof", lambda: weights_of(runtime), dist.barrier)
         return runtime
 
-    def _stages(self, dtype: torch.dtype) -> list[torch.nn.Module]:
+    def stages(self, wide: bool = False) -> list[torch.nn.Module]:
         """Another model of a pipeline is one from another seed, because no other rank holds the
         same stage."""
-        if (
-            FAULT == "another model"
-            and RANK_PHASE == "build"
-            and CULPRIT
-            and dtype == torch.float32
-        ):
+        if FAULT == "another model" and RANK_PHASE == "build" and CULPRIT and not wide:
             self.case = _reseeded(self.case)
-        return super()._stages(dtype)
+        return super().stages(wide)
 
 
 def weights_of(runtime: Runtime) -> list[torch.Tensor]:

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import msgspec
 
+from pytest_dnnbench.report.captions import launches_and_steps
 from pytest_dnnbench.report.reproduce import command
-from pytest_dnnbench.report.runs import Result
+from pytest_dnnbench.report.runs import Result, Run
+from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.session.settings import OPTIONS
 from tests.report.records import measured
 
@@ -46,6 +48,8 @@ def test_a_window_in_seconds_and_a_steady_warm_up_are_asked_for_again() -> None:
     chosen = options(shlex.split(command(timed))[2:])
     assert (chosen["--dnn-window"], chosen["--dnn-warmup"]) == ("5s", "auto")
     assert "--dnn-steps" not in chosen
+    study = Study([Run("a", "", results=(timed,))])
+    assert launches_and_steps(study) == "3 launches of 5s"
 
 
 def test_every_option_that_shapes_a_case_is_in_the_command() -> None:

@@ -56,7 +56,7 @@ def enter_region(gradients: bool, inference: bool, autocasts: tuple[Autocast, ..
     elif not gradients:
         stack.enter_context(torch.no_grad())
     for device, dtype, enabled, cached in autocasts:
-        stack.enter_context(torch.autocast(device, dtype, enabled, cached))  # type: ignore[no-untyped-call] # torch's gap
+        stack.enter_context(torch.autocast(device, dtype, enabled, cached))
     return stack
 
 
@@ -81,7 +81,7 @@ class RegionWatch:
             self._entered.append(
                 (context.device, context.fast_dtype, context._enabled, context._cache_enabled)
             )
-            return enter(context)
+            return enter(context)  # type: ignore[no-untyped-call] # torch's gap
 
         def left(context: Any, *details: Any) -> Any:
             self._entered.pop()

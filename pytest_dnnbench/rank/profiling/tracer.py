@@ -62,7 +62,7 @@ class _Known:
     tracer: "ModelTracer"
 
     def __getattr__(self, name: str) -> "_Attribute":
-        return _Attribute(self, name)
+        return _Attribute(self, name)  # type: ignore[arg-type] # mixed into Proxy below
 
     def __len__(self) -> int:
         return int(self.tracer.known(self.node, len, "the length"))
@@ -167,7 +167,7 @@ class ModelTracer(fx.Tracer):
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         assert isinstance(obj, (_Value, _Attribute)), "this tracer's stand-ins"
-        return iter([obj[index] for index in range(len(obj))])
+        return iter([obj[index] for index in range(len(obj))])  # type: ignore[index] # Proxy has it
 
     def number(self, node: fx.Node, read: Callable[[Any], Any]) -> Any:
         """A number or truth value that the forward asks of a value made of sizes."""
