@@ -12,6 +12,7 @@ of each kind is a test (tests/fuzz). Exit status 1 when there was a fault.
 import argparse
 import os
 import random
+import resource
 import shutil
 import sys
 import tempfile
@@ -28,6 +29,10 @@ import pytest_dnnbench
 from benchmarks.fuzz_kinds import Kind, all_kinds
 
 PACKAGE = Path(pytest_dnnbench.__file__).parent
+MOST_MEMORY = 2 * 2**30
+"""Bytes that an input of a few kilobytes may take, all libraries that are loaded meanwhile
+included."""
+
 SLOW_S = 30.0
 """Inputs of a few kilobytes that take longer are shown; a report takes some seconds."""
 
@@ -127,10 +132,17 @@ def _once(kind: Kind, seed: int) -> int:
 
 @contextmanager
 def _strict() -> Iterator[None]:
-    """Warnings are errors, as an overflow of numpy's; nothing waits for the disk."""
+    """Warnings are errors, as an overflow of numpy's, and so is memory beyond MOST_MEMORY; nothing
+    waits for the disk."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     with warnings.catch_warnings(), mock.patch.object(os, "fsync"):
         warnings.simplefilter("error")
-        yield
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + MOST_MEMORY, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _memory() -> str | None:

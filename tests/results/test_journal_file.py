@@ -200,6 +200,44 @@ def test_launches_of_another_case_are_not_taken(written: Path) -> None:
         kept_case(written, Case("ddp", "m", 1, "train", batch_size=8))
 
 
+@pytest.mark.parametrize("gpus", [2, 2**53])
+def test_reports_of_other_ranks_than_the_case_has_are_damage(written: Path, gpus: int) -> None:
+    """However many ranks the file claims: nothing of that size is made."""
+    written.write_text(written.read_text().replace('"gpus": 1', f'"gpus": {gpus}', 1))
+    with pytest.raises(
+        DataError, match=f"line 2: the reports are not those of ranks 0 to {gpus - 1}"
+    ):
+        opened(written)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"step_samples": [8, 8]', '"step_samples": [0, 0]', "line 2: "),
+        (
+            '"step_end_s": [0.2,',
+            '"step_end_s": [',
+            "line 2: rank 0: step_index, .* differ in length",
+        ),
+        ('"resident_peak_bytes": ', '"resident_peak_bytes": 1e30, "x": ', "resident_peak_bytes"),
+        ('"validation": [3, 4]', '"validation": [0, 0]', "line 2: no figures follow from it"),
+        ('"yardstick_s": 0.1', '"yardstick_s": -0.1', "yardstick_s"),
+        ('"item": "test_a"', f'"item": {"9" * 5000}', "line 2: a whole number has too many digits"),
+        ('"item": "test_a"', f'"item": {"[" * 100_000}', "line 2: nested too deeply"),
+        ('"item": "test_a"', '"item": "\\ud800"', "line 2: a text holds half of a pair"),
+    ],
+)
+def test_figures_that_were_never_measured_are_damage(
+    written: Path, old: str, new: str, words: str
+) -> None:
+    text = written.read_text()
+    assert old in text
+    written.write_text(text.replace(old, new, 1))
+    with pytest.raises(DataError, match=words) as refused:
+        opened(written)
+    assert str(refused.value).endswith("without --dnn-resume, which sets it aside")
+
+
 def test_a_case_that_cannot_be_is_damage(written: Path) -> None:
     written.write_text(written.read_text().replace('"phase": "train"', '"phase": "dream"', 1))
     with pytest.raises(DataError, match="line 2: phase 'dream' is unknown"):

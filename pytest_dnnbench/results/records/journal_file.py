@@ -148,8 +148,13 @@ def _convert(path: Path, number: int, raw: Any, line: type[_Line]) -> _Line:
 def _fault(launch: KeptLaunch) -> str:
     """Why this was never measured: no record can be made of it, or none that could be read back.
     Empty where nothing is wrong."""
-    if [report.rank for report in launch.reports] != list(range(launch.case.gpus)):
+    ranks = [report.rank for report in launch.reports]
+    if len(ranks) != launch.case.gpus or ranks != list(range(len(ranks))):
         return f"the reports are not those of ranks 0 to {launch.case.gpus - 1}"
+    for report in launch.reports:
+        steps = {len(report.step_index), len(report.step_end_s), len(report.step_samples)}
+        if len(steps) > 1:
+            return f"rank {report.rank}: step_index, step_end_s and step_samples differ in length"
     measurement = Measurement(
         case=launch.case,
         launches=(Launch(launch.reports, launch.conditions),),
