@@ -186,7 +186,7 @@ def test_the_table_compares_frameworks(run: Any) -> None:
             "*framework*GPUs*img/s*speed-up*eff.*resident*",
             "*single *1.00x*100%*",
             "*ddp * 2 *x*%*",
-            "*peak MiB of a rank*",
+            "*memory: peak MiB of a*",
         ]
     )
 

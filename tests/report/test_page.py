@@ -365,10 +365,10 @@ def test_a_file_that_is_no_saved_run_is_refused_by_name(
 ) -> None:
     for number, (content, message) in enumerate(
         [
-            (b'{"bench', "is not JSON"),
+            (b'{"bench', "not JSON, or cut off"),
             (b"[]", "no `benchmarks`"),
-            (b"\xff\xfe", "is not JSON"),
-            (b"[" * 100000, "is not JSON"),
+            (b"\xff\xfe", "not JSON, or cut off"),
+            (b"[" * 100000, "nested too deeply"),
         ]
     ):
         path = tmp_path / f"{number}.json"

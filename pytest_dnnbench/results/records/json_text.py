@@ -51,7 +51,8 @@ def check_json(path: Path, content: bytes) -> Any:
 def any_json(path: Path, content: bytes, *, above: int = 0, errors: str = "strict") -> Any:
     """As `check_json`, but takes NaN and Infinity, which Python writes, and keys that an object has
     twice: the last one counts. `above`: lines of the file that stand above this content; `errors`:
-    what becomes of bytes that are no UTF-8, as of bytes.decode."""
+    what becomes of bytes that are no UTF-8, as of bytes.decode; with "replace" the reader
+    also takes halves of surrogate pairs, and has to make them harmless before it shows them."""
     return _parsed(path, content, above, errors)
 
 
@@ -66,7 +67,7 @@ def _parsed(
     where = f"{path}, line {above + 1}" if above else f"{path}"
     try:
         value = json.loads(content.decode("utf-8", errors), **hooks)
-        if b"\\ud" in content or b"\\uD" in content:
+        if errors != "replace" and (b"\\ud" in content or b"\\uD" in content):
             # Half of a surrogate pair is no text: it could be neither shown nor saved.
             escape = errors if errors == "surrogateescape" else "strict"
             json.dumps(value, ensure_ascii=False).encode("utf-8", escape)
