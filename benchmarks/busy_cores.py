@@ -21,9 +21,9 @@ from contextlib import ExitStack, contextmanager
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, prepare_run
-from pytest_dnnbench.controller.devices import Machine, detect
 from pytest_dnnbench.controller.disturbance import others_cores, sample_cpu
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.machine import Machine, detect
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 

@@ -25,7 +25,7 @@ from pytest_dnnbench.metrics import THROUGHPUT, YARDSTICK
 from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline
 from pytest_dnnbench.results.baselines.limits import Limit
 from pytest_dnnbench.results.records.launches import Launches
-from pytest_dnnbench.results.statistics.design import alpha_per_test
+from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.verdicts.judge import judge, judge_again
 
 LAUNCHES, MARK, CHUNK, LONGEST = 3, 0.001, 25, 20

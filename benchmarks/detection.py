@@ -12,7 +12,8 @@ from pytest_dnnbench.metrics import YARDSTICK
 from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.statistics.decision import Decision, confirm, decide
-from pytest_dnnbench.results.statistics.design import MOST_LAUNCHES, alpha_per_test, launches_for
+from pytest_dnnbench.results.statistics.design import MOST_LAUNCHES, launches_for
+from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import TIME, Noise, Prior, learn
 from pytest_dnnbench.results.statistics.suite_noise import pool
 from pytest_dnnbench.results.verdicts.machine_speed import machine_change

@@ -41,7 +41,7 @@ from pytest_dnnbench.results.verdicts.judge import judge, limits_of
 from pytest_dnnbench.results.verdicts.text import notes_of
 from pytest_dnnbench.session.journal import NAME as JOURNAL
 from pytest_dnnbench.session.journal import open_journal
-from pytest_dnnbench.session.kept_launches import KeptLaunches
+from pytest_dnnbench.session.journaled_launches import KeptLaunches
 from tests.results.synthetic import NAME, record
 
 Mutation = Callable[[bytes, random.Random], bytes]

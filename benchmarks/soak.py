@@ -16,8 +16,8 @@ from pathlib import Path
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import prepare_run
-from pytest_dnnbench.controller.devices import detect
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.controller.rank_launcher import MEASURE, RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import DnnbenchError

@@ -37,7 +37,7 @@ SCRIPT = """
 import sys, time
 start = time.perf_counter()
 from pathlib import Path
-from pytest_dnnbench.results.baselines.baseline import storage_runs
+from pytest_dnnbench.results.baselines.stored_sessions import storage_runs
 from pytest_dnnbench.results.verdicts.compare import compare
 from pytest_dnnbench.results.records.saved import read_saved
 imported = time.perf_counter()

@@ -18,7 +18,7 @@ import msgspec
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog
-from pytest_dnnbench.controller.devices import Machine
+from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.messages import Correctness, RunRequest
 from pytest_dnnbench.mnist_files import MnistFiles

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from pytest_dnnbench.controller.devices import Machine
 from pytest_dnnbench.controller.disturbance import NoWatch, Watch
 from pytest_dnnbench.controller.leases import Leases
+from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.results.records.schema import Conditions
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_dnnbench.planner.blocks import Block
+from pytest_dnnbench.planner.in_flight import warmup_counts
 from pytest_dnnbench.planner.states import Floats, States
-from pytest_dnnbench.planner.warmup import warmup_counts
 
 COPIES_BESIDE_WEIGHTS = 2
 """The gradient and the momentum of SGD, each as large as the parameters."""

@@ -16,12 +16,12 @@ from pytest_dnnbench.planner import corrected
 from pytest_dnnbench.planner.blocks import Block, Level, flat_stages, levels_of
 from pytest_dnnbench.planner.forced import best_cuts, most_stages
 from pytest_dnnbench.planner.hierarchy import PlanLimits, best_arrangement, leanest_bytes
+from pytest_dnnbench.planner.in_flight import warmup_counts
 from pytest_dnnbench.planner.memory import memory_of, stage_memory
 from pytest_dnnbench.planner.plan import Plan, Stage
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.remarks import remarks_on
 from pytest_dnnbench.planner.states import Floats, States, states_of
-from pytest_dnnbench.planner.warmup import warmup_counts
 
 CORRECTED = "corrected"
 """The name of the cost model of these plans."""

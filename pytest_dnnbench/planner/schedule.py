@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.in_flight import warmup_counts
 from pytest_dnnbench.planner.layout import Layout
-from pytest_dnnbench.planner.warmup import warmup_counts
 
 VARIANTS = ("pipedream", "pipedream-2bw", "pipedream-flush")
 

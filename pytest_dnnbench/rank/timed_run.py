@@ -6,7 +6,7 @@ a framework's steps.
                          their own)
 
 Frameworks live behind Worker (worker.py) and never time themselves. Not here: the clock and the
-peaks of the timed steps (window.py), how many steps a warm-up has (warmup.py), the facts of the
+peaks of the timed steps (timed_window.py), how many steps a warm-up has (warmup.py), the facts of the
 environment (rank_facts.py).
 """
 
@@ -28,8 +28,8 @@ from pytest_dnnbench.rank.rank_facts import environment
 
 # Under its own name on purpose: a test replaces it here.
 from pytest_dnnbench.rank.suspension import asleep_s as asleep_s
+from pytest_dnnbench.rank.timed_window import Timing, Window, window_for
 from pytest_dnnbench.rank.warmup import CPU, CUDA, Warmup, whole_turns
-from pytest_dnnbench.rank.window import Timing, Window, window_for
 from pytest_dnnbench.rank.worker import Step, Worker
 from pytest_dnnbench.run_length import seconds_of
 

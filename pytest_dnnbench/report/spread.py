@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_dnnbench.report.runs import Result
-from pytest_dnnbench.results.statistics.design import Precision, alpha_per_test
+from pytest_dnnbench.results.statistics.design import Precision
+from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import learn, median_variance, prior_of
 
 COVERAGE = 0.95

@@ -9,7 +9,6 @@ import pytest
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.harmless import refusal
-from pytest_dnnbench.results.baselines.baseline import Baseline
 from pytest_dnnbench.results.baselines.baseline_source import load_baseline
 from pytest_dnnbench.results.baselines.case_baseline import ComparedWith, NoBaseline
 from pytest_dnnbench.results.baselines.comparability import (
@@ -19,6 +18,7 @@ from pytest_dnnbench.results.baselines.comparability import (
     nearest_facts,
 )
 from pytest_dnnbench.results.baselines.limits import Limit, parse_limit_list
+from pytest_dnnbench.results.baselines.stored_sessions import Baseline
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.verdicts.foresight import foresee
 from pytest_dnnbench.session import benchmark_file, marks, state

@@ -17,9 +17,9 @@ import pytest
 
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.session import benchmark_file, state
-from pytest_dnnbench.session.completion import Completion
+from pytest_dnnbench.session.completeness import Completion
 from pytest_dnnbench.session.journal_head import differences, journal_head
-from pytest_dnnbench.session.kept_launches import KeptLaunches
+from pytest_dnnbench.session.journaled_launches import KeptLaunches
 from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.saving import Saving
 

@@ -11,9 +11,9 @@ import pytest
 
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller.case_run import CaseRun, Launcher, load
-from pytest_dnnbench.controller.devices import Machine, detect
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
 from pytest_dnnbench.controller.leases import Leases
+from pytest_dnnbench.controller.machine import Machine, detect
 from pytest_dnnbench.controller.placement import Placements
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Progress, Ranks

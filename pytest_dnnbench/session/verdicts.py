@@ -30,7 +30,7 @@ from pytest_dnnbench.results.records.schema import (
 )
 from pytest_dnnbench.results.records.speed_up import relate, speed_ups_of
 from pytest_dnnbench.results.records.verdict import Confirmation, MetricVerdict
-from pytest_dnnbench.results.statistics.design import alpha_per_test
+from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import learn, prior_of
 from pytest_dnnbench.results.verdicts.baseline_command import acceptance
 from pytest_dnnbench.results.verdicts.calibration import summary
@@ -50,7 +50,7 @@ from pytest_dnnbench.results.verdicts.text import (
 )
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.baseline import SessionBaseline
-from pytest_dnnbench.session.completion import Completion
+from pytest_dnnbench.session.completeness import Completion
 from pytest_dnnbench.session.marks import known_regression
 from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.settings import Settings

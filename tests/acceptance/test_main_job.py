@@ -282,7 +282,7 @@ def test_oversubscription_is_marked(run: Any, pytester: pytest.Pytester) -> None
     run(
         "--dnn-frameworks", "ddp", "--dnn-gpu-counts", "65", "--collect-only", "-q"
     ).stdout.fnmatch_lines(["*-65gpu*"])
-    from pytest_dnnbench.controller.devices import Machine
+    from pytest_dnnbench.controller.machine import Machine
 
     machine = Machine("cpu", (), None, cores=2, cpu="", why="")
     assert (machine.oversubscribed(2), machine.oversubscribed(3)) == (False, True)

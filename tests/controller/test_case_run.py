@@ -9,7 +9,7 @@ import pytest
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, Launcher, prepare_run
-from pytest_dnnbench.controller.devices import detect
+from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, RunRequest
 from pytest_dnnbench.results.records.measurement import Launch

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from pytest_dnnbench.controller.devices import detect
 from pytest_dnnbench.controller.disturbance import (
     CpuSample,
     Observation,
@@ -18,6 +17,7 @@ from pytest_dnnbench.controller.disturbance import (
     read_gpus,
     sample_cpu,
 )
+from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.results.records.schema import GpuState
 from tests.controller.fake_nvml import FakeNvml
 

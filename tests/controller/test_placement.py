@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dnnbench.controller.devices import Gpu, Machine
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.leases import VARIABLE, Leases
+from pytest_dnnbench.controller.machine import Gpu, Machine
 from pytest_dnnbench.controller.placement import Placements
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.results.records.schema import Conditions

@@ -8,8 +8,8 @@ import pytest
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, prepare_run
-from pytest_dnnbench.controller.devices import detect
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.controller.rank_clock import LaunchClock, check_clocks
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks

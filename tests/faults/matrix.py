@@ -13,8 +13,8 @@ from typing import Any
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, load, prepare_run
-from pytest_dnnbench.controller.devices import detect
 from pytest_dnnbench.controller.forkserver import START_TIMEOUT_S, ForkServer
+from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks, Rendezvous, no_rendezvous
 from pytest_dnnbench.errors import (

@@ -5,10 +5,10 @@ import pytest
 from pytest_dnnbench.results.statistics.design import (
     MOST_LAUNCHES,
     Precision,
-    alpha_per_test,
     launches_for,
     precision,
 )
+from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import Noise
 
 KNOWN = Noise(0.01, 1000, 0.0, 1000, "learnt")

@@ -10,11 +10,11 @@ import pytest
 
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.errors import DataError, UsageError
-from pytest_dnnbench.results.baselines.baseline import storage_runs
 from pytest_dnnbench.results.baselines.baseline_source import read_baseline
 from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline
 from pytest_dnnbench.results.baselines.golden_file import read_golden
 from pytest_dnnbench.results.baselines.limits import Limit, default_limit
+from pytest_dnnbench.results.baselines.stored_sessions import storage_runs
 from pytest_dnnbench.results.records.launches import Launches, launches_of
 from pytest_dnnbench.results.records.record import metric_entry
 from pytest_dnnbench.results.records.saved import read_saved

@@ -16,7 +16,7 @@ from pytest_dnnbench.results.records.journal_file import SCHEMA, Head, Journal, 
 from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry
 from pytest_dnnbench.session.journal import NAME, open_journal
-from pytest_dnnbench.session.kept_launches import KeptLaunches
+from pytest_dnnbench.session.journaled_launches import KeptLaunches
 
 HEAD = Head(["test_a", "test_b"], {"steps": 3}, {"torch": "2.13"})
 REPORT = RankReport(

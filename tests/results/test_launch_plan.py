@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dnnbench.results.baselines.baseline import storage_runs
 from pytest_dnnbench.results.baselines.golden import Golden
 from pytest_dnnbench.results.baselines.golden_file import read_golden, write_golden
 from pytest_dnnbench.results.baselines.golden_update import update_golden
 from pytest_dnnbench.results.baselines.limits import parse_limits
+from pytest_dnnbench.results.baselines.stored_sessions import storage_runs
 from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan, plan_launches, plans_of
 from tests.results.synthetic import NAME, disturbed, record, save

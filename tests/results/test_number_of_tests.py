@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dnnbench.results.baselines.baseline import storage_runs
 from pytest_dnnbench.results.baselines.limits import Limit, parse_limits
+from pytest_dnnbench.results.baselines.stored_sessions import storage_runs
 from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.statistics.noise import Noise
 from pytest_dnnbench.results.verdicts import compare as compare_module

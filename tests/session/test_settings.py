@@ -6,7 +6,7 @@ import pytest
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import MODELS, Catalog, FrameworkSpec
-from pytest_dnnbench.controller.devices import Gpu, visible
+from pytest_dnnbench.controller.machine import Gpu, visible
 from pytest_dnnbench.controller.torch_build import installed_torch
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.run_length import as_seconds, as_warmup, seconds_of

@@ -4,8 +4,13 @@ a path."""
 from pathlib import Path
 
 from pytest_dnnbench.errors import DataError
-from pytest_dnnbench.results.baselines.baseline import Baseline, StoredRuns, read_fit, storage_runs
 from pytest_dnnbench.results.baselines.golden_file import is_golden, read_golden
+from pytest_dnnbench.results.baselines.stored_sessions import (
+    Baseline,
+    StoredRuns,
+    read_fit,
+    storage_runs,
+)
 from pytest_dnnbench.results.records.json_text import read_bytes
 
 

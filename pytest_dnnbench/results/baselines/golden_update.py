@@ -2,7 +2,6 @@
 
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.metrics import YARDSTICK, metric_row
-from pytest_dnnbench.results.baselines.baseline import disturbed_text
 from pytest_dnnbench.results.baselines.case_baseline import Earlier
 from pytest_dnnbench.results.baselines.comparability import (
     Difference,
@@ -18,6 +17,7 @@ from pytest_dnnbench.results.baselines.golden import (
 )
 from pytest_dnnbench.results.baselines.golden_file import written_limits
 from pytest_dnnbench.results.baselines.limits import limit_text, stored_limit
+from pytest_dnnbench.results.baselines.stored_sessions import disturbed_text
 from pytest_dnnbench.results.records.saved import SavedRun
 from pytest_dnnbench.results.records.schema import Acceptance, Record
 from pytest_dnnbench.results.statistics.noise import WINDOW, learn, prior_of

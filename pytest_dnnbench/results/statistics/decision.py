@@ -2,7 +2,7 @@
 is no evidence either way.
 
 The statistical unit is the launch. A session keeps its false-alarm rate by deciding each metric at
-`alpha_per_test(rate, tests)` (design.py). Nothing here measures, reads a clock or draws a random
+`alpha_per_test(rate, tests)` (false_alarms.py). Nothing here measures, reads a clock or draws a random
 number.
 
     decide ──suspect──> the case is measured again ──> confirm      (once at most; the last word)
@@ -18,7 +18,8 @@ from typing import Literal, TypeAlias
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.results.statistics.anchor import Anchor
-from pytest_dnnbench.results.statistics.design import SCREEN_ALPHA, Precision, precision
+from pytest_dnnbench.results.statistics.design import Precision, precision
+from pytest_dnnbench.results.statistics.false_alarms import SCREEN_ALPHA
 from pytest_dnnbench.results.statistics.noise import (
     TIME,
     Noise,

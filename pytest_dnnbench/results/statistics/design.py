@@ -10,29 +10,14 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pytest_dnnbench.results.statistics.false_alarms import SCREEN_ALPHA
 from pytest_dnnbench.results.statistics.noise import WINDOW, Noise, median_variance
-
-FALSE_ALARMS = 0.01
-"""The false-alarm rate of a session whose user sets none."""
-
-SCREEN_ALPHA = 0.05
-"""A case that may have become worse is measured again when chance alone would show as large a
-change in fewer tests than this share."""
 
 FEWEST_LAUNCHES = 3
 """The median of fewer launches does not survive a single outlier."""
 
 MOST_LAUNCHES = 20
 """A session is planned with no more launches of a case than this."""
-
-
-def alpha_per_test(session_alpha: float, tests: int) -> float:
-    """The false-alarm rate of each of a session's tests (cases x gated metrics) that keeps the
-    whole session's.
-
-    Sidak's correction: exact for independent tests, on the safe side for tests that move together.
-    """
-    return -math.expm1(math.log1p(-session_alpha) / max(tests, 1))
 
 
 @dataclass(frozen=True, slots=True)

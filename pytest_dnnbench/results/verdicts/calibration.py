@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.baselines.limits import Limit, default_limit
 from pytest_dnnbench.results.statistics.decision import POWER, decide
-from pytest_dnnbench.results.statistics.design import FALSE_ALARMS, alpha_per_test, launches_for
+from pytest_dnnbench.results.statistics.design import launches_for
+from pytest_dnnbench.results.statistics.false_alarms import FALSE_ALARMS, alpha_per_test
 from pytest_dnnbench.results.statistics.noise import Noise
 
 INTERESTING = 0.05

@@ -7,15 +7,15 @@ from typing import Any
 import msgspec
 
 from pytest_dnnbench.metrics import YARDSTICK, metric_row
-from pytest_dnnbench.results.baselines.baseline import Baseline
 from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
 from pytest_dnnbench.results.baselines.comparability import check_across, elsewhere, facts_of
 from pytest_dnnbench.results.baselines.limits import Layers, Limit
+from pytest_dnnbench.results.baselines.stored_sessions import Baseline
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.records.saved import SavedRun
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.verdict import Status, Verdict
-from pytest_dnnbench.results.statistics.design import alpha_per_test
+from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.verdicts.judge import judge, limits_of
 
 SCHEMA = 1

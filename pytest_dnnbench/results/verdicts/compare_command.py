@@ -8,7 +8,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.results.baselines.baseline_source import read_baseline
 from pytest_dnnbench.results.baselines.limits import parse_limit_list
 from pytest_dnnbench.results.records.saved import read_saved
-from pytest_dnnbench.results.statistics.design import FALSE_ALARMS
+from pytest_dnnbench.results.statistics.false_alarms import FALSE_ALARMS
 from pytest_dnnbench.results.verdicts import compare_text
 from pytest_dnnbench.results.verdicts.compare import Comparison, compare
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pytest_dnnbench.metrics import THROUGHPUT
-from pytest_dnnbench.results.baselines.baseline import Baseline
 from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline, NoBaseline
 from pytest_dnnbench.results.baselines.limits import Layers, Limit
+from pytest_dnnbench.results.baselines.stored_sessions import Baseline
 from pytest_dnnbench.results.statistics.decision import POWER
-from pytest_dnnbench.results.statistics.design import alpha_per_test, precision
+from pytest_dnnbench.results.statistics.design import precision
+from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import learn
 from pytest_dnnbench.results.verdicts.number_of_tests import expected_limits, stored_case
 

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pytest_dnnbench.metrics import THROUGHPUT
-from pytest_dnnbench.results.baselines.baseline import Baseline
 from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline, NoBaseline
 from pytest_dnnbench.results.baselines.limits import Layers, Limit
+from pytest_dnnbench.results.baselines.stored_sessions import Baseline
 from pytest_dnnbench.results.records.schema import LaunchPlanEntry, Record
-from pytest_dnnbench.results.statistics.design import MOST_LAUNCHES, alpha_per_test, launches_for
+from pytest_dnnbench.results.statistics.design import MOST_LAUNCHES, launches_for
+from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import learn
 from pytest_dnnbench.results.verdicts.number_of_tests import expected_limits, stored_case
 

@@ -7,9 +7,9 @@ one at which `compare` would test the session's saved file.
 from collections.abc import Mapping
 
 from pytest_dnnbench.metrics import METRICS
-from pytest_dnnbench.results.baselines.baseline import Baseline
 from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline, NoBaseline
 from pytest_dnnbench.results.baselines.limits import Layers, Limit
+from pytest_dnnbench.results.baselines.stored_sessions import Baseline
 from pytest_dnnbench.results.verdicts.judge import limits_of
 
 

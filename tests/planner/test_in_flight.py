@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_dnnbench.errors import PlanError
-from pytest_dnnbench.planner.warmup import warmup_counts
+from pytest_dnnbench.planner.in_flight import warmup_counts
 
 shapes = st.lists(st.integers(1, 6), min_size=1, max_size=6)
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dnnbench.controller import devices
-from pytest_dnnbench.controller.devices import Gpu, cpu_quota, detect, usable_cores
+from pytest_dnnbench.controller.machine import Gpu, cpu_quota, detect, usable_cores
 from pytest_dnnbench.controller.nvml import close_nvml, nvml
 from pytest_dnnbench.controller.torch_build import TorchBuild, installed_torch
 from pytest_dnnbench.errors import UsageError
@@ -21,7 +20,7 @@ from tests.controller.fake_nvml import FakeNvml
 def torch_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """An installed torch that was built for CUDA."""
     build = TorchBuild("2.13.0+cu130", "13.0", "abc")
-    monkeypatch.setattr(devices, "installed_torch", lambda: build)
+    monkeypatch.setattr("pytest_dnnbench.controller.machine.installed_torch", lambda: build)
 
 
 def two_gpus() -> FakeNvml:

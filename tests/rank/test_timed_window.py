@@ -6,7 +6,7 @@ from time import monotonic
 import pytest
 import torch
 
-from pytest_dnnbench.rank.window import CpuWindow, StreamWindow, window_for
+from pytest_dnnbench.rank.timed_window import CpuWindow, StreamWindow, window_for
 
 
 @dataclass

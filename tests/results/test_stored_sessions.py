@@ -13,7 +13,6 @@ import pytest
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.planner.plan import Plan, Stage
-from pytest_dnnbench.results.baselines.baseline import Baseline, storage_runs
 from pytest_dnnbench.results.baselines.baseline_source import load_baseline
 from pytest_dnnbench.results.baselines.case_baseline import (
     CaseBaseline,
@@ -25,6 +24,7 @@ from pytest_dnnbench.results.baselines.comparability import alike, differences, 
 from pytest_dnnbench.results.baselines.golden import Golden
 from pytest_dnnbench.results.baselines.golden_file import golden_text, read_golden
 from pytest_dnnbench.results.baselines.golden_update import update_golden
+from pytest_dnnbench.results.baselines.stored_sessions import Baseline, storage_runs
 from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.records.schema import PlanEntry, Record
 from pytest_dnnbench.results.statistics.noise import TIME
