@@ -6,8 +6,8 @@ a framework's steps.
                          their own)
 
 Frameworks live behind Worker (worker.py) and never time themselves. Not here: the clock and the
-peaks of the timed steps (timed_window.py), how many steps a warm-up has (warmup.py), the facts of the
-environment (rank_facts.py).
+peaks of the timed steps (timed_window.py), how many steps a warm-up has (warmup.py), the facts of
+the environment (rank_facts.py).
 """
 
 import importlib

@@ -2,8 +2,8 @@
 is no evidence either way.
 
 The statistical unit is the launch. A session keeps its false-alarm rate by deciding each metric at
-`alpha_per_test(rate, tests)` (false_alarms.py). Nothing here measures, reads a clock or draws a random
-number.
+`alpha_per_test(rate, tests)` (false_alarms.py). Nothing here measures, reads a clock or draws a
+random number.
 
     decide ──suspect──> the case is measured again ──> confirm      (once at most; the last word)
        └── not suspect: its status is final
