@@ -88,7 +88,9 @@ class CpuWindow:
 
     def close(self) -> Timing:
         """As Window.close."""
-        end_s, faults = monotonic(), _page_faults() - self._faults
+        # What follows the last step is not the window's: a rank may lose its core there.
+        end_s = self._marks[-1] if self._marks else monotonic()
+        faults = _page_faults() - self._faults
         rank_phase.timing_ended()
         clock_s = (self._begun_s, monotonic())
         status = Path("/proc/self/status").read_text()
