@@ -88,8 +88,7 @@ class CpuWindow:
 
     def close(self) -> Timing:
         """As Window.close."""
-        # The window ends with its last step: what this rank does between the two is not the job's,
-        # and of a step of 0.1 ms it would be a large share.
+        # What follows the last step is not the window's: a rank may lose its core there.
         end_s = self._marks[-1] if self._marks else monotonic()
         faults = _page_faults() - self._faults
         rank_phase.timing_ended()

@@ -1,7 +1,7 @@
 """The window on a stream of a device, which a test simulates: it waits for its own steps only."""
 
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 import torch
@@ -82,3 +82,14 @@ def test_the_hosts_clock_is_read_before_and_after_the_window() -> None:
     first_s, last_s = timing.clock_s
     times_s = [begin_s, first_s, timing.start_s, *timing.step_ends_s, timing.end_s, last_s]
     assert times_s == sorted(times_s)
+
+
+def test_a_window_closes_at_its_last_step_even_if_the_rank_loses_its_core_then() -> None:
+    """Launches of milliseconds were refused, for their steps did not add up to their window."""
+    window = CpuWindow()
+    window.open()
+    window.mark()
+    sleep(0.02)
+    timing = window.close()
+    assert timing.end_s == timing.step_ends_s[-1]
+    assert timing.clock_s[1] >= timing.end_s + 0.02

@@ -18,8 +18,8 @@ from pytest_dnnbench.run_length import Length
 CONSISTENT = 0.02
 """How far the throughput of a launch and the sum of its step times may be apart, as a fraction.
 
-Both follow from the same windows, so what is allowed for lies between a rank's last step and the
-close of its window: microseconds, of windows that last milliseconds at least."""
+The windows of our own ranks close at their last step, so that both agree to the last digits. The
+rest is room for a launch that a journal or another package's code has written."""
 
 
 @dataclass(frozen=True, slots=True)
