@@ -19,6 +19,7 @@ import horovod.torch as hvd
 import torch
 import torch.distributed as dist
 
+from pytest_dnnbench.messages import Correctness
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
 from pytest_dnnbench.rank.frameworks.horovod import HorovodWorker
 from pytest_dnnbench.rank.frameworks.pipedream import PipeDreamWorker
@@ -93,6 +94,8 @@ class Planted:
     place: Any
     request: Any
 
+    _proving = False
+
     def weights(self) -> list[torch.Tensor]:
         """This rank's weights, which the fault may harm."""
         module: torch.nn.Module = self.module  # type: ignore[attr-defined] # a data-parallel worker's
@@ -112,9 +115,16 @@ class Planted:
         super().connect()  # type: ignore[misc] # the framework's
 
     def build(self) -> None:
-        """Strikes after it, when there are weights."""
+        """Strikes after it, when there are weights; the proof builds too, and is another phase."""
         super().build()  # type: ignore[misc] # the framework's
-        self.strike("build")
+        if not self._proving:
+            self.strike("build")
+
+    def prove(self) -> Correctness:
+        """The real framework's proof."""
+        self._proving = True
+        correctness: Correctness = super().prove()  # type: ignore[misc] # the framework's
+        return correctness
 
     def run(self, steps: int) -> Iterator[Step]:
         """Strikes after the second step of the warm-up and after that of the timed steps."""
