@@ -19,14 +19,15 @@ def tiny(channels: int = 1, classes: int = 10) -> nn.Module:
 
 
 class Diverging(nn.Module):
-    """Its loss is not a number from the first step on."""
+    """Its loss is not a number from the sixth step in single precision on: no proof goes so far."""
 
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(784, 10)
+        self.steps = 0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits, which are not numbers in single precision. In the proof's double precision they
-        are."""
+        """Logits, which are numbers at first."""
         logits: torch.Tensor = self.linear(images.flatten(1))
-        return logits * float("nan") if images.dtype == torch.float32 else logits
+        self.steps += images.dtype == torch.float32
+        return logits * float("nan") if self.steps > 5 else logits

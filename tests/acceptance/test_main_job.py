@@ -204,7 +204,7 @@ def test_a_wrong_step_fails_its_case_alone_and_is_not_recorded(
     result = run("--dnn-frameworks", "single,broken", "-k", "train", "--benchmark-json", "out.json")
     result.assert_outcomes(passed=1, failed=1, deselected=2)
     result.stdout.fnmatch_lines(
-        ["*WrongResult: broken-*the step is wrong, so it was not timed: rank 0: gradients*"]
+        ["*WrongResult: broken-*the step is wrong, so it was not timed: *rank 0: gradients*"]
     )
     assert list(records(pytester.path / "out.json")) == [
         "test_train[single-tests.tiny_models:tiny-1gpu]"
@@ -216,7 +216,7 @@ def test_a_loss_that_is_no_number_is_no_result(run: Any) -> None:
         "--dnn-frameworks", "single", "--dnn-models", "tests.tiny_models:Diverging", "-k", "train"
     )
     result.assert_outcomes(failed=1, deselected=1)
-    result.stdout.fnmatch_lines(["*the loss of step 0 is nan: the run diverged*"])
+    result.stdout.fnmatch_lines(["*the loss of step [0-9]* is nan: the run diverged*"])
 
 
 def test_a_hanging_case_fails_in_time_and_the_session_goes_on(
