@@ -1,6 +1,7 @@
 """The conditions under which a rank is proven: deterministic kernels, and a bound on memory that a
 failure names."""
 
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -32,7 +33,8 @@ def proof_conditions(model: str, fresh: Callable[[], nn.Module]) -> Iterator[Non
         if not is_out_of_memory(error):
             raise
         # The frames of the error hold what the proof had allocated: without them there is memory to
-        # count with.
+        # count with. Where it was raised is kept as text.
+        error.add_note("".join(traceback.format_tb(error.__traceback__)))
         raise ProofOutOfMemory(_advice(model, fresh)) from error.with_traceback(None)
     finally:
         cudnn.deterministic, cudnn.benchmark = before

@@ -32,7 +32,7 @@ def test_pipelines_stand_beside_the_other_frameworks(
     )
     result.assert_outcomes(passed=6)
     result.stdout.fnmatch_lines(
-        ["*pipedream * 2 *x*%*", "plans (replicas of each stage)", "*pipedream*, 2 GPUs, train: *"]
+        ["*pipedream * 2 *x*", "plans (replicas of each stage)", "*pipedream*, 2 GPUs, train: *"]
     )
     made = records(pytester.path / "o.json")
     assert {name.partition("[")[2] for name in made} >= {
