@@ -28,7 +28,7 @@ from pytest_dnnbench.controller.rank_failure import failure_of, hang_of, unreada
 from pytest_dnnbench.controller.rank_process import RankProcess
 from pytest_dnnbench.controller.server_environment import changes
 from pytest_dnnbench.controller.unpickling import unpickled
-from pytest_dnnbench.errors import LaunchError, UsageError
+from pytest_dnnbench.errors import LaunchError, RankFailure, UsageError
 from pytest_dnnbench.frames import PICKLED, PLAIN, SpawnMessage
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.rank_status import RankStatus, StatusPage
@@ -148,25 +148,45 @@ class Ranks:
             (rendezvous or no_rendezvous)(self.world_size) as environments,
         ):
             ranks: list[RankProcess] = []
+            failure: RankFailure | None = None
             try:
-                self._show(ranks)
-                self.server.wait_ready(self.timeout_s)
-                memory, packed = OomWatch(), pickle.dumps(arguments)
-                self.clock = LaunchClock()
-                deadline = Deadline(self.timeout_s)
-                for number, environment in enumerate(environments):
-                    place = self._place(number, folder, tuple(environment))
-                    request = pickle.dumps((place, (module, name, None), packed, kind))
-                    ranks.append(self._start(number, folder, request, environment))
-                self.placement.watch.ranks_started([rank.pid for rank in ranks])
-                self._collect(ranks, deadline, memory)
-                self.clock.stop([rank.page.timing_s() for rank in ranks])
-                self.placement.watch.ranks_reported()
+                request = ((module, name, None), pickle.dumps(arguments), kind)
+                deadline = self._run(ranks, folder, environments, request)
                 return [self._result(rank, kind, returns, deadline) for rank in ranks]
+            except RankFailure as error:
+                failure = error
+                raise
             finally:
                 self._end(ranks)
                 self.outputs = [rank.last_output() for rank in ranks]
+                if failure is not None:
+                    # Now that the rank has ended, everything that it wrote has arrived.
+                    failure.output = self.outputs[failure.rank]
                 self._progress.clear()
+
+    def _run(
+        self,
+        ranks: list[RankProcess],
+        folder: Path,
+        environments: Sequence[Mapping[str, str]],
+        request: tuple[Target, bytes, bytes],
+    ) -> Deadline:
+        """Starts the ranks, adding them to `ranks`, and waits until all of them have reported.
+        Returns the launch's deadline."""
+        self._show(ranks)
+        self.server.wait_ready(self.timeout_s)
+        memory = OomWatch()
+        self.clock = LaunchClock()
+        deadline = Deadline(self.timeout_s)
+        for number, environment in enumerate(environments):
+            place = self._place(number, folder, tuple(environment))
+            message = pickle.dumps((place, *request))
+            ranks.append(self._start(number, folder, message, environment))
+        self.placement.watch.ranks_started([rank.pid for rank in ranks])
+        self._collect(ranks, deadline, memory)
+        self.clock.stop([rank.page.timing_s() for rank in ranks])
+        self.placement.watch.ranks_reported()
+        return deadline
 
     def _result(self, rank: RankProcess, kind: bytes, returns: Any, deadline: Deadline) -> Any:
         """What a rank returned. Raises RankUnreadable."""
