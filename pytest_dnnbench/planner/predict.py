@@ -77,18 +77,7 @@ def even_plan(
     check_limits(memory_bytes, activation_compression)
     remarks = remarks_on(profile)
     states = states_of(profile)
-    most = most_stages(states.inside)
-    if len(replicas) > most:
-        shared = (
-            f" (operators such as {' and '.join(profile.together[0][:2])} share a weight or a value"
-            " and stay together)"
-            if profile.together
-            else ""
-        )
-        raise PlanError(
-            f"{len(replicas)} stages, but the model can be cut into {most} at most{shared}:"
-            " ask for fewer"
-        )
+    _check_stages(profile, states, len(replicas))
     level = Level(sum(replicas), math.inf if bandwidth is None else bandwidth)
     costs = corrected.LevelCosts(states, corrected.gpu(states), level, activation_compression, True)
     needed = [_needed_bytes(states, count + 1) for count in counts]
@@ -106,6 +95,21 @@ def even_plan(
     stages = tuple(Block(*stage) for stage in cuts)
     bottleneck_s = corrected.blocks_s(states, stages, (level,), activation_compression)
     return plan_of(states, (level,), stages, bottleneck_s, remarks=remarks)
+
+
+def _check_stages(profile: Profile, states: States, stages: int) -> None:
+    most = most_stages(states.inside)
+    if stages <= most:
+        return
+    shared = (
+        f" (operators such as {' and '.join(profile.together[0][:2])} share a weight or a value"
+        " and stay together)"
+        if profile.together
+        else ""
+    )
+    raise PlanError(
+        f"{stages} stages, but the model can be cut into {most} at most{shared}: ask for fewer"
+    )
 
 
 def check_limits(memory_bytes: float | None, activation_compression: float | None) -> None:

@@ -63,8 +63,12 @@ def refuse_host_work(
                 whole_s = min(whole_s, seconds(lambda: model(images)))
             if whole_s <= max(TIMES_AS_LONG * parts_s, parts_s + LEAST_S):
                 return
+    raise UsageError(_refusal(graph, whole_s, parts_s))
+
+
+def _refusal(graph: OperatorGraph, whole_s: float, parts_s: float) -> str:
     where = f", most of it before {graph.after_gap}" if graph.after_gap else ""
-    raise UsageError(
+    return (
         f"the forward of {type(graph.model).__name__} takes {whole_s * 1e3:.3g} ms, and its"
         f" operators {parts_s * 1e3:.3g} ms: the rest is work on the host{where}, which stages of a"
         " pipeline would leave out; move it out of the forward, or mark its block as a leaf"
