@@ -11,7 +11,7 @@ forked: when one of those changes, the server is started anew.
 import os
 from collections.abc import Mapping
 
-HEAP = {
+DEFAULTS = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_MMAP_MAX_": "0",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
@@ -19,19 +19,8 @@ HEAP = {
 """Makes the C library keep freed memory. By default it returns large pieces to the kernel or keeps
 them, depending on what was freed before: a training step then takes 3 page faults in one launch and
 11,000 in the next, a tenth of its time. It also asks for huge pages, which the kernel gives 2 MiB
-at a time: 1,800 page faults to the end of resnet18's first step instead of 37,000."""
-
-WAITING = {"GOMP_SPINCOUNT": "10000"}
-"""How long a compute thread spins for the others before it sleeps. OpenMP's own count is 300,000:
-where another process takes a core, threads spin while the thread that they wait for does not run,
-and a step takes ten times as long and more. 10,000 cost nothing on idle cores, 1,000 a quarter
-(docs/appendix/measured.md)."""
-
-DEFAULTS = {**HEAP, **WAITING}
-"""Variables that the user has set are kept."""
-
-_POLICY = "OMP_WAIT_POLICY"
-"""Says the same as WAITING in other words, which WAITING would override."""
+at a time: 1,800 page faults to the end of resnet18's first step instead of 37,000. Variables that
+the user has set are kept."""
 
 OURS = {
     "GLOO_SOCKET_IFNAME": "lo",
@@ -72,8 +61,7 @@ torch and its libraries read once, when they are loaded."""
 
 def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The fork server's variables; `environment` are those of the pytest process."""
-    defaults = HEAP if environment.get(_POLICY) else DEFAULTS
-    return {**defaults, **environment, **OURS}
+    return {**DEFAULTS, **environment, **OURS}
 
 
 def read_when_loaded(environment: Mapping[str, str]) -> dict[str, str]:

@@ -18,10 +18,10 @@ def test_the_users_values_stand_above_defaults_and_below_what_leases_and_loopbac
     assert set(DEFAULTS) <= set(variables)
 
 
-def test_the_users_own_way_of_waiting_is_kept() -> None:
-    assert server_environment({})["GOMP_SPINCOUNT"] == "10000"
+def test_how_compute_threads_wait_is_left_to_the_user() -> None:
+    """A setting of ours made launches on idle cores 7% slower than the user's own training."""
+    assert "GOMP_SPINCOUNT" not in server_environment({})
     assert server_environment({"GOMP_SPINCOUNT": "5"})["GOMP_SPINCOUNT"] == "5"
-    assert "GOMP_SPINCOUNT" not in server_environment({"OMP_WAIT_POLICY": "ACTIVE"})
 
 
 def test_changes_are_what_is_new_different_or_gone() -> None:
