@@ -101,9 +101,9 @@ def test_a_conftest_can_do_the_same(pytester: pytest.Pytester) -> None:
 
 
 def test_a_metric_without_a_row_is_refused_after_the_first_launch(
-    pytester: pytest.Pytester,
+    installed: pytest.Pytester,
 ) -> None:
-    pytester.makepyfile(
+    installed.makepyfile(
         my_worker="""
         from pytest_dnnbench.rank.frameworks.single import SingleWorker
 
@@ -113,9 +113,8 @@ def test_a_metric_without_a_row_is_refused_after_the_first_launch(
                     file.write("x")
                 return {"goodness": 1.0}
         """,
-        test_cases=CASES,
     )
-    pytester.makeconftest(
+    installed.makeconftest(
         """
         from pytest_dnnbench import FrameworkSpec
 
@@ -126,11 +125,10 @@ def test_a_metric_without_a_row_is_refused_after_the_first_launch(
             return {"tiny": "tests.tiny_models:tiny"}
         """
     )
-    pytester.syspathinsert(str(EXAMPLE.parents[1]))
-    result = pytester.runpytest_subprocess(
+    result = installed.runpytest_subprocess(
         *("--dnn-device=cpu", "--dnn-gpu-counts=1", "--dnn-frameworks=chatty"),
         *("--dnn-models=tiny", "--dnn-launches=3", "--dnn-steps=1"),
     )
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*'goodness'*pytest_dnnbench_metrics*"])
-    assert (pytester.path / "asked").read_text() == "x", "one launch, and no more"
+    assert (installed.path / "asked").read_text() == "x", "one launch, and no more"
