@@ -24,13 +24,18 @@ def image_form(image_size: int) -> tuple[int, int]:
     return (1, 10) if image_size == MNIST_IMAGE_SIZE else (3, 1000)
 
 
+def devices_id(gpus: int, nodes: int = 1) -> str:
+    """The devices in the id of a test: `4gpu`, over nodes `4gpu-2node`."""
+    return f"{gpus}gpu" + (f"-{nodes}node" if nodes > 1 else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """What one test case measures. Plain data; crosses process boundaries; validated once, here.
 
     `batch_size` is the number of samples in one rank's minibatch; under strong scaling, after the
     division. `gpus` counts ranks: on a machine without GPUs they are CPU processes. `options` are
-    the framework's own. Raises UsageError for a value that no case can have.
+    the framework's own. `nodes` counts the machines that they are on. Raises UsageError for a value that no case can have.
     """
 
     framework: str
@@ -45,6 +50,7 @@ class Case:
     device: str = "cpu"
     seed: int = 0
     options: dict[str, Scalar] = field(default_factory=dict)
+    nodes: int = 1
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -60,6 +66,7 @@ class Case:
             ("gpus", self.gpus),
             ("batch_size", self.batch_size),
             ("image_size", self.image_size),
+            ("nodes", self.nodes),
         ):
             if count < 1:
                 raise UsageError(f"{name} is {count}: it must be at least 1")
@@ -74,8 +81,8 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The case in the id of a test: `ddp-resnet50-4gpu`."""
-        return f"{self.framework}-{self.model}-{self.gpus}gpu"
+        """The case in the id of a test: `ddp-resnet50-4gpu`, over nodes `ddp-resnet50-4gpu-2node`."""
+        return f"{self.framework}-{self.model}-{devices_id(self.gpus, self.nodes)}"
 
     @property
     def label(self) -> str:

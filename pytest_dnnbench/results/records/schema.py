@@ -73,6 +73,23 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     throttled_by: list[str] | None = None
 
 
+class NodeConditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One node of a launch over nodes: how many of the ranks ran there, in order; the `cores` that
+    they leased and the load of other processes.
+
+    `clock_offset_s` is the node's monotonic clock minus the controller's during the launch, and
+    `clock_uncertainty_s` how far that may be off. The times in the record are by the controller's
+    clock.
+    """
+
+    name: str
+    ranks: int
+    cores: tuple[int, ...] = ()
+    others_cores: float | None = None
+    clock_offset_s: float = 0.0
+    clock_uncertainty_s: float = 0.0
+
+
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The conditions of one launch: its devices, their state, and what else used them.
 
@@ -81,7 +98,9 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     leased; `rank_cores` are the cores near its GPU that each rank was pinned to, empty where none
     was. `gpu_before` and `gpu_after` map UUIDs to states, before the ranks start and while they
     still hold their GPUs. `discarded_as_suspended` counts the launches before this one in which the
-    machine slept. `yardstick_s` is how long the machine's yardstick took after the launch.
+    machine slept. `yardstick_s` is how long the machine's yardstick took after the launch; of
+    several nodes, the slowest one's. `nodes` are there for a launch on nodes, the leading one
+    first; the leased cores are then given for each of them.
     """
 
     disturbed: str | None = None
@@ -93,6 +112,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     gpu_after: dict[str, GpuState] = {}
     discarded_as_suspended: int = 0
     yardstick_s: float | None = None
+    nodes: list[NodeConditions] = []
 
 
 class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
