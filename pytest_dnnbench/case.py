@@ -35,7 +35,8 @@ class Case:
 
     `batch_size` is the number of samples in one rank's minibatch; under strong scaling, after the
     division. `gpus` counts ranks: on a machine without GPUs they are CPU processes. `options` are
-    the framework's own. `nodes` counts the machines that they are on. Raises UsageError for a value that no case can have.
+    the framework's own. `nodes` counts the machines that they are on. Raises UsageError for a value
+    that no case can have.
     """
 
     framework: str
@@ -81,7 +82,7 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The case in the id of a test: `ddp-resnet50-4gpu`, over nodes `ddp-resnet50-4gpu-2node`."""
+        """The case in the id of a test: `ddp-resnet50-4gpu`, or `ddp-resnet50-4gpu-2node`."""
         return f"{self.framework}-{self.model}-{devices_id(self.gpus, self.nodes)}"
 
     @property

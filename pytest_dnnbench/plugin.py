@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_dnnbench.controller.pipeline_stages import PipelineStages
     from pytest_dnnbench.controller.ranks import Ranks
     from pytest_dnnbench.session.bench import DnnBench
+    from pytest_dnnbench.session.resources import Resources
 
 PARAMETERS = ("framework", "model", "gpus")
 
@@ -125,17 +126,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = [name for name in PARAMETERS if name in metafunc.fixturenames and name not in marked]
     if "dnnbench" not in metafunc.fixturenames or not wanted:
         return
-    rows = resources(metafunc.config).combinations(wanted)
-    ids = ["-".join(_id(*pair) for pair in zip(wanted, row, strict=True)) for row in rows]
+    shared = resources(metafunc.config)
+    rows = shared.combinations(wanted)
+    ids = ["-".join(_id(shared, *pair) for pair in zip(wanted, row, strict=True)) for row in rows]
     metafunc.parametrize(
         wanted, [pytest.param(*row, id=label) for row, label in zip(rows, ids, strict=True)]
     )
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
     """Reads `4gpu` where a test gives its own counts."""
-    return _id(argname, val) if argname == "gpus" and isinstance(val, int) else None
+    from pytest_dnnbench.session.resources import resources_in_use
+
+    if argname != "gpus" or not isinstance(val, int):
+        return None
+    return _id(resources_in_use(config), argname, val)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -199,5 +205,9 @@ def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:
     return list(argument)
 
 
-def _id(name: str, value: object) -> str:
-    return f"{value}gpu" if name == "gpus" else str(value)
+def _id(shared: Resources | None, name: str, value: object) -> str:
+    from pytest_dnnbench.case import devices_id
+
+    if name != "gpus" or not isinstance(value, int):
+        return str(value)
+    return devices_id(value, 1 if shared is None else shared.nodes_for(value))

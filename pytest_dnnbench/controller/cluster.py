@@ -159,10 +159,7 @@ class Cluster:
         """How many of the ranks run on each node, the leading one first; as many on each as can be.
         Raises LaunchError where the nodes are too few."""
         nodes = self.nodes if nodes is None else nodes
-        if self._spread is not None:
-            least = min(self._spread, world_size)
-        else:
-            least = 1
+        least = min(self._spread or 1, world_size)
         for count in range(least, len(nodes) + 1):
             if shares := _divided(world_size, [self.capacity(node) for node in nodes[:count]]):
                 return shares

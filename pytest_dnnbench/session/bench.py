@@ -115,6 +115,7 @@ class DnnBench:
             device=self._resources.machine.kind,
             seed=settings.seed,
             options={**settings.framework_options.get(framework, {}), **options},
+            nodes=self._resources.nodes_for(gpus),
         )
 
     def _launch(self, run: CaseRun) -> None:
