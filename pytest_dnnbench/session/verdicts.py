@@ -141,6 +141,7 @@ class Verdicts:
         if not required or baseline is None or baseline.stored(item.nodeid).metrics:
             return None
         return f"--dnn-require-baseline: {self._nothing_to_compare_with(item)}; it was not measured"
+
     def judge(self, item: pytest.Item, record: Record, again: Again) -> Outcome:
         """Adds limits and verdict to a record. `again(n)` measures the case in n fresh launches."""
         session_baseline = state.part(self._config, SessionBaseline)
