@@ -137,11 +137,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
     """Reads `4gpu` where a test gives its own counts."""
-    from pytest_dnnbench.session.resources import resources_in_use
+    from pytest_dnnbench.session.resources import resources, runs_on_nodes
 
     if argname != "gpus" or not isinstance(val, int):
         return None
-    return _id(resources_in_use(config), argname, val)
+    return _id(resources(config) if runs_on_nodes(config) else None, argname, val)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

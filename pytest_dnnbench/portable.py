@@ -11,20 +11,20 @@ A leaf. Not here: answers whose type is fixed beforehand (frames.py, kind PLAIN)
 
 import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from pytest_dnnbench.case import Case
+from pytest_dnnbench import case, messages, mnist_files
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.messages import PipelineRequest, RunRequest, StageReport
-from pytest_dnnbench.mnist_files import MnistFiles
 
 RECORDS = {
     record.__name__: record
-    for record in (Case, MnistFiles, PipelineRequest, RunRequest, StageReport)
+    for module in (case, messages, mnist_files)
+    for record in vars(module).values()
+    if isinstance(record, type) and is_dataclass(record) and record.__module__ == module.__name__
 }
 """The classes of ours that may cross."""
 

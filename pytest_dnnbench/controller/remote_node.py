@@ -256,8 +256,7 @@ class RemoteNode:
     @property
     def silent_s(self) -> float:
         """How long the agent has not answered what it was told."""
-        first_s = min(self._unanswered.values(), default=time.monotonic())
-        return time.monotonic() - first_s
+        return time.monotonic() - min(self._unanswered.values()) if self._unanswered else 0.0
 
     def answer(self, token: int, kind: type[Answer], timeout_s: float) -> Answer:
         """The reply to a request. Raises as `call`."""

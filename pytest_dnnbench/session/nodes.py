@@ -8,7 +8,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from pytest_dnnbench.controller.agent_messages import Hello
 from pytest_dnnbench.controller.cluster import Cluster, HereNode, Node, is_this_machine
@@ -71,6 +71,20 @@ def _spread(nodes: str | None, available: int) -> int | None:
     return number
 
 
+def hello(preload: Sequence[str], *, device: str, timed: bool, lease_timeout_s: float) -> Hello:
+    """What an agent is told first, of this process as it is now."""
+    return Hello(
+        version=importlib.metadata.version("pytest-dnnbench"),
+        directory=os.getcwd(),
+        sys_path=list(sys.path),
+        environment=decides_speed(os.environ),
+        preload=list(preload),
+        device=device,
+        timed=timed,
+        lease_timeout_s=lease_timeout_s,
+    )
+
+
 def cluster_of(
     settings: Settings,
     engine: Engine,
@@ -83,17 +97,9 @@ def cluster_of(
     """The session's nodes, connected. `here` gives the placements of this machine, for an
     allocation that includes it. Raises UsageError."""
 
-    def hello() -> Hello:
-        return Hello(
-            version=importlib.metadata.version("pytest-dnnbench"),
-            directory=os.getcwd(),
-            sys_path=list(sys.path),
-            environment=decides_speed(os.environ),
-            preload=list(server.preload),
-            device=settings.device,
-            timed=timed,
-            lease_timeout_s=settings.lease_timeout,
-        )
+    def told() -> Hello:
+        timeout_s = settings.lease_timeout
+        return hello(server.preload, device=settings.device, timed=timed, lease_timeout_s=timeout_s)
 
     def stop(why: str) -> None:
         announce(f"dnnbench: {why}; stopping as after Ctrl-C")
@@ -105,7 +111,7 @@ def cluster_of(
     nodes: list[Node] = [
         HereNode(name, server, here())
         if is_batch and is_this_machine(name)
-        else RemoteNode(name, engine, hello, announce=announce, stop=stop)
+        else RemoteNode(name, engine, told, announce=announce, stop=stop)
         for name in names
     ]
     cluster = Cluster(

@@ -262,6 +262,14 @@ def resources(config: pytest.Config) -> Resources:
     return shared
 
 
+def runs_on_nodes(config: pytest.Config) -> bool:
+    """Whether the options, or the allocation that pytest runs in, name nodes."""
+    try:
+        return engine_of(state.settings(config), hook_rows.engines(config)) is not None
+    except UsageError as error:
+        raise state.refused(error) from None
+
+
 def resources_in_use(config: pytest.Config) -> Resources | None:
     """The session's resources; None where nothing has asked for them."""
     return state.part_if_any(config, Resources)
