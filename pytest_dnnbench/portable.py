@@ -10,6 +10,7 @@ A leaf. Not here: answers whose type is fixed beforehand (frames.py, kind PLAIN)
 """
 
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -37,6 +38,7 @@ _CONTAINERS: dict[str, Callable[..., Any]] = {
 _INT64 = range(-(1 << 63), 1 << 63)
 _ARRAY_KINDS = "biufcSUmM"
 """NumPy's kinds of types whose bytes say everything: no objects, no records."""
+_ARRAY_TYPE = re.compile(rf"[<>|=][{_ARRAY_KINDS}][0-9]{{1,6}}(\[[0-9]{{0,4}}[A-Za-z]{{1,2}}\])?")
 
 
 def packed(value: Any) -> bytes:
@@ -120,10 +122,10 @@ def _names(record: Any) -> list[str]:
 
 
 def _array(kind: str, type_name: str, shape: list[int], data: bytes) -> Any:
-    dtype = np.dtype(type_name)
-    if dtype.kind not in _ARRAY_KINDS:
+    # Looked at before NumPy does, whose own reader takes whole expressions.
+    if not _ARRAY_TYPE.fullmatch(type_name):
         raise ValueError(f"no portable value: an array of {type_name}")
-    array = np.frombuffer(data, dtype).reshape(shape)
+    array = np.frombuffer(data, np.dtype(type_name)).reshape(shape)
     return array.copy() if kind == "array" else array.reshape(())[()]
 
 
