@@ -41,6 +41,10 @@ COMMANDS = {
         "time each operator of a model on one device",
     ),
     "plan": ("pytest_dnnbench.planner.command", "split a profiled model into pipeline stages"),
+    "sbatch": (
+        "pytest_dnnbench.batch.command",
+        "write a batch script for Slurm that runs a session and continues it",
+    ),
     "horovod": (
         "pytest_dnnbench.horovod_build.command",
         "build Horovod for the installed torch, and install it",

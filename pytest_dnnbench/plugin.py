@@ -71,6 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     try:
         config.stash[state.CATALOG] = hook_rows.catalog(config)
+        config.stash[state.ENGINES] = hook_rows.engines(config)
         add_metrics(hook_rows.metrics(config))
         config.stash[state.SETTINGS] = read_settings(config, config.stash[state.CATALOG])
     except UsageError as error:

@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "session": LEAVES | RESULTS | {"controller", "report"},
     "plugin": LEAVES | {"hookspecs", "session", "controller"},
     "init": {"errors", "files"},
+    "batch": {"errors"},
     "__main__": {"errors", "harmless", ""},
     "": LEAVES | {"session", "controller", "rank"},
 }

@@ -3,6 +3,7 @@ node leases for them. The leases of a launch are taken node by node in one order
 sessions cannot wait for each other.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
@@ -13,8 +14,46 @@ from pytest_dnnbench.controller.placement import NodeShare, Placement, Placement
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.results.records.schema import Conditions, NodeConditions
 
+_MARGIN, _SAVING_S = 1.5, 10.0
+"""How much longer than the longest one a launch may take, and how long saving takes."""
+
 _SLACK_S = 30.0
 """How much longer than its own wait for devices an agent may take to say that it gave up."""
+
+
+class TimeLimit:
+    """The end of a batch job, before which the session stops by itself: no launch begins that would
+    probably not end.
+
+    `left_s` is the time that is left now, `stop` ends the session with a reason. `clock` gives
+    seconds.
+    """
+
+    def __init__(
+        self,
+        left_s: float,
+        stop: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._ends_s = clock() + left_s
+        self._stop = stop
+        self._longest_s = 0.0
+
+    @contextmanager
+    def launch(self) -> Iterator[None]:
+        """One launch, which takes about as long as the longest before it."""
+        begun_s = self._clock()
+        left_s, needed_s = self._ends_s - begun_s, _MARGIN * self._longest_s + _SAVING_S
+        if left_s < needed_s:
+            self._stop(
+                f"the job ends in {max(0.0, left_s):.0f} s, and a launch takes up to"
+                f" {self._longest_s:.0f} s"
+            )
+        try:
+            yield
+        finally:
+            self._longest_s = max(self._longest_s, self._clock() - begun_s)
 
 
 class NodePlacements:
@@ -22,8 +61,11 @@ class NodePlacements:
 
     side_by_side = False
 
-    def __init__(self, cluster: Cluster, lease_timeout_s: float) -> None:
+    def __init__(
+        self, cluster: Cluster, lease_timeout_s: float, limit: TimeLimit | None = None
+    ) -> None:
         self.cluster = cluster
+        self._limit = limit
         self._lease_s = lease_timeout_s + _SLACK_S
 
     def __call__(self, world_size: int) -> AbstractContextManager[Placement]:
@@ -52,6 +94,8 @@ class NodePlacements:
         placement: Placement | None = None
         try:
             with ExitStack() as leases:
+                if self._limit is not None:
+                    leases.enter_context(self._limit.launch())
                 machines: set[str] = set()
                 for node, ranks in sorted(
                     zip(nodes, shares, strict=True), key=lambda pair: pair[0].name

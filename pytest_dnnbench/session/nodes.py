@@ -71,6 +71,16 @@ def _spread(nodes: str | None, available: int) -> int | None:
     return number
 
 
+def stopping(announce: Callable[[str], None]) -> Callable[[str], None]:
+    """Stops the session for a reason, as SIGTERM does: the file is saved, the journal kept."""
+
+    def stop(why: str) -> None:
+        announce(f"dnnbench: {why}; stopping as after Ctrl-C")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    return stop
+
+
 def hello(preload: Sequence[str], *, device: str, timed: bool, lease_timeout_s: float) -> Hello:
     """What an agent is told first, of this process as it is now."""
     return Hello(
@@ -101,17 +111,13 @@ def cluster_of(
         timeout_s = settings.lease_timeout
         return hello(server.preload, device=settings.device, timed=timed, lease_timeout_s=timeout_s)
 
-    def stop(why: str) -> None:
-        announce(f"dnnbench: {why}; stopping as after Ctrl-C")
-        os.kill(os.getpid(), signal.SIGTERM)
-
     names = engine.nodes()
     spread = _spread(settings.nodes, len(names))
     is_batch = settings.engine != "prefix"
     nodes: list[Node] = [
         HereNode(name, server, here())
         if is_batch and is_this_machine(name)
-        else RemoteNode(name, engine, told, announce=announce, stop=stop)
+        else RemoteNode(name, engine, told, announce=announce, stop=stopping(announce))
         for name in names
     ]
     cluster = Cluster(

@@ -16,18 +16,19 @@ from pytest_dnnbench.controller.cluster import Cluster
 from pytest_dnnbench.controller.engines import Engine
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
 from pytest_dnnbench.controller.leases import Leases
-from pytest_dnnbench.controller.machine import detect
-from pytest_dnnbench.controller.node_placement import NodePlacements
+from pytest_dnnbench.controller.machine import Machine, detect
+from pytest_dnnbench.controller.node_placement import NodePlacements, TimeLimit
 from pytest_dnnbench.controller.placement import Placements
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Progress, Ranks
+from pytest_dnnbench.controller.slurm import time_left_s
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.mnist_files import MnistFiles, find_mnist
 from pytest_dnnbench.results.records.speed_up import SpeedUps
 from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
-from pytest_dnnbench.session import hook_rows, state
+from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import is_timed
-from pytest_dnnbench.session.nodes import cluster_of, engine_of
+from pytest_dnnbench.session.nodes import cluster_of, engine_of, stopping
 from pytest_dnnbench.session.settings import ALL, Settings
 
 DOWNLOAD = "pytest_dnnbench.rank.data:download"
@@ -70,14 +71,23 @@ class Resources:
             if side_by_side:
                 raise UsageError("-n runs cases side by side on one machine: leave it out on nodes")
             self.cluster = cluster_of(
-                settings, engine, self.server, here, timed=timed, announce=announce
+                settings,
+                engine,
+                self.server,
+                lambda: here(detect(settings.device), ()),
+                timed=timed,
+                announce=announce,
             )
         try:
             self._fit()
         except BaseException:
             self.close()
             raise
-        self.placements = here() if self.cluster is None else self._on_nodes(self.cluster)
+        self.placements = (
+            here(self.machine, self.counts)
+            if self.cluster is None
+            else self._on_nodes(self.cluster)
+        )
         self.runs: dict[str, CaseRun] = {}
         self.speed_ups = SpeedUps()
         self.progress: Progress | None = None
@@ -98,20 +108,25 @@ class Resources:
             settings.batch_for(count)
         self._fitting = {spec.name: self._fitting_counts(spec) for spec in self._specs()}
 
-    def _placements_here(self, *, timed: bool, side_by_side: bool) -> Placements:
+    def _placements_here(
+        self, machine: Machine, counts: tuple[int, ...], *, timed: bool, side_by_side: bool
+    ) -> Placements:
         """The placements of this machine."""
         timeout_s = self.settings.lease_timeout
         return Placements(
-            self.machine if self.cluster is None else detect(self.settings.device),
+            machine,
             Leases(timeout_s=timeout_s, announce=self._announce, needed=side_by_side),
-            self.counts,
+            counts,
             timed=timed,
             side_by_side=side_by_side,
             server_pid=lambda: self.server.pid,
         )
 
     def _on_nodes(self, cluster: Cluster) -> NodePlacements:
-        return NodePlacements(cluster, self.settings.lease_timeout)
+        limit, left_s = None, time_left_s()
+        if left_s is not None:
+            limit = TimeLimit(left_s, stopping(self._announce))
+        return NodePlacements(cluster, self.settings.lease_timeout, limit)
 
     def start(self) -> None:
         """Starts what forks ranks, whose imports take seconds, unless it is running: on nodes the
@@ -254,7 +269,7 @@ def resources(config: pytest.Config) -> Resources:
             timed=is_timed(config),
             side_by_side=state.is_xdist_worker(config),
             announce=lambda line: state.announce(config, line),
-            engine=engine_of(state.settings(config), hook_rows.engines(config)),
+            engine=engine_of(state.settings(config), config.stash[state.ENGINES]),
         )
     except UsageError as error:
         raise state.refused(error) from None
@@ -265,7 +280,7 @@ def resources(config: pytest.Config) -> Resources:
 def runs_on_nodes(config: pytest.Config) -> bool:
     """Whether the options, or the allocation that pytest runs in, name nodes."""
     try:
-        return engine_of(state.settings(config), hook_rows.engines(config)) is not None
+        return engine_of(state.settings(config), config.stash[state.ENGINES]) is not None
     except UsageError as error:
         raise state.refused(error) from None
 

@@ -67,9 +67,9 @@ def ranks(nodes: Cluster, timeout_s: float = 60.0, world_size: int = 2) -> Ranks
 
 
 @contextmanager
-def namespaces(folder: Path) -> Iterator[str]:
+def namespaces(folder: Path) -> Iterator[tuple[str, str]]:
     """Two nodes with addresses and names of their own, on a bridge. Yields the command that runs a
-    program on {node}."""
+    program on {node}, and the beginning of their addresses."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "nsenter", "unshare"))):
         pytest.skip("needs root and the tools of iproute2 and util-linux")
     number = os.getpid()
@@ -78,8 +78,9 @@ def namespaces(folder: Path) -> Iterator[str]:
     with ExitStack() as undo:
         _ip("link", "add", bridge, "type", "bridge")
         undo.callback(_ip, "link", "del", bridge)
+        _ip("addr", "add", f"{net}.1/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
-        hosts = ["127.0.0.1 localhost"]
+        hosts = ["127.0.0.1 localhost", f"{net}.1 {os.uname().nodename}"]
         for last, name in enumerate(NAMES, 2):
             _ip("netns", "add", prefix + name)
             undo.callback(_ip, "netns", "del", prefix + name)
@@ -96,7 +97,69 @@ def namespaces(folder: Path) -> Iterator[str]:
         pin = pinned().replace("{index}", "$index")
         enter.write_text(_ENTER.format(prefix=prefix, hosts=folder / "hosts", pin=pin))
         enter.chmod(0o700)
-        yield f"{enter} {{node}} {{index}}"
+        yield f"{enter} {{node}} {{index}}", net
+
+
+SLURM = ("slurmctld", "slurmd", "srun", "sbatch", "munged")
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+_SLURM_CONF = """\
+ClusterName=dnnbench
+SlurmctldHost={host}({net}.1)
+SlurmUser=root
+SlurmctldPort={port}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+CredType=cred/munge
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+ReturnToService=2
+KillWait=5
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/ctld.pid
+SlurmdPidFile={folder}/d-%n.pid
+SlurmctldLogFile={folder}/ctld.log
+SlurmdLogFile={folder}/d-%n.log
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+NodeName=n1 NodeHostname=n1 NodeAddr={net}.2 Port={first} CPUs=2 RealMemory=2000
+NodeName=n2 NodeHostname=n2 NodeAddr={net}.3 Port={second} CPUs=2 RealMemory=2000
+PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@contextmanager
+def slurm(folder: Path, command: str, net: str) -> Iterator[dict[str, str]]:
+    """A Slurm of its own over the two nodes of `namespaces`, with a munged of its own. Yields the
+    variables by which its commands find it."""
+    missing = [name for name in SLURM if shutil.which(name, path=_PATH) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}, of Debian's slurm-wlm and munge")
+    port = 20000 + os.getpid() % 3000 * 3
+    for name in ("munge", "state", "spool-n1", "spool-n2"):
+        (folder / name).mkdir(mode=0o755)
+    conf = folder / "slurm.conf"
+    ports = {"port": port, "first": port + 1, "second": port + 2}
+    host = os.uname().nodename
+    conf.write_text(_SLURM_CONF.format(host=host, net=net, folder=folder, **ports))
+    (folder / "munge" / "key").write_bytes(os.urandom(128))
+    (folder / "munge" / "key").chmod(0o400)
+    variables = {**os.environ, "SLURM_CONF": str(conf), "PATH": _PATH}
+    munge = ["munged", "--foreground", "--force", f"--key-file={folder}/munge/key"]
+    munge += [f"--{name}-file={folder}/munge/{name}" for name in ("log", "pid", "seed")]
+    daemons = [[*munge, f"--socket={folder}/munge/socket"], ["slurmctld", "-D", "-f", str(conf)]]
+    for index, name in enumerate(NAMES):
+        enter = [word.format(node=name, index=index) for word in command.split()]
+        daemons.append([*enter, "slurmd", "-D", "-N", name, "-f", str(conf)])
+    with ExitStack() as ends:
+        for number, daemon in enumerate(daemons):
+            with (folder / f"daemon{number}.out").open("ab") as output:
+                running = subprocess.Popen(daemon, env=variables, stdout=output, stderr=output)
+            ends.callback(running.wait)
+            ends.callback(running.terminate)
+        yield variables
 
 
 def _ip(*words: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_dnnbench.controller.cluster import Cluster
 from pytest_dnnbench.controller.machine import Gpu, Machine
-from pytest_dnnbench.controller.node_placement import NodePlacements, with_clocks
+from pytest_dnnbench.controller.node_placement import NodePlacements, TimeLimit, with_clocks
 from pytest_dnnbench.controller.placement import Placement
 from pytest_dnnbench.controller.rank_clock import ClockOffset, on_ours
 from pytest_dnnbench.controller.route import Host
@@ -138,6 +138,19 @@ def test_a_lost_node_is_replaced_or_named() -> None:
         placements(2),
     ):
         pass
+
+
+def test_no_launch_begins_that_would_not_end_before_the_job_does() -> None:
+    now, reasons = [0.0], list[str]()
+    limit = TimeLimit(100.0, reasons.append, clock=lambda: now[0])
+    for took_s in (30.0, 10.0):
+        with limit.launch():
+            now[0] += took_s
+    assert reasons == []  # 60 s were left, and 1.5 x 30 + 10 needed
+    now[0] += 6.0
+    with limit.launch():
+        pass
+    assert reasons == ["the job ends in 54 s, and a launch takes up to 30 s"]
 
 
 def test_times_of_another_node_are_moved_to_our_clock() -> None:

@@ -52,7 +52,7 @@ OPTIONS = (
 @pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The command that enters a node."""
-    with namespaces(tmp_path_factory.mktemp("nodes")) as command:
+    with namespaces(tmp_path_factory.mktemp("nodes")) as (command, _):
         yield command
 
 
