@@ -188,6 +188,13 @@ class Settings:
     report: str | None = _option(
         str, None, "folder for a page, plots and tables of the session", measured=False
     )
+    github: str = _choice(
+        "auto",
+        "annotations and the job's summary on GitHub Actions; auto writes them where"
+        " GITHUB_ACTIONS is true",
+        ("auto", "on", "off"),
+        measured=False,
+    )
     parallel: bool = _option(
         bool,
         False,
