@@ -6,8 +6,8 @@ a change is found, on simulated histories.
 False: the share of histories without a change in which any is named; 1% is stated. The figures of
 sessions are normal, of Student's distribution with 3 degrees of freedom, normal with a slow session
 (a third) in ten, or a level that walks by half of the noise from session to session: that one does
-change. Found: a step at 1% of noise, so many sessions before the end of 50; `near` is the share that
-is placed within one session, `covered` of those that have the true change in their interval.
+change. Found: a step at 1% of noise, so many sessions before the end of 50; `near` is the share of
+those found that is placed within one session, `covered` that with the true change in its interval.
 
 Two minutes on a quiet core. Fails if a share of false ones is above 2% where nothing changed.
 """
@@ -70,7 +70,10 @@ def main() -> int:
 def named(noise: Callable[[np.random.Generator, int], Array], sessions: int, count: int) -> float:
     """The share of histories in which a change is named."""
     rng = np.random.default_rng(sessions)
-    return sum(bool(change_points(np.exp(noise(rng, sessions)))) for _ in range(count)) / count
+    return (
+        sum(bool(change_points(np.exp(noise(rng, sessions)).tolist())) for _ in range(count))
+        / count
+    )
 
 
 def steps(size: float, since: int, count: int) -> tuple[float, float, float]:
@@ -79,7 +82,7 @@ def steps(size: float, since: int, count: int) -> tuple[float, float, float]:
     for _ in range(count):
         figures = np.exp(rng.normal(0, SD, 50))
         figures[50 - since :] *= 1 - size
-        points = change_points(figures)
+        points = change_points(figures.tolist())
         if points:
             nearest = min(points, key=lambda point: abs(point.at - (50 - since)))
             found += 1
