@@ -55,6 +55,8 @@ def measure(place: Place, request: RunRequest) -> RankReport:
     suspended_s = asleep_s() - asleep_before_s
     rank_phase.enter("report")
     report = _report(worker, run, timing, warmed, suspended_s)
+    if request.recheck:
+        worker.recheck()
     rank_phase.enter("teardown")
     worker.close()
     return report

@@ -124,6 +124,11 @@ class Worker(ABC):
         """
         return ""
 
+    def recheck(self) -> None:
+        """Compares what the model computes after its timed steps with what it should; called last,
+        in one launch of a case, on every rank. Raises WrongResult. Nothing is checked here unless a
+        framework does."""
+
     def validation(self) -> tuple[int, int] | None:
         """Right answers and samples of this rank's share of the validation set; None without real
         data."""
