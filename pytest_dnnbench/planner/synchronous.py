@@ -172,11 +172,6 @@ def _stages_per_rank(framework: str, options: Options) -> int:
         raise PlanError(
             f"--dnn-stages-per-rank is {requested}: give at least 1, or 0 for the default"
         )
-    if fixed is not None and requested not in (0, fixed):
-        raise PlanError(
-            f"{framework} has exactly {fixed} {'stage' if fixed == 1 else 'stages'} per rank, not"
-            f" {requested}: leave --dnn-stages-per-rank out"
-        )
     if fixed is None and requested == 1:
         raise PlanError(
             f"{framework} is for several stages per rank: give --dnn-stages-per-rank 2 or more, or"

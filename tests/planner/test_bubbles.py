@@ -61,9 +61,9 @@ def test_gradients_of_weights_fill_a_bubble() -> None:
     weights comes after both."""
     orders = [
         [Pass(0, "F", 0), Pass(0, "F", 1), Pass(0, "B", 0), Pass(0, "B", 1)],
-        [Pass(1, "F", 0), Pass(1, "I", 0), Pass(1, "F", 1), Pass(1, "I", 1)]
-        + [Pass(1, "W", 0), Pass(1, "W", 1)],
+        [Pass(1, "F", 0), Pass(1, "I", 0), Pass(1, "F", 1), Pass(1, "I", 1)],
     ]
+    orders[1] += [Pass(1, "W", 0), Pass(1, "W", 1)]
     seconds = even(2, F=1, I=1, W=1, B=2)
     # 0F0 0-1, 0F1 1-2, 1F0 1-2, 1I0 2-3, 1F1 3-4, 1I1 4-5, 0B0 3-5, 0B1 5-7, 1W 5-7: 7 long
     assert batch_seconds(orders, seconds) == 7
