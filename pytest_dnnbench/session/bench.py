@@ -54,6 +54,8 @@ class DnnBench:
         if benchmark_file.is_used(self._benchmark):
             pytest.fail(_TWICE, pytrace=False)
         self._skip_unless_possible(framework, ranks.world_size)
+        if lacks := state.part(self._item.config, Verdicts).lacks_baseline(self._item):
+            pytest.fail(lacks, pytrace=False)
         try:
             self._check_options(framework, options or {})
             run = self._run(framework, name_of(model), ranks, phase, options or {})

@@ -69,11 +69,8 @@ class PipeDreamWorker(StagedWorker):
         train, size = self.case.phase == "train", self._minibatches_per_step
         replicas = self.schedule.layout.replicas
         if self._batches is None:
-            self._batches = (
-                data.batches(self.case, self.request.data, self._replica, replicas[0], self.device)
-                if self._stage == 0
-                else iter(())
-            )
+            feeds = self._stage == 0
+            self._batches = self.new_batches(self._replica, replicas[0]) if feeds else iter(())
         self._runtime.occupancy.restart()
         pass_through = self._runtime.train if train else self._runtime.validate
         share: list[Completed] = []

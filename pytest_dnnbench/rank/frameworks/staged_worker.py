@@ -4,7 +4,6 @@ and the proof of a step.
 Not here: how stages run (rank/pipeline), what a step is (pipedream.py, torch_pipeline.py).
 """
 
-import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -17,8 +16,9 @@ from pytest_dnnbench.catalog import OF_ANY_SIZE
 from pytest_dnnbench.messages import Correctness, PlanDecision
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.planner.schedule import Schedule
-from pytest_dnnbench.rank import data, group
-from pytest_dnnbench.rank.frameworks.image_worker import ImageWorker
+from pytest_dnnbench.rank import batches, data, group
+from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
+from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.models import build_model, example_images, seed, widen
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.proof import AnyRuntime, prove_training, prove_validation
@@ -28,6 +28,7 @@ from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
 from pytest_dnnbench.rank.proof_conditions import proof_conditions
 from pytest_dnnbench.rank.reference import digest
 from pytest_dnnbench.rank.worker import Step
+from pytest_dnnbench.rank.workload import Share
 
 PROOF_IMAGE_SIZE = 64
 """Pixels a side of the proof's images, for models that take any size: the mathematics is the same
@@ -42,7 +43,7 @@ VALIDATION_IMAGES = 250
 """In the minibatches of the final validation."""
 
 
-class StagedWorker(ImageWorker):
+class StagedWorker(WorkloadWorker):
     """One rank of a framework that cuts the model as the case's plan says."""
 
     _batches: Batches | None = None
@@ -135,19 +136,25 @@ class StagedWorker(ImageWorker):
 
     def batch(self, index: int) -> data.Batch:
         """Minibatch `index` of the proof, in float64, of images that float32 has as well."""
-        small = self.case
+        images = ImageWorkload(self.request.model, self.case.image_size)
         # Other models of torchvision, and a user's, may not take images of another size.
         if self.request.model in OF_ANY_SIZE and self.case.image_size > PROOF_IMAGE_SIZE:
-            small = dataclasses.replace(self.case, image_size=PROOF_IMAGE_SIZE)
-        images, labels = data.synthetic_batch(
-            small,
+            images = ImageWorkload(self.request.model, PROOF_IMAGE_SIZE)
+        batch = batches.synthetic_batch(
+            images,
             0,
             index,
             self.device,
-            size=PROOF_IMAGES[small.channels == 1],
-            dtype=torch.float32,
+            size=PROOF_IMAGES[images.channels == 1],
+            seed=self.case.seed,
         )
-        return images.to(torch.float64), labels
+        return batches.wide(batch)
+
+    def new_batches(self, shard: int, shards: int) -> Batches:
+        """The data of one shard, from its begin."""
+        case, pinned = self.case, self.device.type == "cuda"
+        share = Share(case.phase, case.batch_size, shard, shards, case.seed, pinned)
+        return batches.batches(self.workload, share, self.device)
 
 
 def step_of(index: int, share: list[Completed]) -> Step:

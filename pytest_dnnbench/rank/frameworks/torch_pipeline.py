@@ -75,11 +75,7 @@ class TorchPipelineWorker(StagedWorker):
         if self._batches is None:
             takes = runtime.has_first or runtime.has_last
             shard = runtime.replica, pipelines.replicas
-            self._batches = (
-                data.batches(self.case, self.request.data, *shard, self.device)
-                if takes
-                else iter(())
-            )
+            self._batches = self.new_batches(*shard) if takes else iter(())
         runtime.passes.restart()
         pass_through = runtime.train if self.case.phase == "train" else runtime.validate
         share: list[Completed] = []
