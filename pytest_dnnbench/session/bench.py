@@ -123,6 +123,8 @@ class DnnBench:
         if benchmark_file.is_used(self._benchmark):
             pytest.fail(_TWICE, pytrace=False)
         spec = self._possible(row, framework, ranks.world_size)
+        if lacks := state.part(self._item.config, Verdicts).lacks_baseline(self._item):
+            pytest.fail(lacks, pytrace=False)
         try:
             run = self._kept_run(prepared, spec, ranks)
             if len(run.launches) < self._item.stash.get(
