@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.function_case import GROUPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,11 @@ FRAMEWORKS = (
     _torch_schedule("dualpipev", "DualPipeV: as zbv, forward and backward passes in pairs"),
 )
 
+TORCH_GROUP = FrameworkSpec(
+    "torch", "", "torch.distributed's process group, for timed functions: no framework trains here"
+)
+"""Stands for torch in `Catalog.group`."""
+
 _OF_ANY_SIZE = """
     efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4
     efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_v2_l efficientnet_v2_m
@@ -257,6 +263,16 @@ class Catalog:
             raise UsageError(
                 f"unknown framework {name!r}: {_nearest(name, self.frameworks)}"
             ) from None
+
+    def group(self, name: str) -> FrameworkSpec:
+        """The library whose group of ranks a timed function runs in: "torch", or a framework with a
+        group of its own. Raises UsageError."""
+        if name not in GROUPS:
+            raise UsageError(
+                f"framework {name!r} has no group for a function to run in: choose from"
+                f" {', '.join(GROUPS)}"
+            )
+        return TORCH_GROUP if name == TORCH_GROUP.name else self.framework(name)
 
     def model(self, name: str) -> str:
         """The "module:factory" behind a model's name, which may be one itself. Raises
