@@ -4,7 +4,6 @@ own: a model that computes less once it has been proven would pass it."""
 
 import torch
 
-from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.rank.batches import synthetic_batch, wide
 from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import ProvenWorker, proof_size
@@ -17,11 +16,11 @@ STEP = 1_000_000
 """The step whose synthetic minibatch is taken: no run has had it."""
 
 
-def recheck(worker: ProvenWorker) -> None:
+def recheck(worker: ProvenWorker) -> str | None:
     """Compares the outputs of a forward pass in the case's phase, in the types that were timed,
     with those of a fresh model in float64 with this rank's weights and buffers.
 
-    The bound is that of the proof (rounding.py). Raises WrongResult.
+    The bound is that of the proof (rounding.py). Returns what is wrong, None where nothing is.
     """
     workload, case, train = worker.workload, worker.case, worker.case.phase == "train"
     batch = synthetic_batch(
@@ -43,10 +42,11 @@ def recheck(worker: ProvenWorker) -> None:
     comparison = Comparison()
     kind = f"{workload.output_name} in {arithmetic.name}"
     comparison.add(kind, outputs, expected, bounds, f"rank {worker.place.rank}")
-    if comparison.failures:
-        raise WrongResult(
-            "after the timed steps the model computes something else than a fresh one with the same"
-            f" weights and buffers ({comparison.failures[0]}, allowed are"
-            f" {comparison.tolerances[kind]:.3g}): what was timed is not what was proven. Let its"
-            " forward depend on its inputs, parameters and buffers only, and on no count of calls"
-        )
+    if not comparison.failures:
+        return None
+    return (
+        "after the timed steps the model computes something else than a fresh one with the same"
+        f" weights and buffers ({comparison.failures[0]}, allowed are"
+        f" {comparison.tolerances[kind]:.3g}): what was timed is not what was proven. Let its"
+        " forward depend on its inputs, parameters and buffers only, and on no count of calls"
+    )

@@ -197,9 +197,9 @@ class DataParallelWorker(WorkloadWorker):
         """As Worker.details: the workload's."""
         return self.workload.details()
 
-    def recheck(self) -> None:
-        """As Worker.recheck: the outputs of a forward pass."""
-        recheck(self)
+    def recheck(self) -> str | None:
+        """As Worker.recheck: of the outputs of a forward pass."""
+        return recheck(self)
 
     def prove(self) -> Correctness:
         """As Worker.prove: in the types that are timed, and in float64."""
