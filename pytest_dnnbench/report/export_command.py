@@ -23,7 +23,10 @@ def main(arguments: list[str]) -> int:
         say(line, sys.stderr)
     if not exported:
         measured = {
-            name for run in runs for result in run.results for name in result.record.metrics
+            name
+            for run in runs
+            for result in (*run.results, *run.functions)
+            for name in result.record.metrics
         }
         raise UsageError(
             f"nothing to export: no case has a figure of {', '.join(metrics) or 'any metric'};"
@@ -35,7 +38,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _numbered(run: Run, number: int) -> Run:
-    return replace(run, results=tuple(replace(result, run=number) for result in run.results))
+    return replace(
+        run,
+        results=tuple(replace(result, run=number) for result in run.results),
+        functions=tuple(replace(result, run=number) for result in run.functions),
+    )
 
 
 def _written(folder: Path, name: str, content: str) -> Path:

@@ -42,7 +42,7 @@ def points(runs: Sequence[Run], metrics: Sequence[str] = ()) -> tuple[list[Point
     for each figure that a case does not have."""
     kept, absent = [], []
     for run in runs:
-        for result in run.results:
+        for result in (*run.results, *run.functions):
             for metric in result.record.metrics:
                 if metrics and metric not in metrics:
                     continue
@@ -233,15 +233,16 @@ def _by_series(members: Sequence[Point]) -> list[Point]:
 
 
 def _labels(point: Point) -> str:
-    case = point.result.case
+    record = point.result.record
+    measured = record.measured_case
     labels = {
         "case": point.result.name,
-        "framework": case.framework,
-        "model": case.model,
-        "phase": case.phase,
-        "gpus": case.gpus,
-        "device": case.device,
+        "framework": measured.framework,
+        "gpus": measured.gpus,
+        "device": measured.device,
     }
+    if record.case is not None:
+        labels |= {"model": record.case.model, "phase": record.case.phase}
     return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
 
 

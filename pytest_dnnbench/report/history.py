@@ -71,7 +71,7 @@ def histories(
     facts of the environment that may differ from the newest session's."""
     return [
         history(results, metric, across=across, rate=rate)
-        for results in study.history.values()
+        for results in (*study.history.values(), *study.function_history.values())
         if case in results[-1].name
         for metric in metrics
         if metric in results[-1].record.metrics

@@ -86,12 +86,12 @@ def _runs(files: Sequence[Path], latest: int) -> list[Run]:
 
 
 def _nothing(study: Study, metrics: Sequence[str], case: str) -> str:
-    if not study.latest:
+    if not study.measured:
         return "no session that can be read holds a case"
-    measured = sorted({name for result in study.latest for name in result.record.metrics})
+    measured = sorted({name for result in study.measured for name in result.record.metrics})
     return (
         f"no case whose name holds {case!r} has {', '.join(metrics)}: measured were"
-        f" {', '.join(measured)}, of {len(study.latest)} cases, as {study.latest[0].name}"
+        f" {', '.join(measured)}, of {len(study.measured)} cases, as {study.measured[0].name}"
     )
 
 

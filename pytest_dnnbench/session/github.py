@@ -80,7 +80,7 @@ class GitHub:
 
     def _annotation(self, kind: str, name: str, record: Record, message: str) -> str:
         path, line = self._places.get(name, (name.partition("::")[0], 1))
-        title = f"{record.case.label}: {record.verdict.status}"
+        title = f"{record.measured_case.label}: {record.verdict.status}"
         return _command(
             kind,
             {"file": _from_checkout(self._config.rootpath / path), "line": line, "title": title},
@@ -110,7 +110,8 @@ def _remarks(record: Record) -> list[str]:
         remarks.append(f"expected or accepted:\n{failure_message(record)}")
     if verdict.status == "noisy":
         remarks += notes_of(verdict)
-    disturbance = record.measured(THROUGHPUT).disturbance if THROUGHPUT in record.metrics else None
+    timed = next((name for name in (THROUGHPUT, "step_time_s") if name in record.metrics), None)
+    disturbance = record.measured(timed).disturbance if timed else None
     if disturbance and not any(disturbance in remark for remark in remarks):
         remarks.append(disturbance)
     return remarks
@@ -152,12 +153,13 @@ def _from_checkout(path: Path) -> str:
 def _markdown(records: Mapping[str, Record], comparison: Comparison | None) -> list[str]:
     """The parts of the job's summary, the most important first."""
     from pytest_dnnbench.report.captions import caption
+    from pytest_dnnbench.report.functions import function_table
     from pytest_dnnbench.report.paste import markdown
     from pytest_dnnbench.report.rows import sections
     from pytest_dnnbench.report.table import study_of
 
     study = study_of(records)
-    figures = markdown(sections(study), caption(study))
+    figures = markdown(sections(study), function_table(study), caption(study))
     if comparison is None:
         return [f"### Benchmarks: no baseline\n\n{figures}"]
     folded = f"<details><summary>all figures</summary>\n\n{figures}\n</details>"

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.case import Case
+from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.results.records.schema import Conditions, Record
 from tests.report import records
 
@@ -130,3 +132,16 @@ def test_metrics_are_chosen_and_an_unknown_one_is_refused_with_those_that_exist(
     assert set(files["bencher.json"][CASE]) == {"throughput-img-s"}
     assert main(["export", path, "--to", "bencher", "-o", "x", "--metrics", "speed"]) == 2
     assert "measured were allocated_peak_bytes, step_time_s, throughput" in capsys.readouterr().err
+
+
+def test_a_timed_function_is_exported_and_has_a_history_like_any_case(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    function = FunctionCase("collectives:AllReduce", "torch", 2, {"size": 1024})
+    record = msgspec.structs.replace(measured(), case=None, function=function)
+    files = [saved(tmp_path, record, "cases.py::test_all_reduce", day=day) for day in (10, 11)]
+    text = exported(tmp_path, "openmetrics", *files)["openmetrics.txt"]
+    labels = '{case="cases.py::test_all_reduce",framework="torch",gpus="2",device="cpu"}'
+    assert f"dnnbench_step_time_seconds{labels} 0.31 " in text
+    assert main(["history", *files]) == 0
+    assert "cases.py::test_all_reduce: 2 sessions" in capsys.readouterr().out
