@@ -77,7 +77,13 @@ _MICROBATCHES = FrameworkOption(
     "microbatches",
     "microbatches",
     0,
-    "minibatches that one update of 2BW and Flush averages; 0: one per rank",
+    "microbatches that one update averages; 0: one per rank, or more where the schedule needs them",
+)
+_STAGES_PER_RANK = FrameworkOption(
+    "stages_per_rank",
+    "stages-per-rank",
+    0,
+    "stages of the model on each rank, where the schedule leaves it open; 0: two",
 )
 
 
@@ -93,6 +99,19 @@ def _pipedream(
         planning="pytest_dnnbench.rank.pipeline.planning:decide",
         by_default=by_default,
         options=(*_PIPELINE_OPTIONS, option),
+    )
+
+
+def _torch_schedule(name: str, about: str) -> FrameworkSpec:
+    return FrameworkSpec(
+        name,
+        "pytest_dnnbench.rank.frameworks.torch_pipeline:TorchPipelineWorker",
+        f"torch.distributed.pipelining: {about}",
+        fits="pytest_dnnbench.planner.synchronous:fits",
+        planning="pytest_dnnbench.rank.pipeline.planning:decide_synchronous",
+        by_default=False,
+        min_gpus=2,
+        options=(*_PIPELINE_OPTIONS, _MICROBATCHES, _STAGES_PER_RANK),
     )
 
 
@@ -174,6 +193,13 @@ FRAMEWORKS = (
         "PipeDream-Flush: a drain and one synchronous update per batch",
         _MICROBATCHES,
     ),
+    _torch_schedule("gpipe", "all forwards, then all backwards"),
+    _torch_schedule("1f1b", "one forward and one backward in turn"),
+    _torch_schedule("interleaved", "1F1B, several stages per rank in a loop"),
+    _torch_schedule("bfs", "several stages per rank in a loop, breadth first"),
+    _torch_schedule("zero-bubble", "interleaved, with the weights' gradients in the bubbles"),
+    _torch_schedule("zbv", "zero bubbles, two stages per rank placed as a V"),
+    _torch_schedule("dualpipev", "DualPipeV: as zbv, forward and backward passes in pairs"),
 )
 
 TORCH_GROUP = FrameworkSpec(
