@@ -258,7 +258,11 @@ class Ranks:
             while any(rank.pending for rank in ranks):
                 left_s = deadline.left_s() if grace is None else grace.left_s()
                 # Also when the time is up: what has come by then counts.
-                events = selector.select(min(left_s, self._wake_s))
+                watch = self.placement.watch
+                due_s = watch.due_s()
+                wake_s = self._wake_s if due_s is None else min(self._wake_s, due_s)
+                events = selector.select(min(left_s, wake_s))
+                watch.sample()
                 for key, _ in events:
                     self._receive(key, ranks, selector)
                 if left_s <= 0:
