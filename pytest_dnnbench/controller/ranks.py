@@ -327,8 +327,8 @@ def target_of(function: Callable[..., Any]) -> Target:
     if not isinstance(function, FunctionType | type) or "<" in function.__qualname__:
         raise UsageError(
             f"{getattr(function, '__qualname__', function)!r} cannot run on ranks:"
-            " they import it by name, so define it with `def` or `class` at the top level of a"
-            " module"
+            " they import it by name, so define it with `def` at the top level of a module (a class"
+            " too)"
         )
     file = getattr(sys.modules.get(function.__module__), "__file__", None)
     if isinstance(function, FunctionType):
