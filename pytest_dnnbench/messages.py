@@ -61,6 +61,7 @@ class RunRequest:
     plan      what the framework's planning returned on rank 0, the same for the proof and for all
               launches, as plain data: that of a PlanDecision for our pipelines; None without a
               planning step
+    recheck   whether the outputs of the timed model are checked after the timed steps
 
     The optimiser is SGD with these settings for every framework.
     """
@@ -75,6 +76,7 @@ class RunRequest:
     weight_decay: float = 5e-4
     data: MnistFiles | None = None
     plan: Any = None
+    recheck: bool = False
 
 
 @dataclass(frozen=True, slots=True)

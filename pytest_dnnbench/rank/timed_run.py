@@ -55,6 +55,8 @@ def measure(place: Place, request: TimedRequest) -> RankReport:
     suspended_s = asleep_s() - asleep_before_s
     rank_phase.enter("report")
     report = _report(worker, run, timing, warmed, suspended_s)
+    if isinstance(request, RunRequest) and request.recheck and (wrong := worker.recheck()):
+        raise WrongResult(wrong)
     rank_phase.enter("teardown")
     worker.close()
     return report
