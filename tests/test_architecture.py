@@ -26,6 +26,7 @@ LEAVES = {
         "collectives",
         "function_case",
         "powercap",
+        "device_peaks",
     ),
 }
 RESULTS = {f"results.{part}" for part in ("statistics", "records", "baselines", "verdicts")}
