@@ -17,6 +17,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.run_length import Length
+from pytest_dnnbench.text_file import TextFile
 
 Sample = Literal["img", "tok", "sample"]
 """What a sample is: an image, a token, or anything else. Throughput has the unit SAMPLE/s."""
@@ -51,11 +52,13 @@ class RunRequest:
     steps     how long the timed steps are: a number of them, or seconds as "5s" (run_length.py)
     warmup    how long the untimed steps before them are: a number, seconds, or "auto"
     data      where real images are; None: synthetic ones
+    text      the file whose bytes are the tokens; None: synthetic ones
     plan      what the framework's planning returned on rank 0, the same for the proof and for all
               launches, as plain data: that of a PlanDecision for our pipelines; None without a
               planning step
 
-    The optimiser is SGD with these settings for every framework.
+    A workload without an optimiser of its own is trained by SGD with these settings, in every
+    framework.
     """
 
     case: Case
@@ -68,6 +71,7 @@ class RunRequest:
     weight_decay: float = 5e-4
     data: MnistFiles | None = None
     plan: Any = None
+    text: TextFile | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,7 @@ class DnnBench:
             steps=1 if smoke else settings.timed(shared.machine.kind),
             warmup=0 if smoke else settings.warmup,
             data=shared.data(),
+            text=shared.text(),
         )
         run.parallel = shared.placements.side_by_side
         run.with_yardstick = not smoke
@@ -116,6 +117,7 @@ class DnnBench:
             scaling=settings.scaling,
             device=self._resources.machine.kind,
             seed=settings.seed,
+            sequence_length=settings.sequence_length,
             options={**settings.framework_options.get(framework, {}), **options},
         )
 
