@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -45,7 +45,8 @@ class KeptLaunch(msgspec.Struct, frozen=True):
     """One launch of a case, with the case's plan and proof.
 
     `item` is the test's node id. `plan` is what the framework's planning returned; it is plain data
-    when it is read back.
+    when it is read back. `side` is B for a launch in the other environment of --dnn-against;
+    `round` is the round of a launch that is one of a pair, from 1.
     """
 
     item: str
@@ -54,6 +55,8 @@ class KeptLaunch(msgspec.Struct, frozen=True):
     correctness: CorrectnessEntry
     reports: tuple[RankReport, ...]
     conditions: Conditions = Conditions()
+    side: Literal["A", "B"] = "A"
+    round: int = 0
 
 
 _Line = TypeVar("_Line", Head, KeptLaunch)
