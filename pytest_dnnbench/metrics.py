@@ -16,6 +16,10 @@ Better = Literal["higher", "lower"]
 OverRanks = Literal["job", "max", "mean", "sum"]
 
 _BYTES = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "KB": 1e3, "MB": 1e6, "GB": 1e9}
+_BYTES_PER_S = {f"{unit}/s": factor for unit, factor in _BYTES.items()}
+# What torch's allocator asks of CUDA at a time (kSmallBuffer, kLargeBuffer of its
+# CUDACachingAllocator): whether one more of them is needed depends on the order of requests.
+_SMALL_SEGMENT, _LARGE_SEGMENT = 2 * _BYTES["MiB"], 20 * _BYTES["MiB"]
 _SECONDS = {"ms": 1e-3, "us": 1e-6}
 _FRACTION = {"%": 0.01}
 _REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
@@ -39,6 +43,8 @@ class Metric:
     timed           other work on the same devices changes it
     positive        no measurement gives zero or less: such a figure is an error
     exact           the same program gives the same figure every time, as bytes of an allocator
+    granularity     in the metric's unit: differences up to this one are the luck of one session,
+                    and no relative limit is smaller
     kept            a golden file keeps it even without a limit
     scales          other units in which a limit may be written, each in the metric's own
     devices         the kinds of device whose ranks can have it
@@ -57,6 +63,7 @@ class Metric:
     timed: bool = False
     positive: bool = False
     exact: bool = False
+    granularity: float = 0.0
     kept: bool = False
     scales: Mapping[str, float] = field(default_factory=dict)
     devices: tuple[str, ...] = ("cuda", "cpu")
@@ -78,6 +85,9 @@ class Metric:
             raise UsageError(
                 f"metric {self.name}: tolerance {self.tolerance} is not between 0 and 1"
             )
+
+        if self.granularity < 0:
+            raise UsageError(f"metric {self.name}: granularity {self.granularity} is negative")
 
     @property
     def title(self) -> str:
@@ -108,7 +118,8 @@ LOSS = "loss"
 YARDSTICK = "yardstick_s"
 """Not of the case but of the machine: a fixed workload (rank/yardstick.py)."""
 
-RATE_UNITS = ("sample/s", "img/s", "tok/s")
+RATE_UNITS = ("sample/s", "img/s", "tok/s", "step/s", "B/s")
+ALGORITHM_BANDWIDTH, BUS_BANDWIDTH = "algorithm_bandwidth", "bus_bandwidth"
 
 BUILT_IN = (
     Metric(
@@ -131,6 +142,25 @@ BUILT_IN = (
         positive=True,
         scales=_SECONDS,
     ),
+    # No limit by default: both say what throughput says of the same function, which has one.
+    Metric(
+        ALGORITHM_BANDWIDTH,
+        "B/s",
+        "higher",
+        "algorithm bandwidth",
+        timed=True,
+        positive=True,
+        scales=_BYTES_PER_S,
+    ),
+    Metric(
+        BUS_BANDWIDTH,
+        "B/s",
+        "higher",
+        "bus bandwidth",
+        timed=True,
+        positive=True,
+        scales=_BYTES_PER_S,
+    ),
     Metric(
         "allocated_peak_bytes",
         "B",
@@ -139,6 +169,7 @@ BUILT_IN = (
         over_ranks="max",
         tolerance=0.01,
         exact=True,
+        granularity=_SMALL_SEGMENT,
         scales=_BYTES,
         devices=("cuda",),
     ),
@@ -150,6 +181,7 @@ BUILT_IN = (
         over_ranks="max",
         tolerance=0.05,
         exact=True,
+        granularity=_LARGE_SEGMENT,
         scales=_BYTES,
         devices=("cuda",),
     ),

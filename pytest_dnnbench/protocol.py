@@ -17,6 +17,7 @@ _MESSAGES = (
     frames.RankError,
     messages.Place,
     messages.RunRequest,
+    messages.FunctionRequest,
     messages.Correctness,
     messages.PlanDecision,
     messages.RankReport,

@@ -14,6 +14,7 @@ from pytest_dnnbench.metrics import METRICS, Metric, add_metrics, metric_row
         ({"better": "more"}, "better is 'more': write 'higher' or 'lower'"),
         ({"over_ranks": "median"}, "over_ranks is 'median': choose from job, max, mean, sum"),
         ({"tolerance": 5.0}, "tolerance 5.0 is not between 0 and 1"),
+        ({"granularity": -1.0}, "granularity -1.0 is negative"),
     ],
 )
 def test_a_row_that_cannot_be_is_refused(row: dict[str, object], message: str) -> None:

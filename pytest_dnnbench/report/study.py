@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
+import msgspec
+
 from pytest_dnnbench.case import PHASES, Scalar
 from pytest_dnnbench.catalog import FRAMEWORKS
 from pytest_dnnbench.report.runs import Result, Run
@@ -66,12 +68,17 @@ class Group:
 
 
 class Study:
-    """Runs, oldest first, and what they hold together."""
+    """Runs, oldest first, and what they hold together. Groups, series and settings are those of
+    the cases of training and validation; timed functions (functions.py) have none."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
         ordered = sorted(runs, key=lambda run: run.saved)
         self.runs = [
-            replace(run, results=tuple(replace(result, run=number) for result in run.results))
+            replace(
+                run,
+                results=tuple(replace(result, run=number) for result in run.results),
+                functions=tuple(replace(result, run=number) for result in run.functions),
+            )
             for number, run in enumerate(ordered)
         ]
         self.history: dict[Key, list[Result]] = defaultdict(list)
@@ -79,6 +86,16 @@ class Study:
             for result in run.results:
                 self.history[identity(result)].append(result)
         self.latest = sorted((results[-1] for results in self.history.values()), key=_place)
+        self.functions = [
+            *{
+                _function_identity(result): result for run in self.runs for result in run.functions
+            }.values()
+        ]
+
+    @property
+    def measured(self) -> list[Result]:
+        """The newest result of everything that was measured."""
+        return [*self.latest, *self.functions]
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -122,13 +139,15 @@ class Study:
     def setting(self, result: Result) -> str:
         """The settings of a result in which the cases of the study differ."""
         chosen = settings(result)
-        return ", ".join(f"{name.replace('_', ' ')} {chosen[name]}" for name in self._varying)
+        return ", ".join(
+            f"{name.replace('_', ' ')} {chosen[name]}" for name in self._varying if name in chosen
+        )
 
     @cached_property
     def alike(self) -> dict[str, Scalar | None]:
         """Facts of the environment that all cases share; a case that lacks a fact does not
         object."""
-        return _alike([result.record.environment.must_match for result in self.latest])
+        return _alike([result.record.environment.must_match for result in self.measured])
 
     @cached_property
     def alike_settings(self) -> dict[str, Scalar]:
@@ -139,7 +158,7 @@ class Study:
     def _varying(self) -> list[str]:
         rows = [settings(result) for result in self.latest]
         names = (*CASE_SETTINGS, *RUN_SETTINGS)
-        return [name for name in names if len({row[name] for row in rows}) > 1]
+        return [name for name in names if len({row[name] for row in rows if name in row}) > 1]
 
     @cached_property
     def _varying_options(self) -> dict[str, list[str]]:
@@ -164,9 +183,12 @@ def throughput_unit(results: Iterable[Result]) -> str:
 
 
 def settings(result: Result) -> dict[str, Scalar]:
-    """The settings of a case; under strong scaling the batch is that of all GPUs together."""
+    """The settings of a case; under strong scaling the batch is that of all GPUs together. Only
+    cases of images have an image's size."""
     case, run = result.case, result.record.run
     chosen: dict[str, Scalar] = {name: getattr(case, name) for name in CASE_SETTINGS}
+    if run.sample != "img":
+        del chosen["image_size"]
     chosen |= {name: getattr(run, name) for name in RUN_SETTINGS}
     if case.scaling == "strong":
         chosen["batch_size"] = case.batch_size * case.gpus
@@ -178,6 +200,11 @@ def identity(result: Result) -> Key:
     case = result.case
     facts = [settings(result), case.options, case.framework, case.model, case.gpus, case.phase]
     return result.name, json.dumps(facts, sort_keys=True)
+
+
+def _function_identity(result: Result) -> Key:
+    """The same of two results of a timed function."""
+    return result.name, json.dumps(msgspec.to_builtins(result.record.function), sort_keys=True)
 
 
 def unlike(left: Result, right: Result) -> list[str]:

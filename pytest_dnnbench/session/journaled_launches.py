@@ -5,8 +5,10 @@ from dataclasses import fields, replace
 from itertools import count, takewhile
 from typing import Literal
 
+from pytest_dnnbench.case import Case
 from pytest_dnnbench.controller.case_run import CaseRun
 from pytest_dnnbench.errors import DataError
+from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.results.records.journal_file import Journal, KeptLaunch
 from pytest_dnnbench.results.records.measurement import Launch
 
@@ -40,12 +42,12 @@ class KeptLaunches:
     def _restore(name: str, run: CaseRun, kept: Sequence[KeptLaunch]) -> None:
         if not kept:
             return
-        case, before = run.request.case, kept[0].case
+        case, before = run.request.case, kept[0].measured_case
         if case != before:
             unlike = [
                 field.name
                 for field in fields(case)
-                if getattr(case, field.name) != getattr(before, field.name)
+                if getattr(case, field.name) != getattr(before, field.name, None)
             ]
             raise DataError(
                 f"--dnn-resume: {name} measured another case when it was interrupted"
@@ -66,7 +68,8 @@ class KeptLaunches:
         launch, request = run.launches[-1], run.request
         kept = KeptLaunch(
             item=name,
-            case=request.case,
+            case=request.case if isinstance(request.case, Case) else None,
+            function=request.case if isinstance(request.case, FunctionCase) else None,
             plan=request.plan,
             correctness=run.correctness,
             reports=launch.reports,

@@ -25,6 +25,7 @@ from pytest_dnnbench.session.resources import Resources, resources
 from pytest_dnnbench.session.settings import DEFAULT_LAUNCHES, Settings
 
 if TYPE_CHECKING:
+    from pytest_dnnbench.catalog import FrameworkSpec
     from pytest_dnnbench.controller.case_run import CaseRun
     from pytest_dnnbench.controller.forkserver import ForkServer
     from pytest_dnnbench.controller.placement import Placements
@@ -134,10 +135,13 @@ class SideBySide:
 
     # measuring
 
-    def launch(self, item: pytest.Item, run: CaseRun, ranks: Ranks, number: int) -> None:
+    def launch(
+        self, item: pytest.Item, run: CaseRun, ranks: Ranks, spec: FrameworkSpec, number: int
+    ) -> None:
         """Launches a case once on each side, in a round counted from 1; what a continued session
-        has of it is not launched again. Raises what A's launch raises."""
-        pair = self._pair(item, run, ranks)
+        has of it is not launched again. `spec` is the case's framework. Raises what A's launch
+        raises."""
+        pair = self._pair(item, run, ranks, spec)
         for side in ("B", "A") if pair.b_first(number) else ("A", "B"):
             if side == "A":
                 self._launch_a(item, pair, number)
@@ -163,10 +167,9 @@ class SideBySide:
         if keeper := resources(self._config).keeper:
             keeper.keep(item.nodeid, pair.b, side="B", number=number)
 
-    def _pair(self, item: pytest.Item, run: CaseRun, ranks: Ranks) -> Pair:
+    def _pair(self, item: pytest.Item, run: CaseRun, ranks: Ranks, spec: FrameworkSpec) -> Pair:
         """Both runs of a case, kept from round to round; B's with ranks like those given."""
         shared = resources(self._config)
-        spec = shared.catalog.framework(run.request.case.framework)
         launcher = shared.launcher(ranks.on(self._b.server, self._b.placements), spec)
         if pair := self._pairs.get(item.nodeid):
             pair.b.launcher = launcher

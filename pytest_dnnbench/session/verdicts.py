@@ -133,6 +133,15 @@ class Verdicts:
 
     # the verdict
 
+    def lacks_baseline(self, item: pytest.Item) -> str | None:
+        """Why a case would fail for want of a required baseline, however it measures: said before
+        it is measured. None where it need not."""
+        baseline = state.part(self._config, SessionBaseline).current
+        required = self._settings.require_baseline and benchmark_file.is_timed(self._config)
+        if not required or baseline is None or baseline.stored(item.nodeid).metrics:
+            return None
+        return f"--dnn-require-baseline: {self._nothing_to_compare_with(item)}; it was not measured"
+
     def judge(self, item: pytest.Item, record: Record, again: Again) -> Outcome:
         """Adds limits and verdict to a record. `again(n)` measures the case in n fresh launches."""
         session_baseline = state.part(self._config, SessionBaseline)

@@ -5,6 +5,7 @@ The models sleep, so that on a busy machine a step still takes as long as it say
 """
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -85,7 +86,7 @@ def processes_in(folder: Path) -> list[str]:
     processes = []
     for link in Path("/proc").glob("[0-9]*/cwd"):
         with suppress(OSError):
-            if link.readlink() == folder:
+            if link.readlink() == folder and int(link.parent.name) != os.getpid():
                 processes.append(link.parent.name)
     return processes
 

@@ -321,11 +321,13 @@ def test_what_was_compared_with_nothing_is_said_and_fails_when_required(
     result.stdout.fnmatch_lines(
         ["THE BASELINE LACKS: *ddp-resnet18-1gpu?", "THE BASELINE LACKS: *ddp-resnet18-2gpu?"]
     )
-    result = run("--dnn-baseline=latest", "--dnn-require-baseline")
+    result = run("--dnn-baseline=latest", "--dnn-require-baseline", "--benchmark-json=part.json")
     result.assert_outcomes(passed=1, failed=2, deselected=3)
     result.stdout.fnmatch_lines(
-        ["--dnn-require-baseline: 0001_nightly.json lacks *ddp-resnet18-1gpu?"]
+        ["--dnn-require-baseline: 0001_nightly.json lacks *ddp-resnet18-1gpu?; it was not measured"]
     )
+    measured = records(json.loads((pytester.path / "part.json").read_text()))
+    assert list(measured) == [TRAIN.format("single", 1)]
     run("--benchmark-save=nightly")
     result = run("--dnn-baseline=latest", "--dnn-frameworks=single")
     result.stdout.fnmatch_lines(["THIS RUN LACKS: *ddp-resnet18-1gpu?"])

@@ -117,7 +117,9 @@ def test_an_absolute_limit_is_not_broken_by_disturbed_launches_either() -> None:
 
 
 def test_memory_is_judged_as_ever() -> None:
-    assert verdict([103.0] * 3, reasons(0, 1, 2), metric=MEMORY).status == "regressed"
+    measured = {MEMORY: launches_of(MEMORY, [103e9] * 3, reasons(0, 1, 2))}
+    look = judge(measured, baseline(MEMORY, 100e9), limits(MEMORY), 1e-4)
+    assert look.verdict.metrics[MEMORY].status == "regressed"
 
 
 @pytest.mark.parametrize(

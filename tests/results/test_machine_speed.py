@@ -105,9 +105,13 @@ def test_times_are_explained_as_rates_are() -> None:
 
 def test_memory_has_nothing_to_do_with_the_machines_speed() -> None:
     rng = random.Random(0)
-    history = {MEMORY: [[100.0] * 3] * 5, **baseline(rng).history}
+    history = {MEMORY: [[100e9] * 3] * 5, **baseline(rng).history}
     against = CaseBaseline("a.json", None, 5, history)
-    assert entry(130, 130, MEMORY, against=against).status == "regressed"
+    measured = {MEMORY: Launches((130e9,) * 3), YARDSTICK: Launches(values(rng, 130))}
+    limit = default_limit(MEMORY)
+    assert limit is not None
+    judged = judge(measured, against, {MEMORY: limit}, 1e-4)
+    assert judged.verdict.metrics[MEMORY].status == "regressed"
 
 
 def test_a_limit_on_the_yardstick_itself_holds() -> None:

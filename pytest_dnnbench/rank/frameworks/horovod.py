@@ -8,6 +8,7 @@ Not here: the rendezvous of its ranks (controller/horovod_rendezvous.py), its bu
 import importlib.metadata
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import horovod.torch as hvd
@@ -55,24 +56,7 @@ class HorovodWorker(DataParallelWorker):
     def connect(self) -> None:
         """Joins Horovod's group. Its core reads its settings from the environment when it
         starts."""
-        # Rounded up: a rank that gives up before the launch's time-out would be blamed in place of
-        # the rank that it waits for.
-        os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(math.ceil(self.place.timeout_s))
-        for name, value in self._core_settings().items():
-            os.environ[name] = value
-        hvd.init()
-        if hvd.size() != self.place.world_size or hvd.rank() != self.place.rank:
-            raise UsageError(
-                f"Horovod sees itself as rank {hvd.rank()} of {hvd.size()}, not {self.place.rank}"
-                f" of {self.place.world_size}: launch with the catalog's rendezvous, and without"
-                " HOROVOD_* set"
-            )
-        if self.device.type == "cuda" and self.place.world_size > 1 and not hvd.nccl_built():
-            raise UsageError(
-                f"Horovod {_version()} was built without NCCL, so it cannot average on"
-                f" {self.device}: run `dnnbench horovod --force` where CUDA's toolkit is, or use"
-                " CPU ranks"
-            )
+        join(self.place, self._core_settings())
 
     def wrap(
         self, module: nn.Module, optimizer: torch.optim.Optimizer
@@ -81,14 +65,23 @@ class HorovodWorker(DataParallelWorker):
         are rank 0's."""
         _check_exchangeable(module)
         _broadcast_weights(module)
-        _broadcast_state(optimizer)
-        wrapped: torch.optim.Optimizer = hvd.DistributedOptimizer(
-            optimizer,
-            named_parameters=module.named_parameters(),
-            compression=Contiguous(getattr(hvd.Compression, self.compression)),
-            op=hvd.Average,
-            backward_passes_per_step=self.passes,
-        )
+        if type(optimizer) is torch.optim.SGD:
+            _broadcast_state(optimizer)
+        # Others are left as every rank has made them: alike, and without a state. Horovod would
+        # fill it by a step, which Adam and its kin count.
+        try:
+            wrapped: torch.optim.Optimizer = hvd.DistributedOptimizer(
+                optimizer,
+                named_parameters=module.named_parameters(),
+                compression=Contiguous(getattr(hvd.Compression, self.compression)),
+                op=hvd.Average,
+                backward_passes_per_step=self.passes,
+            )
+        except TypeError as error:
+            raise UsageError(
+                f"Horovod makes {type(optimizer).__name__} anew from its parameter groups alone,"
+                f" which fails ({error}): give its other arguments defaults, or use ddp"
+            ) from error
         return module, wrapped
 
     def update(self) -> None:
@@ -97,21 +90,23 @@ class HorovodWorker(DataParallelWorker):
         optimizer: Any = self.optimizer  # Horovod has no types
         optimizer.synchronize()
         self.own_work.alone()
+        self.rule.clip()
         with optimizer.skip_synchronize():
             optimizer.step()
+        self.rule.follow()
 
     def align(self) -> None:
         """Waits for all ranks."""
-        hvd.barrier()
+        align()
 
     def close(self) -> None:
         """Ends Horovod's thread and leaves its group."""
-        if hvd.is_initialized():
-            hvd.shutdown()
+        leave()
 
     def details(self) -> dict[str, object]:
         """The settings in force, and the operations of the installed Horovod."""
         return {
+            **super().details(),
             "horovod": _version(),
             "controller": "gloo",
             "operations": "nccl" if self.device.type == "cuda" and hvd.nccl_built() else "gloo",
@@ -152,6 +147,39 @@ class HorovodWorker(DataParallelWorker):
                 f"op 'adasum' on {place.world_size} ranks: Horovod has Adasum for MPI ranks only,"
                 " and these meet through gloo, where it would abort; use op average"
             )
+
+
+def join(place: Place, core_settings: Mapping[str, str]) -> None:
+    """Joins Horovod's group, with these settings of its core as environment variables. Raises
+    UsageError where Horovod cannot do what this place asks for."""
+    # Rounded up: a rank that gives up before the launch's time-out would be blamed in place of the
+    # rank that it waits for.
+    os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(math.ceil(place.timeout_s))
+    os.environ.update(core_settings)
+    hvd.init()
+    if hvd.size() != place.world_size or hvd.rank() != place.rank:
+        raise UsageError(
+            f"Horovod sees itself as rank {hvd.rank()} of {hvd.size()}, not {place.rank}"
+            f" of {place.world_size}: launch with the catalog's rendezvous, and without"
+            " HOROVOD_* set"
+        )
+    if place.device.startswith("cuda") and place.world_size > 1 and not hvd.nccl_built():
+        raise UsageError(
+            f"Horovod {_version()} was built without NCCL, so it cannot average on"
+            f" {place.device}: run `dnnbench horovod --force` where CUDA's toolkit is, or use"
+            " CPU ranks"
+        )
+
+
+def align() -> None:
+    """Waits for all ranks of Horovod's group."""
+    hvd.barrier()
+
+
+def leave() -> None:
+    """Ends Horovod's thread and leaves its group."""
+    if hvd.is_initialized():
+        hvd.shutdown()
 
 
 class Contiguous:

@@ -26,6 +26,7 @@ from pytest_dnnbench.results.statistics.decision import (
     decide_anchored,
     decide_bound,
 )
+from pytest_dnnbench.results.statistics.noise import baseline_of
 from pytest_dnnbench.results.verdicts.machine_speed import (
     MachineSpeed,
     machine_change,
@@ -38,6 +39,9 @@ Measured = Mapping[str, Launches]
 # A case has the first of these that one of its metrics has.
 _WORST_FIRST: tuple[Status, ...] = ("regressed", "noisy", "improved", "ok", "no-baseline")
 _CHANGED = ("regressed", "improved")
+
+_LARGEST_EFFECT = 0.99
+"""Of figures below a granularity: a change must be below 1 to be a limit."""
 
 PLAUSIBLE = 2.0
 """An improvement by more than this factor gets a warning: a case that computes less than it did, or
@@ -174,13 +178,14 @@ def _decisions(
     }
     decisions = []
     if limit.relative is not None and history:
-        size = abs(limit.relative)
+        size = _smallest_effect(metric, limit.relative, baseline_of(history))
         decision = (
             decide(first, history, limit=size, **about)
             if again is None
             else confirm(first, again, history, limit=size, **about)
         )
-        decisions.append((decision, limit.relative_source))
+        widened = decision.widened or size > abs(limit.relative)
+        decisions.append((replace(decision, widened=widened), limit.relative_source))
     if limit.absolute is not None:
         bound = limit.absolute
         decision = (
@@ -190,6 +195,14 @@ def _decisions(
         )
         decisions.append((decision, limit.absolute_source))
     return decisions
+
+
+def _smallest_effect(metric: str, limit: float, figure: float) -> float:
+    """A relative limit as a positive fraction below 1 of a baseline's figure, and never less than
+    the metric's granularity."""
+    # Larger by what is assumed of its noise: a difference of exactly one granule is within it.
+    granule = METRICS[metric].granularity / figure * (1 + 1e-4)
+    return max(abs(limit), min(granule, _LARGEST_EFFECT))
 
 
 def _declined(
@@ -212,7 +225,7 @@ def _declined(
         again,
         anchor,
         better=METRICS[metric].better,
-        limit=abs(limit.relative),
+        limit=_smallest_effect(metric, limit.relative, anchor.figure),
         alpha=alpha,
     )
     if decision.status != "regressed":

@@ -206,15 +206,11 @@ def failure_message(record: Record) -> str | None:
     other = record.against
     if other is None or not failure_of(other):
         return None
+    label, side = record.measured_case.label, f"side B ({other.side.name})"
     if other.failure is not None:
-        return (
-            f"side B ({other.side.name}) of {record.case.label} failed; side A's figures are"
-            f" kept: {other.failure}"
-        )
-    lines = [
-        f"side B ({other.side.name}) is worse than --dnn-against-limits allows: {record.case.label}"
-    ]
-    for row in rows_of(record.case.label, record):
+        return f"{side} of {label} failed; side A's figures are kept: {other.failure}"
+    lines = [f"{side} is worse than --dnn-against-limits allows: {label}"]
+    for row in rows_of(label, record):
         if other.compared[row.metric].broken:
             lines += [
                 f"  {row.metric}: A {row.a}, B {row.b}, {row.change}",
