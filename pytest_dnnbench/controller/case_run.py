@@ -142,8 +142,11 @@ class CaseRun:
     def _awake_launch(self) -> tuple[Launch, int]:
         """A launch during which the machine did not sleep, and how many were discarded before
         it."""
+        request = self.request
+        if isinstance(request, RunRequest):
+            request = replace(request, recheck=not self.launches)
         for discarded in range(ATTEMPTS):
-            launch = self.launcher.measure(self.request)
+            launch = self.launcher.measure(request)
             slept_s = max(report.suspended_s for report in launch.reports)
             if slept_s < ASLEEP_S:
                 return launch, discarded

@@ -277,7 +277,11 @@ class Ranks:
             while any(rank.pending for rank in ranks):
                 left_s = deadline.left_s() if grace is None else grace.left_s()
                 # Also when the time is up: what has come by then counts.
-                events = selector.select(min(left_s, self._wake_s))
+                watch = self.placement.watch
+                due_s = watch.due_s()
+                wake_s = self._wake_s if due_s is None else min(self._wake_s, due_s)
+                events = selector.select(min(left_s, wake_s))
+                watch.sample()
                 for key, _ in events:
                     self._receive(key, ranks, selector)
                 if left_s <= 0:
@@ -342,8 +346,8 @@ def target_of(function: Callable[..., Any]) -> Target:
     if not isinstance(function, FunctionType | type) or "<" in function.__qualname__:
         raise UsageError(
             f"{getattr(function, '__qualname__', function)!r} cannot run on ranks:"
-            " they import it by name, so define it with `def` or `class` at the top level of a"
-            " module"
+            " they import it by name, so define it with `def` at the top level of a module (a class"
+            " too)"
         )
     file = getattr(sys.modules.get(function.__module__), "__file__", None)
     if isinstance(function, FunctionType):

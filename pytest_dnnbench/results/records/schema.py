@@ -77,6 +77,24 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     throttled_by: list[str] | None = None
 
 
+class GpuWindow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One GPU during the timed window, from `samples` readings of NVML in it: medians of power,
+    utilisation (of the time, 0 to 1), clock and temperature.
+
+    `energy_j` is from NVML's counter, between its readings before and after each end of the window;
+    left out for a window shorter than a second. `throttled_s` are the seconds for which the GPU was
+    slowed down, by reason, above zero. A figure that this GPU or driver does not have is left out.
+    """
+
+    samples: int = 0
+    energy_j: float | None = None
+    power_w: float | None = None
+    utilisation: float | None = None
+    sm_clock_mhz: float | None = None
+    temperature_c: float | None = None
+    throttled_s: dict[str, float] = {}
+
+
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The conditions of one launch: its devices, their state, and what else used them.
 
@@ -84,8 +102,10 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     the load of other processes, in cores. `cores` and `gpu_uuids` are the devices that the launch
     leased; `rank_cores` are the cores near its GPU that each rank was pinned to, empty where none
     was. `gpu_before` and `gpu_after` map UUIDs to states, before the ranks start and while they
-    still hold their GPUs. `discarded_as_suspended` counts the launches before this one in which the
-    machine slept. `yardstick_s` is how long the machine's yardstick took after the launch.
+    still hold their GPUs; the power before is that of idle GPUs. `gpu_window` maps UUIDs to what
+    was read during the timed window. `discarded_as_suspended` counts the launches before this one
+    in which the machine slept. `yardstick_s` is how long the machine's yardstick took after the
+    launch.
     """
 
     disturbed: str | None = None
@@ -95,6 +115,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     rank_cores: tuple[tuple[int, ...], ...] = ()
     gpu_before: dict[str, GpuState] = {}
     gpu_after: dict[str, GpuState] = {}
+    gpu_window: dict[str, GpuWindow] = {}
     discarded_as_suspended: int = 0
     yardstick_s: float | None = None
 
