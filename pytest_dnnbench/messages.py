@@ -183,6 +183,8 @@ class RankReport:
                       them once; else each rank counts its part
     bus_factor        bytes on a link for a byte of samples, of a collective (collectives.py); None
                       for anything else
+    cpu_energy_j      what the machine's packages used during the window, from rank 0 on CPU ranks,
+                      where the kernel lets it read that; else None
     samples_per_update    samples, over all ranks, that one update of the weights averages over; of
                       a collective its size in bytes, of another function 0
     page_faults       pages that the kernel gave to the process inside the window
@@ -216,6 +218,7 @@ class RankReport:
     sample: Sample = "img"
     shared_samples: bool = False
     bus_factor: float | None = None
+    cpu_energy_j: float | None = None
     page_faults: int = 0
     loss: tuple[float, ...] = ()
     validation: tuple[int, int] | None = None
