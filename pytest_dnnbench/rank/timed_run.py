@@ -47,7 +47,7 @@ def measure(place: Place, request: TimedRequest) -> RankReport:
     rank_phase.enter("build")
     worker.build()
     asleep_before_s = asleep_s()
-    window = window_for(torch.device(place.device))
+    window = window_for(torch.device(place.device), reads_energy=place.rank == 0)
     warmed = _warm_up(worker, window)
     worker.timed = range(warmed.lead, warmed.lead + warmed.timed_steps)
     run = _TimedRun(worker, window, worker.timed, warmed.steps, list(warmed.losses))
@@ -224,6 +224,7 @@ def _report(
         bus_factor=worker.bus_factor,
         samples_per_update=worker.samples_per_update,
         page_faults=timing.page_faults,
+        cpu_energy_j=timing.cpu_energy_j,
         loss=_finite([float(value) for value in run.losses]),
         validation=worker.validation(),
         data=worker.data_facts(),
