@@ -91,6 +91,7 @@ def _parts(config: pytest.Config) -> list[object]:
     from pytest_dnnbench.session.rounds import Rounds
     from pytest_dnnbench.session.saving import Saving
     from pytest_dnnbench.session.server import ServerLife
+    from pytest_dnnbench.session.side_by_side import SideBySide
     from pytest_dnnbench.session.state import is_xdist_worker
     from pytest_dnnbench.session.summary import Summary
     from pytest_dnnbench.session.verdicts import Verdicts
@@ -100,6 +101,7 @@ def _parts(config: pytest.Config) -> list[object]:
         Completion(),
         ReplayClocks(),
         ServerLife(config),
+        SideBySide(config),
         Rounds(),
         ProgressDisplay(config),
         Xdist(config),

@@ -112,6 +112,18 @@ class Ranks:
         self._progress = progress or NoProgress()
         self._wake_s = PROGRESS_S if progress else LOOK_S
 
+    def on(self, server: ForkServer, placements: PlacementSource) -> "Ranks":
+        """As many ranks with the same settings, forked by another server."""
+        return Ranks(
+            server,
+            self.placement.devices,
+            threads=self.placement.threads,
+            timeout_s=self.timeout_s,
+            environment=self.environment,
+            progress=None if isinstance(self._progress, NoProgress) else self._progress,
+            placements=placements,
+        )
+
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Calls a function on every rank, inside a process group of torch.distributed; returns one
         result per rank.
@@ -219,15 +231,22 @@ class Ranks:
         output, stacks = folder / f"rank{number}.log", folder / f"rank{number}.stacks"
         threads = {"OMP_NUM_THREADS": str(self.placement.threads)}
         changed, removed = changes(self.server.environment)
+        side = self.server.side
         message = SpawnMessage(
             scratch=str(folder),
             output=str(output),
             stacks=str(stacks),
             directory=os.getcwd(),
-            sys_path=tuple(sys.path),
-            environment={**changed, **self.environment, **environment, **threads},
+            sys_path=side.sys_path,
+            environment={
+                **changed,
+                **side.variables,
+                **self.environment,
+                **environment,
+                **threads,
+            },
             cores=self.placement.cores_of(number),
-            unset=removed,
+            unset=tuple(name for name in removed if name not in side.variables),
         )
         memory = os.memfd_create("dnnbench-request")
         page, page_descriptor = StatusPage.make()

@@ -17,6 +17,7 @@ from pytest_dnnbench.function_case import FunctionCase, MeasuredCase
 from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.results.records.launches import Launches, launches_of
+from pytest_dnnbench.results.records.side_by_side import OtherSide
 from pytest_dnnbench.results.records.verdict import Verdict
 from pytest_dnnbench.results.statistics.noise import Noise
 
@@ -244,7 +245,8 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
 
     Speed-up is added once the session has measured `single`; `thresholds` and `verdict` when the
     case is judged. `details` holds, for each rank, the framework's own facts. `noise` is what a
-    calibration learnt, by metric. `notes` are lines for the session's summary.
+    calibration learnt, by metric. `notes` are lines for the session's summary. `against` is what
+    became of the case in the other environment of --dnn-against.
     """
 
     schema: int
@@ -262,6 +264,7 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
     noise: dict[str, Noise] = {}
     notes: list[Note] = []
     function: FunctionCase | None = None
+    against: OtherSide | None = None
 
     def __post_init__(self) -> None:
         if (self.case is None) == (self.function is None):
