@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.device_peaks import peak_flops
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.function_case import MeasuredCase
 from pytest_dnnbench.messages import Correctness, RankReport
-from pytest_dnnbench.metrics import ALGORITHM_BANDWIDTH, METRICS, Metric
+from pytest_dnnbench.metrics import ALGORITHM_BANDWIDTH, METRICS, MFU, Metric
 from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry, Environment
 from pytest_dnnbench.run_length import Length
 
@@ -44,6 +46,11 @@ class Launch:
         return sum(self._job.samples) / self._job.window_s
 
     @property
+    def window(self) -> tuple[float, float]:
+        """Begin and end of the job's window, by the monotonic clock of its machine."""
+        return self._job.start_s, self._job.start_s + self._job.window_s
+
+    @property
     def step_time_s(self) -> list[float]:
         """Seconds per step, within the same window and by the same ranks: their sum is the window.
         Where an update averages several steps, replicas complete these at about the same time, so
@@ -68,7 +75,8 @@ class Launch:
                 count(parts)
                 for parts in zip(*(report.step_samples for report in ranks), strict=True)
             ]
-            return _JobWindow(samples, _window_s(slowest), _durations(slowest))
+            start_s = slowest.window_start_s
+            return _JobWindow(samples, start_s, _window_s(slowest), _durations(slowest))
         # Each rank's window opens when its last warm-up minibatch is complete, and the job's when
         # the last of these is. A rank that was early may have timed a minibatch by then.
         start_s = max(report.window_start_s for report in ranks)
@@ -80,7 +88,8 @@ class Launch:
         )
         ends_s = [end_s for end_s, _ in completions]
         times_s = [end_s - before_s for before_s, end_s in pairwise([start_s, *ends_s])]
-        return _JobWindow([count for _, count in completions], ends_s[-1] - start_s, times_s)
+        samples = [count for _, count in completions]
+        return _JobWindow(samples, start_s, ends_s[-1] - start_s, times_s)
 
     @property
     def own_work_s(self) -> list[list[float]]:
@@ -107,6 +116,8 @@ class Launch:
                 return statistics.median(self.step_time_s)
             case "algorithm_bandwidth" | "bus_bandwidth":
                 return self._bandwidth(metric)
+            case "energy_per_sample_j":
+                return self._energy_per_sample_j
             case "yardstick_s":
                 return self.conditions.yardstick_s
             case "loss":
@@ -115,6 +126,22 @@ class Launch:
                 return self.validation_accuracy
             case _:
                 return None
+
+    @property
+    def _energy_per_sample_j(self) -> float | None:
+        """Of all GPUs of the launch together or, on CPU ranks, of the machine's packages; None
+        where one of them does not count its energy."""
+        if self.conditions.gpu_uuids:
+            windows = self.conditions.gpu_window
+            energies = [
+                windows[uuid].energy_j if uuid in windows else None
+                for uuid in self.conditions.gpu_uuids
+            ]
+        else:
+            energies = [self.reports[0].cpu_energy_j]
+        counted = [energy_j for energy_j in energies if energy_j is not None]
+        complete = len(counted) == len(energies)
+        return math.fsum(counted) / sum(self._job.samples) if complete else None
 
     def _bandwidth(self, metric: str) -> float | None:
         """Of a collective, from the window of the slowest rank; a bus bandwidth takes a factor
@@ -147,6 +174,7 @@ class _JobWindow:
     """The timed window of a whole job, with the samples and the time of each step in it."""
 
     samples: list[int]
+    start_s: float
     window_s: float
     times_s: list[float]
 
@@ -177,13 +205,33 @@ class Measurement:
         """The metrics that every launch has, by name, in the order of their rows."""
         values = {}
         for metric in METRICS.values():
-            launches = [launch.figures(metric) for launch in self.launches]
+            launches = [self._figures(metric, launch) for launch in self.launches]
             if all(launches) and self.case.has_phase(metric.phases):
                 values[metric.name] = Figures(
                     per_launch=[float(metric.over_all(ranks)) for ranks in launches],
                     per_rank=self._per_rank(metric, launches),
                 )
         return values
+
+    def _figures(self, metric: Metric, launch: Launch) -> list[float]:
+        """As Launch.figures; MFU takes what the proof knows too."""
+        if metric.name != MFU:
+            return launch.figures(metric)
+        mfu = self._mfu(launch)
+        return [] if mfu is None else [mfu]
+
+    def _mfu(self, launch: Launch) -> float | None:
+        """The operations that the model needs for what it did in a second, over what the launch's
+        GPUs can do at most; None where either is not known."""
+        flops = self.correctness.about.get("flops_per_sample")
+        names = str(self.environment.must_match.get("gpu") or "")
+        if not isinstance(self.case, Case) or not isinstance(flops, float) or not names:
+            return None
+        peaks = [peak_flops(name, self.case.precision) for name in names.split(", ")]
+        stated = [peak for peak in peaks if peak is not None]
+        if len(stated) < len(peaks) or len(peaks) != self.case.gpus:
+            return None
+        return launch.throughput * flops / math.fsum(stated)
 
     def _per_rank(self, metric: Metric, launches: list[list[float]]) -> list[float]:
         """Empty also where only some ranks report the metric: nobody could say which."""
