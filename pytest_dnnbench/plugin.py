@@ -84,6 +84,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _parts(config: pytest.Config) -> list[object]:
     from pytest_dnnbench.session.baseline import SessionBaseline
     from pytest_dnnbench.session.completeness import Completion
+    from pytest_dnnbench.session.github import GitHub
     from pytest_dnnbench.session.interrupts import Interrupts
     from pytest_dnnbench.session.journal import Journaling
     from pytest_dnnbench.session.launch_planning import LaunchPlanning
@@ -93,6 +94,7 @@ def _parts(config: pytest.Config) -> list[object]:
     from pytest_dnnbench.session.rounds import Rounds
     from pytest_dnnbench.session.saving import Saving
     from pytest_dnnbench.session.server import ServerLife
+    from pytest_dnnbench.session.side_by_side import SideBySide
     from pytest_dnnbench.session.state import is_xdist_worker
     from pytest_dnnbench.session.summary import Summary
     from pytest_dnnbench.session.verdicts import Verdicts
@@ -102,6 +104,7 @@ def _parts(config: pytest.Config) -> list[object]:
         Completion(),
         ReplayClocks(),
         ServerLife(config),
+        SideBySide(config),
         Rounds(),
         ProgressDisplay(config),
         Xdist(config),
@@ -110,6 +113,7 @@ def _parts(config: pytest.Config) -> list[object]:
         LaunchPlanning(config),
         Verdicts(config),
         SessionReport(config),
+        GitHub(config),
         Summary(config),
     ]
     return (
@@ -145,13 +149,19 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
     return _id(resources(config) if runs_on_nodes(config) else None, argname, val)
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Says what ranks will run on, for sessions that have asked for this plugin."""
+def pytest_report_header(config: pytest.Config) -> list[str] | None:
+    """Says what ranks will run on, for sessions that have asked for this plugin, and why their
+    energy is not recorded where it could be."""
+    from pytest_dnnbench.powercap import why_unreadable
     from pytest_dnnbench.session.resources import resources
 
     options = vars(config.option).items()
     given = any(value is not None for key, value in options if key.startswith("dnn_"))
-    return f"dnnbench: {resources(config).machine.describe()}" if given else None
+    if not given:
+        return None
+    note = why_unreadable()
+    lines = [resources(config).machine.describe(), *([note] if note else [])]
+    return [f"dnnbench: {line}" for line in lines]
 
 
 @pytest.fixture

@@ -26,11 +26,8 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_process import Rank, RankProcess
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.frames import SpawnMessage
-from pytest_dnnbench.messages import Place
+from pytest_dnnbench.messages import Place, Target
 from pytest_dnnbench.rank_status import StatusPage
-
-Target = tuple[str, str, str | None]
-"""Module, qualified name and file of a function that ranks import by themselves."""
 
 EXIT_S = 10.0
 """How long a rank may take to end after it has reported, and the fork server to confirm an end."""

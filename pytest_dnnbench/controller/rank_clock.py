@@ -20,8 +20,8 @@ from dataclasses import dataclass, field, replace
 # By name: a test module of the user's may replace the clock in `time`.
 from time import monotonic
 
-from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import WrongResult
+from pytest_dnnbench.function_case import MeasuredCase
 from pytest_dnnbench.messages import RankReport
 from pytest_dnnbench.rank_status import STAMP_S
 
@@ -81,7 +81,7 @@ def on_ours(reports: Sequence[RankReport], offsets: Sequence[ClockOffset]) -> li
     ]
 
 
-def check_clocks(case: Case, reports: Sequence[RankReport], clock: LaunchClock) -> None:
+def check_clocks(case: MeasuredCase, reports: Sequence[RankReport], clock: LaunchClock) -> None:
     """Raises WrongResult when a rank's clock cannot be right. The times are by our clock."""
     offsets = clock.offsets or (ClockOffset(),) * len(reports)
     for report, offset in zip(reports, offsets, strict=True):
@@ -103,7 +103,7 @@ def check_clocks(case: Case, reports: Sequence[RankReport], clock: LaunchClock) 
             )
 
 
-def _clock_of(case: Case, report: RankReport) -> str:
+def _clock_of(case: MeasuredCase, report: RankReport) -> str:
     return f"{case.label}: the clock of rank {report.rank}"
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from pytest_dnnbench.controller.deadline import LOOK_S, Deadline
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.job import Job, Rendezvous, Share, begin, no_rendezvous
-from pytest_dnnbench.controller.launch_part import RankTask, Target
+from pytest_dnnbench.controller.launch_part import RankTask
 from pytest_dnnbench.controller.oom_kills import OomWatch
 from pytest_dnnbench.controller.placement import Placement, PlacementSource
 from pytest_dnnbench.controller.rank_answer import Unreadable, plain_of
@@ -29,7 +29,7 @@ from pytest_dnnbench.controller.this_node import ThisNode
 from pytest_dnnbench.controller.unpickling import unpickled
 from pytest_dnnbench.errors import RankFailure, UsageError
 from pytest_dnnbench.frames import PLAIN, PORTABLE
-from pytest_dnnbench.messages import Place
+from pytest_dnnbench.messages import Place, Target
 from pytest_dnnbench.rank_status import RankStatus
 
 GRACE_S = 0.5
@@ -102,6 +102,18 @@ class Ranks:
         self._placements = placements or _always(self.placement)
         self._progress = progress or NoProgress()
         self._wake_s = PROGRESS_S if progress else LOOK_S
+
+    def on(self, server: ForkServer, placements: PlacementSource) -> "Ranks":
+        """As many ranks with the same settings, forked by another server."""
+        return Ranks(
+            server,
+            self.placement.devices,
+            threads=self.placement.threads,
+            timeout_s=self.timeout_s,
+            environment=self.environment,
+            progress=None if isinstance(self._progress, NoProgress) else self._progress,
+            placements=placements,
+        )
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Calls a function on every rank, inside a process group of torch.distributed; returns one
@@ -234,21 +246,23 @@ class Ranks:
         )
         threads = {"OMP_NUM_THREADS": str(self.placement.threads)}
         changed, removed = changes(share.node.environment)
+        side = share.node.side
         return RankTask(
             place=place,
             target=target,
             arguments=arguments,
             kind=kind,
             directory=os.getcwd(),
-            sys_path=tuple(sys.path),
+            sys_path=side.sys_path,
             environment={
                 **changed,
+                **side.variables,
                 **self.environment,
                 **share.interface_variables,
                 **environment,
                 **threads,
             },
-            unset=removed,
+            unset=tuple(name for name in removed if name not in side.variables),
             cores=self.placement.cores_of(number),
         )
 
@@ -263,7 +277,11 @@ class Ranks:
             while any(rank.pending for rank in ranks):
                 left_s = deadline.left_s() if grace is None else grace.left_s()
                 # Also when the time is up: what has come by then counts.
-                events = selector.select(min(left_s, self._wake_s))
+                watch = self.placement.watch
+                due_s = watch.due_s()
+                wake_s = self._wake_s if due_s is None else min(self._wake_s, due_s)
+                events = selector.select(min(left_s, wake_s))
+                watch.sample()
                 for key, _ in events:
                     key.data()
                 if left_s <= 0:
@@ -294,13 +312,17 @@ class Ranks:
 
 
 def target_of(function: Callable[..., Any]) -> Target:
-    """How ranks find a function. Raises UsageError for a function that they cannot import."""
-    if not isinstance(function, FunctionType) or "<" in function.__qualname__:
+    """How ranks find a function or a class. Raises UsageError for one that they cannot import."""
+    if not isinstance(function, FunctionType | type) or "<" in function.__qualname__:
         raise UsageError(
             f"{getattr(function, '__qualname__', function)!r} cannot run on ranks:"
-            " they import it by name, so define it with `def` at the top level of a module"
+            " they import it by name, so define it with `def` at the top level of a module (a class"
+            " too)"
         )
-    return function.__module__, function.__qualname__, function.__code__.co_filename
+    file = getattr(sys.modules.get(function.__module__), "__file__", None)
+    if isinstance(function, FunctionType):
+        file = function.__code__.co_filename
+    return function.__module__, function.__qualname__, file
 
 
 def _unpacked(body: bytes) -> Any:

@@ -35,6 +35,7 @@ from pytest_dnnbench.controller.placement import Placement
 from pytest_dnnbench.controller.rank_clock import ClockOffset
 from pytest_dnnbench.controller.rank_process import Rank
 from pytest_dnnbench.controller.route import Host
+from pytest_dnnbench.controller.side import Side
 from pytest_dnnbench.controller.this_node import NodeLaunch
 from pytest_dnnbench.errors import DnnbenchError, LaunchError, UsageError
 from pytest_dnnbench.harmless import one_line
@@ -144,6 +145,11 @@ class RemoteNode:
         """What identifies the running kernel of its machine, once it has been connected."""
         assert self.welcome is not None, "connect() comes first"
         return self.welcome.boot_id
+
+    @property
+    def side(self) -> Side:
+        """The pytest process's own: comparisons with another environment stay on one machine."""
+        return Side()
 
     def start(self) -> None:
         """Starts the agent, unless it runs, and returns before it answers."""

@@ -14,6 +14,7 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.launch_part import LaunchPart, LocalPart
 from pytest_dnnbench.controller.rank_clock import ClockOffset
 from pytest_dnnbench.controller.route import Host
+from pytest_dnnbench.controller.side import Side
 from pytest_dnnbench.errors import UsageError
 
 
@@ -37,6 +38,10 @@ class LaunchNode(Protocol):
     @property
     def environment(self) -> Mapping[str, str]:
         """The pytest process's environment when the node's fork server was started."""
+
+    @property
+    def side(self) -> Side:
+        """The side of a comparison that its ranks belong to."""
 
     def start(self) -> None:
         """Starts what forks ranks, and returns before it is ready."""
@@ -66,6 +71,11 @@ class ThisNode:
     def environment(self) -> Mapping[str, str]:
         """As LaunchNode.environment."""
         return self.server.environment
+
+    @property
+    def side(self) -> Side:
+        """As LaunchNode.side."""
+        return self.server.side
 
     def start(self) -> None:
         """As LaunchNode.start."""

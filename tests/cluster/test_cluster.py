@@ -12,6 +12,7 @@ from pytest_dnnbench.controller.node_placement import NodePlacements, TimeLimit,
 from pytest_dnnbench.controller.placement import Placement
 from pytest_dnnbench.controller.rank_clock import ClockOffset, on_ours
 from pytest_dnnbench.controller.route import Host
+from pytest_dnnbench.controller.side import Side
 from pytest_dnnbench.errors import LaunchError, UsageError
 from pytest_dnnbench.messages import RankReport
 from pytest_dnnbench.results.records.schema import Conditions, NodeConditions
@@ -21,6 +22,7 @@ class FakeNode:
     """A node with so many GPUs, or of so many cores."""
 
     environment: Mapping[str, str] = {}
+    side = Side()
 
     def __init__(self, name: str, gpus: int = 0, cores: int = 8, **addresses: str) -> None:
         self.name = name
