@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.step_form import StepForm, check_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ class FrameworkSpec:
     launches of a case, is "module:function": called on the ranks with place and RunRequest before
     the proof; what it returns on rank 0 becomes RunRequest.plan. A framework that is not
     `by_default` runs when it is named.
+
+    `forms` are the fields of StepForm (step_form.py) that its workers put into effect. All others
+    are refused, for the reason in `form_reasons` where there is one.
     """
 
     name: str
@@ -52,11 +56,34 @@ class FrameworkSpec:
     min_gpus: int = 1
     max_gpus: int | None = None
     options: tuple[FrameworkOption, ...] = ()
+    forms: tuple[str, ...] = ()
+    form_reasons: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self) -> tuple[str, ...]:
         """The required modules that are not installed; importing none of them."""
         return tuple(name for name in self.requires if importlib.util.find_spec(name) is None)
 
+    def check_form(self, form: StepForm, device: str) -> None:
+        """Raises UsageError, with the reason, where it cannot run a step in this form on this kind
+        of device."""
+        check_form(self.name, form, self.forms, self.form_reasons, device)
+
+
+_WHOLE_MODEL = (
+    "memory_format", "compile", "fused", "checkpointing", "accumulate", "cudnn_benchmark",
+)  # fmt: skip
+"""The forms of frameworks whose ranks hold the whole model."""
+
+_MANY_RANKS = {"cuda_graphs": "the exchange of gradients is not recorded with the step"}
+
+_PIPELINE_FORMS = ("memory_format", "fused", "cudnn_benchmark")
+_PIPELINE_REASONS = {
+    "compile": "stages run the traced graph of the model, with weights that change between passes",
+    "checkpointing": "a stage's weights may be newer when its backward pass begins",
+    "accumulate": "its own option says how many minibatches an update averages, --dnn-microbatches"
+    " with pipedream-2bw or pipedream-flush",
+    "cuda_graphs": "several minibatches are in flight, each with tensors of its own",
+}
 
 _PIPELINE_OPTIONS = (
     FrameworkOption(
@@ -92,6 +119,8 @@ def _pipedream(
         planning="pytest_dnnbench.rank.pipeline.planning:decide",
         by_default=by_default,
         options=(*_PIPELINE_OPTIONS, option),
+        forms=_PIPELINE_FORMS,
+        form_reasons=_PIPELINE_REASONS,
     )
 
 
@@ -101,6 +130,7 @@ FRAMEWORKS = (
         "pytest_dnnbench.rank.frameworks.single:SingleWorker",
         "plain PyTorch on one device: what speed-up is measured against",
         max_gpus=1,
+        forms=(*_WHOLE_MODEL, "cuda_graphs"),
     ),
     FrameworkSpec(
         "ddp",
@@ -114,6 +144,8 @@ FRAMEWORKS = (
                 "look in every step for parameters without a gradient",
             ),
         ),
+        forms=_WHOLE_MODEL,
+        form_reasons=_MANY_RANKS,
     ),
     FrameworkSpec(
         "horovod",
@@ -153,6 +185,8 @@ FRAMEWORKS = (
                 "backward passes per exchange and update",
             ),
         ),
+        forms=_WHOLE_MODEL,
+        form_reasons=_MANY_RANKS,
     ),
     _pipedream(
         "pipedream",

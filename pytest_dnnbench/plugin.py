@@ -125,8 +125,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = [name for name in PARAMETERS if name in metafunc.fixturenames and name not in marked]
     if "dnnbench" not in metafunc.fixturenames or not wanted:
         return
-    rows = resources(metafunc.config).combinations(wanted)
+    shared = resources(metafunc.config)
+    rows = shared.combinations(wanted)
     ids = ["-".join(_id(*pair) for pair in zip(wanted, row, strict=True)) for row in rows]
+    if "model" in wanted:
+        forms = [shared.form(row[wanted.index("model")]).label for row in rows]
+        ids = ["-".join(filter(None, pair)) for pair in zip(ids, forms, strict=True)]
     metafunc.parametrize(
         wanted, [pytest.param(*row, id=label) for row, label in zip(rows, ids, strict=True)]
     )

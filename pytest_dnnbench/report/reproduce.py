@@ -19,6 +19,8 @@ def command(result: Result) -> str:
     words = ["pytest", result.name if is_test else "bench_cases"]
     for flag, value in {**_choices(result), **_settings(result), **_options(result)}.items():
         words += [flag] if value is None else [flag, value]
+    for flag, value in _form(result).items():
+        words += [flag] if value is None else [f"{flag}={value}"]
     return shlex.join(words)
 
 
@@ -37,7 +39,9 @@ def _settings(result: Result) -> dict[str, str]:
     the options of a session). A record that holds no launches leaves their number to the
     default."""
     flags = {
-        f"--dnn-{name.replace('_', '-')}": str(value) for name, value in settings(result).items()
+        f"--dnn-{name.replace('_', '-')}": str(value)
+        for name, value in settings(result).items()
+        if name != "form"
     }
     if seconds_of(result.record.run.steps) is not None:
         flags["--dnn-window"] = flags.pop("--dnn-steps")
@@ -46,6 +50,12 @@ def _settings(result: Result) -> dict[str, str]:
     if result.case.dataset == "mnist":
         flags["--dnn-data-dir"] = "DIR"
     return flags
+
+
+def _form(result: Result) -> dict[str, str | None]:
+    """The form of the step. The layout depends on the device where it is not given."""
+    form = result.case.form
+    return {"--dnn-memory-format": form.memory_format, **form.options}
 
 
 def _options(result: Result) -> dict[str, str | None]:

@@ -18,6 +18,7 @@ from pytest_dnnbench.session.replay_clock import clock_of
 from pytest_dnnbench.session.resources import Resources
 from pytest_dnnbench.session.state import EARLY_ROUND
 from pytest_dnnbench.session.verdicts import Outcome, Verdicts
+from pytest_dnnbench.step_form import StepForm
 
 _TWICE = (
     "dnnbench.measure() was called twice in one test, and a test is one case: parametrise the test,"
@@ -41,24 +42,28 @@ class DnnBench:
         *,
         phase: str,
         options: dict[str, Scalar] | None = None,
+        form: StepForm | None = None,
     ) -> Record:
         """Measures one case on these ranks and returns its record, which goes into
         pytest-benchmark's file.
 
         `model` is a name of the suite, "module:factory", or the factory itself, a function or class
         at the top level of a module that ranks can import. `phase` is "train" or "validate".
-        `options` are the framework's own and override the command line's. The test fails when the
-        step is wrong or a rank fails; it is skipped when the framework is not installed or cannot
-        run on so many devices.
+        `options` are the framework's own and override the command line's; `form` is how the step is
+        run, in place of the command line's. The test fails when the step is wrong or a rank fails;
+        it is skipped when the framework is not installed, cannot run on so many devices, or does
+        not take the command line's form.
         """
         if benchmark_file.is_used(self._benchmark):
             pytest.fail(_TWICE, pytrace=False)
-        self._skip_unless_possible(framework, ranks.world_size)
+        form, given = form or self._resources.form(name_of(model)), form is not None
+        self._skip_unless_possible(framework, ranks.world_size, None if given else form)
         if lacks := state.part(self._item.config, Verdicts).lacks_baseline(self._item):
             pytest.fail(lacks, pytrace=False)
         try:
             self._check_options(framework, options or {})
-            run = self._run(framework, name_of(model), ranks, phase, options or {})
+            self._check_form(framework, form)
+            run = self._run(framework, name_of(model), ranks, phase, options or {}, form)
             if len(run.launches) < self._item.stash.get(
                 EARLY_ROUND, self._resources.settings.rounds
             ):
@@ -75,7 +80,13 @@ class DnnBench:
         return self._record(run)
 
     def _run(
-        self, framework: str, model: str, ranks: Ranks, phase: str, options: dict[str, Scalar]
+        self,
+        framework: str,
+        model: str,
+        ranks: Ranks,
+        phase: str,
+        options: dict[str, Scalar],
+        form: StepForm,
     ) -> CaseRun:
         """The run of this test, kept from round to round."""
         shared = self._resources
@@ -85,7 +96,7 @@ class DnnBench:
             return run
         smoke, settings = not self._benchmark.enabled, shared.settings
         run = prepare_run(
-            self._case(framework, model, ranks.world_size, phase, options),
+            self._case(framework, model, ranks.world_size, phase, options, form),
             shared.catalog,
             launcher,
             shared.machine,
@@ -101,7 +112,13 @@ class DnnBench:
         return run
 
     def _case(
-        self, framework: str, model: str, gpus: int, phase: str, options: dict[str, Scalar]
+        self,
+        framework: str,
+        model: str,
+        gpus: int,
+        phase: str,
+        options: dict[str, Scalar],
+        form: StepForm,
     ) -> Case:
         settings = self._resources.settings
         return Case(
@@ -117,6 +134,7 @@ class DnnBench:
             device=self._resources.machine.kind,
             seed=settings.seed,
             options={**settings.framework_options.get(framework, {}), **options},
+            form=form,
         )
 
     def _launch(self, run: CaseRun) -> None:
@@ -154,7 +172,9 @@ class DnnBench:
         if outcome.failure is not None:
             pytest.fail(text_block(outcome.failure), pytrace=False)
 
-    def _skip_unless_possible(self, framework: str, gpus: int) -> None:
+    def _skip_unless_possible(self, framework: str, gpus: int, form: StepForm | None) -> None:
+        """Skips the test where the framework cannot run here; `form` is that of the command
+        line."""
         try:
             spec = self._resources.catalog.framework(framework)
         except UsageError as error:
@@ -166,6 +186,15 @@ class DnnBench:
             )
         if not spec.min_gpus <= gpus <= (spec.max_gpus or gpus):
             pytest.skip(f"{framework} does not run on {gpus} devices")
+        try:
+            if form is not None:
+                self._check_form(framework, form)
+        except UsageError as error:
+            pytest.skip(str(error))
+
+    def _check_form(self, framework: str, form: StepForm) -> None:
+        shared = self._resources
+        shared.catalog.framework(framework).check_form(form, shared.machine.kind)
 
     def _check_options(self, framework: str, options: Iterable[str]) -> None:
         names = [row.name for row in self._resources.catalog.framework(framework).options]

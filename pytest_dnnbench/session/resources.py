@@ -24,6 +24,7 @@ from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import is_timed
 from pytest_dnnbench.session.settings import ALL, Settings
+from pytest_dnnbench.step_form import StepForm
 
 DOWNLOAD = "pytest_dnnbench.rank.data:download"
 
@@ -53,12 +54,13 @@ class Resources:
         side_by_side: bool = False,
         announce: Callable[[str], None] = print,
     ) -> None:
-        self.settings = settings
         self.catalog = catalog
         self.machine: Machine = detect(settings.device)
+        self.settings = settings = settings.on(self.machine.kind)
         self.counts = settings.counts(self.machine.default_count)
         for count in self.counts:
             settings.batch_for(count)
+        self._check_forms()
         self._fitting = {spec.name: self._fitting_counts(spec) for spec in self._specs()}
         installed = [spec for spec in catalog.frameworks.values() if not spec.missing()]
         self.server = ForkServer((*PRELOAD, *(name for spec in installed for name in spec.preload)))
@@ -80,7 +82,7 @@ class Resources:
     def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
         """Rows of the wanted parameters, in the order model, framework, count: those on which a
         framework runs."""
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"framework": spec.name, "model": model, "gpus": count}
             for model, spec, count in itertools.product(
                 self.settings.models, self._specs(), self.counts
@@ -90,6 +92,10 @@ class Resources:
             or count in self._fitting[spec.name]
         ]
         return list(dict.fromkeys(tuple(row[name] for name in wanted) for row in rows))
+
+    def form(self, model: str) -> StepForm:
+        """The form in which a model's step is run, unless a test gives its own."""
+        return self.settings.form(self.machine.kind, self.catalog.model(model))
 
     def ranks(self, world_size: int) -> Ranks:
         """So many ranks on this machine's devices."""
@@ -154,6 +160,19 @@ class Resources:
         if names is None or ALL in names:
             return [spec for spec in rows if spec.by_default or names]
         return [self.catalog.framework(name) for name in names]
+
+    def _check_forms(self) -> None:
+        """Raises UsageError for a form that a framework which the user has named does not take, or
+        that none takes. Cases of other frameworks are skipped, each with the reason."""
+        refusals = []
+        for spec in self._specs():
+            try:
+                for model in self.settings.models:
+                    spec.check_form(self.form(model), self.machine.kind)
+            except UsageError as error:
+                refusals.append(error)
+        if refusals and (self.settings.frameworks or len(refusals) == len(self._specs())):
+            raise refusals[0]
 
     def _fitting_counts(self, spec: FrameworkSpec) -> tuple[int, ...]:
         """The session's counts that a framework runs on. Raises UsageError where its options allow

@@ -8,11 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_dnnbench.case import DATASETS, MNIST_IMAGE_SIZE, PRECISIONS, SCALINGS, Scalar
-from pytest_dnnbench.catalog import DEFAULT_MODELS, Catalog, FrameworkSpec
+from pytest_dnnbench.case import (
+    DATASETS,
+    IMAGENET_IMAGE_SIZE,
+    MNIST_IMAGE_SIZE,
+    PRECISIONS,
+    SCALINGS,
+    Scalar,
+)
+from pytest_dnnbench.catalog import (
+    DEFAULT_MODELS,
+    OF_ANY_SIZE,
+    OF_LARGE_IMAGES,
+    Catalog,
+    FrameworkSpec,
+)
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.run_length import (
     AUTO,
@@ -22,10 +35,21 @@ from pytest_dnnbench.run_length import (
     as_seconds,
     as_warmup,
 )
+from pytest_dnnbench.step_form import (
+    CHANNELS_LAST,
+    COMPILE_MODES,
+    CONTIGUOUS,
+    MEMORY_FORMATS,
+    StepForm,
+)
 
 if TYPE_CHECKING:
     import pytest
 
+
+BY_DEVICE = 0
+"""Of a number: the user has not said, so the kind of device decides (Settings.on); an empty text
+says the same."""
 
 DEFAULT_LAUNCHES = 3
 EFFECT = 0.05
@@ -46,7 +70,8 @@ class Option:
     """One option: `--dnn-NAME` and its ini twin `dnn_NAME`, with dashes as underscores.
 
     `ini` is its type there, where that is not `kind`. `measured`: it changes what is measured, so
-    an interrupted session is continued only with the same value.
+    an interrupted session is continued only with the same value. `without_value` is what the flag
+    alone means, where it may stand alone.
     """
 
     name: str
@@ -57,6 +82,7 @@ class Option:
     at_least: float | None = None
     ini: Any = None
     measured: bool = True
+    without_value: str | None = None
 
     @property
     def flag(self) -> str:
@@ -73,7 +99,7 @@ class Option:
         """The help text, with choices and default."""
         choices = f" [{', '.join(self.choices)}]" if self.choices else ""
         shown = ",".join(self.default) if isinstance(self.default, tuple) else self.default
-        default = f" (default: {shown})" if self.default not in (None, False, ()) else ""
+        default = f" (default: {shown})" if self.default not in (None, False, (), "", 0) else ""
         return self.about + choices + default
 
     def parse(self, text: Any, place: str = "") -> Any:
@@ -141,17 +167,50 @@ class Settings:
     )
     image_size: int = _option(
         int,
-        MNIST_IMAGE_SIZE,
-        "pixels a side; 28 gives MNIST's form, any other size ImageNet's",
+        BY_DEVICE,
+        "pixels a side; 28 gives MNIST's form, any other size ImageNet's (default: 28 on CPU ranks,"
+        " 224 on GPUs)",
         at_least=1,
     )
     batch_size: int = _option(
-        int, 32, "images per GPU and step; under strong scaling, of all GPUs together", at_least=1
+        int,
+        BY_DEVICE,
+        "images per GPU and step; under strong scaling, of all GPUs together (default: 32 on CPU"
+        " ranks, 128 on GPUs)",
+        at_least=1,
     )
     scaling: str = _choice(
         "weak", "whether --dnn-batch-size is per GPU (weak) or for all GPUs (strong)", SCALINGS
     )
-    precision: str = _choice("fp32", "fp32 is IEEE; tf32 needs a GPU; bf16 is autocast", PRECISIONS)
+    precision: str = _choice(
+        "",
+        "fp32 is IEEE; tf32 needs a GPU; bf16 is autocast (default: fp32 on CPU ranks, bf16 on"
+        " GPUs)",
+        PRECISIONS,
+    )
+    memory_format: str = _choice(
+        "",
+        "of images and of the weights of convolutions (default: contiguous on CPU ranks; on GPUs"
+        " channels_last for the suite's models)",
+        MEMORY_FORMATS,
+    )
+    compile: str = _choice(
+        "",
+        "compile the step with torch.compile, in this mode; without a mode: default",
+        COMPILE_MODES,
+        without_value=COMPILE_MODES[0],
+    )
+    fused: bool = _option(bool, False, "update all weights in one kernel, the optimiser's fused")
+    checkpointing: bool = _option(
+        bool, False, "compute activations inside a block again instead of keeping them"
+    )
+    accumulate: int = _option(
+        int, 1, "minibatches of a rank whose gradients one update averages", at_least=1
+    )
+    cudnn_benchmark: bool = _option(bool, False, "let cuDNN try its algorithms (GPUs only)")
+    cuda_graphs: bool = _option(
+        bool, False, "record the kernels of a step and replay them (single on a GPU only)"
+    )
     launches: int = _option(
         str,
         DEFAULT_LAUNCHES,
@@ -260,6 +319,32 @@ class Settings:
     ini_limits: tuple[str, ...] = ()
     """The limits of the ini file: those of the command line come before them, limit by limit."""
 
+    def on(self, device: str) -> Settings:
+        """These settings on this kind of device: what the user has left open is decided. All
+        defaults that depend on the device are here, but those of `form` and `timed`.
+
+        On CUDA they are the form that people measure: images of 224 pixels in bf16, 128 of them per
+        GPU, the largest power of two at which each of the default models trains in 16 GB.
+        """
+        cuda = device == "cuda"
+        large = cuda and self.dataset != "mnist"
+        return replace(
+            self,
+            image_size=self.image_size or (IMAGENET_IMAGE_SIZE if large else MNIST_IMAGE_SIZE),
+            batch_size=self.batch_size or (128 if cuda else 32),
+            precision=self.precision or ("bf16" if cuda else "fp32"),
+        )
+
+    def form(self, device: str, path: str) -> StepForm:
+        """The form of a step on this kind of device, of the model behind "module:factory". On CUDA
+        the suite's models, which all take images, have channels_last by default."""
+        cuda_images = device == "cuda" and path in OF_ANY_SIZE | OF_LARGE_IMAGES
+        chosen = {row.name: getattr(self, row.name) for row in fields(StepForm)}
+        chosen["memory_format"] = self.memory_format or (
+            CHANNELS_LAST if cuda_images else CONTIGUOUS
+        )
+        return StepForm(**chosen)
+
     def timed(self, device: str) -> Length:
         """How long a launch on this kind of device is timed."""
         if self.steps is not None or self.window is not None:
@@ -315,6 +400,8 @@ def add_options(parser: pytest.Parser, options: Iterable[Option]) -> None:
             about |= {"action": "store_true", "help": option.about}
         else:
             about |= {"metavar": "X", "help": option.help.replace("%", "%%")}
+        if option.without_value is not None:
+            about |= {"nargs": "?", "const": option.without_value}
         try:
             group.addoption(option.flag, **about)
         except ValueError as error:
@@ -386,7 +473,7 @@ def _check(settings: Settings, catalog: Catalog) -> None:
         raise UsageError(
             "--dnn-dataset mnist needs --dnn-data-dir: the folder with the MNIST files"
         )
-    if settings.dataset == "mnist" and settings.image_size != MNIST_IMAGE_SIZE:
+    if settings.dataset == "mnist" and settings.image_size not in (BY_DEVICE, MNIST_IMAGE_SIZE):
         raise UsageError(
             f"--dnn-image-size is {settings.image_size}: MNIST's images have {MNIST_IMAGE_SIZE}"
             " pixels a side"

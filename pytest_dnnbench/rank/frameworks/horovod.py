@@ -42,7 +42,16 @@ class HorovodWorker(DataParallelWorker):
         options = request.case.options
         self.op = str(options.get("op", "average"))
         self.compression = str(options.get("compression", "none"))
-        self.passes = int(options.get("backward_passes_per_step", 1))
+        own_passes = int(options.get("backward_passes_per_step", 1))
+        if own_passes != 1 and request.case.form.accumulate != 1:
+            raise UsageError(
+                f"--dnn-horovod-passes {own_passes} and --dnn-accumulate"
+                f" {request.case.form.accumulate} both say how many backward passes an update"
+                " averages: leave the first out"
+            )
+        self.passes = (
+            max(own_passes, request.case.form.accumulate) if own_passes > 0 else own_passes
+        )
         self._check(place)
         # On one rank Horovod's optimiser is torch's own.
         self.exchanges_zeros = place.world_size > 1

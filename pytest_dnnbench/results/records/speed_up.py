@@ -22,6 +22,7 @@ _SETTING = attrgetter(
         f"case.{name}"
         for name in (
             "model", "phase", "dataset", "image_size", "precision", "scaling", "device", "seed",
+            "form",
         )
     ),
     "run.steps",
