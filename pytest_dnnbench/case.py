@@ -89,6 +89,10 @@ class Case:
         """The case as messages name it: `ddp-resnet50-4gpu (train)`."""
         return f"{self.id} ({self.phase})"
 
+    def has_phase(self, phases: tuple[str, ...]) -> bool:
+        """Whether its phase is one of these."""
+        return self.phase in phases
+
     @property
     def channels(self) -> int:
         """Channels of an image: 1 in MNIST's form, else 3."""

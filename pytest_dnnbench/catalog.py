@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.function_case import GROUPS
 from pytest_dnnbench.step_form import StepForm, check_form
 
 
@@ -103,7 +104,13 @@ _MICROBATCHES = FrameworkOption(
     "microbatches",
     "microbatches",
     0,
-    "minibatches that one update of 2BW and Flush averages; 0: one per rank",
+    "microbatches that one update averages; 0: one per rank, or more where the schedule needs them",
+)
+_STAGES_PER_RANK = FrameworkOption(
+    "stages_per_rank",
+    "stages-per-rank",
+    0,
+    "stages of the model on each rank, where the schedule leaves it open; 0: two",
 )
 
 
@@ -121,6 +128,19 @@ def _pipedream(
         options=(*_PIPELINE_OPTIONS, option),
         forms=_PIPELINE_FORMS,
         form_reasons=_PIPELINE_REASONS,
+    )
+
+
+def _torch_schedule(name: str, about: str) -> FrameworkSpec:
+    return FrameworkSpec(
+        name,
+        "pytest_dnnbench.rank.frameworks.torch_pipeline:TorchPipelineWorker",
+        f"torch.distributed.pipelining: {about}",
+        fits="pytest_dnnbench.planner.synchronous:fits",
+        planning="pytest_dnnbench.rank.pipeline.planning:decide_synchronous",
+        by_default=False,
+        min_gpus=2,
+        options=(*_PIPELINE_OPTIONS, _MICROBATCHES, _STAGES_PER_RANK),
     )
 
 
@@ -207,7 +227,19 @@ FRAMEWORKS = (
         "PipeDream-Flush: a drain and one synchronous update per batch",
         _MICROBATCHES,
     ),
+    _torch_schedule("gpipe", "all forwards, then all backwards"),
+    _torch_schedule("1f1b", "one forward and one backward in turn"),
+    _torch_schedule("interleaved", "1F1B, several stages per rank in a loop"),
+    _torch_schedule("bfs", "several stages per rank in a loop, breadth first"),
+    _torch_schedule("zero-bubble", "interleaved, with the weights' gradients in the bubbles"),
+    _torch_schedule("zbv", "zero bubbles, two stages per rank placed as a V"),
+    _torch_schedule("dualpipev", "DualPipeV: as zbv, forward and backward passes in pairs"),
 )
+
+TORCH_GROUP = FrameworkSpec(
+    "torch", "", "torch.distributed's process group, for timed functions: no framework trains here"
+)
+"""Stands for torch in `Catalog.group`."""
 
 _OF_ANY_SIZE = """
     efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4
@@ -265,6 +297,16 @@ class Catalog:
             raise UsageError(
                 f"unknown framework {name!r}: {_nearest(name, self.frameworks)}"
             ) from None
+
+    def group(self, name: str) -> FrameworkSpec:
+        """The library whose group of ranks a timed function runs in: "torch", or a framework with a
+        group of its own. Raises UsageError."""
+        if name not in GROUPS:
+            raise UsageError(
+                f"framework {name!r} has no group for a function to run in: choose from"
+                f" {', '.join(GROUPS)}"
+            )
+        return TORCH_GROUP if name == TORCH_GROUP.name else self.framework(name)
 
     def model(self, name: str) -> str:
         """The "module:factory" behind a model's name, which may be one itself. Raises

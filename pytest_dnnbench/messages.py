@@ -1,6 +1,7 @@
 """What crosses the boundary between the pytest process and the ranks: frozen records of plain data.
 
-    pytest process ──Place, RunRequest──> rank
+    pytest process ──Place, RunRequest──> rank        a step of training
+    pytest process ──Place, FunctionRequest──> rank        the fixture's `time`
     pytest process <──PlanDecision, Correctness, RankReport── rank        as MessagePack
 
     pytest process ──Place, PipelineRequest──> rank        the fixture `pipeline_stages`
@@ -14,12 +15,18 @@ from typing import Any, Literal, get_args
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.run_length import Length
 
-Sample = Literal["img", "tok", "sample"]
-"""What a sample is: an image, a token, or anything else. Throughput has the unit SAMPLE/s."""
+Sample = Literal["img", "tok", "sample", "step", "B"]
+"""What a sample is: an image, a token, anything else; of a timed function also a step or a byte.
+Throughput has the unit SAMPLE/s."""
+
+Target = tuple[str, str, str | None]
+"""Module, qualified name and file of what ranks import by themselves. The file serves where the
+module cannot be imported by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,31 @@ class RunRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class FunctionRequest:
+    """What every rank of a launch has to do to time a function.
+
+    function, check     what is called and what checks it; None without a check
+    unit                what the numbers count that a step returns
+    steps, warmup       as of a RunRequest
+    most_steps          the most timed steps where `steps` are seconds; None: no limit
+    worker, plan        as of a RunRequest; nothing is planned
+    """
+
+    case: FunctionCase
+    function: Target
+    check: Target | None
+    steps: Length
+    warmup: Length
+    unit: Sample = "sample"
+    most_steps: int | None = None
+    worker: str = "pytest_dnnbench.rank.timed_function:FunctionStepper"
+    plan: Any = None
+
+
+TimedRequest = RunRequest | FunctionRequest
+
+
+@dataclass(frozen=True, slots=True)
 class PlanDecision:
     """The plan of a pipeline case, and who decided it.
 
@@ -94,12 +126,14 @@ class Correctness:
     tolerances    the same keys; the step is right when every deviation is finite and within its own
     failures      what is wrong; empty when the step is right
     about         how the step was checked, for the record
+    checked       what was checked without a figure of how far it deviates
     """
 
     deviations: dict[str, float]
     tolerances: dict[str, float]
     failures: tuple[str, ...] = ()
     about: dict[str, Scalar] = field(default_factory=dict)
+    checked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +173,12 @@ class RankReport:
     window_end_s      when the device was synchronised after this rank's last timed step
     step_samples      samples that this rank completed in each of its timed steps
     sample            what a sample is
-    samples_per_update    samples, over all ranks, that one update of the weights averages over
+    shared_samples    whether all ranks count the same samples, done together, and the job counts
+                      them once; else each rank counts its part
+    bus_factor        bytes on a link for a byte of samples, of a collective (collectives.py); None
+                      for anything else
+    samples_per_update    samples, over all ranks, that one update of the weights averages over; of
+                      a collective its size in bytes, of another function 0
     page_faults       pages that the kernel gave to the process inside the window
     loss              of every step of the run, warm-up included; empty on a rank that sees no loss
     validation        right answers and samples of this rank's share of the validation set
@@ -169,6 +208,8 @@ class RankReport:
     step_samples: tuple[int, ...]
     samples_per_update: int
     sample: Sample = "img"
+    shared_samples: bool = False
+    bus_factor: float | None = None
     page_faults: int = 0
     loss: tuple[float, ...] = ()
     validation: tuple[int, int] | None = None

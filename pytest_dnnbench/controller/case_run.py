@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import msgspec
 
 from pytest_dnnbench.case import Case, Scalar
-from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.errors import LaunchError
-from pytest_dnnbench.messages import Correctness, RunRequest
+from pytest_dnnbench.messages import Correctness, FunctionRequest, RunRequest, TimedRequest
 from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.results.records.measurement import (
     Launch,
@@ -46,13 +46,13 @@ class Launcher(Protocol):
     """How a case reaches its ranks. Each call starts fresh ranks; all but `yardstick` raise
     RankFailure, LaunchError or UsageError."""
 
-    def plan(self, request: RunRequest) -> Any:
+    def plan(self, request: TimedRequest) -> Any:
         """What the framework decides once for all launches; None where it decides nothing."""
 
-    def prove(self, request: RunRequest) -> Sequence[Correctness]:
+    def prove(self, request: TimedRequest) -> Sequence[Correctness]:
         """Each rank's comparison of its step with the reference, in rank order."""
 
-    def measure(self, request: RunRequest) -> Launch:
+    def measure(self, request: TimedRequest) -> Launch:
         """One timed launch: the reports in rank order, and the conditions of where it ran."""
 
     def yardstick(self) -> float | None:
@@ -68,7 +68,7 @@ class CaseRun:
     one. `with_yardstick`: each launch is followed by a measurement of the machine's own speed.
     """
 
-    request: RunRequest
+    request: TimedRequest
     launcher: Launcher
     machine: Machine
     packages: tuple[str, ...] = ()
@@ -110,8 +110,16 @@ class CaseRun:
         """Plans and proves, unless that has been done. Raises WrongResult for a wrong step."""
         if self.request.plan is None:
             self.request = replace(self.request, plan=self.launcher.plan(self.request))
+        if self.correctness is None and not self._is_checked:
+            self.correctness = CorrectnessEntry()
         if self.correctness is None:
             self.correctness = agree(self.request.case, self.launcher.prove(self.request))
+
+    @property
+    def _is_checked(self) -> bool:
+        """Whether anything is checked before the first launch: a user's function need not have a
+        check."""
+        return isinstance(self.request, RunRequest) or self.request.check is not None
 
     def _timed_launch(self) -> Launch:
         launch, discarded = self._awake_launch()
@@ -162,6 +170,13 @@ def prepare_run(
         warmup=warmup,
         data=data,
     )
+    return CaseRun(request, launcher, machine, spec.requires)
+
+
+def prepare_function(
+    request: FunctionRequest, spec: FrameworkSpec, launcher: Launcher, machine: Machine
+) -> CaseRun:
+    """A run of a timed function. `spec` is the library whose group its ranks join."""
     return CaseRun(request, launcher, machine, spec.requires)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_dnnbench.controller.rank_clock import check_clocks
 from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
-from pytest_dnnbench.messages import Correctness, RankReport, RunRequest
+from pytest_dnnbench.messages import Correctness, RankReport, TimedRequest
 from pytest_dnnbench.results.records.measurement import Launch
 
 PROVE = "pytest_dnnbench.rank.timed_run:prove"
@@ -29,17 +29,17 @@ class RankLauncher:
     rendezvous: Rendezvous | None = None
     machine_ranks: Ranks | None = None
 
-    def plan(self, request: RunRequest) -> Any:
+    def plan(self, request: TimedRequest) -> Any:
         """The plan of rank 0, as plain data; None for a framework without planning."""
         if self.planning is None:
             return None
         return self.ranks.launch(self.planning, request, returns=Any)[0]
 
-    def prove(self, request: RunRequest) -> Sequence[Correctness]:
+    def prove(self, request: TimedRequest) -> Sequence[Correctness]:
         """Each rank's check of the step."""
         return self.ranks.launch(PROVE, request, rendezvous=self.rendezvous, returns=Correctness)
 
-    def measure(self, request: RunRequest) -> Launch:
+    def measure(self, request: TimedRequest) -> Launch:
         """The reports of the ranks, and where they ran. Raises WrongResult when a rank's clock
         cannot be right."""
         reports: list[RankReport] = self.ranks.launch(

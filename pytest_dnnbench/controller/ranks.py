@@ -30,11 +30,8 @@ from pytest_dnnbench.controller.server_environment import changes
 from pytest_dnnbench.controller.unpickling import unpickled
 from pytest_dnnbench.errors import LaunchError, RankFailure, UsageError
 from pytest_dnnbench.frames import PICKLED, PLAIN, SpawnMessage
-from pytest_dnnbench.messages import Place
+from pytest_dnnbench.messages import Place, Target
 from pytest_dnnbench.rank_status import RankStatus, StatusPage
-
-Target = tuple[str, str, str | None]
-"""Module, qualified name and file of a function that ranks import by themselves."""
 
 Rendezvous = Callable[[int], AbstractContextManager[Sequence[Mapping[str, str]]]]
 """Given the world size: runs beside the ranks, and yields the environment variables of each."""
@@ -322,13 +319,17 @@ class Ranks:
 
 
 def target_of(function: Callable[..., Any]) -> Target:
-    """How ranks find a function. Raises UsageError for a function that they cannot import."""
-    if not isinstance(function, FunctionType) or "<" in function.__qualname__:
+    """How ranks find a function or a class. Raises UsageError for one that they cannot import."""
+    if not isinstance(function, FunctionType | type) or "<" in function.__qualname__:
         raise UsageError(
             f"{getattr(function, '__qualname__', function)!r} cannot run on ranks:"
-            " they import it by name, so define it with `def` at the top level of a module"
+            " they import it by name, so define it with `def` or `class` at the top level of a"
+            " module"
         )
-    return function.__module__, function.__qualname__, function.__code__.co_filename
+    file = getattr(sys.modules.get(function.__module__), "__file__", None)
+    if isinstance(function, FunctionType):
+        file = function.__code__.co_filename
+    return function.__module__, function.__qualname__, file
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """A rank's timed run: warm-up, the timed steps, the report. The only code that reads a clock around
-a framework's steps.
+steps, of a framework or of a user's function.
 
     connect ─> build ─> warm-up ─> lead-in ─> align, synchronise ─┤ timed steps ├─> run-on ─> report
                         (runs of  └──────────────────── one run ───────────────────────────┘
                          their own)
 
-Frameworks live behind Worker (worker.py) and never time themselves. Not here: the clock and the
+Both live behind Stepper (worker.py) and never time themselves. Not here: the clock and the
 peaks of the timed steps (timed_window.py), how many steps a warm-up has (warmup.py), the facts of
 the environment (rank_facts.py).
 """
@@ -20,7 +20,7 @@ from time import monotonic
 import torch
 
 from pytest_dnnbench.errors import WrongResult
-from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest
+from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest, TimedRequest
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.agreement import Agreement
 from pytest_dnnbench.rank.precision import set_matmul_precision
@@ -30,15 +30,15 @@ from pytest_dnnbench.rank.rank_facts import environment
 from pytest_dnnbench.rank.suspension import asleep_s as asleep_s
 from pytest_dnnbench.rank.timed_window import Timing, Window, window_for
 from pytest_dnnbench.rank.warmup import CPU, CUDA, Warmup, whole_turns
-from pytest_dnnbench.rank.worker import Step, Worker
+from pytest_dnnbench.rank.worker import Step, Stepper
 from pytest_dnnbench.run_length import seconds_of
 
-_KEPT: list[Worker] = []
+_KEPT: list[Stepper] = []
 """Keeps a worker to the end of its process: Python must not tear down what it has of a process
 group."""
 
 
-def measure(place: Place, request: RunRequest) -> RankReport:
+def measure(place: Place, request: TimedRequest) -> RankReport:
     """Runs the case's warm-up and timed steps on this rank. Raises WrongResult when a loss is not
     finite."""
     worker = _worker(place, request)
@@ -60,8 +60,8 @@ def measure(place: Place, request: RunRequest) -> RankReport:
     return report
 
 
-def prove(place: Place, request: RunRequest) -> Correctness:
-    """Compares the framework's step with its reference on this rank; nothing is timed."""
+def prove(place: Place, request: TimedRequest) -> Correctness:
+    """Compares the step with its reference on this rank; nothing is timed."""
     worker = _worker(place, request)
     rank_phase.enter("group")
     worker.connect()
@@ -88,7 +88,7 @@ class _Warmed:
     steady: bool | None = None
 
 
-def _warm_up(worker: Worker, window: Window) -> _Warmed:
+def _warm_up(worker: Stepper, window: Window) -> _Warmed:
     """Warms up until the request's lengths have become numbers of steps, the same on all ranks.
     Where both are numbers, the timed run itself begins with the warm-up."""
     warmup, timed, turn = worker.request.warmup, worker.request.steps, worker.turn
@@ -116,11 +116,15 @@ def _warm_up(worker: Worker, window: Window) -> _Warmed:
         lead=whole_turns(max(1, worker.lead_in), turn),
         timed_steps=whole_turns(timed, turn)
         if isinstance(timed, int)
-        else plan.timed_steps(window_s or 0.0),
+        else _bounded(plan.timed_steps(window_s or 0.0), worker.most_steps),
         steps=plan.steps,
         losses=tuple(losses),
         steady=plan.steady,
     )
+
+
+def _bounded(steps: int, most: int | None) -> int:
+    return steps if most is None else min(steps, most)
 
 
 @dataclass(slots=True)
@@ -147,7 +151,7 @@ class _TimedRun:
         [3] after the run, where neither came
     """
 
-    worker: Worker
+    worker: Stepper
     window: Window
     to_time: range
     steps_before: int
@@ -201,7 +205,7 @@ class _TimedRun:
 
 
 def _report(
-    worker: Worker, run: _TimedRun, timing: Timing, warmed: _Warmed, suspended_s: float
+    worker: Stepper, run: _TimedRun, timing: Timing, warmed: _Warmed, suspended_s: float
 ) -> RankReport:
     # Before the validation, which is a run as well: they are about the timed one.
     metrics = {**timing.peaks, **worker.metrics()}
@@ -214,6 +218,8 @@ def _report(
         step_samples=tuple(step.samples for step in run.timed),
         own_work_s=worker.own_work.seconds(),
         sample=worker.sample,
+        shared_samples=worker.shared_samples,
+        bus_factor=worker.bus_factor,
         samples_per_update=worker.samples_per_update,
         page_faults=timing.page_faults,
         loss=_finite([float(value) for value in run.losses]),
@@ -232,12 +238,12 @@ def _report(
     )
 
 
-def _worker(place: Place, request: RunRequest) -> Worker:
+def _worker(place: Place, request: TimedRequest) -> Stepper:
     group.take_place(place)
-    if place.device.startswith("cuda"):
+    if isinstance(request, RunRequest) and place.device.startswith("cuda"):
         set_matmul_precision(request.case.precision)
     module, _, name = request.worker.partition(":")
-    kind: type[Worker] = getattr(importlib.import_module(module), name)
+    kind: type[Stepper] = getattr(importlib.import_module(module), name)
     worker = kind(place, request)
     _KEPT.append(worker)
     return worker

@@ -1,15 +1,18 @@
 """The `dnnbench` fixture's object: what a case author calls."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
 
 from pytest_dnnbench.case import Case, Scalar
-from pytest_dnnbench.controller.case_run import CaseRun, prepare_run
-from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.catalog import FrameworkSpec
+from pytest_dnnbench.controller.case_run import CaseRun, prepare_function, prepare_run
+from pytest_dnnbench.controller.ranks import Ranks, target_of
 from pytest_dnnbench.errors import DnnbenchError, UsageError
+from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.harmless import text_block
+from pytest_dnnbench.messages import FunctionRequest, Sample, Target
 from pytest_dnnbench.results.records.measurement import Measurement
 from pytest_dnnbench.results.records.record import make_record
 from pytest_dnnbench.results.records.schema import Record
@@ -21,13 +24,14 @@ from pytest_dnnbench.session.verdicts import Outcome, Verdicts
 from pytest_dnnbench.step_form import StepForm
 
 _TWICE = (
-    "dnnbench.measure() was called twice in one test, and a test is one case: parametrise the test,"
-    " as in @pytest.mark.parametrize('phase', ['train', 'validate']), or write two tests"
+    "dnnbench was called twice in one test, and a test is one case: parametrise the test, as in"
+    " @pytest.mark.parametrize('phase', ['train', 'validate']), or write two tests"
 )
 
 
 class DnnBench:
-    """Proves, measures and records the case of one test."""
+    """Proves, measures and records the case of one test: a step of training or validation
+    (`measure`), or a function of the author's own (`time`)."""
 
     def __init__(self, resources: Resources, item: pytest.Item, benchmark: Any) -> None:
         self._resources = resources
@@ -54,16 +58,78 @@ class DnnBench:
         it is skipped when the framework is not installed, cannot run on so many devices, or does
         not take the command line's form.
         """
+        return self._measured(
+            ranks,
+            self._resources.catalog.framework,
+            framework,
+            lambda spec: self._case_run(spec, name_of(model), ranks, phase, options or {}, form),
+        )
+
+    def time(
+        self,
+        function: str | Callable[..., Any],
+        ranks: Ranks,
+        *,
+        arguments: Mapping[str, Scalar] | None = None,
+        check: str | Callable[..., Any] | None = None,
+        framework: str = "torch",
+        unit: Sample = "sample",
+        collective: str = "",
+    ) -> Record:
+        """Times a function of yours on these ranks and returns its record, which goes into
+        pytest-benchmark's file.
+
+        `function` is called once on each rank, in fresh processes and inside the process group of
+        `framework` ("torch" or "horovod"), with `arguments` and, if it has a parameter of that
+        name, with its `place` (a Place). It returns the step, a function without parameters, whose
+        calls are timed. A step returns nothing, then steps are counted; or how many units of work
+        this rank did in it, in `unit`: "img", "tok", "sample" or "B". A function of a `collective`
+        (all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, reduce, send_recv) returns
+        its size in bytes and gets bandwidths.
+
+        `check` is called with a step, on every rank, before anything is timed, and raises
+        AssertionError when the step is wrong. Function and check are "module:name", or themselves:
+        functions or classes at the top level of a module that ranks can import. The test fails when
+        the check or a rank fails; it is skipped when the framework is not installed.
+        """
+        return self._measured(
+            ranks,
+            self._resources.catalog.group,
+            framework,
+            lambda spec: self._function_run(
+                spec,
+                ranks,
+                FunctionCase(
+                    function=name_of(function, "function"),
+                    framework=framework,
+                    gpus=ranks.world_size,
+                    arguments=dict(arguments or {}),
+                    check="" if check is None else name_of(check, "check"),
+                    collective=collective,
+                    device=self._resources.machine.kind,
+                    seed=self._resources.settings.seed,
+                ),
+                target_by_name(function),
+                None if check is None else target_by_name(check),
+                unit,
+            ),
+        )
+
+    def _measured(
+        self,
+        ranks: Ranks,
+        row: Callable[[str], FrameworkSpec],
+        framework: str,
+        prepared: Callable[[FrameworkSpec], CaseRun],
+    ) -> Record:
+        """Makes a launch of what `prepared` gives, or the record in the last round."""
         if benchmark_file.is_used(self._benchmark):
             pytest.fail(_TWICE, pytrace=False)
-        form, given = form or self._resources.form(name_of(model)), form is not None
-        self._skip_unless_possible(framework, ranks.world_size, None if given else form)
+        spec = self._possible(row, framework, ranks.world_size)
         if lacks := state.part(self._item.config, Verdicts).lacks_baseline(self._item):
             pytest.fail(lacks, pytrace=False)
         try:
-            self._check_options(framework, options or {})
-            self._check_form(framework, form)
-            run = self._run(framework, name_of(model), ranks, phase, options or {}, form)
+            run = self._kept_run(prepared, spec, ranks)
             if len(run.launches) < self._item.stash.get(
                 EARLY_ROUND, self._resources.settings.rounds
             ):
@@ -79,37 +145,65 @@ class DnnBench:
             pytest.skip("measured; reported in the last round")
         return self._record(run)
 
-    def _run(
-        self,
-        framework: str,
-        model: str,
-        ranks: Ranks,
-        phase: str,
-        options: dict[str, Scalar],
-        form: StepForm,
+    def _kept_run(
+        self, prepared: Callable[[FrameworkSpec], CaseRun], spec: FrameworkSpec, ranks: Ranks
     ) -> CaseRun:
         """The run of this test, kept from round to round."""
         shared = self._resources
-        launcher = shared.launcher(ranks, shared.catalog.framework(framework))
         if run := shared.runs.get(self._item.nodeid):
-            run.launcher = launcher
+            run.launcher = shared.launcher(ranks, spec)
             return run
-        smoke, settings = not self._benchmark.enabled, shared.settings
-        run = prepare_run(
-            self._case(framework, model, ranks.world_size, phase, options, form),
-            shared.catalog,
-            launcher,
-            shared.machine,
-            steps=1 if smoke else settings.timed(shared.machine.kind),
-            warmup=0 if smoke else settings.warmup,
-            data=shared.data(),
-        )
+        run = prepared(spec)
         run.parallel = shared.placements.side_by_side
-        run.with_yardstick = not smoke
+        run.with_yardstick = self._benchmark.enabled
         if shared.keeper:
             shared.keeper.restore(self._item.nodeid, run)
         shared.runs[self._item.nodeid] = run
         return run
+
+    def _case_run(
+        self,
+        spec: FrameworkSpec,
+        model: str,
+        ranks: Ranks,
+        phase: str,
+        options: dict[str, Scalar],
+        form: StepForm | None,
+    ) -> CaseRun:
+        self._check_options(spec, options)
+        form = self._checked_form(spec, model, form)
+        shared, smoke = self._resources, not self._benchmark.enabled
+        return prepare_run(
+            self._case(spec.name, model, ranks.world_size, phase, options, form),
+            shared.catalog,
+            shared.launcher(ranks, spec),
+            shared.machine,
+            steps=1 if smoke else shared.settings.timed(shared.machine.kind),
+            warmup=0 if smoke else shared.settings.warmup,
+            data=shared.data(),
+        )
+
+    def _function_run(
+        self,
+        spec: FrameworkSpec,
+        ranks: Ranks,
+        case: FunctionCase,
+        function: Target,
+        check: Target | None,
+        unit: Sample,
+    ) -> CaseRun:
+        shared, smoke = self._resources, not self._benchmark.enabled
+        steps, most = shared.settings.timed_function(shared.machine.kind)
+        request = FunctionRequest(
+            case,
+            function,
+            check,
+            steps=1 if smoke else steps,
+            warmup=0 if smoke else shared.settings.warmup,
+            unit=unit,
+            most_steps=most,
+        )
+        return prepare_function(request, spec, shared.launcher(ranks, spec), shared.machine)
 
     def _case(
         self,
@@ -172,11 +266,13 @@ class DnnBench:
         if outcome.failure is not None:
             pytest.fail(text_block(outcome.failure), pytrace=False)
 
-    def _skip_unless_possible(self, framework: str, gpus: int, form: StepForm | None) -> None:
-        """Skips the test where the framework cannot run here; `form` is that of the command
-        line."""
+    def _possible(
+        self, row: Callable[[str], FrameworkSpec], framework: str, gpus: int
+    ) -> FrameworkSpec:
+        """The framework's row. Fails the test for a name without one; skips it where the framework
+        is not installed or cannot run on so many devices."""
         try:
-            spec = self._resources.catalog.framework(framework)
+            spec = row(framework)
         except UsageError as error:
             pytest.fail(str(error), pytrace=False)
         if missing := spec.missing():
@@ -186,21 +282,29 @@ class DnnBench:
             )
         if not spec.min_gpus <= gpus <= (spec.max_gpus or gpus):
             pytest.skip(f"{framework} does not run on {gpus} devices")
+        return spec
+
+    def _checked_form(self, spec: FrameworkSpec, model: str, own: StepForm | None) -> StepForm:
+        """The test's own form, or that of the session. Raises UsageError where the framework does
+        not take the test's; skips the test where it does not take the session's."""
+        kind = self._resources.machine.kind
+        if own is not None:
+            spec.check_form(own, kind)
+            return own
+        form = self._resources.form(model)
         try:
-            if form is not None:
-                self._check_form(framework, form)
+            spec.check_form(form, kind)
         except UsageError as error:
-            pytest.skip(str(error))
+            reason = str(error)
+        else:
+            return form
+        pytest.skip(reason)
 
-    def _check_form(self, framework: str, form: StepForm) -> None:
-        shared = self._resources
-        shared.catalog.framework(framework).check_form(form, shared.machine.kind)
-
-    def _check_options(self, framework: str, options: Iterable[str]) -> None:
-        names = [row.name for row in self._resources.catalog.framework(framework).options]
+    def _check_options(self, spec: FrameworkSpec, options: Iterable[str]) -> None:
+        names = [row.name for row in spec.options]
         if unknown := sorted(set(options) - set(names)):
             choices = f"choose from {', '.join(names)}" if names else "it has none"
-            raise UsageError(f"{framework} has no option {unknown[0]!r}: {choices}")
+            raise UsageError(f"{spec.name} has no option {unknown[0]!r}: {choices}")
 
     def _show(self, ranks: Ranks) -> None:
         for number, output in enumerate(ranks.outputs):
@@ -208,15 +312,25 @@ class DnnBench:
                 self._item.add_report_section("call", f"rank {number}", output)
 
 
-def name_of(model: str | Callable[..., Any]) -> str:
-    """The name of a model that is given by its factory. Raises UsageError for a factory that ranks
-    cannot import by name."""
-    if isinstance(model, str):
-        return model
-    module, name = getattr(model, "__module__", None), getattr(model, "__qualname__", None)
-    if not callable(model) or module is None or name is None or "<" in name:
+def name_of(named: str | Callable[..., Any], what: str = "model") -> str:
+    """The "module:name" of what is given by name or as itself: a model by its factory, a function,
+    a check. Raises UsageError for what ranks cannot import by name."""
+    if isinstance(named, str):
+        return named
+    module, name = getattr(named, "__module__", None), getattr(named, "__qualname__", None)
+    if not callable(named) or module is None or name is None or "<" in name:
         raise UsageError(
-            f"model {model!r} cannot be imported by ranks: give a function or class at the top"
+            f"{what} {named!r} cannot be imported by ranks: give a function or class at the top"
             " level of a module, or its name as package.module:factory"
         )
     return f"{module}:{name}"
+
+
+def target_by_name(named: str | Callable[..., Any]) -> Target:
+    """How ranks find what is given as "module:name" or as itself. Raises UsageError."""
+    if not isinstance(named, str):
+        return target_of(named)
+    module, colon, name = named.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise UsageError(f"{named!r} is not of the form package.module:function")
+    return module, name, None

@@ -2,8 +2,10 @@
 
 from dataclasses import fields, replace
 
+from pytest_dnnbench.case import Case
 from pytest_dnnbench.controller.case_run import CaseRun
 from pytest_dnnbench.errors import DataError
+from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.results.records.journal_file import Journal, KeptLaunch
 from pytest_dnnbench.results.records.measurement import Launch
 
@@ -23,12 +25,12 @@ class KeptLaunches:
         kept = [launch for launch in self.journal.kept if launch.item == name]
         if not kept:
             return
-        case, before = run.request.case, kept[0].case
+        case, before = run.request.case, kept[0].measured_case
         if case != before:
             unlike = [
                 field.name
                 for field in fields(case)
-                if getattr(case, field.name) != getattr(before, field.name)
+                if getattr(case, field.name) != getattr(before, field.name, None)
             ]
             raise DataError(
                 f"--dnn-resume: {name} measured another case when it was interrupted"
@@ -47,7 +49,8 @@ class KeptLaunches:
         launch, request = run.launches[-1], run.request
         kept = KeptLaunch(
             item=name,
-            case=request.case,
+            case=request.case if isinstance(request.case, Case) else None,
+            function=request.case if isinstance(request.case, FunctionCase) else None,
             plan=request.plan,
             correctness=run.correctness,
             reports=launch.reports,

@@ -29,6 +29,9 @@ from pytest_dnnbench.catalog import (
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.run_length import (
     AUTO,
+    FUNCTION_ON_CPU,
+    FUNCTION_ON_GPU,
+    MOST_FUNCTION_STEPS,
     TIMED_ON_GPU,
     TIMED_STEPS,
     Length,
@@ -350,6 +353,12 @@ class Settings:
         if self.steps is not None or self.window is not None:
             return self.steps or self.window or 0
         return TIMED_STEPS if device == "cpu" else TIMED_ON_GPU
+
+    def timed_function(self, device: str) -> tuple[Length, int | None]:
+        """How long a launch of a timed function is timed, and with how many steps at most."""
+        if self.steps is not None or self.window is not None:
+            return self.timed(device), None
+        return FUNCTION_ON_CPU if device == "cpu" else FUNCTION_ON_GPU, MOST_FUNCTION_STEPS
 
     @property
     def rounds(self) -> int:

@@ -157,7 +157,7 @@ class DataParallelWorker(WorkloadWorker):
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def exchanging(self, last: bool) -> AbstractContextManager[object]:
-        """The context of one minibatch's passes: that of the `last` of a step, in whose backward pass
+        """The context of one minibatch's passes: of the `last` of a step, in whose backward pass
         gradients are exchanged, or of one before it."""
         return nullcontext()
 

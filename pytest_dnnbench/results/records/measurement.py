@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError, WrongResult
+from pytest_dnnbench.function_case import MeasuredCase
 from pytest_dnnbench.messages import Correctness, RankReport
-from pytest_dnnbench.metrics import METRICS, Metric
+from pytest_dnnbench.metrics import ALGORITHM_BANDWIDTH, METRICS, Metric
 from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry, Environment
 from pytest_dnnbench.run_length import Length
 
@@ -62,8 +62,11 @@ class Launch:
         ranks = self._finishing
         if len({report.step_index for report in ranks}) == 1:
             slowest = max(ranks, key=_window_s)
+            # What all ranks count, they did together.
+            count = max if slowest.shared_samples else sum
             samples = [
-                sum(parts) for parts in zip(*(report.step_samples for report in ranks), strict=True)
+                count(parts)
+                for parts in zip(*(report.step_samples for report in ranks), strict=True)
             ]
             return _JobWindow(samples, _window_s(slowest), _durations(slowest))
         # Each rank's window opens when its last warm-up minibatch is complete, and the job's when
@@ -102,6 +105,8 @@ class Launch:
                 return self.throughput
             case "step_time_s":
                 return statistics.median(self.step_time_s)
+            case "algorithm_bandwidth" | "bus_bandwidth":
+                return self._bandwidth(metric)
             case "yardstick_s":
                 return self.conditions.yardstick_s
             case "loss":
@@ -110,6 +115,16 @@ class Launch:
                 return self.validation_accuracy
             case _:
                 return None
+
+    def _bandwidth(self, metric: str) -> float | None:
+        """Of a collective, from the window of the slowest rank; a bus bandwidth takes a factor
+        above zero, which a lone rank does not have."""
+        factor = self.reports[0].bus_factor
+        if factor is None:
+            return None
+        if metric == ALGORITHM_BANDWIDTH:
+            return self.throughput
+        return self.throughput * factor or None
 
     @property
     def loss(self) -> list[float]:
@@ -149,7 +164,7 @@ class Figures:
 class Measurement:
     """A measured case: its launches, what proved its step right, and where it ran."""
 
-    case: Case
+    case: MeasuredCase
     launches: tuple[Launch, ...]
     correctness: CorrectnessEntry
     environment: Environment
@@ -163,7 +178,7 @@ class Measurement:
         values = {}
         for metric in METRICS.values():
             launches = [launch.figures(metric) for launch in self.launches]
-            if all(launches) and self.case.phase in metric.phases:
+            if all(launches) and self.case.has_phase(metric.phases):
                 values[metric.name] = Figures(
                     per_launch=[float(metric.over_all(ranks)) for ranks in launches],
                     per_rank=self._per_rank(metric, launches),
@@ -177,7 +192,7 @@ class Measurement:
         return [statistics.median(figures) for figures in zip(*launches, strict=True)]
 
 
-def agree(case: Case, results: Sequence[Correctness]) -> CorrectnessEntry:
+def agree(case: MeasuredCase, results: Sequence[Correctness]) -> CorrectnessEntry:
     """The check of a case's step, for its record. Raises WrongResult when a rank failed the check
     or does not hold, bit for bit, what rank 0 holds."""
     digests = [result.about.get("digest") for result in results]
@@ -207,15 +222,21 @@ def agree(case: Case, results: Sequence[Correctness]) -> CorrectnessEntry:
         for kind in dict.fromkeys(kind for result in results for kind in result.deviations)
     }
     return CorrectnessEntry(
-        checked=list(worst),
+        checked=[*worst, *results[0].checked],
         largest_deviation={kind: deviation for kind, (deviation, _) in worst.items()},
         tolerance={kind: tolerance for kind, (_, tolerance) in worst.items()},
-        ranks_agree="bit for bit" if digests[0] is not None else "within the tolerance",
+        ranks_agree=_agreement(digests[0] is not None, bool(worst)),
         about={key: fact for key, fact in results[0].about.items() if key != "digest"},
     )
 
 
-def same_model(case: Case, reports: Sequence[RankReport]) -> None:
+def _agreement(has_digest: bool, has_figures: bool) -> str:
+    if has_digest:
+        return "bit for bit"
+    return "within the tolerance" if has_figures else ""
+
+
+def same_model(case: MeasuredCase, reports: Sequence[RankReport]) -> None:
     """Raises WrongResult when a rank holds other weights after a run than most ranks, or, of two,
     than rank 0."""
     counts = Counter(report.fingerprint for report in reports)
@@ -229,7 +250,7 @@ def same_model(case: Case, reports: Sequence[RankReport]) -> None:
         )
 
 
-def check_times(case: Case, launch: Launch) -> None:
+def check_times(case: MeasuredCase, launch: Launch) -> None:
     """Raises WrongResult when the times of a launch cannot be: when one is not finite, when time
     stands still or goes backwards, or when throughput and step times contradict each other."""
     for report in launch.reports:
@@ -238,6 +259,8 @@ def check_times(case: Case, launch: Launch) -> None:
                 f"{case.label}: the clock of rank {report.rank} read {broken}: its times mean"
                 " nothing; look for code that replaces a clock on the ranks"
             )
+    if any(report.shared_samples for report in launch.reports):
+        _check_shared(case, launch.reports)
     if not launch._finishing:
         raise WrongResult(
             f"{case.label}: no rank completed a sample in its timed steps: let one rank's steps"
@@ -253,7 +276,22 @@ def check_times(case: Case, launch: Launch) -> None:
         )
 
 
-def check_metrics(case: Case, reports: Sequence[RankReport]) -> None:
+def _check_shared(case: MeasuredCase, reports: Sequence[RankReport]) -> None:
+    first = reports[0]
+    for report in reports:
+        if (report.sample, report.step_samples) != (first.sample, first.step_samples):
+            raise WrongResult(
+                f"{case.label}: rank {report.rank} counts other work than rank 0"
+                f" ({_counted(report)}, {_counted(first)}): a collective has the same size on every"
+                " rank"
+            )
+
+
+def _counted(report: RankReport) -> str:
+    return f"{report.step_samples[:1]} {report.sample}"
+
+
+def check_metrics(case: MeasuredCase, reports: Sequence[RankReport]) -> None:
     """Raises UsageError when a rank reports a metric that has no row, or one that only the job as a
     whole has; WrongResult when a figure is not finite. To be called after the first launch."""
     for report in reports:
@@ -293,7 +331,7 @@ def _window_s(report: RankReport) -> float:
     return report.window_end_s - report.window_start_s
 
 
-def check_figures(case: Case, launch: Launch) -> None:
+def check_figures(case: MeasuredCase, launch: Launch) -> None:
     """Raises WrongResult for a figure of the job that no measurement can give, as of a clock that
     stood still, ran backwards or gave no number. One such figure would cost the whole session its
     file: JSON has no NaN."""

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import msgspec
 
 from pytest_dnnbench.case import Case, Scalar
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.function_case import FunctionCase, MeasuredCase
 from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.results.records.launches import Launches, launches_of
@@ -27,12 +29,13 @@ SCHEMA = 1
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How a case was run, beyond what the case itself says.
 
-    `sample` is the unit of a sample: img, tok or sample. `samples_per_update` counts the samples,
-    over all ranks, that one update of the weights averages. `oversubscribed`: more ranks than
-    cores. `steps` and `warmup` are what was asked for: how many steps were to be timed and how many
-    to be run before, or for how many seconds, as "5s"; a warm-up "auto" lasts until steps take
-    equally long. What came of it is in each launch. `data` describes the data that a rank reads.
-    `parallel`: timed beside other cases.
+    `sample` is the unit of a sample: img, tok, sample, step or B. `samples_per_update` counts the
+    samples, over all ranks, that one update of the weights averages; of a collective it is the size
+    in bytes, of another function 0. `oversubscribed`: more ranks than cores. `steps` and `warmup`
+    are what was asked for: how many steps were to be timed and how many to be run before, or for
+    how many seconds, as "5s"; a warm-up "auto" lasts until steps take equally long. What came of it
+    is in each launch. `data` describes the data that a rank reads. `parallel`: timed beside other
+    cases.
     """
 
     sample: str
@@ -215,7 +218,8 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
-    """A measured case.
+    """A measured case: a step of training or validation (`case`), or a function of the user's
+    (`function`); the other of the two is null.
 
     Speed-up is added once the session has measured `single`; `thresholds` and `verdict` when the
     case is judged. `details` holds, for each rank, the framework's own facts. `noise` is what a
@@ -223,7 +227,7 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
     """
 
     schema: int
-    case: Case
+    case: Case | None
     run: RunFacts
     metrics: dict[str, MetricEntry]
     launches: list[LaunchEntry]
@@ -236,6 +240,24 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
     launch_plan: LaunchPlanEntry | None = None
     noise: dict[str, Noise] = {}
     notes: list[Note] = []
+    function: FunctionCase | None = None
+
+    def __post_init__(self) -> None:
+        if (self.case is None) == (self.function is None):
+            raise UsageError("a record is about a case or about a function: give one of the two")
+
+    @property
+    def measured_case(self) -> MeasuredCase:
+        """What was measured."""
+        measured = self.case or self.function
+        assert measured is not None, "checked above"
+        return measured
+
+    @property
+    def trained_case(self) -> Case:
+        """The case of a record that is about training or validation."""
+        assert self.case is not None, "asked of such records only"
+        return self.case
 
     @property
     def reasons(self) -> list[str | None]:

@@ -25,7 +25,7 @@ def failure_message(record: Record) -> str:
     limit, interval and confidence of each metric that regressed; then what the others are, and what
     was not judged."""
     verdict = record.verdict
-    lines = [f"regressed: {record.case.label}, {_against(verdict)}"]
+    lines = [f"regressed: {record.measured_case.label}, {_against(verdict)}"]
     if other := elsewhere_text(verdict):
         lines.append(f"  {other}")
     if slow := slow_rank(record):
