@@ -79,10 +79,10 @@ _MANY_RANKS = {"cuda_graphs": "the exchange of gradients is not recorded with th
 
 _PIPELINE_FORMS = ("memory_format", "fused", "cudnn_benchmark")
 _PIPELINE_REASONS = {
-    "compile": "stages run the traced graph of the model, with weights that change between passes",
-    "checkpointing": "a stage's weights may be newer when its backward pass begins",
-    "accumulate": "its own option says how many minibatches an update averages, --dnn-microbatches"
-    " with pipedream-2bw or pipedream-flush",
+    "compile": "a stage runs a traced graph, whose weights change from one pass to the next",
+    "checkpointing": "a stage may hold newer weights by the time it would run a block again",
+    "accumulate": "pipelines have an option of their own for that, --dnn-microbatches, where their"
+    " schedule averages several",
     "cuda_graphs": "several minibatches are in flight, each with tensors of its own",
 }
 
@@ -141,6 +141,8 @@ def _torch_schedule(name: str, about: str) -> FrameworkSpec:
         by_default=False,
         min_gpus=2,
         options=(*_PIPELINE_OPTIONS, _MICROBATCHES, _STAGES_PER_RANK),
+        forms=_PIPELINE_FORMS,
+        form_reasons=_PIPELINE_REASONS,
     )
 
 

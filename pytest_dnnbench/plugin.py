@@ -127,19 +127,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     shared = resources(metafunc.config)
     rows = shared.combinations(wanted)
-    ids = ["-".join(_id(*pair) for pair in zip(wanted, row, strict=True)) for row in rows]
-    if "model" in wanted:
-        forms = [shared.form(row[wanted.index("model")]).label for row in rows]
-        ids = ["-".join(filter(None, pair)) for pair in zip(ids, forms, strict=True)]
-    metafunc.parametrize(
-        wanted, [pytest.param(*row, id=label) for row, label in zip(rows, ids, strict=True)]
-    )
+    metafunc.parametrize(wanted, [pytest.param(*row, id=shared.id_of(wanted, row)) for row in rows])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Reads `4gpu` where a test gives its own counts."""
-    return _id(argname, val) if argname == "gpus" and isinstance(val, int) else None
+    return f"{val}gpu" if argname == "gpus" and isinstance(val, int) else None
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -201,7 +195,3 @@ def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:
     if isinstance(argument, str):
         return [name.strip() for name in argument.split(",")]
     return list(argument)
-
-
-def _id(name: str, value: object) -> str:
-    return f"{value}gpu" if name == "gpus" else str(value)

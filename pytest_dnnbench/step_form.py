@@ -101,6 +101,8 @@ _NEVER_TOGETHER = (
 )
 """Pairs of fields that no step has together, and why."""
 
+FORM_FIELDS = tuple(each.name for each in fields(StepForm))
+
 PLAIN = StepForm()
 """A step as PyTorch's own tutorial runs it."""
 

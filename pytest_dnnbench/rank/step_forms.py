@@ -24,11 +24,16 @@ _IMAGE_DIMENSIONS = 4
 
 
 def form_module(module: nn.Module, form: StepForm, workload: Workload) -> None:
-    """Puts a module in place: the layout of its weights, and the blocks that run again."""
-    if form.memory_format == CHANNELS_LAST:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's gap
+    """Changes a module in place: the layout of its weights, and the blocks that run again."""
+    lay_out(module, form)
     if form.checkpointing:
         _checkpoint_blocks(module, workload)
+
+
+def lay_out(module: nn.Module, form: StepForm) -> None:
+    """Lays out a module's weights in place: those of convolutions, which have four dimensions."""
+    if form.memory_format == CHANNELS_LAST:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's gap
 
 
 def laid_out(batch: Batch, form: StepForm) -> Batch:

@@ -17,10 +17,9 @@ def command(result: Result) -> str:
     path, separator, _ = result.name.partition("::")
     is_test = bool(separator) and not path.startswith("-")
     words = ["pytest", result.name if is_test else "bench_cases"]
-    for flag, value in {**_choices(result), **_settings(result), **_options(result)}.items():
+    chosen = {**_choices(result), **_settings(result), **_form(result), **_options(result)}
+    for flag, value in chosen.items():
         words += [flag] if value is None else [flag, value]
-    for flag, value in _form(result).items():
-        words += [flag] if value is None else [f"{flag}={value}"]
     return shlex.join(words)
 
 

@@ -291,7 +291,7 @@ class DnnBench:
         if own is not None:
             spec.check_form(own, kind)
             return own
-        form = self._resources.form(model)
+        form = self._resources.form(model, spec)
         try:
             spec.check_form(form, kind)
         except UsageError as error:

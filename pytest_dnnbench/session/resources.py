@@ -24,7 +24,7 @@ from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import is_timed
 from pytest_dnnbench.session.settings import ALL, Settings
-from pytest_dnnbench.step_form import StepForm
+from pytest_dnnbench.step_form import FORM_FIELDS, StepForm
 
 DOWNLOAD = "pytest_dnnbench.rank.data:download"
 
@@ -93,9 +93,22 @@ class Resources:
         ]
         return list(dict.fromkeys(tuple(row[name] for name in wanted) for row in rows))
 
-    def form(self, model: str) -> StepForm:
-        """The form in which a model's step is run, unless a test gives its own."""
-        return self.settings.form(self.machine.kind, self.catalog.model(model))
+    def form(self, model: str, spec: FrameworkSpec | None = None) -> StepForm:
+        """The form in which a framework runs a model's step, unless a test gives its own; without a
+        framework, that of one which takes every form."""
+        kind, path = self.machine.kind, self.catalog.model(model)
+        return self.settings.form(kind, path, FORM_FIELDS if spec is None else spec.forms)
+
+    def id_of(self, names: Sequence[str], row: Sequence[Any]) -> str:
+        """The id of a combination: `ddp-resnet50-4gpu`, with the form where it is not the plain
+        one."""
+        values = dict(zip(names, row, strict=True))
+        parts = [f"{value}gpu" if name == "gpus" else str(value) for name, value in values.items()]
+        if "model" in values:
+            name = values.get("framework")
+            spec = None if name is None else self.catalog.framework(name)
+            parts.append(self.form(values["model"], spec).label)
+        return "-".join(filter(None, parts))
 
     def ranks(self, world_size: int) -> Ranks:
         """So many ranks on this machine's devices."""
@@ -168,10 +181,11 @@ class Resources:
         for spec in self._specs():
             try:
                 for model in self.settings.models:
-                    spec.check_form(self.form(model), self.machine.kind)
+                    spec.check_form(self.form(model, spec), self.machine.kind)
             except UsageError as error:
                 refusals.append(error)
-        if refusals and (self.settings.frameworks or len(refusals) == len(self._specs())):
+        named = self.settings.frameworks is not None and ALL not in self.settings.frameworks
+        if refusals and (named or len(refusals) == len(self._specs())):
             raise refusals[0]
 
     def _fitting_counts(self, spec: FrameworkSpec) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ Below the pytest boundary nothing sees pytest's config, only the frozen Settings
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ from pytest_dnnbench.step_form import (
     CHANNELS_LAST,
     COMPILE_MODES,
     CONTIGUOUS,
+    FORM_FIELDS,
     MEMORY_FORMATS,
     StepForm,
 )
@@ -338,13 +339,15 @@ class Settings:
             precision=self.precision or ("bf16" if cuda else "fp32"),
         )
 
-    def form(self, device: str, path: str) -> StepForm:
-        """The form of a step on this kind of device, of the model behind "module:factory". On CUDA
-        the suite's models, which all take images, have channels_last by default."""
-        cuda_images = device == "cuda" and path in OF_ANY_SIZE | OF_LARGE_IMAGES
-        chosen = {row.name: getattr(self, row.name) for row in fields(StepForm)}
-        chosen["memory_format"] = self.memory_format or (
-            CHANNELS_LAST if cuda_images else CONTIGUOUS
+    def form(self, device: str, path: str, taken: Collection[str] = FORM_FIELDS) -> StepForm:
+        """The form of a step on this kind of device, of the model behind "module:factory" and of a
+        framework that takes these fields of it. On CUDA the suite's models, which all have images,
+        are in channels_last by default, where the framework takes that."""
+        chosen = {name: getattr(self, name) for name in FORM_FIELDS}
+        images = path in OF_ANY_SIZE | OF_LARGE_IMAGES
+        by_default = device == "cuda" and images and "memory_format" in taken
+        chosen["memory_format"] = chosen["memory_format"] or (
+            CHANNELS_LAST if by_default else CONTIGUOUS
         )
         return StepForm(**chosen)
 
