@@ -152,7 +152,8 @@ FRAMEWORKS = (
         "pytest_dnnbench.rank.frameworks.single:SingleWorker",
         "plain PyTorch on one device: what speed-up is measured against",
         max_gpus=1,
-        forms=(*_WHOLE_MODEL, "cuda_graphs"),
+        forms=_WHOLE_MODEL,
+        form_reasons={"cuda_graphs": "no framework records its kernels yet"},
     ),
     FrameworkSpec(
         "ddp",

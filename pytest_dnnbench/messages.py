@@ -61,6 +61,7 @@ class RunRequest:
     plan      what the framework's planning returned on rank 0, the same for the proof and for all
               launches, as plain data: that of a PlanDecision for our pipelines; None without a
               planning step
+    recheck   whether the outputs of the timed model are checked after the timed steps
 
     The optimiser is SGD with these settings for every framework.
     """
@@ -75,6 +76,7 @@ class RunRequest:
     weight_decay: float = 5e-4
     data: MnistFiles | None = None
     plan: Any = None
+    recheck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,8 @@ class RankReport:
                       them once; else each rank counts its part
     bus_factor        bytes on a link for a byte of samples, of a collective (collectives.py); None
                       for anything else
+    cpu_energy_j      what the machine's packages used during the window, from rank 0 on CPU ranks,
+                      where the kernel lets it read that; else None
     samples_per_update    samples, over all ranks, that one update of the weights averages over; of
                       a collective its size in bytes, of another function 0
     page_faults       pages that the kernel gave to the process inside the window
@@ -210,6 +214,7 @@ class RankReport:
     sample: Sample = "img"
     shared_samples: bool = False
     bus_factor: float | None = None
+    cpu_energy_j: float | None = None
     page_faults: int = 0
     loss: tuple[float, ...] = ()
     validation: tuple[int, int] | None = None

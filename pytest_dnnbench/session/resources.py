@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pytest
 
@@ -35,8 +35,13 @@ class LaunchKeeper(Protocol):
     def restore(self, name: str, run: CaseRun) -> None:
         """Gives a case the launches that an interrupted session has made of it."""
 
-    def keep(self, name: str, run: CaseRun) -> None:
-        """Keeps the newest launch of a case."""
+    def restore_pairs(self, name: str, run: CaseRun, other: CaseRun) -> None:
+        """The same of a case that is measured on both sides."""
+
+    def keep(
+        self, name: str, run: CaseRun, *, side: Literal["A", "B"] = "A", number: int = 0
+    ) -> None:
+        """Keeps the newest launch of a case; of one of a pair, the side and the round's number."""
 
 
 class Resources:
@@ -76,6 +81,8 @@ class Resources:
         self.speed_ups = SpeedUps()
         self.progress: Progress | None = None
         self.keeper: LaunchKeeper | None = None
+        self.must_stay: dict[str, Any] = {}
+        """Facts that a session which continues this one must have too."""
         self.launch_plan: LaunchPlan | None = None
         self._data: MnistFiles | None = None
 

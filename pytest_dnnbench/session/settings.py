@@ -27,6 +27,7 @@ from pytest_dnnbench.catalog import (
     FrameworkSpec,
 )
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.results.statistics.paired import MOST_ROUNDS
 from pytest_dnnbench.run_length import (
     AUTO,
     FUNCTION_ON_CPU,
@@ -56,6 +57,8 @@ BY_DEVICE = 0
 says the same."""
 
 DEFAULT_LAUNCHES = 3
+"""Of each case, where the user gives no number; MOST_ROUNDS (statistics/paired.py) where there are
+two environments to compare."""
 EFFECT = 0.05
 """The change that --dnn-launches auto is to detect, unless it says which."""
 
@@ -74,8 +77,9 @@ class Option:
     """One option: `--dnn-NAME` and its ini twin `dnn_NAME`, with dashes as underscores.
 
     `ini` is its type there, where that is not `kind`. `measured`: it changes what is measured, so
-    an interrupted session is continued only with the same value. `without_value` is what the flag
-    alone means, where it may stand alone.
+    an interrupted session is continued only with the same value. `repeated`: each use of it on the
+    command line, and each line in the ini file, adds one value, commas and all. `without_value` is
+    what the flag alone means, where it may stand alone.
     """
 
     name: str
@@ -87,6 +91,7 @@ class Option:
     ini: Any = None
     measured: bool = True
     without_value: str | None = None
+    repeated: bool = False
 
     @property
     def flag(self) -> str:
@@ -111,7 +116,8 @@ class Option:
         unless told otherwise), the value and the fix."""
         place = place or self.flag
         if self.kind is tuple:
-            values = text if isinstance(text, (list, tuple)) else str(text).split(",")
+            is_split = self.repeated or isinstance(text, (list, tuple))
+            values = text if is_split else str(text).split(",")
             return tuple(value.strip() for value in values if value.strip())
         if self.kind is bool:
             if str(text).lower() not in _TRUTH:
@@ -217,9 +223,10 @@ class Settings:
     )
     launches: int = _option(
         str,
-        DEFAULT_LAUNCHES,
+        None,
         "launches of each case in fresh processes, interleaved over the cases; auto or auto:3%"
-        " plans as many as detect such a change (5%) under the noise of --dnn-baseline",
+        " plans as many as detect such a change (5%) under the noise of --dnn-baseline (default:"
+        f" {DEFAULT_LAUNCHES}; with --dnn-against at most {MOST_ROUNDS}, until it is settled)",
         ini=int | str,
     )
     steps: int | None = _option(
@@ -316,6 +323,24 @@ class Settings:
         "measure as many launches of each case as this many sessions, to learn its noise",
         at_least=2,
     )
+    against: str | None = _option(
+        str,
+        None,
+        "measure every case also in another environment and compare: an interpreter, a virtual"
+        " environment's folder, or a requirement as torch==2.9.1; NAME=... names it",
+    )
+    against_path: str | None = _option(
+        str, None, "folder that is first on sys.path of the other side, as another checkout"
+    )
+    against_env: tuple[str, ...] = _option(
+        tuple, (), "environment variable NAME=VALUE of the other side; repeatable", repeated=True
+    )
+    against_limits: tuple[str, ...] = _option(
+        tuple,
+        (),
+        "fail where the other side is worse by more, as METRIC=LIMIT: throughput=-3%",
+        measured=False,
+    )
     framework_options: dict[str, dict[str, Scalar]] = field(default_factory=dict)
     effect: float | None = None
     """With --dnn-launches auto the change to detect; `launches` is planned before the first
@@ -364,6 +389,11 @@ class Settings:
         return FUNCTION_ON_CPU if device == "cpu" else FUNCTION_ON_GPU, MOST_FUNCTION_STEPS
 
     @property
+    def has_other_side(self) -> bool:
+        """Whether cases are measured in two environments."""
+        return self.against is not None or self.against_path is not None or bool(self.against_env)
+
+    @property
     def rounds(self) -> int:
         """Launches of each case in this session."""
         return self.launches * (self.calibrate or 1)
@@ -410,6 +440,8 @@ def add_options(parser: pytest.Parser, options: Iterable[Option]) -> None:
         about: dict[str, Any] = {"dest": option.key, "default": None}
         if option.kind is bool:
             about |= {"action": "store_true", "help": option.about}
+        elif option.repeated:
+            about |= {"action": "append", "metavar": "X", "help": option.help}
         else:
             about |= {"metavar": "X", "help": option.help.replace("%", "%%")}
         if option.without_value is not None:
@@ -418,9 +450,7 @@ def add_options(parser: pytest.Parser, options: Iterable[Option]) -> None:
             group.addoption(option.flag, **about)
         except ValueError as error:
             raise UsageError(f"{option.flag} ({option.about}) cannot be added: {error}") from None
-        parser.addini(
-            option.key, option.about, type=option.ini or _ini_type(option.kind), default=None
-        )
+        parser.addini(option.key, option.about, type=_ini_type(option), default=None)
 
 
 def framework_options(frameworks: Iterable[FrameworkSpec]) -> list[Option]:
@@ -440,6 +470,7 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     values = {option.key.removeprefix("dnn_"): _value(config, option) for option in OPTIONS}
     if values["gpu_counts"] is not None:
         values["gpu_counts"] = tuple(_count(text) for text in values["gpu_counts"])
+    _choose_rounds(values)
     values["launches"], values["effect"] = _launches(values["launches"])
     values["warmup"] = as_warmup(values["warmup"], "--dnn-warmup")
     _choose_steps_or_window(config, values)
@@ -519,6 +550,17 @@ def _choose_steps_or_window(config: pytest.Config, values: dict[str, Any]) -> No
     values["window" if on_line == ["steps"] else "steps"] = None
 
 
+def _choose_rounds(values: dict[str, Any]) -> None:
+    """The launches where the user gives no number: with two environments the most rounds that are
+    made to compare them. What confirms a verdict stays as many as without."""
+    is_given = values["launches"] is not None
+    if not is_given:
+        two_sides = any(values[name] for name in ("against", "against_path", "against_env"))
+        values["launches"] = MOST_ROUNDS if two_sides else DEFAULT_LAUNCHES
+        if two_sides and values["confirm"] is None:
+            values["confirm"] = DEFAULT_LAUNCHES
+
+
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise UsageError(
@@ -547,7 +589,10 @@ def _launches(text: str) -> tuple[int, float | None]:
     return count, None
 
 
-def _ini_type(kind: type) -> Any:
+def _ini_type(option: Option) -> Any:
+    if option.ini or option.repeated:
+        return option.ini or "linelist"
     # Text is read by Option.parse, whose message names the option; pytest's would not. In TOML a
     # number may be a number.
-    return {int: int | str, float: float | int | str, bool: bool | str}.get(kind, "string")
+    types = {int: int | str, float: float | int | str, bool: bool | str}
+    return types.get(option.kind, "string")
