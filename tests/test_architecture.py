@@ -21,12 +21,14 @@ LEAVES = {
     *(
         "rank_status",
         "mnist_files",
+        "text_file",
         "run_length",
         "harmless",
         "collectives",
         "function_case",
         "powercap",
         "step_form",
+        "device_peaks",
         "protocol",
     ),
 }

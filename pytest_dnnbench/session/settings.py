@@ -21,8 +21,8 @@ from pytest_dnnbench.case import (
 )
 from pytest_dnnbench.catalog import (
     DEFAULT_MODELS,
-    OF_ANY_SIZE,
-    OF_LARGE_IMAGES,
+    IMAGE_CLASSIFIERS,
+    MODELS,
     Catalog,
     FrameworkSpec,
 )
@@ -170,7 +170,7 @@ class Settings:
     models: tuple[str, ...] = _option(
         tuple, DEFAULT_MODELS, "models to measure; package.module:factory names your own"
     )
-    dataset: str = _choice("synthetic", "where images come from", DATASETS)
+    dataset: str = _choice("synthetic", "where samples come from: text takes --dnn-text", DATASETS)
     data_dir: str | None = _option(str, None, "folder with the MNIST files")
     download: bool = _option(
         bool, False, "let torchvision fetch MNIST into --dnn-data-dir", measured=False
@@ -182,11 +182,15 @@ class Settings:
         " 224 on GPUs)",
         at_least=1,
     )
+    text: str | None = _option(str, None, "file whose bytes are the tokens of --dnn-dataset text")
+    sequence_length: int = _option(
+        int, 0, "tokens in a sample of a model of tokens; 0 leaves it to the model", at_least=0
+    )
     batch_size: int = _option(
         int,
         BY_DEVICE,
-        "images per GPU and step; under strong scaling, of all GPUs together (default: 32 on CPU"
-        " ranks, 128 on GPUs)",
+        "samples per GPU and step; under strong scaling, of all GPUs together (default: 32; on"
+        " GPUs 128 for the suite's image classifiers)",
         at_least=1,
     )
     scaling: str = _choice(
@@ -258,6 +262,13 @@ class Settings:
     report: str | None = _option(
         str, None, "folder for a page, plots and tables of the session", measured=False
     )
+    github: str = _choice(
+        "auto",
+        "annotations and the job's summary on GitHub Actions; auto writes them where"
+        " GITHUB_ACTIONS is true",
+        ("auto", "on", "off"),
+        measured=False,
+    )
     parallel: bool = _option(
         bool,
         False,
@@ -279,6 +290,13 @@ class Settings:
         str,
         None,
         "compare with this baseline: latest, a NAME or NUMBER in the storage, or a file",
+        measured=False,
+    )
+    anchor: str | None = _option(
+        str,
+        None,
+        "compare with this fixed reference too, which a slow decline leaves: first (sessions of the"
+        " storage), a NAME or NUMBER in it, or a file",
         measured=False,
     )
     compare_across: tuple[str, ...] = _option(
@@ -353,14 +371,15 @@ class Settings:
         defaults that depend on the device are here, but those of `form` and `timed`.
 
         On CUDA they are the form that people measure: images of 224 pixels in bf16, 128 of them per
-        GPU, the largest power of two at which each of the default models trains in 16 GB.
+        GPU where all models of the session are the suite's image classifiers.
         """
         cuda = device == "cuda"
         large = cuda and self.dataset != "mnist"
+        many = cuda and all(MODELS.get(name) in IMAGE_CLASSIFIERS for name in self.models)
         return replace(
             self,
             image_size=self.image_size or (IMAGENET_IMAGE_SIZE if large else MNIST_IMAGE_SIZE),
-            batch_size=self.batch_size or (128 if cuda else 32),
+            batch_size=self.batch_size or (128 if many else 32),
             precision=self.precision or ("bf16" if cuda else "fp32"),
         )
 
@@ -369,7 +388,7 @@ class Settings:
         framework that takes these fields of it. On CUDA the suite's models, which all have images,
         are in channels_last by default, where the framework takes that."""
         chosen = {name: getattr(self, name) for name in FORM_FIELDS}
-        images = path in OF_ANY_SIZE | OF_LARGE_IMAGES
+        images = path in IMAGE_CLASSIFIERS
         by_default = device == "cuda" and images and "memory_format" in taken
         chosen["memory_format"] = chosen["memory_format"] or (
             CHANNELS_LAST if by_default else CONTIGUOUS
@@ -510,8 +529,18 @@ def _check(settings: Settings, catalog: Catalog) -> None:
             "--dnn-launches auto needs --dnn-baseline: launches are planned from the noise of"
             " stored sessions; add --dnn-baseline latest, or give a number of launches"
         )
+    if settings.anchor is not None and settings.baseline is None:
+        raise UsageError(
+            "--dnn-anchor needs --dnn-baseline: an anchor is judged beside the latest sessions; add"
+            " --dnn-baseline latest"
+        )
     if settings.accept is not None and not settings.accept.strip():
         raise UsageError("--dnn-accept is empty: write why the change is right")
+    if (settings.dataset == "text") != bool(settings.text):
+        raise UsageError(
+            "--dnn-dataset text and --dnn-text FILE need each other: the file's bytes are the"
+            f" tokens; --dnn-dataset is {settings.dataset}"
+        )
     if settings.dataset == "mnist" and not settings.data_dir:
         raise UsageError(
             "--dnn-dataset mnist needs --dnn-data-dir: the folder with the MNIST files"
