@@ -75,15 +75,12 @@ _WHOLE_MODEL = (
 )  # fmt: skip
 """The forms of frameworks whose ranks hold the whole model."""
 
-_MANY_RANKS = {"cuda_graphs": "the exchange of gradients is not recorded with the step"}
-
 _PIPELINE_FORMS = ("memory_format", "fused", "cudnn_benchmark")
 _PIPELINE_REASONS = {
     "compile": "a stage runs a traced graph, whose weights change from one pass to the next",
     "checkpointing": "a stage may hold newer weights by the time it would run a block again",
     "accumulate": "pipelines have an option of their own for that, --dnn-microbatches, where their"
     " schedule averages several",
-    "cuda_graphs": "several minibatches are in flight, each with tensors of its own",
 }
 
 _PIPELINE_OPTIONS = (
@@ -153,7 +150,6 @@ FRAMEWORKS = (
         "plain PyTorch on one device: what speed-up is measured against",
         max_gpus=1,
         forms=_WHOLE_MODEL,
-        form_reasons={"cuda_graphs": "no framework records its kernels yet"},
     ),
     FrameworkSpec(
         "ddp",
@@ -168,7 +164,6 @@ FRAMEWORKS = (
             ),
         ),
         forms=_WHOLE_MODEL,
-        form_reasons=_MANY_RANKS,
     ),
     FrameworkSpec(
         "horovod",
@@ -209,7 +204,6 @@ FRAMEWORKS = (
             ),
         ),
         forms=_WHOLE_MODEL,
-        form_reasons=_MANY_RANKS,
     ),
     _pipedream(
         "pipedream",

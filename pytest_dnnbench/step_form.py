@@ -15,7 +15,7 @@ MEMORY_FORMATS = (CONTIGUOUS, CHANNELS_LAST)
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """What torch.compile calls its modes."""
 
-CUDA_ONLY = ("cudnn_benchmark", "cuda_graphs")
+CUDA_ONLY = ("cudnn_benchmark",)
 """Fields that only a CUDA device can have."""
 
 
@@ -30,7 +30,6 @@ class StepForm:
     checkpointing      activations inside a block are computed again in the backward pass
     accumulate         minibatches of a rank whose gradients one update averages
     cudnn_benchmark    cuDNN tries its algorithms, and takes the fastest
-    cuda_graphs        the kernels of a step are recorded once, and replayed
     """
 
     memory_format: str = CONTIGUOUS
@@ -39,7 +38,6 @@ class StepForm:
     checkpointing: bool = False
     accumulate: int = 1
     cudnn_benchmark: bool = False
-    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.memory_format not in MEMORY_FORMATS:
@@ -95,9 +93,6 @@ _NEVER_TOGETHER = (
         "checkpointing",
         "a block that runs again must not move its buffers again, which torch.compile cannot trace",
     ),
-    ("compile", "cuda_graphs", "the mode reduce-overhead of torch.compile has graphs of its own"),
-    ("accumulate", "cuda_graphs", "a graph holds one minibatch"),
-    ("checkpointing", "cuda_graphs", "a recomputation reads random states, which no graph can"),
 )
 """Pairs of fields that no step has together, and why."""
 

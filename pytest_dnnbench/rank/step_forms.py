@@ -2,7 +2,7 @@
 
 A form changes how a step is run and nothing of what it computes: the proof holds the formed step
 against the plain reference. Not here: how many minibatches an update averages
-(frameworks/data_parallel.py), recorded kernels (cuda_graph.py).
+(frameworks/data_parallel.py).
 """
 
 from collections.abc import Callable, Iterator

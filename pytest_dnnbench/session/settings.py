@@ -222,9 +222,6 @@ class Settings:
         int, 1, "minibatches of a rank whose gradients one update averages", at_least=1
     )
     cudnn_benchmark: bool = _option(bool, False, "let cuDNN try its algorithms (GPUs only)")
-    cuda_graphs: bool = _option(
-        bool, False, "record the kernels of a step and replay them (single on a GPU only)"
-    )
     launches: int = _option(
         str,
         None,

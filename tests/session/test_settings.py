@@ -159,7 +159,7 @@ def test_strong_scaling_divides_or_says_what_would() -> None:
             ["--dnn-compile", "--dnn-checkpointing"],
             "--dnn-compile with --dnn-checkpointing: a block that runs again must not move its",
         ),
-        (["--dnn-cuda-graphs"], "--dnn-cuda-graphs needs a CUDA device, and ranks run on 'cpu'"),
+        (["--dnn-cudnn-benchmark"], "--dnn-cudnn-benchmark needs a CUDA device, and ranks run on"),
         (
             ["--dnn-accumulate=2", "--dnn-frameworks=ddp,pipedream"],
             "pipedream takes no --dnn-accumulate: pipelines have an option of their own for that",
@@ -254,7 +254,7 @@ MEASURED = {
         "window",
         "seed",
         *("memory_format", "compile", "fused", "checkpointing", "accumulate"),
-        *("cudnn_benchmark", "cuda_graphs"),
+        "cudnn_benchmark",
         *("against", "against_path", "against_env"),
         "calibrate",
         "framework_options",
