@@ -66,6 +66,8 @@ class CaseRun:
 
     `packages` are those whose versions are recorded. `parallel`: other cases are timed beside this
     one. `with_yardstick`: each launch is followed by a measurement of the machine's own speed.
+    `profiled`: each launch but those that confirm a verdict profiles a few steps after the timed
+    ones; `traces` is the path of their traces, to which launch and rank are added.
     """
 
     request: RunRequest
@@ -74,21 +76,24 @@ class CaseRun:
     packages: tuple[str, ...] = ()
     parallel: bool = False
     with_yardstick: bool = False
+    profiled: bool = False
+    traces: str | None = None
     correctness: CorrectnessEntry | None = None
     launches: list[Launch] = field(default_factory=list)
+    _profiles: int = 0
 
     def launch(self) -> Launch:
         """Makes one launch more. Raises UsageError, WrongResult, RankFailure or LaunchError."""
         self._prepare()
-        launch = self._timed_launch()
+        launch = self._timed_launch(self.profiled)
         self.launches.append(launch)
         return launch
 
-    def again(self, count: int) -> list[Launch]:
-        """Fresh launches to confirm a verdict; they do not count among `launches`. Raises as
-        `launch` does."""
+    def again(self, count: int, *, profiled: bool = False) -> list[Launch]:
+        """Fresh launches to confirm a verdict, or profiled ones to explain it; they do not count
+        among `launches`. Raises as `launch` does."""
         self._prepare()
-        return [self._timed_launch() for _ in range(count)]
+        return [self._timed_launch(profiled) for _ in range(count)]
 
     def measurement(self, launches: Sequence[Launch] | None = None) -> Measurement:
         """All launches so far, or the given ones, as a measurement of this case."""
@@ -113,8 +118,8 @@ class CaseRun:
         if self.correctness is None:
             self.correctness = agree(self.request.case, self.launcher.prove(self.request))
 
-    def _timed_launch(self) -> Launch:
-        launch, discarded = self._awake_launch()
+    def _timed_launch(self, profiled: bool) -> Launch:
+        launch, discarded = self._awake_launch(self._request(profiled))
         check_metrics(self.request.case, launch.reports)
         check_times(self.request.case, launch)
         same_model(self.request.case, launch.reports)
@@ -126,11 +131,20 @@ class CaseRun:
         )
         return replace(launch, conditions=conditions)
 
-    def _awake_launch(self) -> tuple[Launch, int]:
+    def _request(self, profiled: bool) -> RunRequest:
+        """What the ranks of the next launch have to do."""
+        if not profiled:
+            return self.request
+        # A session that continues another has some of the launches already.
+        self._profiles = max(self._profiles, len(self.launches)) + 1
+        traces = self.traces and f"{self.traces}-launch{self._profiles}"
+        return replace(self.request, profiled=True, traces=traces)
+
+    def _awake_launch(self, request: RunRequest) -> tuple[Launch, int]:
         """A launch during which the machine did not sleep, and how many were discarded before
         it."""
         for discarded in range(ATTEMPTS):
-            launch = self.launcher.measure(self.request)
+            launch = self.launcher.measure(request)
             slept_s = max(report.suspended_s for report in launch.reports)
             if slept_s < ASLEEP_S:
                 return launch, discarded

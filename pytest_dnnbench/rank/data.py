@@ -17,6 +17,7 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.mnist_files import SPLIT_SEED, MnistFiles, read_idx
+from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.torchvision_ops import load_torchvision
 
 load_torchvision()
@@ -58,10 +59,11 @@ def synthetic_batch(
 def batches(
     case: Case, files: MnistFiles | None, shard: int, shards: int, device: torch.device
 ) -> Iterator[Batch]:
-    """Endless full batches of `case.batch_size` images: this shard's part of the case's data."""
+    """Endless full batches of `case.batch_size` images: this shard's part of the case's data. The
+    wait for each is marked as data wait."""
     if files is None:
-        return _synthetic(case, shard, device)
-    return _mnist(case, files, shard, shards, device)
+        return marks.each(_synthetic(case, shard, device))
+    return marks.each(_mnist(case, files, shard, shards, device))
 
 
 def _synthetic(case: Case, shard: int, device: torch.device) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ the environment (rank_facts.py).
 
 import importlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 # By name: a clock is taken before any code of the user can replace it in `time`.
 from time import monotonic
@@ -23,6 +23,7 @@ from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.agreement import Agreement
+from pytest_dnnbench.rank.breakdown.profiled_steps import profile_steps
 from pytest_dnnbench.rank.precision import set_matmul_precision
 from pytest_dnnbench.rank.rank_facts import environment
 
@@ -55,6 +56,10 @@ def measure(place: Place, request: RunRequest) -> RankReport:
     suspended_s = asleep_s() - asleep_before_s
     rank_phase.enter("report")
     report = _report(worker, run, timing, warmed, suspended_s)
+    if request.profiled:
+        rank_phase.enter("breakdown")
+        step_s = (timing.end_s - timing.start_s) / len(run.to_time)
+        report = replace(report, profile=profile_steps(worker, window, step_s))
     rank_phase.enter("teardown")
     worker.close()
     return report

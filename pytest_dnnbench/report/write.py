@@ -21,7 +21,7 @@ from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.study import Study
 
 PLOTS = "plots"
-_OURS = re.compile(r"(leads|throughput|speedup|memory|steps|history)(\.png|-\d+\.svg)")
+_OURS = re.compile(r"(leads|throughput|speedup|memory|steps|breakdown|history)(\.png|-\d+\.svg)")
 
 
 def check_writable(directory: Path) -> None:

@@ -17,6 +17,7 @@ from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.replay_clock import clock_of
 from pytest_dnnbench.session.resources import Resources
 from pytest_dnnbench.session.state import EARLY_ROUND
+from pytest_dnnbench.session.traces import trace_path
 from pytest_dnnbench.session.verdicts import Outcome, Verdicts
 
 _TWICE = (
@@ -95,6 +96,8 @@ class DnnBench:
         )
         run.parallel = shared.placements.side_by_side
         run.with_yardstick = not smoke
+        run.profiled = not smoke and (settings.breakdown or settings.traces is not None)
+        run.traces = trace_path(settings.traces, run.request.case) if settings.traces else None
         if shared.keeper:
             shared.keeper.restore(self._item.nodeid, run)
         shared.runs[self._item.nodeid] = run
@@ -142,8 +145,8 @@ class DnnBench:
     def _judge(self, run: CaseRun, record: Record) -> None:
         """Compares the record with its baseline; measures again before the test fails."""
 
-        def again(count: int) -> Measurement:
-            return run.measurement(run.again(count))
+        def again(count: int, *, profiled: bool = False) -> Measurement:
+            return run.measurement(run.again(count, profiled=profiled))
 
         try:
             outcome = state.part(self._item.config, Verdicts).judge(self._item, record, again)

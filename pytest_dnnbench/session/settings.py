@@ -188,6 +188,20 @@ class Settings:
     report: str | None = _option(
         str, None, "folder for a page, plots and tables of the session", measured=False
     )
+    breakdown: bool = _option(
+        bool,
+        False,
+        "profile a few more steps after the timed ones of each launch, and show what a step's time"
+        " goes into",
+        measured=False,
+    )
+    traces: str | None = _option(
+        str,
+        None,
+        "folder for the traces of profiled steps (Chrome's format), a file per rank; implies"
+        " --dnn-breakdown",
+        measured=False,
+    )
     parallel: bool = _option(
         bool,
         False,

@@ -8,6 +8,7 @@ import msgspec
 
 from pytest_dnnbench.results.baselines.comparability import Difference, Recorded
 from pytest_dnnbench.results.baselines.limits import Limit
+from pytest_dnnbench.results.records.schema import BreakdownEntry
 from pytest_dnnbench.results.records.verdict import Against, Status
 from pytest_dnnbench.results.statistics.anchor import FEWEST, Anchor, anchor_of
 from pytest_dnnbench.results.statistics.noise import Noise, Prior, prior_of
@@ -33,7 +34,8 @@ class CaseBaseline:
     record. `noise` is there where it was learnt from more than the history, `priors` where other
     cases say something about it. `recorded` has the values that each fact which is only
     recorded, as the host name, had in these sessions. `earlier` is there where the history of a
-    metric is longer than what is kept of it.
+    metric is longer than what is kept of it. `breakdown` is the newest of these sessions' that has
+    one.
     """
 
     file: str
@@ -46,6 +48,7 @@ class CaseBaseline:
     disturbed: tuple[str, ...] = ()
     recorded: Recorded = field(default_factory=dict)
     earlier: dict[str, Earlier] = field(default_factory=dict)
+    breakdown: BreakdownEntry | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -101,6 +104,7 @@ class _WithoutSessions:
     disturbed: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[str, ...]] = ()
     recorded: ClassVar[Recorded] = {}
+    breakdown: ClassVar[BreakdownEntry | None] = None
 
     def sessions_of(self, metric: str) -> Sessions:
         """As CaseBaseline.sessions_of."""
