@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_dnnbench.messages import Correctness, Place, RunRequest
     from pytest_dnnbench.metrics import Metric
     from pytest_dnnbench.rank.worker import Step, Worker
+    from pytest_dnnbench.rank.workload import Share, Workload
     from pytest_dnnbench.session.bench import DnnBench
 
 __all__ = [
@@ -57,9 +58,11 @@ __all__ = [
     "RankUnreadable",
     "Ranks",
     "RunRequest",
+    "Share",
     "Step",
     "UsageError",
     "Worker",
+    "Workload",
     "WrongResult",
     "__version__",
 ]
@@ -77,8 +80,10 @@ _MODULES = {
     "Place": "messages",
     "Ranks": "controller.ranks",
     "RunRequest": "messages",
+    "Share": "rank.workload",
     "Step": "rank.worker",
     "Worker": "rank.worker",
+    "Workload": "rank.workload",
 }
 """The module of each public name; of every other one it is `errors`."""
 

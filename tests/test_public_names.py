@@ -45,9 +45,11 @@ def test_the_public_names_are_these() -> None:
         "RankUnreadable",
         "Ranks",
         "RunRequest",
+        "Share",
         "Step",
         "UsageError",
         "Worker",
+        "Workload",
         "WrongResult",
         "__version__",
     ]

@@ -1,7 +1,7 @@
-"""The images and labels that a rank trains or validates on, as batches on its device.
+"""MNIST's images and labels, as batches on the host.
 
-Not here: where the files are and whether they are whole (mnist_files.py checks that before any rank
-starts).
+Not here: synthetic images (image_workload.py), batches on a rank's device (batches.py), where the
+files are and whether they are whole (mnist_files.py checks that before any rank starts).
 """
 
 import tempfile
@@ -13,12 +13,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.mnist_files import SPLIT_SEED, MnistFiles, read_idx
-from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.torchvision_ops import load_torchvision
+from pytest_dnnbench.rank.workload import Share
 
 load_torchvision()
 from torchvision.datasets.mnist import (  # noqa: E402 - needs the line above
@@ -30,71 +29,33 @@ from torchvision.datasets.mnist import (  # noqa: E402 - needs the line above
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images, (batch, channels, height, width), and labels, (batch,) of int64."""
 
-SYNTHETIC_BATCHES = 4
-"""Different batches per rank, in turn: with more than one, nothing of a step can be reused in the
-next."""
-
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 """Mean and standard deviation of MNIST's training pixels, scaled to 0..1."""
 
 
-def synthetic_batch(
-    case: Case,
-    shard: int,
-    index: int,
-    device: torch.device,
-    *,
-    size: int | None = None,
-    dtype: torch.dtype,
-) -> Batch:
-    """Batch `index` of a shard: standard normal images and uniform labels. Every run on a kind of
-    device gives the same batch."""
-    generator = torch.Generator(device).manual_seed(hash((case.seed, shard, index)) % 2**63)
-    shape = (size or case.batch_size, case.channels, case.image_size, case.image_size)
-    images = torch.randn(shape, generator=generator, device=device, dtype=dtype)
-    labels = torch.randint(case.classes, shape[:1], generator=generator, device=device)
-    return images, labels
-
-
-def batches(
-    case: Case, files: MnistFiles | None, shard: int, shards: int, device: torch.device
-) -> Iterator[Batch]:
-    """Endless full batches of `case.batch_size` images: this shard's part of the case's data. The
-    wait for each is marked as data wait."""
-    if files is None:
-        return marks.each(_synthetic(case, shard, device))
-    return marks.each(_mnist(case, files, shard, shards, device))
-
-
-def _synthetic(case: Case, shard: int, device: torch.device) -> Iterator[Batch]:
-    made = [
-        synthetic_batch(case, shard, index, device, dtype=torch.float32)
-        for index in range(SYNTHETIC_BATCHES)
-    ]
-    while True:
-        yield from made
-
-
-def _mnist(
-    case: Case, files: MnistFiles, shard: int, shards: int, device: torch.device
-) -> Iterator[Batch]:
-    digits = Digits(files, case.phase)
+def mnist_batches(files: MnistFiles, share: Share) -> Iterator[Batch]:
+    """Endless full batches of a shard of MNIST, on the host."""
+    digits = Digits(files, share.phase)
     sampler: DistributedSampler[Batch] = DistributedSampler(
-        digits, shards, shard, shuffle=case.phase == "train", seed=case.seed, drop_last=True
+        digits,
+        share.shards,
+        share.shard,
+        shuffle=share.phase == "train",
+        seed=share.seed,
+        drop_last=True,
     )
     loader: DataLoader[Batch] = DataLoader(
         digits,
-        case.batch_size,
+        share.size,
         sampler=sampler,
         drop_last=True,
         collate_fn=_already_a_batch,
-        pin_memory=device.type == "cuda",
+        pin_memory=share.pinned,
     )
     epoch = 0
     while True:
         sampler.set_epoch(epoch)
-        for images, labels in loader:
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        yield from loader
         epoch += 1
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.randomness import NoRandomness
+from pytest_dnnbench.rank.workload import Workload, tensors_of
 
 _COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
 """Where torch.distributed's operators are."""
@@ -48,8 +49,31 @@ def logits_of(output: object) -> torch.Tensor:
         parts = f"a {type(output).__name__}"
     raise UsageError(
         f"the model returns {parts}, not one tensor: wrap it in a module whose forward returns the"
-        " logits alone"
+        " logits alone, or give a pytest_dnnbench.Workload whose loss takes it"
     )
+
+
+def checked_loss(workload: Workload, loss: object) -> torch.Tensor:
+    """A workload's loss, if it is one number. Raises UsageError that names what it is instead."""
+    if isinstance(loss, torch.Tensor) and loss.dim() == 0 and loss.is_floating_point():
+        return loss
+    what = (
+        f"a tensor of shape {tuple(loss.shape)} and type {str(loss.dtype).removeprefix('torch.')}"
+        if isinstance(loss, torch.Tensor)
+        else f"a {type(loss).__name__}"
+    )
+    raise UsageError(
+        f"{type(workload).__name__}.loss returned {what}: return the mean of the minibatch, a"
+        " tensor of one floating-point number without a dimension"
+    )
+
+
+def outputs_of(workload: Workload, output: object) -> dict[str, torch.Tensor]:
+    """The floating-point tensors of a model's output by name, also those in tuples, lists and
+    dicts."""
+    tensors = [each for each in tensors_of(output) if each.is_floating_point() or each.is_complex()]
+    name = workload.output_name
+    return {name if not place else f"{name} {place}": each for place, each in enumerate(tensors)}
 
 
 def check_gradient(name: str, gradient: torch.Tensor) -> torch.Tensor:
@@ -57,13 +81,13 @@ def check_gradient(name: str, gradient: torch.Tensor) -> torch.Tensor:
     if gradient.layout != torch.strided:
         raise UsageError(
             f"the gradient of the parameter {name!r} is sparse, which SGD with weight decay cannot"
-            " take: build its layer with sparse=False"
+            " take and ranks cannot average: build its layer with sparse=False"
         )
     return gradient
 
 
-def is_random(model: nn.Module, images: torch.Tensor) -> bool:
-    """Whether two passes over the same images, from the same buffers, differ: then the model draws
+def is_random(workload: Workload, model: nn.Module, inputs: Any) -> bool:
+    """Whether two passes over the same inputs, from the same buffers, differ: then the model draws
     numbers that no generator of torch makes."""
     # Buffers by their place: a forward may put a new tensor there.
     places = [
@@ -77,7 +101,8 @@ def is_random(model: nn.Module, images: torch.Tensor) -> bool:
         for table, name, buffer in places:
             table[name] = buffer.clone()
         with torch.no_grad(), LoneForward():
-            passes.append(logits_of(model(images)))
+            passes.append(outputs_of(workload, workload.forward(model, inputs)))
     for table, name, buffer in places:
         table[name] = buffer
-    return not torch.equal(*passes)
+    first, second = passes
+    return any(not torch.equal(first[name], second[name]) for name in first)

@@ -49,19 +49,24 @@ def build_model(target: str, image_size: int) -> nn.Module:
     of torchvision that does not take images of this size.
     """
     channels, classes = image_form(image_size)
-    if target.startswith("torchvision."):
+    if is_torchvision(target):
         if channels == 1 and target in OF_LARGE_IMAGES:
             raise UsageError(
                 f"model {target!r} does not take MNIST's images of {image_size} pixels: give"
                 " --dnn-image-size 224"
             )
         without_heads = _WITHOUT_AUXILIARY_HEADS.get(target, {})
-        model = _checked(_factory(target)(num_classes=classes, **without_heads), target)
+        model = _checked(factory_of(target)(num_classes=classes, **without_heads), target)
         _accept_channels(model, channels)
     else:
-        model = _checked(_call_with_form(_factory(target), target, channels, classes), target)
+        model = _checked(call_factory(factory_of(target), target, image_size), target)
     _materialise(model, image_size)
     return model.train()
+
+
+def is_torchvision(target: str) -> bool:
+    """Whether a path leads to a model of torchvision, which is built in the form of the images."""
+    return target.startswith("torchvision.")
 
 
 def seed(number: int) -> None:
@@ -74,8 +79,13 @@ def seed(number: int) -> None:
 def widen(model: nn.Module) -> nn.Module:
     """The model with every floating-point tensor in double precision, complex ones included. Each
     value is kept exactly."""
-    model._apply(lambda tensor: tensor.to(_WIDE.get(tensor.dtype, tensor.dtype)))  # type: ignore[no-untyped-call] # torch's gap
+    model._apply(widened)  # type: ignore[no-untyped-call] # torch's gap
     return model
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """A floating-point tensor in double precision; any other as it is."""
+    return tensor.to(_WIDE.get(tensor.dtype, tensor.dtype))
 
 
 _WIDE = {
@@ -100,7 +110,9 @@ def _materialise(model: nn.Module, image_size: int) -> None:
             model.eval()(example_images(image_size, 2))
 
 
-def _factory(path: str) -> Callable[..., object]:
+def factory_of(path: str) -> Callable[..., object]:
+    """The function or class behind "package.module:factory". Raises UsageError where there is
+    none."""
     module_name, colon, attribute = path.partition(":")
     if not colon:
         raise UsageError(f"model {path!r} is not of the form package.module:factory")
@@ -124,10 +136,16 @@ def _factory(path: str) -> Callable[..., object]:
     return factory  # type: ignore[no-any-return] # callable() has just been checked
 
 
-def _call_with_form(
-    factory: Callable[..., object], path: str, channels: int, classes: int
-) -> object:
+def module_class(factory: Callable[..., object]) -> bool:
+    """Whether a factory is a class of modules."""
+    return isinstance(factory, type) and issubclass(factory, nn.Module)
+
+
+def call_factory(factory: Callable[..., object], path: str, image_size: int) -> object:
+    """What a user's factory makes of those of our arguments that it takes. Raises UsageError where
+    it needs others."""
     signature = inspect.signature(factory)
+    channels, classes = image_form(image_size)
     form = {"channels": channels, "classes": classes}
     taken = {key: value for key, value in form.items() if key in signature.parameters}
     try:
@@ -143,7 +161,8 @@ def _call_with_form(
 def _checked(model: object, path: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise UsageError(
-            f"model {path!r} made a {type(model).__name__}: make it return a torch.nn.Module"
+            f"model {path!r} made a {type(model).__name__}: make it return a torch.nn.Module or a"
+            " pytest_dnnbench.Workload"
         )
     return model
 

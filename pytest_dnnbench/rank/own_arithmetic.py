@@ -6,15 +6,15 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from pytest_dnnbench.rank.buffers import Buffers
-from pytest_dnnbench.rank.data import Batch
-from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient, logits_of
+from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient, checked_loss
 from pytest_dnnbench.rank.rounding import Arithmetic, TypesUsed, coarsest
+from pytest_dnnbench.rank.workload import Batch, Workload
 
 
 def own_arithmetic(
+    workload: Workload,
     model: nn.Module,
     batch: Batch,
     precision: str,
@@ -24,15 +24,14 @@ def own_arithmetic(
     forward makes or casts to. In training mode a backward pass follows, whose gradients are
     checked.
 
-    The images are float32. Buffers stay as they are. Raises UsageError for a model that returns
-    anything but logits, calls a collective or has sparse gradients.
+    The batch is in the types of the workload. Buffers stay as they are. Raises UsageError for a
+    loss that is not one number, and for a model that calls a collective or has sparse gradients.
     """
-    images, labels = batch
     held = Buffers(model)
     before = held.copies()
     with torch.set_grad_enabled(model.training), LoneForward():
         with TypesUsed() as used, autocast():
-            loss = cross_entropy(logits_of(model(images)), labels)
+            loss = checked_loss(workload, workload.loss_of(model, batch))
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call] # torch's gap
     for name, parameter in model.named_parameters():

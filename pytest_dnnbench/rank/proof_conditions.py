@@ -13,6 +13,9 @@ from pytest_dnnbench.rank.entry import is_out_of_memory
 COPIES = 11
 """Float64 copies of the weights that rank 0 of a proof holds at most, counted by a test."""
 
+COPIES_OF_ADAM = 14
+"""The same with an optimiser of the user's that keeps two numbers per weight, as AdamW does."""
+
 _GIBIBYTE = 2**30
 
 
@@ -21,9 +24,12 @@ class ProofOutOfMemory(MemoryError):
 
 
 @contextmanager
-def proof_conditions(model: str, fresh: Callable[[], nn.Module]) -> Iterator[None]:
+def proof_conditions(
+    model: str, fresh: Callable[[], nn.Module], copies: int = COPIES
+) -> Iterator[None]:
     """Proofs run inside: cuDNN chooses the same, deterministic kernels in every pass and on every
-    rank. Raises ProofOutOfMemory, which names the model, made by `fresh` to count its weights."""
+    rank. Raises ProofOutOfMemory, which names the model, made by `fresh` to count its weights, of
+    which the proof needs so many copies."""
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False
@@ -35,21 +41,21 @@ def proof_conditions(model: str, fresh: Callable[[], nn.Module]) -> Iterator[Non
         # The frames of the error hold what the proof had allocated: without them there is memory to
         # count with. Where it was raised is kept as text.
         error.add_note("".join(traceback.format_tb(error.__traceback__)))
-        raise ProofOutOfMemory(_advice(model, fresh)) from error.with_traceback(None)
+        raise ProofOutOfMemory(_advice(model, fresh, copies)) from error.with_traceback(None)
     finally:
         cudnn.deterministic, cudnn.benchmark = before
 
 
-def _advice(model: str, fresh: Callable[[], nn.Module]) -> str:
+def _advice(model: str, fresh: Callable[[], nn.Module], copies: int) -> str:
     try:
         with torch.device("meta"):
             weights = sum(each.numel() for each in fresh().parameters())
     except Exception:  # A factory may need real tensors: the advice then goes without its size.
         size = ""
     else:
-        size = f" of {weights:,} parameters, {COPIES * weights * 8 / _GIBIBYTE:.1f} GiB on rank 0"
+        size = f" of {weights:,} parameters, {copies * weights * 8 / _GIBIBYTE:.1f} GiB on rank 0"
     return (
-        f"the proof of {model} ran out of memory: it holds up to {COPIES} float64 copies of the"
+        f"the proof of {model} ran out of memory: it holds up to {copies} float64 copies of the"
         f" weights{size}, whatever the batch: free memory, raise the limit (ulimit -v, the"
         " container's), or prove a narrower or shallower form of the model"
     )

@@ -1,32 +1,33 @@
 """The single-process reference of a data-parallel step.
 
 The reference is plain on purpose: the user's own model, a loop over the shards, the mean of their
-gradients, SGD written out. BatchNorm normalises each shard by the statistics of that shard, as
-ranks do. Not here: how far a framework may be from it (rounding.py), the comparison
-(comparison.py).
+gradients, the update. BatchNorm normalises each shard by the statistics of that shard, as ranks do.
+Not here: the update of the weights (update_rule.py), how far a framework may be from it
+(rounding.py), the comparison (comparison.py).
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
+from pytest_dnnbench.rank.batches import mapped
 from pytest_dnnbench.rank.buffers import Buffers
-from pytest_dnnbench.rank.data import Batch
-from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient, logits_of
+from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient, outputs_of
 from pytest_dnnbench.rank.rounding import (
     FLOAT64,
     Arithmetic,
-    Drift,
     EveryOperatorRounds,
     SgdSettings,
     bounds_of,
     distance,
     moved_weights,
 )
+from pytest_dnnbench.rank.update_rule import clip_gradients, reference_update
+from pytest_dnnbench.rank.workload import Batch, Workload, tensors_of
 
 Tensors = dict[str, torch.Tensor]
 Errors = dict[str, float]
@@ -54,30 +55,27 @@ class StepBounds:
 
 
 class Reference:
-    """SGD with momentum and weight decay (L2, added to the gradient) over all shards in one
-    process.
+    """A workload's training step over all shards in one process.
 
-    The first step's momentum buffer is the gradient itself (Sutskever et al., 2013, as
-    torch.optim.SGD has it). A parameter without a gradient is left alone.
-
+    optimiser          the settings of SGD, where the workload has no optimiser of its own
     shares_buffers     every rank starts a step from rank 0's buffers, and not from its own
     exchanges_zeros    a parameter without a gradient gets a gradient of zeros
     """
 
     def __init__(
         self,
+        workload: Workload,
         model: nn.Module,
         optimiser: SgdSettings,
         *,
         shares_buffers: bool = True,
         exchanges_zeros: bool = False,
     ) -> None:
+        self.workload = workload
         self.model = model.train()
-        self.optimiser = optimiser
-        self.drift = Drift(optimiser)
+        self.rule = reference_update(workload, model, optimiser)
         self._shares_buffers = shares_buffers
         self._exchanges_zeros = exchanges_zeros
-        self._velocity: Tensors = {}
         self._held = Buffers(model)
         self._buffers: list[Tensors] = []
         self._buffer_errors: Errors = {}
@@ -85,16 +83,17 @@ class Reference:
 
     def differentiate(self, shards: Sequence[Batch], passes: int = 1) -> Derivatives:
         """Forward and backward on the global batch, given as `passes` minibatches per rank, rank by
-        rank. The state for the next step stays as it is."""
+        rank; the mean gradients are clipped as the workload says. The state for the next step stays
+        as it is."""
         ranks = len(shards) // passes
         start = self._buffers or [self._held.copies()] * ranks
         ends, losses = [], {}
         self.model.zero_grad(set_to_none=True)
-        for number, (images, labels) in enumerate(shards):
+        for number, batch in enumerate(shards):
             if number % passes == 0:
                 self._held.put(start[number // passes])
             with LoneForward():
-                loss = cross_entropy(logits_of(self.model(images)), labels)
+                loss = self.workload.loss_of(self.model, batch)
                 if loss.requires_grad:
                     loss.backward()  # type: ignore[no-untyped-call] # torch's gap
             losses[str(number)] = loss.detach()
@@ -111,6 +110,8 @@ class Reference:
                 parameter.grad = None
             elif self._exchanges_zeros and parameter.requires_grad:
                 gradients[name] = torch.zeros_like(parameter)
+        if self.workload.clip_norm is not None:
+            clip_gradients(gradients, self.workload.clip_norm)
         return gradients
 
     def bounds(
@@ -123,11 +124,9 @@ class Reference:
         """How far rounding in an arithmetic may move `plain`, the derivatives of these shards:
         measured by one more pass over them."""
         rounds = EveryOperatorRounds(arithmetic)
-        images = [(images.clone(), labels) for images, labels in shards]
-        for each, _ in images:
-            rounds.move(each)
-        with moved_weights(self.model, rounds, self.drift.weights), rounds:
-            moved = self.differentiate(images, passes)
+        near = [_moved(batch, rounds) for batch in shards]
+        with moved_weights(self.model, rounds, self.rule.moved), rounds:
+            moved = self.differentiate(near, passes)
         gradients = _distances(moved.gradients, plain.gradients)
         buffers = {
             name: distance(moved.buffers[0][name], buffer) + self._buffer_errors.get(name, 0.0)
@@ -141,22 +140,12 @@ class Reference:
             bounds_of(_distances(moved.losses, plain.losses), plain.losses, arithmetic),
         )
 
-    @torch.no_grad()
     def update(self, gradients: Tensors, buffers: Sequence[Tensors]) -> None:
         """One update by these mean gradients, which it overwrites, and the buffers of each rank for
         the next step."""
         self._buffers = [buffers[0]] * len(buffers) if self._shares_buffers else list(buffers)
         self._held.put(self._buffers[0])
-        optimiser = self.optimiser
-        for name, parameter in self.model.named_parameters():
-            if name in gradients:
-                # In place: d = g + decay * w; v = momentum * v + d; w -= rate * v.
-                velocity = gradients.pop(name).add_(parameter, alpha=optimiser.weight_decay)
-                if name in self._velocity:
-                    velocity.add_(self._velocity[name], alpha=optimiser.momentum)
-                self._velocity[name] = velocity
-                parameter.sub_(velocity, alpha=optimiser.learning_rate)
-                self.drift.step(name, self._gradient_errors.get(name, 0.0), parameter, velocity)
+        self.rule.update(self.model, gradients, self._gradient_errors)
 
     @property
     def parameters(self) -> Tensors:
@@ -166,24 +155,36 @@ class Reference:
     def parameter_bounds(self) -> Errors:
         """How far a right framework's weights may be from the reference's; 0 for weights that no
         update has touched."""
-        return self.drift.bounds()
+        return self.rule.bounds()
 
 
-def evaluated(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """A model's logits in evaluation mode."""
+def evaluated(workload: Workload, model: nn.Module, inputs: Any) -> Tensors:
+    """A model's outputs in evaluation mode, by name."""
     with torch.no_grad(), LoneForward():
-        return logits_of(model.eval()(images))
+        return outputs_of(workload, workload.forward(model.eval(), inputs))
 
 
 def evaluation_bounds(
-    model: nn.Module, images: torch.Tensor, logits: torch.Tensor, arithmetic: Arithmetic = FLOAT64
+    workload: Workload,
+    model: nn.Module,
+    inputs: Any,
+    outputs: Tensors,
+    arithmetic: Arithmetic = FLOAT64,
 ) -> Errors:
-    """How far rounding in an arithmetic may move these logits in evaluation mode."""
-    rounds, moved_images = EveryOperatorRounds(arithmetic), images.clone()
-    rounds.move(moved_images)
+    """How far rounding in an arithmetic may move these outputs in evaluation mode."""
+    rounds = EveryOperatorRounds(arithmetic)
+    near = _moved(inputs, rounds)
     with moved_weights(model, rounds, {}), rounds:
-        moved = evaluated(model, moved_images)
-    return bounds_of({"logits": distance(moved, logits)}, {"logits": logits}, arithmetic)
+        moved = evaluated(workload, model, near)
+    return bounds_of(_distances(moved, outputs), outputs, arithmetic)
+
+
+def _moved(tree: Any, rounds: EveryOperatorRounds) -> Any:
+    """A copy of inputs or a batch, each number moved by up to one unit."""
+    copies = mapped(tree, torch.clone)
+    for tensor in tensors_of(copies):
+        rounds.move(tensor)
+    return copies
 
 
 def _distances(moved: Tensors, plain: Tensors) -> Errors:

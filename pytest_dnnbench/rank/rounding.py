@@ -161,7 +161,7 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
 
 @contextmanager
 def moved_weights(
-    model: nn.Module, rounds: EveryOperatorRounds, further: dict[str, float]
+    model: nn.Module, rounds: EveryOperatorRounds, further: Mapping[str, float]
 ) -> Iterator[None]:
     """The model with each weight moved by one unit and by up to its own `further`, for the length
     of a `with`."""

@@ -122,7 +122,9 @@ class Study:
     def setting(self, result: Result) -> str:
         """The settings of a result in which the cases of the study differ."""
         chosen = settings(result)
-        return ", ".join(f"{name.replace('_', ' ')} {chosen[name]}" for name in self._varying)
+        return ", ".join(
+            f"{name.replace('_', ' ')} {chosen[name]}" for name in self._varying if name in chosen
+        )
 
     @cached_property
     def alike(self) -> dict[str, Scalar | None]:
@@ -139,7 +141,7 @@ class Study:
     def _varying(self) -> list[str]:
         rows = [settings(result) for result in self.latest]
         names = (*CASE_SETTINGS, *RUN_SETTINGS)
-        return [name for name in names if len({row[name] for row in rows}) > 1]
+        return [name for name in names if len({row[name] for row in rows if name in row}) > 1]
 
     @cached_property
     def _varying_options(self) -> dict[str, list[str]]:
@@ -164,9 +166,12 @@ def throughput_unit(results: Iterable[Result]) -> str:
 
 
 def settings(result: Result) -> dict[str, Scalar]:
-    """The settings of a case; under strong scaling the batch is that of all GPUs together."""
+    """The settings of a case; under strong scaling the batch is that of all GPUs together. Only
+    cases of images have an image's size."""
     case, run = result.case, result.record.run
     chosen: dict[str, Scalar] = {name: getattr(case, name) for name in CASE_SETTINGS}
+    if run.sample != "img":
+        del chosen["image_size"]
     chosen |= {name: getattr(run, name) for name in RUN_SETTINGS}
     if case.scaling == "strong":
         chosen["batch_size"] = case.batch_size * case.gpus

@@ -84,3 +84,73 @@ class ZerosInSingle(DdpWorker):
         """The model; its outputs are thrown away in single precision."""
         super().build()
         self.module.register_forward_hook(lambda module, images, logits: torch.zeros_like(logits))
+
+
+class SkippedStep(DdpWorker):
+    """Gradients arrive, and nothing is updated but the learning rate."""
+
+    def update(self) -> None:
+        """Clips, and lets the scheduler go on."""
+        self.rule.clip()
+        self.rule.follow()
+
+
+class SummedGradients(DdpWorker):
+    """The sum over ranks in place of their mean: AdamW's step hardly shows it."""
+
+    def update(self) -> None:
+        """Multiplies, then updates."""
+        for parameter in self.module.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(self.place.world_size)
+        super().update()
+
+
+class DoubledDecay(DdpWorker):
+    """Weights decay twice as fast."""
+
+    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Wrapped:
+        """A stronger decay."""
+        for group in optimizer.param_groups:
+            group["weight_decay"] *= 2
+        return super().wrap(module, optimizer)
+
+
+class LocalClip(NoAllReduce):
+    """Clips each rank's own gradients, and averages those."""
+
+    def update(self) -> None:
+        """Clips, averages, updates."""
+        self.rule.clip()
+        for parameter in self.module.parameters():
+            if parameter.grad is not None:
+                _average(parameter)
+        self.optimizer.step()
+        self.rule.follow()
+
+
+class NoClip(DdpWorker):
+    """Does not clip."""
+
+    def update(self) -> None:
+        """Updates."""
+        self.optimizer.step()
+        self.rule.follow()
+
+
+class EagerScheduler(DdpWorker):
+    """The scheduler counts every update twice."""
+
+    def update(self) -> None:
+        """Updates, and goes on too far."""
+        super().update()
+        self.rule.follow()
+
+
+class NoScheduler(DdpWorker):
+    """The scheduler never moves."""
+
+    def update(self) -> None:
+        """Updates at the same rate."""
+        self.rule.clip()
+        self.optimizer.step()

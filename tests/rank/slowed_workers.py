@@ -1,5 +1,5 @@
-"""A data-parallel framework with one planted cause of slowness, named in the environment: what a
-breakdown has to find."""
+"""Training with one planted cause of slowness, named in the environment: what a breakdown has to
+find."""
 
 import os
 import time
@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
-from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
-from pytest_dnnbench.rank.worker import Step
+from pytest_dnnbench.rank.workload import Batch, Share, Workload
+from tests.tiny_models import tiny
 
 PLANTED = "DNNBENCH_TEST_PLANTED"
 """The variable: empty, or one of the causes below."""
@@ -22,36 +23,55 @@ SLEEP_S = 0.02
 """Long beside a tiny model's step."""
 
 
-class Slowed(DdpWorker):
-    """DistributedDataParallel with the planted cause."""
+class Slowed(Workload):
+    """A tiny classifier; its loader or its forward pass is slow where that is planted."""
 
-    def build(self) -> None:
-        """The model; hooks of its forward pass plant what is slow there."""
-        super().build()
+    def __init__(self) -> None:
         self.cause = os.environ.get(PLANTED, "")
         assert self.cause in ("", *CAUSES)
-        self.large = torch.ones(384, 384)
-        self.module.register_forward_pre_hook(self._before_forward)
 
-    def _before_forward(self, *_: Any) -> None:
+    def model(self) -> nn.Module:
+        """The model, which repeats an operator where that is planted."""
+        model = tiny()
         if self.cause == "operator":
-            for _repetition in range(8):
-                torch.linalg.matrix_exp(self.large)
-        elif self.cause == "late rank" and self.place.rank == 1:
+            model.register_forward_pre_hook(_repeat)
+        return model
+
+    def batch(self, size: int) -> Batch:
+        """Random images and labels."""
+        return torch.randn(size, 1, 28, 28), torch.randint(10, (size,))
+
+    def batches(self, share: Share) -> Iterator[Batch] | None:
+        """A slow loader where that is planted."""
+        return self._slowly(share.size) if self.cause == "loader" else None
+
+    def _slowly(self, size: int) -> Iterator[Batch]:
+        batch = self.batch(size)
+        while True:
             time.sleep(SLEEP_S)
+            yield batch
+
+
+class SlowedDdp(DdpWorker):
+    """DistributedDataParallel; its exchange, its host or rank 1 is slow where that is planted."""
+
+    def build(self) -> None:
+        """The model, before whose forward pass rank 1 may sleep."""
+        super().build()
+        self.cause, self.large = os.environ.get(PLANTED, ""), torch.ones(1 << 22)
+        if self.cause == "late rank" and self.place.rank == 1:
+            self.module.register_forward_pre_hook(lambda *_: time.sleep(SLEEP_S))
 
     def update(self) -> None:
         """As in the framework, after what is planted before it."""
         if self.cause == "collective":
-            dist.all_reduce(torch.ones(1 << 22))
+            dist.all_reduce(self.large)
         elif self.cause == "host":
             time.sleep(SLEEP_S)
         super().update()
 
-    def run(self, steps: int) -> Iterator[Step]:
-        """As in the framework; a slow loader takes the place of its own once that is there."""
-        for step in super().run(steps):
-            if self.cause == "loader":
-                with marks.mark("data"):
-                    time.sleep(SLEEP_S)
-            yield step
+
+def _repeat(*_: Any) -> None:
+    large = torch.full((256, 256), 1e-3)
+    for _repetition in range(20):
+        large = large @ large

@@ -13,6 +13,7 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.comparison import deviation
+from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.reference import Reference
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
@@ -79,7 +80,7 @@ def test_the_reference_equals_sgd_on_the_joined_batch_where_there_is_no_batchnor
         request.momentum,
         weight_decay=request.weight_decay,
     )
-    reference = Reference(ours, request)
+    reference = Reference(ImageWorkload("", 28), ours, request)
     for _ in range(4):
         shards = [(torch.randn(5, 6).double(), torch.randint(3, (5,))) for _ in range(3)]
         expected = reference.differentiate(shards)

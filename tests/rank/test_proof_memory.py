@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
-from pytest_dnnbench.rank.proof_conditions import COPIES
+import pytest
+
+from pytest_dnnbench.rank.proof_conditions import COPIES, COPIES_OF_ADAM
 
 PROGRAM = """
 import json, resource, sys, torch
@@ -12,7 +14,7 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
 import torch._dynamo
-model = "tests.awkward_models:Wide"
+model = sys.argv[2]
 case = Case("single", model, 1, "train", batch_size=4)
 worker = SingleWorker(Place(0, 1, "cpu", 1, "", 60.0), RunRequest(case, "", model, 1, 0))
 copy = 8 * sum(each.numel() for each in worker.fresh_module(0).parameters())
@@ -32,18 +34,27 @@ except MemoryError as error:
 """
 
 
-def proof(room: float = 0.0) -> dict[str, object]:
+WIDE = "tests.awkward_models:Wide"
+
+
+def proof(room: float = 0.0, model: str = WIDE) -> dict[str, object]:
     """The proof of eight million weights in a process of its own, with room for that many more
     copies in float64."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(room)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM, str(room), model],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 
-def test_a_proof_holds_a_bounded_number_of_copies() -> None:
-    assert float(str(proof()["copies"])) < COPIES + 0.5
+@pytest.mark.parametrize(
+    ("model", "copies"), [(WIDE, COPIES), ("tests.own_workloads:WideAdam", COPIES_OF_ADAM)]
+)
+def test_a_proof_holds_a_bounded_number_of_copies(model: str, copies: int) -> None:
+    assert float(str(proof(model=model)["copies"])) < copies + 0.5
 
 
 def test_a_proof_that_runs_out_of_memory_says_what_it_needs() -> None:

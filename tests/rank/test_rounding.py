@@ -9,12 +9,14 @@ from torch import nn
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.messages import RunRequest
+from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.models import widen
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import Reference, evaluated, evaluation_bounds
 from pytest_dnnbench.rank.rounding import BFLOAT16, FLOAT32, FLOAT64, distance
 from tests.awkward_models import Base, Deep, Transformer
 
+IMAGES = ImageWorkload("tests.awkward_models:Base", 28)
 REQUEST = RunRequest(Case("single", "m", 1, "train"), "", "m", 1, 0)
 
 
@@ -33,8 +35,8 @@ def test_what_single_precision_does_is_within_its_bound_and_not_far_below(
     narrow, wide = make(), make()
     wide.load_state_dict(narrow.state_dict())
     images, labels = batch(seed)
-    got = Reference(narrow, REQUEST).differentiate([(images, labels)])
-    reference = Reference(widen(wide), REQUEST)
+    got = Reference(IMAGES, narrow, REQUEST).differentiate([(images, labels)])
+    reference = Reference(IMAGES, widen(wide), REQUEST)
     shards = [(images.double(), labels)]
     expected = reference.differentiate(shards)
     bounds = reference.bounds(shards, 1, expected, FLOAT32).gradients
@@ -49,7 +51,7 @@ def test_what_single_precision_does_is_within_its_bound_and_not_far_below(
 def test_the_reference_is_left_as_it_was() -> None:
     model = widen(Base())
     before = {name: each.clone() for name, each in model.state_dict().items()}
-    reference, shards = Reference(model, REQUEST), [(batch(0)[0].double(), batch(0)[1])]
+    reference, shards = Reference(IMAGES, model, REQUEST), [(batch(0)[0].double(), batch(0)[1])]
     expected = reference.differentiate(shards)
     reference.bounds(shards, 1, expected)
     assert all(torch.equal(each, before[name]) for name, each in model.state_dict().items())
@@ -74,7 +76,7 @@ class Cancelling(nn.Module):
 def test_a_bound_follows_the_conditioning() -> None:
     value = batch(0)[0].double()
     bounds = [
-        evaluation_bounds(model, value, evaluated(model, value))["logits"]
+        evaluation_bounds(IMAGES, model, value, evaluated(IMAGES, model, value))["logits"]
         for model in (Cancelling(0.0), Cancelling(1e6))
     ]
     assert 1e4 < bounds[1] / bounds[0] < 1e7
@@ -83,9 +85,9 @@ def test_a_bound_follows_the_conditioning() -> None:
 
 def test_coarser_types_have_wider_bounds_in_proportion() -> None:
     model, value = widen(Base()).eval(), batch(0)[0].double()
-    logits = evaluated(model, value)
-    single = evaluation_bounds(model, value, logits, FLOAT32)["logits"] / FLOAT32.factor
-    brain = evaluation_bounds(model, value, logits, BFLOAT16)["logits"] / BFLOAT16.factor
+    logits = evaluated(IMAGES, model, value)
+    single = evaluation_bounds(IMAGES, model, value, logits, FLOAT32)["logits"] / FLOAT32.factor
+    brain = evaluation_bounds(IMAGES, model, value, logits, BFLOAT16)["logits"] / BFLOAT16.factor
     assert brain / single == pytest.approx(BFLOAT16.unit / FLOAT32.unit, rel=0.2)
 
 

@@ -12,26 +12,23 @@ from itertools import islice
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from pytest_dnnbench.messages import Correctness
-from pytest_dnnbench.rank import data, group, reference
-from pytest_dnnbench.rank.data import Batch
+from pytest_dnnbench.rank import batches, group, reference
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
     Rounding,
     prove_training,
     prove_validation,
 )
-from pytest_dnnbench.rank.frameworks.image_worker import ImageWorker
-from pytest_dnnbench.rank.models import build_model, seed, widen
-from pytest_dnnbench.rank.proof_conditions import proof_conditions
+from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
+from pytest_dnnbench.rank.models import seed, widen
+from pytest_dnnbench.rank.proof_conditions import COPIES, COPIES_OF_ADAM, proof_conditions
+from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimiser_for
 from pytest_dnnbench.rank.worker import Step
-
-VALIDATION_IMAGES = 256
-"""In the minibatches of the final validation."""
+from pytest_dnnbench.rank.workload import Batch, Share
 
 
-class DataParallelWorker(ImageWorker):
+class DataParallelWorker(WorkloadWorker):
     """A rank with a whole copy of the model. Subclasses say how ranks are joined and how gradients
     are averaged."""
 
@@ -49,6 +46,12 @@ class DataParallelWorker(ImageWorker):
     """Set where the exchange of gradients rounds on purpose. The proof then allows the averaged
     gradients this rounding. It checks parameters and buffers, as strictly as without, against the
     update by the gradients that arrived."""
+
+    wide = False
+    """Whether the model is built in double precision, for the proof."""
+
+    _samples = 0
+    """In a minibatch of this rank."""
 
     _batches: Iterator[Batch] | None = None
     """Made in the first run, and used up in the next ones."""
@@ -80,19 +83,19 @@ class DataParallelWorker(ImageWorker):
     def build_wide(self) -> None:
         """As `build`, in double precision, for the proof. What was built before is given up
         first."""
-        for name in ("module", "model", "optimizer"):
+        for name in ("module", "model", "optimizer", "rule"):
             self.__dict__.pop(name, None)
         self._build(wide=True)
 
     def _build(self, *, wide: bool) -> None:
+        self.wide = wide
         self.module = self.fresh_module(self.place.rank, wide)
-        plain = torch.optim.SGD(
-            self.module.parameters(),
-            lr=self.request.learning_rate,
-            momentum=self.request.momentum,
-            weight_decay=self.request.weight_decay,
-        )
-        self.model, self.optimizer = self.wrap(self.module, plain)
+        self.model, self.optimizer = self.wrap(self.module, self.fresh_optimizer(self.module))
+        self.rule = UpdateRule(self.workload, self.module, self.optimizer)
+
+    def fresh_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        """The workload's optimiser of a module."""
+        return optimiser_for(self.workload, module, self.request)
 
     def fresh_module(self, rank: int, wide: bool = False) -> nn.Module:
         """The case's model with the first weights of a rank, in its own types or in double
@@ -102,23 +105,32 @@ class DataParallelWorker(ImageWorker):
         return widen(model) if wide else model
 
     def _on_host(self) -> nn.Module:
-        return build_model(self.request.model, self.case.image_size)
+        return self.workload.model().train()
 
     def run(self, steps: int) -> Iterator[Step]:
         """As Worker.run; every rank completes every step."""
         train = self.case.phase == "train"
         self.model.train(train)
-        self._batches = batches = self._batches or data.batches(
-            self.case, self.request.data, self.place.rank, self.place.world_size, self.device
-        )
+        self._batches = minibatches = self._batches or self._new_batches()
         for index in range(steps):
             if train:
-                minibatches = list(islice(batches, self.passes))
-                loss = self.train_step(minibatches)
-                yield Step(index, sum(len(images) for images, _ in minibatches), loss)
+                own = list(islice(minibatches, self.passes))
+                yield Step(index, self._count(own), self.train_step(own))
             else:
-                images, labels = next(batches)
-                yield Step(index, len(images), self.validate_step(images, labels))
+                batch = next(minibatches)
+                yield Step(index, self._count([batch]), self.validate_step(batch))
+
+    def _new_batches(self) -> Iterator[Batch]:
+        case, place = self.case, self.place
+        pinned = self.device.type == "cuda"
+        share = Share(case.phase, case.batch_size, place.rank, place.world_size, case.seed, pinned)
+        return batches.batches(self.workload, share, self.device)
+
+    def _count(self, minibatches: Sequence[Batch]) -> int:
+        """This rank's samples in its minibatches."""
+        samples = [self.workload.samples(inputs) for inputs, _ in minibatches]
+        self._samples = samples[0]
+        return sum(samples)
 
     def train_step(self, minibatches: Sequence[Batch]) -> torch.Tensor:
         """Forward and backward of each minibatch (`passes` of them), exchange of gradients, update.
@@ -126,38 +138,43 @@ class DataParallelWorker(ImageWorker):
         Returns the detached mean loss of this rank's minibatches.
         """
         self.optimizer.zero_grad()
-        losses = [self._backward(images, labels) for images, labels in minibatches]
+        losses = [self._backward(batch) for batch in minibatches]
         self.update()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def update(self) -> None:
         """Updates the weights. The backward pass has waited for the averaged gradients."""
         self.own_work.alone()
-        self.optimizer.step()
+        self.rule.update()
 
-    def _backward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _backward(self, batch: Batch) -> torch.Tensor:
         self.own_work.alone()
-        with self.autocast(images.dtype):
-            loss = cross_entropy(self.model(images), labels)
+        with self.computing():
+            loss = self.workload.loss_of(self.model, batch)
             if self.passes > 1:
                 loss = loss / self.passes
         self.own_work.together()
         loss.backward()  # type: ignore[no-untyped-call] # torch's gap
         return loss.detach()
 
-    def validate_step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def computing(self) -> torch.autocast:
+        """The context of a forward pass of the model as it is built."""
+        return self.autocast(torch.float64 if self.wide else torch.float32)
+
+    def validate_step(self, batch: Batch) -> torch.Tensor:
         """Forward and loss, in evaluation mode and without gradients. Both are asserted: without
         them the step would be slower, and nothing else would show it."""
-        with torch.no_grad(), self.autocast(images.dtype):
+        with torch.no_grad(), self.computing():
             assert not self.module.training
             assert not torch.is_grad_enabled()
-            return cross_entropy(self.module(images), labels)
+            return self.workload.loss_of(self.module, batch)
 
     @property
     def samples_per_update(self) -> int:
-        """As Worker.samples_per_update: the images in the minibatches of all ranks."""
+        """As Worker.samples_per_update: the samples in the minibatches of all ranks. Called after
+        the run."""
         passes = self.passes if self.case.phase == "train" else 1
-        return self.case.batch_size * passes * self.place.world_size
+        return self._samples * passes * self.place.world_size
 
     def fingerprint(self) -> str:
         """As Worker.fingerprint, of all parameters: averaged gradients make the same step on every
@@ -169,22 +186,18 @@ class DataParallelWorker(ImageWorker):
     def validation(self) -> tuple[int, int] | None:
         """As Worker.validation, after training: rank 0 takes the whole validation set, with its own
         weights."""
-        files = self.request.data
-        if files is None or self.case.phase != "train" or self.place.rank != 0:
+        if self.case.phase != "train" or self.place.rank != 0:
             return None
-        digits, right = data.Digits(files, "validate"), 0
         self.module.eval()
-        with torch.no_grad(), self.autocast(digits.images.dtype):
-            for images, labels in zip(
-                torch.split(digits.images, VALIDATION_IMAGES),
-                torch.split(digits.labels, VALIDATION_IMAGES),
-                strict=True,
-            ):
-                guess = self.module(images.to(self.device)).argmax(1)
-                right += int((guess == labels.to(self.device)).sum())
-        return right, len(digits)
+        with torch.no_grad():
+            return self.workload.validate(self.module, self.device, self.computing())
+
+    def details(self) -> dict[str, object]:
+        """As Worker.details: the workload's."""
+        return self.workload.details()
 
     def prove(self) -> Correctness:
         """As Worker.prove: in the types that are timed, and in float64."""
-        with proof_conditions(self.request.model, self._on_host):
+        copies = COPIES_OF_ADAM if has_own_update(self.workload) else COPIES
+        with proof_conditions(self.request.model, self._on_host, copies):
             return prove_training(self) if self.case.phase == "train" else prove_validation(self)

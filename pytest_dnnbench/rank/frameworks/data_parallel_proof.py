@@ -5,7 +5,7 @@ float64, compared with the reference (rank/reference.py) tensor by tensor.
     other ranks  timed step ─> |                             step in float64 ─> digest  | twice
 
 Rank 0 compares. The other ranks send a fingerprint of what they hold, which must be rank 0's. The
-timed step starts from the same weights and images as the first step in float64.
+timed step starts from the same weights and samples as the first step in float64.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.rank import rounding
+from pytest_dnnbench.rank.batches import synthetic_batch, wide
 from pytest_dnnbench.rank.comparison import Comparison
-from pytest_dnnbench.rank.data import Batch, synthetic_batch
-from pytest_dnnbench.rank.lone_forward import is_random, logits_of
+from pytest_dnnbench.rank.lone_forward import is_random, outputs_of
 from pytest_dnnbench.rank.models import weight_types
 from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
 from pytest_dnnbench.rank.randomness import NoRandomness
@@ -36,6 +36,8 @@ from pytest_dnnbench.rank.reference import (
     evaluation_bounds,
 )
 from pytest_dnnbench.rank.rounding import Arithmetic, largest
+from pytest_dnnbench.rank.update_rule import UpdateRule, rates_of
+from pytest_dnnbench.rank.workload import Batch, Workload
 
 PROOF_STEPS = 2
 """An error in the momentum, the buffers or the first update shows in the second step."""
@@ -55,7 +57,8 @@ class Rounding:
 
 
 class ProvenWorker(Protocol):
-    """What the proof needs of a worker. `model` wraps `module` as in training."""
+    """What the proof needs of a worker. `model` wraps `module` as in training, and `rule` updates
+    it."""
 
     place: Place
     case: Case
@@ -63,10 +66,15 @@ class ProvenWorker(Protocol):
     device: torch.device
     module: nn.Module
     model: nn.Module
+    rule: UpdateRule
     passes: int
     rounding: Rounding | None
     shares_buffers: bool
     exchanges_zeros: bool
+
+    @property
+    def workload(self) -> Workload:
+        """What is trained."""
 
     def build(self) -> None:
         """Makes module, model and optimiser as they are timed."""
@@ -77,8 +85,8 @@ class ProvenWorker(Protocol):
     def fresh_module(self, rank: int, wide: bool = False) -> nn.Module:
         """The case's model with the first weights of a rank."""
 
-    def autocast(self, dtype: torch.dtype = torch.float32) -> torch.autocast:
-        """The context of a forward pass."""
+    def computing(self) -> torch.autocast:
+        """The context of a forward pass of the model as it is built."""
 
     def train_step(self, minibatches: Sequence[Batch]) -> torch.Tensor:
         """One step of the framework."""
@@ -95,7 +103,7 @@ def prove_training(worker: ProvenWorker) -> Correctness:
     proof = _TrainingProof(worker, arithmetic) if worker.place.rank == 0 else None
     fingerprints = [digest(timed.gradients)] if timed else []
     for index in range(PROOF_STEPS):
-        shards = _shards(worker, index)
+        shards = [wide(batch) for batch in _shards(worker, index)]
         # Neither the timed step nor the gradients of the last one are needed beside what follows.
         worker.module.zero_grad(set_to_none=True)
         expected = proof.expect(shards, timed) if proof else None
@@ -107,7 +115,8 @@ def prove_training(worker: ProvenWorker) -> Correctness:
         if proof and expected:
             proof.compare(index, *expected, gradients)
     about |= {
-        "reference": "the model in one process, the mean of the shards' gradients, SGD written out",
+        "reference": "the model in one process, the mean of the shards' gradients, "
+        + _rule(worker),
         "dtype": "float64",
         "steps": PROOF_STEPS,
         "digest": " ".join(fingerprints),
@@ -135,6 +144,7 @@ class _TrainingProof:
         self.arithmetic = arithmetic
         self.comparison = Comparison()
         self.reference = Reference(
+            worker.workload,
             worker.fresh_module(0, wide=True),
             worker.request,
             shares_buffers=worker.shares_buffers,
@@ -154,7 +164,9 @@ class _TrainingProof:
         bounds = self.reference.bounds(shards, passes, expected)
         if timed is not None and not _is_certain(bounds.gradients, expected.gradients):
             raise WrongResult(
-                RANDOM if is_random(self.reference.model, shards[0][0]) else UNCERTAIN
+                RANDOM
+                if is_random(self.worker.workload, self.reference.model, shards[0][0])
+                else UNCERTAIN
             )
         return expected, bounds
 
@@ -191,12 +203,17 @@ class _TrainingProof:
             self._of_exchange(bounds.gradients, expected.gradients),
             when,
         )
-        # Where the exchange rounds, the reference updates by the gradients that arrived: then
-        # rounding explains no difference of the parameters.
+        # Where the exchange rounds, or the optimiser is the user's own (update_rule.py), the
+        # reference updates by the gradients that arrived: then rounding of them explains no
+        # difference of the parameters.
+        arrived = worker.rounding or self.reference.rule.by_arrived
         self.reference.update(
-            detached(gradients.items()) if worker.rounding else expected.gradients,
-            expected.buffers,
+            detached(gradients.items()) if arrived else expected.gradients, expected.buffers
         )
+        if expected_rates := self.reference.rule.rates():
+            rates = rates_of(worker.rule.optimiser, worker.rule.scheduler)
+            bounds_of_rates = {name: RATES * largest(each) for name, each in expected_rates.items()}
+            self.comparison.add("optimiser settings", rates, expected_rates, bounds_of_rates, when)
         parameters = {name: each.detach() for name, each in worker.module.named_parameters()}
         self.comparison.add(
             "parameters",
@@ -213,20 +230,27 @@ class _TrainingProof:
         extra = self.worker.rounding
         if extra is None:
             return dict(bounds)
+        # Clipping divides by the norm of the rounded gradients, which is off by as much again.
+        relative = extra.relative * (1 if self.worker.workload.clip_norm is None else 2)
         return {
-            name: bound + extra.relative * max(extra.floor, largest(expected[name]))
+            name: bound + relative * max(extra.floor, largest(expected[name]))
             for name, bound in bounds.items()
         }
 
     def explain_failures(self) -> None:
         """Adds, to a failed comparison, that the model is random, where it is."""
-        images, _ = _proof_batch(self.worker, 0, 0)
-        if self.comparison.failures and is_random(self.reference.model, images):
+        inputs, _ = wide(_proof_batch(self.worker, 0, 0))
+        if self.comparison.failures and is_random(
+            self.worker.workload, self.reference.model, inputs
+        ):
             self.comparison.failures.insert(0, RANDOM)
 
 
+RATES = 2.0**-50
+"""A learning rate that is computed in another order may differ by so much of itself."""
+
 RANDOM = (
-    "the model is random: two passes over the same images differ, with torch's random numbers"
+    "the model is random: two passes over the same inputs differ, with torch's random numbers"
     " replaced by their means; draw random numbers with torch only, so that the proof can switch"
     " them off"
 )
@@ -248,24 +272,24 @@ def _is_certain(bounds: Mapping[str, float], expected: Tensors) -> bool:
 
 
 def prove_validation(worker: ProvenWorker) -> Correctness:
-    """Compares the logits in evaluation mode with those of a plain module with rank 0's weights: in
-    the timed types and in float64."""
-    images, labels = _proof_batch(worker, 0, 0)
-    arithmetic = _arithmetic(worker, (images, labels))
+    """Compares the outputs in evaluation mode with those of a plain module with rank 0's weights:
+    in the timed types and in float64."""
+    batch, workload = _proof_batch(worker, 0, 0), worker.workload
+    arithmetic = _arithmetic(worker, batch)
     worker.build()
-    timed = _evaluated(worker, images.to(torch.float32))
+    timed = _evaluated(worker, batch)
     about = _about(worker, arithmetic)
     worker.build_wide()
-    reference = worker.fresh_module(0, wide=True)
-    got, expected = _evaluated(worker, images), {"logits": evaluated(reference, images)}
+    reference, (inputs, targets) = worker.fresh_module(0, wide=True), wide(batch)
+    got, expected = _evaluated(worker, (inputs, targets)), evaluated(workload, reference, inputs)
     comparison, when = Comparison(), f"rank {worker.place.rank}"
-    for kind, logits, each in (
-        (f"logits in {arithmetic.name}", timed, arithmetic),
-        ("logits", got, rounding.FLOAT64),
+    for kind, outputs, each in (
+        (f"{workload.output_name} in {arithmetic.name}", timed, arithmetic),
+        (workload.output_name, got, rounding.FLOAT64),
     ):
-        bounds = evaluation_bounds(reference, images, expected["logits"], each)
-        comparison.add(kind, logits, expected, bounds, when)
-    if comparison.failures and is_random(reference.eval(), images):
+        bounds = evaluation_bounds(workload, reference, inputs, expected, each)
+        comparison.add(kind, outputs, expected, bounds, when)
+    if comparison.failures and is_random(workload, reference.eval(), inputs):
         comparison.failures.insert(0, RANDOM)
     return Correctness(
         comparison.deviations,
@@ -280,29 +304,33 @@ def prove_validation(worker: ProvenWorker) -> Correctness:
     )
 
 
-def _evaluated(worker: ProvenWorker, images: torch.Tensor) -> Tensors:
+def _evaluated(worker: ProvenWorker, batch: Batch) -> Tensors:
     worker.module.eval()
-    with torch.no_grad(), NoRandomness(), worker.autocast(images.dtype):
-        return {"logits": logits_of(worker.module(images))}
+    with torch.no_grad(), NoRandomness(), worker.computing():
+        return outputs_of(worker.workload, worker.workload.forward(worker.module, batch[0]))
 
 
 def _arithmetic(worker: ProvenWorker, batch: Batch) -> Arithmetic:
-    """The arithmetic of the user's own model as it is timed."""
-    images, labels = batch
+    """The arithmetic of the user's own model as it is timed; called before anything is built."""
     model = worker.fresh_module(0).train(worker.case.phase == "train")
-    return own_arithmetic(
-        model, (images.to(torch.float32), labels), worker.case.precision, worker.autocast
-    )
+    return own_arithmetic(worker.workload, model, batch, worker.case.precision, worker.computing)
 
 
 def _timed_step(worker: ProvenWorker) -> _TimedStep:
-    """One step as it is timed, on the images of the first step in float64."""
+    """One step as it is timed, on the samples of the first step in float64."""
     worker.build()
     worker.model.train()
-    shards = [(images.to(torch.float32), labels) for images, labels in _shards(worker, 0)]
+    own = _own(worker, _shards(worker, 0))  # drawn before random numbers are switched off
     with NoRandomness():
-        loss = worker.train_step(_own(worker, shards))
+        loss = worker.train_step(own)
     return _TimedStep(_gradients(worker.module), loss)
+
+
+def _rule(worker: ProvenWorker) -> str:
+    """The update of the reference, in words."""
+    clipped = "" if worker.workload.clip_norm is None else "clipped, "
+    own = type(worker.workload.optimizer(worker.module)).__name__
+    return clipped + ("SGD written out" if own == "NoneType" else f"a fresh {own}")
 
 
 def _gradients(module: nn.Module) -> Tensors:
@@ -316,15 +344,15 @@ def _gradients(module: nn.Module) -> Tensors:
 def _about(worker: ProvenWorker, arithmetic: Arithmetic) -> dict[str, Scalar]:
     """How the step is checked; called while the worker is built as it is timed."""
     return {
-        "batch_size": _proof_size(worker.case),
+        "batch_size": _proof_size(worker),
         "timed arithmetic": arithmetic.name,
         "weights": weight_types(worker.module),
     }
 
 
-def _proof_size(case: Case) -> int:
-    """Images in a minibatch of the proof: few, but BatchNorm needs two."""
-    return max(2, min(case.batch_size, 4 if case.channels == 1 else 2))
+def _proof_size(worker: ProvenWorker) -> int:
+    """Samples in a minibatch of the proof: few, but BatchNorm needs two."""
+    return max(2, min(worker.case.batch_size, worker.workload.proof_size))
 
 
 def _shards(worker: ProvenWorker, index: int) -> list[Batch]:
@@ -338,9 +366,12 @@ def _own(worker: ProvenWorker, shards: list[Batch]) -> list[Batch]:
 
 
 def _proof_batch(worker: ProvenWorker, shard: int, index: int) -> Batch:
-    """A minibatch in float64, of images that float32 has as well."""
-    size = _proof_size(worker.case)
-    images, labels = synthetic_batch(
-        worker.case, shard, index, worker.device, size=size, dtype=torch.float32
+    """A minibatch in the types of the workload."""
+    return synthetic_batch(
+        worker.workload,
+        shard,
+        index,
+        worker.device,
+        size=_proof_size(worker),
+        seed=worker.case.seed,
     )
-    return images.to(torch.float64), labels

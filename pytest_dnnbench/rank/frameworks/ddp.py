@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
-from pytest_dnnbench.rank.data import Batch
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
+from pytest_dnnbench.rank.workload import Batch
 
 
 class DdpWorker(DataParallelWorker):
@@ -59,4 +59,4 @@ class DdpWorker(DataParallelWorker):
 
     def details(self) -> dict[str, object]:
         """The options in force."""
-        return {"find_unused_parameters": self.find_unused}
+        return {**super().details(), "find_unused_parameters": self.find_unused}

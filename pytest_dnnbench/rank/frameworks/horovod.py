@@ -82,14 +82,23 @@ class HorovodWorker(DataParallelWorker):
         are rank 0's."""
         _check_exchangeable(module)
         _broadcast_weights(module)
-        _broadcast_state(optimizer)
-        wrapped: torch.optim.Optimizer = hvd.DistributedOptimizer(
-            optimizer,
-            named_parameters=module.named_parameters(),
-            compression=Contiguous(getattr(hvd.Compression, self.compression)),
-            op=hvd.Average,
-            backward_passes_per_step=self.passes,
-        )
+        if type(optimizer) is torch.optim.SGD:
+            _broadcast_state(optimizer)
+        # Others are left as every rank has made them: alike, and without a state. Horovod would
+        # fill it by a step, which Adam and its kin count.
+        try:
+            wrapped: torch.optim.Optimizer = hvd.DistributedOptimizer(
+                optimizer,
+                named_parameters=module.named_parameters(),
+                compression=Contiguous(getattr(hvd.Compression, self.compression)),
+                op=hvd.Average,
+                backward_passes_per_step=self.passes,
+            )
+        except TypeError as error:
+            raise UsageError(
+                f"Horovod makes {type(optimizer).__name__} anew from its parameter groups alone,"
+                f" which fails ({error}): give its other arguments defaults, or use ddp"
+            ) from error
         return module, wrapped
 
     def update(self) -> None:
@@ -99,8 +108,10 @@ class HorovodWorker(DataParallelWorker):
         with marks.mark("communication", "Horovod's synchronize"):
             optimizer.synchronize()
         self.own_work.alone()
+        self.rule.clip()
         with optimizer.skip_synchronize():
             optimizer.step()
+        self.rule.follow()
 
     def align(self) -> None:
         """Waits for all ranks."""
@@ -114,6 +125,7 @@ class HorovodWorker(DataParallelWorker):
     def details(self) -> dict[str, object]:
         """The settings in force, and the operations of the installed Horovod."""
         return {
+            **super().details(),
             "horovod": _version(),
             "controller": "gloo",
             "operations": "nccl" if self.device.type == "cuda" and hvd.nccl_built() else "gloo",

@@ -6,7 +6,6 @@ and Flush call it a microbatch, and their step is all microbatches that one upda
 last stage alone counts images.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
@@ -20,8 +19,9 @@ from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.options import schedule_of
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.planner.schedule import Schedule
-from pytest_dnnbench.rank import data, group
-from pytest_dnnbench.rank.frameworks.image_worker import ImageWorker
+from pytest_dnnbench.rank import batches, data, group
+from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
+from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.models import build_model, example_images, seed, widen
 from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.cut import cut
@@ -32,6 +32,7 @@ from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
 from pytest_dnnbench.rank.proof_conditions import proof_conditions
 from pytest_dnnbench.rank.reference import digest
 from pytest_dnnbench.rank.worker import Step
+from pytest_dnnbench.rank.workload import Share
 
 PROOF_IMAGE_SIZE = 64
 """Pixels a side of the proof's images, for models that take any size: the mathematics is the same
@@ -46,7 +47,7 @@ VALIDATION_IMAGES = 250
 """In the minibatches of the final validation."""
 
 
-class PipeDreamWorker(ImageWorker):
+class PipeDreamWorker(WorkloadWorker):
     """One rank: a replica of one stage. The case's plan says of which stage, and of which
     operators."""
 
@@ -120,11 +121,7 @@ class PipeDreamWorker(ImageWorker):
         train, size = self.case.phase == "train", self._minibatches_per_step
         replicas = self.schedule.layout.replicas
         if self._batches is None:
-            self._batches = (
-                data.batches(self.case, self.request.data, self._replica, replicas[0], self.device)
-                if self._stage == 0
-                else iter(())
-            )
+            self._batches = self._new_batches(replicas[0]) if self._stage == 0 else iter(())
         self._runtime.occupancy.restart()
         pass_through = self._runtime.train if train else self._runtime.validate
         share: list[Completed] = []
@@ -133,6 +130,11 @@ class PipeDreamWorker(ImageWorker):
             if len(share) * replicas[self._stage] >= size:
                 yield _step(done.minibatch // size, share)
                 share.clear()
+
+    def _new_batches(self, shards: int) -> Batches:
+        case, pinned = self.case, self.device.type == "cuda"
+        share = Share(case.phase, case.batch_size, self._replica, shards, case.seed, pinned)
+        return batches.batches(self.workload, share, self.device)
 
     @property
     def _minibatches_per_step(self) -> int:
@@ -209,11 +211,11 @@ class PipeDreamWorker(ImageWorker):
         images = torch.split(digits.images, VALIDATION_IMAGES)
         labels = torch.split(digits.labels, VALIDATION_IMAGES)
         share = slice(self._replica, None, self.schedule.layout.replicas[0])
-        batches = (
+        minibatches = (
             (i.to(self.device), n.to(self.device))
             for i, n in zip(images[share], labels[share], strict=True)
         )
-        completed = list(self._runtime.validate(batches, len(images)))
+        completed = list(self._runtime.validate(minibatches, len(images)))
         return _counts(completed) if self._stage == self.schedule.layout.last else None
 
     def metrics(self) -> dict[str, float]:
@@ -270,19 +272,19 @@ class PipeDreamWorker(ImageWorker):
 
     def batch(self, index: int) -> data.Batch:
         """Minibatch `index` of the proof, in float64, of images that float32 has as well."""
-        small = self.case
+        images = ImageWorkload(self.request.model, self.case.image_size)
         # Other models of torchvision, and a user's, may not take images of another size.
         if self.request.model in OF_ANY_SIZE and self.case.image_size > PROOF_IMAGE_SIZE:
-            small = dataclasses.replace(self.case, image_size=PROOF_IMAGE_SIZE)
-        images, labels = data.synthetic_batch(
-            small,
+            images = ImageWorkload(self.request.model, PROOF_IMAGE_SIZE)
+        batch = batches.synthetic_batch(
+            images,
             0,
             index,
             self.device,
-            size=PROOF_IMAGES[small.channels == 1],
-            dtype=torch.float32,
+            size=PROOF_IMAGES[images.channels == 1],
+            seed=self.case.seed,
         )
-        return images.to(torch.float64), labels
+        return batches.wide(batch)
 
     _assembled = staticmethod(assemble)
     """Puts the proof's runtime together; a test plants its faults here."""

@@ -35,6 +35,7 @@ from pytest_dnnbench.rank.pipeline.trace_check import check_trace
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
 from pytest_dnnbench.rank.rounding import FLOAT64, Arithmetic, widened_by_type
+from pytest_dnnbench.rank.workload import Workload
 
 SLOWER = 1024.0
 """At the case's learning rate, efficientnet_b0 on 16 images multiplies a difference by 5 in every
@@ -60,6 +61,10 @@ class Proven(Protocol):
 
     def batch(self, index: int) -> Batch:
         """Minibatch `index`: float64 images that float32 has as well, on the rank's device."""
+
+    @property
+    def workload(self) -> Workload:
+        """What is trained: an image classifier."""
 
     @property
     def optimiser(self) -> Sgd:
@@ -95,7 +100,9 @@ def prove_training(proven: Proven, assembled: Assembled = assemble) -> Correctne
     arithmetic = _checked_trace(proven, about, training=True)
     _prove_timed_update(proven, assembled, arithmetic, comparison)
     done = _prove_float64(proven, assembled, comparison)
-    if comparison.failures and is_random(proven.model(wide=True), proven.batch(0)[0]):
+    if comparison.failures and is_random(
+        proven.workload, proven.model(wide=True), proven.batch(0)[0]
+    ):
         comparison.failures.insert(0, RANDOM)
     about |= {
         "reference": "the untraced model in one process, the update rule minibatch by minibatch",
@@ -109,7 +116,7 @@ def prove_training(proven: Proven, assembled: Assembled = assemble) -> Correctne
 
 
 RANDOM = (
-    "the model is random: two passes over the same images differ, with torch's random numbers"
+    "the model is random: two passes over the same inputs differ, with torch's random numbers"
     " replaced by their means; draw random numbers with torch only, so that the proof can switch"
     " them off"
 )
@@ -124,7 +131,9 @@ def _checked_trace(proven: Proven, about: dict[str, Scalar], *, training: bool) 
     model = proven.model().train(training)
     images, labels = proven.batch(0)
     images = images.to(torch.float32)
-    arithmetic = own_arithmetic(model, (images, labels), proven.precision, proven.autocast)
+    arithmetic = own_arithmetic(
+        proven.workload, model, (images, labels), proven.precision, proven.autocast
+    )
     if proven.place.rank == 0:
         stages = [stage.to(proven.device).train(training) for stage in proven.stages()]
         ratio = check_trace(
@@ -321,9 +330,9 @@ def prove_validation(proven: Proven, assembled: Assembled = assemble) -> Correct
         got = _validated(runtime, cast)
         runtime.close()
         name = "validation" if wide else f"validation in {each.name}"
-        expected, bounds = _evaluated(reference, batches, got, each)
+        expected, bounds = _evaluated(proven.workload, reference, batches, got, each)
         comparison.add(name, got, expected, bounds, f"rank {proven.place.rank}")
-    if comparison.failures and is_random(reference, batches[0][0]):
+    if comparison.failures and is_random(proven.workload, reference, batches[0][0]):
         comparison.failures.insert(0, RANDOM)
     about |= {
         "reference": "the untraced model in one process, in evaluation mode",
@@ -353,7 +362,11 @@ def _validated(runtime: Runtime, batches: Sequence[Batch]) -> Named:
 
 
 def _evaluated(
-    model: nn.Module, batches: Sequence[Batch], got: Named, arithmetic: Arithmetic
+    workload: Workload,
+    model: nn.Module,
+    batches: Sequence[Batch],
+    got: Named,
+    arithmetic: Arithmetic,
 ) -> tuple[Named, dict[str, float]]:
     """What the model gives for the minibatches that this rank has, and how far rounding may move
     it. An answer counts as right or wrong only where rounding cannot turn it."""
@@ -361,8 +374,9 @@ def _evaluated(
     for number, (images, labels) in enumerate(batches):
         if f"loss {number}" not in got:
             continue
-        logits = evaluated(model, images)
-        bound = evaluation_bounds(model, images, logits, arithmetic)["logits"]
+        outputs = evaluated(workload, model, images)
+        logits = outputs["logits"]
+        bound = evaluation_bounds(workload, model, images, outputs, arithmetic)["logits"]
         best = logits.topk(2, dim=1).values
         expected[f"loss {number}"] = cross_entropy(logits, labels).cpu()
         expected[f"correct {number}"] = (logits.argmax(1) == labels).sum().cpu()

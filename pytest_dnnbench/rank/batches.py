@@ -1,0 +1,101 @@
+"""A workload's batches as a rank takes them: the same for the same seed, shard and step, on its
+device, and in double precision for the proof.
+
+Not here: what is in a batch (workload.py), MNIST's images (data.py).
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import torch
+
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank import marks
+from pytest_dnnbench.rank.models import seed, widened
+from pytest_dnnbench.rank.workload import Batch, Share, Workload, tensors_of
+
+SYNTHETIC_BATCHES = 4
+"""Different batches per rank, in turn: with more than one, nothing of a step can be reused in the
+next."""
+
+
+def synthetic_batch(
+    workload: Workload, shard: int, index: int, device: torch.device, *, size: int, seed: int
+) -> Batch:
+    """Batch `index` of a shard, the same in every run. Raises UsageError for what is no batch."""
+    with _seeded(hash((seed, shard, index)) % 2**63):
+        batch = workload.batch(size)
+    return moved(_checked(batch, workload), device)
+
+
+def batches(workload: Workload, share: Share, device: torch.device) -> Iterator[Batch]:
+    """Endless full batches of a shard: of the workload's real data, or else synthetic ones. The
+    wait for each is marked as data wait."""
+    if (real := workload.batches(share)) is not None:
+        return marks.each(moved(batch, device) for batch in real)
+    made = [
+        synthetic_batch(workload, share.shard, index, device, size=share.size, seed=share.seed)
+        for index in range(SYNTHETIC_BATCHES)
+    ]
+    return marks.each(batch for turn in repeat(made) for batch in turn)
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    inputs, targets = batch
+    return _on(inputs, device), _on(targets, device)
+
+
+def wide(batch: Batch) -> Batch:
+    """The batch with every floating-point tensor in double precision, each value kept exactly."""
+    inputs, targets = batch
+    return mapped(inputs, widened), mapped(targets, widened)
+
+
+def _on(tree: Any, device: torch.device) -> Any:
+    return mapped(tree, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def mapped(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Inputs or targets with every tensor changed; other values stay as they are."""
+    if isinstance(tree, torch.Tensor):
+        return change(tree)
+    if isinstance(tree, Mapping):
+        return {name: mapped(value, change) for name, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        values = [mapped(value, change) for value in tree]
+        if hasattr(tree, "_fields"):  # a named tuple
+            return type(tree)(*values)
+        return tuple(values) if isinstance(tree, tuple) else values
+    return tree
+
+
+def _checked(batch: Any, workload: Workload) -> Batch:
+    """The batch, if it is a pair whose inputs have tensors."""
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        what = f"{len(batch)} values" if isinstance(batch, tuple | list) else type(batch).__name__
+        raise UsageError(
+            f"{type(workload).__name__}.batch returned {what}: return two, the inputs of the model"
+            " and the targets of the loss"
+        )
+    if next(iter(tensors_of(batch[0])), None) is None:
+        raise UsageError(
+            f"the inputs of {type(workload).__name__}.batch are a {type(batch[0]).__name__} without"
+            " a tensor: return a tensor, or a tuple, list or dict of tensors"
+        )
+    return batch[0], batch[1]
+
+
+@contextmanager
+def _seeded(number: int) -> Iterator[None]:
+    """Seeds every generator that a batch may draw from, and puts the former states back."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        seed(number)
+        yield
+    random.setstate(states[0])
+    np.random.set_state(states[1])

@@ -1,0 +1,78 @@
+"""Image classifiers: torchvision's, or any module of the user's that takes images and returns
+logits. Their images are MNIST's or synthetic.
+
+Not here: how a module is built in the form of the images (models.py), MNIST's files (data.py).
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from pytest_dnnbench.case import Scalar, image_form
+from pytest_dnnbench.messages import Sample
+from pytest_dnnbench.mnist_files import MnistFiles
+from pytest_dnnbench.rank import data
+from pytest_dnnbench.rank.lone_forward import logits_of
+from pytest_dnnbench.rank.models import build_model
+from pytest_dnnbench.rank.workload import Batch, Context, Share, Workload
+
+VALIDATION_IMAGES = 256
+"""In the minibatches of the final validation."""
+
+
+class ImageWorkload(Workload):
+    """The classifier of "module:factory" on square images of a size, in the form of that size."""
+
+    sample: Sample = "img"
+    output_name = "logits"
+
+    def __init__(self, target: str, image_size: int, files: MnistFiles | None = None) -> None:
+        self.target = target
+        self.image_size = image_size
+        self.files = files
+        self.channels, self.classes = image_form(image_size)
+        # BatchNorm needs two images. Small images are cheap.
+        self.proof_size = 4 if self.channels == 1 else 2
+
+    def model(self) -> nn.Module:
+        """As Workload.model, in training mode."""
+        return build_model(self.target, self.image_size)
+
+    def batch(self, size: int) -> Batch:
+        """Standard normal images, (size, channels, side, side) of float32, and uniform labels,
+        (size,)."""
+        images = torch.randn(size, self.channels, self.image_size, self.image_size)
+        return images, torch.randint(self.classes, (size,))
+
+    def loss(self, output: object, targets: torch.Tensor) -> torch.Tensor:
+        """Cross entropy. Raises UsageError for a model that returns anything but logits."""
+        return cross_entropy(logits_of(output), targets)
+
+    def batches(self, share: Share) -> Iterator[Batch] | None:
+        """MNIST's images, where the session has them."""
+        return data.mnist_batches(self.files, share) if self.files else None
+
+    def data_facts(self) -> dict[str, Scalar]:
+        """Source and split of the images."""
+        if self.files is None:
+            return {"source": "synthetic"}
+        return {"source": "mnist", "split": self.files.split}
+
+    def validate(
+        self, model: nn.Module, device: torch.device, context: Context
+    ) -> tuple[int, int] | None:
+        """Right answers on MNIST's validation set."""
+        if self.files is None:
+            return None
+        digits, right = data.Digits(self.files, "validate"), 0
+        for images, labels in zip(
+            torch.split(digits.images, VALIDATION_IMAGES),
+            torch.split(digits.labels, VALIDATION_IMAGES),
+            strict=True,
+        ):
+            with context:
+                guess = model(images.to(device)).argmax(1)
+            right += int((guess == labels.to(device)).sum())
+        return right, len(digits)

@@ -1,0 +1,143 @@
+"""What a rank trains: a model, its loss, its optimiser and its data.
+
+A user's own training is a subclass of Workload; every framework trains it through this seam, and
+the proof's reference trains it in one process. Not here: image classifiers (image_workload.py),
+which class or factory stands behind "module:factory" (workload_factory.py), batches on a device
+(batches.py), the step itself (frameworks/).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LRScheduler
+
+from pytest_dnnbench.case import Scalar
+from pytest_dnnbench.messages import Sample
+
+Batch = tuple[Any, Any]
+"""Inputs of the model, and targets of the loss. Both are a tensor or tuples, lists or dicts of
+tensors, on the host where a workload makes them."""
+
+Context = AbstractContextManager[object]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A shard's part of the real data: batches of `size` samples, of shard `shard` of `shards`, in
+    this phase ("train" or "validate"), shuffled by `seed`; in pinned memory where they go to a
+    GPU."""
+
+    phase: str
+    size: int
+    shard: int
+    shards: int
+    seed: int
+    pinned: bool = False
+
+
+class Workload(ABC):
+    """One training task. `model` and `batch` have to be written; everything else has a default.
+
+    `model` and `batch` draw from torch's, Python's or NumPy's generators, which are seeded before
+    each call: the same seed, shard and step give the same batch.
+    """
+
+    sample: Sample = "sample"
+    """What throughput counts: "img", "tok" (each element of the first input) or "sample"."""
+
+    clip_norm: float | None = None
+    """The largest norm of all averaged gradients together; None: they are not clipped."""
+
+    proof_size: int = 4
+    """Samples in a minibatch of the proof; at least 2, at most those of the case."""
+
+    output_name: str = "output"
+    """What the record calls the model's output."""
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A model with fresh weights, on the host, in the types that it is trained in."""
+
+    @abstractmethod
+    def batch(self, size: int) -> Batch:
+        """A synthetic minibatch of so many samples on the host, in the types that the model
+        takes."""
+
+    def loss(self, output: Any, targets: Any) -> torch.Tensor:
+        """The mean loss of a minibatch, a scalar. Unless it is overridden: cross entropy of logits,
+        (..., classes), and labels, (...)."""
+        return cross_entropy(output.flatten(0, -2), targets.flatten())
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer | None:
+        """A fresh optimiser of the parameters of `model`: the whole model, or a framework's part of
+        it. None: SGD with the settings of the session."""
+        return None
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
+        """A fresh scheduler, stepped after every update; None: the rate stays as it is."""
+        return None
+
+    def batches(self, share: Share) -> Iterable[Batch] | None:
+        """Endless full minibatches of real data on the host, all of the same size; None: synthetic
+        ones."""
+        return None
+
+    def data_facts(self) -> dict[str, Scalar]:
+        """What the record says of the data."""
+        return {"source": "synthetic"}
+
+    def details(self) -> dict[str, object]:
+        """What the record says of the workload itself, such as sizes that it chose."""
+        return {}
+
+    def samples(self, inputs: Any) -> int:
+        """Samples in the inputs of a minibatch: the length of the first tensor, or its elements
+        where a sample is a token."""
+        first = next(tensors_of(inputs))
+        return first.numel() if self.sample == "tok" else len(first)
+
+    def blocks(self, model: nn.Module) -> list[str]:
+        """The names of the parts that frameworks wrap, checkpoint or cut between, in the order of
+        the forward pass: by default the model's children that have parameters."""
+        return [
+            name
+            for name, child in model.named_children()
+            if next(child.parameters(), None) is not None
+        ]
+
+    def forward(self, model: nn.Module, inputs: Any) -> Any:
+        """The model's output: of a tensor, of a tuple's or list's values in their order, or of a
+        dict's by their names."""
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+    def loss_of(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Forward pass and loss."""
+        inputs, targets = batch
+        return self.loss(self.forward(model, inputs), targets)
+
+    def validate(
+        self, model: nn.Module, device: torch.device, context: Context
+    ) -> tuple[int, int] | None:
+        """Right answers and samples of the whole validation set, with the model in evaluation mode
+        and without gradients, each forward pass in `context`; None where there is none."""
+        return None
+
+
+def tensors_of(tree: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a batch's inputs or targets, or of an output, in their order."""
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from tensors_of(value)
+    elif isinstance(tree, tuple | list):
+        for value in tree:
+            yield from tensors_of(value)

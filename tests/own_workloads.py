@@ -1,0 +1,234 @@
+"""Training tasks as users have them: several inputs, outputs of any shape, losses, optimisers and
+schedulers of their own. The package treats them as a user's own."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, mse_loss
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
+
+from pytest_dnnbench import Workload
+
+
+class TwoTowers(nn.Module):
+    """Takes two inputs by name and returns a dict. One tower is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(6, 8), nn.Linear(5, 8)
+        self.norm, self.head = nn.BatchNorm1d(8), nn.Linear(8, 1)
+        self.left.requires_grad_(False)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> dict[str, Any]:
+        """The score, and what it was made of."""
+        hidden = self.norm(torch.tanh(self.left(left) + self.right(right)))
+        return {"score": self.head(hidden).squeeze(1), "hidden": (hidden,)}
+
+
+class Ranking(Workload):
+    """Two inputs, a dict of outputs, a regression, AdamW in two groups, warm-up, clipping."""
+
+    clip_norm = 0.1
+
+    def model(self) -> nn.Module:
+        """Two towers."""
+        return TwoTowers()
+
+    def batch(self, size: int) -> Any:
+        """Two inputs by name, and scores."""
+        left, right = torch.randn(size, 6), torch.randn(size, 5)
+        return {"left": left, "right": right}, left.sum(1) - right.sum(1)
+
+    def loss(self, output: Any, targets: torch.Tensor) -> torch.Tensor:
+        """Squared error, and a penalty on what is hidden."""
+        hidden: torch.Tensor = output["hidden"][0]
+        return mse_loss(output["score"], targets) + 0.01 * hidden.square().mean()
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """AdamW; biases do not decay."""
+        trained = [each for each in model.parameters() if each.requires_grad]
+        return torch.optim.AdamW(
+            [
+                {"params": [each for each in trained if each.dim() > 1], "weight_decay": 0.1},
+                {"params": [each for each in trained if each.dim() <= 1], "weight_decay": 0.0},
+            ],
+            lr=1e-2,
+        )
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        """A linear warm-up over ten updates."""
+        return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 10))
+
+
+class LateDecay(Ranking):
+    """Its rate changes after the proof is over."""
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        """A step after thirty updates."""
+        return StepLR(optimizer, 30)
+
+
+class Tuples(Workload):
+    """Two inputs in their order, two outputs in a tuple, RMSprop."""
+
+    class Model(nn.Module):
+        """A bilinear form."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.form = nn.Bilinear(3, 4, 5)
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            """Logits, and half of them."""
+            logits = self.drop(self.form(left, right))
+            return logits, logits / 2
+
+    def model(self) -> nn.Module:
+        """A bilinear form."""
+        return self.Model()
+
+    def batch(self, size: int) -> Any:
+        """Two inputs, and pairs of labels."""
+        labels = torch.randint(5, (2, size))
+        return (torch.randn(size, 3), torch.randn(size, 4)), [labels[0], labels[1]]
+
+    def loss(self, output: Any, targets: Any) -> torch.Tensor:
+        """The sum of both heads' cross entropies."""
+        return cross_entropy(output[0], targets[0]) + cross_entropy(output[1], targets[1])
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """RMSprop with momentum."""
+        return torch.optim.RMSprop(model.parameters(), lr=1e-3, momentum=0.9)
+
+
+class Words(Workload):
+    """Tokens, an embedding tied to the head, dropout, the default loss and SGD; clipped."""
+
+    sample = "tok"
+    clip_norm = 0.5
+
+    class Model(nn.Module):
+        """A bag of words that came before."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(17, 8)
+            self.mix, self.drop = nn.Linear(8, 8), nn.Dropout(0.2)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            """Logits, (batch, sequence, 17)."""
+            seen = self.table(tokens).cumsum(1)
+            return nn.functional.linear(self.drop(torch.tanh(self.mix(seen))), self.table.weight)
+
+    def model(self) -> nn.Module:
+        """A bag of words."""
+        return self.Model()
+
+    def batch(self, size: int) -> Any:
+        """Tokens, and those that follow."""
+        tokens = torch.randint(17, (size, 7))
+        return tokens[:, :-1], tokens[:, 1:]
+
+
+def words() -> Workload:
+    """A workload of a function that does not say what it returns."""
+    return Words()
+
+
+class NotAPair(Words):
+    """Its batch has no targets."""
+
+    def batch(self, size: int) -> Any:
+        """Tokens alone."""
+        return torch.randint(17, (size, 6))
+
+
+class NoTensor(Words):
+    """Its inputs are text."""
+
+    def batch(self, size: int) -> Any:
+        """Text."""
+        return "text", torch.randint(17, (size,))
+
+
+class LossPerToken(Words):
+    """Its loss is not a mean."""
+
+    def loss(self, output: Any, targets: Any) -> torch.Tensor:
+        """One loss per token."""
+        return cross_entropy(output.flatten(0, 1), targets.flatten(), reduction="none")
+
+
+class NeedsClosure(Words):
+    """An optimiser that runs the model again."""
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """L-BFGS."""
+        return torch.optim.LBFGS(model.parameters())
+
+
+class NoOptimiser(Words):
+    """Returns the class."""
+
+    def optimizer(self, model: nn.Module) -> Any:
+        """No optimiser."""
+        return torch.optim.SGD
+
+
+class WaitsForMetric(Words):
+    """A scheduler that follows the validation."""
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        """On a plateau."""
+        return ReduceLROnPlateau(optimizer)
+
+
+class _Centred(torch.optim.SGD):
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.sub_(parameter.grad.mean())
+        return super().step(closure)
+
+
+class ChangesGradients(Words):
+    """Its optimiser writes into the gradients."""
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """SGD of centred gradients."""
+        return _Centred(model.parameters(), lr=0.1)
+
+
+class OwnLog(torch.optim.AdamW):
+    """Needs an argument that no parameter group has."""
+
+    def __init__(self, params: Any, log: str) -> None:
+        super().__init__(params, lr=1e-3)
+        self.log = log
+
+
+class NeedsArgument(Words):
+    """An optimiser that Horovod cannot make anew."""
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """AdamW with a log."""
+        return OwnLog(model.parameters(), "log")
+
+
+class WideAdam(Workload):
+    """Eight million weights, updated by AdamW: what a proof holds of them shows."""
+
+    def model(self) -> nn.Module:
+        """Two wide layers."""
+        return nn.Sequential(nn.Linear(784, 10_000), nn.Linear(10_000, 10))
+
+    def batch(self, size: int) -> Any:
+        """Vectors and labels."""
+        return torch.randn(size, 784), torch.randint(10, (size,))
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """AdamW."""
+        return torch.optim.AdamW(model.parameters())
