@@ -51,6 +51,8 @@ def breakdown_lines(study: Study, width: int) -> list[str]:
     for name, (_, entry) in zip(names, entries, strict=True):
         cells = [f"{entry.shares.get(part, 0.0):.0%}" for part in shown]
         lines.append(_line(name, [*cells, f"x{entry.slowdown:.2f}"], first, widths))
+    if "communication" in shown:
+        lines.append("comm.: exchange that overlaps no compute; waiting for other ranks included")
     lines.append("profiled: the time of a profiled step over that of a timed one")
     lines += [f"{name}: {text}" for name, text in _troubles(study, entries)]
     return ["where a step's time goes", *(cut_middle(f"  {line}", width) for line in lines), ""]

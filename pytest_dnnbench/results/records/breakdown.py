@@ -3,6 +3,7 @@
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from pytest_dnnbench.messages import StepProfile
 from pytest_dnnbench.results.records.measurement import Launch
@@ -72,7 +73,7 @@ def _rank(profile: StepProfile) -> ProfiledRank:
         steps=profile.steps,
         step_time_s=rounded(profile.step_s),
         parts_s={part: rounded(profile.parts_s.get(part, 0.0)) for part in PARTS},
-        trace=profile.trace,
+        trace=PurePath(profile.trace).name,
     )
 
 

@@ -198,8 +198,8 @@ class PlanEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 class ProfiledRank(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One rank's profiled steps in one launch: how many, the seconds of one by the host's clock,
-    and the seconds of one by part. `trace` is the file with the profiler's trace, as it was
-    named."""
+    and the seconds of one by part. `trace` is the name of the file in
+    --dnn-traces."""
 
     steps: int
     step_time_s: float

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from pytest_dnnbench.results.records.breakdown import rounded
+from pytest_dnnbench.results.records.breakdown import MOST_OPERATORS, rounded
 from pytest_dnnbench.results.records.schema import (
     BreakdownEntry,
     Cause,
@@ -205,7 +205,9 @@ def _name(operator: str) -> str:
 
 def _left_out(entry: BreakdownEntry, rank: int) -> float:
     """What an operator that an entry does not list may have taken at most: no more than the least
-    of those listed."""
+    of those listed; nothing where all are."""
+    if len(entry.operators) < MOST_OPERATORS:
+        return 0.0
     return min((statistics.median(_launches(row, rank)) for row in entry.operators), default=0.0)
 
 
