@@ -25,6 +25,7 @@ from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.mnist_files import find_mnist
 from pytest_dnnbench.planner.options import fits
 from pytest_dnnbench.report.captions import caption
+from pytest_dnnbench.report.functions import function_table
 from pytest_dnnbench.report.page import render as render_page
 from pytest_dnnbench.report.paste import csv_table, markdown
 from pytest_dnnbench.report.rows import sections
@@ -174,7 +175,7 @@ def _tables(folder: Path, chance: random.Random) -> None:
     for line in render_table(study, chance.choice((20, 80, 200))):
         _check_printable(line.text)
     parts = sections(study)
-    _check_printable(markdown(parts, caption(study)))
+    _check_printable(markdown(parts, function_table(study), caption(study)))
     csv_table(parts, study)
     render_page(study, parts, [], "Benchmark report").encode()
     return None

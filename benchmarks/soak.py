@@ -21,6 +21,7 @@ from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.controller.rank_launcher import MEASURE, RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import DnnbenchError
+from pytest_dnnbench.messages import RunRequest
 
 SETTLED = 50
 """After this many launches caches and allocators are warm: growth is counted from there."""
@@ -63,6 +64,7 @@ def main(launches: int) -> int:
             warmup=1,
             data=None,
         ).request
+        assert isinstance(request, RunRequest)
         failing = replace(request, model="tests.no_such_module:model")
         settled: dict[str, Figures] = {}
         for number in range(1, launches + 1):

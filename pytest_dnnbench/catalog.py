@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.function_case import GROUPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,13 @@ _MICROBATCHES = FrameworkOption(
     "microbatches",
     "microbatches",
     0,
-    "minibatches that one update of 2BW and Flush averages; 0: one per rank",
+    "microbatches that one update averages; 0: one per rank, or more where the schedule needs them",
+)
+_STAGES_PER_RANK = FrameworkOption(
+    "stages_per_rank",
+    "stages-per-rank",
+    0,
+    "stages of the model on each rank, where the schedule leaves it open; 0: two",
 )
 
 
@@ -92,6 +99,19 @@ def _pipedream(
         planning="pytest_dnnbench.rank.pipeline.planning:decide",
         by_default=by_default,
         options=(*_PIPELINE_OPTIONS, option),
+    )
+
+
+def _torch_schedule(name: str, about: str) -> FrameworkSpec:
+    return FrameworkSpec(
+        name,
+        "pytest_dnnbench.rank.frameworks.torch_pipeline:TorchPipelineWorker",
+        f"torch.distributed.pipelining: {about}",
+        fits="pytest_dnnbench.planner.synchronous:fits",
+        planning="pytest_dnnbench.rank.pipeline.planning:decide_synchronous",
+        by_default=False,
+        min_gpus=2,
+        options=(*_PIPELINE_OPTIONS, _MICROBATCHES, _STAGES_PER_RANK),
     )
 
 
@@ -173,7 +193,19 @@ FRAMEWORKS = (
         "PipeDream-Flush: a drain and one synchronous update per batch",
         _MICROBATCHES,
     ),
+    _torch_schedule("gpipe", "all forwards, then all backwards"),
+    _torch_schedule("1f1b", "one forward and one backward in turn"),
+    _torch_schedule("interleaved", "1F1B, several stages per rank in a loop"),
+    _torch_schedule("bfs", "several stages per rank in a loop, breadth first"),
+    _torch_schedule("zero-bubble", "interleaved, with the weights' gradients in the bubbles"),
+    _torch_schedule("zbv", "zero bubbles, two stages per rank placed as a V"),
+    _torch_schedule("dualpipev", "DualPipeV: as zbv, forward and backward passes in pairs"),
 )
+
+TORCH_GROUP = FrameworkSpec(
+    "torch", "", "torch.distributed's process group, for timed functions: no framework trains here"
+)
+"""Stands for torch in `Catalog.group`."""
 
 _OF_ANY_SIZE = """
     efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4
@@ -203,6 +235,26 @@ MODELS: dict[str, str] = {
     path.partition(":")[2]: path for path in sorted(OF_ANY_SIZE | OF_LARGE_IMAGES)
 }
 
+_OF_RANK = {
+    "gpt-nano": "gpt:nano",
+    "gpt-tiny": "gpt:tiny",
+    "gpt-mini": "gpt:mini",
+    "gpt2-124m": "gpt:gpt2_124m",
+    "gpt2-355m": "gpt:gpt2_355m",
+    "gpt2-774m": "gpt:gpt2_774m",
+    "gpt2-1558m": "gpt:gpt2_1558m",
+    "llama-tiny": "llama:tiny",
+    "llama-mini": "llama:mini",
+    "llama2-7b": "llama:llama2_7b",
+    "llama3-1b": "llama:llama3_1b",
+    "llama3-8b": "llama:llama3_8b",
+    "mlp": "mlp:small",
+    "mlp-wide": "mlp:wide",
+}
+
+OWN_MODELS = {name: f"pytest_dnnbench.rank.{path}" for name, path in _OF_RANK.items()}
+"""Our own: models of tokens, and plain layers. Each is a workload."""
+
 DEFAULT_MODELS = ("resnet18", "resnet50", "resnext50_32x4d", "efficientnet_b0")
 
 
@@ -214,7 +266,7 @@ class Catalog:
     frameworks: Mapping[str, FrameworkSpec] = field(
         default_factory=lambda: {row.name: row for row in FRAMEWORKS}
     )
-    models: Mapping[str, str] = field(default_factory=lambda: dict(MODELS))
+    models: Mapping[str, str] = field(default_factory=lambda: {**MODELS, **OWN_MODELS})
 
     def with_rows(
         self, frameworks: Iterable[FrameworkSpec], models: Mapping[str, str]
@@ -231,6 +283,16 @@ class Catalog:
             raise UsageError(
                 f"unknown framework {name!r}: {_nearest(name, self.frameworks)}"
             ) from None
+
+    def group(self, name: str) -> FrameworkSpec:
+        """The library whose group of ranks a timed function runs in: "torch", or a framework with a
+        group of its own. Raises UsageError."""
+        if name not in GROUPS:
+            raise UsageError(
+                f"framework {name!r} has no group for a function to run in: choose from"
+                f" {', '.join(GROUPS)}"
+            )
+        return TORCH_GROUP if name == TORCH_GROUP.name else self.framework(name)
 
     def model(self, name: str) -> str:
         """The "module:factory" behind a model's name, which may be one itself. Raises

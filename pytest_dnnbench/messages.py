@@ -1,6 +1,7 @@
 """What crosses the boundary between the pytest process and the ranks: frozen records of plain data.
 
-    pytest process ──Place, RunRequest──> rank
+    pytest process ──Place, RunRequest──> rank        a step of training
+    pytest process ──Place, FunctionRequest──> rank        the fixture's `time`
     pytest process <──PlanDecision, Correctness, RankReport── rank        as MessagePack
 
     pytest process ──Place, PipelineRequest──> rank        the fixture `pipeline_stages`
@@ -14,13 +15,20 @@ from typing import Any, Literal, get_args
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.run_length import Length
 from pytest_dnnbench.step_parts import Part
+from pytest_dnnbench.text_file import TextFile
 
-Sample = Literal["img", "tok", "sample"]
-"""What a sample is: an image, a token, or anything else. Throughput has the unit SAMPLE/s."""
+Sample = Literal["img", "tok", "sample", "step", "B"]
+"""What a sample is: an image, a token, anything else; of a timed function also a step or a byte.
+Throughput has the unit SAMPLE/s."""
+
+Target = tuple[str, str, str | None]
+"""Module, qualified name and file of what ranks import by themselves. The file serves where the
+module cannot be imported by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +60,17 @@ class RunRequest:
     steps     how long the timed steps are: a number of them, or seconds as "5s" (run_length.py)
     warmup    how long the untimed steps before them are: a number, seconds, or "auto"
     data      where real images are; None: synthetic ones
+    text      the file whose bytes are the tokens; None: synthetic ones
     plan      what the framework's planning returned on rank 0, the same for the proof and for all
               launches, as plain data: that of a PlanDecision for our pipelines; None without a
               planning step
+    recheck   whether the outputs of the timed model are checked after the timed steps
     profiled  whether a few more steps run after the timed ones, under torch's profiler
     traces    where the ranks write the profiler's traces: a path to which each adds its rank; None:
               nowhere
 
-    The optimiser is SGD with these settings for every framework.
+    A workload without an optimiser of its own is trained by SGD with these settings, in every
+    framework.
     """
 
     case: Case
@@ -74,6 +85,33 @@ class RunRequest:
     plan: Any = None
     profiled: bool = False
     traces: str | None = None
+    recheck: bool = False
+    text: TextFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionRequest:
+    """What every rank of a launch has to do to time a function.
+
+    function, check     what is called and what checks it; None without a check
+    unit                what the numbers count that a step returns
+    steps, warmup       as of a RunRequest
+    most_steps          the most timed steps where `steps` are seconds; None: no limit
+    worker, plan        as of a RunRequest; nothing is planned
+    """
+
+    case: FunctionCase
+    function: Target
+    check: Target | None
+    steps: Length
+    warmup: Length
+    unit: Sample = "sample"
+    most_steps: int | None = None
+    worker: str = "pytest_dnnbench.rank.timed_function:FunctionStepper"
+    plan: Any = None
+
+
+TimedRequest = RunRequest | FunctionRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +138,14 @@ class Correctness:
     tolerances    the same keys; the step is right when every deviation is finite and within its own
     failures      what is wrong; empty when the step is right
     about         how the step was checked, for the record
+    checked       what was checked without a figure of how far it deviates
     """
 
     deviations: dict[str, float]
     tolerances: dict[str, float]
     failures: tuple[str, ...] = ()
     about: dict[str, Scalar] = field(default_factory=dict)
+    checked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +216,14 @@ class RankReport:
     window_end_s      when the device was synchronised after this rank's last timed step
     step_samples      samples that this rank completed in each of its timed steps
     sample            what a sample is
-    samples_per_update    samples, over all ranks, that one update of the weights averages over
+    shared_samples    whether all ranks count the same samples, done together, and the job counts
+                      them once; else each rank counts its part
+    bus_factor        bytes on a link for a byte of samples, of a collective (collectives.py); None
+                      for anything else
+    cpu_energy_j      what the machine's packages used during the window, from rank 0 on CPU ranks,
+                      where the kernel lets it read that; else None
+    samples_per_update    samples, over all ranks, that one update of the weights averages over; of
+                      a collective its size in bytes, of another function 0
     page_faults       pages that the kernel gave to the process inside the window
     loss              of every step of the run, warm-up included; empty on a rank that sees no loss
     validation        right answers and samples of this rank's share of the validation set
@@ -207,6 +254,9 @@ class RankReport:
     step_samples: tuple[int, ...]
     samples_per_update: int
     sample: Sample = "img"
+    shared_samples: bool = False
+    bus_factor: float | None = None
+    cpu_energy_j: float | None = None
     page_faults: int = 0
     loss: tuple[float, ...] = ()
     validation: tuple[int, int] | None = None

@@ -16,6 +16,7 @@ Better = Literal["higher", "lower"]
 OverRanks = Literal["job", "max", "mean", "sum"]
 
 _BYTES = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "KB": 1e3, "MB": 1e6, "GB": 1e9}
+_BYTES_PER_S = {f"{unit}/s": factor for unit, factor in _BYTES.items()}
 # What torch's allocator asks of CUDA at a time (kSmallBuffer, kLargeBuffer of its
 # CUDACachingAllocator): whether one more of them is needed depends on the order of requests.
 _SMALL_SEGMENT, _LARGE_SEGMENT = 2 * _BYTES["MiB"], 20 * _BYTES["MiB"]
@@ -117,7 +118,9 @@ LOSS = "loss"
 YARDSTICK = "yardstick_s"
 """Not of the case but of the machine: a fixed workload (rank/yardstick.py)."""
 
-RATE_UNITS = ("sample/s", "img/s", "tok/s")
+RATE_UNITS = ("sample/s", "img/s", "tok/s", "step/s", "B/s")
+MFU = "mfu"
+ALGORITHM_BANDWIDTH, BUS_BANDWIDTH = "algorithm_bandwidth", "bus_bandwidth"
 
 BUILT_IN = (
     Metric(
@@ -139,6 +142,44 @@ BUILT_IN = (
         timed=True,
         positive=True,
         scales=_SECONDS,
+    ),
+    # No limit by default: both say what throughput says of the same function, which has one.
+    Metric(
+        ALGORITHM_BANDWIDTH,
+        "B/s",
+        "higher",
+        "algorithm bandwidth",
+        timed=True,
+        positive=True,
+        scales=_BYTES_PER_S,
+    ),
+    Metric(
+        BUS_BANDWIDTH,
+        "B/s",
+        "higher",
+        "bus bandwidth",
+        timed=True,
+        positive=True,
+        scales=_BYTES_PER_S,
+    ),
+    Metric(
+        MFU,
+        "1",
+        "higher",
+        "MFU",
+        timed=True,
+        positive=True,
+        scales=_FRACTION,
+        devices=("cuda",),
+    ),
+    Metric(
+        "energy_per_sample_j",
+        "J/sample",
+        "lower",
+        "energy",
+        timed=True,
+        positive=True,
+        kept=True,
     ),
     Metric(
         "allocated_peak_bytes",

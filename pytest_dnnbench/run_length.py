@@ -21,6 +21,13 @@ TIMED_ON_GPU = "5s"
 """How long a launch on GPUs is timed, unless the user says otherwise: in 0.1 s, 10 steps of a small
 model, a GPU's clocks do not even come up."""
 
+FUNCTION_ON_CPU, FUNCTION_ON_GPU = "0.2s", "1s"
+"""How long a launch of a timed function is timed, unless the user says otherwise: such a step may
+take microseconds or seconds."""
+
+MOST_FUNCTION_STEPS = 1000
+"""The most steps of such a launch, unless the user says otherwise: every step goes on record."""
+
 _SECONDS = re.compile(r"(?P<number>[0-9]*\.?[0-9]+) ?s")
 
 

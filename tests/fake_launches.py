@@ -20,8 +20,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pytest_dnnbench.case import Case
 from pytest_dnnbench.controller.forkserver import ForkServer
-from pytest_dnnbench.messages import Correctness, OperatorTime, RankReport, RunRequest, StepProfile
+from pytest_dnnbench.messages import (
+    Correctness,
+    OperatorTime,
+    RankReport,
+    RunRequest,
+    StepProfile,
+    TimedRequest,
+)
 from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.records.schema import Conditions
 from pytest_dnnbench.run_length import TIMED_STEPS
@@ -47,19 +55,19 @@ class FakeLauncher:
 
     confirm_from: int
 
-    def plan(self, request: RunRequest) -> Any:
+    def plan(self, request: TimedRequest) -> Any:
         """Nothing to decide."""
         return None
 
-    def prove(self, request: RunRequest) -> Sequence[Correctness]:
+    def prove(self, request: TimedRequest) -> Sequence[Correctness]:
         """Every rank's step is exact."""
         return [Correctness({"gradients": 0.0}, {"gradients": 1e-9})] * request.case.gpus
 
-    def measure(self, request: RunRequest) -> Launch:
+    def measure(self, request: TimedRequest) -> Launch:
         """The next launch of this case."""
         case = request.case
-        number = _LAUNCHED[f"{case.id}-{case.phase}"]
-        _LAUNCHED[f"{case.id}-{case.phase}"] += 1
+        number = _LAUNCHED[case.label]
+        _LAUNCHED[case.label] += 1
         levels = _setting("FAKE_LEVELS")
         if number >= self.confirm_from:
             levels |= _setting("FAKE_AGAIN")
@@ -88,14 +96,14 @@ def _setting(name: str) -> dict[str, Any]:
     return dict(json.loads(os.environ.get(name, "{}")))
 
 
-def _reports(request: RunRequest, step_s: float, noise: float) -> tuple[RankReport, ...]:
+def _reports(request: TimedRequest, step_s: float, noise: float) -> tuple[RankReport, ...]:
     case = request.case
     own_ms = _setting("FAKE_OWN_MS").get(case.framework, [])
+    update = case.batch_size * case.gpus if isinstance(case, Case) else 0
     reports = tuple(
-        _report(rank, step_s, _steps(request), case.batch_size * case.gpus, own_ms)
-        for rank in range(case.gpus)
+        _report(rank, step_s, _steps(request), update, own_ms) for rank in range(case.gpus)
     )
-    if not request.profiled:
+    if not (isinstance(request, RunRequest) and request.profiled):
         return reports
     parts_ms = PARTS_MS | _setting("FAKE_PARTS_MS").get(case.framework, {})
     profile = _profile({part: ms / 1e3 * noise for part, ms in parts_ms.items()})
@@ -110,7 +118,7 @@ def _profile(parts_s: dict[Part, float]) -> StepProfile:
     return StepProfile(5, sum(parts_s.values()), parts_s, operators)
 
 
-def _steps(request: RunRequest) -> int:
+def _steps(request: TimedRequest) -> int:
     """The number that was asked for; a window in seconds has as many steps as one on CPU ranks."""
     return request.steps if isinstance(request.steps, int) else TIMED_STEPS
 

@@ -10,17 +10,18 @@ import importlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 
 from pytest_dnnbench.case import Case, Scalar
-from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.errors import LaunchError
-from pytest_dnnbench.messages import Correctness, RunRequest
+from pytest_dnnbench.messages import Correctness, FunctionRequest, RunRequest, TimedRequest
 from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.results.records.measurement import (
     Launch,
@@ -33,6 +34,7 @@ from pytest_dnnbench.results.records.measurement import (
 )
 from pytest_dnnbench.results.records.schema import CorrectnessEntry, Environment
 from pytest_dnnbench.run_length import Length
+from pytest_dnnbench.text_file import TextFile
 
 ATTEMPTS = 3
 """How many launches are made to get one during which the machine is not suspended."""
@@ -46,13 +48,13 @@ class Launcher(Protocol):
     """How a case reaches its ranks. Each call starts fresh ranks; all but `yardstick` raise
     RankFailure, LaunchError or UsageError."""
 
-    def plan(self, request: RunRequest) -> Any:
+    def plan(self, request: TimedRequest) -> Any:
         """What the framework decides once for all launches; None where it decides nothing."""
 
-    def prove(self, request: RunRequest) -> Sequence[Correctness]:
+    def prove(self, request: TimedRequest) -> Sequence[Correctness]:
         """Each rank's comparison of its step with the reference, in rank order."""
 
-    def measure(self, request: RunRequest) -> Launch:
+    def measure(self, request: TimedRequest) -> Launch:
         """One timed launch: the reports in rank order, and the conditions of where it ran."""
 
     def yardstick(self) -> float | None:
@@ -68,14 +70,17 @@ class CaseRun:
     one. `with_yardstick`: each launch is followed by a measurement of the machine's own speed.
     `profiled`: each launch but those that confirm a verdict profiles a few steps after the timed
     ones; `traces` is the path of their traces, to which launch and rank are added.
+    `software` is the version of Python and of each package, by name, of ranks in another
+    environment than this process's; None: they are in this one.
     """
 
-    request: RunRequest
+    request: TimedRequest
     launcher: Launcher
     machine: Machine
     packages: tuple[str, ...] = ()
     parallel: bool = False
     with_yardstick: bool = False
+    software: Mapping[str, str] | None = None
     profiled: bool = False
     traces: str | None = None
     correctness: CorrectnessEntry | None = None
@@ -84,7 +89,7 @@ class CaseRun:
 
     def launch(self) -> Launch:
         """Makes one launch more. Raises UsageError, WrongResult, RankFailure or LaunchError."""
-        self._prepare()
+        self.prepare()
         launch = self._timed_launch(self.profiled)
         self.launches.append(launch)
         return launch
@@ -92,7 +97,7 @@ class CaseRun:
     def again(self, count: int, *, profiled: bool = False) -> list[Launch]:
         """Fresh launches to confirm a verdict, or profiled ones to explain it; they do not count
         among `launches`. Raises as `launch` does."""
-        self._prepare()
+        self.prepare()
         return [self._timed_launch(profiled) for _ in range(count)]
 
     def measurement(self, launches: Sequence[Launch] | None = None) -> Measurement:
@@ -104,19 +109,28 @@ class CaseRun:
             case=case,
             launches=measured,
             correctness=self.correctness,
-            environment=_environment(self.machine, measured, self.packages),
+            environment=_environment(self.machine, measured, self.packages, self.software),
             oversubscribed=self.machine.kind == "cpu" and self.machine.oversubscribed(case.gpus),
             steps=self.request.steps,
             warmup=self.request.warmup,
             parallel=self.parallel,
         )
 
-    def _prepare(self) -> None:
-        """Plans and proves, unless that has been done. Raises WrongResult for a wrong step."""
+    def prepare(self) -> None:
+        """Plans and proves, unless that has been done. Raises WrongResult for a wrong step, and as
+        `launch` does."""
         if self.request.plan is None:
             self.request = replace(self.request, plan=self.launcher.plan(self.request))
+        if self.correctness is None and not self._is_checked:
+            self.correctness = CorrectnessEntry()
         if self.correctness is None:
             self.correctness = agree(self.request.case, self.launcher.prove(self.request))
+
+    @property
+    def _is_checked(self) -> bool:
+        """Whether anything is checked before the first launch: a user's function need not have a
+        check."""
+        return isinstance(self.request, RunRequest) or self.request.check is not None
 
     def _timed_launch(self, profiled: bool) -> Launch:
         launch, discarded = self._awake_launch(self._request(profiled))
@@ -131,16 +145,19 @@ class CaseRun:
         )
         return replace(launch, conditions=conditions)
 
-    def _request(self, profiled: bool) -> RunRequest:
-        """What the ranks of the next launch have to do."""
-        if not profiled:
+    def _request(self, profiled: bool) -> TimedRequest:
+        """What the ranks of the next launch have to do. A user's function is not profiled."""
+        if not isinstance(self.request, RunRequest):
             return self.request
+        request = replace(self.request, recheck=not self.launches)
+        if not profiled:
+            return request
         # A session that continues another has some of the launches already.
         self._profiles = max(self._profiles, len(self.launches)) + 1
         traces = self.traces and f"{self.traces}-launch{self._profiles}"
-        return replace(self.request, profiled=True, traces=traces)
+        return replace(request, profiled=True, traces=traces)
 
-    def _awake_launch(self, request: RunRequest) -> tuple[Launch, int]:
+    def _awake_launch(self, request: TimedRequest) -> tuple[Launch, int]:
         """A launch during which the machine did not sleep, and how many were discarded before
         it."""
         for discarded in range(ATTEMPTS):
@@ -164,6 +181,7 @@ def prepare_run(
     steps: Length,
     warmup: Length,
     data: MnistFiles | None,
+    text: TextFile | None = None,
 ) -> CaseRun:
     """A run of the case. `launcher` must be one for the case's framework and its number of ranks.
     Raises UsageError for an unknown framework or model."""
@@ -175,7 +193,15 @@ def prepare_run(
         steps=steps,
         warmup=warmup,
         data=data,
+        text=text,
     )
+    return CaseRun(request, launcher, machine, spec.requires)
+
+
+def prepare_function(
+    request: FunctionRequest, spec: FrameworkSpec, launcher: Launcher, machine: Machine
+) -> CaseRun:
+    """A run of a timed function. `spec` is the library whose group its ranks join."""
     return CaseRun(request, launcher, machine, spec.requires)
 
 
@@ -188,9 +214,13 @@ def load(path: str | None) -> Any:
 
 
 def _environment(
-    machine: Machine, launches: Sequence[Launch], packages: Iterable[str]
+    machine: Machine,
+    launches: Sequence[Launch],
+    packages: Iterable[str],
+    software: Mapping[str, str] | None,
 ) -> Environment:
     """The facts that must match before two runs are compared, and those that are only recorded."""
+    version = partial(_version, software)
     uuids = {uuid for launch in launches for uuid in launch.conditions.gpu_uuids}
     used = [gpu for gpu in machine.gpus if gpu.uuid in uuids]
     must_match: dict[str, Scalar | None] = {
@@ -199,16 +229,23 @@ def _environment(
         "gpu": ", ".join(gpu.name for gpu in used) or None,
         "gpu_uuids": ", ".join(gpu.uuid for gpu in used) or None,
         "driver": machine.driver,
-        "torchvision": importlib.metadata.version("torchvision"),
-        **{name: importlib.metadata.version(name) for name in packages},
+        "torchvision": version("torchvision"),
+        **{name: version(name) for name in packages},
         **launches[0].reports[0].environment,
     }
     recorded: dict[str, Scalar | None] = {
         "hostname": platform.node(),
-        "python": platform.python_version(),
+        "python": platform.python_version() if software is None else software["python"],
         "platform": platform.platform(),
-        "pytest_dnnbench": importlib.metadata.version("pytest-dnnbench"),
-        "numpy": importlib.metadata.version("numpy"),
+        "pytest_dnnbench": version("pytest-dnnbench"),
+        "numpy": version("numpy"),
         "load_1min": os.getloadavg()[0],
     }
     return Environment(must_match=must_match, recorded=recorded)
+
+
+def _version(software: Mapping[str, str] | None, package: str) -> str | None:
+    """The version of a package, of this environment or another; None where that states none."""
+    if software is None:
+        return importlib.metadata.version(package)
+    return software.get(package.lower().replace("_", "-"))

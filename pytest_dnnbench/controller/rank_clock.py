@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 # By name: a test module of the user's may replace the clock in `time`.
 from time import monotonic
 
-from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import WrongResult
+from pytest_dnnbench.function_case import MeasuredCase
 from pytest_dnnbench.messages import RankReport
 from pytest_dnnbench.rank_status import STAMP_S
 
@@ -45,7 +45,7 @@ class LaunchClock:
             self.timings_s = tuple(timings_s)
 
 
-def check_clocks(case: Case, reports: Sequence[RankReport], clock: LaunchClock) -> None:
+def check_clocks(case: MeasuredCase, reports: Sequence[RankReport], clock: LaunchClock) -> None:
     """Raises WrongResult when a rank's clock cannot be right."""
     for report in reports:
         before_s, after_s = report.clock_s
@@ -65,7 +65,7 @@ def check_clocks(case: Case, reports: Sequence[RankReport], clock: LaunchClock) 
             )
 
 
-def _clock_of(case: Case, report: RankReport) -> str:
+def _clock_of(case: MeasuredCase, report: RankReport) -> str:
     return f"{case.label}: the clock of rank {report.rank}"
 
 

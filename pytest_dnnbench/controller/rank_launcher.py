@@ -2,13 +2,15 @@
 the controller itself never imports them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
 
 from pytest_dnnbench.controller.rank_clock import check_clocks
 from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
-from pytest_dnnbench.messages import Correctness, RankReport, RunRequest
-from pytest_dnnbench.results.records.measurement import Launch
+from pytest_dnnbench.messages import Correctness, RankReport, TimedRequest
+from pytest_dnnbench.results.records.measurement import Launch, check_times
 
 PROVE = "pytest_dnnbench.rank.timed_run:prove"
 MEASURE = "pytest_dnnbench.rank.timed_run:measure"
@@ -29,24 +31,31 @@ class RankLauncher:
     rendezvous: Rendezvous | None = None
     machine_ranks: Ranks | None = None
 
-    def plan(self, request: RunRequest) -> Any:
+    def plan(self, request: TimedRequest) -> Any:
         """The plan of rank 0, as plain data; None for a framework without planning."""
         if self.planning is None:
             return None
         return self.ranks.launch(self.planning, request, returns=Any)[0]
 
-    def prove(self, request: RunRequest) -> Sequence[Correctness]:
+    def prove(self, request: TimedRequest) -> Sequence[Correctness]:
         """Each rank's check of the step."""
         return self.ranks.launch(PROVE, request, rendezvous=self.rendezvous, returns=Correctness)
 
-    def measure(self, request: RunRequest) -> Launch:
+    def measure(self, request: TimedRequest) -> Launch:
         """The reports of the ranks, and where they ran. Raises WrongResult when a rank's clock
         cannot be right."""
         reports: list[RankReport] = self.ranks.launch(
             MEASURE, request, rendezvous=self.rendezvous, returns=RankReport
         )
         check_clocks(request.case, reports, self.ranks.clock)
-        return Launch(tuple(reports), self.ranks.placement.conditions)
+        placement = self.ranks.placement
+        launch = Launch(tuple(reports), placement.conditions)
+        if placement.watch.due_s() is None:
+            return launch
+        check_times(request.case, launch)  # before its window is relied on
+        gpu_window = placement.watch.window(*launch.window)
+        conditions = msgspec.structs.replace(placement.conditions, gpu_window=gpu_window)
+        return replace(launch, conditions=conditions)
 
     def yardstick(self) -> float | None:
         """Seconds of the machine's yardstick (rank/yardstick.py)."""

@@ -30,11 +30,8 @@ from pytest_dnnbench.controller.server_environment import changes
 from pytest_dnnbench.controller.unpickling import unpickled
 from pytest_dnnbench.errors import LaunchError, RankFailure, UsageError
 from pytest_dnnbench.frames import PICKLED, PLAIN, SpawnMessage
-from pytest_dnnbench.messages import Place
+from pytest_dnnbench.messages import Place, Target
 from pytest_dnnbench.rank_status import RankStatus, StatusPage
-
-Target = tuple[str, str, str | None]
-"""Module, qualified name and file of a function that ranks import by themselves."""
 
 Rendezvous = Callable[[int], AbstractContextManager[Sequence[Mapping[str, str]]]]
 """Given the world size: runs beside the ranks, and yields the environment variables of each."""
@@ -114,6 +111,18 @@ class Ranks:
         self._placements = placements or _always(self.placement)
         self._progress = progress or NoProgress()
         self._wake_s = PROGRESS_S if progress else LOOK_S
+
+    def on(self, server: ForkServer, placements: PlacementSource) -> "Ranks":
+        """As many ranks with the same settings, forked by another server."""
+        return Ranks(
+            server,
+            self.placement.devices,
+            threads=self.placement.threads,
+            timeout_s=self.timeout_s,
+            environment=self.environment,
+            progress=None if isinstance(self._progress, NoProgress) else self._progress,
+            placements=placements,
+        )
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Calls a function on every rank, inside a process group of torch.distributed; returns one
@@ -222,15 +231,22 @@ class Ranks:
         output, stacks = folder / f"rank{number}.log", folder / f"rank{number}.stacks"
         threads = {"OMP_NUM_THREADS": str(self.placement.threads)}
         changed, removed = changes(self.server.environment)
+        side = self.server.side
         message = SpawnMessage(
             scratch=str(folder),
             output=str(output),
             stacks=str(stacks),
             directory=os.getcwd(),
-            sys_path=tuple(sys.path),
-            environment={**changed, **self.environment, **environment, **threads},
+            sys_path=side.sys_path,
+            environment={
+                **changed,
+                **side.variables,
+                **self.environment,
+                **environment,
+                **threads,
+            },
             cores=self.placement.cores_of(number),
-            unset=removed,
+            unset=tuple(name for name in removed if name not in side.variables),
         )
         memory = os.memfd_create("dnnbench-request")
         page, page_descriptor = StatusPage.make()
@@ -261,7 +277,11 @@ class Ranks:
             while any(rank.pending for rank in ranks):
                 left_s = deadline.left_s() if grace is None else grace.left_s()
                 # Also when the time is up: what has come by then counts.
-                events = selector.select(min(left_s, self._wake_s))
+                watch = self.placement.watch
+                due_s = watch.due_s()
+                wake_s = self._wake_s if due_s is None else min(self._wake_s, due_s)
+                events = selector.select(min(left_s, wake_s))
+                watch.sample()
                 for key, _ in events:
                     self._receive(key, ranks, selector)
                 if left_s <= 0:
@@ -322,13 +342,17 @@ class Ranks:
 
 
 def target_of(function: Callable[..., Any]) -> Target:
-    """How ranks find a function. Raises UsageError for a function that they cannot import."""
-    if not isinstance(function, FunctionType) or "<" in function.__qualname__:
+    """How ranks find a function or a class. Raises UsageError for one that they cannot import."""
+    if not isinstance(function, FunctionType | type) or "<" in function.__qualname__:
         raise UsageError(
             f"{getattr(function, '__qualname__', function)!r} cannot run on ranks:"
-            " they import it by name, so define it with `def` at the top level of a module"
+            " they import it by name, so define it with `def` at the top level of a module (a class"
+            " too)"
         )
-    return function.__module__, function.__qualname__, function.__code__.co_filename
+    file = getattr(sys.modules.get(function.__module__), "__file__", None)
+    if isinstance(function, FunctionType):
+        file = function.__code__.co_filename
+    return function.__module__, function.__qualname__, file
 
 
 @contextmanager

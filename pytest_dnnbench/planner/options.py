@@ -23,7 +23,7 @@ def fits(variant: str, ranks: int, options: Options) -> bool:
     Raises PlanError for options that are wrong on any number of ranks, and for microbatches that
     are wrong on this number.
     """
-    _check(options)
+    check(options)
     try:
         layout = forced_layout(options, ranks)
     except PlanError:
@@ -60,7 +60,8 @@ def plan_file(options: Options) -> str:
     return str(options.get("plan", ""))
 
 
-def _check(options: Options) -> None:
+def check(options: Options) -> None:
+    """Raises PlanError for options of a pipeline that are wrong on any number of ranks."""
     stages, microbatches = str(options.get("stages", AUTO)), int(options.get("microbatches", 0))
     bandwidth = float(options.get("bandwidth", 0.0))
     if stages != AUTO:

@@ -62,6 +62,7 @@ def even_plan(
     profile: Profile,
     replicas: Sequence[int],
     *,
+    workers: int | None = None,
     bandwidth: float | None = None,
     memory_bytes: float | None = None,
     activation_compression: float | None = 1.0,
@@ -69,16 +70,16 @@ def even_plan(
     """The plan with the least bottleneck among those of one shape: one stage for each number of
     replicas.
 
-    Without a bandwidth, transfers and all-reduces are free, and stages are as even in compute as
-    can be. Raises PlanError for a shape that cannot be, or one with more stages than the model has
-    places to cut it into.
+    `workers` is given where a worker runs several of the stages. Without a bandwidth, transfers and
+    all-reduces are free, and stages are as even in compute as can be. Raises PlanError for a shape
+    that cannot be, or one with more stages than the model has places to cut it into.
     """
     counts = warmup_counts(replicas)
     check_limits(memory_bytes, activation_compression)
     remarks = remarks_on(profile)
     states = states_of(profile)
     _check_stages(profile, states, len(replicas))
-    level = Level(sum(replicas), math.inf if bandwidth is None else bandwidth)
+    level = Level(workers or sum(replicas), math.inf if bandwidth is None else bandwidth)
     costs = corrected.LevelCosts(states, corrected.gpu(states), level, activation_compression, True)
     needed = [_needed_bytes(states, count + 1) for count in counts]
     seconds = [costs.seconds(count) for count in replicas]

@@ -1,11 +1,11 @@
 """A rank's timed run: warm-up, the timed steps, the report. The only code that reads a clock around
-a framework's steps.
+steps, of a framework or of a user's function.
 
     connect ─> build ─> warm-up ─> lead-in ─> align, synchronise ─┤ timed steps ├─> run-on ─> report
                         (runs of  └──────────────────── one run ───────────────────────────┘
                          their own)
 
-Frameworks live behind Worker (worker.py) and never time themselves. Not here: the clock and the
+Both live behind Stepper (worker.py) and never time themselves. Not here: the clock and the
 peaks of the timed steps (timed_window.py), how many steps a warm-up has (warmup.py), the facts of
 the environment (rank_facts.py).
 """
@@ -19,9 +19,10 @@ from time import monotonic
 
 import torch
 
+from pytest_dnnbench.device_peaks import peak_flops
 from pytest_dnnbench.errors import WrongResult
-from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest
-from pytest_dnnbench.rank import group, rank_phase
+from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest, TimedRequest
+from pytest_dnnbench.rank import group, model_flops, rank_phase
 from pytest_dnnbench.rank.agreement import Agreement
 from pytest_dnnbench.rank.breakdown.profiled_steps import profile_steps
 from pytest_dnnbench.rank.precision import set_matmul_precision
@@ -31,15 +32,15 @@ from pytest_dnnbench.rank.rank_facts import environment
 from pytest_dnnbench.rank.suspension import asleep_s as asleep_s
 from pytest_dnnbench.rank.timed_window import Timing, Window, window_for
 from pytest_dnnbench.rank.warmup import CPU, CUDA, Warmup, whole_turns
-from pytest_dnnbench.rank.worker import Step, Worker
+from pytest_dnnbench.rank.worker import Step, Stepper
 from pytest_dnnbench.run_length import seconds_of
 
-_KEPT: list[Worker] = []
+_KEPT: list[Stepper] = []
 """Keeps a worker to the end of its process: Python must not tear down what it has of a process
 group."""
 
 
-def measure(place: Place, request: RunRequest) -> RankReport:
+def measure(place: Place, request: TimedRequest) -> RankReport:
     """Runs the case's warm-up and timed steps on this rank. Raises WrongResult when a loss is not
     finite."""
     worker = _worker(place, request)
@@ -48,7 +49,7 @@ def measure(place: Place, request: RunRequest) -> RankReport:
     rank_phase.enter("build")
     worker.build()
     asleep_before_s = asleep_s()
-    window = window_for(torch.device(place.device))
+    window = window_for(torch.device(place.device), reads_energy=place.rank == 0)
     warmed = _warm_up(worker, window)
     worker.timed = range(warmed.lead, warmed.lead + warmed.timed_steps)
     run = _TimedRun(worker, window, worker.timed, warmed.steps, list(warmed.losses))
@@ -56,25 +57,41 @@ def measure(place: Place, request: RunRequest) -> RankReport:
     suspended_s = asleep_s() - asleep_before_s
     rank_phase.enter("report")
     report = _report(worker, run, timing, warmed, suspended_s)
-    if request.profiled:
+    if isinstance(request, RunRequest) and request.recheck and (wrong := worker.recheck()):
+        raise WrongResult(wrong)
+    if isinstance(request, RunRequest) and request.profiled:
         rank_phase.enter("breakdown")
         step_s = (timing.end_s - timing.start_s) / len(run.to_time)
-        report = replace(report, profile=profile_steps(worker, window, step_s))
+        report = replace(report, profile=profile_steps(worker, window, step_s, request.traces))
     rank_phase.enter("teardown")
     worker.close()
     return report
 
 
-def prove(place: Place, request: RunRequest) -> Correctness:
-    """Compares the framework's step with its reference on this rank; nothing is timed."""
+def prove(place: Place, request: TimedRequest) -> Correctness:
+    """Compares the step with its reference on this rank; nothing is timed."""
     worker = _worker(place, request)
     rank_phase.enter("group")
     worker.connect()
     rank_phase.enter("proof")
     correctness = worker.prove()
+    if isinstance(request, RunRequest) and place.rank == 0:
+        correctness = _with_flops(correctness, place, request)
     rank_phase.enter("teardown")
     worker.close()
     return correctness
+
+
+def _with_flops(correctness: Correctness, place: Place, request: RunRequest) -> Correctness:
+    """The proof, with the operations that a sample takes, where something follows from them."""
+    if not place.device.startswith("cuda"):
+        return correctness
+    name = torch.cuda.get_device_properties(place.device).name
+    if peak_flops(name, request.case.precision) is None:
+        return correctness
+    flops = model_flops.flops_per_sample(request)
+    facts = {} if flops is None else {model_flops.FACT: flops}
+    return replace(correctness, about={**correctness.about, **facts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +110,7 @@ class _Warmed:
     steady: bool | None = None
 
 
-def _warm_up(worker: Worker, window: Window) -> _Warmed:
+def _warm_up(worker: Stepper, window: Window) -> _Warmed:
     """Warms up until the request's lengths have become numbers of steps, the same on all ranks.
     Where both are numbers, the timed run itself begins with the warm-up."""
     warmup, timed, turn = worker.request.warmup, worker.request.steps, worker.turn
@@ -121,11 +138,15 @@ def _warm_up(worker: Worker, window: Window) -> _Warmed:
         lead=whole_turns(max(1, worker.lead_in), turn),
         timed_steps=whole_turns(timed, turn)
         if isinstance(timed, int)
-        else plan.timed_steps(window_s or 0.0),
+        else _bounded(plan.timed_steps(window_s or 0.0), worker.most_steps),
         steps=plan.steps,
         losses=tuple(losses),
         steady=plan.steady,
     )
+
+
+def _bounded(steps: int, most: int | None) -> int:
+    return steps if most is None else min(steps, most)
 
 
 @dataclass(slots=True)
@@ -152,7 +173,7 @@ class _TimedRun:
         [3] after the run, where neither came
     """
 
-    worker: Worker
+    worker: Stepper
     window: Window
     to_time: range
     steps_before: int
@@ -206,7 +227,7 @@ class _TimedRun:
 
 
 def _report(
-    worker: Worker, run: _TimedRun, timing: Timing, warmed: _Warmed, suspended_s: float
+    worker: Stepper, run: _TimedRun, timing: Timing, warmed: _Warmed, suspended_s: float
 ) -> RankReport:
     # Before the validation, which is a run as well: they are about the timed one.
     metrics = {**timing.peaks, **worker.metrics()}
@@ -219,8 +240,11 @@ def _report(
         step_samples=tuple(step.samples for step in run.timed),
         own_work_s=worker.own_work.seconds(),
         sample=worker.sample,
+        shared_samples=worker.shared_samples,
+        bus_factor=worker.bus_factor,
         samples_per_update=worker.samples_per_update,
         page_faults=timing.page_faults,
+        cpu_energy_j=timing.cpu_energy_j,
         loss=_finite([float(value) for value in run.losses]),
         validation=worker.validation(),
         data=worker.data_facts(),
@@ -237,12 +261,12 @@ def _report(
     )
 
 
-def _worker(place: Place, request: RunRequest) -> Worker:
+def _worker(place: Place, request: TimedRequest) -> Stepper:
     group.take_place(place)
-    if place.device.startswith("cuda"):
+    if isinstance(request, RunRequest) and place.device.startswith("cuda"):
         set_matmul_precision(request.case.precision)
     module, _, name = request.worker.partition(":")
-    kind: type[Worker] = getattr(importlib.import_module(module), name)
+    kind: type[Stepper] = getattr(importlib.import_module(module), name)
     worker = kind(place, request)
     _KEPT.append(worker)
     return worker

@@ -1,5 +1,8 @@
-"""The seam between the timed run, which measures, and a framework, which trains. One Worker is one
-rank's part of a framework."""
+"""The seam between the timed run, which measures, and what runs the steps on a rank.
+
+Stepper ──> Worker              one rank's part of a framework: steps of training
+        └─> FunctionStepper     one rank's part of a timed function (timed_function.py)
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -7,7 +10,14 @@ from dataclasses import dataclass
 
 import torch
 
-from pytest_dnnbench.messages import Correctness, PipelineFacts, Place, RunRequest, Sample
+from pytest_dnnbench.messages import (
+    Correctness,
+    PipelineFacts,
+    Place,
+    RunRequest,
+    Sample,
+    TimedRequest,
+)
 from pytest_dnnbench.rank.own_work import OwnWork
 from pytest_dnnbench.rank.stopwatch import stopwatch
 
@@ -28,14 +38,15 @@ class Step:
     loss: torch.Tensor | None
 
 
-class Worker(ABC):
-    """One rank's part of a framework. The timed run calls connect, build, run and close in this
+class Stepper(ABC):
+    """What runs the steps on one rank. The timed run calls connect, build, run and close in this
     order; the proof calls connect, prove and close."""
 
-    def __init__(self, place: Place, request: RunRequest) -> None:
+    request: TimedRequest
+
+    def __init__(self, place: Place, request: TimedRequest) -> None:
         self.place = place
         self.request = request
-        self.case = request.case
         self.device = torch.device(place.device)
         self.own_work = OwnWork(stopwatch(self.device))
         self.timed = range(0)
@@ -47,14 +58,14 @@ class Worker(ABC):
 
     @abstractmethod
     def build(self) -> None:
-        """Makes the model and its optimiser on the device, in the case's precision, ready to
-        run."""
+        """Makes what a step needs, ready to run: of training the model and its optimiser on the
+        device, in the case's precision."""
 
     @abstractmethod
     def run(self, steps: int) -> Iterator[Step]:
-        """Runs `steps` steps of the whole job in the case's phase, and yields each step when this
-        rank has completed it. Each run goes on with the weights and the data of the run before; the
-        last one is timed.
+        """Runs `steps` steps of the whole job, of training in the case's phase, and yields each
+        step when this rank has completed it. Each run goes on where the run before ended, with its
+        weights and data; the last one is timed.
 
         Never synchronises the device by itself: the timed run owns the clock. A rank that must wait
         for others in every step may mark when it does not (`own_work`).
@@ -62,8 +73,8 @@ class Worker(ABC):
 
     @abstractmethod
     def prove(self) -> Correctness:
-        """Compares this framework's step with a single-process reference. Called instead of build
-        and run."""
+        """Compares the step with a reference, of training with a single process. Called instead of
+        build and run."""
 
     @abstractmethod
     def align(self) -> None:
@@ -80,13 +91,35 @@ class Worker(ABC):
         """Leaves the group of ranks. Not called after an error: the rank then reports it and ends
         at once."""
 
+    def recheck(self) -> str | None:
+        """What is wrong with what is computed after the timed steps; None where nothing is,
+        or where the nobody can tell. Called after the timed run, in one launch of a case, on every
+        rank."""
+        return None
+
     @property
     def sample(self) -> Sample:
-        """What a sample is: "img" (an image), "tok" (a token) or "sample" (anything else).
+        """What a sample is: "img" (an image), "tok" (a token) or "sample" (anything else); of a
+        timed function also "step" or "B" (a byte).
 
-        `Step.samples` counts these, and throughput has the unit img/s, tok/s or sample/s.
+        `Step.samples` counts these, and throughput has the unit img/s, tok/s, sample/s, ...
         """
         return "sample"
+
+    @property
+    def shared_samples(self) -> bool:
+        """Whether every rank counts the same samples, and the job counts them once."""
+        return False
+
+    @property
+    def bus_factor(self) -> float | None:
+        """Bytes on a link for a byte of samples, of a collective (collectives.py)."""
+        return None
+
+    @property
+    def most_steps(self) -> int | None:
+        """The most steps of a window whose length is given in seconds; None: no limit."""
+        return None
 
     @property
     def stride(self) -> int:
@@ -145,3 +178,13 @@ class Worker(ABC):
     def pipeline_facts(self) -> PipelineFacts | None:
         """Plan and memory of this rank's stage; None where the framework is no pipeline."""
         return None
+
+
+class Worker(Stepper):
+    """One rank's part of a framework."""
+
+    request: RunRequest
+
+    def __init__(self, place: Place, request: RunRequest) -> None:
+        super().__init__(place, request)
+        self.case = request.case

@@ -6,6 +6,7 @@ _PACKAGES = ("torch", "horovod", "driver")
 _SETTINGS = {
     "batch_size": "batch {}",
     "image_size": "{} px",
+    "sequence_length": "{} tokens",
     "precision": "{}",
     "dataset": "{} data",
     "scaling": "{} scaling",
@@ -19,7 +20,7 @@ def environment_line(study: Study) -> str:
     parts += [str(facts["cpu"])] if facts.get("cpu") else []
     parts += [f"{facts['cores']} cores"] if facts.get("cores") else []
     parts += [f"{name} {facts[name]}" for name in _PACKAGES if facts.get(name)]
-    parts += [form.format(chosen[name]) for name, form in _SETTINGS.items() if name in chosen]
+    parts += [form.format(chosen[name]) for name, form in _SETTINGS.items() if chosen.get(name)]
     return ", ".join(parts) or "environments differ: see the page"
 
 
@@ -37,13 +38,13 @@ def caption(study: Study, plot: str = "throughput") -> str:
 
 def launches_and_steps(study: Study) -> str:
     """As in `3 to 5 launches of 10 steps`, or `of 5s`."""
-    counts = {len(result.record.launches) for result in study.latest} or {0}
+    counts = {len(result.record.launches) for result in study.measured} or {0}
     least, most = min(counts), max(counts)
     launches = f"{least}" if least == most else f"{least} to {most}"
     steps = study.alike_settings.get("steps")
     unit = " steps" if isinstance(steps, int) else ""  # seconds have theirs, as in 5s
     of_steps = "" if steps is None else f" of {steps}{unit}"
-    left_out = any(result.disturbed for result in study.latest)
+    left_out = any(result.disturbed for result in study.measured)
     return f"{launches} launches{of_steps}" + (", disturbed ones left out" if left_out else "")
 
 
@@ -51,7 +52,7 @@ def _gpu_names(study: Study) -> list[str]:
     """The kind of GPU, when all cases have the same; the fact lists one name per GPU."""
     names = {
         name
-        for result in study.latest
+        for result in study.measured
         for name in str(result.record.environment.must_match.get("gpu") or "").split(", ")
         if name
     }

@@ -36,14 +36,14 @@ def main(arguments: list[str]) -> int:
     if options.models:
         models = {name.strip() for name in options.models.split(",")}
         runs = [_only(run, models) for run in runs]
-        if not any(run.results for run in runs):
+        if not any(run.results or run.functions for run in runs):
             raise UsageError(f"--models {options.models}: no file holds a case of these models")
     study = Study(runs)
     # The page's template engine is imported for a report, not for --help.
     from pytest_dnnbench.report.write import write_report
 
     page = write_report(study, options.output, options.title)
-    print(f"{len(study.latest)} cases of {len(runs)} sessions: {page}")
+    print(f"{len(study.measured)} cases of {len(runs)} sessions: {page}")
     if options.picture:
         _write_picture(study, options.picture)
     if options.latex:
@@ -94,7 +94,9 @@ def _check_picture(path: Path) -> None:
 
 def _only(run: Run, models: set[str]) -> Run:
     return replace(
-        run, results=tuple(result for result in run.results if result.case.model in models)
+        run,
+        results=tuple(result for result in run.results if result.case.model in models),
+        functions=(),
     )
 
 

@@ -7,7 +7,7 @@ from pytest_dnnbench.results.records.schema import Record
 
 def disturbances(records: Iterable[Record]) -> str | None:
     """How many launches were disturbed, and by what the first of them; None when none was."""
-    launches = [(record.case, launch) for record in records for launch in record.launches]
+    launches = [(record.measured_case, launch) for record in records for launch in record.launches]
     disturbed = [
         (case, launch.conditions.disturbed)
         for case, launch in launches
@@ -18,4 +18,4 @@ def disturbances(records: Iterable[Record]) -> str | None:
     case, reason = disturbed[0]
     count = f"{len(disturbed)} of {len(launches)} launches"
     verb = "was" if len(disturbed) == 1 else "were"
-    return f"{count} {verb} disturbed, the first in {case.id} ({case.phase}): {reason}"
+    return f"{count} {verb} disturbed, the first in {case.label}: {reason}"

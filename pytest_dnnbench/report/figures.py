@@ -20,6 +20,8 @@ def amount(value: float | None, unit: str) -> str:
         return f"{value / GIB:,.2f} GiB" if abs(value) >= 10 * GIB else f"{value / MIB:,.0f} MiB"
     if unit == "s":
         return f"{1e3 * value:,.4g} ms" if abs(value) < 10 else f"{value:,.2f} s"
+    if unit == "B/s":
+        return f"{bandwidth(value)} GB/s"
     if unit in RATE_UNITS:
         return f"{rate(value)} {unit}"
     if unit == "x":
@@ -36,6 +38,11 @@ def rate(value: float | None) -> str:
     if abs(value) >= 1e4:
         return f"{value:,.0f}"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:,.4g}"
+
+
+def bandwidth(value: float | None) -> str:
+    """A bandwidth in GB/s, 1e9 bytes, as those who benchmark collectives write it."""
+    return NOTHING if value is None else f"{value / 1e9:,.3g}"
 
 
 def change(fraction: float) -> str:

@@ -22,6 +22,7 @@ from pytest_dnnbench.report.disturbances import disturbances
 from pytest_dnnbench.report.engine import own_file, template
 from pytest_dnnbench.report.figures import amount, rate
 from pytest_dnnbench.report.findings import answer, finding, headline
+from pytest_dnnbench.report.functions import FunctionTable, function_table
 from pytest_dnnbench.report.plots import LEADS, Plot
 from pytest_dnnbench.report.rows import Section, has_mixed_rates
 from pytest_dnnbench.report.runs import Result, Run
@@ -104,6 +105,7 @@ class Page:
     script: Markup
     environment: str
     cases: int
+    functions: FunctionTable | None
     sessions: Sequence[Run]
     statuses: list[tuple[str, int]]
     failures: list[tuple[str, str]]
@@ -129,22 +131,23 @@ def render(study: Study, sections: Sequence[Section], drawn: Sequence[Drawn], ti
     """The whole page of a study and its sections."""
     script, failures = own_file("page.js"), _failures(study)
     fought = [contest for contest in contests(study) if len(contest.group.at(contest.gpus)) > 1]
-    environments = {environment_key(result): result for result in study.latest}
+    environments = {environment_key(result): result for result in study.measured}
     places = {key: place for place, key in enumerate([*environments][:MOST_ENVIRONMENTS], 1)}
     page = Page(
         title=title,
         policy=_policy(script),
         css=own_file("page.css"),
         script=script,
-        environment=environment_line(study) if study.latest else "",
+        environment=environment_line(study) if study.measured else "",
         cases=len(study.latest),
+        functions=function_table(study),
         sessions=study.runs,
         statuses=_statuses(study),
         failures=failures,
         contents=_contents(study, drawn, bool(failures)),
         answer=answer(fought, study),
         headline=headline(fought, study),
-        disturbed=disturbances([result.record for result in study.latest]) or "",
+        disturbed=disturbances([result.record for result in study.measured]) or "",
         lead=next((_plot_section(each, study) for each in drawn if each.plot.key == LEADS), None),
         comparisons=_comparisons(fought[:MOST_CONTESTS], study),
         comparisons_left_out=max(len(fought) - MOST_CONTESTS, 0),
@@ -172,7 +175,8 @@ def _failures(study: Study) -> list[tuple[str, str]]:
 
 def _regression(run: Run, name: str) -> str:
     """Which metrics of a failed case regressed, and by how much; empty for another failure."""
-    verdict = next((each.record.verdict for each in run.results if each.name == name), None)
+    results = (*run.results, *run.functions)
+    verdict = next((each.record.verdict for each in results if each.name == name), None)
     if verdict is None or verdict.status != "regressed":
         return ""
     regressed = {name: row for name, row in verdict.metrics.items() if row.status == "regressed"}
@@ -250,7 +254,7 @@ def _shown(value: object) -> str:
 def _statuses(study: Study) -> list[tuple[str, int]]:
     """How many cases have each status, regressed first; none where nothing was to be compared
     with."""
-    counts = Counter(result.status for result in study.latest)
+    counts = Counter(result.status for result in study.measured)
     if counts.keys() <= {"no-baseline"}:
         return []
     return sorted(counts.items(), key=lambda pair: (pair[0] != "regressed", pair[0]))
@@ -274,12 +278,15 @@ def _filters(study: Study) -> list[Filter]:
 def _contents(study: Study, drawn: Sequence[Drawn], failed: bool) -> list[tuple[str, str]]:
     failures = [("failures", "Failed")] if failed else []
     about = ("about", "About")
+    functions = [("functions", "Timed functions")] if study.functions else []
+    environments = [("environments", "Environments")]
     if not study.latest:
-        return [("summary", "Summary"), *failures, about]
+        none = [] if functions else [("summary", "Summary")]
+        return [*none, *failures, *functions, *(environments if functions else ()), about]
     plots = [
         (drawing.plot.key, drawing.plot.title) for drawing in drawn if drawing.plot.key != LEADS
     ]
-    tables = [("cases", "All cases"), ("environments", "Environments")]
+    tables = [("cases", "All cases"), *functions, *environments]
     return [("summary", "Who wins"), *failures, *plots, *tables, about]
 
 

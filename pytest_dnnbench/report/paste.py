@@ -2,10 +2,11 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_dnnbench.harmless import markdown_text
 from pytest_dnnbench.metrics import THROUGHPUT
+from pytest_dnnbench.report.functions import FunctionTable
 from pytest_dnnbench.report.rows import CLEAR, Column, Row, Section, columns, half_width
 from pytest_dnnbench.report.study import Group, Study
 from pytest_dnnbench.report.verdicts import verdict_text
@@ -14,11 +15,13 @@ from pytest_dnnbench.report.verdicts import verdict_text
 _FORMULA = ("=", "+", "-", "@")
 
 
-def markdown(sections: Sequence[Section], caption: str) -> str:
-    """A table per group; the clearly fastest case of each number of GPUs is bold."""
+def markdown(sections: Sequence[Section], functions: FunctionTable | None, caption: str) -> str:
+    """A table per group, where the clearly fastest case of each number of GPUs is bold; then that
+    of the timed functions."""
     shown = columns([row for section in sections for row in section.rows])
     lines = [line for section in sections for line in _table_lines(section, shown)]
-    lines.append(markdown_text(caption) if sections else "No case was measured.")
+    lines += _function_lines(functions) if functions else []
+    lines.append(markdown_text(caption) if sections or functions else "No case was measured.")
     return "\n".join(lines) + "\n"
 
 
@@ -27,9 +30,15 @@ def csv_table(sections: Sequence[Section], study: Study) -> str:
     `_fraction`, `_ratio`, `_bytes`, `_s` or `_nat`; that of the throughput is in the column
     `throughput_unit`. Empty where a record has no value, and where too few launches were
     undisturbed for one."""
+    return csv_of(
+        [_csv_row(section.group, row, study) for section in sections for row in section.rows]
+    )
+
+
+def csv_of(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows of the same heads as CSV that no spreadsheet runs."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    rows = [_csv_row(section.group, row, study) for section in sections for row in section.rows]
     writer.writerow(rows[0] if rows else ())
     for cells in rows:
         writer.writerow(map(_harmless, cells.values()))
@@ -51,6 +60,7 @@ def _csv_row(group: Group, row: Row, study: Study) -> dict[str, object]:
         "precision": case.precision,
         "batch_size_per_rank": case.batch_size,
         "image_size_px": case.image_size if record.run.sample == "img" else None,
+        "sequence_length_tok": case.sequence_length if record.run.sample == "tok" else None,
         "steps": record.run.steps,
         "warmup_steps": record.run.warmup,
         "launches": len(record.launches),
@@ -71,6 +81,17 @@ def _csv_row(group: Group, row: Row, study: Study) -> dict[str, object]:
         "test": result.name,
         "session": study.runs[result.run].saved,
     }
+
+
+def _function_lines(table: FunctionTable) -> list[str]:
+    return [
+        "### timed functions",
+        "",
+        _line(map(markdown_text, table.heads)),
+        _line("---:" if number else "---" for number in table.numbers),
+        *(_line(map(markdown_text, row)) for row in table.rows),
+        "",
+    ]
 
 
 def _table_lines(section: Section, shown: Sequence[Column]) -> list[str]:

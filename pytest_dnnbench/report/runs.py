@@ -37,8 +37,8 @@ class Result:
 
     @property
     def case(self) -> Case:
-        """What was measured."""
-        return self.record.case
+        """The case of training or validation that was measured; a timed function has none."""
+        return self.record.trained_case
 
     @property
     def status(self) -> str:
@@ -89,12 +89,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One session: its cases, what failed in it (name and message), and what was left out."""
+    """One session: its cases of training and validation, its timed functions, what failed in it
+    (name and message), and what was left out."""
 
     source: str
     saved: str
     commit: str = ""
     results: tuple[Result, ...] = ()
+    functions: tuple[Result, ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     interrupted: bool = False
@@ -130,6 +132,7 @@ def run_of(content: object, source: str) -> Run:
         saved=plain(file.get("datetime") or "", 40),
         commit=plain(_mapping(file.get("commit_info")).get("id") or "", 12),
         results=tuple(shown.results),
+        functions=tuple(shown.functions),
         failures=tuple((name, "") for name in session.failed),
         notes=tuple(shown.notes),
         interrupted=session.interrupted,
@@ -152,6 +155,7 @@ def run_in_memory(
         source,
         saved,
         results=tuple(shown.results),
+        functions=tuple(shown.functions),
         failures=tuple((plain(name, 2 * NAME_LENGTH), _lines(text)) for name, text in failures),
         notes=tuple(shown.notes),
     )
@@ -163,6 +167,7 @@ class _Shown:
     def __init__(self, source: str) -> None:
         self.source = source
         self.results: list[Result] = []
+        self.functions: list[Result] = []
         self.notes: list[str] = []
         self.others = 0
 
@@ -187,7 +192,8 @@ class _Shown:
         if fault:
             self.notes.append(f"{place}: the case {name} is left out: {plain(fault)}")
         else:
-            self.results.append(Result(name, record))
+            kind = self.results if record.function is None else self.functions
+            kind.append(Result(name, record))
 
     def session(self, data: object) -> SessionEntry:
         """What a file says of its session; a note when that cannot be read."""

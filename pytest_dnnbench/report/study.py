@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
+import msgspec
+
 from pytest_dnnbench.case import PHASES, Scalar
 from pytest_dnnbench.catalog import FRAMEWORKS
 from pytest_dnnbench.report.runs import Result, Run
@@ -21,6 +23,7 @@ from pytest_dnnbench.report.runs import Result, Run
 CASE_SETTINGS = (
     "dataset",
     "image_size",
+    "sequence_length",
     "batch_size",
     "precision",
     "scaling",
@@ -66,12 +69,17 @@ class Group:
 
 
 class Study:
-    """Runs, oldest first, and what they hold together."""
+    """Runs, oldest first, and what they hold together. Groups, series and settings are those of
+    the cases of training and validation; timed functions (functions.py) have none."""
 
     def __init__(self, runs: Iterable[Run]) -> None:
         ordered = sorted(runs, key=lambda run: run.saved)
         self.runs = [
-            replace(run, results=tuple(replace(result, run=number) for result in run.results))
+            replace(
+                run,
+                results=tuple(replace(result, run=number) for result in run.results),
+                functions=tuple(replace(result, run=number) for result in run.functions),
+            )
             for number, run in enumerate(ordered)
         ]
         self.history: dict[Key, list[Result]] = defaultdict(list)
@@ -79,6 +87,16 @@ class Study:
             for result in run.results:
                 self.history[identity(result)].append(result)
         self.latest = sorted((results[-1] for results in self.history.values()), key=_place)
+        self.functions = [
+            *{
+                _function_identity(result): result for run in self.runs for result in run.functions
+            }.values()
+        ]
+
+    @property
+    def measured(self) -> list[Result]:
+        """The newest result of everything that was measured."""
+        return [*self.latest, *self.functions]
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -130,7 +148,7 @@ class Study:
     def alike(self) -> dict[str, Scalar | None]:
         """Facts of the environment that all cases share; a case that lacks a fact does not
         object."""
-        return _alike([result.record.environment.must_match for result in self.latest])
+        return _alike([result.record.environment.must_match for result in self.measured])
 
     @cached_property
     def alike_settings(self) -> dict[str, Scalar]:
@@ -183,6 +201,11 @@ def identity(result: Result) -> Key:
     case = result.case
     facts = [settings(result), case.options, case.framework, case.model, case.gpus, case.phase]
     return result.name, json.dumps(facts, sort_keys=True)
+
+
+def _function_identity(result: Result) -> Key:
+    """The same of two results of a timed function."""
+    return result.name, json.dumps(msgspec.to_builtins(result.record.function), sort_keys=True)
 
 
 def unlike(left: Result, right: Result) -> list[str]:

@@ -1,5 +1,5 @@
-"""The terminal's table at the end of a session: a section per model and phase, sized to the
-terminal.
+"""The terminal's table at the end of a session: a section per model and phase, then the timed
+functions, sized to the terminal.
 
 When the terminal is too narrow, the table gives up, in this order: half of the gaps, the middle of
 long names, the columns of least worth (rows.py).
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.breakdowns import breakdown_lines
 from pytest_dnnbench.report.captions import launches_and_steps
+from pytest_dnnbench.report.functions import function_table
 from pytest_dnnbench.report.plans import plan_lines
 from pytest_dnnbench.report.rows import AHEAD, CLEAR, Column, Row, Section, columns, sections
 from pytest_dnnbench.report.runs import run_in_memory
@@ -49,8 +50,10 @@ def study_of(records: Mapping[str, Record]) -> Study:
 
 def render(study: Study, width: int = 80) -> list[Line]:
     """The lines of the table, none longer than `width`."""
-    parts = sections(study)
+    parts, functions = sections(study), _function_lines(study, width)
     rows = [row for section in parts for row in section.rows]
+    if not rows and functions:
+        return [*functions, Line(""), *_paragraphs(_function_notes(study), width)]
     if not rows:
         return _paragraphs(["no case was measured", *study.notes], width)
     layout = _Layout(rows, width)
@@ -58,7 +61,31 @@ def render(study: Study, width: int = 80) -> list[Line]:
     for section in parts:
         lines += [*layout.section(section), Line("")]
     lines += map(Line, breakdown_lines(study, width))
+    lines += [*functions, Line("")] if functions else []
     return lines + _paragraphs([*_notes(study, rows, layout.keys), *plan_lines(study)], width)
+
+
+def _function_lines(study: Study, width: int) -> list[Line]:
+    """The table of timed functions, if there are any."""
+    table = function_table(study)
+    if table is None:
+        return []
+    head, *rows = table.lines(width - 2)
+    coloured = [
+        Line(f"  {text}", (COLOURS[status],) if status in COLOURS else ())
+        for text, status in zip(rows, table.statuses, strict=True)
+    ]
+    return [Line("timed functions", ("bold",)), Line(f"  {head}"), *coloured]
+
+
+def _function_notes(study: Study) -> list[str]:
+    """What the figures mean where there is no other table."""
+    lines = [f"median of {launches_and_steps(study)}; ± half of the 95% interval over launches"]
+    if any(result.record.run.oversubscribed for result in study.functions):
+        lines.append("* more ranks than cores: says nothing about speed")
+    if all(result.status == "no-baseline" for result in study.functions):
+        lines.append("no verdict: there is no baseline to compare with")
+    return lines + study.notes
 
 
 def _paragraphs(texts: Sequence[str], width: int) -> list[Line]:

@@ -1,6 +1,6 @@
 """Writes a report: the page, its plots and its tables, into a folder that may hold an older one.
 
-    DIR/index.html   table.md   table.csv   plots/throughput.png   plots/throughput-1.svg ...
+    DIR/index.html   table.md   table.csv   functions.csv   plots/throughput.png ...
 
 File names are ours, never a record's. Each file is replaced whole; the page comes last, so that it
 never names a file that is not there.
@@ -14,13 +14,14 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.report.canvas import png_sheet, require_matplotlib, svg_panel
 from pytest_dnnbench.report.captions import caption
+from pytest_dnnbench.report.functions import csv_rows, function_table
 from pytest_dnnbench.report.page import Drawn, render
-from pytest_dnnbench.report.paste import csv_table, markdown
+from pytest_dnnbench.report.paste import csv_of, csv_table, markdown
 from pytest_dnnbench.report.plots import Plot, plots
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.study import Study
 
-PLOTS = "plots"
+PLOTS, FUNCTIONS = "plots", "functions.csv"
 _OURS = re.compile(r"(leads|throughput|speedup|memory|steps|breakdown|history)(\.png|-\d+\.svg)")
 
 
@@ -49,8 +50,13 @@ def write_report(study: Study, directory: Path, title: str = "Benchmark report")
 def _write(study: Study, directory: Path, title: str) -> Path:
     drawn = [_write_plot(plot, study, directory) for plot in plots(study)] if study.latest else []
     parts = sections(study)
-    replace_file(directory / "table.md", markdown(parts, caption(study)).encode())
+    tables = markdown(parts, function_table(study), caption(study))
+    replace_file(directory / "table.md", tables.encode())
     replace_file(directory / "table.csv", csv_table(parts, study).encode())
+    if study.functions:
+        replace_file(directory / FUNCTIONS, csv_of(csv_rows(study.functions)).encode())
+    else:
+        directory.joinpath(FUNCTIONS).unlink(missing_ok=True)
     page = directory / "index.html"
     replace_file(page, render(study, parts, drawn, title).encode())
     _remove_others(directory, {name for plot in drawn for name in plot.files})

@@ -1,33 +1,38 @@
 """The `dnnbench` fixture's object: what a case author calls."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
 
 from pytest_dnnbench.case import Case, Scalar
-from pytest_dnnbench.controller.case_run import CaseRun, prepare_run
-from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.catalog import FrameworkSpec
+from pytest_dnnbench.controller.case_run import CaseRun, prepare_function, prepare_run
+from pytest_dnnbench.controller.ranks import Ranks, target_of
 from pytest_dnnbench.errors import DnnbenchError, UsageError
+from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.harmless import text_block
+from pytest_dnnbench.messages import FunctionRequest, Sample, Target
 from pytest_dnnbench.results.records.measurement import Measurement
 from pytest_dnnbench.results.records.record import make_record
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.replay_clock import clock_of
 from pytest_dnnbench.session.resources import Resources
+from pytest_dnnbench.session.side_by_side import side_by_side
 from pytest_dnnbench.session.state import EARLY_ROUND
 from pytest_dnnbench.session.traces import trace_path
 from pytest_dnnbench.session.verdicts import Outcome, Verdicts
 
 _TWICE = (
-    "dnnbench.measure() was called twice in one test, and a test is one case: parametrise the test,"
-    " as in @pytest.mark.parametrize('phase', ['train', 'validate']), or write two tests"
+    "dnnbench was called twice in one test, and a test is one case: parametrise the test, as in"
+    " @pytest.mark.parametrize('phase', ['train', 'validate']), or write two tests"
 )
 
 
 class DnnBench:
-    """Proves, measures and records the case of one test."""
+    """Proves, measures and records the case of one test: a step of training or validation
+    (`measure`), or a function of the author's own (`time`)."""
 
     def __init__(self, resources: Resources, item: pytest.Item, benchmark: Any) -> None:
         self._resources = resources
@@ -52,18 +57,79 @@ class DnnBench:
         step is wrong or a rank fails; it is skipped when the framework is not installed or cannot
         run on so many devices.
         """
+        return self._measured(
+            ranks,
+            self._resources.catalog.framework,
+            framework,
+            lambda spec: self._case_run(spec, name_of(model), ranks, phase, options or {}),
+        )
+
+    def time(
+        self,
+        function: str | Callable[..., Any],
+        ranks: Ranks,
+        *,
+        arguments: Mapping[str, Scalar] | None = None,
+        check: str | Callable[..., Any] | None = None,
+        framework: str = "torch",
+        unit: Sample = "sample",
+        collective: str = "",
+    ) -> Record:
+        """Times a function of yours on these ranks and returns its record, which goes into
+        pytest-benchmark's file.
+
+        `function` is called once on each rank, in fresh processes and inside the process group of
+        `framework` ("torch" or "horovod"), with `arguments` and, if it has a parameter of that
+        name, with its `place` (a Place). It returns the step, a function without parameters, whose
+        calls are timed. A step returns nothing, then steps are counted; or how many units of work
+        this rank did in it, in `unit`: "img", "tok", "sample" or "B". A function of a `collective`
+        (all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, reduce, send_recv) returns
+        its size in bytes and gets bandwidths.
+
+        `check` is called with a step, on every rank, before anything is timed, and raises
+        AssertionError when the step is wrong. Function and check are "module:name", or themselves:
+        functions or classes at the top level of a module that ranks can import. The test fails when
+        the check or a rank fails; it is skipped when the framework is not installed.
+        """
+        return self._measured(
+            ranks,
+            self._resources.catalog.group,
+            framework,
+            lambda spec: self._function_run(
+                spec,
+                ranks,
+                FunctionCase(
+                    function=name_of(function, "function"),
+                    framework=framework,
+                    gpus=ranks.world_size,
+                    arguments=dict(arguments or {}),
+                    check="" if check is None else name_of(check, "check"),
+                    collective=collective,
+                    device=self._resources.machine.kind,
+                    seed=self._resources.settings.seed,
+                ),
+                target_by_name(function),
+                None if check is None else target_by_name(check),
+                unit,
+            ),
+        )
+
+    def _measured(
+        self,
+        ranks: Ranks,
+        row: Callable[[str], FrameworkSpec],
+        framework: str,
+        prepared: Callable[[FrameworkSpec], CaseRun],
+    ) -> Record:
+        """Makes a launch of what `prepared` gives, or the record in the last round."""
         if benchmark_file.is_used(self._benchmark):
             pytest.fail(_TWICE, pytrace=False)
-        self._skip_unless_possible(framework, ranks.world_size)
+        spec = self._possible(row, framework, ranks.world_size)
         if lacks := state.part(self._item.config, Verdicts).lacks_baseline(self._item):
             pytest.fail(lacks, pytrace=False)
         try:
-            self._check_options(framework, options or {})
-            run = self._run(framework, name_of(model), ranks, phase, options or {})
-            if len(run.launches) < self._item.stash.get(
-                EARLY_ROUND, self._resources.settings.rounds
-            ):
-                self._launch(run)
+            run = self._kept_run(prepared, spec, ranks)
+            self._launch_unless_made(run, ranks, spec)
             failure = None
         except DnnbenchError as error:
             failure = text_block(f"{type(error).__name__}: {error}")
@@ -75,33 +141,67 @@ class DnnBench:
             pytest.skip("measured; reported in the last round")
         return self._record(run)
 
-    def _run(
-        self, framework: str, model: str, ranks: Ranks, phase: str, options: dict[str, Scalar]
+    def _kept_run(
+        self, prepared: Callable[[FrameworkSpec], CaseRun], spec: FrameworkSpec, ranks: Ranks
     ) -> CaseRun:
         """The run of this test, kept from round to round."""
         shared = self._resources
-        launcher = shared.launcher(ranks, shared.catalog.framework(framework))
         if run := shared.runs.get(self._item.nodeid):
-            run.launcher = launcher
+            run.launcher = shared.launcher(ranks, spec)
             return run
-        smoke, settings = not self._benchmark.enabled, shared.settings
-        run = prepare_run(
-            self._case(framework, model, ranks.world_size, phase, options),
-            shared.catalog,
-            launcher,
-            shared.machine,
-            steps=1 if smoke else settings.timed(shared.machine.kind),
-            warmup=0 if smoke else settings.warmup,
-            data=shared.data(),
-        )
+        run = prepared(spec)
         run.parallel = shared.placements.side_by_side
-        run.with_yardstick = not smoke
-        run.profiled = not smoke and (settings.breakdown or settings.traces is not None)
-        run.traces = trace_path(settings.traces, run.request.case) if settings.traces else None
-        if shared.keeper:
+        run.with_yardstick = self._benchmark.enabled
+        settings, case = shared.settings, run.request.case
+        run.profiled = self._benchmark.enabled and settings.profiles
+        run.traces = trace_path(settings.traces, case) if settings.traces else None
+        if shared.keeper and not side_by_side(self._item.config):
             shared.keeper.restore(self._item.nodeid, run)
         shared.runs[self._item.nodeid] = run
         return run
+
+    def _case_run(
+        self,
+        spec: FrameworkSpec,
+        model: str,
+        ranks: Ranks,
+        phase: str,
+        options: dict[str, Scalar],
+    ) -> CaseRun:
+        self._check_options(spec, options)
+        shared, smoke = self._resources, not self._benchmark.enabled
+        return prepare_run(
+            self._case(spec.name, model, ranks.world_size, phase, options),
+            shared.catalog,
+            shared.launcher(ranks, spec),
+            shared.machine,
+            steps=1 if smoke else shared.settings.timed(shared.machine.kind),
+            warmup=0 if smoke else shared.settings.warmup,
+            data=shared.data(),
+            text=shared.text(),
+        )
+
+    def _function_run(
+        self,
+        spec: FrameworkSpec,
+        ranks: Ranks,
+        case: FunctionCase,
+        function: Target,
+        check: Target | None,
+        unit: Sample,
+    ) -> CaseRun:
+        shared, smoke = self._resources, not self._benchmark.enabled
+        steps, most = shared.settings.timed_function(shared.machine.kind)
+        request = FunctionRequest(
+            case,
+            function,
+            check,
+            steps=1 if smoke else steps,
+            warmup=0 if smoke else shared.settings.warmup,
+            unit=unit,
+            most_steps=most,
+        )
+        return prepare_function(request, spec, shared.launcher(ranks, spec), shared.machine)
 
     def _case(
         self, framework: str, model: str, gpus: int, phase: str, options: dict[str, Scalar]
@@ -119,8 +219,19 @@ class DnnBench:
             scaling=settings.scaling,
             device=self._resources.machine.kind,
             seed=settings.seed,
+            sequence_length=settings.sequence_length,
             options={**settings.framework_options.get(framework, {}), **options},
         )
+
+    def _launch_unless_made(self, run: CaseRun, ranks: Ranks, spec: FrameworkSpec) -> None:
+        """Makes the launch of this round, or of the last one. Where there are two environments, it
+        makes a pair, and none in the end: every round is an early one there."""
+        number = self._item.stash.get(EARLY_ROUND, None)
+        if sides := side_by_side(self._item.config):
+            if number or not run.launches:
+                sides.launch(self._item, run, ranks, spec, number or 1)
+        elif len(run.launches) < (number or self._resources.settings.rounds):
+            self._launch(run)
 
     def _launch(self, run: CaseRun) -> None:
         """Makes one launch and keeps it in the session's journal. A session that continues another
@@ -137,13 +248,20 @@ class DnnBench:
         benchmark_file.attach(self._benchmark, record)
         samples = [time for launch in measurement.launches for time in launch.step_time_s]
         clock_of(self._item).replay(self._benchmark, samples)
+        sides = side_by_side(self._item.config)
+        if sides:
+            record.against = sides.entry(self._item)
+        unlike = sides.failure(record) if sides else None
         if self._benchmark.enabled:
             self._resources.speed_ups.add(record)
-            self._judge(run, record)
+            self._judge(run, record, unlike)
+        elif unlike is not None:
+            pytest.fail(text_block(unlike), pytrace=False)
         return record
 
-    def _judge(self, run: CaseRun, record: Record) -> None:
-        """Compares the record with its baseline; measures again before the test fails."""
+    def _judge(self, run: CaseRun, record: Record, unlike: str | None) -> None:
+        """Compares the record with its baseline; measures again before the test fails. `unlike`:
+        why the other environment fails the test."""
 
         def again(count: int, *, profiled: bool = False) -> Measurement:
             return run.measurement(run.again(count, profiled=profiled))
@@ -152,14 +270,19 @@ class DnnBench:
             outcome = state.part(self._item.config, Verdicts).judge(self._item, record, again)
         except DnnbenchError as error:
             outcome = Outcome(failure=f"{type(error).__name__}: {error}")
-        if outcome.expected is not None:
+        if outcome.expected is not None and unlike is None:
             pytest.xfail(text_block(outcome.expected))
-        if outcome.failure is not None:
-            pytest.fail(text_block(outcome.failure), pytrace=False)
+        failures = [text for text in (outcome.failure, unlike) if text is not None]
+        if failures:
+            pytest.fail(text_block("\n".join(failures)), pytrace=False)
 
-    def _skip_unless_possible(self, framework: str, gpus: int) -> None:
+    def _possible(
+        self, row: Callable[[str], FrameworkSpec], framework: str, gpus: int
+    ) -> FrameworkSpec:
+        """The framework's row. Fails the test for a name without one; skips it where the framework
+        is not installed or cannot run on so many devices."""
         try:
-            spec = self._resources.catalog.framework(framework)
+            spec = row(framework)
         except UsageError as error:
             pytest.fail(str(error), pytrace=False)
         if missing := spec.missing():
@@ -169,12 +292,13 @@ class DnnBench:
             )
         if not spec.min_gpus <= gpus <= (spec.max_gpus or gpus):
             pytest.skip(f"{framework} does not run on {gpus} devices")
+        return spec
 
-    def _check_options(self, framework: str, options: Iterable[str]) -> None:
-        names = [row.name for row in self._resources.catalog.framework(framework).options]
+    def _check_options(self, spec: FrameworkSpec, options: Iterable[str]) -> None:
+        names = [row.name for row in spec.options]
         if unknown := sorted(set(options) - set(names)):
             choices = f"choose from {', '.join(names)}" if names else "it has none"
-            raise UsageError(f"{framework} has no option {unknown[0]!r}: {choices}")
+            raise UsageError(f"{spec.name} has no option {unknown[0]!r}: {choices}")
 
     def _show(self, ranks: Ranks) -> None:
         for number, output in enumerate(ranks.outputs):
@@ -182,15 +306,25 @@ class DnnBench:
                 self._item.add_report_section("call", f"rank {number}", output)
 
 
-def name_of(model: str | Callable[..., Any]) -> str:
-    """The name of a model that is given by its factory. Raises UsageError for a factory that ranks
-    cannot import by name."""
-    if isinstance(model, str):
-        return model
-    module, name = getattr(model, "__module__", None), getattr(model, "__qualname__", None)
-    if not callable(model) or module is None or name is None or "<" in name:
+def name_of(named: str | Callable[..., Any], what: str = "model") -> str:
+    """The "module:name" of what is given by name or as itself: a model by its factory, a function,
+    a check. Raises UsageError for what ranks cannot import by name."""
+    if isinstance(named, str):
+        return named
+    module, name = getattr(named, "__module__", None), getattr(named, "__qualname__", None)
+    if not callable(named) or module is None or name is None or "<" in name:
         raise UsageError(
-            f"model {model!r} cannot be imported by ranks: give a function or class at the top"
+            f"{what} {named!r} cannot be imported by ranks: give a function or class at the top"
             " level of a module, or its name as package.module:factory"
         )
     return f"{module}:{name}"
+
+
+def target_by_name(named: str | Callable[..., Any]) -> Target:
+    """How ranks find what is given as "module:name" or as itself. Raises UsageError."""
+    if not isinstance(named, str):
+        return target_of(named)
+    module, colon, name = named.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise UsageError(f"{named!r} is not of the form package.module:function")
+    return module, name, None

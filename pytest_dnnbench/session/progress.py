@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from pytest_dnnbench.rank_status import RankStatus
+from pytest_dnnbench.report.figures import amount
 from pytest_dnnbench.report.progress import Pace, StatusLine, status, time_left, where
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import is_timed
@@ -149,7 +150,8 @@ class LiveProgress:
             self.terminal.write_line(f"{place}, {item.name}: {', '.join(words)}")
 
     def _rate(self, item: pytest.Item) -> str:
-        return f"{self._resources.runs[item.nodeid].launches[-1].throughput:,.1f} img/s"
+        launch = self._resources.runs[item.nodeid].launches[-1]
+        return amount(launch.throughput, f"{launch.reports[0].sample}/s")
 
     def _launch(self, item: pytest.Item) -> list[str]:
         if item.nodeid not in self._numbers or self._launches == 1:

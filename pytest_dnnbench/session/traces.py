@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.function_case import MeasuredCase
 from pytest_dnnbench.session import state
 
 _MOST_NAME = 120
@@ -46,9 +46,9 @@ def check_folder(folder: Path) -> None:
         ) from None
 
 
-def trace_path(folder: str, case: Case) -> str:
+def trace_path(folder: str, case: MeasuredCase) -> str:
     """The absolute path of a case's traces, to which launch and rank are added. Cases that differ
     in anything have different paths."""
     digest = hashlib.sha256(repr(case).encode()).hexdigest()[:8]
-    name = re.sub(r"[^A-Za-z0-9.=-]+", "_", f"{case.id}-{case.phase}")[:_MOST_NAME].strip(".")
+    name = re.sub(r"[^A-Za-z0-9.=-]+", "_", f"{case.label}")[:_MOST_NAME].strip("._")
     return str(Path(folder).absolute() / f"{name}-{digest}")

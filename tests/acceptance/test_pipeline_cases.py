@@ -128,6 +128,27 @@ def test_the_variants_are_named_to_be_run_and_step_by_updates(
     assert flush["bubble_fraction_ideal"]["value"] == pytest.approx(1 / 3)
 
 
+def test_schedules_of_torch_are_named_to_be_run_over_the_same_cuts(
+    pipelines: Any, pytester: pytest.Pytester
+) -> None:
+    write_pair(pytester.path, "t10k", 1400, compress=True)
+    mnist = ("--dnn-dataset", "mnist", "--dnn-data-dir", ".", "--dnn-batch-size", "16")
+    named = ("--dnn-frameworks", "bfs,zbv", "--gpus", "2", "-k", "train", "--dnn-launches", "1")
+    result = pipelines(*mnist, *named, "--dnn-microbatches", "4", "--benchmark-json", "o.json")
+    result.assert_outcomes(passed=2, deselected=2)
+    made = records(pytester.path / "o.json")
+    cuts = set()
+    for name in ("bfs", "zbv"):
+        record = made[f"test_train[{name}-{MODEL}-2gpu]"]
+        assert record["run"]["samples_per_update"] == 4 * 16
+        assert 0 < record["metrics"]["bubble_fraction_ideal"]["value"] < 1
+        assert 0 < record["metrics"]["bubble_fraction"]["value"] < 1
+        assert 0 < record["metrics"]["validation_accuracy"]["value"] <= 1
+        assert record["plan"]["shape"] == "1-1 x2"
+        cuts.add(tuple(tuple(stage["nodes"]) for stage in record["plan"]["plan"]["stages"]))
+    assert all(len(each) == 4 for each in cuts)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -145,6 +166,10 @@ def test_the_variants_are_named_to_be_run_and_step_by_updates(
         (
             ("--gpus", "3", "--dnn-stages", "3", "--dnn-microbatches", "1"),
             "2BW on 1-1-1 needs at least 2 microbatches",
+        ),
+        (
+            ("--dnn-frameworks", "dualpipev", "--dnn-microbatches", "3"),
+            "dualpipev on pipelines of 2 ranks needs at least 4 microbatches, not 3",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, Launcher, prepare_run
 from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.errors import WrongResult
-from pytest_dnnbench.messages import Correctness, RunRequest
+from pytest_dnnbench.messages import Correctness, RunRequest, TimedRequest
 from pytest_dnnbench.results.records.measurement import Launch
 from tests.fake_launches import YARDSTICK_S, FakeLauncher
 
@@ -24,18 +24,21 @@ class Recorder:
 
     def __init__(self, proof: Correctness = EXACT) -> None:
         self.calls: list[tuple[str, Mapping[str, Any] | None]] = []
+        self.rechecked: list[bool] = []
         self.proof = proof
         self._fake = FakeLauncher(confirm_from=99)
 
-    def plan(self, request: RunRequest) -> Any:
+    def plan(self, request: TimedRequest) -> Any:
         self.calls.append(("plan", request.plan))
         return {"stages": 2}
 
-    def prove(self, request: RunRequest) -> Sequence[Correctness]:
+    def prove(self, request: TimedRequest) -> Sequence[Correctness]:
         self.calls.append(("prove", request.plan))
         return [EXACT, self.proof]
 
-    def measure(self, request: RunRequest) -> Launch:
+    def measure(self, request: TimedRequest) -> Launch:
+        assert isinstance(request, RunRequest)
+        self.rechecked.append(request.recheck)
         self.calls.append(("measure", request.plan))
         return self._fake.measure(request)
 
@@ -65,6 +68,7 @@ def test_a_case_is_planned_and_proven_once_before_its_first_launch() -> None:
     ]
     assert run.correctness is not None
     assert run.correctness.checked == ["gradients"]
+    assert launcher.rechecked == [True, False], "the first launch is checked once more"
     assert len(run.launches) == 2
 
 
@@ -95,7 +99,10 @@ def test_the_machines_own_speed_is_measured_only_where_it_is_asked_for() -> None
 def test_ranks_build_the_model_that_a_hook_put_in_the_place_of_the_suites() -> None:
     replaced = Catalog().with_rows([], {"resnet18": "tests.tiny_models:tiny"})
     run = case_run(Recorder(), replaced)
+    assert isinstance(run.request, RunRequest)
     assert run.request.model == "tests.tiny_models:tiny"
     assert run.request.case.model == "resnet18", "the record keeps the name that the user gave"
     added = Catalog().with_rows([], {"mine": "tests.tiny_models:tiny"})
-    assert case_run(Recorder(), added, "mine").request.model == "tests.tiny_models:tiny"
+    again = case_run(Recorder(), added, "mine").request
+    assert isinstance(again, RunRequest)
+    assert again.model == "tests.tiny_models:tiny"

@@ -17,7 +17,7 @@ from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import LaunchError
-from pytest_dnnbench.messages import Correctness, RunRequest
+from pytest_dnnbench.messages import Correctness, TimedRequest
 from pytest_dnnbench.rank import timed_run
 from pytest_dnnbench.results.records.measurement import Launch
 from tests.fake_launches import FakeLauncher
@@ -43,13 +43,13 @@ class SleepyMachine:
         self.slept_s = list(slept_s)
         self._awake = FakeLauncher(confirm_from=99)
 
-    def plan(self, request: RunRequest) -> Any:
+    def plan(self, request: TimedRequest) -> Any:
         return self._awake.plan(request)
 
-    def prove(self, request: RunRequest) -> Sequence[Correctness]:
+    def prove(self, request: TimedRequest) -> Sequence[Correctness]:
         return self._awake.prove(request)
 
-    def measure(self, request: RunRequest) -> Launch:
+    def measure(self, request: TimedRequest) -> Launch:
         launch, slept_s = self._awake.measure(request), self.slept_s.pop(0)
         reports = [replace(report, suspended_s=slept_s) for report in launch.reports]
         return replace(launch, reports=tuple(reports))

@@ -7,16 +7,14 @@ from typing import Any
 import torch
 
 from pytest_dnnbench.rank.frameworks.pipedream import PipeDreamWorker
-from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 
 
 class NoAllReduce(PipeDreamWorker):
     """Replicas keep their gradients to themselves."""
 
-    @staticmethod
-    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
-        runtime = assemble(*arguments, **settings)
+    def _assembled(self, *arguments: Any) -> Runtime:
+        runtime = super()._assembled(*arguments)
         runtime._gradients._replicas = None
         return runtime
 
@@ -24,9 +22,8 @@ class NoAllReduce(PipeDreamWorker):
 class NoStash(PipeDreamWorker):
     """Every forward meets the newest weights, as if there were one version only."""
 
-    @staticmethod
-    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
-        runtime = assemble(*arguments, **settings)
+    def _assembled(self, *arguments: Any) -> Runtime:
+        runtime = super()._assembled(*arguments)
         stash = runtime.stage.stash
         install = stash.install
         stash.install = lambda version: install(stash.newest)  # type: ignore[method-assign]
@@ -36,9 +33,8 @@ class NoStash(PipeDreamWorker):
 class MisplacedUpdate(PipeDreamWorker):
     """One stage ignores momentum."""
 
-    @staticmethod
-    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
-        runtime = assemble(*arguments, **settings)
+    def _assembled(self, *arguments: Any) -> Runtime:
+        runtime = super()._assembled(*arguments)
         if runtime.links.stage == 0:
             for velocity in runtime.stage.stash._velocity:
                 velocity.zero_()
@@ -57,9 +53,8 @@ class StaleAfterDrain(PipeDreamWorker):
     """The second run starts from the weights of the first one's start: the original's bug after an
     epoch."""
 
-    @staticmethod
-    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
-        runtime = assemble(*arguments, **settings)
+    def _assembled(self, *arguments: Any) -> Runtime:
+        runtime = super()._assembled(*arguments)
         stash = runtime.stage.stash
         old = [parameter.detach().clone() for parameter in stash.install(0)]
         train = runtime.train
@@ -79,9 +74,8 @@ class StaleByOne(PipeDreamWorker):
     """Every forward meets weights one version older than the rule's, where there is an older
     one."""
 
-    @staticmethod
-    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
-        runtime = assemble(*arguments, **settings)
+    def _assembled(self, *arguments: Any) -> Runtime:
+        runtime = super()._assembled(*arguments)
         stash = runtime.stage.stash
         install, update = stash.install, stash.update
 
@@ -99,9 +93,8 @@ class StaleByOne(PipeDreamWorker):
 class RightInDoubleOnly(PipeDreamWorker):
     """Rounds its gradients to bfloat16 before the update, in single precision and there alone."""
 
-    @staticmethod
-    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
-        runtime = assemble(*arguments, **settings)
+    def _assembled(self, *arguments: Any) -> Runtime:
+        runtime = super()._assembled(*arguments)
         take = runtime._gradients.take
 
         def rounded(minibatches: int) -> list[torch.Tensor | None]:

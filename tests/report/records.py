@@ -80,7 +80,7 @@ def benchmark(
 ) -> dict[str, Any]:
     """One case as it is saved."""
     record = measured(framework, model, gpus, phase, chance, launches, steps, noise, regressed)
-    return as_saved(record, f"bench_cases/test_steps.py::test_{phase}[{record.case.id}]")
+    return as_saved(record, f"bench_cases/test_steps.py::test_{phase}[{record.trained_case.id}]")
 
 
 def as_saved(record: Record, name: str) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def validated(framework: str, gpus: int, rates: list[float], *hit: int) -> Recor
 
 
 def study(*records: Record, **more: Any) -> Study:
-    content = saved(*(as_saved(made, f"test[{made.case.id}]") for made in records), **more)
+    content = saved(*(as_saved(made, f"test[{made.trained_case.id}]") for made in records), **more)
     return Study([run_of(content, "a.json")])
 
 
@@ -71,7 +71,7 @@ def rows_of(shown: Study) -> dict[str, dict[str, str]]:
 def test_disturbed_launches_make_no_headline_and_no_speed_up() -> None:
     shown = busy_study()
     table = "\n".join(line.text for line in terminal(shown, 120))
-    pasted = markdown(sections(shown), caption(shown))
+    pasted = markdown(sections(shown), None, caption(shown))
     page = render(shown, sections(shown), [], "t")
     for text in (table, pasted, page):
         assert "116.9" not in text
@@ -142,7 +142,7 @@ def test_a_memory_regression_is_shown_as_memory() -> None:
     assert metric_of_history(result) == "allocated_peak_bytes"
     assert result.metric_status("throughput") == "no-baseline"
     assert verdict_text(made.verdict) == "regressed allocated +12.0%"
-    shown = study(made, failed=[f"test[{made.case.id}]"])
+    shown = study(made, failed=[f"test[{made.trained_case.id}]"])
     page = render(shown, sections(shown), [], "t")
     assert page.count("regressed allocated +12.0%") == 1
     assert "memory allocated, peak regressed: +12.0%" in page.partition("<h2>Failed")[2]

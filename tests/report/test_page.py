@@ -274,7 +274,8 @@ def damaged(*place: str | int, value: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("place", "value", "note"),
     [
-        (("case",), None, "Expected `object`, got `null` - at `$.case`"),
+        (("case",), None, "a record is about a case or about a function: give one of the two"),
+        (("case",), [], "Expected `object | null`, got `array` - at `$.case`"),
         (("case", "gpus"), 0, "gpus is 0: it must be at least 1"),
         (("case", "phase"), "<b>", "phase '<b>' is unknown"),
         (("schema",), 0, "schema 0 is unknown: this version reads schema 1"),

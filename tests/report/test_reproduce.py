@@ -18,7 +18,7 @@ NAME = "bench_cases/test_steps.py::test_train[horovod-my.models:net-2gpu]"
 def result(name: str = NAME, **facts: object) -> Result:
     """A case of horovod; `facts` replace those of its case."""
     record = measured("horovod", "my.models:net", 2)
-    record.case = replace(record.case, **facts)  # type: ignore[arg-type] # the tests give Case's types
+    record.case = replace(record.trained_case, **facts)  # type: ignore[arg-type] # the tests give Case's types
     return Result(name, record)
 
 

@@ -32,7 +32,7 @@ def sessions(*records_of_days: list[Record]) -> Study:
     days = enumerate(records_of_days, 1)
     return study(
         *(
-            saved(*(as_saved(made, f"test[{made.case.id}]") for made in records), day=day)
+            saved(*(as_saved(made, f"test[{made.trained_case.id}]") for made in records), day=day)
             for day, records in days
         )
     )

@@ -89,7 +89,7 @@ WHERE = "benchmarks.0.extra_info.dnnbench"
         (
             f"{WHERE}.case",
             [],
-            r"Expected `object`, got `array` - at `\$.*extra_info.dnnbench.case`",
+            r"Expected `object \| null`, got `array` - at `\$.*extra_info.dnnbench.case`",
         ),
         (
             f"{WHERE}.case.phase",

@@ -35,7 +35,7 @@ from pytest_dnnbench.rank.breakdown.events import (
 from pytest_dnnbench.rank.breakdown.timeline import Divided, divide
 from pytest_dnnbench.rank.timed_window import Window
 from pytest_dnnbench.rank.warmup import whole_turns
-from pytest_dnnbench.rank.worker import Worker
+from pytest_dnnbench.rank.worker import Stepper
 from pytest_dnnbench.step_parts import Part
 
 PROFILED_S = 0.3
@@ -52,10 +52,12 @@ and ranks differ in which those are."""
 _OPEN, _CLOSE = f"{marks.PREFIX}open", f"{marks.PREFIX}close"
 
 
-def profile_steps(worker: Worker, window: Window, timed_step_s: float) -> StepProfile | None:
+def profile_steps(
+    worker: Stepper, window: Window, timed_step_s: float, traces: str | None
+) -> StepProfile | None:
     """Runs a few steps under torch's profiler. `timed_step_s` is the time of a step on this rank;
-    every rank runs as many steps as the slowest asks for. None on a rank that completes no two
-    steps."""
+    every rank runs as many steps as the slowest asks for. `traces` is as of a RunRequest. None on a
+    rank that completes no two steps."""
     slowest_s = Agreement(worker.place, "profiled").longest(timed_step_s)
     wanted = min(max(math.ceil(PROFILED_S / slowest_s), LEAST), MOST)
     lead = whole_turns(max(1, worker.lead_in), worker.turn)
@@ -65,7 +67,7 @@ def profile_steps(worker: Worker, window: Window, timed_step_s: float) -> StepPr
     if stretch is None:
         return None
     events: list[Event] = list(profiler.profiler.kineto_results.events())
-    trace, trouble = _keep_trace(profiler, worker)
+    trace, trouble = _keep_trace(profiler, traces, worker.place.rank)
     divided = _divided(events, worker.device)
     if divided is None:
         return None
@@ -90,7 +92,7 @@ def _profiler(device: torch.device) -> Iterator[Any]:
         marks.switch(False)
 
 
-def _run(worker: Worker, window: Window, profiled: range) -> tuple[int, float] | None:
+def _run(worker: Stepper, window: Window, profiled: range) -> tuple[int, float] | None:
     """Runs the steps with marks around those that count. Returns how many steps of the job they
     are, and their seconds by the host's clock."""
     opened: tuple[int, float] | None = None
@@ -145,12 +147,12 @@ def _profile(divided: Divided, steps: int, seconds: float, trace: str, trouble: 
     )
 
 
-def _keep_trace(profiler: Any, worker: Worker) -> tuple[str, str]:
+def _keep_trace(profiler: Any, traces: str | None, rank: int) -> tuple[str, str]:
     """Writes the trace where one is wanted. Returns its path, or why there is none: the figures are
     worth keeping all the same."""
-    if worker.request.traces is None:
+    if traces is None:
         return "", ""
-    path = Path(f"{worker.request.traces}-rank{worker.place.rank}.json.gz")
+    path = Path(f"{traces}-rank{rank}.json.gz")
     plain = path.with_name(f".{path.name}.{os.getpid()}.json")
     packed = plain.with_suffix(".gz")
     try:
@@ -160,7 +162,7 @@ def _keep_trace(profiler: Any, worker: Worker) -> tuple[str, str]:
             shutil.copyfileobj(source, target)
         packed.replace(path)
     except (OSError, RuntimeError) as error:
-        return "", f"rank {worker.place.rank}: {path} is not written: {error}"
+        return "", f"rank {rank}: {path} is not written: {error}"
     finally:
         for each in (plain, packed):
             with suppress(OSError):

@@ -8,6 +8,7 @@ Not here: the rendezvous of its ranks (controller/horovod_rendezvous.py), its bu
 import importlib.metadata
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import horovod.torch as hvd
@@ -56,24 +57,7 @@ class HorovodWorker(DataParallelWorker):
     def connect(self) -> None:
         """Joins Horovod's group. Its core reads its settings from the environment when it
         starts."""
-        # Rounded up: a rank that gives up before the launch's time-out would be blamed in place of
-        # the rank that it waits for.
-        os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(math.ceil(self.place.timeout_s))
-        for name, value in self._core_settings().items():
-            os.environ[name] = value
-        hvd.init()
-        if hvd.size() != self.place.world_size or hvd.rank() != self.place.rank:
-            raise UsageError(
-                f"Horovod sees itself as rank {hvd.rank()} of {hvd.size()}, not {self.place.rank}"
-                f" of {self.place.world_size}: launch with the catalog's rendezvous, and without"
-                " HOROVOD_* set"
-            )
-        if self.device.type == "cuda" and self.place.world_size > 1 and not hvd.nccl_built():
-            raise UsageError(
-                f"Horovod {_version()} was built without NCCL, so it cannot average on"
-                f" {self.device}: run `dnnbench horovod --force` where CUDA's toolkit is, or use"
-                " CPU ranks"
-            )
+        join(self.place, self._core_settings())
 
     def wrap(
         self, module: nn.Module, optimizer: torch.optim.Optimizer
@@ -115,12 +99,11 @@ class HorovodWorker(DataParallelWorker):
 
     def align(self) -> None:
         """Waits for all ranks."""
-        hvd.barrier()
+        align()
 
     def close(self) -> None:
         """Ends Horovod's thread and leaves its group."""
-        if hvd.is_initialized():
-            hvd.shutdown()
+        leave()
 
     def details(self) -> dict[str, object]:
         """The settings in force, and the operations of the installed Horovod."""
@@ -166,6 +149,39 @@ class HorovodWorker(DataParallelWorker):
                 f"op 'adasum' on {place.world_size} ranks: Horovod has Adasum for MPI ranks only,"
                 " and these meet through gloo, where it would abort; use op average"
             )
+
+
+def join(place: Place, core_settings: Mapping[str, str]) -> None:
+    """Joins Horovod's group, with these settings of its core as environment variables. Raises
+    UsageError where Horovod cannot do what this place asks for."""
+    # Rounded up: a rank that gives up before the launch's time-out would be blamed in place of the
+    # rank that it waits for.
+    os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(math.ceil(place.timeout_s))
+    os.environ.update(core_settings)
+    hvd.init()
+    if hvd.size() != place.world_size or hvd.rank() != place.rank:
+        raise UsageError(
+            f"Horovod sees itself as rank {hvd.rank()} of {hvd.size()}, not {place.rank}"
+            f" of {place.world_size}: launch with the catalog's rendezvous, and without"
+            " HOROVOD_* set"
+        )
+    if place.device.startswith("cuda") and place.world_size > 1 and not hvd.nccl_built():
+        raise UsageError(
+            f"Horovod {_version()} was built without NCCL, so it cannot average on"
+            f" {place.device}: run `dnnbench horovod --force` where CUDA's toolkit is, or use"
+            " CPU ranks"
+        )
+
+
+def align() -> None:
+    """Waits for all ranks of Horovod's group."""
+    hvd.barrier()
+
+
+def leave() -> None:
+    """Ends Horovod's thread and leaves its group."""
+    if hvd.is_initialized():
+        hvd.shutdown()
 
 
 class Contiguous:

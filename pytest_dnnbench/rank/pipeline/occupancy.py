@@ -1,5 +1,6 @@
 """The intervals in which a rank computes; the rest of the time is the bubble."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,9 +19,17 @@ class Occupancy:
         """The present moment on the device's time line."""
         return self._watch.mark()
 
-    def add(self, minibatch: int, start: Any) -> None:
-        """Adds the interval from `start` until now, in which the rank computed for a minibatch."""
-        self._intervals.append((minibatch, start, self._watch.mark()))
+    def add(self, minibatch: int, start: Any) -> Any:
+        """Adds the interval from `start` until now, in which the rank computed for a minibatch.
+        Returns the mark of now."""
+        stop = self._watch.mark()
+        self._intervals.append((minibatch, start, stop))
+        return stop
+
+    def lengths(self, intervals: Sequence[tuple[Any, Any]]) -> list[float]:
+        """Seconds between pairs of marks; waits for them."""
+        self._watch.settle()
+        return [self._watch.seconds(*interval) for interval in intervals]
 
     def restart(self) -> None:
         """Forgets all intervals: minibatches count from 0 again."""

@@ -16,10 +16,11 @@ import torch.distributed as dist
 
 from pytest_dnnbench.messages import Place, PlanDecision, RunRequest
 from pytest_dnnbench.planner.layout import Layout
-from pytest_dnnbench.planner.options import forced_layout, plan_file, schedule_of
+from pytest_dnnbench.planner.options import AUTO, forced_layout, plan_file, schedule_of
 from pytest_dnnbench.planner.plan import Plan, read_plan
 from pytest_dnnbench.planner.predict import even_plan, plan_for
 from pytest_dnnbench.planner.profile import Profile
+from pytest_dnnbench.planner.synchronous import pipelines_of
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.cut import cut
@@ -51,11 +52,35 @@ def decide(place: Place, request: RunRequest) -> PlanDecision | None:
         return decision
 
 
-def _planned(place: Place, request: RunRequest, bandwidth: float) -> PlanDecision:
-    """The best plan of the user's shape, or the planner's choice, from a profile of the model."""
+def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None:
+    """As `decide`, for the schedules of torch: the best cuts for the stages that the schedule has,
+    alike for all schedules with as many."""
+    with group.membership(place):
+        rank_phase.enter("plan")
+        options = request.case.options
+        pipelines = pipelines_of(request.case.framework, place.world_size, options)
+        if path := plan_file(options):
+            decision = PlanDecision(read_plan(path), "user")
+        else:
+            bandwidth = float(options.get("bandwidth", 0.0)) or measured_bandwidth(place)
+            if place.rank:
+                return None
+            profile = _profile(place, request)
+            replicas = (pipelines.replicas,) * pipelines.stages
+            plan = even_plan(profile, replicas, workers=place.world_size, bandwidth=bandwidth)
+            decision = PlanDecision(
+                plan,
+                "planner" if options.get("stages", AUTO) == AUTO else "user",
+                bandwidth,
+                parts_over_whole(profile),
+            )
+        _check_cut(place, request, decision.plan)
+        return decision
+
+
+def _profile(place: Place, request: RunRequest) -> Profile:
     case = request.case
-    layout, memory = forced_layout(case.options, place.world_size), device_memory(place)
-    profile = cached_profile(
+    return cached_profile(
         request.model,
         case.image_size,
         case.batch_size,
@@ -63,6 +88,13 @@ def _planned(place: Place, request: RunRequest, bandwidth: float) -> PlanDecisio
         place.device,
         threads=place.threads,
     )
+
+
+def _planned(place: Place, request: RunRequest, bandwidth: float) -> PlanDecision:
+    """The best plan of the user's shape, or the planner's choice, from a profile of the model."""
+    case = request.case
+    layout, memory = forced_layout(case.options, place.world_size), device_memory(place)
+    profile = _profile(place, request)
     if layout is not None:
         plan = even_plan(profile, layout.replicas, bandwidth=bandwidth, memory_bytes=memory)
     else:

@@ -12,7 +12,7 @@ from update to update otherwise, and a long pipeline makes many.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
@@ -27,9 +27,8 @@ from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.lone_forward import is_random
 from pytest_dnnbench.rank.models import weight_types
 from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
-from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.reference import Named, PipelineBounds, PipelineReference
-from pytest_dnnbench.rank.pipeline.runtime import Runtime
+from pytest_dnnbench.rank.pipeline.runtime import Completed
 from pytest_dnnbench.rank.pipeline.stash import Sgd
 from pytest_dnnbench.rank.pipeline.trace_check import check_trace
 from pytest_dnnbench.rank.randomness import NoRandomness
@@ -42,7 +41,39 @@ SLOWER = 1024.0
 update. At a 1024th of it, updates hardly do."""
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-Assembled = Callable[..., Runtime]
+Batches = Iterator[Batch]
+
+
+class AnyRuntime(Protocol):
+    """The runtime that a proof runs: ours, or that of torch's schedules."""
+
+    device: torch.device
+
+    @property
+    def replica(self) -> int:
+        """Which replica of its stages this rank is."""
+
+    @property
+    def modules(self) -> Mapping[int, nn.Module]:
+        """The stages of this rank, by number."""
+
+    def record_first_update(self) -> Mapping[int, Named]:
+        """Copies of the gradients that reach the optimiser in the first update, by stage."""
+
+    def train(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
+        """As Runtime.train."""
+
+    def validate(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
+        """As Runtime.validate."""
+
+    def close(self) -> None:
+        """Ends this rank's transfers."""
+
+
+Assembled = Callable[
+    [Sequence[nn.Module], Sgd, Callable[[], AbstractContextManager[object]]], AnyRuntime
+]
+"""(all stages, optimiser, the context of a forward pass) -> this rank's runtime."""
 
 
 class Proven(Protocol):
@@ -78,6 +109,14 @@ class Proven(Protocol):
     def predicted_step_s(self) -> float:
         """The time of a minibatch that the plan predicts."""
 
+    @property
+    def proof_runs(self) -> tuple[int, int]:
+        """Minibatches of the two runs in float64."""
+
+    @property
+    def proof_validation(self) -> int:
+        """Minibatches of the validation."""
+
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass in the case's precision."""
 
@@ -93,7 +132,7 @@ def _update_size(schedule: Schedule) -> int:
     return max(schedule.update_size(stage) for stage in range(len(schedule.layout.replicas)))
 
 
-def prove_training(proven: Proven, assembled: Assembled = assemble) -> Correctness:
+def prove_training(proven: Proven, assembled: Assembled) -> Correctness:
     """Trains on batch(0), batch(1), ... and compares what this rank's replica holds after each
     run."""
     comparison, about = Comparison(), _about(proven)
@@ -107,7 +146,7 @@ def prove_training(proven: Proven, assembled: Assembled = assemble) -> Correctne
     about |= {
         "reference": "the untraced model in one process, the update rule minibatch by minibatch",
         "minibatches": done,
-        "runs": len(proof_runs(proven.schedule)),
+        "runs": len(proven.proof_runs),
         "timed arithmetic": arithmetic.name,
     }
     return Correctness(
@@ -149,14 +188,12 @@ def _prove_timed_update(
     """One run of one update per stage at least, in the types that are timed."""
     stages = proven.stages()
     owned = _owned(proven.model(), stages)
-    runtime = assembled(
-        proven.place, proven.schedule, stages, proven.optimiser, precision=proven.autocast
-    )
-    arrived = _record_first_update(runtime)
+    runtime = assembled(stages, proven.optimiser, proven.autocast)
+    arrived = runtime.record_first_update()
     batches = [proven.batch(index) for index in range(_update_size(proven.schedule))]
     timed = [(images.to(torch.float32), labels) for images, labels in batches]
-    losses = _trained(runtime, timed)
-    stage = runtime.links.stage
+    losses = _trained(runtime, proven.schedule, timed)
+    own_stages = tuple(runtime.modules)
     runtime.close()
     del stages, runtime
     reference = PipelineReference(
@@ -170,15 +207,19 @@ def _prove_timed_update(
     )
     expected = _losses(reference.run(batches), losses)
     bounds = _shared(reference)
-    when, gradients = f"stage {stage} in the timed run", reference.first_gradients(stage)
-    comparison.add(
-        f"gradients in {arithmetic.name}",
-        arrived,
-        gradients,
-        widened_by_type(reference.named(stage, bounds.first_gradients[stage]), arrived, gradients),
-        when,
-    )
-    comparison.add(f"loss in {arithmetic.name}", losses, expected, _numbered(bounds.losses), when)
+    when = "in the timed run"
+    for stage in own_stages:
+        gradients, wanted = arrived.get(stage, {}), reference.first_gradients(stage)
+        measured = reference.named(stage, bounds.first_gradients[stage])
+        comparison.add(
+            f"gradients in {arithmetic.name}",
+            gradients,
+            wanted,
+            widened_by_type(measured, gradients, wanted),
+            f"stage {stage} {when}",
+        )
+    name, rank = f"loss in {arithmetic.name}", f"rank {proven.place.rank} {when}"
+    comparison.add(name, losses, expected, _numbered(bounds.losses), rank)
 
 
 def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison) -> int:
@@ -195,30 +236,33 @@ def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison)
         cross_entropy,
         FLOAT64 if proven.place.rank == 0 else None,
     )
-    runtime = assembled(proven.place, proven.schedule, stages, optimiser)
+    runtime = assembled(stages, optimiser, nullcontext)
     del stages
     done = 0
-    for number, minibatches in enumerate(proof_runs(proven.schedule)):
+    for number, minibatches in enumerate(proven.proof_runs):
         batches = [proven.batch(done + index) for index in range(minibatches)]
         done += minibatches
-        losses = _trained(runtime, batches)
+        losses = _trained(runtime, proven.schedule, batches)
         expected = _losses(reference.run(batches), losses)
-        _compare(runtime, reference, losses, expected, comparison, number)
+        bounds, when = _shared(reference), f"after run {number}"
+        for stage, module in runtime.modules.items():
+            _compare(stage, module, runtime.replica, reference, bounds, comparison, when)
+        rank = f"rank {proven.place.rank} {when}"
+        comparison.add("loss", losses, expected, _numbered(bounds.losses), rank)
     runtime.close()
     return done
 
 
 def _compare(
-    runtime: Runtime,
+    stage: int,
+    module: nn.Module,
+    replica: int,
     reference: PipelineReference,
-    losses: Named,
-    expected: Named,
+    bounds: PipelineBounds,
     comparison: Comparison,
-    number: int,
+    when: str,
 ) -> None:
-    bounds = _shared(reference)
-    stage, replica, module = runtime.links.stage, runtime.links.replica, runtime.stage.module
-    when = f"stage {stage} after run {number}"
+    when = f"stage {stage} {when}"
     parameters = {name: each.detach() for name, each in module.named_parameters()}
     comparison.add(
         "parameters",
@@ -236,7 +280,6 @@ def _compare(
         reference.named(stage, bounds.buffers[stage][replica]),
         when,
     )
-    comparison.add("loss", losses, expected, _numbered(bounds.losses), when)
 
 
 def _shared(reference: PipelineReference) -> PipelineBounds:
@@ -261,43 +304,19 @@ def _owned(model: nn.Module, stages: Sequence[nn.Module]) -> list[dict[str, str]
     ]
 
 
-def _record_first_update(runtime: Runtime) -> Named:
-    """Keeps copies of the gradients of the first update that reaches the stage's optimiser."""
-    stash, arrived = runtime.stage.stash, Named()
-    names = [
-        name
-        for name, parameter in runtime.stage.module.named_parameters()
-        if parameter.requires_grad
-    ]
-    update = stash.update
-
-    def recorded(gradients: Sequence[torch.Tensor | None], oldest: int) -> None:
-        if not arrived:
-            arrived.update(
-                (name, gradient.clone())
-                for name, gradient in zip(names, gradients, strict=True)
-                if gradient is not None
-            )
-        update(gradients, oldest)
-
-    stash.update = recorded  # type: ignore[method-assign] # for this proof's runtime only
-    return arrived
-
-
-def _share(runtime: Runtime, batches: Sequence[Batch]) -> Iterator[Batch]:
-    """The batches that this rank feeds in, on its device, if it is a replica of the first stage."""
-    feeders = runtime.schedule.layout.replicas[0]
+def _share(runtime: AnyRuntime, schedule: Schedule, batches: Sequence[Batch]) -> Batches:
+    """The batches of this rank's replica, on its device, in case it feeds them in."""
     device = runtime.device
     return (
         (images.to(device), labels.to(device))
-        for images, labels in batches[runtime.links.replica :: feeders]
+        for images, labels in batches[runtime.replica :: schedule.layout.replicas[0]]
     )
 
 
-def _trained(runtime: Runtime, batches: Sequence[Batch]) -> Named:
+def _trained(runtime: AnyRuntime, schedule: Schedule, batches: Sequence[Batch]) -> Named:
     """The losses of a run on this rank, by the number of the minibatch."""
     with NoRandomness():
-        completed = list(runtime.train(_share(runtime, batches), len(batches)))
+        completed = list(runtime.train(_share(runtime, schedule, batches), len(batches)))
     return {str(done.minibatch): done.loss.cpu() for done in completed if done.loss is not None}
 
 
@@ -310,24 +329,19 @@ def _numbered(bounds: Sequence[float]) -> dict[str, float]:
     return {str(number): bound for number, bound in enumerate(bounds)}
 
 
-def prove_validation(proven: Proven, assembled: Assembled = assemble) -> Correctness:
+def prove_validation(proven: Proven, assembled: Assembled) -> Correctness:
     """Validates a few batches in the types that are timed and in float64, and compares each loss
     and number of right answers with those of the model itself."""
     comparison, about = Comparison(), _about(proven)
     arithmetic = _checked_trace(proven, about, training=False)
-    batches = [proven.batch(index) for index in range(proven.schedule.layout.world_size + 1)]
+    batches = [proven.batch(index) for index in range(proven.proof_validation)]
     reference = proven.model(wide=True).eval()
     for each, kind in ((arithmetic, torch.float32), (FLOAT64, torch.float64)):
         wide = kind == torch.float64
-        runtime = assembled(
-            proven.place,
-            proven.schedule,
-            proven.stages(wide),
-            Sgd(0.0),
-            **({} if wide else {"precision": proven.autocast}),
-        )
+        context = nullcontext if wide else proven.autocast
+        runtime = assembled(proven.stages(wide), Sgd(0.0), context)
         cast = [(images.to(kind), labels) for images, labels in batches]
-        got = _validated(runtime, cast)
+        got = _validated(runtime, proven.schedule, cast)
         runtime.close()
         name = "validation" if wide else f"validation in {each.name}"
         expected, bounds = _evaluated(proven.workload, reference, batches, got, each)
@@ -344,18 +358,17 @@ def prove_validation(proven: Proven, assembled: Assembled = assemble) -> Correct
     )
 
 
-def _validated(runtime: Runtime, batches: Sequence[Batch]) -> Named:
+def _validated(runtime: AnyRuntime, schedule: Schedule, batches: Sequence[Batch]) -> Named:
     """Losses and numbers of right answers on this rank; those that it should have and has not are
     missing from the comparison's other side."""
     got: Named = {}
     with NoRandomness():
-        for done in runtime.validate(_share(runtime, batches), len(batches)):
+        for done in runtime.validate(_share(runtime, schedule, batches), len(batches)):
             if done.loss is not None and done.correct is not None:
                 got[f"loss {done.minibatch}"] = done.loss.cpu()
                 got[f"correct {done.minibatch}"] = done.correct.cpu()
-    is_last = runtime.links.stage == runtime.schedule.layout.last
-    replicas = runtime.schedule.layout.replicas[-1]
-    share = range(runtime.links.replica, len(batches), replicas) if is_last else range(0)
+    is_last, replicas = schedule.layout.last in runtime.modules, schedule.layout.replicas[-1]
+    share = range(runtime.replica, len(batches), replicas) if is_last else range(0)
     missing = [number for number in share if f"loss {number}" not in got]
     assert not missing, f"the last stage returned no loss for minibatches {missing}"
     return got

@@ -4,10 +4,11 @@ Any number of runs may follow each other. A run ends with a drain: every minibat
 every update is made, and only the newest weights are left. The next run starts from those.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from pytest_dnnbench.planner.schedule import Backward, Forward, Schedule, Update
 from pytest_dnnbench.rank import marks
@@ -61,6 +62,36 @@ class Runtime:
         # The stash counts versions from its making, a schedule from the start of the run: this is
         # the stash's number of the run's version 0.
         self._base = 0
+
+    @property
+    def replica(self) -> int:
+        """Which replica of its stage this rank is."""
+        return self.links.replica
+
+    @property
+    def modules(self) -> Mapping[int, nn.Module]:
+        """The stages of this rank, by number: one."""
+        return {self.links.stage: self.stage.module}
+
+    def record_first_update(self) -> Mapping[int, dict[str, torch.Tensor]]:
+        """Copies of the gradients that reach the optimiser in the first update, by stage; empty
+        until then."""
+        stash, arrived = self.stage.stash, dict[str, torch.Tensor]()
+        named = self.stage.module.named_parameters()
+        names = [name for name, parameter in named if parameter.requires_grad]
+        update = stash.update
+
+        def recorded(gradients: Sequence[torch.Tensor | None], oldest: int) -> None:
+            if not arrived:
+                arrived.update(
+                    (name, gradient.clone())
+                    for name, gradient in zip(names, gradients, strict=True)
+                    if gradient is not None
+                )
+            update(gradients, oldest)
+
+        stash.update = recorded  # type: ignore[method-assign] # for the runtime of a proof only
+        return {self.links.stage: arrived}
 
     def train(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
         """Trains on `minibatches` minibatches of the whole pipeline, and yields those that this

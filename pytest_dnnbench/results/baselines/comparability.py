@@ -13,6 +13,7 @@ import msgspec
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.results.records.schema import PlanEntry, Record, RunFacts
 
 Facts = dict[str, Any]
@@ -20,7 +21,12 @@ Facts = dict[str, Any]
 Recorded = Mapping[str, tuple[Any, ...]]
 """The values that each fact which is only recorded had in a baseline's sessions."""
 
-CASE_FACTS = (*Case.__dataclass_fields__, *RunFacts.__struct_fields__, "partition")
+CASE_FACTS = (
+    *Case.__dataclass_fields__,
+    *FunctionCase.__dataclass_fields__,
+    *RunFacts.__struct_fields__,
+    "partition",
+)
 """Facts that every session may have, whatever its environment."""
 
 _EVER_OTHER = {"load_1min"}
@@ -45,7 +51,7 @@ def facts_of(record: Record) -> Facts:
     split = {} if record.plan is None else {"partition": _partition(record.plan)}
     facts: Facts = {}
     for part in (
-        msgspec.to_builtins(record.case),
+        msgspec.to_builtins(record.measured_case),
         msgspec.to_builtins(record.run),
         record.environment.must_match,
         split,
@@ -58,7 +64,7 @@ def facts_of(record: Record) -> Facts:
 def alike(record: Record, other: Record) -> bool:
     """Whether two records have the same facts. Much faster than making and comparing them."""
     return (
-        record.case == other.case
+        record.measured_case == other.measured_case
         and record.run == other.run
         and _same(record.environment.must_match, other.environment.must_match)
         and (record.plan and _partition(record.plan)) == (other.plan and _partition(other.plan))

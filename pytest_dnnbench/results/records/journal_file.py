@@ -10,12 +10,13 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DataError, DnnbenchError, UsageError
+from pytest_dnnbench.function_case import FunctionCase, MeasuredCase
 from pytest_dnnbench.messages import RankReport
 from pytest_dnnbench.metrics import LOSS
 from pytest_dnnbench.results.records.json_text import any_json, read_bytes
@@ -44,16 +45,26 @@ class Head(msgspec.Struct, frozen=True):
 class KeptLaunch(msgspec.Struct, frozen=True):
     """One launch of a case, with the case's plan and proof.
 
-    `item` is the test's node id. `plan` is what the framework's planning returned; it is plain data
-    when it is read back.
+    `item` is the test's node id. Of `case` and `function` one is null, as in a record. `plan` is
+    what the framework's planning returned; it is plain data when it is read back. `side` is B for a
+    launch in the other environment of --dnn-against; `round` is the round of a launch that is one
+    of a pair, from 1.
     """
 
     item: str
-    case: Case
+    case: Case | None
     plan: Any
     correctness: CorrectnessEntry
     reports: tuple[RankReport, ...]
     conditions: Conditions = Conditions()
+    function: FunctionCase | None = None
+    side: Literal["A", "B"] = "A"
+    round: int = 0
+
+    @property
+    def measured_case(self) -> MeasuredCase | None:
+        """What was measured; None in a line that says neither."""
+        return self.case or self.function
 
 
 _Line = TypeVar("_Line", Head, KeptLaunch)
@@ -148,15 +159,18 @@ def _convert(path: Path, number: int, raw: Any, line: type[_Line]) -> _Line:
 def _fault(launch: KeptLaunch) -> str:
     """Why this was never measured: no record can be made of it, or none that could be read back.
     Empty where nothing is wrong."""
+    case = launch.measured_case
+    if case is None:
+        return "it names neither a case nor a function"
     ranks = [report.rank for report in launch.reports]
-    if len(ranks) != launch.case.gpus or ranks != list(range(len(ranks))):
-        return f"the reports are not those of ranks 0 to {launch.case.gpus - 1}"
+    if len(ranks) != case.gpus or ranks != list(range(len(ranks))):
+        return f"the reports are not those of ranks 0 to {case.gpus - 1}"
     for report in launch.reports:
         steps = {len(report.step_index), len(report.step_end_s), len(report.step_samples)}
         if len(steps) > 1:
             return f"rank {report.rank}: step_index, step_end_s and step_samples differ in length"
     measurement = Measurement(
-        case=launch.case,
+        case=case,
         launches=(Launch(launch.reports, launch.conditions),),
         correctness=launch.correctness,
         environment=Environment(must_match={}),

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from pytest_dnnbench.case import Case
+from pytest_dnnbench.device_peaks import peak_flops
 from pytest_dnnbench.errors import UsageError, WrongResult
+from pytest_dnnbench.function_case import MeasuredCase
 from pytest_dnnbench.messages import Correctness, RankReport
-from pytest_dnnbench.metrics import METRICS, Metric
+from pytest_dnnbench.metrics import ALGORITHM_BANDWIDTH, METRICS, MFU, Metric
 from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry, Environment
 from pytest_dnnbench.run_length import Length
 
@@ -44,6 +46,11 @@ class Launch:
         return sum(self._job.samples) / self._job.window_s
 
     @property
+    def window(self) -> tuple[float, float]:
+        """Begin and end of the job's window, by the monotonic clock of its machine."""
+        return self._job.start_s, self._job.start_s + self._job.window_s
+
+    @property
     def step_time_s(self) -> list[float]:
         """Seconds per step, within the same window and by the same ranks: their sum is the window.
         Where an update averages several steps, replicas complete these at about the same time, so
@@ -62,10 +69,14 @@ class Launch:
         ranks = self._finishing
         if len({report.step_index for report in ranks}) == 1:
             slowest = max(ranks, key=_window_s)
+            # What all ranks count, they did together.
+            count = max if slowest.shared_samples else sum
             samples = [
-                sum(parts) for parts in zip(*(report.step_samples for report in ranks), strict=True)
+                count(parts)
+                for parts in zip(*(report.step_samples for report in ranks), strict=True)
             ]
-            return _JobWindow(samples, _window_s(slowest), _durations(slowest))
+            start_s = slowest.window_start_s
+            return _JobWindow(samples, start_s, _window_s(slowest), _durations(slowest))
         # Each rank's window opens when its last warm-up minibatch is complete, and the job's when
         # the last of these is. A rank that was early may have timed a minibatch by then.
         start_s = max(report.window_start_s for report in ranks)
@@ -77,7 +88,8 @@ class Launch:
         )
         ends_s = [end_s for end_s, _ in completions]
         times_s = [end_s - before_s for before_s, end_s in pairwise([start_s, *ends_s])]
-        return _JobWindow([count for _, count in completions], ends_s[-1] - start_s, times_s)
+        samples = [count for _, count in completions]
+        return _JobWindow(samples, start_s, ends_s[-1] - start_s, times_s)
 
     @property
     def own_work_s(self) -> list[list[float]]:
@@ -102,6 +114,10 @@ class Launch:
                 return self.throughput
             case "step_time_s":
                 return statistics.median(self.step_time_s)
+            case "algorithm_bandwidth" | "bus_bandwidth":
+                return self._bandwidth(metric)
+            case "energy_per_sample_j":
+                return self._energy_per_sample_j
             case "yardstick_s":
                 return self.conditions.yardstick_s
             case "loss":
@@ -110,6 +126,32 @@ class Launch:
                 return self.validation_accuracy
             case _:
                 return None
+
+    @property
+    def _energy_per_sample_j(self) -> float | None:
+        """Of all GPUs of the launch together or, on CPU ranks, of the machine's packages; None
+        where one of them does not count its energy."""
+        if self.conditions.gpu_uuids:
+            windows = self.conditions.gpu_window
+            energies = [
+                windows[uuid].energy_j if uuid in windows else None
+                for uuid in self.conditions.gpu_uuids
+            ]
+        else:
+            energies = [self.reports[0].cpu_energy_j]
+        counted = [energy_j for energy_j in energies if energy_j is not None]
+        complete = len(counted) == len(energies)
+        return math.fsum(counted) / sum(self._job.samples) if complete else None
+
+    def _bandwidth(self, metric: str) -> float | None:
+        """Of a collective, from the window of the slowest rank; a bus bandwidth takes a factor
+        above zero, which a lone rank does not have."""
+        factor = self.reports[0].bus_factor
+        if factor is None:
+            return None
+        if metric == ALGORITHM_BANDWIDTH:
+            return self.throughput
+        return self.throughput * factor or None
 
     @property
     def loss(self) -> list[float]:
@@ -132,6 +174,7 @@ class _JobWindow:
     """The timed window of a whole job, with the samples and the time of each step in it."""
 
     samples: list[int]
+    start_s: float
     window_s: float
     times_s: list[float]
 
@@ -149,7 +192,7 @@ class Figures:
 class Measurement:
     """A measured case: its launches, what proved its step right, and where it ran."""
 
-    case: Case
+    case: MeasuredCase
     launches: tuple[Launch, ...]
     correctness: CorrectnessEntry
     environment: Environment
@@ -162,13 +205,33 @@ class Measurement:
         """The metrics that every launch has, by name, in the order of their rows."""
         values = {}
         for metric in METRICS.values():
-            launches = [launch.figures(metric) for launch in self.launches]
-            if all(launches) and self.case.phase in metric.phases:
+            launches = [self._figures(metric, launch) for launch in self.launches]
+            if all(launches) and self.case.has_phase(metric.phases):
                 values[metric.name] = Figures(
                     per_launch=[float(metric.over_all(ranks)) for ranks in launches],
                     per_rank=self._per_rank(metric, launches),
                 )
         return values
+
+    def _figures(self, metric: Metric, launch: Launch) -> list[float]:
+        """As Launch.figures; MFU takes what the proof knows too."""
+        if metric.name != MFU:
+            return launch.figures(metric)
+        mfu = self._mfu(launch)
+        return [] if mfu is None else [mfu]
+
+    def _mfu(self, launch: Launch) -> float | None:
+        """The operations that the model needs for what it did in a second, over what the launch's
+        GPUs can do at most; None where either is not known."""
+        flops = self.correctness.about.get("flops_per_sample")
+        names = str(self.environment.must_match.get("gpu") or "")
+        if not isinstance(self.case, Case) or not isinstance(flops, float) or not names:
+            return None
+        peaks = [peak_flops(name, self.case.precision) for name in names.split(", ")]
+        stated = [peak for peak in peaks if peak is not None]
+        if len(stated) < len(peaks) or len(peaks) != self.case.gpus:
+            return None
+        return launch.throughput * flops / math.fsum(stated)
 
     def _per_rank(self, metric: Metric, launches: list[list[float]]) -> list[float]:
         """Empty also where only some ranks report the metric: nobody could say which."""
@@ -177,7 +240,7 @@ class Measurement:
         return [statistics.median(figures) for figures in zip(*launches, strict=True)]
 
 
-def agree(case: Case, results: Sequence[Correctness]) -> CorrectnessEntry:
+def agree(case: MeasuredCase, results: Sequence[Correctness]) -> CorrectnessEntry:
     """The check of a case's step, for its record. Raises WrongResult when a rank failed the check
     or does not hold, bit for bit, what rank 0 holds."""
     digests = [result.about.get("digest") for result in results]
@@ -207,15 +270,21 @@ def agree(case: Case, results: Sequence[Correctness]) -> CorrectnessEntry:
         for kind in dict.fromkeys(kind for result in results for kind in result.deviations)
     }
     return CorrectnessEntry(
-        checked=list(worst),
+        checked=[*worst, *results[0].checked],
         largest_deviation={kind: deviation for kind, (deviation, _) in worst.items()},
         tolerance={kind: tolerance for kind, (_, tolerance) in worst.items()},
-        ranks_agree="bit for bit" if digests[0] is not None else "within the tolerance",
+        ranks_agree=_agreement(digests[0] is not None, bool(worst)),
         about={key: fact for key, fact in results[0].about.items() if key != "digest"},
     )
 
 
-def same_model(case: Case, reports: Sequence[RankReport]) -> None:
+def _agreement(has_digest: bool, has_figures: bool) -> str:
+    if has_digest:
+        return "bit for bit"
+    return "within the tolerance" if has_figures else ""
+
+
+def same_model(case: MeasuredCase, reports: Sequence[RankReport]) -> None:
     """Raises WrongResult when a rank holds other weights after a run than most ranks, or, of two,
     than rank 0."""
     counts = Counter(report.fingerprint for report in reports)
@@ -229,7 +298,7 @@ def same_model(case: Case, reports: Sequence[RankReport]) -> None:
         )
 
 
-def check_times(case: Case, launch: Launch) -> None:
+def check_times(case: MeasuredCase, launch: Launch) -> None:
     """Raises WrongResult when the times of a launch cannot be: when one is not finite, when time
     stands still or goes backwards, or when throughput and step times contradict each other."""
     for report in launch.reports:
@@ -238,6 +307,8 @@ def check_times(case: Case, launch: Launch) -> None:
                 f"{case.label}: the clock of rank {report.rank} read {broken}: its times mean"
                 " nothing; look for code that replaces a clock on the ranks"
             )
+    if any(report.shared_samples for report in launch.reports):
+        _check_shared(case, launch.reports)
     if not launch._finishing:
         raise WrongResult(
             f"{case.label}: no rank completed a sample in its timed steps: let one rank's steps"
@@ -253,7 +324,22 @@ def check_times(case: Case, launch: Launch) -> None:
         )
 
 
-def check_metrics(case: Case, reports: Sequence[RankReport]) -> None:
+def _check_shared(case: MeasuredCase, reports: Sequence[RankReport]) -> None:
+    first = reports[0]
+    for report in reports:
+        if (report.sample, report.step_samples) != (first.sample, first.step_samples):
+            raise WrongResult(
+                f"{case.label}: rank {report.rank} counts other work than rank 0"
+                f" ({_counted(report)}, {_counted(first)}): a collective has the same size on every"
+                " rank"
+            )
+
+
+def _counted(report: RankReport) -> str:
+    return f"{report.step_samples[:1]} {report.sample}"
+
+
+def check_metrics(case: MeasuredCase, reports: Sequence[RankReport]) -> None:
     """Raises UsageError when a rank reports a metric that has no row, or one that only the job as a
     whole has; WrongResult when a figure is not finite. To be called after the first launch."""
     for report in reports:
@@ -293,7 +379,7 @@ def _window_s(report: RankReport) -> float:
     return report.window_end_s - report.window_start_s
 
 
-def check_figures(case: Case, launch: Launch) -> None:
+def check_figures(case: MeasuredCase, launch: Launch) -> None:
     """Raises WrongResult for a figure of the job that no measurement can give, as of a clock that
     stood still, ran backwards or gave no number. One such figure would cost the whole session its
     file: JSON has no NaN."""

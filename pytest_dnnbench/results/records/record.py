@@ -6,6 +6,8 @@ the session when it judges the case.
 
 from collections.abc import Sequence
 
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.messages import RankReport
 from pytest_dnnbench.metrics import metric_row
 from pytest_dnnbench.results.records.breakdown import breakdown_of, troubles
@@ -27,9 +29,11 @@ def make_record(measurement: Measurement) -> Record:
     reports = measurement.launches[0].reports
     sample = reports[0].sample
     reasons = [launch.conditions.disturbed for launch in measurement.launches]
+    case = measurement.case
     return Record(
         schema=SCHEMA,
-        case=measurement.case,
+        case=case if isinstance(case, Case) else None,
+        function=case if isinstance(case, FunctionCase) else None,
         run=RunFacts(
             sample=sample,
             samples_per_update=reports[0].samples_per_update,

@@ -12,9 +12,12 @@ from typing import Any, Literal
 import msgspec
 
 from pytest_dnnbench.case import Case, Scalar
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.function_case import FunctionCase, MeasuredCase
 from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.results.records.launches import Launches, launches_of
+from pytest_dnnbench.results.records.side_by_side import OtherSide
 from pytest_dnnbench.results.records.verdict import Verdict
 from pytest_dnnbench.results.statistics.noise import Noise
 from pytest_dnnbench.step_parts import Part
@@ -31,12 +34,13 @@ ADDS_UP = 0.05
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """How a case was run, beyond what the case itself says.
 
-    `sample` is the unit of a sample: img, tok or sample. `samples_per_update` counts the samples,
-    over all ranks, that one update of the weights averages. `oversubscribed`: more ranks than
-    cores. `steps` and `warmup` are what was asked for: how many steps were to be timed and how many
-    to be run before, or for how many seconds, as "5s"; a warm-up "auto" lasts until steps take
-    equally long. What came of it is in each launch. `data` describes the data that a rank reads.
-    `parallel`: timed beside other cases.
+    `sample` is the unit of a sample: img, tok, sample, step or B. `samples_per_update` counts the
+    samples, over all ranks, that one update of the weights averages; of a collective it is the size
+    in bytes, of another function 0. `oversubscribed`: more ranks than cores. `steps` and `warmup`
+    are what was asked for: how many steps were to be timed and how many to be run before, or for
+    how many seconds, as "5s"; a warm-up "auto" lasts until steps take equally long. What came of it
+    is in each launch. `data` describes the data that a rank reads. `parallel`: timed beside other
+    cases.
     """
 
     sample: str
@@ -77,6 +81,24 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     throttled_by: list[str] | None = None
 
 
+class GpuWindow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One GPU during the timed window, from `samples` readings of NVML in it: medians of power,
+    utilisation (of the time, 0 to 1), clock and temperature.
+
+    `energy_j` is from NVML's counter, between its readings before and after each end of the window;
+    left out for a window shorter than a second. `throttled_s` are the seconds for which the GPU was
+    slowed down, by reason, above zero. A figure that this GPU or driver does not have is left out.
+    """
+
+    samples: int = 0
+    energy_j: float | None = None
+    power_w: float | None = None
+    utilisation: float | None = None
+    sm_clock_mhz: float | None = None
+    temperature_c: float | None = None
+    throttled_s: dict[str, float] = {}
+
+
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The conditions of one launch: its devices, their state, and what else used them.
 
@@ -84,8 +106,10 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     the load of other processes, in cores. `cores` and `gpu_uuids` are the devices that the launch
     leased; `rank_cores` are the cores near its GPU that each rank was pinned to, empty where none
     was. `gpu_before` and `gpu_after` map UUIDs to states, before the ranks start and while they
-    still hold their GPUs. `discarded_as_suspended` counts the launches before this one in which the
-    machine slept. `yardstick_s` is how long the machine's yardstick took after the launch.
+    still hold their GPUs; the power before is that of idle GPUs. `gpu_window` maps UUIDs to what
+    was read during the timed window. `discarded_as_suspended` counts the launches before this one
+    in which the machine slept. `yardstick_s` is how long the machine's yardstick took after the
+    launch.
     """
 
     disturbed: str | None = None
@@ -95,6 +119,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     rank_cores: tuple[tuple[int, ...], ...] = ()
     gpu_before: dict[str, GpuState] = {}
     gpu_after: dict[str, GpuState] = {}
+    gpu_window: dict[str, GpuWindow] = {}
     discarded_as_suspended: int = 0
     yardstick_s: float | None = None
 
@@ -295,16 +320,18 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, kw_only=True, gc=False):
-    """A measured case.
+    """A measured case: a step of training or validation (`case`), or a function of the user's
+    (`function`); the other of the two is null.
 
     Speed-up is added once the session has measured `single`; `thresholds` and `verdict` when the
     case is judged. `details` holds, for each rank, the framework's own facts. `noise` is what a
-    calibration learnt, by metric. `notes` are lines for the session's summary. `breakdown` is there
-    where steps were profiled, `why` where a case regressed whose baseline has a breakdown.
+    calibration learnt, by metric. `notes` are lines for the session's summary. `against` is what
+    became of the case in the other environment of --dnn-against. `breakdown` is there where steps
+    were profiled, `why` where a case regressed whose baseline has a breakdown.
     """
 
     schema: int
-    case: Case
+    case: Case | None
     run: RunFacts
     metrics: dict[str, MetricEntry]
     launches: list[LaunchEntry]
@@ -319,6 +346,25 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
     notes: list[Note] = []
     breakdown: BreakdownEntry | None = None
     why: WhyEntry | None = None
+    function: FunctionCase | None = None
+    against: OtherSide | None = None
+
+    def __post_init__(self) -> None:
+        if (self.case is None) == (self.function is None):
+            raise UsageError("a record is about a case or about a function: give one of the two")
+
+    @property
+    def measured_case(self) -> MeasuredCase:
+        """What was measured."""
+        measured = self.case or self.function
+        assert measured is not None, "checked above"
+        return measured
+
+    @property
+    def trained_case(self) -> Case:
+        """The case of a record that is about training or validation."""
+        assert self.case is not None, "asked of such records only"
+        return self.case
 
     @property
     def reasons(self) -> list[str | None]:

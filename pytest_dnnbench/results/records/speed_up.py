@@ -21,7 +21,8 @@ _SETTING = attrgetter(
     *(
         f"case.{name}"
         for name in (
-            "model", "phase", "dataset", "image_size", "precision", "scaling", "device", "seed",
+            "model", "phase", "dataset", "image_size", "sequence_length", "precision", "scaling",
+            "device", "seed",
         )
     ),
     "run.steps",
@@ -41,7 +42,10 @@ class SpeedUps:
         self._records: dict[Hashable, list[Record]] = {}
 
     def add(self, record: Record) -> None:
-        """Takes in a record, and adds the figures to every record that can now have them."""
+        """Takes in a record, and adds the figures to every record that can now have them. A timed
+        function has none."""
+        if record.case is None:
+            return
         setting = _setting(record)
         same = self._records.setdefault(setting, [])
         same.append(record)
@@ -74,7 +78,7 @@ def speed_ups_of(record: Record, rates: Sequence[float]) -> dict[str, list[float
         return {}
     single = statistics.median(singles.undisturbed)
     speed_ups = [rate / single for rate in rates]
-    efficiencies = [speed_up / record.case.gpus for speed_up in speed_ups]
+    efficiencies = [speed_up / record.measured_case.gpus for speed_up in speed_ups]
     return {"speedup": speed_ups, "scaling_efficiency": efficiencies}
 
 
@@ -83,7 +87,7 @@ def _relate(record: Record, single: Record) -> None:
     ratios = [rate / other for rate, other in zip(rates, single_rates, strict=False)]
     reasons = either(record.reasons, single.reasons)
     disturbed = reasons if any(reasons) else ()
-    efficiencies = [ratio / record.case.gpus for ratio in ratios]
+    efficiencies = [ratio / record.measured_case.gpus for ratio in ratios]
     record.metrics["speedup"] = metric_entry("speedup", ratios, disturbed=disturbed)
     record.metrics["scaling_efficiency"] = metric_entry(
         "scaling_efficiency", efficiencies, disturbed=disturbed
@@ -92,7 +96,7 @@ def _relate(record: Record, single: Record) -> None:
 
 def _setting(record: Record) -> Hashable:
     """What must be alike for a speed-up to mean anything."""
-    case = record.case
+    case = record.trained_case
     weak = case.scaling == "weak"
     samples = case.batch_size if weak else case.batch_size * case.gpus
     return samples, *_SETTING(record)

@@ -100,7 +100,7 @@ def plans_of(records: Iterable[Record]) -> list[LaunchPlan]:
         if entry := record.launch_plan:
             needed = plans.setdefault((entry.effect, entry.launches), {})
             if entry.stored:
-                needed[record.case.label] = entry.needed
+                needed[record.measured_case.label] = entry.needed
     return [LaunchPlan(*planned, needed) for planned, needed in plans.items()]
 
 

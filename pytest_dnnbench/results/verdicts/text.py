@@ -26,7 +26,7 @@ def failure_message(record: Record) -> str:
     limit, interval and confidence of each metric that regressed; then what the others are, what was
     not judged, and why the case got slower, if that is known."""
     verdict = record.verdict
-    lines = [f"regressed: {record.case.label}, {_against(verdict)}"]
+    lines = [f"regressed: {record.measured_case.label}, {_against(verdict)}"]
     if other := elsewhere_text(verdict):
         lines.append(f"  {other}")
     if slow := slow_rank(record):

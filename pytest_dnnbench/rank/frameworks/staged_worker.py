@@ -1,0 +1,171 @@
+"""What the frameworks that cut a model into stages share: the case's plan, the model, its stages,
+and the proof of a step.
+
+Not here: how stages run (rank/pipeline), what a step is (pipedream.py, torch_pipeline.py).
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import msgspec
+import torch
+from torch import nn
+
+from pytest_dnnbench.catalog import OF_ANY_SIZE
+from pytest_dnnbench.messages import Correctness, PlanDecision
+from pytest_dnnbench.planner.plan import Plan
+from pytest_dnnbench.planner.schedule import Schedule
+from pytest_dnnbench.rank import batches, data, group
+from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
+from pytest_dnnbench.rank.image_workload import ImageWorkload
+from pytest_dnnbench.rank.models import build_model, example_images, seed, widen
+from pytest_dnnbench.rank.pipeline.cut import cut
+from pytest_dnnbench.rank.pipeline.proof import AnyRuntime, prove_training, prove_validation
+from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed
+from pytest_dnnbench.rank.pipeline.stash import Sgd
+from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
+from pytest_dnnbench.rank.proof_conditions import proof_conditions
+from pytest_dnnbench.rank.reference import digest
+from pytest_dnnbench.rank.worker import Step
+from pytest_dnnbench.rank.workload import Share
+
+PROOF_IMAGE_SIZE = 64
+"""Pixels a side of the proof's images, for models that take any size: the mathematics is the same
+and the time is shorter."""
+
+PROOF_IMAGES = {True: 16, False: 8}
+"""In the proof's minibatches, in MNIST's form and in others. Batch normalisation amplifies rounding
+where it has few values: efficientnet_b0 on 4 images of 28 pixels turns 1e-16 into 1e-6 within 7
+updates, on 16 into 5e-12."""
+
+VALIDATION_IMAGES = 250
+"""In the minibatches of the final validation."""
+
+
+class StagedWorker(WorkloadWorker):
+    """One rank of a framework that cuts the model as the case's plan says."""
+
+    _batches: Batches | None = None
+    """Made in the first run, and used up in the next ones."""
+
+    def connect(self) -> None:
+        """Joins torch.distributed's process group."""
+        group.join(self.place)
+
+    def _take_plan(self) -> None:
+        """Takes the plan of the request, and sets `schedule`: what the framework computes, as a
+        schedule of ours that the reference follows."""
+        assert self.request.plan is not None, "planning comes before the proof and the launches"
+        # A launch that is resumed has its plan from a journal, as plain data.
+        self.decision: PlanDecision = (
+            self.request.plan
+            if isinstance(self.request.plan, PlanDecision)
+            else msgspec.convert(self.request.plan, PlanDecision)
+        )
+        self.plan: Plan = self.decision.plan
+        self.schedule: Schedule = self._scheduled()
+
+    @abstractmethod
+    def _scheduled(self) -> Schedule:
+        """The schedule of ours, for this plan."""
+
+    @abstractmethod
+    def _assembled(
+        self,
+        stages: Sequence[nn.Module],
+        optimiser: Sgd,
+        precision: Callable[[], AbstractContextManager[object]],
+    ) -> AnyRuntime:
+        """This rank's runtime; a test plants its faults here."""
+
+    def model(self, wide: bool = False) -> nn.Module:
+        """The case's model with the same weights on every rank, those of rank 0 of the other
+        frameworks, on the rank's device; in its own types or in double precision."""
+        model = self._on_host().to(self.device)
+        return widen(model) if wide else model
+
+    def _on_host(self) -> nn.Module:
+        seed(self.case.seed)
+        return build_model(self.request.model, self.case.image_size)
+
+    def stages(self, wide: bool = False) -> list[nn.Module]:
+        """All stages of the model, on the host."""
+        model = self._on_host()
+        self._fingerprint = digest(model.state_dict())
+        example = example_images(self.case.image_size, TRACED_IMAGES)
+        stages = cut(model, example, [stage.nodes for stage in self.plan.stages])
+        return [widen(stage) if wide else stage for stage in stages]
+
+    @property
+    def optimiser(self) -> Sgd:
+        """The case's SGD."""
+        return Sgd(self.request.learning_rate, self.request.momentum, self.request.weight_decay)
+
+    @property
+    def precision(self) -> str:
+        """The case's."""
+        return self.case.precision
+
+    @property
+    def predicted_step_s(self) -> float:
+        """The plan's bottleneck: seconds between two minibatches."""
+        return self.plan.bottleneck_s or 0.0
+
+    def fingerprint(self) -> str:
+        """As Worker.fingerprint, of the whole model before the cut: every rank takes its stage from
+        the same model."""
+        return self._fingerprint
+
+    @property
+    @abstractmethod
+    def proof_runs(self) -> tuple[int, int]:
+        """Minibatches of the two runs of the proof in float64."""
+
+    @property
+    @abstractmethod
+    def proof_validation(self) -> int:
+        """Minibatches of the proof of a validation."""
+
+    def prove(self) -> Correctness:
+        """As Worker.prove: the case's plan and model, on small minibatches."""
+        self._take_plan()
+        prove = prove_training if self.case.phase == "train" else prove_validation
+        with proof_conditions(self.request.model, self._on_host):
+            return prove(self, self._assembled)
+
+    def batch(self, index: int) -> data.Batch:
+        """Minibatch `index` of the proof, in float64, of images that float32 has as well."""
+        images = ImageWorkload(self.request.model, self.case.image_size)
+        # Other models of torchvision, and a user's, may not take images of another size.
+        if self.request.model in OF_ANY_SIZE and self.case.image_size > PROOF_IMAGE_SIZE:
+            images = ImageWorkload(self.request.model, PROOF_IMAGE_SIZE)
+        batch = batches.synthetic_batch(
+            images,
+            0,
+            index,
+            self.device,
+            size=PROOF_IMAGES[images.channels == 1],
+            seed=self.case.seed,
+        )
+        return batches.wide(batch)
+
+    def new_batches(self, shard: int, shards: int) -> Batches:
+        """The data of one shard, from its begin."""
+        case, pinned = self.case, self.device.type == "cuda"
+        share = Share(case.phase, case.batch_size, shard, shards, case.seed, pinned)
+        return batches.batches(self.workload, share, self.device)
+
+
+def step_of(index: int, share: list[Completed]) -> Step:
+    """A rank's share of a step: the images of its minibatches and the mean of their losses, if it
+    sees any."""
+    losses = [done.loss for done in share if done.loss is not None]
+    loss = torch.stack(losses).mean() if losses else None
+    return Step(index, sum(done.samples for done in share), loss)
+
+
+def counts_of(completed: Sequence[Completed]) -> tuple[int, int]:
+    """Right answers and images of validated minibatches, on the last stage."""
+    right = [int(done.correct) for done in completed if done.correct is not None]
+    return sum(right), sum(done.samples for done in completed)

@@ -1,0 +1,195 @@
+"""`gpipe`, `1f1b`, `interleaved`, `bfs`, `zero-bubble`, `zbv`, `dualpipev`: the schedules of
+torch.distributed.pipelining over the stages of our planner.
+
+A step is one update: `microbatches` microbatches of `case.batch_size` images, over all replicas of
+the pipeline. The rank with the last stage alone counts images. Not here: what a schedule needs
+(planner/synchronous.py), how it runs (rank/pipeline/torch_runtime.py).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pytest_dnnbench.messages import PipelineFacts
+from pytest_dnnbench.planner.bubbles import Pass, batch_seconds, idle_fractions
+from pytest_dnnbench.planner.schedule import Schedule
+from pytest_dnnbench.planner.synchronous import Pipelines, pipelines_of
+from pytest_dnnbench.rank import data, group
+from pytest_dnnbench.rank.frameworks.staged_worker import StagedWorker, counts_of, step_of
+from pytest_dnnbench.rank.pipeline.runtime import Completed
+from pytest_dnnbench.rank.pipeline.stash import Sgd
+from pytest_dnnbench.rank.pipeline.torch_runtime import TorchRuntime
+from pytest_dnnbench.rank.worker import Step
+
+_NO_LABEL = -100
+"""Of images that fill up the last microbatches of a validation: no answer is right, and torch's
+losses leave it out."""
+
+_PART = {"F": 1 / 3, "L": 0.0, "B": 2 / 3, "I": 1 / 3, "W": 1 / 3}
+"""Of a stage's compute in a plan, by kind of pass, for the predicted step: a backward pass takes
+twice as long as a forward, half of it for the weights."""
+
+
+class TorchPipelineWorker(StagedWorker):
+    """One rank of a pipeline: one or more stages."""
+
+    def build(self) -> None:
+        """Cuts the model as planned, and takes this rank's stages in the types that the model's
+        factory gives it (bf16 is autocast)."""
+        self._take_plan()
+        self._runtime = self._assembled(self.stages(), self.optimiser, self.autocast)
+        self._orders: list[list[Pass]] = []
+
+    def _scheduled(self) -> Schedule:
+        case = self.case
+        self._pipelines: Pipelines = pipelines_of(
+            case.framework, self.place.world_size, case.options
+        )
+        return self._pipelines.accumulation()
+
+    def _assembled(
+        self,
+        stages: Sequence[nn.Module],
+        optimiser: Sgd,
+        precision: Callable[[], AbstractContextManager[object]],
+    ) -> TorchRuntime:
+        return TorchRuntime(self.place, self._pipelines, stages, optimiser, precision=precision)
+
+    @property
+    def proof_runs(self) -> tuple[int, int]:
+        """As StagedWorker.proof_runs: whole updates, more in the first run than in the second."""
+        return 2 * self._pipelines.microbatches, self._pipelines.microbatches
+
+    @property
+    def proof_validation(self) -> int:
+        """As StagedWorker.proof_validation: two rounds."""
+        return 2 * self._pipelines.microbatches
+
+    def run(self, steps: int) -> Iterator[Step]:
+        """As Worker.run; every rank completes every step."""
+        runtime, pipelines = self._runtime, self._pipelines
+        if self._batches is None:
+            takes = runtime.has_first or runtime.has_last
+            shard = runtime.replica, pipelines.replicas
+            self._batches = self.new_batches(*shard) if takes else iter(())
+        runtime.passes.restart()
+        pass_through = runtime.train if self.case.phase == "train" else runtime.validate
+        share: list[Completed] = []
+        for done in pass_through(self._batches, steps * pipelines.microbatches):
+            share.append(done)
+            if len(share) == pipelines.microbatches_of_each:
+                yield step_of(done.minibatch // pipelines.microbatches, share)
+                share.clear()
+
+    def align(self) -> None:
+        """Does not wait: ranks of a pipeline end a step one after the other."""
+
+    @property
+    def lead_in(self) -> int:
+        """As Worker.lead_in: the pipeline fills and drains in every step."""
+        return 1
+
+    @property
+    def samples_per_update(self) -> int:
+        """As Worker.samples_per_update."""
+        return self.case.batch_size * self._pipelines.microbatches
+
+    def close(self) -> None:
+        """Leaves the process group."""
+        if hasattr(self, "_runtime"):
+            self._runtime.close()
+        group.leave()
+
+    def validation(self) -> tuple[int, int] | None:
+        """As Worker.validation: each replica passes its share of the validation set through, and
+        the rank with the last stage counts."""
+        files = self.request.data
+        if files is None or self.case.phase != "train":
+            return None
+        digits, runtime, pipelines = data.Digits(files, "validate"), self._runtime, self._pipelines
+        share = slice(runtime.replica, None, pipelines.replicas)
+        images, labels = digits.images[share], digits.labels[share]
+        size = self.case.batch_size
+        steps = math.ceil(len(images) / (size * pipelines.microbatches_of_each))
+        # torch's stages have one size of microbatch.
+        missing = steps * size * pipelines.microbatches_of_each - len(images)
+        images = torch.cat([images, images[:1].expand(missing, *images.shape[1:])])
+        labels = torch.cat([labels, labels.new_full((missing,), _NO_LABEL)])
+        batches = (
+            (part.to(self.device), wanted.to(self.device))
+            for part, wanted in zip(
+                torch.split(images, size), torch.split(labels, size), strict=True
+            )
+        )
+        completed = list(runtime.validate(batches, steps * pipelines.microbatches))
+        right, samples = counts_of(completed)
+        return (right, samples - missing) if runtime.has_last else None
+
+    def metrics(self) -> dict[str, float]:
+        """As Worker.metrics: the bubble of this rank in the timed steps, and the one that the
+        schedule's own order causes with the median time of each kind of pass in them."""
+        passes = self._runtime.passes
+        self._orders, seconds = self._gathered(passes.seconds(self.timed))
+        if self.case.phase != "train":
+            return {}
+        measured = passes.occupancy.bubble_fraction(self.timed.start, self.timed.stop)
+        ideal = idle_fractions(self._orders, seconds)[self._runtime.place]
+        return {
+            "bubble_fraction": 1.0 if measured is None else measured,
+            "bubble_fraction_ideal": ideal,
+        }
+
+    def _gathered(
+        self, seconds: dict[tuple[int, str], float]
+    ) -> tuple[list[list[Pass]], dict[tuple[int, str], float]]:
+        """The orders of all ranks of this pipeline, and the times of all its stages."""
+        runtime = self._runtime
+        parts: list[tuple[list[Pass], dict[tuple[int, str], float]]]
+        parts = [([], {}) for _ in range(self._pipelines.ranks)]
+        dist.all_gather_object(parts, (runtime.passes.order(), seconds), runtime.group)
+        together = {key: value for _, part in parts for key, value in part.items()}
+        return [order for order, _ in parts], together
+
+    def details(self) -> dict[str, object]:
+        """As Worker.details: the schedule, and the stages of this rank."""
+        return {
+            "schedule": self._pipelines.rule.torch_class,
+            "stages": list(self._runtime.modules),
+            "microbatches_per_step": self._pipelines.microbatches,
+            "minibatches_per_update": self._pipelines.microbatches,
+            "replicas": self._pipelines.replicas,
+        }
+
+    def pipeline_facts(self) -> PipelineFacts:
+        """As Worker.pipeline_facts. The predicted step is the schedule's own order with the plan's
+        times."""
+        runtime, pipelines = self._runtime, self._pipelines
+        seconds = {
+            (number, kind): part * stage.compute_s
+            for number, stage in enumerate(self.plan.stages)
+            for kind, part in _PART.items()
+        }
+        own_stages = [self.plan.stages[number] for number in runtime.modules]
+        each = pipelines.stages_per_rank
+        return PipelineFacts(
+            decision=self.decision,
+            shape=str(pipelines.layout) + (f" x{each}" if each > 1 else ""),
+            parallelism="pipeline",
+            predicted_step_time_s=batch_seconds(self._orders, seconds),
+            predicted_data_parallel_step_time_s=self.plan.data_parallel_s * pipelines.microbatches,
+            stage=min(runtime.modules),
+            replica=runtime.replica,
+            versions_kept=1,
+            version_bytes=sum(
+                parameter.nbytes
+                for module in runtime.modules.values()
+                for parameter in module.parameters()
+                if parameter.requires_grad
+            ),
+            stash_bytes=0,
+            planned_memory_bytes=sum(stage.memory_bytes for stage in own_stages),
+        )

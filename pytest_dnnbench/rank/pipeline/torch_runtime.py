@@ -1,0 +1,300 @@
+"""One rank's run through a pipeline that torch.distributed.pipelining schedules.
+
+    batches ──> m microbatches ──> torch's schedule ──> gradients ──> mean over replicas ──> update
+                                   (our stages)          of m each     (GradientMean)
+
+It gives what runtime.py gives, so the same proof and the same worker can hold both. Replicas are
+averaged by hand: schedules that split the backward pass go around the hooks of
+DistributedDataParallel, which would average nothing. Not here: which ranks run which stages
+(planner/synchronous.py), the cut of the model (cut.py), the notes of passes (passes.py).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed import pipelining
+from torch.nn.functional import cross_entropy
+
+from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.messages import Place
+from pytest_dnnbench.planner.synchronous import Pipelines
+from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
+from pytest_dnnbench.rank.pipeline.passes import NotedStage, Passes
+from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed
+from pytest_dnnbench.rank.pipeline.stage import Loss
+from pytest_dnnbench.rank.pipeline.stash import Sgd
+from pytest_dnnbench.rank.pipeline.static_shapes import Form, check_forms, learnt_forms
+from pytest_dnnbench.rank.pipeline.torch_stage import Precision, TorchStage, alias
+
+
+class TorchRuntime:
+    """The stages of this rank at work. All ranks of the job make it, and call the same runs in the
+    same order."""
+
+    def __init__(
+        self,
+        place: Place,
+        pipelines: Pipelines,
+        stages: Sequence[nn.Module],
+        optimiser: Sgd,
+        *,
+        loss: Loss = cross_entropy,
+        precision: Precision = nullcontext,
+    ) -> None:
+        """`stages` are all stages of the model, alike on every rank. Raises PlanError if their
+        number or that of the ranks does not fit the pipelines."""
+        if len(stages) != pipelines.stages:
+            raise PlanError(
+                f"the model is cut into {len(stages)} stages, {pipelines.framework} needs"
+                f" {pipelines.stages}"
+            )
+        layout = pipelines.layout
+        if place.world_size != layout.world_size:
+            raise PlanError(
+                f"the pipelines take {layout.world_size} ranks, there are {place.world_size}"
+            )
+        self.pipelines = pipelines
+        self.device = torch.device(place.device)
+        self.place, self.replica = layout.place(place.rank)
+        self.passes = Passes(self.device)
+        self.group, replicas = _groups(pipelines, place)
+        self._modules = {
+            stage: stages[stage].to(self.device) for stage in pipelines.stages_of(self.place)
+        }
+        self._torch_stages = {
+            stage: TorchStage(module, stage == pipelines.stages - 1, precision)
+            for stage, module in self._modules.items()
+        }
+        self._loss, self._precision = loss, precision
+        self._parameters = [
+            parameter
+            for module in self._modules.values()
+            for parameter in module.parameters()
+            if parameter.requires_grad
+        ]
+        self._optimiser = _sgd(self._parameters, optimiser)
+        self._replicas_mean = (
+            GradientMean(self._parameters, replicas, pipelines.replicas)
+            if replicas is not None
+            else None
+        )
+        self._recorded: dict[int, dict[str, torch.Tensor]] | None = None
+        self._training: Any = None
+        self._evaluation: Any = None
+        self._losses_noted = 0
+
+    @property
+    def modules(self) -> Mapping[int, nn.Module]:
+        """The stages of this rank, by number."""
+        return self._modules
+
+    @property
+    def has_first(self) -> bool:
+        """Whether this rank takes inputs."""
+        return 0 in self._modules
+
+    @property
+    def has_last(self) -> bool:
+        """Whether this rank takes targets, and sees losses."""
+        return self.pipelines.stages - 1 in self._modules
+
+    def record_first_update(self) -> Mapping[int, dict[str, torch.Tensor]]:
+        """Copies of the gradients that reach the optimiser in the first update, by stage; empty
+        until then."""
+        self._recorded = {}
+        return self._recorded
+
+    def train(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
+        """Trains on `minibatches` microbatches of all replicas, a multiple of those of an update,
+        and yields those of this rank, update by update.
+
+        `batches` are this replica's share; they are read where a rank has the first stage, the
+        last, or both.
+        """
+        for module in self._modules.values():
+            module.train()
+        for step in range(self._steps(minibatches)):
+            self.passes.step = step
+            images, labels = self._take(batches)
+            if self._training is None:
+                self._training = self._schedule(images, training=True)
+            losses: list[torch.Tensor] = []
+            self._losses_noted = 0
+            self._training.step(
+                *self._inputs(images),
+                target=labels if self.has_last else None,
+                losses=losses,
+                return_outputs=False,
+            )
+            self._update()
+            yield from self._completed(step, [loss.detach() for loss in losses])
+
+    @torch.no_grad()
+    def validate(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
+        """Runs forward passes in evaluation mode. Yields as `train` does, and counts right
+        answers."""
+        for module in self._modules.values():
+            module.eval()
+        for step in range(self._steps(minibatches)):
+            self.passes.step = step
+            images, labels = self._take(batches)
+            if self._evaluation is None:
+                self._evaluation = self._schedule(images, training=False)
+            output = self._evaluation.step(*self._inputs(images))
+            right, losses = [], []
+            if self.has_last:
+                count = self.pipelines.microbatches_of_each
+                parts = zip(output.chunk(count), labels.chunk(count), strict=True)
+                for number, (logits, wanted) in enumerate(parts):
+                    with self._noting_loss(number):
+                        losses.append(self._loss_of(logits, wanted))
+                        right.append((logits.argmax(1) == wanted).sum())
+            yield from self._completed(step, losses, right)
+
+    def close(self) -> None:
+        """Nothing is left open: torch has waited for all messages of a step."""
+
+    def _steps(self, minibatches: int) -> int:
+        steps, rest = divmod(minibatches, self.pipelines.microbatches)
+        assert not rest, "every update has all its microbatches"
+        return steps
+
+    def _take(self, batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
+        """The microbatches of one update, one after the other; torch divides them again."""
+        if not (self.has_first or self.has_last):
+            return torch.empty(0), torch.empty(0)
+        taken = list(islice(batches, self.pipelines.microbatches_of_each))
+        return torch.cat([images for images, _ in taken]), torch.cat([each for _, each in taken])
+
+    def _inputs(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (images,) if self.has_first else ()
+
+    def _completed(
+        self,
+        step: int,
+        losses: Sequence[torch.Tensor],
+        right: Sequence[torch.Tensor] = (),
+    ) -> Iterator[Completed]:
+        replicas = self.pipelines.replicas
+        for number in range(self.pipelines.microbatches_of_each):
+            minibatch = step * self.pipelines.microbatches + number * replicas + self.replica
+            if self.has_last:
+                correct = right[number] if right else None
+                yield Completed(minibatch, self._size, losses[number], correct)
+            else:
+                yield Completed(minibatch)
+
+    def _update(self) -> None:
+        if self._replicas_mean is not None:
+            # Waits for other replicas: no compute.
+            self._replicas_mean.add([parameter.grad for parameter in self._parameters])
+            mean = self._replicas_mean.take(self.pipelines.replicas)
+            for parameter, gradient in zip(self._parameters, mean, strict=True):
+                parameter.grad = gradient
+        if self._recorded is not None and not self._recorded:
+            self._recorded.update(self._gradients())
+        start = self.passes.occupancy.mark()
+        if self._optimiser is not None:
+            self._optimiser.step()
+            self._optimiser.zero_grad()
+        self.passes.occupancy.add(self.passes.step, start)
+
+    def _gradients(self) -> dict[int, dict[str, torch.Tensor]]:
+        return {
+            stage: {
+                name: parameter.grad.clone()
+                for name, parameter in module.named_parameters()
+                if parameter.grad is not None
+            }
+            for stage, module in self._modules.items()
+        }
+
+    def _loss_of(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        with self._precision():
+            return self._loss(output, target)
+
+    def _noted_loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The loss as torch's schedule calls it: microbatch after microbatch."""
+        number = self._losses_noted
+        self._losses_noted += 1
+        with self._noting_loss(number):
+            return alias(self._loss_of(output, target))
+
+    def _noting_loss(self, microbatch: int) -> AbstractContextManager[None]:
+        return self.passes.noting(self.pipelines.stages - 1, "L", microbatch)
+
+    def _schedule(self, images: torch.Tensor, *, training: bool) -> Any:
+        """torch's schedule, for microbatches of the size of these."""
+        count, rule = self.pipelines.microbatches_of_each, self.pipelines.rule
+        forms = self._forms(images, training)
+        stages = [
+            NotedStage(
+                self.passes,
+                module,
+                number,
+                self.pipelines.stages,
+                self.device,
+                input_args=tuple(form.zeros(self.device) for form in forms[number]),
+                output_args=tuple(form.zeros(self.device) for form in forms[number + 1]),
+                group=self.group,
+            )
+            for number, module in self._torch_stages.items()
+        ]
+        kind = getattr(pipelining.schedules, rule.torch_class)
+        loss = self._noted_loss if training else None
+        return kind(stages[0] if rule.stages_per_rank == 1 else stages, count, loss_fn=loss)
+
+    def _forms(self, images: torch.Tensor, training: bool) -> list[tuple[Form, ...]]:
+        count, rank_of = self.pipelines.microbatches_of_each, self.pipelines.layout.rank
+        self._size = len(images) // count
+        forms = learnt_forms(
+            self._torch_stages,
+            Form.of(images[: self._size]) if self.has_first else None,
+            self.pipelines.stages,
+            lambda stage: rank_of(self.pipelines.place_of(stage), self.replica),
+            self.group,
+            self.device,
+            nullcontext if training else torch.no_grad,
+        )
+        if training:
+            check_forms(forms)
+        return forms
+
+
+def _groups(
+    pipelines: Pipelines, place: Place
+) -> tuple[dist.ProcessGroup | None, dist.ProcessGroup | None]:
+    """The group of this rank's pipeline, and that of its replicas. None stands for all ranks, and
+    for no replicas."""
+    layout, limit = pipelines.layout, timedelta(seconds=place.timeout_s)
+    if pipelines.replicas == 1:
+        return None, None
+    mine: list[dist.ProcessGroup] = []
+    # Every rank must take part in making every group, its own or not: that is torch's rule.
+    for replica in range(pipelines.replicas):
+        ranks = [layout.rank(stage, replica) for stage in range(pipelines.ranks)]
+        group = dist.new_group(ranks, timeout=limit)
+        mine += [group] if place.rank in ranks else []
+    for stage in range(pipelines.ranks):
+        ranks = [layout.rank(stage, replica) for replica in range(pipelines.replicas)]
+        group = dist.new_group(ranks, timeout=limit)
+        mine += [group] if place.rank in ranks else []
+    pipeline, replicas = mine
+    return pipeline, replicas
+
+
+def _sgd(parameters: list[nn.Parameter], settings: Sgd) -> torch.optim.Optimizer | None:
+    if not parameters:
+        return None
+    return torch.optim.SGD(
+        parameters,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )

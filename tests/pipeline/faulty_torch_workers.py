@@ -1,0 +1,66 @@
+"""Workers of torch's schedules with one planted fault each: the proof must catch every one."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_dnnbench.rank.frameworks.torch_pipeline import TorchPipelineWorker
+from pytest_dnnbench.rank.pipeline.torch_runtime import TorchRuntime
+
+
+class GradientsSummed(TorchPipelineWorker):
+    """Gradients are not divided by the number of microbatches."""
+
+    def _assembled(self, *arguments: Any) -> TorchRuntime:
+        runtime = super()._assembled(*arguments)
+        made = runtime._schedule
+
+        def unscaled(images: torch.Tensor, *, training: bool) -> Any:
+            schedule = made(images, training=training)
+            schedule.scale_grads = False
+            return schedule
+
+        runtime._schedule = unscaled  # type: ignore[method-assign]
+        return runtime
+
+
+class ReplicasApart(TorchPipelineWorker):
+    """Replicas keep their gradients to themselves."""
+
+    def _assembled(self, *arguments: Any) -> TorchRuntime:
+        runtime = super()._assembled(*arguments)
+        runtime._replicas_mean = None
+        return runtime
+
+
+class OneForwardTooMany(TorchPipelineWorker):
+    """The last stage runs a forward pass before the first step, as torch does to learn shapes."""
+
+    def _assembled(self, *arguments: Any) -> TorchRuntime:
+        runtime = super()._assembled(*arguments)
+        made = runtime._schedule
+
+        def rehearsed(images: torch.Tensor, *, training: bool) -> Any:
+            for part in (part for module in runtime.modules.values() for part in module.modules()):
+                if isinstance(part, nn.BatchNorm2d) and part.num_batches_tracked is not None:
+                    part.num_batches_tracked += 1
+            return made(images, training=training)
+
+        runtime._schedule = rehearsed  # type: ignore[method-assign]
+        return runtime
+
+
+class LastMicrobatchLost(TorchPipelineWorker):
+    """The gradients of the last microbatch do not count."""
+
+    def _assembled(self, *arguments: Any) -> TorchRuntime:
+        runtime = super()._assembled(*arguments)
+        loss, count = runtime._noted_loss, runtime.pipelines.microbatches_of_each
+
+        def forgetful(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            last = runtime._losses_noted == count - 1
+            return loss(output, target) * (0.0 if last else 1.0)
+
+        runtime._noted_loss = forgetful  # type: ignore[method-assign]
+        return runtime

@@ -1,0 +1,137 @@
+"""torch's schedules as frameworks: proven, measured and described; planted faults do not pass the
+proof."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
+from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.errors import PlanError, WrongResult
+from pytest_dnnbench.messages import RankReport, RunRequest
+from pytest_dnnbench.planner.synchronous import RULES
+from pytest_dnnbench.results.records.measurement import Launch, agree, check_times
+from pytest_dnnbench.results.records.schema import CorrectnessEntry
+
+MODELS = "tests.pipeline.models"
+RESIDUAL, TRANSFORMER = f"{MODELS}:residual", f"{MODELS}:transformer"
+WORKER = "pytest_dnnbench.rank.frameworks.torch_pipeline:TorchPipelineWorker"
+PLANNING = "pytest_dnnbench.rank.pipeline.planning:decide_synchronous"
+TRAINED = ["gradients in float32", "loss in float32", "parameters", "buffers", "loss"]
+
+
+@pytest.fixture(scope="module")
+def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where profiles are kept, not in the user's cache."""
+    return tmp_path_factory.mktemp("profiles")
+
+
+@pytest.fixture
+def launch(server: ForkServer, profiles: Path) -> Any:
+    """Plans and launches a case of two steps, or its proof."""
+
+    def launched(
+        what: str,
+        framework: str,
+        gpus: int,
+        model: str = RESIDUAL,
+        worker: str = WORKER,
+        phase: str = "train",
+        **options: int | str | float | bool,
+    ) -> list[Any]:
+        case = Case(framework, model, gpus, phase, batch_size=4, options=options)
+        kept = {"XDG_CACHE_HOME": str(profiles)}
+        ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120, environment=kept)
+        request = RunRequest(case, worker, Catalog().model(model), steps=3, warmup=2)
+        decision = ranks.launch(PLANNING, request)[0]
+        results: list[Any] = ranks.launch(what, replace(request, plan=decision))
+        return results
+
+    return launched
+
+
+@pytest.fixture
+def prove(launch: Any) -> Any:
+    """The evidence of a case's proof. Raises WrongResult."""
+
+    def proven(framework: str, gpus: int, **settings: Any) -> CorrectnessEntry:
+        case = Case(framework, RESIDUAL, gpus, "train")
+        return agree(case, launch(PROVE, framework, gpus, **settings))
+
+    return proven
+
+
+@pytest.mark.parametrize("framework", RULES)
+def test_two_ranks_compute_what_one_process_computes(prove: Any, framework: str) -> None:
+    """With batch normalisation, whose buffers count microbatches, and skips across the cuts."""
+    evidence = prove(framework, 2)
+    assert evidence.checked == TRAINED
+
+
+@pytest.mark.parametrize("framework", RULES)
+def test_four_ranks_compute_what_one_process_computes(prove: Any, framework: str) -> None:
+    evidence = prove(framework, 4, model=TRANSFORMER)
+    assert evidence.checked == TRAINED
+
+
+@pytest.mark.parametrize("framework", ["1f1b", "zbv"])
+def test_replicas_of_a_pipeline_average_their_gradients(prove: Any, framework: str) -> None:
+    evidence = prove(framework, 4, stages=2)
+    assert evidence.checked == TRAINED
+
+
+def test_a_validation_is_proven_as_well(prove: Any) -> None:
+    for framework in ("gpipe", "zbv"):
+        evidence = prove(framework, 2, phase="validate")
+        assert evidence.checked == ["validation in float32", "validation"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "gpus", "message"),
+    [
+        ("GradientsSummed", 2, "gradients in float32 of stage 0"),
+        ("ReplicasApart", 4, "gradients in float32 of stage"),
+        ("OneForwardTooMany", 2, "buffers of stage"),
+        ("LastMicrobatchLost", 2, "gradients in float32 of stage"),
+    ],
+)
+def test_a_planted_fault_is_caught(prove: Any, fault: str, gpus: int, message: str) -> None:
+    worker = f"tests.pipeline.faulty_torch_workers:{fault}"
+    with pytest.raises(WrongResult, match=message):
+        prove("1f1b", gpus, stages=2, worker=worker)
+
+
+def test_a_measured_case_counts_each_image_once_and_tells_its_schedule(launch: Any) -> None:
+    reports: list[RankReport] = launch(MEASURE, "interleaved", 4, stages=2, microbatches=8)
+    assert [report.step_samples for report in reports] == [(0,) * 3] * 2 + [(16,) * 3] * 2
+    assert [len(report.loss) for report in reports] == [0, 0, 5, 5]
+    assert {report.samples_per_update for report in reports} == {8 * 4}
+    check_times(Case("interleaved", RESIDUAL, 4, "train"), Launch(tuple(reports)))
+    assert Launch(tuple(reports)).throughput > 0
+    for report in reports:
+        assert 0 < report.metrics["bubble_fraction_ideal"] < report.metrics["bubble_fraction"] < 1
+        assert report.pipeline is not None
+        assert report.pipeline.shape == "2-2 x2"
+        assert report.pipeline.decision.plan.replicas == (2, 2, 2, 2)
+        assert report.pipeline.predicted_step_time_s > 0
+        assert report.pipeline.version_bytes > 0
+        assert report.details["schedule"] == "ScheduleInterleaved1F1B"
+    assert [report.details["stages"] for report in reports] == [[0, 2], [0, 2], [1, 3], [1, 3]]
+
+
+def test_the_last_stages_of_a_v_are_on_the_first_rank(launch: Any) -> None:
+    for phase in ("train", "validate"):
+        reports: list[RankReport] = launch(MEASURE, "zbv", 2, phase=phase)
+        assert [report.details["stages"] for report in reports] == [[0, 3], [1, 2]]
+        assert [report.step_samples for report in reports] == [(8,) * 3, (0,) * 3]
+        assert ("bubble_fraction" in reports[0].metrics) == (phase == "train")
+
+
+def test_a_cut_that_images_cross_is_refused_in_one_line(launch: Any) -> None:
+    with pytest.raises(PlanError, match=r"without a gradient .* crosses the cut before stage 1"):
+        launch(PROVE, "gpipe", 2, model=f"{MODELS}:PassesItsImages")
