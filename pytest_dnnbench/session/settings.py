@@ -216,6 +216,13 @@ class Settings:
         " --dnn-breakdown",
         measured=False,
     )
+    github: str = _choice(
+        "auto",
+        "annotations and the job's summary on GitHub Actions; auto writes them where"
+        " GITHUB_ACTIONS is true",
+        ("auto", "on", "off"),
+        measured=False,
+    )
     parallel: bool = _option(
         bool,
         False,
@@ -237,6 +244,13 @@ class Settings:
         str,
         None,
         "compare with this baseline: latest, a NAME or NUMBER in the storage, or a file",
+        measured=False,
+    )
+    anchor: str | None = _option(
+        str,
+        None,
+        "compare with this fixed reference too, which a slow decline leaves: first (sessions of the"
+        " storage), a NAME or NUMBER in it, or a file",
         measured=False,
     )
     compare_across: tuple[str, ...] = _option(
@@ -442,6 +456,11 @@ def _check(settings: Settings, catalog: Catalog) -> None:
         raise UsageError(
             "--dnn-launches auto needs --dnn-baseline: launches are planned from the noise of"
             " stored sessions; add --dnn-baseline latest, or give a number of launches"
+        )
+    if settings.anchor is not None and settings.baseline is None:
+        raise UsageError(
+            "--dnn-anchor needs --dnn-baseline: an anchor is judged beside the latest sessions; add"
+            " --dnn-baseline latest"
         )
     if settings.accept is not None and not settings.accept.strip():
         raise UsageError("--dnn-accept is empty: write why the change is right")
