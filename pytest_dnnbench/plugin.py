@@ -95,6 +95,7 @@ def _parts(config: pytest.Config) -> list[object]:
     from pytest_dnnbench.session.side_by_side import SideBySide
     from pytest_dnnbench.session.state import is_xdist_worker
     from pytest_dnnbench.session.summary import Summary
+    from pytest_dnnbench.session.traces import Traces
     from pytest_dnnbench.session.verdicts import Verdicts
     from pytest_dnnbench.session.xdist import Xdist
 
@@ -109,6 +110,7 @@ def _parts(config: pytest.Config) -> list[object]:
         Journaling(config),
         SessionBaseline(config),
         LaunchPlanning(config),
+        Traces(config),
         Verdicts(config),
         SessionReport(config),
         GitHub(config),

@@ -30,6 +30,7 @@ LEAVES = {
         "step_form",
         "device_peaks",
         "protocol",
+        "step_parts",
     ),
 }
 RESULTS = {f"results.{part}" for part in ("statistics", "records", "baselines", "verdicts")}

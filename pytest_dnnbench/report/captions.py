@@ -26,9 +26,10 @@ def environment_line(study: Study) -> str:
 
 
 def caption(study: Study, plot: str = "throughput") -> str:
-    """The caption of a plot. The plot of step times explains its marks itself."""
+    """The caption of a plot. Those of step times and of breakdowns explain their marks
+    themselves."""
     environment = environment_line(study)
-    if plot == "steps":
+    if plot in ("steps", "breakdown"):
         return f"{environment}."
     return (
         f"Median of {launches_and_steps(study)}; whiskers: 95% interval over launches;"

@@ -21,6 +21,7 @@ from pytest_dnnbench.session.replay_clock import clock_of
 from pytest_dnnbench.session.resources import Resources
 from pytest_dnnbench.session.side_by_side import side_by_side
 from pytest_dnnbench.session.state import EARLY_ROUND
+from pytest_dnnbench.session.traces import trace_path
 from pytest_dnnbench.session.verdicts import Outcome, Verdicts
 from pytest_dnnbench.step_form import StepForm
 
@@ -154,6 +155,9 @@ class DnnBench:
         run = prepared(spec)
         run.parallel = shared.placements.side_by_side
         run.with_yardstick = self._benchmark.enabled
+        settings, case = shared.settings, run.request.case
+        run.profiled = self._benchmark.enabled and settings.profiles
+        run.traces = trace_path(settings.traces, case) if settings.traces else None
         if shared.keeper and not side_by_side(self._item.config):
             shared.keeper.restore(self._item.nodeid, run)
         shared.runs[self._item.nodeid] = run
@@ -271,8 +275,8 @@ class DnnBench:
         """Compares the record with its baseline; measures again before the test fails. `unlike`:
         why the other environment fails the test."""
 
-        def again(count: int) -> Measurement:
-            return run.measurement(run.again(count))
+        def again(count: int, *, profiled: bool = False) -> Measurement:
+            return run.measurement(run.again(count, profiled=profiled))
 
         try:
             outcome = state.part(self._item.config, Verdicts).judge(self._item, record, again)

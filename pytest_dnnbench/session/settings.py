@@ -259,6 +259,20 @@ class Settings:
     report: str | None = _option(
         str, None, "folder for a page, plots and tables of the session", measured=False
     )
+    breakdown: bool = _option(
+        bool,
+        False,
+        "profile a few more steps after the timed ones of each launch, and show what a step's time"
+        " goes into",
+        measured=False,
+    )
+    traces: str | None = _option(
+        str,
+        None,
+        "folder for the traces of profiled steps (Chrome's format), a file per rank; implies"
+        " --dnn-breakdown",
+        measured=False,
+    )
     github: str = _choice(
         "auto",
         "annotations and the job's summary on GitHub Actions; auto writes them where"
@@ -408,6 +422,11 @@ class Settings:
     def has_other_side(self) -> bool:
         """Whether cases are measured in two environments."""
         return self.against is not None or self.against_path is not None or bool(self.against_env)
+
+    @property
+    def profiles(self) -> bool:
+        """Whether each launch profiles a few more steps."""
+        return self.breakdown or self.traces is not None
 
     @property
     def rounds(self) -> int:

@@ -18,6 +18,7 @@ from torch import nn
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import Rounding
 
@@ -97,7 +98,8 @@ class HorovodWorker(DataParallelWorker):
         """Waits for the averaged gradients, then updates the weights. Horovod's optimiser would
         wait inside its step, where the wait could not be separated from the update."""
         optimizer: Any = self.optimizer  # Horovod has no types
-        optimizer.synchronize()
+        with marks.mark("communication", "Horovod's synchronize"):
+            optimizer.synchronize()
         self.own_work.alone()
         self.rule.clip()
         with optimizer.skip_synchronize():
