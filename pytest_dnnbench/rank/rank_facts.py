@@ -37,6 +37,8 @@ VARIABLE_PREFIXES = (
     "OPENBLAS_",
     "PYTORCH_",
     "TORCH_",
+    "TORCHDYNAMO_",
+    "TORCHINDUCTOR_",
 )
 """Beginnings of the names of the variables that are recorded; no other variable is."""
 
@@ -55,6 +57,9 @@ NOT_RECORDED = (
     "CUDA_PATH",
     "TORCH_EXTENSIONS_DIR",
     "TORCH_HOME",
+    "TORCHINDUCTOR_CACHE_DIR",
+    # Of compiling only.
+    "TORCHINDUCTOR_COMPILE_THREADS",
 )
 """Variables of those names that say nothing about speed, or that are recorded in another way."""
 
