@@ -174,6 +174,43 @@ FRAMEWORKS = (
             ),
         ),
     ),
+    FrameworkSpec(
+        "fsdp",
+        "pytest_dnnbench.rank.frameworks.fsdp:FsdpWorker",
+        "torch.distributed.fsdp.fully_shard (FSDP2): sharded data parallel",
+        preload=("pytest_dnnbench.rank.frameworks.fsdp",),
+        by_default=False,
+        options=(
+            FrameworkOption(
+                "reshard",
+                "fsdp-reshard",
+                "auto",
+                "free a block's weights after its forward pass; auto keeps the root's",
+                ("auto", "yes", "no"),
+            ),
+            FrameworkOption(
+                "param_dtype",
+                "fsdp-param-dtype",
+                "none",
+                "type of the weights in forward and backward pass; none keeps theirs",
+                ("none", "bf16"),
+            ),
+            FrameworkOption(
+                "reduce_dtype",
+                "fsdp-reduce-dtype",
+                "none",
+                "type in which gradients are averaged; none keeps theirs",
+                ("none", "bf16", "fp32"),
+            ),
+        ),
+    ),
+    FrameworkSpec(
+        "tp",
+        "pytest_dnnbench.rank.frameworks.tp:TpWorker",
+        "torch.distributed.tensor.parallel: tensor parallel",
+        preload=("pytest_dnnbench.rank.frameworks.tp",),
+        by_default=False,
+    ),
     _pipedream(
         "pipedream",
         "our PipeDream: asynchronous pipeline with weight stashing and replicated stages",

@@ -11,6 +11,7 @@ from pytest_dnnbench.rank.lone_forward import outputs_of
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
 from pytest_dnnbench.rank.rounding import TypesUsed, coarsest
+from pytest_dnnbench.rank.whole import whole
 
 STEP = 1_000_000
 """The step whose synthetic minibatch is taken: no run has had it."""
@@ -25,7 +26,7 @@ def recheck(worker: ProvenWorker) -> str | None:
     workload, case, train = worker.workload, worker.case, worker.case.phase == "train"
     batch = synthetic_batch(
         workload,
-        worker.place.rank,
+        worker.shard,
         STEP,
         worker.device,
         size=proof_size(worker),
@@ -33,7 +34,8 @@ def recheck(worker: ProvenWorker) -> str | None:
         proof=True,
     )
     reference = worker.fresh_module(worker.place.rank, wide=True)
-    reference.load_state_dict(worker.module.state_dict())
+    held = worker.module.state_dict()
+    reference.load_state_dict({name: whole(tensor) for name, tensor in held.items()})
     with torch.no_grad(), NoRandomness(), TypesUsed() as used, worker.computing():
         timed = workload.forward(worker.module.train(train), batch[0])
     outputs, (inputs, _) = outputs_of(workload, timed), wide(batch)

@@ -29,6 +29,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.lone_forward import LoneForward
 from pytest_dnnbench.rank.rounding import FLOAT64, Drift, SgdSettings, largest
+from pytest_dnnbench.rank.whole import part, whole
 from pytest_dnnbench.rank.workload import Workload
 
 Tensors = dict[str, torch.Tensor]
@@ -96,8 +97,18 @@ class UpdateRule:
 
     def clip(self) -> None:
         """Clips the averaged gradients."""
-        if self.clip_norm is not None:
+        if self.clip_norm is None:
+            return
+        gradients = [each.grad for each in self.module.parameters() if each.grad is not None]
+        if len({type(gradient) for gradient in gradients}) == 1:
             clip_grad_norm_(self.module.parameters(), self.clip_norm)
+            return
+        # torch's function takes whole gradients or gradients in parts, not both.
+        norms = [whole(torch.linalg.vector_norm(gradient)) for gradient in gradients]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        factor = (self.clip_norm / (norm + CLIP_EPSILON)).clamp(max=1.0)
+        for gradient in gradients:
+            part(gradient).mul_(factor)
 
     def update(self) -> None:
         """Clips, then updates the weights and the learning rates."""
