@@ -25,6 +25,7 @@ from torch.distributed.tensor.parallel import (
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
+from pytest_dnnbench.rank.models import seed
 from pytest_dnnbench.rank.worker import Step
 
 STYLES = {"column": ColwiseParallel, "row": RowwiseParallel}
@@ -55,6 +56,9 @@ class TpWorker(DataParallelWorker):
         parallelize_module(module, mesh, plan)
         # The ranks' layers wait for each other in every block.
         module.register_forward_pre_hook(lambda *_: self.own_work.together(), prepend=True)
+        # Dropout between the pairs must hit the same elements on every rank, or the weights that
+        # each of them holds would drift apart.
+        seed(self.case.seed)
         made = self.fresh_optimizer(module)
         for group in made.param_groups:
             # torch's fused loops take parts or whole tensors, not both.
