@@ -22,7 +22,7 @@ from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.study import Study
 
 PLOTS, FUNCTIONS = "plots", "functions.csv"
-_OURS = re.compile(r"(leads|throughput|speedup|memory|steps|history)(\.png|-\d+\.svg)")
+_OURS = re.compile(r"(leads|throughput|speedup|memory|steps|breakdown|history)(\.png|-\d+\.svg)")
 
 
 def check_writable(directory: Path) -> None:

@@ -1,6 +1,8 @@
 """`fsdp`: proven on two and four ranks, with and without BatchNorm, in the timed types too; planted
 faults caught; what a rank saves is recorded."""
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_dnnbench.case import Case, Scalar
@@ -12,6 +14,7 @@ from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
+from pytest_dnnbench.step_form import StepForm
 
 TINY = "tests.tiny_models:tiny"
 GPT = "gpt-nano"
@@ -42,6 +45,13 @@ def test_a_right_step_is_proven(server: ForkServer, model: str, gpus: int) -> No
     for kind in ("gradients", "parameters"):
         assert evidence.largest_deviation[kind] <= evidence.tolerance[kind] < 1e-9
     assert evidence.largest_deviation["gradients in float32"] > 0
+
+
+def test_forms_of_a_step_are_proven_together(server: ForkServer) -> None:
+    form = StepForm(fused=True, checkpointing=True, accumulate=2)
+    asked = request(GPT, 2)
+    evidence = prove(server, replace(asked, case=replace(asked.case, form=form)))
+    assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
 
 
 def test_validation_is_proven(server: ForkServer) -> None:

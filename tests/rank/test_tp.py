@@ -1,6 +1,8 @@
 """`tp`: proven on two and four ranks; planted faults caught; what cannot be split refused; samples
 counted once."""
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_dnnbench.case import Case
@@ -12,6 +14,7 @@ from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
+from pytest_dnnbench.step_form import StepForm
 
 
 def request(model: str, gpus: int, phase: str = "train", worker: str = "") -> RunRequest:
@@ -34,6 +37,13 @@ def test_a_right_step_is_proven(server: ForkServer, model: str, gpus: int) -> No
     assert evidence.ranks_agree == "bit for bit"
     for kind in ("gradients", "parameters"):
         assert evidence.largest_deviation[kind] <= evidence.tolerance[kind] < 1e-9
+
+
+def test_forms_of_a_step_are_proven_together(server: ForkServer) -> None:
+    asked = request("gpt-tiny", 2)
+    form = StepForm(checkpointing=True, accumulate=2)
+    evidence = prove(server, replace(asked, case=replace(asked.case, form=form)))
+    assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
 
 
 def test_validation_is_proven(server: ForkServer) -> None:
