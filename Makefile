@@ -8,7 +8,7 @@ MODELS ?= resnet18
 faults: .venv/.horovod
 	$(BIN)/pytest tests/faults -m faults -q
 
-.PHONY: bench picture faults test lint types horovod clean
+.PHONY: bench picture faults test gpu-test lint types horovod clean
 
 # Two stages are forced: between two ranks of one machine the planner would often choose pure data parallelism.
 bench: .venv/.horovod
@@ -23,6 +23,10 @@ picture:
 
 test: .venv/.horovod
 	$(BIN)/pytest
+
+# What needs a GPU, in under 4 minutes; skipped where there is none.
+gpu-test: .venv/.ready
+	$(BIN)/pytest tests/gpu
 
 horovod: .venv/.horovod
 

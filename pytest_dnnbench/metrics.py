@@ -119,6 +119,7 @@ YARDSTICK = "yardstick_s"
 """Not of the case but of the machine: a fixed workload (rank/yardstick.py)."""
 
 RATE_UNITS = ("sample/s", "img/s", "tok/s", "step/s", "B/s")
+MFU = "mfu"
 ALGORITHM_BANDWIDTH, BUS_BANDWIDTH = "algorithm_bandwidth", "bus_bandwidth"
 
 BUILT_IN = (
@@ -160,6 +161,16 @@ BUILT_IN = (
         timed=True,
         positive=True,
         scales=_BYTES_PER_S,
+    ),
+    Metric(
+        MFU,
+        "1",
+        "higher",
+        "MFU",
+        timed=True,
+        positive=True,
+        scales=_FRACTION,
+        devices=("cuda",),
     ),
     Metric(
         "energy_per_sample_j",

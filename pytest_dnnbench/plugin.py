@@ -82,6 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _parts(config: pytest.Config) -> list[object]:
     from pytest_dnnbench.session.baseline import SessionBaseline
     from pytest_dnnbench.session.completeness import Completion
+    from pytest_dnnbench.session.github import GitHub
     from pytest_dnnbench.session.interrupts import Interrupts
     from pytest_dnnbench.session.journal import Journaling
     from pytest_dnnbench.session.launch_planning import LaunchPlanning
@@ -110,6 +111,7 @@ def _parts(config: pytest.Config) -> list[object]:
         LaunchPlanning(config),
         Verdicts(config),
         SessionReport(config),
+        GitHub(config),
         Summary(config),
     ]
     return (

@@ -21,11 +21,13 @@ LEAVES = {
     *(
         "rank_status",
         "mnist_files",
+        "text_file",
         "run_length",
         "harmless",
         "collectives",
         "function_case",
         "powercap",
+        "device_peaks",
         "protocol",
     ),
 }

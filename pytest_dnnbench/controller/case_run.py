@@ -34,6 +34,7 @@ from pytest_dnnbench.results.records.measurement import (
 )
 from pytest_dnnbench.results.records.schema import CorrectnessEntry, Environment
 from pytest_dnnbench.run_length import Length
+from pytest_dnnbench.text_file import TextFile
 
 ATTEMPTS = 3
 """How many launches are made to get one during which the machine is not suspended."""
@@ -166,6 +167,7 @@ def prepare_run(
     steps: Length,
     warmup: Length,
     data: MnistFiles | None,
+    text: TextFile | None = None,
 ) -> CaseRun:
     """A run of the case. `launcher` must be one for the case's framework and its number of ranks.
     Raises UsageError for an unknown framework or model."""
@@ -177,6 +179,7 @@ def prepare_run(
         steps=steps,
         warmup=warmup,
         data=data,
+        text=text,
     )
     return CaseRun(request, launcher, machine, spec.requires)
 

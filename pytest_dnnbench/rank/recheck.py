@@ -30,6 +30,7 @@ def recheck(worker: ProvenWorker) -> str | None:
         worker.device,
         size=proof_size(worker),
         seed=case.seed,
+        proof=True,
     )
     reference = worker.fresh_module(worker.place.rank, wide=True)
     reference.load_state_dict(worker.module.state_dict())

@@ -12,16 +12,17 @@ the environment (rank_facts.py).
 
 import importlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 # By name: a clock is taken before any code of the user can replace it in `time`.
 from time import monotonic
 
 import torch
 
+from pytest_dnnbench.device_peaks import peak_flops
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest, TimedRequest
-from pytest_dnnbench.rank import group, rank_phase
+from pytest_dnnbench.rank import group, model_flops, rank_phase
 from pytest_dnnbench.rank.agreement import Agreement
 from pytest_dnnbench.rank.precision import set_matmul_precision
 from pytest_dnnbench.rank.rank_facts import environment
@@ -69,9 +70,23 @@ def prove(place: Place, request: TimedRequest) -> Correctness:
     worker.connect()
     rank_phase.enter("proof")
     correctness = worker.prove()
+    if isinstance(request, RunRequest) and place.rank == 0:
+        correctness = _with_flops(correctness, place, request)
     rank_phase.enter("teardown")
     worker.close()
     return correctness
+
+
+def _with_flops(correctness: Correctness, place: Place, request: RunRequest) -> Correctness:
+    """The proof, with the operations that a sample takes, where something follows from them."""
+    if not place.device.startswith("cuda"):
+        return correctness
+    name = torch.cuda.get_device_properties(place.device).name
+    if peak_flops(name, request.case.precision) is None:
+        return correctness
+    flops = model_flops.flops_per_sample(request)
+    facts = {} if flops is None else {model_flops.FACT: flops}
+    return replace(correctness, about={**correctness.about, **facts})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_dnnbench.metrics import metric_row
 from pytest_dnnbench.report.canvas import FAINT, INK, look, short
 from pytest_dnnbench.report.figures import MIB
+from pytest_dnnbench.report.history import history as case_history
 from pytest_dnnbench.report.marks import (
     GREY,
     Quantity,
@@ -131,7 +132,8 @@ def _step_columns(
 
 def history(runs: Sequence[Run], results: Sequence[Result], metric: str, axes: "Axes") -> None:
     """One metric of one case over stored sessions. The marker shows the verdict on this metric; a
-    grey one means another environment than the newest session's."""
+    grey one means another environment than the newest session's. An upright line stands before
+    the session from which on the level was another (history.py)."""
     newest = results[-1]
     quantity = quantity_of(newest, metric)
     values = [(result.value(metric) or 0.0) / quantity.scale for result in results]
@@ -141,12 +143,21 @@ def history(runs: Sequence[Run], results: Sequence[Result], metric: str, axes: "
     labelled: set[str] = set()
     for place, result in enumerate(results):
         _verdict_mark(axes, (place, values[place]), result, metric, newest, labelled)
+    _change_lines(results, metric, axes)
     shown = evenly(list(range(len(results))), 5)
     axes.set_xticks(shown, [_day(runs[results[place].run]) for place in shown])
     axes.set_ylim(0.9 * min(values), 1.1 * max(values))
     axes.set_ylabel(quantity.label)
     case = newest.case
     titled(axes, f"{case.model}, {case.framework}, {case.phase}, {devices(newest)}")
+
+
+def _change_lines(results: Sequence[Result], metric: str, axes: "Axes") -> None:
+    places = {result.run: place for place, result in enumerate(results)}
+    for number, changed in enumerate(case_history(results, metric).changes):
+        label = None if number else "change of the level"
+        place = places[changed.after.run] - 0.5
+        axes.axvline(place, color=INK, linewidth=1.2, linestyle=":", zorder=1, label=label)
 
 
 def quantity_of(result: Result, metric: str) -> Quantity:

@@ -153,7 +153,8 @@ def _history(study: Study) -> Plot:
         "History",
         "A case over stored sessions, oldest first: its throughput or, where another metric gave"
         " the newest session its verdict, that one. The marker is the verdict on this metric in"
-        " that session. Regressed cases first, then those that changed most.",
+        " that session; a dotted line stands where the level changed. Regressed cases first, then"
+        " those that changed most.",
         [
             Panel(
                 f"{results[-1].name}, {metric_row(metric).title}",

@@ -23,6 +23,7 @@ from pytest_dnnbench.report.runs import Result, Run
 CASE_SETTINGS = (
     "dataset",
     "image_size",
+    "sequence_length",
     "batch_size",
     "precision",
     "scaling",
@@ -86,11 +87,11 @@ class Study:
             for result in run.results:
                 self.history[identity(result)].append(result)
         self.latest = sorted((results[-1] for results in self.history.values()), key=_place)
-        self.functions = [
-            *{
-                _function_identity(result): result for run in self.runs for result in run.functions
-            }.values()
-        ]
+        self.function_history: dict[Key, list[Result]] = defaultdict(list)
+        for run in self.runs:
+            for result in run.functions:
+                self.function_history[_function_identity(result)].append(result)
+        self.functions = [results[-1] for results in self.function_history.values()]
 
     @property
     def measured(self) -> list[Result]:

@@ -174,6 +174,7 @@ class DnnBench:
             steps=1 if smoke else shared.settings.timed(shared.machine.kind),
             warmup=0 if smoke else shared.settings.warmup,
             data=shared.data(),
+            text=shared.text(),
         )
 
     def _function_run(
@@ -214,6 +215,7 @@ class DnnBench:
             scaling=settings.scaling,
             device=self._resources.machine.kind,
             seed=settings.seed,
+            sequence_length=settings.sequence_length,
             options={**settings.framework_options.get(framework, {}), **options},
         )
 

@@ -24,6 +24,7 @@ from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import is_timed
 from pytest_dnnbench.session.settings import ALL, Settings
+from pytest_dnnbench.text_file import TextFile, find_text
 
 DOWNLOAD = "pytest_dnnbench.rank.data:download"
 
@@ -83,6 +84,7 @@ class Resources:
         """Facts that a session which continues this one must have too."""
         self.launch_plan: LaunchPlan | None = None
         self._data: MnistFiles | None = None
+        self._text: TextFile | None = None
 
     def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
         """Rows of the wanted parameters, in the order model, framework, count: those on which a
@@ -132,6 +134,14 @@ class Resources:
                 f" ({self.machine.describe()}): use fp32 or bf16"
             )
         self.data()
+        self.text()
+
+    def text(self) -> TextFile | None:
+        """The text of the session, read once; None for other data."""
+        if self.settings.dataset == "text" and self._text is None:
+            assert self.settings.text is not None
+            self._text = find_text(self.settings.text)
+        return self._text
 
     def data(self) -> MnistFiles | None:
         """The MNIST files of the session, checked once, fetched if asked for; None for synthetic

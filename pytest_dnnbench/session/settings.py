@@ -143,7 +143,7 @@ class Settings:
     models: tuple[str, ...] = _option(
         tuple, DEFAULT_MODELS, "models to measure; package.module:factory names your own"
     )
-    dataset: str = _choice("synthetic", "where images come from", DATASETS)
+    dataset: str = _choice("synthetic", "where samples come from: text takes --dnn-text", DATASETS)
     data_dir: str | None = _option(str, None, "folder with the MNIST files")
     download: bool = _option(
         bool, False, "let torchvision fetch MNIST into --dnn-data-dir", measured=False
@@ -154,8 +154,12 @@ class Settings:
         "pixels a side; 28 gives MNIST's form, any other size ImageNet's",
         at_least=1,
     )
+    text: str | None = _option(str, None, "file whose bytes are the tokens of --dnn-dataset text")
+    sequence_length: int = _option(
+        int, 0, "tokens in a sample of a model of tokens; 0 leaves it to the model", at_least=0
+    )
     batch_size: int = _option(
-        int, 32, "images per GPU and step; under strong scaling, of all GPUs together", at_least=1
+        int, 32, "samples per GPU and step; under strong scaling, of all GPUs together", at_least=1
     )
     scaling: str = _choice(
         "weak", "whether --dnn-batch-size is per GPU (weak) or for all GPUs (strong)", SCALINGS
@@ -198,6 +202,13 @@ class Settings:
     report: str | None = _option(
         str, None, "folder for a page, plots and tables of the session", measured=False
     )
+    github: str = _choice(
+        "auto",
+        "annotations and the job's summary on GitHub Actions; auto writes them where"
+        " GITHUB_ACTIONS is true",
+        ("auto", "on", "off"),
+        measured=False,
+    )
     parallel: bool = _option(
         bool,
         False,
@@ -219,6 +230,13 @@ class Settings:
         str,
         None,
         "compare with this baseline: latest, a NAME or NUMBER in the storage, or a file",
+        measured=False,
+    )
+    anchor: str | None = _option(
+        str,
+        None,
+        "compare with this fixed reference too, which a slow decline leaves: first (sessions of the"
+        " storage), a NAME or NUMBER in it, or a file",
         measured=False,
     )
     compare_across: tuple[str, ...] = _option(
@@ -420,8 +438,18 @@ def _check(settings: Settings, catalog: Catalog) -> None:
             "--dnn-launches auto needs --dnn-baseline: launches are planned from the noise of"
             " stored sessions; add --dnn-baseline latest, or give a number of launches"
         )
+    if settings.anchor is not None and settings.baseline is None:
+        raise UsageError(
+            "--dnn-anchor needs --dnn-baseline: an anchor is judged beside the latest sessions; add"
+            " --dnn-baseline latest"
+        )
     if settings.accept is not None and not settings.accept.strip():
         raise UsageError("--dnn-accept is empty: write why the change is right")
+    if (settings.dataset == "text") != bool(settings.text):
+        raise UsageError(
+            "--dnn-dataset text and --dnn-text FILE need each other: the file's bytes are the"
+            f" tokens; --dnn-dataset is {settings.dataset}"
+        )
     if settings.dataset == "mnist" and not settings.data_dir:
         raise UsageError(
             "--dnn-dataset mnist needs --dnn-data-dir: the folder with the MNIST files"

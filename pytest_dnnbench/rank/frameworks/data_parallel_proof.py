@@ -374,4 +374,5 @@ def _proof_batch(worker: ProvenWorker, shard: int, index: int) -> Batch:
         worker.device,
         size=proof_size(worker),
         seed=worker.case.seed,
+        proof=True,
     )
