@@ -24,6 +24,7 @@ from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest, TimedRequest
 from pytest_dnnbench.rank import group, model_flops, rank_phase
 from pytest_dnnbench.rank.agreement import Agreement
+from pytest_dnnbench.rank.breakdown.profiled_steps import profile_steps
 from pytest_dnnbench.rank.precision import set_matmul_precision
 from pytest_dnnbench.rank.rank_facts import environment
 
@@ -58,6 +59,10 @@ def measure(place: Place, request: TimedRequest) -> RankReport:
     report = _report(worker, run, timing, warmed, suspended_s)
     if isinstance(request, RunRequest) and request.recheck and (wrong := worker.recheck()):
         raise WrongResult(wrong)
+    if isinstance(request, RunRequest) and request.profiled:
+        rank_phase.enter("breakdown")
+        step_s = (timing.end_s - timing.start_s) / len(run.to_time)
+        report = replace(report, profile=profile_steps(worker, window, step_s, request.traces))
     rank_phase.enter("teardown")
     worker.close()
     return report
@@ -260,6 +265,7 @@ def _worker(place: Place, request: TimedRequest) -> Stepper:
     group.take_place(place)
     if isinstance(request, RunRequest) and place.device.startswith("cuda"):
         set_matmul_precision(request.case.precision)
+        torch.backends.cudnn.benchmark = request.case.form.cudnn_benchmark
     module, _, name = request.worker.partition(":")
     kind: type[Stepper] = getattr(importlib.import_module(module), name)
     worker = kind(place, request)

@@ -27,6 +27,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LRScheduler
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.lone_forward import LoneForward
 from pytest_dnnbench.rank.rounding import FLOAT64, Drift, SgdSettings, largest
 from pytest_dnnbench.rank.workload import Workload
@@ -97,7 +98,8 @@ class UpdateRule:
     def clip(self) -> None:
         """Clips the averaged gradients."""
         if self.clip_norm is not None:
-            clip_grad_norm_(self.module.parameters(), self.clip_norm)
+            with marks.mark("optimizer", "clipping"):
+                clip_grad_norm_(self.module.parameters(), self.clip_norm)
 
     def update(self) -> None:
         """Clips, then updates the weights and the learning rates."""
@@ -108,7 +110,8 @@ class UpdateRule:
     def follow(self) -> None:
         """Lets the scheduler follow an update."""
         if self.scheduler is not None:
-            self.scheduler.step()
+            with marks.mark("optimizer", "scheduler"):
+                self.scheduler.step()
 
 
 class ReferenceUpdate(Protocol):

@@ -65,6 +65,7 @@ def _csv_row(group: Group, row: Row, study: Study) -> dict[str, object]:
         "gpus": case.gpus,
         "device": case.device,
         "precision": case.precision,
+        "form": case.form.label or "plain",
         "batch_size_per_rank": case.batch_size,
         "image_size_px": case.image_size if record.run.sample == "img" else None,
         "sequence_length_tok": case.sequence_length if record.run.sample == "tok" else None,

@@ -7,13 +7,14 @@ ddp.py. Not here: the proof of its step (data_parallel_proof.py).
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from pytest_dnnbench.messages import Correctness
+from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.rank import batches, group, reference
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
     Rounding,
@@ -24,6 +25,7 @@ from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
 from pytest_dnnbench.rank.models import seed, widen
 from pytest_dnnbench.rank.proof_conditions import COPIES, COPIES_OF_ADAM, proof_conditions
 from pytest_dnnbench.rank.recheck import recheck
+from pytest_dnnbench.rank.step_forms import compiled, form_module, fuse, laid_out
 from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimiser_for
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workload import Batch, Share
@@ -57,6 +59,10 @@ class DataParallelWorker(WorkloadWorker):
     _batches: Iterator[Batch] | None = None
     """Made in the first run, and used up in the next ones."""
 
+    def __init__(self, place: Place, request: RunRequest) -> None:
+        super().__init__(place, request)
+        self.passes = request.case.form.accumulate
+
     def connect(self) -> None:
         """Joins torch.distributed's process group. A framework with a group of its own overrides
         this."""
@@ -84,19 +90,23 @@ class DataParallelWorker(WorkloadWorker):
     def build_wide(self) -> None:
         """As `build`, in double precision, for the proof. What was built before is given up
         first."""
-        for name in ("module", "model", "optimizer", "rule"):
+        for name in ("module", "local", "model", "optimizer", "rule"):
             self.__dict__.pop(name, None)
         self._build(wide=True)
 
     def _build(self, *, wide: bool) -> None:
         self.wide = wide
         self.module = self.fresh_module(self.place.rank, wide)
-        self.model, self.optimizer = self.wrap(self.module, self.fresh_optimizer(self.module))
+        form_module(self.module, self.case.form, self.workload)
+        # What computes a rank's own forward pass: the module itself, or its compiled form.
+        self.local = self.module if wide else compiled(self.module, self.case.form)
+        self.model, self.optimizer = self.wrap(self.local, self.fresh_optimizer(self.module))
         self.rule = UpdateRule(self.workload, self.module, self.optimizer)
 
     def fresh_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The workload's optimiser of a module."""
-        return optimiser_for(self.workload, module, self.request)
+        """The workload's optimiser of a module, in the form of the case."""
+        optimiser = optimiser_for(self.workload, module, self.request)
+        return fuse(optimiser) if self.case.form.fused else optimiser
 
     def fresh_module(self, rank: int, wide: bool = False) -> nn.Module:
         """The case's model with the first weights of a rank, in its own types or in double
@@ -125,7 +135,8 @@ class DataParallelWorker(WorkloadWorker):
         case, place = self.case, self.place
         pinned = self.device.type == "cuda"
         share = Share(case.phase, case.batch_size, place.rank, place.world_size, case.seed, pinned)
-        return batches.batches(self.workload, share, self.device)
+        form = case.form
+        return (laid_out(b, form) for b in batches.batches(self.workload, share, self.device))
 
     def _count(self, minibatches: Sequence[Batch]) -> int:
         """This rank's samples in its minibatches."""
@@ -139,9 +150,17 @@ class DataParallelWorker(WorkloadWorker):
         Returns the detached mean loss of this rank's minibatches.
         """
         self.optimizer.zero_grad()
-        losses = [self._backward(batch) for batch in minibatches]
+        losses = []
+        for number, batch in enumerate(minibatches, 1):
+            with self.exchanging(number == len(minibatches)):
+                losses.append(self._backward(batch))
         self.update()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def exchanging(self, last: bool) -> AbstractContextManager[object]:
+        """The context of one minibatch's passes: of the `last` of a step, in whose backward pass
+        gradients are exchanged, or of one before it."""
+        return nullcontext()
 
     def update(self) -> None:
         """Updates the weights. The backward pass has waited for the averaged gradients."""
@@ -168,7 +187,7 @@ class DataParallelWorker(WorkloadWorker):
         with torch.no_grad(), self.computing():
             assert not self.module.training
             assert not torch.is_grad_enabled()
-            return self.workload.loss_of(self.module, batch)
+            return self.workload.loss_of(self.local, batch)
 
     @property
     def samples_per_update(self) -> int:

@@ -9,6 +9,7 @@ timed step starts from the same weights and samples as the first step in float64
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.rank import rounding
 from pytest_dnnbench.rank.batches import synthetic_batch, wide
+from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.lone_forward import is_random, outputs_of
 from pytest_dnnbench.rank.models import weight_types
@@ -36,6 +38,11 @@ from pytest_dnnbench.rank.reference import (
     evaluation_bounds,
 )
 from pytest_dnnbench.rank.rounding import Arithmetic, largest
+from pytest_dnnbench.rank.step_forms import (
+    graphs_compiled,
+    laid_out,
+    without_randomness_compiled,
+)
 from pytest_dnnbench.rank.update_rule import UpdateRule, rates_of
 from pytest_dnnbench.rank.workload import Batch, Workload
 
@@ -58,13 +65,14 @@ class Rounding:
 
 class ProvenWorker(Protocol):
     """What the proof needs of a worker. `model` wraps `module` as in training, and `rule` updates
-    it."""
+    it; `local` is the module as a rank runs it by itself, compiled where the case says so."""
 
     place: Place
     case: Case
     request: RunRequest
     device: torch.device
     module: nn.Module
+    local: nn.Module
     model: nn.Module
     rule: UpdateRule
     passes: int
@@ -306,8 +314,22 @@ def prove_validation(worker: ProvenWorker) -> Correctness:
 
 def _evaluated(worker: ProvenWorker, batch: Batch) -> Tensors:
     worker.module.eval()
-    with torch.no_grad(), NoRandomness(), worker.computing():
-        return outputs_of(worker.workload, worker.workload.forward(worker.module, batch[0]))
+    batch = laid_out(batch, worker.case.form)
+    with torch.no_grad(), _without_randomness(worker, batch), worker.computing():
+        return outputs_of(worker.workload, worker.workload.forward(worker.local, batch[0]))
+
+
+def _without_randomness(worker: ProvenWorker, batch: Batch) -> AbstractContextManager[object]:
+    """The context in which this worker's step draws no random numbers."""
+    if worker.local is worker.module:
+        return NoRandomness()
+
+    def passes() -> None:
+        held = Buffers(worker.module)
+        with held.borrowed(held.copies()), torch.no_grad(), worker.computing():
+            worker.workload.forward(worker.module, batch[0])
+
+    return without_randomness_compiled(worker.module, passes)
 
 
 def _arithmetic(worker: ProvenWorker, batch: Batch) -> Arithmetic:
@@ -321,7 +343,7 @@ def _timed_step(worker: ProvenWorker) -> _TimedStep:
     worker.build()
     worker.model.train()
     own = _own(worker, _shards(worker, 0))  # drawn before random numbers are switched off
-    with NoRandomness():
+    with _without_randomness(worker, own[0]):
         loss = worker.train_step(own)
     return _TimedStep(_gradients(worker.module), loss)
 
@@ -343,11 +365,24 @@ def _gradients(module: nn.Module) -> Tensors:
 
 def _about(worker: ProvenWorker, arithmetic: Arithmetic) -> dict[str, Scalar]:
     """How the step is checked; called while the worker is built as it is timed."""
-    return {
+    form = worker.case.form
+    about: dict[str, Scalar] = {
         "batch_size": proof_size(worker),
         "timed arithmetic": arithmetic.name,
         "weights": weight_types(worker.module),
     }
+    if form.changed:
+        about["form"] = form.label
+    if form.compile:
+        about["compiled"] = f"the step in {arithmetic.name}; float64 runs as the model is written"
+        about["compiled graphs"] = graphs_compiled()
+        if not about["compiled graphs"]:
+            raise WrongResult(
+                "torch.compile compiled nothing of the model, so a step of it would be timed as it"
+                " is written: look for torch.compiler.disable in the model, and for"
+                " TORCHDYNAMO_DISABLE in the environment"
+            )
+    return about
 
 
 def proof_size(worker: ProvenWorker) -> int:
@@ -362,7 +397,9 @@ def _shards(worker: ProvenWorker, index: int) -> list[Batch]:
 
 
 def _own(worker: ProvenWorker, shards: list[Batch]) -> list[Batch]:
-    return shards[worker.place.rank * worker.passes :][: worker.passes]
+    """This rank's minibatches, in the form of the case; the reference takes them plain."""
+    own = shards[worker.place.rank * worker.passes :][: worker.passes]
+    return [laid_out(batch, worker.case.form) for batch in own]
 
 
 def _proof_batch(worker: ProvenWorker, shard: int, index: int) -> Batch:
