@@ -44,6 +44,7 @@ VARIABLE_PREFIXES = (
 
 NOT_RECORDED = (
     # Set by us, the same for every rank (controller/server_environment.py).
+    "CUDA_DEVICE_MAX_CONNECTIONS",
     "CUDA_DEVICE_ORDER",
     "GLOO_SOCKET_IFNAME",
     "NCCL_SOCKET_IFNAME",

@@ -174,7 +174,8 @@ def join(place: Place, core_settings: Mapping[str, str]) -> None:
             f" of {place.world_size}: launch with the catalog's rendezvous, and without"
             " HOROVOD_* set"
         )
-    if place.device.startswith("cuda") and place.world_size > 1 and not hvd.nccl_built():
+    # Of a single rank too: what it exchanges with itself goes the same way.
+    if place.device.startswith("cuda") and not hvd.nccl_built():
         raise UsageError(
             f"Horovod {_version()} was built without NCCL, so it cannot average on"
             f" {place.device}: run `dnnbench horovod --force` where CUDA's toolkit is, or use"
