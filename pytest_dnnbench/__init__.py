@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_dnnbench.rank.worker import Step, Worker
     from pytest_dnnbench.rank.workload import Share, Workload
     from pytest_dnnbench.session.bench import DnnBench
+    from pytest_dnnbench.step_form import StepForm
 
 __all__ = [
     "BuildError",
@@ -62,6 +63,7 @@ __all__ = [
     "RunRequest",
     "Share",
     "Step",
+    "StepForm",
     "UsageError",
     "Worker",
     "Workload",
@@ -84,6 +86,7 @@ _MODULES = {
     "RunRequest": "messages",
     "Share": "rank.workload",
     "Step": "rank.worker",
+    "StepForm": "step_form",
     "Worker": "rank.worker",
     "Workload": "rank.workload",
 }

@@ -4,6 +4,7 @@ No torch here."""
 from dataclasses import dataclass, field
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.step_form import PLAIN, StepForm
 
 Scalar = str | int | float | bool
 
@@ -16,6 +17,9 @@ DEVICES = ("cuda", "cpu")
 MNIST_IMAGE_SIZE = 28
 """Images of this size have MNIST's form: one channel, ten classes. Any other size has ImageNet's: 3
 and 1000."""
+
+IMAGENET_IMAGE_SIZE = 224
+"""Pixels a side of the images that ImageNet's models are measured with."""
 
 
 def image_form(image_size: int) -> tuple[int, int]:
@@ -36,8 +40,8 @@ class Case:
     `batch_size` is the number of samples in one rank's minibatch; under strong scaling, after the
     division. `gpus` counts ranks: on a machine without GPUs they are CPU processes. A sample of
     tokens has `sequence_length` of them; 0: as many as the model chooses. `options` are the
-    framework's own. `nodes` counts the machines that the ranks are on. Raises UsageError for a
-    value that no case can have.
+    framework's own; `form` is how a step is run; `nodes` counts the machines that the ranks are on.
+    Raises UsageError for a value that no case can have.
     """
 
     framework: str
@@ -53,6 +57,7 @@ class Case:
     seed: int = 0
     sequence_length: int = 0
     options: dict[str, Scalar] = field(default_factory=dict)
+    form: StepForm = PLAIN
     nodes: int = 1
 
     def __post_init__(self) -> None:
@@ -89,8 +94,9 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The case in the id of a test: `ddp-resnet50-4gpu`, or `ddp-resnet50-4gpu-2node`."""
-        return f"{self.framework}-{self.model}-{devices_id(self.gpus, self.nodes)}"
+        """The case in the id of a test: `ddp-resnet50-4gpu`, `ddp-resnet50-4gpu-compile`."""
+        form = f"-{self.form.label}" if self.form.changed else ""
+        return f"{self.framework}-{self.model}-{devices_id(self.gpus, self.nodes)}{form}"
 
     @property
     def label(self) -> str:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pytest_dnnbench.controller.pipeline_stages import PipelineStages
     from pytest_dnnbench.controller.ranks import Ranks
     from pytest_dnnbench.session.bench import DnnBench
-    from pytest_dnnbench.session.resources import Resources
 
 PARAMETERS = ("framework", "model", "gpus")
 
@@ -97,6 +96,7 @@ def _parts(config: pytest.Config) -> list[object]:
     from pytest_dnnbench.session.side_by_side import SideBySide
     from pytest_dnnbench.session.state import is_xdist_worker
     from pytest_dnnbench.session.summary import Summary
+    from pytest_dnnbench.session.traces import Traces
     from pytest_dnnbench.session.verdicts import Verdicts
     from pytest_dnnbench.session.xdist import Xdist
 
@@ -111,6 +111,7 @@ def _parts(config: pytest.Config) -> list[object]:
         Journaling(config),
         SessionBaseline(config),
         LaunchPlanning(config),
+        Traces(config),
         Verdicts(config),
         SessionReport(config),
         GitHub(config),
@@ -133,20 +134,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     shared = resources(metafunc.config)
     rows = shared.combinations(wanted)
-    ids = ["-".join(_id(shared, *pair) for pair in zip(wanted, row, strict=True)) for row in rows]
-    metafunc.parametrize(
-        wanted, [pytest.param(*row, id=label) for row, label in zip(rows, ids, strict=True)]
-    )
+    metafunc.parametrize(wanted, [pytest.param(*row, id=shared.id_of(wanted, row)) for row in rows])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
     """Reads `4gpu` where a test gives its own counts."""
+    from pytest_dnnbench.case import devices_id
     from pytest_dnnbench.session.resources import resources, runs_on_nodes
 
     if argname != "gpus" or not isinstance(val, int):
         return None
-    return _id(resources(config) if runs_on_nodes(config) else None, argname, val)
+    return devices_id(val, resources(config).nodes_for(val) if runs_on_nodes(config) else 1)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str] | None:
@@ -214,11 +213,3 @@ def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:
     if isinstance(argument, str):
         return [name.strip() for name in argument.split(",")]
     return list(argument)
-
-
-def _id(shared: Resources | None, name: str, value: object) -> str:
-    from pytest_dnnbench.case import devices_id
-
-    if name != "gpus" or not isinstance(value, int):
-        return str(value)
-    return devices_id(value, 1 if shared is None else shared.nodes_for(value))

@@ -18,12 +18,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pytest_dnnbench import case, function_case, messages, mnist_files, text_file
+from pytest_dnnbench import case, function_case, messages, mnist_files, step_form, text_file
 from pytest_dnnbench.errors import UsageError
 
 RECORDS = {
     record.__name__: record
-    for module in (case, function_case, messages, mnist_files, text_file)
+    for module in (case, function_case, messages, mnist_files, step_form, text_file)
     for record in vars(module).values()
     if isinstance(record, type) and is_dataclass(record) and record.__module__ == module.__name__
 }

@@ -27,9 +27,11 @@ LEAVES = {
         "collectives",
         "function_case",
         "powercap",
+        "step_form",
         "device_peaks",
         "protocol",
         "portable",
+        "step_parts",
     ),
 }
 RESULTS = {f"results.{part}" for part in ("statistics", "records", "baselines", "verdicts")}

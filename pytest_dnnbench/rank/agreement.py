@@ -11,13 +11,13 @@ from pytest_dnnbench.rank.store import store_of
 
 class Agreement:
     """One rank's part in what the ranks agree on. All ranks must ask the same questions in the same
-    order."""
+    order; `topic` keeps those of one place in the code apart from another's."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, topic: str = "agreed") -> None:
         self._place = place
         self._asked = 0
         if place.world_size > 1:
-            self._store = store_of(place, "agreed")
+            self._store = store_of(place, topic)
 
     def longest(self, seconds: float) -> float:
         """The largest of the seconds that the ranks give, the same on every rank, bit for bit."""
