@@ -18,7 +18,7 @@ Not here: the errors of SGD (rounding.py, Drift).
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -38,6 +38,18 @@ CLIP_EPSILON = 1e-6
 """Added to the norm, as torch.nn.utils.clip_grad_norm_ does."""
 
 
+def fuses(parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether SGD makes one pass over these weights, as that of our pipelines does (stash.py): on
+    GPUs. torch's default there makes several, in the order of 1% of a small step, and frameworks
+    are to start alike."""
+    listed = list(parameters)
+    return bool(listed) and all(
+        # Sharded weights (torch's DTensor, which has placements) have no fused SGD.
+        each.is_cuda and each.is_floating_point() and not hasattr(each, "placements")
+        for each in listed
+    )
+
+
 def optimiser_for(
     workload: Workload, module: nn.Module, settings: SgdSettings
 ) -> torch.optim.Optimizer:
@@ -50,6 +62,7 @@ def optimiser_for(
             lr=settings.learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
+            fused=fuses(module.parameters()) or None,
         )
     name = type(workload).__name__
     if not isinstance(optimiser, torch.optim.Optimizer):
