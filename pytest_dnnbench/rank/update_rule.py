@@ -18,7 +18,7 @@ Not here: the errors of SGD (rounding.py, Drift).
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -30,24 +30,13 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.lone_forward import LoneForward
 from pytest_dnnbench.rank.rounding import FLOAT64, Drift, SgdSettings, largest
+from pytest_dnnbench.rank.whole import part, whole
 from pytest_dnnbench.rank.workload import Workload
 
 Tensors = dict[str, torch.Tensor]
 
 CLIP_EPSILON = 1e-6
 """Added to the norm, as torch.nn.utils.clip_grad_norm_ does."""
-
-
-def fuses(parameters: Iterable[nn.Parameter]) -> bool:
-    """Whether SGD makes one pass over these weights, as that of our pipelines does (stash.py): on
-    GPUs. torch's default there makes several, in the order of 1% of a small step, and frameworks
-    are to start alike."""
-    listed = list(parameters)
-    return bool(listed) and all(
-        # Sharded weights (torch's DTensor, which has placements) have no fused SGD.
-        each.is_cuda and each.is_floating_point() and not hasattr(each, "placements")
-        for each in listed
-    )
 
 
 def optimiser_for(
@@ -62,7 +51,6 @@ def optimiser_for(
             lr=settings.learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
-            fused=fuses(module.parameters()) or None,
         )
     name = type(workload).__name__
     if not isinstance(optimiser, torch.optim.Optimizer):
@@ -112,7 +100,19 @@ class UpdateRule:
         """Clips the averaged gradients."""
         if self.clip_norm is not None:
             with marks.mark("optimizer", "clipping"):
-                clip_grad_norm_(self.module.parameters(), self.clip_norm)
+                self._clip(self.clip_norm)
+
+    def _clip(self, clip_norm: float) -> None:
+        gradients = [each.grad for each in self.module.parameters() if each.grad is not None]
+        if len({type(gradient) for gradient in gradients}) == 1:
+            clip_grad_norm_(self.module.parameters(), clip_norm)
+            return
+        # torch's function takes whole gradients or gradients in parts, not both.
+        norms = [whole(torch.linalg.vector_norm(gradient)) for gradient in gradients]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        factor = (clip_norm / (norm + CLIP_EPSILON)).clamp(max=1.0)
+        for gradient in gradients:
+            part(gradient).mul_(factor)
 
     def update(self) -> None:
         """Clips, then updates the weights and the learning rates."""

@@ -224,10 +224,10 @@ class Settings:
     cudnn_benchmark: bool = _option(bool, False, "let cuDNN try its algorithms (GPUs only)")
     launches: int = _option(
         str,
-        None,
+        DEFAULT_LAUNCHES,
         "launches of each case in fresh processes, interleaved over the cases; auto or auto:3%"
-        " plans as many as detect such a change (5%) under the noise of --dnn-baseline (default:"
-        f" {DEFAULT_LAUNCHES}; with --dnn-against at most {MOST_ROUNDS}, until it is settled)",
+        " plans as many as detect such a change (5%) under the noise of --dnn-baseline; with"
+        f" --dnn-against the most rounds, {MOST_ROUNDS} if not given",
         ini=int | str,
     )
     steps: int | None = _option(
@@ -505,7 +505,7 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     values = {option.key.removeprefix("dnn_"): _value(config, option) for option in OPTIONS}
     if values["gpu_counts"] is not None:
         values["gpu_counts"] = tuple(_count(text) for text in values["gpu_counts"])
-    _choose_rounds(values)
+    _choose_rounds(config, values)
     values["launches"], values["effect"] = _launches(values["launches"])
     values["warmup"] = as_warmup(values["warmup"], "--dnn-warmup")
     _choose_steps_or_window(config, values)
@@ -595,14 +595,14 @@ def _choose_steps_or_window(config: pytest.Config, values: dict[str, Any]) -> No
     values["window" if on_line == ["steps"] else "steps"] = None
 
 
-def _choose_rounds(values: dict[str, Any]) -> None:
-    """The launches where the user gives no number: with two environments the most rounds that are
-    made to compare them. What confirms a verdict stays as many as without."""
-    is_given = values["launches"] is not None
-    if not is_given:
-        two_sides = any(values[name] for name in ("against", "against_path", "against_env"))
-        values["launches"] = MOST_ROUNDS if two_sides else DEFAULT_LAUNCHES
-        if two_sides and values["confirm"] is None:
+def _choose_rounds(config: pytest.Config, values: dict[str, Any]) -> None:
+    """With two environments and no number of launches: the most rounds that are made to compare
+    them. What confirms a verdict stays as many launches as without."""
+    two_sides = any(values[name] for name in ("against", "against_path", "against_env"))
+    is_given = any(ask("dnn_launches") is not None for ask in (config.getoption, config.getini))
+    if two_sides and not is_given:
+        values["launches"] = MOST_ROUNDS
+        if values["confirm"] is None:
             values["confirm"] = DEFAULT_LAUNCHES
 
 

@@ -259,6 +259,7 @@ MEASURED = {
         "calibrate",
         "framework_options",
     ),
+    *("against", "against_path", "against_env"),
 }
 
 
