@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_dnnbench.metrics import metric_row
+from pytest_dnnbench.report.breakdowns import COLOURS, broken_down
 from pytest_dnnbench.report.canvas import FAINT, INK, look, short
 from pytest_dnnbench.report.figures import MIB
 from pytest_dnnbench.report.history import history as case_history
@@ -30,6 +31,7 @@ from pytest_dnnbench.report.marks import (
 from pytest_dnnbench.report.runs import Result, Run
 from pytest_dnnbench.report.standings import Standing
 from pytest_dnnbench.report.study import Group, Study, unlike
+from pytest_dnnbench.step_parts import PARTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -191,6 +193,24 @@ def leads(standings: Sequence[Standing], axes: "Axes") -> None:
     axes.set_xlim(max(100 * lowest - 3, -2), 104)
     axes.set_xlabel("throughput in % of the fastest, with 95% intervals over launches")
     axes.grid(visible=False, axis="y")
+
+
+def breakdown(study: Study, results: Sequence[Result], axes: "Axes") -> None:
+    """A bar per case: the shares of its step by part."""
+    entries = broken_down(results)
+    lefts = [0.0] * len(entries)
+    for part, words in PARTS.items():
+        shares = [100 * entry.shares.get(part, 0.0) for _, entry in entries]
+        if any(shares):
+            axes.barh(range(len(entries)), shares, 0.62, lefts, color=COLOURS[part], label=words)
+        lefts = [left + share for left, share in zip(lefts, shares, strict=True)]
+    names = [f"{study.label(result)}, {devices(result)}" for result, _ in entries]
+    axes.set_yticks(range(len(entries)), [short(name, 36) for name in names])
+    axes.set_ylim(len(entries) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("share of a profiled step [%]")
+    axes.grid(visible=False, axis="y")
+    titled(axes, f"{results[0].case.model}, {results[0].case.phase}")
 
 
 def _verdict_mark(

@@ -8,6 +8,7 @@ import msgspec
 
 from pytest_dnnbench.results.baselines.comparability import Difference, Recorded
 from pytest_dnnbench.results.baselines.limits import Limit
+from pytest_dnnbench.results.records.schema import BreakdownEntry
 from pytest_dnnbench.results.records.verdict import Against, Status
 from pytest_dnnbench.results.statistics.anchor import FEWEST, Anchor, anchor_of
 from pytest_dnnbench.results.statistics.noise import WINDOW, Noise, Prior, prior_of
@@ -34,7 +35,8 @@ class CaseBaseline:
     cases say something about it. `recorded` has the values that each fact which is only
     recorded, as the host name, had in these sessions. `earlier` is there where the history of a
     metric is longer than what is kept of it. `anchored` has the sessions of each metric that the
-    user chose as the anchor, and `anchor_name` says which these are.
+    user chose as the anchor, and `anchor_name` says which these are. `breakdown` is the newest of
+    these sessions' that has one.
     """
 
     file: str
@@ -49,6 +51,7 @@ class CaseBaseline:
     earlier: dict[str, Earlier] = field(default_factory=dict)
     anchored: dict[str, Sessions] = field(default_factory=dict)
     anchor_name: str = ""
+    breakdown: BreakdownEntry | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -113,6 +116,7 @@ class _WithoutSessions:
     disturbed: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[str, ...]] = ()
     recorded: ClassVar[Recorded] = {}
+    breakdown: ClassVar[BreakdownEntry | None] = None
 
     def sessions_of(self, metric: str) -> Sessions:
         """As CaseBaseline.sessions_of."""

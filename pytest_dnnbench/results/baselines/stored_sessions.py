@@ -190,6 +190,9 @@ class StoredRuns:
             priors=self._priors,
             disturbed=tuple(metric for metric, launches in history.items() if not launches),
             recorded=recorded_of(record for _, record in compared[-WINDOW:]),
+            breakdown=next(
+                (record.breakdown for _, record in compared[::-1] if record.breakdown), None
+            ),
         )
 
     def _undisturbed(self, name: str, metric: str, sessions: list[_Stored]) -> Sessions:
