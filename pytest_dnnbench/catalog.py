@@ -75,6 +75,10 @@ _WHOLE_MODEL = (
 )  # fmt: skip
 """The forms of frameworks whose ranks hold the whole model."""
 
+_SHARED_OUT_REASONS = {
+    "memory_format": "the parts of the weights that ranks hold are laid out in rows",
+    "compile": "torch compiles the model as a whole, and ranks hold parts of it",
+}
 _PIPELINE_FORMS = ("memory_format", "fused", "cudnn_benchmark")
 _PIPELINE_REASONS = {
     "compile": "a stage runs a traced graph, whose weights change from one pass to the next",
@@ -204,6 +208,50 @@ FRAMEWORKS = (
             ),
         ),
         forms=_WHOLE_MODEL,
+    ),
+    FrameworkSpec(
+        "fsdp",
+        "pytest_dnnbench.rank.frameworks.fsdp:FsdpWorker",
+        "torch.distributed.fsdp.fully_shard (FSDP2): sharded data parallel",
+        preload=("pytest_dnnbench.rank.frameworks.fsdp",),
+        by_default=False,
+        forms=("fused", "checkpointing", "accumulate", "cudnn_benchmark"),
+        form_reasons=_SHARED_OUT_REASONS,
+        options=(
+            FrameworkOption(
+                "reshard",
+                "fsdp-reshard",
+                "auto",
+                "free a block's weights after its forward pass; auto keeps the root's",
+                ("auto", "yes", "no"),
+            ),
+            FrameworkOption(
+                "param_dtype",
+                "fsdp-param-dtype",
+                "none",
+                "type of the weights in forward and backward pass; none keeps theirs",
+                ("none", "bf16"),
+            ),
+            FrameworkOption(
+                "reduce_dtype",
+                "fsdp-reduce-dtype",
+                "none",
+                "type in which gradients are averaged; none keeps theirs",
+                ("none", "bf16", "fp32"),
+            ),
+        ),
+    ),
+    FrameworkSpec(
+        "tp",
+        "pytest_dnnbench.rank.frameworks.tp:TpWorker",
+        "torch.distributed.tensor.parallel: tensor parallel",
+        preload=("pytest_dnnbench.rank.frameworks.tp",),
+        by_default=False,
+        forms=("checkpointing", "accumulate", "cudnn_benchmark"),
+        form_reasons={
+            **_SHARED_OUT_REASONS,
+            "fused": "torch's fused optimisers take parts or whole tensors, not both",
+        },
     ),
     _pipedream(
         "pipedream",

@@ -5,6 +5,7 @@ A framework of this kind is a subclass that joins its ranks and wraps model and 
 ddp.py. Not here: the proof of its step (data_parallel_proof.py).
 """
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,6 +28,7 @@ from pytest_dnnbench.rank.proof_conditions import COPIES, COPIES_OF_ADAM, proof_
 from pytest_dnnbench.rank.recheck import recheck
 from pytest_dnnbench.rank.step_forms import compiled, form_module, fuse, laid_out
 from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimiser_for
+from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workload import Batch, Share
 
@@ -49,6 +51,12 @@ class DataParallelWorker(WorkloadWorker):
     """Set where the exchange of gradients rounds on purpose. The proof then allows the averaged
     gradients this rounding. It checks parameters and buffers, as strictly as without, against the
     update by the gradients that arrived."""
+
+    runs_alone = True
+    """Whether a rank can run the model without the others."""
+
+    computes_in: Sequence[torch.dtype] = ()
+    """Types that the framework itself casts weights or gradients to, when it is timed."""
 
     wide = False
     """Whether the model is built in double precision, for the proof."""
@@ -131,10 +139,24 @@ class DataParallelWorker(WorkloadWorker):
                 batch = next(minibatches)
                 yield Step(index, self._count([batch]), self.validate_step(batch))
 
+    @property
+    def shards(self) -> int:
+        """Parts of a step's samples: one for each rank, unless ranks share them all."""
+        return self.place.world_size
+
+    @property
+    def shard(self) -> int:
+        """This rank's."""
+        return self.place.rank
+
+    @property
+    def shard_size(self) -> int:
+        """Samples in a minibatch of a shard."""
+        return self.case.batch_size
+
     def _new_batches(self) -> Iterator[Batch]:
-        case, place = self.case, self.place
-        pinned = self.device.type == "cuda"
-        share = Share(case.phase, case.batch_size, place.rank, place.world_size, case.seed, pinned)
+        case, pinned = self.case, self.device.type == "cuda"
+        share = Share(case.phase, self.shard_size, self.shard, self.shards, case.seed, pinned)
         form = case.form
         return (laid_out(b, form) for b in batches.batches(self.workload, share, self.device))
 
@@ -194,23 +216,27 @@ class DataParallelWorker(WorkloadWorker):
         """As Worker.samples_per_update: the samples in the minibatches of all ranks. Called after
         the run."""
         passes = self.passes if self.case.phase == "train" else 1
-        return self._samples * passes * self.place.world_size
+        return self._samples * passes * self.shards
 
     def fingerprint(self) -> str:
         """As Worker.fingerprint, of all parameters: averaged gradients make the same step on every
         rank, bit for bit."""
-        return reference.digest(
-            {name: parameter.detach() for name, parameter in self.module.named_parameters()}
-        )
+        # One by one: of a model that ranks share out, none holds the whole.
+        digests = [
+            reference.digest({name: whole(parameter.detach())})
+            for name, parameter in self.module.named_parameters()
+        ]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
     def validation(self) -> tuple[int, int] | None:
         """As Worker.validation, after training: rank 0 takes the whole validation set, with its own
-        weights."""
-        if self.case.phase != "train" or self.place.rank != 0:
+        weights, together with the others where it needs them."""
+        if self.case.phase != "train" or (self.runs_alone and self.place.rank != 0):
             return None
         self.module.eval()
         with torch.no_grad():
-            return self.workload.validate(self.module, self.device, self.computing())
+            counts = self.workload.validate(self.module, self.device, self.computing())
+        return counts if self.place.rank == 0 else None
 
     def details(self) -> dict[str, object]:
         """As Worker.details: the workload's."""

@@ -44,6 +44,7 @@ from pytest_dnnbench.rank.step_forms import (
     without_randomness_compiled,
 )
 from pytest_dnnbench.rank.update_rule import UpdateRule, rates_of
+from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.workload import Batch, Workload
 
 PROOF_STEPS = 2
@@ -79,6 +80,15 @@ class ProvenWorker(Protocol):
     rounding: Rounding | None
     shares_buffers: bool
     exchanges_zeros: bool
+    computes_in: Sequence[torch.dtype]
+
+    @property
+    def shards(self) -> int:
+        """Parts of a step's samples."""
+
+    @property
+    def shard(self) -> int:
+        """This rank's part."""
 
     @property
     def workload(self) -> Workload:
@@ -118,10 +128,10 @@ def prove_training(worker: ProvenWorker) -> Correctness:
         timed = None
         with NoRandomness():
             worker.train_step(_own(worker, shards))
-        gradients, parameters = _gradients(worker.module), dict(worker.module.named_parameters())
+        gradients, parameters = _gradients(worker.module), _parameters(worker.module)
         fingerprints += [digest(gradients), digest(parameters)]
         if proof and expected:
-            proof.compare(index, *expected, gradients)
+            proof.compare(index, *expected, gradients, parameters)
     about |= {
         "reference": "the model in one process, the mean of the shards' gradients, "
         + _rule(worker),
@@ -200,7 +210,12 @@ class _TrainingProof:
         )
 
     def compare(
-        self, index: int, expected: Derivatives, bounds: StepBounds, gradients: Tensors
+        self,
+        index: int,
+        expected: Derivatives,
+        bounds: StepBounds,
+        gradients: Tensors,
+        parameters: Tensors,
     ) -> None:
         """Compares what the framework's step left with what was expected."""
         worker, when = self.worker, f"step {index}"
@@ -222,7 +237,6 @@ class _TrainingProof:
             rates = rates_of(worker.rule.optimiser, worker.rule.scheduler)
             bounds_of_rates = {name: RATES * largest(each) for name, each in expected_rates.items()}
             self.comparison.add("optimiser settings", rates, expected_rates, bounds_of_rates, when)
-        parameters = {name: each.detach() for name, each in worker.module.named_parameters()}
         self.comparison.add(
             "parameters",
             parameters,
@@ -333,9 +347,12 @@ def _without_randomness(worker: ProvenWorker, batch: Batch) -> AbstractContextMa
 
 
 def _arithmetic(worker: ProvenWorker, batch: Batch) -> Arithmetic:
-    """The arithmetic of the user's own model as it is timed; called before anything is built."""
+    """The arithmetic of the user's own model as it is timed, and of the types that the framework
+    casts to; called before anything is built."""
     model = worker.fresh_module(0).train(worker.case.phase == "train")
-    return own_arithmetic(worker.workload, model, batch, worker.case.precision, worker.computing)
+    own = own_arithmetic(worker.workload, model, batch, worker.case.precision, worker.computing)
+    cast = rounding.coarsest(worker.computes_in)
+    return max(own, cast, key=lambda arithmetic: arithmetic.unit)
 
 
 def _timed_step(worker: ProvenWorker) -> _TimedStep:
@@ -357,10 +374,14 @@ def _rule(worker: ProvenWorker) -> str:
 
 def _gradients(module: nn.Module) -> Tensors:
     return {
-        name: parameter.grad.detach()
+        name: whole(parameter.grad.detach())
         for name, parameter in module.named_parameters()
         if parameter.grad is not None
     }
+
+
+def _parameters(module: nn.Module) -> Tensors:
+    return {name: whole(parameter.detach()) for name, parameter in module.named_parameters()}
 
 
 def _about(worker: ProvenWorker, arithmetic: Arithmetic) -> dict[str, Scalar]:
@@ -391,14 +412,14 @@ def proof_size(worker: ProvenWorker) -> int:
 
 
 def _shards(worker: ProvenWorker, index: int) -> list[Batch]:
-    """The minibatches of a step, `passes` for each rank, rank by rank."""
-    shards = worker.place.world_size * worker.passes
+    """The minibatches of a step, `passes` for each shard, shard by shard."""
+    shards = worker.shards * worker.passes
     return [_proof_batch(worker, shard, index) for shard in range(shards)]
 
 
 def _own(worker: ProvenWorker, shards: list[Batch]) -> list[Batch]:
     """This rank's minibatches, in the form of the case; the reference takes them plain."""
-    own = shards[worker.place.rank * worker.passes :][: worker.passes]
+    own = shards[worker.shard * worker.passes :][: worker.passes]
     return [laid_out(batch, worker.case.form) for batch in own]
 
 
