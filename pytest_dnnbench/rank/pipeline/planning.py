@@ -14,6 +14,7 @@ import time
 import torch
 import torch.distributed as dist
 
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, PlanDecision, RunRequest
 from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.options import AUTO, forced_layout, plan_file, schedule_of
@@ -22,12 +23,13 @@ from pytest_dnnbench.planner.predict import even_plan, plan_for
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.synchronous import pipelines_of
 from pytest_dnnbench.rank import group, rank_phase
-from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.cut import cut
+from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.host_work import refuse_host_work
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
 from pytest_dnnbench.rank.profiling.profiler import parts_over_whole
+from pytest_dnnbench.rank.workload_factory import workload_of
 
 _PROBE_BYTES = 1 << 24
 _PROBES = 5
@@ -39,6 +41,7 @@ def decide(place: Place, request: RunRequest) -> PlanDecision | None:
     with group.membership(place):
         rank_phase.enter("plan")
         options = request.case.options
+        _refuse_clipping(request)
         if path := plan_file(options):
             forced_layout(options, place.world_size)
             decision = PlanDecision(read_plan(path), "user")
@@ -87,6 +90,7 @@ def _profile(place: Place, request: RunRequest) -> Profile:
         case.precision,
         place.device,
         threads=place.threads,
+        workload=workload_of(request),
     )
 
 
@@ -119,15 +123,27 @@ def _chosen(profile: Profile, ranks: int, bandwidth: float, memory: float | None
     return plan
 
 
+def _refuse_clipping(request: RunRequest) -> None:
+    """Raises UsageError for a limit on the norm of all gradients together where stages update at
+    different times."""
+    workload, framework = workload_of(request), request.case.framework
+    if workload.clip_norm is not None and framework != "pipedream-flush":
+        raise UsageError(
+            f"{type(workload).__name__} clips the norm of all gradients ({workload.clip_norm}), and"
+            f" the stages of {framework} update at different times, from different minibatches: use"
+            " pipedream-flush or a schedule of torch (1f1b, ...), or set clip_norm to None"
+        )
+
+
 def _check_cut(place: Place, request: RunRequest, plan: Plan) -> None:
     """Raises PlanError when the plan's stages are not made of this model's operators, and
     UsageError when the model does more than its operators."""
-    case = request.case
-    model = build_model(request.model, case.image_size).to(place.device)
-    images = example_images(case.image_size, case.batch_size).to(place.device)
-    graph = trace(model, example_images(case.image_size, TRACED_IMAGES).to(place.device))
+    workload = workload_of(request)
+    model = workload.model().train().to(place.device)
+    inputs = example_input(workload, request.case.batch_size).to(place.device)
+    graph = trace(model, inputs[:TRACED_IMAGES])
     cut(graph, None, [stage.nodes for stage in plan.stages])
-    refuse_host_work(graph, images)
+    refuse_host_work(graph, inputs)
 
 
 def device_memory(place: Place) -> float | None:
