@@ -12,7 +12,7 @@ from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.errors import PlanError, WrongResult
+from pytest_dnnbench.errors import PlanError, UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.planner.synchronous import RULES
 from pytest_dnnbench.results.records.measurement import Launch, agree, check_times
@@ -20,6 +20,7 @@ from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
 MODELS = "tests.pipeline.models"
 RESIDUAL, TRANSFORMER = f"{MODELS}:residual", f"{MODELS}:transformer"
+TOKENS = "tests.pipeline.token_workloads"
 WORKER = "pytest_dnnbench.rank.frameworks.torch_pipeline:TorchPipelineWorker"
 PLANNING = "pytest_dnnbench.rank.pipeline.planning:decide_synchronous"
 TRAINED = ["gradients in float32", "loss in float32", "parameters", "buffers", "loss"]
@@ -83,6 +84,52 @@ def test_four_ranks_compute_what_one_process_computes(prove: Any, framework: str
 def test_replicas_of_a_pipeline_average_their_gradients(prove: Any, framework: str) -> None:
     evidence = prove(framework, 4, stages=2)
     assert evidence.checked == TRAINED
+
+
+@pytest.mark.parametrize(
+    ("framework", "gpus", "stages"),
+    [("1f1b", 2, 2), ("zero-bubble", 4, 4), ("zbv", 2, 2), ("interleaved", 4, 2)],
+)
+def test_a_workload_of_tokens_with_tied_weights_and_clipping_is_proven(
+    prove: Any, framework: str, gpus: int, stages: int
+) -> None:
+    """Its own AdamW and scheduler per stage, embedding and head in different stages."""
+    evidence = prove(framework, gpus, model=f"{TOKENS}:Tied", stages=stages)
+    assert evidence.checked == [*TRAINED, "updates"]
+
+
+def test_tokens_are_counted_and_validated(launch: Any, prove: Any) -> None:
+    reports: list[RankReport] = launch(MEASURE, "1f1b", 2, model=f"{TOKENS}:Tied")
+    assert [report.step_samples for report in reports] == [(0,) * 3, (2 * 4 * 6,) * 3]
+    assert {(report.sample, report.samples_per_update) for report in reports} == {("tok", 48)}
+    evidence = prove("gpipe", 2, model=f"{TOKENS}:Tied", phase="validate")
+    assert evidence.checked == ["validation in float32", "validation"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "model", "message"),
+    [
+        ("TiesApart", "Tied", "gradients in float32 of stage 0"),
+        ("ClippedByThemselves", "Clipped", "gradients in float32 of stage"),
+        ("SteppedTwice", "Tokens", "parameters of stage"),
+    ],
+)
+def test_a_fault_in_what_stages_share_is_caught(
+    prove: Any, fault: str, model: str, message: str
+) -> None:
+    worker = f"tests.pipeline.faulty_torch_workers:{fault}"
+    with pytest.raises(WrongResult, match=message):
+        prove("gpipe", 2, model=f"{TOKENS}:{model}", worker=worker)
+
+
+def test_an_optimiser_that_looks_at_all_weights_fails_its_proof(prove: Any) -> None:
+    with pytest.raises(WrongResult, match="updates of stage"):
+        prove("gpipe", 2, model=f"{TOKENS}:NotLocal")
+
+
+def test_a_workload_with_two_inputs_is_refused_in_one_line(launch: Any) -> None:
+    with pytest.raises(UsageError, match=r"TwoInputs.batch are a tuple, .* takes one tensor"):
+        launch(PROVE, "gpipe", 2, model=f"{TOKENS}:TwoInputs")
 
 
 def test_a_validation_is_proven_as_well(prove: Any) -> None:

@@ -46,8 +46,13 @@ class Tokens(Workload):
         """AdamW in two groups."""
         matrices = [each for each in model.parameters() if each.dim() > 1]
         vectors = [each for each in model.parameters() if each.dim() <= 1]
-        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.01)
+        decays = {True: 0.01, False: 0.0}
+        groups = [
+            {"params": part, "weight_decay": decays[part is matrices]}
+            for part in (matrices, vectors)
+            if part
+        ]
+        return torch.optim.AdamW(groups, lr=0.01)
 
     def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
         """Halves the rate every second update."""
@@ -57,7 +62,7 @@ class Tokens(Workload):
 class Clipped(Tokens):
     """Its gradients are clipped."""
 
-    clip_norm = 0.05
+    clip_norm: float | None = 0.05
 
 
 class NotLocal(Tokens):
@@ -76,3 +81,19 @@ class TwoInputs(Tokens):
         """Tokens twice."""
         tokens, following = super().batch(size)
         return (tokens, tokens), following
+
+
+class Tied(Clipped):
+    """Its head has the weights of its embedding, and its gradients are clipped."""
+
+    def model(self) -> nn.Module:
+        """A small language model."""
+        model = Language()
+        model.head.weight = model.token.weight
+        return model
+
+
+class TiedUnclipped(Tied):
+    """The same without a limit on the gradients."""
+
+    clip_norm = None

@@ -25,6 +25,7 @@ from pytest_dnnbench.rank.pipeline.proof import AnyRuntime, prove_training, prov
 from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
+from pytest_dnnbench.rank.pipeline.ties import untied
 from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
 from pytest_dnnbench.rank.proof_conditions import proof_conditions
@@ -48,6 +49,9 @@ VALIDATION_IMAGES = 250
 
 class StagedWorker(WorkloadWorker):
     """One rank of a framework that cuts the model as the case's plan says."""
+
+    takes_ties = False
+    """Whether stages may have a weight in common."""
 
     _batches: Batches | None = None
     """Made in the first run, and used up in the next ones."""
@@ -97,7 +101,9 @@ class StagedWorker(WorkloadWorker):
         model = self._on_host()
         self._fingerprint = digest(model.state_dict())
         example = example_input(self.workload, TRACED_IMAGES)
-        stages = cut(model, example, [stage.nodes for stage in self.plan.stages])
+        nodes = [stage.nodes for stage in self.plan.stages]
+        stages = cut(model, example, nodes, tied=self.takes_ties)
+        self._ties = untied(stages)
         return [widen(stage) if wide else stage for stage in stages]
 
     @property

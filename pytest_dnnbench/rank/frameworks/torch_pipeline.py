@@ -38,6 +38,8 @@ twice as long as a forward, half of it for the weights."""
 class TorchPipelineWorker(StagedWorker):
     """One rank of a pipeline: one or more stages."""
 
+    takes_ties = True
+
     def build(self) -> None:
         """Cuts the model as planned, and takes this rank's stages in the types that the model's
         factory gives it (bf16 is autocast)."""
@@ -67,6 +69,7 @@ class TorchPipelineWorker(StagedWorker):
             loss=self.workload.loss,
             clip_norm=self.workload.clip_norm,
             precision=precision,
+            ties=self._ties,
         )
 
     @property

@@ -8,6 +8,7 @@ This happens once per case: profiles and bandwidths vary, and the launches have 
 that was proven. Not here: the costs of stages (planner/), the cut of a model (cut.py).
 """
 
+import dataclasses
 import statistics
 import time
 
@@ -29,6 +30,7 @@ from pytest_dnnbench.rank.profiling.host_work import refuse_host_work
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
 from pytest_dnnbench.rank.profiling.profiler import parts_over_whole
+from pytest_dnnbench.rank.profiling.weights import tied_weights, together
 from pytest_dnnbench.rank.workload_factory import workload_of
 
 _PROBE_BYTES = 1 << 24
@@ -68,7 +70,7 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
             bandwidth = float(options.get("bandwidth", 0.0)) or measured_bandwidth(place)
             if place.rank:
                 return None
-            profile = _profile(place, request)
+            profile = _with_ties_apart(_profile(place, request), request)
             replicas = (pipelines.replicas,) * pipelines.stages
             plan = even_plan(profile, replicas, workers=place.world_size, bandwidth=bandwidth)
             decision = PlanDecision(
@@ -77,8 +79,15 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
                 bandwidth,
                 parts_over_whole(profile),
             )
-        _check_cut(place, request, decision.plan)
+        _check_cut(place, request, decision.plan, tied=True)
         return decision
+
+
+def _with_ties_apart(profile: Profile, request: RunRequest) -> Profile:
+    """The profile with tied weights on any stages: all stages update at once."""
+    workload = workload_of(request)
+    graph = trace(workload.model().train(), example_input(workload, TRACED_IMAGES))
+    return dataclasses.replace(profile, together=together(graph, tied_weights(graph)))
 
 
 def _profile(place: Place, request: RunRequest) -> Profile:
@@ -129,20 +138,20 @@ def _refuse_clipping(request: RunRequest) -> None:
     workload, framework = workload_of(request), request.case.framework
     if workload.clip_norm is not None and framework != "pipedream-flush":
         raise UsageError(
-            f"{type(workload).__name__} clips the norm of all gradients ({workload.clip_norm}), and"
-            f" the stages of {framework} update at different times, from different minibatches: use"
-            " pipedream-flush or a schedule of torch (1f1b, ...), or set clip_norm to None"
+            f"{type(workload).__name__} limits the norm of all gradients ({workload.clip_norm}),"
+            f" but stages of {framework} step at different times: use pipedream-flush, or a"
+            " schedule of torch such as 1f1b, or let clip_norm be None"
         )
 
 
-def _check_cut(place: Place, request: RunRequest, plan: Plan) -> None:
+def _check_cut(place: Place, request: RunRequest, plan: Plan, *, tied: bool = False) -> None:
     """Raises PlanError when the plan's stages are not made of this model's operators, and
     UsageError when the model does more than its operators."""
     workload = workload_of(request)
     model = workload.model().train().to(place.device)
     inputs = example_input(workload, request.case.batch_size).to(place.device)
     graph = trace(model, inputs[:TRACED_IMAGES])
-    cut(graph, None, [stage.nodes for stage in plan.stages])
+    cut(graph, None, [stage.nodes for stage in plan.stages], tied=tied)
     refuse_host_work(graph, inputs)
 
 

@@ -200,7 +200,8 @@ def _prove_timed_update(
     """One run of one update per stage at least, in the types that are timed."""
     stages = proven.stages()
     owned = _owned(proven.model(), stages)
-    runtime = assembled(stages, proven.rule, proven.autocast)
+    # Under SGD, as the reference: a stage may update before another has its first gradients.
+    runtime = assembled(stages, proven.settings, proven.autocast)
     arrived: dict[int, Named] = {}
 
     def keep(gradients: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
@@ -278,7 +279,13 @@ def _prove_own_update(proven: Proven, assembled: Assembled, comparison: Comparis
     fails here."""
     stages = [stage.train() for stage in proven.stages(wide=True)]
     model = proven.model(wide=True)
-    owned = _owned(model, stages)
+    held = dict(model.named_parameters(remove_duplicate=False))
+    first_names = {id(parameter): name for name, parameter in model.named_parameters()}
+    owned = [
+        # A tied weight goes by its first name: the optimiser knows it once.
+        {mine: first_names[id(held[name])] for mine, name in names.items() if name in held}
+        for names in _owned(model, stages)
+    ]
     runtime = assembled(stages, proven.rule, nullcontext)
     reference = OwnOptimiser(proven.workload, model, proven.settings)
 
@@ -293,7 +300,7 @@ def _prove_own_update(proven: Proven, assembled: Assembled, comparison: Comparis
     runtime.observe_updates(follow)
     minibatches = proven.proof_runs[0]
     _trained(runtime, proven.schedule, [wide(proven.batch(i)) for i in range(minibatches)])
-    held, bounds = dict(model.named_parameters(remove_duplicate=False)), reference.bounds()
+    bounds = reference.bounds()
     for stage, module in runtime.modules.items():
         parameters = {name: each.detach() for name, each in module.named_parameters()}
         expected = {name: held[owned[stage][name]].detach() for name in parameters}

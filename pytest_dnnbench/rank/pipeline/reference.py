@@ -154,6 +154,7 @@ class PipelineReference:
         self.drift = Drift(optimiser)
         self._held = Buffers(model)
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
+        self._tied = self._parameters.keys() - dict(model.named_parameters()).keys()
         self._owned = owned
         self._loss_bounds: list[float] = []
         self.states = [
@@ -204,9 +205,13 @@ class PipelineReference:
         if self._clip_norm is None or not (count == self._update_size(0) or at_end):
             return
         square = error = 0.0
+        counted: set[int] = set()
         for state in self.states:
             for name, total in state.total.items():
                 mean = total / count
+                if id(self._parameters[name]) in counted:
+                    continue  # tied to one of an earlier stage
+                counted.add(id(self._parameters[name]))
                 square += float(torch.linalg.vector_norm(mean)) ** 2
                 error += state.total_errors[name] / count * math.sqrt(mean.numel())
         norm = math.sqrt(square) + CLIP_EPSILON
@@ -248,7 +253,10 @@ class PipelineReference:
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call] # torch's gap
         gradients = {
-            name: check_gradient(name, parameter.grad)
+            # Of tied weights, each name has a tensor of its own: they are summed by name.
+            name: check_gradient(name, parameter.grad).clone()
+            if name in self._tied
+            else check_gradient(name, parameter.grad)
             for name, parameter in self._parameters.items()
             if parameter.grad is not None
         }

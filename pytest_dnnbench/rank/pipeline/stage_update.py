@@ -71,11 +71,19 @@ class NormLimit:
     part: float = 1.0
 
     def clipped(
-        self, gradients: Sequence[torch.Tensor | None], device: torch.device, ignored: int = 0
+        self,
+        gradients: Sequence[torch.Tensor | None],
+        device: torch.device,
+        counted: Sequence[bool] | None = None,
     ) -> list[torch.Tensor | None]:
-        """The clipped gradients, in memory of their own. All ranks of the group call it. The first
-        `ignored` do not count in the norm: another stage holds the same weights."""
-        present = [each for each in gradients[ignored:] if each is not None]
+        """The clipped gradients, in memory of their own. All ranks of the group call it. Those that
+        are not `counted` are of weights that another stage counts."""
+        counts = counted or [True] * len(gradients)
+        present = [
+            each
+            for each, counts_too in zip(gradients, counts, strict=True)
+            if each is not None and counts_too
+        ]
         square = torch.zeros((), dtype=torch.float64, device=device)
         for norm in torch._foreach_norm(present) if present else ():
             square += norm.double() ** 2 * self.part

@@ -37,6 +37,7 @@ from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage import Loss
 from pytest_dnnbench.rank.pipeline.stage_update import NormLimit, OwnRule
 from pytest_dnnbench.rank.pipeline.static_shapes import Form, check_forms, learnt_forms
+from pytest_dnnbench.rank.pipeline.ties import Tie, TiedGradients
 from pytest_dnnbench.rank.pipeline.torch_stage import Precision, TorchStage, alias
 from pytest_dnnbench.rank.update_rule import optimiser_for, scheduler_for
 
@@ -55,10 +56,11 @@ class TorchRuntime:
         loss: Loss = cross_entropy,
         clip_norm: float | None = None,
         precision: Precision = nullcontext,
+        ties: Sequence[Tie] = (),
     ) -> None:
         """`stages` are all stages of the model, alike on every rank; `clip_norm` limits the norm of
-        the gradients of all of them together. Raises PlanError if their number or that of the ranks
-        does not fit the pipelines."""
+        the gradients of all of them together; `ties` are the weights that several of them have.
+        Raises PlanError if their number or that of the ranks does not fit the pipelines."""
         if len(stages) != pipelines.stages:
             raise PlanError(
                 f"the model is cut into {len(stages)} stages, {pipelines.framework} needs"
@@ -94,6 +96,9 @@ class TorchRuntime:
             if (made := _optimiser(optimiser, module)) is not None
         ]
         self._limit = NormLimit(clip_norm, self.group) if clip_norm is not None else None
+        self._ties = self._tied(ties, place)
+        copies = {id(self._parameter(*copy)) for tie in ties for copy in tie.places[1:]}
+        self._counted = [id(parameter) not in copies for parameter in self._parameters]
         self._replicas_mean = (
             GradientMean(self._parameters, replicas, pipelines.replicas)
             if replicas is not None
@@ -103,6 +108,26 @@ class TorchRuntime:
         self._training: Any = None
         self._evaluation: Any = None
         self._losses_noted = 0
+
+    def _parameter(self, stage: int, name: str) -> nn.Parameter | None:
+        """A parameter of this rank; None where the stage is another's."""
+        module = self._modules.get(stage)
+        return module.get_parameter(name) if module is not None else None
+
+    def _tied(self, ties: Sequence[Tie], place: Place) -> list[TiedGradients]:
+        """The tied weights that this rank has. All ranks of the job call it."""
+        layout, limit, mine = self.pipelines.layout, timedelta(seconds=place.timeout_s), []
+        for tie in ties:
+            own = [each for copy in tie.places if (each := self._parameter(*copy)) is not None]
+            holders = sorted({self.pipelines.place_of(stage) for stage, _ in tie.places})
+            group = None
+            for replica in range(self.pipelines.replicas if len(holders) > 1 else 0):
+                ranks = [layout.rank(holder, replica) for holder in holders]
+                made = dist.new_group(ranks, timeout=limit)
+                group = made if place.rank in ranks else group
+            if own and own[0].requires_grad:
+                mine.append(TiedGradients(own, group))
+        return mine
 
     @property
     def modules(self) -> Mapping[int, nn.Module]:
@@ -206,13 +231,15 @@ class TorchRuntime:
                 yield Completed(minibatch)
 
     def _update(self) -> None:
+        for tie in self._ties:
+            tie.add_up()
         if self._replicas_mean is not None:
             # Waits for other replicas: no compute.
             self._replicas_mean.add([parameter.grad for parameter in self._parameters])
             self._set_gradients(self._replicas_mean.take(self.pipelines.replicas))
         if self._limit is not None:
             gradients = [parameter.grad for parameter in self._parameters]
-            self._set_gradients(self._limit.clipped(gradients, self.device))
+            self._set_gradients(self._limit.clipped(gradients, self.device, self._counted))
         if self._observer is not None:
             self._observer(self._gradients())
         start = self.passes.occupancy.mark()

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from pytest_dnnbench.errors import ProfileError
 from pytest_dnnbench.files import cache_folder
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.profile_file import read_profile, write_profile
-from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.profiling.conditions import environment, usable_device
 from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
@@ -29,6 +27,7 @@ from pytest_dnnbench.rank.profiling.profiler import (
     fingerprint,
     had_its_core,
     image_or_own,
+    input_facts,
     profile_workload,
 )
 from pytest_dnnbench.rank.workload import Workload
@@ -62,9 +61,7 @@ def cached_profile(
         "environment": environment(place, threads),
         "graph": _fingerprint(workload),
     }
-    if not isinstance(workload, ImageWorkload):
-        inputs = example_input(workload, 1)
-        conditions["inputs"] = f"{list(inputs.shape[1:])} {inputs.dtype}"
+    conditions |= input_facts(workload)
     path = cache_folder("profiles") / _file_name(conditions)
     try:
         kept = read_profile(path)
@@ -80,7 +77,6 @@ def cached_profile(
             threads=threads,
             effort=effort,
         )
-        kept = replace(kept, metadata={**kept.metadata, **conditions})
         if had_its_core(kept):
             _keep(kept, path)
     return kept

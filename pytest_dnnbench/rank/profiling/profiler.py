@@ -25,6 +25,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.planner.profile import Node, Profile
 from pytest_dnnbench.planner.remarks import SUM_TOLERANCE
+from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.precision import matmul_precision
 from pytest_dnnbench.rank.profiling.conditions import (
     compute_threads,
@@ -90,6 +91,14 @@ def image_or_own(model: str, image_size: int) -> Workload:
     return workload_of(RunRequest(case, "", model, 1, 0))
 
 
+def input_facts(workload: Workload) -> dict[str, str]:
+    """Shape and type of one sample, where it is no image of the profile's size."""
+    if isinstance(workload, ImageWorkload):
+        return {}
+    sample = example_input(workload, TRACED_IMAGES)
+    return {"inputs": f"{list(sample.shape[1:])} of {str(sample.dtype).removeprefix('torch.')}"}
+
+
 def profile_workload(
     workload: Workload,
     model: str,
@@ -107,6 +116,7 @@ def profile_workload(
     built = workload.model().to(place)
     inputs = example_input(workload, batch_size).to(place)
     metadata = {"model": model, "image_size": image_size, "batch_size": batch_size}
+    metadata |= input_facts(workload)
     return profile_module(
         built, inputs, precision, threads=threads, effort=effort, metadata=metadata
     )
