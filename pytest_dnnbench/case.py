@@ -8,7 +8,7 @@ from pytest_dnnbench.errors import UsageError
 Scalar = str | int | float | bool
 
 PHASES = ("train", "validate")
-DATASETS = ("synthetic", "mnist")
+DATASETS = ("synthetic", "mnist", "text")
 PRECISIONS = ("fp32", "tf32", "bf16")
 SCALINGS = ("weak", "strong")
 DEVICES = ("cuda", "cpu")
@@ -29,8 +29,9 @@ class Case:
     """What one test case measures. Plain data; crosses process boundaries; validated once, here.
 
     `batch_size` is the number of samples in one rank's minibatch; under strong scaling, after the
-    division. `gpus` counts ranks: on a machine without GPUs they are CPU processes. `options` are
-    the framework's own. Raises UsageError for a value that no case can have.
+    division. `gpus` counts ranks: on a machine without GPUs they are CPU processes. A sample of
+    tokens has `sequence_length` of them; 0: as many as the model chooses. `options` are the
+    framework's own. Raises UsageError for a value that no case can have.
     """
 
     framework: str
@@ -44,6 +45,7 @@ class Case:
     scaling: str = "weak"
     device: str = "cpu"
     seed: int = 0
+    sequence_length: int = 0
     options: dict[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,6 +65,11 @@ class Case:
         ):
             if count < 1:
                 raise UsageError(f"{name} is {count}: it must be at least 1")
+        if self.sequence_length < 0:
+            raise UsageError(
+                f"sequence_length is {self.sequence_length}: it must be at least 0, which leaves it"
+                " to the model"
+            )
         if self.precision == "tf32" and self.device != "cuda":
             raise UsageError(
                 f"precision 'tf32' needs a CUDA device, not {self.device!r}: use fp32 or bf16"

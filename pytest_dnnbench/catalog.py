@@ -235,6 +235,26 @@ MODELS: dict[str, str] = {
     path.partition(":")[2]: path for path in sorted(OF_ANY_SIZE | OF_LARGE_IMAGES)
 }
 
+_OF_RANK = {
+    "gpt-nano": "gpt:nano",
+    "gpt-tiny": "gpt:tiny",
+    "gpt-mini": "gpt:mini",
+    "gpt2-124m": "gpt:gpt2_124m",
+    "gpt2-355m": "gpt:gpt2_355m",
+    "gpt2-774m": "gpt:gpt2_774m",
+    "gpt2-1558m": "gpt:gpt2_1558m",
+    "llama-tiny": "llama:tiny",
+    "llama-mini": "llama:mini",
+    "llama2-7b": "llama:llama2_7b",
+    "llama3-1b": "llama:llama3_1b",
+    "llama3-8b": "llama:llama3_8b",
+    "mlp": "mlp:small",
+    "mlp-wide": "mlp:wide",
+}
+
+OWN_MODELS = {name: f"pytest_dnnbench.rank.{path}" for name, path in _OF_RANK.items()}
+"""Our own: models of tokens, and plain layers. Each is a workload."""
+
 DEFAULT_MODELS = ("resnet18", "resnet50", "resnext50_32x4d", "efficientnet_b0")
 
 
@@ -246,7 +266,7 @@ class Catalog:
     frameworks: Mapping[str, FrameworkSpec] = field(
         default_factory=lambda: {row.name: row for row in FRAMEWORKS}
     )
-    models: Mapping[str, str] = field(default_factory=lambda: dict(MODELS))
+    models: Mapping[str, str] = field(default_factory=lambda: {**MODELS, **OWN_MODELS})
 
     def with_rows(
         self, frameworks: Iterable[FrameworkSpec], models: Mapping[str, str]

@@ -19,6 +19,7 @@ from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.run_length import Length
+from pytest_dnnbench.text_file import TextFile
 
 Sample = Literal["img", "tok", "sample", "step", "B"]
 """What a sample is: an image, a token, anything else; of a timed function also a step or a byte.
@@ -58,11 +59,14 @@ class RunRequest:
     steps     how long the timed steps are: a number of them, or seconds as "5s" (run_length.py)
     warmup    how long the untimed steps before them are: a number, seconds, or "auto"
     data      where real images are; None: synthetic ones
+    text      the file whose bytes are the tokens; None: synthetic ones
     plan      what the framework's planning returned on rank 0, the same for the proof and for all
               launches, as plain data: that of a PlanDecision for our pipelines; None without a
               planning step
+    recheck   whether the outputs of the timed model are checked after the timed steps
 
-    The optimiser is SGD with these settings for every framework.
+    A workload without an optimiser of its own is trained by SGD with these settings, in every
+    framework.
     """
 
     case: Case
@@ -75,6 +79,8 @@ class RunRequest:
     weight_decay: float = 5e-4
     data: MnistFiles | None = None
     plan: Any = None
+    recheck: bool = False
+    text: TextFile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +183,8 @@ class RankReport:
                       them once; else each rank counts its part
     bus_factor        bytes on a link for a byte of samples, of a collective (collectives.py); None
                       for anything else
+    cpu_energy_j      what the machine's packages used during the window, from rank 0 on CPU ranks,
+                      where the kernel lets it read that; else None
     samples_per_update    samples, over all ranks, that one update of the weights averages over; of
                       a collective its size in bytes, of another function 0
     page_faults       pages that the kernel gave to the process inside the window
@@ -210,6 +218,7 @@ class RankReport:
     sample: Sample = "img"
     shared_samples: bool = False
     bus_factor: float | None = None
+    cpu_energy_j: float | None = None
     page_faults: int = 0
     loss: tuple[float, ...] = ()
     validation: tuple[int, int] | None = None

@@ -162,6 +162,15 @@ BUILT_IN = (
         scales=_BYTES_PER_S,
     ),
     Metric(
+        "energy_per_sample_j",
+        "J/sample",
+        "lower",
+        "energy",
+        timed=True,
+        positive=True,
+        kept=True,
+    ),
+    Metric(
         "allocated_peak_bytes",
         "B",
         "lower",

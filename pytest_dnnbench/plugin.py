@@ -91,6 +91,7 @@ def _parts(config: pytest.Config) -> list[object]:
     from pytest_dnnbench.session.rounds import Rounds
     from pytest_dnnbench.session.saving import Saving
     from pytest_dnnbench.session.server import ServerLife
+    from pytest_dnnbench.session.side_by_side import SideBySide
     from pytest_dnnbench.session.state import is_xdist_worker
     from pytest_dnnbench.session.summary import Summary
     from pytest_dnnbench.session.verdicts import Verdicts
@@ -100,6 +101,7 @@ def _parts(config: pytest.Config) -> list[object]:
         Completion(),
         ReplayClocks(),
         ServerLife(config),
+        SideBySide(config),
         Rounds(),
         ProgressDisplay(config),
         Xdist(config),
@@ -138,13 +140,19 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return _id(argname, val) if argname == "gpus" and isinstance(val, int) else None
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Says what ranks will run on, for sessions that have asked for this plugin."""
+def pytest_report_header(config: pytest.Config) -> list[str] | None:
+    """Says what ranks will run on, for sessions that have asked for this plugin, and why their
+    energy is not recorded where it could be."""
+    from pytest_dnnbench.powercap import why_unreadable
     from pytest_dnnbench.session.resources import resources
 
     options = vars(config.option).items()
     given = any(value is not None for key, value in options if key.startswith("dnn_"))
-    return f"dnnbench: {resources(config).machine.describe()}" if given else None
+    if not given:
+        return None
+    note = why_unreadable()
+    lines = [resources(config).machine.describe(), *([note] if note else [])]
+    return [f"dnnbench: {line}" for line in lines]
 
 
 @pytest.fixture

@@ -18,7 +18,17 @@ ROOT = "pytest_dnnbench"
 
 LEAVES = {
     *("errors", "files", "proc", "metrics", "case", "catalog", "messages", "frames"),
-    *("rank_status", "mnist_files", "run_length", "harmless", "collectives", "function_case"),
+    *(
+        "rank_status",
+        "mnist_files",
+        "text_file",
+        "run_length",
+        "harmless",
+        "collectives",
+        "function_case",
+        "powercap",
+        "protocol",
+    ),
 }
 RESULTS = {f"results.{part}" for part in ("statistics", "records", "baselines", "verdicts")}
 # Of each part of the package: what it may import beside itself. "hookspecs" and "plugin" are what

@@ -10,8 +10,9 @@ import importlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -33,6 +34,7 @@ from pytest_dnnbench.results.records.measurement import (
 )
 from pytest_dnnbench.results.records.schema import CorrectnessEntry, Environment
 from pytest_dnnbench.run_length import Length
+from pytest_dnnbench.text_file import TextFile
 
 ATTEMPTS = 3
 """How many launches are made to get one during which the machine is not suspended."""
@@ -66,6 +68,8 @@ class CaseRun:
 
     `packages` are those whose versions are recorded. `parallel`: other cases are timed beside this
     one. `with_yardstick`: each launch is followed by a measurement of the machine's own speed.
+    `software` is the version of Python and of each package, by name, of ranks in another
+    environment than this process's; None: they are in this one.
     """
 
     request: TimedRequest
@@ -74,12 +78,13 @@ class CaseRun:
     packages: tuple[str, ...] = ()
     parallel: bool = False
     with_yardstick: bool = False
+    software: Mapping[str, str] | None = None
     correctness: CorrectnessEntry | None = None
     launches: list[Launch] = field(default_factory=list)
 
     def launch(self) -> Launch:
         """Makes one launch more. Raises UsageError, WrongResult, RankFailure or LaunchError."""
-        self._prepare()
+        self.prepare()
         launch = self._timed_launch()
         self.launches.append(launch)
         return launch
@@ -87,7 +92,7 @@ class CaseRun:
     def again(self, count: int) -> list[Launch]:
         """Fresh launches to confirm a verdict; they do not count among `launches`. Raises as
         `launch` does."""
-        self._prepare()
+        self.prepare()
         return [self._timed_launch() for _ in range(count)]
 
     def measurement(self, launches: Sequence[Launch] | None = None) -> Measurement:
@@ -99,15 +104,16 @@ class CaseRun:
             case=case,
             launches=measured,
             correctness=self.correctness,
-            environment=_environment(self.machine, measured, self.packages),
+            environment=_environment(self.machine, measured, self.packages, self.software),
             oversubscribed=self.machine.kind == "cpu" and self.machine.oversubscribed(case.gpus),
             steps=self.request.steps,
             warmup=self.request.warmup,
             parallel=self.parallel,
         )
 
-    def _prepare(self) -> None:
-        """Plans and proves, unless that has been done. Raises WrongResult for a wrong step."""
+    def prepare(self) -> None:
+        """Plans and proves, unless that has been done. Raises WrongResult for a wrong step, and as
+        `launch` does."""
         if self.request.plan is None:
             self.request = replace(self.request, plan=self.launcher.plan(self.request))
         if self.correctness is None and not self._is_checked:
@@ -137,8 +143,11 @@ class CaseRun:
     def _awake_launch(self) -> tuple[Launch, int]:
         """A launch during which the machine did not sleep, and how many were discarded before
         it."""
+        request = self.request
+        if isinstance(request, RunRequest):
+            request = replace(request, recheck=not self.launches)
         for discarded in range(ATTEMPTS):
-            launch = self.launcher.measure(self.request)
+            launch = self.launcher.measure(request)
             slept_s = max(report.suspended_s for report in launch.reports)
             if slept_s < ASLEEP_S:
                 return launch, discarded
@@ -158,6 +167,7 @@ def prepare_run(
     steps: Length,
     warmup: Length,
     data: MnistFiles | None,
+    text: TextFile | None = None,
 ) -> CaseRun:
     """A run of the case. `launcher` must be one for the case's framework and its number of ranks.
     Raises UsageError for an unknown framework or model."""
@@ -169,6 +179,7 @@ def prepare_run(
         steps=steps,
         warmup=warmup,
         data=data,
+        text=text,
     )
     return CaseRun(request, launcher, machine, spec.requires)
 
@@ -189,9 +200,13 @@ def load(path: str | None) -> Any:
 
 
 def _environment(
-    machine: Machine, launches: Sequence[Launch], packages: Iterable[str]
+    machine: Machine,
+    launches: Sequence[Launch],
+    packages: Iterable[str],
+    software: Mapping[str, str] | None,
 ) -> Environment:
     """The facts that must match before two runs are compared, and those that are only recorded."""
+    version = partial(_version, software)
     uuids = {uuid for launch in launches for uuid in launch.conditions.gpu_uuids}
     used = [gpu for gpu in machine.gpus if gpu.uuid in uuids]
     must_match: dict[str, Scalar | None] = {
@@ -200,16 +215,23 @@ def _environment(
         "gpu": ", ".join(gpu.name for gpu in used) or None,
         "gpu_uuids": ", ".join(gpu.uuid for gpu in used) or None,
         "driver": machine.driver,
-        "torchvision": importlib.metadata.version("torchvision"),
-        **{name: importlib.metadata.version(name) for name in packages},
+        "torchvision": version("torchvision"),
+        **{name: version(name) for name in packages},
         **launches[0].reports[0].environment,
     }
     recorded: dict[str, Scalar | None] = {
         "hostname": platform.node(),
-        "python": platform.python_version(),
+        "python": platform.python_version() if software is None else software["python"],
         "platform": platform.platform(),
-        "pytest_dnnbench": importlib.metadata.version("pytest-dnnbench"),
-        "numpy": importlib.metadata.version("numpy"),
+        "pytest_dnnbench": version("pytest-dnnbench"),
+        "numpy": version("numpy"),
         "load_1min": os.getloadavg()[0],
     }
     return Environment(must_match=must_match, recorded=recorded)
+
+
+def _version(software: Mapping[str, str] | None, package: str) -> str | None:
+    """The version of a package, of this environment or another; None where that states none."""
+    if software is None:
+        return importlib.metadata.version(package)
+    return software.get(package.lower().replace("_", "-"))

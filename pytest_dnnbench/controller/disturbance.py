@@ -20,9 +20,10 @@ from typing import Any
 
 import msgspec
 
+from pytest_dnnbench.controller.gpu_samples import GpuSamples
 from pytest_dnnbench.controller.nvml import NvmlUnavailable, nvml
 from pytest_dnnbench.proc import process_fields
-from pytest_dnnbench.results.records.schema import GpuState
+from pytest_dnnbench.results.records.schema import GpuState, GpuWindow
 
 OTHERS_CORES = 0.2
 """The CPU load of other processes, in cores, from which on a launch on CPU ranks is disturbed."""
@@ -32,6 +33,9 @@ OTHERS_SHARE = 0.5
 
 LINGER_S = 1.0
 """How long the driver may list a process that has ended."""
+
+THROTTLED_SHARE = 0.01
+"""For which fraction of a launch a GPU may be slowed down by heat or by the power brake."""
 
 _LEAST_S = 0.1
 """Less foreign CPU time than this counts as none: the kernel counts in ticks of 10 ms per core."""
@@ -91,14 +95,29 @@ class Watch:
         self.server_pid = server_pid
         self._ranks: set[int] = set()
         self._gpus_before = self._gpus_after = _left_alone(self.uuids)
+        self._samples = GpuSamples(self.uuids)
         self._cpu_before = sample_cpu(self.cores, server_pid())
 
     def ranks_started(self, pids: Sequence[int]) -> None:
         """Names the ranks' processes: the driver may list them a little longer than they live."""
         self._ranks.update(pids)
+        self._samples.read(now=True)
+
+    def due_s(self) -> float | None:
+        """Seconds until `sample` has something to do; None where it never has."""
+        return self._samples.due_s()
+
+    def sample(self) -> None:
+        """To be called while ranks run: reads their GPUs a few times a second."""
+        self._samples.read()
+
+    def window(self, start_s: float, end_s: float) -> dict[str, GpuWindow]:
+        """What was read of each GPU during a stretch of time."""
+        return self._samples.window(start_s, end_s)
 
     def ranks_reported(self) -> None:
         """To be called while the ranks still hold their GPUs."""
+        self._samples.read(now=True)
         self._gpus_after = read_gpus(self.uuids)
 
     def finish(self) -> Observation:
@@ -107,16 +126,47 @@ class Watch:
         reasons = [
             *_foreign_processes(self._gpus_before, "when the launch started"),
             *_foreign_processes(_left_alone(self.uuids, self._ranks), "when the launch had ended"),
-            *_slowdowns(self._gpus_after),
+            *self._slowdowns(),
         ]
         limit = OTHERS_SHARE * len(self.cores) if self.uuids else OTHERS_CORES
         if others is not None and others >= limit:
             reasons.append(f"other processes used {others:.1f} of {len(self.cores)} cores")
         return Observation("; ".join(reasons) or None, others, self._gpus_before, self._gpus_after)
 
+    def _slowdowns(self) -> list[str]:
+        """Why the GPUs were slower than they could be: by their counters or, where they have none,
+        by their state right after the launch."""
+        reasons = []
+        for uuid, state in self._gpus_after.items():
+            shares = self._samples.throttled_share(uuid)
+            slowed = [
+                f"{name} for {share:.0%} of the launch"
+                for name, share in shares.items()
+                if share >= THROTTLED_SHARE and name.endswith(_DISTURBING_THROTTLES)
+            ]
+            if not shares:
+                slowed = [
+                    name
+                    for name in state.throttled_by or ()
+                    if name.endswith(_DISTURBING_THROTTLES)
+                ]
+            reasons += [f"GPU {uuid} was slowed down: {name}" for name in slowed]
+        return reasons
+
 
 class NoWatch:
     """Observes nothing: for launches that are not timed."""
+
+    def due_s(self) -> float | None:
+        """As Watch.due_s."""
+        return None
+
+    def sample(self) -> None:
+        """As Watch.sample."""
+
+    def window(self, start_s: float, end_s: float) -> dict[str, GpuWindow]:
+        """As Watch.window."""
+        return {}
 
     def ranks_started(self, pids: Sequence[int]) -> None:
         """As Watch.ranks_started."""
@@ -211,15 +261,6 @@ def _foreign_processes(gpus: Mapping[str, GpuState], when: str) -> list[str]:
         f"process {', '.join(map(str, state.processes))} used GPU {uuid} {when}"
         for uuid, state in gpus.items()
         if state.processes
-    ]
-
-
-def _slowdowns(gpus: Mapping[str, GpuState]) -> list[str]:
-    return [
-        f"GPU {uuid} was slowed down: {throttle}"
-        for uuid, state in gpus.items()
-        for throttle in state.throttled_by or ()
-        if throttle.endswith(_DISTURBING_THROTTLES)
     ]
 
 

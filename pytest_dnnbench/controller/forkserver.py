@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from pytest_dnnbench.controller.server_environment import (
     read_when_loaded,
     server_environment,
 )
+from pytest_dnnbench.controller.side import Side
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.frames import SpawnMessage
 from pytest_dnnbench.proc import descendants_of, is_stopped
@@ -52,6 +52,12 @@ STOPPED_S = 60.0
 
 _MESSAGE_BYTES = 1 << 17
 
+# The path comes first: it decides which interpreter's and which checkout's modules are imported.
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    " from pytest_dnnbench.rank.server import main; main(int(sys.argv[2]))"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Exited:
@@ -67,11 +73,13 @@ class ForkServer:
     that libraries read only when they are loaded. Close it, or use it in a `with`.
 
     `preload` are the modules that the server imports. `preload_errors` holds the error of each that
-    could not be imported; only torch's prevents a launch.
+    could not be imported; only torch's prevents a launch. `side` says in which environment it runs:
+    by default in that of this process.
     """
 
-    def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
+    def __init__(self, preload: Sequence[str] = PRELOAD, side: Side | None = None) -> None:
         self.preload = tuple(preload)
+        self.side = side or Side()
         self.preload_errors: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -104,14 +112,26 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pytest_dnnbench.rank.server", str(theirs.fileno())],
+                self._command(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env=server_environment(environment),
+                env=server_environment({**environment, **self.side.variables}),
             )
         self._control = ours
-        self._send({"preload": self.preload, "sys_path": sys.path, "scratch": self.scratch_prefix})
+        self._send(
+            {
+                "preload": self.preload,
+                "sys_path": self.side.sys_path,
+                "scratch": self.scratch_prefix,
+            }
+        )
+
+    def _command(self, control: int) -> list[str]:
+        """Starts the server, which talks to us over this descriptor."""
+        if self.side == Side():
+            return [self.side.python, "-m", "pytest_dnnbench.rank.server", str(control)]
+        return [self.side.python, "-c", _START, json.dumps(self.side.sys_path), str(control)]
 
     def wait_ready(self, stopped_s: float = STOPPED_S) -> None:
         """Returns when the server is ready to fork. Raises LaunchError if it cannot import torch,

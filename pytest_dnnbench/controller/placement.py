@@ -49,7 +49,8 @@ class Placement:
 
 class Placements:
     """Gives each launch of a session its placement. `counts` are the session's device counts,
-    `timed` says whether it times its cases, `side_by_side` whether it runs several at a time."""
+    `timed` says whether it times its cases, `side_by_side` whether it runs several at a time;
+    `own_threads` are the compute threads of each rank, where the user gives them."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Placements:
         timed: bool,
         side_by_side: bool,
         server_pid: Callable[[], int | None] = lambda: None,
+        own_threads: int | None = None,
     ) -> None:
         self.machine = machine
         self.leases = leases
@@ -67,6 +69,7 @@ class Placements:
         self.timed = timed
         self.side_by_side = side_by_side
         self.server_pid = server_pid
+        self.own_threads = own_threads
 
     @contextmanager
     def __call__(self, world_size: int) -> Iterator[Placement]:
@@ -83,6 +86,8 @@ class Placements:
 
     def threads(self, world_size: int) -> int:
         """Compute threads of one rank."""
+        if self.own_threads is not None:
+            return self.own_threads
         if not self.side_by_side or self.machine.kind == "cuda":
             return self.machine.threads(world_size)
         return self.machine.threads(max(world_size, *self.counts)) if self.timed else 1
@@ -115,7 +120,7 @@ class Placements:
         share = [len(cores) // near.count(cores) for cores in near]
         return Placement(
             tuple(f"cuda:{index}" for index in leased),
-            max(1, min([threads, *share])),
+            self.own_threads or max(1, min([threads, *share])),
             watch=watch,
             gpu_uuids=tuple("" if gpu.sliced else gpu.uuid for gpu in gpus),
             rank_cores=tuple(near),

@@ -2,13 +2,15 @@
 the controller itself never imports them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
 
 from pytest_dnnbench.controller.rank_clock import check_clocks
 from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
 from pytest_dnnbench.messages import Correctness, RankReport, TimedRequest
-from pytest_dnnbench.results.records.measurement import Launch
+from pytest_dnnbench.results.records.measurement import Launch, check_times
 
 PROVE = "pytest_dnnbench.rank.timed_run:prove"
 MEASURE = "pytest_dnnbench.rank.timed_run:measure"
@@ -46,7 +48,14 @@ class RankLauncher:
             MEASURE, request, rendezvous=self.rendezvous, returns=RankReport
         )
         check_clocks(request.case, reports, self.ranks.clock)
-        return Launch(tuple(reports), self.ranks.placement.conditions)
+        placement = self.ranks.placement
+        launch = Launch(tuple(reports), placement.conditions)
+        if placement.watch.due_s() is None:
+            return launch
+        check_times(request.case, launch)  # before its window is relied on
+        gpu_window = placement.watch.window(*launch.window)
+        conditions = msgspec.structs.replace(placement.conditions, gpu_window=gpu_window)
+        return replace(launch, conditions=conditions)
 
     def yardstick(self) -> float | None:
         """Seconds of the machine's yardstick (rank/yardstick.py)."""

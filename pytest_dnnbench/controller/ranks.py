@@ -112,6 +112,18 @@ class Ranks:
         self._progress = progress or NoProgress()
         self._wake_s = PROGRESS_S if progress else LOOK_S
 
+    def on(self, server: ForkServer, placements: PlacementSource) -> "Ranks":
+        """As many ranks with the same settings, forked by another server."""
+        return Ranks(
+            server,
+            self.placement.devices,
+            threads=self.placement.threads,
+            timeout_s=self.timeout_s,
+            environment=self.environment,
+            progress=None if isinstance(self._progress, NoProgress) else self._progress,
+            placements=placements,
+        )
+
     def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Calls a function on every rank, inside a process group of torch.distributed; returns one
         result per rank.
@@ -219,15 +231,22 @@ class Ranks:
         output, stacks = folder / f"rank{number}.log", folder / f"rank{number}.stacks"
         threads = {"OMP_NUM_THREADS": str(self.placement.threads)}
         changed, removed = changes(self.server.environment)
+        side = self.server.side
         message = SpawnMessage(
             scratch=str(folder),
             output=str(output),
             stacks=str(stacks),
             directory=os.getcwd(),
-            sys_path=tuple(sys.path),
-            environment={**changed, **self.environment, **environment, **threads},
+            sys_path=side.sys_path,
+            environment={
+                **changed,
+                **side.variables,
+                **self.environment,
+                **environment,
+                **threads,
+            },
             cores=self.placement.cores_of(number),
-            unset=removed,
+            unset=tuple(name for name in removed if name not in side.variables),
         )
         memory = os.memfd_create("dnnbench-request")
         page, page_descriptor = StatusPage.make()
@@ -258,7 +277,11 @@ class Ranks:
             while any(rank.pending for rank in ranks):
                 left_s = deadline.left_s() if grace is None else grace.left_s()
                 # Also when the time is up: what has come by then counts.
-                events = selector.select(min(left_s, self._wake_s))
+                watch = self.placement.watch
+                due_s = watch.due_s()
+                wake_s = self._wake_s if due_s is None else min(self._wake_s, due_s)
+                events = selector.select(min(left_s, wake_s))
+                watch.sample()
                 for key, _ in events:
                     self._receive(key, ranks, selector)
                 if left_s <= 0:
@@ -323,8 +346,8 @@ def target_of(function: Callable[..., Any]) -> Target:
     if not isinstance(function, FunctionType | type) or "<" in function.__qualname__:
         raise UsageError(
             f"{getattr(function, '__qualname__', function)!r} cannot run on ranks:"
-            " they import it by name, so define it with `def` or `class` at the top level of a"
-            " module"
+            " they import it by name, so define it with `def` at the top level of a module (a class"
+            " too)"
         )
     file = getattr(sys.modules.get(function.__module__), "__file__", None)
     if isinstance(function, FunctionType):

@@ -23,11 +23,19 @@ next."""
 
 
 def synthetic_batch(
-    workload: Workload, shard: int, index: int, device: torch.device, *, size: int, seed: int
+    workload: Workload,
+    shard: int,
+    index: int,
+    device: torch.device,
+    *,
+    size: int,
+    seed: int,
+    proof: bool = False,
 ) -> Batch:
-    """Batch `index` of a shard, the same in every run. Raises UsageError for what is no batch."""
+    """Batch `index` of a shard, or the proof's, the same in every run. Raises UsageError for what
+    is no batch."""
     with _seeded(hash((seed, shard, index)) % 2**63):
-        batch = workload.batch(size)
+        batch = (workload.proof_batch if proof else workload.batch)(size)
     return moved(_checked(batch, workload), device)
 
 

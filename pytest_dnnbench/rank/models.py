@@ -8,7 +8,7 @@ Not here: the names that stand for models (catalog.py; the pytest process looks 
 import importlib
 import inspect
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 
 import numpy as np
@@ -59,7 +59,8 @@ def build_model(target: str, image_size: int) -> nn.Module:
         model = _checked(factory_of(target)(num_classes=classes, **without_heads), target)
         _accept_channels(model, channels)
     else:
-        model = _checked(call_factory(factory_of(target), target, image_size), target)
+        form = {"channels": channels, "classes": classes}
+        model = _checked(call_factory(factory_of(target), target, form), target)
     _materialise(model, image_size)
     return model.train()
 
@@ -141,13 +142,13 @@ def module_class(factory: Callable[..., object]) -> bool:
     return isinstance(factory, type) and issubclass(factory, nn.Module)
 
 
-def call_factory(factory: Callable[..., object], path: str, image_size: int) -> object:
-    """What a user's factory makes of those of our arguments that it takes. Raises UsageError where
+def call_factory(
+    factory: Callable[..., object], path: str, offered: Mapping[str, object]
+) -> object:
+    """What a factory makes of those of the offered arguments that it takes. Raises UsageError where
     it needs others."""
     signature = inspect.signature(factory)
-    channels, classes = image_form(image_size)
-    form = {"channels": channels, "classes": classes}
-    taken = {key: value for key, value in form.items() if key in signature.parameters}
+    taken = {key: value for key, value in offered.items() if key in signature.parameters}
     try:
         signature.bind(**taken)
     except TypeError as error:

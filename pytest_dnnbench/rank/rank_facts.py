@@ -98,6 +98,7 @@ def environment(place: Place) -> dict[str, Scalar | None]:
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda,
         "threads_per_rank": torch.get_num_threads(),
+        "garbage_collection": "off in the window",
         "interop_threads": torch.get_num_interop_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),

@@ -158,10 +158,10 @@ class Reference:
         return self.rule.bounds()
 
 
-def evaluated(workload: Workload, model: nn.Module, inputs: Any) -> Tensors:
-    """A model's outputs in evaluation mode, by name."""
+def evaluated(workload: Workload, model: nn.Module, inputs: Any, train: bool = False) -> Tensors:
+    """A model's outputs in evaluation mode or in training mode, by name, without gradients."""
     with torch.no_grad(), LoneForward():
-        return outputs_of(workload, workload.forward(model.eval(), inputs))
+        return outputs_of(workload, workload.forward(model.train(train), inputs))
 
 
 def evaluation_bounds(
@@ -170,12 +170,13 @@ def evaluation_bounds(
     inputs: Any,
     outputs: Tensors,
     arithmetic: Arithmetic = FLOAT64,
+    train: bool = False,
 ) -> Errors:
-    """How far rounding in an arithmetic may move these outputs in evaluation mode."""
+    """How far rounding in an arithmetic may move these outputs of `evaluated`."""
     rounds = EveryOperatorRounds(arithmetic)
     near = _moved(inputs, rounds)
     with moved_weights(model, rounds, {}), rounds:
-        moved = evaluated(workload, model, near)
+        moved = evaluated(workload, model, near, train)
     return bounds_of(_distances(moved, outputs), outputs, arithmetic)
 
 

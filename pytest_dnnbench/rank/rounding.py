@@ -11,6 +11,7 @@ CSD-970002, 1997). A framework may deviate by
 with the factor of `Arithmetic`. Not here: what is compared (comparison.py).
 """
 
+import math
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -130,15 +131,18 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
     @torch.no_grad()
     def move(self, tensor: torch.Tensor, further: float = 0.0) -> None:
         """Moves a tensor in place: each element by up to one unit of itself and by up to `further`,
-        either way."""
+        either way. Infinite elements, as those of an attention's mask, stay as they are."""
         if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
             return
         real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
         noise = self._noise_like(real)
+        # In place of itself where it can be: a copy would cost memory.
+        finite = math.isfinite(largest(real))
+        size = real if finite else real.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         if further:
-            real.addcmul_(noise, real.abs().mul_(self.arithmetic.unit).add_(further))
+            real.addcmul_(noise, size.abs().mul_(self.arithmetic.unit).add_(further))
         else:
-            real.addcmul_(noise, real, value=self.arithmetic.unit)
+            real.addcmul_(noise, size, value=self.arithmetic.unit)
 
     def _noise_like(self, tensor: torch.Tensor) -> torch.Tensor:
         """Numbers between -1 and 1: a stretch of a fixed row, from a random place on. Drawing them

@@ -47,7 +47,7 @@ def measure(place: Place, request: TimedRequest) -> RankReport:
     rank_phase.enter("build")
     worker.build()
     asleep_before_s = asleep_s()
-    window = window_for(torch.device(place.device))
+    window = window_for(torch.device(place.device), reads_energy=place.rank == 0)
     warmed = _warm_up(worker, window)
     worker.timed = range(warmed.lead, warmed.lead + warmed.timed_steps)
     run = _TimedRun(worker, window, worker.timed, warmed.steps, list(warmed.losses))
@@ -55,6 +55,8 @@ def measure(place: Place, request: TimedRequest) -> RankReport:
     suspended_s = asleep_s() - asleep_before_s
     rank_phase.enter("report")
     report = _report(worker, run, timing, warmed, suspended_s)
+    if isinstance(request, RunRequest) and request.recheck and (wrong := worker.recheck()):
+        raise WrongResult(wrong)
     rank_phase.enter("teardown")
     worker.close()
     return report
@@ -222,6 +224,7 @@ def _report(
         bus_factor=worker.bus_factor,
         samples_per_update=worker.samples_per_update,
         page_faults=timing.page_faults,
+        cpu_energy_j=timing.cpu_energy_j,
         loss=_finite([float(value) for value in run.losses]),
         validation=worker.validation(),
         data=worker.data_facts(),

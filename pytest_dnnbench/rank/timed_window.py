@@ -3,6 +3,7 @@
 Not here: when a window opens and closes (timed_run.py).
 """
 
+import gc
 import resource
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from pytest_dnnbench.powercap import PackageEnergy
 from pytest_dnnbench.rank import rank_phase
 from pytest_dnnbench.rank.stopwatch import CudaStopwatch, StreamStopwatch
 
@@ -26,6 +28,7 @@ class Timing:
     the kernel gave to the process without reading a disk. `clock_s` are two readings of the host's
     clock around the timed run up to the window's close, with the kernel's own notes of begin and
     end between them (rank_phase.timing_begins).
+    `cpu_energy_j` is what the machine's packages used; None where this rank does not read it.
     """
 
     start_s: float
@@ -34,6 +37,27 @@ class Timing:
     peaks: dict[str, float]
     page_faults: int
     clock_s: tuple[float, float]
+    cpu_energy_j: float | None = None
+
+
+class NoGarbageCollection:
+    """Python's collector of cyclic garbage, off from the begin of a timed run to the close of its
+    window: it runs at steps that nobody chose, for milliseconds. Reference counts free everything
+    else as ever."""
+
+    def __init__(self) -> None:
+        self._was_on = False
+
+    def begin(self) -> None:
+        """Collects once, so that the run does not start with the garbage of the build."""
+        self._was_on = gc.isenabled()
+        gc.collect()
+        gc.disable()
+
+    def end(self) -> None:
+        """As it was before."""
+        if self._was_on:
+            gc.enable()
 
 
 class Window(Protocol):
@@ -58,15 +82,18 @@ class Window(Protocol):
 
 class CpuWindow:
     """Uses the wall clock. The memory peak is that of the process's resident set: Linux lets a
-    process reset that high-water mark."""
+    process reset that high-water mark. `energy` is given to the one rank that reads it."""
 
-    def __init__(self) -> None:
+    def __init__(self, energy: PackageEnergy | None = None) -> None:
+        self._energy = energy
+        self._garbage = NoGarbageCollection()
         self._begun_s = self._start_s = 0.0
         self._marks: list[float] = []
         self._faults = 0
 
     def begin(self) -> None:
         """As Window.begin."""
+        self._garbage.begin()
         self._begun_s = monotonic()
         rank_phase.timing_begins()
 
@@ -79,6 +106,8 @@ class CpuWindow:
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         self._marks.clear()
+        if self._energy:
+            self._energy.begin()
         self._faults = _page_faults()
         self._start_s = monotonic()
 
@@ -91,12 +120,15 @@ class CpuWindow:
         # What follows the last step is not the window's: a rank may lose its core there.
         end_s = self._marks[-1] if self._marks else monotonic()
         faults = _page_faults() - self._faults
+        energy_j = self._energy.end() if self._energy else None
         rank_phase.timing_ended()
         clock_s = (self._begun_s, monotonic())
+        self._garbage.end()
         status = Path("/proc/self/status").read_text()
         kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
         peaks = {"resident_peak_bytes": int(kib) * 1024.0}
-        return Timing(self._start_s, tuple(self._marks), end_s, peaks, faults, clock_s)
+        ends_s = tuple(self._marks)
+        return Timing(self._start_s, ends_s, end_s, peaks, faults, clock_s, energy_j)
 
 
 class DeviceMemory(Protocol):
@@ -138,6 +170,7 @@ class StreamWindow:
     def __init__(self, watch: StreamStopwatch, memory: DeviceMemory) -> None:
         self._watch = watch
         self._memory = memory
+        self._garbage = NoGarbageCollection()
         self._begun_s = self._start_s = 0.0
         self._opened: Any = None
         self._marks: list[Any] = []
@@ -145,6 +178,7 @@ class StreamWindow:
 
     def begin(self) -> None:
         """As Window.begin."""
+        self._garbage.begin()
         self._begun_s = monotonic()
         rank_phase.timing_begins()
 
@@ -172,6 +206,7 @@ class StreamWindow:
         self._watch.reach(last)
         rank_phase.timing_ended()
         clock_s, faults = (self._begun_s, monotonic()), _page_faults() - self._faults
+        self._garbage.end()
         end_s, *ends_s = (
             self._start_s + self._watch.seconds(self._opened, mark) for mark in (last, *self._marks)
         )
@@ -179,11 +214,11 @@ class StreamWindow:
         return Timing(self._start_s, tuple(ends_s), end_s, peaks, faults, clock_s)
 
 
-def window_for(device: torch.device) -> Window:
-    """The timed window for a device."""
+def window_for(device: torch.device, *, reads_energy: bool = False) -> Window:
+    """The timed window for a device. On CPU ranks one rank reads the packages' energy."""
     if device.type == "cuda":
         return StreamWindow(CudaStopwatch(device), CudaMemory(device))
-    return CpuWindow()
+    return CpuWindow(PackageEnergy() if reads_energy else None)
 
 
 def _page_faults() -> int:

@@ -91,6 +91,11 @@ class Stepper(ABC):
         """Leaves the group of ranks. Not called after an error: the rank then reports it and ends
         at once."""
 
+    def recheck(self) -> str | None:
+        """What is wrong with what is computed after the timed steps; None where nothing is,
+        or where the nobody can tell. Called last, in one launch of a case, on every rank."""
+        return None
+
     @property
     def sample(self) -> Sample:
         """What a sample is: "img" (an image), "tok" (a token) or "sample" (anything else); of a

@@ -69,6 +69,11 @@ class Workload(ABC):
         """A synthetic minibatch of so many samples on the host, in the types that the model
         takes."""
 
+    def proof_batch(self, size: int) -> Batch:
+        """As `batch`, for the proof: smaller where the mathematics is the same. The proof runs in
+        float64, several times."""
+        return self.batch(size)
+
     def loss(self, output: Any, targets: Any) -> torch.Tensor:
         """The mean loss of a minibatch, a scalar. Unless it is overridden: cross entropy of logits,
         (..., classes), and labels, (...)."""

@@ -6,6 +6,9 @@
 Not here: the names that stand for such a path (catalog.py).
 """
 
+import inspect
+
+from pytest_dnnbench.case import image_form
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.image_workload import ImageWorkload
@@ -15,25 +18,47 @@ from pytest_dnnbench.rank.workload import Workload
 
 def workload_of(request: RunRequest) -> Workload:
     """The workload that a request names. A factory is called with those of the arguments
-    `channels`, `classes` and `image_size` that it takes.
+    `channels`, `classes`, `image_size`, `sequence_length` (0: the model's own) and `text` (a
+    TextFile or None) that it takes.
 
-    Raises UsageError for a path that leads to neither a module nor a workload, and for MNIST where
-    the workload is no image classifier.
+    Raises UsageError for a path that leads to neither a module nor a workload, and for data that
+    the workload does not take.
     """
     case, target = request.case, request.model
     images = ImageWorkload(target, case.image_size, request.data)
-    if is_torchvision(target):
-        return images
-    factory = factory_of(target)
-    if module_class(factory):
-        return images
-    # A function tells only by what it returns.
-    made = call_factory(factory, target, case.image_size)
+    if is_torchvision(target) or module_class(factory := factory_of(target)):
+        made: object = None
+    else:
+        # A function tells only by what it returns.
+        made = call_factory(factory, target, _offered(request))
     if not isinstance(made, Workload):
+        _refuse(request.text is not None, "text", target, "images", "model of tokens, as gpt-tiny")
         return images
-    if request.data is not None:
-        raise UsageError(
-            f"--dnn-dataset mnist with {target!r}, which brings its own data: use"
-            " --dnn-dataset synthetic, or a module that takes images"
-        )
+    _refuse(request.data is not None, "mnist", target, "its own data", "module that takes images")
+    _refuse(
+        request.text is not None and "text" not in inspect.signature(factory).parameters,
+        "text",
+        target,
+        "its own data",
+        "factory with the parameter `text`",
+    )
     return made
+
+
+def _offered(request: RunRequest) -> dict[str, object]:
+    channels, classes = image_form(request.case.image_size)
+    return {
+        "channels": channels,
+        "classes": classes,
+        "image_size": request.case.image_size,
+        "sequence_length": request.case.sequence_length,
+        "text": request.text,
+    }
+
+
+def _refuse(wrong: bool, dataset: str, target: str, taken: str, other: str) -> None:
+    if wrong:
+        raise UsageError(
+            f"--dnn-dataset {dataset} with {target!r}, which takes {taken}: use --dnn-dataset"
+            f" synthetic, or a {other}"
+        )

@@ -6,6 +6,7 @@ _PACKAGES = ("torch", "horovod", "driver")
 _SETTINGS = {
     "batch_size": "batch {}",
     "image_size": "{} px",
+    "sequence_length": "{} tokens",
     "precision": "{}",
     "dataset": "{} data",
     "scaling": "{} scaling",
@@ -19,7 +20,7 @@ def environment_line(study: Study) -> str:
     parts += [str(facts["cpu"])] if facts.get("cpu") else []
     parts += [f"{facts['cores']} cores"] if facts.get("cores") else []
     parts += [f"{name} {facts[name]}" for name in _PACKAGES if facts.get(name)]
-    parts += [form.format(chosen[name]) for name, form in _SETTINGS.items() if name in chosen]
+    parts += [form.format(chosen[name]) for name, form in _SETTINGS.items() if chosen.get(name)]
     return ", ".join(parts) or "environments differ: see the page"
 
 

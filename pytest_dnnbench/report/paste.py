@@ -60,6 +60,7 @@ def _csv_row(group: Group, row: Row, study: Study) -> dict[str, object]:
         "precision": case.precision,
         "batch_size_per_rank": case.batch_size,
         "image_size_px": case.image_size if record.run.sample == "img" else None,
+        "sequence_length_tok": case.sequence_length if record.run.sample == "tok" else None,
         "steps": record.run.steps,
         "warmup_steps": record.run.warmup,
         "launches": len(record.launches),

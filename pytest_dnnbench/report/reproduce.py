@@ -45,6 +45,8 @@ def _settings(result: Result) -> dict[str, str]:
         flags["--dnn-launches"] = str(launches)
     if result.case.dataset == "mnist":
         flags["--dnn-data-dir"] = "DIR"
+    if result.case.dataset == "text":
+        flags["--dnn-text"] = "FILE"
     return flags
 
 

@@ -23,6 +23,7 @@ from pytest_dnnbench.report.runs import Result, Run
 CASE_SETTINGS = (
     "dataset",
     "image_size",
+    "sequence_length",
     "batch_size",
     "precision",
     "scaling",

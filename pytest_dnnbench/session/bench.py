@@ -19,6 +19,7 @@ from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.replay_clock import clock_of
 from pytest_dnnbench.session.resources import Resources
+from pytest_dnnbench.session.side_by_side import side_by_side
 from pytest_dnnbench.session.state import EARLY_ROUND
 from pytest_dnnbench.session.verdicts import Outcome, Verdicts
 
@@ -127,10 +128,7 @@ class DnnBench:
             pytest.fail(lacks, pytrace=False)
         try:
             run = self._kept_run(prepared, spec, ranks)
-            if len(run.launches) < self._item.stash.get(
-                EARLY_ROUND, self._resources.settings.rounds
-            ):
-                self._launch(run)
+            self._launch_unless_made(run, ranks, spec)
             failure = None
         except DnnbenchError as error:
             failure = text_block(f"{type(error).__name__}: {error}")
@@ -153,7 +151,7 @@ class DnnBench:
         run = prepared(spec)
         run.parallel = shared.placements.side_by_side
         run.with_yardstick = self._benchmark.enabled
-        if shared.keeper:
+        if shared.keeper and not side_by_side(self._item.config):
             shared.keeper.restore(self._item.nodeid, run)
         shared.runs[self._item.nodeid] = run
         return run
@@ -176,6 +174,7 @@ class DnnBench:
             steps=1 if smoke else shared.settings.timed(shared.machine.kind),
             warmup=0 if smoke else shared.settings.warmup,
             data=shared.data(),
+            text=shared.text(),
         )
 
     def _function_run(
@@ -216,8 +215,19 @@ class DnnBench:
             scaling=settings.scaling,
             device=self._resources.machine.kind,
             seed=settings.seed,
+            sequence_length=settings.sequence_length,
             options={**settings.framework_options.get(framework, {}), **options},
         )
+
+    def _launch_unless_made(self, run: CaseRun, ranks: Ranks, spec: FrameworkSpec) -> None:
+        """Makes the launch of this round, or of the last one. Where there are two environments, it
+        makes a pair, and none in the end: every round is an early one there."""
+        number = self._item.stash.get(EARLY_ROUND, None)
+        if sides := side_by_side(self._item.config):
+            if number or not run.launches:
+                sides.launch(self._item, run, ranks, spec, number or 1)
+        elif len(run.launches) < (number or self._resources.settings.rounds):
+            self._launch(run)
 
     def _launch(self, run: CaseRun) -> None:
         """Makes one launch and keeps it in the session's journal. A session that continues another
@@ -234,13 +244,20 @@ class DnnBench:
         benchmark_file.attach(self._benchmark, record)
         samples = [time for launch in measurement.launches for time in launch.step_time_s]
         clock_of(self._item).replay(self._benchmark, samples)
+        sides = side_by_side(self._item.config)
+        if sides:
+            record.against = sides.entry(self._item)
+        unlike = sides.failure(record) if sides else None
         if self._benchmark.enabled:
             self._resources.speed_ups.add(record)
-            self._judge(run, record)
+            self._judge(run, record, unlike)
+        elif unlike is not None:
+            pytest.fail(text_block(unlike), pytrace=False)
         return record
 
-    def _judge(self, run: CaseRun, record: Record) -> None:
-        """Compares the record with its baseline; measures again before the test fails."""
+    def _judge(self, run: CaseRun, record: Record, unlike: str | None) -> None:
+        """Compares the record with its baseline; measures again before the test fails. `unlike`:
+        why the other environment fails the test."""
 
         def again(count: int) -> Measurement:
             return run.measurement(run.again(count))
@@ -249,10 +266,11 @@ class DnnBench:
             outcome = state.part(self._item.config, Verdicts).judge(self._item, record, again)
         except DnnbenchError as error:
             outcome = Outcome(failure=f"{type(error).__name__}: {error}")
-        if outcome.expected is not None:
+        if outcome.expected is not None and unlike is None:
             pytest.xfail(text_block(outcome.expected))
-        if outcome.failure is not None:
-            pytest.fail(text_block(outcome.failure), pytrace=False)
+        failures = [text for text in (outcome.failure, unlike) if text is not None]
+        if failures:
+            pytest.fail(text_block("\n".join(failures)), pytrace=False)
 
     def _possible(
         self, row: Callable[[str], FrameworkSpec], framework: str, gpus: int

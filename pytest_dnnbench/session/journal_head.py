@@ -36,6 +36,7 @@ def journal_head(shared: Resources, cases: list[str]) -> Head:
         "gpus": [gpu.uuid for gpu in machine.gpus],
         "driver": machine.driver,
         **{name: _version(name) for name in sorted(packages)},
+        **shared.must_stay,
     }
     options = {
         name: value for name, value in asdict(shared.settings).items() if name not in NOT_MEASURED

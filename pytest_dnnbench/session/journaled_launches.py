@@ -1,6 +1,9 @@
 """The launches of a session, kept as they are made, and those of the session that it continues."""
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
+from itertools import count, takewhile
+from typing import Literal
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.controller.case_run import CaseRun
@@ -22,7 +25,21 @@ class KeptLaunches:
     def restore(self, name: str, run: CaseRun) -> None:
         """Gives a case the launches that it has in the journal, and with them its plan and
         proof."""
-        kept = [launch for launch in self.journal.kept if launch.item == name]
+        self._restore(name, run, [each for each in self.journal.kept if each.item == name])
+
+    def restore_pairs(self, name: str, run: CaseRun, other: CaseRun) -> None:
+        """Gives both sides of a case the launches of the rounds that are complete: the partner of a
+        single one would be measured too long after it."""
+        sides: dict[str, dict[int, KeptLaunch]] = {"A": {}, "B": {}}
+        for launch in self.journal.kept:
+            if launch.item == name:
+                sides[launch.side][launch.round] = launch
+        complete = list(takewhile(lambda n: n in sides["A"] and n in sides["B"], count(1)))
+        self._restore(name, run, [sides["A"][number] for number in complete])
+        self._restore(name, other, [sides["B"][number] for number in complete])
+
+    @staticmethod
+    def _restore(name: str, run: CaseRun, kept: Sequence[KeptLaunch]) -> None:
         if not kept:
             return
         case, before = run.request.case, kept[0].measured_case
@@ -40,7 +57,9 @@ class KeptLaunches:
         run.correctness = kept[0].correctness
         run.launches += [Launch(launch.reports, launch.conditions) for launch in kept]
 
-    def keep(self, name: str, run: CaseRun) -> None:
+    def keep(
+        self, name: str, run: CaseRun, *, side: Literal["A", "B"] = "A", number: int = 0
+    ) -> None:
         """Adds the newest launch of a case. A disk that is full ends the journal, not the
         session."""
         if self.trouble:
@@ -55,6 +74,8 @@ class KeptLaunches:
             correctness=run.correctness,
             reports=launch.reports,
             conditions=launch.conditions,
+            side=side,
+            round=number,
         )
         try:
             self.journal.keep(kept)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pytest
 
@@ -24,6 +24,7 @@ from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import is_timed
 from pytest_dnnbench.session.settings import ALL, Settings
+from pytest_dnnbench.text_file import TextFile, find_text
 
 DOWNLOAD = "pytest_dnnbench.rank.data:download"
 
@@ -34,8 +35,13 @@ class LaunchKeeper(Protocol):
     def restore(self, name: str, run: CaseRun) -> None:
         """Gives a case the launches that an interrupted session has made of it."""
 
-    def keep(self, name: str, run: CaseRun) -> None:
-        """Keeps the newest launch of a case."""
+    def restore_pairs(self, name: str, run: CaseRun, other: CaseRun) -> None:
+        """The same of a case that is measured on both sides."""
+
+    def keep(
+        self, name: str, run: CaseRun, *, side: Literal["A", "B"] = "A", number: int = 0
+    ) -> None:
+        """Keeps the newest launch of a case; of one of a pair, the side and the round's number."""
 
 
 class Resources:
@@ -74,8 +80,11 @@ class Resources:
         self.speed_ups = SpeedUps()
         self.progress: Progress | None = None
         self.keeper: LaunchKeeper | None = None
+        self.must_stay: dict[str, Any] = {}
+        """Facts that a session which continues this one must have too."""
         self.launch_plan: LaunchPlan | None = None
         self._data: MnistFiles | None = None
+        self._text: TextFile | None = None
 
     def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
         """Rows of the wanted parameters, in the order model, framework, count: those on which a
@@ -125,6 +134,14 @@ class Resources:
                 f" ({self.machine.describe()}): use fp32 or bf16"
             )
         self.data()
+        self.text()
+
+    def text(self) -> TextFile | None:
+        """The text of the session, read once; None for other data."""
+        if self.settings.dataset == "text" and self._text is None:
+            assert self.settings.text is not None
+            self._text = find_text(self.settings.text)
+        return self._text
 
     def data(self) -> MnistFiles | None:
         """The MNIST files of the session, checked once, fetched if asked for; None for synthetic

@@ -15,6 +15,7 @@ from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import is_timed
 from pytest_dnnbench.session.resources import resources
+from pytest_dnnbench.session.side_by_side import side_by_side
 from pytest_dnnbench.session.state import EARLY_FAILURE, EARLY_ROUND
 
 
@@ -36,7 +37,7 @@ class Rounds:
             if not state.is_xdist_worker(config):
                 _check(config)
             if is_timed(config):
-                _run_early_rounds(session, state.settings(config).rounds, _announcer(config))
+                _run_all_rounds(session, _announcer(config))
         return (yield)
 
     @pytest.hookimpl(tryfirst=True)
@@ -55,7 +56,7 @@ class Rounds:
 def _check(config: pytest.Config) -> None:
     """Raises pytest.UsageError for settings with which no case can run here."""
     settings = state.settings(config)
-    if settings.dataset == "mnist" or settings.precision == "tf32":
+    if settings.dataset != "synthetic" or settings.precision == "tf32":
         try:
             resources(config).check()
         except DnnbenchError as error:
@@ -69,19 +70,28 @@ def catch_up(item: pytest.Item, launches: int) -> None:
             _run_early(item, None, number)
 
 
-def _run_early_rounds(
-    session: pytest.Session, launches: int, announce: Callable[[str], None]
-) -> None:
-    items = state.cases_here(session)
+def _run_all_rounds(session: pytest.Session, announce: Callable[[str], None]) -> None:
+    """Every round but the last, which is pytest's own. Where cases are measured in two
+    environments every round is an early one, and a case is left out when its question is
+    settled."""
+    launches, sides = state.settings(session.config).rounds, side_by_side(session.config)
     if session.testsfailed and not session.config.option.continue_on_collection_errors:
         return
-    for number in range(1, launches):
+    for number in range(1, launches + 1 if sides else launches):
+        items = [
+            item
+            for item in state.cases_here(session)
+            if EARLY_FAILURE not in item.stash and not (sides and sides.is_settled(item))
+        ]
+        if sides and not items:
+            return
         announce(f"dnnbench: round {number} of {launches}, {len(items)} cases")
         for item, following in zip(items, [*items[1:], None], strict=True):
             if session.shouldstop or session.shouldfail:
                 return
-            if EARLY_FAILURE not in item.stash:
-                _run_early(item, following, number)
+            _run_early(item, following, number)
+        if sides:
+            sides.look(number)
 
 
 def _run_early(item: pytest.Item, following: pytest.Item | None, number: int) -> None:

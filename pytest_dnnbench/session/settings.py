@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_dnnbench.case import DATASETS, MNIST_IMAGE_SIZE, PRECISIONS, SCALINGS, Scalar
 from pytest_dnnbench.catalog import DEFAULT_MODELS, Catalog, FrameworkSpec
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.results.statistics.paired import MOST_ROUNDS
 from pytest_dnnbench.run_length import (
     AUTO,
     FUNCTION_ON_CPU,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 
 DEFAULT_LAUNCHES = 3
+"""Of each case, where the user gives no number; MOST_ROUNDS (statistics/paired.py) where there are
+two environments to compare."""
 EFFECT = 0.05
 """The change that --dnn-launches auto is to detect, unless it says which."""
 
@@ -49,7 +52,8 @@ class Option:
     """One option: `--dnn-NAME` and its ini twin `dnn_NAME`, with dashes as underscores.
 
     `ini` is its type there, where that is not `kind`. `measured`: it changes what is measured, so
-    an interrupted session is continued only with the same value.
+    an interrupted session is continued only with the same value. `repeated`: each use of it on the
+    command line, and each line in the ini file, adds one value, commas and all.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Option:
     at_least: float | None = None
     ini: Any = None
     measured: bool = True
+    repeated: bool = False
 
     @property
     def flag(self) -> str:
@@ -84,7 +89,8 @@ class Option:
         unless told otherwise), the value and the fix."""
         place = place or self.flag
         if self.kind is tuple:
-            values = text if isinstance(text, (list, tuple)) else str(text).split(",")
+            is_split = self.repeated or isinstance(text, (list, tuple))
+            values = text if is_split else str(text).split(",")
             return tuple(value.strip() for value in values if value.strip())
         if self.kind is bool:
             if str(text).lower() not in _TRUTH:
@@ -137,7 +143,7 @@ class Settings:
     models: tuple[str, ...] = _option(
         tuple, DEFAULT_MODELS, "models to measure; package.module:factory names your own"
     )
-    dataset: str = _choice("synthetic", "where images come from", DATASETS)
+    dataset: str = _choice("synthetic", "where samples come from: text takes --dnn-text", DATASETS)
     data_dir: str | None = _option(str, None, "folder with the MNIST files")
     download: bool = _option(
         bool, False, "let torchvision fetch MNIST into --dnn-data-dir", measured=False
@@ -148,8 +154,12 @@ class Settings:
         "pixels a side; 28 gives MNIST's form, any other size ImageNet's",
         at_least=1,
     )
+    text: str | None = _option(str, None, "file whose bytes are the tokens of --dnn-dataset text")
+    sequence_length: int = _option(
+        int, 0, "tokens in a sample of a model of tokens; 0 leaves it to the model", at_least=0
+    )
     batch_size: int = _option(
-        int, 32, "images per GPU and step; under strong scaling, of all GPUs together", at_least=1
+        int, 32, "samples per GPU and step; under strong scaling, of all GPUs together", at_least=1
     )
     scaling: str = _choice(
         "weak", "whether --dnn-batch-size is per GPU (weak) or for all GPUs (strong)", SCALINGS
@@ -157,9 +167,10 @@ class Settings:
     precision: str = _choice("fp32", "fp32 is IEEE; tf32 needs a GPU; bf16 is autocast", PRECISIONS)
     launches: int = _option(
         str,
-        DEFAULT_LAUNCHES,
+        None,
         "launches of each case in fresh processes, interleaved over the cases; auto or auto:3%"
-        " plans as many as detect such a change (5%) under the noise of --dnn-baseline",
+        " plans as many as detect such a change (5%) under the noise of --dnn-baseline (default:"
+        f" {DEFAULT_LAUNCHES}; with --dnn-against at most {MOST_ROUNDS}, until it is settled)",
         ini=int | str,
     )
     steps: int | None = _option(
@@ -256,6 +267,24 @@ class Settings:
         "measure as many launches of each case as this many sessions, to learn its noise",
         at_least=2,
     )
+    against: str | None = _option(
+        str,
+        None,
+        "measure every case also in another environment and compare: an interpreter, a virtual"
+        " environment's folder, or a requirement as torch==2.9.1; NAME=... names it",
+    )
+    against_path: str | None = _option(
+        str, None, "folder that is first on sys.path of the other side, as another checkout"
+    )
+    against_env: tuple[str, ...] = _option(
+        tuple, (), "environment variable NAME=VALUE of the other side; repeatable", repeated=True
+    )
+    against_limits: tuple[str, ...] = _option(
+        tuple,
+        (),
+        "fail where the other side is worse by more, as METRIC=LIMIT: throughput=-3%",
+        measured=False,
+    )
     framework_options: dict[str, dict[str, Scalar]] = field(default_factory=dict)
     effect: float | None = None
     """With --dnn-launches auto the change to detect; `launches` is planned before the first
@@ -274,6 +303,11 @@ class Settings:
         if self.steps is not None or self.window is not None:
             return self.timed(device), None
         return FUNCTION_ON_CPU if device == "cpu" else FUNCTION_ON_GPU, MOST_FUNCTION_STEPS
+
+    @property
+    def has_other_side(self) -> bool:
+        """Whether cases are measured in two environments."""
+        return self.against is not None or self.against_path is not None or bool(self.against_env)
 
     @property
     def rounds(self) -> int:
@@ -322,15 +356,15 @@ def add_options(parser: pytest.Parser, options: Iterable[Option]) -> None:
         about: dict[str, Any] = {"dest": option.key, "default": None}
         if option.kind is bool:
             about |= {"action": "store_true", "help": option.about}
+        elif option.repeated:
+            about |= {"action": "append", "metavar": "X", "help": option.help}
         else:
             about |= {"metavar": "X", "help": option.help.replace("%", "%%")}
         try:
             group.addoption(option.flag, **about)
         except ValueError as error:
             raise UsageError(f"{option.flag} ({option.about}) cannot be added: {error}") from None
-        parser.addini(
-            option.key, option.about, type=option.ini or _ini_type(option.kind), default=None
-        )
+        parser.addini(option.key, option.about, type=_ini_type(option), default=None)
 
 
 def framework_options(frameworks: Iterable[FrameworkSpec]) -> list[Option]:
@@ -350,6 +384,7 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     values = {option.key.removeprefix("dnn_"): _value(config, option) for option in OPTIONS}
     if values["gpu_counts"] is not None:
         values["gpu_counts"] = tuple(_count(text) for text in values["gpu_counts"])
+    _choose_rounds(values)
     values["launches"], values["effect"] = _launches(values["launches"])
     values["warmup"] = as_warmup(values["warmup"], "--dnn-warmup")
     _choose_steps_or_window(config, values)
@@ -391,6 +426,11 @@ def _check(settings: Settings, catalog: Catalog) -> None:
         )
     if settings.accept is not None and not settings.accept.strip():
         raise UsageError("--dnn-accept is empty: write why the change is right")
+    if (settings.dataset == "text") != bool(settings.text):
+        raise UsageError(
+            "--dnn-dataset text and --dnn-text FILE need each other: the file's bytes are the"
+            f" tokens; --dnn-dataset is {settings.dataset}"
+        )
     if settings.dataset == "mnist" and not settings.data_dir:
         raise UsageError(
             "--dnn-dataset mnist needs --dnn-data-dir: the folder with the MNIST files"
@@ -429,6 +469,17 @@ def _choose_steps_or_window(config: pytest.Config, values: dict[str, Any]) -> No
     values["window" if on_line == ["steps"] else "steps"] = None
 
 
+def _choose_rounds(values: dict[str, Any]) -> None:
+    """The launches where the user gives no number: with two environments the most rounds that are
+    made to compare them. What confirms a verdict stays as many as without."""
+    is_given = values["launches"] is not None
+    if not is_given:
+        two_sides = any(values[name] for name in ("against", "against_path", "against_env"))
+        values["launches"] = MOST_ROUNDS if two_sides else DEFAULT_LAUNCHES
+        if two_sides and values["confirm"] is None:
+            values["confirm"] = DEFAULT_LAUNCHES
+
+
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise UsageError(
@@ -457,7 +508,10 @@ def _launches(text: str) -> tuple[int, float | None]:
     return count, None
 
 
-def _ini_type(kind: type) -> Any:
+def _ini_type(option: Option) -> Any:
+    if option.ini or option.repeated:
+        return option.ini or "linelist"
     # Text is read by Option.parse, whose message names the option; pytest's would not. In TOML a
     # number may be a number.
-    return {int: int | str, float: float | int | str, bool: bool | str}.get(kind, "string")
+    types = {int: int | str, float: float | int | str, bool: bool | str}
+    return types.get(option.kind, "string")

@@ -1,5 +1,6 @@
 """The one terminal summary of a session, in order: the table and what disturbed its launches, the
-verdicts, the launch plan, what was not timed, the journal, the report, a failed save."""
+verdicts, the other side, the launch plan, what was not timed, the journal, the report, a failed
+save."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from pytest_dnnbench.session.launch_planning import LaunchPlanning
 from pytest_dnnbench.session.report import SessionReport
 from pytest_dnnbench.session.resources import resources_in_use
 from pytest_dnnbench.session.saving import Saving
+from pytest_dnnbench.session.side_by_side import SideBySide
 from pytest_dnnbench.session.verdicts import Verdicts
 from pytest_dnnbench.session.xdist import Xdist
 
@@ -29,6 +31,7 @@ class Summarised(Protocol):
 # A failed save comes last, so that it is seen.
 ORDER: tuple[type[Summarised], ...] = (
     Verdicts,
+    SideBySide,
     LaunchPlanning,
     Xdist,
     Journaling,

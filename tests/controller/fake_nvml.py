@@ -16,6 +16,9 @@ _ABOUT_A_GPU = (
     "CurrentClocksThrottleReasons",
     "CpuAffinity",
     "MigMode",
+    "TotalEnergyConsumption",
+    "UtilizationRates",
+    "FieldValues",
     "DeviceHandleFromMigDeviceHandle",
 )
 

@@ -24,6 +24,7 @@ class Recorder:
 
     def __init__(self, proof: Correctness = EXACT) -> None:
         self.calls: list[tuple[str, Mapping[str, Any] | None]] = []
+        self.rechecked: list[bool] = []
         self.proof = proof
         self._fake = FakeLauncher(confirm_from=99)
 
@@ -36,6 +37,8 @@ class Recorder:
         return [EXACT, self.proof]
 
     def measure(self, request: TimedRequest) -> Launch:
+        assert isinstance(request, RunRequest)
+        self.rechecked.append(request.recheck)
         self.calls.append(("measure", request.plan))
         return self._fake.measure(request)
 
@@ -65,6 +68,7 @@ def test_a_case_is_planned_and_proven_once_before_its_first_launch() -> None:
     ]
     assert run.correctness is not None
     assert run.correctness.checked == ["gradients"]
+    assert launcher.rechecked == [True, False], "the first launch is checked once more"
     assert len(run.launches) == 2
 
 

@@ -146,3 +146,8 @@ def page_faults_of_large_buffers() -> int:
     for _ in range(10):
         torch.ones(8 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def variables_and_first_path(names: list[str]) -> list[str | None]:
+    """These variables of the rank, and what is first on its `sys.path`."""
+    return [*map(os.environ.get, names), sys.path[0]]

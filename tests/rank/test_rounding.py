@@ -13,7 +13,7 @@ from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.models import widen
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import Reference, evaluated, evaluation_bounds
-from pytest_dnnbench.rank.rounding import BFLOAT16, FLOAT32, FLOAT64, distance
+from pytest_dnnbench.rank.rounding import BFLOAT16, FLOAT32, FLOAT64, EveryOperatorRounds, distance
 from tests.awkward_models import Base, Deep, Transformer
 
 IMAGES = ImageWorkload("tests.awkward_models:Base", 28)
@@ -108,3 +108,12 @@ def test_coarser_types_have_wider_bounds_in_proportion() -> None:
 def test_a_random_number_is_its_mean(draw: Callable[[], torch.Tensor], mean: float) -> None:
     with NoRandomness():
         assert torch.allclose(draw(), torch.full((3,), mean))
+
+
+def test_infinite_elements_are_not_moved() -> None:
+    mask = torch.tensor([0.0, float("-inf"), 1.0, float("inf")]).double().repeat(50)
+    moved = mask.clone()
+    EveryOperatorRounds(FLOAT64).move(moved)
+    assert torch.equal(moved.isinf(), mask.isinf())
+    assert torch.equal(moved[mask.isinf()], mask[mask.isinf()])
+    assert 0 < distance(moved[mask == 1], mask[mask == 1]) <= FLOAT64.unit

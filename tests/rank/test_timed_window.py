@@ -1,12 +1,15 @@
 """The window on a stream of a device, which a test simulates: it waits for its own steps only."""
 
+import gc
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
 import torch
 
-from pytest_dnnbench.rank.timed_window import CpuWindow, StreamWindow, window_for
+from pytest_dnnbench.powercap import PackageEnergy
+from pytest_dnnbench.rank.timed_window import CpuWindow, StreamWindow, Window, window_for
 
 
 @dataclass
@@ -93,3 +96,37 @@ def test_a_window_closes_at_its_last_step_even_if_the_rank_loses_its_core_then()
     timing = window.close()
     assert timing.end_s == timing.step_ends_s[-1]
     assert timing.clock_s[1] >= timing.end_s + 0.02
+
+
+@pytest.mark.parametrize("window", [CpuWindow(), StreamWindow(Stream(), Memory())])
+def test_no_garbage_is_collected_from_the_begin_of_the_run_to_the_close(window: Window) -> None:
+    assert gc.isenabled()
+    window.begin()
+    assert not gc.isenabled()
+    window.open()
+    window.mark()
+    assert not gc.isenabled()
+    window.close()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        window.begin()
+        window.open()
+        window.close()
+        assert not gc.isenabled(), "who switched it off keeps it off"
+    finally:
+        gc.enable()
+
+
+def test_the_one_rank_that_is_asked_reads_the_packages_energy(tmp_path: Path) -> None:
+    (tmp_path / "intel-rapl:0").mkdir()
+    counter = tmp_path / "intel-rapl:0" / "energy_uj"
+    counter.write_text("1000000")
+    window = CpuWindow(PackageEnergy(tmp_path))
+    window.begin()
+    counter.write_text("2000000")  # before the window opens
+    window.open()
+    counter.write_text("3500000")
+    window.mark()
+    assert window.close().cpu_energy_j == pytest.approx(1.5)
+    assert CpuWindow()._energy is None

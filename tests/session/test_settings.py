@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.catalog import MODELS, Catalog, FrameworkSpec
+from pytest_dnnbench.catalog import MODELS, OWN_MODELS, Catalog, FrameworkSpec
 from pytest_dnnbench.controller.machine import Gpu, visible
 from pytest_dnnbench.controller.torch_build import installed_torch
 from pytest_dnnbench.errors import UsageError
@@ -101,6 +101,10 @@ def test_strong_scaling_divides_or_says_what_would() -> None:
             ["--dnn-dataset", "mnist", "--dnn-data-dir", ".", "--dnn-image-size", "64"],
             "MNIST's images have 28",
         ),
+        (["--dnn-dataset", "text"], "--dnn-dataset text and --dnn-text FILE need each other"),
+        (["--dnn-text", "a"], "need each other: the file's bytes are the tokens; --dnn-dataset is"),
+        (["--dnn-dataset", "text", "--dnn-text", "nowhere"], "--dnn-text 'nowhere' cannot be read"),
+        (["--dnn-sequence-length", "-1"], "--dnn-sequence-length is -1: it must be at least 0"),
         (["--dnn-launches", "0"], "--dnn-launches is 0"),
         (["--dnn-steps", "5s"], "--dnn-steps '5s' is not a number"),
         (["--dnn-window", "5"], "--dnn-window '5' is no number of seconds: write it with its unit"),
@@ -202,6 +206,8 @@ MEASURED = {
         "dataset",
         "data_dir",
         "image_size",
+        "text",
+        "sequence_length",
         "batch_size",
     ),
     *(
@@ -228,7 +234,7 @@ def test_third_party_rows_replace_and_add() -> None:
     catalog = Catalog().with_rows([row], {"net": "my.nets:net"})
     assert catalog.framework("mine").missing() == ("no_such_module",)
     assert catalog.model("net") == "my.nets:net"
-    assert set(catalog.models) == {*MODELS, "net"}
+    assert set(catalog.models) == {*MODELS, *OWN_MODELS, "net"}
 
 
 @pytest.mark.parametrize(

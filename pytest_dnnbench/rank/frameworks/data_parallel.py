@@ -23,6 +23,7 @@ from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
 from pytest_dnnbench.rank.models import seed, widen
 from pytest_dnnbench.rank.proof_conditions import COPIES, COPIES_OF_ADAM, proof_conditions
+from pytest_dnnbench.rank.recheck import recheck
 from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimiser_for
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workload import Batch, Share
@@ -195,6 +196,10 @@ class DataParallelWorker(WorkloadWorker):
     def details(self) -> dict[str, object]:
         """As Worker.details: the workload's."""
         return self.workload.details()
+
+    def recheck(self) -> str | None:
+        """As Worker.recheck: of the outputs of a forward pass."""
+        return recheck(self)
 
     def prove(self) -> Correctness:
         """As Worker.prove: in the types that are timed, and in float64."""

@@ -344,13 +344,13 @@ def _gradients(module: nn.Module) -> Tensors:
 def _about(worker: ProvenWorker, arithmetic: Arithmetic) -> dict[str, Scalar]:
     """How the step is checked; called while the worker is built as it is timed."""
     return {
-        "batch_size": _proof_size(worker),
+        "batch_size": proof_size(worker),
         "timed arithmetic": arithmetic.name,
         "weights": weight_types(worker.module),
     }
 
 
-def _proof_size(worker: ProvenWorker) -> int:
+def proof_size(worker: ProvenWorker) -> int:
     """Samples in a minibatch of the proof: few, but BatchNorm needs two."""
     return max(2, min(worker.case.batch_size, worker.workload.proof_size))
 
@@ -372,6 +372,7 @@ def _proof_batch(worker: ProvenWorker, shard: int, index: int) -> Batch:
         shard,
         index,
         worker.device,
-        size=_proof_size(worker),
+        size=proof_size(worker),
         seed=worker.case.seed,
+        proof=True,
     )

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -46,7 +46,9 @@ class KeptLaunch(msgspec.Struct, frozen=True):
     """One launch of a case, with the case's plan and proof.
 
     `item` is the test's node id. Of `case` and `function` one is null, as in a record. `plan` is
-    what the framework's planning returned; it is plain data when it is read back.
+    what the framework's planning returned; it is plain data when it is read back. `side` is B for a
+    launch in the other environment of --dnn-against; `round` is the round of a launch that is one
+    of a pair, from 1.
     """
 
     item: str
@@ -56,6 +58,8 @@ class KeptLaunch(msgspec.Struct, frozen=True):
     reports: tuple[RankReport, ...]
     conditions: Conditions = Conditions()
     function: FunctionCase | None = None
+    side: Literal["A", "B"] = "A"
+    round: int = 0
 
     @property
     def measured_case(self) -> MeasuredCase | None:

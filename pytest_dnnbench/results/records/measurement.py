@@ -44,6 +44,11 @@ class Launch:
         return sum(self._job.samples) / self._job.window_s
 
     @property
+    def window(self) -> tuple[float, float]:
+        """Begin and end of the job's window, by the monotonic clock of its machine."""
+        return self._job.start_s, self._job.start_s + self._job.window_s
+
+    @property
     def step_time_s(self) -> list[float]:
         """Seconds per step, within the same window and by the same ranks: their sum is the window.
         Where an update averages several steps, replicas complete these at about the same time, so
@@ -68,7 +73,8 @@ class Launch:
                 count(parts)
                 for parts in zip(*(report.step_samples for report in ranks), strict=True)
             ]
-            return _JobWindow(samples, _window_s(slowest), _durations(slowest))
+            start_s = slowest.window_start_s
+            return _JobWindow(samples, start_s, _window_s(slowest), _durations(slowest))
         # Each rank's window opens when its last warm-up minibatch is complete, and the job's when
         # the last of these is. A rank that was early may have timed a minibatch by then.
         start_s = max(report.window_start_s for report in ranks)
@@ -80,7 +86,8 @@ class Launch:
         )
         ends_s = [end_s for end_s, _ in completions]
         times_s = [end_s - before_s for before_s, end_s in pairwise([start_s, *ends_s])]
-        return _JobWindow([count for _, count in completions], ends_s[-1] - start_s, times_s)
+        samples = [count for _, count in completions]
+        return _JobWindow(samples, start_s, ends_s[-1] - start_s, times_s)
 
     @property
     def own_work_s(self) -> list[list[float]]:
@@ -107,6 +114,8 @@ class Launch:
                 return statistics.median(self.step_time_s)
             case "algorithm_bandwidth" | "bus_bandwidth":
                 return self._bandwidth(metric)
+            case "energy_per_sample_j":
+                return self._energy_per_sample_j
             case "yardstick_s":
                 return self.conditions.yardstick_s
             case "loss":
@@ -115,6 +124,22 @@ class Launch:
                 return self.validation_accuracy
             case _:
                 return None
+
+    @property
+    def _energy_per_sample_j(self) -> float | None:
+        """Of all GPUs of the launch together or, on CPU ranks, of the machine's packages; None
+        where one of them does not count its energy."""
+        if self.conditions.gpu_uuids:
+            windows = self.conditions.gpu_window
+            energies = [
+                windows[uuid].energy_j if uuid in windows else None
+                for uuid in self.conditions.gpu_uuids
+            ]
+        else:
+            energies = [self.reports[0].cpu_energy_j]
+        counted = [energy_j for energy_j in energies if energy_j is not None]
+        complete = len(counted) == len(energies)
+        return math.fsum(counted) / sum(self._job.samples) if complete else None
 
     def _bandwidth(self, metric: str) -> float | None:
         """Of a collective, from the window of the slowest rank; a bus bandwidth takes a factor
@@ -147,6 +172,7 @@ class _JobWindow:
     """The timed window of a whole job, with the samples and the time of each step in it."""
 
     samples: list[int]
+    start_s: float
     window_s: float
     times_s: list[float]
 

@@ -17,6 +17,7 @@ from pytest_dnnbench.function_case import FunctionCase, MeasuredCase
 from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.results.records.launches import Launches, launches_of
+from pytest_dnnbench.results.records.side_by_side import OtherSide
 from pytest_dnnbench.results.records.verdict import Verdict
 from pytest_dnnbench.results.statistics.noise import Noise
 
@@ -76,6 +77,24 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     throttled_by: list[str] | None = None
 
 
+class GpuWindow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One GPU during the timed window, from `samples` readings of NVML in it: medians of power,
+    utilisation (of the time, 0 to 1), clock and temperature.
+
+    `energy_j` is from NVML's counter, between its readings before and after each end of the window;
+    left out for a window shorter than a second. `throttled_s` are the seconds for which the GPU was
+    slowed down, by reason, above zero. A figure that this GPU or driver does not have is left out.
+    """
+
+    samples: int = 0
+    energy_j: float | None = None
+    power_w: float | None = None
+    utilisation: float | None = None
+    sm_clock_mhz: float | None = None
+    temperature_c: float | None = None
+    throttled_s: dict[str, float] = {}
+
+
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The conditions of one launch: its devices, their state, and what else used them.
 
@@ -83,8 +102,10 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     the load of other processes, in cores. `cores` and `gpu_uuids` are the devices that the launch
     leased; `rank_cores` are the cores near its GPU that each rank was pinned to, empty where none
     was. `gpu_before` and `gpu_after` map UUIDs to states, before the ranks start and while they
-    still hold their GPUs. `discarded_as_suspended` counts the launches before this one in which the
-    machine slept. `yardstick_s` is how long the machine's yardstick took after the launch.
+    still hold their GPUs; the power before is that of idle GPUs. `gpu_window` maps UUIDs to what
+    was read during the timed window. `discarded_as_suspended` counts the launches before this one
+    in which the machine slept. `yardstick_s` is how long the machine's yardstick took after the
+    launch.
     """
 
     disturbed: str | None = None
@@ -94,6 +115,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     rank_cores: tuple[tuple[int, ...], ...] = ()
     gpu_before: dict[str, GpuState] = {}
     gpu_after: dict[str, GpuState] = {}
+    gpu_window: dict[str, GpuWindow] = {}
     discarded_as_suspended: int = 0
     yardstick_s: float | None = None
 
@@ -223,7 +245,8 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
 
     Speed-up is added once the session has measured `single`; `thresholds` and `verdict` when the
     case is judged. `details` holds, for each rank, the framework's own facts. `noise` is what a
-    calibration learnt, by metric. `notes` are lines for the session's summary.
+    calibration learnt, by metric. `notes` are lines for the session's summary. `against` is what
+    became of the case in the other environment of --dnn-against.
     """
 
     schema: int
@@ -241,6 +264,7 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
     noise: dict[str, Noise] = {}
     notes: list[Note] = []
     function: FunctionCase | None = None
+    against: OtherSide | None = None
 
     def __post_init__(self) -> None:
         if (self.case is None) == (self.function is None):

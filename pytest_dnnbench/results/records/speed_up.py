@@ -21,7 +21,8 @@ _SETTING = attrgetter(
     *(
         f"case.{name}"
         for name in (
-            "model", "phase", "dataset", "image_size", "precision", "scaling", "device", "seed",
+            "model", "phase", "dataset", "image_size", "sequence_length", "precision", "scaling",
+            "device", "seed",
         )
     ),
     "run.steps",

@@ -1,0 +1,173 @@
+"""The comparison of two environments in words."""
+
+from typing import Any
+
+import msgspec
+
+from pytest_dnnbench.results.records.schema import Record
+from pytest_dnnbench.results.records.side_by_side import (
+    OtherSide,
+    SideEntry,
+    SideMetric,
+    SideStatus,
+)
+from pytest_dnnbench.results.verdicts.side_by_side_text import (
+    about_lines,
+    answer,
+    answers,
+    failure_message,
+    rows_of,
+    summary_lines,
+)
+from tests.report.records import measured
+
+OLD = SideEntry(name="torch 2.9.1", python="python", differences=["torch: 2.13.0 -> 2.9.1"])
+
+
+def metric(
+    status: SideStatus, change: float, half: float = 0.007, detectable: float = 0.012, **more: Any
+) -> SideMetric:
+    return SideMetric(
+        status=status,
+        a=1000.0,
+        b=1000.0 * (1 + change),
+        change=change,
+        interval=(change - half, change + half),
+        detectable=detectable,
+        pairs=12,
+        **more,
+    )
+
+
+def other(side: SideEntry = OLD, **compared: SideMetric) -> OtherSide:
+    return OtherSide(side=side, compared=compared)
+
+
+def test_one_case_that_is_slower_among_others() -> None:
+    compared = [metric("worse", -0.031)] + [metric("no evidence", 0.001)] * 2
+    assert answer("throughput", compared, "torch 2.9.1") == (
+        "B (torch 2.9.1) is 3.1% slower than A, 95% interval 2.4 to 3.8%, in 1 of 3 cases;"
+        " no evidence in the rest, where a change of 1.2% would have been found;"
+        " over all 3 cases B's throughput is 0.98% lower (geometric mean),"
+        " 95% interval -1.4% to -0.6%"
+    )
+
+
+def test_one_case_alone() -> None:
+    assert answer("throughput", [metric("better", 0.031)], "new") == (
+        "B (new) is 3.1% faster than A, 95% interval 2.4 to 3.8%, in 1 of 1 case"
+    )
+
+
+def test_faster_in_some_and_slower_in_others() -> None:
+    compared = [metric("worse", -0.05), metric("worse", -0.05), metric("better", 0.2)]
+    text = answer("throughput", compared, "new")
+    assert text.startswith(
+        "B (new) is 5% slower than A (mean), 95% interval 4.5 to 5.5%, in 2 of 3 cases"
+        " and is 20% faster than A, 95% interval 19.3 to 21%, in 1 of 3 cases; over all"
+    )
+
+
+def test_no_evidence_says_what_would_have_been_found() -> None:
+    compared = [metric("no evidence", 0.002, detectable=size) for size in (0.012, 0.14)]
+    assert answer("throughput", compared, "new").startswith(
+        "no evidence that B (new) differs from A in throughput in any of 2 cases:"
+        " a change of 1.2% to 14%, by case, would have been found; over all 2 cases"
+    )
+
+
+def test_memory_is_more_or_less() -> None:
+    assert "has 5% more memory resident, peak than A" in answer(
+        "resident_peak_bytes", [metric("worse", 0.05)], "new"
+    )
+
+
+def test_other_metrics_are_told_only_where_a_difference_was_called() -> None:
+    others = {
+        "one": other(throughput=metric("no evidence", 0.0), step_time_s=metric("no evidence", 0.0)),
+        "two": other(
+            throughput=metric("no evidence", 0.0), resident_peak_bytes=metric("better", -0.2)
+        ),
+    }
+    assert [text.split(" ", 1)[0] for text in answers(others)] == ["no", "B"]
+
+
+def test_what_differs_is_listed_and_a_control_is_called_one() -> None:
+    assert about_lines(OLD, {"case": other()}) == [
+        "side A is this environment, side B torch 2.9.1; what differs, A -> B:"
+        " torch: 2.13.0 -> 2.9.1"
+    ]
+    same = SideEntry(name="same", python="python")
+    assert about_lines(same, {"case": other(same)}) == [
+        "side A is this environment, side B same; both sides are the same: nothing differs, so that"
+        " this is a control"
+    ]
+
+
+def with_side(side: OtherSide) -> Record:
+    made = measured("ddp", "resnet18", 2)
+    made.against = side
+    return made
+
+
+def test_the_summary_has_a_row_for_each_case_and_for_each_call() -> None:
+    records = {
+        "slow": with_side(other(throughput=metric("worse", -0.031))),
+        "same": with_side(
+            other(throughput=metric("no evidence", 0.0), step_time_s=metric("no evidence", 0.0))
+        ),
+        "gone": with_side(OtherSide(side=OLD, failure="RankRaised: no\nat line 3")),
+    }
+    lines = summary_lines(records)
+    assert [line for line in lines if line[0].startswith("side B: ")] == [
+        (
+            "side B: slow: throughput -3.10%, 95% interval -3.80% to -2.40%: worse (12 pairs)",
+            "yellow",
+        ),
+        ("side B: gone: FAILED: RankRaised: no", "red"),
+        (
+            "side B: same: throughput +0.00%, 95% interval -0.70% to +0.70%: no evidence (12 pairs,"
+            " a change of 1.2% would have been found)",
+            "",
+        ),
+    ]
+
+
+def test_a_session_of_one_environment_has_nothing_to_say() -> None:
+    assert summary_lines({"case": measured("ddp", "resnet18", 2)}) == []
+
+
+def test_a_broken_limit_fails_with_the_figures_of_both_sides() -> None:
+    broken = metric("worse", -0.031, limit=-0.02, broken=True)
+    message = failure_message(with_side(other(throughput=broken)))
+    assert message is not None
+    lines = message.splitlines()
+    assert lines[0].startswith("side B (torch 2.9.1) is worse than --dnn-against-limits allows: ")
+    assert lines[1] == "  throughput: A 1,000 img/s, B 969 img/s, -3.10%"
+    assert lines[2] == "    95% interval -3.80% to -2.40%, 12 pairs, limit -2.0% BROKEN"
+    assert lines[3] == "  what differs, A -> B: torch: 2.13.0 -> 2.9.1"
+    within = metric("worse", -0.031, limit=-0.05)
+    assert failure_message(with_side(other(throughput=within))) is None
+    assert failure_message(measured("ddp", "resnet18", 2)) is None
+
+
+def test_a_record_with_two_sides_comes_back_from_json_as_it_was() -> None:
+    record = with_side(
+        OtherSide(
+            side=OLD,
+            step_time_s=[[0.1, 0.2]],
+            per_launch={"throughput": [10.0]},
+            disturbed=[None],
+            b_first=[True],
+            looks=[8],
+            compared={"throughput": metric("worse", -0.031)},
+            must_match={"torch": "2.9.1"},
+        )
+    )
+    back = msgspec.json.decode(msgspec.json.encode(record), type=Record)
+    assert back.against == record.against
+
+
+def test_rows_have_the_units_of_the_record() -> None:
+    row = rows_of("case", with_side(other(allocated_peak_bytes=metric("worse", -0.031))))[0]
+    assert (row.a, row.b, row.change) == ("1,000 B", "969 B", "-3.10%")
