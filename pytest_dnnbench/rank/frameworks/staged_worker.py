@@ -160,7 +160,7 @@ class StagedWorker(WorkloadWorker):
                 workload = ImageWorkload(self.request.model, PROOF_IMAGE_SIZE)
             size = PROOF_IMAGES[workload.channels == 1]
         return batches.synthetic_batch(
-            workload, 0, index, self.device, size=size, seed=self.case.seed
+            workload, 0, index, self.device, size=size, seed=self.case.seed, proof=True
         )
 
     @property
