@@ -97,3 +97,29 @@ class TiedUnclipped(Tied):
     """The same without a limit on the gradients."""
 
     clip_norm = None
+
+
+class LateTokens(Language):
+    """Looks at its tokens once more at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.Embedding(VOCABULARY, VOCABULARY)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        logits: torch.Tensor = super().forward(tokens) + self.again(tokens)
+        return logits
+
+
+class Late(Tokens):
+    """The training of that model."""
+
+    def model(self) -> nn.Module:
+        """A small language model."""
+        return LateTokens()
+
+
+def late_tokens() -> Workload:
+    """The workload, from a factory."""
+    return Late()

@@ -36,7 +36,7 @@ from pytest_dnnbench.rank.pipeline.runtime import (
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage import Loss
 from pytest_dnnbench.rank.pipeline.stage_update import NormLimit, OwnRule
-from pytest_dnnbench.rank.pipeline.static_shapes import Form, check_forms, learnt_forms
+from pytest_dnnbench.rank.pipeline.static_shapes import Form, learnt_forms
 from pytest_dnnbench.rank.pipeline.ties import Tie, TiedGradients
 from pytest_dnnbench.rank.pipeline.torch_stage import Precision, TorchStage, alias
 from pytest_dnnbench.rank.update_rule import optimiser_for, scheduler_for
@@ -283,19 +283,23 @@ class TorchRuntime:
         """torch's schedule, for microbatches of the size of these."""
         count, rule = self.pipelines.microbatches_of_each, self.pipelines.rule
         forms = self._forms(images, training)
-        stages = [
-            NotedStage(
-                self.passes,
-                module,
-                number,
-                self.pipelines.stages,
-                self.device,
-                input_args=tuple(form.zeros(self.device) for form in forms[number]),
-                output_args=tuple(form.zeros(self.device) for form in forms[number + 1]),
-                group=self.group,
+        examples = [
+            tuple(
+                form.travelling(self.device) if training and place else form.zeros(self.device)
+                for form in crossing
             )
-            for number, module in self._torch_stages.items()
+            for place, crossing in enumerate(forms)
         ]
+        stages = []
+        for number, module in self._torch_stages.items():
+            module.entering = forms[number] if training and number else ()
+            settings = {
+                "input_args": examples[number],
+                "output_args": examples[number + 1],
+                "group": self.group,
+            }
+            total, device = self.pipelines.stages, self.device
+            stages.append(NotedStage(self.passes, module, number, total, device, **settings))
         kind = getattr(pipelining.schedules, rule.torch_class)
         loss = self._noted_loss if training else None
         return kind(stages[0] if rule.stages_per_rank == 1 else stages, count, loss_fn=loss)
@@ -303,7 +307,7 @@ class TorchRuntime:
     def _forms(self, images: torch.Tensor, training: bool) -> list[tuple[Form, ...]]:
         count, rank_of = self.pipelines.microbatches_of_each, self.pipelines.layout.rank
         self._size = len(images) // count
-        forms = learnt_forms(
+        return learnt_forms(
             self._torch_stages,
             Form.of(images[: self._size]) if self.has_first else None,
             self.pipelines.stages,
@@ -312,9 +316,6 @@ class TorchRuntime:
             self.device,
             nullcontext if training else torch.no_grad,
         )
-        if training:
-            check_forms(forms)
-        return forms
 
 
 def _groups(
