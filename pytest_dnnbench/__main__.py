@@ -32,6 +32,14 @@ COMMANDS = {
         "pytest_dnnbench.report.command",
         "write a page, plots and tables from saved sessions",
     ),
+    "history": (
+        "pytest_dnnbench.report.history_command",
+        "name the stored sessions from which on a case was faster or slower",
+    ),
+    "export": (
+        "pytest_dnnbench.report.export_command",
+        "write saved sessions for github-action-benchmark, Bencher or Prometheus",
+    ),
     "schema": (
         "pytest_dnnbench.results.records.schema_command",
         "print the format of a saved session",

@@ -19,6 +19,7 @@ from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.run_length import Length
+from pytest_dnnbench.step_parts import Part
 from pytest_dnnbench.text_file import TextFile
 
 Sample = Literal["img", "tok", "sample", "step", "B"]
@@ -64,6 +65,9 @@ class RunRequest:
               launches, as plain data: that of a PlanDecision for our pipelines; None without a
               planning step
     recheck   whether the outputs of the timed model are checked after the timed steps
+    profiled  whether a few more steps run after the timed ones, under torch's profiler
+    traces    where the ranks write the profiler's traces: a path to which each adds its rank; None:
+              nowhere
 
     A workload without an optimiser of its own is trained by SGD with these settings, in every
     framework.
@@ -79,6 +83,8 @@ class RunRequest:
     weight_decay: float = 5e-4
     data: MnistFiles | None = None
     plan: Any = None
+    profiled: bool = False
+    traces: str | None = None
     recheck: bool = False
     text: TextFile | None = None
 
@@ -169,6 +175,37 @@ class PipelineFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorTime:
+    """What one operator takes of a profiled step: the seconds that count as `part`, and the calls
+    of this operator, whatever they count as. An empty name: the host between operators."""
+
+    part: Part
+    name: str
+    self_s: float
+    calls: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepProfile:
+    """One rank's profiled steps, which come after the timed ones and are slower.
+
+    steps       steps of the whole job that were profiled
+    step_s      seconds of one by the host's clock
+    parts_s     seconds of one by part (step_parts.py), on the profiler's time line
+    operators   the longest first; not all of them
+    trace       the path of the trace; empty without one
+    trouble     why a trace that was wanted is not written; empty otherwise
+    """
+
+    steps: int
+    step_s: float
+    parts_s: dict[Part, float]
+    operators: tuple[OperatorTime, ...] = ()
+    trace: str = ""
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RankReport:
     """What one rank measured in one launch. Times are seconds of the machine's monotonic clock.
 
@@ -204,6 +241,7 @@ class RankReport:
                       a given number of steps
     clock_s           the rank's clock before the timed run and after its window, to be held against
                       another clock; (0, 0) where that is not to be done
+    profile           of the steps after the timed ones; None where none was asked for
 
     Memory peaks are metrics like all others: a report has no field for them.
     """
@@ -234,6 +272,7 @@ class RankReport:
     warmup_s: float = 0.0
     steady: bool | None = None
     clock_s: tuple[float, float] = (0.0, 0.0)
+    profile: StepProfile | None = None
 
     def __post_init__(self) -> None:
         if self.sample not in get_args(Sample):

@@ -115,10 +115,12 @@ class Metric:
 
 THROUGHPUT = "throughput"
 LOSS = "loss"
+COMPILE = "compile_s"
 YARDSTICK = "yardstick_s"
 """Not of the case but of the machine: a fixed workload (rank/yardstick.py)."""
 
 RATE_UNITS = ("sample/s", "img/s", "tok/s", "step/s", "B/s")
+MFU = "mfu"
 ALGORITHM_BANDWIDTH, BUS_BANDWIDTH = "algorithm_bandwidth", "bus_bandwidth"
 
 BUILT_IN = (
@@ -162,6 +164,16 @@ BUILT_IN = (
         scales=_BYTES_PER_S,
     ),
     Metric(
+        MFU,
+        "1",
+        "higher",
+        "MFU",
+        timed=True,
+        positive=True,
+        scales=_FRACTION,
+        devices=("cuda",),
+    ),
+    Metric(
         "energy_per_sample_j",
         "J/sample",
         "lower",
@@ -193,6 +205,24 @@ BUILT_IN = (
         granularity=_LARGE_SEGMENT,
         scales=_BYTES,
         devices=("cuda",),
+    ),
+    Metric(
+        "parameter_bytes",
+        "B",
+        "lower",
+        "parameters held by a rank",
+        over_ranks="max",
+        exact=True,
+        scales=_BYTES,
+    ),
+    Metric(
+        "optimiser_bytes",
+        "B",
+        "lower",
+        "optimiser's state held by a rank",
+        over_ranks="max",
+        exact=True,
+        scales=_BYTES,
     ),
     Metric(
         "resident_peak_bytes",
@@ -245,6 +275,7 @@ BUILT_IN = (
         scales=_SECONDS,
         devices=("cpu",),
     ),
+    Metric(COMPILE, "s", "lower", "compile time", over_ranks="max", timed=True, scales=_SECONDS),
     Metric(LOSS, "nat", "lower", "loss after the last step", phases=("train",)),
     Metric(
         "validation_accuracy",

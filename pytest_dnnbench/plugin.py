@@ -82,6 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _parts(config: pytest.Config) -> list[object]:
     from pytest_dnnbench.session.baseline import SessionBaseline
     from pytest_dnnbench.session.completeness import Completion
+    from pytest_dnnbench.session.github import GitHub
     from pytest_dnnbench.session.interrupts import Interrupts
     from pytest_dnnbench.session.journal import Journaling
     from pytest_dnnbench.session.launch_planning import LaunchPlanning
@@ -94,6 +95,7 @@ def _parts(config: pytest.Config) -> list[object]:
     from pytest_dnnbench.session.side_by_side import SideBySide
     from pytest_dnnbench.session.state import is_xdist_worker
     from pytest_dnnbench.session.summary import Summary
+    from pytest_dnnbench.session.traces import Traces
     from pytest_dnnbench.session.verdicts import Verdicts
     from pytest_dnnbench.session.xdist import Xdist
 
@@ -108,8 +110,10 @@ def _parts(config: pytest.Config) -> list[object]:
         Journaling(config),
         SessionBaseline(config),
         LaunchPlanning(config),
+        Traces(config),
         Verdicts(config),
         SessionReport(config),
+        GitHub(config),
         Summary(config),
     ]
     return (
@@ -127,17 +131,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = [name for name in PARAMETERS if name in metafunc.fixturenames and name not in marked]
     if "dnnbench" not in metafunc.fixturenames or not wanted:
         return
-    rows = resources(metafunc.config).combinations(wanted)
-    ids = ["-".join(_id(*pair) for pair in zip(wanted, row, strict=True)) for row in rows]
-    metafunc.parametrize(
-        wanted, [pytest.param(*row, id=label) for row, label in zip(rows, ids, strict=True)]
-    )
+    shared = resources(metafunc.config)
+    rows = shared.combinations(wanted)
+    metafunc.parametrize(wanted, [pytest.param(*row, id=shared.id_of(wanted, row)) for row in rows])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Reads `4gpu` where a test gives its own counts."""
-    return _id(argname, val) if argname == "gpus" and isinstance(val, int) else None
+    return f"{val}gpu" if argname == "gpus" and isinstance(val, int) else None
 
 
 def pytest_report_header(config: pytest.Config) -> list[str] | None:
@@ -205,7 +207,3 @@ def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:
     if isinstance(argument, str):
         return [name.strip() for name in argument.split(",")]
     return list(argument)
-
-
-def _id(name: str, value: object) -> str:
-    return f"{value}gpu" if name == "gpus" else str(value)

@@ -32,6 +32,7 @@ RANK_PHASES = {
     "warm-up": "during warm-up",
     "timed steps": "during the timed steps",
     "report": "in its report",
+    "breakdown": "during the profiled steps",
     "teardown": "in teardown",
     "yardstick": "in the machine's yardstick",
     "program": "",

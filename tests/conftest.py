@@ -17,6 +17,10 @@ from tests.processes import ranks_of
 from tests.rank import programs
 from tests.sockets import listening
 
+# The sessions that tests start are not those of a job on GitHub.
+for _variable in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+    os.environ.pop(_variable, None)
+
 # How long an example takes depends on the machine.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -6,6 +6,7 @@ are what the environment says.
     FAKE_DISTURBED    the disturbed launches of a framework, with their speed: {"ddp": {"0": 50}}
     FAKE_MEMORY_MIB   the memory peak of each rank
     FAKE_OWN_MS       milliseconds of a step for which each rank of a framework needs no other
+    FAKE_PARTS_MS     milliseconds of a framework's profiled step by part: {"ddp": {"data": 5}}
     FAKE_NOISE        a factor of the noise
     FAKE_MACHINE      the speed of the machine's yardstick in percent of normal
 
@@ -16,21 +17,32 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.controller.forkserver import ForkServer
-from pytest_dnnbench.messages import Correctness, RankReport, TimedRequest
+from pytest_dnnbench.messages import (
+    Correctness,
+    OperatorTime,
+    RankReport,
+    RunRequest,
+    StepProfile,
+    TimedRequest,
+)
 from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.records.schema import Conditions
 from pytest_dnnbench.run_length import TIMED_STEPS
 from pytest_dnnbench.session.resources import Resources
+from pytest_dnnbench.step_parts import Part
 
 NOISE = (0, 1, -1, 0.5, -0.5, 1, -1)
 """Of launch after launch, in parts of a thousand: 0.1% noise that repeats."""
 
 STEP_S, YARDSTICK_S = 0.01, 0.002
+
+PARTS_MS: dict[Part, float] = {"compute": 8.0, "communication": 3.0, "optimizer": 1.0}
+"""Of a profiled step."""
 
 _LAUNCHED: Counter[str] = Counter()
 """The launches so far of each case: a session makes a launcher for each round of each case."""
@@ -63,7 +75,7 @@ class FakeLauncher:
         percent = disturbed or levels.get(case.framework, 100)
         noise = float(os.environ.get("FAKE_NOISE", "1")) * NOISE[number % len(NOISE)] / 1000
         reason = "other processes used 1.0 of 2 cores" if disturbed else None
-        reports = _reports(request, STEP_S / (percent / 100) * (1 + noise))
+        reports = _reports(request, STEP_S / (percent / 100) * (1 + noise), 1 + noise)
         return Launch(reports, Conditions(disturbed=reason))
 
     def yardstick(self) -> float | None:
@@ -84,13 +96,26 @@ def _setting(name: str) -> dict[str, Any]:
     return dict(json.loads(os.environ.get(name, "{}")))
 
 
-def _reports(request: TimedRequest, step_s: float) -> tuple[RankReport, ...]:
+def _reports(request: TimedRequest, step_s: float, noise: float) -> tuple[RankReport, ...]:
     case = request.case
     own_ms = _setting("FAKE_OWN_MS").get(case.framework, [])
     update = case.batch_size * case.gpus if isinstance(case, Case) else 0
-    return tuple(
+    reports = tuple(
         _report(rank, step_s, _steps(request), update, own_ms) for rank in range(case.gpus)
     )
+    if not (isinstance(request, RunRequest) and request.profiled):
+        return reports
+    parts_ms = PARTS_MS | _setting("FAKE_PARTS_MS").get(case.framework, {})
+    profile = _profile({part: ms / 1e3 * noise for part, ms in parts_ms.items()})
+    return tuple(replace(report, profile=profile) for report in reports)
+
+
+def _profile(parts_s: dict[Part, float]) -> StepProfile:
+    """Each part has one operator, called once."""
+    operators = tuple(
+        OperatorTime(part, f"fake::{part}", seconds, 1.0) for part, seconds in parts_s.items()
+    )
+    return StepProfile(5, sum(parts_s.values()), parts_s, operators)
 
 
 def _steps(request: TimedRequest) -> int:

@@ -27,7 +27,10 @@ LEAVES = {
         "collectives",
         "function_case",
         "powercap",
+        "step_form",
+        "device_peaks",
         "protocol",
+        "step_parts",
     ),
 }
 RESULTS = {f"results.{part}" for part in ("statistics", "records", "baselines", "verdicts")}

@@ -68,6 +68,8 @@ class CaseRun:
 
     `packages` are those whose versions are recorded. `parallel`: other cases are timed beside this
     one. `with_yardstick`: each launch is followed by a measurement of the machine's own speed.
+    `profiled`: each launch but those that confirm a verdict profiles a few steps after the timed
+    ones; `traces` is the path of their traces, to which launch and rank are added.
     `software` is the version of Python and of each package, by name, of ranks in another
     environment than this process's; None: they are in this one.
     """
@@ -79,21 +81,24 @@ class CaseRun:
     parallel: bool = False
     with_yardstick: bool = False
     software: Mapping[str, str] | None = None
+    profiled: bool = False
+    traces: str | None = None
     correctness: CorrectnessEntry | None = None
     launches: list[Launch] = field(default_factory=list)
+    _profiles: int = 0
 
     def launch(self) -> Launch:
         """Makes one launch more. Raises UsageError, WrongResult, RankFailure or LaunchError."""
         self.prepare()
-        launch = self._timed_launch()
+        launch = self._timed_launch(self.profiled)
         self.launches.append(launch)
         return launch
 
-    def again(self, count: int) -> list[Launch]:
-        """Fresh launches to confirm a verdict; they do not count among `launches`. Raises as
-        `launch` does."""
+    def again(self, count: int, *, profiled: bool = False) -> list[Launch]:
+        """Fresh launches to confirm a verdict, or profiled ones to explain it; they do not count
+        among `launches`. Raises as `launch` does."""
         self.prepare()
-        return [self._timed_launch() for _ in range(count)]
+        return [self._timed_launch(profiled) for _ in range(count)]
 
     def measurement(self, launches: Sequence[Launch] | None = None) -> Measurement:
         """All launches so far, or the given ones, as a measurement of this case."""
@@ -127,8 +132,8 @@ class CaseRun:
         check."""
         return isinstance(self.request, RunRequest) or self.request.check is not None
 
-    def _timed_launch(self) -> Launch:
-        launch, discarded = self._awake_launch()
+    def _timed_launch(self, profiled: bool) -> Launch:
+        launch, discarded = self._awake_launch(self._request(profiled))
         check_metrics(self.request.case, launch.reports)
         check_times(self.request.case, launch)
         same_model(self.request.case, launch.reports)
@@ -140,12 +145,21 @@ class CaseRun:
         )
         return replace(launch, conditions=conditions)
 
-    def _awake_launch(self) -> tuple[Launch, int]:
+    def _request(self, profiled: bool) -> TimedRequest:
+        """What the ranks of the next launch have to do. A user's function is not profiled."""
+        if not isinstance(self.request, RunRequest):
+            return self.request
+        request = replace(self.request, recheck=not self.launches)
+        if not profiled:
+            return request
+        # A session that continues another has some of the launches already.
+        self._profiles = max(self._profiles, len(self.launches)) + 1
+        traces = self.traces and f"{self.traces}-launch{self._profiles}"
+        return replace(request, profiled=True, traces=traces)
+
+    def _awake_launch(self, request: TimedRequest) -> tuple[Launch, int]:
         """A launch during which the machine did not sleep, and how many were discarded before
         it."""
-        request = self.request
-        if isinstance(request, RunRequest):
-            request = replace(request, recheck=not self.launches)
         for discarded in range(ATTEMPTS):
             launch = self.launcher.measure(request)
             slept_s = max(report.suspended_s for report in launch.reports)

@@ -14,13 +14,13 @@ from pytest_dnnbench.messages import Place
 
 class Agreement:
     """One rank's part in what the ranks agree on. All ranks must ask the same questions in the same
-    order."""
+    order; `topic` keeps those of one place in the code apart from another's."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, topic: str = "agreed") -> None:
         self._place = place
         self._asked = 0
         if place.world_size > 1:
-            self._store = dist.FileStore(f"{place.rendezvous}.agreed", place.world_size)  # type: ignore[attr-defined] # torch's gap
+            self._store = dist.FileStore(f"{place.rendezvous}.{topic}", place.world_size)  # type: ignore[attr-defined] # torch's gap
             self._store.set_timeout(timedelta(seconds=place.timeout_s))
 
     def longest(self, seconds: float) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.models import seed, widened
 from pytest_dnnbench.rank.workload import Batch, Share, Workload, tensors_of
 
@@ -40,14 +41,15 @@ def synthetic_batch(
 
 
 def batches(workload: Workload, share: Share, device: torch.device) -> Iterator[Batch]:
-    """Endless full batches of a shard: of the workload's real data, or else synthetic ones."""
+    """Endless full batches of a shard: of the workload's real data, or else synthetic ones. The
+    wait for each is marked as data wait."""
     if (real := workload.batches(share)) is not None:
-        return (moved(batch, device) for batch in real)
+        return marks.each(moved(batch, device) for batch in real)
     made = [
         synthetic_batch(workload, share.shard, index, device, size=share.size, seed=share.seed)
         for index in range(SYNTHETIC_BATCHES)
     ]
-    return (batch for turn in repeat(made) for batch in turn)
+    return marks.each(batch for turn in repeat(made) for batch in turn)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

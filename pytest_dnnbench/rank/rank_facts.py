@@ -37,11 +37,14 @@ VARIABLE_PREFIXES = (
     "OPENBLAS_",
     "PYTORCH_",
     "TORCH_",
+    "TORCHDYNAMO_",
+    "TORCHINDUCTOR_",
 )
 """Beginnings of the names of the variables that are recorded; no other variable is."""
 
 NOT_RECORDED = (
     # Set by us, the same for every rank (controller/server_environment.py).
+    "CUDA_DEVICE_MAX_CONNECTIONS",
     "CUDA_DEVICE_ORDER",
     "GLOO_SOCKET_IFNAME",
     "NCCL_SOCKET_IFNAME",
@@ -55,6 +58,9 @@ NOT_RECORDED = (
     "CUDA_PATH",
     "TORCH_EXTENSIONS_DIR",
     "TORCH_HOME",
+    "TORCHINDUCTOR_CACHE_DIR",
+    # Of compiling only.
+    "TORCHINDUCTOR_COMPILE_THREADS",
 )
 """Variables of those names that say nothing about speed, or that are recorded in another way."""
 

@@ -12,17 +12,22 @@ the environment (rank_facts.py).
 
 import importlib
 import math
-from dataclasses import dataclass, field
+import statistics
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 # By name: a clock is taken before any code of the user can replace it in `time`.
 from time import monotonic
 
 import torch
 
+from pytest_dnnbench.device_peaks import peak_flops
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest, TimedRequest
-from pytest_dnnbench.rank import group, rank_phase
+from pytest_dnnbench.metrics import COMPILE
+from pytest_dnnbench.rank import group, model_flops, rank_phase
 from pytest_dnnbench.rank.agreement import Agreement
+from pytest_dnnbench.rank.breakdown.profiled_steps import profile_steps
 from pytest_dnnbench.rank.precision import set_matmul_precision
 from pytest_dnnbench.rank.rank_facts import environment
 
@@ -57,6 +62,10 @@ def measure(place: Place, request: TimedRequest) -> RankReport:
     report = _report(worker, run, timing, warmed, suspended_s)
     if isinstance(request, RunRequest) and request.recheck and (wrong := worker.recheck()):
         raise WrongResult(wrong)
+    if isinstance(request, RunRequest) and request.profiled:
+        rank_phase.enter("breakdown")
+        step_s = (timing.end_s - timing.start_s) / len(run.to_time)
+        report = replace(report, profile=profile_steps(worker, window, step_s, request.traces))
     rank_phase.enter("teardown")
     worker.close()
     return report
@@ -69,9 +78,23 @@ def prove(place: Place, request: TimedRequest) -> Correctness:
     worker.connect()
     rank_phase.enter("proof")
     correctness = worker.prove()
+    if isinstance(request, RunRequest) and place.rank == 0:
+        correctness = _with_flops(correctness, place, request)
     rank_phase.enter("teardown")
     worker.close()
     return correctness
+
+
+def _with_flops(correctness: Correctness, place: Place, request: RunRequest) -> Correctness:
+    """The proof, with the operations that a sample takes, where something follows from them."""
+    if not place.device.startswith("cuda"):
+        return correctness
+    name = torch.cuda.get_device_properties(place.device).name
+    if peak_flops(name, request.case.precision) is None:
+        return correctness
+    flops = model_flops.flops_per_sample(request)
+    facts = {} if flops is None else {model_flops.FACT: flops}
+    return replace(correctness, about={**correctness.about, **facts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +102,8 @@ class _Warmed:
     """A rank after its warm-up in stretches, and what the timed run is to be.
 
     `steps` have run since `began_s`, with these losses; `lead` untimed steps and `timed_steps` are
-    to come. `steady` is None where nobody looked: the number of steps was given.
+    to come. `steady` is None where nobody looked: the number of steps was given. `first_s` is how
+    long the very first step took, where that is compiled.
     """
 
     began_s: float
@@ -88,6 +112,17 @@ class _Warmed:
     steps: int = 0
     losses: tuple[torch.Tensor, ...] = ()
     steady: bool | None = None
+    first_s: float | None = None
+
+
+def _first_step(worker: Stepper, window: Window) -> tuple[float, list[torch.Tensor]]:
+    """The first step of all, in a run of its own: its seconds, and its loss where this rank sees
+    one."""
+    rank_phase.enter("warm-up", 1)
+    start_s = monotonic()
+    losses = [step.loss for step in worker.run(1) if step.loss is not None]
+    window.settle()
+    return monotonic() - start_s, losses
 
 
 def _warm_up(worker: Stepper, window: Window) -> _Warmed:
@@ -95,12 +130,17 @@ def _warm_up(worker: Stepper, window: Window) -> _Warmed:
     Where both are numbers, the timed run itself begins with the warm-up."""
     warmup, timed, turn = worker.request.warmup, worker.request.steps, worker.turn
     window_s, began_s = seconds_of(timed), monotonic()
+    first_s, losses = None, list[torch.Tensor]()
+    if isinstance(worker.request, RunRequest) and worker.request.case.form.compile:
+        first_s, losses = _first_step(worker, window)
+    before = 0 if first_s is None else 1
     if isinstance(warmup, int) and isinstance(timed, int):
         lead = whole_turns(max(warmup, worker.lead_in), turn)
         rank_phase.enter("warm-up", lead)
-        return _Warmed(began_s, lead, whole_turns(timed, turn))
+        steps = whole_turns(timed, turn)
+        return _Warmed(began_s, lead, steps, before, tuple(losses), first_s=first_s)
     rank_phase.enter("warm-up")
-    agreement, losses = Agreement(worker.place), list[torch.Tensor]()
+    agreement = Agreement(worker.place)
     bounds = CUDA if worker.device.type == "cuda" else CPU
     plan = Warmup(warmup, bounds, turn, worker.lead_in, measured=window_s is not None)
     agreement.longest(0.0)  # ranks that wait for a late one must not take that for a slow step
@@ -119,9 +159,10 @@ def _warm_up(worker: Stepper, window: Window) -> _Warmed:
         timed_steps=whole_turns(timed, turn)
         if isinstance(timed, int)
         else _bounded(plan.timed_steps(window_s or 0.0), worker.most_steps),
-        steps=plan.steps,
+        steps=before + plan.steps,
         losses=tuple(losses),
         steady=plan.steady,
+        first_s=first_s,
     )
 
 
@@ -211,6 +252,10 @@ def _report(
 ) -> RankReport:
     # Before the validation, which is a run as well: they are about the timed one.
     metrics = {**timing.peaks, **worker.metrics()}
+    if warmed.first_s is not None:
+        ends_s = (timing.start_s, *timing.step_ends_s)
+        usual_s = statistics.median(end - begin for begin, end in pairwise(ends_s))
+        metrics[COMPILE] = warmed.first_s - usual_s
     return RankReport(
         rank=worker.place.rank,
         window_start_s=timing.start_s,
@@ -245,6 +290,7 @@ def _worker(place: Place, request: TimedRequest) -> Stepper:
     group.take_place(place)
     if isinstance(request, RunRequest) and place.device.startswith("cuda"):
         set_matmul_precision(request.case.precision)
+        torch.backends.cudnn.benchmark = request.case.form.cudnn_benchmark
     module, _, name = request.worker.partition(":")
     kind: type[Stepper] = getattr(importlib.import_module(module), name)
     worker = kind(place, request)

@@ -27,8 +27,10 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LRScheduler
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.lone_forward import LoneForward
 from pytest_dnnbench.rank.rounding import FLOAT64, Drift, SgdSettings, largest
+from pytest_dnnbench.rank.whole import part, whole
 from pytest_dnnbench.rank.workload import Workload
 
 Tensors = dict[str, torch.Tensor]
@@ -97,7 +99,20 @@ class UpdateRule:
     def clip(self) -> None:
         """Clips the averaged gradients."""
         if self.clip_norm is not None:
-            clip_grad_norm_(self.module.parameters(), self.clip_norm)
+            with marks.mark("optimizer", "clipping"):
+                self._clip(self.clip_norm)
+
+    def _clip(self, clip_norm: float) -> None:
+        gradients = [each.grad for each in self.module.parameters() if each.grad is not None]
+        if len({type(gradient) for gradient in gradients}) == 1:
+            clip_grad_norm_(self.module.parameters(), clip_norm)
+            return
+        # torch's function takes whole gradients or gradients in parts, not both.
+        norms = [whole(torch.linalg.vector_norm(gradient)) for gradient in gradients]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        factor = (clip_norm / (norm + CLIP_EPSILON)).clamp(max=1.0)
+        for gradient in gradients:
+            part(gradient).mul_(factor)
 
     def update(self) -> None:
         """Clips, then updates the weights and the learning rates."""
@@ -108,7 +123,8 @@ class UpdateRule:
     def follow(self) -> None:
         """Lets the scheduler follow an update."""
         if self.scheduler is not None:
-            self.scheduler.step()
+            with marks.mark("optimizer", "scheduler"):
+                self.scheduler.step()
 
 
 class ReferenceUpdate(Protocol):

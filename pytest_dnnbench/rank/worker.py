@@ -93,7 +93,8 @@ class Stepper(ABC):
 
     def recheck(self) -> str | None:
         """What is wrong with what is computed after the timed steps; None where nothing is,
-        or where the nobody can tell. Called last, in one launch of a case, on every rank."""
+        or where the nobody can tell. Called after the timed run, in one launch of a case, on every
+        rank."""
         return None
 
     @property

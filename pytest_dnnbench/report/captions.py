@@ -21,13 +21,15 @@ def environment_line(study: Study) -> str:
     parts += [f"{facts['cores']} cores"] if facts.get("cores") else []
     parts += [f"{name} {facts[name]}" for name in _PACKAGES if facts.get(name)]
     parts += [form.format(chosen[name]) for name, form in _SETTINGS.items() if chosen.get(name)]
+    parts += [str(chosen["form"])] if chosen.get("form", "plain") != "plain" else []
     return ", ".join(parts) or "environments differ: see the page"
 
 
 def caption(study: Study, plot: str = "throughput") -> str:
-    """The caption of a plot. The plot of step times explains its marks itself."""
+    """The caption of a plot. Those of step times and of breakdowns explain their marks
+    themselves."""
     environment = environment_line(study)
-    if plot == "steps":
+    if plot in ("steps", "breakdown"):
         return f"{environment}."
     return (
         f"Median of {launches_and_steps(study)}; whiskers: 95% interval over launches;"

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_dnnbench.metrics import metric_row
+from pytest_dnnbench.report.breakdowns import COLOURS, broken_down
 from pytest_dnnbench.report.canvas import FAINT, INK, look, short
 from pytest_dnnbench.report.figures import MIB
+from pytest_dnnbench.report.history import history as case_history
 from pytest_dnnbench.report.marks import (
     GREY,
     Quantity,
@@ -29,6 +31,7 @@ from pytest_dnnbench.report.marks import (
 from pytest_dnnbench.report.runs import Result, Run
 from pytest_dnnbench.report.standings import Standing
 from pytest_dnnbench.report.study import Group, Study, unlike
+from pytest_dnnbench.step_parts import PARTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,7 +134,8 @@ def _step_columns(
 
 def history(runs: Sequence[Run], results: Sequence[Result], metric: str, axes: "Axes") -> None:
     """One metric of one case over stored sessions. The marker shows the verdict on this metric; a
-    grey one means another environment than the newest session's."""
+    grey one means another environment than the newest session's. An upright line stands before
+    the session from which on the level was another (history.py)."""
     newest = results[-1]
     quantity = quantity_of(newest, metric)
     values = [(result.value(metric) or 0.0) / quantity.scale for result in results]
@@ -141,12 +145,21 @@ def history(runs: Sequence[Run], results: Sequence[Result], metric: str, axes: "
     labelled: set[str] = set()
     for place, result in enumerate(results):
         _verdict_mark(axes, (place, values[place]), result, metric, newest, labelled)
+    _change_lines(results, metric, axes)
     shown = evenly(list(range(len(results))), 5)
     axes.set_xticks(shown, [_day(runs[results[place].run]) for place in shown])
     axes.set_ylim(0.9 * min(values), 1.1 * max(values))
     axes.set_ylabel(quantity.label)
     case = newest.case
     titled(axes, f"{case.model}, {case.framework}, {case.phase}, {devices(newest)}")
+
+
+def _change_lines(results: Sequence[Result], metric: str, axes: "Axes") -> None:
+    places = {result.run: place for place, result in enumerate(results)}
+    for number, changed in enumerate(case_history(results, metric).changes):
+        label = None if number else "change of the level"
+        place = places[changed.after.run] - 0.5
+        axes.axvline(place, color=INK, linewidth=1.2, linestyle=":", zorder=1, label=label)
 
 
 def quantity_of(result: Result, metric: str) -> Quantity:
@@ -180,6 +193,24 @@ def leads(standings: Sequence[Standing], axes: "Axes") -> None:
     axes.set_xlim(max(100 * lowest - 3, -2), 104)
     axes.set_xlabel("throughput in % of the fastest, with 95% intervals over launches")
     axes.grid(visible=False, axis="y")
+
+
+def breakdown(study: Study, results: Sequence[Result], axes: "Axes") -> None:
+    """A bar per case: the shares of its step by part."""
+    entries = broken_down(results)
+    lefts = [0.0] * len(entries)
+    for part, words in PARTS.items():
+        shares = [100 * entry.shares.get(part, 0.0) for _, entry in entries]
+        if any(shares):
+            axes.barh(range(len(entries)), shares, 0.62, lefts, color=COLOURS[part], label=words)
+        lefts = [left + share for left, share in zip(lefts, shares, strict=True)]
+    names = [f"{study.label(result)}, {devices(result)}" for result, _ in entries]
+    axes.set_yticks(range(len(entries)), [short(name, 36) for name in names])
+    axes.set_ylim(len(entries) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("share of a profiled step [%]")
+    axes.grid(visible=False, axis="y")
+    titled(axes, f"{results[0].case.model}, {results[0].case.phase}")
 
 
 def _verdict_mark(

@@ -7,6 +7,7 @@ from functools import partial
 
 from pytest_dnnbench.metrics import THROUGHPUT, metric_row
 from pytest_dnnbench.report import panels
+from pytest_dnnbench.report.breakdowns import broken_down
 from pytest_dnnbench.report.canvas import PANEL_INCHES, WIDE_INCHES, Draw
 from pytest_dnnbench.report.figures import MIB
 from pytest_dnnbench.report.marks import Quantity, drawable
@@ -18,6 +19,9 @@ from pytest_dnnbench.report.winners import contests
 
 LEADS = "leads"
 """The key of the chart that comes first."""
+
+MOST_BARS = 12
+"""Cases of one panel of breakdowns."""
 
 MOST_PANELS = 6
 """Panels drawn of one plot. The tables hold all cases, and the plot says so."""
@@ -53,6 +57,7 @@ def plots(study: Study) -> list[Plot]:
         _speedup(study),
         _memory(study),
         _step_times(study),
+        *_breakdown(study),
         _history(study),
     ]
 
@@ -140,6 +145,33 @@ def _step_times(study: Study) -> Plot:
     )
 
 
+def _breakdown(study: Study) -> list[Plot]:
+    """A plot where steps were profiled; none elsewhere, for few sessions do."""
+    groups = [(group, broken_down(group.results)) for group in study.groups]
+    drawn = [
+        Panel(
+            group.label,
+            partial(panels.breakdown, study, [result for result, _ in entries][:MOST_BARS]),
+        )
+        for group, entries in groups
+        if entries
+    ]
+    if not drawn:
+        return []
+    return [
+        _plot(
+            "breakdown",
+            "Where a step's time goes",
+            "From steps under torch's profiler, after the timed ones and slower than they are."
+            " Exposed communication overlaps no compute of its rank, and includes waiting for other"
+            " ranks.",
+            drawn,
+            "",
+            width=WIDE_INCHES,
+        )
+    ]
+
+
 def _history(study: Study) -> Plot:
     histories: list[tuple[str, list[Result]]] = []
     for results in study.history.values():
@@ -153,7 +185,8 @@ def _history(study: Study) -> Plot:
         "History",
         "A case over stored sessions, oldest first: its throughput or, where another metric gave"
         " the newest session its verdict, that one. The marker is the verdict on this metric in"
-        " that session. Regressed cases first, then those that changed most.",
+        " that session; a dotted line stands where the level changed. Regressed cases first, then"
+        " those that changed most.",
         [
             Panel(
                 f"{results[-1].name}, {metric_row(metric).title}",

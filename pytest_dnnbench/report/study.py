@@ -29,6 +29,7 @@ CASE_SETTINGS = (
     "scaling",
     "device",
     "seed",
+    "form",
 )
 RUN_SETTINGS = ("steps", "warmup")
 
@@ -87,11 +88,11 @@ class Study:
             for result in run.results:
                 self.history[identity(result)].append(result)
         self.latest = sorted((results[-1] for results in self.history.values()), key=_place)
-        self.functions = [
-            *{
-                _function_identity(result): result for run in self.runs for result in run.functions
-            }.values()
-        ]
+        self.function_history: dict[Key, list[Result]] = defaultdict(list)
+        for run in self.runs:
+            for result in run.functions:
+                self.function_history[_function_identity(result)].append(result)
+        self.functions = [results[-1] for results in self.function_history.values()]
 
     @property
     def measured(self) -> list[Result]:
@@ -188,6 +189,7 @@ def settings(result: Result) -> dict[str, Scalar]:
     cases of images have an image's size."""
     case, run = result.case, result.record.run
     chosen: dict[str, Scalar] = {name: getattr(case, name) for name in CASE_SETTINGS}
+    chosen["form"] = case.form.label or "plain"
     if run.sample != "img":
         del chosen["image_size"]
     chosen |= {name: getattr(run, name) for name in RUN_SETTINGS}

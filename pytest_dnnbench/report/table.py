@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_dnnbench.metrics import THROUGHPUT
+from pytest_dnnbench.report.breakdowns import breakdown_lines
 from pytest_dnnbench.report.captions import launches_and_steps
 from pytest_dnnbench.report.functions import function_table
 from pytest_dnnbench.report.plans import plan_lines
@@ -59,6 +60,7 @@ def render(study: Study, width: int = 80) -> list[Line]:
     lines: list[Line] = []
     for section in parts:
         lines += [*layout.section(section), Line("")]
+    lines += map(Line, breakdown_lines(study, width))
     lines += [*functions, Line("")] if functions else []
     return lines + _paragraphs([*_notes(study, rows, layout.keys), *plan_lines(study)], width)
 

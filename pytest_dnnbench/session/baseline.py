@@ -9,8 +9,9 @@ import pytest
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.harmless import refusal
+from pytest_dnnbench.results.baselines.anchor_source import AnchorSource, load_anchor
 from pytest_dnnbench.results.baselines.baseline_source import load_baseline
-from pytest_dnnbench.results.baselines.case_baseline import ComparedWith, NoBaseline
+from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline, ComparedWith, NoBaseline
 from pytest_dnnbench.results.baselines.comparability import (
     CASE_FACTS,
     fact_names,
@@ -33,6 +34,7 @@ class SessionBaseline:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._baseline: Baseline | None = None
+        self._anchor: AnchorSource | None = None
         self._layers: list[Mapping[str, Limit]] = []
         self._misused: dict[str, str] = {}
         self.deselected: set[str] = set()
@@ -121,6 +123,10 @@ class SessionBaseline:
                     " first save a few with --benchmark-save and a number of launches, as in"
                     " --dnn-launches 3"
                 )
+            if settings.anchor is not None:
+                self._anchor = load_anchor(
+                    settings.anchor, benchmark_file.storage_folder(self._config)
+                )
             self._baseline = baseline
         return self._baseline
 
@@ -178,8 +184,16 @@ class SessionBaseline:
         """What a case that was just measured is compared with."""
         if self._baseline is None:
             return NoBaseline()
-        across = state.settings(self._config).compare_across
-        return self._baseline.of(name, facts_of(record), across)
+        across, now = state.settings(self._config).compare_across, facts_of(record)
+        latest = self._baseline.of(name, now, across)
+        if self._anchor is None:
+            return latest
+        anchor = self._anchor.of(name, now, across)
+        if not isinstance(anchor, CaseBaseline):
+            return latest
+        if not isinstance(latest, CaseBaseline):
+            return anchor
+        return latest.anchored_at(anchor, f"{state.settings(self._config).anchor} ({anchor.file})")
 
     def lacking(self, measured: Collection[str]) -> list[str]:
         """Cases of the baseline that this session was to run and did not measure."""

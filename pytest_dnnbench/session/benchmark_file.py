@@ -144,8 +144,9 @@ def is_used(benchmark: Any) -> bool:
 
 
 def excuse(benchmark: Any) -> None:
-    """Takes back the duty to use the `benchmark` fixture, of a test that has failed: otherwise
-    pytest-benchmark's warning makes a second failure of it under `filterwarnings = error`."""
+    """Takes back the duty to use the `benchmark` fixture, of a test that has failed or was
+    interrupted: otherwise pytest-benchmark's warning makes a second failure of it, or an internal
+    error, under `filterwarnings = error`."""
     benchmark.skipped = True
 
 

@@ -57,10 +57,14 @@ class ReplayClocks:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Lets a case that failed before it measured anything fail once, not twice."""
+        """Lets a case that failed before it measured anything fail once, not twice; and one that is
+        interrupted, whose call has no report, not at all."""
         report = yield  # pytest-benchmark's own wrapper, inside ours, sets the same attribute
-        if call.when == "call" and call.excinfo is not None and state.is_case(item):
-            excuse(item.funcargs["benchmark"])  # type: ignore[attr-defined] # a test function's
+        failed = call.excinfo is not None
+        if state.is_case(item) and (failed if call.when == "call" else call.when == "setup"):
+            benchmark = item.funcargs.get("benchmark")  # type: ignore[attr-defined] # a test function's
+            if benchmark is not None:  # absent where the set-up failed before it
+                excuse(benchmark)
         return report
 
     @pytest.hookimpl(tryfirst=True)

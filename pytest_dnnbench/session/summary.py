@@ -1,6 +1,6 @@
 """The one terminal summary of a session, in order: the table and what disturbed its launches, the
-verdicts, the other side, the launch plan, what was not timed, the journal, the report, a failed
-save."""
+verdicts, the other side, the launch plan, what was not timed, the journal, the report, GitHub's
+annotations, a failed save."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from pytest_dnnbench.harmless import one_line
 from pytest_dnnbench.session import benchmark_file, state
+from pytest_dnnbench.session.github import GitHub
 from pytest_dnnbench.session.journal import Journaling
 from pytest_dnnbench.session.launch_planning import LaunchPlanning
 from pytest_dnnbench.session.report import SessionReport
@@ -36,6 +37,7 @@ ORDER: tuple[type[Summarised], ...] = (
     Xdist,
     Journaling,
     SessionReport,
+    GitHub,
     Saving,
 )
 

@@ -7,18 +7,21 @@ fit as a baseline.
 Baselines, limits and statistics live in results/; what is said at the end in verdict_summary.py.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import pytest
 
+from pytest_dnnbench.errors import DnnbenchError
+from pytest_dnnbench.harmless import one_line
 from pytest_dnnbench.metrics import THROUGHPUT, YARDSTICK
 from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
 from pytest_dnnbench.results.baselines.comparability import elsewhere
 from pytest_dnnbench.results.baselines.limits import Limit
+from pytest_dnnbench.results.records.breakdown import breakdown_of
 from pytest_dnnbench.results.records.launches import launches_of
 from pytest_dnnbench.results.records.measurement import Measurement
 from pytest_dnnbench.results.records.schema import (
@@ -48,6 +51,7 @@ from pytest_dnnbench.results.verdicts.text import (
     slow_rank,
     unjudged_lines,
 )
+from pytest_dnnbench.results.verdicts.why import FEWEST, explain, unexplained
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.baseline import SessionBaseline
 from pytest_dnnbench.session.completeness import Completion
@@ -56,8 +60,16 @@ from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.settings import Settings
 from pytest_dnnbench.session.verdict_summary import verdict_lines
 
-Again = Callable[[int], Measurement]
-"""Measures the case in this number of fresh launches."""
+
+class Again(Protocol):
+    """Measures the case in a number of fresh launches."""
+
+    def __call__(self, count: int, *, profiled: bool = False) -> Measurement:
+        """Profiled ones run a few more steps after the timed ones, under torch's profiler."""
+
+
+TIMES = (THROUGHPUT, "step_time_s")
+"""The metrics whose regression a breakdown explains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +169,7 @@ class Verdicts:
         record.verdict = msgspec.structs.replace(
             record.verdict, elsewhere=elsewhere(baseline.recorded, record)
         )
+        self._explain(record, baseline, again)
         unheld = unjudged_lines(record.verdict)
         if names := unmeasured(record.metrics, layers):
             _note(record, "limited but not measured", ", ".join(names))
@@ -190,6 +203,26 @@ class Verdicts:
         }
         verdict = judge_again(first, fresh, baseline, limits, alpha)
         record.verdict = msgspec.structs.replace(verdict, confirmation=confirmation)
+
+    def _explain(self, record: Record, baseline: ComparedWith, again: Again) -> None:
+        """Says why a case got slower, where the baseline has a profile. A case without a profile of
+        its own is profiled in fresh launches."""
+        regressed = {
+            name for name, metric in record.verdict.metrics.items() if metric.status == "regressed"
+        }
+        if baseline.breakdown is None or self._settings.accept or not regressed & {*TIMES}:
+            return
+        if record.breakdown is None or len(record.breakdown.launches) < FEWEST:
+            try:
+                record.breakdown = breakdown_of(again(FEWEST, profiled=True).launches)
+            except DnnbenchError as error:  # the verdict stands all the same
+                record.why = unexplained(f"the profiled launches failed: {one_line(error)}")
+                return
+        record.why = (
+            explain(baseline.breakdown, record.breakdown)
+            if record.breakdown
+            else unexplained("the framework completes no two steps on some rank")
+        )
 
     def _number_of_tests(self, item: pytest.Item) -> int:
         """The tests of all cases of the session, those of other xdist workers too; counted once, at

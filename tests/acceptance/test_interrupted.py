@@ -256,6 +256,15 @@ def test_a_case_that_fails_is_one_failure_and_hides_no_other(
     assert "error" not in result.stdout.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert 'errors="0" failures="2"' in (pytester.path / "junit.xml").read_text()
+    pytester.makepyfile(
+        test_cases="""
+        def test_interrupted(framework, model, gpus, process_group, dnnbench):
+            raise KeyboardInterrupt
+        """
+    )
+    result = subprocess.run(command(), capture_output=True, text=True, timeout=300)
+    assert result.returncode == pytest.ExitCode.INTERRUPTED
+    assert "not used" not in result.stdout + result.stderr
     nothing = subprocess.run(
         command("--benchmark-save", "a", "-k", "nosuch"), capture_output=True, text=True, timeout=60
     )

@@ -72,6 +72,13 @@ def residual(channels: int, classes: int) -> nn.Module:
     return Residual(channels, classes)
 
 
+def lopsided(channels: int, classes: int) -> nn.Module:
+    """Nearly all of the work in one operator, so that no cut makes two equal stages."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(784 * channels, 4000), nn.ReLU(), nn.Linear(4000, classes)
+    )
+
+
 RESIDUAL_CUTS: dict[int, tuple[str, ...]] = {
     1: (),
     2: ("norms_1",),

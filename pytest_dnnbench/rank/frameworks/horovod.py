@@ -18,6 +18,7 @@ from torch import nn
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import Rounding
 
@@ -43,7 +44,16 @@ class HorovodWorker(DataParallelWorker):
         options = request.case.options
         self.op = str(options.get("op", "average"))
         self.compression = str(options.get("compression", "none"))
-        self.passes = int(options.get("backward_passes_per_step", 1))
+        own_passes = int(options.get("backward_passes_per_step", 1))
+        if own_passes != 1 and request.case.form.accumulate != 1:
+            raise UsageError(
+                f"--dnn-horovod-passes {own_passes} and --dnn-accumulate"
+                f" {request.case.form.accumulate} both say how many backward passes an update"
+                " averages: leave the first out"
+            )
+        self.passes = (
+            max(own_passes, request.case.form.accumulate) if own_passes > 0 else own_passes
+        )
         self._check(place)
         # On one rank Horovod's optimiser is torch's own.
         self.exchanges_zeros = place.world_size > 1
@@ -88,7 +98,8 @@ class HorovodWorker(DataParallelWorker):
         """Waits for the averaged gradients, then updates the weights. Horovod's optimiser would
         wait inside its step, where the wait could not be separated from the update."""
         optimizer: Any = self.optimizer  # Horovod has no types
-        optimizer.synchronize()
+        with marks.mark("communication", "Horovod's synchronize"):
+            optimizer.synchronize()
         self.own_work.alone()
         self.rule.clip()
         with optimizer.skip_synchronize():
@@ -163,7 +174,8 @@ def join(place: Place, core_settings: Mapping[str, str]) -> None:
             f" of {place.world_size}: launch with the catalog's rendezvous, and without"
             " HOROVOD_* set"
         )
-    if place.device.startswith("cuda") and place.world_size > 1 and not hvd.nccl_built():
+    # Of a single rank too: what it exchanges with itself goes the same way.
+    if place.device.startswith("cuda") and not hvd.nccl_built():
         raise UsageError(
             f"Horovod {_version()} was built without NCCL, so it cannot average on"
             f" {place.device}: run `dnnbench horovod --force` where CUDA's toolkit is, or use"

@@ -30,9 +30,11 @@ from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
 from pytest_dnnbench.rank.proof_conditions import proof_conditions
 from pytest_dnnbench.rank.reference import digest
+from pytest_dnnbench.rank.step_forms import laid_out, lay_out
 from pytest_dnnbench.rank.update_rule import has_own_update
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workload import Batch, Share
+from pytest_dnnbench.step_form import StepForm
 
 PROOF_IMAGE_SIZE = 64
 """Pixels a side of the proof's images, for models that take any size: the mathematics is the same
@@ -104,12 +106,15 @@ class StagedWorker(WorkloadWorker):
         nodes = [stage.nodes for stage in self.plan.stages]
         stages = cut(model, example, nodes, tied=self.takes_ties)
         self._ties = untied(stages)
+        for stage in stages:
+            lay_out(stage, self.case.form)
         return [widen(stage) if wide else stage for stage in stages]
 
     @property
     def settings(self) -> Sgd:
         """The session's settings of SGD."""
-        return Sgd(self.request.learning_rate, self.request.momentum, self.request.weight_decay)
+        request, fused = self.request, self.case.form.fused
+        return Sgd(request.learning_rate, request.momentum, request.weight_decay, fused)
 
     @property
     def rule(self) -> Sgd | OwnRule:
@@ -122,6 +127,11 @@ class StagedWorker(WorkloadWorker):
     def precision(self) -> str:
         """The case's."""
         return self.case.precision
+
+    @property
+    def form(self) -> StepForm:
+        """The case's."""
+        return self.case.form
 
     @property
     def predicted_step_s(self) -> float:
@@ -159,9 +169,10 @@ class StagedWorker(WorkloadWorker):
             if self.request.model in OF_ANY_SIZE and self.case.image_size > PROOF_IMAGE_SIZE:
                 workload = ImageWorkload(self.request.model, PROOF_IMAGE_SIZE)
             size = PROOF_IMAGES[workload.channels == 1]
-        return batches.synthetic_batch(
+        batch = batches.synthetic_batch(
             workload, 0, index, self.device, size=size, seed=self.case.seed, proof=True
         )
+        return laid_out(batch, self.case.form)
 
     @property
     def samples_of_row(self) -> int:
@@ -173,7 +184,8 @@ class StagedWorker(WorkloadWorker):
         """The data of one shard, from its begin."""
         case, pinned = self.case, self.device.type == "cuda"
         share = Share(case.phase, case.batch_size, shard, shards, case.seed, pinned)
-        return batches.batches(self.workload, share, self.device)
+        form = case.form
+        return (laid_out(b, form) for b in batches.batches(self.workload, share, self.device))
 
 
 def step_of(index: int, share: list[Completed], samples_of_row: int) -> Step:

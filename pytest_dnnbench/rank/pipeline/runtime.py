@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.planner.schedule import Backward, Forward, Schedule, Update
+from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
 from pytest_dnnbench.rank.pipeline.links import Links
 from pytest_dnnbench.rank.pipeline.occupancy import Occupancy
@@ -166,11 +167,13 @@ class Runtime:
         if self._first:
             images, labels = next(batches)
             return (images,), labels
-        *inputs, labels = self.links.take_activations(minibatch)
+        with marks.mark("bubble", "activations"):
+            *inputs, labels = self.links.take_activations(minibatch)
         return tuple(inputs), labels
 
     def _backward(self, action: Backward) -> Completed:
-        gradients = None if self._last else self.links.take_gradients(action.minibatch)
+        with marks.mark("bubble", "gradients"):
+            gradients = None if self._last else self.links.take_gradients(action.minibatch)
         start = self.occupancy.mark()
         to_inputs, to_parameters = self.stage.backward(action.minibatch, gradients)
         if not self._first:
@@ -185,7 +188,8 @@ class Runtime:
         if self._limit is not None:
             mean = self._limit.clipped(mean, self.device)
         start = self.occupancy.mark()
-        self.stage.stash.update(mean, self._base + action.oldest)
+        with marks.mark("optimizer"):
+            self.stage.stash.update(mean, self._base + action.oldest)
         # The update belongs to the last minibatch that it averages.
         last = min(action.version * self.schedule.update_size(self.links.stage), minibatches) - 1
         self.occupancy.add(last, start)
@@ -209,7 +213,8 @@ class Runtime:
         self.links.expect(map(Backward, share))  # where the receipts come from
         for number, minibatch in enumerate(share):
             if not self._last and number >= room:
-                self.links.take_gradients(share[number - room])
+                with marks.mark("bubble", "receipt"):
+                    self.links.take_gradients(share[number - room])
             yield self._evaluate(minibatch, batches)
         if not self._last:
             for minibatch in share[-room:]:

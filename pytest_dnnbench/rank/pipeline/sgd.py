@@ -9,8 +9,10 @@ class Sgd:
     learning_rate * v.
 
     `w` is the newest version of the weights, also where the gradient was taken at an older one.
+    `fused`: one kernel updates all weights; otherwise torch chooses, as torch.optim.SGD does.
     """
 
     learning_rate: float
     momentum: float = 0.0
     weight_decay: float = 0.0
+    fused: bool = False

@@ -122,8 +122,8 @@ class Stash:
             stepped,
             aligned,
             velocity,
-            fused=True,
-            foreach=False,
+            fused=settings.fused or None,
+            foreach=None,
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
             lr=settings.learning_rate,
@@ -131,8 +131,8 @@ class Stash:
             nesterov=False,
             maximize=False,
         )
-        # The fused kernel leaves this to its caller. It is what makes a backward pass raise that
-        # needs the former values.
+        # The fused kernel leaves this to its caller, the others count once more. It is what makes a
+        # backward pass raise that needs the former values.
         torch.autograd.graph.increment_version(parameters)
 
     @property

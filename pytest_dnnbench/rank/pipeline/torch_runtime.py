@@ -355,5 +355,6 @@ def _optimiser(
         lr=rule.learning_rate,
         momentum=rule.momentum,
         weight_decay=rule.weight_decay,
+        fused=rule.fused or None,
     )
     return made, None

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.pipeline.stage import Tensors
 from pytest_dnnbench.rank.pipeline.stream import Stream, stream_for
 
@@ -114,6 +115,7 @@ class Outbox:
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
+        self._stream.begin_thread()
         while self._send_next():
             pass
 
@@ -180,6 +182,7 @@ class Inbox:
 
     def _work(self) -> None:
         try:
+            self._stream.begin_thread()
             while self._expected.get():
                 self._room.acquire()
                 self.arrived.put(self._receive())
@@ -189,7 +192,8 @@ class Inbox:
     def _receive(self) -> tuple[Tensors, object]:
         header = torch.empty(_HEADER, dtype=torch.int64)
         dist.recv(header, self._peer, self._group)
-        with self._stream.running():
+        # The header has come, so the sender is ready: from here on the transfer takes the time.
+        with marks.mark("communication", "receive"), self._stream.running():
             tensors = _blanks(header, self._device)
             for tensor in tensors:
                 dist.recv(tensor.detach(), self._peer, self._group)

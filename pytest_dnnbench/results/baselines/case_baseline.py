@@ -1,16 +1,17 @@
 """What one case is compared with: CaseBaseline, or, where there is nothing to compare with,
 Incomparable or NoBaseline. All three answer the same questions."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, TypeAlias
 
 import msgspec
 
 from pytest_dnnbench.results.baselines.comparability import Difference, Recorded
 from pytest_dnnbench.results.baselines.limits import Limit
+from pytest_dnnbench.results.records.schema import BreakdownEntry
 from pytest_dnnbench.results.records.verdict import Against, Status
 from pytest_dnnbench.results.statistics.anchor import FEWEST, Anchor, anchor_of
-from pytest_dnnbench.results.statistics.noise import Noise, Prior, prior_of
+from pytest_dnnbench.results.statistics.noise import WINDOW, Noise, Prior, prior_of
 
 Sessions: TypeAlias = list[list[float]]
 """The launches of one metric in each session, oldest session first."""
@@ -33,7 +34,9 @@ class CaseBaseline:
     record. `noise` is there where it was learnt from more than the history, `priors` where other
     cases say something about it. `recorded` has the values that each fact which is only
     recorded, as the host name, had in these sessions. `earlier` is there where the history of a
-    metric is longer than what is kept of it.
+    metric is longer than what is kept of it. `anchored` has the sessions of each metric that the
+    user chose as the anchor, and `anchor_name` says which these are. `breakdown` is the newest of
+    these sessions' that has one.
     """
 
     file: str
@@ -46,6 +49,9 @@ class CaseBaseline:
     disturbed: tuple[str, ...] = ()
     recorded: Recorded = field(default_factory=dict)
     earlier: dict[str, Earlier] = field(default_factory=dict)
+    anchored: dict[str, Sessions] = field(default_factory=dict)
+    anchor_name: str = ""
+    breakdown: BreakdownEntry | None = None
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -58,9 +64,11 @@ class CaseBaseline:
         return [session for session in sessions if all(value > 0 for value in session)]
 
     def anchor_of(self, metric: str) -> Anchor | None:
-        """The first sessions of a metric's history; None where it is too short for them to be
-        another baseline than the latest."""
+        """The sessions that the user chose, else the first of a metric's history; None where it is
+        too short for these to be another baseline than the latest."""
         sessions = self.sessions_of(metric)
+        if chosen := self.anchored.get(metric):
+            return Anchor(chosen, sessions, 0, self.anchor_name, self.prior_of(metric))
         earlier = self.earlier.get(metric)
         if earlier is None:
             return anchor_of(sessions)
@@ -68,6 +76,13 @@ class CaseBaseline:
             return None
         middle = len(earlier.first) // 2
         return Anchor(earlier.first, sessions, earlier.count + len(sessions) - middle)
+
+    def anchored_at(self, anchor: "CaseBaseline", name: str) -> "CaseBaseline":
+        """The same baseline beside an anchor: the latest sessions of `anchor`, which the user calls
+        `name`."""
+        sessions = {metric: anchor.sessions_of(metric)[-WINDOW:] for metric in anchor.history}
+        chosen = {metric: each for metric, each in sessions.items() if each}
+        return replace(self, anchored=chosen, anchor_name=name)
 
     def noise_of(self, metric: str) -> Noise | None:
         """The noise of a metric; None: to be learnt from `sessions_of`."""
@@ -101,6 +116,7 @@ class _WithoutSessions:
     disturbed: ClassVar[tuple[str, ...]] = ()
     metrics: ClassVar[tuple[str, ...]] = ()
     recorded: ClassVar[Recorded] = {}
+    breakdown: ClassVar[BreakdownEntry | None] = None
 
     def sessions_of(self, metric: str) -> Sessions:
         """As CaseBaseline.sessions_of."""

@@ -150,7 +150,7 @@ class StoredRuns:
         """A case in the sessions that have it, newest first, where it may be a baseline."""
         for run in self._newest_first():
             record = run.cases.get(name)
-            if record is not None and _fit(run, record):
+            if record is not None and is_fit(run, record):
                 yield _Stored(run, record)
 
     def _newest_first(self) -> Iterator[SavedRun]:
@@ -190,6 +190,9 @@ class StoredRuns:
             priors=self._priors,
             disturbed=tuple(metric for metric, launches in history.items() if not launches),
             recorded=recorded_of(record for _, record in compared[-WINDOW:]),
+            breakdown=next(
+                (record.breakdown for _, record in compared[::-1] if record.breakdown), None
+            ),
         )
 
     def _undisturbed(self, name: str, metric: str, sessions: list[_Stored]) -> Sessions:
@@ -211,7 +214,7 @@ def storage_runs(folder: Path, wanted: str) -> StoredRuns:
     Raises UsageError when NAME or NUMBER is not there, DataError when the session of a NUMBER is
     damaged or not fit.
     """
-    stored = _stored(folder)
+    stored = stored_files(folder)
     if wanted.isdigit():
         chosen = [path for number, _, path in stored if number == int(wanted)]
         if not chosen:
@@ -260,8 +263,8 @@ def _unlike(
     return unlike
 
 
-def _stored(folder: Path) -> list[tuple[int, str, Path]]:
-    """Newest first."""
+def stored_files(folder: Path) -> list[tuple[int, str, Path]]:
+    """Number, name and path of each session of a storage, newest first."""
     if not folder.is_dir():
         return []
     matches = [(_STORED.fullmatch(path.name), path) for path in folder.glob("*.json")]
@@ -276,7 +279,8 @@ def _nothing(folder: Path, stored: list[tuple[int, str, Path]]) -> str:
     return f"{folder} holds no such session; the newest are {names}"
 
 
-def _fit(run: SavedRun, record: Record) -> bool:
+def is_fit(run: SavedRun, record: Record) -> bool:
+    """Whether a case of a session may be a baseline."""
     return record.verdict.status != "regressed" or run.session.accepted is not None
 
 
@@ -301,7 +305,7 @@ def _histories(runs: Sequence[SavedRun], names: Sequence[str], metric: str) -> l
     histories = []
     for name in names:
         records = [
-            run.cases[name] for run in runs if name in run.cases and _fit(run, run.cases[name])
+            run.cases[name] for run in runs if name in run.cases and is_fit(run, run.cases[name])
         ]
         every = [record.undisturbed(metric) for record in records if metric in record.metrics]
         histories.append([launches for launches in every if launches])

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.device_peaks import peak_flops
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.function_case import MeasuredCase
 from pytest_dnnbench.messages import Correctness, RankReport
-from pytest_dnnbench.metrics import ALGORITHM_BANDWIDTH, METRICS, Metric
+from pytest_dnnbench.metrics import ALGORITHM_BANDWIDTH, METRICS, MFU, Metric
 from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry, Environment
 from pytest_dnnbench.run_length import Length
 
@@ -203,13 +205,33 @@ class Measurement:
         """The metrics that every launch has, by name, in the order of their rows."""
         values = {}
         for metric in METRICS.values():
-            launches = [launch.figures(metric) for launch in self.launches]
+            launches = [self._figures(metric, launch) for launch in self.launches]
             if all(launches) and self.case.has_phase(metric.phases):
                 values[metric.name] = Figures(
                     per_launch=[float(metric.over_all(ranks)) for ranks in launches],
                     per_rank=self._per_rank(metric, launches),
                 )
         return values
+
+    def _figures(self, metric: Metric, launch: Launch) -> list[float]:
+        """As Launch.figures; MFU takes what the proof knows too."""
+        if metric.name != MFU:
+            return launch.figures(metric)
+        mfu = self._mfu(launch)
+        return [] if mfu is None else [mfu]
+
+    def _mfu(self, launch: Launch) -> float | None:
+        """The operations that the model needs for what it did in a second, over what the launch's
+        GPUs can do at most; None where either is not known."""
+        flops = self.correctness.about.get("flops_per_sample")
+        names = str(self.environment.must_match.get("gpu") or "")
+        if not isinstance(self.case, Case) or not isinstance(flops, float) or not names:
+            return None
+        peaks = [peak_flops(name, self.case.precision) for name in names.split(", ")]
+        stated = [peak for peak in peaks if peak is not None]
+        if len(stated) < len(peaks) or len(peaks) != self.case.gpus:
+            return None
+        return launch.throughput * flops / math.fsum(stated)
 
     def _per_rank(self, metric: Metric, launches: list[list[float]]) -> list[float]:
         """Empty also where only some ranks report the metric: nobody could say which."""

@@ -10,6 +10,7 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.messages import RankReport
 from pytest_dnnbench.metrics import metric_row
+from pytest_dnnbench.results.records.breakdown import breakdown_of, troubles
 from pytest_dnnbench.results.records.launches import Reasons, launches_of
 from pytest_dnnbench.results.records.measurement import Launch, Measurement
 from pytest_dnnbench.results.records.plan_entry import plan_entry
@@ -17,6 +18,7 @@ from pytest_dnnbench.results.records.schema import (
     SCHEMA,
     LaunchEntry,
     MetricEntry,
+    Note,
     Record,
     RunFacts,
 )
@@ -52,6 +54,8 @@ def make_record(measurement: Measurement) -> Record:
         correctness=measurement.correctness,
         plan=plan_entry(measurement),
         details=[dict(report.details) for report in reports],
+        breakdown=breakdown_of(measurement.launches),
+        notes=[Note(kind="no trace", text=text) for text in troubles(measurement.launches)],
     )
 
 

@@ -17,7 +17,7 @@ from pytest_dnnbench.results.baselines.limits import Layers, Limit, resolve
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.records.schema import LimitEntry, MetricEntry
 from pytest_dnnbench.results.records.verdict import MetricVerdict, Status, Verdict
-from pytest_dnnbench.results.statistics.anchor import SHARE
+from pytest_dnnbench.results.statistics.anchor import SHARE, Anchor
 from pytest_dnnbench.results.statistics.decision import (
     Decision,
     confirm,
@@ -213,8 +213,8 @@ def _declined(
     limit: Limit,
     alpha: float,
 ) -> _Decided | None:
-    """The look at the first sessions of the history, where there are enough and the metric is worse
-    than in them; None also where the machine has become as much slower."""
+    """The look at the anchor, the user's or the first sessions of a history that has enough, where
+    the metric is worse than there; None also where the machine has become as much slower."""
     looks, anchor = _Looks(measured[metric], fresh.get(metric)), baseline.anchor_of(metric)
     first, again = looks.values
     positive = all(value > 0 for value in (*first, *(again or ())))
@@ -234,11 +234,18 @@ def _declined(
     if drift and drift.explains(metric, decision):
         return None
     verdict = _metric_verdict(metric, looks, decision, limit.relative_source, drift)
-    since = (
+    return _Decided(msgspec.structs.replace(verdict, since=_since(anchor)), suspect=True)
+
+
+def _since(anchor: Anchor) -> str:
+    """What a declined metric was compared with."""
+    if anchor.named:
+        sessions = f"{len(anchor.first)} session{'' if len(anchor.first) == 1 else 's'}"
+        return f"compared with the anchor {anchor.named} ({sessions}), not with the latest ones"
+    return (
         f"a slow decline: compared with the first {len(anchor.first)} of the last"
         f" {anchor.distance + len(anchor.first) // 2} sessions, for the latest ones declined too"
     )
-    return _Decided(msgspec.structs.replace(verdict, since=since), suspect=True)
 
 
 def _decided(

@@ -11,6 +11,7 @@ from pytest_dnnbench.results.records.verdict import (
 )
 from pytest_dnnbench.results.statistics.noise import WINDOW
 from pytest_dnnbench.results.verdicts.straggler import straggler_of
+from pytest_dnnbench.results.verdicts.why import why_lines
 
 _SCALES = {
     "B": (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)),
@@ -22,8 +23,8 @@ _STANDS_OUT = 1.05
 
 def failure_message(record: Record) -> str:
     """What else changed on the machine, and the slow rank, if one is; then baseline, now, change,
-    limit, interval and confidence of each metric that regressed; then what the others are, and what
-    was not judged."""
+    limit, interval and confidence of each metric that regressed; then what the others are, what was
+    not judged, and why the case got slower, if that is known."""
     verdict = record.verdict
     lines = [f"regressed: {record.measured_case.label}, {_against(verdict)}"]
     if other := elsewhere_text(verdict):
@@ -43,7 +44,7 @@ def failure_message(record: Record) -> str:
     ]
     if others:
         lines.append(f"  others: {', '.join(others)}")
-    lines += [f"  {line}" for line in unjudged_lines(verdict)]
+    lines += [f"  {line}" for line in (*unjudged_lines(verdict), *why_lines(record.why))]
     return harmless.lines(lines)
 
 

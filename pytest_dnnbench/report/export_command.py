@@ -1,0 +1,82 @@
+"""`dnnbench export`: writes saved sessions for services that keep histories (exports.py)."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.files import replace_file
+from pytest_dnnbench.harmless import say
+from pytest_dnnbench.report.exports import FORMATS, points
+from pytest_dnnbench.report.runs import Run, read_run
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status 0. Raises DataError for a file that is no saved session, UsageError where nothing
+    can be exported or a file cannot be written."""
+    options = _parser().parse_args(arguments)
+    metrics = tuple(name.strip() for name in options.metrics.split(",") if name.strip())
+    runs = [_numbered(read_run(path), number) for number, path in enumerate(options.files)]
+    exported, absent = points(runs, metrics)
+    for line in (*(note for run in runs for note in run.notes), *absent):
+        say(line, sys.stderr)
+    if not exported:
+        measured = {
+            name
+            for run in runs
+            for result in (*run.results, *run.functions)
+            for name in result.record.metrics
+        }
+        raise UsageError(
+            f"nothing to export: no case has a figure of {', '.join(metrics) or 'any metric'};"
+            f" measured were {', '.join(sorted(measured)) or 'none'}"
+        )
+    for name, content in FORMATS[options.to](exported).items():
+        say(_written(options.output, name, content))
+    return 0
+
+
+def _numbered(run: Run, number: int) -> Run:
+    return replace(
+        run,
+        results=tuple(replace(result, run=number) for result in run.results),
+        functions=tuple(replace(result, run=number) for result in run.functions),
+    )
+
+
+def _written(folder: Path, name: str, content: str) -> Path:
+    path = folder / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content)
+    except OSError as error:
+        raise UsageError(f"-o {folder} cannot be written to ({error.strerror})") from None
+    return path
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dnnbench export",
+        description="Write saved sessions in the format of a service that keeps histories.",
+    )
+    parser.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="a file that --benchmark-json or --benchmark-autosave wrote",
+    )
+    parser.add_argument(
+        "--to", required=True, choices=[*FORMATS], help="the format: see docs/ci.md for each"
+    )
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the files"
+    )
+    parser.add_argument(
+        "--metrics",
+        default="",
+        metavar="A,B",
+        help="export these metrics only, as in throughput,step_time_s (default: all)",
+    )
+    return parser

@@ -1,0 +1,118 @@
+"""A short session on one GPU: what only a real GPU, its driver and NVML can show."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_dnnbench.controller.nvml import gpu_handles, nvml
+from pytest_dnnbench.device_peaks import peak_flops
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = """
+import pytest
+
+@pytest.mark.parametrize("framework", ["single", "ddp"])
+def test_train(framework, model, process_group, dnnbench):
+    dnnbench.measure(framework, model, process_group(1), phase="train")
+
+def test_copies(process_group, dnnbench):
+    dnnbench.time(
+        "pytest_dnnbench.rank.collectives:AllReduce", process_group(1),
+        arguments={"size": 1 << 26}, check="pytest_dnnbench.rank.collectives:check",
+        collective="all_reduce",
+    )
+"""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a session printed, and its records by the name of the test."""
+
+    text: str
+    records: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """Two training cases and a timed function on one GPU, two launches each."""
+    folder = tmp_path_factory.mktemp("gpu")
+    (folder / "test_cases.py").write_text(CASES)
+    words = (
+        "-p no:cacheprovider --dnn-device cuda --dnn-gpu-counts 1 --dnn-models resnet18"
+        " --dnn-image-size 224 --dnn-batch-size 64 --dnn-precision bf16 --dnn-launches 2"
+        " --dnn-window 3s --benchmark-json out.json"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words.split()],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    benchmarks = json.loads((folder / "out.json").read_text())["benchmarks"]
+    records = {each["name"]: each["extra_info"]["dnnbench"] for each in benchmarks}
+    return Session(done.stdout, records)
+
+
+def windows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was read of the GPU in the window of each launch."""
+    return [
+        launch["conditions"]["gpu_window"][launch["conditions"]["gpu_uuids"][0]]
+        for launch in record["launches"]
+    ]
+
+
+def test_the_gpu_is_read_a_few_times_a_second(session: Session) -> None:
+    for record in session.records.values():
+        for window in windows(record):
+            assert window["samples"] >= 6
+            assert window["power_w"] > 0
+            assert 0 <= window["utilisation"] <= 1
+            assert window["sm_clock_mhz"] > 0
+            assert window["temperature_c"] > 0
+
+
+def test_energy_is_power_times_time(session: Session) -> None:
+    """Two ways that NVML has to say it."""
+    for record in session.records.values():
+        for launch, window in zip(record["launches"], windows(record), strict=True):
+            by_power = window["power_w"] * max(launch["rank_wall_s"])
+            assert window["energy_j"] == pytest.approx(by_power, rel=0.25)
+        entry = record["metrics"]["energy_per_sample_j"]
+        assert entry["unit"].startswith("J/")
+        assert entry["value"] > 0
+
+
+def test_ranks_warm_up_until_steps_are_steady(session: Session) -> None:
+    for record in session.records.values():
+        assert all(launch["steady"] for launch in record["launches"])
+
+
+def test_mfu_is_a_fraction_where_the_gpus_peak_is_known(session: Session) -> None:
+    record = session.records["test_train[resnet18-single]"]
+    known = peak_flops(record["environment"]["must_match"]["gpu"], "bf16")
+    if known is None:
+        assert "mfu" not in record["metrics"]
+    else:
+        assert 0 < record["metrics"]["mfu"]["value"] < 1
+
+
+def test_no_launch_was_disturbed_by_our_own_ranks(session: Session) -> None:
+    for record in session.records.values():
+        for launch in record["launches"]:
+            assert "process" not in (launch["conditions"].get("disturbed") or "")
+
+
+def test_the_driver_has_the_counters_that_throttling_is_taken_from() -> None:
+    with nvml() as library:
+        for handle in gpu_handles(library):
+            values = library.nvmlDeviceGetFieldValues(handle, [74, 269, 270, 271])
+            assert [value.nvmlReturn for value in values] == [0, 0, 0, 0]

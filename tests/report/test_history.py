@@ -1,0 +1,128 @@
+"""`dnnbench history`: the changes of stored sessions, and what was other since."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pytest_dnnbench.__main__ import main
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.report.plots import plots
+from pytest_dnnbench.report.runs import run_of
+from pytest_dnnbench.report.study import Study
+from pytest_dnnbench.results.records.schema import Environment
+from tests.report import records
+
+CASE = "cases.py::test_train[ddp-tiny-2gpu]"
+STEP = 18
+"""The first session that is slower."""
+
+
+def session(day: int, level: float, rng: np.random.Generator, **facts: Any) -> dict[str, Any]:
+    """A session of one case: throughput at a level, the yardstick, and allocated bytes."""
+    noise = np.exp(rng.normal(0, 0.005, 3))
+    record = records.record(
+        Case("ddp", "tiny", 2, "train"),
+        {
+            "throughput": (100 * level * noise).tolist(),
+            "yardstick_s": (0.002 * noise).tolist(),
+            "allocated_peak_bytes": [2e9] * 3,
+        },
+    )
+    record.environment = Environment(
+        must_match=dict(record.environment.must_match),
+        recorded=dict(record.environment.recorded) | facts,
+    )
+    content = records.saved(records.as_saved(record, CASE), day=day)
+    return content | {"commit_info": {"id": f"{day:02}abcdef"}}
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """28 sessions; from the one of day STEP on the case is 5% slower, and the driver another."""
+    rng = np.random.default_rng(2)
+    folder = tmp_path / "saved" / "Linux-CPython"
+    folder.mkdir(parents=True)
+    for day in range(1, 29):
+        slow = day >= STEP
+        content = session(day, 0.95 if slow else 1.0, rng, driver="570" if slow else "565")
+        (folder / f"{day:04}_night.json").write_text(json.dumps(content))
+    return folder.parent
+
+
+def test_the_session_of_the_change_is_named_with_its_size_and_what_was_other(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["history", str(storage)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("28 sessions, 1 histories: 1 with changes")
+    (change,) = [line for line in lines if line.startswith("  from ")]
+    assert change.startswith(f"  from {STEP:04}_night.json (2026-03-{STEP}) on: -")
+    assert change.endswith(", worse; 0.1% by chance")
+    assert any("since then other: driver: 565 -> 570" in line for line in lines)
+    assert f"    commits: {STEP - 1}abcdef..{STEP}abcdef" in lines
+
+
+def test_programs_get_every_value_and_change(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = "throughput,allocated_peak_bytes"
+    assert main(["history", str(storage), "--json", "--metric", metrics]) == 0
+    data = json.loads(capsys.readouterr().out)
+    speed, memory = data["histories"]
+    assert len(speed["values"]) == len(speed["sessions"]) == 28
+    (change,) = speed["changes"]
+    assert data["sessions"][change["from"]]["file"] == f"{STEP:04}_night.json"
+    assert change["interval"][0] < change["change"] < change["interval"][1] < 0
+    assert change["worse"] is True
+    assert memory["changes"] == []
+
+
+def test_sessions_of_another_environment_count_only_when_asked_for(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in sorted(storage.rglob("*.json"))[: STEP - 1]:
+        content = json.loads(path.read_text())
+        record = content["benchmarks"][0]["extra_info"]["dnnbench"]
+        record["environment"]["must_match"]["torch"] = "2.12.0"
+        path.write_text(json.dumps(content))
+    assert main(["history", str(storage)]) == 0
+    assert f"11 sessions, {STEP - 1} of another environment" in capsys.readouterr().out
+    assert main(["history", str(storage), "--across", "torch"]) == 0
+    assert "driver: 565 -> 570; torch: 2.12.0 -> 2.13.0" in capsys.readouterr().out
+
+
+def test_a_damaged_session_is_named_and_passed_over(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next(storage.rglob("0003_*.json")).write_text("{")
+    assert main(["history", str(storage)]) == 0
+    shown = capsys.readouterr()
+    assert "passed over: " in shown.err
+    assert shown.out.startswith("27 sessions")
+
+
+def test_what_is_not_there_is_refused_with_what_is(
+    storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["history", str(storage), "--case", "horovod"]) == 2
+    assert f"of 1 cases, as {CASE}" in capsys.readouterr().err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert main(["history", str(empty)]) == 2
+    assert "holds no stored session" in capsys.readouterr().err
+
+
+def test_the_page_draws_a_line_where_the_level_changed(storage: Path) -> None:
+    from matplotlib.figure import Figure
+
+    runs = [
+        run_of(json.loads(path.read_text()), path.name) for path in sorted(storage.rglob("*.json"))
+    ]
+    history = next(plot for plot in plots(Study(runs)) if plot.key == "history")
+    axes = Figure().add_subplot()
+    history.panels[0].draw(axes)
+    (line,) = [line for line in axes.get_lines() if line.get_label() == "change of the level"]
+    assert list(np.asarray(line.get_xdata(), dtype=float)) == [STEP - 1.5] * 2
