@@ -115,6 +115,7 @@ class Metric:
 
 THROUGHPUT = "throughput"
 LOSS = "loss"
+COMPILE = "compile_s"
 YARDSTICK = "yardstick_s"
 """Not of the case but of the machine: a fixed workload (rank/yardstick.py)."""
 
@@ -274,6 +275,7 @@ BUILT_IN = (
         scales=_SECONDS,
         devices=("cpu",),
     ),
+    Metric(COMPILE, "s", "lower", "compile time", over_ranks="max", timed=True, scales=_SECONDS),
     Metric(LOSS, "nat", "lower", "loss after the last step", phases=("train",)),
     Metric(
         "validation_accuracy",

@@ -12,7 +12,7 @@ from pytest_dnnbench.controller.ranks import Ranks, target_of
 from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.harmless import text_block
-from pytest_dnnbench.messages import FunctionRequest, Sample, Target
+from pytest_dnnbench.messages import FunctionRequest, RunRequest, Sample, Target
 from pytest_dnnbench.results.records.measurement import Measurement
 from pytest_dnnbench.results.records.record import make_record
 from pytest_dnnbench.results.records.schema import Record
@@ -132,6 +132,8 @@ class DnnBench:
             pytest.fail(lacks, pytrace=False)
         try:
             run = self._kept_run(prepared, spec, ranks)
+            if isinstance(run.request, RunRequest) and run.request.case.form.compile:
+                ranks.environment |= self._resources.compile_cache.variables()
             self._launch_unless_made(run, ranks, spec)
             failure = None
         except DnnbenchError as error:

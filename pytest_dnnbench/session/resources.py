@@ -23,6 +23,7 @@ from pytest_dnnbench.results.records.speed_up import SpeedUps
 from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import is_timed
+from pytest_dnnbench.session.compile_cache import CompileCache, check_compiler
 from pytest_dnnbench.session.settings import ALL, Settings
 from pytest_dnnbench.step_form import FORM_FIELDS, StepForm
 from pytest_dnnbench.text_file import TextFile, find_text
@@ -78,6 +79,7 @@ class Resources:
             side_by_side=side_by_side,
             server_pid=lambda: self.server.pid,
         )
+        self.compile_cache = CompileCache(self.machine.kind)
         self.runs: dict[str, CaseRun] = {}
         self.speed_ups = SpeedUps()
         self.progress: Progress | None = None
@@ -194,6 +196,8 @@ class Resources:
     def _check_forms(self) -> None:
         """Raises UsageError for a form that a framework which the user has named does not take, or
         that none takes. Cases of other frameworks are skipped, each with the reason."""
+        if self.settings.compile and self.machine.kind == "cpu":
+            check_compiler()
         refusals = []
         for spec in self._specs():
             try:

@@ -63,3 +63,30 @@ def test_a_form_is_in_ids_tables_and_records_and_is_not_compared_with_another(
         "form.fused",
         "form.memory_format",
     }
+
+
+def test_a_compiled_step_is_proven_and_its_compilation_shared(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For real, with the C++ compiler that torch finds."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    pytester.makepyfile(test_cases=CASES)
+    saved = pytester.path / "compiled.json"
+    pytester.runpytest_subprocess(
+        *SMALL,
+        "--dnn-frameworks=ddp",
+        "--dnn-launches=2",
+        "--dnn-compile",
+        f"--benchmark-json={saved}",
+        *("-k", "test_train"),
+    ).assert_outcomes(passed=1, deselected=1)
+    name = "test_cases.py::test_train[ddp-tests.tiny_models:tiny-1gpu-compile]"
+    record = read_saved(saved).cases[name]
+    about = record.correctness.about
+    assert about["compiled"] == "the step in float32; float64 runs as the model is written"
+    assert about["compiled graphs"] == 1
+    first, second = record.metrics["compile_s"].per_launch
+    # The second launch finds the kernels of the first.
+    assert first > second > 0
+    assert record.launches[0].warmup_steps == 2  # the step that compiles, and the one asked for
