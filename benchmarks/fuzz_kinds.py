@@ -30,6 +30,7 @@ from pytest_dnnbench.report.page import render as render_page
 from pytest_dnnbench.report.paste import csv_table, markdown
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.runs import read_run
+from pytest_dnnbench.report.side_by_side import side_table
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.report.table import render as render_table
 from pytest_dnnbench.results.baselines.baseline_source import load_baseline
@@ -175,7 +176,7 @@ def _tables(folder: Path, chance: random.Random) -> None:
     for line in render_table(study, chance.choice((20, 80, 200))):
         _check_printable(line.text)
     parts = sections(study)
-    _check_printable(markdown(parts, function_table(study), caption(study)))
+    _check_printable(markdown(parts, function_table(study), side_table(study), caption(study)))
     csv_table(parts, study)
     render_page(study, parts, [], "Benchmark report").encode()
     return None

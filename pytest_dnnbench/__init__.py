@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_dnnbench.rank.worker import Step, Worker
     from pytest_dnnbench.rank.workload import Share, Workload
     from pytest_dnnbench.session.bench import DnnBench
+    from pytest_dnnbench.step_form import StepForm
 
 __all__ = [
     "BuildError",
@@ -60,6 +61,7 @@ __all__ = [
     "RunRequest",
     "Share",
     "Step",
+    "StepForm",
     "UsageError",
     "Worker",
     "Workload",
@@ -82,6 +84,7 @@ _MODULES = {
     "RunRequest": "messages",
     "Share": "rank.workload",
     "Step": "rank.worker",
+    "StepForm": "step_form",
     "Worker": "rank.worker",
     "Workload": "rank.workload",
 }

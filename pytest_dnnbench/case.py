@@ -4,6 +4,7 @@ No torch here."""
 from dataclasses import dataclass, field
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.step_form import PLAIN, StepForm
 
 Scalar = str | int | float | bool
 
@@ -16,6 +17,9 @@ DEVICES = ("cuda", "cpu")
 MNIST_IMAGE_SIZE = 28
 """Images of this size have MNIST's form: one channel, ten classes. Any other size has ImageNet's: 3
 and 1000."""
+
+IMAGENET_IMAGE_SIZE = 224
+"""Pixels a side of the images that ImageNet's models are measured with."""
 
 
 def image_form(image_size: int) -> tuple[int, int]:
@@ -31,7 +35,8 @@ class Case:
     `batch_size` is the number of samples in one rank's minibatch; under strong scaling, after the
     division. `gpus` counts ranks: on a machine without GPUs they are CPU processes. A sample of
     tokens has `sequence_length` of them; 0: as many as the model chooses. `options` are the
-    framework's own. Raises UsageError for a value that no case can have.
+    framework's own; `form` is how a step is run. Raises UsageError for a value that no case can
+    have.
     """
 
     framework: str
@@ -47,6 +52,7 @@ class Case:
     seed: int = 0
     sequence_length: int = 0
     options: dict[str, Scalar] = field(default_factory=dict)
+    form: StepForm = PLAIN
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -81,8 +87,9 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The case in the id of a test: `ddp-resnet50-4gpu`."""
-        return f"{self.framework}-{self.model}-{self.gpus}gpu"
+        """The case in the id of a test: `ddp-resnet50-4gpu`, `ddp-resnet50-4gpu-compile`."""
+        form = f"-{self.form.label}" if self.form.changed else ""
+        return f"{self.framework}-{self.model}-{self.gpus}gpu{form}"
 
     @property
     def label(self) -> str:

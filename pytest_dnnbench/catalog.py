@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.function_case import GROUPS
+from pytest_dnnbench.step_form import StepForm, check_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,9 @@ class FrameworkSpec:
     launches of a case, is "module:function": called on the ranks with place and RunRequest before
     the proof; what it returns on rank 0 becomes RunRequest.plan. A framework that is not
     `by_default` runs when it is named.
+
+    `forms` are the fields of StepForm (step_form.py) that its workers put into effect. All others
+    are refused, for the reason in `form_reasons` where there is one.
     """
 
     name: str
@@ -53,11 +57,35 @@ class FrameworkSpec:
     min_gpus: int = 1
     max_gpus: int | None = None
     options: tuple[FrameworkOption, ...] = ()
+    forms: tuple[str, ...] = ()
+    form_reasons: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self) -> tuple[str, ...]:
         """The required modules that are not installed; importing none of them."""
         return tuple(name for name in self.requires if importlib.util.find_spec(name) is None)
 
+    def check_form(self, form: StepForm, device: str) -> None:
+        """Raises UsageError, with the reason, where it cannot run a step in this form on this kind
+        of device."""
+        check_form(self.name, form, self.forms, self.form_reasons, device)
+
+
+_WHOLE_MODEL = (
+    "memory_format", "compile", "fused", "checkpointing", "accumulate", "cudnn_benchmark",
+)  # fmt: skip
+"""The forms of frameworks whose ranks hold the whole model."""
+
+_SHARED_OUT_REASONS = {
+    "memory_format": "the parts of the weights that ranks hold are laid out in rows",
+    "compile": "torch compiles the model as a whole, and ranks hold parts of it",
+}
+_PIPELINE_FORMS = ("memory_format", "fused", "cudnn_benchmark")
+_PIPELINE_REASONS = {
+    "compile": "a stage runs a traced graph, whose weights change from one pass to the next",
+    "checkpointing": "a stage may hold newer weights by the time it would run a block again",
+    "accumulate": "pipelines have an option of their own for that, --dnn-microbatches, where their"
+    " schedule averages several",
+}
 
 _PIPELINE_OPTIONS = (
     FrameworkOption(
@@ -99,6 +127,8 @@ def _pipedream(
         planning="pytest_dnnbench.rank.pipeline.planning:decide",
         by_default=by_default,
         options=(*_PIPELINE_OPTIONS, option),
+        forms=_PIPELINE_FORMS,
+        form_reasons=_PIPELINE_REASONS,
     )
 
 
@@ -112,6 +142,8 @@ def _torch_schedule(name: str, about: str) -> FrameworkSpec:
         by_default=False,
         min_gpus=2,
         options=(*_PIPELINE_OPTIONS, _MICROBATCHES, _STAGES_PER_RANK),
+        forms=_PIPELINE_FORMS,
+        form_reasons=_PIPELINE_REASONS,
     )
 
 
@@ -121,6 +153,7 @@ FRAMEWORKS = (
         "pytest_dnnbench.rank.frameworks.single:SingleWorker",
         "plain PyTorch on one device: what speed-up is measured against",
         max_gpus=1,
+        forms=_WHOLE_MODEL,
     ),
     FrameworkSpec(
         "ddp",
@@ -134,6 +167,7 @@ FRAMEWORKS = (
                 "look in every step for parameters without a gradient",
             ),
         ),
+        forms=_WHOLE_MODEL,
     ),
     FrameworkSpec(
         "horovod",
@@ -173,6 +207,51 @@ FRAMEWORKS = (
                 "backward passes per exchange and update",
             ),
         ),
+        forms=_WHOLE_MODEL,
+    ),
+    FrameworkSpec(
+        "fsdp",
+        "pytest_dnnbench.rank.frameworks.fsdp:FsdpWorker",
+        "torch.distributed.fsdp.fully_shard (FSDP2): sharded data parallel",
+        preload=("pytest_dnnbench.rank.frameworks.fsdp",),
+        by_default=False,
+        forms=("fused", "checkpointing", "accumulate", "cudnn_benchmark"),
+        form_reasons=_SHARED_OUT_REASONS,
+        options=(
+            FrameworkOption(
+                "reshard",
+                "fsdp-reshard",
+                "auto",
+                "free a block's weights after its forward pass; auto keeps the root's",
+                ("auto", "yes", "no"),
+            ),
+            FrameworkOption(
+                "param_dtype",
+                "fsdp-param-dtype",
+                "none",
+                "type of the weights in forward and backward pass; none keeps theirs",
+                ("none", "bf16"),
+            ),
+            FrameworkOption(
+                "reduce_dtype",
+                "fsdp-reduce-dtype",
+                "none",
+                "type in which gradients are averaged; none keeps theirs",
+                ("none", "bf16", "fp32"),
+            ),
+        ),
+    ),
+    FrameworkSpec(
+        "tp",
+        "pytest_dnnbench.rank.frameworks.tp:TpWorker",
+        "torch.distributed.tensor.parallel: tensor parallel",
+        preload=("pytest_dnnbench.rank.frameworks.tp",),
+        by_default=False,
+        forms=("checkpointing", "accumulate", "cudnn_benchmark"),
+        form_reasons={
+            **_SHARED_OUT_REASONS,
+            "fused": "torch's fused optimisers take parts or whole tensors, not both",
+        },
     ),
     _pipedream(
         "pipedream",
@@ -230,6 +309,9 @@ _OF_LARGE_IMAGES = """
 
 OF_ANY_SIZE = frozenset(f"torchvision.models:{name}" for name in _OF_ANY_SIZE.split())
 OF_LARGE_IMAGES = frozenset(f"torchvision.models:{name}" for name in _OF_LARGE_IMAGES.split())
+
+IMAGE_CLASSIFIERS = OF_ANY_SIZE | OF_LARGE_IMAGES
+"""The suite's models of images."""
 
 MODELS: dict[str, str] = {
     path.partition(":")[2]: path for path in sorted(OF_ANY_SIZE | OF_LARGE_IMAGES)

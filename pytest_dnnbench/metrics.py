@@ -115,6 +115,7 @@ class Metric:
 
 THROUGHPUT = "throughput"
 LOSS = "loss"
+COMPILE = "compile_s"
 YARDSTICK = "yardstick_s"
 """Not of the case but of the machine: a fixed workload (rank/yardstick.py)."""
 
@@ -206,6 +207,24 @@ BUILT_IN = (
         devices=("cuda",),
     ),
     Metric(
+        "parameter_bytes",
+        "B",
+        "lower",
+        "parameters held by a rank",
+        over_ranks="max",
+        exact=True,
+        scales=_BYTES,
+    ),
+    Metric(
+        "optimiser_bytes",
+        "B",
+        "lower",
+        "optimiser's state held by a rank",
+        over_ranks="max",
+        exact=True,
+        scales=_BYTES,
+    ),
+    Metric(
         "resident_peak_bytes",
         "B",
         "lower",
@@ -256,6 +275,7 @@ BUILT_IN = (
         scales=_SECONDS,
         devices=("cpu",),
     ),
+    Metric(COMPILE, "s", "lower", "compile time", over_ranks="max", timed=True, scales=_SECONDS),
     Metric(LOSS, "nat", "lower", "loss after the last step", phases=("train",)),
     Metric(
         "validation_accuracy",

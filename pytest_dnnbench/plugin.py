@@ -131,17 +131,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = [name for name in PARAMETERS if name in metafunc.fixturenames and name not in marked]
     if "dnnbench" not in metafunc.fixturenames or not wanted:
         return
-    rows = resources(metafunc.config).combinations(wanted)
-    ids = ["-".join(_id(*pair) for pair in zip(wanted, row, strict=True)) for row in rows]
-    metafunc.parametrize(
-        wanted, [pytest.param(*row, id=label) for row, label in zip(rows, ids, strict=True)]
-    )
+    shared = resources(metafunc.config)
+    rows = shared.combinations(wanted)
+    metafunc.parametrize(wanted, [pytest.param(*row, id=shared.id_of(wanted, row)) for row in rows])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Reads `4gpu` where a test gives its own counts."""
-    return _id(argname, val) if argname == "gpus" and isinstance(val, int) else None
+    return f"{val}gpu" if argname == "gpus" and isinstance(val, int) else None
 
 
 def pytest_report_header(config: pytest.Config) -> list[str] | None:
@@ -209,7 +207,3 @@ def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:
     if isinstance(argument, str):
         return [name.strip() for name in argument.split(",")]
     return list(argument)
-
-
-def _id(name: str, value: object) -> str:
-    return f"{value}gpu" if name == "gpus" else str(value)

@@ -232,3 +232,28 @@ class WideAdam(Workload):
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """AdamW."""
         return torch.optim.AdamW(model.parameters())
+
+
+class _Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(17, 8).to(torch.bfloat16), nn.Linear(8, 17)
+
+    def forward(self, tokens: torch.Tensor) -> Any:
+        return self.head(self.table(tokens).to(self.head.weight.dtype))
+
+
+class TwoTypes(Words):
+    """One block whose weights are of two types."""
+
+    def model(self) -> nn.Module:
+        """The block, and nothing else."""
+        return nn.Sequential(_Mixed())
+
+
+class SplitsNothing(Words):
+    """Names a layer that is not there."""
+
+    def split(self, model: nn.Module, ranks: int) -> dict[str, str]:
+        """A misspelt name."""
+        return {"nowhere": "column"}

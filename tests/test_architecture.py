@@ -27,6 +27,7 @@ LEAVES = {
         "collectives",
         "function_case",
         "powercap",
+        "step_form",
         "device_peaks",
         "protocol",
         "step_parts",

@@ -18,6 +18,18 @@ def tiny(channels: int = 1, classes: int = 10) -> nn.Module:
     )
 
 
+def deep(channels: int = 1, classes: int = 10) -> nn.Module:
+    """Three blocks of several layers each, and a head."""
+
+    def block(inputs: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(inputs, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.Dropout(0.1)
+        )
+
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, classes))
+    return nn.Sequential(block(channels), block(4), block(4), head)
+
+
 class Diverging(nn.Module):
     """Its loss is not a number from the sixth step in single precision on: no proof goes so far."""
 

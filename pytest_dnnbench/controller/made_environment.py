@@ -65,7 +65,10 @@ def _key(requirements: Sequence[str]) -> str:
 
 
 def _build(folder: Path, requirements: Sequence[str]) -> None:
-    _run([sys.executable, "-m", "venv", str(folder)], requirements)
+    # The pip of this environment is seen through the .pth file; a second one would bring setuptools
+    # of its own, as one more difference.
+    without_pip = ["--without-pip"] if "pip" in _versions() else []
+    _run([sys.executable, "-m", "venv", *without_pip, str(folder)], requirements)
     python = folder / "bin" / "python"
     scheme = {"base": str(folder), "platbase": str(folder)}
     packages = Path(sysconfig.get_path("purelib", scheme="venv", vars=scheme))

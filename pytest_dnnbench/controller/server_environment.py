@@ -27,6 +27,9 @@ OURS = {
     "NCCL_SOCKET_IFNAME": "lo",
     # The order in which NVML, by which GPUs are leased, numbers them. CUDA's own is by speed.
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    # A stage has more streams than the default of 8 queues: two that share one wait for each other,
+    # and receives of neighbouring stages then wait for ever.
+    "CUDA_DEVICE_MAX_CONNECTIONS": "32",
     "OPENBLAS_NUM_THREADS": "1",
     "PYTHONUNBUFFERED": "1",
 }

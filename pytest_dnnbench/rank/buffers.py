@@ -1,6 +1,9 @@
 """The buffers of a module by name, read and put back, also where a forward replaces them by new
 tensors."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -38,3 +41,18 @@ class Buffers:
                 value = values[name].clone()
                 for table, key in places:
                     table[key] = value
+
+    @contextmanager
+    def borrowed(self, values: dict[str, torch.Tensor]) -> Iterator[None]:
+        """For the length of a `with`, copies of these values stand in the places of the buffers.
+        The same tensors as before are back afterwards: others, as DistributedDataParallel, may hold
+        them too."""
+        own = [
+            (table, key, table[key]) for places in self._places.values() for table, key in places
+        ]
+        self.put(values)
+        try:
+            yield
+        finally:
+            for table, key, buffer in own:
+                table[key] = buffer

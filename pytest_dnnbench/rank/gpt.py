@@ -119,6 +119,7 @@ def gpt(sizes: GptSizes, sequence_length: int = 0, text: TextFile | None = None)
         partial(Gpt, sizes),
         vocabulary=sizes.vocabulary,
         context=sizes.context,
+        heads=sizes.heads,
         sequence_length=sequence_length,
         text=text,
     )

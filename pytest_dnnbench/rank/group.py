@@ -53,14 +53,12 @@ def leave() -> None:
     """Leaves the process group together with the other ranks: no rank goes while another still
     needs it.
 
-    Only NCCL's group is destroyed. Gloo's stays until the process ends, which is soon: its
-    destructor joins threads that may wait for Python's lock, which the caller of the destructor
-    holds.
+    The group itself stays until the process ends, which is soon. Gloo's destructor joins threads
+    that may wait for Python's lock, which the caller of the destructor holds; a group on GPUs has
+    gloo's beside NCCL's, whose own end has been seen to hang (pytorch issues 75097 and 132696).
     """
     if dist.is_initialized():
         dist.barrier()
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch's gap
-            dist.destroy_process_group()
 
 
 @contextmanager

@@ -138,6 +138,7 @@ def llama(
         partial(Llama, sizes),
         vocabulary=sizes.vocabulary,
         context=sizes.context,
+        heads=sizes.key_heads,
         sequence_length=sequence_length,
         text=text,
     )

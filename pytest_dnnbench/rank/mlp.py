@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.workload import Batch, Workload
 
 
@@ -28,6 +29,16 @@ class Mlp(Workload):
     def batch(self, size: int) -> Batch:
         """Standard normal vectors, (size, width), and uniform labels."""
         return torch.randn(size, self.width), torch.randint(self.classes, (size,))
+
+    def split(self, model: nn.Module, ranks: int) -> dict[str, str]:
+        """Pairs of layers: by column, then by row."""
+        if self.width % ranks:
+            raise UsageError(
+                f"the layers have {self.width} features, which {ranks} ranks cannot share evenly:"
+                f" use a number of GPUs that divides {self.width}"
+            )
+        pairs = range(self.depth // 2 * 2)
+        return {f"{layer}.0": "row" if layer % 2 else "column" for layer in pairs}
 
 
 small = partial(Mlp, 256, 4)

@@ -56,6 +56,40 @@ class NoRandomness(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch'
         return func(*args, **kwargs)
 
 
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
+    """Notes the first operator that draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's gap
+        self.drawn: str = ""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Runs an operator."""
+        kwargs = kwargs or {}
+        name = func._schema.name.removeprefix("aten::")
+        names = [argument.name for argument in func._schema.arguments]
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        rates = [given.get(each, 0.0) for each in DROPOUT_ARGUMENTS if each in names]
+        seeded = torch.Tag.nondeterministic_seeded in func.tags and name not in _SOUND
+        if any(rates) if rates else (seeded or name in _MEANS):
+            self.drawn = self.drawn or name
+        return func(*args, **kwargs)
+
+
+def draws(call: Callable[[], object]) -> str:
+    """The first random operator of torch that a call runs; empty where it runs none."""
+    mode = _Draws()
+    with mode:
+        call()
+    return mode.drawn
+
+
 def _with_argument(
     names: list[str], name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:

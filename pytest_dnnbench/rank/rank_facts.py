@@ -36,12 +36,16 @@ VARIABLE_PREFIXES = (
     "ONEDNN_",
     "OPENBLAS_",
     "PYTORCH_",
+    "TORCHDYNAMO_",
+    "TORCHINDUCTOR_",
     "TORCH_",
+    "TRITON_",
 )
 """Beginnings of the names of the variables that are recorded; no other variable is."""
 
 NOT_RECORDED = (
     # Set by us, the same for every rank (controller/server_environment.py).
+    "CUDA_DEVICE_MAX_CONNECTIONS",
     "CUDA_DEVICE_ORDER",
     "GLOO_SOCKET_IFNAME",
     "NCCL_SOCKET_IFNAME",
@@ -53,8 +57,13 @@ NOT_RECORDED = (
     "CUDA_CACHE_PATH",
     "CUDA_HOME",
     "CUDA_PATH",
+    "TORCHINDUCTOR_CACHE_DIR",
+    # Of compiling only.
+    "TORCHINDUCTOR_COMPILE_THREADS",
     "TORCH_EXTENSIONS_DIR",
     "TORCH_HOME",
+    "TRITON_CACHE_DIR",
+    "TRITON_HOME",
 )
 """Variables of those names that say nothing about speed, or that are recorded in another way."""
 

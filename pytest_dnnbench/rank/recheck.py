@@ -11,6 +11,8 @@ from pytest_dnnbench.rank.lone_forward import outputs_of
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
 from pytest_dnnbench.rank.rounding import TypesUsed, coarsest
+from pytest_dnnbench.rank.step_forms import laid_out
+from pytest_dnnbench.rank.whole import whole
 
 STEP = 1_000_000
 """The step whose synthetic minibatch is taken: no run has had it."""
@@ -25,7 +27,7 @@ def recheck(worker: ProvenWorker) -> str | None:
     workload, case, train = worker.workload, worker.case, worker.case.phase == "train"
     batch = synthetic_batch(
         workload,
-        worker.place.rank,
+        worker.shard,
         STEP,
         worker.device,
         size=proof_size(worker),
@@ -33,9 +35,11 @@ def recheck(worker: ProvenWorker) -> str | None:
         proof=True,
     )
     reference = worker.fresh_module(worker.place.rank, wide=True)
-    reference.load_state_dict(worker.module.state_dict())
+    held = worker.module.state_dict()
+    reference.load_state_dict({name: whole(tensor) for name, tensor in held.items()})
     with torch.no_grad(), NoRandomness(), TypesUsed() as used, worker.computing():
-        timed = workload.forward(worker.module.train(train), batch[0])
+        formed, _ = laid_out(batch, case.form)
+        timed = workload.forward(worker.module.train(train), formed)
     outputs, (inputs, _) = outputs_of(workload, timed), wide(batch)
     expected = evaluated(workload, reference, inputs, train)
     arithmetic = coarsest({torch.float32, *used.types}, case.precision)

@@ -122,11 +122,24 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
     ) -> Any:
         """Runs an operator and moves what it returns, unless that is a view or exact."""
         result = func(*args, **(kwargs or {}))
-        if func._schema.name.removeprefix("aten::") in EXACT or func.is_view:
+        name = func._schema.name.removeprefix("aten::")
+        if name in EXACT or func.is_view:
             return result
         for tensor in _tensors(result):
             self.move(tensor)
+        if name in NORMALISES_BACKWARD and isinstance(result[0], torch.Tensor):
+            self._move_channels(result[0])
         return result
+
+    @torch.no_grad()
+    def _move_channels(self, gradient: torch.Tensor) -> None:
+        """Moves each channel, (batch, channel, ...), as a whole by up to one unit of its largest
+        element: batch normalisation subtracts a mean from a channel's gradient, and what rounding
+        does to the mean is the same in all elements. It adds up in the gradient of a bias, where
+        errors of single elements cancel."""
+        others = [place for place in range(gradient.dim()) if place != 1]
+        shift = gradient.abs().amax(others, keepdim=True)
+        gradient.addcmul_(self._noise_like(shift), shift, value=self.arithmetic.unit)
 
     @torch.no_grad()
     def move(self, tensor: torch.Tensor, further: float = 0.0) -> None:
@@ -278,6 +291,11 @@ _EXACT = """
     unique_dim unsafe_split upsample_nearest2d where zero zero_ zeros zeros_like _unsafe_view
     _reshape_alias _unsafe_index max_unpool2d isfinite isnan set_ _local_scalar_dense
 """
+
+NORMALISES_BACKWARD = frozenset(
+    ("native_batch_norm_backward", "cudnn_batch_norm_backward", "batch_norm_backward")
+)
+"""Backward passes of batch normalisation, whose first result is the gradient of the input."""
 
 EXACT = frozenset(_EXACT.split())
 """Operators that copy, choose or compare and so do not round. They also make numbers that code may

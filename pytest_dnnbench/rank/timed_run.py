@@ -12,7 +12,9 @@ the environment (rank_facts.py).
 
 import importlib
 import math
+import statistics
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 # By name: a clock is taken before any code of the user can replace it in `time`.
 from time import monotonic
@@ -22,6 +24,7 @@ import torch
 from pytest_dnnbench.device_peaks import peak_flops
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest, TimedRequest
+from pytest_dnnbench.metrics import COMPILE
 from pytest_dnnbench.rank import group, model_flops, rank_phase
 from pytest_dnnbench.rank.agreement import Agreement
 from pytest_dnnbench.rank.breakdown.profiled_steps import profile_steps
@@ -99,7 +102,8 @@ class _Warmed:
     """A rank after its warm-up in stretches, and what the timed run is to be.
 
     `steps` have run since `began_s`, with these losses; `lead` untimed steps and `timed_steps` are
-    to come. `steady` is None where nobody looked: the number of steps was given.
+    to come. `steady` is None where nobody looked: the number of steps was given. `first_s` is how
+    long the very first step took, where that is compiled.
     """
 
     began_s: float
@@ -108,6 +112,17 @@ class _Warmed:
     steps: int = 0
     losses: tuple[torch.Tensor, ...] = ()
     steady: bool | None = None
+    first_s: float | None = None
+
+
+def _first_step(worker: Stepper, window: Window) -> tuple[float, list[torch.Tensor]]:
+    """The first step of all, in a run of its own: its seconds, and its loss where this rank sees
+    one."""
+    rank_phase.enter("warm-up", 1)
+    start_s = monotonic()
+    losses = [step.loss for step in worker.run(1) if step.loss is not None]
+    window.settle()
+    return monotonic() - start_s, losses
 
 
 def _warm_up(worker: Stepper, window: Window) -> _Warmed:
@@ -115,12 +130,17 @@ def _warm_up(worker: Stepper, window: Window) -> _Warmed:
     Where both are numbers, the timed run itself begins with the warm-up."""
     warmup, timed, turn = worker.request.warmup, worker.request.steps, worker.turn
     window_s, began_s = seconds_of(timed), monotonic()
+    first_s, losses = None, list[torch.Tensor]()
+    if isinstance(worker.request, RunRequest) and worker.request.case.form.compile:
+        first_s, losses = _first_step(worker, window)
+    before = 0 if first_s is None else 1
     if isinstance(warmup, int) and isinstance(timed, int):
         lead = whole_turns(max(warmup, worker.lead_in), turn)
         rank_phase.enter("warm-up", lead)
-        return _Warmed(began_s, lead, whole_turns(timed, turn))
+        steps = whole_turns(timed, turn)
+        return _Warmed(began_s, lead, steps, before, tuple(losses), first_s=first_s)
     rank_phase.enter("warm-up")
-    agreement, losses = Agreement(worker.place), list[torch.Tensor]()
+    agreement = Agreement(worker.place)
     bounds = CUDA if worker.device.type == "cuda" else CPU
     plan = Warmup(warmup, bounds, turn, worker.lead_in, measured=window_s is not None)
     agreement.longest(0.0)  # ranks that wait for a late one must not take that for a slow step
@@ -139,9 +159,10 @@ def _warm_up(worker: Stepper, window: Window) -> _Warmed:
         timed_steps=whole_turns(timed, turn)
         if isinstance(timed, int)
         else _bounded(plan.timed_steps(window_s or 0.0), worker.most_steps),
-        steps=plan.steps,
+        steps=before + plan.steps,
         losses=tuple(losses),
         steady=plan.steady,
+        first_s=first_s,
     )
 
 
@@ -231,6 +252,10 @@ def _report(
 ) -> RankReport:
     # Before the validation, which is a run as well: they are about the timed one.
     metrics = {**timing.peaks, **worker.metrics()}
+    if warmed.first_s is not None:
+        ends_s = (timing.start_s, *timing.step_ends_s)
+        usual_s = statistics.median(end - begin for begin, end in pairwise(ends_s))
+        metrics[COMPILE] = warmed.first_s - usual_s
     return RankReport(
         rank=worker.place.rank,
         window_start_s=timing.start_s,
@@ -265,6 +290,7 @@ def _worker(place: Place, request: TimedRequest) -> Stepper:
     group.take_place(place)
     if isinstance(request, RunRequest) and place.device.startswith("cuda"):
         set_matmul_precision(request.case.precision)
+        torch.backends.cudnn.benchmark = request.case.form.cudnn_benchmark
     module, _, name = request.worker.partition(":")
     kind: type[Stepper] = getattr(importlib.import_module(module), name)
     worker = kind(place, request)

@@ -25,7 +25,8 @@ PROOF_TOKENS = 64
 
 class TokenWorkload(Workload):
     """A model of `context` positions and `vocabulary` tokens on samples of `sequence_length`
-    tokens; 0 stands for the whole context. Blocks are the entries of the model's `blocks`."""
+    tokens; 0 stands for the whole context. Blocks are the entries of the model's `blocks`. `heads`
+    are those that a split of its attention must divide."""
 
     sample: Sample = "tok"
     output_name = "logits"
@@ -38,10 +39,12 @@ class TokenWorkload(Workload):
         *,
         vocabulary: int,
         context: int,
+        heads: int,
         sequence_length: int = 0,
         text: TextFile | None = None,
     ) -> None:
         self._make = make
+        self.heads = heads
         self.vocabulary = vocabulary
         self.sequence_length = sequence_length or context
         self.text = text
@@ -97,6 +100,20 @@ class TokenWorkload(Workload):
     def blocks(self, model: nn.Module) -> list[str]:
         """The layers between embedding and head."""
         return [f"blocks.{name}" for name, _ in model.get_submodule("blocks").named_children()]
+
+    def split(self, model: nn.Module, ranks: int) -> dict[str, str]:
+        """Heads and inner features of every block; embedding and head stay whole."""
+        if self.heads % ranks:
+            raise UsageError(
+                f"the model has {self.heads} heads, which {ranks} ranks cannot share evenly: use a"
+                f" number of GPUs that divides {self.heads}"
+            )
+        rows = ("attention.out", "feed_forward.down")
+        return {
+            name: "row" if name.endswith(rows) else "column"
+            for name, layer in model.named_modules()
+            if name.startswith("blocks.") and isinstance(layer, nn.Linear)
+        }
 
     def batches(self, share: Share) -> Iterator[Batch] | None:
         """Sequences of the text from random places, without end; None without a text."""

@@ -30,6 +30,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.lone_forward import LoneForward
 from pytest_dnnbench.rank.rounding import FLOAT64, Drift, SgdSettings, largest
+from pytest_dnnbench.rank.whole import part, whole
 from pytest_dnnbench.rank.workload import Workload
 
 Tensors = dict[str, torch.Tensor]
@@ -99,7 +100,19 @@ class UpdateRule:
         """Clips the averaged gradients."""
         if self.clip_norm is not None:
             with marks.mark("optimizer", "clipping"):
-                clip_grad_norm_(self.module.parameters(), self.clip_norm)
+                self._clip(self.clip_norm)
+
+    def _clip(self, clip_norm: float) -> None:
+        gradients = [each.grad for each in self.module.parameters() if each.grad is not None]
+        if len({type(gradient) for gradient in gradients}) == 1:
+            clip_grad_norm_(self.module.parameters(), clip_norm)
+            return
+        # torch's function takes whole gradients or gradients in parts, not both.
+        norms = [whole(torch.linalg.vector_norm(gradient)) for gradient in gradients]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        factor = (clip_norm / (norm + CLIP_EPSILON)).clamp(max=1.0)
+        for gradient in gradients:
+            part(gradient).mul_(factor)
 
     def update(self) -> None:
         """Clips, then updates the weights and the learning rates."""

@@ -116,6 +116,13 @@ class Workload(ABC):
             if next(child.parameters(), None) is not None
         ]
 
+    def split(self, model: nn.Module, ranks: int) -> dict[str, str]:
+        """The linear layers that tensor parallelism splits among ranks, by name: "column" (each
+        rank makes a part of the outputs) or "row" (each rank takes a part of the inputs, which a
+        column layer has made, and the results are added). Empty: the model cannot be split. Raises
+        UsageError for a number of ranks that does not divide what is split."""
+        return {}
+
     def forward(self, model: nn.Module, inputs: Any) -> Any:
         """The model's output: of a tensor, of a tuple's or list's values in their order, or of a
         dict's by their names."""

@@ -21,6 +21,7 @@ def environment_line(study: Study) -> str:
     parts += [f"{facts['cores']} cores"] if facts.get("cores") else []
     parts += [f"{name} {facts[name]}" for name in _PACKAGES if facts.get(name)]
     parts += [form.format(chosen[name]) for name, form in _SETTINGS.items() if chosen.get(name)]
+    parts += [str(chosen["form"])] if chosen.get("form", "plain") != "plain" else []
     return ", ".join(parts) or "environments differ: see the page"
 
 

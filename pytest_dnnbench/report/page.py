@@ -26,6 +26,7 @@ from pytest_dnnbench.report.functions import FunctionTable, function_table
 from pytest_dnnbench.report.plots import LEADS, Plot
 from pytest_dnnbench.report.rows import Section, has_mixed_rates
 from pytest_dnnbench.report.runs import Result, Run
+from pytest_dnnbench.report.side_by_side import SideTable, side_table
 from pytest_dnnbench.report.study import Study, throughput_unit
 from pytest_dnnbench.report.text import plain
 from pytest_dnnbench.report.verdicts import verdict_lines
@@ -106,6 +107,7 @@ class Page:
     environment: str
     cases: int
     functions: FunctionTable | None
+    sides: SideTable | None
     sessions: Sequence[Run]
     statuses: list[tuple[str, int]]
     failures: list[tuple[str, str]]
@@ -141,6 +143,7 @@ def render(study: Study, sections: Sequence[Section], drawn: Sequence[Drawn], ti
         environment=environment_line(study) if study.measured else "",
         cases=len(study.latest),
         functions=function_table(study),
+        sides=side_table(study),
         sessions=study.runs,
         statuses=_statuses(study),
         failures=failures,
@@ -279,6 +282,8 @@ def _contents(study: Study, drawn: Sequence[Drawn], failed: bool) -> list[tuple[
     failures = [("failures", "Failed")] if failed else []
     about = ("about", "About")
     functions = [("functions", "Timed functions")] if study.functions else []
+    if any(result.record.against for result in study.measured):
+        functions.append(("sides", "Side by side"))
     environments = [("environments", "Environments")]
     if not study.latest:
         none = [] if functions else [("summary", "Summary")]

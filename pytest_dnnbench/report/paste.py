@@ -8,6 +8,7 @@ from pytest_dnnbench.harmless import markdown_text
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.functions import FunctionTable
 from pytest_dnnbench.report.rows import CLEAR, Column, Row, Section, columns, half_width
+from pytest_dnnbench.report.side_by_side import HEADS, SideTable
 from pytest_dnnbench.report.study import Group, Study
 from pytest_dnnbench.report.verdicts import verdict_text
 
@@ -15,12 +16,18 @@ from pytest_dnnbench.report.verdicts import verdict_text
 _FORMULA = ("=", "+", "-", "@")
 
 
-def markdown(sections: Sequence[Section], functions: FunctionTable | None, caption: str) -> str:
+def markdown(
+    sections: Sequence[Section],
+    functions: FunctionTable | None,
+    sides: SideTable | None,
+    caption: str,
+) -> str:
     """A table per group, where the clearly fastest case of each number of GPUs is bold; then that
-    of the timed functions."""
+    of the timed functions, and that of two environments side by side."""
     shown = columns([row for section in sections for row in section.rows])
     lines = [line for section in sections for line in _table_lines(section, shown)]
     lines += _function_lines(functions) if functions else []
+    lines += _side_lines(sides) if sides else []
     lines.append(markdown_text(caption) if sections or functions else "No case was measured.")
     return "\n".join(lines) + "\n"
 
@@ -58,6 +65,7 @@ def _csv_row(group: Group, row: Row, study: Study) -> dict[str, object]:
         "gpus": case.gpus,
         "device": case.device,
         "precision": case.precision,
+        "form": case.form.label or "plain",
         "batch_size_per_rank": case.batch_size,
         "image_size_px": case.image_size if record.run.sample == "img" else None,
         "sequence_length_tok": case.sequence_length if record.run.sample == "tok" else None,
@@ -108,6 +116,18 @@ def _table_lines(section: Section, shown: Sequence[Column]) -> list[str]:
 def _cell(row: Row, column: Column) -> str:
     text = markdown_text(column.text(row))
     return f"**{text}**" if column.key == THROUGHPUT and row.rank == CLEAR else text
+
+
+def _side_lines(sides: SideTable) -> list[str]:
+    return [
+        "### Two environments side by side",
+        "",
+        *(f"{markdown_text(sentence)}\n" for sentence in sides.sentences),
+        _line(HEADS),
+        _line(["---"] * len(HEADS)),
+        *(_line(map(markdown_text, row)) for row in sides.rows),
+        "",
+    ]
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -17,7 +17,8 @@ def command(result: Result) -> str:
     path, separator, _ = result.name.partition("::")
     is_test = bool(separator) and not path.startswith("-")
     words = ["pytest", result.name if is_test else "bench_cases"]
-    for flag, value in {**_choices(result), **_settings(result), **_options(result)}.items():
+    chosen = {**_choices(result), **_settings(result), **_form(result), **_options(result)}
+    for flag, value in chosen.items():
         words += [flag] if value is None else [flag, value]
     return shlex.join(words)
 
@@ -37,7 +38,9 @@ def _settings(result: Result) -> dict[str, str]:
     the options of a session). A record that holds no launches leaves their number to the
     default."""
     flags = {
-        f"--dnn-{name.replace('_', '-')}": str(value) for name, value in settings(result).items()
+        f"--dnn-{name.replace('_', '-')}": str(value)
+        for name, value in settings(result).items()
+        if name != "form"
     }
     if seconds_of(result.record.run.steps) is not None:
         flags["--dnn-window"] = flags.pop("--dnn-steps")
@@ -48,6 +51,12 @@ def _settings(result: Result) -> dict[str, str]:
     if result.case.dataset == "text":
         flags["--dnn-text"] = "FILE"
     return flags
+
+
+def _form(result: Result) -> dict[str, str | None]:
+    """The form of the step. The layout depends on the device where it is not given."""
+    form = result.case.form
+    return {"--dnn-memory-format": form.memory_format, **form.options}
 
 
 def _options(result: Result) -> dict[str, str | None]:

@@ -29,6 +29,7 @@ CASE_SETTINGS = (
     "scaling",
     "device",
     "seed",
+    "form",
 )
 RUN_SETTINGS = ("steps", "warmup")
 
@@ -188,6 +189,7 @@ def settings(result: Result) -> dict[str, Scalar]:
     cases of images have an image's size."""
     case, run = result.case, result.record.run
     chosen: dict[str, Scalar] = {name: getattr(case, name) for name in CASE_SETTINGS}
+    chosen["form"] = case.form.label or "plain"
     if run.sample != "img":
         del chosen["image_size"]
     chosen |= {name: getattr(run, name) for name in RUN_SETTINGS}

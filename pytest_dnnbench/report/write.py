@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import replace_file
+from pytest_dnnbench.report import side_by_side
 from pytest_dnnbench.report.canvas import png_sheet, require_matplotlib, svg_panel
 from pytest_dnnbench.report.captions import caption
 from pytest_dnnbench.report.functions import csv_rows, function_table
@@ -19,9 +20,10 @@ from pytest_dnnbench.report.page import Drawn, render
 from pytest_dnnbench.report.paste import csv_of, csv_table, markdown
 from pytest_dnnbench.report.plots import Plot, plots
 from pytest_dnnbench.report.rows import sections
+from pytest_dnnbench.report.side_by_side import side_table
 from pytest_dnnbench.report.study import Study
 
-PLOTS, FUNCTIONS = "plots", "functions.csv"
+PLOTS, FUNCTIONS, SIDES = "plots", "functions.csv", "side-by-side.csv"
 _OURS = re.compile(r"(leads|throughput|speedup|memory|steps|breakdown|history)(\.png|-\d+\.svg)")
 
 
@@ -50,13 +52,17 @@ def write_report(study: Study, directory: Path, title: str = "Benchmark report")
 def _write(study: Study, directory: Path, title: str) -> Path:
     drawn = [_write_plot(plot, study, directory) for plot in plots(study)] if study.latest else []
     parts = sections(study)
-    tables = markdown(parts, function_table(study), caption(study))
+    tables = markdown(parts, function_table(study), side_table(study), caption(study))
     replace_file(directory / "table.md", tables.encode())
     replace_file(directory / "table.csv", csv_table(parts, study).encode())
-    if study.functions:
-        replace_file(directory / FUNCTIONS, csv_of(csv_rows(study.functions)).encode())
-    else:
-        directory.joinpath(FUNCTIONS).unlink(missing_ok=True)
+    for name, rows in (
+        (FUNCTIONS, csv_rows(study.functions)),
+        (SIDES, side_by_side.csv_rows(study.measured)),
+    ):
+        if rows:
+            replace_file(directory / name, csv_of(rows).encode())
+        else:
+            directory.joinpath(name).unlink(missing_ok=True)
     page = directory / "index.html"
     replace_file(page, render(study, parts, drawn, title).encode())
     _remove_others(directory, {name for plot in drawn for name in plot.files})

@@ -12,7 +12,7 @@ from pytest_dnnbench.controller.ranks import Ranks, target_of
 from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.harmless import text_block
-from pytest_dnnbench.messages import FunctionRequest, Sample, Target
+from pytest_dnnbench.messages import FunctionRequest, RunRequest, Sample, Target
 from pytest_dnnbench.results.records.measurement import Measurement
 from pytest_dnnbench.results.records.record import make_record
 from pytest_dnnbench.results.records.schema import Record
@@ -23,6 +23,7 @@ from pytest_dnnbench.session.side_by_side import side_by_side
 from pytest_dnnbench.session.state import EARLY_ROUND
 from pytest_dnnbench.session.traces import trace_path
 from pytest_dnnbench.session.verdicts import Outcome, Verdicts
+from pytest_dnnbench.step_form import StepForm
 
 _TWICE = (
     "dnnbench was called twice in one test, and a test is one case: parametrise the test, as in"
@@ -47,21 +48,23 @@ class DnnBench:
         *,
         phase: str,
         options: dict[str, Scalar] | None = None,
+        form: StepForm | None = None,
     ) -> Record:
         """Measures one case on these ranks and returns its record, which goes into
         pytest-benchmark's file.
 
         `model` is a name of the suite, "module:factory", or the factory itself, a function or class
         at the top level of a module that ranks can import. `phase` is "train" or "validate".
-        `options` are the framework's own and override the command line's. The test fails when the
-        step is wrong or a rank fails; it is skipped when the framework is not installed or cannot
-        run on so many devices.
+        `options` are the framework's own and override the command line's; `form` is how the step is
+        run, in place of the command line's. The test fails when the step is wrong or a rank fails;
+        it is skipped when the framework is not installed, cannot run on so many devices, or does
+        not take the command line's form.
         """
         return self._measured(
             ranks,
             self._resources.catalog.framework,
             framework,
-            lambda spec: self._case_run(spec, name_of(model), ranks, phase, options or {}),
+            lambda spec: self._case_run(spec, name_of(model), ranks, phase, options or {}, form),
         )
 
     def time(
@@ -129,6 +132,8 @@ class DnnBench:
             pytest.fail(lacks, pytrace=False)
         try:
             run = self._kept_run(prepared, spec, ranks)
+            if isinstance(run.request, RunRequest) and run.request.case.form.compile:
+                ranks.environment |= self._resources.compile_cache.variables()
             self._launch_unless_made(run, ranks, spec)
             failure = None
         except DnnbenchError as error:
@@ -167,11 +172,13 @@ class DnnBench:
         ranks: Ranks,
         phase: str,
         options: dict[str, Scalar],
+        form: StepForm | None,
     ) -> CaseRun:
         self._check_options(spec, options)
+        form = self._checked_form(spec, model, form)
         shared, smoke = self._resources, not self._benchmark.enabled
         return prepare_run(
-            self._case(spec.name, model, ranks.world_size, phase, options),
+            self._case(spec.name, model, ranks.world_size, phase, options, form),
             shared.catalog,
             shared.launcher(ranks, spec),
             shared.machine,
@@ -204,7 +211,13 @@ class DnnBench:
         return prepare_function(request, spec, shared.launcher(ranks, spec), shared.machine)
 
     def _case(
-        self, framework: str, model: str, gpus: int, phase: str, options: dict[str, Scalar]
+        self,
+        framework: str,
+        model: str,
+        gpus: int,
+        phase: str,
+        options: dict[str, Scalar],
+        form: StepForm,
     ) -> Case:
         settings = self._resources.settings
         return Case(
@@ -221,6 +234,7 @@ class DnnBench:
             seed=settings.seed,
             sequence_length=settings.sequence_length,
             options={**settings.framework_options.get(framework, {}), **options},
+            form=form,
         )
 
     def _launch_unless_made(self, run: CaseRun, ranks: Ranks, spec: FrameworkSpec) -> None:
@@ -293,6 +307,22 @@ class DnnBench:
         if not spec.min_gpus <= gpus <= (spec.max_gpus or gpus):
             pytest.skip(f"{framework} does not run on {gpus} devices")
         return spec
+
+    def _checked_form(self, spec: FrameworkSpec, model: str, own: StepForm | None) -> StepForm:
+        """The test's own form, or that of the session. Raises UsageError where the framework does
+        not take the test's; skips the test where it does not take the session's."""
+        kind = self._resources.machine.kind
+        if own is not None:
+            spec.check_form(own, kind)
+            return own
+        form = self._resources.form(model, spec)
+        try:
+            spec.check_form(form, kind)
+        except UsageError as error:
+            reason = str(error)
+        else:
+            return form
+        pytest.skip(reason)
 
     def _check_options(self, spec: FrameworkSpec, options: Iterable[str]) -> None:
         names = [row.name for row in spec.options]

@@ -156,10 +156,11 @@ def _markdown(records: Mapping[str, Record], comparison: Comparison | None) -> l
     from pytest_dnnbench.report.functions import function_table
     from pytest_dnnbench.report.paste import markdown
     from pytest_dnnbench.report.rows import sections
+    from pytest_dnnbench.report.side_by_side import side_table
     from pytest_dnnbench.report.table import study_of
 
     study = study_of(records)
-    figures = markdown(sections(study), function_table(study), caption(study))
+    figures = markdown(sections(study), function_table(study), side_table(study), caption(study))
     if comparison is None:
         return [f"### Benchmarks: no baseline\n\n{figures}"]
     folded = f"<details><summary>all figures</summary>\n\n{figures}\n</details>"

@@ -24,6 +24,9 @@ from pytest_dnnbench.session.settings import Settings
 
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)=(?P<spec>[^=].*)")
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\s*(\[[^]]*\])?\s*(===?|[<>!~]=?|@)\s*\S.*")
+_NEXT = re.compile(r"[\s,]+(?=[A-Za-z0-9][A-Za-z0-9._-]*\s*(?:\[[^]]*\])?\s*(?:[=<>!~]=|[<>@]))")
+"""Between two requirements."""
+
 _PYTHONS = ("bin/python", "bin/python3", "python")
 
 
@@ -45,7 +48,7 @@ def asked_side(settings: Settings) -> Asked:
     if settings.against is not None:
         name, spec = _name_and_spec(settings.against)
         if _REQUIREMENT.fullmatch(spec) and not os.path.exists(spec):
-            requirements = tuple(part for part in re.split(r"[\s,]+(?=[A-Za-z])", spec) if part)
+            requirements = tuple(_NEXT.split(spec))
         else:
             python = _interpreter(spec)
         name = name or (" ".join(requirements) if requirements else spec)

@@ -23,7 +23,9 @@ from pytest_dnnbench.results.records.speed_up import SpeedUps
 from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import is_timed
+from pytest_dnnbench.session.compile_cache import CompileCache, check_compiler
 from pytest_dnnbench.session.settings import ALL, Settings
+from pytest_dnnbench.step_form import FORM_FIELDS, StepForm
 from pytest_dnnbench.text_file import TextFile, find_text
 
 DOWNLOAD = "pytest_dnnbench.rank.data:download"
@@ -59,12 +61,13 @@ class Resources:
         side_by_side: bool = False,
         announce: Callable[[str], None] = print,
     ) -> None:
-        self.settings = settings
         self.catalog = catalog
         self.machine: Machine = detect(settings.device)
+        self.settings = settings = settings.on(self.machine.kind)
         self.counts = settings.counts(self.machine.default_count)
         for count in self.counts:
             settings.batch_for(count)
+        self._check_forms()
         self._fitting = {spec.name: self._fitting_counts(spec) for spec in self._specs()}
         installed = [spec for spec in catalog.frameworks.values() if not spec.missing()]
         self.server = ForkServer((*PRELOAD, *(name for spec in installed for name in spec.preload)))
@@ -76,6 +79,7 @@ class Resources:
             side_by_side=side_by_side,
             server_pid=lambda: self.server.pid,
         )
+        self.compile_cache = CompileCache(self.machine.kind)
         self.runs: dict[str, CaseRun] = {}
         self.speed_ups = SpeedUps()
         self.progress: Progress | None = None
@@ -89,7 +93,7 @@ class Resources:
     def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
         """Rows of the wanted parameters, in the order model, framework, count: those on which a
         framework runs."""
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"framework": spec.name, "model": model, "gpus": count}
             for model, spec, count in itertools.product(
                 self.settings.models, self._specs(), self.counts
@@ -99,6 +103,23 @@ class Resources:
             or count in self._fitting[spec.name]
         ]
         return list(dict.fromkeys(tuple(row[name] for name in wanted) for row in rows))
+
+    def form(self, model: str, spec: FrameworkSpec | None = None) -> StepForm:
+        """The form in which a framework runs a model's step, unless a test gives its own; without a
+        framework, that of one which takes every form."""
+        kind, path = self.machine.kind, self.catalog.model(model)
+        return self.settings.form(kind, path, FORM_FIELDS if spec is None else spec.forms)
+
+    def id_of(self, names: Sequence[str], row: Sequence[Any]) -> str:
+        """The id of a combination: `ddp-resnet50-4gpu`, with the form where it is not the plain
+        one."""
+        values = dict(zip(names, row, strict=True))
+        parts = [f"{value}gpu" if name == "gpus" else str(value) for name, value in values.items()]
+        if "model" in values:
+            name = values.get("framework")
+            spec = None if name is None else self.catalog.framework(name)
+            parts.append(self.form(values["model"], spec).label)
+        return "-".join(filter(None, parts))
 
     def ranks(self, world_size: int) -> Ranks:
         """So many ranks on this machine's devices."""
@@ -171,6 +192,22 @@ class Resources:
         if names is None or ALL in names:
             return [spec for spec in rows if spec.by_default or names]
         return [self.catalog.framework(name) for name in names]
+
+    def _check_forms(self) -> None:
+        """Raises UsageError for a form that a framework which the user has named does not take, or
+        that none takes. Cases of other frameworks are skipped, each with the reason."""
+        if self.settings.compile and self.machine.kind == "cpu":
+            check_compiler()
+        refusals = []
+        for spec in self._specs():
+            try:
+                for model in self.settings.models:
+                    spec.check_form(self.form(model, spec), self.machine.kind)
+            except UsageError as error:
+                refusals.append(error)
+        named = self.settings.frameworks is not None and ALL not in self.settings.frameworks
+        if refusals and (named or len(refusals) == len(self._specs())):
+            raise refusals[0]
 
     def _fitting_counts(self, spec: FrameworkSpec) -> tuple[int, ...]:
         """The session's counts that a framework runs on. Raises UsageError where its options allow

@@ -29,4 +29,5 @@ class ServerLife:
         """Ends the server, and with it any rank, and gives NVML up."""
         if shared := resources_in_use(self._config):
             shared.server.close()
+            shared.compile_cache.close()
             close_nvml()

@@ -7,12 +7,25 @@ Below the pytest boundary nothing sees pytest's config, only the frozen Settings
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from pytest_dnnbench.case import DATASETS, MNIST_IMAGE_SIZE, PRECISIONS, SCALINGS, Scalar
-from pytest_dnnbench.catalog import DEFAULT_MODELS, Catalog, FrameworkSpec
+from pytest_dnnbench.case import (
+    DATASETS,
+    IMAGENET_IMAGE_SIZE,
+    MNIST_IMAGE_SIZE,
+    PRECISIONS,
+    SCALINGS,
+    Scalar,
+)
+from pytest_dnnbench.catalog import (
+    DEFAULT_MODELS,
+    IMAGE_CLASSIFIERS,
+    MODELS,
+    Catalog,
+    FrameworkSpec,
+)
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.results.statistics.paired import MOST_ROUNDS
 from pytest_dnnbench.run_length import (
@@ -26,10 +39,22 @@ from pytest_dnnbench.run_length import (
     as_seconds,
     as_warmup,
 )
+from pytest_dnnbench.step_form import (
+    CHANNELS_LAST,
+    COMPILE_MODES,
+    CONTIGUOUS,
+    FORM_FIELDS,
+    MEMORY_FORMATS,
+    StepForm,
+)
 
 if TYPE_CHECKING:
     import pytest
 
+
+BY_DEVICE = 0
+"""Of a number: the user has not said, so the kind of device decides (Settings.on); an empty text
+says the same."""
 
 DEFAULT_LAUNCHES = 3
 """Of each case, where the user gives no number; MOST_ROUNDS (statistics/paired.py) where there are
@@ -53,7 +78,8 @@ class Option:
 
     `ini` is its type there, where that is not `kind`. `measured`: it changes what is measured, so
     an interrupted session is continued only with the same value. `repeated`: each use of it on the
-    command line, and each line in the ini file, adds one value, commas and all.
+    command line, and each line in the ini file, adds one value, commas and all. `without_value` is
+    what the flag alone means, where it may stand alone.
     """
 
     name: str
@@ -64,6 +90,7 @@ class Option:
     at_least: float | None = None
     ini: Any = None
     measured: bool = True
+    without_value: str | None = None
     repeated: bool = False
 
     @property
@@ -81,7 +108,7 @@ class Option:
         """The help text, with choices and default."""
         choices = f" [{', '.join(self.choices)}]" if self.choices else ""
         shown = ",".join(self.default) if isinstance(self.default, tuple) else self.default
-        default = f" (default: {shown})" if self.default not in (None, False, ()) else ""
+        default = f" (default: {shown})" if self.default not in (None, False, (), "", 0) else ""
         return self.about + choices + default
 
     def parse(self, text: Any, place: str = "") -> Any:
@@ -150,8 +177,9 @@ class Settings:
     )
     image_size: int = _option(
         int,
-        MNIST_IMAGE_SIZE,
-        "pixels a side; 28 gives MNIST's form, any other size ImageNet's",
+        BY_DEVICE,
+        "pixels a side; 28 gives MNIST's form, any other size ImageNet's (default: 28 on CPU ranks,"
+        " 224 on GPUs)",
         at_least=1,
     )
     text: str | None = _option(str, None, "file whose bytes are the tokens of --dnn-dataset text")
@@ -159,18 +187,47 @@ class Settings:
         int, 0, "tokens in a sample of a model of tokens; 0 leaves it to the model", at_least=0
     )
     batch_size: int = _option(
-        int, 32, "samples per GPU and step; under strong scaling, of all GPUs together", at_least=1
+        int,
+        BY_DEVICE,
+        "samples per GPU and step; under strong scaling, of all GPUs together (default: 32; on"
+        " GPUs 128 for the suite's image classifiers)",
+        at_least=1,
     )
     scaling: str = _choice(
         "weak", "whether --dnn-batch-size is per GPU (weak) or for all GPUs (strong)", SCALINGS
     )
-    precision: str = _choice("fp32", "fp32 is IEEE; tf32 needs a GPU; bf16 is autocast", PRECISIONS)
+    precision: str = _choice(
+        "",
+        "fp32 is IEEE; tf32 needs a GPU; bf16 is autocast (default: fp32 on CPU ranks, bf16 on"
+        " GPUs)",
+        PRECISIONS,
+    )
+    memory_format: str = _choice(
+        "",
+        "of images and of the weights of convolutions (default: contiguous on CPU ranks; on GPUs"
+        " channels_last for the suite's models)",
+        MEMORY_FORMATS,
+    )
+    compile: str = _choice(
+        "",
+        "compile the step with torch.compile, in this mode; without a mode: default",
+        COMPILE_MODES,
+        without_value=COMPILE_MODES[0],
+    )
+    fused: bool = _option(bool, False, "update all weights in one kernel, the optimiser's fused")
+    checkpointing: bool = _option(
+        bool, False, "compute activations inside a block again instead of keeping them"
+    )
+    accumulate: int = _option(
+        int, 1, "minibatches of a rank whose gradients one update averages", at_least=1
+    )
+    cudnn_benchmark: bool = _option(bool, False, "let cuDNN try its algorithms (GPUs only)")
     launches: int = _option(
         str,
-        None,
+        DEFAULT_LAUNCHES,
         "launches of each case in fresh processes, interleaved over the cases; auto or auto:3%"
-        " plans as many as detect such a change (5%) under the noise of --dnn-baseline (default:"
-        f" {DEFAULT_LAUNCHES}; with --dnn-against at most {MOST_ROUNDS}, until it is settled)",
+        " plans as many as detect such a change (5%) under the noise of --dnn-baseline; with"
+        f" --dnn-against the most rounds, {MOST_ROUNDS} if not given",
         ini=int | str,
     )
     steps: int | None = _option(
@@ -320,6 +377,35 @@ class Settings:
     ini_limits: tuple[str, ...] = ()
     """The limits of the ini file: those of the command line come before them, limit by limit."""
 
+    def on(self, device: str) -> Settings:
+        """These settings on this kind of device: what the user has left open is decided. All
+        defaults that depend on the device are here, but those of `form` and `timed`.
+
+        On CUDA they are the form that people measure: images of 224 pixels in bf16, 128 of them per
+        GPU where all models of the session are the suite's image classifiers.
+        """
+        cuda = device == "cuda"
+        large = cuda and self.dataset != "mnist"
+        many = cuda and all(MODELS.get(name) in IMAGE_CLASSIFIERS for name in self.models)
+        return replace(
+            self,
+            image_size=self.image_size or (IMAGENET_IMAGE_SIZE if large else MNIST_IMAGE_SIZE),
+            batch_size=self.batch_size or (128 if many else 32),
+            precision=self.precision or ("bf16" if cuda else "fp32"),
+        )
+
+    def form(self, device: str, path: str, taken: Collection[str] = FORM_FIELDS) -> StepForm:
+        """The form of a step on this kind of device, of the model behind "module:factory" and of a
+        framework that takes these fields of it. On CUDA the suite's models, which all have images,
+        are in channels_last by default, where the framework takes that."""
+        chosen = {name: getattr(self, name) for name in FORM_FIELDS}
+        images = path in IMAGE_CLASSIFIERS
+        by_default = device == "cuda" and images and "memory_format" in taken
+        chosen["memory_format"] = chosen["memory_format"] or (
+            CHANNELS_LAST if by_default else CONTIGUOUS
+        )
+        return StepForm(**chosen)
+
     def timed(self, device: str) -> Length:
         """How long a launch on this kind of device is timed."""
         if self.steps is not None or self.window is not None:
@@ -393,6 +479,8 @@ def add_options(parser: pytest.Parser, options: Iterable[Option]) -> None:
             about |= {"action": "append", "metavar": "X", "help": option.help}
         else:
             about |= {"metavar": "X", "help": option.help.replace("%", "%%")}
+        if option.without_value is not None:
+            about |= {"nargs": "?", "const": option.without_value}
         try:
             group.addoption(option.flag, **about)
         except ValueError as error:
@@ -417,7 +505,7 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     values = {option.key.removeprefix("dnn_"): _value(config, option) for option in OPTIONS}
     if values["gpu_counts"] is not None:
         values["gpu_counts"] = tuple(_count(text) for text in values["gpu_counts"])
-    _choose_rounds(values)
+    _choose_rounds(config, values)
     values["launches"], values["effect"] = _launches(values["launches"])
     values["warmup"] = as_warmup(values["warmup"], "--dnn-warmup")
     _choose_steps_or_window(config, values)
@@ -473,7 +561,7 @@ def _check(settings: Settings, catalog: Catalog) -> None:
         raise UsageError(
             "--dnn-dataset mnist needs --dnn-data-dir: the folder with the MNIST files"
         )
-    if settings.dataset == "mnist" and settings.image_size != MNIST_IMAGE_SIZE:
+    if settings.dataset == "mnist" and settings.image_size not in (BY_DEVICE, MNIST_IMAGE_SIZE):
         raise UsageError(
             f"--dnn-image-size is {settings.image_size}: MNIST's images have {MNIST_IMAGE_SIZE}"
             " pixels a side"
@@ -507,14 +595,14 @@ def _choose_steps_or_window(config: pytest.Config, values: dict[str, Any]) -> No
     values["window" if on_line == ["steps"] else "steps"] = None
 
 
-def _choose_rounds(values: dict[str, Any]) -> None:
-    """The launches where the user gives no number: with two environments the most rounds that are
-    made to compare them. What confirms a verdict stays as many as without."""
-    is_given = values["launches"] is not None
-    if not is_given:
-        two_sides = any(values[name] for name in ("against", "against_path", "against_env"))
-        values["launches"] = MOST_ROUNDS if two_sides else DEFAULT_LAUNCHES
-        if two_sides and values["confirm"] is None:
+def _choose_rounds(config: pytest.Config, values: dict[str, Any]) -> None:
+    """With two environments and no number of launches: the most rounds that are made to compare
+    them. What confirms a verdict stays as many launches as without."""
+    two_sides = any(values[name] for name in ("against", "against_path", "against_env"))
+    is_given = any(ask("dnn_launches") is not None for ask in (config.getoption, config.getini))
+    if two_sides and not is_given:
+        values["launches"] = MOST_ROUNDS
+        if values["confirm"] is None:
             values["confirm"] = DEFAULT_LAUNCHES
 
 

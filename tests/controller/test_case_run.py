@@ -2,6 +2,7 @@
 wrong. Ranks are behind a Launcher."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ import pytest
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, Launcher, prepare_run
-from pytest_dnnbench.controller.machine import detect
+from pytest_dnnbench.controller.machine import Gpu, Machine, detect
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, RunRequest, TimedRequest
 from pytest_dnnbench.results.records.measurement import Launch
+from pytest_dnnbench.results.records.schema import Conditions
 from tests.fake_launches import YARDSTICK_S, FakeLauncher
 
 EXACT = Correctness({"gradients": 0.0}, {"gradients": 1e-9})
@@ -70,6 +72,24 @@ def test_a_case_is_planned_and_proven_once_before_its_first_launch() -> None:
     assert run.correctness.checked == ["gradients"]
     assert launcher.rechecked == [True, False], "the first launch is checked once more"
     assert len(run.launches) == 2
+
+
+def test_what_is_set_on_the_gpus_must_match() -> None:
+    def facts(*limits_w: float) -> dict[str, object]:
+        gpus = tuple(
+            Gpu("H100", f"GPU-{number}", settings=(("power_limit_w", limit_w),))
+            for number, limit_w in enumerate(limits_w)
+        )
+        run = case_run(Recorder())
+        run.launch()
+        run.machine = Machine("cuda", gpus, "550", 8, "", "")
+        conditions = Conditions(gpu_uuids=tuple(gpu.uuid for gpu in gpus))
+        run.launches = [replace(launch, conditions=conditions) for launch in run.launches]
+        return dict(run.measurement().environment.must_match)
+
+    assert facts(700.0, 700.0)["gpu_power_limit_w"] == 700.0
+    assert facts(700.0, 500.0)["gpu_power_limit_w"] == "700.0, 500.0"
+    assert "gpu_power_limit_w" not in facts()
 
 
 def test_a_wrong_step_is_never_timed() -> None:

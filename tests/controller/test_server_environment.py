@@ -10,11 +10,17 @@ from pytest_dnnbench.controller.server_environment import (
 
 def test_the_users_values_stand_above_defaults_and_below_what_leases_and_loopback_need() -> None:
     variables = server_environment(
-        {"MALLOC_MMAP_MAX_": "9", "CUDA_DEVICE_ORDER": "FASTEST_FIRST", "NCCL_SOCKET_IFNAME": "ib"}
+        {
+            "MALLOC_MMAP_MAX_": "9",
+            "CUDA_DEVICE_ORDER": "FASTEST_FIRST",
+            "NCCL_SOCKET_IFNAME": "ib",
+            "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+        }
     )
     assert variables["MALLOC_MMAP_MAX_"] == "9"
     assert variables["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert variables["NCCL_SOCKET_IFNAME"] == "lo"
+    assert variables["CUDA_DEVICE_MAX_CONNECTIONS"] == "32"
     assert set(DEFAULTS) <= set(variables)
 
 

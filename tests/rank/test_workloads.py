@@ -129,7 +129,7 @@ def test_mnist_is_refused_for_a_workload_with_data_of_its_own() -> None:
     files = MnistFiles("a", "b", "c", "d", 1, 1)
     asked = request("single", 1, "Words")
     mnist = RunRequest(asked.case, asked.worker, asked.model, 1, 0, data=files)
-    with pytest.raises(UsageError, match="which brings its own data: use --dnn-dataset synth"):
+    with pytest.raises(UsageError, match="which takes its own data: use --dnn-dataset synth"):
         workload_of(mnist)
 
 

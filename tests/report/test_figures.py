@@ -71,7 +71,7 @@ def rows_of(shown: Study) -> dict[str, dict[str, str]]:
 def test_disturbed_launches_make_no_headline_and_no_speed_up() -> None:
     shown = busy_study()
     table = "\n".join(line.text for line in terminal(shown, 120))
-    pasted = markdown(sections(shown), None, caption(shown))
+    pasted = markdown(sections(shown), None, None, caption(shown))
     page = render(shown, sections(shown), [], "t")
     for text in (table, pasted, page):
         assert "116.9" not in text

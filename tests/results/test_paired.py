@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.against import WORLDS, Setting, try_out
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.metrics import METRICS
+from pytest_dnnbench.results.records.measurement import Figures
 from pytest_dnnbench.results.statistics.noise import Prior
 from pytest_dnnbench.results.statistics.paired import (
     FIRST_LOOK,
@@ -22,6 +24,7 @@ from pytest_dnnbench.results.verdicts.side_by_side import (
     Questions,
     against_limits,
     compared_metrics,
+    ratios_of,
 )
 
 NOTHING_ASSUMED = Prior(0.0, 0.0, 0.0, 1.0)
@@ -159,3 +162,15 @@ def test_limits_of_the_other_side_are_changes() -> None:
     assert "allocated_peak_bytes" not in compared
     with pytest.raises(UsageError, match="give the bound to --dnn-limits"):
         against_limits(["throughput=>=3000"], "--dnn-against-limits")
+
+
+def test_pairs_within_the_granularity_of_a_metric_are_alike() -> None:
+    """Peaks of a device allocator, which come in segments."""
+    granule = METRICS["allocated_peak_bytes"].granularity
+    assert granule > 0
+    a, far = [1e9, 1e9], 1e9 + 2 * granule
+    ratios = ratios_of(
+        {"allocated_peak_bytes": Figures(a, []), "throughput": Figures([100.0, 100.0], [])},
+        {"allocated_peak_bytes": Figures([1e9 + granule, far], []), "speedup": Figures([1.0], [])},
+    )
+    assert ratios == {"allocated_peak_bytes": [1.0, far / 1e9]}

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_dnnbench.controller.side import Side
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.session import state
 from pytest_dnnbench.session.other_side import Asked, asked_side, differences, make_side
 from pytest_dnnbench.session.settings import Settings
 
@@ -111,3 +112,28 @@ def test_options_that_cannot_be_together_are_refused_before_anything_starts(
     result = pytester.runpytest_subprocess("--dnn-device", "cpu", *options.split())
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {said}"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "requirements"),
+    [
+        ("a @ git+https://example.org/a", ("a @ git+https://example.org/a",)),
+        ("a==1,b[x]>=2,<3 c~=1", ("a==1", "b[x]>=2,<3", "c~=1")),
+    ],
+)
+def test_several_requirements(spec: str, requirements: tuple[str, ...]) -> None:
+    assert asked_side(Settings(against=spec)).requirements == requirements
+
+
+@pytest.mark.parametrize(
+    ("options", "launches", "confirm"),
+    [([], 3, None), (["--dnn-against-env", "A=1"], 16, 3),
+     (["--dnn-against-env", "A=1", "--dnn-launches", "40"], 40, None)],
+)  # fmt: skip
+def test_the_most_rounds_are_sixteen_unless_a_number_is_given(
+    pytester: pytest.Pytester, options: list[str], launches: int, confirm: int | None
+) -> None:
+    config = pytester.parseconfigure(*options)
+    settings = config.stash[state.SETTINGS]
+    assert (settings.rounds, settings.confirm) == (launches, confirm)
+    assert settings.has_other_side is bool(options)

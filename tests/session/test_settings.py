@@ -63,6 +63,26 @@ def test_the_command_lines_length_stands_against_the_ini_files(
     assert (chosen.steps, chosen.window) == expected
 
 
+def test_what_is_left_open_depends_on_the_device() -> None:
+    cpu, cuda = settings().on("cpu"), settings().on("cuda")
+    assert (cpu.image_size, cpu.batch_size, cpu.precision) == (28, 32, "fp32")
+    assert (cuda.image_size, cuda.batch_size, cuda.precision) == (224, 128, "bf16")
+    given = settings(image_size=28, batch_size=7, precision="tf32").on("cuda")
+    assert (given.image_size, given.batch_size, given.precision) == (28, 7, "tf32")
+    assert settings(dataset="mnist").on("cuda").image_size == 28
+
+
+def test_on_gpus_the_suites_models_have_channels_last_and_ones_own_do_not() -> None:
+    suites, own = "torchvision.models:resnet50", "my.models:tokens"
+    assert settings().form("cuda", suites).label == "channels_last"
+    assert settings().form("cuda", own).label == settings().form("cpu", suites).label == ""
+    assert settings().form("cuda", suites, ("fused",)).label == ""
+    assert settings(memory_format="contiguous").form("cuda", suites).label == ""
+    assert settings(memory_format="channels_last").form("cuda", own).label == "channels_last"
+    chosen = settings(compile="max-autotune", fused=True, accumulate=4).form("cpu", own)
+    assert chosen.label == "compile_max_autotune-fused-accumulate4"
+
+
 def test_strong_scaling_divides_or_says_what_would() -> None:
     assert settings(scaling="strong", batch_size=64).batch_for(4) == 16
     with pytest.raises(
@@ -129,6 +149,21 @@ def test_strong_scaling_divides_or_says_what_would() -> None:
             "--dnn-launches auto:0%: a change to detect lies between 0% and 100%",
         ),
         (["--dnn-launches", "auto"], "--dnn-launches auto needs --dnn-baseline"),
+        (
+            ["--dnn-memory-format", "nhwc"],
+            "--dnn-memory-format 'nhwc' is unknown: choose from contig",
+        ),
+        (["--dnn-compile=fast"], "--dnn-compile 'fast' is unknown: choose from default, reduce-"),
+        (["--dnn-accumulate", "0"], "--dnn-accumulate is 0: it must be at least 1"),
+        (
+            ["--dnn-compile", "--dnn-checkpointing"],
+            "--dnn-compile with --dnn-checkpointing: a block that runs again must not move its",
+        ),
+        (["--dnn-cudnn-benchmark"], "--dnn-cudnn-benchmark needs a CUDA device, and ranks run on"),
+        (
+            ["--dnn-accumulate=2", "--dnn-frameworks=ddp,pipedream"],
+            "pipedream takes no --dnn-accumulate: pipelines have an option of their own for that",
+        ),
         (["--dnn-timeout", "nan"], "--dnn-timeout is nan: it must be at least 1"),
     ],
 )
@@ -218,9 +253,13 @@ MEASURED = {
         "warmup",
         "window",
         "seed",
+        *("memory_format", "compile", "fused", "checkpointing", "accumulate"),
+        "cudnn_benchmark",
+        *("against", "against_path", "against_env"),
         "calibrate",
         "framework_options",
     ),
+    *("against", "against_path", "against_env"),
 }
 
 

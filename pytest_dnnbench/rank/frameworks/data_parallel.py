@@ -5,15 +5,17 @@ A framework of this kind is a subclass that joins its ranks and wraps model and 
 ddp.py. Not here: the proof of its step (data_parallel_proof.py).
 """
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from pytest_dnnbench.messages import Correctness
+from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.rank import batches, group, reference
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
     Rounding,
@@ -24,7 +26,9 @@ from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
 from pytest_dnnbench.rank.models import seed, widen
 from pytest_dnnbench.rank.proof_conditions import COPIES, COPIES_OF_ADAM, proof_conditions
 from pytest_dnnbench.rank.recheck import recheck
+from pytest_dnnbench.rank.step_forms import compiled, form_module, fuse, laid_out
 from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimiser_for
+from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workload import Batch, Share
 
@@ -48,6 +52,12 @@ class DataParallelWorker(WorkloadWorker):
     gradients this rounding. It checks parameters and buffers, as strictly as without, against the
     update by the gradients that arrived."""
 
+    runs_alone = True
+    """Whether a rank can run the model without the others."""
+
+    computes_in: Sequence[torch.dtype] = ()
+    """Types that the framework itself casts weights or gradients to, when it is timed."""
+
     wide = False
     """Whether the model is built in double precision, for the proof."""
 
@@ -56,6 +66,10 @@ class DataParallelWorker(WorkloadWorker):
 
     _batches: Iterator[Batch] | None = None
     """Made in the first run, and used up in the next ones."""
+
+    def __init__(self, place: Place, request: RunRequest) -> None:
+        super().__init__(place, request)
+        self.passes = request.case.form.accumulate
 
     def connect(self) -> None:
         """Joins torch.distributed's process group. A framework with a group of its own overrides
@@ -84,19 +98,23 @@ class DataParallelWorker(WorkloadWorker):
     def build_wide(self) -> None:
         """As `build`, in double precision, for the proof. What was built before is given up
         first."""
-        for name in ("module", "model", "optimizer", "rule"):
+        for name in ("module", "local", "model", "optimizer", "rule"):
             self.__dict__.pop(name, None)
         self._build(wide=True)
 
     def _build(self, *, wide: bool) -> None:
         self.wide = wide
         self.module = self.fresh_module(self.place.rank, wide)
-        self.model, self.optimizer = self.wrap(self.module, self.fresh_optimizer(self.module))
+        form_module(self.module, self.case.form, self.workload)
+        # What computes a rank's own forward pass: the module itself, or its compiled form.
+        self.local = self.module if wide else compiled(self.module, self.case.form)
+        self.model, self.optimizer = self.wrap(self.local, self.fresh_optimizer(self.module))
         self.rule = UpdateRule(self.workload, self.module, self.optimizer)
 
     def fresh_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The workload's optimiser of a module."""
-        return optimiser_for(self.workload, module, self.request)
+        """The workload's optimiser of a module, in the form of the case."""
+        optimiser = optimiser_for(self.workload, module, self.request)
+        return fuse(optimiser) if self.case.form.fused else optimiser
 
     def fresh_module(self, rank: int, wide: bool = False) -> nn.Module:
         """The case's model with the first weights of a rank, in its own types or in double
@@ -121,11 +139,26 @@ class DataParallelWorker(WorkloadWorker):
                 batch = next(minibatches)
                 yield Step(index, self._count([batch]), self.validate_step(batch))
 
+    @property
+    def shards(self) -> int:
+        """Parts of a step's samples: one for each rank, unless ranks share them all."""
+        return self.place.world_size
+
+    @property
+    def shard(self) -> int:
+        """This rank's."""
+        return self.place.rank
+
+    @property
+    def shard_size(self) -> int:
+        """Samples in a minibatch of a shard."""
+        return self.case.batch_size
+
     def _new_batches(self) -> Iterator[Batch]:
-        case, place = self.case, self.place
-        pinned = self.device.type == "cuda"
-        share = Share(case.phase, case.batch_size, place.rank, place.world_size, case.seed, pinned)
-        return batches.batches(self.workload, share, self.device)
+        case, pinned = self.case, self.device.type == "cuda"
+        share = Share(case.phase, self.shard_size, self.shard, self.shards, case.seed, pinned)
+        form = case.form
+        return (laid_out(b, form) for b in batches.batches(self.workload, share, self.device))
 
     def _count(self, minibatches: Sequence[Batch]) -> int:
         """This rank's samples in its minibatches."""
@@ -139,9 +172,17 @@ class DataParallelWorker(WorkloadWorker):
         Returns the detached mean loss of this rank's minibatches.
         """
         self.optimizer.zero_grad()
-        losses = [self._backward(batch) for batch in minibatches]
+        losses = []
+        for number, batch in enumerate(minibatches, 1):
+            with self.exchanging(number == len(minibatches)):
+                losses.append(self._backward(batch))
         self.update()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def exchanging(self, last: bool) -> AbstractContextManager[object]:
+        """The context of one minibatch's passes: of the `last` of a step, in whose backward pass
+        gradients are exchanged, or of one before it."""
+        return nullcontext()
 
     def update(self) -> None:
         """Updates the weights. The backward pass has waited for the averaged gradients."""
@@ -168,30 +209,34 @@ class DataParallelWorker(WorkloadWorker):
         with torch.no_grad(), self.computing():
             assert not self.module.training
             assert not torch.is_grad_enabled()
-            return self.workload.loss_of(self.module, batch)
+            return self.workload.loss_of(self.local, batch)
 
     @property
     def samples_per_update(self) -> int:
         """As Worker.samples_per_update: the samples in the minibatches of all ranks. Called after
         the run."""
         passes = self.passes if self.case.phase == "train" else 1
-        return self._samples * passes * self.place.world_size
+        return self._samples * passes * self.shards
 
     def fingerprint(self) -> str:
         """As Worker.fingerprint, of all parameters: averaged gradients make the same step on every
         rank, bit for bit."""
-        return reference.digest(
-            {name: parameter.detach() for name, parameter in self.module.named_parameters()}
-        )
+        # One by one: of a model that ranks share out, none holds the whole.
+        digests = [
+            reference.digest({name: whole(parameter.detach())})
+            for name, parameter in self.module.named_parameters()
+        ]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
     def validation(self) -> tuple[int, int] | None:
         """As Worker.validation, after training: rank 0 takes the whole validation set, with its own
-        weights."""
-        if self.case.phase != "train" or self.place.rank != 0:
+        weights, together with the others where it needs them."""
+        if self.case.phase != "train" or (self.runs_alone and self.place.rank != 0):
             return None
         self.module.eval()
         with torch.no_grad():
-            return self.workload.validate(self.module, self.device, self.computing())
+            counts = self.workload.validate(self.module, self.device, self.computing())
+        return counts if self.place.rank == 0 else None
 
     def details(self) -> dict[str, object]:
         """As Worker.details: the workload's."""

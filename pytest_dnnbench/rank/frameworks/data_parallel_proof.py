@@ -9,6 +9,7 @@ timed step starts from the same weights and samples as the first step in float64
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.rank import rounding
 from pytest_dnnbench.rank.batches import synthetic_batch, wide
+from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.lone_forward import is_random, outputs_of
 from pytest_dnnbench.rank.models import weight_types
@@ -36,7 +38,13 @@ from pytest_dnnbench.rank.reference import (
     evaluation_bounds,
 )
 from pytest_dnnbench.rank.rounding import Arithmetic, largest
+from pytest_dnnbench.rank.step_forms import (
+    graphs_compiled,
+    laid_out,
+    without_randomness_compiled,
+)
 from pytest_dnnbench.rank.update_rule import UpdateRule, rates_of
+from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.workload import Batch, Workload
 
 PROOF_STEPS = 2
@@ -58,19 +66,29 @@ class Rounding:
 
 class ProvenWorker(Protocol):
     """What the proof needs of a worker. `model` wraps `module` as in training, and `rule` updates
-    it."""
+    it; `local` is the module as a rank runs it by itself, compiled where the case says so."""
 
     place: Place
     case: Case
     request: RunRequest
     device: torch.device
     module: nn.Module
+    local: nn.Module
     model: nn.Module
     rule: UpdateRule
     passes: int
     rounding: Rounding | None
     shares_buffers: bool
     exchanges_zeros: bool
+    computes_in: Sequence[torch.dtype]
+
+    @property
+    def shards(self) -> int:
+        """Parts of a step's samples."""
+
+    @property
+    def shard(self) -> int:
+        """This rank's part."""
 
     @property
     def workload(self) -> Workload:
@@ -110,10 +128,10 @@ def prove_training(worker: ProvenWorker) -> Correctness:
         timed = None
         with NoRandomness():
             worker.train_step(_own(worker, shards))
-        gradients, parameters = _gradients(worker.module), dict(worker.module.named_parameters())
+        gradients, parameters = _gradients(worker.module), _parameters(worker.module)
         fingerprints += [digest(gradients), digest(parameters)]
         if proof and expected:
-            proof.compare(index, *expected, gradients)
+            proof.compare(index, *expected, gradients, parameters)
     about |= {
         "reference": "the model in one process, the mean of the shards' gradients, "
         + _rule(worker),
@@ -192,7 +210,12 @@ class _TrainingProof:
         )
 
     def compare(
-        self, index: int, expected: Derivatives, bounds: StepBounds, gradients: Tensors
+        self,
+        index: int,
+        expected: Derivatives,
+        bounds: StepBounds,
+        gradients: Tensors,
+        parameters: Tensors,
     ) -> None:
         """Compares what the framework's step left with what was expected."""
         worker, when = self.worker, f"step {index}"
@@ -214,7 +237,6 @@ class _TrainingProof:
             rates = rates_of(worker.rule.optimiser, worker.rule.scheduler)
             bounds_of_rates = {name: RATES * largest(each) for name, each in expected_rates.items()}
             self.comparison.add("optimiser settings", rates, expected_rates, bounds_of_rates, when)
-        parameters = {name: each.detach() for name, each in worker.module.named_parameters()}
         self.comparison.add(
             "parameters",
             parameters,
@@ -306,14 +328,31 @@ def prove_validation(worker: ProvenWorker) -> Correctness:
 
 def _evaluated(worker: ProvenWorker, batch: Batch) -> Tensors:
     worker.module.eval()
-    with torch.no_grad(), NoRandomness(), worker.computing():
-        return outputs_of(worker.workload, worker.workload.forward(worker.module, batch[0]))
+    batch = laid_out(batch, worker.case.form)
+    with torch.no_grad(), _without_randomness(worker, batch), worker.computing():
+        return outputs_of(worker.workload, worker.workload.forward(worker.local, batch[0]))
+
+
+def _without_randomness(worker: ProvenWorker, batch: Batch) -> AbstractContextManager[object]:
+    """The context in which this worker's step draws no random numbers."""
+    if worker.local is worker.module:
+        return NoRandomness()
+
+    def passes() -> None:
+        held = Buffers(worker.module)
+        with held.borrowed(held.copies()), torch.no_grad(), worker.computing():
+            worker.workload.forward(worker.module, batch[0])
+
+    return without_randomness_compiled(worker.module, passes)
 
 
 def _arithmetic(worker: ProvenWorker, batch: Batch) -> Arithmetic:
-    """The arithmetic of the user's own model as it is timed; called before anything is built."""
+    """The arithmetic of the user's own model as it is timed, and of the types that the framework
+    casts to; called before anything is built."""
     model = worker.fresh_module(0).train(worker.case.phase == "train")
-    return own_arithmetic(worker.workload, model, batch, worker.case.precision, worker.computing)
+    own = own_arithmetic(worker.workload, model, batch, worker.case.precision, worker.computing)
+    cast = rounding.coarsest(worker.computes_in)
+    return max(own, cast, key=lambda arithmetic: arithmetic.unit)
 
 
 def _timed_step(worker: ProvenWorker) -> _TimedStep:
@@ -321,7 +360,7 @@ def _timed_step(worker: ProvenWorker) -> _TimedStep:
     worker.build()
     worker.model.train()
     own = _own(worker, _shards(worker, 0))  # drawn before random numbers are switched off
-    with NoRandomness():
+    with _without_randomness(worker, own[0]):
         loss = worker.train_step(own)
     return _TimedStep(_gradients(worker.module), loss)
 
@@ -335,19 +374,36 @@ def _rule(worker: ProvenWorker) -> str:
 
 def _gradients(module: nn.Module) -> Tensors:
     return {
-        name: parameter.grad.detach()
+        name: whole(parameter.grad.detach())
         for name, parameter in module.named_parameters()
         if parameter.grad is not None
     }
 
 
+def _parameters(module: nn.Module) -> Tensors:
+    return {name: whole(parameter.detach()) for name, parameter in module.named_parameters()}
+
+
 def _about(worker: ProvenWorker, arithmetic: Arithmetic) -> dict[str, Scalar]:
     """How the step is checked; called while the worker is built as it is timed."""
-    return {
+    form = worker.case.form
+    about: dict[str, Scalar] = {
         "batch_size": proof_size(worker),
         "timed arithmetic": arithmetic.name,
         "weights": weight_types(worker.module),
     }
+    if form.changed:
+        about["form"] = form.label
+    if form.compile:
+        about["compiled"] = f"the step in {arithmetic.name}; float64 runs as the model is written"
+        about["compiled graphs"] = graphs_compiled()
+        if not about["compiled graphs"]:
+            raise WrongResult(
+                "torch.compile compiled nothing of the model, so a step of it would be timed as it"
+                " is written: look for torch.compiler.disable in the model, and for"
+                " TORCHDYNAMO_DISABLE in the environment"
+            )
+    return about
 
 
 def proof_size(worker: ProvenWorker) -> int:
@@ -356,13 +412,15 @@ def proof_size(worker: ProvenWorker) -> int:
 
 
 def _shards(worker: ProvenWorker, index: int) -> list[Batch]:
-    """The minibatches of a step, `passes` for each rank, rank by rank."""
-    shards = worker.place.world_size * worker.passes
+    """The minibatches of a step, `passes` for each shard, shard by shard."""
+    shards = worker.shards * worker.passes
     return [_proof_batch(worker, shard, index) for shard in range(shards)]
 
 
 def _own(worker: ProvenWorker, shards: list[Batch]) -> list[Batch]:
-    return shards[worker.place.rank * worker.passes :][: worker.passes]
+    """This rank's minibatches, in the form of the case; the reference takes them plain."""
+    own = shards[worker.shard * worker.passes :][: worker.passes]
+    return [laid_out(batch, worker.case.form) for batch in own]
 
 
 def _proof_batch(worker: ProvenWorker, shard: int, index: int) -> Batch:

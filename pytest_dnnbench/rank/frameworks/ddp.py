@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -36,6 +37,13 @@ class DdpWorker(DataParallelWorker):
         model.register_forward_pre_hook(lambda *_: self.own_work.together())
         module.register_forward_pre_hook(lambda *_: self.own_work.alone())
         return model, optimizer
+
+    def exchanging(self, last: bool) -> AbstractContextManager[object]:
+        """As DataParallelWorker.exchanging: all but the last backward pass leave gradients here."""
+        if last:
+            return nullcontext()
+        assert isinstance(self.model, DistributedDataParallel)
+        return self.model.no_sync()
 
     def train_step(self, minibatches: Sequence[Batch]) -> torch.Tensor:
         """As DataParallelWorker.train_step. Raises UsageError where torch finds parameters that get

@@ -44,7 +44,16 @@ class HorovodWorker(DataParallelWorker):
         options = request.case.options
         self.op = str(options.get("op", "average"))
         self.compression = str(options.get("compression", "none"))
-        self.passes = int(options.get("backward_passes_per_step", 1))
+        own_passes = int(options.get("backward_passes_per_step", 1))
+        if own_passes != 1 and request.case.form.accumulate != 1:
+            raise UsageError(
+                f"--dnn-horovod-passes {own_passes} and --dnn-accumulate"
+                f" {request.case.form.accumulate} both say how many backward passes an update"
+                " averages: leave the first out"
+            )
+        self.passes = (
+            max(own_passes, request.case.form.accumulate) if own_passes > 0 else own_passes
+        )
         self._check(place)
         # On one rank Horovod's optimiser is torch's own.
         self.exchanges_zeros = place.world_size > 1
@@ -165,7 +174,8 @@ def join(place: Place, core_settings: Mapping[str, str]) -> None:
             f" of {place.world_size}: launch with the catalog's rendezvous, and without"
             " HOROVOD_* set"
         )
-    if place.device.startswith("cuda") and place.world_size > 1 and not hvd.nccl_built():
+    # Of a single rank too: what it exchanges with itself goes the same way.
+    if place.device.startswith("cuda") and not hvd.nccl_built():
         raise UsageError(
             f"Horovod {_version()} was built without NCCL, so it cannot average on"
             f" {place.device}: run `dnnbench horovod --force` where CUDA's toolkit is, or use"

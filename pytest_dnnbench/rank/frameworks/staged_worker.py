@@ -27,8 +27,10 @@ from pytest_dnnbench.rank.pipeline.stash import Sgd
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
 from pytest_dnnbench.rank.proof_conditions import proof_conditions
 from pytest_dnnbench.rank.reference import digest
+from pytest_dnnbench.rank.step_forms import laid_out, lay_out
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workload import Share
+from pytest_dnnbench.step_form import StepForm
 
 PROOF_IMAGE_SIZE = 64
 """Pixels a side of the proof's images, for models that take any size: the mathematics is the same
@@ -95,17 +97,25 @@ class StagedWorker(WorkloadWorker):
         self._fingerprint = digest(model.state_dict())
         example = example_images(self.case.image_size, TRACED_IMAGES)
         stages = cut(model, example, [stage.nodes for stage in self.plan.stages])
+        for stage in stages:
+            lay_out(stage, self.case.form)
         return [widen(stage) if wide else stage for stage in stages]
 
     @property
     def optimiser(self) -> Sgd:
         """The case's SGD."""
-        return Sgd(self.request.learning_rate, self.request.momentum, self.request.weight_decay)
+        request, fused = self.request, self.case.form.fused
+        return Sgd(request.learning_rate, request.momentum, request.weight_decay, fused)
 
     @property
     def precision(self) -> str:
         """The case's."""
         return self.case.precision
+
+    @property
+    def form(self) -> StepForm:
+        """The case's."""
+        return self.case.form
 
     @property
     def predicted_step_s(self) -> float:
@@ -148,13 +158,14 @@ class StagedWorker(WorkloadWorker):
             size=PROOF_IMAGES[images.channels == 1],
             seed=self.case.seed,
         )
-        return batches.wide(batch)
+        return laid_out(batches.wide(batch), self.case.form)
 
     def new_batches(self, shard: int, shards: int) -> Batches:
         """The data of one shard, from its begin."""
         case, pinned = self.case, self.device.type == "cuda"
         share = Share(case.phase, case.batch_size, shard, shards, case.seed, pinned)
-        return batches.batches(self.workload, share, self.device)
+        form = case.form
+        return (laid_out(b, form) for b in batches.batches(self.workload, share, self.device))
 
 
 def step_of(index: int, share: list[Completed]) -> Step:

@@ -46,7 +46,7 @@ class GradientMean:
             flat = torch.zeros(sum(sizes), dtype=dtype, device=like[0].device)
             self._flat.append(flat)
             for place, piece in zip(places, torch.split_with_sizes(flat, sizes), strict=True):
-                parts[place] = piece.view(like[place].shape)
+                parts[place] = _laid_out_like(like[place], piece)
         self._parts = [parts[place] for place in range(len(like))]
 
     def add(self, gradients: Sequence[torch.Tensor | None]) -> None:
@@ -95,3 +95,10 @@ class GradientMean:
         if self._replicas is not None:
             dist.all_reduce(reached, dist.ReduceOp.MAX, group=self._replicas)
         return [not each for each in reached.tolist()]
+
+
+def _laid_out_like(tensor: torch.Tensor, piece: torch.Tensor) -> torch.Tensor:
+    """A piece of a flat buffer with the shape of a tensor, and with its strides (channels_last):
+    then whoever updates the tensor need not copy."""
+    strides = torch.empty_like(tensor, device="meta").stride()  # those without gaps or overlap
+    return piece.as_strided(tensor.shape, strides, piece.storage_offset())

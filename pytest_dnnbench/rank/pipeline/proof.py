@@ -35,6 +35,7 @@ from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
 from pytest_dnnbench.rank.rounding import FLOAT64, Arithmetic, widened_by_type
 from pytest_dnnbench.rank.workload import Workload
+from pytest_dnnbench.step_form import StepForm
 
 SLOWER = 1024.0
 """At the case's learning rate, efficientnet_b0 on 16 images multiplies a difference by 5 in every
@@ -106,6 +107,10 @@ class Proven(Protocol):
         """The case's."""
 
     @property
+    def form(self) -> StepForm:
+        """The case's."""
+
+    @property
     def predicted_step_s(self) -> float:
         """The time of a minibatch that the plan predicts."""
 
@@ -162,7 +167,10 @@ RANDOM = (
 
 
 def _about(proven: Proven) -> dict[str, Scalar]:
-    return {"dtype": "float64", "weights": weight_types(proven.model())}
+    about: dict[str, Scalar] = {"dtype": "float64", "weights": weight_types(proven.model())}
+    if proven.form.changed:
+        about["form"] = proven.form.label
+    return about
 
 
 def _checked_trace(proven: Proven, about: dict[str, Scalar], *, training: bool) -> Arithmetic:

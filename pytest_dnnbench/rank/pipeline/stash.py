@@ -24,11 +24,13 @@ class Sgd:
     learning_rate * v.
 
     `w` is the newest version of the weights, also where the gradient was taken at an older one.
+    `fused`: one kernel updates all weights; otherwise torch chooses, as torch.optim.SGD does.
     """
 
     learning_rate: float
     momentum: float = 0.0
     weight_decay: float = 0.0
+    fused: bool = False
 
 
 class Stash:
@@ -106,8 +108,8 @@ class Stash:
             stepped,
             aligned,
             velocity,
-            fused=True,
-            foreach=False,
+            fused=self.optimiser.fused or None,
+            foreach=None,
             weight_decay=self.optimiser.weight_decay,
             momentum=self.optimiser.momentum,
             lr=self.optimiser.learning_rate,
@@ -115,8 +117,8 @@ class Stash:
             nesterov=False,
             maximize=False,
         )
-        # The fused kernel leaves this to its caller. It is what makes a backward pass raise that
-        # needs the former values.
+        # The fused kernel leaves this to its caller, the others count once more. It is what makes a
+        # backward pass raise that needs the former values.
         torch.autograd.graph.increment_version(parameters)
 
     @property

@@ -13,6 +13,9 @@ from pytest_dnnbench.rank.stopwatch import recorded_event
 class Stream(Protocol):
     """A time line of transfers. A mark stands for all work queued before it."""
 
+    def begin_thread(self) -> None:
+        """To be called first in a thread of transfers: it works on this device from then on."""
+
     def running(self) -> AbstractContextManager[object]:
         """Sends the work inside a `with` to this time line."""
 
@@ -26,6 +29,9 @@ class Stream(Protocol):
 
 class HostStream:
     """For CPU tensors: work is done when its call returns, so there is nothing to wait for."""
+
+    def begin_thread(self) -> None:
+        """As Stream.begin_thread."""
 
     def running(self) -> AbstractContextManager[object]:
         """As Stream.running."""
@@ -45,6 +51,11 @@ class CudaStream:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # torch's gap
+
+    def begin_thread(self) -> None:
+        """As Stream.begin_thread. A new thread's device is GPU 0, on which leaving `running` would
+        then make a context: of hundreds of MB, or refused where the GPU is exclusive."""
+        torch.cuda.set_device(self._device)
 
     def running(self) -> AbstractContextManager[object]:
         """As Stream.running."""

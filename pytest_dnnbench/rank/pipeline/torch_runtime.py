@@ -297,4 +297,5 @@ def _sgd(parameters: list[nn.Parameter], settings: Sgd) -> torch.optim.Optimizer
         lr=settings.learning_rate,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
+        fused=settings.fused or None,
     )

@@ -115,6 +115,7 @@ class Outbox:
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
+        self._stream.begin_thread()
         while self._send_next():
             pass
 
@@ -181,6 +182,7 @@ class Inbox:
 
     def _work(self) -> None:
         try:
+            self._stream.begin_thread()
             while self._expected.get():
                 self._room.acquire()
                 self.arrived.put(self._receive())

@@ -210,6 +210,9 @@ def check_record(record: Record, place: str) -> None:
             _wrong(place, name, f"the value {metric.value!r} is not the median of per_launch")
     if record.breakdown is not None:
         _check_breakdown(record.breakdown, f"{place}.breakdown")
+    for name, each in (record.against.compared if record.against else {}).items():
+        if not each.is_possible:
+            raise DataError(f"{place}.against.compared.{name}: no pairs can give these figures")
     for name, limit in record.thresholds.items():
         if limit.relative is not None and not -1 < limit.relative < 1:
             raise DataError(

@@ -2,11 +2,13 @@
 (--dnn-against). Side A is the environment of the session, and the record itself; side B is the
 other one. Decided in results/verdicts/side_by_side.py."""
 
+import math
 from typing import Literal
 
 import msgspec
 
 from pytest_dnnbench.case import Scalar
+from pytest_dnnbench.metrics import can_be_measured
 
 SideStatus = Literal["better", "worse", "no evidence"]
 
@@ -49,6 +51,16 @@ class SideMetric(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     limit: float | None = None
     broken: bool = False
     disturbed: int = 0
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether its figures can have been measured; those of a damaged file need not."""
+        low, high = self.interval
+        return (
+            -1 < low <= self.change <= high < math.inf
+            and 0 <= self.detectable < math.inf
+            and all(can_be_measured(value) and value > 0 for value in (self.a, self.b))
+        )
 
 
 class OtherSide(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

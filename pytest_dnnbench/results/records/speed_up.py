@@ -22,7 +22,7 @@ _SETTING = attrgetter(
         f"case.{name}"
         for name in (
             "model", "phase", "dataset", "image_size", "sequence_length", "precision", "scaling",
-            "device", "seed",
+            "device", "seed", "form",
         )
     ),
     "run.steps",

@@ -42,7 +42,7 @@ SIGNS_ALPHA = 0.05
 """A difference is called only if a sign test of the pairs has a smaller p-value."""
 
 SMALLEST = 1e-4
-"""A difference of 0.01% or less is none."""
+"""A difference of 0.01% or less is none, of any metric."""
 
 _GROWTH = 1.6
 """Each look has this many times the pairs of the one before: a look at hardly more pairs has little
@@ -100,12 +100,18 @@ def pair_prior(cases: Sequence[Sequence[float]]) -> Prior:
 
 
 def decide_pairs(
-    ratios: Sequence[float], *, prior: Prior, alpha: float, share: float
+    ratios: Sequence[float],
+    *,
+    prior: Prior,
+    alpha: float,
+    share: float,
+    smallest: float = SMALLEST,
 ) -> PairDecision:
     """Decides one metric of one case at one look, from its ratios B / A, at least two of them.
 
     `alpha` is the false-alarm rate of the test, for a call in either direction at any look, and
-    `share` that of this look. Raises DataError for a ratio without a logarithm.
+    `share` that of this look; no change of `smallest` or less is called. Raises DataError for a
+    ratio without a logarithm.
     """
     noise = learn([ratios], prior)
     logs = [math.log(ratio) for ratio in ratios]
@@ -113,7 +119,7 @@ def decide_pairs(
     # Other cases may say that pairs vary more than these few show, but not that they vary less.
     deviation = max(noise.launch_sd, statistics.stdev(logs))
     exactness = Precision(deviation / math.sqrt(len(logs)), noise.launch_dof)
-    reach = max(SMALLEST, exactness.reach(alpha * share / 2))
+    reach = max(smallest, exactness.reach(alpha * share / 2))
     half = exactness.reach((1 - INTERVAL) * share / 2)
     status: PairStatus = "no evidence"
     if abs(mean) > reach and signs_agree(logs, mean):

@@ -30,6 +30,7 @@ from pytest_dnnbench.results.records.side_by_side import (
 from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import median
 from pytest_dnnbench.results.statistics.paired import (
+    SMALLEST,
     Look,
     PairDecision,
     decide_pairs,
@@ -48,6 +49,12 @@ class Compared:
 
     interesting: float
     limit: float | None = None
+
+    @property
+    def smallest(self) -> float:
+        """The least change that is called. The peak memory of a process differs by 0.04% because
+        one more folder is searched for modules: that is so, and it is nothing."""
+        return max(self.interesting / 10, SMALLEST)
 
 
 def against_limits(entries: Iterable[str], source: str) -> dict[str, Limit]:
@@ -117,7 +124,13 @@ class Questions:
             decided = self.decisions.setdefault(case, {})
             if len(pairs) < planned.rounds or (metric in decided and self.is_settled(case)):
                 continue
-            decision = decide_pairs(pairs, prior=prior, alpha=self.alpha, share=planned.share)
+            decision = decide_pairs(
+                pairs,
+                prior=prior,
+                alpha=self.alpha,
+                share=planned.share,
+                smallest=self.metrics[metric].smallest,
+            )
             before = decided.get(metric)
             if before and before.status != "no evidence" and decision.status == "no evidence":
                 continue
@@ -174,14 +187,18 @@ def _beyond(change: float, limit: float | None) -> bool:
 
 def ratios_of(a: Mapping[str, Figures], b: Mapping[str, Figures]) -> dict[str, list[float]]:
     """B / A of each pair, by metric: of those that both sides have and whose figures have a
-    logarithm."""
+    logarithm. Figures that differ by no more than the metric's granularity are alike."""
     ratios = {}
     for metric, figures in a.items():
         pairs = (
             [*zip(figures.per_launch, b[metric].per_launch, strict=False)] if metric in b else []
         )
         if pairs and all(before > 0 and after > 0 for before, after in pairs):
-            ratios[metric] = [after / before for before, after in pairs]
+            granule = METRICS[metric].granularity
+            ratios[metric] = [
+                1.0 if granule and abs(after - before) <= granule else after / before
+                for before, after in pairs
+            ]
     return ratios
 
 

@@ -75,7 +75,11 @@ def answers(others: Mapping[str, OtherSide]) -> list[str]:
     )
     sentences = []
     for metric in metrics:
-        compared = [other.compared[metric] for other in others.values() if metric in other.compared]
+        compared = [
+            other.compared[metric]
+            for other in others.values()
+            if metric in other.compared and other.compared[metric].is_possible
+        ]
         called = any(each.status != "no evidence" for each in compared)
         if compared and (called or metric == THROUGHPUT):
             sentences.append(answer(metric, compared, next(iter(others.values())).side.name))
@@ -175,6 +179,7 @@ def rows_of(name: str, record: Record) -> list[SideRow]:
             remark=_remark(each),
         )
         for metric, each in other.compared.items()
+        if metric in record.metrics and each.is_possible
     ]
 
 

@@ -1,0 +1,115 @@
+"""`fsdp`: torch.distributed.fsdp.fully_shard, FSDP2 (Zhao et al., "PyTorch FSDP", VLDB 2023; the
+idea: Rajbhandari et al., "ZeRO", SC 2020). Each rank holds a part of every parameter, its gradient
+and its optimiser's state; a block's weights are whole only while it runs.
+
+Not here: the proof, which gathers what it compares (data_parallel_proof.py, whole.py).
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
+from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
+
+TYPES = {"none": None, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+RESHARD = {"auto": None, "yes": True, "no": False}
+"""What becomes of a block's weights after its forward pass; auto frees those of all blocks, and
+keeps the root's, which the backward pass needs first."""
+
+
+class FsdpWorker(DataParallelWorker):
+    """Shards the workload's blocks one by one, and what is left with the root."""
+
+    runs_alone = False
+
+    def __init__(self, place: Place, request: RunRequest) -> None:
+        super().__init__(place, request)
+        options = request.case.options
+        self.reshard = RESHARD[str(options.get("reshard", "auto"))]
+        self.types = MixedPrecisionPolicy(
+            param_dtype=TYPES[str(options.get("param_dtype", "none"))],
+            reduce_dtype=TYPES[str(options.get("reduce_dtype", "none"))],
+        )
+        if request.case.precision == "bf16" and self.types.param_dtype is not None:
+            raise UsageError(
+                "--dnn-fsdp-param-dtype and --dnn-precision bf16 both choose the type of the"
+                " forward pass: leave one of them out"
+            )
+        self.computes_in = [
+            kind for kind in (self.types.param_dtype, self.types.reduce_dtype) if kind is not None
+        ]
+        self.wrapped: list[str] = []
+
+    def wrap(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The module with its blocks and itself sharded, and an optimiser of the parts."""
+        for tensor in (*module.parameters(), *module.buffers()):
+            dist.broadcast(tensor.detach(), src=0)
+        mesh = init_device_mesh(self.device.type, (self.place.world_size,))
+        # In double precision, for the proof, nothing is cast.
+        types = MixedPrecisionPolicy() if self.wide else self.types
+        self.wrapped = [
+            name for name in self.workload.blocks(module) if _has_parameters(module, name)
+        ]
+        _check_types(module, self.wrapped)
+        for name in self.wrapped:
+            block = module.get_submodule(name)
+            fully_shard(block, mesh=mesh, reshard_after_forward=self.reshard, mp_policy=types)
+        fully_shard(module, mesh=mesh, reshard_after_forward=self.reshard, mp_policy=types)
+        # From its first layer on a rank waits for the others' parts.
+        module.register_forward_pre_hook(lambda *_: self.own_work.together(), prepend=True)
+        return module, self.fresh_optimizer(module)
+
+    def metrics(self) -> dict[str, float]:
+        """As Worker.metrics: what this rank holds between two steps."""
+        return held_bytes(self.module, self.optimizer)
+
+    def details(self) -> dict[str, object]:
+        """As Worker.details: what was wrapped, and the options in force."""
+        return {
+            **super().details(),
+            "wrapped": [*self.wrapped, "(root)"],
+            "reshard_after_forward": "auto" if self.reshard is None else self.reshard,
+            "param_dtype": _name(self.types.param_dtype),
+            "reduce_dtype": _name(self.types.reduce_dtype),
+        }
+
+
+def _has_parameters(module: nn.Module, name: str) -> bool:
+    try:
+        block = module.get_submodule(name)
+    except AttributeError:
+        raise UsageError(
+            f"the workload's blocks name {name!r}, which the model does not have: return names of"
+            " its submodules"
+        ) from None
+    return next(block.parameters(), None) is not None
+
+
+def _check_types(module: nn.Module, blocks: Iterable[str]) -> None:
+    """Raises UsageError where FSDP would meet weights of several types in what it shards
+    together."""
+    groups: dict[str, set[torch.dtype]] = {}
+    for name, parameter in module.named_parameters():
+        block = next((each for each in blocks if name.startswith(f"{each}.")), "(root)")
+        groups.setdefault(block, set()).add(parameter.dtype)
+    for block, types in groups.items():
+        if len(types) > 1 or any(kind.is_complex for kind in types):
+            names = ", ".join(sorted(filter(None, map(_name, types))))
+            raise UsageError(
+                f"FSDP shards the weights of {block!r} together, and they are of type {names}: give"
+                " them one real type, name the parts in Workload.blocks, or use ddp"
+            )
+
+
+def _name(kind: torch.dtype | None) -> str | None:
+    return None if kind is None else str(kind).removeprefix("torch.")

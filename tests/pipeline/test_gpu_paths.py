@@ -1,0 +1,54 @@
+"""What a pipeline does on GPUs, with torch's answers injected."""
+
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_dnnbench.messages import Place
+from pytest_dnnbench.rank.pipeline import planning, transfer
+from pytest_dnnbench.rank.pipeline.planning import bandwidth_of, device_memory
+from pytest_dnnbench.rank.pipeline.transfer import Alarm, Inbox, Outbox
+
+MIB = 1 << 20
+
+
+def test_threads_of_transfers_work_on_their_ranks_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new thread is on GPU 0: every rank made a context there."""
+    begun: list[str] = []
+
+    class Line:
+        def begin_thread(self) -> None:
+            begun.append(threading.current_thread().name)
+
+        def running(self) -> AbstractContextManager[object]:
+            return nullcontext()
+
+        def mark(self) -> None: ...
+
+        def follow(self, mark: Any, tensors: Any) -> None: ...
+
+    monkeypatch.setattr(transfer, "stream_for", lambda device: Line())
+    group: Any = None  # nothing is sent
+    outbox = Outbox(1, group, torch.device("cpu"), Alarm(), 1)
+    inbox = Inbox(2, group, torch.device("cpu"), Alarm())
+    outbox.close(5.0)
+    inbox.close(5.0)
+    assert sorted(begun) == ["receive from rank 2", "send to rank 1"]
+
+
+def test_a_links_noise_does_not_change_the_bandwidth_of_gpus() -> None:
+    quiet = bandwidth_of(256 * MIB, [1.20e-3, 1.00e-3, 1.01e-3], on_gpu=True)
+    noisy = bandwidth_of(256 * MIB, [1.03e-3, 9.00e-3, 2.00e-3], on_gpu=True)
+    assert quiet == noisy == 3e11
+    assert bandwidth_of(16 * MIB, [2.0, 1.0, 4.0], on_gpu=False) == 8 * MIB
+
+
+def test_a_plan_leaves_memory_to_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (70e9, 80e9))
+    place = Place(0, 2, "cuda:0", 1, "", 1.0)
+    assert device_memory(place) == pytest.approx(63e9)
+    assert device_memory(Place(0, 2, "cpu", 1, "", 1.0)) is None
+    assert planning.USABLE_MEMORY < 1

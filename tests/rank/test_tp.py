@@ -1,0 +1,96 @@
+"""`tp`: proven on two and four ranks; planted faults caught; what cannot be split refused; samples
+counted once."""
+
+from dataclasses import replace
+
+import pytest
+
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
+from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.errors import UsageError, WrongResult
+from pytest_dnnbench.messages import RankReport, RunRequest
+from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.schema import CorrectnessEntry
+from pytest_dnnbench.step_form import StepForm
+
+
+def request(model: str, gpus: int, phase: str = "train", worker: str = "") -> RunRequest:
+    case = Case("tp", model, gpus, phase, batch_size=2)
+    row = Catalog().framework("tp")
+    return RunRequest(case, worker or row.worker, Catalog().model(model), 2, 1, recheck=True)
+
+
+def prove(server: ForkServer, asked: RunRequest) -> CorrectnessEntry:
+    ranks = Ranks(server, ["cpu"] * asked.case.gpus, threads=1, timeout_s=180)
+    return agree(asked.case, ranks.launch(PROVE, asked))
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus"),
+    [("gpt-tiny", 2), ("gpt-tiny", 4), ("llama-tiny", 2), ("mlp", 2), ("mlp", 4)],
+)
+def test_a_right_step_is_proven(server: ForkServer, model: str, gpus: int) -> None:
+    evidence = prove(server, request(model, gpus))
+    assert evidence.ranks_agree == "bit for bit"
+    for kind in ("gradients", "parameters"):
+        assert evidence.largest_deviation[kind] <= evidence.tolerance[kind] < 1e-9
+
+
+def test_forms_of_a_step_are_proven_together(server: ForkServer) -> None:
+    asked = request("gpt-tiny", 2)
+    form = StepForm(checkpointing=True, accumulate=2)
+    evidence = prove(server, replace(asked, case=replace(asked.case, form=form)))
+    assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
+
+
+def test_validation_is_proven(server: ForkServer) -> None:
+    evidence = prove(server, request("gpt-tiny", 2, "validate"))
+    assert evidence.checked == ["logits in float32", "logits"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "failure"),
+    [
+        ("UnevenCopies", "holds other values than rank 0"),
+        ("NoSum", "gradients in float32 of the timed step"),
+        ("OtherSamples", "gradients of step 0"),
+    ],
+)
+def test_a_wrong_step_is_caught(server: ForkServer, fault: str, failure: str) -> None:
+    with pytest.raises(WrongResult, match=failure):
+        prove(server, request("mlp", 2, worker=f"tests.rank.broken_sharding:{fault}"))
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "message"),
+    [
+        ("tests.tiny_models:tiny", 2, "splits linear layers, and '0' is a convolution: use a"),
+        ("tests.own_workloads:Words", 2, "does not say which linear layers to split"),
+        ("llama-tiny", 4, "has 2 heads, which 4 ranks cannot share evenly"),
+        ("tests.own_workloads:SplitsNothing", 2, "Workload.split has 'nowhere': 'column': name"),
+    ],
+)
+def test_what_cannot_be_split_is_refused_in_a_line(
+    server: ForkServer, model: str, gpus: int, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        prove(server, request(model, gpus))
+    assert "\n" not in str(caught.value)
+
+
+def test_samples_are_counted_once_and_weights_are_shared_out(server: ForkServer) -> None:
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=180)
+    reports: list[RankReport] = ranks.launch(MEASURE, request("gpt-tiny", 2))
+    assert [set(report.step_samples) for report in reports] == [{2 * 2 * 128}, {0}]
+    assert {report.samples_per_update for report in reports} == {2 * 2 * 128}
+    assert reports[0].fingerprint == reports[1].fingerprint != ""
+    assert reports[0].details["column"] == 16
+    # Of 8 * 128 * 128 weights in the matrices of each block, a rank holds half.
+    split = 4 * (12 * 128 * 128 // 2) * 4
+    whole = 4 * 842_496
+    assert (
+        whole - split - 4 * 4 * 8 * 128 < reports[0].metrics["parameter_bytes"] < whole - split + 1
+    )
