@@ -50,8 +50,6 @@ MAY_IMPORT = {
     "machine": LEAVES | RESULTS | {"controller"},
     "horovod_build": {"errors", "files", "proc", "controller"},
     "hookspecs": LEAVES | {"controller"},
-    "session": LEAVES | RESULTS | {"controller", "report"},
-    "hookspecs": LEAVES,
     "session": LEAVES | RESULTS | {"controller", "machine", "report"},
     "plugin": LEAVES | {"hookspecs", "session", "controller"},
     "init": {"errors", "files"},
