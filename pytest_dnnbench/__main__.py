@@ -40,6 +40,10 @@ COMMANDS = {
         "pytest_dnnbench.report.export_command",
         "write saved sessions for github-action-benchmark, Bencher or Prometheus",
     ),
+    "machine": (
+        "pytest_dnnbench.machine.command",
+        "measure which slowdowns this machine can find, and say what to change",
+    ),
     "schema": (
         "pytest_dnnbench.results.records.schema_command",
         "print the format of a saved session",

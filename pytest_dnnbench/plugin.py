@@ -86,6 +86,7 @@ def _parts(config: pytest.Config) -> list[object]:
     from pytest_dnnbench.session.interrupts import Interrupts
     from pytest_dnnbench.session.journal import Journaling
     from pytest_dnnbench.session.launch_planning import LaunchPlanning
+    from pytest_dnnbench.session.machine_fingerprint import MachineFingerprint
     from pytest_dnnbench.session.progress import ProgressDisplay
     from pytest_dnnbench.session.replay_clock import ReplayClocks
     from pytest_dnnbench.session.report import SessionReport
@@ -114,6 +115,7 @@ def _parts(config: pytest.Config) -> list[object]:
         Verdicts(config),
         SessionReport(config),
         GitHub(config),
+        MachineFingerprint(config),
         Summary(config),
     ]
     return (

@@ -19,7 +19,7 @@ import msgspec
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
-from pytest_dnnbench.controller.machine import Machine
+from pytest_dnnbench.controller.machine import Gpu, Machine
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.messages import Correctness, FunctionRequest, RunRequest, TimedRequest
 from pytest_dnnbench.mnist_files import MnistFiles
@@ -219,6 +219,17 @@ def _shared_gpus(machine: Machine, ranks: int) -> dict[str, Scalar]:
     return {"ranks_per_gpu": machine.ranks_per_gpu} if shared else {}
 
 
+def _gpu_settings(gpus: Sequence[Gpu]) -> dict[str, Scalar | None]:
+    """What is set on the GPUs, as facts gpu_NAME: one value if all have the same."""
+    facts: dict[str, Scalar | None] = {}
+    for name in dict.fromkeys(name for gpu in gpus for name, _ in gpu.settings):
+        values = [dict(gpu.settings).get(name) for gpu in gpus]
+        facts[f"gpu_{name}"] = values[0] if len(set(values)) == 1 else ", ".join(map(str, values))
+    if any(gpu.sliced for gpu in gpus):
+        facts["gpu_sliced"] = True
+    return facts
+
+
 def _environment(
     machine: Machine,
     launches: Sequence[Launch],
@@ -234,6 +245,7 @@ def _environment(
         "cores": machine.cores,
         "gpu": ", ".join(gpu.name for gpu in used) or None,
         "gpu_uuids": ", ".join(gpu.uuid for gpu in used) or None,
+        **_gpu_settings(used),
         "driver": machine.driver,
         **_shared_gpus(machine, len(launches[0].reports)),
         "torchvision": version("torchvision"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.controller.nvml import NvmlUnavailable, nvml, opened_gpus
 from pytest_dnnbench.controller.torch_build import installed_torch
 from pytest_dnnbench.errors import UsageError
@@ -19,12 +20,15 @@ class Gpu:
 
     `cores` are the kernel's numbers of the cores nearest to it that this process may use; empty
     where they are not known. `sliced`: ranks get a slice of it (MIG); it is leased whole.
+    `settings` are what its administrator has set that decides speed, by name: "power_limit_w",
+    "ecc"; those that it does not have are left out.
     """
 
     name: str
     uuid: str
     cores: tuple[int, ...] = ()
     sliced: bool = False
+    settings: tuple[tuple[str, Scalar], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +171,17 @@ def _gpu(library: Any, handle: Any) -> Gpu:
     with suppress(library.NVMLError):
         sliced = bool(library.nvmlDeviceGetMigMode(handle)[0])
     name, uuid = library.nvmlDeviceGetName(handle), library.nvmlDeviceGetUUID(handle)
-    return Gpu(name, uuid, _near_cores(library, handle), sliced)
+    return Gpu(name, uuid, _near_cores(library, handle), sliced, _settings(library, handle))
+
+
+def _settings(library: Any, handle: Any) -> tuple[tuple[str, Scalar], ...]:
+    settings: list[tuple[str, Scalar]] = []
+    with suppress(library.NVMLError):
+        limit_mw = library.nvmlDeviceGetPowerManagementLimit(handle)
+        settings.append(("power_limit_w", limit_mw / 1000))
+    with suppress(library.NVMLError):
+        settings.append(("ecc", bool(library.nvmlDeviceGetEccMode(handle)[0])))
+    return tuple(settings)
 
 
 def _near_cores(library: Any, handle: Any) -> tuple[int, ...]:

@@ -36,9 +36,10 @@ VARIABLE_PREFIXES = (
     "ONEDNN_",
     "OPENBLAS_",
     "PYTORCH_",
-    "TORCH_",
     "TORCHDYNAMO_",
     "TORCHINDUCTOR_",
+    "TORCH_",
+    "TRITON_",
 )
 """Beginnings of the names of the variables that are recorded; no other variable is."""
 
@@ -56,11 +57,13 @@ NOT_RECORDED = (
     "CUDA_CACHE_PATH",
     "CUDA_HOME",
     "CUDA_PATH",
-    "TORCH_EXTENSIONS_DIR",
-    "TORCH_HOME",
     "TORCHINDUCTOR_CACHE_DIR",
     # Of compiling only.
     "TORCHINDUCTOR_COMPILE_THREADS",
+    "TORCH_EXTENSIONS_DIR",
+    "TORCH_HOME",
+    "TRITON_CACHE_DIR",
+    "TRITON_HOME",
 )
 """Variables of those names that say nothing about speed, or that are recorded in another way."""
 

@@ -19,6 +19,8 @@ _ABOUT_A_GPU = (
     "TotalEnergyConsumption",
     "UtilizationRates",
     "FieldValues",
+    "PowerManagementLimit",
+    "EccMode",
     "DeviceHandleFromMigDeviceHandle",
 )
 

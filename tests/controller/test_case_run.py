@@ -2,6 +2,7 @@
 wrong. Ranks are behind a Launcher."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from pytest_dnnbench.messages import Correctness, RunRequest, TimedRequest
 from pytest_dnnbench.results.baselines.comparability import differences, facts_of
 from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.records.record import make_record
-from pytest_dnnbench.results.records.schema import Record
+from pytest_dnnbench.results.records.schema import Conditions, Record
 from tests.fake_launches import YARDSTICK_S, FakeLauncher
 
 EXACT = Correctness({"gradients": 0.0}, {"gradients": 1e-9})
@@ -87,6 +88,24 @@ def test_ranks_that_share_a_gpu_are_never_compared_with_others() -> None:
     assert (apart.run.oversubscribed, shared.run.oversubscribed) == (False, True)
     unlike = {each.fact: each.now for each in differences(facts_of(apart), facts_of(shared))}
     assert unlike == {"oversubscribed": True, "ranks_per_gpu": 2}
+
+
+def test_what_is_set_on_the_gpus_must_match() -> None:
+    def facts(*limits_w: float) -> dict[str, object]:
+        gpus = tuple(
+            Gpu("H100", f"GPU-{number}", settings=(("power_limit_w", limit_w),))
+            for number, limit_w in enumerate(limits_w)
+        )
+        run = case_run(Recorder())
+        run.launch()
+        run.machine = Machine("cuda", gpus, "550", 8, "", "")
+        conditions = Conditions(gpu_uuids=tuple(gpu.uuid for gpu in gpus))
+        run.launches = [replace(launch, conditions=conditions) for launch in run.launches]
+        return dict(run.measurement().environment.must_match)
+
+    assert facts(700.0, 700.0)["gpu_power_limit_w"] == 700.0
+    assert facts(700.0, 500.0)["gpu_power_limit_w"] == "700.0, 500.0"
+    assert "gpu_power_limit_w" not in facts()
 
 
 def test_a_wrong_step_is_never_timed() -> None:

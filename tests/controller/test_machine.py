@@ -40,6 +40,18 @@ def test_gpus_are_detected_in_the_order_of_the_variable(monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("torch_for_cuda")
+def test_what_is_set_on_a_gpu_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = FakeNvml(
+        "GPU-a",
+        Name=lambda _: "H100",
+        PowerManagementLimit=lambda _: 650_000,
+        EccMode=lambda _: (1, 1),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    assert detect("cuda").gpus[0].settings == (("power_limit_w", 650.0), ("ecc", True))
+
+
+@pytest.mark.usefixtures("torch_for_cuda")
 def test_cuda_that_is_not_possible_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

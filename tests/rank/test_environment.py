@@ -77,6 +77,8 @@ def test_the_variables_that_decide_speed_are_facts() -> None:
         "OMP_WAIT_POLICY": "",
         "OMP_NUM_THREADS": "2",
         "PATH": "/bin",
+        "TORCHINDUCTOR_CACHE_DIR": "/a/cache",
+        "TORCHINDUCTOR_MAX_AUTOTUNE": "1",
         "TORCH_NCCL_API_KEY": "a secret",
         "HOROVOD_SECRET": "a secret",
         "MKL_PASSWORD": "a secret",
@@ -88,6 +90,7 @@ def test_the_variables_that_decide_speed_are_facts() -> None:
         "variables.HOROVOD_TIMELINE": "/a/timeline.json",
         "variables.NCCL_ALGO": "Ring",
         "variables.NVIDIA_TF32_OVERRIDE": "0",
+        "variables.TORCHINDUCTOR_MAX_AUTOTUNE": "1",
     }
 
 

@@ -1,0 +1,1 @@
+"""What a machine can find: its speed, its noise, and what to change. `dnnbench machine`."""

@@ -1,0 +1,69 @@
+"""The machine as `dnnbench machine` found it once, beside the machine of this session."""
+
+import platform
+import statistics
+from typing import Any
+
+import pytest
+
+from pytest_dnnbench.controller.torch_build import installed_torch
+from pytest_dnnbench.errors import DataError
+from pytest_dnnbench.machine.fingerprint import (
+    SLOWER,
+    Fingerprint,
+    fingerprint_path,
+    read_fingerprint,
+)
+from pytest_dnnbench.session import benchmark_file, state
+
+
+class MachineFingerprint:
+    """Says at the end how the yardstick compares with the fingerprint's, where there is one."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def summary(self) -> list[tuple[str, str]]:
+        """One line, or none."""
+        if state.is_xdist_worker(self._config):
+            return []
+        yardsticks = [
+            launch.conditions.yardstick_s
+            for record in benchmark_file.records(self._config).values()
+            for launch in record.launches
+            if launch.conditions.yardstick_s
+        ]
+        if not yardsticks:
+            return []
+        try:
+            fingerprint = read_fingerprint(fingerprint_path())
+        except DataError as error:
+            return [(f"the machine's fingerprint is not compared: {error}", "yellow")]
+        if fingerprint is None:
+            return []
+        return [compared(fingerprint, statistics.median(yardsticks), _here())]
+
+
+def compared(fingerprint: Fingerprint, now_s: float, here: dict[str, Any]) -> tuple[str, str]:
+    """The line and its colour. Another processor or torch makes another yardstick."""
+    facts = {name: getattr(fingerprint, name) for name in here}
+    if other := [
+        f"{name} {facts[name]} -> {here[name]}" for name in here if facts[name] != here[name]
+    ]:
+        return (
+            f"the machine's fingerprint of {fingerprint.saved[:10]} is of another one"
+            f" ({', '.join(other)}): run `dnnbench machine` again",
+            "",
+        )
+    before_s = statistics.median(fingerprint.yardstick_s)
+    change = now_s / before_s - 1
+    line = (
+        f"this machine's yardstick was {1e3 * before_s:.2f} ms on {fingerprint.saved[:10]}, now"
+        f" {1e3 * now_s:.2f} ms ({change:+.0%})"
+    )
+    return line, "yellow" if change >= SLOWER else ""
+
+
+def _here() -> dict[str, Any]:
+    torch = installed_torch()
+    return {"hostname": platform.node(), "torch": torch.version if torch else ""}
