@@ -205,6 +205,7 @@ class Agent:
             cores=placement.cores,
             gpu_uuids=placement.gpu_uuids,
             rank_cores=placement.rank_cores,
+            rank_variables=placement.rank_variables,
         )
 
     def _begin(self, begin: say.Begin) -> say.Begun:

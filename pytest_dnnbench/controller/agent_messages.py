@@ -187,6 +187,7 @@ class Leased(Reply, frozen=True, kw_only=True):
     cores: tuple[int, ...]
     gpu_uuids: tuple[str, ...]
     rank_cores: tuple[tuple[int, ...], ...]
+    rank_variables: tuple[dict[str, str], ...]
 
 
 class Begun(Reply, frozen=True, kw_only=True):

@@ -142,6 +142,7 @@ class NodePlacements:
 def _together(nodes: Sequence[Node], parts: Sequence[Placement]) -> Placement:
     """The placements of several nodes as one, in the order of the ranks."""
     cores = [part.cores_of(rank) for part in parts for rank in range(len(part.devices))]
+    variables = [part.variables_of(rank) for part in parts for rank in range(len(part.devices))]
     uuids = [uuid for part in parts for uuid in part.gpu_uuids]
     here = [part for node, part in zip(nodes, parts, strict=True) if isinstance(node, HereNode)]
     placement = Placement(
@@ -149,6 +150,7 @@ def _together(nodes: Sequence[Node], parts: Sequence[Placement]) -> Placement:
         min(part.threads for part in parts),
         gpu_uuids=tuple(uuids),
         rank_cores=tuple(cores) if any(cores) else (),
+        rank_variables=tuple(variables) if any(variables) else (),
     )
     if here:
         placement.watch = here[0].watch

@@ -229,7 +229,7 @@ class Ranks:
         kind: bytes,
     ) -> RankTask:
         """What one rank is to do."""
-        environment = job.environments[number]
+        environment = {**self.placement.variables_of(number), **job.environments[number]}
         place = Place(
             rank=number,
             world_size=self.world_size,

@@ -222,6 +222,7 @@ class RemoteNode:
             taken.cores,
             gpu_uuids=taken.gpu_uuids,
             rank_cores=taken.rank_cores,
+            rank_variables=taken.rank_variables,
         )
         try:
             yield placement

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -79,13 +80,15 @@ class Resources:
         if engine is not None:
             if settings.against or settings.against_path or settings.against_env:
                 raise UsageError("--dnn-against compares on one machine: leave it out on nodes")
+            if settings.ranks_per_gpu > 1:
+                raise UsageError("--dnn-ranks-per-gpu is for one machine: leave it out on nodes")
             if side_by_side:
                 raise UsageError("-n runs cases side by side on one machine: leave it out on nodes")
             self.cluster = cluster_of(
                 settings,
                 engine,
                 self.server,
-                lambda: here(detect(settings.device), ()),
+                lambda: here(_machine(settings), ()),
                 timed=timed,
                 announce=announce,
             )
@@ -114,7 +117,7 @@ class Resources:
         """Finds the machine and the device counts. Raises UsageError where the settings do not
         fit."""
         if self.cluster is None:
-            self.machine = detect(self.settings.device)
+            self.machine = _machine(self.settings)
         else:
             self.machine = self.cluster.machine
         self.settings = settings = self.settings.on(self.machine.kind)
@@ -315,6 +318,18 @@ class Resources:
                 " with --dnn-gpu-counts"
             )
         return fitting
+
+
+def _machine(settings: Settings) -> Machine:
+    """The machine, with as many ranks on a GPU as asked for. Raises UsageError for that on CPU
+    ranks, any number of which may run anyway."""
+    machine, ranks = detect(settings.device), settings.ranks_per_gpu
+    if ranks > 1 and machine.kind != "cuda":
+        raise UsageError(
+            f"--dnn-ranks-per-gpu {ranks} is for GPUs, and there is none ({machine.describe()}):"
+            " leave it out; any number of CPU ranks runs, as with --gpus 4"
+        )
+    return replace(machine, ranks_per_gpu=ranks)
 
 
 def resources(config: pytest.Config) -> Resources:
