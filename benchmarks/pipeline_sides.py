@@ -17,8 +17,9 @@ from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
+from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage import Stage
-from pytest_dnnbench.rank.pipeline.stash import Sgd, Stash
+from pytest_dnnbench.rank.pipeline.stash import Stash
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
 
 Groups = tuple[tuple[str, ...], ...]

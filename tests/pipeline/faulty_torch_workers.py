@@ -64,3 +64,42 @@ class LastMicrobatchLost(TorchPipelineWorker):
 
         runtime._noted_loss = forgetful  # type: ignore[method-assign]
         return runtime
+
+
+class TiesApart(TorchPipelineWorker):
+    """The copies of a tied weight keep their gradients to themselves."""
+
+    def _assembled(self, *arguments: Any) -> TorchRuntime:
+        runtime = super()._assembled(*arguments)
+        runtime._ties = []
+        return runtime
+
+
+class ClippedByThemselves(TorchPipelineWorker):
+    """Each rank clips by the norm of its own gradients."""
+
+    def _assembled(self, *arguments: Any) -> TorchRuntime:
+        runtime = super()._assembled(*arguments)
+
+        class Local:
+            limit = runtime._limit.limit if runtime._limit is not None else 0.0
+
+            def clipped(self, gradients: Any, device: Any, counted: Any) -> Any:
+                """By the norm of this rank."""
+                norm = float(torch.stack([each.norm() for each in gradients]).norm())
+                return [each * min(1.0, self.limit / norm) for each in gradients]
+
+        runtime._limit = Local()  # type: ignore[assignment]
+        return runtime
+
+
+class SteppedTwice(TorchPipelineWorker):
+    """The optimiser steps twice in each update."""
+
+    def _assembled(self, *arguments: Any) -> TorchRuntime:
+        runtime = super()._assembled(*arguments)
+        runtime._optimisers = [
+            *runtime._optimisers,
+            *((each, None) for each, _ in runtime._optimisers),
+        ]
+        return runtime

@@ -15,7 +15,8 @@ from pytest_dnnbench.controller.rank_launcher import PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
-from pytest_dnnbench.rank.pipeline.stash import Sgd, Stash
+from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.rank.pipeline.stash import Stash
 from pytest_dnnbench.rank.step_forms import lay_out
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.step_form import StepForm

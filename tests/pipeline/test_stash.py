@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_dnnbench.rank.pipeline.stash import Sgd, Stash
+from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.rank.pipeline.stash import Stash
 
 
 def gradients(stash: Stash, value: float) -> list[torch.Tensor]:

@@ -12,7 +12,7 @@ from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.errors import PlanError, WrongResult
+from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.planner.synchronous import RULES
 from pytest_dnnbench.results.records.measurement import Launch, agree, check_times
@@ -20,6 +20,7 @@ from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
 MODELS = "tests.pipeline.models"
 RESIDUAL, TRANSFORMER = f"{MODELS}:residual", f"{MODELS}:transformer"
+TOKENS = "tests.pipeline.token_workloads"
 WORKER = "pytest_dnnbench.rank.frameworks.torch_pipeline:TorchPipelineWorker"
 PLANNING = "pytest_dnnbench.rank.pipeline.planning:decide_synchronous"
 TRAINED = ["gradients in float32", "loss in float32", "parameters", "buffers", "loss"]
@@ -85,6 +86,57 @@ def test_replicas_of_a_pipeline_average_their_gradients(prove: Any, framework: s
     assert evidence.checked == TRAINED
 
 
+@pytest.mark.parametrize(
+    ("framework", "gpus", "stages"),
+    [("1f1b", 2, 2), ("zero-bubble", 4, 4), ("zbv", 2, 2), ("interleaved", 4, 2)],
+)
+def test_a_workload_of_tokens_with_tied_weights_and_clipping_is_proven(
+    prove: Any, framework: str, gpus: int, stages: int
+) -> None:
+    """Its own AdamW and scheduler per stage, embedding and head in different stages."""
+    evidence = prove(framework, gpus, model=f"{TOKENS}:Tied", stages=stages)
+    assert evidence.checked == [*TRAINED, "updates"]
+
+
+def test_our_gpt_is_proven_over_several_stages_per_rank(prove: Any) -> None:
+    """With dropout, AdamW, clipping, and a head that has the embedding's weights."""
+    assert prove("zero-bubble", 2, model="gpt-nano").checked == [*TRAINED, "updates"]
+
+
+def test_tokens_are_counted_and_validated(launch: Any, prove: Any) -> None:
+    reports: list[RankReport] = launch(MEASURE, "1f1b", 2, model=f"{TOKENS}:Tied")
+    assert [report.step_samples for report in reports] == [(0,) * 3, (2 * 4 * 6,) * 3]
+    assert {(report.sample, report.samples_per_update) for report in reports} == {("tok", 48)}
+    evidence = prove("gpipe", 2, model=f"{TOKENS}:Tied", phase="validate")
+    assert evidence.checked == ["validation in float32", "validation"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "model", "message"),
+    [
+        ("TiesApart", "Tied", "gradients in float32 of stage 0"),
+        ("ClippedByThemselves", "Clipped", "gradients in float32 of stage"),
+        ("SteppedTwice", "Tokens", "parameters of stage"),
+    ],
+)
+def test_a_fault_in_what_stages_share_is_caught(
+    prove: Any, fault: str, model: str, message: str
+) -> None:
+    worker = f"tests.pipeline.faulty_torch_workers:{fault}"
+    with pytest.raises(WrongResult, match=message):
+        prove("gpipe", 2, model=f"{TOKENS}:{model}", worker=worker)
+
+
+def test_an_optimiser_that_looks_at_all_weights_fails_its_proof(prove: Any) -> None:
+    with pytest.raises(WrongResult, match="updates of stage"):
+        prove("gpipe", 2, model=f"{TOKENS}:NotLocal")
+
+
+def test_a_workload_with_two_inputs_is_refused_in_one_line(launch: Any) -> None:
+    with pytest.raises(UsageError, match=r"TwoInputs.batch are a tuple, .* takes one tensor"):
+        launch(PROVE, "gpipe", 2, model=f"{TOKENS}:TwoInputs")
+
+
 def test_a_validation_is_proven_as_well(prove: Any) -> None:
     for framework in ("gpipe", "zbv"):
         evidence = prove(framework, 2, phase="validate")
@@ -132,6 +184,14 @@ def test_the_last_stages_of_a_v_are_on_the_first_rank(launch: Any) -> None:
         assert ("bubble_fraction" in reports[0].metrics) == (phase == "train")
 
 
-def test_a_cut_that_images_cross_is_refused_in_one_line(launch: Any) -> None:
-    with pytest.raises(PlanError, match=r"without a gradient .* crosses the cut before stage 1"):
-        launch(PROVE, "gpipe", 2, model=f"{MODELS}:PassesItsImages")
+@pytest.mark.parametrize(
+    ("framework", "model"),
+    [
+        ("gpipe", f"{MODELS}:PassesItsImages"),
+        ("zbv", f"{MODELS}:PassesItsImages"),
+        ("zero-bubble", f"{TOKENS}:late_tokens"),
+    ],
+)
+def test_what_has_no_gradient_crosses_cuts_as_well(prove: Any, framework: str, model: str) -> None:
+    """Images, and tokens, which are whole numbers."""
+    assert set(prove(framework, 2, model=model).checked) >= set(TRAINED)

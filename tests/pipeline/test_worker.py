@@ -88,6 +88,40 @@ def test_the_proof_passes_with_vertical_sync_and_for_validation(server: ForkServ
     ]
 
 
+@pytest.mark.parametrize(
+    ("framework", "model", "stages", "gpus"),
+    [
+        ("pipedream", "Tokens", "2-1", 3),
+        ("pipedream-2bw", "Tokens", "2", 2),
+        ("pipedream-flush", "Clipped", "2-1", 3),
+    ],
+)
+def test_a_workload_of_tokens_is_proven_with_its_own_optimiser(
+    server: ForkServer, framework: str, model: str, stages: str, gpus: int
+) -> None:
+    workload = f"tests.pipeline.token_workloads:{model}"
+    evidence = prove(server, gpus, framework=framework, model=workload, stages=stages)
+    assert evidence.checked == [*TRAINED, "updates"]
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "message"),
+    [
+        (
+            "Clipped",
+            2,
+            r"limits the norm of all gradients .*, but stages of pipedream step at diff",
+        ),
+        ("TiedUnclipped", 4, r"share a weight or a value and stay together\): ask for fewer"),
+    ],
+)
+def test_what_stages_that_update_at_different_times_cannot_do_is_refused(
+    server: ForkServer, model: str, gpus: int, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        prove(server, gpus, model=f"tests.pipeline.token_workloads:{model}", stages=str(gpus))
+
+
 def test_a_real_model_with_dropout_and_stochastic_depth_passes(server: ForkServer) -> None:
     assert prove(server, 2, stages="2", model="efficientnet_b0").checked == TRAINED
 

@@ -65,7 +65,7 @@ def test_another_processor_or_an_edited_model_is_another_profile(
         elsewhere.setattr("pytest_dnnbench.rank.profiling.conditions.cpu_model", lambda: "another")
         cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK)
     assert len(list(cache.iterdir())) == 2
-    monkeypatch.setattr(profile_cache, "_fingerprint", lambda model, image_size: "edited")
+    monkeypatch.setattr(profile_cache, "_fingerprint", lambda workload: "edited")
     cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK)
     assert len(list(cache.iterdir())) == 3
 

@@ -20,17 +20,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
-from pytest_dnnbench.rank.frameworks.data_parallel_proof import Rounding
-
-FP16_ROUNDING = 2.0**-11
-"""Half the distance between neighbouring fp16 numbers, relative to them."""
-
-FP16_CANCELLATION = 4
-"""How much larger the ranks' gradients may be than their mean: the former are rounded, the error is
-relative to the latter."""
-
-FP16_SMALLEST = 2.0**-24
-"""Gradients below this vanish in fp16, whatever the size of their tensor."""
+from pytest_dnnbench.rank.frameworks.data_parallel_proof import exchange_in
 
 _MEBIBYTE = 1 << 20
 
@@ -58,10 +48,7 @@ class HorovodWorker(DataParallelWorker):
         # On one rank Horovod's optimiser is torch's own.
         self.exchanges_zeros = place.world_size > 1
         if self.compression == "fp16" and place.world_size > 1:
-            # Of each element: a rank's gradient, the partial sums with each other rank's, the mean.
-            roundings = place.world_size + 1
-            relative = FP16_CANCELLATION * roundings * FP16_ROUNDING
-            self.rounding = Rounding(relative, floor=FP16_SMALLEST / FP16_ROUNDING)
+            self.rounding = exchange_in(torch.float16, place.world_size)
 
     def connect(self) -> None:
         """Joins Horovod's group. Its core reads its settings from the environment when it

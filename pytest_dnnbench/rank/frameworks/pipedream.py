@@ -27,7 +27,8 @@ from pytest_dnnbench.rank.frameworks.staged_worker import (
 from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.proof import proof_runs
 from pytest_dnnbench.rank.pipeline.runtime import Completed, Runtime, validation_room
-from pytest_dnnbench.rank.pipeline.stash import Sgd
+from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.worker import Step
 
 
@@ -39,7 +40,8 @@ class PipeDreamWorker(StagedWorker):
         """Cuts the model as planned, and assembles this rank's stage in the types that the model's
         factory gives it (bf16 is autocast)."""
         self._take_plan()
-        self._runtime = self._assembled(self.stages(), self.optimiser, self.autocast)
+        self._runtime = self._assembled(self.stages(), self.rule, self.autocast)
+        self._row = self.samples_of_row
 
     def _scheduled(self) -> Schedule:
         layout = Layout(self.plan.replicas)
@@ -49,10 +51,18 @@ class PipeDreamWorker(StagedWorker):
     def _assembled(
         self,
         stages: Sequence[nn.Module],
-        optimiser: Sgd,
+        rule: Sgd | OwnRule,
         precision: Callable[[], AbstractContextManager[object]],
     ) -> Runtime:
-        return assemble(self.place, self.schedule, stages, optimiser, precision=precision)
+        return assemble(
+            self.place,
+            self.schedule,
+            stages,
+            rule,
+            loss=self.workload.loss,
+            clip_norm=self.workload.clip_norm,
+            precision=precision,
+        )
 
     @property
     def proof_runs(self) -> tuple[int, int]:
@@ -77,7 +87,7 @@ class PipeDreamWorker(StagedWorker):
         for done in pass_through(self._batches, steps * size):
             share.append(done)
             if len(share) * replicas[self._stage] >= size:
-                yield step_of(done.minibatch // size, share)
+                yield step_of(done.minibatch // size, share, self._row)
                 share.clear()
 
     @property
@@ -132,7 +142,11 @@ class PipeDreamWorker(StagedWorker):
         """As Worker.samples_per_update; that of the stage with the most replicas, where stages
         differ."""
         stages = range(len(self.schedule.layout.replicas))
-        return self.case.batch_size * max(self.schedule.update_size(stage) for stage in stages)
+        return (
+            self._row
+            * self.case.batch_size
+            * max(self.schedule.update_size(stage) for stage in stages)
+        )
 
     def close(self) -> None:
         """Ends the transfers and leaves the process group."""

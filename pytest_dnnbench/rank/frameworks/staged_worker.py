@@ -16,20 +16,24 @@ from pytest_dnnbench.catalog import OF_ANY_SIZE
 from pytest_dnnbench.messages import Correctness, PlanDecision
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.planner.schedule import Schedule
-from pytest_dnnbench.rank import batches, data, group
+from pytest_dnnbench.rank import batches, group
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
 from pytest_dnnbench.rank.image_workload import ImageWorkload
-from pytest_dnnbench.rank.models import build_model, example_images, seed, widen
+from pytest_dnnbench.rank.models import seed, widen
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.proof import AnyRuntime, prove_training, prove_validation
 from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed
-from pytest_dnnbench.rank.pipeline.stash import Sgd
+from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
+from pytest_dnnbench.rank.pipeline.ties import untied
+from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
 from pytest_dnnbench.rank.proof_conditions import proof_conditions
 from pytest_dnnbench.rank.reference import digest
 from pytest_dnnbench.rank.step_forms import laid_out, lay_out
+from pytest_dnnbench.rank.update_rule import has_own_update
 from pytest_dnnbench.rank.worker import Step
-from pytest_dnnbench.rank.workload import Share
+from pytest_dnnbench.rank.workload import Batch, Share
 from pytest_dnnbench.step_form import StepForm
 
 PROOF_IMAGE_SIZE = 64
@@ -47,6 +51,9 @@ VALIDATION_IMAGES = 250
 
 class StagedWorker(WorkloadWorker):
     """One rank of a framework that cuts the model as the case's plan says."""
+
+    takes_ties = False
+    """Whether stages may have a weight in common."""
 
     _batches: Batches | None = None
     """Made in the first run, and used up in the next ones."""
@@ -76,7 +83,7 @@ class StagedWorker(WorkloadWorker):
     def _assembled(
         self,
         stages: Sequence[nn.Module],
-        optimiser: Sgd,
+        rule: Sgd | OwnRule,
         precision: Callable[[], AbstractContextManager[object]],
     ) -> AnyRuntime:
         """This rank's runtime; a test plants its faults here."""
@@ -89,23 +96,32 @@ class StagedWorker(WorkloadWorker):
 
     def _on_host(self) -> nn.Module:
         seed(self.case.seed)
-        return build_model(self.request.model, self.case.image_size)
+        return self.workload.model().train()
 
     def stages(self, wide: bool = False) -> list[nn.Module]:
         """All stages of the model, on the host."""
         model = self._on_host()
         self._fingerprint = digest(model.state_dict())
-        example = example_images(self.case.image_size, TRACED_IMAGES)
-        stages = cut(model, example, [stage.nodes for stage in self.plan.stages])
+        example = example_input(self.workload, TRACED_IMAGES)
+        nodes = [stage.nodes for stage in self.plan.stages]
+        stages = cut(model, example, nodes, tied=self.takes_ties)
+        self._ties = untied(stages)
         for stage in stages:
             lay_out(stage, self.case.form)
         return [widen(stage) if wide else stage for stage in stages]
 
     @property
-    def optimiser(self) -> Sgd:
-        """The case's SGD."""
+    def settings(self) -> Sgd:
+        """The session's settings of SGD."""
         request, fused = self.request, self.case.form.fused
         return Sgd(request.learning_rate, request.momentum, request.weight_decay, fused)
+
+    @property
+    def rule(self) -> Sgd | OwnRule:
+        """How stages are updated: by the workload's own optimiser and scheduler, or by SGD."""
+        if has_own_update(self.workload):
+            return OwnRule(self.workload, self.settings)
+        return self.settings
 
     @property
     def precision(self) -> str:
@@ -144,21 +160,25 @@ class StagedWorker(WorkloadWorker):
         with proof_conditions(self.request.model, self._on_host):
             return prove(self, self._assembled)
 
-    def batch(self, index: int) -> data.Batch:
-        """Minibatch `index` of the proof, in float64, of images that float32 has as well."""
-        images = ImageWorkload(self.request.model, self.case.image_size)
-        # Other models of torchvision, and a user's, may not take images of another size.
-        if self.request.model in OF_ANY_SIZE and self.case.image_size > PROOF_IMAGE_SIZE:
-            images = ImageWorkload(self.request.model, PROOF_IMAGE_SIZE)
+    def batch(self, index: int) -> Batch:
+        """Minibatch `index` of the proof."""
+        workload = self.workload
+        size = workload.proof_size
+        if isinstance(workload, ImageWorkload):
+            # Other models of torchvision, and a user's, may not take images of another size.
+            if self.request.model in OF_ANY_SIZE and self.case.image_size > PROOF_IMAGE_SIZE:
+                workload = ImageWorkload(self.request.model, PROOF_IMAGE_SIZE)
+            size = PROOF_IMAGES[workload.channels == 1]
         batch = batches.synthetic_batch(
-            images,
-            0,
-            index,
-            self.device,
-            size=PROOF_IMAGES[images.channels == 1],
-            seed=self.case.seed,
+            workload, 0, index, self.device, size=size, seed=self.case.seed, proof=True
         )
-        return laid_out(batches.wide(batch), self.case.form)
+        return laid_out(batch, self.case.form)
+
+    @property
+    def samples_of_row(self) -> int:
+        """Samples in one row of the inputs: its tokens, or 1."""
+        inputs = example_input(self.workload, TRACED_IMAGES)
+        return self.workload.samples(inputs) // len(inputs)
 
     def new_batches(self, shard: int, shards: int) -> Batches:
         """The data of one shard, from its begin."""
@@ -168,12 +188,12 @@ class StagedWorker(WorkloadWorker):
         return (laid_out(b, form) for b in batches.batches(self.workload, share, self.device))
 
 
-def step_of(index: int, share: list[Completed]) -> Step:
-    """A rank's share of a step: the images of its minibatches and the mean of their losses, if it
+def step_of(index: int, share: list[Completed], samples_of_row: int) -> Step:
+    """A rank's share of a step: the samples of its minibatches and the mean of their losses, if it
     sees any."""
     losses = [done.loss for done in share if done.loss is not None]
     loss = torch.stack(losses).mean() if losses else None
-    return Step(index, sum(done.samples for done in share), loss)
+    return Step(index, sum(done.samples for done in share) * samples_of_row, loss)
 
 
 def counts_of(completed: Sequence[Completed]) -> tuple[int, int]:

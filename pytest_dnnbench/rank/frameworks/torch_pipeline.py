@@ -21,7 +21,8 @@ from pytest_dnnbench.planner.synchronous import Pipelines, pipelines_of
 from pytest_dnnbench.rank import data, group
 from pytest_dnnbench.rank.frameworks.staged_worker import StagedWorker, counts_of, step_of
 from pytest_dnnbench.rank.pipeline.runtime import Completed
-from pytest_dnnbench.rank.pipeline.stash import Sgd
+from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.pipeline.torch_runtime import TorchRuntime
 from pytest_dnnbench.rank.worker import Step
 
@@ -37,11 +38,14 @@ twice as long as a forward, half of it for the weights."""
 class TorchPipelineWorker(StagedWorker):
     """One rank of a pipeline: one or more stages."""
 
+    takes_ties = True
+
     def build(self) -> None:
         """Cuts the model as planned, and takes this rank's stages in the types that the model's
         factory gives it (bf16 is autocast)."""
         self._take_plan()
-        self._runtime = self._assembled(self.stages(), self.optimiser, self.autocast)
+        self._runtime = self._assembled(self.stages(), self.rule, self.autocast)
+        self._row = self.samples_of_row
         self._orders: list[list[Pass]] = []
 
     def _scheduled(self) -> Schedule:
@@ -54,10 +58,19 @@ class TorchPipelineWorker(StagedWorker):
     def _assembled(
         self,
         stages: Sequence[nn.Module],
-        optimiser: Sgd,
+        rule: Sgd | OwnRule,
         precision: Callable[[], AbstractContextManager[object]],
     ) -> TorchRuntime:
-        return TorchRuntime(self.place, self._pipelines, stages, optimiser, precision=precision)
+        return TorchRuntime(
+            self.place,
+            self._pipelines,
+            stages,
+            rule,
+            loss=self.workload.loss,
+            clip_norm=self.workload.clip_norm,
+            precision=precision,
+            ties=self._ties,
+        )
 
     @property
     def proof_runs(self) -> tuple[int, int]:
@@ -82,7 +95,7 @@ class TorchPipelineWorker(StagedWorker):
         for done in pass_through(self._batches, steps * pipelines.microbatches):
             share.append(done)
             if len(share) == pipelines.microbatches_of_each:
-                yield step_of(done.minibatch // pipelines.microbatches, share)
+                yield step_of(done.minibatch // pipelines.microbatches, share, self._row)
                 share.clear()
 
     def align(self) -> None:
@@ -96,7 +109,7 @@ class TorchPipelineWorker(StagedWorker):
     @property
     def samples_per_update(self) -> int:
         """As Worker.samples_per_update."""
-        return self.case.batch_size * self._pipelines.microbatches
+        return self._row * self.case.batch_size * self._pipelines.microbatches
 
     def close(self) -> None:
         """Leaves the process group."""

@@ -13,24 +13,27 @@ from pytest_dnnbench.messages import Place
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.pipeline.links import Links
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
+from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage import Loss, Stage
-from pytest_dnnbench.rank.pipeline.stash import Sgd, Stash
+from pytest_dnnbench.rank.pipeline.stage_update import NormLimit, OwnRule
+from pytest_dnnbench.rank.pipeline.stash import Stash
 
 
 def assemble(
     place: Place,
     schedule: Schedule,
     stages: Sequence[nn.Module],
-    optimiser: Sgd,
+    optimiser: Sgd | OwnRule,
     *,
     loss: Loss = cross_entropy,
+    clip_norm: float | None = None,
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Runtime:
     """The runtime of this rank, inside the default process group. Raises PlanError if the number of
     stages or of ranks does not fit the schedule.
 
     `stages` are all stages, alike on every rank. This rank moves its own to its device, and keeps
-    no other.
+    no other. `clip_norm` limits the norm of the gradients of all stages together.
     """
     layout = schedule.layout
     if len(stages) != len(layout.replicas):
@@ -49,4 +52,7 @@ def assemble(
         module, Stash(module, optimiser), loss if number == layout.last else None, precision
     )
     links = Links(schedule, place.rank, device, place.timeout_s)
-    return Runtime(schedule, place.rank, stage, links, device)
+    limit = None
+    if clip_norm is not None:
+        limit = NormLimit(clip_norm, part=1 / layout.replicas[number])
+    return Runtime(schedule, place.rank, stage, links, device, limit)

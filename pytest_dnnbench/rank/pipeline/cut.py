@@ -16,15 +16,20 @@ from pytest_dnnbench.rank.pipeline.even_cuts import even_points
 from pytest_dnnbench.rank.pipeline.stage_graph import StageBuilder
 from pytest_dnnbench.rank.pipeline.stage_module import StageModule
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph, trace
-from pytest_dnnbench.rank.profiling.weights import read_only_buffers
+from pytest_dnnbench.rank.profiling.weights import read_only_buffers, tied_weights
 
 Into = int | Sequence[str] | Sequence[Collection[str]]
 
 
 def cut(
-    model: nn.Module | OperatorGraph, example: torch.Tensor | None, into: Into
+    model: nn.Module | OperatorGraph,
+    example: torch.Tensor | None,
+    into: Into,
+    *,
+    tied: bool = False,
 ) -> list[StageModule]:
     """The stages of a model, in order. Composed, they compute what the model computes, bit for bit.
+    With `tied`, modules that share a weight may be in different stages, which then hold the same.
 
     `model` is the model, with an `example` batch of images on its device, or its graph, which needs
     no example. `into` is
@@ -45,7 +50,8 @@ def cut(
         graph = model
     home = _home(graph, _groups(graph, into))
     stages = [StageBuilder(graph, home, index).stage() for index in range(max(home.values()) + 1)]
-    _check_owners(stages, read_only_buffers(graph))
+    anywhere = read_only_buffers(graph)
+    _check_owners(stages, anywhere | tied_weights(graph) if tied else anywhere)
     return stages
 
 

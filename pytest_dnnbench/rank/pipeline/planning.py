@@ -8,6 +8,7 @@ This happens once per case: profiles and bandwidths vary, and the launches have 
 that was proven. Not here: the costs of stages (planner/), the cut of a model (cut.py).
 """
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, PlanDecision, RunRequest
 from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.options import AUTO, forced_layout, plan_file, schedule_of
@@ -23,12 +25,14 @@ from pytest_dnnbench.planner.predict import even_plan, plan_for
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.synchronous import pipelines_of
 from pytest_dnnbench.rank import group, rank_phase
-from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.cut import cut
+from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.host_work import refuse_host_work
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
 from pytest_dnnbench.rank.profiling.profiler import parts_over_whole
+from pytest_dnnbench.rank.profiling.weights import tied_weights, together
+from pytest_dnnbench.rank.workload_factory import workload_of
 
 _PROBE_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}
 """16 MiB take 50 us over NVLink, about as long as what is around them."""
@@ -43,6 +47,7 @@ def decide(place: Place, request: RunRequest) -> PlanDecision | None:
     with group.membership(place):
         rank_phase.enter("plan")
         options = request.case.options
+        _refuse_clipping(request)
         if path := plan_file(options):
             forced_layout(options, place.world_size)
             decision = PlanDecision(read_plan(path), "user")
@@ -69,7 +74,7 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
             bandwidth = float(options.get("bandwidth", 0.0)) or measured_bandwidth(place)
             if place.rank:
                 return None
-            profile = _profile(place, request)
+            profile = _with_ties_apart(_profile(place, request), request)
             replicas = (pipelines.replicas,) * pipelines.stages
             plan = even_plan(profile, replicas, workers=place.world_size, bandwidth=bandwidth)
             decision = PlanDecision(
@@ -78,8 +83,15 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
                 bandwidth,
                 parts_over_whole(profile),
             )
-        _check_cut(place, request, decision.plan)
+        _check_cut(place, request, decision.plan, tied=True)
         return decision
+
+
+def _with_ties_apart(profile: Profile, request: RunRequest) -> Profile:
+    """The profile with tied weights on any stages: all stages update at once."""
+    workload = workload_of(request)
+    graph = trace(workload.model().train(), example_input(workload, TRACED_IMAGES))
+    return dataclasses.replace(profile, together=together(graph, tied_weights(graph)))
 
 
 def _profile(place: Place, request: RunRequest) -> Profile:
@@ -91,6 +103,7 @@ def _profile(place: Place, request: RunRequest) -> Profile:
         case.precision,
         place.device,
         threads=place.threads,
+        workload=workload_of(request),
     )
 
 
@@ -123,15 +136,27 @@ def _chosen(profile: Profile, ranks: int, bandwidth: float, memory: float | None
     return plan
 
 
-def _check_cut(place: Place, request: RunRequest, plan: Plan) -> None:
+def _refuse_clipping(request: RunRequest) -> None:
+    """Raises UsageError for a limit on the norm of all gradients together where stages update at
+    different times."""
+    workload, framework = workload_of(request), request.case.framework
+    if workload.clip_norm is not None and framework != "pipedream-flush":
+        raise UsageError(
+            f"{type(workload).__name__} limits the norm of all gradients ({workload.clip_norm}),"
+            f" but stages of {framework} step at different times: use pipedream-flush, or a"
+            " schedule of torch such as 1f1b, or let clip_norm be None"
+        )
+
+
+def _check_cut(place: Place, request: RunRequest, plan: Plan, *, tied: bool = False) -> None:
     """Raises PlanError when the plan's stages are not made of this model's operators, and
     UsageError when the model does more than its operators."""
-    case = request.case
-    model = build_model(request.model, case.image_size).to(place.device)
-    images = example_images(case.image_size, case.batch_size).to(place.device)
-    graph = trace(model, example_images(case.image_size, TRACED_IMAGES).to(place.device))
-    cut(graph, None, [stage.nodes for stage in plan.stages])
-    refuse_host_work(graph, images)
+    workload = workload_of(request)
+    model = workload.model().train().to(place.device)
+    inputs = example_input(workload, request.case.batch_size).to(place.device)
+    graph = trace(model, inputs[:TRACED_IMAGES])
+    cut(graph, None, [stage.nodes for stage in plan.stages], tied=tied)
+    refuse_host_work(graph, inputs)
 
 
 def device_memory(place: Place) -> float | None:

@@ -2,7 +2,9 @@
 
     trace check     rank 0: the traced stages beside the model itself (trace_check.py)
     timed types     one run of one update: the gradients that reach the optimiser, and the losses
-    float64         two runs: parameters, buffers and losses after each
+    float64         two runs under SGD: parameters, buffers and losses after each
+    own update      where the workload has an optimiser or a scheduler: a run in float64, in which a
+                    fresh one of the whole model takes the gradients that reach those of the stages
 
 Two runs check the drain between them, and the stash right after it. Neither number of minibatches
 is a multiple of anything. All ranks run the reference; rank 0 measures what rounding may do to it
@@ -18,22 +20,29 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.messages import Correctness, Place
 from pytest_dnnbench.planner.schedule import Schedule
+from pytest_dnnbench.rank.batches import wide
 from pytest_dnnbench.rank.comparison import Comparison
-from pytest_dnnbench.rank.lone_forward import is_random
+from pytest_dnnbench.rank.lone_forward import LoneForward, is_random
 from pytest_dnnbench.rank.models import weight_types
 from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
 from pytest_dnnbench.rank.pipeline.reference import Named, PipelineBounds, PipelineReference
-from pytest_dnnbench.rank.pipeline.runtime import Completed
-from pytest_dnnbench.rank.pipeline.stash import Sgd
+from pytest_dnnbench.rank.pipeline.runtime import Completed, UpdateObserver
+from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.pipeline.trace_check import check_trace
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
-from pytest_dnnbench.rank.rounding import FLOAT64, Arithmetic, widened_by_type
+from pytest_dnnbench.rank.rounding import (
+    FLOAT64,
+    Arithmetic,
+    EveryOperatorRounds,
+    widened_by_type,
+)
+from pytest_dnnbench.rank.update_rule import OwnOptimiser
 from pytest_dnnbench.rank.workload import Workload
 from pytest_dnnbench.step_form import StepForm
 
@@ -58,8 +67,8 @@ class AnyRuntime(Protocol):
     def modules(self) -> Mapping[int, nn.Module]:
         """The stages of this rank, by number."""
 
-    def record_first_update(self) -> Mapping[int, Named]:
-        """Copies of the gradients that reach the optimiser in the first update, by stage."""
+    def observe_updates(self, observer: UpdateObserver) -> None:
+        """Lets `observer` see the gradients of each update, just before."""
 
     def train(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
         """As Runtime.train."""
@@ -72,13 +81,13 @@ class AnyRuntime(Protocol):
 
 
 Assembled = Callable[
-    [Sequence[nn.Module], Sgd, Callable[[], AbstractContextManager[object]]], AnyRuntime
+    [Sequence[nn.Module], Sgd | OwnRule, Callable[[], AbstractContextManager[object]]], AnyRuntime
 ]
 """(all stages, optimiser, the context of a forward pass) -> this rank's runtime."""
 
 
 class Proven(Protocol):
-    """What the proof needs of a case: its model, stages and images."""
+    """What the proof needs of a case: its model, stages and minibatches."""
 
     place: Place
     device: torch.device
@@ -92,15 +101,19 @@ class Proven(Protocol):
         """The stages that the same model is traced and cut into."""
 
     def batch(self, index: int) -> Batch:
-        """Minibatch `index`: float64 images that float32 has as well, on the rank's device."""
+        """Minibatch `index` in its own types, on the rank's device."""
 
     @property
     def workload(self) -> Workload:
-        """What is trained: an image classifier."""
+        """What is trained: of one tensor, with one tensor of targets."""
 
     @property
-    def optimiser(self) -> Sgd:
-        """The case's."""
+    def settings(self) -> Sgd:
+        """The session's settings of SGD."""
+
+    @property
+    def rule(self) -> Sgd | OwnRule:
+        """How the case's stages are updated."""
 
     @property
     def precision(self) -> str:
@@ -144,8 +157,10 @@ def prove_training(proven: Proven, assembled: Assembled) -> Correctness:
     arithmetic = _checked_trace(proven, about, training=True)
     _prove_timed_update(proven, assembled, arithmetic, comparison)
     done = _prove_float64(proven, assembled, comparison)
+    if isinstance(proven.rule, OwnRule):
+        _prove_own_update(proven, assembled, comparison)
     if comparison.failures and is_random(
-        proven.workload, proven.model(wide=True), proven.batch(0)[0]
+        proven.workload, proven.model(wide=True), wide(proven.batch(0))[0]
     ):
         comparison.failures.insert(0, RANDOM)
     about |= {
@@ -176,15 +191,12 @@ def _about(proven: Proven) -> dict[str, Scalar]:
 def _checked_trace(proven: Proven, about: dict[str, Scalar], *, training: bool) -> Arithmetic:
     """The arithmetic of the model as it is timed; on rank 0, after the check of its trace."""
     model = proven.model().train(training)
-    images, labels = proven.batch(0)
-    images = images.to(torch.float32)
-    arithmetic = own_arithmetic(
-        proven.workload, model, (images, labels), proven.precision, proven.autocast
-    )
+    inputs, _ = batch = proven.batch(0)
+    arithmetic = own_arithmetic(proven.workload, model, batch, proven.precision, proven.autocast)
     if proven.place.rank == 0:
         stages = [stage.to(proven.device).train(training) for stage in proven.stages()]
         ratio = check_trace(
-            model, stages, images, proven.precision, proven.autocast, proven.predicted_step_s
+            model, stages, inputs, proven.precision, proven.autocast, proven.predicted_step_s
         )
         about["untraced forward over traced"] = round(ratio, 2)
     return arithmetic
@@ -196,11 +208,17 @@ def _prove_timed_update(
     """One run of one update per stage at least, in the types that are timed."""
     stages = proven.stages()
     owned = _owned(proven.model(), stages)
-    runtime = assembled(stages, proven.optimiser, proven.autocast)
-    arrived = runtime.record_first_update()
+    # Under SGD, as the reference: a stage may update before another has its first gradients.
+    runtime = assembled(stages, proven.settings, proven.autocast)
+    arrived: dict[int, Named] = {}
+
+    def keep(gradients: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
+        for stage, named in gradients.items():
+            arrived.setdefault(stage, {name: each.clone() for name, each in named.items()})
+
+    runtime.observe_updates(keep)
     batches = [proven.batch(index) for index in range(_update_size(proven.schedule))]
-    timed = [(images.to(torch.float32), labels) for images, labels in batches]
-    losses = _trained(runtime, proven.schedule, timed)
+    losses = _trained(runtime, proven.schedule, batches)
     own_stages = tuple(runtime.modules)
     runtime.close()
     del stages, runtime
@@ -208,12 +226,13 @@ def _prove_timed_update(
         proven.model(wide=True),
         owned,
         proven.schedule,
-        proven.optimiser,
-        cross_entropy,
+        proven.settings,
+        proven.workload.loss,
         arithmetic if proven.place.rank == 0 else None,
         keeps_first=True,
+        clip_norm=proven.workload.clip_norm,
     )
-    expected = _losses(reference.run(batches), losses)
+    expected = _losses(reference.run([wide(batch) for batch in batches]), losses)
     bounds = _shared(reference)
     when = "in the timed run"
     for stage in own_stages:
@@ -232,8 +251,8 @@ def _prove_timed_update(
 
 def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison) -> int:
     """The two runs in float64; the number of their minibatches."""
-    rate = proven.optimiser.learning_rate / SLOWER
-    optimiser = dataclasses.replace(proven.optimiser, learning_rate=rate)
+    rate = proven.settings.learning_rate / SLOWER
+    optimiser = dataclasses.replace(proven.settings, learning_rate=rate)
     stages = [stage.train() for stage in proven.stages(wide=True)]
     model = proven.model(wide=True)
     reference = PipelineReference(
@@ -241,14 +260,15 @@ def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison)
         _owned(model, stages),
         proven.schedule,
         optimiser,
-        cross_entropy,
+        proven.workload.loss,
         FLOAT64 if proven.place.rank == 0 else None,
+        clip_norm=proven.workload.clip_norm,
     )
     runtime = assembled(stages, optimiser, nullcontext)
     del stages
     done = 0
     for number, minibatches in enumerate(proven.proof_runs):
-        batches = [proven.batch(done + index) for index in range(minibatches)]
+        batches = [wide(proven.batch(done + index)) for index in range(minibatches)]
         done += minibatches
         losses = _trained(runtime, proven.schedule, batches)
         expected = _losses(reference.run(batches), losses)
@@ -259,6 +279,43 @@ def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison)
         comparison.add("loss", losses, expected, _numbered(bounds.losses), rank)
     runtime.close()
     return done
+
+
+def _prove_own_update(proven: Proven, assembled: Assembled, comparison: Comparison) -> None:
+    """The workload's optimiser of each stage beside a fresh one of the whole model, which takes the
+    gradients that arrive on this rank, update by update. An optimiser that is not local to a weight
+    fails here."""
+    stages = [stage.train() for stage in proven.stages(wide=True)]
+    model = proven.model(wide=True)
+    held = dict(model.named_parameters(remove_duplicate=False))
+    first_names = {id(parameter): name for name, parameter in model.named_parameters()}
+    owned = [
+        # A tied weight goes by its first name: the optimiser knows it once.
+        {mine: first_names[id(held[name])] for mine, name in names.items() if name in held}
+        for names in _owned(model, stages)
+    ]
+    runtime = assembled(stages, proven.rule, nullcontext)
+    reference = OwnOptimiser(proven.workload, model, proven.settings)
+
+    def follow(gradients: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
+        arrived = {
+            owned[stage][name]: each.clone()
+            for stage, named in gradients.items()
+            for name, each in named.items()
+        }
+        reference.update(model, arrived, {})
+
+    runtime.observe_updates(follow)
+    minibatches = proven.proof_runs[0]
+    _trained(runtime, proven.schedule, [wide(proven.batch(i)) for i in range(minibatches)])
+    bounds = reference.bounds()
+    for stage, module in runtime.modules.items():
+        parameters = {name: each.detach() for name, each in module.named_parameters()}
+        expected = {name: held[owned[stage][name]].detach() for name in parameters}
+        within = {name: bounds.get(owned[stage][name], 0.0) for name in parameters}
+        when = f"stage {stage} after the optimiser's own updates"
+        comparison.add("updates", parameters, expected, within, when)
+    runtime.close()
 
 
 def _compare(
@@ -344,17 +401,17 @@ def prove_validation(proven: Proven, assembled: Assembled) -> Correctness:
     arithmetic = _checked_trace(proven, about, training=False)
     batches = [proven.batch(index) for index in range(proven.proof_validation)]
     reference = proven.model(wide=True).eval()
-    for each, kind in ((arithmetic, torch.float32), (FLOAT64, torch.float64)):
-        wide = kind == torch.float64
-        context = nullcontext if wide else proven.autocast
-        runtime = assembled(proven.stages(wide), Sgd(0.0), context)
-        cast = [(images.to(kind), labels) for images, labels in batches]
+    widened = [wide(batch) for batch in batches]
+    for each in (arithmetic, FLOAT64):
+        context = nullcontext if each == FLOAT64 else proven.autocast
+        runtime = assembled(proven.stages(each == FLOAT64), Sgd(0.0), context)
+        cast = widened if each == FLOAT64 else batches
         got = _validated(runtime, proven.schedule, cast)
         runtime.close()
-        name = "validation" if wide else f"validation in {each.name}"
-        expected, bounds = _evaluated(proven.workload, reference, batches, got, each)
+        name = "validation" if each == FLOAT64 else f"validation in {each.name}"
+        expected, bounds = _evaluated(proven.workload, reference, widened, got, each)
         comparison.add(name, got, expected, bounds, f"rank {proven.place.rank}")
-    if comparison.failures and is_random(proven.workload, reference, batches[0][0]):
+    if comparison.failures and is_random(proven.workload, reference, widened[0][0]):
         comparison.failures.insert(0, RANDOM)
     about |= {
         "reference": "the untraced model in one process, in evaluation mode",
@@ -372,8 +429,9 @@ def _validated(runtime: AnyRuntime, schedule: Schedule, batches: Sequence[Batch]
     got: Named = {}
     with NoRandomness():
         for done in runtime.validate(_share(runtime, schedule, batches), len(batches)):
-            if done.loss is not None and done.correct is not None:
+            if done.loss is not None:
                 got[f"loss {done.minibatch}"] = done.loss.cpu()
+            if done.correct is not None:
                 got[f"correct {done.minibatch}"] = done.correct.cpu()
     is_last, replicas = schedule.layout.last in runtime.modules, schedule.layout.replicas[-1]
     share = range(runtime.replica, len(batches), replicas) if is_last else range(0)
@@ -392,18 +450,29 @@ def _evaluated(
     """What the model gives for the minibatches that this rank has, and how far rounding may move
     it. An answer counts as right or wrong only where rounding cannot turn it."""
     expected, bounds = Named(), {}
-    for number, (images, labels) in enumerate(batches):
+    for number, (inputs, labels) in enumerate(batches):
         if f"loss {number}" not in got:
             continue
-        outputs = evaluated(workload, model, images)
-        logits = outputs["logits"]
-        bound = evaluation_bounds(workload, model, images, outputs, arithmetic)["logits"]
-        best = logits.topk(2, dim=1).values
-        expected[f"loss {number}"] = cross_entropy(logits, labels).cpu()
-        expected[f"correct {number}"] = (logits.argmax(1) == labels).sum().cpu()
-        # A loss moves by at most twice as far as the logits do.
-        bounds[f"loss {number}"] = 2 * bound + arithmetic.unit * arithmetic.factor * float(
-            expected[f"loss {number}"]
+        outputs = evaluated(workload, model, inputs)
+        loss, moved = (
+            float(_loss_of(workload, model, (inputs, labels), rounds))
+            for rounds in (nullcontext(), EveryOperatorRounds(arithmetic, seed=number))
         )
-        bounds[f"correct {number}"] = float((best[:, 0] - best[:, 1] <= 2 * bound).sum())
+        expected[f"loss {number}"] = torch.tensor(loss, dtype=torch.float64)
+        bounds[f"loss {number}"] = arithmetic.factor * (
+            abs(moved - loss) + arithmetic.unit * abs(loss)
+        )
+        if f"correct {number}" in got:
+            logits = outputs["logits"] if "logits" in outputs else next(iter(outputs.values()))
+            within = evaluation_bounds(workload, model, inputs, outputs, arithmetic)
+            best, bound = logits.topk(2, dim=1).values, max(within.values())
+            expected[f"correct {number}"] = (logits.argmax(1) == labels).sum().cpu()
+            bounds[f"correct {number}"] = float((best[:, 0] - best[:, 1] <= 2 * bound).sum())
     return expected, bounds
+
+
+def _loss_of(
+    workload: Workload, model: nn.Module, batch: Batch, rounds: AbstractContextManager[object]
+) -> torch.Tensor:
+    with torch.no_grad(), LoneForward(), rounds:
+        return workload.loss_of(model.eval(), batch)

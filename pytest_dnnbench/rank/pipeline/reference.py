@@ -18,6 +18,7 @@ start of the run:
 Sources: those of planner/schedule.py. Weight decay and momentum act on the newest weights.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,9 +27,9 @@ from torch import nn
 
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.buffers import Buffers
-from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient, logits_of
+from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient
+from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage import Loss
-from pytest_dnnbench.rank.pipeline.stash import Sgd
 from pytest_dnnbench.rank.rounding import (
     Arithmetic,
     Drift,
@@ -37,6 +38,7 @@ from pytest_dnnbench.rank.rounding import (
     largest,
     moved_weights,
 )
+from pytest_dnnbench.rank.update_rule import CLIP_EPSILON
 
 Named = dict[str, torch.Tensor]
 Errors = dict[str, float]
@@ -127,6 +129,7 @@ class PipelineReference:
     the stage's names of its parameters and buffers, and the model's names for them. Parameters in
     no stage stay as they are. With an `arithmetic`, every minibatch passes once more with rounding,
     which gives `bounds`. `keeps_first` keeps the gradients of each stage's first update.
+    `clip_norm` limits the norm of all gradients together, where all stages update at once.
     """
 
     def __init__(
@@ -139,8 +142,10 @@ class PipelineReference:
         arithmetic: Arithmetic | None = None,
         *,
         keeps_first: bool = False,
+        clip_norm: float | None = None,
     ) -> None:
         self.model = model.train()
+        self._clip_norm = clip_norm
         self.schedule = schedule
         self.optimiser = optimiser
         self.loss = loss
@@ -149,6 +154,7 @@ class PipelineReference:
         self.drift = Drift(optimiser)
         self._held = Buffers(model)
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
+        self._tied = self._parameters.keys() - dict(model.named_parameters()).keys()
         self._owned = owned
         self._loss_bounds: list[float] = []
         self.states = [
@@ -178,6 +184,7 @@ class PipelineReference:
         self._loss_bounds = []
         for minibatch, batch in enumerate(batches):
             losses.append(self._learn(minibatch, batch))
+            self._clip(minibatch == len(batches) - 1)
             for number, state in enumerate(self.states):
                 if state.minibatches == self._update_size(number) or minibatch == len(batches) - 1:
                     state.step(self.optimiser, self.drift)
@@ -190,6 +197,30 @@ class PipelineReference:
                 for old in range(weights_met(self.schedule, number, minibatch + 1)):
                     state.weights[old].clear()
         return losses
+
+    def _clip(self, at_end: bool) -> None:
+        """Clips the sums of gradients before an update; and the bounds, for which the norm itself
+        may be off by as much as all gradients together."""
+        count = self.states[0].minibatches
+        if self._clip_norm is None or not (count == self._update_size(0) or at_end):
+            return
+        square = error = 0.0
+        counted: set[int] = set()
+        for state in self.states:
+            for name, total in state.total.items():
+                mean = total / count
+                if id(self._parameters[name]) in counted:
+                    continue  # tied to one of an earlier stage
+                counted.add(id(self._parameters[name]))
+                square += float(torch.linalg.vector_norm(mean)) ** 2
+                error += state.total_errors[name] / count * math.sqrt(mean.numel())
+        norm = math.sqrt(square) + CLIP_EPSILON
+        factor = min(1.0, self._clip_norm / norm)
+        for state in self.states:
+            for name, total in state.total.items():
+                state.total_errors[name] *= factor
+                state.total_errors[name] += factor * largest(total) * error / norm
+                state.total[name] = total * factor
 
     def _update_size(self, stage: int) -> int:
         pipedream = self.schedule.variant == "pipedream"
@@ -218,11 +249,14 @@ class PipelineReference:
             self._held.put(state.buffers[minibatch % len(state.buffers)])
         self.model.zero_grad(set_to_none=True)
         with LoneForward():
-            loss = self.loss(logits_of(self.model(images)), labels)
+            loss = self.loss(self.model(images), labels)
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call] # torch's gap
         gradients = {
-            name: check_gradient(name, parameter.grad)
+            # Of tied weights, each name has a tensor of its own: they are summed by name.
+            name: check_gradient(name, parameter.grad).clone()
+            if name in self._tied
+            else check_gradient(name, parameter.grad)
             for name, parameter in self._parameters.items()
             if parameter.grad is not None
         }

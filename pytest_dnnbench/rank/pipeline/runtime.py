@@ -4,7 +4,7 @@ Any number of runs may follow each other. A run ends with a drain: every minibat
 every update is made, and only the newest weights are left. The next run starts from those.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,23 +16,36 @@ from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
 from pytest_dnnbench.rank.pipeline.links import Links
 from pytest_dnnbench.rank.pipeline.occupancy import Occupancy
 from pytest_dnnbench.rank.pipeline.stage import Stage, Tensors
+from pytest_dnnbench.rank.pipeline.stage_update import NormLimit
 
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
 """Images and labels, in the order in which a replica of the first stage takes them."""
+
+
+UpdateObserver = Callable[[Mapping[int, Mapping[str, torch.Tensor]]], None]
+"""Called with the gradients of one update, by stage and name; they are valid during the call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
     """A minibatch that this rank has completed.
 
-    `samples` and `loss` (detached) are set on the last stage only. `correct` counts the images
-    whose largest logit is the label's, in validation only.
+    `samples` (the length of its labels) and `loss` (detached) are set on the last stage only.
+    `correct` counts the right answers, in the validation of a classifier only.
     """
 
     minibatch: int
     samples: int = 0
     loss: torch.Tensor | None = None
     correct: torch.Tensor | None = None
+
+
+def right_answers(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
+    """How many rows of logits, (batch, classes), have their largest at the label, (batch,); None
+    for any other output."""
+    if output.dim() != 2 or labels.dim() != 1 or labels.is_floating_point():
+        return None
+    return (output.argmax(1) == labels).sum()
 
 
 def validation_room(schedule: Schedule, stage: int) -> int:
@@ -46,7 +59,13 @@ class Runtime:
     order."""
 
     def __init__(
-        self, schedule: Schedule, rank: int, stage: Stage, links: Links, device: torch.device
+        self,
+        schedule: Schedule,
+        rank: int,
+        stage: Stage,
+        links: Links,
+        device: torch.device,
+        limit: NormLimit | None = None,
     ) -> None:
         self.schedule = schedule
         self.rank = rank
@@ -54,6 +73,7 @@ class Runtime:
         self.links = links
         self.device = device
         self.occupancy = Occupancy(device)
+        self._limit = limit
         self._first, self._last = links.stage == 0, links.stage == schedule.layout.last
         self._gradients = GradientMean(
             stage.stash.newest_parameters, links.replicas, schedule.update_size(links.stage)
@@ -73,25 +93,20 @@ class Runtime:
         """The stages of this rank, by number: one."""
         return {self.links.stage: self.stage.module}
 
-    def record_first_update(self) -> Mapping[int, dict[str, torch.Tensor]]:
-        """Copies of the gradients that reach the optimiser in the first update, by stage; empty
-        until then."""
-        stash, arrived = self.stage.stash, dict[str, torch.Tensor]()
+    def observe_updates(self, observer: UpdateObserver) -> None:
+        """Lets `observer` see the stage and the gradients of each update that its optimiser
+        makes, just before."""
+        stash, number = self.stage.stash, self.links.stage
         named = self.stage.module.named_parameters()
         names = [name for name, parameter in named if parameter.requires_grad]
         update = stash.update
 
-        def recorded(gradients: Sequence[torch.Tensor | None], oldest: int) -> None:
-            if not arrived:
-                arrived.update(
-                    (name, gradient.clone())
-                    for name, gradient in zip(names, gradients, strict=True)
-                    if gradient is not None
-                )
+        def observed(gradients: Sequence[torch.Tensor | None], oldest: int) -> None:
+            pairs = zip(names, gradients, strict=True)
+            observer({number: {name: each for name, each in pairs if each is not None}})
             update(gradients, oldest)
 
-        stash.update = recorded  # type: ignore[method-assign] # for the runtime of a proof only
-        return {self.links.stage: arrived}
+        stash.update = observed  # type: ignore[method-assign] # for the runtime of a proof only
 
     def train(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
         """Trains on `minibatches` minibatches of the whole pipeline, and yields those that this
@@ -170,6 +185,8 @@ class Runtime:
     def _update(self, action: Update, minibatches: int) -> None:
         # `take` may wait for other replicas: the rank idles then, so the compute starts after it.
         mean = self._gradients.take(action.minibatches)
+        if self._limit is not None:
+            mean = self._limit.clipped(mean, self.device)
         start = self.occupancy.mark()
         with marks.mark("optimizer"):
             self.stage.stash.update(mean, self._base + action.oldest)
@@ -213,7 +230,7 @@ class Runtime:
         if not self._last:
             self.links.send_activations(minibatch, (*outputs, labels))
             return Completed(minibatch)
-        correct = (outputs[0].argmax(1) == labels).sum()
+        correct = right_answers(outputs[0], labels)
         return Completed(minibatch, len(labels), self.stage.loss_of(outputs[0], labels), correct)
 
     def close(self) -> None:

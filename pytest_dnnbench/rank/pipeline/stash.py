@@ -11,41 +11,39 @@ torch's version counters would make the backward pass raise.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.optim.sgd import sgd
 
-
-@dataclass(frozen=True, slots=True)
-class Sgd:
-    """Stochastic gradient descent: d = gradient + weight_decay * w; v = momentum * v + d; w -=
-    learning_rate * v.
-
-    `w` is the newest version of the weights, also where the gradient was taken at an older one.
-    `fused`: one kernel updates all weights; otherwise torch chooses, as torch.optim.SGD does.
-    """
-
-    learning_rate: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    fused: bool = False
+from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.rank.pipeline.stage_update import OwnRule, OwnUpdate
 
 
 class Stash:
-    """The parameters of one module in several versions. The version at the start is number 0."""
+    """The parameters of one module in several versions. The version at the start is number 0.
 
-    def __init__(self, module: nn.Module, optimiser: Sgd) -> None:
+    They are updated by SGD, or by a workload's own rule.
+    """
+
+    def __init__(self, module: nn.Module, optimiser: Sgd | OwnRule) -> None:
         self.optimiser = optimiser
         self._owners = _owners(module)
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._own: OwnUpdate | None = None
+        self._velocity: list[torch.Tensor] = []
+        if isinstance(optimiser, OwnRule):
+            self._own = OwnUpdate(optimiser, module)
+            # The module's parameters are the optimiser's from now on.
+            trained = [nn.Parameter(parameter.data) for parameter in trained]
+        elif optimiser.momentum:
+            self._velocity = [torch.zeros_like(parameter) for parameter in trained]
         self._versions: dict[int, list[nn.Parameter]] = {0: trained}
         self._retired: list[list[nn.Parameter]] = []
-        self._velocity = [torch.zeros_like(parameter) for parameter in trained]
         self.newest = 0
-        self.installed = 0
+        self.installed = -1
         self.kept = 1
+        self.install(0)
 
     @property
     def newest_parameters(self) -> list[nn.Parameter]:
@@ -90,29 +88,45 @@ class Stash:
                 torch._foreach_copy_(list[torch.Tensor](slot), list[torch.Tensor](parameters))
             return slot
 
-    @torch.no_grad()
     def _step(
         self, parameters: list[nn.Parameter], gradients: Sequence[torch.Tensor | None]
+    ) -> None:
+        if self._own is not None:
+            aligned = [
+                None if gradient is None else _laid_out_like(parameter, gradient)
+                for parameter, gradient in zip(parameters, gradients, strict=True)
+            ]
+            self._own.step(parameters, aligned)
+            torch.autograd.graph.increment_version(parameters)
+        elif isinstance(self.optimiser, Sgd):
+            self._sgd(self.optimiser, parameters, gradients)
+
+    @torch.no_grad()
+    def _sgd(
+        self,
+        settings: Sgd,
+        parameters: list[nn.Parameter],
+        gradients: Sequence[torch.Tensor | None],
     ) -> None:
         stepped: list[torch.Tensor] = []
         aligned: list[torch.Tensor] = []
         velocity: list[torch.Tensor | None] = []
-        for parameter, gradient, speed in zip(parameters, gradients, self._velocity, strict=True):
+        for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
             if gradient is not None:
                 stepped.append(_real(parameter))
                 aligned.append(_real(_laid_out_like(parameter, gradient)))
-                velocity.append(_real(speed) if self.optimiser.momentum else None)
+                velocity.append(_real(self._velocity[place]) if self._velocity else None)
         if not stepped:
             return
         sgd(
             stepped,
             aligned,
             velocity,
-            fused=self.optimiser.fused or None,
+            fused=settings.fused or None,
             foreach=None,
-            weight_decay=self.optimiser.weight_decay,
-            momentum=self.optimiser.momentum,
-            lr=self.optimiser.learning_rate,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            lr=settings.learning_rate,
             dampening=0.0,
             nesterov=False,
             maximize=False,

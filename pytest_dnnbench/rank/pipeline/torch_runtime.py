@@ -20,17 +20,26 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import pipelining
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LRScheduler
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.planner.synchronous import Pipelines
 from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
 from pytest_dnnbench.rank.pipeline.passes import NotedStage, Passes
-from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed
+from pytest_dnnbench.rank.pipeline.runtime import (
+    Batches,
+    Completed,
+    UpdateObserver,
+    right_answers,
+)
+from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage import Loss
-from pytest_dnnbench.rank.pipeline.stash import Sgd
-from pytest_dnnbench.rank.pipeline.static_shapes import Form, check_forms, learnt_forms
+from pytest_dnnbench.rank.pipeline.stage_update import NormLimit, OwnRule
+from pytest_dnnbench.rank.pipeline.static_shapes import Form, learnt_forms
+from pytest_dnnbench.rank.pipeline.ties import Tie, TiedGradients
 from pytest_dnnbench.rank.pipeline.torch_stage import Precision, TorchStage, alias
+from pytest_dnnbench.rank.update_rule import optimiser_for, scheduler_for
 
 
 class TorchRuntime:
@@ -42,13 +51,16 @@ class TorchRuntime:
         place: Place,
         pipelines: Pipelines,
         stages: Sequence[nn.Module],
-        optimiser: Sgd,
+        optimiser: Sgd | OwnRule,
         *,
         loss: Loss = cross_entropy,
+        clip_norm: float | None = None,
         precision: Precision = nullcontext,
+        ties: Sequence[Tie] = (),
     ) -> None:
-        """`stages` are all stages of the model, alike on every rank. Raises PlanError if their
-        number or that of the ranks does not fit the pipelines."""
+        """`stages` are all stages of the model, alike on every rank; `clip_norm` limits the norm of
+        the gradients of all of them together; `ties` are the weights that several of them have.
+        Raises PlanError if their number or that of the ranks does not fit the pipelines."""
         if len(stages) != pipelines.stages:
             raise PlanError(
                 f"the model is cut into {len(stages)} stages, {pipelines.framework} needs"
@@ -78,16 +90,44 @@ class TorchRuntime:
             for parameter in module.parameters()
             if parameter.requires_grad
         ]
-        self._optimiser = _sgd(self._parameters, optimiser)
+        self._optimisers = [
+            made
+            for module in self._modules.values()
+            if (made := _optimiser(optimiser, module)) is not None
+        ]
+        self._limit = NormLimit(clip_norm, self.group) if clip_norm is not None else None
+        self._ties = self._tied(ties, place)
+        copies = {id(self._parameter(*copy)) for tie in ties for copy in tie.places[1:]}
+        self._counted = [id(parameter) not in copies for parameter in self._parameters]
         self._replicas_mean = (
             GradientMean(self._parameters, replicas, pipelines.replicas)
             if replicas is not None
             else None
         )
-        self._recorded: dict[int, dict[str, torch.Tensor]] | None = None
+        self._observer: UpdateObserver | None = None
         self._training: Any = None
         self._evaluation: Any = None
         self._losses_noted = 0
+
+    def _parameter(self, stage: int, name: str) -> nn.Parameter | None:
+        """A parameter of this rank; None where the stage is another's."""
+        module = self._modules.get(stage)
+        return module.get_parameter(name) if module is not None else None
+
+    def _tied(self, ties: Sequence[Tie], place: Place) -> list[TiedGradients]:
+        """The tied weights that this rank has. All ranks of the job call it."""
+        layout, limit, mine = self.pipelines.layout, timedelta(seconds=place.timeout_s), []
+        for tie in ties:
+            own = [each for copy in tie.places if (each := self._parameter(*copy)) is not None]
+            holders = sorted({self.pipelines.place_of(stage) for stage, _ in tie.places})
+            group = None
+            for replica in range(self.pipelines.replicas if len(holders) > 1 else 0):
+                ranks = [layout.rank(holder, replica) for holder in holders]
+                made = dist.new_group(ranks, timeout=limit)
+                group = made if place.rank in ranks else group
+            if own and own[0].requires_grad:
+                mine.append(TiedGradients(own, group))
+        return mine
 
     @property
     def modules(self) -> Mapping[int, nn.Module]:
@@ -104,11 +144,10 @@ class TorchRuntime:
         """Whether this rank takes targets, and sees losses."""
         return self.pipelines.stages - 1 in self._modules
 
-    def record_first_update(self) -> Mapping[int, dict[str, torch.Tensor]]:
-        """Copies of the gradients that reach the optimiser in the first update, by stage; empty
-        until then."""
-        self._recorded = {}
-        return self._recorded
+    def observe_updates(self, observer: UpdateObserver) -> None:
+        """Lets `observer` see the gradients of each update that the optimisers make, just
+        before."""
+        self._observer = observer
 
     def train(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
         """Trains on `minibatches` microbatches of all replicas, a multiple of those of an update,
@@ -147,14 +186,15 @@ class TorchRuntime:
             if self._evaluation is None:
                 self._evaluation = self._schedule(images, training=False)
             output = self._evaluation.step(*self._inputs(images))
-            right, losses = [], []
+            right: list[torch.Tensor | None] = []
+            losses: list[torch.Tensor] = []
             if self.has_last:
                 count = self.pipelines.microbatches_of_each
                 parts = zip(output.chunk(count), labels.chunk(count), strict=True)
                 for number, (logits, wanted) in enumerate(parts):
                     with self._noting_loss(number):
                         losses.append(self._loss_of(logits, wanted))
-                        right.append((logits.argmax(1) == wanted).sum())
+                        right.append(right_answers(logits, wanted))
             yield from self._completed(step, losses, right)
 
     def close(self) -> None:
@@ -179,7 +219,7 @@ class TorchRuntime:
         self,
         step: int,
         losses: Sequence[torch.Tensor],
-        right: Sequence[torch.Tensor] = (),
+        right: Sequence[torch.Tensor | None] = (),
     ) -> Iterator[Completed]:
         replicas = self.pipelines.replicas
         for number in range(self.pipelines.microbatches_of_each):
@@ -191,24 +231,34 @@ class TorchRuntime:
                 yield Completed(minibatch)
 
     def _update(self) -> None:
+        for tie in self._ties:
+            tie.add_up()
         if self._replicas_mean is not None:
             # Waits for other replicas: no compute.
             self._replicas_mean.add([parameter.grad for parameter in self._parameters])
-            mean = self._replicas_mean.take(self.pipelines.replicas)
-            for parameter, gradient in zip(self._parameters, mean, strict=True):
-                parameter.grad = gradient
-        if self._recorded is not None and not self._recorded:
-            self._recorded.update(self._gradients())
+            self._set_gradients(self._replicas_mean.take(self.pipelines.replicas))
+        if self._limit is not None:
+            gradients = [parameter.grad for parameter in self._parameters]
+            self._set_gradients(self._limit.clipped(gradients, self.device, self._counted))
+        if self._observer is not None:
+            self._observer(self._gradients())
         start = self.passes.occupancy.mark()
-        if self._optimiser is not None:
-            self._optimiser.step()
-            self._optimiser.zero_grad()
+        for optimiser, scheduler in self._optimisers:
+            optimiser.step()
+            if scheduler is not None:
+                scheduler.step()
+        for parameter in self._parameters:
+            parameter.grad = None
         self.passes.occupancy.add(self.passes.step, start)
+
+    def _set_gradients(self, gradients: Sequence[torch.Tensor | None]) -> None:
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
 
     def _gradients(self) -> dict[int, dict[str, torch.Tensor]]:
         return {
             stage: {
-                name: parameter.grad.clone()
+                name: parameter.grad
                 for name, parameter in module.named_parameters()
                 if parameter.grad is not None
             }
@@ -233,19 +283,23 @@ class TorchRuntime:
         """torch's schedule, for microbatches of the size of these."""
         count, rule = self.pipelines.microbatches_of_each, self.pipelines.rule
         forms = self._forms(images, training)
-        stages = [
-            NotedStage(
-                self.passes,
-                module,
-                number,
-                self.pipelines.stages,
-                self.device,
-                input_args=tuple(form.zeros(self.device) for form in forms[number]),
-                output_args=tuple(form.zeros(self.device) for form in forms[number + 1]),
-                group=self.group,
+        examples = [
+            tuple(
+                form.travelling(self.device) if training and place else form.zeros(self.device)
+                for form in crossing
             )
-            for number, module in self._torch_stages.items()
+            for place, crossing in enumerate(forms)
         ]
+        stages = []
+        for number, module in self._torch_stages.items():
+            module.entering = forms[number] if training and number else ()
+            settings = {
+                "input_args": examples[number],
+                "output_args": examples[number + 1],
+                "group": self.group,
+            }
+            total, device = self.pipelines.stages, self.device
+            stages.append(NotedStage(self.passes, module, number, total, device, **settings))
         kind = getattr(pipelining.schedules, rule.torch_class)
         loss = self._noted_loss if training else None
         return kind(stages[0] if rule.stages_per_rank == 1 else stages, count, loss_fn=loss)
@@ -253,7 +307,7 @@ class TorchRuntime:
     def _forms(self, images: torch.Tensor, training: bool) -> list[tuple[Form, ...]]:
         count, rank_of = self.pipelines.microbatches_of_each, self.pipelines.layout.rank
         self._size = len(images) // count
-        forms = learnt_forms(
+        return learnt_forms(
             self._torch_stages,
             Form.of(images[: self._size]) if self.has_first else None,
             self.pipelines.stages,
@@ -262,9 +316,6 @@ class TorchRuntime:
             self.device,
             nullcontext if training else torch.no_grad,
         )
-        if training:
-            check_forms(forms)
-        return forms
 
 
 def _groups(
@@ -289,13 +340,21 @@ def _groups(
     return pipeline, replicas
 
 
-def _sgd(parameters: list[nn.Parameter], settings: Sgd) -> torch.optim.Optimizer | None:
-    if not parameters:
+def _optimiser(
+    rule: Sgd | OwnRule, module: nn.Module
+) -> tuple[torch.optim.Optimizer, LRScheduler | None] | None:
+    """The optimiser of one stage, and its scheduler; None for a stage without weights."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not trained:
         return None
-    return torch.optim.SGD(
-        parameters,
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        fused=settings.fused or None,
+    if isinstance(rule, OwnRule):
+        made = optimiser_for(rule.workload, module, rule.settings)
+        return made, scheduler_for(rule.workload, made)
+    made = torch.optim.SGD(
+        trained,
+        lr=rule.learning_rate,
+        momentum=rule.momentum,
+        weight_decay=rule.weight_decay,
+        fused=rule.fused or None,
     )
+    return made, None

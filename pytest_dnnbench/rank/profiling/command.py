@@ -52,8 +52,9 @@ def summary(profile: Profile) -> str:
     forward_s, backward_s = (
         sum(getattr(node, key) for node in profile.nodes) for key in ("forward_s", "backward_s")
     )
+    form = facts.get("inputs") or f"{facts['image_size']} px"
     lines = [
-        f"{facts['model']}, {facts['image_size']} px, batch {facts['batch_size']},"
+        f"{facts['model']}, {form}, batch {facts['batch_size']},"
         f" {facts['precision']}, {facts['device']}:"
         f" {len(profile.nodes)} operators, {len(profile.edges)} edges",
         f"parts: {forward_s * 1e3:.2f} ms forward + {backward_s * 1e3:.2f} ms backward"
@@ -100,11 +101,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     effort = Effort()
     parser.add_argument(
-        "--model", required=True, help="a model of the suite, or package.module:factory"
+        "--model",
+        required=True,
+        help="a model of the suite, or package.module:factory of a module or workload",
     )
     for name, default, text in (
         ("--image-size", MNIST_IMAGE_SIZE, "pixels a side"),
-        ("--batch-size", 32, "images in a minibatch"),
+        ("--batch-size", 32, "samples in a minibatch"),
         ("--threads", 1, "compute threads on a CPU"),
         ("--repetitions", effort.repetitions, "timed passes"),
         ("--warmup", effort.warmup, "passes before the timed ones"),

@@ -19,15 +19,18 @@ from pytest_dnnbench.errors import ProfileError
 from pytest_dnnbench.files import cache_folder
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.profile_file import read_profile, write_profile
-from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.profiling.conditions import environment, usable_device
+from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
 from pytest_dnnbench.rank.profiling.profiler import (
     Effort,
     fingerprint,
     had_its_core,
-    profile_model,
+    image_or_own,
+    input_facts,
+    profile_workload,
 )
+from pytest_dnnbench.rank.workload import Workload
 
 
 def cached_profile(
@@ -39,14 +42,16 @@ def cached_profile(
     *,
     threads: int = 1,
     effort: Effort | None = None,
+    workload: Workload | None = None,
 ) -> Profile:
     """The kept profile under exactly these conditions, or a new one, which is then kept. Arguments
-    as of `profile_model`.
+    as of `profile_model`; with a `workload`, that one, which `model` leads to.
 
     A file that cannot be read is replaced by a new profile. A directory that cannot be written
     gives a warning. A profile that other work has disturbed serves once and is not kept.
     """
     place = usable_device(device)
+    workload = workload or image_or_own(model, image_size)
     conditions = {
         "model": model,
         "image_size": image_size,
@@ -54,26 +59,32 @@ def cached_profile(
         "precision": precision,
         "device": place.type,
         "environment": environment(place, threads),
-        "graph": _fingerprint(model, image_size),
+        "graph": _fingerprint(workload),
     }
+    conditions |= input_facts(workload)
     path = cache_folder("profiles") / _file_name(conditions)
     try:
         kept = read_profile(path)
         kept.require(**conditions)
     except ProfileError:
-        kept = profile_model(
-            model, image_size, batch_size, precision, device, threads=threads, effort=effort
+        kept = profile_workload(
+            workload,
+            model,
+            image_size,
+            batch_size,
+            precision,
+            device,
+            threads=threads,
+            effort=effort,
         )
         if had_its_core(kept):
             _keep(kept, path)
     return kept
 
 
-def _fingerprint(model: str, image_size: int) -> str:
+def _fingerprint(workload: Workload) -> str:
     with torch.random.fork_rng(devices=[]):
-        return fingerprint(
-            trace(build_model(model, image_size), example_images(image_size, TRACED_IMAGES))
-        )
+        return fingerprint(trace(workload.model().train(), example_input(workload, TRACED_IMAGES)))
 
 
 def _file_name(conditions: dict[str, Any]) -> str:

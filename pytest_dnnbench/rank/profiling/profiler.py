@@ -20,10 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.planner.profile import Node, Profile
 from pytest_dnnbench.planner.remarks import SUM_TOLERANCE
-from pytest_dnnbench.rank.models import build_model, example_images
+from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.precision import matmul_precision
 from pytest_dnnbench.rank.profiling.conditions import (
     compute_threads,
@@ -31,10 +33,13 @@ from pytest_dnnbench.rank.profiling.conditions import (
     no_collector,
     usable_device,
 )
+from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.marked_pass import MarkedPass, whole_pass
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, OperatorGraph, trace
 from pytest_dnnbench.rank.profiling.weights import tensors_used, together
 from pytest_dnnbench.rank.stopwatch import stopwatch
+from pytest_dnnbench.rank.workload import Workload
+from pytest_dnnbench.rank.workload_factory import workload_of
 
 LEAST_CORE_SHARE = 0.9
 """The fraction of the time in which this process must have had a core. Below it, other work was in
@@ -67,18 +72,53 @@ def profile_model(
     threads: int = 1,
     effort: Effort | None = None,
 ) -> Profile:
-    """The profile of the model "package.module:factory", with fresh weights on random images.
+    """The profile of the model or workload "package.module:factory", with fresh weights on a
+    synthetic minibatch.
 
-    `batch_size` images of `image_size` pixels a side; `precision` is "fp32", "tf32" or "bf16";
-    `device` "cpu" or "cuda[:INDEX]"; `threads` compute threads (CPU). Raises UsageError for a
-    model that cannot be built or traced, and for conditions that cannot be.
+    `batch_size` samples, images of `image_size` pixels a side; `precision` is "fp32", "tf32" or
+    "bf16"; `device` "cpu" or "cuda[:INDEX]"; `threads` compute threads (CPU). Raises UsageError for
+    a model that cannot be built or traced, and for conditions that cannot be.
     """
+    workload = image_or_own(model, image_size)
+    return profile_workload(
+        workload, model, image_size, batch_size, precision, device, threads=threads, effort=effort
+    )
+
+
+def image_or_own(model: str, image_size: int) -> Workload:
+    """The workload behind "package.module:factory", on synthetic data."""
+    case = Case("single", model, 1, "train", image_size=image_size)
+    return workload_of(RunRequest(case, "", model, 1, 0))
+
+
+def input_facts(workload: Workload) -> dict[str, str]:
+    """Shape and type of one sample, where it is no image of the profile's size."""
+    if isinstance(workload, ImageWorkload):
+        return {}
+    sample = example_input(workload, TRACED_IMAGES)
+    return {"inputs": f"{list(sample.shape[1:])} of {str(sample.dtype).removeprefix('torch.')}"}
+
+
+def profile_workload(
+    workload: Workload,
+    model: str,
+    image_size: int,
+    batch_size: int,
+    precision: str,
+    device: str,
+    *,
+    threads: int = 1,
+    effort: Effort | None = None,
+) -> Profile:
+    """As `profile_model`, of a workload that is there already. `model` and `image_size` are for the
+    record."""
     place = usable_device(device)
-    built = build_model(model, image_size).to(place)
-    images = example_images(image_size, batch_size).to(place)
+    built = workload.model().to(place)
+    inputs = example_input(workload, batch_size).to(place)
     metadata = {"model": model, "image_size": image_size, "batch_size": batch_size}
+    metadata |= input_facts(workload)
     return profile_module(
-        built, images, precision, threads=threads, effort=effort, metadata=metadata
+        built, inputs, precision, threads=threads, effort=effort, metadata=metadata
     )
 
 

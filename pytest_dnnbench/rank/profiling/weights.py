@@ -6,7 +6,7 @@ behind its name. A buffer that the forward only reads may be on several stages. 
 the dtype or the size of a weight is no use of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import fx, nn
@@ -48,10 +48,30 @@ def read_only_buffers(graph: OperatorGraph) -> set[int]:
     return read - inside_leaves
 
 
-def together(graph: OperatorGraph) -> tuple[tuple[str, ...], ...]:
-    """Groups of operators, each in program order, that have to run on one stage."""
+def tied_weights(graph: OperatorGraph) -> set[int]:
+    """The ids of the parameters that different modules have in common, each of them called once: a
+    stage could have a copy, where all stages update at once."""
+    modules: dict[int, list[nn.Module]] = {}
+    elsewhere: set[int] = set()
+    for node in graph.training.nodes:
+        for tensor in _held(graph.model, node):
+            if node.op == "call_module" and isinstance(tensor, nn.Parameter):
+                called = graph.model.get_submodule(str(node.target))
+                modules.setdefault(id(tensor), []).append(called)
+            else:
+                elsewhere.add(id(tensor))
+    return {
+        key
+        for key, called in modules.items()
+        if len(called) > 1 and len(set(map(id, called))) == len(called)
+    } - elsewhere
+
+
+def together(graph: OperatorGraph, apart: Collection[int] = ()) -> tuple[tuple[str, ...], ...]:
+    """Groups of operators, each in program order, that have to run on one stage. The users of the
+    weights whose ids are in `apart` need not."""
     users: dict[int, dict[str, None]] = {}
-    anywhere = read_only_buffers(graph)
+    anywhere = read_only_buffers(graph) | set(apart)
     for name, tensors in tensors_used(graph).items():
         for tensor in tensors:
             if id(tensor) not in anywhere:

@@ -1,0 +1,26 @@
+"""An example of the input of a workload that is to be cut into stages: one tensor.
+
+Not here: batches that are trained on (batches.py).
+"""
+
+import torch
+
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank.batches import synthetic_batch
+from pytest_dnnbench.rank.workload import Workload
+
+
+def example_input(workload: Workload, size: int) -> torch.Tensor:
+    """The inputs of a synthetic minibatch of so many samples, on the host, the same each time.
+    Raises UsageError where inputs or targets are not one tensor each: the operators of a pipeline's
+    first stage take one, and the last stage gets one beside its activations."""
+    batch = synthetic_batch(workload, 0, 0, torch.device("cpu"), size=size, seed=0)
+    for part, tree in zip(("inputs", "targets"), batch, strict=True):
+        if not isinstance(tree, torch.Tensor):
+            raise UsageError(
+                f"the {part} of {type(workload).__name__}.batch are a {type(tree).__name__}, and a"
+                " pipeline takes one tensor: pack them into one, and take it apart in the model or"
+                " the loss"
+            )
+    inputs: torch.Tensor = batch[0]
+    return inputs
