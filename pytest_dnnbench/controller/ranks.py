@@ -187,7 +187,8 @@ class Ranks:
         memory = OomWatch()
         self.clock = LaunchClock()
         deadline = Deadline(self.timeout_s)
-        for number, environment in enumerate(environments):
+        for number, met in enumerate(environments):
+            environment = {**self.placement.variables_of(number), **met}
             place = self._place(number, folder, tuple(environment))
             message = pickle.dumps((place, *request))
             ranks.append(self._start(number, folder, message, environment))

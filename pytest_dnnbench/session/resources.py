@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import pytest
@@ -62,7 +63,7 @@ class Resources:
         announce: Callable[[str], None] = print,
     ) -> None:
         self.catalog = catalog
-        self.machine: Machine = detect(settings.device)
+        self.machine: Machine = _machine(settings)
         self.settings = settings = settings.on(self.machine.kind)
         self.counts = settings.counts(self.machine.default_count)
         for count in self.counts:
@@ -233,6 +234,18 @@ class Resources:
                 " with --dnn-gpu-counts"
             )
         return fitting
+
+
+def _machine(settings: Settings) -> Machine:
+    """The machine, with as many ranks on a GPU as asked for. Raises UsageError for that on CPU
+    ranks, any number of which may run anyway."""
+    machine, ranks = detect(settings.device), settings.ranks_per_gpu
+    if ranks > 1 and machine.kind != "cuda":
+        raise UsageError(
+            f"--dnn-ranks-per-gpu {ranks} is for GPUs, and there is none ({machine.describe()}):"
+            " leave it out; any number of CPU ranks runs, as with --gpus 4"
+        )
+    return replace(machine, ranks_per_gpu=ranks)
 
 
 def resources(config: pytest.Config) -> Resources:

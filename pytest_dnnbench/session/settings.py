@@ -222,6 +222,13 @@ class Settings:
         int, 1, "minibatches of a rank whose gradients one update averages", at_least=1
     )
     cudnn_benchmark: bool = _option(bool, False, "let cuDNN try its algorithms (GPUs only)")
+    ranks_per_gpu: int = _option(
+        int,
+        1,
+        "ranks that share a GPU, to prove cases of several ranks on few GPUs; their speed means"
+        " nothing",
+        at_least=1,
+    )
     launches: int = _option(
         str,
         DEFAULT_LAUNCHES,

@@ -36,11 +36,11 @@ class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc
 
     `sample` is the unit of a sample: img, tok, sample, step or B. `samples_per_update` counts the
     samples, over all ranks, that one update of the weights averages; of a collective it is the size
-    in bytes, of another function 0. `oversubscribed`: more ranks than cores. `steps` and `warmup`
-    are what was asked for: how many steps were to be timed and how many to be run before, or for
-    how many seconds, as "5s"; a warm-up "auto" lasts until steps take equally long. What came of it
-    is in each launch. `data` describes the data that a rank reads. `parallel`: timed beside other
-    cases.
+    in bytes, of another function 0. `oversubscribed`: more ranks than cores, or than GPUs. `steps`
+    and `warmup` are what was asked for: how many steps were to be timed and how many to be run
+    before, or for how many seconds, as "5s"; a warm-up "auto" lasts until steps take equally long.
+    What came of it is in each launch. `data` describes the data that a rank reads. `parallel`:
+    timed beside other cases.
     """
 
     sample: str
