@@ -36,6 +36,10 @@ COMMANDS = {
         "pytest_dnnbench.report.history_command",
         "name the stored sessions from which on a case was faster or slower",
     ),
+    "replay": (
+        "pytest_dnnbench.report.replay_command",
+        "measure a case again as its record says; compare losses and speed",
+    ),
     "export": (
         "pytest_dnnbench.report.export_command",
         "write saved sessions for github-action-benchmark, Bencher or Prometheus",
