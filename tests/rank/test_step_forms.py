@@ -192,3 +192,20 @@ def test_a_call_that_draws_numbers_is_told_from_one_that_does_not() -> None:
     assert draws(lambda: model(tokens)) in ("bernoulli_", "native_dropout")
     model.eval()
     assert draws(lambda: model(tokens)) == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "count", "some"),
+    [
+        ("resnet18", 11, ("conv1", "layer1.0", "layer4.1", "fc")),
+        ("efficientnet_b0", 19, ("features.0", "features.1.0", "features.8", "classifier")),
+    ],
+)
+def test_the_blocks_of_a_classifier_are_those_that_repeat(
+    model: str, count: int, some: tuple[str, ...]
+) -> None:
+    images = ImageWorkload(f"torchvision.models:{model}", 28)
+    with torch.device("meta"):
+        names = images.blocks(images.model())
+    assert len(names) == count
+    assert set(some) <= set(names)
