@@ -110,7 +110,7 @@ class CaseRun:
             launches=measured,
             correctness=self.correctness,
             environment=_environment(self.machine, measured, self.packages, self.software),
-            oversubscribed=self.machine.kind == "cpu" and self.machine.oversubscribed(case.gpus),
+            oversubscribed=self.machine.oversubscribed(case.gpus),
             steps=self.request.steps,
             warmup=self.request.warmup,
             parallel=self.parallel,
@@ -213,6 +213,12 @@ def load(path: str | None) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def _shared_gpus(machine: Machine, ranks: int) -> dict[str, Scalar]:
+    """How many ranks share a GPU, where any do."""
+    shared = machine.kind == "cuda" and machine.oversubscribed(ranks)
+    return {"ranks_per_gpu": machine.ranks_per_gpu} if shared else {}
+
+
 def _gpu_settings(gpus: Sequence[Gpu]) -> dict[str, Scalar | None]:
     """What is set on the GPUs, as facts gpu_NAME: one value if all have the same."""
     facts: dict[str, Scalar | None] = {}
@@ -241,6 +247,7 @@ def _environment(
         "gpu_uuids": ", ".join(gpu.uuid for gpu in used) or None,
         **_gpu_settings(used),
         "driver": machine.driver,
+        **_shared_gpus(machine, len(launches[0].reports)),
         "torchvision": version("torchvision"),
         **{name: version(name) for name in packages},
         **launches[0].reports[0].environment,
@@ -253,6 +260,10 @@ def _environment(
         "numpy": version("numpy"),
         "load_1min": os.getloadavg()[0],
     }
+    if nodes := launches[0].conditions.nodes:
+        recorded["nodes"] = ", ".join(node.name for node in nodes)
+    if len(nodes) > 1:
+        must_match["ranks_per_node"] = "-".join(str(node.ranks) for node in nodes)
     return Environment(must_match=must_match, recorded=recorded)
 
 

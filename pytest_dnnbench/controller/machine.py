@@ -37,7 +37,8 @@ class Machine:
 
     `kind` is "cuda" or "cpu"; on "cpu" each rank is a device, so their number is not limited.
     `cores` is how many cores ranks may use, `affinity` the kernel's numbers of all cores that this
-    process may run on. `why` explains the kind.
+    process may run on. `why` explains the kind. `ranks_per_gpu`: so many ranks share a GPU and take
+    turns on it, to be proven and not to be fast.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Machine:
     cpu: str
     why: str
     affinity: tuple[int, ...] = ()
+    ranks_per_gpu: int = 1
 
     @property
     def core_numbers(self) -> tuple[int, ...]:
@@ -62,21 +64,32 @@ class Machine:
 
     @property
     def default_count(self) -> int:
-        """The largest device count where the user gives none: all GPUs, or two CPU ranks."""
-        return len(self.gpus) if self.kind == "cuda" else 2
+        """The largest number of ranks where the user gives none: as all GPUs take, or two CPU
+        ranks."""
+        return len(self.gpus) * self.ranks_per_gpu if self.kind == "cuda" else 2
 
     def shortage(self, count: int) -> str | None:
         """Why `count` ranks cannot run here; None when they can."""
-        if self.kind == "cuda" and count > len(self.gpus):
-            return f"{count} GPUs are needed and {len(self.gpus)} are here"
+        needed = self.gpus_for(count)
+        if self.kind == "cuda" and needed > len(self.gpus):
+            return f"{needed} GPUs are needed and {len(self.gpus)} are here"
         return None
+
+    def gpus_for(self, count: int) -> int:
+        """The GPUs that so many ranks take."""
+        return -(-count // self.ranks_per_gpu)
 
     def places(self, count: int) -> tuple[str, ...]:
         """One torch device per rank."""
-        return tuple(f"cuda:{index}" if self.kind == "cuda" else "cpu" for index in range(count))
+        if self.kind != "cuda":
+            return ("cpu",) * count
+        return tuple(f"cuda:{rank // self.ranks_per_gpu}" for rank in range(count))
 
     def oversubscribed(self, count: int) -> bool:
-        """Whether this number of ranks is larger than the number of cores."""
+        """Whether so many ranks share devices: CPU ranks that outnumber the cores, or ranks on one
+        GPU."""
+        if self.kind == "cuda":
+            return count > self.gpus_for(count)
         return count > self.cores
 
     def threads(self, count: int) -> int:

@@ -2,10 +2,14 @@
 
                     CUDA              CPU, timed      CPU, timed,            CPU, only proven,
                                                       --dnn-parallel         under -n
-    leased          one GPU per rank  every core      threads x ranks cores  one core per rank
+    leased          one GPU per rank* every core      threads x ranks cores  one core per rank
     threads/rank    cores / ranks     cores / ranks   cores / highest count  1
     pinned          to the cores      no              to the leased cores    to the leased cores
                     near its GPU
+
+* With --dnn-ranks-per-gpu N, N successive ranks share a GPU. NCCL refuses two ranks on one GPU, so
+each gets another NCCL_HOSTID: it then takes them for ranks of different hosts, which meet through
+sockets on loopback.
 
 If ranks outnumber the cores, a launch leases every core. Under a CPU quota the number of a core
 means nothing: no rank is pinned, and the load of other processes is not known. A session without
@@ -14,13 +18,23 @@ threads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from pytest_dnnbench.controller.disturbance import NoWatch, Watch
 from pytest_dnnbench.controller.leases import Leases
 from pytest_dnnbench.controller.machine import Machine
+from pytest_dnnbench.controller.route import Host
+from pytest_dnnbench.controller.this_node import LaunchNode
 from pytest_dnnbench.results.records.schema import Conditions
+
+
+@dataclass(frozen=True, slots=True)
+class NodeShare:
+    """One node's share of a launch: so many ranks of it, and how the others reach it."""
+
+    node: LaunchNode
+    host: Host
 
 
 @dataclass
@@ -31,7 +45,11 @@ class Placement:
     of each rank. `cores` are those that ranks are pinned to; empty: all of the session's.
     `rank_cores`, where there are any, pin each rank to the cores near its GPU; `gpu_uuids` are
     those that CUDA must report for the ranks' GPUs, empty on CPU ranks and for slices, which have
-    others. `conditions` are complete once the launch is over.
+    others. `rank_variables`, where there are any, are environment variables of each rank that this
+    launch alone has. `conditions` are complete once the launch is over.
+
+    Of a launch on nodes, `shares` says which ranks run on which, in the order of the ranks; empty:
+    all of them on this machine.
     """
 
     devices: tuple[str, ...]
@@ -41,10 +59,25 @@ class Placement:
     conditions: Conditions = field(default_factory=Conditions)
     gpu_uuids: tuple[str, ...] = ()
     rank_cores: tuple[tuple[int, ...], ...] = ()
+    rank_variables: tuple[dict[str, str], ...] = ()
+    shares: tuple["NodeShare", ...] = ()
 
     def cores_of(self, rank: int) -> tuple[int, ...]:
         """The cores that a rank is pinned to; empty: all of the session's."""
         return self.rank_cores[rank] if self.rank_cores else self.cores
+
+    def variables_of(self, rank: int) -> dict[str, str]:
+        """The environment variables of a rank that this launch alone has."""
+        return self.rank_variables[rank] if self.rank_variables else {}
+
+
+PlacementSource = Callable[[int], AbstractContextManager[Placement]]
+"""Given the world size: the placement of one launch, held while the launch lasts."""
+
+
+@contextmanager
+def _without_leases(names: Sequence[str], count: int) -> Iterator[tuple[str, ...]]:
+    yield tuple(names[:count])
 
 
 class Placements:
@@ -72,17 +105,18 @@ class Placements:
         self.own_threads = own_threads
 
     @contextmanager
-    def __call__(self, world_size: int) -> Iterator[Placement]:
+    def __call__(self, world_size: int, *, leased: bool = False) -> Iterator[Placement]:
         """The placement of a launch; waits until its devices are free. Raises LaunchError when the
-        wait takes too long."""
+        wait takes too long. `leased`: somebody else has taken these leases for the launch."""
         numbers, count = self._candidates(world_size)
-        with self.leases.take(list(numbers), count) as names:
-            leased = tuple(numbers[name] for name in names)
-            placement = self._placement(world_size, leased)
+        take = _without_leases if leased else self.leases.take
+        with take(list(numbers), count) as names:
+            devices = tuple(numbers[name] for name in names)
+            placement = self._placement(world_size, devices)
             try:
                 yield placement
             finally:
-                placement.conditions = self._conditions(placement, leased)
+                placement.conditions = self._conditions(placement, devices)
 
     def threads(self, world_size: int) -> int:
         """Compute threads of one rank."""
@@ -96,7 +130,7 @@ class Placements:
         """The devices to choose from, name to number, and how many of them the launch needs."""
         if self.machine.kind == "cuda":
             gpus = {f"gpu {gpu.uuid}": index for index, gpu in enumerate(self.machine.gpus)}
-            return gpus, world_size
+            return gpus, self.machine.gpus_for(world_size)
         cores = {f"core {number}": number for number in self.machine.core_numbers}
         needed = world_size * self.threads(world_size) if self.side_by_side else len(cores)
         return cores, min(needed, len(cores))
@@ -104,12 +138,14 @@ class Placements:
     def _placement(self, world_size: int, leased: tuple[int, ...]) -> Placement:
         threads, watch = self.threads(world_size), self._watch(leased)
         if self.machine.kind == "cuda":
-            return self._on_gpus(leased, threads, watch)
+            # The leased GPU of each rank.
+            of_ranks = [leased[rank // self.machine.ranks_per_gpu] for rank in range(world_size)]
+            return self._on_gpus(of_ranks, threads, watch)
         every_core = len(leased) == len(self.machine.core_numbers)
         pinned = () if every_core or self.machine.under_quota else leased
         return Placement(("cpu",) * world_size, threads, pinned, watch)
 
-    def _on_gpus(self, leased: tuple[int, ...], threads: int, watch: Watch | NoWatch) -> Placement:
+    def _on_gpus(self, leased: Sequence[int], threads: int, watch: Watch | NoWatch) -> Placement:
         """Each rank on the cores near its GPU. Ranks with the same cores share them: no more
         threads than cores."""
         gpus = [self.machine.gpus[index] for index in leased]
@@ -124,6 +160,7 @@ class Placements:
             watch=watch,
             gpu_uuids=tuple("" if gpu.sliced else gpu.uuid for gpu in gpus),
             rank_cores=tuple(near),
+            rank_variables=_apart(len(leased)) if len(set(leased)) < len(leased) else (),
         )
 
     def _watch(self, leased: tuple[int, ...]) -> Watch | NoWatch:
@@ -151,3 +188,8 @@ class Placements:
             gpu_before=observation.gpu_before,
             gpu_after=observation.gpu_after,
         )
+
+
+def _apart(ranks: int) -> tuple[dict[str, str], ...]:
+    """Lets NCCL take the ranks of this launch for ranks of different hosts."""
+    return tuple({"NCCL_HOSTID": f"dnnbench-rank{rank}"} for rank in range(ranks))

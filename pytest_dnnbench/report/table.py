@@ -82,7 +82,7 @@ def _function_notes(study: Study) -> list[str]:
     """What the figures mean where there is no other table."""
     lines = [f"median of {launches_and_steps(study)}; ± half of the 95% interval over launches"]
     if any(result.record.run.oversubscribed for result in study.functions):
-        lines.append("* more ranks than cores: says nothing about speed")
+        lines.append("* more ranks than cores or GPUs: says nothing about speed")
     if all(result.status == "no-baseline" for result in study.functions):
         lines.append("no verdict: there is no baseline to compare with")
     return lines + study.notes
@@ -188,7 +188,7 @@ def _notes(study: Study, rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     if any(row.rank == AHEAD for row in rows):
         lines.append("~ ahead, not clearly")
     if any(row.crowded for row in rows):
-        lines.append("* more ranks than cores: says nothing about speed")
+        lines.append("* more ranks than cores or GPUs: says nothing about speed")
     if all(row.status == "no-baseline" for row in rows):
         lines.append("no verdict: there is no baseline to compare with")
     return lines + study.notes

@@ -13,8 +13,10 @@ from pytest_dnnbench.controller.case_run import CaseRun, Launcher, prepare_run
 from pytest_dnnbench.controller.machine import Gpu, Machine, detect
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, RunRequest, TimedRequest
+from pytest_dnnbench.results.baselines.comparability import differences, facts_of
 from pytest_dnnbench.results.records.measurement import Launch
-from pytest_dnnbench.results.records.schema import Conditions
+from pytest_dnnbench.results.records.record import make_record
+from pytest_dnnbench.results.records.schema import Conditions, Record
 from tests.fake_launches import YARDSTICK_S, FakeLauncher
 
 EXACT = Correctness({"gradients": 0.0}, {"gradients": 1e-9})
@@ -72,6 +74,20 @@ def test_a_case_is_planned_and_proven_once_before_its_first_launch() -> None:
     assert run.correctness.checked == ["gradients"]
     assert launcher.rechecked == [True, False], "the first launch is checked once more"
     assert len(run.launches) == 2
+
+
+def test_ranks_that_share_a_gpu_are_never_compared_with_others() -> None:
+    def measured(ranks_per_gpu: int) -> Record:
+        run = case_run(Recorder())
+        gpus = (Gpu("A", "GPU-a"), Gpu("A", "GPU-b"))
+        run.machine = Machine("cuda", gpus, "550", 16, "", "", ranks_per_gpu=ranks_per_gpu)
+        run.launch()
+        return make_record(run.measurement())
+
+    apart, shared = measured(1), measured(2)
+    assert (apart.run.oversubscribed, shared.run.oversubscribed) == (False, True)
+    unlike = {each.fact: each.now for each in differences(facts_of(apart), facts_of(shared))}
+    assert unlike == {"oversubscribed": True, "ranks_per_gpu": 2}
 
 
 def test_what_is_set_on_the_gpus_must_match() -> None:

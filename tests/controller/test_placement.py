@@ -1,6 +1,9 @@
 """Placements: what a launch leases, on injected machines with and without GPUs."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.leases import VARIABLE, Leases
 from pytest_dnnbench.controller.machine import Gpu, Machine
-from pytest_dnnbench.controller.placement import Placements
+from pytest_dnnbench.controller.placement import Placement, Placements
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.results.records.schema import Conditions
 from tests.rank import programs
@@ -42,6 +45,23 @@ def test_a_second_session_gets_the_gpus_that_are_left_as_cuda_numbers_them() -> 
     assert other.conditions.gpu_uuids == ("GPU-b", "GPU-c")
 
 
+def test_ranks_that_share_a_gpu_are_placed_in_a_row_and_kept_apart_for_nccl() -> None:
+    """NCCL refuses two ranks of one host on one GPU."""
+    shared = replace(WITH_GPUS, ranks_per_gpu=2)
+    assert (shared.default_count, shared.shortage(8)) == (8, None)
+    assert shared.shortage(9) == "5 GPUs are needed and 4 are here"
+    assert shared.places(3) == ("cuda:0", "cuda:0", "cuda:1")
+    with placements(shared, 1, 2, 4)(1) as first, placements(shared, 3)(3) as placement:
+        assert (first.devices, first.rank_variables) == (("cuda:0",), ())
+        assert placement.devices == ("cuda:1", "cuda:1", "cuda:2")
+        assert placement.gpu_uuids == ("GPU-b", "GPU-b", "GPU-c")
+        hosts = [placement.variables_of(rank)["NCCL_HOSTID"] for rank in range(3)]
+    assert len(set(hosts)) == 3
+    assert placement.conditions.gpu_uuids == ("GPU-b", "GPU-c")
+    assert [shared.oversubscribed(count) for count in (1, 2, 3)] == [False, True, True]
+    assert not WITH_GPUS.oversubscribed(4)
+
+
 def test_a_timed_launch_on_the_cpu_has_every_core_for_itself() -> None:
     with placements(EIGHT_CORES, 1, 2)(2) as placement:
         assert (placement.devices, placement.threads, placement.cores) == (("cpu", "cpu"), 4, ())
@@ -66,6 +86,20 @@ def test_ranks_that_outnumber_the_cores_take_every_core() -> None:
     with placements(EIGHT_CORES, 9, side_by_side=True)(9) as placement:
         assert (placement.threads, placement.cores) == (1, ())
     assert len(placement.conditions.cores) == 8
+
+
+def test_variables_of_a_placement_reach_their_rank_and_are_the_launchs_alone(
+    server: ForkServer,
+) -> None:
+    @contextmanager
+    def apart(world_size: int) -> Iterator[Placement]:
+        yield Placement(
+            ("cpu",) * world_size, 1, rank_variables=({"NCCL_HOSTID": "a"}, {"NCCL_HOSTID": "b"})
+        )
+
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60, placements=apart)
+    answers = ranks.launch("tests.rank.programs:host_of_nccl")
+    assert answers == [("a", ("NCCL_HOSTID",)), ("b", ("NCCL_HOSTID",))]
 
 
 def test_ranks_stay_on_the_cores_of_their_lease(server: ForkServer) -> None:

@@ -151,3 +151,8 @@ def page_faults_of_large_buffers() -> int:
 def variables_and_first_path(names: list[str]) -> list[str | None]:
     """These variables of the rank, and what is first on its `sys.path`."""
     return [*map(os.environ.get, names), sys.path[0]]
+
+
+def host_of_nccl(place: Place) -> tuple[str, tuple[str, ...]]:
+    """The host that NCCL takes this rank's to be, and the variables that this launch alone has."""
+    return os.environ["NCCL_HOSTID"], place.launch_variables

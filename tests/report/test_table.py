@@ -141,7 +141,7 @@ def test_more_ranks_than_cores_are_marked_and_explained() -> None:
     lines = texts(record("ddp", 4, [32.0], oversubscribed=True), record("single", 1, [8.0]))
     assert cells(lines, "ddp")[1] == "4*"
     assert cells(lines, "single")[1] == "1"
-    assert "* more ranks than cores: says nothing about speed" in lines
+    assert "* more ranks than cores or GPUs: says nothing about speed" in lines
     crowded = [
         record(name, 4, [speed, speed], oversubscribed=True)
         for name, speed in (("a", 9.0), ("b", 1.0))

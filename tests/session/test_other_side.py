@@ -137,3 +137,19 @@ def test_the_most_rounds_are_sixteen_unless_a_number_is_given(
     settings = config.stash[state.SETTINGS]
     assert (settings.rounds, settings.confirm) == (launches, confirm)
     assert settings.has_other_side is bool(options)
+
+
+def test_a_side_whose_torch_does_not_import_is_refused_before_anything_is_measured(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    pytester.makepyfile(test_cases=CASES)
+    pytester.mkdir("broken").joinpath("torch.py").write_text("raise ImportError('half a torch')")
+    result = pytester.runpytest_subprocess(
+        "--dnn-device", "cpu", "--dnn-against-path", "broken", "--dnn-against", sys.executable
+    )
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([
+        f"ERROR: --dnn-against: side B ({sys.executable}): ranks cannot be started: torch does not"
+        " import: ImportError: half a torch",
+    ])  # fmt: skip

@@ -159,6 +159,10 @@ def test_strong_scaling_divides_or_says_what_would() -> None:
             ["--dnn-compile", "--dnn-checkpointing"],
             "--dnn-compile with --dnn-checkpointing: a block that runs again must not move its",
         ),
+        (
+            ["--dnn-ranks-per-gpu", "2"],
+            "--dnn-ranks-per-gpu 2 is for GPUs, and there is none",
+        ),
         (["--dnn-cudnn-benchmark"], "--dnn-cudnn-benchmark needs a CUDA device, and ranks run on"),
         (
             ["--dnn-accumulate=2", "--dnn-frameworks=ddp,pipedream"],
@@ -253,8 +257,12 @@ MEASURED = {
         "warmup",
         "window",
         "seed",
+        "nodes",
+        "ranks_per_node",
+        "interface",
         *("memory_format", "compile", "fused", "checkpointing", "accumulate"),
         "cudnn_benchmark",
+        "ranks_per_gpu",
         *("against", "against_path", "against_env"),
         "calibrate",
         "framework_options",

@@ -15,7 +15,13 @@ from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.harmless import one_line
 from pytest_dnnbench.metrics import metric_row
 from pytest_dnnbench.results.records.json_text import line_of, read_bytes
-from pytest_dnnbench.results.records.schema import SCHEMA, Record, SavedFile, SessionEntry
+from pytest_dnnbench.results.records.schema import (
+    SCHEMA,
+    BreakdownEntry,
+    Record,
+    SavedFile,
+    SessionEntry,
+)
 
 _FILE = msgspec.json.Decoder(SavedFile)
 _RECORD = msgspec.json.Decoder(Record)
@@ -202,6 +208,8 @@ def check_record(record: Record, place: str) -> None:
                 _wrong(place, name, impossible)
         if not min(metric.per_launch) <= metric.value <= max(metric.per_launch):
             _wrong(place, name, f"the value {metric.value!r} is not the median of per_launch")
+    if record.breakdown is not None:
+        _check_breakdown(record.breakdown, f"{place}.breakdown")
     for name, each in (record.against.compared if record.against else {}).items():
         if not each.is_possible:
             raise DataError(f"{place}.against.compared.{name}: no pairs can give these figures")
@@ -209,6 +217,20 @@ def check_record(record: Record, place: str) -> None:
         if limit.relative is not None and not -1 < limit.relative < 1:
             raise DataError(
                 f"{place}.thresholds.{name}.relative: {limit.relative!r} is not between -1 and 1"
+            )
+
+
+def _check_breakdown(entry: BreakdownEntry, place: str) -> None:
+    """Raises DataError where launches, ranks and operators do not go together."""
+    counts = {len(ranks) for ranks in entry.launches}
+    if len(counts) != 1 or 0 in counts:
+        raise DataError(f"{place}.launches: each must have the same ranks, one at least")
+    for number, row in enumerate(entry.operators):
+        shape = len(row.self_s), {len(row.calls), *map(len, row.self_s)}
+        if shape != (len(entry.launches), counts):
+            raise DataError(
+                f"{place}.operators[{number}]: {one_line(row.name)!r} has not one figure for each"
+                " launch and rank"
             )
 
 

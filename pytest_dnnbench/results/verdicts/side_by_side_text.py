@@ -98,13 +98,13 @@ def answer(metric: str, compared: Sequence[SideMetric], name: str) -> str:
             whose = "" if len(cases) == 1 else " (mean)"
             parts.append(
                 f"{_difference(metric, mean.change)}{whose}, 95% interval"
-                f" {_span(*mean.interval)}, in {len(cases)} of {_cases(count)}"
+                f" {_span(*mean.interval)}{_where(len(cases), count)}"
             )
     rest = [each for each in compared if each.status == "no evidence"]
     if not parts:
         return (
-            f"no evidence that B ({name}) differs from A in {_title(metric)} in any of"
-            f" {_cases(count)}: {_would(rest)}{_overall(metric, compared)}"
+            f"no evidence that B ({name}) differs from A in {_title(metric)}"
+            f"{_where(0, count)}: {_would(rest)}{_overall(metric, compared)}"
         )
     ending = f"; no evidence in the rest, where {_would(rest)}" if rest else ""
     return f"B ({name}) {' and '.join(parts)}{ending}{_overall(metric, compared)}"
@@ -150,8 +150,11 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2g}%" if fraction < 0.1 else f"{fraction:.0%}"
 
 
-def _cases(count: int) -> str:
-    return "1 case" if count == 1 else f"{count} cases"
+def _where(called: int, count: int) -> str:
+    """In how many of the cases; nothing where there is but one."""
+    if count == 1:
+        return ""
+    return f", in {called} of {count} cases" if called else f" in any of {count} cases"
 
 
 def _title(metric: str) -> str:
