@@ -18,8 +18,9 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import DEFAULT_MODELS, Catalog
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
+from pytest_dnnbench.controller.job import Rendezvous
 from pytest_dnnbench.controller.rank_launcher import MEASURE
-from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
+from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
 

@@ -36,6 +36,10 @@ COMMANDS = {
         "pytest_dnnbench.report.history_command",
         "name the stored sessions from which on a case was faster or slower",
     ),
+    "replay": (
+        "pytest_dnnbench.report.replay_command",
+        "measure a case again as its record says; compare losses and speed",
+    ),
     "export": (
         "pytest_dnnbench.report.export_command",
         "write saved sessions for github-action-benchmark, Bencher or Prometheus",
@@ -53,6 +57,10 @@ COMMANDS = {
         "time each operator of a model on one device",
     ),
     "plan": ("pytest_dnnbench.planner.command", "split a profiled model into pipeline stages"),
+    "sbatch": (
+        "pytest_dnnbench.batch.command",
+        "write a batch script for Slurm that runs a session and continues it",
+    ),
     "horovod": (
         "pytest_dnnbench.horovod_build.command",
         "build Horovod for the installed torch, and install it",

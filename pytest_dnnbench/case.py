@@ -28,6 +28,11 @@ def image_form(image_size: int) -> tuple[int, int]:
     return (1, 10) if image_size == MNIST_IMAGE_SIZE else (3, 1000)
 
 
+def devices_id(gpus: int, nodes: int = 1) -> str:
+    """The devices in the id of a test: `4gpu`, over nodes `4gpu-2node`."""
+    return f"{gpus}gpu" + (f"-{nodes}node" if nodes > 1 else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """What one test case measures. Plain data; crosses process boundaries; validated once, here.
@@ -35,8 +40,8 @@ class Case:
     `batch_size` is the number of samples in one rank's minibatch; under strong scaling, after the
     division. `gpus` counts ranks: on a machine without GPUs they are CPU processes. A sample of
     tokens has `sequence_length` of them; 0: as many as the model chooses. `options` are the
-    framework's own; `form` is how a step is run. Raises UsageError for a value that no case can
-    have.
+    framework's own; `form` is how a step is run; `nodes` counts the machines that the ranks are on.
+    Raises UsageError for a value that no case can have.
     """
 
     framework: str
@@ -53,6 +58,7 @@ class Case:
     sequence_length: int = 0
     options: dict[str, Scalar] = field(default_factory=dict)
     form: StepForm = PLAIN
+    nodes: int = 1
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -68,6 +74,7 @@ class Case:
             ("gpus", self.gpus),
             ("batch_size", self.batch_size),
             ("image_size", self.image_size),
+            ("nodes", self.nodes),
         ):
             if count < 1:
                 raise UsageError(f"{name} is {count}: it must be at least 1")
@@ -89,7 +96,7 @@ class Case:
     def id(self) -> str:
         """The case in the id of a test: `ddp-resnet50-4gpu`, `ddp-resnet50-4gpu-compile`."""
         form = f"-{self.form.label}" if self.form.changed else ""
-        return f"{self.framework}-{self.model}-{self.gpus}gpu{form}"
+        return f"{self.framework}-{self.model}-{devices_id(self.gpus, self.nodes)}{form}"
 
     @property
     def label(self) -> str:

@@ -11,7 +11,8 @@ value and the fix.
     │   ├── RankOutOfMemory
     │   ├── RankCrashed
     │   ├── RankHung
-    │   └── RankUnreadable
+    │   ├── RankUnreadable
+    │   └── NodeLost
     ├── WrongResult
     ├── LaunchError
     └── BuildError
@@ -24,6 +25,7 @@ __all__ = [
     "DataError",
     "DnnbenchError",
     "LaunchError",
+    "NodeLost",
     "PlanError",
     "ProfileError",
     "RankCrashed",
@@ -62,12 +64,16 @@ class RankFailure(DnnbenchError):
     """A rank did not do its part.
 
     `rank` is the rank that is blamed; `output` the end of what it wrote to stdout and stderr;
-    `rank_phase` its phase at the time, a key of rank_status.RANK_PHASES.
+    `rank_phase` its phase at the time, a key of rank_status.RANK_PHASES; `node` the node that it
+    ran on, empty where the launch was on one machine.
     """
 
-    def __init__(self, message: str, *, rank: int, output: str = "", rank_phase: str = "") -> None:
+    def __init__(
+        self, message: str, *, rank: int, output: str = "", rank_phase: str = "", node: str = ""
+    ) -> None:
         super().__init__(message)
         self.rank = rank
+        self.node = node
         self.output = output
         self.rank_phase = rank_phase
 
@@ -92,6 +98,11 @@ class RankHung(RankFailure):
 class RankUnreadable(RankFailure):
     """What a rank sent back cannot be read: it is damaged, too large, of another type than asked
     for, a pickle that would call something it may not call, or one that takes too long."""
+
+
+class NodeLost(RankFailure):
+    """A node no longer answers: its agent or the engine's process for it has ended, or it has been
+    silent for too long. `rank` is the first of the ranks that ran on it."""
 
 
 class WrongResult(DnnbenchError):

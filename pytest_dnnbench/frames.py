@@ -2,12 +2,13 @@
 
     pytest process ──SpawnMessage (JSON, over a socket)──> fork server ──fork──> rank
           ^                                                                       │
-          └──────(the rank's own pipe: one frame, PLAIN, PICKLED or ERROR)────────┘
+          └──────(the rank's own pipe: one frame of a kind below)─────────────────┘
 
     frame     kind (1 byte) │ length of the body (8 bytes, little-endian) │ body
 
     PLAIN     MessagePack: what measuring and proving ranks return, decoded as a given type
     PICKLED   a pickle: what a user's own function returned, read by controller/unpickling.py
+    PORTABLE  the same from another machine, where no pickle may cross (portable.py)
     ERROR     MessagePack: the fields of a RankError
 
 User code runs on ranks and can write to the pipe: who reads a frame trusts nothing in it, neither
@@ -23,10 +24,10 @@ from typing import Any, Self
 FRAME_HEAD = struct.Struct("<cQ")
 """Kind and length of the body."""
 
-PLAIN, PICKLED, ERROR = b"P", b"R", b"E"
+PLAIN, PICKLED, PORTABLE, ERROR = b"P", b"R", b"O", b"E"
 """Kinds of a frame."""
 
-MOST_BYTES = {PLAIN: 64 << 20, PICKLED: 256 << 20, ERROR: 1 << 20}
+MOST_BYTES = {PLAIN: 64 << 20, PICKLED: 256 << 20, PORTABLE: 256 << 20, ERROR: 1 << 20}
 """The largest body of each kind. A report of a million steps takes 35 MB."""
 
 MOST_MESSAGE, MOST_TRACEBACK = 4_000, 16_000

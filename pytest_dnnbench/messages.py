@@ -39,6 +39,11 @@ class Place:
     path of the file store in which the ranks of a launch meet; `timeout_s` bounds every collective.
     `launch_variables` are the environment variables that this launch alone has, as the port of its
     rendezvous. `gpu_uuid` is that of the leased GPU, empty on CPU ranks.
+
+    Of a launch over several nodes, `node` names this rank's, with `local_rank` of
+    `local_world_size` ranks on it, and `store` is the address and port of the store in which the
+    ranks meet instead of a file; rank 0 listens there, on `store_descriptor`. On one machine all
+    ranks are local ones: `local_world_size` 0 says so.
     """
 
     rank: int
@@ -49,6 +54,11 @@ class Place:
     timeout_s: float
     launch_variables: tuple[str, ...] = ()
     gpu_uuid: str = ""
+    node: str = ""
+    local_rank: int = 0
+    local_world_size: int = 0
+    store: tuple[str, int] | None = None
+    store_descriptor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     try:
         config.stash[state.CATALOG] = hook_rows.catalog(config)
+        config.stash[state.ENGINES] = hook_rows.engines(config)
         add_metrics(hook_rows.metrics(config))
         config.stash[state.SETTINGS] = read_settings(config, config.stash[state.CATALOG])
     except UsageError as error:
@@ -139,9 +140,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
     """Reads `4gpu` where a test gives its own counts."""
-    return f"{val}gpu" if argname == "gpus" and isinstance(val, int) else None
+    from pytest_dnnbench.case import devices_id
+    from pytest_dnnbench.session.resources import resources, runs_on_nodes
+
+    if argname != "gpus" or not isinstance(val, int):
+        return None
+    return devices_id(val, resources(config).nodes_for(val) if runs_on_nodes(config) else 1)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str] | None:

@@ -30,6 +30,7 @@ LEAVES = {
         "step_form",
         "device_peaks",
         "protocol",
+        "portable",
         "step_parts",
     ),
 }
@@ -48,10 +49,11 @@ MAY_IMPORT = {
     "report": LEAVES | RESULTS | {"planner"},
     "machine": LEAVES | RESULTS | {"controller"},
     "horovod_build": {"errors", "files", "proc", "controller"},
-    "hookspecs": LEAVES,
+    "hookspecs": LEAVES | {"controller"},
     "session": LEAVES | RESULTS | {"controller", "machine", "report"},
     "plugin": LEAVES | {"hookspecs", "session", "controller"},
     "init": {"errors", "files"},
+    "batch": {"errors"},
     "__main__": {"errors", "harmless", ""},
     "": LEAVES | {"session", "controller", "rank"},
 }

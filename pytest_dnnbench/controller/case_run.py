@@ -260,6 +260,10 @@ def _environment(
         "numpy": version("numpy"),
         "load_1min": os.getloadavg()[0],
     }
+    if nodes := launches[0].conditions.nodes:
+        recorded["nodes"] = ", ".join(node.name for node in nodes)
+    if len(nodes) > 1:
+        must_match["ranks_per_node"] = "-".join(str(node.ranks) for node in nodes)
     return Environment(must_match=must_match, recorded=recorded)
 
 

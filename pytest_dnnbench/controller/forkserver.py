@@ -166,17 +166,16 @@ class ForkServer:
     def spawn(
         self,
         message: SpawnMessage,
-        request: int,
-        result: int,
-        page: int,
+        descriptors: Sequence[int],
         timeout_s: float = START_TIMEOUT_S,
     ) -> int:
-        """Forks a rank, hands it the three descriptors, and returns its process id. Raises
+        """Forks a rank, hands it the descriptors (request, result, page and, for the rank that
+        keeps the launch's store, a listening socket), and returns its process id. Raises
         LaunchError if the server does not answer in time."""
         self.wait_ready(timeout_s)
         self._tokens += 1
         spawn = {"op": "spawn", "token": self._tokens, **asdict(message)}
-        self._send(spawn, [request, result, page])
+        self._send(spawn, descriptors)
         while True:
             answer = self._receive(timeout_s)
             if answer["op"] == "spawned" and answer["token"] == self._tokens:

@@ -1,9 +1,12 @@
 """Horovod's own rendezvous, which runs beside the ranks: each rank learns the addresses of the
 others from it, once, in `hvd.init`.
 
-    pytest                                              ranks
-    RendezvousServer (HTTP, 127.0.0.1, a thread)  <──  "my gloo address is ..."
+    pytest, or the leading node's agent                ranks
+    RendezvousServer (HTTP, a thread)             <──  "my gloo address is ..."
                                                    ──>  the addresses of the others
+
+It is bound to loopback on one machine; where the ranks are on several nodes, to the address by
+which these reach the leading one.
 
 `horovodrun` would start the same server; our ranks come from our own launcher. No torch: only
 Horovod's server is imported, and only when a case needs it.
@@ -11,9 +14,11 @@ Horovod's server is imported, and only when a case needs it.
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+from pytest_dnnbench.controller.route import Host
 from pytest_dnnbench.errors import LaunchError
 
 LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo"
@@ -23,26 +28,36 @@ _POLL_S = 0.05
 
 
 @contextmanager
-def horovod_rendezvous(world_size: int) -> Iterator[list[dict[str, str]]]:
+def horovod_rendezvous(
+    world_size: int, *, hosts: Sequence[Host] = ()
+) -> Iterator[list[dict[str, str]]]:
     """Runs the server while its `with` lasts; yields the environment variables of each rank.
+    `hosts` are the nodes of the ranks, the leading one first; empty: they are on one machine.
 
     Horovod's `RendezvousServer.start` listens on all interfaces and its `stop` leaves the port
-    open. This uses the server class behind it, bound to loopback, on a port that the kernel
+    open. This uses the server class behind it, bound to one address, on a port that the kernel
     chooses. Raises LaunchError where Horovod would crash.
     """
     require_own_address()
     from horovod.runner.common.util.hosts import HostInfo, get_host_assignments
     from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
 
-    slots = get_host_assignments([HostInfo(LOOPBACK, world_size)], world_size)
-    server = RendezvousHTTPServer((LOOPBACK, 0), RendezvousHandler, 0)
+    hosts = hosts or (Host(LOOPBACK, LOOPBACK_INTERFACE, world_size),)
+    # By number: Horovod groups ranks by the name of their host, and two nodes may share an address.
+    names = [HostInfo(str(number), host.ranks) for number, host in enumerate(hosts)]
+    slots = get_host_assignments(names, world_size)
+    address = hosts[0].address
+    server = RendezvousHTTPServer((address, 0), RendezvousHandler, 0)
     server.init(slots)
     thread = threading.Thread(
         target=server.serve_forever, args=(_POLL_S,), name="horovod-rendezvous", daemon=True
     )
     thread.start()
     try:
-        yield [_variables(slot.to_response_string(), server.server_port) for slot in slots]
+        yield [
+            _variables(slot, hosts[int(slot.hostname)], address, server.server_port)
+            for slot in slots
+        ]
     finally:
         server.shutdown()
         thread.join()
@@ -64,16 +79,17 @@ def require_own_address() -> None:
         ) from None
 
 
-def _variables(slot: str, port: int) -> dict[str, str]:
-    """The variables of one rank. `slot` is Horovod's own form: the values of `names`, separated by
-    commas."""
+def _variables(slot: Any, host: Host, address: str, port: int) -> dict[str, str]:
+    """The variables of one rank on a host; the rendezvous is at the address. Horovod gives a slot
+    as the values of `names`, separated by commas."""
+    values = slot.to_response_string().split(",")
     names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
     return {
-        **{f"HOROVOD_{name}": number for name, number in zip(names, slot.split(","), strict=True)},
-        "HOROVOD_HOSTNAME": LOOPBACK,
+        **{f"HOROVOD_{name}": number for name, number in zip(names, values, strict=True)},
+        "HOROVOD_HOSTNAME": slot.hostname,
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_IFACE": LOOPBACK_INTERFACE,
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": LOOPBACK,
+        "HOROVOD_GLOO_IFACE": host.interface,
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": address,
         "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
     }

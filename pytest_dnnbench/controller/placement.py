@@ -18,13 +18,23 @@ threads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from pytest_dnnbench.controller.disturbance import NoWatch, Watch
 from pytest_dnnbench.controller.leases import Leases
 from pytest_dnnbench.controller.machine import Machine
+from pytest_dnnbench.controller.route import Host
+from pytest_dnnbench.controller.this_node import LaunchNode
 from pytest_dnnbench.results.records.schema import Conditions
+
+
+@dataclass(frozen=True, slots=True)
+class NodeShare:
+    """One node's share of a launch: so many ranks of it, and how the others reach it."""
+
+    node: LaunchNode
+    host: Host
 
 
 @dataclass
@@ -37,6 +47,9 @@ class Placement:
     those that CUDA must report for the ranks' GPUs, empty on CPU ranks and for slices, which have
     others. `rank_variables`, where there are any, are environment variables of each rank that this
     launch alone has. `conditions` are complete once the launch is over.
+
+    Of a launch on nodes, `shares` says which ranks run on which, in the order of the ranks; empty:
+    all of them on this machine.
     """
 
     devices: tuple[str, ...]
@@ -47,6 +60,7 @@ class Placement:
     gpu_uuids: tuple[str, ...] = ()
     rank_cores: tuple[tuple[int, ...], ...] = ()
     rank_variables: tuple[dict[str, str], ...] = ()
+    shares: tuple["NodeShare", ...] = ()
 
     def cores_of(self, rank: int) -> tuple[int, ...]:
         """The cores that a rank is pinned to; empty: all of the session's."""
@@ -55,6 +69,15 @@ class Placement:
     def variables_of(self, rank: int) -> dict[str, str]:
         """The environment variables of a rank that this launch alone has."""
         return self.rank_variables[rank] if self.rank_variables else {}
+
+
+PlacementSource = Callable[[int], AbstractContextManager[Placement]]
+"""Given the world size: the placement of one launch, held while the launch lasts."""
+
+
+@contextmanager
+def _without_leases(names: Sequence[str], count: int) -> Iterator[tuple[str, ...]]:
+    yield tuple(names[:count])
 
 
 class Placements:
@@ -82,17 +105,18 @@ class Placements:
         self.own_threads = own_threads
 
     @contextmanager
-    def __call__(self, world_size: int) -> Iterator[Placement]:
+    def __call__(self, world_size: int, *, leased: bool = False) -> Iterator[Placement]:
         """The placement of a launch; waits until its devices are free. Raises LaunchError when the
-        wait takes too long."""
+        wait takes too long. `leased`: somebody else has taken these leases for the launch."""
         numbers, count = self._candidates(world_size)
-        with self.leases.take(list(numbers), count) as names:
-            leased = tuple(numbers[name] for name in names)
-            placement = self._placement(world_size, leased)
+        take = _without_leases if leased else self.leases.take
+        with take(list(numbers), count) as names:
+            devices = tuple(numbers[name] for name in names)
+            placement = self._placement(world_size, devices)
             try:
                 yield placement
             finally:
-                placement.conditions = self._conditions(placement, leased)
+                placement.conditions = self._conditions(placement, devices)
 
     def threads(self, world_size: int) -> int:
         """Compute threads of one rank."""

@@ -8,11 +8,14 @@ A rank's code can replace or slow down the clock that its window is timed with. 
 machine have the same monotonic clock, so a rank's readings lie within the launch; and they lie
 around the kernel's notes, so the rank's clock must count at least as much time as these. Neither
 depends on how soon anybody is woken: only a tick of the kernel's is allowed for (STAMP_S).
+
+Another node has a clock of its own. What its ranks report is moved to the controller's (`on_ours`),
+by the offset that was measured before and after the launch, and its uncertainty is allowed for.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 # By name: a test module of the user's may replace the clock in `time`.
 from time import monotonic
@@ -21,6 +24,21 @@ from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.function_case import MeasuredCase
 from pytest_dnnbench.messages import RankReport
 from pytest_dnnbench.rank_status import STAMP_S
+
+
+@dataclass(frozen=True, slots=True)
+class ClockOffset:
+    """A node's monotonic clock minus ours, seconds, and how far that may be off."""
+
+    offset_s: float = 0.0
+    uncertainty_s: float = 0.0
+
+    def during(self, later: "ClockOffset") -> "ClockOffset":
+        """The offset between two measurements: their middle, which is off by what either may be,
+        and by how far the clocks ran apart meanwhile."""
+        middle_s = (self.offset_s + later.offset_s) / 2
+        apart_s = abs(self.offset_s - later.offset_s) / 2
+        return ClockOffset(middle_s, apart_s + max(self.uncertainty_s, later.uncertainty_s))
 
 
 def _wall_offset_s() -> float:
@@ -35,6 +53,8 @@ class LaunchClock:
     begin_s: float = field(default_factory=monotonic)
     end_s: float = 0.0
     timings_s: tuple[float, ...] = ()
+    offsets: tuple[ClockOffset, ...] = ()
+    """How the clock of each rank's node differs from ours; empty where all are on this machine."""
     _offset_s: float = field(default_factory=_wall_offset_s)
 
     def stop(self, timings_s: Sequence[float]) -> None:
@@ -45,12 +65,30 @@ class LaunchClock:
             self.timings_s = tuple(timings_s)
 
 
+def on_ours(reports: Sequence[RankReport], offsets: Sequence[ClockOffset]) -> list[RankReport]:
+    """The reports with their times by the controller's clock."""
+    if not offsets:
+        return list(reports)
+    return [
+        replace(
+            report,
+            window_start_s=report.window_start_s - offset.offset_s,
+            window_end_s=report.window_end_s - offset.offset_s,
+            step_end_s=tuple(end_s - offset.offset_s for end_s in report.step_end_s),
+            clock_s=(report.clock_s[0] - offset.offset_s, report.clock_s[1] - offset.offset_s),
+        )
+        for report, offset in zip(reports, offsets, strict=True)
+    ]
+
+
 def check_clocks(case: MeasuredCase, reports: Sequence[RankReport], clock: LaunchClock) -> None:
-    """Raises WrongResult when a rank's clock cannot be right."""
-    for report in reports:
+    """Raises WrongResult when a rank's clock cannot be right. The times are by our clock."""
+    offsets = clock.offsets or (ClockOffset(),) * len(reports)
+    for report, offset in zip(reports, offsets, strict=True):
         before_s, after_s = report.clock_s
+        begin_s, end_s = clock.begin_s - offset.uncertainty_s, clock.end_s + offset.uncertainty_s
         # Not "or": a NaN makes every comparison false.
-        if not clock.begin_s <= before_s <= after_s <= clock.end_s:
+        if not begin_s <= before_s <= after_s <= end_s:
             raise WrongResult(
                 f"{_clock_of(case, report)} read {before_s - clock.begin_s:.3f} s and"
                 f" {after_s - clock.begin_s:.3f} s after the launch began at the two ends of its"

@@ -1,6 +1,7 @@
 """From the ranks of a failed launch to its error: which rank is blamed, of what kind the failure
 is, and what the message shows.
 
+    a node was lost             first, for a lost node makes the ranks of the others raise
     a rank died                 before any that raised, for a death makes its peers raise
     an answer is unreadable     next, for a rank that sends what nobody can read cannot be believed
     a rank raised               a rank that knows which step went wrong comes first, of several the
@@ -9,18 +10,16 @@ is, and what the message shows.
 """
 
 import signal
-import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from pytest_dnnbench import errors
 from pytest_dnnbench.controller.culprit import RankSnapshot, first_culprit
-from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.oom_kills import OomWatch
-from pytest_dnnbench.controller.rank_process import RankProcess
+from pytest_dnnbench.controller.rank_process import Rank
 from pytest_dnnbench.errors import (
     DnnbenchError,
+    NodeLost,
     RankCrashed,
     RankFailure,
     RankHung,
@@ -35,35 +34,33 @@ from pytest_dnnbench.frames import RankError
 Kind = TypeVar("Kind", bound=RankFailure)
 
 _OUTPUT_LINES = 20
-_STACKS_S = 3.0
-"""How long ranks may take to write the stacks of their threads."""
 
 
-def failure_of(ranks: Sequence[RankProcess], memory: OomWatch) -> DnnbenchError:
+def failure_of(ranks: Sequence[Rank], memory: OomWatch) -> DnnbenchError:
     """The error of a launch in which at least one rank failed. `memory` was made before it."""
+    if lost := [rank for rank in ranks if rank.lost and not rank.reported]:
+        return _loss_of(lost[0], len(ranks))
     died = [rank for rank in ranks if rank.exit_code is not None and not rank.reported]
     if died:
         return _crash_of(died[0], len(ranks), memory)
     if unreadable := [rank for rank in ranks if rank.unreadable]:
         return unreadable_of(unreadable[0], len(ranks), unreadable[0].unreadable)
     raised = [(rank.error, rank) for rank in ranks if rank.error is not None]
-    error, rank = min(raised, key=lambda pair: _precedence(pair[0]))
+    error, rank = min(raised, key=lambda pair: _precedence(*pair))
     return _exception_of(rank, error, len(ranks))
 
 
-def unreadable_of(rank: RankProcess, world_size: int, reason: str) -> RankUnreadable:
+def unreadable_of(rank: Rank, world_size: int, reason: str) -> RankUnreadable:
     """The error of a rank whose answer cannot be read. `reason` continues "rank N of M sent"."""
-    headline = f"rank {rank.number} of {world_size} sent {reason}"
+    headline = f"{_name_of(rank, world_size)} sent {reason}"
     return _blame(RankUnreadable, rank, _message(rank, headline))
 
 
-def hang_of(ranks: Sequence[RankProcess], server: ForkServer, timeout_s: float) -> RankHung:
-    """The error of a launch in which no rank failed and at least one did not report in time."""
+def hang_of(ranks: Sequence[Rank], timeout_s: float) -> RankHung:
+    """The error of a launch in which no rank failed and at least one did not report in time. The
+    stacks of its ranks have been gathered."""
     waiting = [rank for rank in ranks if rank.pending]
-    for rank in waiting:
-        server.signal(rank.pid, signal.SIGUSR1)  # its fault handler writes the stacks
     stopped = [rank for rank in waiting if rank.stopped]
-    _settle([rank.stacks for rank in waiting if rank not in stopped], _STACKS_S)
     snapshots = [
         RankSnapshot(
             rank.number,
@@ -79,24 +76,31 @@ def hang_of(ranks: Sequence[RankProcess], server: ForkServer, timeout_s: float) 
     numbers = ", ".join(str(rank.number) for rank in waiting)
     headline = (
         f"rank {numbers} of {len(ranks)} did not finish within {timeout_s:g} s (--dnn-timeout);"
-        f" rank {culprit.number} {reason}; the stacks of the threads"
+        f" rank {culprit.number}{culprit.on_node} {reason}; the stacks of the threads"
     )
     stacks = [_stacks_of(rank) for rank in sorted(waiting, key=lambda rank: rank is not culprit)]
     return _blame(RankHung, culprit, _message(culprit, headline, *stacks))
 
 
-def _crash_of(rank: RankProcess, world_size: int, memory: OomWatch) -> RankFailure:
+def _loss_of(rank: Rank, world_size: int) -> NodeLost:
+    where = rank.status.describe() or "before it reported"
+    headline = f"node {rank.node} was lost: {rank.lost}; rank {rank.number} of {world_size} ran"
+    return _blame(NodeLost, rank, _message(rank, f"{headline} there, {where}"))
+
+
+def _crash_of(rank: Rank, world_size: int, memory: OomWatch) -> RankFailure:
     code = rank.exit_code or 0
     end = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
     kind, cause = _cause_of(rank, memory)
     where = rank.status.describe() or "before it reported"
-    headline = f"rank {rank.number} of {world_size} {end} {where}{cause}"
+    headline = f"{_name_of(rank, world_size)} {end} {where}{cause}"
     return _blame(kind, rank, _message(rank, headline, rank.stack_text()))
 
 
-def _cause_of(rank: RankProcess, memory: OomWatch) -> tuple[type[RankFailure], str]:
+def _cause_of(rank: Rank, memory: OomWatch) -> tuple[type[RankFailure], str]:
     """The kind of a crash, and what the message adds about its cause."""
-    if rank.exit_code == -signal.SIGKILL and memory.killed():
+    killed = memory.killed() if rank.oom_killed is None else rank.oom_killed
+    if rank.exit_code == -signal.SIGKILL and killed:
         advice = "use fewer ranks or smaller batches"
         return RankOutOfMemory, f": the kernel killed it for lack of memory; {advice}"
     if rank.exit_code == -signal.SIGKILL:
@@ -108,46 +112,40 @@ def _cause_of(rank: RankProcess, memory: OomWatch) -> tuple[type[RankFailure], s
     return RankCrashed, ""
 
 
-def _precedence(error: RankError) -> tuple[bool, int, float]:
-    return error.step is None, error.step or 0, error.raised_s
+def _precedence(error: RankError, rank: Rank) -> tuple[bool, int, float]:
+    return error.step is None, error.step or 0, error.raised_s - rank.clock_offset_s
 
 
-def _exception_of(rank: RankProcess, error: RankError, world_size: int) -> DnnbenchError:
+def _exception_of(rank: Rank, error: RankError, world_size: int) -> DnnbenchError:
     module, _, name = error.type.rpartition(".")
     # Errors that blame the request or the step, not the rank, stay what they are.
     kind = getattr(errors, name, None) if module == errors.__name__ else None
     if isinstance(kind, type) and issubclass(kind, (UsageError, WrongResult)):
-        same_error: DnnbenchError = kind(f"rank {rank.number}: {error.message}")
+        same_error: DnnbenchError = kind(f"rank {rank.number}{rank.on_node}: {error.message}")
         return same_error
     what = f"ran out of memory ({name})" if error.out_of_memory else f"raised {name}"
-    subject = f"rank {rank.number} of {world_size} {what} {rank.status.describe()}".rstrip()
+    subject = f"{_name_of(rank, world_size)} {what} {rank.status.describe()}".rstrip()
     message = f"{subject}: {error.message}\n{error.traceback.rstrip()}"
     return _blame(RankOutOfMemory if error.out_of_memory else RankRaised, rank, message)
 
 
-def _blame(kind: type[Kind], rank: RankProcess, message: str) -> Kind:
-    return kind(message, rank=rank.number, output=rank.last_output(), rank_phase=rank.status.phase)
+def _blame(kind: type[Kind], rank: Rank, message: str) -> Kind:
+    phase, output = rank.status.phase, rank.last_output()
+    return kind(message, rank=rank.number, output=output, rank_phase=phase, node=rank.node)
 
 
-def _message(rank: RankProcess, headline: str, *parts: str) -> str:
+def _name_of(rank: Rank, world_size: int) -> str:
+    return f"rank {rank.number} of {world_size}{rank.on_node}"
+
+
+def _message(rank: Rank, headline: str, *parts: str) -> str:
     """The parts that are not empty, and the last lines that the rank printed."""
     printed = rank.last_output().strip().splitlines()[-_OUTPUT_LINES:]
     output = "\n".join(["its last output:", *printed]) if printed else ""
     return "\n".join(part for part in (headline, *parts, output) if part)
 
 
-def _stacks_of(rank: RankProcess) -> str:
+def _stacks_of(rank: Rank) -> str:
     missing = "stopped by a signal: no stacks" if rank.stopped else "no stacks: it did not answer"
-    where = f"rank {rank.number} {rank.status.describe()}".rstrip()
+    where = f"rank {rank.number}{rank.on_node} {rank.status.describe()}".rstrip()
     return f"{where}:\n{rank.stack_text() or f'({missing})'}"
-
-
-def _settle(files: Sequence[Path], timeout_s: float) -> None:
-    """Waits until each file has content and has stopped growing."""
-    deadline, sizes = time.monotonic() + timeout_s, [-1]
-    while time.monotonic() < deadline:
-        now = [path.stat().st_size if path.exists() else 0 for path in files]
-        if now == sizes and all(now):
-            return
-        sizes = now
-        time.sleep(0.1)

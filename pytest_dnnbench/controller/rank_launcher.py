@@ -7,8 +7,10 @@ from typing import Any
 
 import msgspec
 
-from pytest_dnnbench.controller.rank_clock import check_clocks
-from pytest_dnnbench.controller.ranks import Ranks, Rendezvous
+from pytest_dnnbench.controller.job import Rendezvous
+from pytest_dnnbench.controller.node_placement import with_clocks
+from pytest_dnnbench.controller.rank_clock import check_clocks, on_ours
+from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Correctness, RankReport, TimedRequest
 from pytest_dnnbench.results.records.measurement import Launch, check_times
 
@@ -22,8 +24,8 @@ class RankLauncher:
     """Implements case_run.Launcher.
 
     `planning` and `rendezvous` are those of the case's framework (catalog.FrameworkSpec);
-    `machine_ranks` is the one rank that measures the machine's own speed, None where it is not
-    measured.
+    `machine_ranks` is the one rank, of each node, that measures the machine's own speed; None where
+    it is not measured.
     """
 
     ranks: Ranks
@@ -44,21 +46,25 @@ class RankLauncher:
     def measure(self, request: TimedRequest) -> Launch:
         """The reports of the ranks, and where they ran. Raises WrongResult when a rank's clock
         cannot be right."""
-        reports: list[RankReport] = self.ranks.launch(
+        answers: list[RankReport] = self.ranks.launch(
             MEASURE, request, rendezvous=self.rendezvous, returns=RankReport
         )
-        check_clocks(request.case, reports, self.ranks.clock)
+        clock = self.ranks.clock
+        reports = on_ours(answers, clock.offsets)
+        check_clocks(request.case, reports, clock)
+        clocks = [(offset.offset_s, offset.uncertainty_s) for offset in clock.offsets]
         placement = self.ranks.placement
-        launch = Launch(tuple(reports), placement.conditions)
+        launch = Launch(tuple(reports), with_clocks(placement.conditions, clocks))
         if placement.watch.due_s() is None:
             return launch
         check_times(request.case, launch)  # before its window is relied on
         gpu_window = placement.watch.window(*launch.window)
-        conditions = msgspec.structs.replace(placement.conditions, gpu_window=gpu_window)
+        conditions = msgspec.structs.replace(launch.conditions, gpu_window=gpu_window)
         return replace(launch, conditions=conditions)
 
     def yardstick(self) -> float | None:
-        """Seconds of the machine's yardstick (rank/yardstick.py)."""
+        """Seconds of the machine's yardstick (rank/yardstick.py), of several nodes the slowest
+        one's."""
         if self.machine_ranks is None:
             return None
-        return float(self.machine_ranks.launch(MEASURE_MACHINE, returns=float)[0])
+        return float(max(self.machine_ranks.launch(MEASURE_MACHINE, returns=float)))

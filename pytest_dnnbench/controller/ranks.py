@@ -7,44 +7,34 @@ server that does not end its ranks is ended itself.
 """
 
 import os
-import pickle
 import selectors
-import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from types import FunctionType
 from typing import Any, Protocol
 
 from pytest_dnnbench.controller.deadline import LOOK_S, Deadline
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.job import Job, Rendezvous, Share, begin, no_rendezvous
+from pytest_dnnbench.controller.launch_part import RankTask
 from pytest_dnnbench.controller.oom_kills import OomWatch
-from pytest_dnnbench.controller.placement import Placement
+from pytest_dnnbench.controller.placement import Placement, PlacementSource
 from pytest_dnnbench.controller.rank_answer import Unreadable, plain_of
 from pytest_dnnbench.controller.rank_clock import LaunchClock
 from pytest_dnnbench.controller.rank_failure import failure_of, hang_of, unreadable_of
-from pytest_dnnbench.controller.rank_process import RankProcess
+from pytest_dnnbench.controller.rank_process import Rank, RankProcess
 from pytest_dnnbench.controller.server_environment import changes
+from pytest_dnnbench.controller.this_node import ThisNode
 from pytest_dnnbench.controller.unpickling import unpickled
-from pytest_dnnbench.errors import LaunchError, RankFailure, UsageError
-from pytest_dnnbench.frames import PICKLED, PLAIN, SpawnMessage
+from pytest_dnnbench.errors import RankFailure, UsageError
+from pytest_dnnbench.frames import PLAIN, PORTABLE
 from pytest_dnnbench.messages import Place, Target
-from pytest_dnnbench.rank_status import RankStatus, StatusPage
-
-Rendezvous = Callable[[int], AbstractContextManager[Sequence[Mapping[str, str]]]]
-"""Given the world size: runs beside the ranks, and yields the environment variables of each."""
-
-PlacementSource = Callable[[int], AbstractContextManager[Placement]]
-"""Given the world size: the placement of one launch, held while the launch lasts."""
+from pytest_dnnbench.rank_status import RankStatus
 
 GRACE_S = 0.5
 """After a first failure, how long other ranks may still report theirs: the report of the rank to
 blame may arrive second."""
-
-EXIT_S = 10.0
-"""How long a rank may take to end after it has reported, and the fork server to confirm an end."""
 
 PROGRESS_S = 0.5
 """How often a display of running ranks is updated: rarely enough not to disturb them."""
@@ -80,7 +70,8 @@ class Ranks:
 
     `devices` holds one torch device per rank ("cpu" or "cuda:INDEX") and so decides the world size;
     `threads` are the compute threads of each rank. With `placements`, each launch gets devices and
-    threads from there instead, and may wait for them. `timeout_s` bounds a whole launch,
+    threads from there instead, and may wait for them. `server` forks the ranks of launches whose
+    placement names no nodes; None where all do. `timeout_s` bounds a whole launch,
     `environment` is added to that of each rank. `progress` is shown the ranks' statuses every
     PROGRESS_S seconds; without it the controller wakes only every LOOK_S seconds or when a rank
     reports.
@@ -91,7 +82,7 @@ class Ranks:
 
     def __init__(
         self,
-        server: ForkServer,
+        server: ForkServer | None,
         devices: Sequence[str],
         *,
         threads: int,
@@ -100,7 +91,7 @@ class Ranks:
         progress: Progress | None = None,
         placements: PlacementSource | None = None,
     ) -> None:
-        self.server = server
+        self._here = None if server is None else ThisNode("", server)
         self.world_size = len(devices)
         """The number of ranks."""
         self.timeout_s = timeout_s
@@ -149,56 +140,69 @@ class Ranks:
         and what is of another type is refused.
         """
         module, _, name = target.partition(":")
-        kind = PICKLED if returns is None else PLAIN
-        self.server.start()
+        if self._here is not None:
+            self._here.start()
         with (
             self._placements(self.world_size) as self.placement,
-            _scratch_folder(self.server.scratch_prefix) as folder,
-            (rendezvous or no_rendezvous)(self.world_size) as environments,
+            self._begun(rendezvous) as job,
         ):
-            ranks: list[RankProcess] = []
+            kind = job.kind(returns)
             failure: RankFailure | None = None
             try:
-                request = ((module, name, None), pickle.dumps(arguments), kind)
-                deadline = self._run(ranks, folder, environments, request)
-                return [self._result(rank, kind, returns, deadline) for rank in ranks]
+                deadline = self._run(job, (module, name, None), job.packed(arguments), kind)
+                return [self._result(rank, kind, returns, deadline) for rank in job.ranks]
             except RankFailure as error:
                 failure = error
                 raise
             finally:
-                self._end(ranks)
-                self.outputs = [rank.last_output() for rank in ranks]
+                job.end()
+                self.outputs = [rank.last_output() for rank in job.ranks]
                 if failure is not None:
                     # Now that the rank has ended, everything that it wrote has arrived.
                     failure.output = self.outputs[failure.rank]
                 self._progress.clear()
 
-    def _run(
-        self,
-        ranks: list[RankProcess],
-        folder: Path,
-        environments: Sequence[Mapping[str, str]],
-        request: tuple[Target, bytes, bytes],
-    ) -> Deadline:
-        """Starts the ranks, adding them to `ranks`, and waits until all of them have reported.
-        Returns the launch's deadline."""
-        self._show(ranks)
-        self.server.wait_ready(self.timeout_s)
+    @contextmanager
+    def _begun(self, rendezvous: Rendezvous | None) -> Iterator[Job]:
+        """A launch that has begun on every node of the placement."""
+        if not self.placement.shares:
+            assert self._here is not None, "a session with nodes places every launch on some"
+            with (
+                self._here.launch(self.timeout_s, ()) as launch,
+                (rendezvous or no_rendezvous)(self.world_size) as environments,
+            ):
+                yield Job([Share(self._here, launch.part, self.world_size)], environments)
+        else:
+            with begin(self.placement.shares, self.timeout_s, rendezvous) as job:
+                yield job
+
+    def _run(self, job: Job, target: Target, arguments: bytes, kind: bytes) -> Deadline:
+        """Starts the ranks, and waits until all of them have reported. Returns the launch's
+        deadline."""
+        self._show(job.ranks)
+        for share in job.shares:
+            share.node.wait_ready(self.timeout_s)
         memory = OomWatch()
+        before = job.clocks()
         self.clock = LaunchClock()
         deadline = Deadline(self.timeout_s)
-        for number, met in enumerate(environments):
-            environment = {**self.placement.variables_of(number), **met}
-            place = self._place(number, folder, tuple(environment))
-            message = pickle.dumps((place, *request))
-            ranks.append(self._start(number, folder, message, environment))
-        self.placement.watch.ranks_started([rank.pid for rank in ranks])
-        self._collect(ranks, deadline, memory)
-        self.clock.stop([rank.page.timing_s() for rank in ranks])
+        for number, share in enumerate(job.share_of_rank):
+            task = self._task(job, number, share, target, arguments, kind)
+            rank = share.part.start(task)
+            rank.clock_offset_s = before[share.number].offset_s
+        local = [rank.pid for rank in job.ranks if isinstance(rank, RankProcess)]
+        self.placement.watch.ranks_started(local)
+        self._collect(job, deadline, memory)
+        for share in job.shares:
+            share.part.gather(stacks=False)
+        self.clock.stop([rank.timing_s for rank in job.ranks])
+        self.clock.offsets = job.offsets(before)
         self.placement.watch.ranks_reported()
+        for share in job.shares:
+            share.part.reported()
         return deadline
 
-    def _result(self, rank: RankProcess, kind: bytes, returns: Any, deadline: Deadline) -> Any:
+    def _result(self, rank: Rank, kind: bytes, returns: Any, deadline: Deadline) -> Any:
         """What a rank returned. Raises RankUnreadable."""
         frame = rank.frame
         try:
@@ -206,75 +210,70 @@ class Ranks:
                 raise Unreadable(f"an answer of the kind {frame.kind!r} instead of {kind!r}")
             if kind == PLAIN:
                 return plain_of(frame.body, returns)
+            if kind == PORTABLE:
+                return _unpacked(frame.body)
             return unpickled(frame.body, max(UNPICKLE_S, deadline.left_s()))
         except Unreadable as error:
             raise unreadable_of(rank, self.world_size, str(error)) from None
 
-    def _show(self, ranks: Sequence[RankProcess]) -> None:
+    def _show(self, ranks: Sequence[Rank]) -> None:
         self._progress.show([rank.status for rank in ranks])
 
-    def _place(self, number: int, folder: Path, launch_variables: tuple[str, ...]) -> Place:
-        return Place(
+    def _task(
+        self,
+        job: Job,
+        number: int,
+        share: Share,
+        target: Target,
+        arguments: bytes,
+        kind: bytes,
+    ) -> RankTask:
+        """What one rank is to do."""
+        environment = {**self.placement.variables_of(number), **job.environments[number]}
+        place = Place(
             rank=number,
             world_size=self.world_size,
             device=self.placement.devices[number],
             threads=self.placement.threads,
-            rendezvous=str(folder / "store"),
+            rendezvous="",
             timeout_s=self.timeout_s,
-            launch_variables=launch_variables,
+            launch_variables=tuple(environment),
             gpu_uuid=self.placement.gpu_uuids[number] if self.placement.gpu_uuids else "",
+            node=share.node.name,
+            local_rank=number - share.first_rank,
+            local_world_size=share.ranks,
+            store=job.store,
         )
-
-    def _start(
-        self, number: int, folder: Path, request: bytes, environment: Mapping[str, str]
-    ) -> RankProcess:
-        """Starts one rank, which reads `request` from memory that it inherits."""
-        output, stacks = folder / f"rank{number}.log", folder / f"rank{number}.stacks"
         threads = {"OMP_NUM_THREADS": str(self.placement.threads)}
-        changed, removed = changes(self.server.environment)
-        side = self.server.side
-        message = SpawnMessage(
-            scratch=str(folder),
-            output=str(output),
-            stacks=str(stacks),
+        changed, removed = changes(share.node.environment)
+        side = share.node.side
+        return RankTask(
+            place=place,
+            target=target,
+            arguments=arguments,
+            kind=kind,
             directory=os.getcwd(),
             sys_path=side.sys_path,
             environment={
                 **changed,
                 **side.variables,
                 **self.environment,
+                **share.interface_variables,
                 **environment,
                 **threads,
             },
-            cores=self.placement.cores_of(number),
             unset=tuple(name for name in removed if name not in side.variables),
+            cores=self.placement.cores_of(number),
         )
-        memory = os.memfd_create("dnnbench-request")
-        page, page_descriptor = StatusPage.make()
-        reading_end, writing_end = os.pipe()
-        try:
-            with open(memory, "wb", closefd=False) as file:
-                file.write(request)
-            pid = self.server.spawn(
-                message, memory, writing_end, page_descriptor, timeout_s=self.timeout_s
-            )
-        except BaseException:
-            os.close(reading_end)
-            page.close()
-            raise
-        finally:
-            for descriptor in (memory, writing_end, page_descriptor):
-                os.close(descriptor)
-        return RankProcess(number, pid, reading_end, output, stacks, page)
 
-    def _collect(self, ranks: Sequence[RankProcess], deadline: Deadline, memory: OomWatch) -> None:
+    def _collect(self, job: Job, deadline: Deadline, memory: OomWatch) -> None:
         """Returns when every rank has reported a result; raises on the first failure or at the
         deadline."""
         grace: Deadline | None = None
+        ranks = job.ranks
         with selectors.DefaultSelector() as selector:
-            selector.register(self.server, selectors.EVENT_READ)
-            for rank in ranks:
-                selector.register(rank.pipe, selectors.EVENT_READ, rank)
+            for share in job.shares:
+                share.part.watch(selector)
             while any(rank.pending for rank in ranks):
                 left_s = deadline.left_s() if grace is None else grace.left_s()
                 # Also when the time is up: what has come by then counts.
@@ -284,62 +283,32 @@ class Ranks:
                 events = selector.select(min(left_s, wake_s))
                 watch.sample()
                 for key, _ in events:
-                    self._receive(key, ranks, selector)
+                    key.data()
                 if left_s <= 0:
                     break
                 if not events:
                     self._show(ranks)
+                    for share in job.shares:
+                        share.part.look()
                 if grace is None and any(rank.failed for rank in ranks):
                     grace = Deadline(min(GRACE_S, deadline.left_s()))
-        if any(rank.failed for rank in ranks):
-            raise failure_of(ranks, memory)
-        if not all(rank.reported for rank in ranks):
-            if self.server.stopped:
-                raise self.server.silent(self.timeout_s)
-            raise hang_of(ranks, self.server, self.timeout_s)
+        self._check(job, memory)
 
-    def _receive(
-        self,
-        key: selectors.SelectorKey,
-        ranks: Sequence[RankProcess],
-        selector: selectors.BaseSelector,
-    ) -> None:
-        """Takes what has arrived: from a rank, or from the fork server that a rank has ended."""
-        rank: RankProcess | None = key.data
-        if rank is None:
-            self._note_exits(ranks, 0.0)
-        elif not rank.read():
-            selector.unregister(rank.pipe)
-
-    def _note_exits(self, ranks: Sequence[RankProcess], timeout_s: float) -> None:
-        by_pid = {rank.pid: rank for rank in ranks}
-        for exited in self.server.exits(timeout_s):
-            if rank := by_pid.get(exited.pid):
-                rank.ended(exited.code)
-
-    def _end(self, ranks: Sequence[RankProcess]) -> None:
-        """Ends every rank. If all have reported a result, they may leave by themselves; otherwise
-        they are killed. A server that does not confirm their ends is ended with them."""
-        try:
-            if all(rank.reported and not rank.failed for rank in ranks):
-                self._await_exits(ranks, EXIT_S)
-            for rank in ranks:
-                if rank.exit_code is None:
-                    self.server.signal(rank.pid, signal.SIGKILL, group=True)
-            self._await_exits(ranks, EXIT_S)
-            if any(rank.exit_code is None for rank in ranks):
-                self.server.close()
-        finally:
-            for rank in ranks:
-                rank.close()
-
-    def _await_exits(self, ranks: Sequence[RankProcess], timeout_s: float) -> None:
-        deadline = Deadline(timeout_s)
-        with suppress(LaunchError):  # if the server is gone, the kernel ends its ranks
-            while any(rank.exit_code is None for rank in ranks) and not self.server.stopped:
-                if not (left_s := deadline.left_s()):
-                    return
-                self._note_exits(ranks, min(left_s, LOOK_S))
+    def _check(self, job: Job, memory: OomWatch) -> None:
+        """Raises the error of a launch that has not ended well."""
+        if any(rank.failed for rank in job.ranks):
+            for share in job.shares:
+                share.part.gather(stacks=False)
+            raise failure_of(job.ranks, memory)
+        if not all(rank.reported for rank in job.ranks):
+            for share in job.shares:
+                if silence := share.part.silence:
+                    raise silence
+            for share in job.shares:
+                share.part.gather(stacks=True)
+            if any(rank.lost for rank in job.ranks):
+                raise failure_of(job.ranks, memory)
+            raise hang_of(job.ranks, self.timeout_s)
 
 
 def target_of(function: Callable[..., Any]) -> Target:
@@ -356,10 +325,13 @@ def target_of(function: Callable[..., Any]) -> Target:
     return function.__module__, function.__qualname__, file
 
 
-@contextmanager
-def no_rendezvous(world_size: int) -> Iterator[list[dict[str, str]]]:
-    """Nothing runs beside the ranks, and no variables are added."""
-    yield [{} for _ in range(world_size)]
+def _unpacked(body: bytes) -> Any:
+    from pytest_dnnbench.portable import unpacked
+
+    try:
+        return unpacked(body)
+    except ValueError as error:
+        raise Unreadable(f"a result that cannot be read here: {error}") from None
 
 
 def _always(placement: Placement) -> PlacementSource:
@@ -370,12 +342,3 @@ def _always(placement: Placement) -> PlacementSource:
         yield placement
 
     return source
-
-
-@contextmanager
-def _scratch_folder(prefix: str) -> Iterator[Path]:
-    """The folder of a launch's files, private to the user and removed afterwards; its path begins
-    with `prefix`."""
-    parent, name = os.path.split(prefix)
-    with tempfile.TemporaryDirectory(prefix=name, dir=parent, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)

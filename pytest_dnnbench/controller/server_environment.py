@@ -62,6 +62,22 @@ _READ_WHEN_LOADED = (
 torch and its libraries read once, when they are loaded."""
 
 
+_TUNING = (
+    *(prefix for prefix in _READ_WHEN_LOADED if prefix not in ("LD_", "PYTHONHASHSEED")),
+    "CUBLAS_",
+    "CUDNN_",
+    "DNNBENCH_",
+    "GLOO_",
+    "HOROVOD_",
+    "NCCL_",
+    "NVIDIA_TF32_OVERRIDE",
+)
+"""Beginnings of the names of variables by which libraries are tuned."""
+
+_PLACES = ("_DIR", "_HOME", "_PATH", "_FILE")
+"""Ends of the names of variables that name files, which may lie elsewhere on another node."""
+
+
 def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The fork server's variables; `environment` are those of the pytest process."""
     return {**DEFAULTS, **environment, **OURS}
@@ -74,6 +90,16 @@ def read_when_loaded(environment: Mapping[str, str]) -> dict[str, str]:
         name: value
         for name, value in environment.items()
         if name.startswith(_READ_WHEN_LOADED) and name not in settled
+    }
+
+
+def decides_speed(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that the agent of another node takes over from the pytest process, unless it is
+    told more by its engine: those by which libraries are tuned, but not where files lie there."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(_TUNING) and name not in OURS and not name.endswith(_PLACES)
     }
 
 

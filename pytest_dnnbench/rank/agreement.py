@@ -1,15 +1,12 @@
 """What all ranks of a launch agree on between two runs of steps, whatever their framework: through
-a file store in the launch's folder.
+the launch's store (store.py).
 
 Not over the framework's own group: each has another kind, and some have none. Called between runs
 only, since an answer may take some milliseconds.
 """
 
-from datetime import timedelta
-
-import torch.distributed as dist
-
 from pytest_dnnbench.messages import Place
+from pytest_dnnbench.rank.store import store_of
 
 
 class Agreement:
@@ -20,8 +17,7 @@ class Agreement:
         self._place = place
         self._asked = 0
         if place.world_size > 1:
-            self._store = dist.FileStore(f"{place.rendezvous}.{topic}", place.world_size)  # type: ignore[attr-defined] # torch's gap
-            self._store.set_timeout(timedelta(seconds=place.timeout_s))
+            self._store = store_of(place, topic)
 
     def longest(self, seconds: float) -> float:
         """The largest of the seconds that the ranks give, the same on every rank, bit for bit."""

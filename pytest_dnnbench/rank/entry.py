@@ -13,6 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from operator import attrgetter
 
 # By name: a clock is taken before any code of the user can replace it in `time`.
@@ -29,10 +30,13 @@ from pytest_dnnbench.frames import (
     MOST_MESSAGE,
     MOST_TRACEBACK,
     PLAIN,
+    PORTABLE,
     RankError,
     SpawnMessage,
     shortened,
 )
+from pytest_dnnbench.portable import packed as portable_bytes
+from pytest_dnnbench.portable import unpacked
 from pytest_dnnbench.rank import rank_phase
 from pytest_dnnbench.rank_status import StatusPage
 
@@ -53,12 +57,15 @@ _MOST_CAUSES = 100
 """Exceptions may name each other as their causes in a circle."""
 
 
-def main(message: SpawnMessage, request: int, result: int, page: int, output: int) -> int:
+def main(
+    message: SpawnMessage, request: int, result: int, page: int, output: int, store: int | None
+) -> int:
     """Runs one rank and returns the exit status of its process: 0 when it sent a result, 1 when it
     sent an error.
 
     The other arguments are descriptors: `request` is the memory with the pickled request, `result`
-    the pipe for the answer, `page` the rank's status page, `output` the pipe for what it prints.
+    the pipe for the answer, `page` the rank's status page, `output` the pipe for what it prints,
+    `store` the socket on which this rank is to keep the launch's store, None where it is not to.
     """
     rank_phase.report_to(StatusPage(page))
     rank_phase.enter("start")
@@ -80,7 +87,9 @@ def main(message: SpawnMessage, request: int, result: int, page: int, output: in
         place, target, packed, kind = pickle.loads(_read_all(request))  # noqa: S301 - inherited memory
         rank_phase.enter("import")
         function = resolve(target)
-        body = _encoded(function(place, *pickle.loads(packed)), kind)  # noqa: S301 - as above
+        arguments = _arguments(packed, portable=bool(place.node))
+        place = replace(place, store_descriptor=store)
+        body = _encoded(function(place, *arguments), kind)
     except BaseException as error:
         description = described(error)
         print(description.traceback, file=sys.stderr)
@@ -88,6 +97,15 @@ def main(message: SpawnMessage, request: int, result: int, page: int, output: in
         return 1
     _send(result, kind, body)
     return 0
+
+
+def _arguments(packed: bytes, *, portable: bool) -> tuple[Any, ...]:
+    """What a function is called with; `portable` where it has come from another machine."""
+    if portable:
+        arguments: tuple[Any, ...] = unpacked(packed)
+    else:
+        arguments = pickle.loads(packed)  # noqa: S301 - inherited memory
+    return arguments
 
 
 def _keep_temporary_files_in(scratch: str) -> None:
@@ -101,7 +119,9 @@ def _keep_temporary_files_in(scratch: str) -> None:
 
 def _encoded(value: Any, kind: bytes) -> bytes:
     """What a function returned, as the body of a frame. Raises UsageError for too much."""
-    if kind == PLAIN:
+    if kind == PORTABLE:
+        body = portable_bytes(value)
+    elif kind == PLAIN:
         body = msgspec.msgpack.encode(value, enc_hook=_plain_number)
     else:
         body = pickle.dumps(value)

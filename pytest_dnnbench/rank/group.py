@@ -1,4 +1,4 @@
-"""A rank's membership in torch.distributed's process group: over a file store, on loopback."""
+"""A rank's membership in torch.distributed's process group."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.rank import rank_phase
 from pytest_dnnbench.rank.entry import resolve
+from pytest_dnnbench.rank.store import store_of
 
 
 def take_place(place: Place) -> None:
@@ -38,10 +39,9 @@ def join(place: Place) -> None:
     """Joins the default process group: gloo on CPU ranks; NCCL, with gloo for CPU tensors, on
     GPUs."""
     on_gpu = place.device.startswith("cuda")
-    store = dist.FileStore(place.rendezvous, place.world_size)  # type: ignore[attr-defined] # torch's gap
     dist.init_process_group(
         backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=store,
+        store=store_of(place),
         rank=place.rank,
         world_size=place.world_size,
         timeout=timedelta(seconds=place.timeout_s),

@@ -82,7 +82,7 @@ class Server:
                 os.read(self.wake, 4096)
                 self._reap()
             if self.control.fileno() in ready:
-                data, descriptors, _, _ = socket.recv_fds(self.control, _MESSAGE_BYTES, 3)
+                data, descriptors, _, _ = socket.recv_fds(self.control, _MESSAGE_BYTES, 4)
                 if not data:
                     self.stop()
                 message = json.loads(data)
@@ -108,7 +108,7 @@ class Server:
         pid = os.fork()
         if pid == 0:
             log.forget()
-            self._become_rank(parent, spawn, *descriptors, writable)
+            self._become_rank(parent, spawn, descriptors, writable)
         for descriptor in (*descriptors, writable):
             os.close(descriptor)
         self.children.add(pid)
@@ -116,7 +116,9 @@ class Server:
         self.poll.register(readable, select.POLLIN)
         self.send({"op": "spawned", "token": message["token"], "pid": pid})
 
-    def _become_rank(self, parent: int, message: SpawnMessage, *descriptors: int) -> NoReturn:
+    def _become_rank(
+        self, parent: int, message: SpawnMessage, descriptors: list[int], output: int
+    ) -> NoReturn:
         status = 70
         try:
             os.setsid()
@@ -131,7 +133,9 @@ class Server:
                 log.forget()
             from pytest_dnnbench.rank import entry
 
-            status = entry.main(message, *descriptors)
+            request, result, page, *more = descriptors
+            store = more[0] if more else None
+            status = entry.main(message, request, result, page, output, store)
         except BaseException:
             traceback.print_exc()
         finally:

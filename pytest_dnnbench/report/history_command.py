@@ -19,7 +19,7 @@ STORAGE = Path(".benchmarks")
 """Where pytest-benchmark stores sessions."""
 
 LATEST = 200
-"""Sessions that are read: the search takes time with the square of their number."""
+"""Sessions of a machine that are read: the search takes time with the square of their number."""
 
 _STORED = re.compile(r"\d{4,}_.*\.json")
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     if not 0 < options.false_alarms < 0.5:
         raise UsageError(f"--false-alarms {options.false_alarms}: it must lie between 0 and 0.5")
-    runs = _runs(_files(options.paths or [STORAGE]), options.last)
+    runs = _runs(_files(options.paths or [STORAGE], options.last))
     study = Study(runs)
     metrics = _list(options.metric)
     shown = histories(
@@ -49,18 +49,23 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _files(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are named, and of a folder all sessions that are stored in it."""
+def _files(paths: Iterable[Path], latest: int) -> list[Path]:
+    """Files as they are named, and of a storage the latest sessions of each machine, whose folders
+    are in it."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            stored = sorted(each for each in path.rglob("*.json") if _STORED.fullmatch(each.name))
-            if not stored:
+            machines: dict[Path, list[Path]] = {}
+            for each in path.rglob("*.json"):
+                if _STORED.fullmatch(each.name):
+                    machines.setdefault(each.parent, []).append(each)
+            if not machines:
                 raise UsageError(
                     f"{path} holds no stored session: save some with --benchmark-autosave, or name"
                     " another folder"
                 )
-            files += stored
+            for _, stored in sorted(machines.items()):
+                files += sorted(stored, key=_number)[-latest:]
         elif path.exists():
             files.append(path)
         else:
@@ -70,10 +75,14 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def _runs(files: Sequence[Path], latest: int) -> list[Run]:
+def _number(path: Path) -> int:
+    return int(path.name.partition("_")[0])
+
+
+def _runs(files: Sequence[Path]) -> list[Run]:
     """The sessions. A damaged file is named and passed over: the others have a history still."""
     runs = []
-    for path in files[-latest:]:
+    for path in files:
         try:
             run = read_run(path)
         except DataError as error:
@@ -136,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_count,
         default=LATEST,
         metavar="N",
-        help="read the latest N sessions (default: %(default)s)",
+        help="read the latest N sessions of each machine (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
     return parser

@@ -234,6 +234,7 @@ class DnnBench:
             seed=settings.seed,
             sequence_length=settings.sequence_length,
             options={**settings.framework_options.get(framework, {}), **options},
+            nodes=self._resources.nodes_for(gpus),
             form=form,
         )
 

@@ -1,4 +1,5 @@
-"""What the hooks of other packages and conftest files return, checked: frameworks, models, metrics.
+"""What the hooks of other packages and conftest files return, checked: frameworks, models,
+engines, metrics.
 
 Not here: the hooks' signatures (hookspecs.py), and what becomes of the rows (catalog.py,
 metrics.py).
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import pytest
 
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
+from pytest_dnnbench.controller.engines import EngineFactory
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.metrics import Metric
 
@@ -34,6 +36,20 @@ def catalog(config: pytest.Config) -> Catalog:
                 raise _unlike("pytest_dnnbench_models", {name: path}, wanted)
             models[name] = path
     return Catalog().with_rows(frameworks, models)
+
+
+def engines(config: pytest.Config) -> dict[str, EngineFactory]:
+    """The engines that the hooks add. Raises as `catalog` does."""
+    factories: dict[str, EngineFactory] = {}
+    for returned in config.hook.pytest_dnnbench_engines():
+        wanted = "a dict of name: function of nodes and command"
+        if not isinstance(returned, Mapping):
+            raise _unlike("pytest_dnnbench_engines", returned, wanted)
+        for name, factory in returned.items():
+            if not isinstance(name, str) or not callable(factory):
+                raise _unlike("pytest_dnnbench_engines", {name: factory}, wanted)
+            factories[name] = factory
+    return factories
 
 
 def metrics(config: pytest.Config) -> list[Metric]:

@@ -1,4 +1,6 @@
-"""What must be alike before a session is continued: its cases, its options, where it runs."""
+"""What must be alike before a session is continued: its cases, its options, where it runs. A
+session on nodes may go on on others of the same kind: a batch system gives a requeued job what is
+free."""
 
 from __future__ import annotations
 
@@ -28,12 +30,12 @@ def journal_head(shared: Resources, cases: list[str]) -> Head:
         for name in spec.requires
     }
     environment = {
-        "hostname": platform.node(),
+        "hostname": platform.node() if shared.cluster is None else None,
         "python": platform.python_version(),
         "cpu": machine.cpu,
         "cores": machine.cores,
         "device": machine.kind,
-        "gpus": [gpu.uuid for gpu in machine.gpus],
+        "gpus": [gpu.uuid if shared.cluster is None else gpu.name for gpu in machine.gpus],
         "driver": machine.driver,
         **{name: _version(name) for name in sorted(packages)},
         **shared.must_stay,

@@ -6,18 +6,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import pytest
 
+from pytest_dnnbench.case import devices_id
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller.case_run import CaseRun, Launcher, load
+from pytest_dnnbench.controller.cluster import Cluster
+from pytest_dnnbench.controller.engines import Engine
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
 from pytest_dnnbench.controller.leases import Leases
 from pytest_dnnbench.controller.machine import Machine, detect
+from pytest_dnnbench.controller.node_placement import NodePlacements, TimeLimit
 from pytest_dnnbench.controller.placement import Placements
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Progress, Ranks
+from pytest_dnnbench.controller.slurm import time_left_s
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.mnist_files import MnistFiles, find_mnist
 from pytest_dnnbench.results.records.speed_up import SpeedUps
@@ -25,6 +31,7 @@ from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import is_timed
 from pytest_dnnbench.session.compile_cache import CompileCache, check_compiler
+from pytest_dnnbench.session.nodes import cluster_of, engine_of, stopping
 from pytest_dnnbench.session.settings import ALL, Settings
 from pytest_dnnbench.step_form import FORM_FIELDS, StepForm
 from pytest_dnnbench.text_file import TextFile, find_text
@@ -61,24 +68,39 @@ class Resources:
         timed: bool = True,
         side_by_side: bool = False,
         announce: Callable[[str], None] = print,
+        engine: Engine | None = None,
     ) -> None:
         self.catalog = catalog
-        self.machine: Machine = _machine(settings)
-        self.settings = settings = settings.on(self.machine.kind)
-        self.counts = settings.counts(self.machine.default_count)
-        for count in self.counts:
-            settings.batch_for(count)
-        self._check_forms()
-        self._fitting = {spec.name: self._fitting_counts(spec) for spec in self._specs()}
+        self.settings = settings
         installed = [spec for spec in catalog.frameworks.values() if not spec.missing()]
         self.server = ForkServer((*PRELOAD, *(name for spec in installed for name in spec.preload)))
-        self.placements = Placements(
-            self.machine,
-            Leases(timeout_s=settings.lease_timeout, announce=announce, needed=side_by_side),
-            self.counts,
-            timed=timed,
-            side_by_side=side_by_side,
-            server_pid=lambda: self.server.pid,
+        here = partial(self._placements_here, timed=timed, side_by_side=side_by_side)
+        self._announce = announce
+        self.cluster: Cluster | None = None
+        if engine is not None:
+            if settings.against or settings.against_path or settings.against_env:
+                raise UsageError("--dnn-against compares on one machine: leave it out on nodes")
+            if settings.ranks_per_gpu > 1:
+                raise UsageError("--dnn-ranks-per-gpu is for one machine: leave it out on nodes")
+            if side_by_side:
+                raise UsageError("-n runs cases side by side on one machine: leave it out on nodes")
+            self.cluster = cluster_of(
+                settings,
+                engine,
+                self.server,
+                lambda: here(_machine(settings), ()),
+                timed=timed,
+                announce=announce,
+            )
+        try:
+            self._fit()
+        except BaseException:
+            self.close()
+            raise
+        self.placements = (
+            here(self.machine, self.counts)
+            if self.cluster is None
+            else self._on_nodes(self.cluster)
         )
         self.compile_cache = CompileCache(self.machine.kind)
         self.runs: dict[str, CaseRun] = {}
@@ -90,6 +112,56 @@ class Resources:
         self.launch_plan: LaunchPlan | None = None
         self._data: MnistFiles | None = None
         self._text: TextFile | None = None
+
+    def _fit(self) -> None:
+        """Finds the machine and the device counts. Raises UsageError where the settings do not
+        fit."""
+        if self.cluster is None:
+            self.machine = _machine(self.settings)
+        else:
+            self.machine = self.cluster.machine
+        self.settings = settings = self.settings.on(self.machine.kind)
+        self.counts = settings.counts(self.machine.default_count)
+        for count in self.counts:
+            settings.batch_for(count)
+        self._check_forms()
+        self._fitting = {spec.name: self._fitting_counts(spec) for spec in self._specs()}
+
+    def _placements_here(
+        self, machine: Machine, counts: tuple[int, ...], *, timed: bool, side_by_side: bool
+    ) -> Placements:
+        """The placements of this machine."""
+        timeout_s = self.settings.lease_timeout
+        return Placements(
+            machine,
+            Leases(timeout_s=timeout_s, announce=self._announce, needed=side_by_side),
+            counts,
+            timed=timed,
+            side_by_side=side_by_side,
+            server_pid=lambda: self.server.pid,
+        )
+
+    def _on_nodes(self, cluster: Cluster) -> NodePlacements:
+        limit, left_s = None, time_left_s()
+        if left_s is not None:
+            limit = TimeLimit(left_s, stopping(self._announce))
+        return NodePlacements(cluster, self.settings.lease_timeout, limit)
+
+    def start(self) -> None:
+        """Starts what forks ranks, whose imports take seconds, unless it is running: on nodes the
+        agents have."""
+        if self.cluster is None:
+            self.server.start()
+
+    def close(self) -> None:
+        """Ends what forks ranks, here and on nodes, and with it any rank."""
+        self.server.close()
+        if self.cluster is not None:
+            self.cluster.close()
+
+    def nodes_for(self, count: int) -> int:
+        """How many nodes a launch of so many ranks takes."""
+        return 1 if self.cluster is None else self.cluster.nodes_for(count)
 
     def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
         """Rows of the wanted parameters, in the order model, framework, count: those on which a
@@ -115,7 +187,10 @@ class Resources:
         """The id of a combination: `ddp-resnet50-4gpu`, with the form where it is not the plain
         one."""
         values = dict(zip(names, row, strict=True))
-        parts = [f"{value}gpu" if name == "gpus" else str(value) for name, value in values.items()]
+        parts = [
+            devices_id(value, self.nodes_for(value)) if name == "gpus" else str(value)
+            for name, value in values.items()
+        ]
         if "model" in values:
             name = values.get("framework")
             spec = None if name is None else self.catalog.framework(name)
@@ -125,7 +200,7 @@ class Resources:
     def ranks(self, world_size: int) -> Ranks:
         """So many ranks on this machine's devices."""
         return Ranks(
-            self.server,
+            self.server if self.cluster is None else None,
             self.machine.places(world_size),
             threads=self.placements.threads(world_size),
             timeout_s=self.settings.timeout,
@@ -135,13 +210,22 @@ class Resources:
 
     def launcher(self, ranks: Ranks, spec: FrameworkSpec) -> Launcher:
         """How the run of a case reaches these ranks."""
-        return RankLauncher(ranks, spec.planning, load(spec.rendezvous), self._machine_ranks())
+        return RankLauncher(ranks, spec.planning, load(spec.rendezvous), self._machine_ranks(ranks))
 
-    def _machine_ranks(self) -> Ranks | None:
-        """The rank that measures the machine's own speed; None with GPUs, whose clocks NVML
-        reports."""
+    def _machine_ranks(self, ranks: Ranks) -> Ranks | None:
+        """The rank, on each node, that measures the machine's own speed; None with GPUs, whose
+        clocks NVML reports."""
         if self.machine.kind == "cuda":
             return None
+        if isinstance(self.placements, NodePlacements):
+            nodes = self.nodes_for(ranks.world_size)
+            return Ranks(
+                None,
+                ["cpu"] * nodes,
+                threads=1,
+                timeout_s=self.settings.timeout,
+                placements=self.placements.one_per_node(nodes),
+            )
         threads, timeout_s = self.placements.threads(1), self.settings.timeout
         return Ranks(
             self.server, ["cpu"], threads=threads, timeout_s=timeout_s, placements=self.placements
@@ -260,11 +344,20 @@ def resources(config: pytest.Config) -> Resources:
             timed=is_timed(config),
             side_by_side=state.is_xdist_worker(config),
             announce=lambda line: state.announce(config, line),
+            engine=engine_of(state.settings(config), config.stash[state.ENGINES]),
         )
     except UsageError as error:
         raise state.refused(error) from None
     state.keep(config, shared)
     return shared
+
+
+def runs_on_nodes(config: pytest.Config) -> bool:
+    """Whether the options, or the allocation that pytest runs in, name nodes."""
+    try:
+        return engine_of(state.settings(config), config.stash[state.ENGINES]) is not None
+    except UsageError as error:
+        raise state.refused(error) from None
 
 
 def resources_in_use(config: pytest.Config) -> Resources | None:

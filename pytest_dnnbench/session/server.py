@@ -23,11 +23,11 @@ class ServerLife:
                     " process cannot talk to the fork server; leave it out, for every launch runs"
                     " in fresh processes anyway"
                 )
-            resources(self._config).server.start()
+            resources(self._config).start()
 
     def pytest_unconfigure(self) -> None:
         """Ends the server, and with it any rank, and gives NVML up."""
         if shared := resources_in_use(self._config):
-            shared.server.close()
+            shared.close()
             shared.compile_cache.close()
             close_nvml()

@@ -359,6 +359,37 @@ class Settings:
         "measure as many launches of each case as this many sessions, to learn its noise",
         at_least=2,
     )
+    engine: str | None = _option(
+        str,
+        None,
+        "how processes are started on nodes: prefix, slurm, mpirun, or none to stay on this machine"
+        " (default: slurm inside an allocation of several nodes)",
+        measured=False,
+    )
+    nodes: str | None = _option(
+        str,
+        None,
+        "spread ranks over this many nodes; or the names of the nodes, as in n1,n2, of which each"
+        " launch takes as few as it fits on",
+    )
+    ranks_per_node: int | None = _option(
+        int,
+        None,
+        "the most ranks on one node (default: one per GPU; CPU ranks: one per core)",
+        at_least=1,
+    )
+    engine_command: str | None = _option(
+        str,
+        None,
+        "the command that starts a program on {node}, as in 'ssh {node}'; for slurm and mpirun,"
+        " srun or mpirun with more arguments",
+        measured=False,
+    )
+    interface: str | None = _option(
+        str,
+        None,
+        "network interface between nodes (default: the one that the route leads to)",
+    )
     against: str | None = _option(
         str,
         None,

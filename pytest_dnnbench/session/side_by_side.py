@@ -276,6 +276,7 @@ def placements_of(shared: Resources, server: ForkServer) -> Placements:
     from pytest_dnnbench.controller.placement import Placements
 
     ours = shared.placements
+    assert isinstance(ours, Placements), "a session on nodes compares no environments"
     return Placements(
         ours.machine,
         ours.leases,

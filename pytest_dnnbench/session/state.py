@@ -5,17 +5,21 @@ A *part* is an object with pytest hooks that does one thing for the session (plu
 at most one part of a type, and `part(config, Type)` gives it to those that need it.
 """
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, TypeVar, cast
 
 import pytest
 
 from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.controller.engines import EngineFactory
 from pytest_dnnbench.harmless import one_line, refusal
 from pytest_dnnbench.session.settings import Settings
 
 SETTINGS = pytest.StashKey[Settings]()
 CATALOG = pytest.StashKey[Catalog]()
+ENGINES = pytest.StashKey[Mapping[str, EngineFactory]]()
+"""The engines that other packages add."""
 PARTS = pytest.StashKey[dict[type, object]]()
 EARLY_ROUND = pytest.StashKey[int]()
 """Of an item that runs in an early round: the number of that round, from 1."""

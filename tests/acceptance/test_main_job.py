@@ -88,6 +88,8 @@ def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.P
         "device",
         "seed",
         "options",
+        "sequence_length",
+        "form",
     } == set(record["case"])
     assert record["run"] == {
         "sample": "img",
@@ -97,7 +99,8 @@ def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.P
         "warmup": record["run"]["warmup"],
         "data": {"source": "synthetic"},
     }
-    assert set(record["metrics"]) == {
+    # Of the machine, where its kernel lets it be read.
+    assert set(record["metrics"]) - {"energy_per_sample_j"} == {
         *(
             "throughput",
             "step_time_s",

@@ -4,7 +4,7 @@ must become. Data, and the check of an outcome."""
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +14,10 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, load, prepare_run
 from pytest_dnnbench.controller.forkserver import START_TIMEOUT_S, ForkServer
+from pytest_dnnbench.controller.job import Rendezvous, no_rendezvous
 from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
-from pytest_dnnbench.controller.ranks import Ranks, Rendezvous, no_rendezvous
+from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import (
     DnnbenchError,
     RankCrashed,
@@ -112,13 +113,11 @@ class Watched(ForkServer):
     def spawn(
         self,
         message: SpawnMessage,
-        request: int,
-        result: int,
-        page: int,
+        descriptors: Sequence[int],
         timeout_s: float = START_TIMEOUT_S,
     ) -> int:
         """As ForkServer.spawn."""
-        pid = super().spawn(message, request, result, page, timeout_s)
+        pid = super().spawn(message, descriptors, timeout_s)
         self.ranks[pid] = _born(pid)
         return pid
 

@@ -104,6 +104,23 @@ def test_a_damaged_session_is_named_and_passed_over(
     assert shown.out.startswith("27 sessions")
 
 
+def test_the_latest_sessions_of_each_machine_are_read(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = storage / "Another-Machine"
+    other.mkdir()
+    for path in sorted((storage / "Linux-CPython").iterdir())[:3]:
+        (other / path.name).write_text(path.read_text())
+    # The ten thousandth session comes after the 9999th, whatever an alphabet says.
+    last = session(28, 1.0, np.random.default_rng(1))
+    (storage / "Linux-CPython" / "10000_night.json").write_text(json.dumps(last))
+    assert main(["history", str(storage), "--last", "2", "--json"]) == 0
+    files = [each["file"] for each in json.loads(capsys.readouterr().out)["sessions"]]
+    assert sorted(files) == sorted(
+        ["0002_night.json", "0003_night.json", "0028_night.json", "10000_night.json"]
+    )
+
+
 def test_what_is_not_there_is_refused_with_what_is(
     storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

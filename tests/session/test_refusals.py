@@ -61,6 +61,7 @@ def test_an_option_that_cannot_be_is_refused_in_one_line(
 
 
 HOOKS = {
+    "pytest_dnnbench_engines(): return {'x': 1}": "a dict of name: function of nodes and command",
     "pytest_dnnbench_metrics(): return ['x']": "a list of pytest_dnnbench.metrics.Metric",
     "pytest_dnnbench_metrics(): return 5": "a list of pytest_dnnbench.metrics.Metric",
     "pytest_dnnbench_frameworks(): return 'ab'": "a list of pytest_dnnbench.catalog.FrameworkSpec",

@@ -80,7 +80,9 @@ def host_part(name: str, is_mark: bool) -> tuple[Part | None, bool]:
         return "optimizer", True
     if part := communication_of(name):
         return part, False
-    return (None if is_mark else "compute"), False
+    # Inside a mark but in none of its operators it is Python that runs, or waits for an exchange:
+    # also where the mark is in a node of the backward pass, as FSDP's are.
+    return ("idle" if is_mark else "compute"), False
 
 
 def cpu_intervals(events: Iterable[Event], thread: int) -> list[Interval]:

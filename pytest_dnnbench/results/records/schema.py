@@ -81,6 +81,23 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     throttled_by: list[str] | None = None
 
 
+class NodeConditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """One node of a launch over nodes: how many of the ranks ran there, in order; the `cores` that
+    they leased and the load of other processes.
+
+    `clock_offset_s` is the node's monotonic clock minus the controller's during the launch, and
+    `clock_uncertainty_s` how far that may be off. The times in the record are by the controller's
+    clock.
+    """
+
+    name: str
+    ranks: int
+    cores: tuple[int, ...] = ()
+    others_cores: float | None = None
+    clock_offset_s: float = 0.0
+    clock_uncertainty_s: float = 0.0
+
+
 class GpuWindow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One GPU during the timed window, from `samples` readings of NVML in it: medians of power,
     utilisation (of the time, 0 to 1), clock and temperature.
@@ -109,7 +126,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     still hold their GPUs; the power before is that of idle GPUs. `gpu_window` maps UUIDs to what
     was read during the timed window. `discarded_as_suspended` counts the launches before this one
     in which the machine slept. `yardstick_s` is how long the machine's yardstick took after the
-    launch.
+    launch; of several nodes, the slowest one's. `nodes` are there for a launch on nodes, the
+    leading one first; the leased cores are then given for each of them.
     """
 
     disturbed: str | None = None
@@ -122,6 +140,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     gpu_window: dict[str, GpuWindow] = {}
     discarded_as_suspended: int = 0
     yardstick_s: float | None = None
+    nodes: list[NodeConditions] = []
 
 
 class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

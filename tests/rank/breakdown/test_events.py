@@ -143,6 +143,16 @@ def test_a_pipeline_that_receives_in_its_own_thread_waits_in_a_bubble() -> None:
     assert on_cpu(receive, Made("aten::mm", 60, 90)) == {"bubble": 50, "compute": 30, "idle": 20}
 
 
+def test_what_a_mark_inside_the_backward_pass_waits_for_is_communication() -> None:
+    """As FSDP waits for the reduction of a block's gradients. It counted as compute."""
+    assert on_cpu(
+        Made("autograd::engine::evaluate_function: RegisterPostBackwardFunction", 0, 80),
+        Made("FSDP::post_backward_reduce (blocks.1)", 10, 70, mark=True),
+        Made("aten::cat", 10, 20),
+        Made("gloo:reduce_scatter", 15, 60, thread=2, mark=True, asynchronous=True),
+    ) == {"compute": 30, "communication": 40, "idle": 30}
+
+
 def test_a_mark_of_a_part_that_does_not_exist_is_no_part() -> None:
     assert on_cpu(Made("dnnbench::sleeping", 0, 50, mark=True)) == {"idle": 100}
 

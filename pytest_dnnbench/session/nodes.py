@@ -1,0 +1,130 @@
+"""From the options to the nodes of a session: which engine, which nodes, and what their agents are
+told. Not here: what nodes do (controller/cluster.py)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from pytest_dnnbench.controller.agent_messages import Hello
+from pytest_dnnbench.controller.cluster import Cluster, HereNode, Node, is_this_machine
+from pytest_dnnbench.controller.engines import Engine, EngineFactory, mpirun, prefix
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.placement import Placements
+from pytest_dnnbench.controller.remote_node import RemoteNode
+from pytest_dnnbench.controller.server_environment import decides_speed
+from pytest_dnnbench.controller.slurm import allocated_nodes, in_allocation, slurm
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.session.settings import Settings
+
+NONE = "none"
+"""The engine of a session that stays on this machine, also inside an allocation."""
+
+ENGINES: dict[str, EngineFactory] = {"prefix": prefix, "slurm": slurm, "mpirun": mpirun}
+
+
+def engine_of(settings: Settings, added: Mapping[str, EngineFactory]) -> Engine | None:
+    """The engine of a session; None where it stays on this machine. Raises UsageError."""
+    factories, names = {**ENGINES, **added}, _names(settings.nodes)
+    command = tuple(shlex.split(settings.engine_command or ""))
+    if settings.engine == NONE:
+        return None
+    if settings.engine is None:
+        if in_allocation() and (settings.nodes or len(allocated_nodes()) > 1):
+            return factories["slurm"](names, command)
+        if given := settings.nodes or settings.engine_command:
+            raise UsageError(
+                f"{given!r} needs an engine: say how processes are started on nodes with"
+                f" --dnn-engine ({', '.join(factories)})"
+            )
+        return None
+    if settings.engine not in factories:
+        choices = ", ".join((*factories, NONE))
+        raise UsageError(f"--dnn-engine {settings.engine!r} is unknown: choose from {choices}")
+    return factories[settings.engine](names, command)
+
+
+def _names(nodes: str | None) -> tuple[str, ...]:
+    """The names in --dnn-nodes; none where it is a number."""
+    if nodes is None or nodes.strip().isdigit():
+        return ()
+    names = tuple(name.strip() for name in nodes.split(","))
+    for name in names:
+        if not name or name.startswith("-") or not name.isprintable():
+            raise UsageError(f"--dnn-nodes {nodes!r}: {name!r} is no name of a node")
+        if names.count(name) > 1:
+            raise UsageError(f"--dnn-nodes {nodes!r} names {name!r} twice")
+    return names
+
+
+def _spread(nodes: str | None, available: int) -> int | None:
+    """The number in --dnn-nodes. Raises UsageError for one that cannot be."""
+    if nodes is None or not nodes.strip().isdigit():
+        return None
+    number = int(nodes)
+    if not 1 <= number <= available:
+        raise UsageError(f"--dnn-nodes is {number}, and there are {available} nodes")
+    return number
+
+
+def stopping(announce: Callable[[str], None]) -> Callable[[str], None]:
+    """Stops the session for a reason, as SIGTERM does: the file is saved, the journal kept."""
+
+    def stop(why: str) -> None:
+        announce(f"dnnbench: {why}; stopping as after Ctrl-C")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    return stop
+
+
+def hello(preload: Sequence[str], *, device: str, timed: bool, lease_timeout_s: float) -> Hello:
+    """What an agent is told first, of this process as it is now."""
+    return Hello(
+        version=importlib.metadata.version("pytest-dnnbench"),
+        directory=os.getcwd(),
+        sys_path=list(sys.path),
+        environment=decides_speed(os.environ),
+        preload=list(preload),
+        device=device,
+        timed=timed,
+        lease_timeout_s=lease_timeout_s,
+    )
+
+
+def cluster_of(
+    settings: Settings,
+    engine: Engine,
+    server: ForkServer,
+    here: Callable[[], Placements],
+    *,
+    timed: bool,
+    announce: Callable[[str], None],
+) -> Cluster:
+    """The session's nodes, connected. `here` gives the placements of this machine, for an
+    allocation that includes it. Raises UsageError."""
+
+    def told() -> Hello:
+        timeout_s = settings.lease_timeout
+        return hello(server.preload, device=settings.device, timed=timed, lease_timeout_s=timeout_s)
+
+    names = engine.nodes()
+    spread = _spread(settings.nodes, len(names))
+    is_batch = settings.engine != "prefix"
+    nodes: list[Node] = [
+        HereNode(name, server, here())
+        if is_batch and is_this_machine(name)
+        else RemoteNode(name, engine, told, announce=announce, stop=stopping(announce))
+        for name in names
+    ]
+    cluster = Cluster(
+        nodes,
+        spread=spread,
+        ranks_per_node=settings.ranks_per_node,
+        interface=settings.interface,
+    )
+    cluster.connect()
+    return cluster

@@ -1,0 +1,166 @@
+"""Nodes for tests: two agents on this machine, or two network namespaces that stand for
+machines."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from pytest_dnnbench.controller.agent_messages import Hello
+from pytest_dnnbench.controller.cluster import Cluster
+from pytest_dnnbench.controller.engines import Prefix
+from pytest_dnnbench.controller.node_placement import NodePlacements
+from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.controller.remote_node import RemoteNode
+from pytest_dnnbench.session.nodes import hello
+
+NAMES = ("n1", "n2")
+
+_PRELOAD = ("torch", "torch.distributed", "pytest_dnnbench.rank.group")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_ENTER = """#!/bin/sh
+# NODE INDEX COMMAND...: runs a command on a node, with a host name and a table of hosts of its own:
+# libraries take two ranks with the same host name for neighbours.
+node=$1; index=$2; shift 2
+exec nsenter --net=/run/netns/{prefix}$node unshare --uts --mount sh -c '
+    hostname "$0"; mount --bind {hosts} /etc/hosts; index=$1; shift
+    exec {pin} "$@"' $node $index "$@"
+"""
+
+
+def pinned() -> str:
+    """The command by which a node has one core of its own, where there are two."""
+    cores = sorted(os.sched_getaffinity(0))
+    return "taskset -c {index}" if cores[:2] == [0, 1] else "env"
+
+
+@contextmanager
+def cluster(command: str, leases: Path) -> Iterator[Cluster]:
+    """Two connected nodes, of one rank each. Their leases are in a folder of the test's own, for
+    other sessions may hold those of the machine."""
+
+    def told() -> Hello:
+        told = hello(_PRELOAD, device="cpu", timed=False, lease_timeout_s=60)
+        told.environment["DNNBENCH_LEASE_DIR"] = str(leases)
+        return told
+
+    engine = Prefix(NAMES, tuple(command.split()))
+    nodes = Cluster([RemoteNode(name, engine, told) for name in NAMES], ranks_per_node=1)
+    nodes.connect()
+    try:
+        yield nodes
+    finally:
+        nodes.close()
+
+
+def ranks(nodes: Cluster, timeout_s: float = 60.0, world_size: int = 2) -> Ranks:
+    """Ranks on these nodes."""
+    placements = NodePlacements(nodes, 60)
+    devices = ["cpu"] * world_size
+    return Ranks(None, devices, threads=1, timeout_s=timeout_s, placements=placements)
+
+
+@contextmanager
+def namespaces(folder: Path) -> Iterator[tuple[str, str]]:
+    """Two nodes with addresses and names of their own, on a bridge. Yields the command that runs a
+    program on {node}, and the beginning of their addresses."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "nsenter", "unshare"))):
+        pytest.skip("needs root and the tools of iproute2 and util-linux")
+    number = os.getpid()
+    prefix, bridge = f"dnn{number}", f"dnnb{number}"[:15]
+    net = f"10.{64 + number % 64}.{number // 64 % 256}"
+    with ExitStack() as undo:
+        _ip("link", "add", bridge, "type", "bridge")
+        undo.callback(_ip, "link", "del", bridge)
+        _ip("addr", "add", f"{net}.1/24", "dev", bridge)
+        _ip("link", "set", bridge, "up")
+        hosts = ["127.0.0.1 localhost", f"{net}.1 {os.uname().nodename}"]
+        for last, name in enumerate(NAMES, 2):
+            _ip("netns", "add", prefix + name)
+            undo.callback(_ip, "netns", "del", prefix + name)
+            outside = f"d{number}{name}"[:15]
+            _ip("link", "add", outside, "type", "veth", "peer", "name", "eth0",
+                "netns", prefix + name)  # fmt: skip
+            _ip("link", "set", outside, "master", bridge, "up")
+            _ip("-n", prefix + name, "addr", "add", f"{net}.{last}/24", "dev", "eth0")
+            for device in ("eth0", "lo"):
+                _ip("-n", prefix + name, "link", "set", device, "up")
+            hosts.append(f"{net}.{last} {name}")
+        (folder / "hosts").write_text("\n".join([*hosts, ""]))
+        enter = folder / "enter"
+        pin = pinned().replace("{index}", "$index")
+        enter.write_text(_ENTER.format(prefix=prefix, hosts=folder / "hosts", pin=pin))
+        enter.chmod(0o700)
+        yield f"{enter} {{node}} {{index}}", net
+
+
+SLURM = ("slurmctld", "slurmd", "srun", "sbatch", "munged")
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+_SLURM_CONF = """\
+ClusterName=dnnbench
+SlurmctldHost={host}({net}.1)
+SlurmUser=root
+SlurmctldPort={port}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+CredType=cred/munge
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+ReturnToService=2
+KillWait=5
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/ctld.pid
+SlurmdPidFile={folder}/d-%n.pid
+SlurmctldLogFile={folder}/ctld.log
+SlurmdLogFile={folder}/d-%n.log
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+NodeName=n1 NodeHostname=n1 NodeAddr={net}.2 Port={first} CPUs=2 RealMemory=2000
+NodeName=n2 NodeHostname=n2 NodeAddr={net}.3 Port={second} CPUs=2 RealMemory=2000
+PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@contextmanager
+def slurm(folder: Path, command: str, net: str) -> Iterator[dict[str, str]]:
+    """A Slurm of its own over the two nodes of `namespaces`, with a munged of its own. Yields the
+    variables by which its commands find it."""
+    missing = [name for name in SLURM if shutil.which(name, path=_PATH) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}, of Debian's slurm-wlm and munge")
+    port = 20000 + os.getpid() % 3000 * 3
+    for name in ("munge", "state", "spool-n1", "spool-n2"):
+        (folder / name).mkdir(mode=0o755)
+    conf = folder / "slurm.conf"
+    ports = {"port": port, "first": port + 1, "second": port + 2}
+    host = os.uname().nodename
+    conf.write_text(_SLURM_CONF.format(host=host, net=net, folder=folder, **ports))
+    (folder / "munge" / "key").write_bytes(os.urandom(128))
+    (folder / "munge" / "key").chmod(0o400)
+    variables = {**os.environ, "SLURM_CONF": str(conf), "PATH": _PATH}
+    munge = ["munged", "--foreground", "--force", f"--key-file={folder}/munge/key"]
+    munge += [f"--{name}-file={folder}/munge/{name}" for name in ("log", "pid", "seed")]
+    daemons = [[*munge, f"--socket={folder}/munge/socket"], ["slurmctld", "-D", "-f", str(conf)]]
+    for index, name in enumerate(NAMES):
+        enter = [word.format(node=name, index=index) for word in command.split()]
+        daemons.append([*enter, "slurmd", "-D", "-N", name, "-f", str(conf)])
+    with ExitStack() as ends:
+        for number, daemon in enumerate(daemons):
+            with (folder / f"daemon{number}.out").open("ab") as output:
+                running = subprocess.Popen(daemon, env=variables, stdout=output, stderr=output)
+            ends.callback(running.wait)
+            ends.callback(running.terminate)
+        yield variables
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)

@@ -1,0 +1,150 @@
+"""Ranks on two nodes by their agents, here both on this machine: what crosses, and what becomes of
+a launch when a rank, an agent or pytest itself goes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_dnnbench.controller.cluster import Cluster
+from pytest_dnnbench.controller.remote_node import RemoteNode
+from pytest_dnnbench.errors import (
+    NodeLost,
+    RankCrashed,
+    RankHung,
+    RankRaised,
+    UsageError,
+)
+from pytest_dnnbench.proc import descendants_of
+from tests.cluster import programs
+from tests.cluster.nodes import ROOT, ranks
+from tests.rank import programs as rank_programs
+from tests.rank.test_ranks import alive, await_end
+from tests.rank.test_server_faults import wait_for
+from tests.sockets import listening
+
+
+def agents(nodes: Cluster) -> list[int]:
+    """The processes of the agents; the engine's command becomes the agent here."""
+    return [node.pid or 0 for node in nodes.nodes if isinstance(node, RemoteNode)]
+
+
+def test_ranks_of_two_nodes_meet_and_know_their_places(two_agents: Cluster) -> None:
+    job = ranks(two_agents)
+    assert job.run(rank_programs.sum_of_ranks) == [1, 1]
+    answers = job.launch("tests.cluster.programs:places")
+    places = [place for place, _, _ in answers]
+    assert [place.node for place in places] == ["n1", "n2"]
+    assert [(place.rank, place.local_rank, place.local_world_size) for place in places] == [
+        (0, 0, 1),
+        (1, 0, 1),
+    ]
+    assert len({place.store for place in places}) == 1
+    assert [place.store_descriptor is None for place in places] == [False, True]
+    assert [interface for _, _, interface in answers] == ["lo", "lo"]
+    assert [share.host.ranks for share in job.placement.shares] == [1, 1]
+    for offset in job.clock.offsets:  # of one and the same clock
+        assert abs(offset.offset_s) <= offset.uncertainty_s < 0.1
+
+
+def test_arrays_and_tensors_cross_and_pickles_do_not(two_agents: Cluster) -> None:
+    value: dict[str, Any] = {
+        "array": np.arange(6, dtype=np.float64).reshape(2, 3),
+        "tensor": torch.tensor([1.0, 2.0], dtype=torch.bfloat16),
+        "nested": [(1, "two", None), {3: {4.5}}, b"6"],
+    }
+    for answer in ranks(two_agents).run(programs.doubled, value):
+        assert np.array_equal(answer["array"], value["array"] * 2)
+        assert answer["tensor"].tolist() == [2.0, 4.0]
+        assert answer["nested"] == value["nested"]
+    with pytest.raises(UsageError, match="Path cannot go to another machine"):
+        ranks(two_agents).run(rank_programs.echo, Path("x"))
+
+
+def test_a_rank_that_raises_or_dies_is_named_with_its_node(two_agents: Cluster) -> None:
+    with pytest.raises(RankRaised, match="rank 1 of 2 on node n2 raised ValueError: planted") as it:
+        ranks(two_agents).run(rank_programs.raise_on, 1)
+    assert it.value.node == "n2"
+    assert "about to fail" in it.value.output
+    with pytest.raises(RankCrashed, match="rank 0 of 2 on node n1 died of SIGSEGV"):
+        ranks(two_agents).run(rank_programs.die_on, 0, int(signal.SIGSEGV))
+
+
+def test_a_rank_that_hangs_is_named_with_its_node_and_its_stacks(two_agents: Cluster) -> None:
+    with pytest.raises(RankHung, match=r"rank 1 on node n2 is in no collective.*the stacks") as it:
+        ranks(two_agents, timeout_s=6).run(rank_programs.hang_on, 1)
+    assert "in hang_on" in str(it.value)
+
+
+def test_nobody_listens_between_launches_and_launches_leave_nothing(two_agents: Cluster) -> None:
+    job = ranks(two_agents)
+    job.run(rank_programs.sum_of_ranks)
+    held = [len(os.listdir(f"/proc/{pid}/fd")) for pid in agents(two_agents)]
+    for _ in range(5):
+        job.run(rank_programs.sum_of_ranks)
+    assert [len(os.listdir(f"/proc/{pid}/fd")) for pid in agents(two_agents)] == held
+    for agent in agents(two_agents):
+        (server,) = descendants_of(agent)  # and no rank
+        assert listening(agent) == listening(server) == []
+
+
+def test_a_killed_agent_fails_its_launch_by_name_and_the_next_one_starts_anew(
+    two_agents: Cluster,
+) -> None:
+    begun = time.monotonic()
+    with pytest.raises(NodeLost, match=r"node n2 was lost: its agent was ended by SIGKILL") as it:
+        ranks(two_agents).run(programs.kill_agent_on, 1)
+    assert (it.value.node, it.value.rank) == ("n2", 1)
+    assert "rank 1 of 2 ran there" in str(it.value)
+    assert time.monotonic() - begun < 30
+    assert ranks(two_agents).run(rank_programs.sum_of_ranks) == [1, 1]
+
+
+def test_a_stopped_agent_fails_its_launch_within_its_time_out(
+    two_agents: Cluster, tmp_path: Path
+) -> None:
+    file, begun = tmp_path / "pids", time.monotonic()
+    with pytest.raises(NodeLost, match="node n2 was lost: it did not answer") as it:
+        ranks(two_agents, timeout_s=9).run(programs.stop_agent_on, 1, str(file))
+    assert it.value.rank == 1
+    assert time.monotonic() - begun < 9 + 12
+    await_end([int(pid) for pid in file.read_text().split()])
+    assert ranks(two_agents).run(rank_programs.sum_of_ranks) == [1, 1]
+
+
+@pytest.fixture
+def killed_pytest(tmp_path: Path) -> list[int]:
+    """The agents, fork servers and ranks of a controller that was killed while they exchanged."""
+    lines = [
+        "from pathlib import Path",
+        "from tests.cluster import programs",
+        "from tests.cluster.nodes import cluster, pinned, ranks",
+        f"with cluster(pinned(), Path({str(tmp_path)!r}) / 'leases') as nodes:",
+        f"    ranks(nodes).run(programs.tell_and_exchange, {str(tmp_path)!r})",
+    ]
+    controller = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], cwd=ROOT)
+    wait_for(lambda: all((tmp_path / f"rank{rank}").exists() for rank in range(2)))
+    time.sleep(0.1)
+    processes = [pid for rank in range(2) for pid in _told(tmp_path / f"rank{rank}")]
+    assert all(map(alive, processes))
+    controller.kill()
+    controller.wait()
+    return processes
+
+
+def _told(file: Path) -> list[int]:
+    return [int(pid) for pid in file.read_text().split()]
+
+
+def test_a_killed_pytest_leaves_nothing_on_any_node(killed_pytest: list[int]) -> None:
+    deadline = time.monotonic() + 5
+    while any(map(alive, killed_pytest)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,116 @@
+"""Slurm and Open MPI, the real ones, over two nodes: one session of cases through each."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.nodes import ROOT, namespaces, slurm
+
+CASES = """
+import pytest
+
+@pytest.mark.parametrize("framework, gpus", [("ddp", 2), ("horovod", 2)])
+def test_train(framework, gpus, process_group, dnnbench):
+    model, ranks = "tests.tiny_models:tiny", process_group(gpus)
+    dnnbench.measure(framework, model, ranks, phase="train")
+"""
+OPTIONS = (
+    *("-p", "no:cacheprovider", "--dnn-device", "cpu", "--dnn-batch-size", "8"),
+    *("--dnn-steps", "3", "--dnn-warmup", "1", "--dnn-launches", "1", "--dnn-timeout", "120"),
+    *("--dnn-ranks-per-node", "1", "--benchmark-json", "saved.json"),
+)
+_AGENT = """#!/bin/sh
+# HOST COMMAND...: stands for ssh
+host=$1; shift
+case $host in
+{net}.2) exec {enter} n1 0 sh -c "$*" ;;
+{net}.3) exec {enter} n2 1 sh -c "$*" ;;
+esac
+exit 1
+"""
+
+
+@pytest.fixture(scope="module")
+def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The command that enters a node, and the beginning of the nodes' addresses."""
+    with namespaces(tmp_path_factory.mktemp("nodes")) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the cases."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("DNNBENCH_LEASE_DIR", str(tmp_path / "leases"))
+    (tmp_path / "test_cases.py").write_text(CASES)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    return tmp_path
+
+
+def check(folder: Path, nodes: str) -> None:
+    """Both cases are saved, and ran on these nodes."""
+    saved = json.loads((folder / "saved.json").read_text())
+    records: list[dict[str, Any]] = [each["extra_info"]["dnnbench"] for each in saved["benchmarks"]]
+    assert [record["case"]["framework"] for record in records] == ["ddp", "horovod"]
+    for record in records:
+        assert record["environment"]["must_match"]["ranks_per_node"] == "1-1"
+        assert record["environment"]["recorded"]["nodes"] == nodes
+
+
+def test_a_batch_job_of_slurm_runs_a_session_over_its_nodes(
+    two_nodes: tuple[str, str], folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with slurm(tmp_path_factory.mktemp("slurm"), *two_nodes) as variables:
+        write = [sys.executable, "-m", "pytest_dnnbench", "sbatch", "-N", "2"]
+        write += ["--directive=--time=9:00", "--directive=--output=job.log"]
+        write += ["--", "pytest", "test_cases.py", *OPTIONS]
+        script = _asked(write, variables, folder)
+        deadline = time.monotonic() + 60
+        while "idle" not in _asked(["sinfo", "-h", "-N", "-o", "%T"], variables, folder):
+            assert time.monotonic() < deadline, "Slurm does not start"
+            time.sleep(0.5)
+        done = subprocess.run(
+            ["sbatch", "--wait", "--export=ALL"],
+            cwd=folder,
+            env=variables,
+            input=script,
+            text=True,
+            capture_output=True,
+            timeout=240,
+        )
+        log = folder / "job.log"
+        assert done.returncode == 0, done.stderr + (log.read_text() if log.exists() else "")
+    check(folder, "n1, n2")
+
+
+def _asked(command: list[str], variables: dict[str, str], folder: Path) -> str:
+    asked = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    return asked.stdout
+
+
+def test_mpirun_starts_the_agents_of_a_session(two_nodes: tuple[str, str], folder: Path) -> None:
+    if shutil.which("mpirun") is None:
+        pytest.skip("needs mpirun, of Debian's openmpi-bin")
+    command, net = two_nodes
+    agent = folder / "agent"
+    agent.write_text(_AGENT.format(net=net, enter=command.split()[0]))
+    agent.chmod(0o700)
+    words = f"mpirun --mca plm rsh --mca plm_rsh_agent {agent} --mca oob_tcp_if_include {net}.0/24"
+    session = [sys.executable, "-m", "pytest", "test_cases.py", *OPTIONS]
+    nodes = ["--dnn-engine", "mpirun", "--dnn-nodes", f"{net}.2,{net}.3"]
+    done = subprocess.run(
+        [*session, *nodes, "--dnn-engine-command", words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    check(folder, f"{net}.2, {net}.3")
