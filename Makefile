@@ -3,18 +3,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 MODELS ?= resnet18
+FRAMEWORKS ?= single,ddp,fsdp,horovod,pipedream,pipedream-2bw,pipedream-flush,1f1b
 
-# The whole fault matrix (docs/appendix/fault-matrix.md), about 6 minutes on two cores; `make test` runs a part of it.
-faults: .venv/.horovod
-	$(BIN)/pytest tests/faults -m faults -q
+help:
+	@echo "make bench      install into .venv, run a first comparison on what is here, and show it"
+	@echo "make test       run the whole test suite in the same .venv"
+	@echo "make faults     run the whole fault matrix, about 6 minutes on two cores"
+	@echo "make gpu-test   run what needs a GPU; skipped where there is none"
+	@echo "make lint types picture horovod clean"
 
-.PHONY: bench picture faults test gpu-test lint types horovod clean
+.PHONY: help bench picture faults test gpu-test lint types horovod clean
 
 # Two stages are forced: between two ranks of one machine the planner would often choose pure data parallelism.
 bench: .venv/.ready
 	@$(MAKE) --no-print-directory .venv/.horovod || echo "bench: Horovod could not be built, so its cases are skipped"
 	@mkdir -p .benchmarks
-	$(BIN)/pytest bench_cases --gpus 2 --dnn-frameworks all --dnn-stages 2 --dnn-models $(MODELS) \
+	$(BIN)/pytest bench_cases --gpus 2 --dnn-frameworks $(FRAMEWORKS) --dnn-stages 2 --dnn-models $(MODELS) \
 	    --dnn-launches 5 --dnn-steps 8 --benchmark-columns=median,iqr,rounds --benchmark-sort=name --benchmark-autosave \
 	    --benchmark-json .benchmarks/bench.json --dnn-report .benchmarks/report
 
@@ -24,6 +28,10 @@ picture:
 
 test: .venv/.horovod
 	$(BIN)/pytest
+
+# The whole fault matrix (docs/appendix/fault-matrix.md); `make test` runs a part of it.
+faults: .venv/.horovod
+	$(BIN)/pytest tests/faults -m faults -q
 
 # What needs a GPU, in under 4 minutes; skipped where there is none.
 gpu-test: .venv/.ready

@@ -132,7 +132,11 @@ def _pipedream(
     )
 
 
-def _torch_schedule(name: str, about: str) -> FrameworkSpec:
+def _torch_schedule(
+    name: str,
+    about: str,
+    options: tuple[FrameworkOption, ...] = (_MICROBATCHES, _STAGES_PER_RANK),
+) -> FrameworkSpec:
     return FrameworkSpec(
         name,
         "pytest_dnnbench.rank.frameworks.torch_pipeline:TorchPipelineWorker",
@@ -141,7 +145,7 @@ def _torch_schedule(name: str, about: str) -> FrameworkSpec:
         planning="pytest_dnnbench.rank.pipeline.planning:decide_synchronous",
         by_default=False,
         min_gpus=2,
-        options=(*_PIPELINE_OPTIONS, _MICROBATCHES, _STAGES_PER_RANK),
+        options=(*_PIPELINE_OPTIONS, *options),
         forms=_PIPELINE_FORMS,
         form_reasons=_PIPELINE_REASONS,
     )
@@ -297,6 +301,7 @@ FRAMEWORKS = (
         "PipeDream-Flush: a drain and one synchronous update per batch",
         _MICROBATCHES,
     ),
+    _torch_schedule("mp", "the model's layers over ranks, one minibatch at a time", ()),
     _torch_schedule("gpipe", "all forwards, then all backwards"),
     _torch_schedule("1f1b", "one forward and one backward in turn"),
     _torch_schedule("interleaved", "1F1B, several stages per rank in a loop"),

@@ -36,6 +36,7 @@ class Rule:
     least              microbatches of a replica, per rank of its pipeline, at least; 0: any
     rounds             the microbatches of a replica have to divide into equal rounds, each of at
                        least one per rank
+    one_at_a_time      a replica has one microbatch: its ranks work one after the other
     """
 
     torch_class: str
@@ -43,9 +44,11 @@ class Rule:
     stages_per_rank: int | None = None
     least: int = 0
     rounds: bool = False
+    one_at_a_time: bool = False
 
 
 RULES: Mapping[str, Rule] = {
+    "mp": Rule("ScheduleGPipe", stages_per_rank=1, one_at_a_time=True),
     "gpipe": Rule("ScheduleGPipe", stages_per_rank=1),
     "1f1b": Rule("Schedule1F1B", stages_per_rank=1, least=1),
     "interleaved": Rule("ScheduleInterleaved1F1B", least=1, rounds=True),
@@ -162,7 +165,10 @@ def pipelines_of(framework: str, ranks: int, options: Options) -> Pipelines:
         )
     replicas = ranks // length
     requested = int(options.get("microbatches", 0))
-    default = replicas * length * max(1, RULES[framework].least)
+    rule = RULES[framework]
+    if rule.one_at_a_time:
+        return Pipelines(framework, length, replicas, of_each, replicas)
+    default = replicas * length * max(1, rule.least)
     return Pipelines(framework, length, replicas, of_each, requested or default)
 
 

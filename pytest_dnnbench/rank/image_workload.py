@@ -50,6 +50,12 @@ class ImageWorkload(Workload):
         """Cross entropy. Raises UsageError for a model that returns anything but logits."""
         return cross_entropy(logits_of(output), targets)
 
+    def blocks(self, model: nn.Module) -> list[str]:
+        """As Workload.blocks, with the parts of a Sequential in its place, however deep: a ResNet's
+        residual blocks, and not its four layers, whose first holds half of the activations."""
+        names = _within("", model)
+        return [name for name in names if any(True for _ in model.get_submodule(name).parameters())]
+
     def batches(self, share: Share) -> Iterator[Batch] | None:
         """MNIST's images, where the session has them."""
         return data.mnist_batches(self.files, share) if self.files else None
@@ -76,3 +82,14 @@ class ImageWorkload(Workload):
                 guess = model(images.to(device)).argmax(1)
             right += int((guess == labels.to(device)).sum())
         return right, len(digits)
+
+
+def _within(prefix: str, module: nn.Module) -> Iterator[str]:
+    """The names of a module's parts, in their order. A Sequential of single layers is one part, and
+    so is a subclass, as torchvision's Conv2dNormActivation."""
+    for name, child in module.named_children():
+        path = f"{prefix}{name}"
+        if type(child) is nn.Sequential and any(part._modules for part in child):
+            yield from _within(f"{path}.", child)
+        else:
+            yield path

@@ -74,7 +74,7 @@ def test_two_ranks_compute_what_one_process_computes(prove: Any, framework: str)
     assert evidence.checked == TRAINED
 
 
-@pytest.mark.parametrize("framework", RULES)
+@pytest.mark.parametrize("framework", [name for name in RULES if name != "mp"])
 def test_four_ranks_compute_what_one_process_computes(prove: Any, framework: str) -> None:
     evidence = prove(framework, 4, model=TRANSFORMER)
     assert evidence.checked == TRAINED

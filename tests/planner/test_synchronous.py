@@ -10,8 +10,13 @@ def test_by_default_all_ranks_make_one_pipeline_with_a_microbatch_per_rank() -> 
     for framework in RULES:
         made = pipelines_of(framework, 4, {})
         assert (made.ranks, made.replicas) == (4, 1)
-        assert made.microbatches == (8 if framework == "dualpipev" else 4)
-        assert made.stages == (4 if framework in ("gpipe", "1f1b") else 8)
+        assert made.microbatches == {"dualpipev": 8, "mp": 1}.get(framework, 4)
+        assert made.stages == (4 if framework in ("mp", "gpipe", "1f1b") else 8)
+
+
+def test_one_minibatch_at_a_time_is_one_per_replica_whatever_is_asked_for_others() -> None:
+    made = pipelines_of("mp", 4, {"stages": 2, "microbatches": 8})
+    assert (made.ranks, made.replicas, made.microbatches) == (2, 2, 2)
 
 
 def test_stages_lie_in_a_loop_or_as_a_v() -> None:

@@ -1,6 +1,7 @@
 """Every form of a step that CPU ranks can have: proven right, a wrong one caught, and put into
 effect."""
 
+import copy
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +18,12 @@ from pytest_dnnbench.controller.rank_launcher import PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RunRequest
+from pytest_dnnbench.rank.batches import synthetic_batch, wide
 from pytest_dnnbench.rank.image_workload import ImageWorkload
+from pytest_dnnbench.rank.models import widen
 from pytest_dnnbench.rank.randomness import draws
+from pytest_dnnbench.rank.reference import Reference
+from pytest_dnnbench.rank.rounding import FLOAT32, distance
 from pytest_dnnbench.rank.step_forms import form_module, fuse, laid_out
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
@@ -192,3 +197,41 @@ def test_a_call_that_draws_numbers_is_told_from_one_that_does_not() -> None:
     assert draws(lambda: model(tokens)) in ("bernoulli_", "native_dropout")
     model.eval()
     assert draws(lambda: model(tokens)) == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "count", "some"),
+    [
+        ("resnet18", 11, ("conv1", "layer1.0", "layer4.1", "fc")),
+        ("efficientnet_b0", 19, ("features.0", "features.1.0", "features.8", "classifier")),
+    ],
+)
+def test_the_blocks_of_a_classifier_are_those_that_repeat(
+    model: str, count: int, some: tuple[str, ...]
+) -> None:
+    images = ImageWorkload(f"torchvision.models:{model}", 28)
+    with torch.device("meta"):
+        names = images.blocks(images.model())
+    assert len(names) == count
+    assert set(some) <= set(names)
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_a_bias_before_a_normalisation_stays_within_its_bound(memory_format: str) -> None:
+    """Its gradient is zero but for rounding, which batch normalisation in channels_last makes alike
+    in a whole channel: it added up to more than the bound, and a right pipeline was refused."""
+    form = StepForm(memory_format)
+    images = ImageWorkload("tests.pipeline.models:residual", 28)
+    asked = RunRequest(Case("single", "", 1, "train", form=form), "", "", 1, 1)
+    batch = synthetic_batch(images, 0, 0, torch.device("cpu"), size=64, seed=2)
+    torch.manual_seed(2)
+    plain = images.model()
+    timed = copy.deepcopy(plain)
+    reference = Reference(images, widen(plain), asked)
+    expected = reference.differentiate([wide(batch)])
+    bounds = reference.bounds([wide(batch)], 1, expected, FLOAT32).gradients
+    form_module(timed, form, images)
+    images.loss_of(timed, laid_out(batch, form)).backward()  # type: ignore[no-untyped-call] # torch's gap
+    for name, weight in timed.named_parameters():
+        assert weight.grad is not None
+        assert distance(weight.grad, expected.gradients[name]) <= bounds[name], name

@@ -1,4 +1,4 @@
-"""`gpipe`, `1f1b`, `interleaved`, `bfs`, `zero-bubble`, `zbv`, `dualpipev`: the schedules of
+"""`mp`, `gpipe`, `1f1b`, `interleaved`, `bfs`, `zero-bubble`, `zbv`, `dualpipev`: the schedules of
 torch.distributed.pipelining over the stages of our planner.
 
 A step is one update: `microbatches` microbatches of `case.batch_size` images, over all replicas of
