@@ -257,3 +257,129 @@ class SplitsNothing(Words):
     def split(self, model: nn.Module, ranks: int) -> dict[str, str]:
         """A misspelt name."""
         return {"nowhere": "column"}
+
+
+class _Line(Workload):
+    """A regression by one layer; what is wrong with it, a subclass says."""
+
+    def model(self) -> Any:
+        """One layer."""
+        return nn.Linear(3, 1)
+
+    def batch(self, size: int) -> Any:
+        """Vectors, and their sums."""
+        inputs = torch.randn(size, 3)
+        return inputs, inputs.sum(1, keepdim=True)
+
+    def loss(self, output: Any, targets: Any) -> torch.Tensor:
+        """Squared error."""
+        return mse_loss(output, targets)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """AdamW."""
+        return torch.optim.AdamW(model.parameters())
+
+
+class OtherParameters(_Line):
+    """Its optimiser updates another model, so that its own never changes."""
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Of one parameter of its own model, and of those of another."""
+        own, other = list(model.parameters()), list(nn.Linear(3, 1).parameters())
+        return torch.optim.SGD([{"params": own[:1]}, {"params": other}], lr=0.1)
+
+
+class NoModel(_Line):
+    """Forgets the return."""
+
+    def model(self) -> Any:
+        """Nothing."""
+
+
+class AlwaysSeven(_Line):
+    """Does not look at the size."""
+
+    def batch(self, size: int) -> Any:
+        """Seven."""
+        return super().batch(7)
+
+
+class NoSamples(_Line):
+    """Its minibatch is empty in the proof."""
+
+    def proof_batch(self, size: int) -> Any:
+        """Nothing."""
+        return super().batch(0)
+
+
+class NotANumber(_Line):
+    """Its inputs hold NaN, and so does its loss."""
+
+    def batch(self, size: int) -> Any:
+        """NaN."""
+        inputs, targets = super().batch(size)
+        return inputs * float("nan"), targets
+
+
+class Detached(_Line):
+    """Its loss is cut off from the model."""
+
+    def loss(self, output: Any, targets: Any) -> torch.Tensor:
+        """Squared error."""
+        return super().loss(output.detach(), targets)
+
+
+class NegativeNorm(_Line):
+    """Would turn gradients round."""
+
+    clip_norm = -1.0
+
+
+class NormInWords(_Line):
+    """Its clipping is text."""
+
+    clip_norm: Any = "1.0"
+
+
+class ProofOfNothing(_Line):
+    """Its proof has no sample."""
+
+    proof_size = 0
+
+
+class Apples(_Line):
+    """Counts what has no unit."""
+
+    sample: Any = "apples"
+
+
+class HalfASample(_Line):
+    """Counts halves."""
+
+    def samples(self, inputs: Any) -> Any:
+        """A half."""
+        return 0.5
+
+
+class DataThatEnds(_Line):
+    """Three minibatches of real data."""
+
+    def batches(self, share: Any) -> Any:
+        """Three, and no more."""
+        return [self.batch(share.size)] * 3
+
+
+class DataTooShort(_Line):
+    """Its minibatches lack a sample."""
+
+    def batches(self, share: Any) -> Any:
+        """One sample less than asked for."""
+        return iter([self.batch(share.size - 1)])
+
+
+class NoData(_Line):
+    """Its real data is a number."""
+
+    def batches(self, share: Any) -> Any:
+        """Five."""
+        return 5

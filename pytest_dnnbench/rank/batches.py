@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.models import seed, widened
-from pytest_dnnbench.rank.workload import Batch, Share, Workload, tensors_of
+from pytest_dnnbench.rank.workload import Batch, Share, Workload
+from pytest_dnnbench.rank.workload_checks import checked_batch, checked_batches
 
 SYNTHETIC_BATCHES = 4
 """Different batches per rank, in turn: with more than one, nothing of a step can be reused in the
@@ -37,14 +37,17 @@ def synthetic_batch(
     is no batch."""
     with _seeded(hash((seed, shard, index)) % 2**63):
         batch = (workload.proof_batch if proof else workload.batch)(size)
-    return moved(_checked(batch, workload), device)
+    own = proof and type(workload).proof_batch is not Workload.proof_batch
+    method = "proof_batch" if own else "batch"
+    return moved(checked_batch(batch, workload, size, method), device)
 
 
 def batches(workload: Workload, share: Share, device: torch.device) -> Iterator[Batch]:
     """Endless full batches of a shard: of the workload's real data, or else synthetic ones. The
-    wait for each is marked as data wait."""
+    wait for each is marked as data wait. Raises UsageError for data that ends."""
     if (real := workload.batches(share)) is not None:
-        return marks.each(moved(batch, device) for batch in real)
+        checked = checked_batches(real, workload, share.size)
+        return marks.each(moved(batch, device) for batch in checked)
     made = [
         synthetic_batch(workload, share.shard, index, device, size=share.size, seed=share.seed)
         for index in range(SYNTHETIC_BATCHES)
@@ -80,22 +83,6 @@ def mapped(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
             return type(tree)(*values)
         return tuple(values) if isinstance(tree, tuple) else values
     return tree
-
-
-def _checked(batch: Any, workload: Workload) -> Batch:
-    """The batch, if it is a pair whose inputs have tensors."""
-    if not (isinstance(batch, tuple | list) and len(batch) == 2):
-        what = f"{len(batch)} values" if isinstance(batch, tuple | list) else type(batch).__name__
-        raise UsageError(
-            f"{type(workload).__name__}.batch returned {what}: return two, the inputs of the model"
-            " and the targets of the loss"
-        )
-    if next(iter(tensors_of(batch[0])), None) is None:
-        raise UsageError(
-            f"the inputs of {type(workload).__name__}.batch are a {type(batch[0]).__name__} without"
-            " a tensor: return a tensor, or a tuple, list or dict of tensors"
-        )
-    return batch[0], batch[1]
 
 
 @contextmanager

@@ -54,8 +54,15 @@ def logits_of(output: object) -> torch.Tensor:
 
 
 def checked_loss(workload: Workload, loss: object) -> torch.Tensor:
-    """A workload's loss, if it is one number. Raises UsageError that names what it is instead."""
+    """A workload's loss, if it is one finite number. Raises UsageError that names what it is
+    instead."""
     if isinstance(loss, torch.Tensor) and loss.dim() == 0 and loss.is_floating_point():
+        if not loss.isfinite():
+            raise UsageError(
+                f"{type(workload).__name__}.loss is {loss.item()} for the first minibatch and fresh"
+                " weights, so nothing can be compared with it: look for such values in the batch,"
+                " and for a division by zero"
+            )
         return loss
     what = (
         f"a tensor of shape {tuple(loss.shape)} and type {str(loss.dtype).removeprefix('torch.')}"

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient, checked_loss
 from pytest_dnnbench.rank.rounding import Arithmetic, TypesUsed, coarsest
@@ -25,14 +26,20 @@ def own_arithmetic(
     checked.
 
     The batch is in the types of the workload. Buffers stay as they are. Raises UsageError for a
-    loss that is not one number, and for a model that calls a collective or has sparse gradients.
+    loss that is not one finite number or has no gradient to train by, and for a model that calls a
+    collective or has sparse gradients.
     """
     held = Buffers(model)
     before = held.copies()
     with torch.set_grad_enabled(model.training), LoneForward():
         with TypesUsed() as used, autocast():
             loss = checked_loss(workload, workload.loss_of(model, batch))
-        if loss.requires_grad:
+        if model.training and not loss.requires_grad:
+            raise UsageError(
+                f"{type(workload).__name__}.loss has no gradient, so nothing can be trained: let it"
+                " come from the model's output, undetached, and let the model have parameters"
+            )
+        if model.training:
             loss.backward()  # type: ignore[no-untyped-call] # torch's gap
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:

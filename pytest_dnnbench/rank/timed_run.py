@@ -22,7 +22,7 @@ from time import monotonic
 import torch
 
 from pytest_dnnbench.device_peaks import peak_flops
-from pytest_dnnbench.errors import WrongResult
+from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest, TimedRequest
 from pytest_dnnbench.metrics import COMPILE
 from pytest_dnnbench.rank import group, model_flops, rank_phase
@@ -37,6 +37,10 @@ from pytest_dnnbench.rank.timed_window import Timing, Window, window_for
 from pytest_dnnbench.rank.warmup import CPU, CUDA, Warmup, whole_turns
 from pytest_dnnbench.rank.worker import Step, Stepper
 from pytest_dnnbench.run_length import seconds_of
+
+MOST_SAMPLES = 2**40
+"""In one step of a rank: a terabyte, where bytes are counted. Eight million such steps can be added
+up in eight bytes."""
 
 _KEPT: list[Stepper] = []
 """Keeps a worker to the end of its process: Python must not tear down what it has of a process
@@ -230,7 +234,7 @@ class _TimedRun:
         self.window.mark()
         self.worker.own_work.step_done()
         self.timed.append(step)
-        self._samples += step.samples
+        self._samples += _checked_count(step.samples)
         rank_phase.step(step.index + 1 - self.to_time.start, self._samples)
         if step.index + self.worker.stride >= self.to_time.stop:
             self._close()  # [1]
@@ -296,6 +300,19 @@ def _worker(place: Place, request: TimedRequest) -> Stepper:
     worker = kind(place, request)
     _KEPT.append(worker)
     return worker
+
+
+def _checked_count(samples: int) -> int:
+    """A step's samples. Raises UsageError for what is no count, or for one so large that a sum
+    of them does not fit into eight bytes."""
+    if isinstance(samples, int) and 0 <= samples <= MOST_SAMPLES:
+        return samples
+    # Python refuses to print a number of very many digits.
+    large = isinstance(samples, int) and samples > MOST_SAMPLES
+    raise UsageError(
+        f"a step counts {'too many' if large else repr(samples)} samples: let each count a whole"
+        f" number from 0 to {MOST_SAMPLES:,}"
+    )
 
 
 def _finite(losses: list[float]) -> tuple[float, ...]:

@@ -43,7 +43,7 @@ def optimiser_for(
     workload: Workload, module: nn.Module, settings: SgdSettings
 ) -> torch.optim.Optimizer:
     """The workload's optimiser of a module's parameters, or SGD with these settings. Raises
-    UsageError for what is no optimiser, or one that needs a closure."""
+    UsageError for what is no optimiser, one that needs a closure, or one of other parameters."""
     optimiser = workload.optimizer(module)
     if optimiser is None:
         return torch.optim.SGD(
@@ -64,6 +64,15 @@ def optimiser_for(
             f"{name}.optimizer returned {type(optimiser).__name__}, whose step needs a closure that"
             " runs the model again: return one that updates by the gradients alone, as SGD or AdamW"
         )
+    own = {id(parameter) for parameter in module.parameters()}
+    for place, group in enumerate(optimiser.param_groups):
+        # The reference would not update the model either, and a step without an update passes.
+        if any(id(parameter) not in own for parameter in group["params"]):
+            raise UsageError(
+                f"{name}.optimizer returned {type(optimiser).__name__} with parameters in group"
+                f" {place} that are not those of the module that it is given: use"
+                " model.parameters()"
+            )
     return optimiser
 
 
@@ -214,7 +223,7 @@ class OwnOptimiser:
         if self._scheduler is not None:
             self._scheduler.step()
         for name, parameter in parameters.items():
-            if parameter.grad is not None and not torch.equal(parameter.grad, gradients[name]):
+            if parameter.grad is not None and not _same(parameter.grad, gradients[name]):
                 raise UsageError(
                     f"{type(self._optimiser).__name__}.step changes the gradient of {name!r}"
                     " itself, so the proof cannot see what it was: let it work on a copy"
@@ -232,6 +241,11 @@ class OwnOptimiser:
     def bounds(self) -> dict[str, float]:
         """As ReferenceUpdate.bounds."""
         return {name: FLOAT64.factor * error for name, error in self._moved.items()}
+
+
+def _same(values: torch.Tensor, others: torch.Tensor) -> bool:
+    """Whether two tensors are equal, where NaN equals NaN."""
+    return bool(((values == others) | (values.isnan() & others.isnan())).all())
 
 
 def has_own_update(workload: Workload) -> bool:

@@ -14,6 +14,7 @@ from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.models import call_factory, factory_of, is_torchvision, module_class
 from pytest_dnnbench.rank.workload import Workload
+from pytest_dnnbench.rank.workload_checks import check_settings
 
 
 def workload_of(request: RunRequest) -> Workload:
@@ -42,6 +43,7 @@ def workload_of(request: RunRequest) -> Workload:
         "its own data",
         "factory with the parameter `text`",
     )
+    check_settings(made)
     return made
 
 

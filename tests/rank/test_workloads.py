@@ -110,6 +110,16 @@ def test_a_wrong_step_is_caught(
         ("NoOptimiser", "NoOptimiser.optimizer returned a type: return a torch.optim.Optimizer"),
         ("WaitsForMetric", "a ReduceLROnPlateau, which waits for a metric"),
         ("ChangesGradients", "_Centred.step changes the gradient of 'table.weight'"),
+        ("OtherParameters", "returned SGD with parameters in group 1 that are not those of the"),
+        ("NoModel", "NoModel.model returned a NoneType: return a torch.nn.Module"),
+        ("AlwaysSeven", r"AlwaysSeven.batch was asked for 4 samples and returned .* shape .7, 3."),
+        ("NoSamples", r"NoSamples.proof_batch was asked for 4 samples .* of shape .0, 3."),
+        ("NotANumber", "NotANumber.loss is nan for the first minibatch and fresh weights"),
+        ("Detached", "Detached.loss has no gradient, so nothing can be trained"),
+        ("NegativeNorm", "NegativeNorm.clip_norm is -1.0: set a positive number"),
+        ("NormInWords", "NormInWords.clip_norm is '1.0': set a positive number"),
+        ("ProofOfNothing", "ProofOfNothing.proof_size is 0: set a whole number of samples from 2"),
+        ("Apples", "Apples.sample is 'apples': set what throughput counts, one of img, tok, samp"),
     ],
 )
 def test_what_cannot_be_taken_is_refused_in_a_line(
@@ -117,6 +127,23 @@ def test_what_cannot_be_taken_is_refused_in_a_line(
 ) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         prove(server, "single", 1, workload)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("workload", "message"),
+    [
+        ("HalfASample", "HalfASample.samples returned 0.5: return a whole number"),
+        ("DataThatEnds", "DataThatEnds.batches ended after 3 minibatches: return an iterator wi"),
+        ("DataTooShort", r"DataTooShort.batches was asked for 4 samples .* of shape .3, 3."),
+        ("NoData", "NoData.batches returned a int: return an iterator of minibatches, or None"),
+    ],
+)
+def test_what_only_a_run_shows_is_refused_in_a_line(
+    server: ForkServer, workload: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        launch(server, MEASURE, request("single", 1, workload))
     assert "\n" not in str(caught.value)
 
 

@@ -31,6 +31,7 @@ from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimis
 from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workload import Batch, Share
+from pytest_dnnbench.rank.workload_checks import model_of, samples_of
 
 
 class DataParallelWorker(WorkloadWorker):
@@ -124,7 +125,7 @@ class DataParallelWorker(WorkloadWorker):
         return widen(model) if wide else model
 
     def _on_host(self) -> nn.Module:
-        return self.workload.model().train()
+        return model_of(self.workload).train()
 
     def run(self, steps: int) -> Iterator[Step]:
         """As Worker.run; every rank completes every step."""
@@ -162,7 +163,7 @@ class DataParallelWorker(WorkloadWorker):
 
     def _count(self, minibatches: Sequence[Batch]) -> int:
         """This rank's samples in its minibatches."""
-        samples = [self.workload.samples(inputs) for inputs, _ in minibatches]
+        samples = [samples_of(self.workload, inputs) for inputs, _ in minibatches]
         self._samples = samples[0]
         return sum(samples)
 

@@ -34,6 +34,7 @@ from pytest_dnnbench.rank.step_forms import laid_out, lay_out
 from pytest_dnnbench.rank.update_rule import has_own_update
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workload import Batch, Share
+from pytest_dnnbench.rank.workload_checks import model_of
 from pytest_dnnbench.step_form import StepForm
 
 PROOF_IMAGE_SIZE = 64
@@ -96,7 +97,7 @@ class StagedWorker(WorkloadWorker):
 
     def _on_host(self) -> nn.Module:
         seed(self.case.seed)
-        return self.workload.model().train()
+        return model_of(self.workload).train()
 
     def stages(self, wide: bool = False) -> list[nn.Module]:
         """All stages of the model, on the host."""
