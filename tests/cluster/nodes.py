@@ -1,6 +1,7 @@
 """Nodes for tests: two agents on this machine, or two network namespaces that stand for
 machines."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -21,6 +22,8 @@ from pytest_dnnbench.session.nodes import hello
 NAMES = ("n1", "n2")
 
 _PRELOAD = ("torch", "torch.distributed", "pytest_dnnbench.rank.group")
+
+_MADE = itertools.count()
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,9 +75,10 @@ def namespaces(folder: Path) -> Iterator[tuple[str, str]]:
     program on {node}, and the beginning of their addresses."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "nsenter", "unshare"))):
         pytest.skip("needs root and the tools of iproute2 and util-linux")
-    number = os.getpid()
+    # Another each time: the kernel takes a while to remove what belonged to a namespace.
+    number = f"{os.getpid() % 100_000}{chr(ord('a') + next(_MADE) % 26)}"
     prefix, bridge = f"dnn{number}", f"dnnb{number}"[:15]
-    net = f"10.{64 + number % 64}.{number // 64 % 256}"
+    net = f"10.{64 + os.getpid() % 64}.{(os.getpid() // 64 + ord(number[-1])) % 256}"
     with ExitStack() as undo:
         _ip("link", "add", bridge, "type", "bridge")
         undo.callback(_ip, "link", "del", bridge)
