@@ -58,6 +58,21 @@ def test_everything_that_the_package_adds_is_measured_and_recorded(
     assert "exchange_time_s" not in records["test_train[ddp-lenet-2gpu]"]["metrics"]
 
 
+def test_its_workload_is_trained_by_its_framework_with_its_optimiser(
+    installed: pytest.Pytester,
+) -> None:
+    result = run(
+        installed,
+        *("--dnn-gpu-counts=2", "--dnn-frameworks=allreduce", "--dnn-models=autoencoder"),
+        *("--dnn-launches=1", "--dnn-steps=2", "--benchmark-json=out.json"),
+    )
+    result.assert_outcomes(passed=1)
+    saved = json.loads((installed.path / "out.json").read_text())
+    record = saved["benchmarks"][0]["extra_info"]["dnnbench"]
+    assert record["metrics"]["throughput"]["unit"] == "sample/s"
+    assert "a fresh AdamW" in record["correctness"]["about"]["reference"]
+
+
 def test_its_options_are_in_the_help_and_checked(installed: pytest.Pytester) -> None:
     run(installed, "--help").stdout.fnmatch_lines(["*--dnn-allreduce-buckets*", "*all-reduces*"])
     result = run(installed, "--dnn-allreduce-buckets=many")

@@ -176,6 +176,8 @@ def _worth(column: Column) -> int:
 def _notes(study: Study, rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     """What the figures and marks of the table mean, and what was left out."""
     lines = [f"median of {launches_and_steps(study)}; memory: peak MiB of a rank"]
+    if (form := study.alike_settings.get("form", "plain")) != "plain":
+        lines.append(f"form of the steps: {form}")
     if "throughput_half_width" in keys:
         unit = throughput_unit(study.latest)
         lines.append(f"± half of the 95% interval of {unit} over launches")

@@ -83,7 +83,7 @@ def _run_all_rounds(session: pytest.Session, announce: Callable[[str], None]) ->
             for item in state.cases_here(session)
             if EARLY_FAILURE not in item.stash and not (sides and sides.is_settled(item))
         ]
-        if sides and not items:
+        if not items:
             return
         announce(f"dnnbench: round {number} of {launches}, {len(items)} cases")
         for item, following in zip(items, [*items[1:], None], strict=True):

@@ -36,7 +36,7 @@ def test_a_form_is_in_ids_tables_and_records_and_is_not_compared_with_another(
         *SMALL, *FORM, f"--benchmark-json={formed}", "-rs", *chosen
     )
     # All frameworks are there by default; a pipeline accumulates in another way.
-    result.stdout.fnmatch_lines([f"*, {LABEL}*"])
+    result.stdout.fnmatch_lines([f"form of the steps: {LABEL}"])
     result.stdout.fnmatch_lines(
         ["*SKIPPED*pipedream takes no --dnn-accumulate: pipelines have an option of their own*"]
     )

@@ -22,8 +22,12 @@ def pytest_dnnbench_frameworks() -> Sequence[FrameworkSpec]:
 
 
 def pytest_dnnbench_models() -> Mapping[str, str]:
-    """`lenet`: small enough for a first try on any machine."""
-    return {"lenet": "dnnbench_allreduce.models:lenet"}
+    """`lenet`, an image classifier, and `autoencoder`, a workload: both small enough for a first
+    try on any machine."""
+    return {
+        "lenet": "dnnbench_allreduce.models:lenet",
+        "autoencoder": "dnnbench_allreduce.workloads:Autoencoder",
+    }
 
 
 def pytest_dnnbench_metrics() -> Sequence[Metric]:
