@@ -4,12 +4,14 @@ What lives here: arguments. Not here: reading (runs.py), drawing (plots.py), wri
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import replace_file
+from pytest_dnnbench.harmless import say
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.canvas import (
     PRINT_DOTS_PER_INCH,
@@ -22,7 +24,7 @@ from pytest_dnnbench.report.captions import caption
 from pytest_dnnbench.report.latex import latex_table
 from pytest_dnnbench.report.plots import plots
 from pytest_dnnbench.report.rows import sections
-from pytest_dnnbench.report.runs import Run, read_run
+from pytest_dnnbench.report.runs import Run, distinct_runs, read_run
 from pytest_dnnbench.report.study import Study
 
 
@@ -32,7 +34,9 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     if options.picture:
         _check_picture(options.picture)
-    runs = [read_run(path) for path in options.files]
+    runs, again = distinct_runs([read_run(path) for path in options.files])
+    for note in again:
+        say(note, sys.stderr)
     if options.models:
         models = {name.strip() for name in options.models.split(",")}
         runs = [_only(run, models) for run in runs]

@@ -39,18 +39,23 @@ class Point:
 
 def points(runs: Sequence[Run], metrics: Sequence[str] = ()) -> tuple[list[Point], list[str]]:
     """The figures of all runs, of these metrics or of all, in the order of the files; and a line
-    for each figure that a case does not have."""
-    kept, absent = [], []
+    for each case with the figures that it does not have."""
+    kept: list[Point] = []
+    missing: dict[tuple[str, str, str], list[str]] = {}
     for run in runs:
         for result in (*run.results, *run.functions):
             for metric in result.record.metrics:
                 if metrics and metric not in metrics:
                     continue
                 if result.value(metric) is None:
-                    why = result.launches(metric).doubt
-                    absent.append(f"{run.source}: {result.name}: {metric} is left out: {why}")
+                    why = result.launches(metric).doubt or ""
+                    missing.setdefault((run.source, result.name, why), []).append(metric)
                 else:
                     kept.append(_point(run, result, metric))
+    absent = [
+        f"{source}: {name}: {', '.join(names)}: left out, {why}"
+        for (source, name, why), names in missing.items()
+    ]
     return kept, absent
 
 

@@ -11,7 +11,7 @@ from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.harmless import lines, say
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.history import histories, text_lines, to_data
-from pytest_dnnbench.report.runs import Run, read_run
+from pytest_dnnbench.report.runs import Run, distinct_runs, read_run
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.results.statistics.change_points import RATE
 
@@ -91,7 +91,10 @@ def _runs(files: Sequence[Path]) -> list[Run]:
         for note in run.notes:
             say(note, sys.stderr)
         runs.append(run)
-    return runs
+    distinct, again = distinct_runs(runs)
+    for note in again:
+        say(note, sys.stderr)
+    return distinct
 
 
 def _nothing(study: Study, metrics: Sequence[str], case: str) -> str:

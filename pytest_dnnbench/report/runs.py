@@ -109,6 +109,25 @@ def read_run(path: Path) -> Run:
     return run_of(any_json(path, read_bytes(path), errors="replace"), path.name)
 
 
+def distinct_runs(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
+    """Each session once, and a line for each that came again: a copy of a session, counted as
+    another, makes figures look surer than they are. Sessions are the same that were saved in the
+    same microsecond and hold the same launches."""
+    kept: list[Run] = []
+    notes = []
+    for run in runs:
+        same = next((each for each in kept if run.saved and _same_session(each, run)), None)
+        if same is None:
+            kept.append(run)
+        else:
+            notes.append(f"passed over: {run.source} holds the session of {same.source} again")
+    return kept, notes
+
+
+def _same_session(one: Run, other: Run) -> bool:
+    return (one.saved, one.results, one.functions) == (other.saved, other.results, other.functions)
+
+
 def run_of(content: object, source: str) -> Run:
     """The session in the content of a saved file. Raises DataError for content of another kind or
     of a newer schema."""

@@ -90,7 +90,8 @@ def test_a_case_without_a_figure_is_named_and_not_exported(
 ) -> None:
     files = exported(tmp_path, "bencher", saved(tmp_path, measured(disturbed=[0, 1])))
     assert set(files["bencher.json"][CASE]) == {"allocated-peak-bytes"}
-    assert "throughput is left out: 2 of 3 launches disturbed" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{CASE}: throughput, step_time_s: left out, 2 of 3 launches disturbed" in line
 
 
 def test_openmetrics_has_units_in_its_names_and_the_time_of_each_session(tmp_path: Path) -> None:

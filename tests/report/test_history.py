@@ -121,6 +121,19 @@ def test_the_latest_sessions_of_each_machine_are_read(
     )
 
 
+def test_a_session_that_is_given_twice_counts_once(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["history", str(storage), "--json"]) == 0
+    once = capsys.readouterr().out
+    copy = storage / "copy.json"
+    copy.write_text((storage / "Linux-CPython" / "0003_night.json").read_text())
+    assert main(["history", str(storage), str(copy), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == once
+    assert shown.err == "passed over: copy.json holds the session of 0003_night.json again\n"
+
+
 def test_what_is_not_there_is_refused_with_what_is(
     storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

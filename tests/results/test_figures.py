@@ -110,6 +110,15 @@ def test_a_session_is_not_compared_with_itself(
     assert compared(tmp_path / "g.json", path).counts() == {"incomparable": 1}
 
 
+def test_a_session_of_disturbed_launches_alone_is_not_compared_with_itself(tmp_path: Path) -> None:
+    busy = disturbed(record(), BUSY, *range(len(record().launches)))
+    path = save(tmp_path / "a.json", {NAME: busy})
+    assert compared(path, path).counts() == {"incomparable": 1}
+    later = tmp_path / "b.json"
+    later.write_text(path.read_text().replace("2026-01-01T00", "2031-01-01T00"))
+    assert compared(path, later).counts() == {"partial": 1}  # memory has no disturbance
+
+
 @pytest.mark.parametrize("golden", [False, True])
 def test_another_host_is_said_in_the_verdict(
     golden: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -100,7 +100,7 @@ def compare(
     }
     alpha = alpha_per_test(false_alarms, sum(map(len, limits.values())))
     verdicts = {
-        name: _judged(record, stored[name], limits[name], alpha, across)
+        name: _judged(record, now.saved, stored[name], limits[name], alpha, across)
         for name, record in now.cases.items()
     }
     old = set(baseline.names())
@@ -116,27 +116,29 @@ def compare(
 
 def _judged(
     record: Record,
+    saved: str,
     stored: ComparedWith,
     limits: Mapping[str, Limit],
     alpha: float,
     across: Collection[str],
 ) -> Verdict:
-    if is_of_baseline(record, stored):
+    if is_of_baseline(record, saved, stored):
         return Verdict(status="incomparable", against=stored.against, reason=SAME_SESSION)
     verdict = judge(_measured(record, across), stored, limits, alpha).verdict
     return msgspec.structs.replace(verdict, elsewhere=elsewhere(stored.recorded, record))
 
 
-def is_of_baseline(record: Record, stored: ComparedWith) -> bool:
-    """Whether the record is itself one of the baseline's sessions: its launches are, of every time
-    that both have, to the last digit."""
-    times = [
-        metric
-        for metric in record.metrics
-        if metric_row(metric).timed and stored.sessions_of(metric)
-    ]
-    return bool(times) and all(
-        record.undisturbed(metric) in stored.sessions_of(metric) for metric in times
+def is_of_baseline(record: Record, saved: str, stored: ComparedWith) -> bool:
+    """Whether the record, saved at `saved`, is itself one of the baseline's sessions: its launches
+    are, of every time that both have, to the last digit. Where every launch was disturbed, a
+    baseline keeps no times of it; then the times of saving tell, to the microsecond."""
+    both = [metric for metric in record.metrics if stored.sessions_of(metric)]
+    times = [metric for metric in both if metric_row(metric).timed]
+    against = stored.against
+    if not times and not (against is not None and saved and saved == against.saved):
+        return False
+    return bool(both) and all(
+        record.undisturbed(metric) in stored.sessions_of(metric) for metric in times or both
     )
 
 
