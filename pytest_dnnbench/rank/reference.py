@@ -23,7 +23,7 @@ from pytest_dnnbench.rank.rounding import (
     EveryOperatorRounds,
     SgdSettings,
     bounds_of,
-    distance,
+    moved_by,
     moved_weights,
 )
 from pytest_dnnbench.rank.update_rule import clip_gradients, reference_update
@@ -127,9 +127,10 @@ class Reference:
         near = [_moved(batch, rounds) for batch in shards]
         with moved_weights(self.model, rounds, self.rule.moved), rounds:
             moved = self.differentiate(near, passes)
-        gradients = _distances(moved.gradients, plain.gradients)
+        gradients = _distances(moved.gradients, plain.gradients, arithmetic)
         buffers = {
-            name: distance(moved.buffers[0][name], buffer) + self._buffer_errors.get(name, 0.0)
+            name: moved_by(moved.buffers[0][name], buffer, arithmetic)
+            + self._buffer_errors.get(name, 0.0)
             for name, buffer in plain.buffers[0].items()
         }
         if arithmetic == FLOAT64:
@@ -137,7 +138,7 @@ class Reference:
         return StepBounds(
             bounds_of(gradients, plain.gradients, arithmetic),
             bounds_of(buffers, plain.buffers[0], arithmetic),
-            bounds_of(_distances(moved.losses, plain.losses), plain.losses, arithmetic),
+            bounds_of(_distances(moved.losses, plain.losses, arithmetic), plain.losses, arithmetic),
         )
 
     def update(self, gradients: Tensors, buffers: Sequence[Tensors]) -> None:
@@ -177,7 +178,7 @@ def evaluation_bounds(
     near = _moved(inputs, rounds)
     with moved_weights(model, rounds, {}), rounds:
         moved = evaluated(workload, model, near, train)
-    return bounds_of(_distances(moved, outputs), outputs, arithmetic)
+    return bounds_of(_distances(moved, outputs, arithmetic), outputs, arithmetic)
 
 
 def _moved(tree: Any, rounds: EveryOperatorRounds) -> Any:
@@ -188,8 +189,8 @@ def _moved(tree: Any, rounds: EveryOperatorRounds) -> Any:
     return copies
 
 
-def _distances(moved: Tensors, plain: Tensors) -> Errors:
-    return {name: distance(moved[name], tensor) for name, tensor in plain.items()}
+def _distances(moved: Tensors, plain: Tensors, arithmetic: Arithmetic) -> Errors:
+    return {name: moved_by(moved[name], tensor, arithmetic) for name, tensor in plain.items()}
 
 
 def detached(tensors: Iterable[tuple[str, torch.Tensor]]) -> Tensors:

@@ -1,14 +1,14 @@
 """How far rounding may move a result: measured on the user's own model, not assumed.
 
 The reference runs a second time, in float64, with the result of every operator that rounds moved at
-random by up to one unit in the last place of a number type (forward and backward; the weights and
+random by up to some units in the last place of a number type (forward and backward; the weights and
 images as well). How far a tensor moves is a sample of what that type's rounding does to it, depth
 and conditioning included. This is Monte Carlo arithmetic (Parker, "Monte Carlo Arithmetic", UCLA
 CSD-970002, 1997). A framework may deviate by
 
-    bound of a tensor = factor * (distance moved + unit * largest element)
+    bound of a tensor = factor * (distance moved / units moved + unit * largest element)
 
-with the factor of `Arithmetic`. Not here: what is compared (comparison.py).
+with the factor and the units of `Arithmetic`. Not here: what is compared (comparison.py).
 """
 
 import math
@@ -33,19 +33,26 @@ ROUNDED_FACTOR = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """A number type as operators use it: the distance from 1 to the next number, and the factor of
-    the bound."""
+    """A number type as operators use it: the distance from 1 to the next number, the factor of the
+    bound, and by how many units a result is moved.
+
+    More units than one, where the type is fine enough for their effect to stay proportional: a tie
+    that rounding may turn (a ReLU at zero, the largest of a pool) changes a gradient by a jump. It
+    is turned in a pass that moves results by one unit about as rarely as in the timed step, and in
+    one that moves them by 16 units, 16 times as often.
+    """
 
     name: str
     unit: float
     factor: float
+    moved: float = 1.0
 
 
 NOISE_LENGTH = 1_000_003
 """Random numbers in the row that moves results. A prime: no tensor's shape divides it."""
 
-FLOAT64 = Arithmetic("float64", 2.0**-52, SUMMED_FACTOR)
-FLOAT32 = Arithmetic("float32", 2.0**-23, SUMMED_FACTOR)
+FLOAT64 = Arithmetic("float64", 2.0**-52, SUMMED_FACTOR, moved=16.0)
+FLOAT32 = Arithmetic("float32", 2.0**-23, SUMMED_FACTOR, moved=16.0)
 TF32 = Arithmetic("tf32", 2.0**-10, ROUNDED_FACTOR)
 FLOAT16 = Arithmetic("float16", 2.0**-10, ROUNDED_FACTOR)
 BFLOAT16 = Arithmetic("bfloat16", 2.0**-7, ROUNDED_FACTOR)
@@ -105,11 +112,12 @@ class TypesUsed(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's g
 
 
 class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
-    """Moves every result of this thread by up to one unit of an arithmetic, at random."""
+    """Moves every result of this thread by up to the `moved` units of an arithmetic, at random."""
 
     def __init__(self, arithmetic: Arithmetic, seed: int = 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch's gap
         self.arithmetic = arithmetic
+        self._reach = arithmetic.moved * arithmetic.unit
         self._places = random.Random(seed)  # noqa: S311 - places in a row of noise
         self._noise: dict[torch.device, torch.Tensor] = {}
 
@@ -133,18 +141,19 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
 
     @torch.no_grad()
     def _move_channels(self, gradient: torch.Tensor) -> None:
-        """Moves each channel, (batch, channel, ...), as a whole by up to one unit of its largest
+        """Moves each channel, (batch, channel, ...), as a whole by as many units of its largest
         element: batch normalisation subtracts a mean from a channel's gradient, and what rounding
         does to the mean is the same in all elements. It adds up in the gradient of a bias, where
         errors of single elements cancel."""
         others = [place for place in range(gradient.dim()) if place != 1]
         shift = gradient.abs().amax(others, keepdim=True)
-        gradient.addcmul_(self._noise_like(shift), shift, value=self.arithmetic.unit)
+        gradient.addcmul_(self._noise_like(shift), shift, value=self._reach)
 
     @torch.no_grad()
     def move(self, tensor: torch.Tensor, further: float = 0.0) -> None:
-        """Moves a tensor in place: each element by up to one unit of itself and by up to `further`,
-        either way. Infinite elements, as those of an attention's mask, stay as they are."""
+        """Moves a tensor in place: each element by up to `moved` units of itself and by up to as
+        many times `further`, either way. Infinite elements, as those of an attention's mask, stay
+        as they are."""
         if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
             return
         real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
@@ -153,9 +162,10 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
         finite = math.isfinite(largest(real))
         size = real if finite else real.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         if further:
-            real.addcmul_(noise, size.abs().mul_(self.arithmetic.unit).add_(further))
+            further *= self.arithmetic.moved
+            real.addcmul_(noise, size.abs().mul_(self._reach).add_(further))
         else:
-            real.addcmul_(noise, size, value=self.arithmetic.unit)
+            real.addcmul_(noise, size, value=self._reach)
 
     def _noise_like(self, tensor: torch.Tensor) -> torch.Tensor:
         """Numbers between -1 and 1: a stretch of a fixed row, from a random place on. Drawing them
@@ -180,8 +190,8 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
 def moved_weights(
     model: nn.Module, rounds: EveryOperatorRounds, further: Mapping[str, float]
 ) -> Iterator[None]:
-    """The model with each weight moved by one unit and by up to its own `further`, for the length
-    of a `with`."""
+    """The model with each weight moved, by its own `further` as well, for the length of a
+    `with`."""
     kept = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     for name, weight in model.named_parameters():
         rounds.move(weight.detach(), further.get(name, 0.0))
@@ -248,6 +258,11 @@ def bounds_of(
         name: arithmetic.factor * (errors[name] + arithmetic.unit * largest(tensor))
         for name, tensor in expected.items()
     }
+
+
+def moved_by(moved: torch.Tensor, plain: torch.Tensor, arithmetic: Arithmetic) -> float:
+    """How far one unit of rounding moves a tensor, from a pass that EveryOperatorRounds moved."""
+    return distance(moved, plain) / arithmetic.moved
 
 
 def largest(tensor: torch.Tensor) -> float:

@@ -26,11 +26,15 @@ def command(result: Result) -> str:
 def _choices(result: Result) -> dict[str, str]:
     """The options that choose this case among others."""
     case = result.case
-    return {
+    chosen = {
         "--dnn-gpu-counts": str(case.gpus),
         "--dnn-frameworks": case.framework,
         "--dnn-models": case.model,
     }
+    if case.nodes > 1:
+        # How nodes are reached is the reader's: an engine, or an allocation that says so itself.
+        chosen["--dnn-nodes"] = str(case.nodes)
+    return chosen
 
 
 def _settings(result: Result) -> dict[str, str]:

@@ -90,6 +90,7 @@ def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.P
         "options",
         "sequence_length",
         "form",
+        "nodes",
     } == set(record["case"])
     assert record["run"] == {
         "sample": "img",

@@ -62,7 +62,10 @@ def test_every_option_that_shapes_a_case_is_in_the_command() -> None:
     }
     # The command gives the count in another way, and measures the case by itself.
     shaping -= {"--gpus", "--dnn-parallel"}
-    assert shaping <= options(shlex.split(command(result()))[2:]).keys()
+    chosen = options(shlex.split(command(result(nodes=2)))[2:])
+    assert shaping <= chosen.keys()
+    assert chosen["--dnn-nodes"] == "2"
+    assert "--dnn-nodes" not in command(result()), "one machine needs no engine"
 
 
 def test_the_folder_of_real_data_is_left_to_the_reader() -> None:

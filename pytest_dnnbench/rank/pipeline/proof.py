@@ -460,7 +460,7 @@ def _evaluated(
         )
         expected[f"loss {number}"] = torch.tensor(loss, dtype=torch.float64)
         bounds[f"loss {number}"] = arithmetic.factor * (
-            abs(moved - loss) + arithmetic.unit * abs(loss)
+            abs(moved - loss) / arithmetic.moved + arithmetic.unit * abs(loss)
         )
         if f"correct {number}" in got:
             logits = outputs["logits"] if "logits" in outputs else next(iter(outputs.values()))

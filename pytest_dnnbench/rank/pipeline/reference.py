@@ -34,8 +34,8 @@ from pytest_dnnbench.rank.rounding import (
     Arithmetic,
     Drift,
     EveryOperatorRounds,
-    distance,
     largest,
+    moved_by,
     moved_weights,
 )
 from pytest_dnnbench.rank.update_rule import CLIP_EPSILON
@@ -282,12 +282,13 @@ class PipelineReference:
         for state in self.states:
             errors = state.buffer_errors[minibatch % len(state.buffers)]
             for name in errors:
-                errors[name] += distance(moved_buffers[name], buffers[name])
+                errors[name] += moved_by(moved_buffers[name], buffers[name], arithmetic)
         self._loss_bounds.append(
-            arithmetic.factor * (abs(moved_loss - loss) + arithmetic.unit * abs(loss))
+            arithmetic.factor
+            * (abs(moved_loss - loss) / arithmetic.moved + arithmetic.unit * abs(loss))
         )
         return {
-            name: distance(moved[name], gradient) + arithmetic.unit * largest(gradient)
+            name: moved_by(moved[name], gradient, arithmetic) + arithmetic.unit * largest(gradient)
             for name, gradient in gradients.items()
         }
 

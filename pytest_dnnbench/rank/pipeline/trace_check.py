@@ -26,7 +26,7 @@ from pytest_dnnbench.rank.rounding import (
     TypesUsed,
     bounds_of,
     coarsest,
-    distance,
+    moved_by,
     moved_weights,
 )
 
@@ -132,7 +132,7 @@ def _check_outputs(
             moved = model(moved_images)
     held.put(before)
     held_by_stages.put(before_stages)
-    errors = {"logits": distance(moved, expected["logits"])}
+    errors = {"logits": moved_by(moved, expected["logits"], arithmetic)}
     comparison = Comparison()
     comparison.add(
         "outputs", got, expected, bounds_of(errors, expected, arithmetic), "the traced stages"
