@@ -177,6 +177,11 @@ def process_group(request: pytest.FixtureRequest) -> Callable[[int], Ranks]:
     shared = resources(request.config)
 
     def ranks(world_size: int) -> Ranks:
+        if type(world_size) is not int or world_size < 1:
+            pytest.fail(
+                f"process_group({world_size!r}): give a whole number of ranks from 1",
+                pytrace=False,
+            )
         if reason := shared.machine.shortage(world_size):
             pytest.skip(reason)
         return shared.ranks(world_size)

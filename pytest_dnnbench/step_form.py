@@ -50,6 +50,10 @@ class StepForm:
                 f"compile {self.compile!r} is no mode of torch.compile: choose from"
                 f" {', '.join(COMPILE_MODES)}; on the command line write --dnn-compile=MODE"
             )
+        for each in fields(self):
+            value, kind = getattr(self, each.name), type(each.default)
+            if type(value) is not kind:
+                raise UsageError(f"{each.name} is {value!r}: give a value of type {kind.__name__}")
         if self.accumulate < 1:
             raise UsageError(f"accumulate is {self.accumulate}: it must be at least 1")
         for name, other, why in _NEVER_TOGETHER:

@@ -31,6 +31,8 @@ def test_the_id_names_what_is_not_plain(form: StepForm, label: str) -> None:
         ({"memory_format": "nhwc"}, "memory_format 'nhwc' is unknown: choose from contiguous, cha"),
         ({"compile": "fast"}, "compile 'fast' is no mode of torch.compile: choose from default"),
         ({"accumulate": 0}, "accumulate is 0: it must be at least 1"),
+        ({"accumulate": 1.5}, "accumulate is 1.5: give a value of type int"),
+        ({"fused": "no"}, "fused is 'no': give a value of type bool"),
         (
             {"compile": "default", "checkpointing": True},
             "--dnn-compile with --dnn-checkpointing: a block that runs again must not move its buf",

@@ -25,6 +25,9 @@ from pytest_dnnbench.session.traces import trace_path
 from pytest_dnnbench.session.verdicts import Outcome, Verdicts
 from pytest_dnnbench.step_form import StepForm
 
+UNITS: tuple[Sample, ...] = ("img", "tok", "sample", "B")
+"""What a timed function may count; steps are counted where it counts nothing."""
+
 _TWICE = (
     "dnnbench was called twice in one test, and a test is one case: parametrise the test, as in"
     " @pytest.mark.parametrize('phase', ['train', 'validate']), or write two tests"
@@ -127,6 +130,10 @@ class DnnBench:
         """Makes a launch of what `prepared` gives, or the record in the last round."""
         if benchmark_file.is_used(self._benchmark):
             pytest.fail(_TWICE, pytrace=False)
+        if not hasattr(ranks, "world_size"):
+            pytest.fail(
+                f"the ranks of {framework} are {ranks!r}: give process_group(N)", pytrace=False
+            )
         spec = self._possible(row, framework, ranks.world_size)
         if lacks := state.part(self._item.config, Verdicts).lacks_baseline(self._item):
             pytest.fail(lacks, pytrace=False)
@@ -198,6 +205,8 @@ class DnnBench:
         unit: Sample,
     ) -> CaseRun:
         shared, smoke = self._resources, not self._benchmark.enabled
+        if unit not in UNITS:
+            raise UsageError(f"unit {unit!r} is unknown: choose from {', '.join(UNITS)}")
         steps, most = shared.settings.timed_function(shared.machine.kind)
         request = FunctionRequest(
             case,

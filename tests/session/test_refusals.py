@@ -119,3 +119,34 @@ def test_a_session_that_measured_nothing_leaves_no_journal(pytester: pytest.Pyte
     pytester.makepyfile(CASES)
     refusal(pytester, "--dnn-baseline", "nope", "--benchmark-storage", "st")
     assert not list(pytester.path.rglob("*.jsonl"))
+
+
+MISUSED = """
+import pytest
+
+@pytest.mark.parametrize("count", [0, "2"])
+def test_ranks(process_group, count):
+    process_group(count)
+
+def test_number(dnnbench):
+    dnnbench.time("steps:nothing", 2)
+
+def test_unit(dnnbench, process_group):
+    dnnbench.time("steps:nothing", process_group(1), unit="bananas")
+"""
+
+
+def test_what_a_test_gives_wrongly_fails_it_in_a_line(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(MISUSED)
+    pytester.makepyfile(steps="def nothing():\n    return lambda: None\n")
+    options = ("--dnn-device", "cpu", "--benchmark-disable", "-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess(*options)
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(
+        [
+            "process_group(0): give a whole number of ranks from 1",
+            "process_group('2'): give a whole number of ranks from 1",
+            "the ranks of torch are 2: give process_group(N)",
+            "*unit 'bananas' is unknown: choose from img, tok, sample, B",
+        ]
+    )
