@@ -13,6 +13,12 @@ from pytest_dnnbench.controller.torch_build import installed_torch
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.proc import control_groups, cpu_model
 
+_GIB = 2**30
+
+RANK_BYTES = 64 * 2**20
+"""A CPU rank that has joined its group needs a third of this, without a model. More ranks than
+memory has room for are refused: the kernel would kill other programs for them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
@@ -35,10 +41,10 @@ class Gpu:
 class Machine:
     """The devices of a session.
 
-    `kind` is "cuda" or "cpu"; on "cpu" each rank is a device, so their number is not limited.
+    `kind` is "cuda" or "cpu"; on "cpu" each rank is a device, and memory alone limits them.
     `cores` is how many cores ranks may use, `affinity` the kernel's numbers of all cores that this
     process may run on. `why` explains the kind. `ranks_per_gpu`: so many ranks share a GPU and take
-    turns on it, to be proven and not to be fast.
+    turns on it, to be proven and not to be fast. `memory_bytes` is the main memory; 0: not known.
     """
 
     kind: str
@@ -49,6 +55,7 @@ class Machine:
     why: str
     affinity: tuple[int, ...] = ()
     ranks_per_gpu: int = 1
+    memory_bytes: int = 0
 
     @property
     def core_numbers(self) -> tuple[int, ...]:
@@ -73,6 +80,11 @@ class Machine:
         needed = self.gpus_for(count)
         if self.kind == "cuda" and needed > len(self.gpus):
             return f"{needed} GPUs are needed and {len(self.gpus)} are here"
+        if self.kind == "cpu" and self.memory_bytes and count * RANK_BYTES > self.memory_bytes:
+            return (
+                f"{count} CPU ranks need {count * RANK_BYTES / _GIB:,.0f} GiB of memory at least,"
+                f" and this machine has {self.memory_bytes / _GIB:,.0f}"
+            )
         return None
 
     def gpus_for(self, count: int) -> int:
@@ -113,7 +125,9 @@ def detect(device: str) -> Machine:
         raise UsageError(f"--dnn-device cuda: {why}; use --dnn-device cpu to run on CPU ranks")
     affinity = tuple(sorted(os.sched_getaffinity(0)))
     cores = usable_cores(len(affinity), cpu_quota())
-    return Machine("cuda" if gpus else "cpu", gpus, driver, cores, cpu_model(), why, affinity)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    kind = "cuda" if gpus else "cpu"
+    return Machine(kind, gpus, driver, cores, cpu_model(), why, affinity, memory_bytes=memory)
 
 
 def usable_cores(affine: int, quota: float | None) -> int:

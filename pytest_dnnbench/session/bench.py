@@ -108,7 +108,7 @@ class DnnBench:
                     function=name_of(function, "function"),
                     framework=framework,
                     gpus=ranks.world_size,
-                    arguments=dict(arguments or {}),
+                    arguments=_by_name(arguments or {}),
                     check="" if check is None else name_of(check, "check"),
                     collective=collective,
                     device=self._resources.machine.kind,
@@ -323,6 +323,8 @@ class DnnBench:
         not take the test's; skips the test where it does not take the session's."""
         kind = self._resources.machine.kind
         if own is not None:
+            if not isinstance(own, StepForm):
+                raise UsageError(f"form is {own!r}: give a StepForm, as in StepForm(fused=True)")
             spec.check_form(own, kind)
             return own
         form = self._resources.form(model, spec)
@@ -358,6 +360,13 @@ def name_of(named: str | Callable[..., Any], what: str = "model") -> str:
             " level of a module, or its name as package.module:factory"
         )
     return f"{module}:{name}"
+
+
+def _by_name(arguments: object) -> dict[str, Scalar]:
+    """The arguments of a timed function. Raises UsageError for what has no names."""
+    if not isinstance(arguments, Mapping):
+        raise UsageError(f"arguments is {arguments!r}: give names and values, as in {{'size': 64}}")
+    return dict(arguments)
 
 
 def target_by_name(named: str | Callable[..., Any]) -> Target:

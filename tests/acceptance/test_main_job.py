@@ -288,7 +288,10 @@ def test_oversubscription_is_marked(run: Any, pytester: pytest.Pytester) -> None
     ).stdout.fnmatch_lines(["*-65gpu*"])
     from pytest_dnnbench.controller.machine import Machine
 
-    machine = Machine("cpu", (), None, cores=2, cpu="", why="")
+    machine = Machine("cpu", (), None, cores=2, cpu="", why="", memory_bytes=2**34)
     assert (machine.oversubscribed(2), machine.oversubscribed(3)) == (False, True)
     assert machine.shortage(3) is None
+    assert machine.shortage(257) == (
+        "257 CPU ranks need 16 GiB of memory at least, and this machine has 16"
+    )
     assert Machine("cuda", (), None, 2, "", "").shortage(3) == "3 GPUs are needed and 0 are here"

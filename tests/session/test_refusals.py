@@ -133,20 +133,32 @@ def test_number(dnnbench):
 
 def test_unit(dnnbench, process_group):
     dnnbench.time("steps:nothing", process_group(1), unit="bananas")
+
+def test_arguments(dnnbench, process_group):
+    dnnbench.time("steps:nothing", process_group(1), arguments="size")
+
+def test_form(dnnbench, process_group):
+    dnnbench.measure("single", "resnet18", process_group(1), phase="train", form="fused")
+
+def test_crowd(process_group):
+    process_group(10_000_000)
 """
 
 
 def test_what_a_test_gives_wrongly_fails_it_in_a_line(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(MISUSED)
     pytester.makepyfile(steps="def nothing():\n    return lambda: None\n")
-    options = ("--dnn-device", "cpu", "--benchmark-disable", "-p", "no:cacheprovider")
+    options = ("--dnn-device", "cpu", "--benchmark-disable", "-p", "no:cacheprovider", "-rs")
     result = pytester.runpytest_subprocess(*options)
-    result.assert_outcomes(failed=4)
+    result.assert_outcomes(failed=6, skipped=1)
     result.stdout.fnmatch_lines(
         [
             "process_group(0): give a whole number of ranks from 1",
             "process_group('2'): give a whole number of ranks from 1",
             "the ranks of torch are 2: give process_group(N)",
             "*unit 'bananas' is unknown: choose from img, tok, sample, B",
+            "*arguments is 'size': give names and values, as in {'size': 64}",
+            "*form is 'fused': give a StepForm, as in StepForm(fused=True)",
+            "*10000000 CPU ranks need * GiB of memory at least, and this machine has *",
         ]
     )
