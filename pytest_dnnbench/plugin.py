@@ -28,7 +28,8 @@ PARAMETERS = ("framework", "model", "gpus")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds our options and those of the built-in frameworks, with their ini twins."""
     from pytest_dnnbench.catalog import FRAMEWORKS
-    from pytest_dnnbench.session.settings import OPTIONS, add_options, framework_options
+    from pytest_dnnbench.session.option import add_options, framework_options
+    from pytest_dnnbench.session.settings import OPTIONS
 
     add_options(parser, (*OPTIONS, *framework_options(FRAMEWORKS)))
 
@@ -47,7 +48,7 @@ def pytest_load_initial_conftests(
     from pytest_dnnbench.catalog import FRAMEWORKS
     from pytest_dnnbench.errors import UsageError
     from pytest_dnnbench.session import hook_rows, state
-    from pytest_dnnbench.session.settings import add_options, framework_options
+    from pytest_dnnbench.session.option import add_options, framework_options
 
     result = yield
     ours = {option.flag for option in framework_options(FRAMEWORKS)}
@@ -66,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_dnnbench.errors import UsageError
     from pytest_dnnbench.metrics import add_metrics
     from pytest_dnnbench.session import hook_rows, state
-    from pytest_dnnbench.session.settings import read_settings
+    from pytest_dnnbench.session.settings_reading import read_settings
 
     try:
         config.stash[state.CATALOG] = hook_rows.catalog(config)

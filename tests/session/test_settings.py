@@ -10,7 +10,8 @@ from pytest_dnnbench.controller.machine import Gpu, visible
 from pytest_dnnbench.controller.torch_build import installed_torch
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.run_length import as_seconds, as_warmup, seconds_of
-from pytest_dnnbench.session.settings import NOT_MEASURED, OPTIONS, Settings, read_settings
+from pytest_dnnbench.session.settings import NOT_MEASURED, OPTIONS, Settings
+from pytest_dnnbench.session.settings_reading import read_settings
 
 
 def settings(**more: object) -> Settings:

@@ -1,0 +1,138 @@
+"""One option of a session: its row, how its text is parsed, and how pytest learns of it.
+
+Not here: which options there are (settings.py), and which values go together
+(settings_reading.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_dnnbench.catalog import FrameworkSpec
+from pytest_dnnbench.errors import UsageError
+
+if TYPE_CHECKING:
+    import pytest
+
+_TRUTH = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
+    ("false", "0", "no", "off"), False
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option: `--dnn-NAME` and its ini twin `dnn_NAME`, with dashes as underscores.
+
+    `ini` is its type there, where that is not `kind`. `measured`: it changes what is measured, so
+    an interrupted session is continued only with the same value. `repeated`: each use of it on the
+    command line, and each line in the ini file, adds one value, commas and all. `without_value` is
+    what the flag alone means, where it may stand alone.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    about: str
+    choices: tuple[str, ...] = ()
+    at_least: float | None = None
+    ini: Any = None
+    measured: bool = True
+    without_value: str | None = None
+    repeated: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The option on the command line."""
+        return "--gpus" if self.name == "gpus" else f"--dnn-{self.name}"
+
+    @property
+    def key(self) -> str:
+        """The option in the ini file, and as an attribute of pytest's options."""
+        return "dnn_" + self.name.replace("-", "_")
+
+    @property
+    def help(self) -> str:
+        """The help text, with choices and default."""
+        choices = f" [{', '.join(self.choices)}]" if self.choices else ""
+        shown = ",".join(self.default) if isinstance(self.default, tuple) else self.default
+        default = f" (default: {shown})" if self.default not in (None, False, (), "", 0) else ""
+        return self.about + choices + default
+
+    def parse(self, text: Any, place: str = "") -> Any:
+        """The value behind what the user wrote. Raises UsageError naming the place (the flag,
+        unless told otherwise), the value and the fix."""
+        place = place or self.flag
+        if self.kind is tuple:
+            is_split = self.repeated or isinstance(text, (list, tuple))
+            values = text if is_split else str(text).split(",")
+            return tuple(value.strip() for value in values if value.strip())
+        if self.kind is bool:
+            if str(text).lower() not in _TRUTH:
+                raise UsageError(f"{place} {text!r} is neither true nor false")
+            return _TRUTH[str(text).lower()]
+        try:
+            value = self.kind(text)
+        except (TypeError, ValueError):
+            raise UsageError(f"{place} {text!r} is not a number ({self.kind.__name__})") from None
+        if self.choices and value not in self.choices:
+            choices = ", ".join(self.choices)
+            raise UsageError(f"{place} {value!r} is unknown: choose from {choices}")
+        if self.at_least is not None and not value >= self.at_least:
+            raise UsageError(f"{place} is {value}: it must be at least {self.at_least:g}")
+        return value
+
+
+def option(kind: type, default: Any, about: str, **more: Any) -> Any:
+    """A field of Settings that is an option."""
+    return field(
+        default=default, metadata={"kind": kind, "default": default, "about": about, **more}
+    )
+
+
+def choice(default: str, about: str, choices: tuple[str, ...], **more: Any) -> Any:
+    """A field of Settings that is one of a few words."""
+    return option(str, default, about, choices=choices, **more)
+
+
+def add_options(parser: pytest.Parser, options: Iterable[Option]) -> None:
+    """Registers options and their ini twins with pytest. Raises UsageError for a flag that is
+    already there."""
+    group = parser.getgroup("dnnbench", "benchmarks of distributed training")
+    for option in options:
+        about: dict[str, Any] = {"dest": option.key, "default": None}
+        if option.kind is bool:
+            about |= {"action": "store_true", "help": option.about}
+        elif option.repeated:
+            about |= {"action": "append", "metavar": "X", "help": option.help}
+        else:
+            about |= {"metavar": "X", "help": option.help.replace("%", "%%")}
+        if option.without_value is not None:
+            about |= {"nargs": "?", "const": option.without_value}
+        try:
+            group.addoption(option.flag, **about)
+        except ValueError as error:
+            raise UsageError(f"{option.flag} ({option.about}) cannot be added: {error}") from None
+        parser.addini(option.key, option.about, type=_ini_type(option), default=None)
+
+
+def framework_options(frameworks: Iterable[FrameworkSpec]) -> list[Option]:
+    """One option per flag: the variants of a framework share theirs, and the first of them names
+    it."""
+    rows: dict[str, Option] = {}
+    for framework in frameworks:
+        for row in framework.options:
+            about = f"{framework.name}: {row.about}"
+            option = Option(row.flag, type(row.default), row.default, about, row.choices)
+            rows.setdefault(row.flag, option)
+    return list(rows.values())
+
+
+def _ini_type(option: Option) -> Any:
+    if option.ini or option.repeated:
+        return option.ini or "linelist"
+    # Text is read by Option.parse, whose message names the option; pytest's would not. In TOML a
+    # number may be a number.
+    types = {int: int | str, float: float | int | str, bool: bool | str}
+    return types.get(option.kind, "string")
