@@ -48,6 +48,11 @@ class UsageError(DnnbenchError):
     message names the value and says what to write instead."""
 
 
+class WorkloadRefused(UsageError):
+    """A framework cannot train this workload, by its own rule. A case of a framework that the user
+    did not name is skipped with the message."""
+
+
 class DataError(UsageError):
     """A data file is missing, truncated or of another kind."""
 

@@ -9,7 +9,7 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import FrameworkSpec
 from pytest_dnnbench.controller.case_run import CaseRun, prepare_function, prepare_run
 from pytest_dnnbench.controller.ranks import Ranks, target_of
-from pytest_dnnbench.errors import DnnbenchError, UsageError
+from pytest_dnnbench.errors import DnnbenchError, UsageError, WorkloadRefused
 from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.harmless import text_block
 from pytest_dnnbench.messages import FunctionRequest, RunRequest, Sample, Target
@@ -142,9 +142,12 @@ class DnnBench:
             if isinstance(run.request, RunRequest) and run.request.case.form.compile:
                 ranks.environment |= self._resources.compile_cache.variables()
             self._launch_unless_made(run, ranks, spec)
-            failure = None
+            failure, refused = None, False
         except DnnbenchError as error:
             failure = text_block(f"{type(error).__name__}: {error}")
+            refused = isinstance(error, WorkloadRefused)
+        if failure is not None and refused and not self._is_named(framework):
+            pytest.skip(failure)
         if failure is not None:  # outside the handler, so that pytest shows the message once
             self._benchmark.has_error = True
             self._show(ranks)
@@ -341,6 +344,15 @@ class DnnBench:
         if unknown := sorted(set(options) - set(names)):
             choices = f"choose from {', '.join(names)}" if names else "it has none"
             raise UsageError(f"{spec.name} has no option {unknown[0]!r}: {choices}")
+
+    def _is_named(self, framework: str) -> bool:
+        """Whether the user has named the framework, on the command line or in the test itself."""
+        taken = "framework" in getattr(self._item, "fixturenames", ())
+        own = any(
+            mark.args and "framework" in mark.args[0]
+            for mark in self._item.iter_markers("parametrize")
+        )
+        return own or not taken or framework in (self._resources.settings.frameworks or ())
 
     def _show(self, ranks: Ranks) -> None:
         for number, output in enumerate(ranks.outputs):

@@ -196,3 +196,23 @@ def test_a_model_with_too_few_places_to_cut_fails_its_case_in_one_line(pipelines
     result.stdout.fnmatch_lines(
         ["*PlanError: rank 0: 4 stages, but the model can be cut into * at most: ask for fewer*"]
     )
+
+
+def test_a_workload_that_a_pipeline_cannot_train_skips_cases_that_nobody_named(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gpt-nano clips its gradients, and pipedream's stages step at different times."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    pytester.makepyfile(
+        test_cases="""
+        def test_train(framework, gpus, process_group, dnnbench):
+            dnnbench.measure(framework, "gpt-nano", process_group(gpus), phase="train")
+        """
+    )
+    options = ("--dnn-device=cpu", "--dnn-gpu-counts=2", "--benchmark-disable", "-rs")
+    result = pytester.runpytest_subprocess(*options, "-k", "pipedream")
+    result.assert_outcomes(skipped=1, deselected=2)
+    result.stdout.fnmatch_lines(["*SKIPPED*limits the norm of all gradients (1.0)*"])
+    named = pytester.runpytest_subprocess(*options, "--dnn-frameworks=pipedream")
+    named.assert_outcomes(failed=1)
+    named.stdout.fnmatch_lines(["WorkloadRefused: *limits the norm of all gradients (1.0)*"])

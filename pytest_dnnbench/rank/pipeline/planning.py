@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.errors import WorkloadRefused
 from pytest_dnnbench.messages import Place, PlanDecision, RunRequest
 from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.options import AUTO, forced_layout, plan_file, schedule_of
@@ -137,11 +137,11 @@ def _chosen(profile: Profile, ranks: int, bandwidth: float, memory: float | None
 
 
 def _refuse_clipping(request: RunRequest) -> None:
-    """Raises UsageError for a limit on the norm of all gradients together where stages update at
-    different times."""
+    """Raises WorkloadRefused for a limit on the norm of all gradients together where stages update
+    at different times."""
     workload, framework = workload_of(request), request.case.framework
     if workload.clip_norm is not None and framework != "pipedream-flush":
-        raise UsageError(
+        raise WorkloadRefused(
             f"{type(workload).__name__} limits the norm of all gradients ({workload.clip_norm}),"
             f" but stages of {framework} step at different times: use pipedream-flush, or a"
             " schedule of torch such as 1f1b, or let clip_norm be None"

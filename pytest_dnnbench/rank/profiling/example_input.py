@@ -5,19 +5,19 @@ Not here: batches that are trained on (batches.py).
 
 import torch
 
-from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.errors import WorkloadRefused
 from pytest_dnnbench.rank.batches import synthetic_batch
 from pytest_dnnbench.rank.workload import Workload
 
 
 def example_input(workload: Workload, size: int) -> torch.Tensor:
     """The inputs of a synthetic minibatch of so many samples, on the host, the same each time.
-    Raises UsageError where inputs or targets are not one tensor each: the operators of a pipeline's
-    first stage take one, and the last stage gets one beside its activations."""
+    Raises WorkloadRefused where inputs or targets are not one tensor each: the operators of a
+    pipeline's first stage take one, and the last stage gets one beside its activations."""
     batch = synthetic_batch(workload, 0, 0, torch.device("cpu"), size=size, seed=0)
     for part, tree in zip(("inputs", "targets"), batch, strict=True):
         if not isinstance(tree, torch.Tensor):
-            raise UsageError(
+            raise WorkloadRefused(
                 f"the {part} of {type(workload).__name__}.batch are a {type(tree).__name__}, and a"
                 " pipeline takes one tensor: pack them into one, and take it apart in the model or"
                 " the loss"
