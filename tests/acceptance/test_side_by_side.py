@@ -44,7 +44,7 @@ def counted(self, target, *arguments, **more):
     if target == MEASURE:
         if len(sides) == int(os.environ.get("STOP_AFTER", 99)):
             raise KeyboardInterrupt
-        sides.append("A" if self.server.side.name == "A" else "B")
+        sides.append("A" if self._here.side.name == "A" else "B")
     return launch(self, target, *arguments, **more)
 
 def pytest_configure():
