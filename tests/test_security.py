@@ -23,7 +23,8 @@ from tests.sockets import listening
 PACKAGE = Path(pytest_dnnbench.__file__).parent
 LOOPBACK = ("0100007F:", "0" * 24 + "01000000:", "0" * 16 + "FFFF00000100007F:")
 MAY_UNPICKLE = {
-    "controller/ranks.py": "writes pickles for its ranks and reads none",
+    "controller/job.py": "writes pickles for ranks of this machine and reads none",
+    "controller/launch_part.py": "writes pickles for ranks that it forks here and reads none",
     "controller/unpickling.py": "what a user's function returned: values only, within a time",
     "rank/entry.py": "what the controller leaves in memory that the rank has inherited",
 }

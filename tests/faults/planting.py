@@ -24,7 +24,6 @@ from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
 from pytest_dnnbench.rank.frameworks.horovod import HorovodWorker
 from pytest_dnnbench.rank.frameworks.pipedream import PipeDreamWorker
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
-from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 from pytest_dnnbench.rank.worker import Step
 
@@ -174,9 +173,8 @@ class PipeDream(Planted, PipeDreamWorker):
         """The newest version."""
         return weights_of(self._runtime)
 
-    @staticmethod
-    def _assembled(*arguments: Any, **settings: Any) -> Runtime:
-        runtime = assemble(*arguments, **settings)
+    def _assembled(self, *arguments: Any, **settings: Any) -> Runtime:
+        runtime = super()._assembled(*arguments, **settings)
         strike("proof", lambda: weights_of(runtime), dist.barrier)
         return runtime
 
