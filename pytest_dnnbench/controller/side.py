@@ -66,10 +66,10 @@ if has("pytest_dnnbench"):
     except Exception as why:
         error = f"{type(why).__name__}: {why}"
 versions = {}
-for found in importlib.metadata.distributions():
-    name = found.metadata["Name"]
+for distribution in importlib.metadata.distributions():
+    name = distribution.metadata["Name"]
     if name:
-        versions.setdefault(name.lower().replace("_", "-"), found.version)
+        versions.setdefault(name.lower().replace("_", "-"), distribution.version)
 print("\\n" + json.dumps({
     "own": own, "version": sys.version.split()[0], "prefix": sys.prefix,
     "lacking": [name for name in asked["needed"] if not has(name)],
