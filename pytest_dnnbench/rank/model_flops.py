@@ -32,6 +32,6 @@ def flops_per_sample(request: RunRequest) -> float | None:
             loss = workload.loss_of(model, moved(batch, meta))
             if train:
                 loss.backward()  # type: ignore[no-untyped-call] # torch's gap
-    except (NotImplementedError, RuntimeError):
-        return None  # as of a model that looks at its values
+    except (NotImplementedError, RuntimeError, TypeError):
+        return None  # as of a model that looks at its values; a TypeError comes of Tensor.numpy
     return counter.get_total_flops() / samples or None
