@@ -134,5 +134,7 @@ def _tensor(type_name: str, shape: list[int], data: bytes) -> Any:
     dtype = getattr(torch, type_name)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"no portable value: a tensor of {type_name}")
+    if not data:  # torch sees no bytes as elements of another size
+        return torch.zeros(0, dtype=dtype).reshape(shape)
     flat = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
     return flat.view(dtype).reshape(shape)

@@ -48,6 +48,7 @@ def made_environment(requirements: Sequence[str], announce: Callable[[str], None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _build(building, requirements)
+        _name_place(building, folder)
         with suppress(OSError):  # another session was first, and its environment is the same
             building.rename(folder)
     except OSError as error:
@@ -80,6 +81,16 @@ def _build(folder: Path, requirements: Sequence[str]) -> None:
     wanted = [*requirements, *sorted(tied & _needs_the_required(requirements))]
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
     _run([*command, "-c", str(constraints), *wanted], requirements)
+
+
+def _name_place(building: Path, folder: Path) -> None:
+    """Lets the programs of an environment that is about to move name its own interpreter in its
+    place: they are first on the PATH of the side's ranks."""
+    for path in building.joinpath("bin").iterdir():
+        if path.is_file() and not path.is_symlink():
+            text = path.read_bytes()
+            if text.startswith(b"#!"):
+                path.write_bytes(text.replace(f"{building}/".encode(), f"{folder}/".encode()))
 
 
 def _package_folders() -> list[str]:
@@ -140,9 +151,9 @@ def _needs_the_required(requirements: Iterable[str]) -> set[str]:
 
 def _versions() -> dict[str, str]:
     return {
-        normal(found.metadata["Name"]): found.version
-        for found in reversed([*importlib.metadata.distributions()])
-        if found.metadata["Name"]
+        normal(package.metadata["Name"]): package.version
+        for package in reversed([*importlib.metadata.distributions()])
+        if package.metadata["Name"]
     }
 
 

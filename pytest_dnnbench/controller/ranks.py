@@ -229,7 +229,7 @@ class Ranks:
         kind: bytes,
     ) -> RankTask:
         """What one rank is to do."""
-        environment = {**self.placement.variables_of(number), **job.environments[number]}
+        of_launch = {**self.placement.variables_of(number), **job.environments[number]}
         place = Place(
             rank=number,
             world_size=self.world_size,
@@ -237,34 +237,42 @@ class Ranks:
             threads=self.placement.threads,
             rendezvous="",
             timeout_s=self.timeout_s,
-            launch_variables=tuple(environment),
+            launch_variables=tuple(of_launch),
             gpu_uuid=self.placement.gpu_uuids[number] if self.placement.gpu_uuids else "",
             node=share.node.name,
             local_rank=number - share.first_rank,
             local_world_size=share.ranks,
             store=job.store,
         )
-        threads = {"OMP_NUM_THREADS": str(self.placement.threads)}
-        changed, removed = changes(share.node.environment)
-        side = share.node.side
+        environment, unset = self._environment(share, of_launch)
         return RankTask(
             place=place,
             target=target,
             arguments=arguments,
             kind=kind,
             directory=os.getcwd(),
-            sys_path=side.sys_path,
-            environment={
-                **changed,
-                **side.variables,
-                **self.environment,
-                **share.interface_variables,
-                **environment,
-                **threads,
-            },
-            unset=tuple(name for name in removed if name not in side.variables),
+            sys_path=share.node.side.sys_path,
+            environment=environment,
+            unset=unset,
             cores=self.placement.cores_of(number),
         )
+
+    def _environment(
+        self, share: Share, of_launch: Mapping[str, str]
+    ) -> tuple[dict[str, str], tuple[str, ...]]:
+        """The variables of a rank on top of its fork server's, the later ones winning, and those
+        that it must not have. `of_launch`: those that this rank has for this launch alone."""
+        changed, removed = changes(share.node.environment)
+        of_side = share.node.side.variables
+        environment = {
+            **changed,
+            **of_side,
+            **self.environment,
+            **share.interface_variables,
+            **of_launch,
+            "OMP_NUM_THREADS": str(self.placement.threads),
+        }
+        return environment, tuple(name for name in removed if name not in of_side)
 
     def _collect(self, job: Job, deadline: Deadline, memory: OomWatch) -> None:
         """Returns when every rank has reported a result; raises on the first failure or at the

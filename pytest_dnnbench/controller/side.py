@@ -48,7 +48,7 @@ seconds."""
 
 # Runs in the other interpreter, whatever is installed there: the standard library alone.
 _LOOK = """
-import importlib.metadata, importlib.util, json, sys
+import importlib.metadata, importlib.util, json, os, sys
 asked = json.loads(sys.argv[1])
 own = sys.path[1:]
 sys.path[:] = [*asked["front"], *own]
@@ -61,15 +61,18 @@ protocol, package, error = "", "", ""
 if has("pytest_dnnbench"):
     package = importlib.util.find_spec("pytest_dnnbench").origin or ""
     try:
-        from pytest_dnnbench.protocol import protocol as digest
-        protocol = digest()
+        from pytest_dnnbench import protocol as module
+        # An editable installation gives the modules that the first package on the path lacks.
+        if os.path.dirname(module.__file__) != os.path.dirname(package):
+            raise ImportError("it has no module protocol")
+        protocol = module.protocol()
     except Exception as why:
         error = f"{type(why).__name__}: {why}"
 versions = {}
-for found in importlib.metadata.distributions():
-    name = found.metadata["Name"]
+for distribution in importlib.metadata.distributions():
+    name = distribution.metadata["Name"]
     if name:
-        versions.setdefault(name.lower().replace("_", "-"), found.version)
+        versions.setdefault(name.lower().replace("_", "-"), distribution.version)
 print("\\n" + json.dumps({
     "own": own, "version": sys.version.split()[0], "prefix": sys.prefix,
     "lacking": [name for name in asked["needed"] if not has(name)],

@@ -60,6 +60,13 @@ def allocated_nodes(environment: Mapping[str, str] = os.environ) -> tuple[str, .
     return tuple(names.split())
 
 
+def has_several_nodes(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the allocation has more than one node. Asks Slurm only where the job's own variable
+    does not say: a container on one node often has no commands of Slurm. Raises UsageError."""
+    number = environment.get("SLURM_JOB_NUM_NODES", "")
+    return int(number) > 1 if number.isdigit() else len(allocated_nodes(environment)) > 1
+
+
 def time_left_s(environment: Mapping[str, str] = os.environ) -> float | None:
     """Seconds until the job's time limit; None without a limit, or where Slurm does not say."""
     try:
@@ -97,7 +104,10 @@ def slurm(nodes: tuple[str, ...], command: tuple[str, ...]) -> Engine:
 
 def _answer(command: list[str]) -> str:
     if shutil.which(command[0]) is None:
-        raise UsageError(f"inside an allocation of Slurm, and {command[0]} is not on the PATH")
+        raise UsageError(
+            f"inside an allocation of Slurm, and {command[0]} is not on the PATH: stay on this"
+            " machine with --dnn-engine none, or run where Slurm's commands are"
+        )
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_ANSWER_S, check=True

@@ -72,6 +72,7 @@ def read_fingerprint(path: Path) -> Fingerprint | None:
         fingerprint = _DECODER.decode(content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: {error}: run `dnnbench machine` again") from None
-    if fingerprint.schema != SCHEMA or not all(each > 0 for each in fingerprint.yardstick_s):
+    yardsticks = fingerprint.yardstick_s
+    if fingerprint.schema != SCHEMA or not yardsticks or min(yardsticks) <= 0:
         raise DataError(f"{path}: not a fingerprint of this version: run `dnnbench machine` again")
     return fingerprint

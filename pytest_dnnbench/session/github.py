@@ -16,7 +16,7 @@ from pytest_dnnbench.harmless import one_line
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.results.records.saved import SavedRun
 from pytest_dnnbench.results.records.schema import SCHEMA, Record, SessionEntry
-from pytest_dnnbench.results.verdicts import compare_text
+from pytest_dnnbench.results.verdicts import compare_text, side_by_side_text
 from pytest_dnnbench.results.verdicts.compare import Comparison
 from pytest_dnnbench.results.verdicts.text import failure_message, notes_of
 from pytest_dnnbench.session import benchmark_file, state
@@ -68,12 +68,7 @@ class GitHub:
         worse = [name for name in records if name in self._failed]
         for name in worse:
             record = records[name]
-            message = (
-                failure_message(record)
-                if record.verdict.status == "regressed"
-                else "\n".join(notes_of(record.verdict))
-            )
-            yield "error", self._annotation("error", name, record, message)
+            yield "error", self._annotation("error", name, record, _failure(record))
         for name, record in records.items():
             if name not in worse and (remarks := _remarks(record)):
                 yield "warning", self._annotation("warning", name, record, "\n".join(remarks))
@@ -100,6 +95,16 @@ class GitHub:
             only_now=[],
             passed_over=baseline.passed_over,
         )
+
+
+def _failure(record: Record) -> str:
+    """Why a case failed, as far as its record says: by its baseline, by the other side, or both."""
+    verdict = record.verdict
+    regressed = verdict.status == "regressed"
+    reasons = [failure_message(record)] if regressed else notes_of(verdict)
+    if unlike := side_by_side_text.failure_message(record):
+        reasons = [*reasons, unlike]
+    return "\n".join(reasons)
 
 
 def _remarks(record: Record) -> list[str]:

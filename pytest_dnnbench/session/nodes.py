@@ -17,7 +17,7 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.placement import Placements
 from pytest_dnnbench.controller.remote_node import RemoteNode
 from pytest_dnnbench.controller.server_environment import decides_speed
-from pytest_dnnbench.controller.slurm import allocated_nodes, in_allocation, slurm
+from pytest_dnnbench.controller.slurm import has_several_nodes, in_allocation, slurm
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session.settings import Settings
 
@@ -34,7 +34,7 @@ def engine_of(settings: Settings, added: Mapping[str, EngineFactory]) -> Engine 
     if settings.engine == NONE:
         return None
     if settings.engine is None:
-        if in_allocation() and (settings.nodes or len(allocated_nodes()) > 1):
+        if in_allocation() and (settings.nodes or has_several_nodes()):
             return factories["slurm"](names, command)
         if given := settings.nodes or settings.engine_command:
             raise UsageError(
@@ -107,7 +107,7 @@ def cluster_of(
     """The session's nodes, connected. `here` gives the placements of this machine, for an
     allocation that includes it. Raises UsageError."""
 
-    def told() -> Hello:
+    def hello_now() -> Hello:
         timeout_s = settings.lease_timeout
         return hello(server.preload, device=settings.device, timed=timed, lease_timeout_s=timeout_s)
 
@@ -117,7 +117,7 @@ def cluster_of(
     nodes: list[Node] = [
         HereNode(name, server, here())
         if is_batch and is_this_machine(name)
-        else RemoteNode(name, engine, told, announce=announce, stop=stopping(announce))
+        else RemoteNode(name, engine, hello_now, announce=announce, stop=stopping(announce))
         for name in names
     ]
     cluster = Cluster(

@@ -13,7 +13,7 @@ what is said of the comparison (results/verdicts/side_by_side_text.py).
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from pytest_dnnbench.session.settings import DEFAULT_LAUNCHES, Settings
 
 if TYPE_CHECKING:
     from pytest_dnnbench.catalog import FrameworkSpec
-    from pytest_dnnbench.controller.case_run import CaseRun
+    from pytest_dnnbench.controller.case_run import CaseRun, Launcher
     from pytest_dnnbench.controller.forkserver import ForkServer
     from pytest_dnnbench.controller.placement import Placements
     from pytest_dnnbench.controller.ranks import Ranks
@@ -174,15 +174,7 @@ class SideBySide:
         if pair := self._pairs.get(item.nodeid):
             pair.b.launcher = launcher
             return pair
-        # The yardstick is the machine's, and follows each launch of A.
-        other = replace(
-            run,
-            launcher=launcher,
-            software=self._b.server.side.versions,
-            with_yardstick=False,
-            correctness=None,
-            launches=[],
-        )
+        other = other_run(run, launcher, self._b.server.side.versions)
         pair = self._pairs[item.nodeid] = Pair(run, other, self._b.numbers[item.nodeid])
         if shared.keeper:
             shared.keeper.restore_pairs(item.nodeid, run, other)
@@ -268,6 +260,21 @@ class SideBySide:
             "python": side.python,
             **{f"{name} version": versions.get(name) for name in names},
         }
+
+
+def other_run(run: CaseRun, launcher: Launcher, versions: Mapping[str, str] | None) -> CaseRun:
+    """Side B's run of a case that has not been launched on side A; `versions` as in Side."""
+    return replace(
+        run,
+        launcher=launcher,
+        software=versions,
+        # The yardstick is the machine's, and follows each launch of A.
+        with_yardstick=False,
+        # Launches of both sides have the same numbers.
+        traces=run.traces and f"{run.traces}-side-B",
+        correctness=None,
+        launches=[],
+    )
 
 
 def placements_of(shared: Resources, server: ForkServer) -> Placements:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from pytest_dnnbench.results.records.side_by_side import OtherSide, SideEntry
 from pytest_dnnbench.session import github
 from tests.acceptance.test_main_job import CASES
 from tests.acceptance.test_verdicts import CONFTEST, run
+from tests.report.records import measured
 
 __all__ = ["run"]
 
@@ -66,6 +68,15 @@ def test_a_regression_and_a_disturbed_case_are_annotated_where_they_stand(
     assert comparison
     assert "🔴 regressed" in comparison
     assert "<details><summary>all figures</summary>" in comparison
+
+
+def test_a_case_that_the_other_side_fails_says_why() -> None:
+    """The annotation had the verdict of the baseline alone: "no-baseline"."""
+    record = measured("single", "resnet18", 1)
+    record.against = OtherSide(side=SideEntry(name="old", python="python"), failure="no torch")
+    assert github._failure(record).endswith("side A's figures are kept: no torch")
+    record.against = None
+    assert "side A" not in github._failure(record)
 
 
 def test_no_text_of_a_case_becomes_a_command_of_the_runner() -> None:

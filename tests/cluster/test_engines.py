@@ -106,7 +106,16 @@ def test_a_session_without_nodes_and_one_that_refuses_them_stay_here(
     assert engine_of(settings(), {}) is None
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
+    monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
     assert engine_of(settings(engine="none"), {}) is None
+    monkeypatch.setenv("PATH", "")  # a container without the commands of Slurm
+    with pytest.raises(UsageError, match=r"scontrol is not on the PATH: .* --dnn-engine none"):
+        engine_of(settings(), {})
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    with pytest.raises(UsageError, match="scontrol is not on the PATH"):
+        engine_of(settings(), {})
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    assert engine_of(settings(), {}) is None
     engine = engine_of(
         settings(engine="ours", nodes="a,b"), {"ours": lambda n, c: prefix(n, ("x",))}
     )

@@ -140,10 +140,12 @@ def test_a_value_is_the_same_on_the_other_side(value: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])
 def test_a_tensor_is_the_same_bit_for_bit(dtype: torch.dtype) -> None:
-    tensor = torch.arange(6).reshape(2, 3).t().to(dtype)
-    back = unpacked(packed([tensor]))[0]
-    assert back.dtype == dtype
-    assert torch.equal(back, tensor)
+    """Also one without elements: it could not be read on the other side."""
+    full = torch.arange(6).reshape(2, 3).t().to(dtype)
+    for tensor in (full, full[:0], full[0, 0]):
+        back = unpacked(packed([tensor]))[0]
+        assert back.dtype == dtype
+        assert torch.equal(back, tensor)
 
 
 @pytest.mark.parametrize("array", [np.float64(2.5), np.eye(3, dtype="f4"), np.zeros((0, 2))])

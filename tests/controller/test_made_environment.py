@@ -25,6 +25,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def add_package(index: Path, name: str, version: str, requires: str = "") -> None:
+    """A package with a program of the same name, which says the version on stderr."""
     facts = f"{name}-{version}.dist-info"
     needs = f"Requires-Dist: {requires}\n" if requires else ""
     with zipfile.ZipFile(index / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
@@ -33,6 +34,8 @@ def add_package(index: Path, name: str, version: str, requires: str = "") -> Non
             f"{facts}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}"
         )
         wheel.writestr(f"{facts}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        program = f"[console_scripts]\n{name} = {name}:VERSION.strip\n"
+        wheel.writestr(f"{facts}/entry_points.txt", program)
         wheel.writestr(f"{facts}/RECORD", "")
 
 
@@ -56,6 +59,8 @@ def test_the_requirement_is_laid_over_this_environment_and_kept(index: Path) -> 
     assert made.made_environment(["msgspec==99.1"], said.append) == python
     assert len(said) == 1, "it was made once"
     folder = Path(python).parents[1]
+    program = subprocess.run([folder / "bin" / "msgspec"], stderr=subprocess.PIPE, text=True)
+    assert program.stderr.strip() == "99.1", "it names the interpreter where that is now"
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 

@@ -89,8 +89,8 @@ def test_the_users_folders_reach_side_b_and_the_packages_of_side_a_do_not(
     """Of an environment that borrows our package, and is taken to have what ranks need."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(side, "NEEDED", ())
-    monkeypatch.setattr(sys, "path", [*side.our_software().own])
-    monkeypatch.syspath_prepend(str(tmp_path / "suite"))
+    # In one step: undoing `syspath_prepend` after it would leave this path to later tests.
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "suite"), *side.our_software().own])
     other = other_side("bare", str(bare), [str(tmp_path / "first")], {})
     assert other.sys_path[:2] == (str(tmp_path / "first"), str(tmp_path / "suite"))
     assert str(bare.parents[1]) in other.sys_path[-2]

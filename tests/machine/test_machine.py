@@ -161,7 +161,8 @@ def test_a_fingerprint_is_kept_for_its_host_and_read_back(
     assert read_fingerprint(path) is None
     write_fingerprint(path, fingerprint())
     assert read_fingerprint(path) == fingerprint()
-    for damaged in (b"{", msgspec.json.encode(fingerprint(schema=9)), b"[]"):
+    unlike = [fingerprint(schema=9), fingerprint(yardstick_s=[]), fingerprint(yardstick_s=[0.0])]
+    for damaged in (b"{", b"[]", *map(msgspec.json.encode, unlike)):
         path.write_bytes(damaged)
         with pytest.raises(DataError, match="run `dnnbench machine` again"):
             read_fingerprint(path)

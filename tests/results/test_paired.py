@@ -145,6 +145,22 @@ def test_a_call_stands_while_another_metric_of_the_case_is_open() -> None:
     assert questions.looked == [8, 12, 16]
 
 
+def test_a_look_that_settles_a_case_decides_all_of_its_metrics() -> None:
+    """The second metric, settled already, was left at the eight pairs of the look before."""
+    questions = Questions(
+        1, {"throughput": Compared(0.03), "step_time_s": Compared(0.03)}, 16, 0.01
+    )
+    alike, far_apart, slower = [1.0001, 0.9999], [0.8, 1.25], [0.9, 0.901]
+    for rounds, speed in ((8, far_apart), (12, slower), (16, slower)):
+        planned = questions.planned(rounds)
+        assert planned is not None
+        ratios = {"throughput": speed * (rounds // 2), "step_time_s": alike * (rounds // 2)}
+        questions.look(planned, {"case": ratios})
+        assert questions.is_settled("case") == (rounds > 8)
+    pairs = {name: decision.pairs for name, decision in questions.decisions["case"].items()}
+    assert pairs == {"throughput": 12, "step_time_s": 12}
+
+
 def test_the_mean_over_cases_is_geometric() -> None:
     mean = mean_change([(0.1, (0.09, 0.11)), (1 / 1.1 - 1, (1 / 1.11 - 1, 1 / 1.09 - 1))])
     assert mean.change == pytest.approx(0.0, abs=1e-12)

@@ -113,8 +113,8 @@ def _search(logs: "Array", rate: float) -> tuple[tuple[int, ...], float]:
         return (), 1.0
     values = _near(logs)
     sizes = _gain_sizes(len(values))
-    found = _best(values[None, :], sizes)
-    if not max(cut.gain for cut in found) > 1e-12 * max(len(values), 1):
+    cuts = _best(values[None, :], sizes)
+    if not max(cut.gain for cut in cuts) > 1e-12 * max(len(values), 1):
         return (), 1.0  # all figures are the same
     rng = np.random.default_rng(len(values))  # the same history gives the same answer
     reached = np.zeros(2, dtype=int)
@@ -123,15 +123,15 @@ def _search(logs: "Array", rate: float) -> tuple[tuple[int, ...], float]:
     while left and (reached <= allowed).any():
         orders = rng.permuted(np.tile(values, (min(_CHUNK, left), 1)), axis=1)
         gains = _gains(orders, sizes)
-        for kind, cut in enumerate(found):
+        for kind, cut in enumerate(cuts):
             # Orders that only rounding makes smaller are as good.
             reached[kind] += int((gains[kind] >= cut.gain * (1 - 1e-9)).sum())
         left -= len(orders)
     clear = [kind for kind in range(2) if reached[kind] <= allowed]
     if not clear:
         return (), 1.0
-    best = max(clear, key=lambda kind: found[kind].gain)
-    return found[best].places, 2 * float(reached[best] + 1) / (PERMUTATIONS + 1)
+    best = max(clear, key=lambda kind: cuts[kind].gain)
+    return cuts[best].places, 2 * float(reached[best] + 1) / (PERMUTATIONS + 1)
 
 
 def _near(logs: "Array") -> "Array":

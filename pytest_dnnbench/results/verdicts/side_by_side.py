@@ -11,7 +11,7 @@ the false-alarm rate. Pure: from figures of launches to what a record holds.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -110,10 +110,14 @@ class Questions:
         """Looks at the pairs. `ratios` has all cases that have been measured on both sides, settled
         ones too."""
         self.looked.append(planned.rounds)
+        # Before the look: a case that it settles has all of its metrics decided by it.
+        settled = {case for case in ratios if self.is_settled(case)}
         for metric in self.metrics:
-            self._look_at(metric, planned, ratios)
+            self._look_at(metric, planned, ratios, settled)
 
-    def _look_at(self, metric: str, planned: Look, ratios: Ratios) -> None:
+    def _look_at(
+        self, metric: str, planned: Look, ratios: Ratios, settled: Collection[str]
+    ) -> None:
         of_case = {
             case: list(pairs[metric])[: planned.rounds]
             for case, pairs in ratios.items()
@@ -122,7 +126,7 @@ class Questions:
         prior = pair_prior([*of_case.values()])
         for case, pairs in of_case.items():
             decided = self.decisions.setdefault(case, {})
-            if len(pairs) < planned.rounds or (metric in decided and self.is_settled(case)):
+            if len(pairs) < planned.rounds or (metric in decided and case in settled):
                 continue
             decision = decide_pairs(
                 pairs,

@@ -170,11 +170,11 @@ def _operators(
     for row in now.operators:
         if row.part != part:
             continue
-        known = earlier.get(row.name)
-        before_s = _launches(known, rank) if known else [_left_out(before, rank)]
+        before_row = earlier.get(row.name)
+        before_s = _launches(before_row, rank) if before_row else [_left_out(before, rank)]
         growth = _Growth.of(before_s, _launches(row, rank))
         if growth.stands_out:
-            calls = (known.calls[rank] if known else 0.0, row.calls[rank])
+            calls = (before_row.calls[rank] if before_row else 0.0, row.calls[rank])
             yield _cause(part, _name(row.name), growth, step, calls)
 
 
