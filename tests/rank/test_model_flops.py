@@ -39,6 +39,13 @@ class LooksByNumpy(Line):
         return super().loss(output, targets) * float(output.detach().numpy().sum())
 
 
+class Countless(Line):
+    """None of its minibatches counts as a sample."""
+
+    def samples(self, inputs: torch.Tensor) -> int:
+        return 0
+
+
 def request(model: str, phase: str, image_size: int = 28) -> RunRequest:
     case = Case("single", model, 1, phase, image_size=image_size, batch_size=8)
     return RunRequest(case, "", model, steps=1, warmup=0)
@@ -66,8 +73,8 @@ def test_resnet50_is_counted_as_in_the_literature() -> None:
     assert 2.9 < train / forward < 3.0
 
 
-@pytest.mark.parametrize("model", ["Looks", "LooksByNumpy"])
-def test_a_model_that_looks_at_its_values_is_not_counted(model: str) -> None:
+@pytest.mark.parametrize("model", ["Looks", "LooksByNumpy", "Countless"])
+def test_what_cannot_be_counted_per_sample_has_no_count(model: str) -> None:
     assert flops_per_sample(request(f"{__name__}:{model}", "train")) is None
 
 
