@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.batches import moved, synthetic_batch
+from pytest_dnnbench.rank.workload_checks import model_of, samples_of
 from pytest_dnnbench.rank.workload_factory import workload_of
 
 FACT = "flops_per_sample"
@@ -20,18 +21,18 @@ FACT = "flops_per_sample"
 
 def flops_per_sample(request: RunRequest) -> float | None:
     """Of forward and backward pass in training, of the forward pass in validation; None for a model
-    that needs values or does nothing of what is counted."""
+    that needs values or does nothing of what is counted, and for a minibatch without samples."""
     workload, case = workload_of(request), request.case
     train, meta = case.phase == "train", torch.device("meta")
     try:
-        model = workload.model().to(meta).train(train)
+        model = model_of(workload).to(meta).train(train)
         size = min(workload.proof_size, case.batch_size)
         batch = synthetic_batch(workload, 0, 0, torch.device("cpu"), size=size, seed=case.seed)
-        samples = workload.samples(batch[0])
+        samples = samples_of(workload, batch[0])
         with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(train):
             loss = workload.loss_of(model, moved(batch, meta))
             if train:
                 loss.backward()  # type: ignore[no-untyped-call] # torch's gap
-    except (NotImplementedError, RuntimeError):
-        return None  # as of a model that looks at its values
-    return counter.get_total_flops() / samples or None
+    except (NotImplementedError, RuntimeError, TypeError):
+        return None  # as of a model that looks at its values; a TypeError comes of Tensor.numpy
+    return counter.get_total_flops() / samples or None if samples else None

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import torch
 import torch.distributed as dist
 
 from pytest_dnnbench.collectives import bus_factor
@@ -21,6 +20,7 @@ from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Correctness, FunctionRequest, Place, Sample
 from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.entry import resolve
+from pytest_dnnbench.rank.models import seed
 from pytest_dnnbench.rank.worker import Step, Stepper
 
 
@@ -98,14 +98,14 @@ class FunctionStepper(Stepper):
     def build(self) -> None:
         """As Stepper.build: calls the function, which returns the step. Raises UsageError for
         arguments that it does not take and for what is no step."""
-        torch.manual_seed(self.case.seed + self.place.rank)
+        seed(self.case.seed + self.place.rank)
         function, arguments = resolve(self.request.function), dict[str, Any](self.case.arguments)
         try:
             parameters = inspect.signature(function).parameters
             if "place" in parameters and "place" not in arguments:
                 arguments["place"] = self.place
             inspect.signature(function).bind(**arguments)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:  # a ValueError of what has no signature
             raise UsageError(
                 f"{self.case.function} does not take the arguments ({self.case.arguments_text}):"
                 f" {error}"

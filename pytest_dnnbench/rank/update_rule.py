@@ -263,6 +263,13 @@ def reference_update(
     return WrittenSgd(settings)
 
 
+def in_words(workload: Workload, optimiser: torch.optim.Optimizer) -> str:
+    """The reference's update of a workload whose optimiser this is, for the record."""
+    clipped = "" if workload.clip_norm is None else "clipped, "
+    own = has_own_update(workload)
+    return clipped + (f"a fresh {type(optimiser).__name__}" if own else "SGD written out")
+
+
 def rates_of(optimiser: torch.optim.Optimizer, scheduler: LRScheduler | None) -> Tensors:
     """The numbers in an optimiser's groups, as learning rate and momentum, and the count of its
     scheduler's steps: what a wrong scheduler would have otherwise."""

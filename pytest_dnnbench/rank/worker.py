@@ -93,7 +93,7 @@ class Stepper(ABC):
 
     def recheck(self) -> str | None:
         """What is wrong with what is computed after the timed steps; None where nothing is,
-        or where the nobody can tell. Called after the timed run, in one launch of a case, on every
+        or where nobody can tell. Called after the timed run, in one launch of a case, on every
         rank."""
         return None
 
@@ -138,7 +138,7 @@ class Stepper(ABC):
 
     @property
     def lead_in(self) -> int:
-        """Steps at the begin of each run before steps come at a steady pace: those that fill a
+        """Steps at the beginning of each run before steps come at a steady pace: those that fill a
         pipeline. Never timed, the same on every rank."""
         return 0
 

@@ -132,9 +132,18 @@ def test_an_optimiser_that_looks_at_all_weights_fails_its_proof(prove: Any) -> N
         prove("gpipe", 2, model=f"{TOKENS}:NotLocal")
 
 
-def test_a_workload_with_two_inputs_is_refused_in_one_line(launch: Any) -> None:
-    with pytest.raises(UsageError, match=r"TwoInputs.batch are a tuple, .* takes one tensor"):
-        launch(PROVE, "gpipe", 2, model=f"{TOKENS}:TwoInputs")
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (f"{TOKENS}:TwoInputs", r"TwoInputs.batch are a tuple, .* takes one tensor"),
+        ("tests.own_workloads:NoModel", "NoModel.model returned a NoneType: return a torch.nn"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_one_line(
+    launch: Any, model: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        launch(PROVE, "gpipe", 2, model=model)
 
 
 def test_a_validation_is_proven_as_well(prove: Any) -> None:

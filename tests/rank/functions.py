@@ -1,10 +1,12 @@
 """Functions to time, of which tests know what they take and do."""
 
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -73,6 +75,10 @@ def check_sum(step: Sum) -> None:
     assert bool((step.tensor == dist.get_world_size()).all())
 
 
+without_signature = torch.zeros
+"""Python cannot say what it takes."""
+
+
 class SizeOfItsOwn(Sum):
     """Counts another size on each rank."""
 
@@ -80,7 +86,12 @@ class SizeOfItsOwn(Sum):
         return super().__call__() + dist.get_rank()
 
 
-def draws(place: Place) -> Callable[[], int]:
-    """A step counts what the seed of its rank drew."""
-    drawn = int(torch.randint(1, 1 << 30, ()))
+def draws(source: str) -> Callable[[], int]:
+    """A step counts what a generator drew by the seed of its rank."""
+    sources = {
+        "torch": lambda: int(torch.randint(1, 1 << 30, ())),
+        "python": lambda: random.randrange(1, 1 << 30),
+        "numpy": lambda: int(np.random.randint(1, 1 << 30)),
+    }
+    drawn = sources[source]()
     return lambda: drawn

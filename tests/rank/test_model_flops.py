@@ -32,6 +32,20 @@ class Looks(Line):
         return super().loss(output, targets) * (2.0 if float(output.sum()) > 0 else 1.0)
 
 
+class LooksByNumpy(Line):
+    """As above: torch refuses NumPy with an error of another kind."""
+
+    def loss(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return super().loss(output, targets) * float(output.detach().numpy().sum())
+
+
+class Countless(Line):
+    """None of its minibatches counts as a sample."""
+
+    def samples(self, inputs: torch.Tensor) -> int:
+        return 0
+
+
 def request(model: str, phase: str, image_size: int = 28) -> RunRequest:
     case = Case("single", model, 1, phase, image_size=image_size, batch_size=8)
     return RunRequest(case, "", model, steps=1, warmup=0)
@@ -59,8 +73,9 @@ def test_resnet50_is_counted_as_in_the_literature() -> None:
     assert 2.9 < train / forward < 3.0
 
 
-def test_a_model_that_looks_at_its_values_is_not_counted() -> None:
-    assert flops_per_sample(request(f"{__name__}:Looks", "train")) is None
+@pytest.mark.parametrize("model", ["Looks", "LooksByNumpy", "Countless"])
+def test_what_cannot_be_counted_per_sample_has_no_count(model: str) -> None:
+    assert flops_per_sample(request(f"{__name__}:{model}", "train")) is None
 
 
 @pytest.mark.parametrize(

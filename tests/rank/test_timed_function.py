@@ -106,10 +106,11 @@ def test_a_collective_has_one_size_on_all_ranks(server: ForkServer) -> None:
         check_times(asked.case, launch)
 
 
-def test_each_rank_draws_from_a_seed_of_its_own(server: ForkServer) -> None:
-    first, again = (measured(server, request("draws")).reports for _ in range(2))
+@pytest.mark.parametrize("source", ["torch", "python", "numpy"])
+def test_each_rank_draws_from_a_seed_of_its_own(server: ForkServer, source: str) -> None:
+    first, again = (measured(server, request("draws", source=source)).reports for _ in range(2))
     assert first[0].step_samples != first[1].step_samples
-    assert [one.step_samples for one in first] == [one.step_samples for one in again]
+    assert [report.step_samples for report in first] == [each.step_samples for each in again]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,7 @@ def test_each_rank_draws_from_a_seed_of_its_own(server: ForkServer) -> None:
     [
         (request("is_no_step", ranks=1, size=4), "returned a int: let it return the step"),
         (request("Sum", ranks=1, bytes=4), "does not take the arguments .bytes=4.: missing a"),
+        (request("without_signature", ranks=1, size=4), "does not take .*: no signature found"),
         (request("returns_text", ranks=1), "returned 'fast': let every step return nothing, or"),
         (request("counts", ranks=1, first=8, later=0), "a step of .*:counts returned None"),
         (request("counts", ranks=1, first=-1, later=1), "returned -1"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
@@ -20,7 +21,7 @@ from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.rank.batches import synthetic_batch, wide
 from pytest_dnnbench.rank.models import build_model, seed, widen
 from pytest_dnnbench.rank.reference import Reference
-from pytest_dnnbench.rank.update_rule import clip_gradients
+from pytest_dnnbench.rank.update_rule import clip_gradients, in_words, optimiser_for
 from pytest_dnnbench.rank.workload_factory import workload_of
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
@@ -212,6 +213,22 @@ def test_the_reference_of_an_own_optimiser_equals_plain_training() -> None:
         reference.update(expected.gradients, expected.buffers)
         for name, parameter in plain.named_parameters():
             assert torch.allclose(reference.parameters[name], parameter, rtol=1e-11, atol=1e-13)
+
+
+def test_the_record_says_whose_optimiser_the_reference_has() -> None:
+    """That of a workload with a scheduler alone is torch's SGD; the record had it written out."""
+
+    class WarmsUp(Words):
+        def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler:
+            return ConstantLR(optimizer)
+
+    for workload, words in (
+        (WarmsUp(), "clipped, a fresh SGD"),
+        (Words(), "clipped, SGD written out"),
+        (Ranking(), "clipped, a fresh AdamW"),
+    ):
+        settings = request("single", 1, "Words")
+        assert in_words(workload, optimiser_for(workload, workload.model(), settings)) == words
 
 
 def test_clipping_is_torchs() -> None:

@@ -57,7 +57,8 @@ class Event(Protocol):
         """Of an operator, by which its kernels name it."""
 
     def linked_correlation_id(self) -> int:
-        """Of a kernel: the operator that it belongs to; 0 without one."""
+        """Of a kernel or a call of CUDA's runtime: the operator that it belongs to; 0 without
+        one."""
 
 
 def communication_of(name: str) -> Part | None:
@@ -116,7 +117,13 @@ def cuda_intervals(events: Sequence[Event], thread: int) -> list[Interval]:
         for event in on_host
         if host_part(event.name(), True)[0] == "optimizer"
     ]
-    launched = {event.correlation_id(): event.start_ns() for event in on_host}
+    # Calls of CUDA's runtime have numbers of their own, which are also those of operators; they are
+    # linked to an operator, and an operator is linked to nothing.
+    launched = {
+        event.correlation_id(): event.start_ns()
+        for event in on_host
+        if not event.linked_correlation_id()
+    }
     intervals = []
     for event in events:
         name = event.name()

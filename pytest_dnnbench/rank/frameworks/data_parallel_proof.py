@@ -43,7 +43,7 @@ from pytest_dnnbench.rank.step_forms import (
     laid_out,
     without_randomness_compiled,
 )
-from pytest_dnnbench.rank.update_rule import UpdateRule, rates_of
+from pytest_dnnbench.rank.update_rule import UpdateRule, in_words, rates_of
 from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.workload import Batch, Workload
 
@@ -151,7 +151,7 @@ def prove_training(worker: ProvenWorker) -> Correctness:
             proof.compare(index, *expected, gradients, parameters)
     about |= {
         "reference": "the model in one process, the mean of the shards' gradients, "
-        + _rule(worker),
+        + in_words(worker.workload, worker.rule.optimiser),
         "dtype": "float64",
         "steps": PROOF_STEPS,
         "digest": " ".join(fingerprints),
@@ -380,13 +380,6 @@ def _timed_step(worker: ProvenWorker) -> _TimedStep:
     with _without_randomness(worker, own[0]):
         loss = worker.train_step(own)
     return _TimedStep(_gradients(worker.module), loss)
-
-
-def _rule(worker: ProvenWorker) -> str:
-    """The update of the reference, in words."""
-    clipped = "" if worker.workload.clip_norm is None else "clipped, "
-    own = type(worker.workload.optimizer(worker.module)).__name__
-    return clipped + ("SGD written out" if own == "NoneType" else f"a fresh {own}")
 
 
 def _gradients(module: nn.Module) -> Tensors:

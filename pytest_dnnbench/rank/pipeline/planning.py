@@ -32,6 +32,7 @@ from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
 from pytest_dnnbench.rank.profiling.profiler import parts_over_whole
 from pytest_dnnbench.rank.profiling.weights import tied_weights, together
+from pytest_dnnbench.rank.workload_checks import model_of
 from pytest_dnnbench.rank.workload_factory import workload_of
 
 _PROBE_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}
@@ -90,7 +91,7 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
 def _with_ties_apart(profile: Profile, request: RunRequest) -> Profile:
     """The profile with tied weights on any stages: all stages update at once."""
     workload = workload_of(request)
-    graph = trace(workload.model().train(), example_input(workload, TRACED_IMAGES))
+    graph = trace(model_of(workload).train(), example_input(workload, TRACED_IMAGES))
     return dataclasses.replace(profile, together=together(graph, tied_weights(graph)))
 
 
@@ -152,7 +153,7 @@ def _check_cut(place: Place, request: RunRequest, plan: Plan, *, tied: bool = Fa
     """Raises PlanError when the plan's stages are not made of this model's operators, and
     UsageError when the model does more than its operators."""
     workload = workload_of(request)
-    model = workload.model().train().to(place.device)
+    model = model_of(workload).train().to(place.device)
     inputs = example_input(workload, request.case.batch_size).to(place.device)
     graph = trace(model, inputs[:TRACED_IMAGES])
     cut(graph, None, [stage.nodes for stage in plan.stages], tied=tied)

@@ -88,5 +88,6 @@ class NormLimit:
         for norm in torch._foreach_norm(present) if present else ():
             square += norm.double() ** 2 * self.part
         dist.all_reduce(square, group=self.group)
-        factor = min(1.0, self.limit / (float(square.sqrt()) + CLIP_EPSILON))
+        # A tensor, for its value is not waited for: the host runs ahead of a GPU.
+        factor = (self.limit / (square.sqrt() + CLIP_EPSILON)).clamp(max=1.0)
         return [None if each is None else each * factor for each in gradients]

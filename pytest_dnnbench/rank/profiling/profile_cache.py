@@ -31,6 +31,7 @@ from pytest_dnnbench.rank.profiling.profiler import (
     profile_workload,
 )
 from pytest_dnnbench.rank.workload import Workload
+from pytest_dnnbench.rank.workload_checks import model_of
 
 
 def cached_profile(
@@ -84,7 +85,9 @@ def cached_profile(
 
 def _fingerprint(workload: Workload) -> str:
     with torch.random.fork_rng(devices=[]):
-        return fingerprint(trace(workload.model().train(), example_input(workload, TRACED_IMAGES)))
+        return fingerprint(
+            trace(model_of(workload).train(), example_input(workload, TRACED_IMAGES))
+        )
 
 
 def _file_name(conditions: dict[str, Any]) -> str:

@@ -39,6 +39,7 @@ from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, Operato
 from pytest_dnnbench.rank.profiling.weights import tensors_used, together
 from pytest_dnnbench.rank.stopwatch import stopwatch
 from pytest_dnnbench.rank.workload import Workload
+from pytest_dnnbench.rank.workload_checks import model_of
 from pytest_dnnbench.rank.workload_factory import workload_of
 
 LEAST_CORE_SHARE = 0.9
@@ -113,7 +114,7 @@ def profile_workload(
     """As `profile_model`, of a workload that is there already. `model` and `image_size` are for the
     record."""
     place = usable_device(device)
-    built = workload.model().to(place)
+    built = model_of(workload).to(place)
     inputs = example_input(workload, batch_size).to(place)
     metadata = {"model": model, "image_size": image_size, "batch_size": batch_size}
     metadata |= input_facts(workload)

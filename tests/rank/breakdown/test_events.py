@@ -170,3 +170,19 @@ def test_on_cuda_the_kernels_count_and_the_host_only_where_no_stream_works() -> 
         Made("multi_tensor_apply_kernel", 60, 75, stream=7, operator=9),
         Made("Optimizer.step#SGD.step", 60, 75, stream=7, mark=True),
     ) == {"data": 10, "compute": 30, "communication": 20, "optimizer": 15, "idle": 25}
+
+
+def test_a_call_of_cudas_runtime_is_not_taken_for_the_operator_of_its_number() -> None:
+    """The runtime numbers its calls as torch numbers operators, from the same small numbers on: a
+    kernel of the backward pass counted as the optimiser's, and the other way round."""
+    assert on_cuda(
+        Made("aten::mm", 0, 4, number=1),
+        Made("cudaLaunchKernel", 1, 2, number=2, operator=1),
+        Made("Optimizer.step#SGD.step", 10, 30, mark=True),
+        Made("aten::_fused_sgd_", 11, 20, number=2),
+        Made("aten::mm", 40, 44, number=3),
+        Made("cudaLaunchKernel", 12, 13, number=1, operator=2),
+        Made("cudaLaunchKernel", 41, 42, number=2, operator=3),
+        Made("sgemm", 30, 60, stream=7, number=2, operator=1),
+        Made("multi_tensor_apply_kernel", 60, 80, stream=7, number=1, operator=2),
+    ) == {"compute": 30, "optimizer": 20, "idle": 50}
