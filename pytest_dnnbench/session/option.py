@@ -102,12 +102,13 @@ def add_options(parser: pytest.Parser, options: Iterable[Option]) -> None:
     group = parser.getgroup("dnnbench", "benchmarks of distributed training")
     for option in options:
         about: dict[str, Any] = {"dest": option.key, "default": None}
+        shown = option.help.replace("%", "%%")
         if option.kind is bool:
-            about |= {"action": "store_true", "help": option.about}
+            about |= {"action": "store_true", "help": shown}
         elif option.repeated:
-            about |= {"action": "append", "metavar": "X", "help": option.help}
+            about |= {"action": "append", "metavar": "X", "help": shown}
         else:
-            about |= {"metavar": "X", "help": option.help.replace("%", "%%")}
+            about |= {"metavar": "X", "help": shown}
         if option.without_value is not None:
             about |= {"nargs": "?", "const": option.without_value}
         try:

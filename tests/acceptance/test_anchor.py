@@ -62,6 +62,10 @@ def test_cases_that_cannot_be_compared_with_the_anchor_are_named(
         (["--dnn-anchor=first"], "*--dnn-anchor needs --dnn-baseline*"),
         (["--dnn-anchor=latest", "--dnn-baseline=latest"], "*latest moves with every session*"),
         (["--dnn-anchor=first", "--dnn-baseline=latest"], "*holds no saved session*"),
+        (
+            ["--dnn-anchor=a.json", "--benchmark-json=a.json", "--dnn-baseline=latest"],
+            "*--benchmark-json a.json would overwrite --dnn-anchor in place*",
+        ),
     ],
 )
 def test_an_anchor_that_cannot_be_is_one_line(run: Any, options: list[str], why: str) -> None:
