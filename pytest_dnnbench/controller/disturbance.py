@@ -1,7 +1,8 @@
 """Disturbance: whether other processes used the devices of a launch, and in what state its GPUs
 were.
 
-Read only when a launch starts and ends, so that reading disturbs nothing.
+Read only when a launch starts and ends, so that reading disturbs nothing; GPUs, by way of the
+driver, also a few times a second in between (gpu_samples.py).
 
     CPU   the time that the leased cores were busy (/proc/stat), minus what the fork server and all
           ranks used (/proc/PID/stat of the server includes the children that it has waited for),

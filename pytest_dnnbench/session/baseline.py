@@ -115,7 +115,7 @@ class SessionBaseline:
             settings = state.settings(self._config)
             wanted = settings.baseline or ""
             baseline = load_baseline(wanted, benchmark_file.storage_folder(self._config))
-            self._refuse_overwriting(wanted)
+            self._refuse_overwriting("--dnn-baseline", wanted)
             if settings.effect is not None and not baseline.names():
                 raise UsageError(
                     f"--dnn-launches auto: --dnn-baseline {wanted} holds no usable"
@@ -124,6 +124,7 @@ class SessionBaseline:
                     " --dnn-launches 3"
                 )
             if settings.anchor is not None:
+                self._refuse_overwriting("--dnn-anchor", settings.anchor)
                 self._anchor = load_anchor(
                     settings.anchor, benchmark_file.storage_folder(self._config)
                 )
@@ -185,15 +186,28 @@ class SessionBaseline:
         if self._baseline is None:
             return NoBaseline()
         across, now = state.settings(self._config).compare_across, facts_of(record)
-        latest = self._baseline.of(name, now, across)
-        if self._anchor is None:
-            return latest
-        anchor = self._anchor.of(name, now, across)
+        latest, anchor = self._baseline.of(name, now, across), self._anchor_of(name, record)
         if not isinstance(anchor, CaseBaseline):
             return latest
         if not isinstance(latest, CaseBaseline):
             return anchor
         return latest.anchored_at(anchor, f"{state.settings(self._config).anchor} ({anchor.file})")
+
+    def lacks_anchor(self, name: str, record: Record) -> str | None:
+        """Why a case that was just measured is not compared with the anchor; None where it is, and
+        where there is no anchor."""
+        anchor = self._anchor_of(name, record)
+        if self._anchor is None or isinstance(anchor, CaseBaseline):
+            return None
+        why = anchor.reason if anchor else None
+        return f"{self._anchor.name}: {why or 'no session of the case that may be compared'}"
+
+    def _anchor_of(self, name: str, record: Record) -> ComparedWith | None:
+        """The case in the anchor; None without one."""
+        if self._anchor is None:
+            return None
+        across = state.settings(self._config).compare_across
+        return self._anchor.of(name, facts_of(record), across)
 
     def lacking(self, measured: Collection[str]) -> list[str]:
         """Cases of the baseline that this session was to run and did not measure."""
@@ -205,12 +219,12 @@ class SessionBaseline:
             if name not in measured and name not in self.deselected
         ]
 
-    def _refuse_overwriting(self, wanted: str) -> None:
+    def _refuse_overwriting(self, flag: str, wanted: str) -> None:
         target = benchmark_file.json_target(self._config)
         if target and Path(wanted).resolve() == Path(target).resolve():
             raise UsageError(
-                f"--benchmark-json {target} would overwrite --dnn-baseline in place: save the"
-                " session elsewhere, then run `dnnbench baseline update`"
+                f"--benchmark-json {target} would overwrite {flag} in place: save the session"
+                " elsewhere, then run `dnnbench baseline update`"
             )
 
 

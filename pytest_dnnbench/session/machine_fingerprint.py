@@ -2,6 +2,7 @@
 
 import platform
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pytest_dnnbench.machine.fingerprint import (
     fingerprint_path,
     read_fingerprint,
 )
+from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.session import benchmark_file, state
 
 
@@ -27,12 +29,7 @@ class MachineFingerprint:
         """One line, or none."""
         if state.is_xdist_worker(self._config):
             return []
-        yardsticks = [
-            launch.conditions.yardstick_s
-            for record in benchmark_file.records(self._config).values()
-            for launch in record.launches
-            if launch.conditions.yardstick_s
-        ]
+        yardsticks = yardsticks_here(benchmark_file.records(self._config).values())
         if not yardsticks:
             return []
         try:
@@ -42,6 +39,17 @@ class MachineFingerprint:
         if fingerprint is None:
             return []
         return [compared(fingerprint, statistics.median(yardsticks), _here())]
+
+
+def yardsticks_here(records: Iterable[Record]) -> list[float]:
+    """The yardstick of each launch on this machine, seconds; of one on nodes it is that of another
+    machine, or the slowest."""
+    return [
+        launch.conditions.yardstick_s
+        for record in records
+        for launch in record.launches
+        if launch.conditions.yardstick_s and not launch.conditions.nodes
+    ]
 
 
 def compared(fingerprint: Fingerprint, now_s: float, here: dict[str, Any]) -> tuple[str, str]:

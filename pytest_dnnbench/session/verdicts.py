@@ -161,6 +161,8 @@ class Verdicts:
         baseline = session_baseline.compared_with(item.nodeid, record)
         limits = limits_of(record.metrics, baseline, layers)
         record.thresholds = thresholds(record.metrics, limits)
+        if lacks := session_baseline.lacks_anchor(item.nodeid, record):
+            _note(record, "NOT COMPARED WITH THE ANCHOR", lacks)
         if slow := slow_rank(record):
             _note(record, "slow rank", slow)
         if self._settings.calibrate:

@@ -39,6 +39,23 @@ def test_the_anchor_is_left_although_the_latest_sessions_are_near(crept: Any) ->
     )
 
 
+def test_cases_that_cannot_be_compared_with_the_anchor_are_named(
+    crept: Any, pytester: pytest.Pytester
+) -> None:
+    """They passed without a word, as if they were still where the anchor is."""
+    [file] = (pytester.path / "saved").rglob("0001_*.json")
+    content = json.loads(file.read_text())
+    for case in content["benchmarks"]:
+        case["extra_info"]["dnnbench"]["environment"]["must_match"]["torch"] = "1.0"
+    file.write_text(json.dumps(content))
+    now = {"FAKE_LEVELS": dict.fromkeys(("single", "ddp"), 100 * CREEP**5)}
+    result = crept("--dnn-baseline=latest", "--dnn-anchor=1", **now)
+    result.assert_outcomes(passed=3, deselected=3)
+    result.stdout.fnmatch_lines(
+        ["NOT COMPARED WITH THE ANCHOR: *single*: 0001_night.json: *torch: 1.0 -> *"]
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [

@@ -11,7 +11,7 @@ from pytest_dnnbench.controller.disturbance import Watch
 from pytest_dnnbench.controller.gpu_samples import SAMPLE_S, GpuSamples
 from pytest_dnnbench.messages import RankReport
 from pytest_dnnbench.results.records.measurement import Launch
-from pytest_dnnbench.results.records.schema import Conditions, GpuWindow
+from pytest_dnnbench.results.records.schema import Conditions, GpuWindow, NodeConditions
 from tests.controller.fake_nvml import FakeNvml, NvmlError
 
 SECOND_NS = 10**9
@@ -156,3 +156,7 @@ def test_a_launchs_energy_is_that_of_all_its_gpus_per_sample() -> None:
         for rank, energy_j in enumerate((64.0, None))
     )
     assert Launch(on_cpu)._job_figure("energy_per_sample_j") == 2.0
+    # Rank 0 reads its own node, and the samples are those of both.
+    nodes = [NodeConditions(name=name, ranks=1) for name in ("n1", "n2")]
+    assert Launch(on_cpu, Conditions(nodes=nodes))._job_figure("energy_per_sample_j") is None
+    assert Launch(on_cpu, Conditions(nodes=nodes[:1]))._job_figure("energy_per_sample_j") == 2.0

@@ -30,8 +30,9 @@ from pytest_dnnbench.machine.measuring import (
     measure_machine,
 )
 from pytest_dnnbench.rank import machine_speed
-from pytest_dnnbench.results.records.schema import Conditions
-from pytest_dnnbench.session.machine_fingerprint import compared
+from pytest_dnnbench.results.records.schema import Conditions, LaunchEntry, NodeConditions
+from pytest_dnnbench.session.machine_fingerprint import compared, yardsticks_here
+from tests.report import records
 
 ROUGH = {
     "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n",
@@ -178,6 +179,19 @@ def test_a_session_says_how_the_yardstick_compares() -> None:
     assert compared(fingerprint(), 0.00202, here)[1] == ""
     other, _ = compared(fingerprint(torch="2.12.0"), 0.002, here)
     assert "torch 2.12.0 -> 2.13.0" in other
+
+
+def test_the_yardstick_of_another_node_is_not_compared_with_this_machines() -> None:
+    record = records.measured("single", "resnet18", 1)
+    here = Conditions(yardstick_s=0.002)
+    there = Conditions(yardstick_s=0.004, nodes=[NodeConditions(name="n1", ranks=1)])
+    record.launches = [
+        LaunchEntry(
+            step_time_s=[1.0], loss=[], rank_wall_s=[1.0], page_faults=[0], conditions=conditions
+        )
+        for conditions in (here, there, Conditions())
+    ]
+    assert yardsticks_here([record]) == [0.002]
 
 
 @pytest.fixture(scope="module")

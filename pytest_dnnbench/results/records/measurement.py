@@ -130,7 +130,8 @@ class Launch:
     @property
     def _energy_per_sample_j(self) -> float | None:
         """Of all GPUs of the launch together or, on CPU ranks, of the machine's packages; None
-        where one of them does not count its energy."""
+        where one of them does not count its energy, or on several nodes, of which rank 0 reads its
+        own only."""
         if self.conditions.gpu_uuids:
             windows = self.conditions.gpu_window
             energies = [
@@ -138,7 +139,8 @@ class Launch:
                 for uuid in self.conditions.gpu_uuids
             ]
         else:
-            energies = [self.reports[0].cpu_energy_j]
+            several = len(self.conditions.nodes) > 1
+            energies = [None if several else self.reports[0].cpu_energy_j]
         counted = [energy_j for energy_j in energies if energy_j is not None]
         complete = len(counted) == len(energies)
         return math.fsum(counted) / sum(self._job.samples) if complete else None
