@@ -23,6 +23,19 @@ class FrameworkOption:
     about: str
     choices: tuple[str, ...] = ()
 
+    @property
+    def wanted(self) -> str:
+        """Its values, in words."""
+        words = {bool: "True or False", int: "a whole number", float: "a number"}
+        return ", ".join(self.choices) or words.get(type(self.default), "text or a number")
+
+    def takes(self, value: object) -> bool:
+        """Whether it may have a value, by its choices or its kind."""
+        if self.choices:
+            return value in self.choices
+        kinds: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
+        return type(value) in kinds.get(type(self.default), (str, int, float))
+
 
 @dataclass(frozen=True, slots=True)
 class FrameworkSpec:
@@ -68,6 +81,18 @@ class FrameworkSpec:
         """Raises UsageError, with the reason, where it cannot run a step in this form on this kind
         of device."""
         check_form(self.name, form, self.forms, self.form_reasons, device)
+
+    def check_options(self, options: Mapping[str, Scalar]) -> None:
+        """Raises UsageError for an option that it does not have, or of a value that none has."""
+        rows = {row.name: row for row in self.options}
+        for name, value in sorted(options.items()):
+            if name not in rows:
+                choices = f"choose from {', '.join(rows)}" if rows else "it has none"
+                raise UsageError(f"{self.name} has no option {name!r}: {choices}")
+            if not rows[name].takes(value):
+                raise UsageError(
+                    f"{self.name}'s option {name!r} is {value!r}: give {rows[name].wanted}"
+                )
 
 
 _WHOLE_MODEL = (

@@ -1,6 +1,6 @@
 """The `dnnbench` fixture's object: what a case author calls."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -184,7 +184,7 @@ class DnnBench:
         options: dict[str, Scalar],
         form: StepForm | None,
     ) -> CaseRun:
-        self._check_options(spec, options)
+        spec.check_options(options)
         form = self._checked_form(spec, model, form)
         shared, smoke = self._resources, not self._benchmark.enabled
         return prepare_run(
@@ -338,12 +338,6 @@ class DnnBench:
         else:
             return form
         pytest.skip(reason)
-
-    def _check_options(self, spec: FrameworkSpec, options: Iterable[str]) -> None:
-        names = [row.name for row in spec.options]
-        if unknown := sorted(set(options) - set(names)):
-            choices = f"choose from {', '.join(names)}" if names else "it has none"
-            raise UsageError(f"{spec.name} has no option {unknown[0]!r}: {choices}")
 
     def _is_named(self, framework: str) -> bool:
         """Whether the user has named the framework, on the command line or in the test itself."""

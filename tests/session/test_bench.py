@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_dnnbench.case import Scalar
+from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session.bench import name_of
 from tests import tiny_models
@@ -57,6 +59,34 @@ def test_an_option_that_the_framework_does_not_have_is_refused(run: pytest.Pytes
     result = run.runpytest_subprocess(*ONE_CASE)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*single has no option 'bucket_cap_mb': it has none*"])
+
+
+@pytest.mark.parametrize(
+    ("framework", "options", "message"),
+    [
+        ("fsdp", {"reshard": "maybe"}, "fsdp's option 'reshard' is 'maybe': give auto, yes, no"),
+        ("ddp", {"bucket_mb": "25"}, "ddp's option 'bucket_mb' is '25': give a number"),
+        ("ddp", {"static_graph": 1}, "'static_graph' is 1: give True or False"),
+        ("gpipe", {"microbatches": 2.5}, "'microbatches' is 2.5: give a whole number"),
+        ("pipedream", {"stages": True}, "'stages' is True: give text or a number"),
+    ],
+)
+def test_an_option_of_a_value_that_none_has_is_refused(
+    framework: str, options: dict[str, Scalar], message: str
+) -> None:
+    """A rank failed on it, with a KeyError."""
+    with pytest.raises(UsageError) as caught:
+        Catalog().framework(framework).check_options(options)
+    assert message in str(caught.value)
+
+
+def test_the_values_that_options_have_are_taken() -> None:
+    catalog = Catalog()
+    for spec in catalog.frameworks.values():
+        spec.check_options({row.name: row.default for row in spec.options})
+    catalog.framework("ddp").check_options({"bucket_mb": 25, "hook": "fp16", "static_graph": True})
+    for stages in (2, "2-1", "auto"):
+        catalog.framework("pipedream").check_options({"stages": stages, "bandwidth": 1e9})
 
 
 def test_parameters_that_a_test_does_not_give_come_from_the_options(run: pytest.Pytester) -> None:
