@@ -2,6 +2,7 @@
 the nodes of a job, saves it, and continues it when the job is requeued.
 
     time limit near, or preemption ── SIGTERM ──> pytest stops as after Ctrl-C: journal kept
+    too little time for a launch   ── pytest stops so by itself, and says so in $stopped
                                    ── requeue ──> the same job, SLURM_RESTART_COUNT 1
                                                   pytest ... --dnn-resume
 
@@ -29,16 +30,19 @@ cd {directory} || exit 1
 resume=()
 if [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ]; then resume=(--dnn-resume); fi
 
-stopped=
+stopped=$(mktemp)
+export DNNBENCH_STOPPED_FILE="$stopped"
 {command} "${{resume[@]}}" &
 session=$!
-trap 'stopped=yes; kill -TERM $session' TERM
+trap 'echo SIGTERM > "$stopped"; kill -TERM $session' TERM
 wait $session
 status=$?
 while kill -0 $session 2>/dev/null; do wait $session; status=$?; done
 
 # Status 2: the session was stopped, and has launches left to make.
-if [ -n "$stopped" ] && [ "$status" -eq 2 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ -s "$stopped" ] && [ "$status" -eq 2 ]; then requeue=yes; fi
+rm -f "$stopped"
+if [ -n "${{requeue:-}}" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$status"
 """
 

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from pytest_dnnbench.controller.engines import Engine, described_end
 from pytest_dnnbench.errors import UsageError
 
+STOPPED_FILE = "DNNBENCH_STOPPED_FILE"
+"""The variable by which a batch script (batch/command.py) names the file that a session writes to
+when it stops for want of time: nobody has sent the script a signal then."""
+
 _ANSWER_S = 30.0
 """How long a command of Slurm may take."""
 

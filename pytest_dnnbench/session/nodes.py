@@ -9,6 +9,8 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from pytest_dnnbench.controller.agent_messages import Hello
 from pytest_dnnbench.controller.cluster import Cluster, HereNode, Node, is_this_machine
@@ -17,7 +19,12 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.placement import Placements
 from pytest_dnnbench.controller.remote_node import RemoteNode
 from pytest_dnnbench.controller.server_environment import decides_speed
-from pytest_dnnbench.controller.slurm import has_several_nodes, in_allocation, slurm
+from pytest_dnnbench.controller.slurm import (
+    STOPPED_FILE,
+    has_several_nodes,
+    in_allocation,
+    slurm,
+)
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session.settings import Settings
 
@@ -71,11 +78,15 @@ def _spread(nodes: str | None, available: int) -> int | None:
     return number
 
 
-def stopping(announce: Callable[[str], None]) -> Callable[[str], None]:
-    """Stops the session for a reason, as SIGTERM does: the file is saved, the journal kept."""
+def stopping(announce: Callable[[str], None], *, for_time: bool = False) -> Callable[[str], None]:
+    """Stops the session for a reason, as SIGTERM does: the file is saved, the journal kept.
+    `for_time`: its job has too little time left, and its batch script is to continue it."""
 
     def stop(why: str) -> None:
         announce(f"dnnbench: {why}; stopping as after Ctrl-C")
+        if for_time and (file := os.environ.get(STOPPED_FILE)):
+            with suppress(OSError):  # the job is then not requeued; it stops all the same
+                Path(file).write_text(f"{why}\n")
         os.kill(os.getpid(), signal.SIGTERM)
 
     return stop

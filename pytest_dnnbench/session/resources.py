@@ -144,7 +144,7 @@ class Resources:
     def _on_nodes(self, cluster: Cluster) -> NodePlacements:
         limit, left_s = None, time_left_s()
         if left_s is not None:
-            limit = TimeLimit(left_s, stopping(self._announce))
+            limit = TimeLimit(left_s, stopping(self._announce, for_time=True))
         return NodePlacements(cluster, self.settings.lease_timeout, limit)
 
     def start(self) -> None:

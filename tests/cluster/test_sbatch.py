@@ -72,6 +72,33 @@ def test_a_session_that_is_stopped_before_its_end_is_requeued(
     assert (done.returncode, done.stdout.strip()) == (2, "asked: requeue 77")
 
 
+@pytest.mark.parametrize(
+    ("ends", "asked"),
+    [
+        ("from pytest_dnnbench.session.nodes import stopping;"
+         " stopping(print, for_time=True)('no time')", "asked: requeue 77"),
+        ("from pytest_dnnbench.session.nodes import stopping;"
+         " stopping(print)('node n1 was told to end')", ""),
+        ("sys.exit(2)", ""),
+    ],
+    ids=["for want of time", "by scancel", "by itself, as for a broken test"],
+)  # fmt: skip
+def test_a_session_that_stops_for_want_of_time_is_requeued_and_others_are_not(
+    ends: str, asked: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The session had stopped by itself, with launches left, and its job ended for good."""
+    code = f"import sys, signal; signal.signal(15, lambda *_: sys.exit(2)); {ends}"
+    script = written(capsys, "--", sys.executable, "-c", code, "pytest")
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "asked: $*"\n')
+    (tmp_path / "scontrol").chmod(0o700)
+    (tmp_path / "temporary").mkdir()
+    path, folder = f"{tmp_path}:{os.environ['PATH']}", str(tmp_path / "temporary")
+    done = run(script, tmp_path, SLURM_JOB_ID="77", PATH=path, TMPDIR=folder)
+    assert done.returncode == 2, done.stderr
+    assert [line for line in done.stdout.splitlines() if "asked" in line] == [asked] * bool(asked)
+    assert os.listdir(folder) == []
+
+
 def run(script: str, folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         ["bash", "-c", script],
