@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         RankRaised,
         RankUnreadable,
         UsageError,
+        WorkloadRefused,
         WrongResult,
     )
     from pytest_dnnbench.messages import Correctness, Place, RunRequest
@@ -67,6 +68,7 @@ __all__ = [
     "UsageError",
     "Worker",
     "Workload",
+    "WorkloadRefused",
     "WrongResult",
     "__version__",
 ]
