@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 MODELS ?= resnet18
-FRAMEWORKS ?= single,ddp,fsdp,horovod,pipedream,pipedream-2bw,pipedream-flush,1f1b
+FRAMEWORKS ?= single,ddp,horovod,pipedream,pipedream-2bw,pipedream-flush
 
 help:
 	@echo "make bench      install into .venv, run a first comparison on what is here, and show it"
