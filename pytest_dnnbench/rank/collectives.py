@@ -42,8 +42,8 @@ class Collective(ABC):
         self.rank, self.ranks, self.size = place.rank, place.world_size, size
         if self.ranks > MOST_RANKS:
             raise UsageError(
-                f"a collective of {self.ranks} ranks is not offered: its values are checked exactly,"
-                f" and float32 has room for the sums of at most {MOST_RANKS} ranks"
+                f"a collective of {self.ranks} ranks is not offered: its values are checked"
+                f" exactly, and float32 has room for the sums of at most {MOST_RANKS} ranks"
             )
         if size < 1 or size % (_BYTES * self.ranks):
             raise UsageError(
