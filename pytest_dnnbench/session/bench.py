@@ -278,6 +278,8 @@ class DnnBench:
         sides = side_by_side(self._item.config)
         if sides:
             record.against = sides.entry(self._item)
+            if self._benchmark.enabled:
+                sides.explain(self._item, record)
         unlike = sides.failure(record) if sides else None
         if self._benchmark.enabled:
             self._resources.speed_ups.add(record)
