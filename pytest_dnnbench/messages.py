@@ -111,6 +111,7 @@ class FunctionRequest:
     most_steps          the most timed steps where `steps` are seconds; None: no limit
     worker, plan        as of a RunRequest; nothing is planned
     yardstick           as of a RunRequest
+    profiled, traces    as of a RunRequest
     """
 
     case: FunctionCase
@@ -123,6 +124,8 @@ class FunctionRequest:
     worker: str = "pytest_dnnbench.rank.timed_function:FunctionStepper"
     plan: Any = None
     yardstick: bool = False
+    profiled: bool = False
+    traces: str | None = None
 
 
 TimedRequest = RunRequest | FunctionRequest

@@ -157,15 +157,14 @@ class CaseRun:
         return max(measured) if len(measured) == len(reported) else None
 
     def _request(self, profiled: bool) -> TimedRequest:
-        """What the ranks of the next launch have to do. A user's function is not profiled."""
+        """What the ranks of the next launch have to do."""
         # Ranks that share a GPU would measure each other.
         on_gpus = self.machine.kind == "cuda" and not self.machine.oversubscribed(
             self.request.case.gpus
         )
-        asked = replace(self.request, yardstick=self.with_yardstick and on_gpus)
-        if not isinstance(asked, RunRequest):
-            return asked
-        request = replace(asked, recheck=not self.launches)
+        request = replace(self.request, yardstick=self.with_yardstick and on_gpus)
+        if isinstance(request, RunRequest):
+            request = replace(request, recheck=not self.launches)
         if not profiled:
             return request
         # A session that continues another has some of the launches already.
