@@ -108,6 +108,7 @@ class FunctionRequest:
     steps, warmup       as of a RunRequest
     most_steps          the most timed steps where `steps` are seconds; None: no limit
     worker, plan        as of a RunRequest; nothing is planned
+    profiled, traces    as of a RunRequest
     """
 
     case: FunctionCase
@@ -119,6 +120,8 @@ class FunctionRequest:
     most_steps: int | None = None
     worker: str = "pytest_dnnbench.rank.timed_function:FunctionStepper"
     plan: Any = None
+    profiled: bool = False
+    traces: str | None = None
 
 
 TimedRequest = RunRequest | FunctionRequest

@@ -146,10 +146,10 @@ class CaseRun:
         return replace(launch, conditions=conditions)
 
     def _request(self, profiled: bool) -> TimedRequest:
-        """What the ranks of the next launch have to do. A user's function is not profiled."""
-        if not isinstance(self.request, RunRequest):
-            return self.request
-        request = replace(self.request, recheck=not self.launches)
+        """What the ranks of the next launch have to do."""
+        request = self.request
+        if isinstance(request, RunRequest):
+            request = replace(request, recheck=not self.launches)
         if not profiled:
             return request
         # A session that continues another has some of the launches already.

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from pytest_dnnbench.controller.job import Rendezvous
-from pytest_dnnbench.controller.node_placement import with_clocks
+from pytest_dnnbench.controller.node_placement import gpu_windows, with_clocks
 from pytest_dnnbench.controller.rank_clock import check_clocks, on_ours
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Correctness, RankReport, TimedRequest
@@ -55,10 +55,10 @@ class RankLauncher:
         clocks = [(offset.offset_s, offset.uncertainty_s) for offset in clock.offsets]
         placement = self.ranks.placement
         launch = Launch(tuple(reports), with_clocks(placement.conditions, clocks))
-        if placement.watch.due_s() is None:
+        if not any(samples.uuids for samples in placement.gpu_samples):
             return launch
         check_times(request.case, launch)  # before its window is relied on
-        gpu_window = placement.watch.window(*launch.window)
+        gpu_window = gpu_windows(placement, launch.window, clock.offsets)
         conditions = msgspec.structs.replace(launch.conditions, gpu_window=gpu_window)
         return replace(launch, conditions=conditions)
 

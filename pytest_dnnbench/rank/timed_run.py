@@ -66,7 +66,7 @@ def measure(place: Place, request: TimedRequest) -> RankReport:
     report = _report(worker, run, timing, warmed, suspended_s)
     if isinstance(request, RunRequest) and request.recheck and (wrong := worker.recheck()):
         raise WrongResult(wrong)
-    if isinstance(request, RunRequest) and request.profiled:
+    if request.profiled:
         rank_phase.enter("breakdown")
         step_s = (timing.end_s - timing.start_s) / len(run.to_time)
         report = replace(report, profile=profile_steps(worker, window, step_s, request.traces))
