@@ -56,7 +56,8 @@ KNOWN_CAUSES = (
         r"No matching distribution|Could not find a version|Connection|Network is unreachable"
         r"|Name or service",
         "no package index was reached: check pip's configuration; without an index, install"
-        f" {', '.join(BUILD_REQUIREMENTS)} and CMake first and give the source archive with --sdist",
+        f" {', '.join(BUILD_REQUIREMENTS)} and CMake first, and give the source archive with"
+        " --sdist",
     ),
     (
         r"error: .*(?:torch|c10|at)::|torch/.*: error",
