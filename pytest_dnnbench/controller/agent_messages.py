@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from pytest_dnnbench.controller.gpu_samples import GpuSample
 from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.controller.route import Host
 from pytest_dnnbench.messages import Place
@@ -224,9 +225,11 @@ class Gathered(Reply, frozen=True, kw_only=True):
 
 
 class Released(Reply, frozen=True, kw_only=True):
-    """What was observed while the devices were leased."""
+    """What was observed while the devices were leased, and the readings of the node's GPUs by the
+    node's own clock."""
 
     conditions: Conditions
+    samples: dict[str, list[GpuSample]] = {}
 
 
 class Answer(Message, frozen=True):

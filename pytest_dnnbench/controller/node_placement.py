@@ -6,13 +6,16 @@ sessions cannot wait for each other.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import accumulate
 
 import msgspec
 
 from pytest_dnnbench.controller.cluster import Cluster, HereNode, Node
+from pytest_dnnbench.controller.gpu_samples import GpuSamples
 from pytest_dnnbench.controller.placement import NodeShare, Placement, PlacementSource
+from pytest_dnnbench.controller.rank_clock import ClockOffset
 from pytest_dnnbench.errors import LaunchError
-from pytest_dnnbench.results.records.schema import Conditions, NodeConditions
+from pytest_dnnbench.results.records.schema import Conditions, GpuWindow, NodeConditions
 
 _MARGIN, _SAVING_S = 1.5, 10.0
 """How much longer than the longest one a launch may take, and how long saving takes."""
@@ -111,6 +114,8 @@ class NodePlacements:
         finally:
             if placement is not None:
                 placement.conditions = _conditions(nodes, shares, placed)
+                samples = [placed[node.name].gpu_samples or (GpuSamples(()),) for node in nodes]
+                placement.gpu_samples = tuple(each for (each,) in samples)
 
     def _nodes(self, divide: Callable[[Sequence[Node]], list[int]]) -> tuple[list[Node], list[int]]:
         """The nodes of a launch, which answer, and the ranks on each. Where one is lost another
@@ -179,6 +184,20 @@ def _conditions(
             for name, ranks, each in by_node
         ],
     )
+
+
+def gpu_windows(
+    placement: Placement, window: tuple[float, float], offsets: Sequence[ClockOffset]
+) -> dict[str, GpuWindow]:
+    """What was read of each GPU of a launch during a stretch of time by the controller's clock.
+    `offsets` are those of each rank's node; empty: all ranks have the controller's clock."""
+    start_s, end_s = window
+    firsts = list(accumulate((share.host.ranks for share in placement.shares), initial=0))
+    windows: dict[str, GpuWindow] = {}
+    for first, samples in zip(firsts, placement.gpu_samples, strict=False):
+        offset_s = offsets[first].offset_s if offsets else 0.0
+        windows |= samples.window(start_s + offset_s, end_s + offset_s)
+    return windows
 
 
 def with_clocks(conditions: Conditions, clocks: Sequence[tuple[float, float]]) -> Conditions:
