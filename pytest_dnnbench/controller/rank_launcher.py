@@ -17,6 +17,7 @@ from pytest_dnnbench.results.records.measurement import Launch, check_times
 PROVE = "pytest_dnnbench.rank.timed_run:prove"
 MEASURE = "pytest_dnnbench.rank.timed_run:measure"
 MEASURE_MACHINE = "pytest_dnnbench.rank.yardstick:measure"
+MEASURE_GPU = "pytest_dnnbench.rank.gpu_yardstick:measure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ class RankLauncher:
         return replace(launch, conditions=conditions)
 
     def yardstick(self) -> float | None:
-        """Seconds of the machine's yardstick (rank/yardstick.py), of several nodes the slowest
-        one's."""
+        """Seconds of the yardstick of the machine's cores (rank/yardstick.py), of several nodes the
+        slowest one's."""
         if self.machine_ranks is None:
             return None
         return float(max(self.machine_ranks.launch(MEASURE_MACHINE, returns=float)))

@@ -215,8 +215,8 @@ class Resources:
         return RankLauncher(ranks, spec.planning, load(spec.rendezvous), self._machine_ranks(ranks))
 
     def _machine_ranks(self, ranks: Ranks) -> Ranks | None:
-        """The rank, on each node, that measures the machine's own speed; None with GPUs, whose
-        clocks NVML reports."""
+        """The rank, on each node, that measures the machine's own speed; None with GPUs, which the
+        ranks of the launch measure (rank/gpu_yardstick.py)."""
         if self.machine.kind == "cuda":
             return None
         if isinstance(self.placements, NodePlacements):

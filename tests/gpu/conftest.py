@@ -3,11 +3,13 @@
 A session on a GPU takes seconds to start, so the checks of frameworks on several ranks share one.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_dnnbench.controller.machine import detect
+from tests.conftest import USERS_GPUS
 from tests.gpu.sessions import Session, run_session
 
 HERE = Path(__file__).parent
@@ -58,12 +60,30 @@ WORDS = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips the checks of this folder on machines without a GPU."""
     ours = [item for item in items if item.path.is_relative_to(HERE)]
-    if ours and not detect("auto").gpus:
-        for item in ours:
-            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+    with pytest.MonkeyPatch.context() as patch:
+        _give_back_the_gpus(patch)
+        if not ours or detect("auto").gpus:
+            return
+    for item in ours:
+        item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
-@pytest.fixture(scope="session")
-def shared_gpu(tmp_path_factory: pytest.TempPathFactory) -> Session:
+@pytest.fixture(scope="package", autouse=True)
+def _the_users_gpus() -> Iterator[None]:
+    """The GPUs that the other tests do not see."""
+    with pytest.MonkeyPatch.context() as patch:
+        _give_back_the_gpus(patch)
+        yield
+
+
+def _give_back_the_gpus(patch: pytest.MonkeyPatch) -> None:
+    if USERS_GPUS is None:
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        patch.setenv("CUDA_VISIBLE_DEVICES", USERS_GPUS)
+
+
+@pytest.fixture(scope="package")
+def shared_gpu(tmp_path_factory: pytest.TempPathFactory, _the_users_gpus: None) -> Session:
     """A session whose ranks share one GPU: every kind of framework, two launches of each case."""
     return run_session(tmp_path_factory.mktemp("shared_gpu"), CASES, WORDS)

@@ -130,7 +130,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     still hold their GPUs; the power before is that of idle GPUs. `gpu_window` maps UUIDs to what
     was read during the timed window. `discarded_as_suspended` counts the launches before this one
     in which the machine slept. `yardstick_s` is how long the machine's yardstick took after the
-    launch; of several nodes, the slowest one's. `nodes` are there for a launch on nodes, the
+    launch: of the cores, or of the launch's GPUs the slowest one's; of several nodes, the slowest
+    one's. `nodes` are there for a launch on nodes, the
     leading one first; the leased cores are then given for each of them.
     """
 
