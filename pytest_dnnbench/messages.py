@@ -302,6 +302,29 @@ class RankReport:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkSpeed:
+    """The link between two ranks on different nodes over a backend of torch.distributed: bytes per
+    second of transfers of `size_bytes` from the first rank to the second, and back; half of the
+    round trip of a word, seconds."""
+
+    ranks: tuple[int, int]
+    backend: str
+    size_bytes: int
+    forth_bytes_s: float
+    back_bytes_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpeed:
+    """What a preflight measured on the rank of one node: the seconds of the node's yardstick, each
+    time, and the links that this rank timed."""
+
+    yardstick_s: tuple[float, ...]
+    links: tuple[LinkSpeed, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineRequest:
     """A pipeline to run on ranks: a model, how it is cut and replicated, and its training rule.
 

@@ -14,6 +14,7 @@ from pytest_dnnbench.controller.cluster import Cluster, HereNode, Node
 from pytest_dnnbench.controller.gpu_samples import GpuSamples
 from pytest_dnnbench.controller.placement import NodeShare, Placement, PlacementSource
 from pytest_dnnbench.controller.rank_clock import ClockOffset
+from pytest_dnnbench.controller.route import Host
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.results.records.schema import Conditions, GpuWindow, NodeConditions
 
@@ -113,7 +114,7 @@ class NodePlacements:
                 yield placement
         finally:
             if placement is not None:
-                placement.conditions = _conditions(nodes, shares, placed)
+                placement.conditions = _conditions(nodes, hosts, placed)
                 samples = [placed[node.name].gpu_samples or (GpuSamples(()),) for node in nodes]
                 placement.gpu_samples = tuple(each for (each,) in samples)
 
@@ -163,12 +164,12 @@ def _together(nodes: Sequence[Node], parts: Sequence[Placement]) -> Placement:
 
 
 def _conditions(
-    nodes: Sequence[Node], shares: Sequence[int], placed: dict[str, Placement]
+    nodes: Sequence[Node], hosts: Sequence[Host], placed: dict[str, Placement]
 ) -> Conditions:
     """What was observed on the nodes of a launch; each node's reason for a disturbance names it."""
     by_node = [
-        (node.name, ranks, placed[node.name].conditions)
-        for node, ranks in zip(nodes, shares, strict=True)
+        (node.name, host, placed[node.name].conditions)
+        for node, host in zip(nodes, hosts, strict=True)
     ]
     reasons = [f"node {name}: {each.disturbed}" for name, _, each in by_node if each.disturbed]
     loads = [each.others_cores for _, _, each in by_node]
@@ -180,8 +181,15 @@ def _conditions(
         gpu_before={uuid: gpu for _, _, each in by_node for uuid, gpu in each.gpu_before.items()},
         gpu_after={uuid: gpu for _, _, each in by_node for uuid, gpu in each.gpu_after.items()},
         nodes=[
-            NodeConditions(name=name, ranks=ranks, cores=each.cores, others_cores=each.others_cores)
-            for name, ranks, each in by_node
+            NodeConditions(
+                name=name,
+                ranks=host.ranks,
+                cores=each.cores,
+                others_cores=each.others_cores,
+                interface=host.interface if len(nodes) > 1 else "",
+                network_mbit_s=host.mbit_s if len(nodes) > 1 else None,
+            )
+            for name, host, each in by_node
         ],
     )
 
