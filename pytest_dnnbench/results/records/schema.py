@@ -89,7 +89,8 @@ class NodeConditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     `clock_offset_s` is the node's monotonic clock minus the controller's during the launch, and
     `clock_uncertainty_s` how far that may be off. The times in the record are by the controller's
-    clock.
+    clock. `skew` is the own work of the node's ranks in a step over that of all ranks, medians,
+    minus 1: above zero for a node that the others wait for; null where ranks do not report it.
     """
 
     name: str
@@ -100,6 +101,7 @@ class NodeConditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     clock_uncertainty_s: float = 0.0
     interface: str = ""
     network_mbit_s: int | None = None
+    skew: float | None = None
 
 
 class GpuWindow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
