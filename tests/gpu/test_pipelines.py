@@ -11,14 +11,17 @@ from pytest_dnnbench.metrics import METRICS
 from tests.gpu import programs
 from tests.gpu.sessions import Session
 
-FRAMEWORKS = ["pipedream", "pipedream-2bw", "pipedream-flush", "gpipe", "1f1b"]
 SHAPES = {"2-1-1": "resnet18", "1-1-1-1": "efficientnet_b0"}
-CASES = [
-    *(f"test_two_stages[{framework}]" for framework in FRAMEWORKS),
-    *(f"test_validation[{framework}]" for framework in ("pipedream", "gpipe")),
+TWICE = [
+    *(f"test_two_stages[{name}]" for name in ("pipedream", "pipedream-2bw", "pipedream-flush")),
     *(f"test_four_ranks[{shape}-{model}]" for shape, model in SHAPES.items()),
-    "test_one_queue[1-1]",
-    "test_one_queue[2-1]",
+]
+"""Those with two launches."""
+CASES = [
+    *TWICE,
+    *(f"test_schedule[{framework}]" for framework in ("gpipe", "1f1b")),
+    *(f"test_validation[{framework}]" for framework in ("gpipe", "pipedream")),
+    "test_one_queue",
 ]
 
 
@@ -30,25 +33,25 @@ def per_launch(record: dict[str, Any], metric: str) -> list[float]:
 @pytest.mark.parametrize("case", CASES)
 def test_a_pipeline_is_proven_and_timed(shared_gpu: Session, case: str) -> None:
     """efficientnet_b0 on four stages once failed: the reference ran on the CPU. In `one_queue` all
-    streams of a rank share a queue of the GPU: an order of transfers that can deadlock does."""
+    streams of a rank share a queue of the GPU: an order of transfers that can wait for ever
+    does."""
     record = shared_gpu.record(case)
     correctness = record["correctness"]
     assert correctness["checked"]
     for checked in correctness["checked"]:
         assert correctness["largest_deviation"][checked] <= correctness["tolerance"][checked]
-    assert len(record["launches"]) == 2
-    # The last stage, which counts the images, did a minibatch in every step.
-    for launch in record["launches"]:
-        assert all(seconds > 0 for seconds in launch["step_time_s"])
+    assert record["metrics"]["throughput"]["value"] > 0
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", TWICE)
 def test_launches_of_a_pipeline_need_as_much_memory(shared_gpu: Session, case: str) -> None:
-    """The allocator needs more where a host runs further ahead of its GPU."""
-    tolerance = METRICS["cached_peak_bytes"].tolerance
-    assert tolerance is not None
-    values = per_launch(shared_gpu.record(case), "cached_peak_bytes")
-    assert max(values) <= min(values) * (1 + tolerance), values
+    """The allocator needs more where a host runs further ahead of its GPU. It takes memory in
+    segments: one more or less is within the limit of every case."""
+    metric = METRICS["cached_peak_bytes"]
+    assert metric.tolerance is not None
+    values = per_launch(shared_gpu.record(case), metric.name)
+    allowed = max(metric.tolerance * min(values), metric.granularity)
+    assert max(values) - min(values) <= allowed, values
 
 
 @pytest.mark.parametrize("shape", SHAPES)
