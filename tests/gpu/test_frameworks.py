@@ -1,20 +1,21 @@
-"""Frameworks whose ranks share the model or the data, on ranks that share one GPU."""
+"""Sharded models and torch's schedules on two ranks that share one GPU."""
 
 import pytest
 
 from tests.gpu.sessions import Session
 
 CASES = {
-    "test_sharded[ddp-resnet18]": "train",
-    "test_sharded[fsdp-resnet18]": "train",
-    "test_sharded[tp-gpt-nano]": "train",
-    "test_sharded_validation": "validate",
+    "test_sharded[fsdp]": "train",
+    "test_sharded[tp]": "train",
+    "test_schedule[gpipe]": "train",
+    "test_schedule[1f1b]": "train",
+    "test_validation": "validate",
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_on_one_gpu_are_proven_and_timed(shared_gpu: Session, case: str) -> None:
-    record = shared_gpu.record(case)
+def test_two_ranks_on_one_gpu_are_proven_and_timed(others: Session, case: str) -> None:
+    record = others.record(case)
     assert (record["case"]["gpus"], record["case"]["phase"]) == (2, CASES[case])
     assert record["environment"]["must_match"]["ranks_per_gpu"] == 4
     correctness = record["correctness"]

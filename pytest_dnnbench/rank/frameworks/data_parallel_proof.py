@@ -11,7 +11,7 @@ timed step starts from the same weights and samples as the first step in float64
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -49,6 +49,9 @@ from pytest_dnnbench.rank.workload import Batch, Workload
 
 PROOF_STEPS = 2
 """An error in the momentum, the buffers or the first update shows in the second step."""
+
+CAPTURED_STEPS = 3
+"""Of a step that is captured (step_graph.py): one as it is written, one captured, one replayed."""
 
 MOST_BOUND = 1e-3
 """Of the gradients' tensors, the one that rounding moves least must be this certain. Otherwise a
@@ -123,8 +126,14 @@ class ProvenWorker(Protocol):
     def computing(self) -> torch.autocast:
         """The context of a forward pass of the model as it is built."""
 
+    def rehearse(self, minibatches: Sequence[Batch]) -> None:
+        """Runs what goes before a step as it is timed; weights and buffers stay."""
+
     def train_step(self, minibatches: Sequence[Batch]) -> torch.Tensor:
         """One step of the framework."""
+
+    def evaluate(self, batch: Batch) -> Any:
+        """The model's output, without gradients, as a step of validation computes it."""
 
 
 def prove_training(worker: ProvenWorker) -> Correctness:
@@ -137,7 +146,8 @@ def prove_training(worker: ProvenWorker) -> Correctness:
     worker.model.train()
     proof = _TrainingProof(worker, arithmetic) if worker.place.rank == 0 else None
     fingerprints = [digest(timed.gradients)] if timed else []
-    for index in range(PROOF_STEPS):
+    steps = CAPTURED_STEPS if worker.case.form.cuda_graph else PROOF_STEPS
+    for index in range(steps):
         shards = [wide(batch) for batch in _shards(worker, index)]
         # Neither the timed step nor the gradients of the last one are needed beside what follows.
         worker.module.zero_grad(set_to_none=True)
@@ -153,7 +163,7 @@ def prove_training(worker: ProvenWorker) -> Correctness:
         "reference": "the model in one process, the mean of the shards' gradients, "
         + in_words(worker.workload, worker.rule.optimiser),
         "dtype": "float64",
-        "steps": PROOF_STEPS,
+        "steps": steps,
         "digest": " ".join(fingerprints),
     }
     if proof is None:
@@ -346,8 +356,8 @@ def prove_validation(worker: ProvenWorker) -> Correctness:
 def _evaluated(worker: ProvenWorker, batch: Batch) -> Tensors:
     worker.module.eval()
     batch = laid_out(batch, worker.case.form)
-    with torch.no_grad(), _without_randomness(worker, batch), worker.computing():
-        return outputs_of(worker.workload, worker.workload.forward(worker.local, batch[0]))
+    with torch.no_grad(), _without_randomness(worker, batch):
+        return outputs_of(worker.workload, worker.evaluate(batch))
 
 
 def _without_randomness(worker: ProvenWorker, batch: Batch) -> AbstractContextManager[object]:
@@ -378,6 +388,7 @@ def _timed_step(worker: ProvenWorker) -> _TimedStep:
     worker.model.train()
     own = _own(worker, _shards(worker, 0))  # drawn before random numbers are switched off
     with _without_randomness(worker, own[0]):
+        worker.rehearse(own)
         loss = worker.train_step(own)
     return _TimedStep(_gradients(worker.module), loss)
 
@@ -404,6 +415,8 @@ def _about(worker: ProvenWorker, arithmetic: Arithmetic) -> dict[str, Scalar]:
     }
     if form.changed:
         about["form"] = form.label
+    if form.cuda_graph:
+        about["captured"] = f"the step in {arithmetic.name}, and all but the first in float64"
     if form.compile:
         about["compiled"] = f"the step in {arithmetic.name}; float64 runs as the model is written"
         about["compiled graphs"] = graphs_compiled()
