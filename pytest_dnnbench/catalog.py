@@ -293,6 +293,14 @@ FRAMEWORKS = (
                 "type in which gradients are averaged; none keeps theirs",
                 ("none", "bf16", "fp32"),
             ),
+            FrameworkOption(
+                "reduce",
+                "fsdp-reduce",
+                "each",
+                "with --dnn-accumulate: average gradients in each backward pass, or in the last"
+                " alone, and keep whole ones until then",
+                ("each", "last"),
+            ),
         ),
     ),
     FrameworkSpec(
