@@ -139,6 +139,14 @@ _STAGES_PER_RANK = FrameworkOption(
     "stages of the model on each rank, where the schedule leaves it open; 0: two",
 )
 
+_RESHARD = FrameworkOption(
+    "reshard",
+    "fsdp-reshard",
+    "auto",
+    "free a block's weights after its forward pass; auto keeps the root's",
+    ("auto", "yes", "no"),
+)
+
 
 def _pipedream(
     variant: str, about: str, option: FrameworkOption, *, by_default: bool = False
@@ -282,13 +290,7 @@ FRAMEWORKS = (
         forms=("fused", "checkpointing", "accumulate", "cudnn_benchmark"),
         form_reasons=_SHARED_OUT_REASONS,
         options=(
-            FrameworkOption(
-                "reshard",
-                "fsdp-reshard",
-                "auto",
-                "free a block's weights after its forward pass; auto keeps the root's",
-                ("auto", "yes", "no"),
-            ),
+            _RESHARD,
             FrameworkOption(
                 "param_dtype",
                 "fsdp-param-dtype",
@@ -318,7 +320,27 @@ FRAMEWORKS = (
         "pytest_dnnbench.rank.frameworks.tp:TpWorker",
         "torch.distributed.tensor.parallel: tensor parallel",
         preload=("pytest_dnnbench.rank.frameworks.tp",),
+        fits="pytest_dnnbench.shape:splits_evenly",
         by_default=False,
+        options=(
+            FrameworkOption(
+                "ranks",
+                "tp-ranks",
+                0,
+                "ranks that split each layer, where the others make replicas; 0: all",
+            ),
+            FrameworkOption(
+                "replicas",
+                "tp-replicas",
+                "fsdp",
+                "whether replicas share their weights out or hold copies",
+                ("fsdp", "copies"),
+            ),
+            FrameworkOption(
+                "sequence", "tp-sequence", False, "share the sequence out between split layers"
+            ),
+            _RESHARD,
+        ),
         forms=("checkpointing", "accumulate", "cudnn_benchmark"),
         form_reasons={
             **_SHARED_OUT_REASONS,

@@ -25,7 +25,7 @@ from pytest_dnnbench.device_peaks import peak_flops
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest, TimedRequest
 from pytest_dnnbench.metrics import COMPILE
-from pytest_dnnbench.rank import group, model_flops, rank_phase
+from pytest_dnnbench.rank import gpu_yardstick, group, model_flops, rank_phase
 from pytest_dnnbench.rank.agreement import Agreement
 from pytest_dnnbench.rank.breakdown.profiled_steps import profile_steps
 from pytest_dnnbench.rank.precision import set_matmul_precision
@@ -66,12 +66,15 @@ def measure(place: Place, request: TimedRequest) -> RankReport:
     report = _report(worker, run, timing, warmed, suspended_s)
     if isinstance(request, RunRequest) and request.recheck and (wrong := worker.recheck()):
         raise WrongResult(wrong)
-    if isinstance(request, RunRequest) and request.profiled:
+    if request.profiled:
         rank_phase.enter("breakdown")
         step_s = (timing.end_s - timing.start_s) / len(run.to_time)
         report = replace(report, profile=profile_steps(worker, window, step_s, request.traces))
     rank_phase.enter("teardown")
     worker.close()
+    if request.yardstick and worker.device.type == "cuda":
+        # After the close no rank needs its GPU for the case any more.
+        report = replace(report, yardstick_s=gpu_yardstick.seconds(worker.device))
     return report
 
 

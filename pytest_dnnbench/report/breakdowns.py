@@ -38,7 +38,7 @@ def broken_down(results: Iterable[Result]) -> list[tuple[Result, BreakdownEntry]
 def breakdown_lines(study: Study, width: int) -> list[str]:
     """Lines of at most `width` columns: a row per case with the shares of its step; none without a
     breakdown."""
-    entries = broken_down(study.latest)
+    entries = broken_down(study.measured)
     if not entries:
         return []
     shown = [part for part in PARTS if any(entry.shares.get(part, 0.0) for _, entry in entries)]
@@ -59,6 +59,9 @@ def breakdown_lines(study: Study, width: int) -> list[str]:
 
 
 def _name(study: Study, result: Result) -> str:
+    if function := result.record.function:
+        name, arguments = function.collective or function.name, function.arguments_text
+        return ", ".join(filter(None, (function.framework, name, str(function.gpus), arguments)))
     case = result.case
     return f"{study.label(result)}, {case.model}, {case.gpus}, {case.phase}"
 

@@ -272,6 +272,9 @@ class DnnBench:
         record = make_record(measurement)
         if self._resources.launch_plan is not None:
             record.launch_plan = self._resources.launch_plan.entry(self._item.nodeid)
+        if self._resources.preflight is not None:
+            nodes = [node.name for node in record.launches[0].conditions.nodes]
+            record.environment.recorded.update(self._resources.preflight.facts(nodes))
         benchmark_file.attach(self._benchmark, record)
         samples = [time for launch in measurement.launches for time in launch.step_time_s]
         clock_of(self._item).replay(self._benchmark, samples)

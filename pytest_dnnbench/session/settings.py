@@ -302,6 +302,13 @@ class Settings:
         None,
         "network interface between nodes (default: the one that the route leads to)",
     )
+    preflight: str = choice(
+        "on",
+        "measure nodes and the links between them before the first case of a session on several"
+        " nodes",
+        ("on", "off"),
+        measured=False,
+    )
     against: str | None = option(
         str,
         None,

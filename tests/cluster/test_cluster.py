@@ -30,6 +30,7 @@ class FakeNode:
         there = tuple(Gpu("H", f"GPU-{name}-{index}") for index in range(gpus))
         self.machine = Machine(kind, there, "1", cores, "cpu", "why", ())
         self.addresses = {"lo": "127.0.0.1", **addresses}
+        self.speeds = {"eth0": 10_000} if "eth0" in addresses else {}
         self.boot_id = f"boot of {name}"
         self.broken = ""
         self.leased: list[tuple[int, bool]] = []
@@ -107,7 +108,10 @@ def test_nodes_meet_where_routes_lead_both_ways() -> None:
     b.routes = {"172.17.0.1": ("eth0", "10.0.0.3"), "10.0.0.2": ("eth0", "10.0.0.3")}
     a.routes = {"10.0.0.3": ("eth0", "10.0.0.2")}
     pair = cluster(a, b)
-    assert pair.hosts([a, b], [2, 1]) == [Host("10.0.0.2", "eth0", 2), Host("10.0.0.3", "eth0", 1)]
+    assert pair.hosts([a, b], [2, 1]) == [
+        Host("10.0.0.2", "eth0", 2, 10_000),
+        Host("10.0.0.3", "eth0", 1, 10_000),
+    ]
     with pytest.raises(UsageError, match="--dnn-interface ib0: node a has no IPv4 address on it"):
         cluster(a, b, interface="ib0").hosts([a, b], [1, 1])
     b.routes = {}

@@ -70,6 +70,8 @@ def profile_steps(
     divided = _divided(events, worker.device)
     if divided is None:
         return None
+    if not worker.has_stages:
+        divided = divided.renamed("bubble", "communication")
     return _profile(divided, *stretch, trace, trouble)
 
 

@@ -11,13 +11,14 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
+from pytest_dnnbench.rank.workload import Workload
 
 TYPES = {"none": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -68,14 +69,7 @@ class FsdpWorker(DataParallelWorker):
         mesh = init_device_mesh(self.device.type, (self.place.world_size,))
         # In double precision, for the proof, nothing is cast.
         types = MixedPrecisionPolicy() if self.wide else self.types
-        self.wrapped = [
-            name for name in self.workload.blocks(module) if _has_parameters(module, name)
-        ]
-        _check_types(module, self.wrapped)
-        for name in self.wrapped:
-            block = module.get_submodule(name)
-            fully_shard(block, mesh=mesh, reshard_after_forward=self.reshard, mp_policy=types)
-        fully_shard(module, mesh=mesh, reshard_after_forward=self.reshard, mp_policy=types)
+        self.wrapped = shard_blocks(module, self.workload, mesh, self.reshard, types)
         # From its first layer on a rank waits for the others' parts.
         module.register_forward_pre_hook(lambda *_: self.own_work.together(), prepend=True)
         return module, self.fresh_optimizer(module)
@@ -105,6 +99,24 @@ class FsdpWorker(DataParallelWorker):
             "reduce_dtype": _name(self.types.reduce_dtype),
             "reduce": self.reduce,
         }
+
+
+def shard_blocks(
+    module: nn.Module,
+    workload: Workload,
+    mesh: DeviceMesh,
+    reshard: bool | None,
+    types: MixedPrecisionPolicy,
+) -> list[str]:
+    """Shards a module in place over the ranks of a mesh: the workload's blocks one by one, and what
+    is left with the root. Returns the names of the blocks. Raises UsageError."""
+    blocks = [name for name in workload.blocks(module) if _has_parameters(module, name)]
+    _check_types(module, blocks)
+    for name in blocks:
+        block = module.get_submodule(name)
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=types)
+    fully_shard(module, mesh=mesh, reshard_after_forward=reshard, mp_policy=types)
+    return blocks
 
 
 def _has_parameters(module: nn.Module, name: str) -> bool:

@@ -17,6 +17,7 @@ from pytest_dnnbench.function_case import FunctionCase, MeasuredCase
 from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.results.records.launches import Launches, launches_of
+from pytest_dnnbench.results.records.preflight import PreflightEntry
 from pytest_dnnbench.results.records.side_by_side import OtherSide
 from pytest_dnnbench.results.records.verdict import Verdict
 from pytest_dnnbench.results.statistics.noise import Noise
@@ -83,7 +84,8 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class NodeConditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One node of a launch over nodes: how many of the ranks ran there, in order; the `cores` that
-    they leased and the load of other processes.
+    they leased and the load of other processes. Of several nodes, `interface` is the one that leads
+    to the others, and `network_mbit_s` its nominal speed, null where the kernel gives none.
 
     `clock_offset_s` is the node's monotonic clock minus the controller's during the launch, and
     `clock_uncertainty_s` how far that may be off. The times in the record are by the controller's
@@ -96,6 +98,8 @@ class NodeConditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     others_cores: float | None = None
     clock_offset_s: float = 0.0
     clock_uncertainty_s: float = 0.0
+    interface: str = ""
+    network_mbit_s: int | None = None
 
 
 class GpuWindow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -126,7 +130,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     still hold their GPUs; the power before is that of idle GPUs. `gpu_window` maps UUIDs to what
     was read during the timed window. `discarded_as_suspended` counts the launches before this one
     in which the machine slept. `yardstick_s` is how long the machine's yardstick took after the
-    launch; of several nodes, the slowest one's. `nodes` are there for a launch on nodes, the
+    launch: of the cores, or of the launch's GPUs the slowest one's; of several nodes, the slowest
+    one's. `nodes` are there for a launch on nodes, the
     leading one first; the leased cores are then given for each of them.
     """
 
@@ -438,12 +443,13 @@ class Acceptance(msgspec.Struct, frozen=True):
 
 class SessionEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A saved file's entry of its session, under the key "dnnbench". `failed` lists the tests that
-    failed, by their node ids."""
+    failed, by their node ids. `preflight` is there for a session over several nodes."""
 
     schema: int
     failed: list[str] = []
     interrupted: bool = False
     accepted: Acceptance | None = None
+    preflight: PreflightEntry | None = None
 
 
 class ExtraInfo(msgspec.Struct, frozen=True, gc=False):
