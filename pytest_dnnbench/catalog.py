@@ -190,7 +190,7 @@ FRAMEWORKS = (
         "pytest_dnnbench.rank.frameworks.single:SingleWorker",
         "plain PyTorch on one device: what speed-up is measured against",
         max_gpus=1,
-        forms=_WHOLE_MODEL,
+        forms=(*_WHOLE_MODEL, "cuda_graph"),
     ),
     FrameworkSpec(
         "ddp",

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -219,9 +220,18 @@ class DataParallelWorker(WorkloadWorker):
         loss.backward()  # type: ignore[no-untyped-call] # torch's gap
         return loss.detach()
 
+    def rehearse(self, minibatches: Sequence[Batch]) -> None:
+        """Runs what has to run before a step of these minibatches runs as it is timed, and leaves
+        weights and buffers as they are: nothing, unless the step is captured (single.py)."""
+
     def computing(self) -> torch.autocast:
         """The context of a forward pass of the model as it is built."""
         return self.autocast(torch.float64 if self.wide else torch.float32)
+
+    def evaluate(self, batch: Batch) -> Any:
+        """The model's output, without gradients, as validate_step computes it."""
+        with torch.no_grad(), self.computing():
+            return self.workload.forward(self.local, batch[0])
 
     def validate_step(self, batch: Batch) -> torch.Tensor:
         """Forward and loss, in evaluation mode and without gradients. Both are asserted: without

@@ -11,7 +11,7 @@ timed step starts from the same weights and samples as the first step in float64
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -50,6 +50,9 @@ from pytest_dnnbench.rank.workload import Batch, Workload
 
 PROOF_STEPS = 2
 """An error in the momentum, the buffers or the first update shows in the second step."""
+
+CAPTURED_STEPS = 3
+"""Of a step that is captured (step_graph.py): one as it is written, one captured, one replayed."""
 
 MOST_BOUND = 1e-3
 """Of the gradients' tensors, the one that rounding moves least must be this certain. Otherwise a
@@ -131,8 +134,14 @@ class ProvenWorker(Protocol):
     def approximation(self) -> LowRank | None:
         """The approximation of its exchange, written out, as it is before the first step."""
 
+    def rehearse(self, minibatches: Sequence[Batch]) -> None:
+        """Runs what goes before a step as it is timed; weights and buffers stay."""
+
     def train_step(self, minibatches: Sequence[Batch]) -> torch.Tensor:
         """One step of the framework."""
+
+    def evaluate(self, batch: Batch) -> Any:
+        """The model's output, without gradients, as a step of validation computes it."""
 
 
 def prove_training(worker: ProvenWorker) -> Correctness:
@@ -145,7 +154,8 @@ def prove_training(worker: ProvenWorker) -> Correctness:
     worker.model.train()
     proof: _TrainingProof | None = None
     fingerprints = [digest(timed.gradients)] if timed else []
-    for index in range(PROOF_STEPS):
+    steps = CAPTURED_STEPS if worker.case.form.cuda_graph else PROOF_STEPS
+    for index in range(steps):
         shards = [wide(batch) for batch in _shards(worker, index)]
         # Neither the timed step nor the gradients of the last one are needed beside what follows.
         own = _own(worker, shards)
@@ -166,7 +176,7 @@ def prove_training(worker: ProvenWorker) -> Correctness:
         "reference": f"the model in one process, {_exchange_in_words(worker)}, "
         + in_words(worker.workload, worker.rule.optimiser),
         "dtype": "float64",
-        "steps": PROOF_STEPS,
+        "steps": steps,
         "digest": " ".join(fingerprints),
     }
     if proof is None:
@@ -375,8 +385,8 @@ def prove_validation(worker: ProvenWorker) -> Correctness:
 def _evaluated(worker: ProvenWorker, batch: Batch) -> Tensors:
     worker.module.eval()
     batch = laid_out(batch, worker.case.form)
-    with torch.no_grad(), randomness_off(worker, batch), worker.computing():
-        return outputs_of(worker.workload, worker.workload.forward(worker.local, batch[0]))
+    with torch.no_grad(), randomness_off(worker, batch):
+        return outputs_of(worker.workload, worker.evaluate(batch))
 
 
 def randomness_off(worker: ProvenWorker, batch: Batch) -> AbstractContextManager[object]:
@@ -407,6 +417,7 @@ def _timed_step(worker: ProvenWorker) -> _TimedStep:
     worker.model.train()
     own = _own(worker, _shards(worker, 0))  # drawn before random numbers are switched off
     with randomness_off(worker, own[0]):
+        worker.rehearse(own)
         loss = worker.train_step(own)
     return _TimedStep(_gradients(worker.module), loss, worker.approximation())
 
@@ -433,6 +444,8 @@ def _about(worker: ProvenWorker, arithmetic: Arithmetic) -> dict[str, Scalar]:
     }
     if form.changed:
         about["form"] = form.label
+    if form.cuda_graph:
+        about["captured"] = f"the step in {arithmetic.name}, and all but the first in float64"
     if form.compile:
         about["compiled"] = f"the step in {arithmetic.name}; float64 runs as the model is written"
         about["compiled graphs"] = graphs_compiled()
