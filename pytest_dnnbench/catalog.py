@@ -225,8 +225,18 @@ FRAMEWORKS = (
                 "hook",
                 "ddp-hook",
                 "none",
-                "type in which gradients are exchanged; bf16 needs CUDA",
-                ("none", "fp16", "bf16"),
+                "what of gradients is exchanged: a smaller type (bf16 needs CUDA), or matrices of"
+                " low rank",
+                ("none", "fp16", "bf16", "powersgd"),
+            ),
+            FrameworkOption(
+                "powersgd_rank", "ddp-powersgd-rank", 1, "of the matrices that powersgd exchanges"
+            ),
+            FrameworkOption(
+                "sync_batchnorm",
+                "ddp-sync-batchnorm",
+                False,
+                "batch normalisation over the samples of all ranks; needs CUDA",
             ),
         ),
         forms=_WHOLE_MODEL,
@@ -294,6 +304,14 @@ FRAMEWORKS = (
                 "none",
                 "type in which gradients are averaged; none keeps theirs",
                 ("none", "bf16", "fp32"),
+            ),
+            FrameworkOption(
+                "reduce",
+                "fsdp-reduce",
+                "each",
+                "with --dnn-accumulate: average gradients in each backward pass, or in the last"
+                " alone, and keep whole ones until then",
+                ("each", "last"),
             ),
         ),
     ),

@@ -158,7 +158,7 @@ class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     steps: the seconds of a step for which the rank needs no other; it is empty unless several ranks
     ran and all of them report it. `warmup_steps` of the whole job came before the window, in
     `warmup_s` seconds of the slowest rank. `steady` says whether steps took equally long at the end
-    of the warm-up; it is null where the number of warm-up steps was given.
+    of the warm-up; it is null where the warm-up's length was given and left nothing to compare.
     """
 
     step_time_s: list[float]
