@@ -139,6 +139,14 @@ _STAGES_PER_RANK = FrameworkOption(
     "stages of the model on each rank, where the schedule leaves it open; 0: two",
 )
 
+_RESHARD = FrameworkOption(
+    "reshard",
+    "fsdp-reshard",
+    "auto",
+    "free a block's weights after its forward pass; auto keeps the root's",
+    ("auto", "yes", "no"),
+)
+
 
 def _pipedream(
     variant: str, about: str, option: FrameworkOption, *, by_default: bool = False
@@ -182,7 +190,7 @@ FRAMEWORKS = (
         "pytest_dnnbench.rank.frameworks.single:SingleWorker",
         "plain PyTorch on one device: what speed-up is measured against",
         max_gpus=1,
-        forms=_WHOLE_MODEL,
+        forms=(*_WHOLE_MODEL, "cuda_graph"),
     ),
     FrameworkSpec(
         "ddp",
@@ -217,8 +225,18 @@ FRAMEWORKS = (
                 "hook",
                 "ddp-hook",
                 "none",
-                "type in which gradients are exchanged; bf16 needs CUDA",
-                ("none", "fp16", "bf16"),
+                "what of gradients is exchanged: a smaller type (bf16 needs CUDA), or matrices of"
+                " low rank",
+                ("none", "fp16", "bf16", "powersgd"),
+            ),
+            FrameworkOption(
+                "powersgd_rank", "ddp-powersgd-rank", 1, "of the matrices that powersgd exchanges"
+            ),
+            FrameworkOption(
+                "sync_batchnorm",
+                "ddp-sync-batchnorm",
+                False,
+                "batch normalisation over the samples of all ranks; needs CUDA",
             ),
         ),
         forms=_WHOLE_MODEL,
@@ -272,13 +290,7 @@ FRAMEWORKS = (
         forms=("fused", "checkpointing", "accumulate", "cudnn_benchmark"),
         form_reasons=_SHARED_OUT_REASONS,
         options=(
-            FrameworkOption(
-                "reshard",
-                "fsdp-reshard",
-                "auto",
-                "free a block's weights after its forward pass; auto keeps the root's",
-                ("auto", "yes", "no"),
-            ),
+            _RESHARD,
             FrameworkOption(
                 "param_dtype",
                 "fsdp-param-dtype",
@@ -293,6 +305,14 @@ FRAMEWORKS = (
                 "type in which gradients are averaged; none keeps theirs",
                 ("none", "bf16", "fp32"),
             ),
+            FrameworkOption(
+                "reduce",
+                "fsdp-reduce",
+                "each",
+                "with --dnn-accumulate: average gradients in each backward pass, or in the last"
+                " alone, and keep whole ones until then",
+                ("each", "last"),
+            ),
         ),
     ),
     FrameworkSpec(
@@ -300,7 +320,27 @@ FRAMEWORKS = (
         "pytest_dnnbench.rank.frameworks.tp:TpWorker",
         "torch.distributed.tensor.parallel: tensor parallel",
         preload=("pytest_dnnbench.rank.frameworks.tp",),
+        fits="pytest_dnnbench.shape:splits_evenly",
         by_default=False,
+        options=(
+            FrameworkOption(
+                "ranks",
+                "tp-ranks",
+                0,
+                "ranks that split each layer, where the others make replicas; 0: all",
+            ),
+            FrameworkOption(
+                "replicas",
+                "tp-replicas",
+                "fsdp",
+                "whether replicas share their weights out or hold copies",
+                ("fsdp", "copies"),
+            ),
+            FrameworkOption(
+                "sequence", "tp-sequence", False, "share the sequence out between split layers"
+            ),
+            _RESHARD,
+        ),
         forms=("checkpointing", "accumulate", "cudnn_benchmark"),
         form_reasons={
             **_SHARED_OUT_REASONS,

@@ -28,6 +28,7 @@ LEAVES = {
         "function_case",
         "powercap",
         "step_form",
+        "shape",
         "device_peaks",
         "protocol",
         "portable",

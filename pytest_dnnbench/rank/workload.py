@@ -123,6 +123,15 @@ class Workload(ABC):
         UsageError for a number of ranks that does not divide what is split."""
         return {}
 
+    def sequence(self, model: nn.Module, ranks: int) -> dict[str, str]:
+        """The parts of the model between whose split layers the sequence can be shared out among
+        ranks, by name. Each takes one tensor, (batch, sequence, ...): "cut" takes the whole of it,
+        and ranks go on with a part each; "part" (a norm) runs on a rank's part, with weights that
+        every rank has; "whole" gets the parts gathered, and what its row layers add up is shared
+        out again. Empty: the model cannot do that. Raises UsageError for a number of ranks that
+        does not divide the sequence."""
+        return {}
+
     def forward(self, model: nn.Module, inputs: Any) -> Any:
         """The model's output: of a tensor, of a tuple's or list's values in their order, or of a
         dict's by their names."""

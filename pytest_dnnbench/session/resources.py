@@ -26,6 +26,7 @@ from pytest_dnnbench.controller.ranks import Progress, Ranks
 from pytest_dnnbench.controller.slurm import time_left_s
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.mnist_files import MnistFiles, find_mnist
+from pytest_dnnbench.results.records.preflight import PreflightEntry
 from pytest_dnnbench.results.records.speed_up import SpeedUps
 from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
 from pytest_dnnbench.session import state
@@ -110,6 +111,7 @@ class Resources:
         self.must_stay: dict[str, Any] = {}
         """Facts that a session which continues this one must have too."""
         self.launch_plan: LaunchPlan | None = None
+        self.preflight: PreflightEntry | None = None
         self._data: MnistFiles | None = None
         self._text: TextFile | None = None
 
@@ -213,8 +215,8 @@ class Resources:
         return RankLauncher(ranks, spec.planning, load(spec.rendezvous), self._machine_ranks(ranks))
 
     def _machine_ranks(self, ranks: Ranks) -> Ranks | None:
-        """The rank, on each node, that measures the machine's own speed; None with GPUs, whose
-        clocks NVML reports."""
+        """The rank, on each node, that measures the machine's own speed; None with GPUs, which the
+        ranks of the launch measure (rank/gpu_yardstick.py)."""
         if self.machine.kind == "cuda":
             return None
         if isinstance(self.placements, NodePlacements):

@@ -57,6 +57,7 @@ from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.baseline import SessionBaseline
 from pytest_dnnbench.session.completeness import Completion
 from pytest_dnnbench.session.marks import known_regression
+from pytest_dnnbench.session.preflight import Preflight
 from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.settings import Settings
 from pytest_dnnbench.session.verdict_summary import verdict_lines
@@ -125,6 +126,7 @@ class Verdicts:
                 failed=sorted(set(self._failed)),
                 interrupted=self._interrupted,
                 accepted=self._acceptance(),
+                preflight=state.part(self._config, Preflight).entry,
             )
             benchmark_file.make_plain(output_json, session)
 

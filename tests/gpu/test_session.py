@@ -70,10 +70,18 @@ def test_ranks_warm_up_until_steps_are_steady(session: Session) -> None:
         assert all(launch["steady"] for launch in record["launches"])
 
 
+def test_each_launch_is_followed_by_the_gpus_yardstick(session: Session) -> None:
+    """Launches of the same seconds differ little; a round takes a millisecond or a few."""
+    for record in session.records.values():
+        figures = record["metrics"]["yardstick_s"]["per_launch"]
+        assert len(figures) == len(record["launches"])
+        assert 1e-4 < min(figures) <= max(figures) < 1.05 * min(figures)
+
+
 def test_mfu_is_a_fraction_where_the_gpus_peak_is_known(session: Session) -> None:
-    record = session.records["test_train[resnet18-single]"]
-    known = peak_flops(record["environment"]["must_match"]["gpu"], "bf16")
-    if known is None:
+    record = session.records["test_train[resnet18-channels_last-single]"]
+    peak = peak_flops(record["environment"]["must_match"]["gpu"], "bf16")
+    if peak is None:
         assert "mfu" not in record["metrics"]
     else:
         assert 0 < record["metrics"]["mfu"]["value"] < 1

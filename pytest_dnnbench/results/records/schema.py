@@ -17,6 +17,7 @@ from pytest_dnnbench.function_case import FunctionCase, MeasuredCase
 from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.results.records.launches import Launches, launches_of
+from pytest_dnnbench.results.records.preflight import PreflightEntry
 from pytest_dnnbench.results.records.profile_entry import BreakdownEntry, WhyEntry
 from pytest_dnnbench.results.records.side_by_side import OtherSide
 from pytest_dnnbench.results.records.verdict import Verdict
@@ -80,11 +81,13 @@ class GpuState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class NodeConditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One node of a launch over nodes: how many of the ranks ran there, in order; the `cores` that
-    they leased and the load of other processes.
+    they leased and the load of other processes. Of several nodes, `interface` is the one that leads
+    to the others, and `network_mbit_s` its nominal speed, null where the kernel gives none.
 
     `clock_offset_s` is the node's monotonic clock minus the controller's during the launch, and
     `clock_uncertainty_s` how far that may be off. The times in the record are by the controller's
-    clock.
+    clock. `skew` is the own work of the node's ranks in a step over that of all ranks, medians,
+    minus 1: above zero for a node that the others wait for; null where ranks do not report it.
     """
 
     name: str
@@ -93,6 +96,9 @@ class NodeConditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     others_cores: float | None = None
     clock_offset_s: float = 0.0
     clock_uncertainty_s: float = 0.0
+    interface: str = ""
+    network_mbit_s: int | None = None
+    skew: float | None = None
 
 
 class GpuWindow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -123,7 +129,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     still hold their GPUs; the power before is that of idle GPUs. `gpu_window` maps UUIDs to what
     was read during the timed window. `discarded_as_suspended` counts the launches before this one
     in which the machine slept. `yardstick_s` is how long the machine's yardstick took after the
-    launch; of several nodes, the slowest one's. `nodes` are there for a launch on nodes, the
+    launch: of the cores, or of the launch's GPUs the slowest one's; of several nodes, the slowest
+    one's. `nodes` are there for a launch on nodes, the
     leading one first; the leased cores are then given for each of them.
     """
 
@@ -148,7 +155,7 @@ class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     steps: the seconds of a step for which the rank needs no other; it is empty unless several ranks
     ran and all of them report it. `warmup_steps` of the whole job came before the window, in
     `warmup_s` seconds of the slowest rank. `steady` says whether steps took equally long at the end
-    of the warm-up; it is null where the number of warm-up steps was given.
+    of the warm-up; it is null where the warm-up's length was given and left nothing to compare.
     """
 
     step_time_s: list[float]
@@ -359,12 +366,13 @@ class Acceptance(msgspec.Struct, frozen=True):
 
 class SessionEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A saved file's entry of its session, under the key "dnnbench". `failed` lists the tests that
-    failed, by their node ids."""
+    failed, by their node ids. `preflight` is there for a session over several nodes."""
 
     schema: int
     failed: list[str] = []
     interrupted: bool = False
     accepted: Acceptance | None = None
+    preflight: PreflightEntry | None = None
 
 
 class ExtraInfo(msgspec.Struct, frozen=True, gc=False):
