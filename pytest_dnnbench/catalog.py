@@ -216,7 +216,7 @@ FRAMEWORKS = (
         "plain PyTorch on one device: what speed-up is measured against",
         max_gpus=1,
         axes=_REPLICAS,
-        forms=_WHOLE_MODEL,
+        forms=(*_WHOLE_MODEL, "cuda_graph"),
     ),
     FrameworkSpec(
         "ddp",
@@ -251,8 +251,18 @@ FRAMEWORKS = (
                 "hook",
                 "ddp-hook",
                 "none",
-                "type in which gradients are exchanged; bf16 needs CUDA",
-                ("none", "fp16", "bf16"),
+                "what of gradients is exchanged: a smaller type (bf16 needs CUDA), or matrices of"
+                " low rank",
+                ("none", "fp16", "bf16", "powersgd"),
+            ),
+            FrameworkOption(
+                "powersgd_rank", "ddp-powersgd-rank", 1, "of the matrices that powersgd exchanges"
+            ),
+            FrameworkOption(
+                "sync_batchnorm",
+                "ddp-sync-batchnorm",
+                False,
+                "batch normalisation over the samples of all ranks; needs CUDA",
             ),
         ),
         axes=_REPLICAS,
@@ -323,6 +333,14 @@ FRAMEWORKS = (
                 "none",
                 "type in which gradients are averaged; none keeps theirs",
                 ("none", "bf16", "fp32"),
+            ),
+            FrameworkOption(
+                "reduce",
+                "fsdp-reduce",
+                "each",
+                "with --dnn-accumulate: average gradients in each backward pass, or in the last"
+                " alone, and keep whole ones until then",
+                ("each", "last"),
             ),
         ),
     ),

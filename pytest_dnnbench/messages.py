@@ -254,8 +254,8 @@ class RankReport:
     suspended_s       how long the machine slept between the first warm-up step and the end of the
                       window
     warmup_steps      steps of the whole job before the window, in `warmup_s` seconds on this rank
-    steady            whether the warm-up ended with steps that took equally long; None where it was
-                      a given number of steps
+    steady            whether the warm-up ended with steps that took equally long; None where its
+                      length was given and left no two stretches of steps to compare
     clock_s           the rank's clock before the timed run and after its window, to be held against
                       another clock; (0, 0) where that is not to be done
     profile           of the steps after the timed ones; None where none was asked for
@@ -299,6 +299,29 @@ class RankReport:
                 f"a sample of the framework is {self.sample!r}: let Worker.sample be one of"
                 f" {', '.join(get_args(Sample))}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpeed:
+    """The link between two ranks on different nodes over a backend of torch.distributed: bytes per
+    second of transfers of `size_bytes` from the first rank to the second, and back; half of the
+    round trip of a word, seconds."""
+
+    ranks: tuple[int, int]
+    backend: str
+    size_bytes: int
+    forth_bytes_s: float
+    back_bytes_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpeed:
+    """What a preflight measured on the rank of one node: the seconds of the node's yardstick, each
+    time, and the links that this rank timed."""
+
+    yardstick_s: tuple[float, ...]
+    links: tuple[LinkSpeed, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,7 @@ def _parts(config: pytest.Config) -> list[object]:
     from pytest_dnnbench.session.journal import Journaling
     from pytest_dnnbench.session.launch_planning import LaunchPlanning
     from pytest_dnnbench.session.machine_fingerprint import MachineFingerprint
+    from pytest_dnnbench.session.preflight import Preflight
     from pytest_dnnbench.session.progress import ProgressDisplay
     from pytest_dnnbench.session.replay_clock import ReplayClocks
     from pytest_dnnbench.session.report import SessionReport
@@ -108,6 +109,7 @@ def _parts(config: pytest.Config) -> list[object]:
         ServerLife(config),
         SideBySide(config),
         Rounds(),
+        Preflight(config),
         ProgressDisplay(config),
         Xdist(config),
         Journaling(config),

@@ -34,7 +34,7 @@ from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.controller.oom_kills import OomWatch
 from pytest_dnnbench.controller.placement import Placement, Placements
 from pytest_dnnbench.controller.rank_clock import LaunchClock
-from pytest_dnnbench.controller.route import addresses, boot_id, route_to
+from pytest_dnnbench.controller.route import addresses, boot_id, route_to, speeds
 from pytest_dnnbench.controller.this_node import beside
 from pytest_dnnbench.errors import DnnbenchError, LaunchError, UsageError
 
@@ -191,6 +191,7 @@ class Agent:
             version=version,
             machine=machine,
             addresses=addresses(),
+            speeds=speeds(),
             boot_id=boot_id(),
             hostname=platform.node(),
         )

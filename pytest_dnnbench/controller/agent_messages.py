@@ -157,12 +157,13 @@ class Refused(Reply, frozen=True, kw_only=True):
 
 
 class Welcome(Reply, frozen=True, kw_only=True):
-    """The node: its version of this package, its devices, its addresses (interface to address), and
-    what identifies its machine and its network."""
+    """The node: its version of this package, its devices, its addresses and the nominal speeds of
+    its network in Mbit/s (both by interface), and what identifies its machine."""
 
     version: str
     machine: Machine
     addresses: dict[str, str]
+    speeds: dict[str, int]
     boot_id: str
     hostname: str
 

@@ -279,6 +279,8 @@ def _environment(
         recorded["nodes"] = ", ".join(node.name for node in nodes)
     if len(nodes) > 1:
         must_match["ranks_per_node"] = "-".join(str(node.ranks) for node in nodes)
+        speeds = [node.network_mbit_s for node in nodes if node.network_mbit_s is not None]
+        must_match["network_mbit_s"] = min(speeds, default=None)
     return Environment(must_match=must_match, recorded=recorded)
 
 

@@ -73,6 +73,12 @@ class RemoteNode:
         return self.welcome.addresses
 
     @property
+    def speeds(self) -> dict[str, int]:
+        """The nominal speeds of its network in Mbit/s, by interface, once it has been connected."""
+        assert self.welcome is not None, "connect() comes first"
+        return self.welcome.speeds
+
+    @property
     def boot_id(self) -> str:
         """What identifies the running kernel of its machine, once it has been connected."""
         assert self.welcome is not None, "connect() comes first"

@@ -5,14 +5,16 @@ Not here: what is in a batch (workload.py), MNIST's images (data.py).
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 import torch
 
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.models import seed, widened
 from pytest_dnnbench.rank.workload import Batch, Share, Workload
@@ -83,6 +85,38 @@ def mapped(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
             return type(tree)(*values)
         return tuple(values) if isinstance(tree, tuple) else values
     return tree
+
+
+def joined(trees: Sequence[Any]) -> Any:
+    """Inputs of several minibatches as those of one, along the first dimension; values that are no
+    tensors are the first's."""
+    first = trees[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(list(trees))
+    if isinstance(first, Mapping):
+        return {name: joined([tree[name] for tree in trees]) for name in first}
+    if isinstance(first, tuple | list):
+        values = [joined(values) for values in zip(*trees, strict=True)]
+        if hasattr(first, "_fields"):  # a named tuple
+            return type(first)(*values)
+        return tuple(values) if isinstance(first, tuple) else values
+    return first
+
+
+def parted(tree: Any, lengths: Sequence[int]) -> list[Any]:
+    """The outputs of joined minibatches, of these many samples, as those of each. Raises UsageError
+    for a tensor that has not the samples in its first dimension."""
+
+    def part(tensor: torch.Tensor, number: int) -> torch.Tensor:
+        if tensor.dim() == 0 or len(tensor) != sum(lengths):
+            raise UsageError(
+                f"the model's output of shape {tuple(tensor.shape)} has not the {sum(lengths)}"
+                " samples of its inputs in its first dimension, so that ranks' parts of it cannot"
+                " be told apart: leave out what joins their samples, --dnn-ddp-sync-batchnorm"
+            )
+        return torch.split(tensor, list(lengths))[number]
+
+    return [mapped(tree, partial(part, number=number)) for number in range(len(lengths))]
 
 
 @contextmanager

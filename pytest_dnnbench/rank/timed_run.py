@@ -30,6 +30,7 @@ from pytest_dnnbench.rank.agreement import Agreement
 from pytest_dnnbench.rank.breakdown.profiled_steps import profile_steps
 from pytest_dnnbench.rank.precision import set_matmul_precision
 from pytest_dnnbench.rank.rank_facts import environment
+from pytest_dnnbench.rank.step_graph import EAGER
 
 # Under its own name on purpose: a test replaces it here.
 from pytest_dnnbench.rank.suspension import asleep_s as asleep_s
@@ -37,6 +38,7 @@ from pytest_dnnbench.rank.timed_window import Timing, Window, window_for
 from pytest_dnnbench.rank.warmup import CPU, CUDA, Warmup, whole_turns
 from pytest_dnnbench.rank.worker import Step, Stepper
 from pytest_dnnbench.run_length import seconds_of
+from pytest_dnnbench.step_form import PLAIN
 
 MOST_SAMPLES = 2**40
 """In one step of a rank: a terabyte, where bytes are counted. Eight million such steps can be added
@@ -122,12 +124,21 @@ class _Warmed:
     first_s: float | None = None
 
 
-def _first_step(worker: Stepper, window: Window) -> tuple[float, list[torch.Tensor]]:
-    """The first step of all, in a run of its own: its seconds, and its loss where this rank sees
-    one."""
-    rank_phase.enter("warm-up", 1)
+def _unlike_the_others(request: TimedRequest) -> int:
+    """How many first steps are not as those that follow: that which is compiled, or those until a
+    step is captured."""
+    form = request.case.form if isinstance(request, RunRequest) else PLAIN
+    if form.cuda_graph:
+        return EAGER + 1
+    return 1 if form.compile else 0
+
+
+def _first_steps(worker: Stepper, window: Window, steps: int) -> tuple[float, list[torch.Tensor]]:
+    """The first steps of all, in a run of their own: their seconds, and the losses where this rank
+    sees them."""
+    rank_phase.enter("warm-up", steps)
     start_s = monotonic()
-    losses = [step.loss for step in worker.run(1) if step.loss is not None]
+    losses = [step.loss for step in worker.run(steps) if step.loss is not None]
     window.settle()
     return monotonic() - start_s, losses
 
@@ -137,10 +148,10 @@ def _warm_up(worker: Stepper, window: Window) -> _Warmed:
     Where both are numbers, the timed run itself begins with the warm-up."""
     warmup, timed, turn = worker.request.warmup, worker.request.steps, worker.turn
     window_s, began_s = seconds_of(timed), monotonic()
-    first_s, losses = None, list[torch.Tensor]()
-    if isinstance(worker.request, RunRequest) and worker.request.case.form.compile:
-        first_s, losses = _first_step(worker, window)
-    before = 0 if first_s is None else 1
+    took_s, losses = None, list[torch.Tensor]()
+    if before := _unlike_the_others(worker.request):
+        took_s, losses = _first_steps(worker, window, before)
+    first_s = took_s if before == 1 else None
     if isinstance(warmup, int) and isinstance(timed, int):
         lead = whole_turns(max(warmup, worker.lead_in), turn)
         rank_phase.enter("warm-up", lead)
@@ -168,7 +179,7 @@ def _warm_up(worker: Stepper, window: Window) -> _Warmed:
         else _bounded(plan.timed_steps(window_s or 0.0), worker.most_steps),
         steps=before + plan.steps,
         losses=tuple(losses),
-        steady=plan.steady,
+        steady=plan.was_steady,
         first_s=first_s,
     )
 

@@ -154,7 +154,7 @@ class DnnBench:
             pytest.skip(failure)
         if failure is not None:  # outside the handler, so that pytest shows the message once
             self._benchmark.has_error = True
-            self._show(ranks)
+            self._show(ranks, failure)
             pytest.fail(failure, pytrace=False)
         if EARLY_ROUND in self._item.stash:
             pytest.skip("measured; reported in the last round")
@@ -278,12 +278,17 @@ class DnnBench:
         record = make_record(measurement)
         if self._resources.launch_plan is not None:
             record.launch_plan = self._resources.launch_plan.entry(self._item.nodeid)
+        if self._resources.preflight is not None:
+            nodes = [node.name for node in record.launches[0].conditions.nodes]
+            record.environment.recorded.update(self._resources.preflight.facts(nodes))
         benchmark_file.attach(self._benchmark, record)
         samples = [time for launch in measurement.launches for time in launch.step_time_s]
         clock_of(self._item).replay(self._benchmark, samples)
         sides = side_by_side(self._item.config)
         if sides:
             record.against = sides.entry(self._item)
+            if self._benchmark.enabled:
+                sides.explain(self._item, record)
         unlike = sides.failure(record) if sides else None
         if self._benchmark.enabled:
             self._resources.speed_ups.add(record)
@@ -354,10 +359,17 @@ class DnnBench:
         )
         return own or not taken or framework in (self._resources.settings.frameworks or ())
 
-    def _show(self, ranks: Ranks) -> None:
+    def _show(self, ranks: Ranks, failure: str) -> None:
+        """Shows what the ranks wrote, without the traceback that the failure has already."""
+        traceback = "".join(failure.partition(TRACEBACK)[1:]).rstrip()
         for number, output in enumerate(ranks.outputs):
-            if output.strip():
-                self._item.add_report_section("call", f"rank {number}", output)
+            rest = output.replace(traceback, "") if traceback else output
+            if rest.strip():
+                self._item.add_report_section("call", f"rank {number}", rest)
+
+
+TRACEBACK = "Traceback (most recent call last):"
+"""How Python begins one."""
 
 
 def name_of(named: str | Callable[..., Any], what: str = "model") -> str:

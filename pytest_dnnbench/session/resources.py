@@ -26,6 +26,7 @@ from pytest_dnnbench.controller.ranks import Progress, Ranks
 from pytest_dnnbench.controller.slurm import time_left_s
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.mnist_files import MnistFiles, find_mnist
+from pytest_dnnbench.results.records.preflight import PreflightEntry
 from pytest_dnnbench.results.records.speed_up import SpeedUps
 from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
 from pytest_dnnbench.session import shapes, state
@@ -111,6 +112,7 @@ class Resources:
         self.must_stay: dict[str, Any] = {}
         """Facts that a session which continues this one must have too."""
         self.launch_plan: LaunchPlan | None = None
+        self.preflight: PreflightEntry | None = None
         self._data: MnistFiles | None = None
         self._text: TextFile | None = None
 

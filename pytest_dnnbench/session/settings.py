@@ -141,6 +141,11 @@ class Settings:
         int, 1, "minibatches of a rank whose gradients one update averages", at_least=1
     )
     cudnn_benchmark: bool = option(bool, False, "let cuDNN try its algorithms (GPUs only)")
+    cuda_graph: bool = option(
+        bool,
+        False,
+        "capture the step as a CUDA graph, and launch its kernels together (single on GPUs only)",
+    )
     ranks_per_gpu: int = option(
         int,
         1,
@@ -308,6 +313,13 @@ class Settings:
         str,
         None,
         "network interface between nodes (default: the one that the route leads to)",
+    )
+    preflight: str = choice(
+        "on",
+        "measure nodes and the links between them before the first case of a session on several"
+        " nodes",
+        ("on", "off"),
+        measured=False,
     )
     against: str | None = option(
         str,

@@ -1,13 +1,15 @@
 """The yardstick of a GPU, on a device and with a clock that a test gives."""
 
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_dnnbench.rank import gpu_yardstick
 from pytest_dnnbench.rank.gpu_yardstick import ROUNDS, Work, seconds
-from pytest_dnnbench.rank.stopwatch import HostStopwatch
 
 CPU = torch.device("cpu")
 SMALL = Work(side=8, products=1, copied_bytes=64, copies=1)
@@ -51,12 +53,27 @@ def test_a_clock_that_stands_still_gives_a_figure_that_is_refused() -> None:
     assert seconds(CPU, SMALL, GivenTimes(iter([0.0] * 1000))) == 0.0
 
 
-def test_more_work_takes_longer() -> None:
-    once = seconds(CPU, Work(128, 1, 1 << 20, 1), HostStopwatch())
-    more = seconds(CPU, Work(128, 30, 1 << 20, 30), HostStopwatch())
-    assert once is not None
-    assert more is not None
-    assert more > 3 * once
+class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
+    """Counts the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's gap
+        self.calls = Counter[str]()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.calls[func._schema.name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_every_round_is_the_same_products_and_copies() -> None:
+    work = Work(side=8, products=3, copied_bytes=64, copies=5)
+    with Counted() as counted:
+        seconds(CPU, work, GivenTimes(iter([0.01] * 1000)))
+    rounds = ROUNDS + 1  # the first one loads the kernels
+    assert counted.calls["aten::mm"] == 3 * rounds
+    assert counted.calls["aten::copy_"] == 5 * rounds
 
 
 def test_without_memory_there_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,6 +264,7 @@ MEASURED = {
         "interface",
         *("memory_format", "compile", "fused", "checkpointing", "accumulate"),
         "cudnn_benchmark",
+        "cuda_graph",
         "ranks_per_gpu",
         *("against", "against_path", "against_env"),
         "calibrate",

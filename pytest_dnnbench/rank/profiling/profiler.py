@@ -9,11 +9,12 @@ Not here: the graph (operator_graph.py), the marks of a pass (marked_pass.py), k
 (profile_cache.py).
 """
 
+import dataclasses
 import hashlib
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,11 +37,14 @@ from pytest_dnnbench.rank.profiling.conditions import (
 from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.marked_pass import MarkedPass, whole_pass
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, OperatorGraph, trace
-from pytest_dnnbench.rank.profiling.weights import tensors_used, together
+from pytest_dnnbench.rank.profiling.update_time import update_facts
+from pytest_dnnbench.rank.profiling.weights import block_of, tensors_used, together
+from pytest_dnnbench.rank.step_forms import laid_out, lay_out
 from pytest_dnnbench.rank.stopwatch import stopwatch
 from pytest_dnnbench.rank.workload import Workload
 from pytest_dnnbench.rank.workload_checks import model_of
 from pytest_dnnbench.rank.workload_factory import workload_of
+from pytest_dnnbench.step_form import StepForm
 
 LEAST_CORE_SHARE = 0.9
 """The fraction of the time in which this process must have had a core. Below it, other work was in
@@ -110,17 +114,45 @@ def profile_workload(
     *,
     threads: int = 1,
     effort: Effort | None = None,
+    form: StepForm | None = None,
 ) -> Profile:
-    """As `profile_model`, of a workload that is there already. `model` and `image_size` are for the
-    record."""
+    """As `profile_model`, of a workload that is there already, laid out and updated as in this form
+    of a step. `model` and `image_size` are for the record."""
     place = usable_device(device)
+    form, effort = form or StepForm(), effort or Effort()
     built = model_of(workload).to(place)
-    inputs = example_input(workload, batch_size).to(place)
+    lay_out(built, form)
+    inputs, _ = laid_out((example_input(workload, batch_size).to(place), ()), form)
     metadata = {"model": model, "image_size": image_size, "batch_size": batch_size}
-    metadata |= input_facts(workload)
-    return profile_module(
-        built, inputs, precision, threads=threads, effort=effort, metadata=metadata
+    metadata |= input_facts(workload) | form_facts(form)
+    profile = profile_module(
+        built,
+        inputs,
+        precision,
+        threads=threads,
+        effort=effort,
+        metadata=metadata,
+        blocks=workload.blocks(built),
     )
+    with compute_threads(threads), no_collector():
+        update = update_facts(
+            workload,
+            built,
+            warmup=effort.warmup,
+            repetitions=effort.repetitions,
+            fused=form.fused,
+        )
+    return dataclasses.replace(profile, metadata={**profile.metadata, **update})
+
+
+def form_facts(form: StepForm) -> dict[str, str]:
+    """What a profile depends on of a step's form, where it is not the plain one."""
+    facts: dict[str, str] = {}
+    if form.memory_format != StepForm().memory_format:
+        facts["memory_format"] = form.memory_format
+    if form.fused:
+        facts["update"] = "fused"
+    return facts
 
 
 def profile_module(
@@ -131,13 +163,15 @@ def profile_module(
     threads: int = 1,
     effort: Effort | None = None,
     metadata: dict[str, Any] | None = None,
+    blocks: Sequence[str] = (),
 ) -> Profile:
     """The profile of any module that takes this batch of images and returns one tensor. Both are on
     one device.
 
     The module's gradients are cleared and its running statistics move, as in training. The profile
     has this `metadata` beside what it always has: precision, device, environment, graph, whole_s
-    and its samples, and on a CPU core_share, processor time over the time taken.
+    and its samples, and on a CPU core_share, processor time over the time taken. `blocks` are names
+    of submodules; metadata of that name says in which an operator's weights are.
     """
     effort = effort or Effort()
     graph = trace(model, images[:TRACED_IMAGES])
@@ -154,6 +188,7 @@ def profile_module(
         "whole_s": statistics.median(samples.whole_s),
         "whole_samples_s": samples.whole_s,
         "warmup": effort.warmup,
+        "blocks": block_of(graph, blocks),
     }
     if images.device.type == "cpu":
         facts["core_share"] = core_share
