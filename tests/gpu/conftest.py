@@ -15,6 +15,7 @@ from tests.gpu.sessions import Session, run_session
 HERE = Path(__file__).parent
 CASES = """
 import pytest
+from pytest_dnnbench import StepForm
 
 STAGES = {"stages": 2}
 
@@ -24,6 +25,21 @@ STAGES = {"stages": 2}
 )
 def test_sharded(framework, model, phase, process_group, dnnbench):
     dnnbench.measure(framework, model, process_group(2), phase=phase)
+
+OPTIONS = {
+    "sync_batchnorm": ("ddp", {"sync_batchnorm": True}, StepForm(memory_format="channels_last")),
+    "powersgd": (
+        "ddp", {"hook": "powersgd", "powersgd_rank": 2}, StepForm(memory_format="channels_last")
+    ),
+    "reduce_last": ("fsdp", {"reduce": "last"}, StepForm(accumulate=2)),
+}
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option(option, process_group, dnnbench):
+    framework, options, form = OPTIONS[option]
+    dnnbench.measure(
+        framework, "resnet18", process_group(2), phase="train", options=options, form=form
+    )
 
 @pytest.mark.parametrize(
     "framework", ["pipedream", "pipedream-2bw", "pipedream-flush", "gpipe", "1f1b"]
