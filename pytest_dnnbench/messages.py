@@ -254,8 +254,8 @@ class RankReport:
     suspended_s       how long the machine slept between the first warm-up step and the end of the
                       window
     warmup_steps      steps of the whole job before the window, in `warmup_s` seconds on this rank
-    steady            whether the warm-up ended with steps that took equally long; None where it was
-                      a given number of steps
+    steady            whether the warm-up ended with steps that took equally long; None where its
+                      length was given and left no two stretches of steps to compare
     clock_s           the rank's clock before the timed run and after its window, to be held against
                       another clock; (0, 0) where that is not to be done
     profile           of the steps after the timed ones; None where none was asked for

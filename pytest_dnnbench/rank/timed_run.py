@@ -179,7 +179,7 @@ def _warm_up(worker: Stepper, window: Window) -> _Warmed:
         else _bounded(plan.timed_steps(window_s or 0.0), worker.most_steps),
         steps=before + plan.steps,
         losses=tuple(losses),
-        steady=plan.steady,
+        steady=plan.was_steady,
         first_s=first_s,
     )
 

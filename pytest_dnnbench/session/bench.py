@@ -150,7 +150,7 @@ class DnnBench:
             pytest.skip(failure)
         if failure is not None:  # outside the handler, so that pytest shows the message once
             self._benchmark.has_error = True
-            self._show(ranks)
+            self._show(ranks, failure)
             pytest.fail(failure, pytrace=False)
         if EARLY_ROUND in self._item.stash:
             pytest.skip("measured; reported in the last round")
@@ -281,6 +281,8 @@ class DnnBench:
         sides = side_by_side(self._item.config)
         if sides:
             record.against = sides.entry(self._item)
+            if self._benchmark.enabled:
+                sides.explain(self._item, record)
         unlike = sides.failure(record) if sides else None
         if self._benchmark.enabled:
             self._resources.speed_ups.add(record)
@@ -351,10 +353,17 @@ class DnnBench:
         )
         return own or not taken or framework in (self._resources.settings.frameworks or ())
 
-    def _show(self, ranks: Ranks) -> None:
+    def _show(self, ranks: Ranks, failure: str) -> None:
+        """Shows what the ranks wrote, without the traceback that the failure has already."""
+        traceback = "".join(failure.partition(TRACEBACK)[1:]).rstrip()
         for number, output in enumerate(ranks.outputs):
-            if output.strip():
-                self._item.add_report_section("call", f"rank {number}", output)
+            rest = output.replace(traceback, "") if traceback else output
+            if rest.strip():
+                self._item.add_report_section("call", f"rank {number}", rest)
+
+
+TRACEBACK = "Traceback (most recent call last):"
+"""How Python begins one."""
 
 
 def name_of(named: str | Callable[..., Any], what: str = "model") -> str:
