@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from pytest_dnnbench.controller.job import Rendezvous
-from pytest_dnnbench.controller.node_placement import gpu_windows, with_clocks
+from pytest_dnnbench.controller.node_placement import gpu_windows, with_clocks, with_skews
 from pytest_dnnbench.controller.rank_clock import check_clocks, on_ours
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Correctness, RankReport, TimedRequest
@@ -56,6 +56,7 @@ class RankLauncher:
         clocks = [(offset.offset_s, offset.uncertainty_s) for offset in clock.offsets]
         placement = self.ranks.placement
         launch = Launch(tuple(reports), with_clocks(placement.conditions, clocks))
+        launch = replace(launch, conditions=with_skews(launch.conditions, launch.own_work_s))
         if not any(samples.uuids for samples in placement.gpu_samples):
             return launch
         check_times(request.case, launch)  # before its window is relied on
