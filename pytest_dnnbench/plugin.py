@@ -141,15 +141,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     try:
         shared = resources(metafunc.config)
+        names = shared.parameters(wanted)
         rows = [
-            pytest.param(*row, id=shared.id_of(wanted, row)) for row in shared.combinations(wanted)
+            pytest.param(*row, id=shared.id_of(names, row)) for row in shared.combinations(names)
         ]
     except pytest.UsageError as error:
         metafunc.config.stash[state.REFUSED] = error
     except UsageError as error:
         metafunc.config.stash[state.REFUSED] = state.refused(error)
     else:
-        metafunc.parametrize(wanted, rows)
+        metafunc.parametrize(names, rows, indirect=[name for name in names if name not in wanted])
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -231,13 +232,19 @@ def pipeline_stages(
 
 
 @pytest.fixture
-def dnnbench(benchmark: Any, request: pytest.FixtureRequest) -> DnnBench:
+def dnn_shape(request: pytest.FixtureRequest) -> str:
+    """The parallel shape of a case, as tp2xdp2; empty in a session without --dnn-shapes."""
+    return getattr(request, "param", "")
+
+
+@pytest.fixture
+def dnnbench(benchmark: Any, request: pytest.FixtureRequest, dnn_shape: str) -> DnnBench:
     """`dnnbench.measure(framework, model, ranks, phase=...)` proves, measures and records a
     case."""
     from pytest_dnnbench.session.bench import DnnBench
     from pytest_dnnbench.session.resources import resources
 
-    return DnnBench(resources(request.config), request.node, benchmark)
+    return DnnBench(resources(request.config), request.node, benchmark, dnn_shape)
 
 
 def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:
