@@ -138,8 +138,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "dnnbench" not in metafunc.fixturenames or not wanted:
         return
     shared = resources(metafunc.config)
-    rows = shared.combinations(wanted)
-    metafunc.parametrize(wanted, [pytest.param(*row, id=shared.id_of(wanted, row)) for row in rows])
+    names = shared.parameters(wanted)
+    rows = [pytest.param(*row, id=shared.id_of(names, row)) for row in shared.combinations(names)]
+    metafunc.parametrize(names, rows, indirect=[name for name in names if name not in wanted])
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -210,13 +211,19 @@ def pipeline_stages(
 
 
 @pytest.fixture
-def dnnbench(benchmark: Any, request: pytest.FixtureRequest) -> DnnBench:
+def dnn_shape(request: pytest.FixtureRequest) -> str:
+    """The parallel shape of a case, as tp2xdp2; empty in a session without --dnn-shapes."""
+    return getattr(request, "param", "")
+
+
+@pytest.fixture
+def dnnbench(benchmark: Any, request: pytest.FixtureRequest, dnn_shape: str) -> DnnBench:
     """`dnnbench.measure(framework, model, ranks, phase=...)` proves, measures and records a
     case."""
     from pytest_dnnbench.session.bench import DnnBench
     from pytest_dnnbench.session.resources import resources
 
-    return DnnBench(resources(request.config), request.node, benchmark)
+    return DnnBench(resources(request.config), request.node, benchmark, dnn_shape)
 
 
 def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from pytest_dnnbench.controller.job import Rendezvous
-from pytest_dnnbench.controller.node_placement import gpu_windows, with_clocks
+from pytest_dnnbench.controller.node_placement import gpu_windows, with_clocks, with_skews
 from pytest_dnnbench.controller.rank_clock import check_clocks, on_ours, phases_of
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Correctness, RankReport, TimedRequest
@@ -63,6 +63,7 @@ class RankLauncher:
             phases_s=phases_of(reports, clock, monotonic()),
         )
         launch = Launch(tuple(reports), conditions)
+        launch = replace(launch, conditions=with_skews(conditions, launch.own_work_s))
         if not any(samples.uuids for samples in placement.gpu_samples):
             return launch
         check_times(request.case, launch)  # before its window is relied on
