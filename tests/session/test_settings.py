@@ -264,7 +264,7 @@ MEASURED = {
         *("memory_format", "compile", "fused", "checkpointing", "accumulate"),
         "cudnn_benchmark",
         "ranks_per_gpu",
-        *("against", "against_path", "against_env"),
+        *("path", "against", "against_path", "against_env"),
         "calibrate",
         "framework_options",
     ),
