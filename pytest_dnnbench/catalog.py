@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.function_case import GROUPS
+from pytest_dnnbench.shape import Shape
 from pytest_dnnbench.step_form import StepForm, check_form
 
 
@@ -54,6 +55,9 @@ class FrameworkSpec:
     the proof; what it returns on rank 0 becomes RunRequest.plan. A framework that is not
     `by_default` runs when it is named.
 
+    `axes` are the axes of shapes (shape.py) that it has, each with the option that sets the ranks
+    of it; with none, it is what the other axes leave. A framework without axes runs no shape.
+
     `forms` are the fields of StepForm (step_form.py) that its workers put into effect. All others
     are refused, for the reason in `form_reasons` where there is one.
     """
@@ -73,10 +77,26 @@ class FrameworkSpec:
     options: tuple[FrameworkOption, ...] = ()
     forms: tuple[str, ...] = ()
     form_reasons: Mapping[str, str] = field(default_factory=dict)
+    axes: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self) -> tuple[str, ...]:
         """The required modules that are not installed; importing none of them."""
         return tuple(name for name in self.requires if importlib.util.find_spec(name) is None)
+
+    def options_of(self, shape: Shape) -> dict[str, Scalar] | None:
+        """The options by which it runs a shape; None where it cannot: it lacks an axis of the
+        shape, or the shape lacks one of those that make this framework what it is."""
+        needed = {axis for axis, option in self.axes.items() if option}
+        count = shape.gpus
+        possible = self.axes and self.min_gpus <= count <= (self.max_gpus or count)
+        if not possible or not needed <= shape.axes <= {*self.axes}:
+            return None
+        kinds = {row.name: type(row.default) for row in self.options}
+        return {
+            option: kinds[option](ranks)
+            for axis, ranks in shape.ranks
+            if (option := self.axes[axis])
+        }
 
     def check_form(self, form: StepForm, device: str) -> None:
         """Raises UsageError, with the reason, where it cannot run a step in this form on this kind
@@ -113,6 +133,9 @@ _PIPELINE_REASONS = {
     " schedule averages several",
 }
 
+_REPLICAS = {"dp": ""}
+_PIPELINES = {"pp": "stages", **_REPLICAS}
+
 _PIPELINE_OPTIONS = (
     FrameworkOption(
         "stages", "stages", "auto", "how many, or replicas of each as in 2-1; auto asks the planner"
@@ -140,6 +163,14 @@ _STAGES_PER_RANK = FrameworkOption(
     "stages of the model on each rank, where the schedule leaves it open; 0: two",
 )
 
+_RESHARD = FrameworkOption(
+    "reshard",
+    "fsdp-reshard",
+    "auto",
+    "free a block's weights after its forward pass; auto keeps the root's",
+    ("auto", "yes", "no"),
+)
+
 
 def _pipedream(
     variant: str, about: str, option: FrameworkOption, *, by_default: bool = False
@@ -153,6 +184,7 @@ def _pipedream(
         planning="pytest_dnnbench.rank.pipeline.planning:decide",
         by_default=by_default,
         options=(*_PIPELINE_OPTIONS, option),
+        axes=_PIPELINES,
         forms=_PIPELINE_FORMS,
         form_reasons=_PIPELINE_REASONS,
     )
@@ -172,6 +204,7 @@ def _torch_schedule(
         by_default=False,
         min_gpus=2,
         options=(*_PIPELINE_OPTIONS, *options),
+        axes=_PIPELINES,
         forms=_PIPELINE_FORMS,
         form_reasons=_PIPELINE_REASONS,
     )
@@ -183,7 +216,8 @@ FRAMEWORKS = (
         "pytest_dnnbench.rank.frameworks.single:SingleWorker",
         "plain PyTorch on one device: what speed-up is measured against",
         max_gpus=1,
-        forms=_WHOLE_MODEL,
+        axes=_REPLICAS,
+        forms=(*_WHOLE_MODEL, "cuda_graph"),
     ),
     FrameworkSpec(
         "ddp",
@@ -218,10 +252,21 @@ FRAMEWORKS = (
                 "hook",
                 "ddp-hook",
                 "none",
-                "type in which gradients are exchanged; bf16 needs CUDA",
-                ("none", "fp16", "bf16"),
+                "what of gradients is exchanged: a smaller type (bf16 needs CUDA), or matrices of"
+                " low rank",
+                ("none", "fp16", "bf16", "powersgd"),
+            ),
+            FrameworkOption(
+                "powersgd_rank", "ddp-powersgd-rank", 1, "of the matrices that powersgd exchanges"
+            ),
+            FrameworkOption(
+                "sync_batchnorm",
+                "ddp-sync-batchnorm",
+                False,
+                "batch normalisation over the samples of all ranks; needs CUDA",
             ),
         ),
+        axes=_REPLICAS,
         forms=_WHOLE_MODEL,
     ),
     FrameworkSpec(
@@ -262,6 +307,7 @@ FRAMEWORKS = (
                 "backward passes per exchange and update",
             ),
         ),
+        axes=_REPLICAS,
         forms=_WHOLE_MODEL,
     ),
     FrameworkSpec(
@@ -270,16 +316,11 @@ FRAMEWORKS = (
         "torch.distributed.fsdp.fully_shard (FSDP2): sharded data parallel",
         preload=("pytest_dnnbench.rank.frameworks.fsdp",),
         by_default=False,
+        axes=_REPLICAS,
         forms=("fused", "checkpointing", "accumulate", "cudnn_benchmark"),
         form_reasons=_SHARED_OUT_REASONS,
         options=(
-            FrameworkOption(
-                "reshard",
-                "fsdp-reshard",
-                "auto",
-                "free a block's weights after its forward pass; auto keeps the root's",
-                ("auto", "yes", "no"),
-            ),
+            _RESHARD,
             FrameworkOption(
                 "param_dtype",
                 "fsdp-param-dtype",
@@ -294,6 +335,14 @@ FRAMEWORKS = (
                 "type in which gradients are averaged; none keeps theirs",
                 ("none", "bf16", "fp32"),
             ),
+            FrameworkOption(
+                "reduce",
+                "fsdp-reduce",
+                "each",
+                "with --dnn-accumulate: average gradients in each backward pass, or in the last"
+                " alone, and keep whole ones until then",
+                ("each", "last"),
+            ),
         ),
     ),
     FrameworkSpec(
@@ -301,7 +350,28 @@ FRAMEWORKS = (
         "pytest_dnnbench.rank.frameworks.tp:TpWorker",
         "torch.distributed.tensor.parallel: tensor parallel",
         preload=("pytest_dnnbench.rank.frameworks.tp",),
+        fits="pytest_dnnbench.shape:splits_evenly",
+        axes={"tp": "ranks", **_REPLICAS},
         by_default=False,
+        options=(
+            FrameworkOption(
+                "ranks",
+                "tp-ranks",
+                0,
+                "ranks that split each layer, where the others make replicas; 0: all",
+            ),
+            FrameworkOption(
+                "replicas",
+                "tp-replicas",
+                "fsdp",
+                "whether replicas share their weights out or hold copies",
+                ("fsdp", "copies"),
+            ),
+            FrameworkOption(
+                "sequence", "tp-sequence", False, "share the sequence out between split layers"
+            ),
+            _RESHARD,
+        ),
         forms=("checkpointing", "accumulate", "cudnn_benchmark"),
         form_reasons={
             **_SHARED_OUT_REASONS,
@@ -336,6 +406,9 @@ FRAMEWORKS = (
     _torch_schedule("zbv", "zero bubbles, two stages per rank placed as a V"),
     _torch_schedule("dualpipev", "DualPipeV: as zbv, forward and backward passes in pairs"),
 )
+
+OF_SHAPES = ("ddp", "tp", "1f1b")
+"""What runs the shapes of a session whose user has named no frameworks: of each shape, one."""
 
 TORCH_GROUP = FrameworkSpec(
     "torch", "", "torch.distributed's process group, for timed functions: no framework trains here"

@@ -75,6 +75,7 @@ class RunRequest:
               launches, as plain data: that of a PlanDecision for our pipelines; None without a
               planning step
     recheck   whether the outputs of the timed model are checked after the timed steps
+    yardstick whether the rank measures its GPU's own speed after everything else
     profiled  whether a few more steps run after the timed ones, under torch's profiler
     traces    where the ranks write the profiler's traces: a path to which each adds its rank; None:
               nowhere
@@ -97,6 +98,7 @@ class RunRequest:
     traces: str | None = None
     recheck: bool = False
     text: TextFile | None = None
+    yardstick: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,8 @@ class FunctionRequest:
     steps, warmup       as of a RunRequest
     most_steps          the most timed steps where `steps` are seconds; None: no limit
     worker, plan        as of a RunRequest; nothing is planned
+    yardstick           as of a RunRequest
+    profiled, traces    as of a RunRequest
     """
 
     case: FunctionCase
@@ -119,6 +123,9 @@ class FunctionRequest:
     most_steps: int | None = None
     worker: str = "pytest_dnnbench.rank.timed_function:FunctionStepper"
     plan: Any = None
+    yardstick: bool = False
+    profiled: bool = False
+    traces: str | None = None
 
 
 TimedRequest = RunRequest | FunctionRequest
@@ -247,11 +254,14 @@ class RankReport:
     suspended_s       how long the machine slept between the first warm-up step and the end of the
                       window
     warmup_steps      steps of the whole job before the window, in `warmup_s` seconds on this rank
-    steady            whether the warm-up ended with steps that took equally long; None where it was
-                      a given number of steps
+    steady            whether the warm-up ended with steps that took equally long; None where its
+                      length was given and left no two stretches of steps to compare
     clock_s           the rank's clock before the timed run and after its window, to be held against
                       another clock; (0, 0) where that is not to be done
     profile           of the steps after the timed ones; None where none was asked for
+    yardstick_s       seconds of the yardstick of this rank's GPU; None where it was not measured
+    began_s           when the rank's first phase began
+    phases_s          the seconds of each of its phases (rank_status.py) until it reported
 
     Memory peaks are metrics like all others: a report has no field for them.
     """
@@ -283,6 +293,9 @@ class RankReport:
     steady: bool | None = None
     clock_s: tuple[float, float] = (0.0, 0.0)
     profile: StepProfile | None = None
+    yardstick_s: float | None = None
+    began_s: float = 0.0
+    phases_s: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.sample not in get_args(Sample):
@@ -290,6 +303,29 @@ class RankReport:
                 f"a sample of the framework is {self.sample!r}: let Worker.sample be one of"
                 f" {', '.join(get_args(Sample))}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpeed:
+    """The link between two ranks on different nodes over a backend of torch.distributed: bytes per
+    second of transfers of `size_bytes` from the first rank to the second, and back; half of the
+    round trip of a word, seconds."""
+
+    ranks: tuple[int, int]
+    backend: str
+    size_bytes: int
+    forth_bytes_s: float
+    back_bytes_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpeed:
+    """What a preflight measured on the rank of one node: the seconds of the node's yardstick, each
+    time, and the links that this rank timed."""
+
+    yardstick_s: tuple[float, ...]
+    links: tuple[LinkSpeed, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ THROUGHPUT = "throughput"
 LOSS = "loss"
 COMPILE = "compile_s"
 YARDSTICK = "yardstick_s"
-"""Not of the case but of the machine: a fixed workload (rank/yardstick.py)."""
+"""Not of the case but of the machine: a fixed workload (rank/yardstick.py, gpu_yardstick.py)."""
 
 RATE_UNITS = ("sample/s", "img/s", "tok/s", "step/s", "B/s")
 MFU = "mfu"
@@ -246,6 +246,26 @@ BUILT_IN = (
         scales=_FRACTION,
     ),
     Metric(
+        "efficiency_within_node",
+        "1",
+        "higher",
+        "efficiency within a node",
+        timed=True,
+        positive=True,
+        kept=True,
+        scales=_FRACTION,
+    ),
+    Metric(
+        "efficiency_across_nodes",
+        "1",
+        "higher",
+        "efficiency across nodes",
+        timed=True,
+        positive=True,
+        kept=True,
+        scales=_FRACTION,
+    ),
+    Metric(
         "bubble_fraction",
         "1",
         "lower",
@@ -273,7 +293,6 @@ BUILT_IN = (
         positive=True,
         kept=True,
         scales=_SECONDS,
-        devices=("cpu",),
     ),
     Metric(COMPILE, "s", "lower", "compile time", over_ranks="max", timed=True, scales=_SECONDS),
     Metric(LOSS, "nat", "lower", "loss after the last step", phases=("train",)),

@@ -15,7 +15,7 @@ MEMORY_FORMATS = (CONTIGUOUS, CHANNELS_LAST)
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 """What torch.compile calls its modes."""
 
-CUDA_ONLY = ("cudnn_benchmark",)
+CUDA_ONLY = ("cudnn_benchmark", "cuda_graph")
 """Fields that only a CUDA device can have."""
 
 
@@ -30,6 +30,7 @@ class StepForm:
     checkpointing      activations inside a block are computed again in the backward pass
     accumulate         minibatches of a rank whose gradients one update averages
     cudnn_benchmark    cuDNN tries its algorithms, and takes the fastest
+    cuda_graph         the step is captured once, and its kernels are launched together
     """
 
     memory_format: str = CONTIGUOUS
@@ -38,6 +39,7 @@ class StepForm:
     checkpointing: bool = False
     accumulate: int = 1
     cudnn_benchmark: bool = False
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         if self.memory_format not in MEMORY_FORMATS:
@@ -97,6 +99,17 @@ _NEVER_TOGETHER = (
         "checkpointing",
         "a block that runs again must not move its buffers again, which torch.compile cannot trace",
     ),
+    (
+        "compile",
+        "cuda_graph",
+        "compiled code may be compiled again at any step; --dnn-compile=reduce-overhead captures"
+        " graphs of its own",
+    ),
+    (
+        "checkpointing",
+        "cuda_graph",
+        "a block that runs again has the random state of its first pass, which the host holds",
+    ),
 )
 """Pairs of fields that no step has together, and why."""
 
@@ -104,6 +117,13 @@ FORM_FIELDS = tuple(each.name for each in fields(StepForm))
 
 PLAIN = StepForm()
 """A step as PyTorch's own tutorial runs it."""
+
+
+REASONS = {
+    "cuda_graph": "only single has a step without messages of other ranks, which a graph would"
+    " have to hold in the same order on every rank",
+}
+"""Why a framework takes no such field, where its own row gives no reason."""
 
 
 def flag_of(name: str) -> str:
@@ -122,7 +142,8 @@ def check_form(
                 f"{flag_of(name)} needs a CUDA device, and ranks run on {device!r}: leave it out"
             )
         if name not in taken:
-            reason = reasons.get(name, "its row in the catalog does not name this form")
+            default = REASONS.get(name, "its row in the catalog does not name this form")
+            reason = reasons.get(name, default)
             raise UsageError(
                 f"{framework} takes no {flag_of(name)}: {reason}; leave it out, or choose other"
                 " frameworks with --dnn-frameworks"

@@ -21,6 +21,11 @@ from tests.sockets import listening
 for _variable in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
     os.environ.pop(_variable, None)
 
+# The sessions that tests start are those of CPU ranks, on a machine with GPUs too; tests/gpu
+# gives the variable its value back.
+USERS_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 # How long an example takes depends on the machine.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]

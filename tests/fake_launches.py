@@ -26,7 +26,6 @@ from pytest_dnnbench.messages import (
     Correctness,
     OperatorTime,
     RankReport,
-    RunRequest,
     StepProfile,
     TimedRequest,
 )
@@ -103,7 +102,7 @@ def _reports(request: TimedRequest, step_s: float, noise: float) -> tuple[RankRe
     reports = tuple(
         _report(rank, step_s, _steps(request), update, own_ms) for rank in range(case.gpus)
     )
-    if not (isinstance(request, RunRequest) and request.profiled):
+    if not request.profiled:
         return reports
     parts_ms = PARTS_MS | _setting("FAKE_PARTS_MS").get(case.framework, {})
     profile = _profile({part: ms / 1e3 * noise for part, ms in parts_ms.items()})

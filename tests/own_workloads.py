@@ -1,6 +1,7 @@
 """Training tasks as users have them: several inputs, outputs of any shape, losses, optimisers and
 schedulers of their own. The package treats them as a user's own."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
 
 from pytest_dnnbench import Workload
+from pytest_dnnbench.rank.gpt import GptSizes, gpt
+from pytest_dnnbench.rank.mlp import Mlp
 
 
 class TwoTowers(nn.Module):
@@ -251,12 +254,27 @@ class TwoTypes(Words):
         return nn.Sequential(_Mixed())
 
 
+small_gpt = partial(gpt, GptSizes(2, 4, 16, context=32))
+"""Four heads, so that two and four ranks can split it."""
+
+
 class SplitsNothing(Words):
     """Names a layer that is not there."""
 
     def split(self, model: nn.Module, ranks: int) -> dict[str, str]:
         """A misspelt name."""
         return {"nowhere": "column"}
+
+
+class CutsNothing(Mlp):
+    """Can be split, and names a part that is not there for its sequence."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 2)
+
+    def sequence(self, model: nn.Module, ranks: int) -> dict[str, str]:
+        """A misspelt name."""
+        return {"nowhere": "cut"}
 
 
 class _Line(Workload):

@@ -28,10 +28,12 @@ LEAVES = {
         "function_case",
         "powercap",
         "step_form",
+        "shape",
         "device_peaks",
         "protocol",
         "portable",
         "step_parts",
+        "speed_variables",
     ),
 }
 RESULTS = {f"results.{part}" for part in ("statistics", "records", "baselines", "verdicts")}

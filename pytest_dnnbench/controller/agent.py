@@ -34,7 +34,7 @@ from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.controller.oom_kills import OomWatch
 from pytest_dnnbench.controller.placement import Placement, Placements
 from pytest_dnnbench.controller.rank_clock import LaunchClock
-from pytest_dnnbench.controller.route import addresses, boot_id, route_to
+from pytest_dnnbench.controller.route import addresses, boot_id, route_to, speeds
 from pytest_dnnbench.controller.this_node import beside
 from pytest_dnnbench.errors import DnnbenchError, LaunchError, UsageError
 
@@ -125,9 +125,23 @@ class Agent:
     def serve(self) -> NoReturn:
         """Answers, and passes on what ranks send."""
         while True:
-            for key, _ in self._selector.select():
+            events = self._selector.select(self._due_s())
+            self._sample()
+            for key, _ in events:
                 if key.fileobj in self._selector.get_map():  # an earlier event may have ended it
                     key.data()
+
+    def _due_s(self) -> float | None:
+        """Seconds until the GPUs of running ranks are to be read; None: only a message wakes."""
+        return self.placement.watch.due_s() if self.placement and self._ranks_run else None
+
+    def _sample(self) -> None:
+        if self.placement and self._ranks_run:
+            self.placement.watch.sample()
+
+    @property
+    def _ranks_run(self) -> bool:
+        return self.part is not None and bool(self.part.ranks)
 
     def _requests(self) -> None:
         os.read(self.channel.wake, 4096)
@@ -177,6 +191,7 @@ class Agent:
             version=version,
             machine=machine,
             addresses=addresses(),
+            speeds=speeds(),
             boot_id=boot_id(),
             hostname=platform.node(),
         )
@@ -323,7 +338,8 @@ class Agent:
         placement, self.placement = self.placement, None
         if placement is None:
             raise LaunchError("nothing is leased")
-        return say.Released(release.token, conditions=placement.conditions)
+        (samples,) = placement.gpu_samples
+        return say.Released(release.token, conditions=placement.conditions, samples=samples.samples)
 
 
 def main() -> NoReturn:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from pytest_dnnbench.controller.gpu_samples import GpuSample
 from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.controller.route import Host
 from pytest_dnnbench.messages import Place
@@ -156,12 +157,13 @@ class Refused(Reply, frozen=True, kw_only=True):
 
 
 class Welcome(Reply, frozen=True, kw_only=True):
-    """The node: its version of this package, its devices, its addresses (interface to address), and
-    what identifies its machine and its network."""
+    """The node: its version of this package, its devices, its addresses and the nominal speeds of
+    its network in Mbit/s (both by interface), and what identifies its machine."""
 
     version: str
     machine: Machine
     addresses: dict[str, str]
+    speeds: dict[str, int]
     boot_id: str
     hostname: str
 
@@ -224,9 +226,11 @@ class Gathered(Reply, frozen=True, kw_only=True):
 
 
 class Released(Reply, frozen=True, kw_only=True):
-    """What was observed while the devices were leased."""
+    """What was observed while the devices were leased, and the readings of the node's GPUs by the
+    node's own clock."""
 
     conditions: Conditions
+    samples: dict[str, list[GpuSample]] = {}
 
 
 class Answer(Message, frozen=True):

@@ -1,7 +1,7 @@
 """From a case to its measurement: plan once, prove the step once, then launch as often as asked.
 
     prepare_run ──> CaseRun.launch: plan ──> prove ──> measure ──> yardstick ──> Launch
-                                    (first launch only)
+                                    (first launch only)           (CPU ranks; GPUs: in the ranks)
 
 How ranks are reached is behind Launcher.
 """
@@ -58,7 +58,8 @@ class Launcher(Protocol):
         """One timed launch: the reports in rank order, and the conditions of where it ran."""
 
     def yardstick(self) -> float | None:
-        """The machine's own speed: seconds of a fixed workload; None where it is not measured."""
+        """The speed of the machine's cores: seconds of a fixed workload; None where it is not
+        measured."""
 
 
 @dataclass
@@ -137,19 +138,33 @@ class CaseRun:
         check_metrics(self.request.case, launch.reports)
         check_times(self.request.case, launch)
         same_model(self.request.case, launch.reports)
-        check_figures(self.request.case, launch)
         conditions = msgspec.structs.replace(
             launch.conditions,
             discarded_as_suspended=discarded,
-            yardstick_s=self.launcher.yardstick() if self.with_yardstick else None,
+            yardstick_s=self._yardstick(launch) if self.with_yardstick else None,
         )
-        return replace(launch, conditions=conditions)
+        launch = replace(launch, conditions=conditions)
+        check_figures(self.request.case, launch)
+        return launch
+
+    def _yardstick(self, launch: Launch) -> float | None:
+        """The machine's own speed after a launch: of its slowest GPU, which the ranks report, or of
+        its cores. None where a rank's GPU had no memory left for it."""
+        if self.machine.kind != "cuda":
+            return self.launcher.yardstick()
+        reported = [report.yardstick_s for report in launch.reports]
+        measured = [seconds for seconds in reported if seconds is not None]
+        return max(measured) if len(measured) == len(reported) else None
 
     def _request(self, profiled: bool) -> TimedRequest:
-        """What the ranks of the next launch have to do. A user's function is not profiled."""
-        if not isinstance(self.request, RunRequest):
-            return self.request
-        request = replace(self.request, recheck=not self.launches)
+        """What the ranks of the next launch have to do."""
+        # Ranks that share a GPU would measure each other.
+        on_gpus = self.machine.kind == "cuda" and not self.machine.oversubscribed(
+            self.request.case.gpus
+        )
+        request = replace(self.request, yardstick=self.with_yardstick and on_gpus)
+        if isinstance(request, RunRequest):
+            request = replace(request, recheck=not self.launches)
         if not profiled:
             return request
         # A session that continues another has some of the launches already.
@@ -264,6 +279,8 @@ def _environment(
         recorded["nodes"] = ", ".join(node.name for node in nodes)
     if len(nodes) > 1:
         must_match["ranks_per_node"] = "-".join(str(node.ranks) for node in nodes)
+        speeds = [node.network_mbit_s for node in nodes if node.network_mbit_s is not None]
+        must_match["network_mbit_s"] = min(speeds, default=None)
     return Environment(must_match=must_match, recorded=recorded)
 
 

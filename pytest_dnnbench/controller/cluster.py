@@ -13,7 +13,7 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.controller.placement import Placement, Placements
 from pytest_dnnbench.controller.remote_node import RemoteNode
-from pytest_dnnbench.controller.route import Host, addresses, boot_id, route_to
+from pytest_dnnbench.controller.route import Host, addresses, boot_id, route_to, speeds
 from pytest_dnnbench.controller.this_node import LaunchNode, ThisNode
 from pytest_dnnbench.errors import LaunchError, UsageError
 
@@ -31,6 +31,10 @@ class Node(LaunchNode, Protocol):
     @property
     def addresses(self) -> Mapping[str, str]:
         """Its addresses, by interface."""
+
+    @property
+    def speeds(self) -> Mapping[str, int]:
+        """The nominal speeds of its network in Mbit/s, by interface."""
 
     @property
     def boot_id(self) -> str:
@@ -60,6 +64,7 @@ class HereNode(ThisNode):
         self.placements = placements
         self.machine = placements.machine
         self.addresses = addresses()
+        self.speeds = speeds()
         self.boot_id = boot_id()
 
     def connect(self) -> None:
@@ -186,8 +191,8 @@ class Cluster:
         if names not in self._hosts:
             self._hosts[names] = self._network(nodes)
         return [
-            Host(host.address, host.interface, ranks)
-            for host, ranks in zip(self._hosts[names], shares, strict=True)
+            Host(host.address, host.interface, ranks, node.speeds.get(host.interface))
+            for node, host, ranks in zip(nodes, self._hosts[names], shares, strict=True)
         ]
 
     def _network(self, nodes: Sequence[Node]) -> list[Host]:

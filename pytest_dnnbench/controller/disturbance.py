@@ -24,7 +24,7 @@ import msgspec
 from pytest_dnnbench.controller.gpu_samples import GpuSamples
 from pytest_dnnbench.controller.nvml import NvmlUnavailable, nvml
 from pytest_dnnbench.proc import process_fields
-from pytest_dnnbench.results.records.schema import GpuState, GpuWindow
+from pytest_dnnbench.results.records.schema import GpuState
 
 OTHERS_CORES = 0.2
 """The CPU load of other processes, in cores, from which on a launch on CPU ranks is disturbed."""
@@ -34,6 +34,9 @@ OTHERS_SHARE = 0.5
 
 LINGER_S = 1.0
 """How long the driver may list a process that has ended."""
+
+LOOK_AGAIN_S = 0.02
+"""How soon it is asked again: every launch of a session may wait for the answer."""
 
 THROTTLED_SHARE = 0.01
 """For which fraction of a launch a GPU may be slowed down by heat or by the power brake."""
@@ -96,29 +99,26 @@ class Watch:
         self.server_pid = server_pid
         self._ranks: set[int] = set()
         self._gpus_before = self._gpus_after = _left_alone(self.uuids)
-        self._samples = GpuSamples(self.uuids)
+        self.samples = GpuSamples(self.uuids)
+        """What its GPUs were while ranks ran."""
         self._cpu_before = sample_cpu(self.cores, server_pid())
 
     def ranks_started(self, pids: Sequence[int]) -> None:
         """Names the ranks' processes: the driver may list them a little longer than they live."""
         self._ranks.update(pids)
-        self._samples.read(now=True)
+        self.samples.read(now=True)
 
     def due_s(self) -> float | None:
         """Seconds until `sample` has something to do; None where it never has."""
-        return self._samples.due_s()
+        return self.samples.due_s()
 
     def sample(self) -> None:
         """To be called while ranks run: reads their GPUs a few times a second."""
-        self._samples.read()
-
-    def window(self, start_s: float, end_s: float) -> dict[str, GpuWindow]:
-        """What was read of each GPU during a stretch of time."""
-        return self._samples.window(start_s, end_s)
+        self.samples.read()
 
     def ranks_reported(self) -> None:
         """To be called while the ranks still hold their GPUs."""
-        self._samples.read(now=True)
+        self.samples.read(now=True)
         self._gpus_after = read_gpus(self.uuids)
 
     def finish(self) -> Observation:
@@ -139,7 +139,7 @@ class Watch:
         by their state right after the launch."""
         reasons = []
         for uuid, state in self._gpus_after.items():
-            shares = self._samples.throttled_share(uuid)
+            shares = self.samples.throttled_share(uuid)
             slowed = [
                 f"{name} for {share:.0%} of the launch"
                 for name, share in shares.items()
@@ -158,16 +158,15 @@ class Watch:
 class NoWatch:
     """Observes nothing: for launches that are not timed."""
 
+    def __init__(self) -> None:
+        self.samples = GpuSamples(())
+
     def due_s(self) -> float | None:
         """As Watch.due_s."""
         return None
 
     def sample(self) -> None:
         """As Watch.sample."""
-
-    def window(self, start_s: float, end_s: float) -> dict[str, GpuWindow]:
-        """As Watch.window."""
-        return {}
 
     def ranks_started(self, pids: Sequence[int]) -> None:
         """As Watch.ranks_started."""
@@ -247,7 +246,7 @@ def _left_alone(uuids: Sequence[str], ours: Collection[int] = ()) -> dict[str, G
         states = {uuid: _without(state, ours) for uuid, state in read_gpus(uuids).items()}
         if time.monotonic() >= deadline or not any(state.processes for state in states.values()):
             return states
-        time.sleep(LINGER_S / 5)
+        time.sleep(LOOK_AGAIN_S)
 
 
 def _without(state: GpuState, ours: Collection[int]) -> GpuState:

@@ -42,6 +42,7 @@ PRELOAD = (
     "pytest_dnnbench.rank.frameworks.single",
     "pytest_dnnbench.rank.frameworks.ddp",
     "pytest_dnnbench.rank.yardstick",
+    "pytest_dnnbench.rank.gpu_yardstick",
     "torchvision.datasets",
 )
 """What every rank needs, and what torch otherwise imports late: building a DistributedDataParallel

@@ -6,13 +6,18 @@ sessions cannot wait for each other.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import accumulate
+from statistics import median
 
 import msgspec
 
 from pytest_dnnbench.controller.cluster import Cluster, HereNode, Node
+from pytest_dnnbench.controller.gpu_samples import GpuSamples
 from pytest_dnnbench.controller.placement import NodeShare, Placement, PlacementSource
+from pytest_dnnbench.controller.rank_clock import ClockOffset
+from pytest_dnnbench.controller.route import Host
 from pytest_dnnbench.errors import LaunchError
-from pytest_dnnbench.results.records.schema import Conditions, NodeConditions
+from pytest_dnnbench.results.records.schema import Conditions, GpuWindow, NodeConditions
 
 _MARGIN, _SAVING_S = 1.5, 10.0
 """How much longer than the longest one a launch may take, and how long saving takes."""
@@ -110,7 +115,9 @@ class NodePlacements:
                 yield placement
         finally:
             if placement is not None:
-                placement.conditions = _conditions(nodes, shares, placed)
+                placement.conditions = _conditions(nodes, hosts, placed)
+                samples = [placed[node.name].gpu_samples or (GpuSamples(()),) for node in nodes]
+                placement.gpu_samples = tuple(each for (each,) in samples)
 
     def _nodes(self, divide: Callable[[Sequence[Node]], list[int]]) -> tuple[list[Node], list[int]]:
         """The nodes of a launch, which answer, and the ranks on each. Where one is lost another
@@ -158,12 +165,12 @@ def _together(nodes: Sequence[Node], parts: Sequence[Placement]) -> Placement:
 
 
 def _conditions(
-    nodes: Sequence[Node], shares: Sequence[int], placed: dict[str, Placement]
+    nodes: Sequence[Node], hosts: Sequence[Host], placed: dict[str, Placement]
 ) -> Conditions:
     """What was observed on the nodes of a launch; each node's reason for a disturbance names it."""
     by_node = [
-        (node.name, ranks, placed[node.name].conditions)
-        for node, ranks in zip(nodes, shares, strict=True)
+        (node.name, host, placed[node.name].conditions)
+        for node, host in zip(nodes, hosts, strict=True)
     ]
     reasons = [f"node {name}: {each.disturbed}" for name, _, each in by_node if each.disturbed]
     loads = [each.others_cores for _, _, each in by_node]
@@ -175,10 +182,31 @@ def _conditions(
         gpu_before={uuid: gpu for _, _, each in by_node for uuid, gpu in each.gpu_before.items()},
         gpu_after={uuid: gpu for _, _, each in by_node for uuid, gpu in each.gpu_after.items()},
         nodes=[
-            NodeConditions(name=name, ranks=ranks, cores=each.cores, others_cores=each.others_cores)
-            for name, ranks, each in by_node
+            NodeConditions(
+                name=name,
+                ranks=host.ranks,
+                cores=each.cores,
+                others_cores=each.others_cores,
+                interface=host.interface if len(nodes) > 1 else "",
+                network_mbit_s=host.mbit_s if len(nodes) > 1 else None,
+            )
+            for name, host, each in by_node
         ],
     )
+
+
+def gpu_windows(
+    placement: Placement, window: tuple[float, float], offsets: Sequence[ClockOffset]
+) -> dict[str, GpuWindow]:
+    """What was read of each GPU of a launch during a stretch of time by the controller's clock.
+    `offsets` are those of each rank's node; empty: all ranks have the controller's clock."""
+    start_s, end_s = window
+    firsts = list(accumulate((share.host.ranks for share in placement.shares), initial=0))
+    windows: dict[str, GpuWindow] = {}
+    for first, samples in zip(firsts, placement.gpu_samples, strict=False):
+        offset_s = offsets[first].offset_s if offsets else 0.0
+        windows |= samples.window(start_s + offset_s, end_s + offset_s)
+    return windows
 
 
 def with_clocks(conditions: Conditions, clocks: Sequence[tuple[float, float]]) -> Conditions:
@@ -195,4 +223,18 @@ def with_clocks(conditions: Conditions, clocks: Sequence[tuple[float, float]]) -
                 node, clock_offset_s=offset_s, clock_uncertainty_s=uncertainty_s
             )
         )
+    return msgspec.structs.replace(conditions, nodes=nodes)
+
+
+def with_skews(conditions: Conditions, own_work_s: Sequence[Sequence[float]]) -> Conditions:
+    """The conditions of a launch on several nodes with each node's skew. `own_work_s` are, for each
+    rank, three quartiles of the seconds of a step for which it needs no other; empty: not known."""
+    if len(conditions.nodes) < 2 or not own_work_s:
+        return conditions
+    of_ranks = [middle for _, middle, _ in own_work_s]
+    nodes, first = [], 0
+    for node in conditions.nodes:
+        there = median(of_ranks[first : first + node.ranks])
+        first += node.ranks
+        nodes.append(msgspec.structs.replace(node, skew=there / median(of_ranks) - 1))
     return msgspec.structs.replace(conditions, nodes=nodes)

@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from pytest_dnnbench.controller.disturbance import NoWatch, Watch
+from pytest_dnnbench.controller.gpu_samples import GpuSamples
 from pytest_dnnbench.controller.leases import Leases
 from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.controller.route import Host
@@ -46,7 +47,8 @@ class Placement:
     `rank_cores`, where there are any, pin each rank to the cores near its GPU; `gpu_uuids` are
     those that CUDA must report for the ranks' GPUs, empty on CPU ranks and for slices, which have
     others. `rank_variables`, where there are any, are environment variables of each rank that this
-    launch alone has. `conditions` are complete once the launch is over.
+    launch alone has. `conditions` are complete once the launch is over, and `gpu_samples`, those of
+    each node in the order of its ranks, by the node's own clock.
 
     Of a launch on nodes, `shares` says which ranks run on which, in the order of the ranks; empty:
     all of them on this machine.
@@ -61,6 +63,7 @@ class Placement:
     rank_cores: tuple[tuple[int, ...], ...] = ()
     rank_variables: tuple[dict[str, str], ...] = ()
     shares: tuple["NodeShare", ...] = ()
+    gpu_samples: tuple[GpuSamples, ...] = ()
 
     def cores_of(self, rank: int) -> tuple[int, ...]:
         """The cores that a rank is pinned to; empty: all of the session's."""
@@ -117,6 +120,7 @@ class Placements:
                 yield placement
             finally:
                 placement.conditions = self._conditions(placement, devices)
+                placement.gpu_samples = (placement.watch.samples,)
 
     def threads(self, world_size: int) -> int:
         """Compute threads of one rank."""

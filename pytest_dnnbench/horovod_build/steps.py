@@ -55,7 +55,8 @@ KNOWN_CAUSES = (
     (
         r"No matching distribution|Could not find a version|Connection|Network is unreachable"
         r"|Name or service",
-        "no package index was reached: check pip's configuration, or give the source archive with"
+        "no package index was reached: check pip's configuration; without an index, install"
+        f" {', '.join(BUILD_REQUIREMENTS)} and CMake first, and give the source archive with"
         " --sdist",
     ),
     (

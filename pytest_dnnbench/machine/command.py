@@ -132,6 +132,7 @@ def _fingerprint(machine: Machine, facts: MachineFacts, measured: Measured) -> F
         throughputs=measured.throughputs,
         launch_sd=noise.launch_sd if noise else None,
         facts=facts,
+        device=machine.kind,
     )
 
 
@@ -144,7 +145,7 @@ def _earlier() -> Fingerprint | None:
 
 
 def _since(earlier: Fingerprint | None, now: Fingerprint) -> str:
-    if earlier is None:
+    if earlier is None or earlier.device != now.device:
         return ""
     before, after = (statistics.median(each.yardstick_s) for each in (earlier, now))
     return (

@@ -24,10 +24,11 @@ a few percent (docs/statistics.md)."""
 class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     """A machine as it was on a date.
 
-    `yardstick_s` are the seconds of a round of the yardstick, each time; `memory_bytes_s` what all
-    cores together copy, read and written; `link_bytes_s` the bus bandwidth of an all-reduce between
-    two ranks; `launch_sd` the relative standard deviation between A/A launches of a small case,
-    `throughputs` the figure of each. None: not measured.
+    `yardstick_s` are the seconds of a round of the yardstick of its cores or, where `device` is
+    "cuda", of its slowest GPU, each time; `memory_bytes_s` what all cores together copy, read and
+    written; `link_bytes_s` the bus bandwidth of an all-reduce between two ranks; `launch_sd` the
+    relative standard deviation between A/A launches of a small case, `throughputs` the figure of
+    each. None: not measured.
     """
 
     schema: int
@@ -43,6 +44,7 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True):
     throughputs: list[float]
     launch_sd: float | None
     facts: MachineFacts
+    device: str = "cpu"
 
 
 _DECODER = msgspec.json.Decoder(Fingerprint)

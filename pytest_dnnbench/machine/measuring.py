@@ -13,8 +13,13 @@ from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
 from pytest_dnnbench.controller.leases import Leases
 from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.controller.placement import Placements
-from pytest_dnnbench.controller.rank_launcher import MEASURE_MACHINE, RankLauncher
+from pytest_dnnbench.controller.rank_launcher import (
+    MEASURE_GPU,
+    MEASURE_MACHINE,
+    RankLauncher,
+)
 from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.results.records.record import make_record
 from pytest_dnnbench.results.records.schema import Record
@@ -81,15 +86,32 @@ def measure_machine(
 
         cores = ranks(1, "cpu")
         say("yardstick, memory, link")
-        yardsticks = [
-            float(cores.launch(MEASURE_MACHINE, returns=float)[0]) for _ in range(YARDSTICKS)
-        ]
+        if machine.kind == "cuda":
+            all_gpus = ranks(len(machine.gpus) * machine.ranks_per_gpu)
+            yardsticks = [_slowest_gpu(all_gpus) for _ in range(YARDSTICKS)]
+        else:
+            yardsticks = [
+                float(cores.launch(MEASURE_MACHINE, returns=float)[0]) for _ in range(YARDSTICKS)
+            ]
         memory = float(cores.launch(MEMORY, returns=float)[0])
-        link = _link(ranks(LINKED, "cpu")) if not machine.oversubscribed(LINKED) else None
+        has_link = machine.shortage(LINKED) is None and not machine.oversubscribed(LINKED)
+        link = _link(ranks(LINKED, "cpu")) if has_link else None
         launcher = RankLauncher(ranks(1), machine_ranks=cores if machine.kind == "cpu" else None)
         return Measured(
             yardsticks, memory, link, _launches(machine, launcher, model, end, say, clock)
         )
+
+
+def _slowest_gpu(gpus: Ranks) -> float:
+    """Seconds of the yardstick on the slowest of all GPUs. Raises LaunchError where one has no
+    memory for it."""
+    seconds: list[float | None] = gpus.launch(MEASURE_GPU, returns=float | None)
+    measured = [each for each in seconds if each is not None]
+    if len(measured) < len(seconds):
+        raise LaunchError(
+            "a GPU has too little free memory for the yardstick (350 MB): end what else uses it"
+        )
+    return max(measured)
 
 
 def _link(pair: Ranks) -> float:
@@ -109,7 +131,7 @@ def _launches(
     """A/A launches of a small case until the time is over, at least FEWEST_LAUNCHES."""
     case = Case("single", model, 1, "train", device=machine.kind)
     run = prepare_run(case, Catalog(), launcher, machine, steps=TIMED_STEPS, warmup=AUTO, data=None)
-    run.with_yardstick = machine.kind == "cpu"
+    run.with_yardstick = True
     while len(run.launches) < MOST_LAUNCHES:
         if len(run.launches) >= FEWEST_LAUNCHES and clock() >= end:
             break

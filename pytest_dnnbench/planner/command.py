@@ -1,42 +1,74 @@
-"""`dnnbench plan`: reads a profile, prints the plan for people or as JSON.
+"""`dnnbench plan`: reads a profile, prints the plan and what it predicts, for people or as JSON.
 
 What lives here: arguments, and the choice of the cost model. Not here: planning (predict.py,
-pipedream/planning.py) and the table (table.py).
+pipedream/planning.py), predictions of other frameworks (predictions.py) and the tables (table.py,
+prediction_table.py).
 """
 
 import argparse
+import json
+
+import msgspec
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.parsing import shortened
 from pytest_dnnbench.planner.pipedream.planning import ORIGINAL, original_plan
 from pytest_dnnbench.planner.predict import CORRECTED, plan_for
+from pytest_dnnbench.planner.prediction_table import format_predictions
+from pytest_dnnbench.planner.predictions import predictions
 from pytest_dnnbench.planner.profile_file import read_profile
 from pytest_dnnbench.planner.table import format_plan
 
 _PLANNING = {CORRECTED: plan_for, ORIGINAL: original_plan}
 """By cost model."""
 
+_FACTORS = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_BYTES = "bytes, for instance 1.25e9 or 25G"
+
 
 def main(arguments: list[str]) -> int:
     """Prints the plan and returns the exit status: 0 with a plan, 1 if none fits. Raises
     ProfileError or PlanError for wrong arguments."""
     options = _parser().parse_args(arguments)
+    profile = read_profile(options.profile)
+    bandwidths = _numbers("bandwidth", options.bandwidth)
+    memory_bytes = _numbers("memory", options.memory)[0] if options.memory else None
     plan = _PLANNING[options.cost_model](
-        read_profile(options.profile),
+        profile,
         _workers(options.gpus),
-        _numbers("bandwidth", options.bandwidth),
-        memory_bytes=_numbers("memory", options.memory)[0] if options.memory else None,
+        bandwidths,
+        memory_bytes=memory_bytes,
         replication=not options.no_replication,
         activation_compression=None if options.activations_free else 1.0,
     )
-    print(plan.to_json() if options.json else format_plan(plan))
+    predicted = (
+        predictions(
+            profile,
+            plan,
+            bandwidths,
+            latencies_s=_numbers("latency", options.latency) if options.latency else (),
+            memory_bytes=memory_bytes,
+            microbatches=options.microbatches,
+        )
+        if options.cost_model == CORRECTED
+        else []
+    )
+    if options.json:
+        document = json.loads(plan.to_json())
+        document["predictions"] = [msgspec.to_builtins(each) for each in predicted]
+        print(json.dumps(document, indent=1, allow_nan=False))
+    else:
+        print(format_plan(plan))
+        if predicted:
+            print("", *format_predictions(profile, predicted), sep="\n")
     return 0 if plan.stages else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dnnbench plan",
-        description="Splits a profiled model into pipeline stages.",
+        description="Splits a profiled model into pipeline stages, and predicts the steps of ddp,"
+        " fsdp and pipelines.",
     )
     parser.add_argument(
         "--profile", required=True, metavar="FILE", help="a profile: JSON, or PipeDream's own text"
@@ -48,7 +80,18 @@ def _parser() -> argparse.ArgumentParser:
         "--bandwidth",
         required=True,
         metavar="BYTES[,BYTES...]",
-        help="bytes per second for each level, innermost first",
+        help="bytes per second of a link on each level, innermost first, as in 300G,25G",
+    )
+    parser.add_argument(
+        "--latency",
+        metavar="SECONDS[,SECONDS...]",
+        help="of a message on each level, for the predictions; default: 0",
+    )
+    parser.add_argument(
+        "--microbatches",
+        type=int,
+        metavar="N",
+        help="of each pipeline in an update, for the predictions; default: one per rank",
     )
     parser.add_argument(
         "--cost-model", choices=_PLANNING, default=CORRECTED, help="default: %(default)s"
@@ -73,8 +116,12 @@ def _workers(text: str) -> list[int]:
 
 def _numbers(option: str, text: str) -> list[float]:
     try:
-        return [float(number) for number in text.split(",")]
+        return [_number(number) for number in text.split(",")]
     except ValueError:
-        raise PlanError(
-            f"--{option} {shortened(text)}: write a number of bytes, for instance 1.25e9"
-        ) from None
+        what = "seconds, for instance 5e-6" if option == "latency" else _BYTES
+        raise PlanError(f"--{option} {shortened(text)}: write a number of {what}") from None
+
+
+def _number(text: str) -> float:
+    factor = _FACTORS.get(text[-1:])
+    return float(text) if factor is None else float(text[:-1]) * factor

@@ -28,7 +28,7 @@ def format_plan(plan: Plan) -> str:
     else:
         lines += [
             "",
-            *_columns([COLUMNS, *(_row(number, s) for number, s in enumerate(plan.stages))]),
+            *aligned([COLUMNS, *(_row(number, s) for number, s in enumerate(plan.stages))]),
             "",
         ]
         lines.append(
@@ -55,7 +55,7 @@ def _row(number: int, stage: Stage) -> tuple[str, ...]:
     )
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Right-aligned, except for the last column, which has names."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

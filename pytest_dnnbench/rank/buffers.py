@@ -34,6 +34,11 @@ class Buffers:
             copies[name] = buffer.detach().clone()
         return copies
 
+    def tensors(self) -> list[torch.Tensor]:
+        """The buffers themselves, each once."""
+        first_places = (places[0] for places in self._places.values())
+        return [buffer for table, key in first_places if (buffer := table[key]) is not None]
+
     def put(self, values: dict[str, torch.Tensor]) -> None:
         """Puts copies of these values in place; names that are no buffers' are passed over."""
         for name, places in self._places.items():

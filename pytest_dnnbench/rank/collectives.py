@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place
+from pytest_dnnbench.rank.marks import mark
 
 _BYTES = 4
 """Of a float32."""
@@ -39,6 +40,11 @@ class Collective(ABC):
 
     def __init__(self, size: int, place: Place) -> None:
         self.rank, self.ranks, self.size = place.rank, place.world_size, size
+        if self.ranks > MOST_RANKS:
+            raise UsageError(
+                f"a collective of {self.ranks} ranks is not offered: its values are checked"
+                f" exactly, and float32 has room for the sums of at most {MOST_RANKS} ranks"
+            )
         if size < 1 or size % (_BYTES * self.ranks):
             raise UsageError(
                 f"a collective of {size} bytes cannot be divided by {self.ranks} ranks: give a"
@@ -177,7 +183,8 @@ class SendRecv(Collective):
 
 
 def _horovod() -> Any:
-    # Not above: Horovod need not be installed.
+    # Not above: Horovod need not be installed. Its exchange runs in a thread that torch's profiler
+    # does not see, so the waits for it are marked.
     import horovod.torch as hvd
 
     return hvd
@@ -189,7 +196,8 @@ class HorovodAllReduce(AllReduce):
     def exchange(self) -> None:
         """As Collective.exchange."""
         hvd = _horovod()
-        hvd.allreduce_(self.source, op=hvd.Sum, name="timed")
+        with mark("communication", "Horovod"):
+            hvd.allreduce_(self.source, op=hvd.Sum, name="timed")
 
 
 class _HorovodOwnTarget(Collective):
@@ -197,7 +205,8 @@ class _HorovodOwnTarget(Collective):
 
     def exchange(self) -> None:
         """As Collective.exchange."""
-        self.target = self.run(_horovod())
+        with mark("communication", "Horovod"):
+            self.target = self.run(_horovod())
 
     @abstractmethod
     def run(self, hvd: Any) -> torch.Tensor:
@@ -236,7 +245,8 @@ class HorovodBroadcast(Broadcast):
 
     def exchange(self) -> None:
         """As Collective.exchange."""
-        _horovod().broadcast_(self.source, self.ranks - 1, name="timed")
+        with mark("communication", "Horovod"):
+            _horovod().broadcast_(self.source, self.ranks - 1, name="timed")
 
 
 def check(step: Collective) -> None:

@@ -170,6 +170,11 @@ class FunctionStepper(Stepper):
         return bus_factor(collective, self.case.gpus) if collective else None
 
     @property
+    def has_stages(self) -> bool:
+        """As Stepper.has_stages: nothing is known of a pipeline."""
+        return False
+
+    @property
     def most_steps(self) -> int | None:
         """As Stepper.most_steps."""
         return self.request.most_steps

@@ -25,11 +25,12 @@ from pytest_dnnbench.device_peaks import peak_flops
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest, TimedRequest
 from pytest_dnnbench.metrics import COMPILE
-from pytest_dnnbench.rank import group, model_flops, rank_phase
+from pytest_dnnbench.rank import gpu_yardstick, group, model_flops, rank_phase
 from pytest_dnnbench.rank.agreement import Agreement
 from pytest_dnnbench.rank.breakdown.profiled_steps import profile_steps
 from pytest_dnnbench.rank.precision import set_matmul_precision
 from pytest_dnnbench.rank.rank_facts import environment
+from pytest_dnnbench.rank.step_graph import EAGER
 
 # Under its own name on purpose: a test replaces it here.
 from pytest_dnnbench.rank.suspension import asleep_s as asleep_s
@@ -37,6 +38,7 @@ from pytest_dnnbench.rank.timed_window import Timing, Window, window_for
 from pytest_dnnbench.rank.warmup import CPU, CUDA, Warmup, whole_turns
 from pytest_dnnbench.rank.worker import Step, Stepper
 from pytest_dnnbench.run_length import seconds_of
+from pytest_dnnbench.step_form import PLAIN
 
 MOST_SAMPLES = 2**40
 """In one step of a rank: a terabyte, where bytes are counted. Eight million such steps can be added
@@ -66,13 +68,16 @@ def measure(place: Place, request: TimedRequest) -> RankReport:
     report = _report(worker, run, timing, warmed, suspended_s)
     if isinstance(request, RunRequest) and request.recheck and (wrong := worker.recheck()):
         raise WrongResult(wrong)
-    if isinstance(request, RunRequest) and request.profiled:
+    if request.profiled:
         rank_phase.enter("breakdown")
         step_s = (timing.end_s - timing.start_s) / len(run.to_time)
         report = replace(report, profile=profile_steps(worker, window, step_s, request.traces))
     rank_phase.enter("teardown")
     worker.close()
-    return report
+    if request.yardstick and worker.device.type == "cuda":
+        # After the close no rank needs its GPU for the case any more.
+        report = replace(report, yardstick_s=gpu_yardstick.seconds(worker.device))
+    return replace(report, began_s=rank_phase.began_s(), phases_s=rank_phase.seconds())
 
 
 def prove(place: Place, request: TimedRequest) -> Correctness:
@@ -119,12 +124,21 @@ class _Warmed:
     first_s: float | None = None
 
 
-def _first_step(worker: Stepper, window: Window) -> tuple[float, list[torch.Tensor]]:
-    """The first step of all, in a run of its own: its seconds, and its loss where this rank sees
-    one."""
-    rank_phase.enter("warm-up", 1)
+def _unlike_the_others(request: TimedRequest) -> int:
+    """How many first steps are not as those that follow: that which is compiled, or those until a
+    step is captured."""
+    form = request.case.form if isinstance(request, RunRequest) else PLAIN
+    if form.cuda_graph:
+        return EAGER + 1
+    return 1 if form.compile else 0
+
+
+def _first_steps(worker: Stepper, window: Window, steps: int) -> tuple[float, list[torch.Tensor]]:
+    """The first steps of all, in a run of their own: their seconds, and the losses where this rank
+    sees them."""
+    rank_phase.enter("warm-up", steps)
     start_s = monotonic()
-    losses = [step.loss for step in worker.run(1) if step.loss is not None]
+    losses = [step.loss for step in worker.run(steps) if step.loss is not None]
     window.settle()
     return monotonic() - start_s, losses
 
@@ -134,10 +148,10 @@ def _warm_up(worker: Stepper, window: Window) -> _Warmed:
     Where both are numbers, the timed run itself begins with the warm-up."""
     warmup, timed, turn = worker.request.warmup, worker.request.steps, worker.turn
     window_s, began_s = seconds_of(timed), monotonic()
-    first_s, losses = None, list[torch.Tensor]()
-    if isinstance(worker.request, RunRequest) and worker.request.case.form.compile:
-        first_s, losses = _first_step(worker, window)
-    before = 0 if first_s is None else 1
+    took_s, losses = None, list[torch.Tensor]()
+    if before := _unlike_the_others(worker.request):
+        took_s, losses = _first_steps(worker, window, before)
+    first_s = took_s if before == 1 else None
     if isinstance(warmup, int) and isinstance(timed, int):
         lead = whole_turns(max(warmup, worker.lead_in), turn)
         rank_phase.enter("warm-up", lead)
@@ -165,7 +179,7 @@ def _warm_up(worker: Stepper, window: Window) -> _Warmed:
         else _bounded(plan.timed_steps(window_s or 0.0), worker.most_steps),
         steps=before + plan.steps,
         losses=tuple(losses),
-        steady=plan.steady,
+        steady=plan.was_steady,
         first_s=first_s,
     )
 
@@ -274,14 +288,15 @@ def _report(
         samples_per_update=worker.samples_per_update,
         page_faults=timing.page_faults,
         cpu_energy_j=timing.cpu_energy_j,
-        loss=_finite([float(value) for value in run.losses]),
+        loss=_finite(_numbers(run.losses)),
         validation=worker.validation(),
         data=worker.data_facts(),
         environment=environment(worker.place),
         metrics=metrics,
         details=worker.details(),
         pipeline=worker.pipeline_facts(),
-        fingerprint=worker.fingerprint(),
+        # Of one rank there is nothing to compare it with, and its weights may take long to hash.
+        fingerprint=worker.fingerprint() if worker.place.world_size > 1 else "",
         suspended_s=suspended_s,
         warmup_steps=warmed.steps + run.to_time.start,
         warmup_s=timing.start_s - warmed.began_s,
@@ -291,12 +306,13 @@ def _report(
 
 
 def _worker(place: Place, request: TimedRequest) -> Stepper:
+    module, _, name = request.worker.partition(":")
+    kind: type[Stepper] = getattr(importlib.import_module(module), name)
+    rank_phase.enter("device")
     group.take_place(place)
     if isinstance(request, RunRequest) and place.device.startswith("cuda"):
         set_matmul_precision(request.case.precision)
         torch.backends.cudnn.benchmark = request.case.form.cudnn_benchmark
-    module, _, name = request.worker.partition(":")
-    kind: type[Stepper] = getattr(importlib.import_module(module), name)
     worker = kind(place, request)
     _KEPT.append(worker)
     return worker
@@ -313,6 +329,13 @@ def _checked_count(samples: int) -> int:
         f"a step counts {'too many' if large else repr(samples)} samples: let each count a whole"
         f" number from 0 to {MOST_SAMPLES:,}"
     )
+
+
+def _numbers(losses: list[torch.Tensor]) -> list[float]:
+    """The losses of all steps, brought to the host together: one by one, each waits for the GPU."""
+    if len({(loss.dtype, loss.device, loss.shape) for loss in losses}) == 1:
+        return [float(value) for value in torch.stack(losses).flatten().tolist()]
+    return [float(value) for value in losses]
 
 
 def _finite(losses: list[float]) -> tuple[float, ...]:

@@ -115,6 +115,26 @@ class TokenWorkload(Workload):
             if name.startswith("blocks.") and isinstance(layer, nn.Linear)
         }
 
+    def sequence(self, model: nn.Module, ranks: int) -> dict[str, str]:
+        """Norms run on parts of the sequence; attention, feed-forward and head take all of it."""
+        for length in (self.sequence_length, min(self.sequence_length, PROOF_TOKENS)):
+            if length % ranks:
+                of_proof = " in the proof" if length != self.sequence_length else ""
+                raise UsageError(
+                    f"--dnn-tp-sequence: a sample has {length} tokens{of_proof}, which {ranks}"
+                    " ranks cannot share evenly: use a number of GPUs, or --dnn-sequence-length,"
+                    " that fits"
+                )
+        within = {
+            "norm1": "part",
+            "attention": "whole",
+            "norm2": "part",
+            "feed_forward": "whole",
+        }
+        blocks = self.blocks(model)
+        ways = {f"{block}.{name}": way for block in blocks for name, way in within.items()}
+        return {"blocks": "cut", **ways, "norm": "part", "head": "whole"}
+
     def batches(self, share: Share) -> Iterator[Batch] | None:
         """Sequences of the text from random places, without end; None without a text."""
         if self.text is None:

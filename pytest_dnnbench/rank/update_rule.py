@@ -113,10 +113,10 @@ class UpdateRule:
 
     def _clip(self, clip_norm: float) -> None:
         gradients = [each.grad for each in self.module.parameters() if each.grad is not None]
-        if len({type(gradient) for gradient in gradients}) == 1:
+        if len({_held_by(gradient) for gradient in gradients}) == 1:
             clip_grad_norm_(self.module.parameters(), clip_norm)
             return
-        # torch's function takes whole gradients or gradients in parts, not both.
+        # torch's function takes whole gradients or gradients in parts of one mesh, not both.
         norms = [whole(torch.linalg.vector_norm(gradient)) for gradient in gradients]
         norm = torch.linalg.vector_norm(torch.stack(norms))
         factor = (clip_norm / (norm + CLIP_EPSILON)).clamp(max=1.0)
@@ -241,6 +241,11 @@ class OwnOptimiser:
     def bounds(self) -> dict[str, float]:
         """As ReferenceUpdate.bounds."""
         return {name: FLOAT64.factor * error for name, error in self._moved.items()}
+
+
+def _held_by(tensor: torch.Tensor) -> object:
+    """The ranks among which a tensor is shared out; None for one that each rank has to itself."""
+    return getattr(tensor, "device_mesh", None)
 
 
 def _same(values: torch.Tensor, others: torch.Tensor) -> bool:

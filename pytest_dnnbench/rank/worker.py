@@ -117,6 +117,12 @@ class Stepper(ABC):
         return None
 
     @property
+    def has_stages(self) -> bool:
+        """Whether sending to one rank, and receiving from it, is how a stage of a pipeline waits
+        for another; else it is communication like any other."""
+        return True
+
+    @property
     def most_steps(self) -> int | None:
         """The most steps of a window whose length is given in seconds; None: no limit."""
         return None

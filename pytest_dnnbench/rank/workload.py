@@ -69,6 +69,11 @@ class Workload(ABC):
         """A synthetic minibatch of so many samples on the host, in the types that the model
         takes."""
 
+    def batch_on(self, size: int, device: torch.device) -> Batch:
+        """As `batch`, for a rank on this device: on the host, or already there where it takes long
+        to draw so many numbers on the host. Not for the proof."""
+        return self.batch(size)
+
     def proof_batch(self, size: int) -> Batch:
         """As `batch`, for the proof: smaller where the mathematics is the same. The proof runs in
         float64, several times."""
@@ -121,6 +126,15 @@ class Workload(ABC):
         rank makes a part of the outputs) or "row" (each rank takes a part of the inputs, which a
         column layer has made, and the results are added). Empty: the model cannot be split. Raises
         UsageError for a number of ranks that does not divide what is split."""
+        return {}
+
+    def sequence(self, model: nn.Module, ranks: int) -> dict[str, str]:
+        """The parts of the model between whose split layers the sequence can be shared out among
+        ranks, by name. Each takes one tensor, (batch, sequence, ...): "cut" takes the whole of it,
+        and ranks go on with a part each; "part" (a norm) runs on a rank's part, with weights that
+        every rank has; "whole" gets the parts gathered, and what its row layers add up is shared
+        out again. Empty: the model cannot do that. Raises UsageError for a number of ranks that
+        does not divide the sequence."""
         return {}
 
     def forward(self, model: nn.Module, inputs: Any) -> Any:

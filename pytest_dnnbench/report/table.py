@@ -52,16 +52,18 @@ def render(study: Study, width: int = 80) -> list[Line]:
     """The lines of the table, none longer than `width`."""
     parts, functions = sections(study), _function_lines(study, width)
     rows = [row for section in parts for row in section.rows]
+    broken_down = [*map(Line, breakdown_lines(study, width))]
     if not rows and functions:
-        return [*functions, Line(""), *_paragraphs(_function_notes(study), width)]
+        notes = _paragraphs(_function_notes(study), width)
+        return [*functions, Line(""), *broken_down, *notes]
     if not rows:
         return _paragraphs(["no case was measured", *study.notes], width)
     layout = _Layout(rows, width)
     lines: list[Line] = []
     for section in parts:
         lines += [*layout.section(section), Line("")]
-    lines += map(Line, breakdown_lines(study, width))
     lines += [*functions, Line("")] if functions else []
+    lines += broken_down
     return lines + _paragraphs([*_notes(study, rows, layout.keys), *plan_lines(study)], width)
 
 

@@ -29,8 +29,8 @@ class MachineFingerprint:
         """One line, or none."""
         if state.is_xdist_worker(self._config):
             return []
-        yardsticks = yardsticks_here(benchmark_file.records(self._config).values())
-        if not yardsticks:
+        records = list(benchmark_file.records(self._config).values())
+        if not any(yardsticks_here(records, device) for device in ("cpu", "cuda")):
             return []
         try:
             fingerprint = read_fingerprint(fingerprint_path())
@@ -38,17 +38,22 @@ class MachineFingerprint:
             return [(f"the machine's fingerprint is not compared: {error}", "yellow")]
         if fingerprint is None:
             return []
+        yardsticks = yardsticks_here(records, fingerprint.device)
+        if not yardsticks:
+            return []
         return [compared(fingerprint, statistics.median(yardsticks), _here())]
 
 
-def yardsticks_here(records: Iterable[Record]) -> list[float]:
-    """The yardstick of each launch on this machine, seconds; of one on nodes it is that of another
-    machine, or the slowest."""
+def yardsticks_here(records: Iterable[Record], device: str) -> list[float]:
+    """The yardstick of each launch on this machine with ranks on this kind of device, seconds; of
+    one on nodes it is that of another machine, or the slowest."""
     return [
         launch.conditions.yardstick_s
         for record in records
         for launch in record.launches
-        if launch.conditions.yardstick_s and not launch.conditions.nodes
+        if launch.conditions.yardstick_s
+        and not launch.conditions.nodes
+        and device == ("cuda" if launch.conditions.gpu_uuids else "cpu")
     ]
 
 

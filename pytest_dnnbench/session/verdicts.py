@@ -31,6 +31,7 @@ from pytest_dnnbench.results.records.schema import (
     Record,
     SessionEntry,
 )
+from pytest_dnnbench.results.records.side_by_side import TIMES
 from pytest_dnnbench.results.records.speed_up import relate, speed_ups_of
 from pytest_dnnbench.results.records.verdict import Confirmation, MetricVerdict
 from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
@@ -56,6 +57,7 @@ from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.baseline import SessionBaseline
 from pytest_dnnbench.session.completeness import Completion
 from pytest_dnnbench.session.marks import known_regression
+from pytest_dnnbench.session.preflight import Preflight
 from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.settings import Settings
 from pytest_dnnbench.session.verdict_summary import verdict_lines
@@ -66,10 +68,6 @@ class Again(Protocol):
 
     def __call__(self, count: int, *, profiled: bool = False) -> Measurement:
         """Profiled ones run a few more steps after the timed ones, under torch's profiler."""
-
-
-TIMES = (THROUGHPUT, "step_time_s")
-"""The metrics whose regression a breakdown explains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +126,7 @@ class Verdicts:
                 failed=sorted(set(self._failed)),
                 interrupted=self._interrupted,
                 accepted=self._acceptance(),
+                preflight=state.part(self._config, Preflight).entry,
             )
             benchmark_file.make_plain(output_json, session)
 

@@ -17,10 +17,18 @@ from pytest_dnnbench.controller.case_run import load
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.messages import PlanDecision, RankReport, RunRequest, StepProfile
+from pytest_dnnbench.function_case import FunctionCase
+from pytest_dnnbench.messages import (
+    FunctionRequest,
+    PlanDecision,
+    RankReport,
+    RunRequest,
+    StepProfile,
+    TimedRequest,
+)
 from pytest_dnnbench.results.records.breakdown import breakdown_of
 from pytest_dnnbench.results.records.measurement import Launch
-from pytest_dnnbench.results.records.schema import ADDS_UP, BreakdownEntry, WhyEntry
+from pytest_dnnbench.results.records.profile_entry import ADDS_UP, BreakdownEntry, WhyEntry
 from pytest_dnnbench.results.verdicts.why import explain, why_lines
 from pytest_dnnbench.step_parts import Part
 from tests.rank.slowed_workers import CAUSES, PLANTED
@@ -34,7 +42,7 @@ LAUNCHES = 2
 
 def launched(
     server: ForkServer,
-    request: RunRequest,
+    request: TimedRequest,
     environment: Mapping[str, str] | None = None,
     planning: str | None = None,
     rendezvous: str | None = None,
@@ -138,6 +146,61 @@ def test_two_sound_profiles_name_nothing_that_explains_a_slowdown(profiled: Prof
     why: WhyEntry = explain(profiled(""), profiled(""))
     assert why.causes == []
     assert "do not show the difference" in why.doubt
+
+
+@pytest.fixture(scope="module")
+def profiled_function(server: ForkServer) -> Profiled:
+    """As `profiled`, of a user's function."""
+    module = "tests.rank.functions"
+
+    @cache
+    def breakdown(cause: str) -> BreakdownEntry:
+        case = FunctionCase(f"{module}:Planted", "torch", 2, {"cause": cause})
+        target = (module, "Planted", None)
+        request = FunctionRequest(case, target, None, steps=4, warmup=2, profiled=True)
+        entry = breakdown_of([launched(server, request) for _ in range(LAUNCHES)])
+        assert entry is not None
+        return entry
+
+    return breakdown
+
+
+@pytest.mark.parametrize(
+    ("cause", "part", "name"),
+    [
+        ("loader", "data", "enumerate(DataLoader)"),
+        ("operator", "compute", "aten::mm"),
+        ("collective", "communication", "gloo:all_reduce"),
+        ("host", "idle", ""),
+    ],
+)
+def test_what_made_a_timed_function_slow_is_named(
+    profiled_function: Profiled, cause: str, part: str, name: str
+) -> None:
+    """The loader is torch's own: nothing in the function marks it."""
+    slowed = profiled_function(cause)
+    assert slowed.adds_up
+    why = explain(profiled_function(""), slowed)
+    assert why.doubt == ""
+    first = why.causes[0]
+    assert (first.part, first.name[: len(name)]) == (part, name), why_lines(why)
+
+
+def test_a_function_that_sends_and_receives_communicates(
+    server: ForkServer, tmp_path: Path
+) -> None:
+    """It has no stages, so that nothing of it is a bubble."""
+    case = FunctionCase("tests.rank.functions:Exchange", "torch", 2)
+    target = ("tests.rank.functions", "Exchange", None)
+    traces = str(tmp_path / "case")
+    request = FunctionRequest(case, target, None, steps=4, warmup=2, profiled=True, traces=traces)
+    launch = launched(server, request)
+    for rank in (0, 1):
+        parts = rank_profile(launch, rank).parts_s
+        assert parts["communication"] > 0
+        assert "bubble" not in parts
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["case-rank0.json.gz", "case-rank1.json.gz"]
 
 
 def rank_profile(launch: Launch, rank: int) -> StepProfile:

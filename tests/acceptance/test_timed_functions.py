@@ -68,6 +68,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     words = (
         "-p no:cacheprovider --dnn-device cpu --dnn-gpu-counts 2 --dnn-launches 2 --dnn-steps 10"
         " --benchmark-json out.json --dnn-report report --dnn-timeout 120"
+        " --dnn-breakdown --dnn-traces traces"
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words.split()],
@@ -127,6 +128,20 @@ def test_functions_have_a_table_of_their_own(session: Session) -> None:
     assert len(rows) == 5
 
 
+def test_functions_are_broken_down_and_traced(session: Session) -> None:
+    lines = session.text[session.text.index("where a step's time goes") :]
+    for name in ("torch, all_reduce, 2, size=4096", "horovod, all_reduce, 2, size=4096"):
+        # An exchange with hardly anything beside it: of Horovod's the wait for it is marked.
+        shares = re.search(rf"^  {name} +(\d+)% +(\d+)%", lines, re.MULTILINE)
+        assert shares, lines
+        assert int(shares[2]) > int(shares[1]), f"{name}: communication, not compute"
+    record = session.records["test_all_reduce[2gpu-4096]"]
+    assert len(record["breakdown"]["launches"]) == 2
+    traces = {each["trace"] for launch in record["breakdown"]["launches"] for each in launch}
+    assert len(traces) == 4
+    assert traces <= {path.name for path in (session.folder / "traces").iterdir()}
+
+
 def test_horovods_group_is_joined(session: Session) -> None:
     record = session.records["test_horovod"]
     assert record["correctness"]["checked"] == ["pytest_dnnbench.rank.collectives:check"]
@@ -164,13 +179,19 @@ def test_a_slower_function_fails_against_its_baseline_and_a_limit(
 ) -> None:
     pytester.makeconftest(FAKE)
     for _ in range(3):
-        run("--benchmark-save=nightly").assert_outcomes(passed=1)
+        run("--benchmark-save=nightly", "--dnn-breakdown").assert_outcomes(passed=1)
     run("--dnn-baseline=latest").assert_outcomes(passed=1)
     monkeypatch.setenv("FAKE_LEVELS", json.dumps({"torch": 80}))
+    monkeypatch.setenv("FAKE_PARTS_MS", json.dumps({"torch": {"communication": 6}}))
     slower = run("--dnn-baseline=latest")
     slower.assert_outcomes(failed=1)
     slower.stdout.fnmatch_lines(
-        ["regressed: torch-Sum-2gpu (size=64), against 0003_nightly.json*", "*throughput: *-20.*"]
+        [
+            "regressed: torch-Sum-2gpu (size=64), against 0003_nightly.json*",
+            "*throughput: *-20.*",
+            "  why: a profiled step of rank 0 takes * ms more (12* to 15* ms)",
+            "    exposed communication in fake::communication: * ms more (3* ms to 6* ms), *",
+        ]
     )
     limited = run("--dnn-limits=step_time_s<=1ms")
     limited.assert_outcomes(failed=1)

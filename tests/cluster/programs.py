@@ -66,6 +66,13 @@ def cut_the_network() -> None:
     dist.barrier()
 
 
+def window_of(place: Place, seconds: float) -> tuple[float, float]:
+    """Waits; returns when that began and ended, by this node's clock."""
+    begin_s = time.monotonic()
+    time.sleep(seconds)
+    return begin_s, time.monotonic()
+
+
 def _parent_of(pid: int) -> int:
     with open(f"/proc/{pid}/stat") as stat:
         return int(stat.read().rpartition(")")[2].split()[1])

@@ -13,6 +13,7 @@ import torch
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.controller import agent_messages as say
 from pytest_dnnbench.controller.agent_messages import BadFrame, Frames, framed
+from pytest_dnnbench.controller.gpu_samples import GpuSample
 from pytest_dnnbench.controller.route import Host
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
@@ -45,7 +46,11 @@ FROM_AGENT = [
     say.Gathered(
         2, ranks=[say.RankView(0, RankStatus("build"), True, 0.1, "x", "y")], oom_killed=False
     ),
-    say.Released(3, conditions=Conditions(disturbed="why", cores=(1, 2))),
+    say.Released(
+        3,
+        conditions=Conditions(disturbed="why", cores=(1, 2)),
+        samples={"GPU-a": [GpuSample(2.5, {"energy_j": 1e6}, {"power_w": 300.0})]},
+    ),
 ]
 DAMAGED = 2000
 """Inputs of each side. `python -m tests.cluster.test_frames NUMBER` tries more."""

@@ -132,6 +132,50 @@ def test_the_machines_own_speed_is_measured_only_where_it_is_asked_for() -> None
     assert run.launch().conditions.yardstick_s == YARDSTICK_S
 
 
+class OnGpus(Recorder):
+    """A launcher whose ranks are on GPUs: they report these seconds of their yardsticks, where they
+    are asked to measure."""
+
+    def __init__(self, *yardsticks: float | None) -> None:
+        self.yardsticks = yardsticks
+        super().__init__()
+
+    def measure(self, request: TimedRequest) -> Launch:
+        launch = super().measure(request)
+        first, *_ = launch.reports
+        asked = self.yardsticks if request.yardstick else [None] * len(self.yardsticks)
+        reports = [
+            replace(first, rank=rank, yardstick_s=seconds) for rank, seconds in enumerate(asked)
+        ]
+        return replace(launch, reports=tuple(reports))
+
+
+def gpu_yardstick(*yardsticks: float | None, ranks_per_gpu: int = 1) -> float | None:
+    """What is recorded where the ranks of a launch report these."""
+    run = case_run(OnGpus(*yardsticks))
+    gpus = (Gpu("A", "GPU-a"), Gpu("A", "GPU-b"))
+    run.machine = Machine("cuda", gpus, "550", 16, "", "", ranks_per_gpu=ranks_per_gpu)
+    run.with_yardstick = True
+    return run.launch().conditions.yardstick_s
+
+
+def test_of_gpus_the_slowest_ones_yardstick_counts() -> None:
+    assert gpu_yardstick(0.0015, 0.0018) == 0.0018
+
+
+def test_without_memory_for_one_gpus_yardstick_there_is_none() -> None:
+    assert gpu_yardstick(0.0015, None) is None
+
+
+def test_ranks_that_share_a_gpu_are_not_asked_for_its_yardstick() -> None:
+    assert gpu_yardstick(0.0015, 0.0018, ranks_per_gpu=2) is None
+
+
+def test_a_yardstick_that_took_no_time_is_an_error() -> None:
+    with pytest.raises(WrongResult, match="yardstick"):
+        gpu_yardstick(0.0, 0.0)
+
+
 def test_ranks_build_the_model_that_a_hook_put_in_the_place_of_the_suites() -> None:
     replaced = Catalog().with_rows([], {"resnet18": "tests.tiny_models:tiny"})
     run = case_run(Recorder(), replaced)

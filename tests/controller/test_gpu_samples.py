@@ -132,7 +132,7 @@ def test_a_gpu_that_was_hot_during_the_launch_disturbs_it_although_it_is_idle_no
     idle = gpu.library(CurrentClocksThrottleReasons=lambda _: 0x1)
     monkeypatch.setitem(sys.modules, "pynvml", idle)
     watch = Watch(["GPU-a"], [], lambda: None)
-    watch._samples.clock = gpu.clock
+    watch.samples.clock = gpu.clock
     gpu.now_s = 10.0
     watch.ranks_started([1])
     gpu.now_s = 20.0

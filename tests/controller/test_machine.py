@@ -18,7 +18,8 @@ from tests.controller.fake_nvml import FakeNvml
 
 @pytest.fixture
 def torch_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed torch that was built for CUDA."""
+    """An installed torch that was built for CUDA, and every GPU visible."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     build = TorchBuild("2.13.0+cu130", "13.0", "abc")
     monkeypatch.setattr("pytest_dnnbench.controller.machine.installed_torch", lambda: build)
 

@@ -1,17 +1,110 @@
-"""Checks that need a GPU: skipped where there is none. `make gpu-test` runs them."""
+"""Checks that need a GPU: skipped where there is none. `make gpu-test` runs them.
 
+On a GPU a session takes 8 s to start, the proof of a case 4 s and each launch 2 s or more, so the
+checks of several ranks share two sessions with few cases. They run one after the other: 20 ranks
+that made contexts at once have been refused the memory for it.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_dnnbench.controller.machine import detect
+from tests.conftest import USERS_GPUS
+from tests.gpu.sessions import Session, run_session
 
 HERE = Path(__file__).parent
+PIPELINES = """
+import pytest
+
+# A bandwidth that is given need not be measured.
+@pytest.mark.parametrize(
+    ("framework", "shape", "model"),
+    [
+        ("pipedream", "2-1-1", "resnet18"),
+        ("pipedream", "1-1-1-1", "efficientnet_b0"),
+        ("pipedream-2bw", "1-1", "resnet18"),
+        ("pipedream-flush", "1-1", "mlp"),
+    ],
+)
+def test_pipeline(framework, shape, model, process_group, dnnbench):
+    ranks = process_group(sum(map(int, shape.split("-"))))
+    options = {"stages": shape}
+    if shape == "2-1-1":  # all streams of a rank in one queue
+        ranks.environment["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
+    else:
+        options["bandwidth"] = 1e9
+    dnnbench.measure(framework, model, ranks, phase="train", options=options)
+"""
+OTHERS = """
+import pytest
+from pytest_dnnbench import StepForm
+
+IMAGES = StepForm(memory_format="channels_last")
+OPTIONS = {
+    "sync_batchnorm": ("ddp", "resnet18", {"sync_batchnorm": True}, IMAGES),
+    "powersgd": ("ddp", "resnet18", {"hook": "powersgd", "powersgd_rank": 2}, IMAGES),
+    "reduce_last": ("fsdp", "mlp", {"reduce": "last"}, StepForm(accumulate=2)),
+}
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option(option, process_group, dnnbench):
+    framework, model, options, form = OPTIONS[option]
+    dnnbench.measure(framework, model, process_group(2), phase="train", options=options, form=form)
+
+@pytest.mark.parametrize("framework", ["fsdp", "tp"])
+def test_sharded(framework, process_group, dnnbench):
+    dnnbench.measure(framework, "mlp", process_group(2), phase="train")
+
+@pytest.mark.parametrize("framework", ["gpipe", "1f1b"])
+def test_schedule(framework, process_group, dnnbench):
+    options = {"bandwidth": 1e9}
+    dnnbench.measure(framework, "mlp", process_group(2), phase="train", options=options)
+
+def test_validation(process_group, dnnbench):
+    options = {"bandwidth": 1e9, "stages": "1-1"}
+    dnnbench.measure("pipedream", "mlp", process_group(2), phase="validate", options=options)
+"""
+WORDS = (
+    "--dnn-ranks-per-gpu 4 --dnn-gpu-counts 2,4 --dnn-image-size 64 --dnn-batch-size 16"
+    " --dnn-warmup 4 --dnn-steps 12 --dnn-timeout 45"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips the checks of this folder on machines without a GPU."""
     ours = [item for item in items if item.path.is_relative_to(HERE)]
-    if ours and not detect("auto").gpus:
-        for item in ours:
-            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+    with pytest.MonkeyPatch.context() as patch:
+        _give_back_the_gpus(patch)
+        if not ours or detect("auto").gpus:
+            return
+    for item in ours:
+        item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _the_users_gpus() -> Iterator[None]:
+    """The GPUs that the other tests do not see."""
+    with pytest.MonkeyPatch.context() as patch:
+        _give_back_the_gpus(patch)
+        yield
+
+
+def _give_back_the_gpus(patch: pytest.MonkeyPatch) -> None:
+    if USERS_GPUS is None:
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        patch.setenv("CUDA_VISIBLE_DEVICES", USERS_GPUS)
+
+
+@pytest.fixture(scope="package")
+def pipelines(tmp_path_factory: pytest.TempPathFactory, _the_users_gpus: None) -> Session:
+    """Our pipelines, whose ranks share one GPU; two launches of each case."""
+    return run_session(tmp_path_factory.mktemp("pipelines"), PIPELINES, f"{WORDS} --dnn-launches 2")
+
+
+@pytest.fixture(scope="package")
+def others(tmp_path_factory: pytest.TempPathFactory, _the_users_gpus: None) -> Session:
+    """Sharded models, torch's schedules and a validation, whose ranks share one GPU."""
+    return run_session(tmp_path_factory.mktemp("others"), OTHERS, f"{WORDS} --dnn-launches 1")

@@ -1,19 +1,13 @@
 """A short session on one GPU: what only a real GPU, its driver and NVML can show."""
 
-import json
-import os
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_dnnbench.controller.nvml import gpu_handles, nvml
 from pytest_dnnbench.device_peaks import peak_flops
+from tests.gpu.sessions import Session, run_session
 
-ROOT = Path(__file__).resolve().parents[2]
 CASES = """
 import pytest
 
@@ -30,36 +24,16 @@ def test_copies(process_group, dnnbench):
 """
 
 
-@dataclass(frozen=True)
-class Session:
-    """What a session printed, and its records by the name of the test."""
-
-    text: str
-    records: dict[str, Any]
-
-
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """Two training cases and a timed function on one GPU, two launches each."""
-    folder = tmp_path_factory.mktemp("gpu")
-    (folder / "test_cases.py").write_text(CASES)
+    """Two training cases and a timed function on one GPU, a launch each."""
     words = (
-        "-p no:cacheprovider --dnn-device cuda --dnn-gpu-counts 1 --dnn-models resnet18"
-        " --dnn-image-size 224 --dnn-batch-size 64 --dnn-precision bf16 --dnn-launches 2"
-        " --dnn-window 3s --benchmark-json out.json"
+        "--dnn-gpu-counts 1 --dnn-models resnet18 --dnn-image-size 224 --dnn-batch-size 64"
+        " --dnn-precision bf16 --dnn-launches 1 --dnn-window 2.5s"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words.split()],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert "3 passed" in done.stdout, done.stdout + done.stderr
-    benchmarks = json.loads((folder / "out.json").read_text())["benchmarks"]
-    records = {each["name"]: each["extra_info"]["dnnbench"] for each in benchmarks}
-    return Session(done.stdout, records)
+    done = run_session(tmp_path_factory.mktemp("gpu"), CASES, words)
+    assert "3 passed" in done.text, done.text
+    return done
 
 
 def windows(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -96,10 +70,18 @@ def test_ranks_warm_up_until_steps_are_steady(session: Session) -> None:
         assert all(launch["steady"] for launch in record["launches"])
 
 
+def test_each_launch_is_followed_by_the_gpus_yardstick(session: Session) -> None:
+    """Launches of the same seconds differ little; a round takes a millisecond or a few."""
+    for record in session.records.values():
+        figures = record["metrics"]["yardstick_s"]["per_launch"]
+        assert len(figures) == len(record["launches"])
+        assert 1e-4 < min(figures) <= max(figures) < 1.05 * min(figures)
+
+
 def test_mfu_is_a_fraction_where_the_gpus_peak_is_known(session: Session) -> None:
-    record = session.records["test_train[resnet18-single]"]
-    known = peak_flops(record["environment"]["must_match"]["gpu"], "bf16")
-    if known is None:
+    record = session.records["test_train[resnet18-channels_last-single]"]
+    peak = peak_flops(record["environment"]["must_match"]["gpu"], "bf16")
+    if peak is None:
         assert "mfu" not in record["metrics"]
     else:
         assert 0 < record["metrics"]["mfu"]["value"] < 1

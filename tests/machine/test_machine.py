@@ -185,13 +185,15 @@ def test_the_yardstick_of_another_node_is_not_compared_with_this_machines() -> N
     record = records.measured("single", "resnet18", 1)
     here = Conditions(yardstick_s=0.002)
     there = Conditions(yardstick_s=0.004, nodes=[NodeConditions(name="n1", ranks=1)])
+    on_a_gpu = Conditions(yardstick_s=0.0015, gpu_uuids=("GPU-a",))
     record.launches = [
         LaunchEntry(
             step_time_s=[1.0], loss=[], rank_wall_s=[1.0], page_faults=[0], conditions=conditions
         )
-        for conditions in (here, there, Conditions())
+        for conditions in (here, there, on_a_gpu, Conditions())
     ]
-    assert yardsticks_here([record]) == [0.002]
+    assert yardsticks_here([record], "cpu") == [0.002]
+    assert yardsticks_here([record], "cuda") == [0.0015]
 
 
 @pytest.fixture(scope="module")

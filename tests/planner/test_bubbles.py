@@ -3,9 +3,14 @@
 from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.bubbles import Pass, batch_seconds, idle_fractions
+from pytest_dnnbench.planner.orders import orders_of
+from pytest_dnnbench.planner.synchronous import RULES, Pipelines
+from tests.planner.ticking import Job, ticks
 
 
 def gpipe(stages: int, microbatches: int) -> list[list[Pass]]:
@@ -91,3 +96,74 @@ def test_an_order_that_waits_in_a_circle_is_refused() -> None:
             [[Pass(0, "B", 0), Pass(0, "F", 0)], [Pass(1, "F", 0), Pass(1, "B", 0)]],
             even(2, F=1, B=1),
         )
+
+
+def test_a_message_takes_its_time_beside_the_compute() -> None:
+    """Two stages, two microbatches, every pass 1 long and every message 2: 0F0 0-1, on its way 1-3,
+    1F0 3-4; 0F1 1-2, on its way 3-5, 1F1 5-6; 1B0 6-7, 7-9; 1B1 7-8, 9-11; 0B0 9-10, 0B1 11-12."""
+    transfers = {(0, 1): 2, (1, 0): 2}
+    assert batch_seconds(gpipe(2, 2), even(2, F=1, B=1), transfers) == 12
+    assert batch_seconds(gpipe(2, 2), even(2, F=1, B=1), {(0, 1): 2}) == 9
+    assert batch_seconds(gpipe(2, 2), even(2, F=1, B=1), {}) == 6
+
+
+@given(
+    st.sampled_from(["gpipe", "1f1b", "interleaved", "bfs", "zero-bubble"]),
+    st.integers(2, 3),
+    st.integers(1, 2),
+    st.data(),
+)
+def test_every_batch_takes_as_long_as_its_simulation(
+    framework: str, ranks: int, rounds: int, data: st.DataObject
+) -> None:
+    of_each = RULES[framework].stages_per_rank or 2
+    pipelines = Pipelines(framework, ranks, 1, of_each, ranks * rounds)
+    orders = orders_of(pipelines, updates=True)
+    length = st.integers(0, 4)
+    seconds = {(s, k): data.draw(length) for s in range(pipelines.stages) for k in "FBIWU"}
+    transfers = {
+        pair: data.draw(length)
+        for s in range(pipelines.stages - 1)
+        for pair in ((s, s + 1), (s + 1, s))
+    }
+    batches = [played(orders, seconds, transfers) for _ in range(4)]
+    ticks([job for batch in batches for job in batch])
+    ends = [[ended(batch, rank) for rank in range(ranks)] for batch in batches]
+    expected = max(last - before for before, last in zip(*ends[-2:], strict=True))
+    assert batch_seconds(orders, seconds, transfers) == expected
+
+
+def played(
+    orders: list[list[Pass]],
+    seconds: dict[tuple[int, str], int],
+    transfers: dict[tuple[int, int], int],
+) -> list[Job]:
+    """A batch as jobs: a pass on its rank, and between ranks a message that carries its result."""
+    passes = {
+        each: Job(f"rank {rank}", seconds[each.stage, each.kind])
+        for rank, order in enumerate(orders)
+        for each in order
+    }
+    rank_of = {each.stage: rank for rank, order in enumerate(orders) for each in order}
+    backward = {(each.stage, each.microbatch): each for each in passes if each.kind in "BI"}
+    messages: list[Job] = []
+    for each, job in passes.items():
+        stage, microbatch = each.stage, each.microbatch
+        if each.kind == "F":
+            backward_job = passes[backward[stage, microbatch]]
+            backward_job.after.append(job)
+            waits, target = passes.get(Pass(stage + 1, "F", microbatch)), stage + 1
+        elif each.kind in "BI" and stage:
+            waits, target = passes[backward[stage - 1, microbatch]], stage - 1
+        else:
+            continue  # in its place of the order, and nothing else waits for it
+        if waits is not None:
+            link = f"link {rank_of[stage]}-{rank_of[target]}"
+            messages.append(Job(link, transfers[stage, target], [job]))
+            waits.after.append(messages[-1])
+    return [*passes.values(), *messages]
+
+
+def ended(batch: list[Job], rank: int) -> int:
+    """When a rank ended a batch."""
+    return max(job.ended or 0 for job in batch if job.resource == f"rank {rank}")

@@ -1,13 +1,15 @@
 """A kept profile serves exactly what it was measured for, and nothing else."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pytest_dnnbench.planner.profile_file import read_profile
+from pytest_dnnbench.planner.profile_file import read_profile, write_profile
 from pytest_dnnbench.rank.profiling import profile_cache, profiler
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
 from pytest_dnnbench.rank.profiling.profiler import Effort
+from pytest_dnnbench.step_form import StepForm
 
 QUICK = Effort(warmup=0, repetitions=1)
 MODEL = "tests.tiny_models:tiny"
@@ -68,6 +70,22 @@ def test_another_processor_or_an_edited_model_is_another_profile(
     monkeypatch.setattr(profile_cache, "_fingerprint", lambda workload: "edited")
     cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK)
     assert len(list(cache.iterdir())) == 3
+
+
+def test_another_layout_or_optimiser_is_another_profile_and_an_older_one_is_replaced(
+    cache: Path,
+) -> None:
+    cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK)
+    (plain,) = cache.iterdir()
+    fused = StepForm(memory_format="channels_last", fused=True)
+    profile = cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK, form=fused)
+    profile.require(memory_format="channels_last", update="fused")
+    assert len(list(cache.iterdir())) == 2
+    before = read_profile(plain)
+    facts = {key: value for key, value in before.metadata.items() if key != "update_s"}
+    write_profile(replace(before, metadata=facts), plain)
+    assert "update_s" in cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK).metadata
+    assert "update_s" in read_profile(plain).metadata
 
 
 def test_a_damaged_file_is_measured_anew_and_replaced(cache: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pytest_dnnbench.errors import ProfileError, UsageError
+from pytest_dnnbench.planner.sharded import units_of
 from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.profiling.operator_graph import trace
@@ -74,6 +75,26 @@ def test_a_users_module_is_profiled_with_lone_parameters_counted_once() -> None:
         "first": 28 * 28 * 4,
         "last": 0,
     }
+
+
+def test_a_profile_has_the_update_and_the_blocks_of_the_workload() -> None:
+    resnet = profile_model("torchvision.models:resnet18", 28, 2, "fp32", "cpu", effort=QUICK)
+    weights = sum(node.parameter_bytes for node in resnet.nodes)
+    assert resnet.metadata["update_s"] > 0
+    assert resnet.metadata["optimiser_bytes"] == weights, "a momentum"
+    blocks = resnet.metadata["blocks"]
+    assert blocks["layer4_1_conv2"] == "layer4.1"
+    assert blocks["conv1"] == "conv1"
+    assert "layer4_1_relu" not in blocks, "no weights"
+
+    gpt = profile_model("pytest_dnnbench.rank.gpt:nano", 28, 2, "fp32", "cpu", effort=QUICK)
+    weights = sum(node.parameter_bytes for node in gpt.nodes)
+    assert gpt.metadata["optimiser_bytes"] >= 2 * weights, "AdamW's two moments, and its counts"
+    assert gpt.metadata["optimiser_bytes"] < 2.1 * weights
+    units = units_of(gpt)
+    assert units.blocks == [f"blocks.{n}" for n in range(len(units.blocks))]
+    assert units.root_bytes + sum(units.parameter_bytes[b] for b in units.blocks) == weights
+    assert units.root_bytes > 0, "embeddings and head"
 
 
 def test_the_nodes_of_a_profile_are_what_a_model_is_cut_into() -> None:

@@ -5,10 +5,12 @@ import copy
 import torch
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor, Replicate
 
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.fsdp import FsdpWorker
 from pytest_dnnbench.rank.frameworks.tp import TpWorker
+from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
 
 Wrapped = tuple[nn.Module, torch.optim.Optimizer]
 
@@ -84,11 +86,50 @@ class OtherSamples(TpWorker):
     """Each rank trains on samples of its own."""
 
     @property
-    def shards(self) -> int:  # type: ignore[override] # a fault
+    def shards(self) -> int:
         """As in data parallelism."""
         return self.place.world_size
 
     @property
-    def shard(self) -> int:  # type: ignore[override] # a fault
+    def shard(self) -> int:
         """As in data parallelism."""
         return self.place.rank
+
+
+class KeptParts(TpWorker):
+    """Each rank takes a norm's gradients on its part of the sequence for those of the whole."""
+
+    def _add_up_parts(self) -> None:
+        """Only says that they are whole."""
+        for parameter in self.module.parameters():
+            gradient = parameter.grad
+            if isinstance(gradient, DTensor) and gradient.placements[0].is_partial():
+                mesh, local = gradient.device_mesh, gradient.to_local()
+                parameter.grad = DTensor.from_local(local, mesh, [Replicate()])
+
+
+class LoneReplicas(TpWorker):
+    """Each replica updates its copy by the gradients of its own samples."""
+
+    def _average(self, mean: GradientMean) -> None:
+        """Leaves them as they are."""
+
+
+class SameSamples(TpWorker):
+    """All replicas train on the samples of the first."""
+
+    @property
+    def shard(self) -> int:
+        """The first, on every rank."""
+        return 0
+
+
+class SummedReplicas(TpWorker):
+    """The sum over the replicas in place of their mean."""
+
+    def update(self) -> None:
+        """Multiplies, then updates."""
+        for parameter in self.module.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(self.replicas)
+        super().update()

@@ -14,6 +14,9 @@ from pytest_dnnbench.messages import Place
 
 SETUP_S = 0.2
 
+SLOW_S = 0.02
+"""Long beside a small step."""
+
 
 class Sleeps:
     """Takes SETUP_S to make, and notes when it was made; a step of rank r takes r + 1 times `ms`
@@ -95,3 +98,51 @@ def draws(source: str) -> Callable[[], int]:
     }
     drawn = sources[source]()
     return lambda: drawn
+
+
+class Planted:
+    """A small step whose loader, operator, exchange or host is slow where `cause` says so."""
+
+    def __init__(self, cause: str = "") -> None:
+        self.cause = cause
+        self.large, self.square = torch.ones(1 << 22), torch.full((256, 256), 1e-3)
+        loader = torch.utils.data.DataLoader(_Samples(cause == "loader"), batch_size=None)
+        self.batches = iter(loader)
+
+    def __call__(self) -> None:
+        small = next(self.batches) @ self.square
+        for _ in range(20 if self.cause == "operator" else 0):
+            small = small @ self.square
+        dist.all_reduce(self.large if self.cause == "collective" else small)
+        if self.cause == "host":
+            time.sleep(SLOW_S)
+
+
+class _Samples(torch.utils.data.Dataset[torch.Tensor]):
+    """More samples than a launch has steps; each takes a while where `slow`."""
+
+    def __init__(self, slow: bool) -> None:
+        self._slow = slow
+
+    def __len__(self) -> int:
+        return 1 << 20
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if self._slow:
+            time.sleep(SLOW_S)
+        return torch.ones(256, 256)
+
+
+class Exchange:
+    """Sends to the next rank and receives from the one before."""
+
+    def __init__(self, place: Place) -> None:
+        self.rank, self.ranks, self.source = place.rank, place.world_size, torch.ones(1 << 16)
+        self.target = torch.zeros(1 << 16)
+
+    def __call__(self) -> None:
+        after, before = (self.rank + 1) % self.ranks, (self.rank - 1) % self.ranks
+        waiting = dist.isend(self.source, after)
+        dist.recv(self.target, before)
+        assert waiting is not None
+        waiting.wait()

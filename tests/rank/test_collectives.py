@@ -66,6 +66,12 @@ def test_sums_are_exact_for_as_many_ranks_as_stated() -> None:
     assert largest * MOST_RANKS < 2**24, "from there on float32 lacks whole numbers"
 
 
+def test_more_ranks_than_the_check_can_count_are_refused() -> None:
+    place = Place(0, MOST_RANKS + 1, "cpu", 1, "", 1.0)
+    with pytest.raises(UsageError, match=r"2049 ranks is not offered: .* at most 2048 ranks"):
+        AllGather(4 * (MOST_RANKS + 1), place)
+
+
 def collected(*words: str) -> str:
     """What a session of the suite would run."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--dnn-device=cpu", *words]

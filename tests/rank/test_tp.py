@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_dnnbench.case import Case
+from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
@@ -17,8 +17,15 @@ from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
 
 
-def request(model: str, gpus: int, phase: str = "train", worker: str = "") -> RunRequest:
-    case = Case("tp", model, gpus, phase, batch_size=2)
+def request(
+    model: str,
+    gpus: int,
+    options: dict[str, Scalar] | None = None,
+    *,
+    phase: str = "train",
+    worker: str = "",
+) -> RunRequest:
+    case = Case("tp", model, gpus, phase, batch_size=2, options=options or {})
     row = Catalog().framework("tp")
     return RunRequest(case, worker or row.worker, Catalog().model(model), 2, 1, recheck=True)
 
@@ -39,15 +46,47 @@ def test_a_right_step_is_proven(server: ForkServer, model: str, gpus: int) -> No
         assert evidence.largest_deviation[kind] <= evidence.tolerance[kind] < 1e-9
 
 
-def test_forms_of_a_step_are_proven_together(server: ForkServer) -> None:
-    asked = request("gpt-tiny", 2)
+GPT = "tests.own_workloads:small_gpt"
+SEQUENCE: dict[str, Scalar] = {"sequence": True}
+FSDP: dict[str, Scalar] = {"ranks": 2}
+COPIES: dict[str, Scalar] = {"ranks": 2, "replicas": "copies"}
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "options"),
+    [
+        (GPT, 2, SEQUENCE),
+        (GPT, 4, SEQUENCE),
+        ("llama-tiny", 2, SEQUENCE),
+        (GPT, 4, FSDP),
+        ("mlp", 4, FSDP),
+        (GPT, 4, FSDP | SEQUENCE),
+        (GPT, 4, COPIES | SEQUENCE),
+        ("mlp", 4, COPIES),
+    ],
+)
+def test_a_right_step_with_options_is_proven(
+    server: ForkServer, model: str, gpus: int, options: dict[str, Scalar]
+) -> None:
+    evidence = prove(server, request(model, gpus, options))
+    assert evidence.ranks_agree == "bit for bit"
+    for kind in ("gradients", "parameters"):
+        assert evidence.largest_deviation[kind] <= evidence.tolerance[kind] < 1e-9
+    assert evidence.largest_deviation["gradients in float32"] > 0
+
+
+@pytest.mark.parametrize("options", [{}, FSDP | SEQUENCE, COPIES])
+def test_forms_of_a_step_are_proven_together(
+    server: ForkServer, options: dict[str, Scalar]
+) -> None:
+    asked = request(GPT, 4 if options else 2, options)
     form = StepForm(checkpointing=True, accumulate=2)
     evidence = prove(server, replace(asked, case=replace(asked.case, form=form)))
     assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
 
 
 def test_validation_is_proven(server: ForkServer) -> None:
-    evidence = prove(server, request("gpt-tiny", 2, "validate"))
+    evidence = prove(server, request("gpt-tiny", 2, phase="validate"))
     assert evidence.checked == ["logits in float32", "logits"]
 
 
@@ -65,6 +104,23 @@ def test_a_wrong_step_is_caught(server: ForkServer, fault: str, failure: str) ->
 
 
 @pytest.mark.parametrize(
+    ("fault", "gpus", "options", "failure"),
+    [
+        ("KeptParts", 2, SEQUENCE, "holds other values than rank 0|gradients of step 0"),
+        ("LoneReplicas", 4, COPIES, "gradients of step 0|holds other values than rank 0"),
+        ("SameSamples", 4, FSDP, "gradients of step 0"),
+        ("SummedReplicas", 4, FSDP, "gradients of step 0|gradients in float32 of the timed step"),
+    ],
+)
+def test_a_wrong_step_with_options_is_caught(
+    server: ForkServer, fault: str, gpus: int, options: dict[str, Scalar], failure: str
+) -> None:
+    asked = request(GPT, gpus, options, worker=f"tests.rank.broken_sharding:{fault}")
+    with pytest.raises(WrongResult, match=failure):
+        prove(server, asked)
+
+
+@pytest.mark.parametrize(
     ("model", "gpus", "message"),
     [
         ("tests.tiny_models:tiny", 2, "splits linear layers, and '0' is a convolution: use a"),
@@ -79,6 +135,39 @@ def test_what_cannot_be_split_is_refused_in_a_line(
     with pytest.raises(UsageError, match=message) as caught:
         prove(server, request(model, gpus))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "sequence_length", "message"),
+    [
+        ("mlp", 0, "does not say where its sequence can be shared out"),
+        (
+            "tests.own_workloads:CutsNothing",
+            0,
+            "Workload.sequence has 'nowhere': 'cut': name parts",
+        ),
+        (GPT, 31, "a sample has 31 tokens, which 2 ranks cannot share evenly"),
+    ],
+)
+def test_a_sequence_that_cannot_be_shared_out_is_refused(
+    server: ForkServer, model: str, sequence_length: int, message: str
+) -> None:
+    asked = request(model, 2, SEQUENCE)
+    case = replace(asked.case, sequence_length=sequence_length)
+    with pytest.raises(UsageError, match=message):
+        prove(server, replace(asked, case=case))
+
+
+def test_replicas_count_their_samples_and_share_out_their_weights(server: ForkServer) -> None:
+    ranks = Ranks(server, ["cpu"] * 4, threads=1, timeout_s=180)
+    reports: list[RankReport] = ranks.launch(MEASURE, request(GPT, 4, FSDP | SEQUENCE))
+    assert [set(report.step_samples) for report in reports] == [{2 * 2 * 32}, {0}] * 2
+    assert {report.samples_per_update for report in reports} == {4 * 2 * 32}
+    assert len({report.fingerprint for report in reports}) == 1
+    assert reports[0].details["replicas"] == 2
+    assert reports[0].details["wrapped"] == ["blocks.0", "blocks.1", "(root)"]
+    split, shared = 2 * 12 * 16 * 16, (256 + 32) * 16
+    assert reports[0].metrics["parameter_bytes"] <= 4 * (split / 4 + shared / 2 + 2 * 8 * 16)
 
 
 def test_samples_are_counted_once_and_weights_are_shared_out(server: ForkServer) -> None:

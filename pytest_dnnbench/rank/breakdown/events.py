@@ -20,6 +20,8 @@ CUDA_ORDER: tuple[Part, ...] = ("optimizer", "compute", "communication", "data",
 _COLLECTIVE = ("gloo:", "nccl:", "mpi:", "ucc:", "c10d::", "_c10d_functional::", "ncclDevKernel")
 _POINT_TO_POINT = ("send", "recv", "sendrecv")
 _OPTIMIZER = "Optimizer."
+_LOADER = "enumerate(DataLoader)#"
+"""Of the mark that torch's DataLoader sets around the wait for its next batch."""
 _MOST_NAME = 120
 
 
@@ -79,6 +81,8 @@ def host_part(name: str, is_mark: bool) -> tuple[Part | None, bool]:
         return part, part in ("data", "optimizer")
     if name.startswith(_OPTIMIZER):
         return "optimizer", True
+    if name.startswith(_LOADER):
+        return "data", True
     if part := communication_of(name):
         return part, False
     # Inside a mark but in none of its operators it is Python that runs, or waits for an exchange:

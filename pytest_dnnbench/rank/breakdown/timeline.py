@@ -48,6 +48,13 @@ class Divided:
     ns: dict[Row, int]
     calls: dict[str, int]
 
+    def renamed(self, part: Part, other: Part) -> "Divided":
+        """The same, with all of a part counted as another one."""
+        ns = defaultdict[Row, int](int)
+        for (each, name), value in self.ns.items():
+            ns[other if each == part else each, name] += value
+        return Divided(dict(ns), self.calls)
+
 
 @dataclass(frozen=True, slots=True)
 class _Piece:

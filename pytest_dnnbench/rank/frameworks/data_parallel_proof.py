@@ -11,7 +11,7 @@ timed step starts from the same weights and samples as the first step in float64
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from pytest_dnnbench.rank.batches import synthetic_batch, wide
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.lone_forward import is_random, outputs_of
+from pytest_dnnbench.rank.low_rank import LowRank
 from pytest_dnnbench.rank.models import weight_types
 from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
 from pytest_dnnbench.rank.randomness import NoRandomness
@@ -49,6 +50,9 @@ from pytest_dnnbench.rank.workload import Batch, Workload
 
 PROOF_STEPS = 2
 """An error in the momentum, the buffers or the first update shows in the second step."""
+
+CAPTURED_STEPS = 3
+"""Of a step that is captured (step_graph.py): one as it is written, one captured, one replayed."""
 
 MOST_BOUND = 1e-3
 """Of the gradients' tensors, the one that rounding moves least must be this certain. Otherwise a
@@ -97,6 +101,7 @@ class ProvenWorker(Protocol):
     rounding: Rounding | None
     shares_buffers: bool
     exchanges_zeros: bool
+    synchronised: bool
     computes_in: Sequence[torch.dtype]
 
     @property
@@ -123,8 +128,20 @@ class ProvenWorker(Protocol):
     def computing(self) -> torch.autocast:
         """The context of a forward pass of the model as it is built."""
 
+    def prepare(self, minibatches: Sequence[Batch]) -> None:
+        """What comes before the first step of the framework."""
+
+    def approximation(self) -> LowRank | None:
+        """The approximation of its exchange, written out, as it is before the first step."""
+
+    def rehearse(self, minibatches: Sequence[Batch]) -> None:
+        """Runs what goes before a step as it is timed; weights and buffers stay."""
+
     def train_step(self, minibatches: Sequence[Batch]) -> torch.Tensor:
         """One step of the framework."""
+
+    def evaluate(self, batch: Batch) -> Any:
+        """The model's output, without gradients, as a step of validation computes it."""
 
 
 def prove_training(worker: ProvenWorker) -> Correctness:
@@ -135,25 +152,31 @@ def prove_training(worker: ProvenWorker) -> Correctness:
     about = _about(worker, arithmetic)
     worker.build_wide()
     worker.model.train()
-    proof = _TrainingProof(worker, arithmetic) if worker.place.rank == 0 else None
+    proof: _TrainingProof | None = None
     fingerprints = [digest(timed.gradients)] if timed else []
-    for index in range(PROOF_STEPS):
+    steps = CAPTURED_STEPS if worker.case.form.cuda_graph else PROOF_STEPS
+    for index in range(steps):
         shards = [wide(batch) for batch in _shards(worker, index)]
         # Neither the timed step nor the gradients of the last one are needed beside what follows.
+        own = _own(worker, shards)
+        with NoRandomness():
+            worker.prepare(own)
         worker.module.zero_grad(set_to_none=True)
+        if proof is None and worker.place.rank == 0:
+            proof = _TrainingProof(worker, arithmetic)
         expected = proof.expect(shards, timed) if proof else None
         timed = None
         with NoRandomness():
-            worker.train_step(_own(worker, shards))
+            worker.train_step(own)
         gradients, parameters = _gradients(worker.module), _parameters(worker.module)
         fingerprints += [digest(gradients), digest(parameters)]
         if proof and expected:
             proof.compare(index, *expected, gradients, parameters)
     about |= {
-        "reference": "the model in one process, the mean of the shards' gradients, "
+        "reference": f"the model in one process, {_exchange_in_words(worker)}, "
         + in_words(worker.workload, worker.rule.optimiser),
         "dtype": "float64",
-        "steps": PROOF_STEPS,
+        "steps": steps,
         "digest": " ".join(fingerprints),
     }
     if proof is None:
@@ -163,12 +186,20 @@ def prove_training(worker: ProvenWorker) -> Correctness:
     return Correctness(done.deviations, done.tolerances, tuple(done.failures), about)
 
 
+def _exchange_in_words(worker: ProvenWorker) -> str:
+    batch = "the shards together" if worker.synchronised else "the shards one by one"
+    approximated = ", by PowerSGD written out" if worker.approximation() else ""
+    return f"{batch}, the mean of their gradients{approximated}"
+
+
 @dataclass(frozen=True, slots=True)
 class _TimedStep:
-    """What a step in the timed types gave on this rank."""
+    """What a step in the timed types gave on this rank, and what its exchange started from where
+    that approximates."""
 
     gradients: Tensors
     loss: torch.Tensor
+    approximation: LowRank | None
 
 
 class _TrainingProof:
@@ -184,6 +215,8 @@ class _TrainingProof:
             worker.request,
             shares_buffers=worker.shares_buffers,
             exchanges_zeros=worker.exchanges_zeros,
+            synchronised=worker.synchronised,
+            approximation=worker.approximation(),
         )
 
     def expect(
@@ -194,8 +227,12 @@ class _TrainingProof:
         passes = self.worker.passes
         expected = self.reference.differentiate(shards, passes)
         if timed is not None:
-            bounds = self.reference.bounds(shards, passes, expected, self.arithmetic)
-            self._compare_timed(timed, expected, bounds)
+            start, exact = timed.approximation, expected
+            if start is not None:
+                exact = self.reference.differentiate(shards, passes, start)
+            bounds = self.reference.bounds(shards, passes, exact, self.arithmetic, start)
+            self._compare_timed(timed, exact, bounds)
+            del exact
         bounds = self.reference.bounds(shards, passes, expected)
         if timed is not None and not _is_certain(bounds.gradients, expected.gradients):
             raise WrongResult(
@@ -248,7 +285,9 @@ class _TrainingProof:
         # difference of the parameters.
         arrived = worker.rounding or self.reference.rule.by_arrived
         self.reference.update(
-            detached(gradients.items()) if arrived else expected.gradients, expected.buffers
+            detached(gradients.items()) if arrived else expected.gradients,
+            expected.buffers,
+            expected.approximation,
         )
         if expected_rates := self.reference.rule.rates():
             rates = rates_of(worker.rule.optimiser, worker.rule.scheduler)
@@ -346,11 +385,11 @@ def prove_validation(worker: ProvenWorker) -> Correctness:
 def _evaluated(worker: ProvenWorker, batch: Batch) -> Tensors:
     worker.module.eval()
     batch = laid_out(batch, worker.case.form)
-    with torch.no_grad(), _without_randomness(worker, batch), worker.computing():
-        return outputs_of(worker.workload, worker.workload.forward(worker.local, batch[0]))
+    with torch.no_grad(), randomness_off(worker, batch):
+        return outputs_of(worker.workload, worker.evaluate(batch))
 
 
-def _without_randomness(worker: ProvenWorker, batch: Batch) -> AbstractContextManager[object]:
+def randomness_off(worker: ProvenWorker, batch: Batch) -> AbstractContextManager[object]:
     """The context in which this worker's step draws no random numbers."""
     if worker.local is worker.module:
         return NoRandomness()
@@ -377,9 +416,10 @@ def _timed_step(worker: ProvenWorker) -> _TimedStep:
     worker.build()
     worker.model.train()
     own = _own(worker, _shards(worker, 0))  # drawn before random numbers are switched off
-    with _without_randomness(worker, own[0]):
+    with randomness_off(worker, own[0]):
+        worker.rehearse(own)
         loss = worker.train_step(own)
-    return _TimedStep(_gradients(worker.module), loss)
+    return _TimedStep(_gradients(worker.module), loss, worker.approximation())
 
 
 def _gradients(module: nn.Module) -> Tensors:
@@ -404,6 +444,8 @@ def _about(worker: ProvenWorker, arithmetic: Arithmetic) -> dict[str, Scalar]:
     }
     if form.changed:
         about["form"] = form.label
+    if form.cuda_graph:
+        about["captured"] = f"the step in {arithmetic.name}, and all but the first in float64"
     if form.compile:
         about["compiled"] = f"the step in {arithmetic.name}; float64 runs as the model is written"
         about["compiled graphs"] = graphs_compiled()

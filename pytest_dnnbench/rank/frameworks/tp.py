@@ -1,47 +1,101 @@
 """`tp`: torch.distributed.tensor.parallel (Shoeybi et al., "Megatron-LM", 2019). Pairs of linear
-layers are split among ranks, the first by its outputs and the second by its inputs; every rank
-trains on all samples of the step.
+layers are split among ranks, the first by its outputs and the second by its inputs; the ranks that
+share a layer train on the same samples.
 
                       ┌─ column: its heads, its inner features ─ row ─┐
     samples of all ──>│                                               │── added ──> next pair
                       └─ the same of another rank ────────────────────┘
 
-Not here: which layers a workload can split (Workload.split).
+With the sequence shared out too (Korthikanti et al., "Reducing Activation Recomputation", 2022),
+what lies between the pairs runs on a rank's part of the sequence: it is gathered before a pair, and
+what would be added for all is added part by part.
+
+On a mesh of replicas x ranks, each row of ranks splits the layers, and the replicas of a part share
+it out among themselves (fsdp.py), or hold copies whose gradients are averaged.
+
+Not here: which layers a workload can split, and where its sequence is whole (workload.py); how
+attention whose layers are packed is split (split_attention.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
+    PrepareModuleInput,
     RowwiseParallel,
+    SequenceParallel,
     parallelize_module,
 )
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
+from pytest_dnnbench.rank.frameworks.fsdp import RESHARD, shard_blocks
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
 from pytest_dnnbench.rank.models import seed
+from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
+from pytest_dnnbench.rank.whole import part
 from pytest_dnnbench.rank.worker import Step
 
-STYLES = {"column": ColwiseParallel, "row": RowwiseParallel}
+PART = Shard(1)
+"""A rank's part of the sequence, of a tensor (batch, sequence, ...)."""
+
+SPLITS: dict[str, Callable[[bool], ParallelStyle]] = {
+    "column": lambda shared: ColwiseParallel(),
+    "row": lambda shared: RowwiseParallel(output_layouts=PART if shared else Replicate()),
+}
+"""By the word in Workload.split: the style of a layer, where the sequence is shared out or not."""
+
+SEQUENCE_WAYS = ("cut", "part", "whole")
+"""The words of Workload.sequence."""
 
 
 class TpWorker(DataParallelWorker):
-    """Holds its part of every layer that is split, and the whole of all others."""
+    """Holds its part of every layer that is split, and the whole of all others, unless the replicas
+    share those out."""
 
     runs_alone = False
-    shards = 1
-    shard = 0
+
+    def __init__(self, place: Place, request: RunRequest) -> None:
+        super().__init__(place, request)
+        options = request.case.options
+        self.width = int(options.get("ranks", 0)) or place.world_size
+        self.replicas = place.world_size // self.width
+        self.shares_out = self.replicas > 1 and options.get("replicas", "fsdp") == "fsdp"
+        self.shares_sequence = bool(options.get("sequence", False))
+        self.reshard = RESHARD[str(options.get("reshard", "auto"))]
+        self.split: dict[str, str] = {}
+        self.wrapped: list[str] = []
+        self._mean: GradientMean | None = None
+
+    @property
+    def shards(self) -> int:
+        """Each replica has its samples."""
+        return self.replicas
+
+    @property
+    def shard(self) -> int:
+        """That of this rank's replica: ranks that split layers together have successive numbers."""
+        return self.place.rank // self.width
 
     @property
     def shard_size(self) -> int:
-        """As many samples as all ranks of a data-parallel step have together."""
-        return self.case.batch_size * self.place.world_size
+        """As many samples as the replica's ranks have together in a data-parallel step."""
+        return self.case.batch_size * self.width
+
+    @cached_property
+    def mesh(self) -> DeviceMesh:
+        """Replicas by ranks that split layers together."""
+        shape = (self.replicas, self.width)
+        return init_device_mesh(self.device.type, shape, mesh_dim_names=("dp", "tp"))
 
     def wrap(
         self, module: nn.Module, optimizer: torch.optim.Optimizer
@@ -49,27 +103,99 @@ class TpWorker(DataParallelWorker):
         """The module with its layers split, and an optimiser of the parts."""
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor.detach(), src=0)
-        self.split = self.workload.split(module, self.place.world_size)
+        self.split = self.workload.split(module, self.width)
         _check(module, self.split)
-        mesh = init_device_mesh(self.device.type, (self.place.world_size,))
-        plan: dict[str, ParallelStyle] = {name: STYLES[way]() for name, way in self.split.items()}
-        parallelize_module(module, mesh, plan)
+        plan = {name: SPLITS[way](self.shares_sequence) for name, way in self.split.items()}
+        if self.shares_sequence:
+            plan |= self._sequence_plan(module)
+        parallelize_module(module, self.mesh["tp"], plan)
+        if self.shares_out:
+            types = MixedPrecisionPolicy()
+            self.wrapped = shard_blocks(module, self.workload, self.mesh["dp"], self.reshard, types)
+        elif self.replicas > 1:
+            parts = [part(each.detach()) for each in module.parameters()]
+            self._mean = GradientMean(parts, self.mesh["dp"].get_group(), self.replicas)
         # The ranks' layers wait for each other in every block.
         module.register_forward_pre_hook(lambda *_: self.own_work.together(), prepend=True)
-        # Dropout between the pairs must hit the same elements on every rank, or the weights that
-        # each of them holds would drift apart.
-        seed(self.case.seed)
-        made = self.fresh_optimizer(module)
-        for group in made.param_groups:
-            # torch's fused loops take parts or whole tensors, not both.
-            if group.get("foreach", False) is None:
-                group["foreach"] = False
-        return module, made
+        # Dropout between the pairs must hit the same elements on every rank of a replica, or the
+        # weights that each of them holds would drift apart.
+        seed(self.case.seed + self.shard)
+        return module, _one_by_one(self.fresh_optimizer(module))
+
+    def _sequence_plan(self, module: nn.Module) -> dict[str, ParallelStyle]:
+        """The styles of the parts between which the sequence is shared out."""
+        ways = self.workload.sequence(module, self.width)
+        _check_sequence(module, ways)
+        for name, way in ways.items():
+            if way == "cut":
+                module.get_submodule(name).register_forward_pre_hook(self._check_length)
+        columns = [name for name, way in self.split.items() if way == "column"]
+
+        def style(name: str, way: str) -> ParallelStyle:
+            if way == "part":
+                return SequenceParallel(use_local_output=True)
+            if way == "cut":
+                return PrepareModuleInput(
+                    input_layouts=Replicate(), desired_input_layouts=PART, use_local_output=True
+                )
+            # Column layers take a tensor that knows its layout: then the gradients that they send
+            # back are added and shared out in one exchange.
+            has_columns = any(f"{column}.".startswith(f"{name}.") for column in columns)
+            return PrepareModuleInput(
+                input_layouts=PART,
+                desired_input_layouts=Replicate(),
+                use_local_output=not has_columns,
+            )
+
+        return {name: style(name, way) for name, way in ways.items()}
+
+    def _check_length(self, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        length = inputs[0].shape[1]
+        if length % self.width:
+            raise UsageError(
+                f"--dnn-tp-sequence: a sequence of {length} cannot be shared evenly by {self.width}"
+                f" ranks: give a length that {self.width} divides, as with --dnn-sequence-length"
+            )
+
+    def update(self) -> None:
+        """As DataParallelWorker.update, after what the ranks and replicas have to add up."""
+        self._add_up_parts()
+        if self._mean is not None:
+            self._average(self._mean)
+        super().update()
+
+    def _add_up_parts(self) -> None:
+        """Adds up the gradients of weights that every rank has and uses on its part of the
+        sequence: one exchange for each type."""
+        partial: dict[torch.dtype, list[nn.Parameter]] = {}
+        for parameter in self.module.parameters():
+            gradient = parameter.grad
+            if isinstance(gradient, DTensor) and any(p.is_partial() for p in gradient.placements):
+                partial.setdefault(gradient.dtype, []).append(parameter)
+        for parameters in partial.values():
+            gradients = [part(each.grad).flatten() for each in parameters if each.grad is not None]
+            flat = torch.cat(gradients)
+            dist.all_reduce(flat, group=self.mesh["tp"].get_group())
+            pieces = torch.split_with_sizes(flat, [each.numel() for each in gradients])
+            for parameter, piece in zip(parameters, pieces, strict=True):
+                parameter.grad = DTensor.from_local(
+                    piece.view(parameter.shape), self.mesh["tp"], [Replicate()], run_check=False
+                )
+
+    def _average(self, mean: GradientMean) -> None:
+        """Averages gradients over the replicas, in one exchange."""
+        gradients = [each.grad for each in self.module.parameters()]
+        parts = [None if gradient is None else part(gradient) for gradient in gradients]
+        mean.add(parts)
+        for own, averaged in zip(parts, mean.take(self.replicas), strict=True):
+            if own is not None and averaged is not None:
+                own.copy_(averaged)
 
     def run(self, steps: int) -> Iterator[Step]:
-        """As DataParallelWorker.run. All ranks have the same samples, and rank 0 counts them."""
+        """As DataParallelWorker.run. The ranks of a replica have the same samples, and the first
+        counts them."""
         for step in super().run(steps):
-            counted = step.samples if self.place.rank == 0 else 0
+            counted = step.samples if self.place.rank % self.width == 0 else 0
             yield Step(step.index, counted, step.loss)
 
     def metrics(self) -> dict[str, float]:
@@ -77,9 +203,26 @@ class TpWorker(DataParallelWorker):
         return held_bytes(self.module, self.optimizer)
 
     def details(self) -> dict[str, object]:
-        """As Worker.details: which layers are split, and how."""
+        """As Worker.details: which layers are split, and how; what the replicas share out."""
         ways = list(self.split.values())
-        return {**super().details(), **{way: ways.count(way) for way in STYLES}}
+        shared = {"wrapped": [*self.wrapped, "(root)"]} if self.shares_out else {}
+        return {
+            **super().details(),
+            **{way: ways.count(way) for way in SPLITS},
+            "tensor_parallel_ranks": self.width,
+            "replicas": self.replicas,
+            "sequence": self.shares_sequence,
+            **shared,
+        }
+
+
+def _one_by_one(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimiser, which updates weight by weight unless the user says otherwise: torch's loops
+    over all of them take parts or whole tensors, of one mesh, not both."""
+    for group in optimiser.param_groups:
+        if group.get("foreach", False) is None:
+            group["foreach"] = False
+    return optimiser
 
 
 def _check(module: nn.Module, split: dict[str, str]) -> None:
@@ -97,12 +240,31 @@ def _check(module: nn.Module, split: dict[str, str]) -> None:
             f"{why}: use a model of tokens, as gpt-tiny, or a workload with a method `split`"
         )
     for name, way in split.items():
-        try:
-            layer = module.get_submodule(name)
-        except AttributeError:
-            layer = None
-        if way not in STYLES or not isinstance(layer, nn.Linear | nn.Embedding):
+        if way not in SPLITS or not isinstance(_at(module, name), nn.Linear | nn.Embedding):
             raise UsageError(
                 f"Workload.split has {name!r}: {way!r}: name linear layers or embeddings of the"
                 " model, each with column or row"
             )
+
+
+def _check_sequence(module: nn.Module, ways: dict[str, str]) -> None:
+    """Raises UsageError for a model whose sequence cannot be shared out, and for words that are
+    none."""
+    if not ways:
+        raise UsageError(
+            "--dnn-tp-sequence: the workload does not say where its sequence can be shared out: use"
+            " a model of tokens, as gpt-tiny, or a workload with a method `sequence`"
+        )
+    for name, way in ways.items():
+        if way not in SEQUENCE_WAYS or _at(module, name) is None:
+            raise UsageError(
+                f"Workload.sequence has {name!r}: {way!r}: name parts of the model, each with"
+                f" {', '.join(SEQUENCE_WAYS[:-1])} or {SEQUENCE_WAYS[-1]}"
+            )
+
+
+def _at(module: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(name)
+    except AttributeError:
+        return None

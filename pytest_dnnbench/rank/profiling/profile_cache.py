@@ -25,6 +25,7 @@ from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
 from pytest_dnnbench.rank.profiling.profiler import (
     Effort,
     fingerprint,
+    form_facts,
     had_its_core,
     image_or_own,
     input_facts,
@@ -32,6 +33,7 @@ from pytest_dnnbench.rank.profiling.profiler import (
 )
 from pytest_dnnbench.rank.workload import Workload
 from pytest_dnnbench.rank.workload_checks import model_of
+from pytest_dnnbench.step_form import StepForm
 
 
 def cached_profile(
@@ -44,9 +46,11 @@ def cached_profile(
     threads: int = 1,
     effort: Effort | None = None,
     workload: Workload | None = None,
+    form: StepForm | None = None,
 ) -> Profile:
     """The kept profile under exactly these conditions, or a new one, which is then kept. Arguments
-    as of `profile_model`; with a `workload`, that one, which `model` leads to.
+    as of `profile_model`; with a `workload`, that one, which `model` leads to; `form` as of
+    `profile_workload`.
 
     A file that cannot be read is replaced by a new profile. A directory that cannot be written
     gives a warning. A profile that other work has disturbed serves once and is not kept.
@@ -62,11 +66,12 @@ def cached_profile(
         "environment": environment(place, threads),
         "graph": _fingerprint(workload),
     }
-    conditions |= input_facts(workload)
+    conditions |= input_facts(workload) | form_facts(form or StepForm())
     path = cache_folder("profiles") / _file_name(conditions)
     try:
         kept = read_profile(path)
         kept.require(**conditions)
+        _require_update(kept, path)
     except ProfileError:
         kept = profile_workload(
             workload,
@@ -77,10 +82,20 @@ def cached_profile(
             device,
             threads=threads,
             effort=effort,
+            form=form,
         )
         if had_its_core(kept):
             _keep(kept, path)
     return kept
+
+
+def _require_update(kept: Profile, path: Path) -> None:
+    """Raises ProfileError for a profile of an earlier version, without the time of an update or, on
+    a GPU, without a head start."""
+    if kept.metadata.get("device") == "cuda" and "host_s" not in kept.metadata:
+        raise ProfileError(f"{path} has the times of Python in it: profile the model again")
+    if "update_s" not in kept.metadata:
+        raise ProfileError(f"{path} lacks the time of an update: profile the model again")
 
 
 def _fingerprint(workload: Workload) -> str:

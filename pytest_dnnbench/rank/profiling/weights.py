@@ -6,7 +6,7 @@ behind its name. A buffer that the forward only reads may be on several stages. 
 the dtype or the size of a weight is no use of it.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import fx, nn
@@ -32,6 +32,20 @@ def tensors_used(graph: OperatorGraph) -> dict[str, list[torch.Tensor]]:
             if value.name not in operators:
                 reached[node] += reached[value]
     return {node.name: used for node, used in reached.items() if node.name in operators}
+
+
+def block_of(graph: OperatorGraph, blocks: Sequence[str]) -> dict[str, str]:
+    """By operator, the block that has the first of its parameters; operators without parameters,
+    and those whose parameter no block has, are left out. A shared parameter counts as that of its
+    first name."""
+    names = {id(parameter): name for name, parameter in graph.model.named_parameters()}
+    inside: dict[str, str] = {}
+    for operator, tensors in tensors_used(graph).items():
+        name = next((names[id(each)] for each in tensors if id(each) in names), "")
+        block = next((each for each in blocks if name.startswith(f"{each}.")), None)
+        if block is not None:
+            inside[operator] = block
+    return inside
 
 
 def read_only_buffers(graph: OperatorGraph) -> set[int]:

@@ -14,6 +14,7 @@ import msgspec
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.function_case import FunctionCase
+from pytest_dnnbench.results.records.preflight import NETWORK
 from pytest_dnnbench.results.records.schema import PlanEntry, Record, RunFacts
 
 Facts = dict[str, Any]
@@ -29,7 +30,7 @@ CASE_FACTS = (
 )
 """Facts that every session may have, whatever its environment."""
 
-_EVER_OTHER = {"load_1min"}
+_EVER_OTHER = {"load_1min", NETWORK}
 """Recorded facts that are another each time, and so say nothing."""
 
 

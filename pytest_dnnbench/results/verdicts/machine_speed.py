@@ -1,4 +1,5 @@
-"""Whether the machine itself was as fast as for the baseline, by its yardstick (rank/yardstick.py).
+"""Whether the machine itself was as fast as for the baseline, by its yardstick (rank/yardstick.py,
+rank/gpu_yardstick.py).
 
 On a machine that is shared, or hot, every case is slower for minutes or days, some more than the
 yardstick. So a change of the yardstick explains a change of a case's time in the same direction up

@@ -1,0 +1,168 @@
+"""The link to the agent of a node: requests and their replies, by token, over the engine's process
+(agent_process.py). An agent that ends, sends what is no message, or does not answer in time is
+lost: its process is ended, and the next request needs a new one (`start`).
+
+Not here: what is asked (remote_node.py, remote_part.py).
+"""
+
+import os
+import select
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from pytest_dnnbench import errors
+from pytest_dnnbench.controller import agent_messages as say
+from pytest_dnnbench.controller.agent_messages import BadFrame
+from pytest_dnnbench.controller.agent_process import AgentGone, AgentProcess
+from pytest_dnnbench.controller.deadline import LOOK_S, Deadline
+from pytest_dnnbench.controller.engines import Engine
+from pytest_dnnbench.errors import DnnbenchError, LaunchError, UsageError
+
+AGENT = "pytest_dnnbench.controller.agent"
+
+ANSWER_S = 20.0
+"""How long an agent may take for what needs no waiting on its side."""
+
+Answer = TypeVar("Answer", bound=say.Reply)
+
+
+class AgentLink:
+    """The link to one node. `unasked` takes what is no reply; `lost` hears why the agent was
+    lost."""
+
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        *,
+        unasked: Callable[[say.Message], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        self.name = name
+        self.environment: dict[str, str] = {}
+        """The pytest process's environment when the agent was started."""
+        self.starts = 0
+        """How many agents have been started."""
+        self._engine = engine
+        self._unasked = unasked
+        self._lost = lost
+        self._process: AgentProcess | None = None
+        self._replies: dict[int, say.Reply] = {}
+        self._unanswered: dict[int, float] = {}
+        self._tokens = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process for this node; None while there is none."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Starts the agent, unless it runs, and returns before it answers. Raises UsageError."""
+        if self._process is not None:
+            return
+        self._replies, self._unanswered = {}, {}
+        self.environment = dict(os.environ)
+        program = [sys.executable, "-m", AGENT]
+        self._process = AgentProcess(self.name, self._engine.command(self.name, program))
+        self.starts += 1
+
+    def call(self, request: say.Request, kind: type[Answer], timeout_s: float) -> Answer:
+        """Sends a request and waits for its reply. Raises LaunchError where the node is lost, and
+        what the agent refuses with."""
+        token = self.ask(request, timeout_s)
+        return self.answer(token, kind, timeout_s)
+
+    def ask(self, request: say.Request, timeout_s: float = ANSWER_S) -> int:
+        """Sends a request; returns its token, for `answer`. Raises LaunchError."""
+        self._tokens += 1
+        message = msgspec.structs.replace(request, token=self._tokens)
+        try:
+            self._connected.send(message, timeout_s, self.receive)
+        except AgentGone as gone:
+            raise self.lose(str(gone)) from None
+        return message.token
+
+    def tell(self, request: say.Request) -> None:
+        """Sends a request whose reply says nothing."""
+        self._unanswered[self.ask(request)] = time.monotonic()
+
+    @property
+    def silent_s(self) -> float:
+        """How long the agent has not answered what it was told."""
+        return time.monotonic() - min(self._unanswered.values()) if self._unanswered else 0.0
+
+    def answer(self, token: int, kind: type[Answer], timeout_s: float) -> Answer:
+        """The reply to a request. Raises as `call`."""
+        deadline = Deadline(timeout_s)
+        while True:
+            self._deliver()
+            if token in self._replies:
+                break
+            if not (left_s := deadline.left_s()):
+                raise self.lose(f"it did not answer within {timeout_s:g} s")
+            if select.select([self.fileno()], [], [], min(left_s, LOOK_S))[0]:
+                self.receive()
+        reply = self._replies.pop(token)
+        if isinstance(reply, say.Refused):
+            raise self._refusal(reply)
+        if not isinstance(reply, kind):
+            raise self.lose(f"it answered with a {type(reply).__name__}, not a {kind.__name__}")
+        return reply
+
+    def fileno(self) -> int:
+        """What becomes readable when the agent has sent something. Raises LaunchError without
+        one."""
+        return self._connected.fileno()
+
+    def receive(self) -> None:
+        """Takes what has arrived. Raises LaunchError where the node is lost by it."""
+        try:
+            self._connected.receive()
+        except AgentGone as gone:
+            raise self.lose(str(gone)) from None
+        except BadFrame as error:
+            raise self.lose(f"it sent {error}") from None
+        self._deliver()
+
+    def lose(self, why: str) -> LaunchError:
+        """Ends an agent that no longer answers; returns the error. Without a reason `why`, its
+        process has ended, and its status says why."""
+        process, said = self._process, ""
+        if process is not None:
+            why = why or process.ended(self._engine.ended)
+            said = f"; it said: {process.said}" if process.said else ""
+        self._lost(f"{why}{said}")
+        self.close()
+        return LaunchError(f"node {self.name} was lost: {why}{said}")
+
+    def close(self) -> None:
+        """Ends the agent, and with it its ranks."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.close()
+
+    @property
+    def _connected(self) -> AgentProcess:
+        if self._process is None:
+            raise LaunchError(f"node {self.name} is not connected")
+        return self._process
+
+    def _deliver(self) -> None:
+        while self._process is not None and self._process.arrived:
+            self._take(self._process.arrived.popleft())
+
+    def _take(self, message: Any) -> None:
+        if not isinstance(message, say.Reply):
+            self._unasked(message)
+        elif self._unanswered.pop(message.token, None) is None:
+            self._replies[message.token] = message
+
+    def _refusal(self, reply: say.Refused) -> DnnbenchError:
+        kind = getattr(errors, reply.error, LaunchError)
+        usable = isinstance(kind, type) and issubclass(kind, (UsageError, LaunchError))
+        chosen: type[DnnbenchError] = kind if usable else LaunchError
+        return chosen(f"node {self.name}: {reply.message}")

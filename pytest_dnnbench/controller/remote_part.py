@@ -1,0 +1,164 @@
+"""The part of a launch that runs on another node, by way of the node's agent: its ranks as they are
+seen from here.
+
+Not here: the node itself (remote_node.py), and how this machine runs its part (launch_part.py).
+"""
+
+import selectors
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import msgspec
+
+from pytest_dnnbench.controller import agent_messages as say
+from pytest_dnnbench.controller.agent_link import ANSWER_S, AgentLink
+from pytest_dnnbench.controller.launch_part import EXIT_S, RankTask
+from pytest_dnnbench.controller.rank_process import Rank
+from pytest_dnnbench.errors import LaunchError
+from pytest_dnnbench.rank_status import RankStatus
+
+SILENT_S = 5.0
+"""How long an agent may leave a look unanswered before it is asked with little patience."""
+
+
+@dataclass
+class RemoteRank(Rank):
+    """A rank on another node. `view` is what its agent last sent about it."""
+
+    view: say.RankView = field(kw_only=True)
+    killed_for_memory: bool = field(default=False, kw_only=True)
+
+    @property
+    def stopped(self) -> bool:
+        """As Rank.stopped."""
+        return self.view.stopped
+
+    @property
+    def status(self) -> RankStatus:
+        """As Rank.status."""
+        return self.view.status
+
+    @property
+    def timing_s(self) -> float:
+        """As Rank.timing_s."""
+        return self.view.timing_s
+
+    @property
+    def oom_killed(self) -> bool | None:
+        """As Rank.oom_killed."""
+        return self.killed_for_memory
+
+    def last_output(self) -> str:
+        """As Rank.last_output."""
+        return self.view.output
+
+    def stack_text(self) -> str:
+        """As Rank.stack_text."""
+        return self.view.stacks.strip()
+
+
+class RemotePart:
+    """The ranks of a launch on another node. Implements launch_part.LaunchPart."""
+
+    def __init__(self, link: AgentLink, timeout_s: float) -> None:
+        self.link = link
+        self.timeout_s = timeout_s
+        self._ranks: dict[int, RemoteRank] = {}
+        self._ending = 0
+
+    @property
+    def ranks(self) -> Sequence[RemoteRank]:
+        """As LaunchPart.ranks."""
+        return list(self._ranks.values())
+
+    def start(self, task: RankTask) -> RemoteRank:
+        """Starts one rank on the node."""
+        fields = {row: getattr(task, row) for row in task.__dataclass_fields__}
+        fields["environment"] = dict(task.environment)
+        spawned = self.link.call(say.Spawn(**fields), say.Spawned, self.timeout_s)
+        number = task.place.rank
+        view = say.RankView(number, RankStatus("start"), False, 0.0, "", "")
+        rank = RemoteRank(number, spawned.pid, node=self.link.name, view=view)
+        # Nothing of the rank can have come before the reply: the agent sends in order.
+        self._ranks[number] = rank
+        return rank
+
+    def take(self, message: say.Message) -> None:
+        """Takes what the agent sends of its ranks unasked."""
+        match message:
+            case say.Answer(rank=number, chunk=chunk):
+                if rank := self._ranks.get(number):
+                    rank.take(chunk)
+            case say.Exited(rank=number, code=code, oom_killed=oom_killed):
+                if rank := self._ranks.get(number):
+                    rank.exit_code, rank.killed_for_memory = code, oom_killed
+            case say.Statuses(ranks=statuses):
+                for number, status in statuses:
+                    if rank := self._ranks.get(number):
+                        rank.view = msgspec.structs.replace(rank.view, status=status)
+
+    def lost(self, why: str) -> None:
+        """The node was lost, and with it the ranks that still ran."""
+        for rank in self._ranks.values():
+            if rank.exit_code is None:
+                rank.lost = why
+
+    def watch(self, selector: selectors.BaseSelector) -> None:
+        """As LaunchPart.watch."""
+        descriptor = self.link.fileno()
+
+        def receive() -> None:
+            try:
+                self.link.receive()
+            except LaunchError:  # its ranks say so
+                selector.unregister(descriptor)
+
+        selector.register(descriptor, selectors.EVENT_READ, receive)
+
+    def look(self) -> None:
+        """As LaunchPart.look; not while the last look is unanswered. A node that takes nothing in
+        is lost."""
+        if self.link.pid is None or self.link.silent_s > 0:
+            return
+        with suppress(LaunchError):
+            self.link.tell(say.Look())
+
+    def gather(self, *, stacks: bool) -> None:
+        """As LaunchPart.gather. A node that does not answer is lost."""
+        if self.link.pid is None:
+            return
+        with suppress(LaunchError):
+            patience_s = 1.0 if self.link.silent_s > SILENT_S else ANSWER_S
+            self._view(self.link.call(say.Gather(stacks=stacks), say.Gathered, patience_s))
+
+    def reported(self) -> None:
+        """As LaunchPart.reported."""
+        self.link.call(say.Reported(), say.Done, ANSWER_S)
+
+    @property
+    def silence(self) -> LaunchError | None:
+        """None: a silent node is noticed by `gather`."""
+        return None
+
+    def ask_end(self, orderly: bool) -> None:
+        """As LaunchPart.ask_end."""
+        self._ending = 0
+        if self.link.pid is None:
+            return
+        with suppress(LaunchError):
+            if not orderly:
+                self.link.tell(say.Kill())
+            self._ending = self.link.ask(say.End(orderly=orderly))
+
+    def end(self, orderly: bool) -> None:
+        """As LaunchPart.end."""
+        if self.link.pid is None or not self._ending:
+            return
+        with suppress(LaunchError):
+            self._view(self.link.answer(self._ending, say.Gathered, 2 * EXIT_S + ANSWER_S))
+
+    def _view(self, gathered: say.Gathered) -> None:
+        for view in gathered.ranks:
+            if rank := self._ranks.get(view.number):
+                rank.view = view

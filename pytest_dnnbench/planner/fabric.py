@@ -1,0 +1,140 @@
+"""The fabric that joins workers, and what a collective over it costs.
+
+    level 0   GPU ─ GPU   GPU ─ GPU      a link of each GPU to the others of its node
+    level 1   └─ node ──────── node ─┘   a link of each node to the other nodes
+
+Bytes between two workers take the links of the outermost units that part them, one on each side;
+what uses a link at the same time shares it. A ring of n over links of bandwidth B and latency a:
+
+    all-gather, reduce-scatter of b bytes     (n - 1) (a + b / (n B))
+    all-reduce, which is one after the other  twice that
+
+Source: Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in
+MPICH", 2005, sections 4.1, 4.4 and 4.5, where the time to add two numbers counts too; here it is in
+B. Not here: when a collective runs (data_parallel.py, sharded.py).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.blocks import Level
+
+Flow = tuple[int, int]
+"""Bytes from one worker to another, at the same time as other flows."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveCost:
+    """What one collective over all its ranks takes: `fixed_s`, and the bytes of the whole tensor
+    (not of a rank's part of it) at `bytes_s` per second."""
+
+    fixed_s: float = 0.0
+    bytes_s: float = math.inf
+
+    def seconds(self, size: float) -> float:
+        """Of a tensor of this many bytes. Nothing to send takes no time."""
+        return self.fixed_s + size / self.bytes_s if size else 0.0
+
+
+FREE = CollectiveCost()
+"""Between one rank and itself."""
+
+
+def cost_through(small: tuple[float, float], large: tuple[float, float]) -> CollectiveCost:
+    """The cost that two measurements lie on, each of (bytes, seconds). Where the large tensor took
+    no longer than the small one, the noise is larger than the difference: the rate is then that of
+    the large one alone."""
+    (size, seconds), (most, longest) = small, large
+    if longest <= seconds:
+        return CollectiveCost(0.0, most / longest)
+    bytes_s = (most - size) / (longest - seconds)
+    return CollectiveCost(max(0.0, seconds - size / bytes_s), bytes_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The slowest link of a route: its bytes per second, and the latency of a message."""
+
+    bandwidth: float
+    latency_s: float = 0.0
+
+    def seconds(self, size: float) -> float:
+        """Of one message."""
+        return self.latency_s + size / self.bandwidth if size else 0.0
+
+    def all_reduce(self, ranks: int) -> CollectiveCost:
+        """Of a ring whose links are all like this one."""
+        return self._ring(ranks, 2 * (ranks - 1))
+
+    def all_gather(self, ranks: int) -> CollectiveCost:
+        """Of a ring whose links are all like this one; a reduce-scatter costs the same."""
+        return self._ring(ranks, ranks - 1)
+
+    def _ring(self, ranks: int, rounds: int) -> CollectiveCost:
+        if ranks == 1:
+            return FREE
+        return CollectiveCost(rounds * self.latency_s, self.bandwidth * ranks / rounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Fabric:
+    """Levels of workers, innermost first, and the latency of a message on each."""
+
+    levels: tuple[Level, ...]
+    latencies_s: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        latencies = self.latencies_s or (0.0,) * len(self.levels)
+        if len(latencies) != len(self.levels):
+            raise PlanError(
+                f"{len(latencies)} latencies for {len(self.levels)} levels: give one for each level"
+            )
+        if not all(0 <= latency < math.inf for latency in latencies):
+            raise PlanError(f"latencies {latencies}: give seconds, at least 0 and finite")
+        object.__setattr__(self, "latencies_s", tuple(latencies))
+
+    @property
+    def workers(self) -> int:
+        """On all levels together."""
+        return math.prod(level.workers for level in self.levels)
+
+    def ring(self, ranks: Sequence[int], rings: Iterable[Sequence[int]] = ()) -> Link:
+        """The slowest link of a ring through these workers in this order, while all of `rings` run,
+        this one among them; by default it alone."""
+        hops = _hops(ranks)
+        return self.slowest(hops, [hop for each in rings for hop in _hops(each)] or hops)
+
+    def slowest(self, flows: Sequence[Flow], all_flows: Sequence[Flow]) -> Link:
+        """The slowest share that one of the `flows` has of its links while `all_flows` use them."""
+        used = Counter(end for flow in all_flows for end in self._ends(flow))
+        slowest = Link(math.inf)
+        for flow in flows:
+            for level, unit, direction in self._ends(flow):
+                share = self.levels[level].bandwidth / used[level, unit, direction]
+                slowest = Link(
+                    min(slowest.bandwidth, share),
+                    max(slowest.latency_s, self.latencies_s[level]),
+                )
+        return slowest
+
+    def _ends(self, flow: Flow) -> list[tuple[int, int, str]]:
+        """The two link ends that a flow uses: level, unit, direction."""
+        source, target = flow
+        if source == target:
+            return []
+        sizes = [math.prod(level.workers for level in self.levels[:n]) for n in self._numbers]
+        level = max(n for n in self._numbers if source // sizes[n] != target // sizes[n])
+        size = sizes[level]
+        return [(level, source // size, "out"), (level, target // size, "in")]
+
+    @property
+    def _numbers(self) -> range:
+        return range(len(self.levels))
+
+
+def _hops(ranks: Sequence[int]) -> list[Flow]:
+    return list(pairwise([*ranks, ranks[0]])) if len(ranks) > 1 else []

@@ -1,0 +1,39 @@
+"""Predictions for people: a line for each framework. Not here: the figures (predictions.py)."""
+
+from collections.abc import Sequence
+
+from pytest_dnnbench.planner.predictions import Prediction, number_in
+from pytest_dnnbench.planner.profile import Profile
+from pytest_dnnbench.planner.table import aligned
+
+COLUMNS = ("minibatches", "step ms", "{}/s", "efficiency", "memory MB", "shape", "framework")
+
+
+def format_predictions(profile: Profile, rows: Sequence[Prediction]) -> list[str]:
+    """The lines of the table. A profile without the size of its minibatches gives minibatches per
+    second."""
+    size = number_in(profile, "batch_size")
+    of_size = f", minibatches of {size:.0f} samples" if size else ""
+    unit = "samples" if size else "minibatches"
+    head = [column.format(unit) for column in COLUMNS]
+    lines = [
+        f"predicted steps{of_size}",
+        "",
+        *aligned([head, *(_cells(row, size or 1.0) for row in rows)]),
+    ]
+    if "update_s" not in profile.metadata:
+        lines += ["", "without the time of an update, which this profile does not have"]
+    return lines
+
+
+def _cells(row: Prediction, size: float) -> list[str]:
+    rate = f"{size / row.minibatch_s:.1f}" if row.minibatch_s else "-"
+    return [
+        str(row.minibatches),
+        f"{row.step_s * 1e3:.3f}",
+        rate,
+        f"{row.efficiency:.1%}",
+        f"{row.memory_bytes / 1e6:.1f}",
+        row.shape,
+        row.framework,
+    ]

@@ -1,0 +1,313 @@
+"""What each framework's step takes on workers that nobody has measured, from the profile of one:
+time, throughput and memory of a worker.
+
+    one worker           forward + backward + update
+    ddp                  data_parallel.py
+    fsdp                 sharded.py
+    pipedream            the planner's plan
+    torch's schedules    of each the best length of the pipelines, replicated over all workers; cuts
+                         by the planner, order by orders.py, time by bubbles.py
+
+All of them train on minibatches of the profile's size, so throughput compares. Not here: the table
+(prediction_table.py).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.blocks import levels_of
+from pytest_dnnbench.planner.bubbles import batch_seconds
+from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, data_parallel_step
+from pytest_dnnbench.planner.fabric import Fabric, Flow
+from pytest_dnnbench.planner.memory import COPIES_BESIDE_WEIGHTS
+from pytest_dnnbench.planner.orders import ORDERED, in_flight, orders_of
+from pytest_dnnbench.planner.plan import Plan, Stage
+from pytest_dnnbench.planner.predict import even_plan
+from pytest_dnnbench.planner.profile import Profile
+from pytest_dnnbench.planner.sharded import sharded_step, units_of
+from pytest_dnnbench.planner.synchronous import RULES, Pipelines
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One framework on all workers.
+
+    shape          how it uses them, as in dp64 or pp8xdp8
+    minibatches    in a step, over all workers
+    step_s         of a step; of `pipedream`, between two minibatches that complete
+    efficiency     throughput over that of as many workers that each train alone
+    memory_bytes   of the worker that needs most: weights, gradients, optimiser's state and
+                   activations, with buckets and gathered weights
+    """
+
+    framework: str
+    shape: str
+    minibatches: int
+    step_s: float
+    efficiency: float
+    memory_bytes: float
+
+    @property
+    def minibatch_s(self) -> float:
+        """Seconds per minibatch."""
+        return self.step_s / self.minibatches
+
+
+@dataclass(frozen=True, slots=True)
+class Predicting:
+    """From what predictions are made: the profile, the workers, and the microbatches of each
+    pipeline in an update (None: one per rank, or what its schedule needs)."""
+
+    profile: Profile
+    fabric: Fabric
+    memory_bytes: float | None = None
+    microbatches: int | None = None
+
+    @property
+    def workers(self) -> int:
+        """All of them."""
+        return self.fabric.workers
+
+    @property
+    def update_s(self) -> float:
+        """Seconds of an update of all weights; 0 where the profile has none."""
+        return number_in(self.profile, "update_s")
+
+    @property
+    def alone_s(self) -> float:
+        """Seconds of one worker's step alone."""
+        return self.profile.parts_s + self.update_s
+
+    def made(
+        self, framework: str, shape: str, minibatches: int, step_s: float, memory_bytes: float
+    ) -> Prediction:
+        """A prediction, with its efficiency."""
+        workers = 1 if framework == "single" else self.workers
+        in_time = workers * step_s
+        efficiency = self.alone_s * minibatches / in_time if in_time else 1.0
+        return Prediction(framework, shape, minibatches, step_s, efficiency, memory_bytes)
+
+
+def number_in(profile: Profile, key: str) -> float:
+    """A number of the profile's metadata, at least 0; 0 where it has none."""
+    value = profile.metadata.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e18:
+        return 0.0
+    return float(value)
+
+
+def predictions(
+    profile: Profile,
+    plan: Plan,
+    bandwidths: Sequence[float],
+    *,
+    latencies_s: Sequence[float] = (),
+    memory_bytes: float | None = None,
+    microbatches: int | None = None,
+) -> list[Prediction]:
+    """One worker first, then the frameworks on all workers of the plan, the fastest first.
+
+    `bandwidths` (bytes per second) and `latencies_s` (seconds of a message; by default 0) have one
+    entry per level, innermost first. A schedule whose pipelines fit no divisor of the workers, or
+    none within `memory_bytes`, is left out. Raises PlanError for latencies and microbatches that
+    cannot be.
+    """
+    if microbatches is not None and microbatches < 1:
+        raise PlanError(f"{microbatches} microbatches: give at least 1")
+    fabric = Fabric(levels_of(plan.workers, bandwidths), tuple(latencies_s))
+    given = Predicting(profile, fabric, memory_bytes, microbatches)
+    alone = given.made("single", "1", 1, given.alone_s, _whole_memory(profile))
+    if fabric.workers == 1:
+        return [alone]
+    others = [_ddp(given), _fsdp(given)]
+    others += [_pipedream(given, plan)] if plan.stages else []
+    cuts = _Cuts(given)
+    others += [best for name in ORDERED if (best := _scheduled(given, name, cuts))]
+    return [alone, *sorted(others, key=lambda each: each.minibatch_s)]
+
+
+def _ddp(given: Predicting) -> Prediction:
+    workers, weights = given.workers, _weight_bytes(given.profile)
+    step = data_parallel_step(
+        given.profile.in_topological_order(),
+        given.fabric.ring(range(workers)).all_reduce(workers),
+        update_s=given.update_s,
+        bucket_bytes=BUCKET_BYTES,
+    )
+    memory_bytes = _whole_memory(given.profile) + weights  # the buckets
+    return given.made("ddp", f"dp{workers}", workers, step.step_s, memory_bytes)
+
+
+def _fsdp(given: Predicting) -> Prediction:
+    workers, profile = given.workers, given.profile
+    units = units_of(profile)
+    cost = given.fabric.ring(range(workers)).all_gather(workers)
+    step = sharded_step(units, cost, cost, update_s=given.update_s / workers)
+    return given.made(
+        "fsdp", f"dp{workers}", workers, step.step_s, sharded_memory(profile, workers)
+    )
+
+
+def sharded_memory(profile: Profile, ranks: int) -> float:
+    """Bytes of a rank of fsdp: its part of weights, gradients and state; all activations; the root,
+    the weights of two blocks (one runs, one is gathered) and the gradients of one."""
+    units = units_of(profile)
+    gathered = units.root_bytes + 3 * units.largest_bytes
+    whole = gathered if ranks > 1 else 0.0
+    return _held(profile, _weight_bytes(profile)) / ranks + _activation_bytes(profile) + whole
+
+
+def _whole_memory(profile: Profile) -> float:
+    return _held(profile, _weight_bytes(profile)) + _activation_bytes(profile)
+
+
+def _held(profile: Profile, weights: float) -> float:
+    """Bytes of these weights, their gradients and their part of the optimiser's state: the
+    profile's, or a momentum."""
+    in_all = _weight_bytes(profile)
+    state = number_in(profile, "optimiser_bytes") if "optimiser_bytes" in profile.metadata else None
+    share = (COPIES_BESIDE_WEIGHTS - 1) if state is None or not in_all else state / in_all
+    return (2 + share) * weights
+
+
+def _weight_bytes(profile: Profile) -> float:
+    return sum(node.parameter_bytes for node in profile.nodes)
+
+
+def _activation_bytes(profile: Profile) -> float:
+    return sum(node.activation_bytes for node in profile.nodes)
+
+
+def _pipedream(given: Predicting, plan: Plan) -> Prediction:
+    """The planner's plan. A replica updates once in as many minibatches as there are replicas."""
+    weights = _weight_bytes(given.profile) or 1.0
+    updated_s = max(
+        (stage.compute_s + stage.parameter_bytes / weights * given.update_s) / stage.replicas
+        for stage in plan.stages
+    )
+    memory_bytes = max(stage.memory_bytes for stage in plan.stages)
+    shape = plan.shape if len(plan.stages) > 1 else f"dp{plan.replicas[0]}"
+    minibatch_s = max(plan.bottleneck_s or 0.0, updated_s)
+    return given.made("pipedream", shape, 1, minibatch_s, memory_bytes)
+
+
+class _Cuts:
+    """The planner's cuts into equally replicated stages, each found once. None: no such cuts."""
+
+    def __init__(self, given: Predicting) -> None:
+        self._given = given
+        self._plans: dict[tuple[int, int], Plan | None] = {}
+
+    def of(self, pipelines: Pipelines) -> Plan | None:
+        """For these pipelines."""
+        key = pipelines.stages, pipelines.replicas
+        if key not in self._plans:
+            link = self._given.fabric.slowest(*[_all_flows(pipelines)] * 2)
+            try:
+                self._plans[key] = even_plan(
+                    self._given.profile,
+                    (pipelines.replicas,) * pipelines.stages,
+                    workers=self._given.workers,
+                    bandwidth=link.bandwidth,
+                )
+            except PlanError:  # the model cannot be cut into so many
+                self._plans[key] = None
+        return self._plans[key]
+
+
+def _scheduled(given: Predicting, framework: str, cuts: _Cuts) -> Prediction | None:
+    """The best pipelines of a schedule."""
+    candidates = []
+    for pipelines in _pipelines(given, framework):
+        plan = cuts.of(pipelines)
+        if plan is not None and plan.stages:
+            candidates.append(_on_pipelines(given, pipelines, plan.stages))
+    limit = given.memory_bytes
+    fitting = [each for each in candidates if limit is None or each.memory_bytes <= limit]
+    return min(fitting, key=lambda each: each.minibatch_s, default=None)
+
+
+def _pipelines(given: Predicting, framework: str) -> Iterator[Pipelines]:
+    """Of every length that divides the workers."""
+    rule = RULES[framework]
+    for length in range(2, given.workers + 1):
+        if given.workers % length:
+            continue
+        of_each = 1 if rule.one_at_a_time else given.microbatches or length * max(1, rule.least)
+        replicas = given.workers // length
+        try:
+            yield Pipelines(
+                framework, length, replicas, rule.stages_per_rank or 2, of_each * replicas
+            )
+        except PlanError:  # too few microbatches for so many ranks
+            continue
+
+
+def _on_pipelines(given: Predicting, pipelines: Pipelines, stages: Sequence[Stage]) -> Prediction:
+    nodes = {node.id: node for node in given.profile.nodes}
+    weights = _weight_bytes(given.profile) or 1.0
+    rings = [_replicas(pipelines, place) for place in range(pipelines.ranks)]
+    seconds: dict[tuple[int, str], float] = {}
+    for number, stage in enumerate(stages):
+        ring = given.fabric.ring(rings[pipelines.place_of(number)], rings)
+        backward_s = sum(nodes[name].backward_s for name in stage.nodes)
+        seconds[number, "F"] = sum(nodes[name].forward_s for name in stage.nodes)
+        seconds[number, "B"] = backward_s
+        seconds[number, "I"] = seconds[number, "W"] = backward_s / 2
+        averaged_s = ring.all_reduce(pipelines.replicas).seconds(stage.parameter_bytes)
+        seconds[number, "U"] = averaged_s + stage.parameter_bytes / weights * given.update_s
+    orders = orders_of(pipelines, updates=True)
+    step_s = batch_seconds(orders, seconds, _transfers(given.fabric, pipelines, stages))
+    memory_bytes = max(
+        sum(_stage_memory(given.profile, stages, number, kept) for number, kept in kept_of.items())
+        for kept_of in map(in_flight, orders)
+    )
+    shape = f"pp{pipelines.ranks}" + (f"xdp{pipelines.replicas}" if pipelines.replicas > 1 else "")
+    return given.made(pipelines.framework, shape, pipelines.microbatches, step_s, memory_bytes)
+
+
+def _stage_memory(profile: Profile, stages: Sequence[Stage], number: int, kept: int) -> float:
+    """Bytes of a stage that keeps the activations, and the inputs, of so many microbatches."""
+    stage = stages[number]
+    inside = set(stage.nodes)
+    activations = sum(node.activation_bytes for node in profile.nodes if node.id in inside)
+    entering = stages[number - 1].output_bytes if number else 0.0
+    return _held(profile, stage.parameter_bytes) + kept * (activations + entering)
+
+
+def _transfers(
+    fabric: Fabric, pipelines: Pipelines, stages: Sequence[Stage]
+) -> dict[tuple[int, int], float]:
+    """Seconds of a message between neighbouring stages, while all ranks send to their
+    neighbours."""
+    every = _all_flows(pipelines)
+    seconds = {}
+    for before in range(len(stages) - 1):
+        size = stages[before].output_bytes
+        for pair in ((before, before + 1), (before + 1, before)):
+            if flows := _flows(pipelines, *pair):
+                seconds[pair] = fabric.slowest(flows, every).seconds(size)
+    return seconds
+
+
+def _replicas(pipelines: Pipelines, place: int) -> list[int]:
+    """The workers at one place of all pipelines."""
+    return [pipelines.layout.rank(place, replica) for replica in range(pipelines.replicas)]
+
+
+def _flows(pipelines: Pipelines, source: int, target: int) -> list[Flow]:
+    """Messages from one stage to another, of all replicas; none where both are on one rank."""
+    places = pipelines.place_of(source), pipelines.place_of(target)
+    if places[0] == places[1]:
+        return []
+    return list(zip(*(_replicas(pipelines, place) for place in places), strict=True))
+
+
+def _all_flows(pipelines: Pipelines) -> list[Flow]:
+    """Between all neighbours, forward and back; each pair of ranks once."""
+    flows: dict[Flow, None] = {}
+    for before in range(pipelines.stages - 1):
+        flows |= dict.fromkeys(_flows(pipelines, before, before + 1))
+        flows |= dict.fromkeys(_flows(pipelines, before + 1, before))
+    return list(flows)

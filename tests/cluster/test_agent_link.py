@@ -1,0 +1,122 @@
+"""The link to an agent, when an interrupt comes in the middle of a message, or the agent is none.
+The agents here answer without a node behind them."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_dnnbench.controller import agent_messages as say
+from pytest_dnnbench.controller.agent_link import AgentLink
+from pytest_dnnbench.controller.engines import Prefix
+from pytest_dnnbench.errors import LaunchError
+
+# Waits for a file, then answers every request; says "done" of all but pings.
+_AGENT = """
+import os, sys, time
+from pytest_dnnbench.controller import agent_messages as say
+os.write(1, say.GREETING)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
+frames = say.Frames(say.FromController)
+while data := os.read(0, 1 << 20):
+    for request in frames.take(data):
+        pong = say.Pong(request.token, clock_s=1.0)
+        reply = pong if isinstance(request, say.Ping) else say.Done(request.token)
+        told = say.framed(say.Terminated("SIGTERM")) if isinstance(request, say.Look) else b""
+        os.write(1, told + say.framed(reply))
+"""
+
+LARGE = say.Route(address="x" * (1 << 20))
+"""More than a pipe holds."""
+
+
+@contextmanager
+def linked(tmp_path: Path, unasked: Any = lambda _: None) -> Iterator[AgentLink]:
+    """A started link. Its agent reads once tmp_path / "go" is there."""
+    agent = tmp_path / "agent.py"
+    agent.write_text(_AGENT)
+    engine = Prefix(("n1",), (sys.executable, str(agent), str(tmp_path / "go"), "{command}"))
+    link = AgentLink("n1", engine, unasked=unasked, lost=lambda _: None)
+    link.start()
+    try:
+        yield link
+    finally:
+        link.close()
+
+
+@contextmanager
+def interrupt_after(seconds: float) -> Iterator[None]:
+    """As Ctrl-C does after so many seconds."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_message_that_an_interrupt_leaves_half_sent_is_finished_before_the_next(
+    tmp_path: Path,
+) -> None:
+    """The agent took the next message for the rest of it, and the node was waited for in vain."""
+    with linked(tmp_path) as link:
+        with interrupt_after(0.3), pytest.raises(KeyboardInterrupt):
+            link.ask(LARGE)
+        (tmp_path / "go").touch()
+        begun = time.monotonic()
+        assert link.call(say.Ping(), say.Pong, 20.0).clock_s == 1.0
+        assert time.monotonic() - begun < 5
+
+
+def test_an_interrupt_at_the_moment_of_writing_gives_the_agent_up_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+
+    def interrupted(descriptor: int, data: Any) -> int:
+        write(descriptor, data)
+        raise KeyboardInterrupt
+
+    with linked(tmp_path) as link:
+        with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+            patched.setattr(os, "write", interrupted)
+            link.ask(say.Ping())
+        begun = time.monotonic()
+        with pytest.raises(LaunchError, match="n1 was lost: an interrupt came in the middle of a"):
+            link.call(say.Ping(), say.Pong, 20.0)
+        assert time.monotonic() - begun < 5
+        assert link.pid is None
+
+
+def test_a_reply_that_came_with_an_interrupting_message_is_not_lost(tmp_path: Path) -> None:
+    """The agent says that it was told to end, which stops the session, and replies."""
+
+    def stop(message: say.Message) -> None:
+        assert isinstance(message, say.Terminated)
+        raise KeyboardInterrupt
+
+    (tmp_path / "go").touch()
+    with linked(tmp_path, stop) as link:
+        token = link.ask(say.Look())
+        with pytest.raises(KeyboardInterrupt):
+            link.answer(token, say.Done, 20.0)
+        begun = time.monotonic()
+        assert link.answer(token, say.Done, 20.0).token == token
+        assert time.monotonic() - begun < 5
+
+
+def test_an_agent_that_takes_nothing_in_is_lost(tmp_path: Path) -> None:
+    with linked(tmp_path) as link, pytest.raises(LaunchError, match="took nothing in for 1 s"):
+        link.ask(LARGE, 1.0)

@@ -1,0 +1,76 @@
+"""Links, what shares them, and rings: worked examples, and the ring beside its rounds."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.planner.blocks import Level
+from pytest_dnnbench.planner.fabric import FREE, CollectiveCost, Fabric, Link, cost_through
+
+TWO_NODES = Fabric((Level(4, 300e9), Level(2, 25e9)), (1e-6, 5e-6))
+
+
+@given(st.integers(2, 9), st.integers(1, 50), st.sampled_from([0.5, 3.0, 64.0]), st.integers(0, 3))
+def test_a_ring_takes_as_long_as_its_rounds(
+    ranks: int, parts: int, bandwidth: float, latency_s: int
+) -> None:
+    """Played: every rank passes a part to its neighbour until all parts have come around."""
+    size = ranks * parts
+    holds = [{rank} for rank in range(ranks)]
+    passing = list(range(ranks))
+    seconds = 0.0
+    while any(len(each) < ranks for each in holds):
+        passing = [passing[rank - 1] for rank in range(ranks)]
+        for rank in range(ranks):
+            holds[rank].add(passing[rank])
+        seconds += latency_s + parts / bandwidth
+    link = Link(bandwidth, latency_s)
+    assert link.all_gather(ranks).seconds(size) == pytest.approx(seconds, rel=1e-12)
+    # Parts are added on their way around, and then the sums are passed around.
+    assert link.all_reduce(ranks).seconds(size) == pytest.approx(2 * seconds, rel=1e-12)
+
+
+def test_one_rank_and_no_bytes_take_no_time() -> None:
+    assert Link(1.0, 1.0).all_reduce(1) == FREE
+    assert Link(1.0, 1.0).all_reduce(2).seconds(0) == 0
+    assert Link(1.0, 1.0).seconds(0) == 0
+    assert FREE.seconds(1e9) == 0
+
+
+def test_a_ring_over_nodes_is_as_fast_as_the_link_between_them() -> None:
+    ring = TWO_NODES.ring(range(8))
+    assert ring == Link(25e9, 5e-6), "it leaves each node once, so nothing shares that link"
+    assert ring.all_reduce(8).seconds(1e9) == pytest.approx(14 * (5e-6 + 1e9 / (8 * 25e9)))
+    assert TWO_NODES.ring(range(4)) == Link(300e9, 1e-6)
+
+
+def test_rings_that_leave_a_node_together_share_its_link() -> None:
+    across = [[gpu, gpu + 4] for gpu in range(4)]
+    assert TWO_NODES.ring(across[0], across) == Link(25e9 / 4, 5e-6)
+    inside = [[0, 1], [2, 3]]
+    assert TWO_NODES.ring(inside[0], inside) == Link(300e9, 1e-6), "other links each"
+
+
+def test_messages_share_links_by_direction() -> None:
+    forward, back = [(3, 4), (2, 5)], [(4, 3)]
+    assert TWO_NODES.slowest(forward, [*forward, *back]).bandwidth == 12.5e9
+    assert TWO_NODES.slowest(back, [*forward, *back]).bandwidth == 25e9
+    assert TWO_NODES.slowest([], forward) == Link(math.inf)
+
+
+def test_latencies_are_one_for_each_level() -> None:
+    with pytest.raises(PlanError, match="1 latencies for 2 levels"):
+        Fabric((Level(4, 1e9), Level(2, 1e9)), (1e-6,))
+    with pytest.raises(PlanError, match="at least 0"):
+        Fabric((Level(4, 1e9),), (-1e-6,))
+
+
+def test_a_measured_cost_goes_through_both_measurements() -> None:
+    cost = cost_through((1e3, 2.0), (9e3, 6.0))
+    assert cost == CollectiveCost(1.5, 2e3)
+    assert cost.seconds(9e3) == 6.0
+    assert cost_through((1e3, 2.0), (1e9, 1.0)) == CollectiveCost(0.0, 1e9), "noise"
+    assert cost_through((1e6, 1.0), (2e6, 3.0)).fixed_s == 0.0, "never below zero"
