@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.metrics import METRICS
+from pytest_dnnbench.metrics import METRICS, metric_row
 from pytest_dnnbench.results.baselines.limits import Limit, parse_limit_list
 from pytest_dnnbench.results.records.breakdown import breakdown_of
 from pytest_dnnbench.results.records.launches import either
@@ -195,13 +195,9 @@ def ratios_of(a: Mapping[str, Figures], b: Mapping[str, Figures]) -> dict[str, l
     logarithm (`no_ratio` says which have none). Figures that differ by no more than the metric's
     granularity are alike."""
     ratios = {}
-    for metric in (*a, *b):
-        if metric not in ratios and not no_ratio(metric, a, b):
-            granule = METRICS[metric].granularity
-            ratios[metric] = [
-                1.0 if granule and abs(after - before) <= granule else after / before
-                for before, after in _pairs(a[metric], b[metric])
-            ]
+    for metric in a:
+        if not no_ratio(metric, a, b):
+            ratios[metric] = pair_ratios(metric, a[metric].per_launch, b[metric].per_launch)
     return ratios
 
 
@@ -210,16 +206,23 @@ def no_ratio(metric: str, a: Mapping[str, Figures], b: Mapping[str, Figures]) ->
     for side, figures in (("A", a), ("B", b)):
         if metric not in figures or not figures[metric].per_launch:
             return f"side {side} has no figure of it"
-    for before, after in _pairs(a[metric], b[metric]):
-        for side, value in (("A", before), ("B", after)):
+    for pair in zip(a[metric].per_launch, b[metric].per_launch, strict=False):
+        for side, value in zip("AB", pair, strict=True):
             if not value > 0:
                 return f"a launch of side {side} has {value:g}, of which there is no ratio"
     return ""
 
 
-def _pairs(a: Figures, b: Figures) -> list[tuple[float, float]]:
-    """The figures of both sides, launch by launch; one side may have a launch more."""
-    return [*zip(a.per_launch, b.per_launch, strict=False)]
+def pair_ratios(metric: str, a: Sequence[float], b: Sequence[float]) -> list[float]:
+    """B / A of each pair of one metric, as in `ratios_of`; none where a figure has no logarithm."""
+    pairs = [*zip(a, b, strict=False)]
+    if not all(before > 0 and after > 0 for before, after in pairs):
+        return []
+    granule = metric_row(metric).granularity
+    return [
+        1.0 if granule and abs(after - before) <= granule else after / before
+        for before, after in pairs
+    ]
 
 
 def other_side_of(
