@@ -50,7 +50,8 @@ class FrameworkSpec:
     without torch with framework, count and options before anything starts, it tells whether a case
     can be, or raises UsageError. `planning`, where something has to be decided once for all
     launches of a case, is "module:function": called on the ranks with place and RunRequest before
-    the proof; what it returns on rank 0 becomes RunRequest.plan. A framework that is not
+    the proof; what it returns on rank 0 becomes RunRequest.plan. `prediction`, where a step can be
+    predicted, is called alike, and returns a PredictedStep on rank 0. A framework that is not
     `by_default` runs when it is named.
 
     `forms` are the fields of StepForm (step_form.py) that its workers put into effect. All others
@@ -66,6 +67,7 @@ class FrameworkSpec:
     rendezvous: str | None = None
     fits: str | None = None
     planning: str | None = None
+    prediction: str | None = None
     by_default: bool = True
     min_gpus: int = 1
     max_gpus: int | None = None
@@ -111,6 +113,8 @@ _PIPELINE_REASONS = {
     "accumulate": "pipelines have an option of their own for that, --dnn-microbatches, where their"
     " schedule averages several",
 }
+
+_PREDICTION = "pytest_dnnbench.rank.prediction:predict"
 
 _PIPELINE_OPTIONS = (
     FrameworkOption(
@@ -189,6 +193,7 @@ FRAMEWORKS = (
         "single",
         "pytest_dnnbench.rank.frameworks.single:SingleWorker",
         "plain PyTorch on one device: what speed-up is measured against",
+        prediction=_PREDICTION,
         max_gpus=1,
         forms=(*_WHOLE_MODEL, "cuda_graph"),
     ),
@@ -196,6 +201,7 @@ FRAMEWORKS = (
         "ddp",
         "pytest_dnnbench.rank.frameworks.ddp:DdpWorker",
         "torch.nn.parallel.DistributedDataParallel: data parallel",
+        prediction=_PREDICTION,
         options=(
             FrameworkOption(
                 "find_unused_parameters",
@@ -275,6 +281,7 @@ FRAMEWORKS = (
         "fsdp",
         "pytest_dnnbench.rank.frameworks.fsdp:FsdpWorker",
         "torch.distributed.fsdp.fully_shard (FSDP2): sharded data parallel",
+        prediction=_PREDICTION,
         preload=("pytest_dnnbench.rank.frameworks.fsdp",),
         by_default=False,
         forms=("fused", "checkpointing", "accumulate", "cudnn_benchmark"),

@@ -27,6 +27,7 @@ RANK_PHASES = {
     "import": "in import",
     "group": "in process-group start",
     "plan": "in planning",
+    "prediction": "in the prediction of its step",
     "build": "in build",
     "proof": "in the proof",
     "warm-up": "during warm-up",
