@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.function_case import GROUPS
+from pytest_dnnbench.shape import Shape
 from pytest_dnnbench.step_form import StepForm, check_form
 
 
@@ -54,6 +55,9 @@ class FrameworkSpec:
     predicted, is called alike, and returns a PredictedStep on rank 0. A framework that is not
     `by_default` runs when it is named.
 
+    `axes` are the axes of shapes (shape.py) that it has, each with the option that sets the ranks
+    of it; with none, it is what the other axes leave. A framework without axes runs no shape.
+
     `forms` are the fields of StepForm (step_form.py) that its workers put into effect. All others
     are refused, for the reason in `form_reasons` where there is one.
     """
@@ -74,10 +78,26 @@ class FrameworkSpec:
     options: tuple[FrameworkOption, ...] = ()
     forms: tuple[str, ...] = ()
     form_reasons: Mapping[str, str] = field(default_factory=dict)
+    axes: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self) -> tuple[str, ...]:
         """The required modules that are not installed; importing none of them."""
         return tuple(name for name in self.requires if importlib.util.find_spec(name) is None)
+
+    def options_of(self, shape: Shape) -> dict[str, Scalar] | None:
+        """The options by which it runs a shape; None where it cannot: it lacks an axis of the
+        shape, or the shape lacks one of those that make this framework what it is."""
+        needed = {axis for axis, option in self.axes.items() if option}
+        count = shape.gpus
+        possible = self.axes and self.min_gpus <= count <= (self.max_gpus or count)
+        if not possible or not needed <= shape.axes <= {*self.axes}:
+            return None
+        kinds = {row.name: type(row.default) for row in self.options}
+        return {
+            option: kinds[option](ranks)
+            for axis, ranks in shape.ranks
+            if (option := self.axes[axis])
+        }
 
     def check_form(self, form: StepForm, device: str) -> None:
         """Raises UsageError, with the reason, where it cannot run a step in this form on this kind
@@ -115,6 +135,8 @@ _PIPELINE_REASONS = {
 }
 
 _PREDICTION = "pytest_dnnbench.rank.prediction:predict"
+_REPLICAS = {"dp": ""}
+_PIPELINES = {"pp": "stages", **_REPLICAS}
 
 _PIPELINE_OPTIONS = (
     FrameworkOption(
@@ -164,6 +186,7 @@ def _pipedream(
         planning="pytest_dnnbench.rank.pipeline.planning:decide",
         by_default=by_default,
         options=(*_PIPELINE_OPTIONS, option),
+        axes=_PIPELINES,
         forms=_PIPELINE_FORMS,
         form_reasons=_PIPELINE_REASONS,
     )
@@ -183,6 +206,7 @@ def _torch_schedule(
         by_default=False,
         min_gpus=2,
         options=(*_PIPELINE_OPTIONS, *options),
+        axes=_PIPELINES,
         forms=_PIPELINE_FORMS,
         form_reasons=_PIPELINE_REASONS,
     )
@@ -195,6 +219,7 @@ FRAMEWORKS = (
         "plain PyTorch on one device: what speed-up is measured against",
         prediction=_PREDICTION,
         max_gpus=1,
+        axes=_REPLICAS,
         forms=(*_WHOLE_MODEL, "cuda_graph"),
     ),
     FrameworkSpec(
@@ -231,10 +256,21 @@ FRAMEWORKS = (
                 "hook",
                 "ddp-hook",
                 "none",
-                "type in which gradients are exchanged; bf16 needs CUDA",
-                ("none", "fp16", "bf16"),
+                "what of gradients is exchanged: a smaller type (bf16 needs CUDA), or matrices of"
+                " low rank",
+                ("none", "fp16", "bf16", "powersgd"),
+            ),
+            FrameworkOption(
+                "powersgd_rank", "ddp-powersgd-rank", 1, "of the matrices that powersgd exchanges"
+            ),
+            FrameworkOption(
+                "sync_batchnorm",
+                "ddp-sync-batchnorm",
+                False,
+                "batch normalisation over the samples of all ranks; needs CUDA",
             ),
         ),
+        axes=_REPLICAS,
         forms=_WHOLE_MODEL,
     ),
     FrameworkSpec(
@@ -275,6 +311,7 @@ FRAMEWORKS = (
                 "backward passes per exchange and update",
             ),
         ),
+        axes=_REPLICAS,
         forms=_WHOLE_MODEL,
     ),
     FrameworkSpec(
@@ -284,6 +321,7 @@ FRAMEWORKS = (
         prediction=_PREDICTION,
         preload=("pytest_dnnbench.rank.frameworks.fsdp",),
         by_default=False,
+        axes=_REPLICAS,
         forms=("fused", "checkpointing", "accumulate", "cudnn_benchmark"),
         form_reasons=_SHARED_OUT_REASONS,
         options=(
@@ -302,6 +340,14 @@ FRAMEWORKS = (
                 "type in which gradients are averaged; none keeps theirs",
                 ("none", "bf16", "fp32"),
             ),
+            FrameworkOption(
+                "reduce",
+                "fsdp-reduce",
+                "each",
+                "with --dnn-accumulate: average gradients in each backward pass, or in the last"
+                " alone, and keep whole ones until then",
+                ("each", "last"),
+            ),
         ),
     ),
     FrameworkSpec(
@@ -310,6 +356,7 @@ FRAMEWORKS = (
         "torch.distributed.tensor.parallel: tensor parallel",
         preload=("pytest_dnnbench.rank.frameworks.tp",),
         fits="pytest_dnnbench.shape:splits_evenly",
+        axes={"tp": "ranks", **_REPLICAS},
         by_default=False,
         options=(
             FrameworkOption(
@@ -364,6 +411,9 @@ FRAMEWORKS = (
     _torch_schedule("zbv", "zero bubbles, two stages per rank placed as a V"),
     _torch_schedule("dualpipev", "DualPipeV: as zbv, forward and backward passes in pairs"),
 )
+
+OF_SHAPES = ("ddp", "tp", "1f1b")
+"""What runs the shapes of a session whose user has named no frameworks: of each shape, one."""
 
 TORCH_GROUP = FrameworkSpec(
     "torch", "", "torch.distributed's process group, for timed functions: no framework trains here"

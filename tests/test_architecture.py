@@ -33,6 +33,7 @@ LEAVES = {
         "protocol",
         "portable",
         "step_parts",
+        "speed_variables",
     ),
 }
 RESULTS = {f"results.{part}" for part in ("statistics", "records", "baselines", "verdicts")}

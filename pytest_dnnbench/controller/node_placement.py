@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import accumulate
+from statistics import median
 
 import msgspec
 
@@ -222,4 +223,18 @@ def with_clocks(conditions: Conditions, clocks: Sequence[tuple[float, float]]) -
                 node, clock_offset_s=offset_s, clock_uncertainty_s=uncertainty_s
             )
         )
+    return msgspec.structs.replace(conditions, nodes=nodes)
+
+
+def with_skews(conditions: Conditions, own_work_s: Sequence[Sequence[float]]) -> Conditions:
+    """The conditions of a launch on several nodes with each node's skew. `own_work_s` are, for each
+    rank, three quartiles of the seconds of a step for which it needs no other; empty: not known."""
+    if len(conditions.nodes) < 2 or not own_work_s:
+        return conditions
+    of_ranks = [middle for _, middle, _ in own_work_s]
+    nodes, first = [], 0
+    for node in conditions.nodes:
+        there = median(of_ranks[first : first + node.ranks])
+        first += node.ranks
+        nodes.append(msgspec.structs.replace(node, skew=there / median(of_ranks) - 1))
     return msgspec.structs.replace(conditions, nodes=nodes)

@@ -40,16 +40,20 @@ def preflight(placements: NodePlacements, ready_s: float) -> PreflightEntry:
         placements=placements.one_per_node(len(nodes)),
     )
     speeds: list[NodeSpeed] = ranks.launch(MEASURE, LINKS_S, returns=NodeSpeed)
-    return entry_of(speeds, ranks.placement.shares, ranks.clock.offsets, time.monotonic() - begun_s)
+    took_s = time.monotonic() - begun_s
+    kind = placements.cluster.machine.kind
+    return entry_of(speeds, ranks.placement.shares, ranks.clock.offsets, kind, took_s)
 
 
 def entry_of(
     speeds: Sequence[NodeSpeed],
     shares: Sequence[NodeShare],
     offsets: Sequence[ClockOffset],
+    device: str,
     took_s: float,
 ) -> PreflightEntry:
-    """The entry; one speed, share and offset for each node, in the same order."""
+    """The entry; one speed, share and offset for each node, in the same order. `device` is the kind
+    of the ranks' devices."""
     typical_s = [median(speed.yardstick_s) for speed in speeds]
     names = [share.node.name for share in shares]
     links = [
@@ -65,6 +69,7 @@ def entry_of(
     ]
     pairs = len(names) * (len(names) - 1) // 2
     return PreflightEntry(
+        device=device,
         torch=importlib.metadata.version("torch"),
         took_s=took_s,
         nodes=[

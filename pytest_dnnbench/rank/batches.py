@@ -5,14 +5,16 @@ Not here: what is in a batch (workload.py), MNIST's images (data.py).
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 import torch
 
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.models import seed, widened
 from pytest_dnnbench.rank.workload import Batch, Share, Workload
@@ -35,8 +37,8 @@ def synthetic_batch(
 ) -> Batch:
     """Batch `index` of a shard, or the proof's, the same in every run. Raises UsageError for what
     is no batch."""
-    with _seeded(hash((seed, shard, index)) % 2**63):
-        batch = (workload.proof_batch if proof else workload.batch)(size)
+    with _seeded(hash((seed, shard, index)) % 2**63, device):
+        batch = workload.proof_batch(size) if proof else workload.batch_on(size, device)
     own = proof and type(workload).proof_batch is not Workload.proof_batch
     method = "proof_batch" if own else "batch"
     return moved(checked_batch(batch, workload, size, method), device)
@@ -85,11 +87,44 @@ def mapped(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     return tree
 
 
+def joined(trees: Sequence[Any]) -> Any:
+    """Inputs of several minibatches as those of one, along the first dimension; values that are no
+    tensors are the first's."""
+    first = trees[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(list(trees))
+    if isinstance(first, Mapping):
+        return {name: joined([tree[name] for tree in trees]) for name in first}
+    if isinstance(first, tuple | list):
+        values = [joined(values) for values in zip(*trees, strict=True)]
+        if hasattr(first, "_fields"):  # a named tuple
+            return type(first)(*values)
+        return tuple(values) if isinstance(first, tuple) else values
+    return first
+
+
+def parted(tree: Any, lengths: Sequence[int]) -> list[Any]:
+    """The outputs of joined minibatches, of these many samples, as those of each. Raises UsageError
+    for a tensor that has not the samples in its first dimension."""
+
+    def part(tensor: torch.Tensor, number: int) -> torch.Tensor:
+        if tensor.dim() == 0 or len(tensor) != sum(lengths):
+            raise UsageError(
+                f"the model's output of shape {tuple(tensor.shape)} has not the {sum(lengths)}"
+                " samples of its inputs in its first dimension, so that ranks' parts of it cannot"
+                " be told apart: leave out what joins their samples, --dnn-ddp-sync-batchnorm"
+            )
+        return torch.split(tensor, list(lengths))[number]
+
+    return [mapped(tree, partial(part, number=number)) for number in range(len(lengths))]
+
+
 @contextmanager
-def _seeded(number: int) -> Iterator[None]:
-    """Seeds every generator that a batch may draw from, and puts the former states back."""
+def _seeded(number: int, device: torch.device) -> Iterator[None]:
+    """Seeds every generator that a batch for this device may draw from, and puts the former states
+    back."""
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed(number)
         yield
     random.setstate(states[0])

@@ -30,8 +30,8 @@ class LoneForward(NoRandomness):  # type: ignore[no-untyped-call] # torch's gap
             raise UsageError(
                 f"the model's forward calls a collective ({func._schema.name}), as synchronised"
                 " batch normalisation does: the reference of the proof runs the model in one"
-                " process, where nobody answers it; leave it out of the model, or benchmark the"
-                " model without it"
+                " process, where nobody answers it; leave it out of the model (of ddp, give"
+                " --dnn-ddp-sync-batchnorm instead), or benchmark the model without it"
             )
         return super().__torch_dispatch__(func, types, args, kwargs)
 

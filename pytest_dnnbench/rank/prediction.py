@@ -131,9 +131,11 @@ def _profile(place: Place, request: RunRequest) -> Profile:
 
 
 def _adding_up(profile: Profile) -> Profile:
-    """The profile with its times scaled to the time of the whole model, which has no marks in it.
-    Of short kernels the parts add up to more, of a busy machine to less."""
-    factor = 1 / parts_over_whole(profile)
+    """The profile with its times scaled to the time of the whole model, which has no marks in it:
+    of short operators the parts add up to more, of a busy machine to less. A GPU whose kernels take
+    less than the host needs to queue them waits for the host."""
+    whole_s = max(number_in(profile, "whole_s"), number_in(profile, "host_s"))
+    factor = whole_s / profile.parts_s
     nodes = (
         replace(node, forward_s=node.forward_s * factor, backward_s=node.backward_s * factor)
         for node in profile.nodes
@@ -144,10 +146,9 @@ def _adding_up(profile: Profile) -> Profile:
 def _refused_form(case: Case) -> str:
     """Why the step's form cannot be followed; empty where it can."""
     plain = StepForm()
-    changed = [each.name for each in fields(plain)]
     others = [
         name
-        for name in changed
+        for name in (each.name for each in fields(plain))
         if name not in _FORMS and getattr(case.form, name) != getattr(plain, name)
     ]
     return f"a profile knows nothing of {', '.join(others)}" if others else ""
@@ -157,8 +158,10 @@ def _no_refusal(case: Case) -> str:
     return ""
 
 
-def _unknown_hook(case: Case) -> str:
+def _unknown_exchange(case: Case) -> str:
     hook = str(case.options.get("hook", "none"))
+    if case.options.get("sync_batchnorm"):
+        return "what SyncBatchNorm exchanges is not in the formula"
     return "" if hook in ("none", *_HALF) else f"nothing is known of the hook {hook}"
 
 
@@ -219,7 +222,7 @@ def _fsdp_bytes(known: _Known) -> float:
 
 _RULES: Mapping[str, _Rule] = {
     "single": _Rule((), _no_refusal, _alone_time, lambda known: alone_bytes(known.profile)),
-    "ddp": _Rule(("all_reduce",), _unknown_hook, _ddp_time, _ddp_bytes),
+    "ddp": _Rule(("all_reduce",), _unknown_exchange, _ddp_time, _ddp_bytes),
     "fsdp": _Rule(("all_gather", "reduce_scatter"), _accumulates, _fsdp_time, _fsdp_bytes),
 }
 """By framework."""

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.distributed as dist
 
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import LinkSpeed, NodeSpeed, Place
-from pytest_dnnbench.rank import rank_phase, yardstick
+from pytest_dnnbench.rank import gpu_yardstick, rank_phase, yardstick
 from pytest_dnnbench.rank.group import membership
 
 YARDSTICKS = 3
@@ -32,7 +33,7 @@ _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 def measure(place: Place, links_s: float) -> NodeSpeed:
     """This node's yardstick, seconds of a round, each time; and the links that this rank leads.
     After `links_s` seconds no round of links begins any more."""
-    yardsticks = tuple(yardstick.measure(place) for _ in range(YARDSTICKS))
+    yardsticks = tuple(_yardstick_s(place) for _ in range(YARDSTICKS))
     devices = dict.fromkeys(["cpu", place.device])
     links: list[LinkSpeed] = []
     with membership(place):
@@ -45,6 +46,16 @@ def measure(place: Place, links_s: float) -> NodeSpeed:
                 if place.rank in pair:
                     links += [_link(place.rank, pair, torch.device(name)) for name in devices]
     return NodeSpeed(yardsticks, tuple(link for link in links if link.ranks[0] == place.rank))
+
+
+def _yardstick_s(place: Place) -> float:
+    """Of the node's cores or, on GPUs, of the one that this rank has."""
+    if not place.device.startswith("cuda"):
+        return yardstick.measure(place)
+    seconds = gpu_yardstick.measure(place)
+    if not seconds:
+        raise UsageError(f"{place.device} of node {place.node} has no memory left for a yardstick")
+    return seconds
 
 
 def rounds(ranks: int) -> Iterator[list[tuple[int, int]]]:

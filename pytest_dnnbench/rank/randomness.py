@@ -6,7 +6,9 @@ drawing the same numbers. Numbers from elsewhere (`random`, NumPy) are out of re
 fails says that the model is random, where two passes of the reference differ.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +23,19 @@ DROPOUT_ARGUMENTS = ("dropout_p", "dropout")
 
 _SOUND = ("_cudnn_init_dropout_state",)
 """Operators that draw numbers which nothing uses at a rate of 0."""
+
+_THREAD = threading.local()
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """For the length of a `with`, random operators of this thread draw, whatever stands around it:
+    for numbers of a framework's own, which a reference repeats."""
+    _THREAD.draws = True
+    try:
+        yield
+    finally:
+        _THREAD.draws = False
 
 
 class NoRandomness(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
@@ -41,6 +56,8 @@ class NoRandomness(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch'
     ) -> Any:
         """Runs an operator, or what stands for it."""
         kwargs = kwargs or {}
+        if getattr(_THREAD, "draws", False):
+            return func(*args, **kwargs)
         name = func._schema.name.removeprefix("aten::")
         if mean := _MEANS.get(name):
             return mean(func, *args, **kwargs)

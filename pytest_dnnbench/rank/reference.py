@@ -1,7 +1,8 @@
 """The single-process reference of a data-parallel step.
 
 The reference is plain on purpose: the user's own model, a loop over the shards, the mean of their
-gradients, the update. BatchNorm normalises each shard by the statistics of that shard, as ranks do.
+gradients, the update. BatchNorm normalises each shard by the statistics of that shard, as ranks do;
+where ranks synchronise it, the shards of all ranks pass through the model as one batch.
 Not here: the update of the weights (update_rule.py), how far a framework may be from it
 (rounding.py), the comparison (comparison.py).
 """
@@ -14,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_dnnbench.rank.batches import mapped
+from pytest_dnnbench.rank.batches import joined, mapped, parted
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient, outputs_of
+from pytest_dnnbench.rank.low_rank import LowRank
 from pytest_dnnbench.rank.rounding import (
     FLOAT64,
     Arithmetic,
@@ -36,12 +38,14 @@ Errors = dict[str, float]
 @dataclass(slots=True)
 class Derivatives:
     """What the shards of one step give: their mean gradients, the buffers of each rank after its
-    own shards, the loss of each shard. A parameter without a gradient is in `gradients` only where
-    the framework exchanges zeros for it."""
+    own shards, the loss of each shard; and the state of an exchange that approximates, before the
+    next step. A parameter without a gradient is in `gradients` only where the framework exchanges
+    zeros for it."""
 
     gradients: Tensors
     buffers: list[Tensors]
     losses: Tensors
+    approximation: LowRank | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,8 @@ class Reference:
     optimiser          the settings of SGD, where the workload has no optimiser of its own
     shares_buffers     every rank starts a step from rank 0's buffers, and not from its own
     exchanges_zeros    a parameter without a gradient gets a gradient of zeros
+    synchronised       batch normalisation takes the statistics of all ranks' samples
+    approximation      what the exchange approximates on purpose, before the first step
     """
 
     def __init__(
@@ -70,25 +76,49 @@ class Reference:
         *,
         shares_buffers: bool = True,
         exchanges_zeros: bool = False,
+        synchronised: bool = False,
+        approximation: LowRank | None = None,
     ) -> None:
         self.workload = workload
         self.model = model.train()
         self.rule = reference_update(workload, model, optimiser)
         self._shares_buffers = shares_buffers
         self._exchanges_zeros = exchanges_zeros
+        self._synchronised = synchronised
+        self._approximation = approximation
+        self._moved_approximation: LowRank | None = None
         self._held = Buffers(model)
         self._buffers: list[Tensors] = []
         self._buffer_errors: Errors = {}
         self._gradient_errors: Errors = {}
 
-    def differentiate(self, shards: Sequence[Batch], passes: int = 1) -> Derivatives:
+    def differentiate(
+        self,
+        shards: Sequence[Batch],
+        passes: int = 1,
+        approximation: LowRank | None = None,
+    ) -> Derivatives:
         """Forward and backward on the global batch, given as `passes` minibatches per rank, rank by
-        rank; the mean gradients are clipped as the workload says. The state for the next step stays
+        rank; the mean gradients are approximated as the exchange does, from the state before this
+        step or the one given, and clipped as the workload says. The state for the next step stays
         as it is."""
-        ranks = len(shards) // passes
-        start = self._buffers or [self._held.copies()] * ranks
-        ends, losses = [], {}
+        start = self._buffers or [self._held.copies()] * (len(shards) // passes)
         self.model.zero_grad(set_to_none=True)
+        differentiated = self._together if self._synchronised else self._one_by_one
+        ends, losses = differentiated(shards, passes, start)
+        self._held.put(start[0])
+        gradients = self._mean_gradients(len(shards))
+        before = approximation or self._approximation
+        after = before.exchange(gradients) if before else None
+        if self.workload.clip_norm is not None:
+            clip_gradients(gradients, self.workload.clip_norm)
+        return Derivatives(gradients, ends, losses, after)
+
+    def _one_by_one(
+        self, shards: Sequence[Batch], passes: int, start: Sequence[Tensors]
+    ) -> tuple[list[Tensors], Tensors]:
+        """Adds up the gradients of the shards; returns the buffers of each rank, and the losses."""
+        ends, losses = [], {}
         for number, batch in enumerate(shards):
             if number % passes == 0:
                 self._held.put(start[number // passes])
@@ -99,8 +129,28 @@ class Reference:
             losses[str(number)] = loss.detach()
             if number % passes == passes - 1:
                 ends.append(self._held.copies())
+        return ends, losses
+
+    def _together(
+        self, shards: Sequence[Batch], passes: int, start: Sequence[Tensors]
+    ) -> tuple[list[Tensors], Tensors]:
+        """As `_one_by_one`, where the minibatches that ranks have at the same time are one batch of
+        the model. Each has its own loss."""
+        losses = {}
         self._held.put(start[0])
-        return Derivatives(self._mean_gradients(len(shards)), ends, losses)
+        for number in range(passes):
+            at_once = shards[number::passes]
+            with LoneForward():
+                outputs = self.workload.forward(self.model, joined([each for each, _ in at_once]))
+                parts = parted(outputs, [len(next(tensors_of(each))) for each, _ in at_once])
+                every = [
+                    self.workload.loss(part, targets)
+                    for part, (_, targets) in zip(parts, at_once, strict=True)
+                ]
+                torch.stack(every).sum().backward()  # type: ignore[no-untyped-call] # torch's gap
+            for rank, loss in enumerate(every):
+                losses[str(rank * passes + number)] = loss.detach()
+        return [self._held.copies()] * len(start), losses
 
     def _mean_gradients(self, shards: int) -> Tensors:
         gradients = {}
@@ -110,8 +160,6 @@ class Reference:
                 parameter.grad = None
             elif self._exchanges_zeros and parameter.requires_grad:
                 gradients[name] = torch.zeros_like(parameter)
-        if self.workload.clip_norm is not None:
-            clip_gradients(gradients, self.workload.clip_norm)
         return gradients
 
     def bounds(
@@ -120,13 +168,15 @@ class Reference:
         passes: int,
         plain: Derivatives,
         arithmetic: Arithmetic = FLOAT64,
+        approximation: LowRank | None = None,
     ) -> StepBounds:
         """How far rounding in an arithmetic may move `plain`, the derivatives of these shards:
-        measured by one more pass over them."""
+        measured by one more pass over them. `approximation` is as of `differentiate`; what rounding
+        has done to the state of the exchange in the steps before counts too."""
         rounds = EveryOperatorRounds(arithmetic)
         near = [_moved(batch, rounds) for batch in shards]
         with moved_weights(self.model, rounds, self.rule.moved), rounds:
-            moved = self.differentiate(near, passes)
+            moved = self.differentiate(near, passes, approximation or self._moved_approximation)
         gradients = _distances(moved.gradients, plain.gradients, arithmetic)
         buffers = {
             name: moved_by(moved.buffers[0][name], buffer, arithmetic)
@@ -135,15 +185,22 @@ class Reference:
         }
         if arithmetic == FLOAT64:
             self._gradient_errors, self._buffer_errors = gradients, buffers
+            self._moved_approximation = moved.approximation
         return StepBounds(
             bounds_of(gradients, plain.gradients, arithmetic),
             bounds_of(buffers, plain.buffers[0], arithmetic),
             bounds_of(_distances(moved.losses, plain.losses, arithmetic), plain.losses, arithmetic),
         )
 
-    def update(self, gradients: Tensors, buffers: Sequence[Tensors]) -> None:
-        """One update by these mean gradients, which it overwrites, and the buffers of each rank for
-        the next step."""
+    def update(
+        self,
+        gradients: Tensors,
+        buffers: Sequence[Tensors],
+        approximation: LowRank | None = None,
+    ) -> None:
+        """One update by these mean gradients, which it overwrites; the buffers of each rank, and
+        the state of an exchange that approximates, for the next step."""
+        self._approximation = approximation
         self._buffers = [buffers[0]] * len(buffers) if self._shares_buffers else list(buffers)
         self._held.put(self._buffers[0])
         self.rule.update(self.model, gradients, self._gradient_errors)

@@ -73,6 +73,13 @@ class Warmup:
     steady: bool = False
     _last: tuple[int, float] | None = None
     _stretches: int = 0
+    _compared: bool = False
+
+    @property
+    def was_steady(self) -> bool | None:
+        """Whether the last two stretches took equally long; None where the length was given and
+        left no two to compare."""
+        return self.steady if self._compared or self.length == AUTO else None
 
     def next_stretch(self) -> int:
         """The steps of the next stretch; 0 when the warm-up is over."""
@@ -97,10 +104,9 @@ class Warmup:
             )
         if self._last is not None:
             before_steps, before_s = self._last
-            self.steady = (
-                steps == before_steps
-                and self._is_long(min(seconds, before_s))
-                and abs(seconds - before_s) <= STEADY * min(seconds, before_s)
+            self._compared = steps == before_steps and self._is_long(min(seconds, before_s))
+            self.steady = self._compared and abs(seconds - before_s) <= STEADY * min(
+                seconds, before_s
             )
         self._last = (steps, seconds)
         self._stretches += 1

@@ -16,6 +16,7 @@ from pytest_dnnbench.report.spread import interval_of
 from pytest_dnnbench.report.study import MIXED_RATES, Group, Study, throughput_unit
 from pytest_dnnbench.report.verdicts import MEMORY, verdict_text
 from pytest_dnnbench.report.winners import Contest, contests
+from pytest_dnnbench.results.records.speed_up import ACROSS, WITHIN
 
 CLEAR, AHEAD = "clear", "ahead"
 """The fastest of its group and number of GPUs: clearly (the 95% intervals of all its leads are
@@ -177,6 +178,10 @@ def _series(row: Row) -> str:
     return row.series
 
 
+def _shape(row: Row) -> str | None:
+    return row.result.case.shape or None
+
+
 def _plan(row: Row) -> str | None:
     plan = row.result.record.plan
     return plan.shape if plan else None
@@ -184,6 +189,11 @@ def _plan(row: Row) -> str | None:
 
 def _gpus(row: Row) -> int:
     return row.result.case.gpus
+
+
+def _nodes(row: Row) -> int | None:
+    nodes = row.result.case.nodes
+    return nodes if nodes > 1 else None
 
 
 def _disturbed(row: Row) -> str | None:
@@ -201,12 +211,16 @@ def _verdict(row: Row) -> str | None:
 
 COLUMNS = (
     Column("framework", "framework", _series, _series, is_text=True),
+    Column("shape", "shape", lambda row: _shape(row) or "", _shape, worth=5, is_text=True),
     Column("plan", "plan", lambda row: _plan(row) or "", _plan, worth=5, is_text=True),
     Column("gpus", "GPUs", lambda row: f"{_gpus(row)}{'*' if row.crowded else ''}", _gpus),
+    Column("nodes", "nodes", lambda row: f"{row.result.case.nodes}", _nodes, worth=5),
     _metric_column(THROUGHPUT, rate, head=MIXED_RATES),
     Column("throughput_half_width", "±", _shown(_half_width, _percent), _half_width, worth=1),
     _metric_column("speedup", "{:.2f}x".format, worth=6),
     _metric_column("scaling_efficiency", "{:.0%}".format, brief="eff.", worth=3),
+    _metric_column(WITHIN, "{:.0%}".format, head="within a node", brief="node", worth=2),
+    _metric_column(ACROSS, "{:.0%}".format, head="across nodes", brief="across", worth=3),
     _memory_column("allocated_peak_bytes", worth=4),
     _memory_column("cached_peak_bytes", worth=2),
     _memory_column("resident_peak_bytes", worth=4),

@@ -20,6 +20,7 @@ from pytest_dnnbench.results.verdicts.prediction import prediction_failure
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.replay_clock import clock_of
 from pytest_dnnbench.session.resources import Resources
+from pytest_dnnbench.session.shapes import options_in
 from pytest_dnnbench.session.side_by_side import side_by_side
 from pytest_dnnbench.session.state import EARLY_ROUND
 from pytest_dnnbench.session.traces import trace_path
@@ -39,10 +40,13 @@ class DnnBench:
     """Proves, measures and records the case of one test: a step of training or validation
     (`measure`), or a function of the author's own (`time`)."""
 
-    def __init__(self, resources: Resources, item: pytest.Item, benchmark: Any) -> None:
+    def __init__(
+        self, resources: Resources, item: pytest.Item, benchmark: Any, shape: str = ""
+    ) -> None:
         self._resources = resources
         self._item = item
         self._benchmark = benchmark
+        self._shape = shape
 
     def measure(
         self,
@@ -151,7 +155,7 @@ class DnnBench:
             pytest.skip(failure)
         if failure is not None:  # outside the handler, so that pytest shows the message once
             self._benchmark.has_error = True
-            self._show(ranks)
+            self._show(ranks, failure)
             pytest.fail(failure, pytrace=False)
         if EARLY_ROUND in self._item.stash:
             pytest.skip("measured; reported in the last round")
@@ -187,10 +191,11 @@ class DnnBench:
         form: StepForm | None,
     ) -> CaseRun:
         spec.check_options(options)
+        shaped = options_in(self._shape, spec, ranks.world_size, options)
         form = self._checked_form(spec, model, form)
         shared, smoke = self._resources, not self._benchmark.enabled
         return prepare_run(
-            self._case(spec.name, model, ranks.world_size, phase, options, form),
+            self._case(spec.name, model, ranks.world_size, phase, {**shaped, **options}, form),
             shared.catalog,
             shared.launcher(ranks, spec),
             shared.machine,
@@ -250,6 +255,7 @@ class DnnBench:
             options={**settings.framework_options.get(framework, {}), **options},
             nodes=self._resources.nodes_for(gpus),
             form=form,
+            shape=self._shape,
         )
 
     def _launch_unless_made(self, run: CaseRun, ranks: Ranks, spec: FrameworkSpec) -> None:
@@ -283,6 +289,8 @@ class DnnBench:
         sides = side_by_side(self._item.config)
         if sides:
             record.against = sides.entry(self._item)
+            if self._benchmark.enabled:
+                sides.explain(self._item, record)
         reasons = [sides.failure(record) if sides else None]
         if self._benchmark.enabled:
             limit = self._resources.settings.prediction_error
@@ -357,10 +365,17 @@ class DnnBench:
         )
         return own or not taken or framework in (self._resources.settings.frameworks or ())
 
-    def _show(self, ranks: Ranks) -> None:
+    def _show(self, ranks: Ranks, failure: str) -> None:
+        """Shows what the ranks wrote, without the traceback that the failure has already."""
+        traceback = "".join(failure.partition(TRACEBACK)[1:]).rstrip()
         for number, output in enumerate(ranks.outputs):
-            if output.strip():
-                self._item.add_report_section("call", f"rank {number}", output)
+            rest = output.replace(traceback, "") if traceback else output
+            if rest.strip():
+                self._item.add_report_section("call", f"rank {number}", rest)
+
+
+TRACEBACK = "Traceback (most recent call last):"
+"""How Python begins one."""
 
 
 def name_of(named: str | Callable[..., Any], what: str = "model") -> str:

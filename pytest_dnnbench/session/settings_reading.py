@@ -20,6 +20,7 @@ from pytest_dnnbench.session.settings import (
     OPTIONS,
     Settings,
 )
+from pytest_dnnbench.shape import shapes_of
 
 if TYPE_CHECKING:
     import pytest
@@ -33,6 +34,7 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     values = {option.key.removeprefix("dnn_"): _value(config, option) for option in OPTIONS}
     if values["gpu_counts"] is not None:
         values["gpu_counts"] = tuple(_count(text) for text in values["gpu_counts"])
+    values["shapes"] = tuple(str(shape) for shape in shapes_of(values["shapes"]))
     _choose_rounds(config, values)
     values["launches"], values["effect"] = _launches(values["launches"])
     values["warmup"] = as_warmup(values["warmup"], "--dnn-warmup")

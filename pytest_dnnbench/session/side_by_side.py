@@ -224,6 +224,14 @@ class SideBySide:
             pair.failure,
         )
 
+    def explain(self, item: pytest.Item, record: Record) -> None:
+        """Says on the record why one side is slower, where one is; profiles both for it."""
+        from pytest_dnnbench.session.side_profiles import explain_pair, note_troubles
+
+        pair = self._pairs[item.nodeid]
+        note_troubles(record, pair.b.launches)
+        explain_pair(record, pair.a, pair.b)
+
     def failure(self, record: Record) -> str | None:
         """Why the comparison fails the case's test; None where it does not."""
         from pytest_dnnbench.results.verdicts.side_by_side_text import failure_message

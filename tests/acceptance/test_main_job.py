@@ -255,6 +255,25 @@ def test_a_failure_is_told_once(run: Any) -> None:
     assert result.stdout.str().count("WrongResult: rank 0") == 1
 
 
+def test_a_traceback_is_shown_once(run: Any, pytester: pytest.Pytester) -> None:
+    """What the rank wrote beside it stays."""
+    pytester.makepyfile(
+        own_models="""
+        import sys
+
+        def broken():
+            print("about to fail", file=sys.stderr)
+            raise KeyError("no such block")
+        """
+    )
+    result = run(
+        "--dnn-frameworks", "single", "--dnn-models", "own_models:broken", "-k", "train", "-rN"
+    )
+    result.assert_outcomes(failed=1, deselected=1)
+    assert result.stdout.str().count("Traceback (most recent call last)") == 1
+    assert result.stdout.str().count("about to fail") == 1
+
+
 def test_without_timing_cases_run_and_nothing_is_recorded(
     run: Any, pytester: pytest.Pytester
 ) -> None:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def test_train(framework, gpus, process_group, dnnbench):
 """
 OPTIONS = (
     *("-p", "no:cacheprovider", "--dnn-device", "cpu", "--dnn-batch-size", "8"),
-    *("--dnn-steps", "3", "--dnn-warmup", "1", "--dnn-launches", "1", "--dnn-timeout", "120"),
+    *("--dnn-steps", "3", "--dnn-warmup", "1", "--dnn-timeout", "120"),
     *("--dnn-ranks-per-node", "1", "--benchmark-json", "saved.json"),
 )
 _AGENT = """#!/bin/sh
@@ -54,7 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def check(folder: Path, nodes: str) -> None:
+def check(folder: Path, nodes: str, launches: int = 1) -> None:
     """Both cases are saved, and ran on these nodes."""
     saved = json.loads((folder / "saved.json").read_text())
     records: list[dict[str, Any]] = [each["extra_info"]["dnnbench"] for each in saved["benchmarks"]]
@@ -62,37 +62,79 @@ def check(folder: Path, nodes: str) -> None:
     for record in records:
         assert record["environment"]["must_match"]["ranks_per_node"] == "1-1"
         assert record["environment"]["recorded"]["nodes"] == nodes
+        assert len(record["launches"]) == launches
 
 
-def test_a_batch_job_of_slurm_runs_a_session_over_its_nodes(
+def test_a_batch_job_of_slurm_is_stopped_requeued_and_continued_over_its_nodes(
     two_nodes: tuple[str, str], folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    """The job gets the signal that Slurm sends before a time limit when its first launch is
+    done."""
     with slurm(tmp_path_factory.mktemp("slurm"), *two_nodes) as variables:
+        job = Job(variables, folder)
         write = [sys.executable, "-m", "pytest_dnnbench", "sbatch", "-N", "2"]
         write += ["--directive=--time=9:00", "--directive=--output=job.log"]
-        write += ["--", "pytest", "test_cases.py", *OPTIONS]
-        script = _asked(write, variables, folder)
-        deadline = time.monotonic() + 60
-        while "idle" not in _asked(["sinfo", "-h", "-N", "-o", "%T"], variables, folder):
-            assert time.monotonic() < deadline, "Slurm does not start"
-            time.sleep(0.5)
-        done = subprocess.run(
-            ["sbatch", "--wait", "--export=ALL"],
-            cwd=folder,
-            env=variables,
-            input=script,
-            text=True,
+        write += ["--", "pytest", "test_cases.py", *OPTIONS, "--dnn-launches", str(LAUNCHES)]
+        job.until(lambda: "idle" in job.asked("sinfo", "-h", "-N", "-o", "%T"))
+        job.submit(job.asked(*write))
+        journal = folder / ".benchmarks" / "dnnbench-journal.jsonl"
+        job.until(lambda: journal.exists() and journal.read_text().count("\n") >= 2)  # and a head
+        job.asked("scancel", "--signal=TERM", "--batch", job.number)
+        job.until(lambda: job.fact("Restarts") == "1")
+        # Slurm lets a requeued job wait for two minutes.
+        job.asked("scontrol", "update", f"JobId={job.number}", "StartTime=now")
+        job.until(lambda: job.fact("JobState") in ("COMPLETED", "FAILED", "CANCELLED"))
+        assert job.fact("JobState") == "COMPLETED", job.log
+    assert "stopped by SIGTERM" in job.log
+    assert "launches are taken from" in job.log
+    check(folder, "n1, n2", LAUNCHES)
+    assert not journal.exists()
+
+
+LAUNCHES = 3
+
+
+class Job:
+    """A batch job of the Slurm behind `variables`."""
+
+    def __init__(self, variables: dict[str, str], folder: Path) -> None:
+        self.variables = variables
+        self.folder = folder
+        self.number = ""
+
+    def asked(self, *command: str, given: str | None = None) -> str:
+        """What a command answers."""
+        asked = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.variables,
+            input=given,
             capture_output=True,
-            timeout=240,
+            text=True,
         )
-        log = folder / "job.log"
-        assert done.returncode == 0, done.stderr + (log.read_text() if log.exists() else "")
-    check(folder, "n1, n2")
+        return asked.stdout
 
+    def submit(self, script: str) -> None:
+        """Submits a script."""
+        self.number = self.asked("sbatch", "--parsable", "--export=ALL", given=script).strip()
 
-def _asked(command: list[str], variables: dict[str, str], folder: Path) -> str:
-    asked = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
-    return asked.stdout
+    def fact(self, name: str) -> str:
+        """What `scontrol show job` says of the job under this name."""
+        words = self.asked("scontrol", "show", "job", self.number).split()
+        return dict(word.partition("=")[::2] for word in words).get(name, "")
+
+    @property
+    def log(self) -> str:
+        """What the job has written."""
+        log = self.folder / "job.log"
+        return log.read_text() if log.exists() else ""
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Returns when something has happened."""
+        deadline = time.monotonic() + 180
+        while not condition():
+            assert time.monotonic() < deadline, self.log or "Slurm does not start"
+            time.sleep(0.3)
 
 
 def test_mpirun_starts_the_agents_of_a_session(two_nodes: tuple[str, str], folder: Path) -> None:
@@ -103,7 +145,7 @@ def test_mpirun_starts_the_agents_of_a_session(two_nodes: tuple[str, str], folde
     agent.write_text(_AGENT.format(net=net, enter=command.split()[0]))
     agent.chmod(0o700)
     words = f"mpirun --mca plm rsh --mca plm_rsh_agent {agent} --mca oob_tcp_if_include {net}.0/24"
-    session = [sys.executable, "-m", "pytest", "test_cases.py", *OPTIONS]
+    session = [sys.executable, "-m", "pytest", "test_cases.py", *OPTIONS, "--dnn-launches", "1"]
     nodes = ["--dnn-engine", "mpirun", "--dnn-nodes", f"{net}.2,{net}.3"]
     done = subprocess.run(
         [*session, *nodes, "--dnn-engine-command", words],

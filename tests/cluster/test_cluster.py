@@ -8,7 +8,12 @@ import pytest
 
 from pytest_dnnbench.controller.cluster import Cluster
 from pytest_dnnbench.controller.machine import Gpu, Machine
-from pytest_dnnbench.controller.node_placement import NodePlacements, TimeLimit, with_clocks
+from pytest_dnnbench.controller.node_placement import (
+    NodePlacements,
+    TimeLimit,
+    with_clocks,
+    with_skews,
+)
 from pytest_dnnbench.controller.placement import Placement
 from pytest_dnnbench.controller.rank_clock import ClockOffset, on_ours
 from pytest_dnnbench.controller.route import Host
@@ -176,3 +181,13 @@ def test_the_offset_during_a_launch_allows_for_drift() -> None:
     clocks = [(0.0, 0.1), (0.0, 0.1), (5.0, 0.2)]
     recorded = with_clocks(Conditions(nodes=nodes), clocks)
     assert [node.clock_offset_s for node in recorded.nodes] == [0.0, 5.0]
+
+
+def test_a_node_whose_ranks_do_more_work_of_their_own_has_a_skew() -> None:
+    nodes = [NodeConditions(name="a", ranks=2), NodeConditions(name="b", ranks=1)]
+    work = [[0.9, 1.0, 1.1], [1.0, 1.0, 2.0], [1.4, 1.5, 1.6]]
+    conditions = Conditions(nodes=nodes)
+    assert [node.skew for node in with_skews(conditions, work).nodes] == [0.0, 0.5]
+    assert with_skews(conditions, []) == conditions
+    alone = Conditions(nodes=nodes[:1])
+    assert with_skews(alone, work[:2]) == alone

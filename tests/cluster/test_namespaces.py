@@ -72,6 +72,10 @@ def test_every_framework_runs_across_nodes_and_the_record_says_so(
     }
     for name, record in records.items():
         _check_topology(record, 1 if "single" in name else 2)
+        efficiencies = {"efficiency_within_node", "efficiency_across_nodes"}
+        assert efficiencies & set(record["metrics"]) == (
+            set() if "single" in name else efficiencies
+        )
     _check_preflight(saved["dnnbench"]["preflight"])
     result.stdout.fnmatch_lines(["dnnbench: preflight: 2 nodes in * ms; gloo * us"])
 
@@ -87,6 +91,8 @@ def _check_topology(record: dict[str, Any], nodes: int) -> None:
     assert all(0 < node["clock_uncertainty_s"] < 0.1 for node in used)
     # A veth is a link of 10 Gbit/s to the kernel.
     assert facts["must_match"].get("network_mbit_s") == (None if nodes == 1 else 10_000)
+    if record["case"]["framework"] == "ddp":
+        assert all(-1 < node["skew"] < 10 for node in used)
     assert all(node.get("interface") == (None if nodes == 1 else "eth0") for node in used)
     assert ("network_bytes_s" in facts["recorded"]) == (nodes == 2)
 

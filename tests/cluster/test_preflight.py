@@ -63,6 +63,7 @@ def entry(
     *,
     latencies: Mapping[str, float] | None = None,
     torch: str = "2.13",
+    device: str = "cpu",
 ) -> PreflightEntry:
     """Yardsticks in ms; of each link, named as "ab", GB/s, and us where not 40."""
     nodes = [NodePreflight(name=name, yardstick_s=[ms / 1e3], skew=0.0)
@@ -77,7 +78,7 @@ def entry(
         )
         for pair, rate in (rates or {}).items()
     ]
-    return PreflightEntry(torch=torch, took_s=1.0, nodes=nodes, links=links)
+    return PreflightEntry(torch=torch, device=device, took_s=1.0, nodes=nodes, links=links)
 
 
 ALIKE = {"a": 5.0, "b": 5.1, "c": 4.9, "d": 5.0}
@@ -131,6 +132,7 @@ def test_two_nodes_that_both_became_slower_are_named_by_their_history() -> None:
 def test_history_counts_only_where_it_compares_and_where_now_is_the_worst() -> None:
     now = entry({"a": 6.0, "b": 6.0}, {"ab": 10.0})
     assert slow_parts(now, [entry({"a": 5.0, "b": 5.0}, torch="2.12")]) == [], "another torch"
+    assert slow_parts(now, [entry({"a": 5.0, "b": 5.0}, device="cuda")]) == [], "on GPUs"
     assert slow_parts(now, [entry({"x": 5.0, "y": 5.0})]) == [], "other nodes"
     noisy = [entry(dict.fromkeys("ab", ms)) for ms in (5.0, 5.0, 6.5)]
     assert slow_parts(now, noisy) == [], "it has been slower before"
@@ -152,7 +154,7 @@ def test_the_entry_has_skew_clocks_and_what_there_was_no_time_for() -> None:
         NodeSpeed((6e-3,), ()),
     ]
     shares = [NodeShare(fake(name), Host("", "ib0", 1, 100_000)) for name in "abc"]
-    made = entry_of(speeds, shares, [ClockOffset(2.0, 0.1)] * 3, 4.0)
+    made = entry_of(speeds, shares, [ClockOffset(2.0, 0.1)] * 3, "cuda", 4.0)
     assert [node.skew for node in made.nodes] == pytest.approx([0.0, -0.2, 0.2])
     assert made.nodes[0].clock_offset_s == 2.0
     assert made.nodes[0].network_mbit_s == 100_000

@@ -1,6 +1,8 @@
 """Checks that need a GPU: skipped where there is none. `make gpu-test` runs them.
 
-A session on a GPU takes seconds to start, so the checks of frameworks on several ranks share one.
+On a GPU a session takes 8 s to start, the proof of a case 4 s and each launch 2 s or more, so the
+checks of several ranks share two sessions with few cases. They run one after the other: 20 ranks
+that made contexts at once have been refused the memory for it.
 """
 
 from collections.abc import Iterator
@@ -13,47 +15,60 @@ from tests.conftest import USERS_GPUS
 from tests.gpu.sessions import Session, run_session
 
 HERE = Path(__file__).parent
-CASES = """
+PIPELINES = """
 import pytest
 
-STAGES = {"stages": 2}
-
-@pytest.mark.parametrize("phase", ["train", "validate"])
+# A bandwidth that is given need not be measured.
 @pytest.mark.parametrize(
-    ("framework", "model"), [("ddp", "resnet18"), ("fsdp", "resnet18"), ("tp", "gpt-nano")]
+    ("framework", "shape", "model"),
+    [
+        ("pipedream", "2-1-1", "resnet18"),
+        ("pipedream", "1-1-1-1", "efficientnet_b0"),
+        ("pipedream-2bw", "1-1", "resnet18"),
+        ("pipedream-flush", "1-1", "mlp"),
+    ],
 )
-def test_sharded(framework, model, phase, process_group, dnnbench):
-    dnnbench.measure(framework, model, process_group(2), phase=phase)
-
-@pytest.mark.parametrize(
-    "framework", ["pipedream", "pipedream-2bw", "pipedream-flush", "gpipe", "1f1b"]
-)
-def test_two_stages(framework, process_group, dnnbench):
-    options = STAGES if framework.startswith("pipedream") else {}
-    dnnbench.measure(framework, "resnet18", process_group(2), phase="train", options=options)
-
-@pytest.mark.parametrize("framework", ["pipedream", "gpipe"])
-def test_validation(framework, process_group, dnnbench):
-    options = STAGES if framework.startswith("pipedream") else {}
-    dnnbench.measure(framework, "resnet18", process_group(2), phase="validate", options=options)
-
-@pytest.mark.parametrize(
-    ("shape", "model"), [("2-1-1", "resnet18"), ("1-1-1-1", "efficientnet_b0")]
-)
-def test_four_ranks(shape, model, process_group, dnnbench):
+def test_pipeline(framework, shape, model, process_group, dnnbench):
+    ranks = process_group(sum(map(int, shape.split("-"))))
     options = {"stages": shape}
-    dnnbench.measure("pipedream", model, process_group(4), phase="train", options=options)
+    if shape == "2-1-1":  # all streams of a rank in one queue
+        ranks.environment["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
+    else:
+        options["bandwidth"] = 1e9
+    dnnbench.measure(framework, model, ranks, phase="train", options=options)
+"""
+OTHERS = """
+import pytest
+from pytest_dnnbench import StepForm
 
-@pytest.mark.parametrize("shape", ["1-1", "2-1"])
-def test_one_queue(shape, process_group, dnnbench):
-    ranks = process_group(1 + int(shape[0]))
-    ranks.environment["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
-    options = {"stages": shape}
-    dnnbench.measure("pipedream", "resnet18", ranks, phase="train", options=options)
+IMAGES = StepForm(memory_format="channels_last")
+OPTIONS = {
+    "sync_batchnorm": ("ddp", "resnet18", {"sync_batchnorm": True}, IMAGES),
+    "powersgd": ("ddp", "resnet18", {"hook": "powersgd", "powersgd_rank": 2}, IMAGES),
+    "reduce_last": ("fsdp", "mlp", {"reduce": "last"}, StepForm(accumulate=2)),
+}
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option(option, process_group, dnnbench):
+    framework, model, options, form = OPTIONS[option]
+    dnnbench.measure(framework, model, process_group(2), phase="train", options=options, form=form)
+
+@pytest.mark.parametrize("framework", ["fsdp", "tp"])
+def test_sharded(framework, process_group, dnnbench):
+    dnnbench.measure(framework, "mlp", process_group(2), phase="train")
+
+@pytest.mark.parametrize("framework", ["gpipe", "1f1b"])
+def test_schedule(framework, process_group, dnnbench):
+    options = {"bandwidth": 1e9}
+    dnnbench.measure(framework, "mlp", process_group(2), phase="train", options=options)
+
+def test_validation(process_group, dnnbench):
+    options = {"bandwidth": 1e9, "stages": "1-1"}
+    dnnbench.measure("pipedream", "mlp", process_group(2), phase="validate", options=options)
 """
 WORDS = (
     "--dnn-ranks-per-gpu 4 --dnn-gpu-counts 2,4 --dnn-image-size 64 --dnn-batch-size 16"
-    " --dnn-launches 2 --dnn-warmup 4 --dnn-steps 12 --dnn-timeout 45"
+    " --dnn-warmup 4 --dnn-steps 12 --dnn-timeout 45"
 )
 
 
@@ -84,6 +99,12 @@ def _give_back_the_gpus(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="package")
-def shared_gpu(tmp_path_factory: pytest.TempPathFactory, _the_users_gpus: None) -> Session:
-    """A session whose ranks share one GPU: every kind of framework, two launches of each case."""
-    return run_session(tmp_path_factory.mktemp("shared_gpu"), CASES, WORDS)
+def pipelines(tmp_path_factory: pytest.TempPathFactory, _the_users_gpus: None) -> Session:
+    """Our pipelines, whose ranks share one GPU; two launches of each case."""
+    return run_session(tmp_path_factory.mktemp("pipelines"), PIPELINES, f"{WORDS} --dnn-launches 2")
+
+
+@pytest.fixture(scope="package")
+def others(tmp_path_factory: pytest.TempPathFactory, _the_users_gpus: None) -> Session:
+    """Sharded models, torch's schedules and a validation, whose ranks share one GPU."""
+    return run_session(tmp_path_factory.mktemp("others"), OTHERS, f"{WORDS} --dnn-launches 1")

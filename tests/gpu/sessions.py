@@ -25,19 +25,27 @@ class Session:
         return self.records[test]  # type: ignore[no-any-return] # JSON
 
 
-def run_session(folder: Path, cases: str, words: str, *, timeout_s: float = 240.0) -> Session:
-    """Runs pytest on a file of these cases, in a new process whose cache folder is `folder`."""
+def run_session(folder: Path, cases: str, words: str, *, timeout_s: float = 150.0) -> Session:
+    """Runs pytest on a file of these cases, in a new process whose cache is in `folder`."""
     (folder / "test_cases.py").write_text(cases)
     out = folder / "out.json"
     command = f"-p no:cacheprovider --dnn-device cuda --benchmark-json {out} {words}"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *command.split()],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
+    printed = folder / "printed.txt"  # stays where the test itself is ended
+    with (
+        printed.open("w") as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "pytest", *command.split()],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # pytest then ends its ranks
+            process.wait(30)
     benchmarks = json.loads(out.read_text())["benchmarks"] if out.exists() else []
     records = {each["name"]: each["extra_info"]["dnnbench"] for each in benchmarks}
-    return Session(done.stdout + done.stderr, records)
+    return Session(printed.read_text(), records)

@@ -11,6 +11,8 @@ from pytest_dnnbench.messages import Place
 from pytest_dnnbench.rank.pipeline import planning, transfer
 from pytest_dnnbench.rank.pipeline.planning import bandwidth_of, device_memory
 from pytest_dnnbench.rank.pipeline.transfer import Alarm, Inbox, Outbox
+from pytest_dnnbench.rank.pipeline.turns import NoTurns, RankTurns, turns_of
+from pytest_dnnbench.rank.stopwatch import recorded_event
 
 MIB = 1 << 20
 
@@ -37,6 +39,32 @@ def test_threads_of_transfers_work_on_their_ranks_gpu(monkeypatch: pytest.Monkey
     outbox.close(5.0)
     inbox.close(5.0)
     assert sorted(begun) == ["receive from rank 2", "send to rank 1"]
+
+
+def test_a_thread_that_waits_for_its_gpu_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of several transfer threads would otherwise spin on a core of the rank."""
+    made: list[dict[str, bool]] = []
+
+    class Event:
+        def __init__(self, **settings: bool) -> None:
+            made.append(settings)
+
+        def record(self, stream: object) -> None: ...
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    recorded_event(torch.device("cuda:0"), timed=False)
+    recorded_event(torch.device("cuda:0"), timed=True)
+    assert made == [
+        {"enable_timing": False, "blocking": True},
+        {"enable_timing": True, "blocking": False},
+    ]
+
+
+def test_turns_are_for_links_between_gpus() -> None:
+    assert isinstance(turns_of(0, 2, torch.device("cuda:0")), RankTurns)
+    assert isinstance(turns_of(0, 1, torch.device("cuda:0")), NoTurns)
+    assert isinstance(turns_of(0, 2, torch.device("cpu")), NoTurns)
 
 
 def test_a_links_noise_does_not_change_the_bandwidth_of_gpus() -> None:

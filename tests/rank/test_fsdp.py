@@ -11,7 +11,8 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
-from pytest_dnnbench.messages import RankReport, RunRequest
+from pytest_dnnbench.messages import Place, RankReport, RunRequest
+from pytest_dnnbench.rank.frameworks.fsdp import FsdpWorker
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
@@ -52,6 +53,33 @@ def test_forms_of_a_step_are_proven_together(server: ForkServer) -> None:
     asked = request(GPT, 2)
     evidence = prove(server, replace(asked, case=replace(asked.case, form=form)))
     assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
+
+
+def accumulating(reduce: str, worker: str = "", passes: int = 3) -> RunRequest:
+    asked = request(GPT, 2, "train", worker, **({"reduce": reduce} if reduce else {}))
+    return replace(asked, case=replace(asked.case, form=StepForm(accumulate=passes)))
+
+
+def test_reducing_in_the_last_backward_pass_alone_is_proven(server: ForkServer) -> None:
+    evidence = prove(server, accumulating("last"))
+    assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
+
+
+@pytest.mark.parametrize(("reduce", "passes"), [("each", 3), ("last", 1)])
+def test_gradients_are_reduced_as_often_as_the_option_says(
+    server: ForkServer, reduce: str, passes: int
+) -> None:
+    asked = accumulating(reduce, "tests.rank.counting_workers:CountsReductions")
+    reports: list[RankReport] = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=180).launch(
+        MEASURE, replace(asked, recheck=False)
+    )
+    units = len(reports[0].details["wrapped"])  # type: ignore[arg-type] # a list
+    assert reports[0].details["reductions"] == units * passes
+
+
+def test_a_last_of_one_backward_pass_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"--dnn-fsdp-reduce last .* give --dnn-accumulate N too"):
+        FsdpWorker(Place(0, 2, "cpu", 1, "", 60.0), accumulating("last", passes=1))
 
 
 def test_validation_is_proven(server: ForkServer) -> None:

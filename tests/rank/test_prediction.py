@@ -82,6 +82,12 @@ def test_one_rank_alone_sends_nothing(server: ForkServer, tmp_path: Path) -> Non
         ("single", StepForm(checkpointing=True), {}, "a profile knows nothing of checkpointing"),
         ("fsdp", StepForm(accumulate=2), {}, "an exchange per minibatch is not in the formula"),
         ("ddp", StepForm(), {"hook": "powersgd"}, "nothing is known of the hook powersgd"),
+        (
+            "ddp",
+            StepForm(),
+            {"sync_batchnorm": True},
+            "what SyncBatchNorm exchanges is not in the formula",
+        ),
     ],
 )
 def test_what_no_formula_follows_is_refused_before_anything_is_measured(

@@ -1,5 +1,6 @@
 """After the timed steps: a model that computes less once it has been proven is found out."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,8 @@ from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import RunRequest
+from pytest_dnnbench.rank.frameworks.single import SingleWorker
+from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.results.records.measurement import agree
 from tests.tiny_models import tiny
 
@@ -36,6 +39,29 @@ class Tires(nn.Module):
         return images.new_zeros(len(images), 10, dtype=torch.float32) * sum(
             parameter.sum() for parameter in self.parameters()
         )
+
+
+class OtherLocal(SingleWorker):
+    """What runs a forward pass is no longer the module when the run ends, as if torch had compiled
+    something else. `module` itself stays honest."""
+
+    def run(self, steps: int) -> Iterator[Step]:
+        """Steps, and then the other thing."""
+        yield from super().run(steps)
+        self.local = Doubled(self.module)
+
+
+class Doubled(nn.Module):
+    """A module that gives twice what another does."""
+
+    def __init__(self, honest: nn.Module) -> None:
+        super().__init__()
+        self.honest = honest
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Twice the logits."""
+        logits: torch.Tensor = 2 * self.honest(images)
+        return logits
 
 
 class Freezes(nn.Module):
@@ -84,6 +110,15 @@ def test_a_model_that_passes_the_proof_and_computes_less_when_timed_fails(
     launch(server, MEASURE, replace(asked, recheck=False))
     with pytest.raises(WrongResult, match="after the timed steps the model computes something"):
         launch(server, MEASURE, asked)
+
+
+@pytest.mark.parametrize("phase", ["train", "validate"])
+def test_what_was_timed_is_checked_and_not_the_module_beside_it(
+    server: ForkServer, phase: str
+) -> None:
+    asked = request("single", 1, "tests.tiny_models:tiny", phase, "fp32")
+    with pytest.raises(WrongResult, match="after the timed steps the model computes something"):
+        launch(server, MEASURE, replace(asked, worker="tests.rank.test_recheck:OtherLocal"))
 
 
 @pytest.mark.parametrize(

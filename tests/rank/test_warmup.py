@@ -7,6 +7,7 @@ import pytest
 
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.rank.warmup import CPU, CUDA, LEAST_STEPS, Bounds, Warmup, whole_turns
+from pytest_dnnbench.run_length import AUTO
 
 
 def warm(plan: Warmup, step_s: Callable[[int], float]) -> list[int]:
@@ -61,6 +62,16 @@ def test_seconds_are_kept_and_counts_too() -> None:
     counted = Warmup(7, CPU, measured=True)
     warm(counted, lambda _: 0.1)
     assert counted.steps >= 7
+
+
+def test_a_given_length_that_leaves_nothing_to_compare_says_nothing_of_steadiness() -> None:
+    """Before a window in seconds: three short steps, then a stretch for the pace."""
+    plan = Warmup(3, CPU, measured=True)
+    plan.ran(plan.next_stretch(), 0.01)
+    plan.ran(plan.next_stretch(), 0.05)
+    assert plan.next_stretch() == 0
+    assert plan.was_steady is None
+    assert Warmup(AUTO, CPU).was_steady is False
 
 
 def test_stretches_and_timed_steps_are_whole_turns() -> None:

@@ -72,6 +72,19 @@ def test_a_row_holds_all_that_was_measured() -> None:
     assert row[5:] == ["3.50x", "88%", "1,000", "12,000", "regressed", "-5.1%"]
 
 
+def test_a_case_on_several_nodes_shows_its_efficiency_within_and_across_them() -> None:
+    metrics = {
+        "scaling_efficiency": [0.5],
+        "efficiency_within_node": [0.8],
+        "efficiency_across_nodes": [0.625],
+    }
+    both = record("ddp", 8, [64.0], case={"nodes": 2}, metrics=metrics)
+    lines = texts(record("single", 1, [16.0]), both, width=120)
+    assert lines[1].split() == ["framework", "GPUs", "nodes", "img/s", "eff.", "node", "across"]
+    assert cells(lines, "single")[:4] == ["single", "1", "1", "16"]
+    assert cells(lines, "ddp")[:7] == ["ddp", "8", "2", "64", "50%", "80%", "62%"]
+
+
 @pytest.mark.parametrize("width", [1, 10, 20, 40, 60, 80, 100, 200])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     long = full(

@@ -1,9 +1,12 @@
 """The one definition of throughput, on reports written by hand."""
 
+import copy
+import itertools
 import math
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from pytest_dnnbench.case import Case
@@ -26,6 +29,7 @@ from pytest_dnnbench.results.records.schema import (
     CorrectnessEntry,
     Environment,
     MetricEntry,
+    NodeConditions,
     Record,
 )
 from pytest_dnnbench.results.records.speed_up import SpeedUps, relate, speed_ups_of
@@ -205,6 +209,67 @@ def test_fresh_launches_are_divided_by_what_single_did_before() -> None:
     }
     ddp.metrics["speedup"].disturbed = ["busy", "busy", None]
     assert speed_ups_of(ddp, [16.0]) == {}
+
+
+def on_nodes(framework: str, ranks: list[int], times: list[float], **case: Any) -> Record:
+    """A case on nodes of so many ranks."""
+    made = measured(framework, sum(ranks), times, nodes=len(ranks), **case)
+    nodes = [NodeConditions(name=f"n{number}", ranks=count) for number, count in enumerate(ranks)]
+    made.launches = [
+        msgspec.structs.replace(launch, conditions=Conditions(nodes=nodes))
+        for launch in made.launches
+    ]
+    return made
+
+
+def test_efficiency_within_a_node_and_across_nodes_are_apart() -> None:
+    """A step takes 1 s on one rank, 1.25 s on the four of a node, and 2 s on those of two nodes;
+    whatever comes first, each gets its figures when it can."""
+    single, node, both = (
+        measured("single", 1, [1.0, 2.0]),
+        on_nodes("ddp", [4], [1.25, 2.5]),
+        on_nodes("ddp", [4, 4], [2.0, 4.0]),
+    )
+    for order in itertools.permutations((single, node, both)):
+        records = [copy.deepcopy(record) for record in order]
+        speed_ups = SpeedUps()
+        for record in records:
+            speed_ups.add(record)
+        record = records[order.index(both)]
+        assert record.metrics["efficiency_within_node"].per_launch == [0.8, 0.8]
+        assert record.metrics["efficiency_across_nodes"].per_launch == [0.625, 0.625]
+        assert record.metrics["scaling_efficiency"].per_launch == [0.5, 0.5]
+        assert "efficiency_across_nodes" not in records[order.index(node)].metrics
+    # The reference made 51.2 and 25.6 on both nodes, 38.4 in the middle; single 6 in the middle.
+    fresh = speed_ups_of(record, [38.4, 19.2])
+    assert fresh["efficiency_across_nodes"] == pytest.approx([1.0, 0.5])
+    assert fresh["efficiency_within_node"] == pytest.approx([0.8, 0.8])
+    assert fresh["scaling_efficiency"] == pytest.approx([0.8, 0.4])
+
+
+def test_a_case_has_no_efficiency_across_nodes_without_the_one_that_fills_a_node() -> None:
+    single, both = measured("single", 1, [1.0]), on_nodes("ddp", [2, 2], [1.0])
+    others = [
+        on_nodes("ddp", [4], [1.0]),  # more ranks than one of its nodes has
+        on_nodes("horovod", [2], [1.0]),
+        on_nodes("ddp", [2], [1.0], options={"bucket_mb": 1}),
+        on_nodes("ddp", [2], [1.0], seed=1),
+    ]
+    relate([single, both, *others])
+    assert "efficiency_across_nodes" not in both.metrics
+    uneven = on_nodes("ddp", [2, 1], [1.0])
+    relate([single, uneven, on_nodes("ddp", [2], [1.0])])
+    assert "efficiency_across_nodes" not in uneven.metrics
+
+
+def test_one_rank_on_each_node_is_held_against_its_own_framework_or_else_single() -> None:
+    single, both = measured("single", 1, [1.0]), on_nodes("ddp", [1, 1], [2.0])
+    relate([single, both])
+    assert both.metrics["efficiency_across_nodes"].value == 0.5
+    assert both.metrics["efficiency_within_node"].value == 1.0
+    relate([single, both, on_nodes("ddp", [1], [1.25])])
+    assert both.metrics["efficiency_across_nodes"].value == 0.625
+    assert both.metrics["efficiency_within_node"].value == 0.8
 
 
 def test_strong_scaling_is_held_against_the_same_global_batch() -> None:

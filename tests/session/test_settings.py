@@ -242,6 +242,7 @@ MEASURED = {
         "gpu_counts",
         "device",
         "frameworks",
+        "shapes",
         "models",
         "dataset",
         "data_dir",

@@ -59,9 +59,8 @@ def profile_steps(
     every rank runs as many steps as the slowest asks for. `traces` is as of a RunRequest. None on a
     rank that completes no two steps."""
     slowest_s = Agreement(worker.place, "profiled").longest(timed_step_s)
-    wanted = min(max(math.ceil(PROFILED_S / slowest_s), LEAST), MOST)
     lead = whole_turns(max(1, worker.lead_in), worker.turn)
-    steps = whole_turns(wanted, worker.turn)
+    steps = whole_turns(steps_for(slowest_s), worker.turn)
     with _profiler(worker.device) as profiler:
         stretch = _run(worker, window, range(lead, lead + steps))
     if stretch is None:
@@ -74,6 +73,13 @@ def profile_steps(
     if not worker.has_stages:
         divided = divided.renamed("bubble", "communication")
     return _profile(divided, *stretch, trace, trouble)
+
+
+def steps_for(step_s: float) -> int:
+    """How many steps of this length to profile. A step may be too short for the clock: 0 s."""
+    if step_s <= PROFILED_S / MOST:
+        return MOST
+    return max(math.ceil(PROFILED_S / step_s), LEAST)
 
 
 @contextmanager

@@ -17,13 +17,14 @@ import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
-from pytest_dnnbench.rank import batches, group, reference
+from pytest_dnnbench.rank import batches, group, rank_phase, reference
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
     Rounding,
     prove_training,
     prove_validation,
 )
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
+from pytest_dnnbench.rank.low_rank import LowRank
 from pytest_dnnbench.rank.models import seed, widen
 from pytest_dnnbench.rank.proof_conditions import COPIES, COPIES_OF_ADAM, proof_conditions
 from pytest_dnnbench.rank.recheck import recheck
@@ -53,6 +54,9 @@ class DataParallelWorker(WorkloadWorker):
     """Set where the exchange of gradients rounds on purpose. The proof then allows the averaged
     gradients this rounding. It checks parameters and buffers, as strictly as without, against the
     update by the gradients that arrived."""
+
+    synchronised = False
+    """Whether batch normalisation takes its statistics of the samples of all ranks together."""
 
     runs_alone = True
     """Whether a rank can run the model without the others."""
@@ -106,12 +110,26 @@ class DataParallelWorker(WorkloadWorker):
 
     def _build(self, *, wide: bool) -> None:
         self.wide = wide
-        self.module = self.fresh_module(self.place.rank, wide)
+        self.module = self.converted(self.fresh_module(self.place.rank, wide))
         form_module(self.module, self.case.form, self.workload)
         # What computes a rank's own forward pass: the module itself, or its compiled form.
         self.local = self.module if wide else compiled(self.module, self.case.form)
         self.model, self.optimizer = self.wrap(self.local, self.fresh_optimizer(self.module))
         self.rule = UpdateRule(self.workload, self.module, self.optimizer)
+
+    def converted(self, module: nn.Module) -> nn.Module:
+        """The model with layers of the framework's own in place of others, whose weights and
+        buffers they have, under the same names."""
+        return module
+
+    def prepare(self, minibatches: Sequence[Batch]) -> None:
+        """Does once, before the first step on these minibatches, what makes all steps alike; called
+        before every step of training."""
+
+    def approximation(self) -> LowRank | None:
+        """What the exchange approximates on purpose, written out, before the first step of the
+        model that was built last; None where it gives the mean. Called after `prepare`."""
+        return None
 
     def fresh_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         """The workload's optimiser of a module, in the form of the case."""
@@ -132,7 +150,10 @@ class DataParallelWorker(WorkloadWorker):
         """As Worker.run; every rank completes every step."""
         train = self.case.phase == "train"
         self.model.train(train)
-        self._batches = minibatches = self._batches or self._new_batches()
+        if self._batches is None:
+            with rank_phase.during("data"):
+                self._batches = self._new_batches()
+        minibatches = self._batches
         for index in range(steps):
             if train:
                 own = list(islice(minibatches, self.passes))
@@ -173,6 +194,7 @@ class DataParallelWorker(WorkloadWorker):
 
         Returns the detached mean loss of this rank's minibatches.
         """
+        self.prepare(minibatches)
         self.optimizer.zero_grad()
         losses = []
         for number, batch in enumerate(minibatches, 1):

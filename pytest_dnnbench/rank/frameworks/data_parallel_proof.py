@@ -24,6 +24,7 @@ from pytest_dnnbench.rank.batches import synthetic_batch, wide
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.lone_forward import is_random, outputs_of
+from pytest_dnnbench.rank.low_rank import LowRank
 from pytest_dnnbench.rank.models import weight_types
 from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
 from pytest_dnnbench.rank.randomness import NoRandomness
@@ -100,6 +101,7 @@ class ProvenWorker(Protocol):
     rounding: Rounding | None
     shares_buffers: bool
     exchanges_zeros: bool
+    synchronised: bool
     computes_in: Sequence[torch.dtype]
 
     @property
@@ -126,6 +128,12 @@ class ProvenWorker(Protocol):
     def computing(self) -> torch.autocast:
         """The context of a forward pass of the model as it is built."""
 
+    def prepare(self, minibatches: Sequence[Batch]) -> None:
+        """What comes before the first step of the framework."""
+
+    def approximation(self) -> LowRank | None:
+        """The approximation of its exchange, written out, as it is before the first step."""
+
     def rehearse(self, minibatches: Sequence[Batch]) -> None:
         """Runs what goes before a step as it is timed; weights and buffers stay."""
 
@@ -144,23 +152,28 @@ def prove_training(worker: ProvenWorker) -> Correctness:
     about = _about(worker, arithmetic)
     worker.build_wide()
     worker.model.train()
-    proof = _TrainingProof(worker, arithmetic) if worker.place.rank == 0 else None
+    proof: _TrainingProof | None = None
     fingerprints = [digest(timed.gradients)] if timed else []
     steps = CAPTURED_STEPS if worker.case.form.cuda_graph else PROOF_STEPS
     for index in range(steps):
         shards = [wide(batch) for batch in _shards(worker, index)]
         # Neither the timed step nor the gradients of the last one are needed beside what follows.
+        own = _own(worker, shards)
+        with NoRandomness():
+            worker.prepare(own)
         worker.module.zero_grad(set_to_none=True)
+        if proof is None and worker.place.rank == 0:
+            proof = _TrainingProof(worker, arithmetic)
         expected = proof.expect(shards, timed) if proof else None
         timed = None
         with NoRandomness():
-            worker.train_step(_own(worker, shards))
+            worker.train_step(own)
         gradients, parameters = _gradients(worker.module), _parameters(worker.module)
         fingerprints += [digest(gradients), digest(parameters)]
         if proof and expected:
             proof.compare(index, *expected, gradients, parameters)
     about |= {
-        "reference": "the model in one process, the mean of the shards' gradients, "
+        "reference": f"the model in one process, {_exchange_in_words(worker)}, "
         + in_words(worker.workload, worker.rule.optimiser),
         "dtype": "float64",
         "steps": steps,
@@ -173,12 +186,20 @@ def prove_training(worker: ProvenWorker) -> Correctness:
     return Correctness(done.deviations, done.tolerances, tuple(done.failures), about)
 
 
+def _exchange_in_words(worker: ProvenWorker) -> str:
+    batch = "the shards together" if worker.synchronised else "the shards one by one"
+    approximated = ", by PowerSGD written out" if worker.approximation() else ""
+    return f"{batch}, the mean of their gradients{approximated}"
+
+
 @dataclass(frozen=True, slots=True)
 class _TimedStep:
-    """What a step in the timed types gave on this rank."""
+    """What a step in the timed types gave on this rank, and what its exchange started from where
+    that approximates."""
 
     gradients: Tensors
     loss: torch.Tensor
+    approximation: LowRank | None
 
 
 class _TrainingProof:
@@ -194,6 +215,8 @@ class _TrainingProof:
             worker.request,
             shares_buffers=worker.shares_buffers,
             exchanges_zeros=worker.exchanges_zeros,
+            synchronised=worker.synchronised,
+            approximation=worker.approximation(),
         )
 
     def expect(
@@ -204,8 +227,12 @@ class _TrainingProof:
         passes = self.worker.passes
         expected = self.reference.differentiate(shards, passes)
         if timed is not None:
-            bounds = self.reference.bounds(shards, passes, expected, self.arithmetic)
-            self._compare_timed(timed, expected, bounds)
+            start, exact = timed.approximation, expected
+            if start is not None:
+                exact = self.reference.differentiate(shards, passes, start)
+            bounds = self.reference.bounds(shards, passes, exact, self.arithmetic, start)
+            self._compare_timed(timed, exact, bounds)
+            del exact
         bounds = self.reference.bounds(shards, passes, expected)
         if timed is not None and not _is_certain(bounds.gradients, expected.gradients):
             raise WrongResult(
@@ -258,7 +285,9 @@ class _TrainingProof:
         # difference of the parameters.
         arrived = worker.rounding or self.reference.rule.by_arrived
         self.reference.update(
-            detached(gradients.items()) if arrived else expected.gradients, expected.buffers
+            detached(gradients.items()) if arrived else expected.gradients,
+            expected.buffers,
+            expected.approximation,
         )
         if expected_rates := self.reference.rule.rates():
             rates = rates_of(worker.rule.optimiser, worker.rule.scheduler)
@@ -356,11 +385,11 @@ def prove_validation(worker: ProvenWorker) -> Correctness:
 def _evaluated(worker: ProvenWorker, batch: Batch) -> Tensors:
     worker.module.eval()
     batch = laid_out(batch, worker.case.form)
-    with torch.no_grad(), _without_randomness(worker, batch):
+    with torch.no_grad(), randomness_off(worker, batch):
         return outputs_of(worker.workload, worker.evaluate(batch))
 
 
-def _without_randomness(worker: ProvenWorker, batch: Batch) -> AbstractContextManager[object]:
+def randomness_off(worker: ProvenWorker, batch: Batch) -> AbstractContextManager[object]:
     """The context in which this worker's step draws no random numbers."""
     if worker.local is worker.module:
         return NoRandomness()
@@ -387,10 +416,10 @@ def _timed_step(worker: ProvenWorker) -> _TimedStep:
     worker.build()
     worker.model.train()
     own = _own(worker, _shards(worker, 0))  # drawn before random numbers are switched off
-    with _without_randomness(worker, own[0]):
+    with randomness_off(worker, own[0]):
         worker.rehearse(own)
         loss = worker.train_step(own)
-    return _TimedStep(_gradients(worker.module), loss)
+    return _TimedStep(_gradients(worker.module), loss, worker.approximation())
 
 
 def _gradients(module: nn.Module) -> Tensors:

@@ -11,12 +11,17 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
     bf16_compress_hook,
     fp16_compress_hook,
 )
+from torch.nn import SyncBatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import exchange_in
+from pytest_dnnbench.rank.frameworks.power_sgd_hook import PLAIN_PASSES, PowerSgdHook
+from pytest_dnnbench.rank.low_rank import LowRank
 from pytest_dnnbench.rank.workload import Batch
 
 DEFAULT_BUCKET_MB = 25.0
@@ -26,8 +31,10 @@ HOOKS = {
     "fp16": (torch.float16, fp16_compress_hook),
     "bf16": (torch.bfloat16, bf16_compress_hook),
 }
-"""The type in which gradients are exchanged, and torch's hook for it. PowerSGD is not here: it
-approximates gradients on purpose, so no bound holds its step against the mean."""
+"""The type in which gradients are exchanged, and torch's hook for it."""
+
+POWER_SGD = "powersgd"
+"""The hook that exchanges matrices of low rank in place of gradients."""
 
 
 class DdpWorker(DataParallelWorker):
@@ -43,8 +50,12 @@ class DdpWorker(DataParallelWorker):
         self.bucket_view = bool(options.get("gradient_as_bucket_view", False))
         self.bucket_mb = float(options.get("bucket_mb", DEFAULT_BUCKET_MB))
         self.hook = str(options.get("hook", "none"))
+        self.low_rank = int(options.get("powersgd_rank", 1))
+        self.synchronised = bool(options.get("sync_batchnorm", False))
+        self._power: PowerSgdHook | None = None
+        self._prepared = False
         self._check()
-        if self.hook != "none":
+        if self.hook in HOOKS:
             self.rounding = exchange_in(HOOKS[self.hook][0], place.world_size)
 
     def _check(self) -> None:
@@ -61,6 +72,39 @@ class DdpWorker(DataParallelWorker):
                 "--dnn-ddp-static-graph with --dnn-accumulate: of a static graph torch exchanges"
                 " gradients in every backward pass of its first step; leave one of them out"
             )
+        if self.low_rank < 1:
+            raise UsageError(f"--dnn-ddp-powersgd-rank is {self.low_rank}: it must be at least 1")
+        if self.low_rank != 1 and self.hook != POWER_SGD:
+            raise UsageError(
+                f"--dnn-ddp-powersgd-rank {self.low_rank} is about --dnn-ddp-hook {POWER_SGD}: give"
+                " that too, or leave it out"
+            )
+        self._check_synchronised()
+
+    def _check_synchronised(self) -> None:
+        """Raises UsageError where torch's SyncBatchNorm does not run."""
+        if self.synchronised and self.device.type != "cuda":
+            raise UsageError(
+                "--dnn-ddp-sync-batchnorm needs GPUs: torch's SyncBatchNorm takes no tensors of"
+                f" {self.device.type} ranks; leave it out"
+            )
+
+    def converted(self, module: nn.Module) -> nn.Module:
+        """As DataParallelWorker.converted: with torch's SyncBatchNorm for each batch normalisation.
+        Raises UsageError for a model without one."""
+        if not self.synchronised:
+            return module
+        if not any(isinstance(part, _BatchNorm) for part in module.modules()):
+            raise UsageError(
+                f"--dnn-ddp-sync-batchnorm: {self.case.model} has no batch normalisation; leave it"
+                " out, or choose other models with --dnn-models"
+            )
+        return self.synchronising(module)
+
+    def synchronising(self, module: nn.Module) -> nn.Module:
+        """The module with batch normalisation over all ranks."""
+        synced: nn.Module = SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call] # torch's gap
+        return synced
 
     def wrap(
         self, module: nn.Module, optimizer: torch.optim.Optimizer
@@ -76,12 +120,36 @@ class DdpWorker(DataParallelWorker):
             static_graph=self.static_graph,
             gradient_as_bucket_view=self.bucket_view,
         )
-        if self.hook != "none":
+        if self.hook in HOOKS:
             model.register_comm_hook(None, HOOKS[self.hook][1])
+        if self.hook == POWER_SGD:
+            self._power = PowerSgdHook(self.low_rank)
+            self._power.register(model)
+        self._prepared = self._power is None
         # Before the module's own forward pass, the ranks wait for rank 0's buffers.
         model.register_forward_pre_hook(lambda *_: self.own_work.together())
-        module.register_forward_pre_hook(lambda *_: self.own_work.alone())
+        if not self.synchronised:
+            module.register_forward_pre_hook(lambda *_: self.own_work.alone())
         return model, optimizer
+
+    def prepare(self, minibatches: Sequence[Batch]) -> None:
+        """As DataParallelWorker.prepare: the passes in which PowerSGD averages plainly, on the
+        first minibatch, without an update and without an effect on buffers."""
+        if self._prepared:
+            return
+        self._prepared = True
+        held = Buffers(self.module)
+        with held.borrowed(held.copies()):
+            for _ in range(PLAIN_PASSES):
+                self._backward(minibatches[0])
+                self.optimizer.zero_grad()
+
+    def approximation(self) -> LowRank | None:
+        """As DataParallelWorker.approximation: of PowerSGD."""
+        if self._power is None:
+            return None
+        names = {id(each): name for name, each in self.module.named_parameters()}
+        return self._power.written(names)
 
     def exchanging(self, last: bool) -> AbstractContextManager[object]:
         """As DataParallelWorker.exchanging: all but the last backward pass leave gradients here."""
@@ -119,4 +187,15 @@ class DdpWorker(DataParallelWorker):
             "gradient_as_bucket_view": self.bucket_view,
             "bucket_mb": self.bucket_mb,
             "hook": self.hook,
+            "sync_batchnorm": self.synchronised,
+            **self._of_power(),
+        }
+
+    def _of_power(self) -> dict[str, object]:
+        """What is told of PowerSGD: its rank, and how much smaller it made the exchange."""
+        if self._power is None:
+            return {}
+        return {
+            "powersgd_rank": self.low_rank,
+            "powersgd_compression": round(self._power.compression, 2),
         }

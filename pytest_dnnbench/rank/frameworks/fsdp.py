@@ -5,13 +5,14 @@ and its optimiser's state; a block's weights are whole only while it runs.
 Not here: the proof, which gathers what it compares (data_parallel_proof.py, whole.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
@@ -24,6 +25,10 @@ TYPES = {"none": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 RESHARD = {"auto": None, "yes": True, "no": False}
 """What becomes of a block's weights after its forward pass; auto frees those of all blocks, and
 keeps the root's, which the backward pass needs first."""
+
+EACH = "each"
+"""Gradients are averaged, and shared out, in each backward pass of an accumulating step. As torch
+does it unless it is told otherwise: a rank never holds whole gradients, which is why it shards."""
 
 
 class FsdpWorker(DataParallelWorker):
@@ -44,6 +49,12 @@ class FsdpWorker(DataParallelWorker):
                 "--dnn-fsdp-param-dtype and --dnn-precision bf16 both choose the type of the"
                 " forward pass: leave one of them out"
             )
+        self.reduce = str(options.get("reduce", EACH))
+        if self.reduce != EACH and self.passes == 1:
+            raise UsageError(
+                f"--dnn-fsdp-reduce {self.reduce} is about steps of several backward passes: give"
+                " --dnn-accumulate N too, or leave it out"
+            )
         self.computes_in = [
             kind for kind in (self.types.param_dtype, self.types.reduce_dtype) if kind is not None
         ]
@@ -63,6 +74,17 @@ class FsdpWorker(DataParallelWorker):
         module.register_forward_pre_hook(lambda *_: self.own_work.together(), prepend=True)
         return module, self.fresh_optimizer(module)
 
+    def exchanging(self, last: bool) -> AbstractContextManager[object]:
+        """As DataParallelWorker.exchanging: all but the last backward pass leave whole gradients
+        here, where the case asks for that."""
+        return self._reducing(last or self.reduce == EACH)
+
+    @contextmanager
+    def _reducing(self, reduces: bool) -> Iterator[None]:
+        assert isinstance(self.model, FSDPModule)
+        self.model.set_requires_gradient_sync(reduces)
+        yield
+
     def metrics(self) -> dict[str, float]:
         """As Worker.metrics: what this rank holds between two steps."""
         return held_bytes(self.module, self.optimizer)
@@ -75,6 +97,7 @@ class FsdpWorker(DataParallelWorker):
             "reshard_after_forward": "auto" if self.reshard is None else self.reshard,
             "param_dtype": _name(self.types.param_dtype),
             "reduce_dtype": _name(self.types.reduce_dtype),
+            "reduce": self.reduce,
         }
 
 

@@ -54,5 +54,5 @@ def assemble(
     links = Links(schedule, place.rank, device, place.timeout_s)
     limit = None
     if clip_norm is not None:
-        limit = NormLimit(clip_norm, part=1 / layout.replicas[number])
+        limit = NormLimit(clip_norm, part=1 / layout.replicas[number], turns=links.turns)
     return Runtime(schedule, place.rank, stage, links, device, limit)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
+from pytest_dnnbench.rank.pipeline.turns import NO_TURNS, Turns
+
 
 class GradientMean:
     """Sums gradients, then gives their mean over all replicas, by one all-reduce of a flat buffer
@@ -16,8 +18,8 @@ class GradientMean:
 
     `like` are tensors of the gradients' shapes, types and device, in the gradients' order; their
     values do not matter, and nothing keeps them. `replicas` is the group of the stage's replicas,
-    None for a stage without. Every replica takes part in every mean, also one that has no minibatch
-    in it.
+    None for a stage without; `turns` are this rank's, where it has transfers. Every replica takes
+    part in every mean, also one that has no minibatch in it.
 
     An update by one minibatch takes its gradients unchanged. Otherwise they are summed in buffers
     of this object: autograd may give one tensor for two parameters, so a sum in place in its
@@ -26,9 +28,14 @@ class GradientMean:
     """
 
     def __init__(
-        self, like: Sequence[torch.Tensor], replicas: dist.ProcessGroup | None, update_size: int
+        self,
+        like: Sequence[torch.Tensor],
+        replicas: dist.ProcessGroup | None,
+        update_size: int,
+        turns: Turns = NO_TURNS,
     ) -> None:
         self._replicas = replicas
+        self._turns = turns
         self._unchanged: list[torch.Tensor | None] = []
         self._added = 0
         self._flat: list[torch.Tensor] = []
@@ -78,20 +85,22 @@ class GradientMean:
             return unchanged
         if self._absent is None:
             self._absent = self._agree_on_absent()
-        for flat in self._flat:
-            if not added:
+        if not added:
+            for flat in self._flat:
                 flat.zero_()  # the sum of the update before is still in it
-            if self._replicas is not None:
-                dist.all_reduce(flat, group=self._replicas)
+        if self._replicas is not None:
+            with self._turns.together(self._replicas):
+                for flat in self._flat:
+                    dist.all_reduce(flat, group=self._replicas)
+        for flat in self._flat:
             flat.div_(minibatches)
         return [
             None if absent else part for part, absent in zip(self._parts, self._absent, strict=True)
         ]
 
     def _agree_on_absent(self) -> list[bool]:
-        """Which gradients no replica has: asked once, in the first update."""
-        device = self._parts[0].device
-        reached = torch.tensor(self._reached, dtype=torch.int32, device=device)
+        """Which gradients no replica has: asked once, in the first update, between hosts."""
+        reached = torch.tensor(self._reached, dtype=torch.int32)
         if self._replicas is not None:
             dist.all_reduce(reached, dist.ReduceOp.MAX, group=self._replicas)
         return [not each for each in reached.tolist()]

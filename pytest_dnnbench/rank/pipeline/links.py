@@ -10,6 +10,7 @@ import torch.distributed as dist
 from pytest_dnnbench.planner.schedule import Backward, Forward, Schedule
 from pytest_dnnbench.rank.pipeline.stage import Tensors
 from pytest_dnnbench.rank.pipeline.transfer import Alarm, Inbox, Outbox
+from pytest_dnnbench.rank.pipeline.turns import turns_of
 
 _CLOSE_S = 10.0
 
@@ -28,6 +29,7 @@ class Links:
     ) -> None:
         self.layout = schedule.layout
         self.stage, self.replica = self.layout.place(rank)
+        self.turns = turns_of(rank, len(self.layout.replicas), device)
         self.replicas: dist.ProcessGroup | None = None
         self._inboxes: dict[int, Inbox] = {}
         self._outboxes: dict[int, Outbox] = {}
@@ -38,9 +40,9 @@ class Links:
             for source, target in (pair, pair[::-1]):
                 group = _group([source, target], timeout_s)
                 if rank == source:
-                    self._outboxes[target] = Outbox(target, group, device, alarm, room)
+                    self._outboxes[target] = Outbox(target, group, device, alarm, room, self.turns)
                 elif rank == target:
-                    self._inboxes[source] = Inbox(source, group, device, alarm)
+                    self._inboxes[source] = Inbox(source, group, device, alarm, self.turns)
         for stage, replicas in enumerate(self.layout.replicas):
             if replicas > 1:
                 group = _group(
@@ -71,6 +73,12 @@ class Links:
     def send_gradients(self, minibatch: int, tensors: Tensors) -> None:
         """Sends the gradients of a minibatch's activations back to the stage before."""
         self._outboxes[self.layout.route(self.stage - 1, minibatch)].send(tensors)
+
+    def settle(self) -> None:
+        """Waits until all messages sent so far are on their way: whatever a rank queues after that
+        comes after them."""
+        for outbox in self._outboxes.values():
+            outbox.settle()
 
     def close(self) -> None:
         """Ends the threads, after all queued messages are sent and all expected ones received."""

@@ -15,6 +15,7 @@ from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
 from pytest_dnnbench.rank.pipeline.links import Links
 from pytest_dnnbench.rank.pipeline.occupancy import Occupancy
+from pytest_dnnbench.rank.pipeline.run_ahead import RunAhead
 from pytest_dnnbench.rank.pipeline.stage import Stage, Tensors
 from pytest_dnnbench.rank.pipeline.stage_update import NormLimit
 
@@ -73,10 +74,14 @@ class Runtime:
         self.links = links
         self.device = device
         self.occupancy = Occupancy(device)
+        self._ahead = RunAhead(device)
         self._limit = limit
         self._first, self._last = links.stage == 0, links.stage == schedule.layout.last
         self._gradients = GradientMean(
-            stage.stash.newest_parameters, links.replicas, schedule.update_size(links.stage)
+            stage.stash.newest_parameters,
+            links.replicas,
+            schedule.update_size(links.stage),
+            links.turns,
         )
         self._completed: dict[int, Completed] = {}
         # The stash counts versions from its making, a schedule from the start of the run: this is
@@ -127,8 +132,8 @@ class Runtime:
         [3] updates the weights, once the replicas have averaged their gradients.
         [4] hands the minibatch to the caller before the next pass. A caller that reads the clock
             here counts the update as part of the minibatch, and the pass that follows not.
-        [5] After the last action, leaves the newest weights in the module for its readers,
-            and hands over the last minibatch.
+        [5] After the last action, leaves the newest weights in the module for its readers, and
+            hands over the last minibatch. In the end, nothing is left to be sent.
         """
         self.stage.module.train()
         self._base = self.stage.stash.newest
@@ -149,6 +154,7 @@ class Runtime:
         self.stage.stash.install(self.stage.stash.newest)  # [5]
         if held is not None:
             yield held
+        self.links.settle()
 
     def _forward(self, action: Forward, batches: Batches) -> None:
         inputs, labels = self._inputs(action.minibatch, batches)
@@ -162,6 +168,7 @@ class Runtime:
         else:
             self._completed[action.minibatch] = Completed(action.minibatch)
             self.links.send_activations(action.minibatch, (*outputs, labels))
+        self._ahead.passed()
 
     def _inputs(self, minibatch: int, batches: Batches) -> tuple[Tensors, torch.Tensor]:
         if self._first:
@@ -180,6 +187,7 @@ class Runtime:
             self.links.send_gradients(action.minibatch, to_inputs)
         self._gradients.add(to_parameters)
         self.occupancy.add(action.minibatch, start)
+        self._ahead.passed()
         return self._completed.pop(action.minibatch)
 
     def _update(self, action: Update, minibatches: int) -> None:
@@ -219,6 +227,7 @@ class Runtime:
         if not self._last:
             for minibatch in share[-room:]:
                 self.links.take_gradients(minibatch)
+        self.links.settle()
 
     def _evaluate(self, minibatch: int, batches: Batches) -> Completed:
         inputs, labels = self._inputs(minibatch, batches)
@@ -227,6 +236,7 @@ class Runtime:
         self.occupancy.add(minibatch, start)
         if not self._first:
             self.links.send_gradients(minibatch, ())  # the receipt: a message without tensors
+        self._ahead.passed()
         if not self._last:
             self.links.send_activations(minibatch, (*outputs, labels))
             return Completed(minibatch)

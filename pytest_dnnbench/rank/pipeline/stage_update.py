@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.rank.pipeline.turns import NO_TURNS, Turns
 from pytest_dnnbench.rank.update_rule import CLIP_EPSILON, optimiser_for, scheduler_for
 from pytest_dnnbench.rank.workload import Workload
 
@@ -63,12 +64,14 @@ class NormLimit:
     torch.nn.utils.clip_grad_norm_ does for one module.
 
     `group` has the ranks that hold all stages, None for all ranks of the job; `part` of what a rank
-    holds counts, 1 / R where its stage has R replicas in the group.
+    holds counts, 1 / R where its stage has R replicas in the group. `turns` are this rank's, where
+    it has transfers.
     """
 
     limit: float
     group: dist.ProcessGroup | None = None
     part: float = 1.0
+    turns: Turns = NO_TURNS
 
     def clipped(
         self,
@@ -87,7 +90,8 @@ class NormLimit:
         square = torch.zeros((), dtype=torch.float64, device=device)
         for norm in torch._foreach_norm(present) if present else ():
             square += norm.double() ** 2 * self.part
-        dist.all_reduce(square, group=self.group)
+        with self.turns.together(self.group):
+            dist.all_reduce(square, group=self.group)
         # A tensor, for its value is not waited for: the host runs ahead of a GPU.
         factor = (self.limit / (square.sqrt() + CLIP_EPSILON)).clamp(max=1.0)
         return [None if each is None else each * factor for each in gradients]

@@ -22,6 +22,9 @@ class Stream(Protocol):
     def mark(self) -> Any:
         """Marks the current time line: that of the compute, outside of `running`."""
 
+    def reach(self, mark: Any) -> None:
+        """Waits in this thread until the work before a mark is done."""
+
     def follow(self, mark: Any, tensors: Sequence[torch.Tensor]) -> None:
         """Makes the current time line wait for a mark. From then on it can use the tensors
         safely."""
@@ -39,6 +42,9 @@ class HostStream:
 
     def mark(self) -> None:
         """As Stream.mark."""
+
+    def reach(self, mark: Any) -> None:
+        """As Stream.reach."""
 
     def follow(self, mark: Any, tensors: Sequence[torch.Tensor]) -> None:
         """As Stream.follow."""
@@ -64,6 +70,10 @@ class CudaStream:
     def mark(self) -> torch.cuda.Event:
         """As Stream.mark."""
         return recorded_event(self._device, timed=False)
+
+    def reach(self, mark: torch.cuda.Event) -> None:
+        """As Stream.reach. Other threads of this process go on meanwhile."""
+        mark.synchronize()
 
     def follow(self, mark: torch.cuda.Event, tensors: Sequence[torch.Tensor]) -> None:
         """As Stream.follow."""

@@ -49,9 +49,15 @@ class TiedGradients:
     def __init__(self, copies: Sequence[nn.Parameter], group: dist.ProcessGroup | None) -> None:
         self._copies = copies
         self._group = group
+        self._trained: bool | None = None
 
     def add_up(self) -> None:
-        """Gives every copy the sum of the gradients of all."""
+        """Gives every copy the sum of the gradients of all. A weight without a gradient in any
+        stage stays without one, as in a model that is not cut: zeros would let it decay."""
+        if self._trained is None:
+            self._trained = self._any_has_gradient()
+        if not self._trained:
+            return
         total = torch.zeros_like(self._copies[0])
         for copy in self._copies:
             if copy.grad is not None:
@@ -60,3 +66,12 @@ class TiedGradients:
             dist.all_reduce(total, group=self._group)
         for copy in self._copies:
             copy.grad = total.clone()
+
+    def _any_has_gradient(self) -> bool:
+        """Whether a copy on any rank has one. Asked in the first step only: stages are traced, so
+        that the same weights have gradients in every step, and the answer is waited for."""
+        here = any(copy.grad is not None for copy in self._copies)
+        count = torch.tensor(int(here), device=self._copies[0].device)
+        if self._group is not None:
+            dist.all_reduce(count, group=self._group)
+        return bool(count)

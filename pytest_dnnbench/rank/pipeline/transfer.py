@@ -6,8 +6,9 @@
 
 Each direction has a process group of its own, used by one thread on either side: nothing else is
 safe with gloo. A message is a header (types, shapes, which tensors want a gradient) and its
-tensors. A transfer that fails wakes the computing thread wherever it waits; all threads are
-daemons, so that a broken peer cannot keep a rank from ending.
+tensors. On a GPU, sends and receives are queued in an order that cannot block (turns.py), and a
+send only when its data are computed. A transfer that fails wakes the computing thread wherever it
+waits; all threads are daemons, so that a broken peer cannot keep a rank from ending.
 """
 
 import queue
@@ -22,6 +23,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.pipeline.stage import Tensors
 from pytest_dnnbench.rank.pipeline.stream import Stream, stream_for
+from pytest_dnnbench.rank.pipeline.turns import NO_TURNS, Turns
 
 _HEADER = 512
 """Integers in a header: room for 70 tensors of 4 dimensions."""
@@ -92,11 +94,18 @@ class Outbox:
     wait."""
 
     def __init__(
-        self, peer: int, group: dist.ProcessGroup, device: torch.device, alarm: Alarm, room: int
+        self,
+        peer: int,
+        group: dist.ProcessGroup,
+        device: torch.device,
+        alarm: Alarm,
+        room: int,
+        turns: Turns = NO_TURNS,
     ) -> None:
         self._peer = peer
         self._group = group
         self._alarm = alarm
+        self._turns = turns
         self._stream = stream_for(device)
         self._waiting: queue.Queue[tuple[torch.Tensor, Tensors, object] | None] = queue.Queue(room)
         self._thread = threading.Thread(target=self._work, name=f"send to rank {peer}", daemon=True)
@@ -108,6 +117,12 @@ class Outbox:
         self._alarm.check()
         detached = tuple(tensor.detach().contiguous() for tensor in tensors)
         self._waiting.put((_header(tensors), detached, self._stream.mark()))
+
+    def settle(self) -> None:
+        """Waits until the messages sent so far are on their way. Raises ConnectionError if a
+        transfer has failed."""
+        self._waiting.join()
+        self._alarm.check()
 
     def close(self, timeout_s: float) -> None:
         """Lets the thread end after the queued messages."""
@@ -123,16 +138,22 @@ class Outbox:
         """Sends the next message and lets go of it; False at the end. After a failure it drops the
         messages that are left, so that no sender blocks on a full queue."""
         item = self._waiting.get()
-        if item is not None and self._alarm.failure is None:
-            try:
+        try:
+            if item is not None and self._alarm.failure is None:
                 self._transmit(*item)
-            except Exception as failure:
-                self._alarm.raise_(f"sending to rank {self._peer}", failure)
+        except Exception as failure:
+            self._alarm.raise_(f"sending to rank {self._peer}", failure)
+        finally:
+            self._waiting.task_done()
         return item is not None
 
     def _transmit(self, header: torch.Tensor, tensors: Tensors, ready: object) -> None:
-        dist.send(header, self._peer, self._group)
-        with self._stream.running():
+        self._turns.await_invitation(self._peer, self._group)
+        self._stream.reach(ready)
+        with (
+            self._turns.sending(self._peer, self._group, header),
+            self._stream.running(),
+        ):
             self._stream.follow(ready, tensors)
             for tensor in tensors:
                 dist.send(tensor, self._peer, self._group)
@@ -142,12 +163,18 @@ class Inbox:
     """Receives messages from one rank, a few of them ahead of need, in its own thread."""
 
     def __init__(
-        self, peer: int, group: dist.ProcessGroup, device: torch.device, alarm: Alarm
+        self,
+        peer: int,
+        group: dist.ProcessGroup,
+        device: torch.device,
+        alarm: Alarm,
+        turns: Turns = NO_TURNS,
     ) -> None:
         self._peer = peer
         self._group = group
         self._device = device
         self._alarm = alarm
+        self._turns = turns
         self._stream: Stream = stream_for(device)
         self._expected: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._room = threading.Semaphore(_AHEAD)
@@ -190,10 +217,15 @@ class Inbox:
             self._alarm.raise_(f"receiving from rank {self._peer}", failure)
 
     def _receive(self) -> tuple[Tensors, object]:
+        self._turns.invite(self._peer, self._group)
         header = torch.empty(_HEADER, dtype=torch.int64)
         dist.recv(header, self._peer, self._group)
         # The header has come, so the sender is ready: from here on the transfer takes the time.
-        with marks.mark("communication", "receive"), self._stream.running():
+        with (
+            marks.mark("communication", "receive"),
+            self._turns.receiving(self._peer, self._group, header),
+            self._stream.running(),
+        ):
             tensors = _blanks(header, self._device)
             for tensor in tensors:
                 dist.recv(tensor.detach(), self._peer, self._group)

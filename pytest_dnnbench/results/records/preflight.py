@@ -12,8 +12,8 @@ NETWORK = "network_bytes_s"
 
 
 class NodePreflight(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One node: the seconds of its yardstick, each time, which is of its cores also where ranks run
-    on GPUs.
+    """One node: the seconds of its yardstick, each time: of its cores or, where ranks run on GPUs,
+    of one of them.
 
     `skew` is its median over that of all nodes, minus 1: above zero for a slower node.
     `clock_offset_s` is the node's monotonic clock minus the controller's, `clock_uncertainty_s` how
@@ -58,12 +58,13 @@ class LinkPreflight(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class PreflightEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What was measured of a session's nodes before its first case, in `took_s` seconds.
 
-    Yardsticks compare where `torch` is the same. `links_left_out` counts pairs of nodes for which
-    there was no time. `slow` names nodes and links that were slower than the others, or than in
-    earlier sessions, a line each.
+    Yardsticks compare where `torch` and `device`, cpu or cuda, are the same. `links_left_out`
+    counts pairs of nodes for which there was no time. `slow` names nodes and links that were slower
+    than the others, or than in earlier sessions, a line each.
     """
 
     torch: str
+    device: str
     took_s: float
     nodes: list[NodePreflight]
     links: list[LinkPreflight]

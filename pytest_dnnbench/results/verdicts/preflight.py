@@ -81,8 +81,9 @@ def slow_parts(entry: PreflightEntry, history: Sequence[PreflightEntry]) -> list
         for backend in backends:
             alike = [link for link in left if link.backend == backend]
             lines += kind.beside_others(figures_of(alike))
-    alike_torch = [_yardsticks(each) for each in history if each.torch == entry.torch]
-    lines += _YARDSTICK.beside_history(_yardsticks(entry), alike_torch)
+    software = (entry.torch, entry.device)
+    comparable = [each for each in history if (each.torch, each.device) == software]
+    lines += _YARDSTICK.beside_history(_yardsticks(entry), list(map(_yardsticks, comparable)))
     for kind, figures_of in _OF_LINKS:
         before = [figures_of(each.links) for each in history]
         lines += kind.beside_history(figures_of(entry.links), before)

@@ -19,6 +19,7 @@ import msgspec
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.baselines.limits import Limit, parse_limit_list
+from pytest_dnnbench.results.records.breakdown import breakdown_of
 from pytest_dnnbench.results.records.launches import either
 from pytest_dnnbench.results.records.measurement import Figures, Measurement
 from pytest_dnnbench.results.records.side_by_side import (
@@ -245,6 +246,7 @@ def other_side_of(
         recorded=dict(b.environment.recorded),
         checked=dict(b.correctness.largest_deviation),
         failure=failure,
+        breakdown=breakdown_of(b.launches),
     )
 
 
