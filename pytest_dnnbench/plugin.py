@@ -70,10 +70,11 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_dnnbench.session.settings_reading import read_settings
 
     try:
-        config.stash[state.CATALOG] = hook_rows.catalog(config)
+        catalog = hook_rows.catalog(config)
         config.stash[state.ENGINES] = hook_rows.engines(config)
         add_metrics(hook_rows.metrics(config))
-        config.stash[state.SETTINGS] = read_settings(config, config.stash[state.CATALOG])
+        settings = config.stash[state.SETTINGS] = read_settings(config, catalog)
+        config.stash[state.CATALOG] = catalog.behind(settings.path)
     except UsageError as error:
         raise state.refused(error) from None
     if not config.option.help:  # which starts no session, and need not wait for the imports
