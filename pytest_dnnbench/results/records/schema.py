@@ -16,6 +16,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.function_case import FunctionCase, MeasuredCase
 from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.planner.plan import Plan
+from pytest_dnnbench.planner.remarks import SUM_TOLERANCE
 from pytest_dnnbench.results.records.launches import Launches, launches_of
 from pytest_dnnbench.results.records.preflight import PreflightEntry
 from pytest_dnnbench.results.records.profile_entry import BreakdownEntry, WhyEntry
@@ -280,6 +281,12 @@ class PredictionEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     collectives: dict[str, CollectiveEntry] = {}
     profile_parts_over_whole: float | None = None
     refused: str = ""
+
+    @property
+    def has_doubtful_profile(self) -> bool:
+        """Whether the parts of the profile disagree with the whole."""
+        ratio = self.profile_parts_over_whole
+        return ratio is not None and abs(ratio - 1) > SUM_TOLERANCE
 
 
 class LaunchPlanEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,8 +3,7 @@
 Not here: how steps are predicted (rank/prediction.py), and verdicts against a baseline (judge.py).
 """
 
-from pytest_dnnbench.planner.remarks import SUM_TOLERANCE
-from pytest_dnnbench.results.records.schema import Record
+from pytest_dnnbench.results.records.schema import PredictionEntry, Record
 
 
 def prediction_failure(record: Record, limit: float) -> str | None:
@@ -19,15 +18,14 @@ def prediction_failure(record: Record, limit: float) -> str | None:
     predicted, measured = 1e3 * entry.step_time_s, 1e3 * entry.measured_step_time_s
     return (
         f"prediction: a step takes {measured:.4g} ms, and {predicted:.4g} ms were predicted:"
-        f" {entry.error:+.0%}, beyond --dnn-prediction-error {limit:.0%}{_doubt(record)}"
+        f" {entry.error:+.0%}, beyond --dnn-prediction-error {limit:.0%}{_doubt(entry)}"
     )
 
 
-def _doubt(record: Record) -> str:
-    ratio = record.prediction.profile_parts_over_whole if record.prediction else None
-    if ratio is None or abs(ratio - 1) <= SUM_TOLERANCE:
+def _doubt(entry: PredictionEntry) -> str:
+    if not entry.has_doubtful_profile:
         return ""
     return (
-        f"; the profile is doubtful, its operators take {ratio:.2f} times as long as the whole"
-        " model"
+        f"; the profile is doubtful, its operators take {entry.profile_parts_over_whole:.2f} times"
+        " as long as the whole model"
     )
