@@ -2,13 +2,15 @@
 imported here."""
 
 import difflib
+import importlib.machinery
 import importlib.util
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.function_case import GROUPS
+from pytest_dnnbench.shape import Shape
 from pytest_dnnbench.step_form import StepForm, check_form
 
 
@@ -53,6 +55,9 @@ class FrameworkSpec:
     the proof; what it returns on rank 0 becomes RunRequest.plan. A framework that is not
     `by_default` runs when it is named.
 
+    `axes` are the axes of shapes (shape.py) that it has, each with the option that sets the ranks
+    of it; with none, it is what the other axes leave. A framework without axes runs no shape.
+
     `forms` are the fields of StepForm (step_form.py) that its workers put into effect. All others
     are refused, for the reason in `form_reasons` where there is one.
     """
@@ -72,10 +77,26 @@ class FrameworkSpec:
     options: tuple[FrameworkOption, ...] = ()
     forms: tuple[str, ...] = ()
     form_reasons: Mapping[str, str] = field(default_factory=dict)
+    axes: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self) -> tuple[str, ...]:
         """The required modules that are not installed; importing none of them."""
         return tuple(name for name in self.requires if importlib.util.find_spec(name) is None)
+
+    def options_of(self, shape: Shape) -> dict[str, Scalar] | None:
+        """The options by which it runs a shape; None where it cannot: it lacks an axis of the
+        shape, or the shape lacks one of those that make this framework what it is."""
+        needed = {axis for axis, option in self.axes.items() if option}
+        count = shape.gpus
+        possible = self.axes and self.min_gpus <= count <= (self.max_gpus or count)
+        if not possible or not needed <= shape.axes <= {*self.axes}:
+            return None
+        kinds = {row.name: type(row.default) for row in self.options}
+        return {
+            option: kinds[option](ranks)
+            for axis, ranks in shape.ranks
+            if (option := self.axes[axis])
+        }
 
     def check_form(self, form: StepForm, device: str) -> None:
         """Raises UsageError, with the reason, where it cannot run a step in this form on this kind
@@ -111,6 +132,9 @@ _PIPELINE_REASONS = {
     "accumulate": "pipelines have an option of their own for that, --dnn-microbatches, where their"
     " schedule averages several",
 }
+
+_REPLICAS = {"dp": ""}
+_PIPELINES = {"pp": "stages", **_REPLICAS}
 
 _PIPELINE_OPTIONS = (
     FrameworkOption(
@@ -160,6 +184,7 @@ def _pipedream(
         planning="pytest_dnnbench.rank.pipeline.planning:decide",
         by_default=by_default,
         options=(*_PIPELINE_OPTIONS, option),
+        axes=_PIPELINES,
         forms=_PIPELINE_FORMS,
         form_reasons=_PIPELINE_REASONS,
     )
@@ -179,6 +204,7 @@ def _torch_schedule(
         by_default=False,
         min_gpus=2,
         options=(*_PIPELINE_OPTIONS, *options),
+        axes=_PIPELINES,
         forms=_PIPELINE_FORMS,
         form_reasons=_PIPELINE_REASONS,
     )
@@ -190,6 +216,7 @@ FRAMEWORKS = (
         "pytest_dnnbench.rank.frameworks.single:SingleWorker",
         "plain PyTorch on one device: what speed-up is measured against",
         max_gpus=1,
+        axes=_REPLICAS,
         forms=(*_WHOLE_MODEL, "cuda_graph"),
     ),
     FrameworkSpec(
@@ -239,6 +266,7 @@ FRAMEWORKS = (
                 "batch normalisation over the samples of all ranks; needs CUDA",
             ),
         ),
+        axes=_REPLICAS,
         forms=_WHOLE_MODEL,
     ),
     FrameworkSpec(
@@ -279,6 +307,7 @@ FRAMEWORKS = (
                 "backward passes per exchange and update",
             ),
         ),
+        axes=_REPLICAS,
         forms=_WHOLE_MODEL,
     ),
     FrameworkSpec(
@@ -287,6 +316,7 @@ FRAMEWORKS = (
         "torch.distributed.fsdp.fully_shard (FSDP2): sharded data parallel",
         preload=("pytest_dnnbench.rank.frameworks.fsdp",),
         by_default=False,
+        axes=_REPLICAS,
         forms=("fused", "checkpointing", "accumulate", "cudnn_benchmark"),
         form_reasons=_SHARED_OUT_REASONS,
         options=(
@@ -321,6 +351,7 @@ FRAMEWORKS = (
         "torch.distributed.tensor.parallel: tensor parallel",
         preload=("pytest_dnnbench.rank.frameworks.tp",),
         fits="pytest_dnnbench.shape:splits_evenly",
+        axes={"tp": "ranks", **_REPLICAS},
         by_default=False,
         options=(
             FrameworkOption(
@@ -375,6 +406,9 @@ FRAMEWORKS = (
     _torch_schedule("zbv", "zero bubbles, two stages per rank placed as a V"),
     _torch_schedule("dualpipev", "DualPipeV: as zbv, forward and backward passes in pairs"),
 )
+
+OF_SHAPES = ("ddp", "tp", "1f1b")
+"""What runs the shapes of a session whose user has named no frameworks: of each shape, one."""
 
 TORCH_GROUP = FrameworkSpec(
     "torch", "", "torch.distributed's process group, for timed functions: no framework trains here"
@@ -444,13 +478,19 @@ class Catalog:
         default_factory=lambda: {row.name: row for row in FRAMEWORKS}
     )
     models: Mapping[str, str] = field(default_factory=lambda: {**MODELS, **OWN_MODELS})
+    front: tuple[str, ...] = ()
+    """Folders that the ranks have on `sys.path` before this process's."""
 
     def with_rows(
         self, frameworks: Iterable[FrameworkSpec], models: Mapping[str, str]
     ) -> "Catalog":
         """This catalog and more rows; a row of the same name replaces ours."""
         rows = {**self.frameworks, **{row.name: row for row in frameworks}}
-        return Catalog(rows, {**self.models, **models})
+        return replace(self, frameworks=rows, models={**self.models, **models})
+
+    def behind(self, folder: str | None) -> "Catalog":
+        """This catalog for ranks that have a folder first on `sys.path`; None: they have not."""
+        return replace(self, front=(folder,) if folder else ())
 
     def framework(self, name: str) -> FrameworkSpec:
         """The row of a framework. Raises UsageError with the nearest names."""
@@ -483,10 +523,11 @@ class Catalog:
             )
         if not all(part.isidentifier() for part in (*module.split("."), *factory.split("."))):
             raise UsageError(f"model {name!r} is not of the form package.module:factory")
-        if importlib.util.find_spec(module.split(".")[0]) is None:
+        first = module.split(".")[0]
+        ahead = importlib.machinery.PathFinder.find_spec(first, [*self.front])
+        if ahead is None and importlib.util.find_spec(first) is None:
             raise UsageError(
-                f"model {name!r}: no module {module.split('.')[0]!r} can be imported; is it"
-                " on sys.path?"
+                f"model {name!r}: no module {first!r} can be imported; is it on sys.path?"
             )
         return name
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.report.text import cut_middle, pad, width_of
-from pytest_dnnbench.results.records.schema import BreakdownEntry
+from pytest_dnnbench.results.records.profile_entry import BreakdownEntry
 from pytest_dnnbench.step_parts import PARTS, Part
 
 HEADS: dict[Part, str] = {
@@ -38,24 +38,39 @@ def broken_down(results: Iterable[Result]) -> list[tuple[Result, BreakdownEntry]
 def breakdown_lines(study: Study, width: int) -> list[str]:
     """Lines of at most `width` columns: a row per case with the shares of its step; none without a
     breakdown."""
-    entries = broken_down(study.measured)
+    entries = _named(study)
     if not entries:
         return []
     shown = [part for part in PARTS if any(entry.shares.get(part, 0.0) for _, entry in entries)]
     heads = [*(HEADS[part] for part in shown), "profiled"]
     widths = [max(len(head), 5) for head in heads]
     room = max(width - sum(widths) - 2 * len(widths) - 2, _LEAST_NAME)
-    names = [_name(study, result) for result, _ in entries]
-    first = min(room, max(map(width_of, ["case", *names])))
+    first = min(room, max(map(width_of, ["case", *(name for name, _ in entries)])))
     lines = [_line("case", heads, first, widths)]
-    for name, (_, entry) in zip(names, entries, strict=True):
+    for name, entry in entries:
         cells = [f"{entry.shares.get(part, 0.0):.0%}" for part in shown]
         lines.append(_line(name, [*cells, f"x{entry.slowdown:.2f}"], first, widths))
     if "communication" in shown:
         lines.append("comm.: exchange that overlaps no compute; waiting for other ranks included")
     lines.append("profiled: the time of a profiled step over that of a timed one")
-    lines += [f"{name}: {text}" for name, text in _troubles(study, entries)]
+    lines += [
+        f"{name}: parts are {entry.parts_over_step:.0%} of the step"
+        for name, entry in entries
+        if not entry.adds_up
+    ]
     return ["where a step's time goes", *(cut_middle(f"  {line}", width) for line in lines), ""]
+
+
+def _named(study: Study) -> list[tuple[str, BreakdownEntry]]:
+    """The breakdowns of a study with the names of their rows; that of side B follows its case's."""
+    entries = []
+    for result in study.measured:
+        other, name = result.record.against, _name(study, result)
+        if own := result.record.breakdown:
+            entries.append((name, own))
+        if other is not None and other.breakdown:
+            entries.append((f"{name}, side B", other.breakdown))
+    return entries
 
 
 def _name(study: Study, result: Result) -> str:
@@ -69,11 +84,3 @@ def _name(study: Study, result: Result) -> str:
 def _line(name: str, cells: list[str], first: int, widths: list[int]) -> str:
     columns = [pad(cell, width, left=True) for cell, width in zip(cells, widths, strict=True)]
     return "  ".join([pad(cut_middle(name, first), first), *columns])
-
-
-def _troubles(study: Study, entries: list[tuple[Result, BreakdownEntry]]) -> list[tuple[str, str]]:
-    return [
-        (_name(study, result), f"parts are {entry.parts_over_step:.0%} of the step")
-        for result, entry in entries
-        if not entry.adds_up
-    ]

@@ -248,6 +248,8 @@ def _labels(point: Point) -> str:
     }
     if record.case is not None:
         labels |= {"model": record.case.model, "phase": record.case.phase}
+        if record.case.shape:
+            labels["shape"] = record.case.shape
     return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
 
 

@@ -27,7 +27,7 @@ def markdown(
     shown = columns([row for section in sections for row in section.rows])
     lines = [line for section in sections for line in _table_lines(section, shown)]
     lines += _function_lines(functions) if functions else []
-    lines += _side_lines(sides) if sides else []
+    lines += side_lines(sides) if sides else []
     lines.append(markdown_text(caption) if sections or functions else "No case was measured.")
     return "\n".join(lines) + "\n"
 
@@ -61,6 +61,7 @@ def _csv_row(group: Group, row: Row, study: Study) -> dict[str, object]:
         "phase": group.phase,
         "setting": group.setting,
         "framework": row.series,
+        "shape": case.shape or None,
         "plan": record.plan.shape if record.plan else None,
         "gpus": case.gpus,
         "device": case.device,
@@ -118,7 +119,9 @@ def _cell(row: Row, column: Column) -> str:
     return f"**{text}**" if column.key == THROUGHPUT and row.rank == CLEAR else text
 
 
-def _side_lines(sides: SideTable) -> list[str]:
+def side_lines(sides: SideTable) -> list[str]:
+    """The comparison of two environments as lines of Markdown, whole: what differs, what came of
+    it, a row for each metric of each case, and why the slower side is slower."""
     return [
         "### Two environments side by side",
         "",
@@ -127,7 +130,14 @@ def _side_lines(sides: SideTable) -> list[str]:
         _line(["---"] * len(HEADS)),
         *(_line(map(markdown_text, row)) for row in sides.rows),
         "",
+        *(line for lines in sides.reasons for line in _list(lines)),
     ]
+
+
+def _list(lines: Sequence[str]) -> list[str]:
+    """A line and those below it, as a list."""
+    head, *rest = (markdown_text(line.strip()) for line in lines)
+    return [f"- {head}", *(f"  - {line}" for line in rest), ""]
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from pytest_dnnbench.results.verdicts.side_by_side_text import (
     SideRow,
     about_lines,
     answers,
+    reason,
     rows_of,
 )
 
@@ -21,11 +22,13 @@ HEADS = ("case", "metric", "A", "B", "change", "95% interval", "B is", "")
 @dataclass(frozen=True, slots=True)
 class SideTable:
     """What was compared and what came of it, in sentences; a row of texts for each metric of each
-    case, under HEADS; the status of each row."""
+    case, under HEADS; the status of each row; of each case of which it is known why one side is
+    slower, the lines that say it."""
 
     sentences: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     statuses: tuple[str, ...]
+    reasons: tuple[tuple[str, ...], ...]
 
 
 def side_table(study: Study) -> SideTable | None:
@@ -42,7 +45,17 @@ def side_table(study: Study) -> SideTable | None:
         for sentence in (*about_lines(next(iter(others.values())).side, others), *answers(others))
     ]
     rows = [row for result in study.measured for row in rows_of(result.name, result.record)]
-    return SideTable(tuple(sentences), tuple(map(_cells, rows)), tuple(row.status for row in rows))
+    reasons = [
+        (f"{result.name}: {lines[0]}", *lines[1:])
+        for result in study.measured
+        if result.record.against and (lines := reason(result.record.against))
+    ]
+    return SideTable(
+        tuple(sentences),
+        tuple(map(_cells, rows)),
+        tuple(row.status for row in rows),
+        tuple(reasons),
+    )
 
 
 def _cells(row: SideRow) -> tuple[str, ...]:
@@ -69,6 +82,8 @@ def csv_rows(results: Sequence[Result]) -> list[Mapping[str, object]]:
             "status": each.status,
             "limit_fraction": each.limit,
             "limit_broken": each.broken,
+            "slower_side": other.slower or "",
+            "why": "; ".join(line.strip() for line in reason(other)),
         }
         for result in results
         if (other := result.record.against)

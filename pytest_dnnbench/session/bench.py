@@ -19,6 +19,7 @@ from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.replay_clock import clock_of
 from pytest_dnnbench.session.resources import Resources
+from pytest_dnnbench.session.shapes import options_in
 from pytest_dnnbench.session.side_by_side import side_by_side
 from pytest_dnnbench.session.state import EARLY_ROUND
 from pytest_dnnbench.session.traces import trace_path
@@ -38,10 +39,13 @@ class DnnBench:
     """Proves, measures and records the case of one test: a step of training or validation
     (`measure`), or a function of the author's own (`time`)."""
 
-    def __init__(self, resources: Resources, item: pytest.Item, benchmark: Any) -> None:
+    def __init__(
+        self, resources: Resources, item: pytest.Item, benchmark: Any, shape: str = ""
+    ) -> None:
         self._resources = resources
         self._item = item
         self._benchmark = benchmark
+        self._shape = shape
 
     def measure(
         self,
@@ -185,10 +189,11 @@ class DnnBench:
         form: StepForm | None,
     ) -> CaseRun:
         spec.check_options(options)
+        shaped = options_in(self._shape, spec, ranks.world_size, options)
         form = self._checked_form(spec, model, form)
         shared, smoke = self._resources, not self._benchmark.enabled
         return prepare_run(
-            self._case(spec.name, model, ranks.world_size, phase, options, form),
+            self._case(spec.name, model, ranks.world_size, phase, {**shaped, **options}, form),
             shared.catalog,
             shared.launcher(ranks, spec),
             shared.machine,
@@ -248,6 +253,7 @@ class DnnBench:
             options={**settings.framework_options.get(framework, {}), **options},
             nodes=self._resources.nodes_for(gpus),
             form=form,
+            shape=self._shape,
         )
 
     def _launch_unless_made(self, run: CaseRun, ranks: Ranks, spec: FrameworkSpec) -> None:
@@ -281,6 +287,8 @@ class DnnBench:
         sides = side_by_side(self._item.config)
         if sides:
             record.against = sides.entry(self._item)
+            if self._benchmark.enabled:
+                sides.explain(self._item, record)
         unlike = sides.failure(record) if sides else None
         if self._benchmark.enabled:
             self._resources.speed_ups.add(record)

@@ -1,5 +1,5 @@
 """On GitHub Actions: the session's comparison on the page of the job, and an annotation at the test
-of each case that got worse, that is noisy or that was disturbed.
+of each case that got worse, that is noisy or disturbed, or that differs between two environments.
 
 Texts of cases come from files, marks and ranks, so nothing of them may become a command of the
 runner: every text is one printable line, and escaped as the runner's own toolkit does it. GitHub's
@@ -72,10 +72,14 @@ class GitHub:
         for name, record in records.items():
             if name not in worse and (remarks := _remarks(record)):
                 yield "warning", self._annotation("warning", name, record, "\n".join(remarks))
+        for name, record in records.items():
+            # Which of the sides is to be the faster one, nobody has said: it is no warning.
+            if name not in worse and (called := side_by_side_text.called_lines(record)):
+                yield "notice", self._annotation("notice", name, record, "\n".join(called))
 
     def _annotation(self, kind: str, name: str, record: Record, message: str) -> str:
         path, line = self._places.get(name, (name.partition("::")[0], 1))
-        title = f"{record.measured_case.label}: {record.verdict.status}"
+        title = f"{record.measured_case.label}: {_outcome(kind, record)}"
         return _command(
             kind,
             {"file": _from_checkout(self._config.rootpath / path), "line": line, "title": title},
@@ -95,6 +99,18 @@ class GitHub:
             only_now=[],
             passed_over=baseline.passed_over,
         )
+
+
+def _outcome(kind: str, record: Record) -> str:
+    """What an annotation is about, in a few words: the verdict, or side B where that is it."""
+    other, status = record.against, record.verdict.status
+    if other is None or kind == "warning":
+        return status
+    if kind == "notice":
+        return f"side {other.slower} is slower" if other.slower else "the sides differ"
+    if status == "regressed" or not side_by_side_text.failure_of(other):
+        return status
+    return "side B failed" if other.failure is not None else "side B is worse than allowed"
 
 
 def _failure(record: Record) -> str:
@@ -125,7 +141,7 @@ def _remarks(record: Record) -> list[str]:
 def _limited(annotations: list[tuple[str, str]]) -> list[str]:
     """As many of a kind as GitHub shows; the last says how many more there are."""
     lines = []
-    for kind in ("error", "warning"):
+    for kind in ("error", "warning", "notice"):
         of_kind = [command for each, command in annotations if each == kind]
         if len(of_kind) > MOST_ANNOTATIONS:
             more = len(of_kind) - (MOST_ANNOTATIONS - 1)
@@ -159,17 +175,21 @@ def _markdown(records: Mapping[str, Record], comparison: Comparison | None) -> l
     """The parts of the job's summary, the most important first."""
     from pytest_dnnbench.report.captions import caption
     from pytest_dnnbench.report.functions import function_table
-    from pytest_dnnbench.report.paste import markdown
+    from pytest_dnnbench.report.paste import markdown, side_lines
     from pytest_dnnbench.report.rows import sections
     from pytest_dnnbench.report.side_by_side import side_table
     from pytest_dnnbench.report.table import study_of
 
     study = study_of(records)
-    figures = markdown(sections(study), function_table(study), side_table(study), caption(study))
-    if comparison is None:
+    sides, parts = side_table(study), list[str]()
+    if comparison is not None:
+        parts.append(compare_text.markdown(comparison))
+    if sides is not None:
+        parts.append("\n".join(side_lines(sides)))
+    figures = markdown(sections(study), function_table(study), None, caption(study))
+    if not parts:
         return [f"### Benchmarks: no baseline\n\n{figures}"]
-    folded = f"<details><summary>all figures</summary>\n\n{figures}\n</details>"
-    return [compare_text.markdown(comparison), folded]
+    return [*parts, f"<details><summary>all figures</summary>\n\n{figures}\n</details>"]
 
 
 def _append(parts: list[str]) -> str | None:

@@ -3,6 +3,7 @@ do not go together, are refused before anything starts."""
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from pytest_dnnbench.session.settings import (
     OPTIONS,
     Settings,
 )
+from pytest_dnnbench.shape import shapes_of
 
 if TYPE_CHECKING:
     import pytest
@@ -32,6 +34,7 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     values = {option.key.removeprefix("dnn_"): _value(config, option) for option in OPTIONS}
     if values["gpu_counts"] is not None:
         values["gpu_counts"] = tuple(_count(text) for text in values["gpu_counts"])
+    values["shapes"] = tuple(str(shape) for shape in shapes_of(values["shapes"]))
     _choose_rounds(config, values)
     values["launches"], values["effect"] = _launches(values["launches"])
     values["warmup"] = as_warmup(values["warmup"], "--dnn-warmup")
@@ -40,7 +43,7 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     values["limits"] = limits.parse(config.getoption(limits.key) or ())
     values["ini_limits"] = limits.parse(config.getini(limits.key) or ())
     settings = Settings(**values, framework_options=_read_framework_options(config, catalog))
-    _check(settings, catalog)
+    _check(settings, catalog.behind(settings.path))
     return settings
 
 
@@ -57,6 +60,8 @@ def _read_framework_options(
 
 
 def _check(settings: Settings, catalog: Catalog) -> None:
+    if settings.path is not None and not os.path.isdir(settings.path):
+        raise UsageError(f"--dnn-path {settings.path}: there is no such folder")
     for framework in settings.frameworks or ():
         if framework != ALL:
             catalog.framework(framework)

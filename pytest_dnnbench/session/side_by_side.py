@@ -224,6 +224,14 @@ class SideBySide:
             pair.failure,
         )
 
+    def explain(self, item: pytest.Item, record: Record) -> None:
+        """Says on the record why one side is slower, where one is; profiles both for it."""
+        from pytest_dnnbench.session.side_profiles import explain_pair, note_troubles
+
+        pair = self._pairs[item.nodeid]
+        note_troubles(record, pair.b.launches)
+        explain_pair(record, pair.a, pair.b)
+
     def failure(self, record: Record) -> str | None:
         """Why the comparison fails the case's test; None where it does not."""
         from pytest_dnnbench.results.verdicts.side_by_side_text import failure_message
@@ -240,7 +248,11 @@ class SideBySide:
         from pytest_dnnbench.session.other_side import asked_side, make_side
 
         config, shared = self._config, resources(self._config)
-        side, entry = make_side(asked_side(settings), lambda line: state.announce(config, line))
+        side, entry = make_side(
+            asked_side(settings),
+            lambda line: state.announce(config, line),
+            shared.server.side.front,
+        )
         server = ForkServer(shared.server.preload, side)
         limits = against_limits(settings.against_limits, "--dnn-against-limits")
         questions = Questions(

@@ -31,6 +31,7 @@ from pytest_dnnbench.results.records.schema import (
     Record,
     SessionEntry,
 )
+from pytest_dnnbench.results.records.side_by_side import TIMES
 from pytest_dnnbench.results.records.speed_up import relate, speed_ups_of
 from pytest_dnnbench.results.records.verdict import Confirmation, MetricVerdict
 from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
@@ -67,10 +68,6 @@ class Again(Protocol):
 
     def __call__(self, count: int, *, profiled: bool = False) -> Measurement:
         """Profiled ones run a few more steps after the timed ones, under torch's profiler."""
-
-
-TIMES = (THROUGHPUT, "step_time_s")
-"""The metrics whose regression a breakdown explains."""
 
 
 @dataclass(frozen=True, slots=True)

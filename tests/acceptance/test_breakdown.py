@@ -28,7 +28,7 @@ from pytest_dnnbench.messages import (
 )
 from pytest_dnnbench.results.records.breakdown import breakdown_of
 from pytest_dnnbench.results.records.measurement import Launch
-from pytest_dnnbench.results.records.schema import ADDS_UP, BreakdownEntry, WhyEntry
+from pytest_dnnbench.results.records.profile_entry import ADDS_UP, BreakdownEntry, WhyEntry
 from pytest_dnnbench.results.verdicts.why import explain, why_lines
 from pytest_dnnbench.step_parts import Part
 from tests.rank.slowed_workers import CAUSES, PLANTED

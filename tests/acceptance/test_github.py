@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from pytest_dnnbench.results.records.side_by_side import OtherSide, SideEntry
+from pytest_dnnbench.results.records.profile_entry import WhyEntry
+from pytest_dnnbench.results.records.side_by_side import (
+    OtherSide,
+    SideEntry,
+    SideMetric,
+    SideStatus,
+)
+from pytest_dnnbench.results.records.verdict import Verdict
 from pytest_dnnbench.session import github
 from tests.acceptance.test_main_job import CASES
 from tests.acceptance.test_verdicts import CONFTEST, run
@@ -77,6 +84,55 @@ def test_a_case_that_the_other_side_fails_says_why() -> None:
     assert github._failure(record).endswith("side A's figures are kept: no torch")
     record.against = None
     assert "side A" not in github._failure(record)
+
+
+def other(status: SideStatus, change: float, *, broken: bool = False) -> OtherSide:
+    compared = SideMetric(
+        status=status,
+        a=1000.0,
+        b=1000.0 * (1 + change),
+        change=change,
+        interval=(change - 0.01, change + 0.01),
+        detectable=0.02,
+        pairs=8,
+        limit=-0.02 if broken else None,
+        broken=broken,
+    )
+    why = WhyEntry(rank=0, baseline_s=0.01, now_s=0.02, doubt="no two launches")
+    side = SideEntry(name="old", python="python", differences=["torch: 2.13.0 -> 2.9.1"])
+    return OtherSide(side=side, compared={"throughput": compared}, why=why)
+
+
+@pytest.mark.parametrize(
+    ("against", "kind", "title"),
+    [
+        (other("worse", -0.1), "notice", "side B is slower"),
+        (other("better", 0.1), "notice", "side A is slower"),
+        (other("worse", -0.1, broken=True), "error", "side B is worse than allowed"),
+        (OtherSide(side=SideEntry(name="old", python="p"), failure="no"), "error", "side B failed"),
+        (None, "error", "no-baseline"),
+    ],
+)
+def test_an_annotation_says_which_side_it_is_about(
+    against: OtherSide | None, kind: str, title: str
+) -> None:
+    record = measured("single", "resnet18", 1)
+    record.verdict = Verdict()
+    record.against = against
+    assert github._outcome(kind, record) == title
+
+
+def test_the_page_of_the_job_has_the_whole_comparison_of_two_environments_first() -> None:
+    record = measured("single", "resnet18", 1)
+    record.against = other("worse", -0.1)
+    first, rest = github._markdown({"case": record}, None)
+    assert first.startswith("### Two environments side by side\n")
+    assert "B (old) is 10% slower than A, 95% interval" in first
+    assert "torch: 2.13.0" in first
+    assert re.search(r"\| case \| throughput \| 1,000 img/s \| 900 img/s \| \S*10.00% \|", first)
+    assert "\n- case: why: no two launches" in first
+    assert rest.startswith("<details><summary>all figures</summary>")
+    assert "side by side" not in rest
 
 
 def test_no_text_of_a_case_becomes_a_command_of_the_runner() -> None:

@@ -39,6 +39,19 @@ def test_pipeline(framework, shape, model, process_group, dnnbench):
 """
 OTHERS = """
 import pytest
+from pytest_dnnbench import StepForm
+
+IMAGES = StepForm(memory_format="channels_last")
+OPTIONS = {
+    "sync_batchnorm": ("ddp", "resnet18", {"sync_batchnorm": True}, IMAGES),
+    "powersgd": ("ddp", "resnet18", {"hook": "powersgd", "powersgd_rank": 2}, IMAGES),
+    "reduce_last": ("fsdp", "mlp", {"reduce": "last"}, StepForm(accumulate=2)),
+}
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option(option, process_group, dnnbench):
+    framework, model, options, form = OPTIONS[option]
+    dnnbench.measure(framework, model, process_group(2), phase="train", options=options, form=form)
 
 @pytest.mark.parametrize("framework", ["fsdp", "tp"])
 def test_sharded(framework, process_group, dnnbench):

@@ -130,6 +130,12 @@ def test_torchs_hook_is_proven_as_strictly_as_the_mean(
         assert evidence.largest_deviation[kind] <= evidence.tolerance[kind] < 1e-9
 
 
+def test_buckets_do_not_get_mixed_up(server: ForkServer) -> None:
+    """Ranks on gloo once sent the messages of two buckets in different orders, and died of it."""
+    evidence = prove(server, request("gpt-nano", bucket_mb=0.05))
+    assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
+
+
 @pytest.mark.parametrize(
     ("fault", "failure"),
     [

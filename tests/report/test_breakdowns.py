@@ -14,8 +14,10 @@ from pytest_dnnbench.report.table import render, study_of
 from pytest_dnnbench.report.write import write_report
 from pytest_dnnbench.results.records.breakdown import breakdown_of
 from pytest_dnnbench.results.records.measurement import Launch
-from pytest_dnnbench.results.records.saved import read_saved
-from pytest_dnnbench.results.records.schema import BreakdownEntry, Conditions, Record
+from pytest_dnnbench.results.records.profile_entry import BreakdownEntry
+from pytest_dnnbench.results.records.saved import check_record, read_saved
+from pytest_dnnbench.results.records.schema import Conditions, Record
+from pytest_dnnbench.results.records.side_by_side import OtherSide, SideEntry
 from tests.report.records import as_saved, measured, saved
 
 NAME = "test_cases.py::test_train[ddp-resnet50-2gpu]"
@@ -98,6 +100,21 @@ def test_the_table_has_a_row_for_each_profiled_case(width: int) -> None:
         row = next(line for line in lines if "ddp, resnet50, 2" in line)
         assert row.split()[-3:] == ["58%", "42%", "x1.20"]
         assert not any("single, resnet50, 1" in line for line in lines)
+
+
+def test_side_b_has_a_row_below_its_case_and_its_figures_are_checked(tmp_path: Path) -> None:
+    record = with_breakdown(launch(6, 8), launch(6, 8))
+    other = entry_of(launch(9, 9), launch(9, 9))
+    record.against = OtherSide(side=SideEntry(name="old", python="python"), breakdown=other)
+    lines = [line.text for line in render(study_of({NAME: record}), 100)]
+    rows = [line.split() for line in lines if "ddp, resnet50, 2" in line]
+    assert rows[0][-3:] == ["58%", "42%", "x1.20"]
+    assert rows[1][-5:] == ["side", "B", "75%", "25%", "x1.20"]
+    record.against = msgspec.structs.replace(
+        record.against, breakdown=msgspec.structs.replace(other, launches=[])
+    )
+    with pytest.raises(DataError, match=r"against\.breakdown\.launches: each must have the same"):
+        check_record(record, "file")
 
 
 def test_the_page_has_a_bar_for_each_profiled_case_and_no_section_without(tmp_path: Path) -> None:

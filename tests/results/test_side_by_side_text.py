@@ -3,7 +3,9 @@
 from typing import Any
 
 import msgspec
+import pytest
 
+from pytest_dnnbench.results.records.profile_entry import Cause, WhyEntry
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.side_by_side import (
     OtherSide,
@@ -15,7 +17,9 @@ from pytest_dnnbench.results.verdicts.side_by_side_text import (
     about_lines,
     answer,
     answers,
+    called_lines,
     failure_message,
+    reason,
     rows_of,
     summary_lines,
 )
@@ -153,6 +157,66 @@ def test_a_broken_limit_fails_with_the_figures_of_both_sides() -> None:
     within = metric("worse", -0.031, limit=-0.05)
     assert failure_message(with_side(other(throughput=within))) is None
     assert failure_message(measured("ddp", "resnet18", 2)) is None
+
+
+WHY = WhyEntry(
+    rank=1,
+    baseline_s=0.0214,
+    now_s=0.0287,
+    causes=[
+        Cause(
+            part="compute",
+            name="aten::mm",
+            baseline_s=0.0091,
+            now_s=0.0157,
+            baseline_calls=2.0,
+            now_calls=4.0,
+            share=0.9,
+        )
+    ],
+)
+
+
+def test_why_the_slower_side_is_slower_stands_in_the_failure_and_in_the_summary() -> None:
+    broken = metric("worse", -0.031, limit=-0.02, broken=True)
+    record = with_side(OtherSide(side=OLD, compared={"throughput": broken}, why=WHY))
+    message = failure_message(record)
+    assert message is not None
+    lines = [
+        "why: a profiled step of rank 1 takes 7.3 ms more on side B (21.4 ms to 28.7 ms)",
+        "  compute in aten::mm: 6.6 ms more (9.1 ms to 15.7 ms, 2 to 4 calls), 90% of the"
+        " difference",
+    ]
+    assert message.splitlines()[-2:] == [f"  {line}" for line in lines]
+    summary = [text for text, _ in summary_lines({"slow": record})]
+    assert summary[-2:] == [f"slow: {lines[0]}", lines[1]]
+    many = {f"case {number}": record for number in range(9)}
+    assert summary_lines(many)[-1][0] == "why: 5 more cases are explained in the record"
+
+
+def test_a_side_b_that_is_faster_makes_side_a_the_slower_one() -> None:
+    other = OtherSide(side=OLD, compared={"throughput": metric("better", 0.031)}, why=WHY)
+    assert reason(other)[0].startswith("why: a profiled step of rank 1 takes 7.3 ms more on side A")
+    assert called_lines(with_side(other))[0].startswith("side B (torch 2.9.1): throughput +3.10%")
+
+
+@pytest.mark.parametrize(
+    ("throughput", "step_time", "slower"),
+    [
+        (metric("worse", -0.1), metric("no evidence", 0.0), "B"),
+        (metric("no evidence", 0.0), metric("worse", 0.1), "B"),
+        (metric("no evidence", 0.0), metric("better", -0.1), "A"),
+        (metric("better", 0.1), metric("worse", 0.1), "A"),
+        (metric("no evidence", 0.0), metric("no evidence", 0.0), None),
+    ],
+)
+def test_which_side_is_slower(
+    throughput: SideMetric, step_time: SideMetric, slower: str | None
+) -> None:
+    memory = metric("worse", 0.5)
+    side = other(resident_peak_bytes=memory, throughput=throughput, step_time_s=step_time)
+    assert side.slower == slower
+    assert reason(side) == []
 
 
 def test_a_record_with_two_sides_comes_back_from_json_as_it_was() -> None:

@@ -4,7 +4,11 @@ import random
 
 import pytest
 
-from pytest_dnnbench.results.records.schema import BreakdownEntry, OperatorEntry, ProfiledRank
+from pytest_dnnbench.results.records.profile_entry import (
+    BreakdownEntry,
+    OperatorEntry,
+    ProfiledRank,
+)
 from pytest_dnnbench.results.verdicts.why import explain, unexplained, why_lines
 from pytest_dnnbench.step_parts import PARTS, Part
 

@@ -58,11 +58,16 @@ class PowerSgdHook:
         model.register_comm_hook(self, _exchange)
 
     def exchange(self, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-        """The exchange of one bucket; notes what the buckets hold while they settle."""
+        """The exchange of one bucket; notes what the buckets hold while they settle. On CPU ranks
+        it is over when this returns: a bucket's second and third message go out when the one before
+        has arrived, and gloo's ranks would send those of two buckets in different orders."""
         if self._state.iter < PLAIN_PASSES:
             self._buckets[bucket.index()] = bucket.parameters()
         with drawing():
-            return powerSGD_hook(self._state, bucket)
+            given = powerSGD_hook(self._state, bucket)
+        if bucket.buffer().device.type == "cpu":
+            given.wait()
+        return given
 
     @property
     def compression(self) -> float:

@@ -8,7 +8,7 @@ import msgspec
 
 from pytest_dnnbench.results.baselines.comparability import Difference, Recorded
 from pytest_dnnbench.results.baselines.limits import Limit
-from pytest_dnnbench.results.records.schema import BreakdownEntry
+from pytest_dnnbench.results.records.profile_entry import BreakdownEntry
 from pytest_dnnbench.results.records.verdict import Against, Status
 from pytest_dnnbench.results.statistics.anchor import FEWEST, Anchor, anchor_of
 from pytest_dnnbench.results.statistics.noise import WINDOW, Noise, Prior, prior_of

@@ -7,7 +7,11 @@ from pathlib import PurePath
 
 from pytest_dnnbench.messages import StepProfile
 from pytest_dnnbench.results.records.measurement import Launch
-from pytest_dnnbench.results.records.schema import BreakdownEntry, OperatorEntry, ProfiledRank
+from pytest_dnnbench.results.records.profile_entry import (
+    BreakdownEntry,
+    OperatorEntry,
+    ProfiledRank,
+)
 from pytest_dnnbench.step_parts import PARTS, Part
 
 MOST_OPERATORS = 40

@@ -15,9 +15,9 @@ from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.harmless import one_line
 from pytest_dnnbench.metrics import metric_row
 from pytest_dnnbench.results.records.json_text import line_of, read_bytes
+from pytest_dnnbench.results.records.profile_entry import BreakdownEntry
 from pytest_dnnbench.results.records.schema import (
     SCHEMA,
-    BreakdownEntry,
     Record,
     SavedFile,
     SessionEntry,
@@ -210,6 +210,8 @@ def check_record(record: Record, place: str) -> None:
             _wrong(place, name, f"the value {metric.value!r} is not the median of per_launch")
     if record.breakdown is not None:
         _check_breakdown(record.breakdown, f"{place}.breakdown")
+    if record.against is not None and record.against.breakdown is not None:
+        _check_breakdown(record.against.breakdown, f"{place}.against.breakdown")
     for name, each in (record.against.compared if record.against else {}).items():
         if not each.is_possible:
             raise DataError(f"{place}.against.compared.{name}: no pairs can give these figures")

@@ -18,18 +18,15 @@ from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.results.records.launches import Launches, launches_of
 from pytest_dnnbench.results.records.preflight import PreflightEntry
+from pytest_dnnbench.results.records.profile_entry import BreakdownEntry, WhyEntry
 from pytest_dnnbench.results.records.side_by_side import OtherSide
 from pytest_dnnbench.results.records.verdict import Verdict
 from pytest_dnnbench.results.statistics.noise import Noise
-from pytest_dnnbench.step_parts import Part
 
 # gc=False: no struct here is ever part of a cycle, and a storage holds 100,000 records.
 
 SCHEMA = 1
 """The version of records and of the session's entry in a saved file. History: 1, the first."""
-
-ADDS_UP = 0.05
-"""How far the parts of a step may be from the step itself, as a fraction."""
 
 
 class RunFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -134,7 +131,9 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     in which the machine slept. `yardstick_s` is how long the machine's yardstick took after the
     launch: of the cores, or of the launch's GPUs the slowest one's; of several nodes, the slowest
     one's. `nodes` are there for a launch on nodes, the
-    leading one first; the leased cores are then given for each of them.
+    leading one first; the leased cores are then given for each of them. `phases_s` says where the
+    time of the launch went: seconds by phase of the rank that reported last, with "fork" before it
+    ran and "end" after the last report, until ranks and devices were free.
     """
 
     disturbed: str | None = None
@@ -148,6 +147,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     discarded_as_suspended: int = 0
     yardstick_s: float | None = None
     nodes: list[NodeConditions] = []
+    phases_s: dict[str, float] = {}
 
 
 class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -245,82 +245,6 @@ class PlanEntry(msgspec.Struct, frozen=True, kw_only=True):
     predicted_data_parallel_step_time_s: float
     measured_step_time_s: float
     ranks: list[PlannedRank]
-
-
-class ProfiledRank(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One rank's profiled steps in one launch: how many, the seconds of one by the host's clock,
-    and the seconds of one by part. `trace` is the name of the file in
-    --dnn-traces."""
-
-    steps: int
-    step_time_s: float
-    parts_s: dict[Part, float]
-    trace: str = ""
-
-
-class OperatorEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What one operator takes of a profiled step, as far as it counts as `part`: the seconds, for
-    each profiled launch those of each rank. `calls` counts its calls in a step of each rank, over
-    all parts. An empty name: the host between operators. The time of communication is its exposed
-    part."""
-
-    part: Part
-    name: str
-    self_s: list[list[float]]
-    calls: list[float]
-
-
-class BreakdownEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step's time goes into, from a few steps under torch's profiler after the timed ones
-    of each launch. They are slower than the timed steps: use their shares.
-
-    `seconds` and `shares` of a step by part are the job's: the mean over its ranks, the median over
-    the launches. `slowdown` is the time of a profiled step over that of a timed one.
-    `parts_over_step` is, of all ranks and launches, the sum of the parts over the step that is
-    farthest from 1: beyond 5% the parts do not add up. `launches` are the profiled ones, each with
-    its ranks. `operators` are those that take most of a step.
-    """
-
-    seconds: dict[Part, float]
-    shares: dict[Part, float]
-    slowdown: float
-    parts_over_step: float
-    launches: list[list[ProfiledRank]]
-    operators: list[OperatorEntry] = []
-
-    @property
-    def adds_up(self) -> bool:
-        """Whether the parts of every rank add up to its steps."""
-        return abs(self.parts_over_step - 1) <= ADDS_UP
-
-
-class Cause(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of the step that grew beyond the spread of the profiled launches: one operator of it,
-    or without a name the part as a whole. Seconds of a step, and the share of the difference that
-    the growth explains."""
-
-    part: Part
-    name: str
-    baseline_s: float
-    now_s: float
-    baseline_calls: float | None
-    now_calls: float | None
-    share: float
-
-
-class WhyEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a case got slower: its profile beside the baseline's, on one rank.
-
-    `rank` is the one whose own work grew most, or, where none did, the one that waits least. The
-    seconds are those of a profiled step on it. `causes` are the largest first; empty where no part
-    stands out. `doubt` says why nothing can be said, where that is so.
-    """
-
-    rank: int
-    baseline_s: float
-    now_s: float
-    causes: list[Cause] = []
-    doubt: str = ""
 
 
 class LaunchPlanEntry(msgspec.Struct, frozen=True, kw_only=True):

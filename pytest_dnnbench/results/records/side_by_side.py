@@ -8,9 +8,15 @@ from typing import Literal
 import msgspec
 
 from pytest_dnnbench.case import Scalar
-from pytest_dnnbench.metrics import can_be_measured
+from pytest_dnnbench.metrics import THROUGHPUT, can_be_measured
+from pytest_dnnbench.results.records.profile_entry import BreakdownEntry, WhyEntry
 
 SideStatus = Literal["better", "worse", "no evidence"]
+
+Side = Literal["A", "B"]
+
+TIMES = (THROUGHPUT, "step_time_s")
+"""The metrics of which profiled steps explain a difference."""
 
 
 class SideEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -71,8 +77,10 @@ class OtherSide(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     of B and launch i of the record are a pair, made in round i; `b_first` says in which rounds B
     was launched first. `looks` are the rounds after which the question was looked at. `must_match`
     and `recorded` are the facts of B's environment, as in a record. `checked` is what was compared
-    with the reference before B was timed, with the largest deviation of each. `failure` says why B
-    could not be measured; `compared` is empty then.
+    with the reference before B was timed, with the largest deviation of each. `breakdown` is B's,
+    where its steps were profiled. `why` says what takes longer on the slower side, where the sides
+    differ in time: the faster side stands where a record's own `why` has the baseline. `failure`
+    says why B could not be measured; `compared` is empty then.
     """
 
     side: SideEntry
@@ -86,3 +94,15 @@ class OtherSide(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     recorded: dict[str, Scalar | None] = {}
     checked: dict[str, float] = {}
     failure: str | None = None
+    breakdown: BreakdownEntry | None = None
+    why: WhyEntry | None = None
+
+    @property
+    def slower(self) -> Side | None:
+        """The side that takes longer, by throughput, or by the step time where throughput was not
+        compared or not called; None where no difference in time was called."""
+        for metric in TIMES:
+            each = self.compared.get(metric)
+            if each is not None and each.is_possible and each.status != "no evidence":
+                return "B" if each.status == "worse" else "A"
+        return None

@@ -10,8 +10,9 @@ from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.side_by_side import OtherSide, SideEntry, SideMetric
 from pytest_dnnbench.results.statistics.paired import mean_change
 from pytest_dnnbench.results.verdicts.text import figure
+from pytest_dnnbench.results.verdicts.why import why_lines
 
-_MOST_ROWS, _MOST_DIFFERENCES = 12, 8
+_MOST_ROWS, _MOST_DIFFERENCES, _MOST_REASONS = 12, 8, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,23 @@ def summary_lines(records: Mapping[str, Record]) -> list[tuple[str, str]]:
     ]
     if len(shown) > _MOST_ROWS:
         lines.append((f"side B: {len(shown) - _MOST_ROWS} more", ""))
+    return [*lines, *((line, "") for line in _reasons(others))]
+
+
+def _reasons(others: Mapping[str, OtherSide]) -> list[str]:
+    """Why the slower side is slower, of the cases of which that is known."""
+    known = {case: lines for case, other in others.items() if (lines := reason(other))}
+    shown = [*known.items()][:_MOST_REASONS]
+    lines = [line for case, (head, *causes) in shown for line in (f"{case}: {head}", *causes)]
+    if len(known) > len(shown):
+        lines.append(f"why: {len(known) - len(shown)} more cases are explained in the record")
     return lines
+
+
+def reason(other: OtherSide) -> list[str]:
+    """Why the slower side of a case is slower, in lines; none where none is, or nothing is
+    known."""
+    return why_lines(other.why, f"on side {other.slower}")
 
 
 _COLOURS = {"worse": "yellow", "better": "green", "failed": "red"}
@@ -203,6 +220,16 @@ def _brief(row: SideRow) -> str:
     return f"{row.metric} {row.change}, 95% interval {row.interval}: {row.status} ({row.remark})"
 
 
+def called_lines(record: Record) -> list[str]:
+    """The differences between the sides of a case that were called, and why one is slower; none
+    where none was."""
+    other = record.against
+    rows = [row for row in rows_of("", record) if row.status in ("better", "worse")]
+    if other is None or not rows:
+        return []
+    return [f"side B ({other.side.name}): {_brief(row)}" for row in rows] + reason(other)
+
+
 def failure_of(other: OtherSide) -> bool:
     """Whether side B fails the case's test."""
     return other.failure is not None or any(each.broken for each in other.compared.values())
@@ -226,6 +253,7 @@ def failure_message(record: Record) -> str | None:
             ]
     if other.side.differences:
         lines.append(f"  what differs, A -> B: {'; '.join(other.side.differences)}")
+    lines += [f"  {line}" for line in reason(other)]
     return harmless.lines(lines)
 
 

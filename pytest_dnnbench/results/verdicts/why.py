@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_dnnbench.results.records.breakdown import MOST_OPERATORS, rounded
-from pytest_dnnbench.results.records.schema import (
+from pytest_dnnbench.results.records.profile_entry import (
     BreakdownEntry,
     Cause,
     OperatorEntry,
@@ -33,11 +33,16 @@ _EXPLAINED = 0.5
 _MARK = "dnnbench::"
 
 
-def explain(before: BreakdownEntry, now: BreakdownEntry) -> WhyEntry:
-    """What grew from one breakdown of a case to another."""
+BASELINE = ("the baseline", "the case")
+
+
+def explain(
+    before: BreakdownEntry, now: BreakdownEntry, names: tuple[str, str] = BASELINE
+) -> WhyEntry:
+    """What grew from one breakdown of a case to another. `names` are what words call the two."""
     rank = _telling_rank(before, now)
     step = _Growth.of(_steps(before, rank), _steps(now, rank))
-    doubt = _doubt(before, now, step)
+    doubt = _doubt(before, now, step, names)
     return WhyEntry(
         rank=rank,
         baseline_s=rounded(step.before_s),
@@ -52,13 +57,15 @@ def unexplained(doubt: str) -> WhyEntry:
     return WhyEntry(rank=0, baseline_s=0.0, now_s=0.0, doubt=doubt)
 
 
-def why_lines(why: WhyEntry | None) -> list[str]:
-    """The explanation in words; none without one."""
+def why_lines(why: WhyEntry | None, where: str = "") -> list[str]:
+    """The explanation in words; none without one. `where` names the side that is slower, as in
+    "on side B"; a baseline needs none."""
     if why is None:
         return []
     if why.doubt:
         return [f"why: {why.doubt}"]
-    more = f"{_ms(why.now_s - why.baseline_s)} more ({_ms(why.baseline_s)} to {_ms(why.now_s)})"
+    more = f"{_ms(why.now_s - why.baseline_s)} more{f' {where}' if where else ''}"
+    more += f" ({_ms(why.baseline_s)} to {_ms(why.now_s)})"
     head = f"why: a profiled step of rank {why.rank} takes {more}"
     if not why.causes:
         return [f"{head}; no part of it stands out from the spread of the launches"]
@@ -123,20 +130,22 @@ def _telling_rank(before: BreakdownEntry, now: BreakdownEntry) -> int:
     return max(ranks, key=lambda rank: statistics.median(_own(now, rank)))
 
 
-def _doubt(before: BreakdownEntry, now: BreakdownEntry, step: _Growth) -> str:
+def _doubt(
+    before: BreakdownEntry, now: BreakdownEntry, step: _Growth, names: tuple[str, str]
+) -> str:
     """Why nothing can be said; empty where something can."""
-    for side, entry in (("baseline", before), ("case", now)):
+    for name, entry in zip(names, (before, now), strict=True):
         if len(entry.launches) < FEWEST:
             return (
-                f"the {side} has one profiled launch, which shows no spread: profile at least"
+                f"{name} has one profiled launch, which shows no spread: profile at least"
                 f" {FEWEST} launches"
             )
     if len(before.launches[0]) != len(now.launches[0]):
-        return "the baseline's profile has another number of ranks"
+        return f"{names[0]}'s profile has another number of ranks"
     if not step.stands_out:
         return (
-            f"the profiled steps do not show the difference: {_ms(step.before_s)} then,"
-            f" {_ms(step.now_s)} now, in launches up to {_ms(step.spread_s)} apart"
+            f"the profiled steps do not show the difference: {_ms(step.before_s)} ({names[0]}) and"
+            f" {_ms(step.now_s)} ({names[1]}), in launches up to {_ms(step.spread_s)} apart"
         )
     return ""
 
