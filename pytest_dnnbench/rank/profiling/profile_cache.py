@@ -90,7 +90,10 @@ def cached_profile(
 
 
 def _require_update(kept: Profile, path: Path) -> None:
-    """Raises ProfileError for a profile of an earlier version, without the time of an update."""
+    """Raises ProfileError for a profile of an earlier version, without the time of an update or, on
+    a GPU, without a head start."""
+    if kept.metadata.get("device") == "cuda" and "host_s" not in kept.metadata:
+        raise ProfileError(f"{path} has the times of Python in it: profile the model again")
     if "update_s" not in kept.metadata:
         raise ProfileError(f"{path} lacks the time of an update: profile the model again")
 
