@@ -192,6 +192,10 @@ class DnnBench:
     ) -> CaseRun:
         spec.check_options(options)
         shaped = options_in(self._shape, spec, ranks.world_size, options)
+        try:
+            spec.check_model(model, self._resources.catalog.model(model))
+        except UsageError as error:
+            raise WorkloadRefused(str(error)) from None
         form = self._checked_form(spec, model, form)
         shared, smoke = self._resources, not self._benchmark.enabled
         return prepare_run(
