@@ -27,14 +27,17 @@ OURS = {
     "NCCL_SOCKET_IFNAME": "lo",
     # The order in which NVML, by which GPUs are leased, numbers them. CUDA's own is by speed.
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-    # A stage has more streams than the default of 8 queues: two that share one wait for each other,
-    # and receives of neighbouring stages then wait for ever.
+    # A stage has more streams than the default of 8 queues, and two that share one wait for each
+    # other: slower than need be.
     "CUDA_DEVICE_MAX_CONNECTIONS": "32",
+    # A line for every group with a send of its own; each direction of our links has a group, so
+    # that nothing waits for another's (rank/pipeline/transfer.py).
+    "TORCH_NCCL_SHOW_EAGER_INIT_P2P_SERIALIZATION_WARNING": "false",
     "OPENBLAS_NUM_THREADS": "1",
     "PYTHONUNBUFFERED": "1",
 }
-"""Loopback only, the devices that were leased, no compute threads started by an import: whatever
-the user has set."""
+"""Loopback only, the devices that were leased, no compute threads started by an import, no line of
+torch's that says nothing here: whatever the user has set."""
 
 _PER_TEST = ("PYTEST_CURRENT_TEST",)
 """What pytest itself changes for every test."""
