@@ -36,6 +36,10 @@ COMMANDS = {
         "pytest_dnnbench.report.history_command",
         "name the stored sessions from which on a case was faster or slower",
     ),
+    "bisect": (
+        "pytest_dnnbench.bisection.command",
+        "find the commit, or the version of a package, that made cases slower",
+    ),
     "replay": (
         "pytest_dnnbench.report.replay_command",
         "measure a case again as its record says; compare losses and speed",

@@ -2,9 +2,10 @@
 imported here."""
 
 import difflib
+import importlib.machinery
 import importlib.util
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
@@ -477,13 +478,19 @@ class Catalog:
         default_factory=lambda: {row.name: row for row in FRAMEWORKS}
     )
     models: Mapping[str, str] = field(default_factory=lambda: {**MODELS, **OWN_MODELS})
+    front: tuple[str, ...] = ()
+    """Folders that the ranks have on `sys.path` before this process's."""
 
     def with_rows(
         self, frameworks: Iterable[FrameworkSpec], models: Mapping[str, str]
     ) -> "Catalog":
         """This catalog and more rows; a row of the same name replaces ours."""
         rows = {**self.frameworks, **{row.name: row for row in frameworks}}
-        return Catalog(rows, {**self.models, **models})
+        return replace(self, frameworks=rows, models={**self.models, **models})
+
+    def behind(self, folder: str | None) -> "Catalog":
+        """This catalog for ranks that have a folder first on `sys.path`; None: they have not."""
+        return replace(self, front=(folder,) if folder else ())
 
     def framework(self, name: str) -> FrameworkSpec:
         """The row of a framework. Raises UsageError with the nearest names."""
@@ -516,10 +523,11 @@ class Catalog:
             )
         if not all(part.isidentifier() for part in (*module.split("."), *factory.split("."))):
             raise UsageError(f"model {name!r} is not of the form package.module:factory")
-        if importlib.util.find_spec(module.split(".")[0]) is None:
+        first = module.split(".")[0]
+        ahead = importlib.machinery.PathFinder.find_spec(first, [*self.front])
+        if ahead is None and importlib.util.find_spec(first) is None:
             raise UsageError(
-                f"model {name!r}: no module {module.split('.')[0]!r} can be imported; is it"
-                " on sys.path?"
+                f"model {name!r}: no module {first!r} can be imported; is it on sys.path?"
             )
         return name
 

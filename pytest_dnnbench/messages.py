@@ -260,6 +260,8 @@ class RankReport:
                       another clock; (0, 0) where that is not to be done
     profile           of the steps after the timed ones; None where none was asked for
     yardstick_s       seconds of the yardstick of this rank's GPU; None where it was not measured
+    began_s           when the rank's first phase began
+    phases_s          the seconds of each of its phases (rank_status.py) until it reported
 
     Memory peaks are metrics like all others: a report has no field for them.
     """
@@ -292,6 +294,8 @@ class RankReport:
     clock_s: tuple[float, float] = (0.0, 0.0)
     profile: StepProfile | None = None
     yardstick_s: float | None = None
+    began_s: float = 0.0
+    phases_s: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.sample not in get_args(Sample):

@@ -25,9 +25,11 @@ from time import monotonic, sleep
 RANK_PHASES = {
     "start": "at its start",
     "import": "in import",
+    "device": "in the start of its device",
     "group": "in process-group start",
     "plan": "in planning",
     "build": "in build",
+    "data": "in the making of its minibatches",
     "proof": "in the proof",
     "warm-up": "during warm-up",
     "timed steps": "during the timed steps",

@@ -19,6 +19,7 @@ import msgspec
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
+from pytest_dnnbench.controller import gpu_links
 from pytest_dnnbench.controller.machine import Gpu, Machine
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.messages import Correctness, FunctionRequest, RunRequest, TimedRequest
@@ -235,13 +236,17 @@ def _shared_gpus(machine: Machine, ranks: int) -> dict[str, Scalar]:
 
 
 def _gpu_settings(gpus: Sequence[Gpu]) -> dict[str, Scalar | None]:
-    """What is set on the GPUs, as facts gpu_NAME: one value if all have the same."""
+    """What is set on the GPUs, and how they are connected, as facts gpu_NAME: one value if all have
+    the same."""
     facts: dict[str, Scalar | None] = {}
     for name in dict.fromkeys(name for gpu in gpus for name, _ in gpu.settings):
         values = [dict(gpu.settings).get(name) for gpu in gpus]
         facts[f"gpu_{name}"] = values[0] if len(set(values)) == 1 else ", ".join(map(str, values))
     if any(gpu.sliced for gpu in gpus):
         facts["gpu_sliced"] = True
+    links = {gpu.uuid: dict(gpu.links) for gpu in gpus}
+    if (connected := gpu_links.described([*links], links)) is not None:
+        facts["gpu_links"] = connected
     return facts
 
 

@@ -3,13 +3,16 @@ the controller itself never imports them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+# By name: a test module of the user's may replace the clock in `time`.
+from time import monotonic
 from typing import Any
 
 import msgspec
 
 from pytest_dnnbench.controller.job import Rendezvous
 from pytest_dnnbench.controller.node_placement import gpu_windows, with_clocks, with_skews
-from pytest_dnnbench.controller.rank_clock import check_clocks, on_ours
+from pytest_dnnbench.controller.rank_clock import check_clocks, on_ours, phases_of
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Correctness, RankReport, TimedRequest
 from pytest_dnnbench.results.records.measurement import Launch, check_times
@@ -55,8 +58,12 @@ class RankLauncher:
         check_clocks(request.case, reports, clock)
         clocks = [(offset.offset_s, offset.uncertainty_s) for offset in clock.offsets]
         placement = self.ranks.placement
-        launch = Launch(tuple(reports), with_clocks(placement.conditions, clocks))
-        launch = replace(launch, conditions=with_skews(launch.conditions, launch.own_work_s))
+        conditions = msgspec.structs.replace(
+            with_clocks(placement.conditions, clocks),
+            phases_s=phases_of(reports, clock, monotonic()),
+        )
+        launch = Launch(tuple(reports), conditions)
+        launch = replace(launch, conditions=with_skews(conditions, launch.own_work_s))
         if not any(samples.uuids for samples in placement.gpu_samples):
             return launch
         check_times(request.case, launch)  # before its window is relied on

@@ -46,6 +46,14 @@ class ImageWorkload(Workload):
         images = torch.randn(size, self.channels, self.image_size, self.image_size)
         return images, torch.randint(self.classes, (size,))
 
+    def batch_on(self, size: int, device: torch.device) -> Batch:
+        """As Workload.batch_on: drawn by a GPU for a GPU. The host would need much of a launch's
+        start for images of 224 pixels."""
+        if device.type == "cpu" or type(self).batch is not ImageWorkload.batch:
+            return self.batch(size)
+        with device:
+            return self.batch(size)
+
     def loss(self, output: object, targets: torch.Tensor) -> torch.Tensor:
         """Cross entropy. Raises UsageError for a model that returns anything but logits."""
         return cross_entropy(logits_of(output), targets)

@@ -69,6 +69,11 @@ class Workload(ABC):
         """A synthetic minibatch of so many samples on the host, in the types that the model
         takes."""
 
+    def batch_on(self, size: int, device: torch.device) -> Batch:
+        """As `batch`, for a rank on this device: on the host, or already there where it takes long
+        to draw so many numbers on the host. Not for the proof."""
+        return self.batch(size)
+
     def proof_batch(self, size: int) -> Batch:
         """As `batch`, for the proof: smaller where the mathematics is the same. The proof runs in
         float64, several times."""

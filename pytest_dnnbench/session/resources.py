@@ -33,6 +33,7 @@ from pytest_dnnbench.session import shapes, state
 from pytest_dnnbench.session.benchmark_file import is_timed
 from pytest_dnnbench.session.compile_cache import CompileCache, check_compiler
 from pytest_dnnbench.session.nodes import cluster_of, engine_of, stopping
+from pytest_dnnbench.session.other_side import this_side
 from pytest_dnnbench.session.settings import ALL, Settings
 from pytest_dnnbench.session.shapes import Shapes
 from pytest_dnnbench.step_form import FORM_FIELDS, StepForm
@@ -75,13 +76,17 @@ class Resources:
         self.catalog = catalog
         self.settings = settings
         installed = [spec for spec in catalog.frameworks.values() if not spec.missing()]
-        self.server = ForkServer((*PRELOAD, *(name for spec in installed for name in spec.preload)))
+        self.server = ForkServer(
+            (*PRELOAD, *(name for spec in installed for name in spec.preload)), this_side(settings)
+        )
         here = partial(self._placements_here, timed=timed, side_by_side=side_by_side)
         self._announce = announce
         self.cluster: Cluster | None = None
         if engine is not None:
             if settings.against or settings.against_path or settings.against_env:
                 raise UsageError("--dnn-against compares on one machine: leave it out on nodes")
+            if settings.path:
+                raise UsageError("--dnn-path is for one machine: set PYTHONPATH on nodes instead")
             if settings.ranks_per_gpu > 1:
                 raise UsageError("--dnn-ranks-per-gpu is for one machine: leave it out on nodes")
             if side_by_side:

@@ -314,6 +314,12 @@ class Settings:
         None,
         "network interface between nodes (default: the one that the route leads to)",
     )
+    path: str | None = option(
+        str,
+        None,
+        "folder that is first on sys.path of the ranks, as a checkout to measure; that of side A,"
+        " where there is another side",
+    )
     preflight: str = choice(
         "on",
         "measure nodes and the links between them before the first case of a session on several"

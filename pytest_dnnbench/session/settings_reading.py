@@ -3,6 +3,7 @@ do not go together, are refused before anything starts."""
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     values["limits"] = limits.parse(config.getoption(limits.key) or ())
     values["ini_limits"] = limits.parse(config.getini(limits.key) or ())
     settings = Settings(**values, framework_options=_read_framework_options(config, catalog))
-    _check(settings, catalog)
+    _check(settings, catalog.behind(settings.path))
     return settings
 
 
@@ -59,6 +60,8 @@ def _read_framework_options(
 
 
 def _check(settings: Settings, catalog: Catalog) -> None:
+    if settings.path is not None and not os.path.isdir(settings.path):
+        raise UsageError(f"--dnn-path {settings.path}: there is no such folder")
     for framework in settings.frameworks or ():
         if framework != ALL:
             catalog.framework(framework)

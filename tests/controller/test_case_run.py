@@ -108,6 +108,25 @@ def test_what_is_set_on_the_gpus_must_match() -> None:
     assert "gpu_power_limit_w" not in facts()
 
 
+def test_how_the_gpus_of_a_launch_are_connected_must_match() -> None:
+    def fact(*used: str) -> object:
+        gpus = (
+            Gpu("H100", "GPU-a", links=(("GPU-b", "NV18"), ("GPU-c", "SYS"))),
+            Gpu("H100", "GPU-b", links=(("GPU-a", "NV18"), ("GPU-c", "SYS"))),
+            Gpu("H100", "GPU-c", links=(("GPU-a", "SYS"), ("GPU-b", "SYS"))),
+        )
+        run = case_run(Recorder())
+        run.launch()
+        run.machine = Machine("cuda", gpus, "550", 8, "", "")
+        conditions = Conditions(gpu_uuids=used)
+        run.launches = [replace(launch, conditions=conditions) for launch in run.launches]
+        return run.measurement().environment.must_match.get("gpu_links")
+
+    assert fact("GPU-a", "GPU-b") == "NV18"
+    assert fact("GPU-a", "GPU-b", "GPU-c") == "0-1 NV18, 0-2 SYS, 1-2 SYS"
+    assert fact("GPU-a") is None
+
+
 def test_a_wrong_step_is_never_timed() -> None:
     launcher = Recorder(WRONG)
     with pytest.raises(WrongResult, match="so it was not timed: rank 1: gradients of step 0"):

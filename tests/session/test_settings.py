@@ -266,7 +266,7 @@ MEASURED = {
         "cudnn_benchmark",
         "cuda_graph",
         "ranks_per_gpu",
-        *("against", "against_path", "against_env"),
+        *("path", "against", "against_path", "against_env"),
         "calibrate",
         "framework_options",
     ),

@@ -131,7 +131,9 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     in which the machine slept. `yardstick_s` is how long the machine's yardstick took after the
     launch: of the cores, or of the launch's GPUs the slowest one's; of several nodes, the slowest
     one's. `nodes` are there for a launch on nodes, the
-    leading one first; the leased cores are then given for each of them.
+    leading one first; the leased cores are then given for each of them. `phases_s` says where the
+    time of the launch went: seconds by phase of the rank that reported last, with "fork" before it
+    ran and "end" after the last report, until ranks and devices were free.
     """
 
     disturbed: str | None = None
@@ -145,6 +147,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     discarded_as_suspended: int = 0
     yardstick_s: float | None = None
     nodes: list[NodeConditions] = []
+    phases_s: dict[str, float] = {}
 
 
 class LaunchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

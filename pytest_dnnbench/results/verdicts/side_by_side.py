@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.metrics import METRICS
+from pytest_dnnbench.metrics import METRICS, metric_row
 from pytest_dnnbench.results.baselines.limits import Limit, parse_limit_list
 from pytest_dnnbench.results.records.breakdown import breakdown_of
 from pytest_dnnbench.results.records.launches import either
@@ -195,16 +195,22 @@ def ratios_of(a: Mapping[str, Figures], b: Mapping[str, Figures]) -> dict[str, l
     logarithm. Figures that differ by no more than the metric's granularity are alike."""
     ratios = {}
     for metric, figures in a.items():
-        pairs = (
-            [*zip(figures.per_launch, b[metric].per_launch, strict=False)] if metric in b else []
-        )
-        if pairs and all(before > 0 and after > 0 for before, after in pairs):
-            granule = METRICS[metric].granularity
-            ratios[metric] = [
-                1.0 if granule and abs(after - before) <= granule else after / before
-                for before, after in pairs
-            ]
+        after = b[metric].per_launch if metric in b else []
+        if pairs := pair_ratios(metric, figures.per_launch, after):
+            ratios[metric] = pairs
     return ratios
+
+
+def pair_ratios(metric: str, a: Sequence[float], b: Sequence[float]) -> list[float]:
+    """B / A of each pair of one metric, as in `ratios_of`; none where a figure has no logarithm."""
+    pairs = [*zip(a, b, strict=False)]
+    if not all(before > 0 and after > 0 for before, after in pairs):
+        return []
+    granule = metric_row(metric).granularity
+    return [
+        1.0 if granule and abs(after - before) <= granule else after / before
+        for before, after in pairs
+    ]
 
 
 def other_side_of(
