@@ -59,7 +59,7 @@ def leave() -> None:
     gloo's beside NCCL's, whose own end has been seen to hang (pytorch issues 75097 and 132696).
     """
     if dist.is_initialized():
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch's gap
             torch.cuda.synchronize()
         dist.all_reduce(torch.zeros(1))
 
