@@ -154,6 +154,7 @@ def parity(settings: argparse.Namespace) -> dict[str, Any]:
         "spread_of_ours": (max(ours) - min(ours)) / statistics.median(ours),
         "spread_by_hand": (max(theirs) - min(theirs)) / statistics.median(theirs),
         "yardstick_s": [launch.conditions.yardstick_s for launch in launches],
+        "phases_s": [launch.conditions.phases_s for launch in launches],
         "disturbed": [launch.conditions.disturbed for launch in launches],
         "seconds": time.monotonic() - begun_s,
     }

@@ -32,7 +32,7 @@ Figures = dict[str, int]
 
 
 def figures(pid: int) -> Figures:
-    """What a process holds, and the temporary files of this one."""
+    """What a process holds, and the temporary files of launches that it controls."""
     status = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
     )
@@ -40,7 +40,7 @@ def figures(pid: int) -> Figures:
         "resident_kib": int(status["VmRSS"].split()[0]),
         "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
         "threads": int(status["Threads"]),
-        "files": len(list(Path(tempfile.gettempdir()).glob(f"dnnbench-{os.getpid()}-*"))),
+        "files": len(list(Path(tempfile.gettempdir()).glob(f"dnnbench-{pid}-*"))),
     }
 
 

@@ -4,6 +4,7 @@ No torch here."""
 from dataclasses import dataclass, field
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.shape import shape_of
 from pytest_dnnbench.step_form import PLAIN, StepForm
 
 Scalar = str | int | float | bool
@@ -40,8 +41,9 @@ class Case:
     `batch_size` is the number of samples in one rank's minibatch; under strong scaling, after the
     division. `gpus` counts ranks: on a machine without GPUs they are CPU processes. A sample of
     tokens has `sequence_length` of them; 0: as many as the model chooses. `options` are the
-    framework's own; `form` is how a step is run; `nodes` counts the machines that the ranks are on.
-    Raises UsageError for a value that no case can have.
+    framework's own; `form` is how a step is run; `nodes` counts the machines that the ranks are on;
+    `shape` is the parallel shape that the case was made for, as tp2xdp2, empty where the session
+    had none. Raises UsageError for a value that no case can have.
     """
 
     framework: str
@@ -59,6 +61,7 @@ class Case:
     options: dict[str, Scalar] = field(default_factory=dict)
     form: StepForm = PLAIN
     nodes: int = 1
+    shape: str = ""
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -83,6 +86,8 @@ class Case:
                 f"sequence_length is {self.sequence_length}: it must be at least 0, which leaves it"
                 " to the model"
             )
+        if self.shape and (ranks := shape_of(self.shape).gpus) != self.gpus:
+            raise UsageError(f"shape {self.shape!r} has {ranks} ranks, not {self.gpus}")
         if self.precision == "tf32" and self.device != "cuda":
             raise UsageError(
                 f"precision 'tf32' needs a CUDA device, not {self.device!r}: use fp32 or bf16"
@@ -94,9 +99,11 @@ class Case:
 
     @property
     def id(self) -> str:
-        """The case in the id of a test: `ddp-resnet50-4gpu`, `ddp-resnet50-4gpu-compile`."""
-        form = f"-{self.form.label}" if self.form.changed else ""
-        return f"{self.framework}-{self.model}-{devices_id(self.gpus, self.nodes)}{form}"
+        """The case in the id of a test: `ddp-resnet50-4gpu`, `ddp-resnet50-4gpu-compile`,
+        `tp-gpt-tiny-4gpu-tp2xdp2`."""
+        devices = devices_id(self.gpus, self.nodes)
+        parts = (self.framework, self.model, devices, self.shape, self.form.label)
+        return "-".join(filter(None, parts))
 
     @property
     def label(self) -> str:

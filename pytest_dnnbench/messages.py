@@ -2,7 +2,7 @@
 
     pytest process ──Place, RunRequest──> rank        a step of training
     pytest process ──Place, FunctionRequest──> rank        the fixture's `time`
-    pytest process <──PlanDecision, Correctness, RankReport── rank        as MessagePack
+    pytest process <──PlanDecision, PredictedStep, Correctness, RankReport── rank    as MessagePack
 
     pytest process ──Place, PipelineRequest──> rank        the fixture `pipeline_stages`
     pytest process <──StageReport── rank
@@ -147,6 +147,35 @@ class PlanDecision:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictedStep:
+    """What a step of a case should take, from a profile of its model and the collectives of its
+    ranks, both measured before the launches.
+
+    compute_s      forward and backward passes; `exposed_s` communication that no compute hides;
+                   `update_s` the update of the weights. All are seconds of one step
+    memory_bytes   of a rank: weights, gradients, optimiser's state, activations, buffers
+    overlaps       whether compute hides communication
+    collectives    by name, what one takes: seconds, and bytes per second of the whole tensor
+    profile_parts_over_whole    far from 1 where the profile was taken on a busy machine
+    refused        why there is no prediction; empty where there is one
+    """
+
+    compute_s: float = 0.0
+    exposed_s: float = 0.0
+    update_s: float = 0.0
+    memory_bytes: float = 0.0
+    overlaps: bool = True
+    collectives: dict[str, tuple[float, float]] = field(default_factory=dict)
+    profile_parts_over_whole: float | None = None
+    refused: str = ""
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of the whole step."""
+        return self.compute_s + self.exposed_s + self.update_s
+
+
+@dataclass(frozen=True, slots=True)
 class Correctness:
     """How far one rank's step is from the reference, before anything is timed.
 
@@ -260,6 +289,8 @@ class RankReport:
                       another clock; (0, 0) where that is not to be done
     profile           of the steps after the timed ones; None where none was asked for
     yardstick_s       seconds of the yardstick of this rank's GPU; None where it was not measured
+    began_s           when the rank's first phase began
+    phases_s          the seconds of each of its phases (rank_status.py) until it reported
 
     Memory peaks are metrics like all others: a report has no field for them.
     """
@@ -292,6 +323,8 @@ class RankReport:
     clock_s: tuple[float, float] = (0.0, 0.0)
     profile: StepProfile | None = None
     yardstick_s: float | None = None
+    began_s: float = 0.0
+    phases_s: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.sample not in get_args(Sample):

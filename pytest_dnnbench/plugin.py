@@ -70,10 +70,11 @@ def pytest_configure(config: pytest.Config) -> None:
     from pytest_dnnbench.session.settings_reading import read_settings
 
     try:
-        config.stash[state.CATALOG] = hook_rows.catalog(config)
+        catalog = hook_rows.catalog(config)
         config.stash[state.ENGINES] = hook_rows.engines(config)
         add_metrics(hook_rows.metrics(config))
-        config.stash[state.SETTINGS] = read_settings(config, config.stash[state.CATALOG])
+        settings = config.stash[state.SETTINGS] = read_settings(config, catalog)
+        config.stash[state.CATALOG] = catalog.behind(settings.path)
     except UsageError as error:
         raise state.refused(error) from None
     if not config.option.help:  # which starts no session, and need not wait for the imports
@@ -130,6 +131,8 @@ def _parts(config: pytest.Config) -> list[object]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parameterises those of `framework`, `model` and `gpus` that the test takes and has not
     parameterised itself with what the options ask for."""
+    from pytest_dnnbench.errors import UsageError
+    from pytest_dnnbench.session import state
     from pytest_dnnbench.session.resources import resources
 
     marks = metafunc.definition.iter_markers("parametrize")
@@ -137,9 +140,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = [name for name in PARAMETERS if name in metafunc.fixturenames and name not in marked]
     if "dnnbench" not in metafunc.fixturenames or not wanted:
         return
-    shared = resources(metafunc.config)
-    rows = shared.combinations(wanted)
-    metafunc.parametrize(wanted, [pytest.param(*row, id=shared.id_of(wanted, row)) for row in rows])
+    try:
+        shared = resources(metafunc.config)
+        names = shared.parameters(wanted)
+        rows = [
+            pytest.param(*row, id=shared.id_of(names, row)) for row in shared.combinations(names)
+        ]
+    except pytest.UsageError as error:
+        metafunc.config.stash[state.REFUSED] = error
+    except UsageError as error:
+        metafunc.config.stash[state.REFUSED] = state.refused(error)
+    else:
+        metafunc.parametrize(names, rows, indirect=[name for name in names if name not in wanted])
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Ends the session in one line for options that no case can have: where they are noticed,
+    pytest would take them for an error of each file, and show its traceback."""
+    from pytest_dnnbench.session import state
+
+    result = yield
+    if refused := session.config.stash.get(state.REFUSED, None):
+        raise refused
+    return result
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -157,11 +181,10 @@ def pytest_report_header(config: pytest.Config) -> list[str] | None:
     """Says what ranks will run on, for sessions that have asked for this plugin, and why their
     energy is not recorded where it could be."""
     from pytest_dnnbench.powercap import why_unreadable
+    from pytest_dnnbench.session import state
     from pytest_dnnbench.session.resources import resources
 
-    options = vars(config.option).items()
-    given = any(value is not None for key, value in options if key.startswith("dnn_"))
-    if not given:
+    if not state.has_options(config):
         return None
     note = why_unreadable()
     lines = [resources(config).machine.describe(), *([note] if note else [])]
@@ -210,13 +233,19 @@ def pipeline_stages(
 
 
 @pytest.fixture
-def dnnbench(benchmark: Any, request: pytest.FixtureRequest) -> DnnBench:
+def dnn_shape(request: pytest.FixtureRequest) -> str:
+    """The parallel shape of a case, as tp2xdp2; empty in a session without --dnn-shapes."""
+    return getattr(request, "param", "")
+
+
+@pytest.fixture
+def dnnbench(benchmark: Any, request: pytest.FixtureRequest, dnn_shape: str) -> DnnBench:
     """`dnnbench.measure(framework, model, ranks, phase=...)` proves, measures and records a
     case."""
     from pytest_dnnbench.session.bench import DnnBench
     from pytest_dnnbench.session.resources import resources
 
-    return DnnBench(resources(request.config), request.node, benchmark)
+    return DnnBench(resources(request.config), request.node, benchmark, dnn_shape)
 
 
 def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:

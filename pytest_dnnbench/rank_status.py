@@ -25,9 +25,12 @@ from time import monotonic, sleep
 RANK_PHASES = {
     "start": "at its start",
     "import": "in import",
+    "device": "in the start of its device",
     "group": "in process-group start",
     "plan": "in planning",
+    "prediction": "in the prediction of its step",
     "build": "in build",
+    "data": "in the making of its minibatches",
     "proof": "in the proof",
     "warm-up": "during warm-up",
     "timed steps": "during the timed steps",

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
 
 AXES = ("pp", "tp", "dp")
@@ -48,14 +47,14 @@ def shape_of(text: str) -> Shape:
     ranks = {factor[1]: int(factor[2]) for factor in factors if factor}
     if len(ranks) < len(factors):
         raise UsageError(
-            f"--dnn-shapes {text[:40]!r} is no shape: write {', '.join(AXES)} with a number of"
+            f"{text[:40]!r} is no shape: write {', '.join(AXES)} with a number of"
             " ranks, each at most once and joined by x, as in dp4,tp2xdp2"
         )
     if 1 in ranks.values() and ranks != {"dp": 1}:
         alone = next(axis for axis, count in ranks.items() if count == 1)
         raise UsageError(
-            f"--dnn-shapes {text!r}: {alone}1 says nothing, for one rank shares nothing: leave it"
-            " out, or write dp1 for one GPU alone"
+            f"{text!r}: {alone}1 says nothing, for one rank shares nothing: leave it out, or write"
+            " dp1 for one GPU alone"
         )
     return Shape(tuple((axis, ranks[axis]) for axis in AXES if ranks.get(axis, 1) > 1))
 
@@ -64,14 +63,19 @@ def shapes_of(texts: Iterable[str]) -> tuple[Shape, ...]:
     """The shapes behind these texts. Raises UsageError, also for one that comes twice."""
     shapes: list[Shape] = []
     for text in texts:
-        shape = shape_of(text)
+        try:
+            shape = shape_of(text)
+        except UsageError as error:
+            raise UsageError(f"--dnn-shapes: {error}") from None
         if shape in shapes:
             raise UsageError(f"--dnn-shapes has {shape} twice: leave {text} out")
         shapes.append(shape)
     return tuple(shapes)
 
 
-def splits_evenly(framework: str, ranks: int, options: Mapping[str, Scalar]) -> bool:
+def splits_evenly(
+    framework: str, ranks: int, options: Mapping[str, str | int | float | bool]
+) -> bool:
     """Whether so many ranks make whole replicas of those that split each layer. Raises UsageError
     for a number that is wrong on any number of ranks."""
     width = int(options.get("ranks", 0))

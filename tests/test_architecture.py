@@ -33,6 +33,7 @@ LEAVES = {
         "protocol",
         "portable",
         "step_parts",
+        "speed_variables",
     ),
 }
 RESULTS = {f"results.{part}" for part in ("statistics", "records", "baselines", "verdicts")}
@@ -49,6 +50,7 @@ MAY_IMPORT = {
     "controller": LEAVES | {"planner", "results.records"},
     "report": LEAVES | RESULTS | {"planner"},
     "machine": LEAVES | RESULTS | {"controller"},
+    "bisection": LEAVES | RESULTS | {"controller"},
     "horovod_build": {"errors", "files", "proc", "controller"},
     "hookspecs": LEAVES | {"controller"},
     "session": LEAVES | RESULTS | {"controller", "machine", "report"},

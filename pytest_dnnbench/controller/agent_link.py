@@ -7,9 +7,11 @@ Not here: what is asked (remote_node.py, remote_part.py).
 
 import os
 import select
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -47,6 +49,8 @@ class AgentLink:
         """The pytest process's environment when the agent was started."""
         self.starts = 0
         """How many agents have been started."""
+        self.agent_pid: int | None = None
+        """The process of the agent on its node, once it has said so."""
         self._engine = engine
         self._unasked = unasked
         self._lost = lost
@@ -64,7 +68,7 @@ class AgentLink:
         """Starts the agent, unless it runs, and returns before it answers. Raises UsageError."""
         if self._process is not None:
             return
-        self._replies, self._unanswered = {}, {}
+        self._replies, self._unanswered, self.agent_pid = {}, {}, None
         self.environment = dict(os.environ)
         program = [sys.executable, "-m", AGENT]
         self._process = AgentProcess(self.name, self._engine.command(self.name, program))
@@ -140,10 +144,23 @@ class AgentLink:
         return LaunchError(f"node {self.name} was lost: {why}{said}")
 
     def close(self) -> None:
-        """Ends the agent, and with it its ranks."""
+        """Ends the agent, and with it its ranks: one that is stopped by a command of its own."""
         process, self._process = self._process, None
-        if process is not None:
-            process.close()
+        if process is not None and process.close() and self.agent_pid is not None:
+            self._end_there(self.agent_pid)
+
+    def _end_there(self, pid: int) -> None:
+        # A stopped agent reads no end of its stdin. Where it is our child the kill was enough; ssh,
+        # srun and the like were killed, and it holds its node's devices.
+        program = [sys.executable, "-m", AGENT, say.END, str(pid)]
+        with suppress(OSError, subprocess.SubprocessError):  # the node may be out of reach
+            subprocess.run(
+                self._engine.command(self.name, program),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=ANSWER_S,
+                start_new_session=True,
+            )
 
     @property
     def _connected(self) -> AgentProcess:

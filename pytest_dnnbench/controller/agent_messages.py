@@ -31,6 +31,9 @@ MOST_GREETING_BYTES = 1 << 16
 MOST_FRAME_BYTES = 300 << 20
 """The largest body: a request with the largest arguments."""
 
+END = "--end"
+"""The agent's option, before a process id, to end another agent of its node."""
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -158,7 +161,8 @@ class Refused(Reply, frozen=True, kw_only=True):
 
 class Welcome(Reply, frozen=True, kw_only=True):
     """The node: its version of this package, its devices, its addresses and the nominal speeds of
-    its network in Mbit/s (both by interface), and what identifies its machine."""
+    its network in Mbit/s (both by interface), what identifies its machine, and the agent's
+    process."""
 
     version: str
     machine: Machine
@@ -166,6 +170,7 @@ class Welcome(Reply, frozen=True, kw_only=True):
     speeds: dict[str, int]
     boot_id: str
     hostname: str
+    pid: int
 
 
 class Pong(Reply, frozen=True, kw_only=True):

@@ -119,16 +119,19 @@ class AgentProcess:
         before = bytes(self._before_greeting or b"").decode(errors="replace").splitlines()
         return one_line(" / ".join([line for line in [*before, *lines] if line][-_TAIL_LINES:]))
 
-    def close(self) -> None:
-        """Ends the agent: closes its stdin, and kills the engine's process for it if it stays."""
+    def close(self) -> bool:
+        """Ends the agent: closes its stdin, and kills the engine's process for it if it stays.
+        Returns whether it stayed: the agent may be there still, if it is stopped."""
         for stream in (self._sink, self._source):
             with suppress(OSError):
                 stream.close()
         try:
             self._process.wait(END_S)
+            return False
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            return True
         finally:
             self._errors.close()
 

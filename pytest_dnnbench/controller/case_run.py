@@ -19,9 +19,16 @@ import msgspec
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
+from pytest_dnnbench.controller import gpu_links
 from pytest_dnnbench.controller.machine import Gpu, Machine
 from pytest_dnnbench.errors import LaunchError
-from pytest_dnnbench.messages import Correctness, FunctionRequest, RunRequest, TimedRequest
+from pytest_dnnbench.messages import (
+    Correctness,
+    FunctionRequest,
+    PredictedStep,
+    RunRequest,
+    TimedRequest,
+)
 from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.results.records.measurement import (
     Launch,
@@ -54,6 +61,9 @@ class Launcher(Protocol):
     def prove(self, request: TimedRequest) -> Sequence[Correctness]:
         """Each rank's comparison of its step with the reference, in rank order."""
 
+    def predict(self, request: TimedRequest) -> PredictedStep | None:
+        """What a step should take; None for a framework that has no prediction."""
+
     def measure(self, request: TimedRequest) -> Launch:
         """One timed launch: the reports in rank order, and the conditions of where it ran."""
 
@@ -71,6 +81,7 @@ class CaseRun:
     one. `with_yardstick`: each launch is followed by a measurement of the machine's own speed.
     `profiled`: each launch but those that confirm a verdict profiles a few steps after the timed
     ones; `traces` is the path of their traces, to which launch and rank are added.
+    `predicted`: what a step of training should take is predicted before the first launch.
     `software` is the version of Python and of each package, by name, of ranks in another
     environment than this process's; None: they are in this one.
     """
@@ -83,8 +94,10 @@ class CaseRun:
     with_yardstick: bool = False
     software: Mapping[str, str] | None = None
     profiled: bool = False
+    predicted: bool = False
     traces: str | None = None
     correctness: CorrectnessEntry | None = None
+    prediction: PredictedStep | None = None
     launches: list[Launch] = field(default_factory=list)
     _profiles: int = 0
 
@@ -115,17 +128,24 @@ class CaseRun:
             steps=self.request.steps,
             warmup=self.request.warmup,
             parallel=self.parallel,
+            prediction=self.prediction,
         )
 
     def prepare(self) -> None:
-        """Plans and proves, unless that has been done. Raises WrongResult for a wrong step, and as
-        `launch` does."""
+        """Plans, proves and predicts, unless that has been done. Raises WrongResult for a wrong
+        step, and as `launch` does."""
         if self.request.plan is None:
             self.request = replace(self.request, plan=self.launcher.plan(self.request))
         if self.correctness is None and not self._is_checked:
             self.correctness = CorrectnessEntry()
         if self.correctness is None:
             self.correctness = agree(self.request.case, self.launcher.prove(self.request))
+        if self.predicted and self.prediction is None and self._is_training:
+            self.prediction = self.launcher.predict(self.request)
+
+    @property
+    def _is_training(self) -> bool:
+        return isinstance(self.request, RunRequest) and self.request.case.phase == "train"
 
     @property
     def _is_checked(self) -> bool:
@@ -235,13 +255,17 @@ def _shared_gpus(machine: Machine, ranks: int) -> dict[str, Scalar]:
 
 
 def _gpu_settings(gpus: Sequence[Gpu]) -> dict[str, Scalar | None]:
-    """What is set on the GPUs, as facts gpu_NAME: one value if all have the same."""
+    """What is set on the GPUs, and how they are connected, as facts gpu_NAME: one value if all have
+    the same."""
     facts: dict[str, Scalar | None] = {}
     for name in dict.fromkeys(name for gpu in gpus for name, _ in gpu.settings):
         values = [dict(gpu.settings).get(name) for gpu in gpus]
         facts[f"gpu_{name}"] = values[0] if len(set(values)) == 1 else ", ".join(map(str, values))
     if any(gpu.sliced for gpu in gpus):
         facts["gpu_sliced"] = True
+    links = {gpu.uuid: dict(gpu.links) for gpu in gpus}
+    if (connected := gpu_links.described([*links], links)) is not None:
+        facts["gpu_links"] = connected
     return facts
 
 

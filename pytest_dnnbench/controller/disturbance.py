@@ -35,6 +35,9 @@ OTHERS_SHARE = 0.5
 LINGER_S = 1.0
 """How long the driver may list a process that has ended."""
 
+LOOK_AGAIN_S = 0.02
+"""How soon it is asked again: every launch of a session may wait for the answer."""
+
 THROTTLED_SHARE = 0.01
 """For which fraction of a launch a GPU may be slowed down by heat or by the power brake."""
 
@@ -243,7 +246,7 @@ def _left_alone(uuids: Sequence[str], ours: Collection[int] = ()) -> dict[str, G
         states = {uuid: _without(state, ours) for uuid, state in read_gpus(uuids).items()}
         if time.monotonic() >= deadline or not any(state.processes for state in states.values()):
             return states
-        time.sleep(LINGER_S / 5)
+        time.sleep(LOOK_AGAIN_S)
 
 
 def _without(state: GpuState, ours: Collection[int]) -> GpuState:

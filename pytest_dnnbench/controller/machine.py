@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from pytest_dnnbench.case import Scalar
+from pytest_dnnbench.controller.gpu_links import links_of
 from pytest_dnnbench.controller.nvml import NvmlUnavailable, nvml, opened_gpus
 from pytest_dnnbench.controller.torch_build import installed_torch
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.proc import control_groups, cpu_model
 
 _GIB = 2**30
+
+_COMPUTE_MODES = {1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
+"""NVML_COMPUTEMODE_..., but for the default."""
 
 RANK_BYTES = 64 * 2**20
 """A CPU rank that has joined its group needs a third of this, without a model. More ranks than
@@ -27,7 +31,9 @@ class Gpu:
     `cores` are the kernel's numbers of the cores nearest to it that this process may use; empty
     where they are not known. `sliced`: ranks get a slice of it (MIG); it is leased whole.
     `settings` are what its administrator has set that decides speed, by name: "power_limit_w",
-    "ecc"; those that it does not have are left out.
+    "ecc", "compute_mode" where it is not the default one, "mps" where processes share GPUs through
+    NVIDIA's Multi-Process Service; those that it does not have are left out. `links` are its
+    connections with other GPUs, by their UUIDs (gpu_links.py).
     """
 
     name: str
@@ -35,6 +41,7 @@ class Gpu:
     cores: tuple[int, ...] = ()
     sliced: bool = False
     settings: tuple[tuple[str, Scalar], ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +172,15 @@ def _cuda() -> tuple[tuple[Gpu, ...], str | None, str]:
     try:
         with nvml() as library:
             handles, refused = opened_gpus(library)
-            gpus = []
+            gpus, by_uuid = [], {}
             for handle in handles:
                 try:
                     gpus.append(_gpu(library, handle))
+                    by_uuid[gpus[-1].uuid] = handle
                 except library.NVMLError as error:
                     refused.append(f"a GPU does not answer: {error}")
+            links = links_of(library, by_uuid)
+            gpus = [replace(gpu, links=tuple(links[gpu.uuid].items())) for gpu in gpus]
             driver = library.nvmlSystemGetDriverVersion()
             if variable is not None and variable.strip().startswith("MIG-"):
                 return _slice(library, variable, driver)
@@ -195,7 +205,19 @@ def _settings(library: Any, handle: Any) -> tuple[tuple[str, Scalar], ...]:
         settings.append(("power_limit_w", limit_mw / 1000))
     with suppress(library.NVMLError):
         settings.append(("ecc", bool(library.nvmlDeviceGetEccMode(handle)[0])))
+    with suppress(library.NVMLError):
+        if mode := library.nvmlDeviceGetComputeMode(handle):
+            settings.append(("compute_mode", _COMPUTE_MODES.get(mode, str(mode))))
+    if _mps_pipe().exists():
+        settings.append(("mps", True))
     return tuple(settings)
+
+
+def _mps_pipe() -> Path:
+    """Where CUDA looks for the daemon of the Multi-Process Service: a process that finds it there
+    shares its GPU through it."""
+    folder = os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")  # noqa: S108 - NVIDIA's
+    return Path(folder) / "control"
 
 
 def _near_cores(library: Any, handle: Any) -> tuple[int, ...]:

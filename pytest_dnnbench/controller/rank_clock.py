@@ -13,6 +13,7 @@ Another node has a clock of its own. What its ranks report is moved to the contr
 by the offset that was measured before and after the launch, and its uncertainty is allowed for.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,18 @@ class LaunchClock:
             self.timings_s = tuple(timings_s)
 
 
+def phases_of(reports: Sequence[RankReport], clock: LaunchClock, now_s: float) -> dict[str, float]:
+    """Where the time of a launch went, seconds by phase: of the rank that reported last. "fork" is
+    the time until that rank ran, "end" what came after the last report, until `now_s`. Empty where
+    ranks did not say. Times are by our clock, and no rank's figure is relied on."""
+    told = [report for report in reports if report.phases_s]
+    if not told:
+        return {}
+    last = max(told, key=lambda report: report.began_s + sum(report.phases_s.values()))
+    spent = {"fork": last.began_s - clock.begin_s, **last.phases_s, "end": now_s - clock.end_s}
+    return {name: max(0.0, each) for name, each in spent.items() if math.isfinite(each)}
+
+
 def on_ours(reports: Sequence[RankReport], offsets: Sequence[ClockOffset]) -> list[RankReport]:
     """The reports with their times by the controller's clock."""
     if not offsets:
@@ -72,6 +85,7 @@ def on_ours(reports: Sequence[RankReport], offsets: Sequence[ClockOffset]) -> li
     return [
         replace(
             report,
+            began_s=report.began_s - offset.offset_s,
             window_start_s=report.window_start_s - offset.offset_s,
             window_end_s=report.window_end_s - offset.offset_s,
             step_end_s=tuple(end_s - offset.offset_s for end_s in report.step_end_s),

@@ -109,7 +109,7 @@ class RemoteNode:
         self.start()
         if self.welcome is None or self._welcomed != self.link.starts:
             self.welcome = self.link.call(self._hello(), say.Welcome, CONNECT_S)
-            self._welcomed = self.link.starts
+            self._welcomed, self.link.agent_pid = self.link.starts, self.welcome.pid
         return self.welcome
 
     def wait_ready(self, timeout_s: float) -> None:

@@ -171,8 +171,11 @@ class Profile:
 
     @property
     def parts_over_whole(self) -> float | None:
-        """The sum of the operators' times over the time of the whole model: near 1 in a profile
-        that can be trusted. None where the metadata does not have the whole."""
+        """The sum of the operators' times over the time of the whole model, as measured: near 1 in
+        a profile that can be trusted. None where the metadata does not have the whole."""
+        measured = self.metadata.get("parts_over_whole")  # where the times were scaled since
+        if isinstance(measured, float) and 0 < measured <= LARGEST["forward_s"]:
+            return measured
         whole_s = self.metadata.get("whole_s")
         if isinstance(whole_s, bool) or not isinstance(whole_s, (int, float)):
             return None

@@ -27,15 +27,37 @@ def remarks_on(profile: Profile) -> tuple[str, ...]:
         )
     ratio = profile.parts_over_whole
     if ratio is not None and abs(ratio - 1) > SUM_TOLERANCE:
-        remarks.append(_disagreement(ratio, profile.parts_s, str(profile.metadata.get("device"))))
+        remarks.append(_disagreement(ratio, profile))
+    if remark := _launch_bound(profile):
+        remarks.append(remark)
     return tuple(remarks)
 
 
-def _disagreement(ratio: float, parts_s: float, device: str) -> str:
+def _launch_bound(profile: Profile) -> str:
+    """Of a GPU's profile, whose times are the kernels' own: what a step takes besides."""
+    host_s, whole_s = (profile.metadata.get(name) for name in ("host_s", "whole_s"))
+    if not (isinstance(host_s, float) and isinstance(whole_s, float) and host_s > whole_s):
+        return ""
+    return (
+        f"the host takes {host_s * 1e3:.3g} ms to queue a pass and the GPU {whole_s * 1e3:.3g} ms"
+        " to run it: steps take the host's time, which the plan does not balance; take larger"
+        " minibatches"
+    )
+
+
+def _disagreement(ratio: float, profile: Profile) -> str:
+    device = str(profile.metadata.get("device"))
+    scaled = "parts_over_whole" in profile.metadata
+    parts_s = profile.parts_s * (ratio if scaled else 1.0)
     figures = (
         f"the operators take {parts_s * 1e3:.3g} ms one by one, {ratio:.2f} times as long as the"
         " whole model"
     )
+    if scaled:
+        return (
+            f"{figures}: its kernels are short beside the marks between them, so the plan scales"
+            " their times to the whole; take larger minibatches"
+        )
     if ratio > 1 and device == "cuda":
         return (
             f"{figures}: its kernels are short, so their times are mostly those of launching them"

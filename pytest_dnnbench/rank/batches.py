@@ -37,8 +37,8 @@ def synthetic_batch(
 ) -> Batch:
     """Batch `index` of a shard, or the proof's, the same in every run. Raises UsageError for what
     is no batch."""
-    with _seeded(hash((seed, shard, index)) % 2**63):
-        batch = (workload.proof_batch if proof else workload.batch)(size)
+    with _seeded(hash((seed, shard, index)) % 2**63, device):
+        batch = workload.proof_batch(size) if proof else workload.batch_on(size, device)
     own = proof and type(workload).proof_batch is not Workload.proof_batch
     method = "proof_batch" if own else "batch"
     return moved(checked_batch(batch, workload, size, method), device)
@@ -120,10 +120,11 @@ def parted(tree: Any, lengths: Sequence[int]) -> list[Any]:
 
 
 @contextmanager
-def _seeded(number: int) -> Iterator[None]:
-    """Seeds every generator that a batch may draw from, and puts the former states back."""
+def _seeded(number: int, device: torch.device) -> Iterator[None]:
+    """Seeds every generator that a batch for this device may draw from, and puts the former states
+    back."""
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed(number)
         yield
     random.setstate(states[0])

@@ -77,7 +77,7 @@ def measure(place: Place, request: TimedRequest) -> RankReport:
     if request.yardstick and worker.device.type == "cuda":
         # After the close no rank needs its GPU for the case any more.
         report = replace(report, yardstick_s=gpu_yardstick.seconds(worker.device))
-    return report
+    return replace(report, began_s=rank_phase.began_s(), phases_s=rank_phase.seconds())
 
 
 def prove(place: Place, request: TimedRequest) -> Correctness:
@@ -288,14 +288,15 @@ def _report(
         samples_per_update=worker.samples_per_update,
         page_faults=timing.page_faults,
         cpu_energy_j=timing.cpu_energy_j,
-        loss=_finite([float(value) for value in run.losses]),
+        loss=_finite(_numbers(run.losses)),
         validation=worker.validation(),
         data=worker.data_facts(),
         environment=environment(worker.place),
         metrics=metrics,
         details=worker.details(),
         pipeline=worker.pipeline_facts(),
-        fingerprint=worker.fingerprint(),
+        # Of one rank there is nothing to compare it with, and its weights may take long to hash.
+        fingerprint=worker.fingerprint() if worker.place.world_size > 1 else "",
         suspended_s=suspended_s,
         warmup_steps=warmed.steps + run.to_time.start,
         warmup_s=timing.start_s - warmed.began_s,
@@ -305,12 +306,13 @@ def _report(
 
 
 def _worker(place: Place, request: TimedRequest) -> Stepper:
+    module, _, name = request.worker.partition(":")
+    kind: type[Stepper] = getattr(importlib.import_module(module), name)
+    rank_phase.enter("device")
     group.take_place(place)
     if isinstance(request, RunRequest) and place.device.startswith("cuda"):
         set_matmul_precision(request.case.precision)
         torch.backends.cudnn.benchmark = request.case.form.cudnn_benchmark
-    module, _, name = request.worker.partition(":")
-    kind: type[Stepper] = getattr(importlib.import_module(module), name)
     worker = kind(place, request)
     _KEPT.append(worker)
     return worker
@@ -327,6 +329,13 @@ def _checked_count(samples: int) -> int:
         f"a step counts {'too many' if large else repr(samples)} samples: let each count a whole"
         f" number from 0 to {MOST_SAMPLES:,}"
     )
+
+
+def _numbers(losses: list[torch.Tensor]) -> list[float]:
+    """The losses of all steps, brought to the host together: one by one, each waits for the GPU."""
+    if len({(loss.dtype, loss.device, loss.shape) for loss in losses}) == 1:
+        return [float(value) for value in torch.stack(losses).flatten().tolist()]
+    return [float(value) for value in losses]
 
 
 def _finite(losses: list[float]) -> tuple[float, ...]:

@@ -69,6 +69,11 @@ class Workload(ABC):
         """A synthetic minibatch of so many samples on the host, in the types that the model
         takes."""
 
+    def batch_on(self, size: int, device: torch.device) -> Batch:
+        """As `batch`, for a rank on this device: on the host, or already there where it takes long
+        to draw so many numbers on the host. Not for the proof."""
+        return self.batch(size)
+
     def proof_batch(self, size: int) -> Batch:
         """As `batch`, for the proof: smaller where the mathematics is the same. The proof runs in
         float64, several times."""
@@ -119,7 +124,8 @@ class Workload(ABC):
     def split(self, model: nn.Module, ranks: int) -> dict[str, str]:
         """The linear layers that tensor parallelism splits among ranks, by name: "column" (each
         rank makes a part of the outputs) or "row" (each rank takes a part of the inputs, which a
-        column layer has made, and the results are added). Empty: the model cannot be split. Raises
+        column layer has made, and the results are added), or "heads" for nn.MultiheadAttention
+        (each rank makes a part of the heads). Empty: the model cannot be split. Raises
         UsageError for a number of ranks that does not divide what is split."""
         return {}
 

@@ -61,6 +61,7 @@ def _csv_row(group: Group, row: Row, study: Study) -> dict[str, object]:
         "phase": group.phase,
         "setting": group.setting,
         "framework": row.series,
+        "shape": case.shape or None,
         "plan": record.plan.shape if record.plan else None,
         "gpus": case.gpus,
         "device": case.device,

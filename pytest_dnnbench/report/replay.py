@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pytest_dnnbench.proc import cpu_model
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.results.records.schema import Record
+from pytest_dnnbench.speed_variables import PREFIX, cannot_be_set, speed_variables
 
 EPSILONS = {"fp32": 2.0**-23, "tf32": 2.0**-10, "bf16": 2.0**-7}
 """The distance of 1 from the next number, of the type in which products are made."""
@@ -16,8 +17,6 @@ EPSILONS = {"fp32": 2.0**-23, "tf32": 2.0**-10, "bf16": 2.0**-7}
 ROUNDINGS = 64
 """So many roundings of a loss are no difference: other threads add in another order. What training
 makes of them grows from step to step, so the first step that differs by more is where to look."""
-
-PREFIX = "variables."
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +29,67 @@ class Parting:
     now: float
 
 
-def lacking(result: Result, variables: Mapping[str, str], across: Sequence[str] = ()) -> list[str]:
-    """What the record was measured with and this process cannot give: versions of packages, the
-    processor, variables; each with both values. `across`: facts that may differ."""
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """What the environment of a replay has other than this process's: variables that are set, and
+    those that are taken away; and a line for each that the record has and nobody may set."""
+
+    set: dict[str, str]
+    unset: tuple[str, ...]
+    refused: tuple[str, ...]
+
+    def of(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """The environment of the replay."""
+        return {
+            **{name: value for name, value in environment.items() if name not in self.unset},
+            **self.set,
+        }
+
+    @property
+    def words(self) -> list[str]:
+        """They as a shell has them before a command; none without any."""
+        taken = [word for name in self.unset for word in ("-u", name)]
+        given = [f"{name}={value}" for name, value in self.set.items()]
+        return ["env", *taken, *given] if taken or given else []
+
+
+def variables_of(
+    result: Result, environment: Mapping[str, str], across: Sequence[str] = ()
+) -> Variables:
+    """The recorded variables beside those of a process. `across`: facts that may differ."""
+    recorded = _compared(result.record.environment.must_match, across)
+    here = _compared(speed_variables(environment), across)
+    given, refused = {}, []
+    for name, value in recorded.items():
+        if here.get(name) == value:
+            continue
+        if why := cannot_be_set(name, value):
+            refused.append(f"{name}={value}, here {here.get(name, 'not set')} ({why})")
+        else:
+            given[name] = value
+    return Variables(given, tuple(sorted({*here} - {*recorded})), tuple(refused))
+
+
+def _compared(facts: Mapping[str, object], across: Sequence[str]) -> dict[str, str]:
+    """The variables among facts that may not differ."""
+    return {
+        fact.removeprefix(PREFIX): str(value)
+        for fact, value in facts.items()
+        if fact.startswith(PREFIX)
+        and not {fact, fact.removeprefix(PREFIX), "variables"} & set(across)
+    }
+
+
+def lacking(result: Result, across: Sequence[str] = ()) -> list[str]:
+    """What the record was measured with and this machine cannot give: versions of packages, the
+    processor; each with both values. `across`: facts that may differ."""
     facts = result.record.environment.must_match
     here = {name: _installed(name) for name in facts if _is_package(name)} | {"cpu": cpu_model()}
-    lines = [
+    return [
         f"{name}: {facts[name]}, here {now or 'not installed'}"
         for name, now in here.items()
         if facts.get(name) and _release(facts[name]) != _release(now) and name not in across
     ]
-    for name, value in facts.items():
-        variable = name.removeprefix(PREFIX)
-        if variable == name or {name, variable, "variables"} & set(across):
-            continue
-        if (now := variables.get(variable)) != value:
-            lines.append(f"{variable}={value}, here {'not set' if now is None else now}")
-    return lines
 
 
 def parting(then: Sequence[float], now: Sequence[float], precision: str) -> Parting | None:
@@ -60,7 +103,8 @@ def parting(then: Sequence[float], now: Sequence[float], precision: str) -> Part
 
 
 def losses_text(then: Record, now: Record, precision: str) -> str:
-    """What became of the losses, in a sentence."""
+    """What became of the losses, in a sentence; where they part, also whether the launches of the
+    record part among themselves."""
     before, after = then.launches[0].loss, now.launches[0].loss
     steps = min(len(before), len(after))
     if not steps:
@@ -70,11 +114,23 @@ def losses_text(then: Record, now: Record, precision: str) -> str:
         return (
             f"losses part at step {parted.step} of {steps}: {parted.then:.9g} in the record,"
             f" {parted.now:.9g} now; the steps before agree within {ROUNDINGS} roundings of"
-            f" {precision}"
+            f" {precision}; {_among_themselves(then, precision)}"
         )
     if before[:steps] == after[:steps]:
         return f"losses: all of {steps} steps are the same to the last bit"
     return f"losses: all of {steps} steps agree within {ROUNDINGS} roundings of {precision}"
+
+
+def _among_themselves(record: Record, precision: str) -> str:
+    """Whether a case gives the same losses twice at all, by the launches of its record."""
+    first, *others = (launch.loss for launch in record.launches)
+    parted = [part for each in others if (part := parting(first, each, precision)) is not None]
+    if not others:
+        return "the record has one launch, which does not show whether its losses repeat"
+    if parted:
+        step = min(part.step for part in parted)
+        return f"those of the record's own launches part as well, at step {step}"
+    return f"those of the record's own {len(others) + 1} launches do not part"
 
 
 def _is_package(fact: str) -> bool:

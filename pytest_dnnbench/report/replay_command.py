@@ -13,7 +13,7 @@ import msgspec
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.harmless import say
-from pytest_dnnbench.report.replay import lacking, losses_text
+from pytest_dnnbench.report.replay import lacking, losses_text, variables_of
 from pytest_dnnbench.report.reproduce import command
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.results.baselines.stored_sessions import StoredRuns
@@ -34,12 +34,15 @@ def main(arguments: list[str]) -> int:
     path, _, name = options.record.partition("::")
     result = _chosen(read_saved(Path(path)), path, name)
     across = [each.strip() for each in options.across.split(",") if each.strip()]
-    _refuse_lacking(result, across)
+    variables = variables_of(result, os.environ, across)
+    _refuse_lacking(result, [*lacking(result, across), *variables.refused])
     with tempfile.TemporaryDirectory(prefix="dnnbench-replay-") as folder:
         measured = Path(folder) / "now.json"
         words = [*_words(result, options, Path(folder)), "--benchmark-json", str(measured)]
-        say(f"+ pytest {shlex.join(words)}", sys.stderr)
-        ended = subprocess.run([sys.executable, "-m", "pytest", *words], check=False)
+        say(f"+ {shlex.join([*variables.words, 'pytest', *words])}", sys.stderr)
+        ended = subprocess.run(
+            [sys.executable, "-m", "pytest", *words], env=variables.of(os.environ), check=False
+        )
         if not measured.exists() or not measured.stat().st_size:
             raise UsageError(
                 f"the case was not measured (pytest ended with {ended.returncode}): see its output"
@@ -66,8 +69,8 @@ def _chosen(run: SavedRun, path: str, name: str) -> Result:
     return Result(matches[0], record)
 
 
-def _refuse_lacking(result: Result, across: Sequence[str]) -> None:
-    if missing := lacking(result, os.environ, across):
+def _refuse_lacking(result: Result, missing: Sequence[str]) -> None:
+    if missing:
         raise UsageError(
             f"{result.name} cannot be replayed as it was: {'; '.join(missing)}. Provide these, or"
             " name what may differ with --across, as in torch,cpu,variables"
@@ -117,8 +120,8 @@ def _compared(result: Result, now: SavedRun, across: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dnnbench replay",
-        description="Measure a case again with the options, seed and plan of its record; say where"
-        " the losses part, and compare the speed.",
+        description="Measure a case again with the options, seed, plan and variables of its record;"
+        " say where the losses part, and compare the speed.",
     )
     parser.add_argument(
         "record", metavar="FILE[::CASE]", help="a saved session, and one of its cases"

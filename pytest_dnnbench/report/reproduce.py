@@ -27,7 +27,7 @@ def _choices(result: Result) -> dict[str, str]:
     """The options that choose this case among others."""
     case = result.case
     chosen = {
-        "--dnn-gpu-counts": str(case.gpus),
+        **({"--dnn-shapes": case.shape} if case.shape else {"--dnn-gpu-counts": str(case.gpus)}),
         "--dnn-frameworks": case.framework,
         "--dnn-models": case.model,
     }
@@ -65,7 +65,8 @@ def _form(result: Result) -> dict[str, str | None]:
 
 def _options(result: Result) -> dict[str, str | None]:
     """The framework's own options, where the catalog has the framework. One that is a flag has no
-    value (None), and is left out where it is not set: that is its default."""
+    value (None), and is left out where it is not set: that is its default. So is one that the
+    case's shape sets."""
     chosen = result.case.options
     return {
         f"--dnn-{option.flag}": None if isinstance(option.default, bool) else str(value)
@@ -74,4 +75,5 @@ def _options(result: Result) -> dict[str, str | None]:
         for option in framework.options
         if (value := chosen.get(option.name)) is not None
         and (value or not isinstance(option.default, bool))
+        and not (result.case.shape and option.name in framework.axes.values())
     }

@@ -178,6 +178,10 @@ def _series(row: Row) -> str:
     return row.series
 
 
+def _shape(row: Row) -> str | None:
+    return row.result.case.shape or None
+
+
 def _plan(row: Row) -> str | None:
     plan = row.result.record.plan
     return plan.shape if plan else None
@@ -207,6 +211,7 @@ def _verdict(row: Row) -> str | None:
 
 COLUMNS = (
     Column("framework", "framework", _series, _series, is_text=True),
+    Column("shape", "shape", lambda row: _shape(row) or "", _shape, worth=5, is_text=True),
     Column("plan", "plan", lambda row: _plan(row) or "", _plan, worth=5, is_text=True),
     Column("gpus", "GPUs", lambda row: f"{_gpus(row)}{'*' if row.crowded else ''}", _gpus),
     Column("nodes", "nodes", lambda row: f"{row.result.case.nodes}", _nodes, worth=5),

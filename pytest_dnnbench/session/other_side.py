@@ -65,6 +65,14 @@ def asked_side(settings: Settings) -> Asked:
     )
 
 
+def this_side(settings: Settings) -> Side | None:
+    """Side A, where --dnn-path puts a folder first on its `sys.path`; None for this process's own.
+    Raises UsageError where ranks could not run with it."""
+    if settings.path is None:
+        return None
+    return other_side("A", sys.executable, [os.path.abspath(settings.path)], {})
+
+
 def _name_and_spec(text: str) -> tuple[str, str]:
     """Both; the name is empty where none is given."""
     named = _NAMED.fullmatch(text.strip())
@@ -115,9 +123,12 @@ def _variables(entries: Sequence[str]) -> dict[str, str]:
     return variables
 
 
-def make_side(asked: Asked, announce: Callable[[str], None]) -> tuple[Side, SideEntry]:
+def make_side(
+    asked: Asked, announce: Callable[[str], None], front: Sequence[str] = ()
+) -> tuple[Side, SideEntry]:
     """The side, and what the records say of it. Makes the environment of a requirement, unless it
-    is there. Raises UsageError where ranks could not run in it."""
+    is there. `front`: what side A has first on its `sys.path`. Raises UsageError where ranks could
+    not run in it."""
     python = asked.python or sys.executable
     if asked.requirements:
         python = made_environment(asked.requirements, announce)
@@ -129,14 +140,15 @@ def make_side(asked: Asked, announce: Callable[[str], None]) -> tuple[Side, Side
         paths=paths,
         variables=dict(asked.variables),
         requirement=" ".join(asked.requirements),
-        differences=differences(side, asked),
+        differences=differences(side, asked, front),
     )
     return side, entry
 
 
-def differences(side: Side, asked: Asked) -> list[str]:
-    """What side B has that differs from side A; empty where nothing does."""
-    ours = software_of(sys.executable, sys.path)
+def differences(side: Side, asked: Asked, front: Sequence[str] = ()) -> list[str]:
+    """What side B has that differs from side A, with these folders first on its `sys.path`; empty
+    where nothing does."""
+    ours = software_of(sys.executable, [*front, *sys.path])
     before = {**ours.versions, "python": ours.version}
     after = dict(side.versions or before)
     unlike = [
@@ -146,7 +158,10 @@ def differences(side: Side, asked: Asked) -> list[str]:
     ]
     if not unlike and side.own is not None and [*side.own] != our_software().own:
         unlike.append(f"interpreter: {sys.executable} -> {side.python}, with the same versions")
-    if asked.path and asked.path != (sys.path or [""])[0]:
+    first = [*front, *sys.path, ""][0]
+    if front and first != asked.path:
+        unlike.append(f"first on sys.path: {first} -> {asked.path or 'nothing of its own'}")
+    elif asked.path and first != asked.path:
         unlike.append(f"first on sys.path: {asked.path}")
     unlike += [
         f"{name}: {os.environ.get(name, 'none')} -> {value}"

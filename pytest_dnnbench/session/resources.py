@@ -29,11 +29,13 @@ from pytest_dnnbench.mnist_files import MnistFiles, find_mnist
 from pytest_dnnbench.results.records.preflight import PreflightEntry
 from pytest_dnnbench.results.records.speed_up import SpeedUps
 from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
-from pytest_dnnbench.session import state
+from pytest_dnnbench.session import shapes, state
 from pytest_dnnbench.session.benchmark_file import is_timed
 from pytest_dnnbench.session.compile_cache import CompileCache, check_compiler
 from pytest_dnnbench.session.nodes import cluster_of, engine_of, stopping
+from pytest_dnnbench.session.other_side import this_side
 from pytest_dnnbench.session.settings import ALL, Settings
+from pytest_dnnbench.session.shapes import Shapes
 from pytest_dnnbench.step_form import FORM_FIELDS, StepForm
 from pytest_dnnbench.text_file import TextFile, find_text
 
@@ -74,13 +76,17 @@ class Resources:
         self.catalog = catalog
         self.settings = settings
         installed = [spec for spec in catalog.frameworks.values() if not spec.missing()]
-        self.server = ForkServer((*PRELOAD, *(name for spec in installed for name in spec.preload)))
+        self.server = ForkServer(
+            (*PRELOAD, *(name for spec in installed for name in spec.preload)), this_side(settings)
+        )
         here = partial(self._placements_here, timed=timed, side_by_side=side_by_side)
         self._announce = announce
         self.cluster: Cluster | None = None
         if engine is not None:
             if settings.against or settings.against_path or settings.against_env:
                 raise UsageError("--dnn-against compares on one machine: leave it out on nodes")
+            if settings.path:
+                raise UsageError("--dnn-path is for one machine: set PYTHONPATH on nodes instead")
             if settings.ranks_per_gpu > 1:
                 raise UsageError("--dnn-ranks-per-gpu is for one machine: leave it out on nodes")
             if side_by_side:
@@ -127,7 +133,13 @@ class Resources:
         for count in self.counts:
             settings.batch_for(count)
         self._check_forms()
-        self._fitting = {spec.name: self._fitting_counts(spec) for spec in self._specs()}
+        self._check_models()
+        self.shapes = Shapes(settings, self.catalog, self._specs(), self.counts)
+        # Shapes fit by themselves; what the options alone would make is not run then.
+        self._fitting = {
+            spec.name: self.counts if self.shapes else self._fitting_counts(spec)
+            for spec in self._specs()
+        }
 
     def _placements_here(
         self, machine: Machine, counts: tuple[int, ...], *, timed: bool, side_by_side: bool
@@ -165,19 +177,28 @@ class Resources:
         """How many nodes a launch of so many ranks takes."""
         return 1 if self.cluster is None else self.cluster.nodes_for(count)
 
+    def parameters(self, wanted: Sequence[str]) -> list[str]:
+        """The wanted parameters, and the shape where the session has any and the test lets it
+        choose both framework and count."""
+        takes = bool(self.shapes) and {"framework", "gpus"} <= set(wanted)
+        return [*wanted, *([shapes.FIXTURE] if takes else [])]
+
     def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Rows of the wanted parameters, in the order model, framework, count: those on which a
-        framework runs."""
+        """Rows of the wanted parameters, in the order model, framework, count or shape: those on
+        which a framework runs."""
         rows: list[dict[str, Any]] = [
-            {"framework": spec.name, "model": model, "gpus": count}
-            for model, spec, count in itertools.product(
-                self.settings.models, self._specs(), self.counts
-            )
-            if "framework" not in wanted
-            or "gpus" not in wanted
-            or count in self._fitting[spec.name]
+            {"framework": spec.name, "model": model, "gpus": count, shapes.FIXTURE: shape}
+            for model, spec in itertools.product(self.settings.models, self._specs())
+            for count, shape in self._sizes(spec, wanted)
         ]
         return list(dict.fromkeys(tuple(row[name] for name in wanted) for row in rows))
+
+    def _sizes(self, spec: FrameworkSpec, wanted: Sequence[str]) -> list[tuple[int, str]]:
+        """The counts that a framework runs on, each with a shape where tests have one."""
+        if shapes.FIXTURE in wanted:
+            return [(shape.gpus, str(shape)) for shape in self.shapes.of(spec)]
+        fit = self._fitting[spec.name] if {"framework", "gpus"} <= set(wanted) else self.counts
+        return [(count, "") for count in fit]
 
     def form(self, model: str, spec: FrameworkSpec | None = None) -> StepForm:
         """The form in which a framework runs a model's step, unless a test gives its own; without a
@@ -186,8 +207,8 @@ class Resources:
         return self.settings.form(kind, path, FORM_FIELDS if spec is None else spec.forms)
 
     def id_of(self, names: Sequence[str], row: Sequence[Any]) -> str:
-        """The id of a combination: `ddp-resnet50-4gpu`, with the form where it is not the plain
-        one."""
+        """The id of a combination: `ddp-resnet50-4gpu`, `tp-gpt-tiny-4gpu-tp2xdp2`, with the form
+        where it is not the plain one."""
         values = dict(zip(names, row, strict=True))
         parts = [
             devices_id(value, self.nodes_for(value)) if name == "gpus" else str(value)
@@ -212,7 +233,13 @@ class Resources:
 
     def launcher(self, ranks: Ranks, spec: FrameworkSpec) -> Launcher:
         """How the run of a case reaches these ranks."""
-        return RankLauncher(ranks, spec.planning, load(spec.rendezvous), self._machine_ranks(ranks))
+        return RankLauncher(
+            ranks,
+            spec.planning,
+            load(spec.rendezvous),
+            self._machine_ranks(ranks),
+            spec.prediction,
+        )
 
     def _machine_ranks(self, ranks: Ranks) -> Ranks | None:
         """The rank, on each node, that measures the machine's own speed; None with GPUs, which the
@@ -276,6 +303,8 @@ class Resources:
 
     def _specs(self) -> list[FrameworkSpec]:
         names, rows = self.settings.frameworks, self.catalog.frameworks.values()
+        if names is None and self.settings.shapes:
+            return shapes.frameworks_of(self.settings.shapes, self.catalog)
         if names is None or ALL in names:
             return [spec for spec in rows if spec.by_default or names]
         return [self.catalog.framework(name) for name in names]
@@ -295,6 +324,15 @@ class Resources:
         named = self.settings.frameworks is not None and ALL not in self.settings.frameworks
         if refusals and (named or len(refusals) == len(self._specs())):
             raise refusals[0]
+
+    def _check_models(self) -> None:
+        """Raises UsageError for a model that a framework which the user has named, or a shape has
+        asked for, cannot train. Cases of other frameworks are skipped, each with the reason."""
+        settings = self.settings
+        is_named = settings.frameworks is not None and ALL not in settings.frameworks
+        if is_named or settings.shapes:
+            for spec, model in itertools.product(self._specs(), settings.models):
+                spec.check_model(model, self.catalog.model(model))
 
     def _fitting_counts(self, spec: FrameworkSpec) -> tuple[int, ...]:
         """The session's counts that a framework runs on. Raises UsageError where its options allow

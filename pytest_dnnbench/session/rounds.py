@@ -27,6 +27,8 @@ class Rounds:
         """Checks for the workers of pytest-xdist, before they start: what they refuse is shown as
         an internal error."""
         if session.config.getoption("dist", "no") != "no":
+            if state.has_options(session.config):
+                resources(session.config)
             _check(session.config)
 
     @pytest.hookimpl(wrapper=True)

@@ -35,6 +35,7 @@ from pytest_dnnbench.run_length import (
     Length,
 )
 from pytest_dnnbench.session.option import Option, choice, option
+from pytest_dnnbench.shape import shapes_of
 from pytest_dnnbench.step_form import (
     CHANNELS_LAST,
     COMPILE_MODES,
@@ -78,6 +79,12 @@ class Settings:
         tuple,
         None,
         "frameworks to measure; all adds the variants (default: one of each kind)",
+    )
+    shapes: tuple[str, ...] = option(
+        tuple,
+        (),
+        "parallel shapes to measure, each on its number of devices, as in dp4,tp2xdp2,pp4 (default:"
+        " each framework's own)",
     )
     models: tuple[str, ...] = option(
         tuple, DEFAULT_MODELS, "models to measure; package.module:factory names your own"
@@ -197,6 +204,20 @@ class Settings:
         " --dnn-breakdown",
         measured=False,
     )
+    predict: bool = option(
+        bool,
+        False,
+        "predict before the launches of a case what a step should take (single, ddp, fsdp), from a"
+        " profile and the collectives of its ranks",
+        measured=False,
+    )
+    prediction_error: float | None = option(
+        str,
+        None,
+        "fail a case whose step takes longer, or less long, than predicted by more than this, as in"
+        " 20%; implies --dnn-predict",
+        measured=False,
+    )
     github: str = choice(
         "auto",
         "annotations and the job's summary on GitHub Actions; auto writes them where"
@@ -307,6 +328,12 @@ class Settings:
         None,
         "network interface between nodes (default: the one that the route leads to)",
     )
+    path: str | None = option(
+        str,
+        None,
+        "folder that is first on sys.path of the ranks, as a checkout to measure; that of side A,"
+        " where there is another side",
+    )
     preflight: str = choice(
         "on",
         "measure nodes and the links between them before the first case of a session on several"
@@ -391,15 +418,22 @@ class Settings:
         return self.breakdown or self.traces is not None
 
     @property
+    def predicts(self) -> bool:
+        """Whether steps are predicted."""
+        return self.predict or self.prediction_error is not None
+
+    @property
     def rounds(self) -> int:
         """Launches of each case in this session."""
         return self.launches * (self.calibrate or 1)
 
     def counts(self, available: int) -> tuple[int, ...]:
         """The device counts to run on: --dnn-gpu-counts, or the powers of two up to --gpus, and
-        --gpus itself."""
+        --gpus itself; without both those of --dnn-shapes."""
         if self.gpu_counts is not None:
             return self.gpu_counts
+        if self.shapes and self.gpus is None:
+            return tuple(sorted({shape.gpus for shape in shapes_of(self.shapes)}))
         top = self.gpus if self.gpus is not None else available
         powers = [1 << exponent for exponent in range(top.bit_length()) if 1 << exponent < top]
         return (*powers, top)

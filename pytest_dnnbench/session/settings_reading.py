@@ -3,6 +3,7 @@ do not go together, are refused before anything starts."""
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,12 @@ from pytest_dnnbench.session.settings import (
     OPTIONS,
     Settings,
 )
+from pytest_dnnbench.shape import shapes_of
 
 if TYPE_CHECKING:
     import pytest
 
+_PERCENTAGE = re.compile(r"(?P<percent>[0-9]{1,9}(\.[0-9]{1,9})?)%")
 _AUTO = re.compile(r"auto(:(?P<percent>[0-9]+(\.[0-9]+)?)%)?")
 
 
@@ -32,15 +35,17 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     values = {option.key.removeprefix("dnn_"): _value(config, option) for option in OPTIONS}
     if values["gpu_counts"] is not None:
         values["gpu_counts"] = tuple(_count(text) for text in values["gpu_counts"])
+    values["shapes"] = tuple(str(shape) for shape in shapes_of(values["shapes"]))
     _choose_rounds(config, values)
     values["launches"], values["effect"] = _launches(values["launches"])
     values["warmup"] = as_warmup(values["warmup"], "--dnn-warmup")
+    values["prediction_error"] = _percentage(values["prediction_error"])
     _choose_steps_or_window(config, values)
     limits = next(option for option in OPTIONS if option.name == "limits")
     values["limits"] = limits.parse(config.getoption(limits.key) or ())
     values["ini_limits"] = limits.parse(config.getini(limits.key) or ())
     settings = Settings(**values, framework_options=_read_framework_options(config, catalog))
-    _check(settings, catalog)
+    _check(settings, catalog.behind(settings.path))
     return settings
 
 
@@ -57,6 +62,8 @@ def _read_framework_options(
 
 
 def _check(settings: Settings, catalog: Catalog) -> None:
+    if settings.path is not None and not os.path.isdir(settings.path):
+        raise UsageError(f"--dnn-path {settings.path}: there is no such folder")
     for framework in settings.frameworks or ():
         if framework != ALL:
             catalog.framework(framework)
@@ -131,6 +138,16 @@ def _choose_rounds(config: pytest.Config, values: dict[str, Any]) -> None:
         values["launches"] = MOST_ROUNDS
         if values["confirm"] is None:
             values["confirm"] = DEFAULT_LAUNCHES
+
+
+def _percentage(text: str | None) -> float | None:
+    """The limit on the error of predictions, a fraction."""
+    if text is None:
+        return None
+    number = _PERCENTAGE.fullmatch(text.strip())
+    if number is None or not float(number["percent"]):
+        raise UsageError(f"--dnn-prediction-error {text!r}: give a percentage above 0, as in 20%")
+    return float(number["percent"]) / 100
 
 
 def _count(text: str) -> int:

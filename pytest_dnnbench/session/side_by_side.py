@@ -248,7 +248,11 @@ class SideBySide:
         from pytest_dnnbench.session.other_side import asked_side, make_side
 
         config, shared = self._config, resources(self._config)
-        side, entry = make_side(asked_side(settings), lambda line: state.announce(config, line))
+        side, entry = make_side(
+            asked_side(settings),
+            lambda line: state.announce(config, line),
+            shared.server.side.front,
+        )
         server = ForkServer(shared.server.preload, side)
         limits = against_limits(settings.against_limits, "--dnn-against-limits")
         questions = Questions(

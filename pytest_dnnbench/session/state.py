@@ -21,6 +21,8 @@ CATALOG = pytest.StashKey[Catalog]()
 ENGINES = pytest.StashKey[Mapping[str, EngineFactory]]()
 """The engines that other packages add."""
 PARTS = pytest.StashKey[dict[type, object]]()
+REFUSED = pytest.StashKey[pytest.UsageError]()
+"""Why no case of the session can be, noticed while pytest collects."""
 EARLY_ROUND = pytest.StashKey[int]()
 """Of an item that runs in an early round: the number of that round, from 1."""
 EARLY_FAILURE = pytest.StashKey[list[pytest.TestReport]]()
@@ -34,6 +36,12 @@ Part = TypeVar("Part")
 def settings(config: pytest.Config) -> Settings:
     """The options in force."""
     return config.stash[SETTINGS]
+
+
+def has_options(config: pytest.Config) -> bool:
+    """Whether the command line has any option of ours."""
+    options = vars(config.option).items()
+    return any(value is not None for name, value in options if name.startswith("dnn_"))
 
 
 def add_part(config: pytest.Config, added: object) -> None:

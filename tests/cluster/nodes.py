@@ -5,7 +5,7 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -44,12 +44,12 @@ def pinned() -> str:
 
 
 @contextmanager
-def cluster(command: str, leases: Path) -> Iterator[Cluster]:
+def cluster(command: str, leases: Path, preload: Sequence[str] = _PRELOAD) -> Iterator[Cluster]:
     """Two connected nodes, of one rank each. Their leases are in a folder of the test's own, for
-    other sessions may hold those of the machine."""
+    other sessions may hold those of the machine. `preload`: what their fork servers import."""
 
     def told() -> Hello:
-        told = hello(_PRELOAD, device="cpu", timed=False, lease_timeout_s=60)
+        told = hello(preload, device="cpu", timed=False, lease_timeout_s=60)
         told.environment["DNNBENCH_LEASE_DIR"] = str(leases)
         return told
 

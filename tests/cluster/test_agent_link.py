@@ -3,6 +3,7 @@ The agents here answer without a node behind them."""
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 
 from pytest_dnnbench.controller import agent_messages as say
-from pytest_dnnbench.controller.agent_link import AgentLink
+from pytest_dnnbench.controller.agent import end_agent
+from pytest_dnnbench.controller.agent_link import AGENT, AgentLink
 from pytest_dnnbench.controller.engines import Prefix
 from pytest_dnnbench.errors import LaunchError
+from tests.rank.test_server_faults import wait_for
 
 # Waits for a file, then answers every request; says "done" of all but pings.
 _AGENT = """
@@ -115,6 +118,21 @@ def test_a_reply_that_came_with_an_interrupting_message_is_not_lost(tmp_path: Pa
         begun = time.monotonic()
         assert link.answer(token, say.Done, 20.0).token == token
         assert time.monotonic() - begun < 5
+
+
+def test_only_an_agent_is_ended_by_its_number() -> None:
+    """A number may be another process's by the time that an agent is to be ended."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(sleep) as other, subprocess.Popen([*sleep, AGENT]) as stopped:
+        # Not in the middle of exec, where a process has no command line.
+        wait_for(Path(f"/proc/{stopped.pid}/cmdline").read_bytes)
+        stopped.send_signal(signal.SIGSTOP)
+        for process in (other, stopped):
+            end_agent(process.pid)
+        assert stopped.wait(10) == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
+    end_agent(other.pid)  # it is gone
 
 
 def test_an_agent_that_takes_nothing_in_is_lost(tmp_path: Path) -> None:

@@ -119,6 +119,21 @@ def test_a_stopped_agent_fails_its_launch_within_its_time_out(
     assert ranks(two_agents).run(rank_programs.sum_of_ranks) == [1, 1]
 
 
+def test_an_agent_that_is_told_to_end_says_so_and_goes_on(
+    two_agents: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before a time limit: the session stops by itself, in order."""
+    reasons: list[str] = []
+    node = two_agents.nodes[1]
+    assert isinstance(node, RemoteNode)
+    monkeypatch.setattr(node, "_stop", reasons.append)
+    ranks(two_agents).run(rank_programs.sum_of_ranks)
+    os.kill(node.pid or 0, signal.SIGTERM)
+    wait_for(lambda: node.clock() and reasons)
+    assert reasons == ["node n2 was told to end by SIGTERM"]
+    assert ranks(two_agents).run(rank_programs.sum_of_ranks) == [1, 1]
+
+
 @pytest.fixture
 def killed_pytest(tmp_path: Path) -> list[int]:
     """The agents, fork servers and ranks of a controller that was killed while they exchanged."""

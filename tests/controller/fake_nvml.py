@@ -21,6 +21,12 @@ _ABOUT_A_GPU = (
     "FieldValues",
     "PowerManagementLimit",
     "EccMode",
+    "ComputeMode",
+    "NvLinkState",
+    "NvLinkRemoteDeviceType",
+    "NvLinkRemotePciInfo",
+    "PciInfo",
+    "TopologyCommonAncestor",
     "DeviceHandleFromMigDeviceHandle",
 )
 
@@ -42,6 +48,7 @@ class FakeNvml(SimpleNamespace):
     NVML_CLOCK_SM = 1
     NVML_CLOCK_MEM = 2
     NVML_TEMPERATURE_GPU = 0
+    NVML_NVLINK_MAX_LINKS = 18
 
     def __init__(
         self,

@@ -67,6 +67,19 @@ def test_cuda_that_is_not_possible_is_refused_with_the_reason(
 
 
 @pytest.mark.usefixtures("torch_for_cuda")
+def test_mps_and_a_compute_mode_are_settings_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library = FakeNvml("GPU-a", Name=lambda _: "H100", ComputeMode=lambda _: 3)
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    assert detect("cuda").gpus[0].settings == (("compute_mode", "exclusive process"),)
+    (tmp_path / "control").touch()
+    library.nvmlDeviceGetComputeMode = lambda _: 0
+    assert detect("cuda").gpus[0].settings == (("mps", True),)
+
+
+@pytest.mark.usefixtures("torch_for_cuda")
 def test_a_gpu_that_may_not_be_used_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """NVML counts it and CUDA does not number it; pytest ended in INTERNALERROR."""
     library = FakeNvml("GPU-a", "GPU-b", closed=("GPU-a",), Name=lambda _: "H100")

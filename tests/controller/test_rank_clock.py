@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, prepare_run
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.machine import detect
-from pytest_dnnbench.controller.rank_clock import LaunchClock, check_clocks
+from pytest_dnnbench.controller.rank_clock import LaunchClock, check_clocks, phases_of
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import DnnbenchError, WrongResult
@@ -40,6 +41,22 @@ def test_a_clock_that_counts_less_than_the_kernel_is_refused_with_both_figures()
     check_clocks(CASE, [report(11.0, 13.0 - 0.9 * STAMP_S)], clock)
     with pytest.raises(WrongResult, match=r"counted 0\.250 s for .* and the kernel 2\.000 s"):
         check_clocks(CASE, [report(11.0, 11.25)], clock)
+
+
+def test_the_phases_of_a_launch_are_those_of_the_rank_that_reported_last() -> None:
+    clock = LaunchClock(begin_s=10.0, end_s=20.0)
+    early = replace(report(0, 1), began_s=10.1, phases_s={"start": 0.2, "timed steps": 1.0})
+    late = replace(report(0, 1), began_s=10.3, phases_s={"start": 0.1, "timed steps": 5.0})
+    assert phases_of([early, late], clock, now_s=20.5) == pytest.approx(
+        {"fork": 0.3, "start": 0.1, "timed steps": 5.0, "end": 0.5}
+    )
+    assert phases_of([report(0, 1)], clock, now_s=20.5) == {}
+
+
+def test_phases_by_a_clock_that_reads_nonsense_stay_out_of_the_record() -> None:
+    clock = LaunchClock(begin_s=10.0, end_s=20.0)
+    broken = replace(report(0, 1), began_s=math.nan, phases_s={"start": -1.0, "report": math.inf})
+    assert phases_of([broken], clock, now_s=21.0) == {"start": 0.0, "end": 1.0}
 
 
 def test_the_kernel_notes_a_window_whatever_the_rank_stores_meanwhile() -> None:

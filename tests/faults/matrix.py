@@ -20,6 +20,7 @@ from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import (
     DnnbenchError,
+    NodeLost,
     RankCrashed,
     RankFailure,
     RankHung,
@@ -42,6 +43,7 @@ NAMES = {
     RankHung: "hung",
     RankOutOfMemory: "out of memory",
     WrongResult: "wrong result",
+    NodeLost: "node lost",
 }
 
 WITH_WEIGHTS = ("build", "proof", "warm-up", "timed steps")

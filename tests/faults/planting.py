@@ -1,8 +1,8 @@
 """Plants one fault in one rank phase of one rank; the framework is otherwise the real one. Runs on
 ranks.
 
-What to plant is in the rank's environment, set by matrix.Plant: a fault may have to strike when
-this module is imported.
+What to plant is in the rank's environment, set by matrix.Plant or of two nodes by two_nodes.py: a
+fault may have to strike when this module is imported.
 """
 
 import ctypes
@@ -10,6 +10,7 @@ import dataclasses
 import os
 import resource
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from pytest_dnnbench.messages import Correctness
+from pytest_dnnbench.proc import process_fields
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
 from pytest_dnnbench.rank.frameworks.horovod import HorovodWorker
 from pytest_dnnbench.rank.frameworks.pipedream import PipeDreamWorker
@@ -28,7 +30,7 @@ from pytest_dnnbench.rank.pipeline.runtime import Runtime
 from pytest_dnnbench.rank.worker import Step
 
 FAULT, _, RANK_PHASE = os.environ.get("PLANTED_FAULT", "none@nowhere").partition("@")
-CULPRIT = os.environ.get("PLANTED_HERE") == "1"
+CULPRIT = os.environ.get("PLANTED_HERE") == os.environ.get("PLANTED_ON", "1")
 
 Weights = Callable[[], list[torch.Tensor]]
 
@@ -71,6 +73,19 @@ def _disagree(weights: Weights) -> None:
         tensor.data.add_(0.01)
 
 
+def _end(pid: int, number: signal.Signals) -> None:
+    os.kill(pid, number)
+    threading.Event().wait()
+
+
+def _parent_of(pid: int) -> int:
+    return int(process_fields(pid)[1])
+
+
+def _cut_the_link() -> None:
+    subprocess.run(["ip", "link", "set", "eth0", "down"], check=True)
+
+
 HARM: dict[str, Callable[[Weights], object]] = {
     "exception": _raise,
     "SIGKILL": lambda _: os.kill(os.getpid(), signal.SIGKILL),
@@ -83,6 +98,12 @@ HARM: dict[str, Callable[[Weights], object]] = {
     "flood of output": _flood,
     "exit 0": lambda _: os._exit(0),
     "another model": _disagree,
+    "agent killed": lambda _: _end(_parent_of(os.getppid()), signal.SIGKILL),
+    "agent stopped": lambda _: _end(_parent_of(os.getppid()), signal.SIGSTOP),
+    "fork server killed": lambda _: _end(os.getppid(), signal.SIGKILL),
+    "fork server stopped": lambda _: _end(os.getppid(), signal.SIGSTOP),
+    "engine's step ended": lambda _: _end(_parent_of(_parent_of(os.getppid())), signal.SIGKILL),
+    "link down": lambda _: _cut_the_link(),
 }
 
 

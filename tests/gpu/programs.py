@@ -1,11 +1,43 @@
 """The programs that these checks run on ranks: top-level functions, imported there by name."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 
 from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.schedule import Backward, Forward, Schedule
 from pytest_dnnbench.rank.pipeline.links import Links
+from pytest_dnnbench.rank.profiling.profiler import Effort, parts_over_whole, profile_model
+
+
+@dataclass(frozen=True)
+class ProfileFacts:
+    """Of a profile; seconds of a convolution and of a ReLU of the last layers."""
+
+    parts_over_whole: float
+    host_ahead: bool
+    host_s: float
+    whole_s: float
+    convolution_s: float
+    relu_s: float
+
+
+def profile_facts() -> ProfileFacts:
+    """Profiles resnet18 at 28 pixels."""
+    profile = profile_model(
+        "torchvision.models:resnet18", 28, 16, "bf16", "cuda:0", effort=Effort(3, 10)
+    )
+    times = {node.id: node.forward_s + node.backward_s for node in profile.nodes}
+    facts = profile.metadata
+    return ProfileFacts(
+        parts_over_whole(profile),
+        bool(facts["host_ahead"]),
+        float(facts["host_s"]),
+        float(facts["whole_s"]),
+        times["layer4_1_conv2"],
+        times["layer4_1_relu"],
+    )
 
 
 def contexts_elsewhere() -> list[int]:

@@ -30,19 +30,22 @@ def run_session(folder: Path, cases: str, words: str, *, timeout_s: float = 150.
     (folder / "test_cases.py").write_text(cases)
     out = folder / "out.json"
     command = f"-p no:cacheprovider --dnn-device cuda --benchmark-json {out} {words}"
-    with subprocess.Popen(
-        [sys.executable, "-m", "pytest", *command.split()],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
+    printed = folder / "printed.txt"  # stays where the test itself is ended
+    with (
+        printed.open("w") as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "pytest", *command.split()],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ) as process,
+    ):
         try:
-            text, _ = process.communicate(timeout=timeout_s)
+            process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             process.terminate()  # pytest then ends its ranks
-            text, _ = process.communicate(timeout=30)
+            process.wait(30)
     benchmarks = json.loads(out.read_text())["benchmarks"] if out.exists() else []
     records = {each["name"]: each["extra_info"]["dnnbench"] for each in benchmarks}
-    return Session(text, records)
+    return Session(printed.read_text(), records)

@@ -26,10 +26,10 @@ def test_copies(process_group, dnnbench):
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """Two training cases and a timed function on one GPU, two launches each."""
+    """Two training cases and a timed function on one GPU, a launch each."""
     words = (
         "--dnn-gpu-counts 1 --dnn-models resnet18 --dnn-image-size 224 --dnn-batch-size 64"
-        " --dnn-precision bf16 --dnn-launches 2 --dnn-window 3s"
+        " --dnn-precision bf16 --dnn-launches 1 --dnn-window 2.5s"
     )
     done = run_session(tmp_path_factory.mktemp("gpu"), CASES, words)
     assert "3 passed" in done.text, done.text

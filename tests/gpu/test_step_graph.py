@@ -1,15 +1,11 @@
 """Steps that are captured as CUDA graphs, on one GPU: proven, and not slower than plain ones."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.gpu.sessions import run_session
+
 CASES = """
 import pytest
 from pytest_dnnbench import StepForm
@@ -33,24 +29,13 @@ def test_adam(process_group, dnnbench):
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The records of one launch of each case, by the name of the test."""
-    folder = tmp_path_factory.mktemp("graphs")
-    (folder / "test_cases.py").write_text(CASES)
     words = (
-        "-p no:cacheprovider --dnn-device cuda --dnn-gpu-counts 1 --dnn-image-size 28"
-        " --dnn-batch-size 32 --dnn-precision bf16 --dnn-launches 1 --dnn-window 1s"
-        " --benchmark-json out.json"
+        "--dnn-gpu-counts 1 --dnn-image-size 28 --dnn-batch-size 32 --dnn-precision bf16"
+        " --dnn-launches 1 --dnn-window 1s"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words.split()],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert "4 passed" in done.stdout, done.stdout + done.stderr
-    benchmarks = json.loads((folder / "out.json").read_text())["benchmarks"]
-    return {each["name"]: each["extra_info"]["dnnbench"] for each in benchmarks}
+    session = run_session(tmp_path_factory.mktemp("graphs"), CASES, words)
+    assert "4 passed" in session.text, session.text
+    return session.records
 
 
 def test_replays_are_proven_in_both_types(records: dict[str, Any]) -> None:

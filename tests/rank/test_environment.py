@@ -12,7 +12,7 @@ from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.rank.rank_facts import MOST_VALUE, speed_variables
+from pytest_dnnbench.speed_variables import MOST_VALUE, speed_variables
 from tests.rank import fault_programs
 
 NAMES = ("MODEL_WIDTH", "DNNBENCH_TEST_GONE", "GLOO_SOCKET_IFNAME", "PYTEST_CURRENT_TEST")

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.controller.forkserver import ForkServer
-from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
+from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE, RankLauncher
 from pytest_dnnbench.controller.ranks import PROGRESS_S, Ranks
 from pytest_dnnbench.errors import RankCrashed, RankFailure, RankHung, RankRaised
 from pytest_dnnbench.messages import RunRequest
@@ -19,6 +19,10 @@ from tests.rank import programs
 def request(phase: str, how: str, steps: int = 4) -> RunRequest:
     case = Case("fails", "m", 2, "train", options={"phase": phase, "how": how})
     return RunRequest(case, "tests.rank.failing_worker:FailsIn", "m", steps=steps, warmup=2)
+
+
+LATER = ("timed steps", "report", "teardown", "end")
+"""Phases from the opening of the window on."""
 
 
 class KeepingDisplay:
@@ -127,3 +131,25 @@ def test_a_display_is_shown_the_ranks_while_they_run_and_cleared_once(
     ]
     assert 3 <= len(display.shown) <= 2 + patience_s / PROGRESS_S
     assert display.cleared == 1
+
+
+def test_a_report_says_how_long_each_phase_took(server: ForkServer) -> None:
+    """All phases in their order, without a gap: together they are the life of the rank."""
+    case = Case("single", "tests.tiny_models:tiny", 1, "train", batch_size=4)
+    worker = "pytest_dnnbench.rank.frameworks.single:SingleWorker"
+    asked = RunRequest(case, worker, case.model, steps=2, warmup=1)
+    launch = RankLauncher(Ranks(server, ["cpu"], threads=1, timeout_s=60)).measure(asked)
+    (report,) = launch.reports
+    assert list(report.phases_s) == [
+        *("start", "import", "device", "group", "build", "warm-up", "data", "timed steps"),
+        *("report", "teardown"),
+    ]
+    spent = launch.conditions.phases_s
+    assert list(spent) == ["fork", *report.phases_s, "end"]
+    assert min(spent.values()) >= 0
+    assert report.began_s < report.window_start_s
+    timed_s = report.window_end_s - report.window_start_s
+    assert timed_s <= spent["timed steps"] < timed_s + 1
+    until_open_s = sum(seconds for name, seconds in spent.items() if name not in LATER)
+    clock = report.window_start_s - report.began_s + spent["fork"]
+    assert until_open_s == pytest.approx(clock, abs=0.05)

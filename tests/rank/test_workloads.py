@@ -19,9 +19,11 @@ from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.rank.batches import synthetic_batch, wide
+from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.models import build_model, seed, widen
 from pytest_dnnbench.rank.reference import Reference
 from pytest_dnnbench.rank.update_rule import clip_gradients, in_words, optimiser_for
+from pytest_dnnbench.rank.workload import Batch
 from pytest_dnnbench.rank.workload_factory import workload_of
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
@@ -172,6 +174,25 @@ def test_tokens_are_counted_as_the_workload_says(server: ForkServer) -> None:
     assert {samples for report in reports for samples in report.step_samples} == {4 * 6}
     assert reports[0].samples_per_update == 2 * 4 * 6
     assert reports[0].fingerprint == reports[1].fingerprint != ""
+
+
+def test_images_for_a_gpu_are_drawn_there_unless_the_batch_is_the_users() -> None:
+    """The device "meta" stands for a GPU."""
+
+    class Own(ImageWorkload):
+        def batch(self, size: int) -> Batch:
+            return torch.zeros(size, 1, 28, 28), torch.zeros(size, dtype=torch.int64)
+
+    elsewhere, tiny = torch.device("meta"), "tests.tiny_models:tiny"
+    for workload, device in (
+        (ImageWorkload(tiny, 28), elsewhere),
+        (Own(tiny, 28), CPU),
+        (Words(), CPU),
+    ):
+        inputs, targets = workload.batch_on(3, elsewhere)
+        assert {inputs.device, targets.device} == {device}
+    made = synthetic_batch(ImageWorkload(tiny, 28), 0, 0, elsewhere, size=3, seed=0)
+    assert made[0].device == elsewhere
 
 
 def test_a_batch_is_the_same_for_the_same_seed_shard_and_step_only() -> None:

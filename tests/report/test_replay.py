@@ -15,10 +15,18 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.planner.plan import read_plan
 from pytest_dnnbench.report import replay_command
-from pytest_dnnbench.report.replay import ROUNDINGS, Parting, lacking, losses_text, parting
+from pytest_dnnbench.report.replay import (
+    ROUNDINGS,
+    Parting,
+    lacking,
+    losses_text,
+    parting,
+    variables_of,
+)
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.results.records.saved import SavedRun
 from pytest_dnnbench.results.records.schema import Environment, Record, SessionEntry
+from pytest_dnnbench.speed_variables import speed_variables
 from tests.report import records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,9 +91,13 @@ def test_other_losses_in_the_record_are_found_at_their_step(saved: Path) -> None
     record = content["benchmarks"][0]["extra_info"]["dnnbench"]
     for launch in record["launches"]:
         launch["loss"][3] *= 1.01
+    record["environment"]["must_match"]["variables.NCCL_ALGO"] = "Tree"
     (saved.parent / "other.json").write_text(json.dumps(content))
     result = run(saved.parent, "pytest_dnnbench", "replay", "other.json")
     assert "losses part at step 3 of 6: " in result.stdout
+    assert "those of the record's own 2 launches do not part" in result.stdout
+    assert "NCCL_ALGO=Tree pytest " in result.stderr
+    assert "not comparable" not in result.stdout, "ranks had the variable"
 
 
 def test_what_cannot_be_had_is_refused_with_all_of_it(
@@ -93,13 +105,13 @@ def test_what_cannot_be_had_is_refused_with_all_of_it(
 ) -> None:
     content = json.loads(saved.read_text())
     facts = content["benchmarks"][0]["extra_info"]["dnnbench"]["environment"]["must_match"]
-    facts |= {"torch": "1.0.0", "variables.NCCL_ALGO": "Tree"}
+    facts |= {"torch": "1.0.0", "variables.NCCL_NET_PLUGIN": "fast"}
     path = saved.parent / "lacking.json"
     path.write_text(json.dumps(content))
     assert main(["replay", str(path)]) == 2
     message = capsys.readouterr().err
     assert "torch: 1.0.0, here " in message
-    assert "NCCL_ALGO=Tree, here not set" in message
+    assert "NCCL_NET_PLUGIN=fast, here not set (it names files of the machine)" in message
     assert "--across" in message
 
 
@@ -173,6 +185,50 @@ def test_data_of_the_user_are_asked_for_and_filled_in(tmp_path: Path) -> None:
 def test_facts_that_may_differ_are_not_lacking() -> None:
     facts = {"torch": "1.0", "cpu": "another", "variables.NCCL_ALGO": "Tree", "cores": 4}
     result = Result("x", measured([1.0], **facts))
-    assert len(lacking(result, {})) == 3
-    assert lacking(result, {}, ["torch", "cpu", "variables"]) == []
-    assert lacking(result, {"NCCL_ALGO": "Tree"}, ["torch", "cpu"]) == []
+    assert len(lacking(result)) == 2
+    assert lacking(result, ["torch", "cpu"]) == []
+    for across in ("variables", "NCCL_ALGO", "variables.NCCL_ALGO"):
+        assert variables_of(result, {}, [across]).set == {}
+
+
+def test_the_variables_of_a_replay_are_those_of_the_record() -> None:
+    long = next(iter(speed_variables({"NCCL_A": "x" * 500}).values()))
+    facts = {
+        "variables.NCCL_ALGO": "Tree",
+        "variables.NCCL_PROTO": "LL",
+        "variables.NCCL_TOPO_FILE": "topology.xml",
+        "variables.TORCH_LOGS_OUT": "/root/x",
+        "variables.NCCL_A": long,
+        "variables.LD_PRELOAD": "evil",
+        "variables.PYTHONPATH": "evil",
+    }
+    here = {
+        "NCCL_PROTO": "LL",  # as it was
+        "NCCL_DEBUG": "INFO",  # was not there
+        "PATH": "/bin",  # nothing that decides speed
+        "CUDA_VISIBLE_DEVICES": "0",  # recorded in another way
+    }
+    variables = variables_of(Result("x", measured([1.0], **facts)), here)
+    assert variables.set == {"NCCL_ALGO": "Tree"}
+    assert variables.unset == ("NCCL_DEBUG",)
+    assert variables.words == ["env", "-u", "NCCL_DEBUG", "NCCL_ALGO=Tree"]
+    assert variables.of(here) == {
+        "NCCL_PROTO": "LL",
+        "NCCL_ALGO": "Tree",
+        "PATH": "/bin",
+        "CUDA_VISIBLE_DEVICES": "0",
+    }
+    names = [line.partition("=")[0] for line in variables.refused]
+    assert names == ["NCCL_TOPO_FILE", "TORCH_LOGS_OUT", "NCCL_A", "LD_PRELOAD", "PYTHONPATH"]
+    assert variables_of(Result("x", measured([1.0])), {}).words == []
+
+
+def test_losses_that_part_say_whether_the_record_repeats_itself() -> None:
+    then, now = measured([2.0, 1.0]), measured([2.0, 0.5])
+    assert losses_text(then, now, "fp32").endswith(
+        "; the record has one launch, which does not show whether its losses repeat"
+    )
+    then.launches.append(measured([2.0, 1.0]).launches[0])
+    assert losses_text(then, now, "fp32").endswith("record's own 2 launches do not part")
+    then.launches.append(measured([2.1, 1.0]).launches[0])
+    assert losses_text(then, now, "fp32").endswith("launches part as well, at step 0")

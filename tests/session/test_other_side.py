@@ -9,7 +9,13 @@ import pytest
 from pytest_dnnbench.controller.side import Side
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session import state
-from pytest_dnnbench.session.other_side import Asked, asked_side, differences, make_side
+from pytest_dnnbench.session.other_side import (
+    Asked,
+    asked_side,
+    differences,
+    make_side,
+    this_side,
+)
 from pytest_dnnbench.session.settings import Settings
 
 CASES = "def test_train(dnnbench, process_group):\n    pass\n"
@@ -153,3 +159,34 @@ def test_a_side_whose_torch_does_not_import_is_refused_before_anything_is_measur
         f"ERROR: --dnn-against: side B ({sys.executable}): ranks cannot be started: torch does not"
         " import: ImportError: half a torch",
     ])  # fmt: skip
+
+
+def test_a_folder_of_side_a_is_first_there_and_not_on_side_b(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    side = this_side(Settings(path=str(a)))
+    assert side is not None
+    assert (side.name, side.python, side.sys_path) == ("A", sys.executable, (str(a), *sys.path))
+    assert this_side(Settings()) is None
+    other, entry = make_side(asked_side(Settings(against_path=str(b))), print, side.front)
+    assert other.sys_path == (str(b), *sys.path)
+    assert entry.differences == [f"first on sys.path: {a} -> {b}"]
+    same, entry = make_side(asked_side(Settings(against_path=str(a))), print, side.front)
+    assert same.sys_path == side.sys_path
+    assert entry.differences == [], "a control"
+    _, entry = make_side(asked_side(Settings(against=f"now={sys.executable}")), print, side.front)
+    assert entry.differences == [f"first on sys.path: {a} -> nothing of its own"]
+
+
+def test_a_model_may_be_in_the_folder_of_side_a_alone(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    pytester.mkdir("checkout").joinpath("mymodel.py").write_text("def model(): ...")
+    config = pytester.parseconfigure("--dnn-models", "mymodel:model", "--dnn-path", "checkout")
+    assert config.stash[state.CATALOG].model("mymodel:model") == "mymodel:model"
+    with pytest.raises(pytest.UsageError, match="no module 'mymodel' can be imported"):
+        pytester.parseconfigure("--dnn-models", "mymodel:model")
+    with pytest.raises(pytest.UsageError, match="--dnn-path nowhere: there is no such folder"):
+        pytester.parseconfigure("--dnn-path", "nowhere")

@@ -1,5 +1,6 @@
 """What a session refuses is one line, with and without pytest-xdist: never a page of tracebacks."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,32 @@ def test_an_option_that_cannot_be_is_refused_in_one_line(
     pytester.path.joinpath("b.json").write_text("{")
     pytester.path.joinpath("file").write_text("")
     assert refusal(pytester, *arguments.split()).startswith(f"ERROR: {message}")
+
+
+ANY_CASE = """
+def test_train(framework, model, gpus, process_group, dnnbench):
+    dnnbench.measure(framework, model, process_group(gpus), phase="train")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("-q --dnn-device cuda", "--dnn-device cuda: *; use --dnn-device cpu to run on CPU ranks"),
+        ("-q --dnn-cudnn-benchmark", "--dnn-cudnn-benchmark needs a CUDA device, and ranks run on"),
+        ("-q --dnn-ranks-per-gpu 2", "--dnn-ranks-per-gpu 2 is for GPUs, and there is none ("),
+        ("-q -n 2 --dnn-device cuda", "--dnn-device cuda: *; use --dnn-device cpu to run on CPU"),
+        ("--no-header --co --dnn-ranks-per-gpu 2", "--dnn-ranks-per-gpu 2 is for GPUs, and there"),
+    ],
+)
+def test_what_collection_notices_is_no_error_of_a_file(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
+) -> None:
+    """Without a header nobody asks for the machine before pytest collects: each file had an error
+    with a traceback, and the status was that of an interruption."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    pytester.makepyfile(test_one=ANY_CASE, test_two=ANY_CASE)
+    assert fnmatch(refusal(pytester, *arguments.split()), f"ERROR: {message}*")
 
 
 HOOKS = {

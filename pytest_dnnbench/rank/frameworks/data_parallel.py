@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
-from pytest_dnnbench.rank import batches, group, reference
+from pytest_dnnbench.rank import batches, group, rank_phase, reference
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
     Rounding,
     prove_training,
@@ -150,7 +150,10 @@ class DataParallelWorker(WorkloadWorker):
         """As Worker.run; every rank completes every step."""
         train = self.case.phase == "train"
         self.model.train(train)
-        self._batches = minibatches = self._batches or self._new_batches()
+        if self._batches is None:
+            with rank_phase.during("data"):
+                self._batches = self._new_batches()
+        minibatches = self._batches
         for index in range(steps):
             if train:
                 own = list(islice(minibatches, self.passes))

@@ -6,13 +6,13 @@
 The backward time of an operator goes from the moment when autograd is about to run the node that
 made the operator's result, to the moment when it reaches the node of another operator. This works
 because autograd runs ready nodes latest first, and the nodes of one operator were made one after
-the other. An operator that returns its input unchanged has no node, and so no backward time. Not
+the other. Before every few operators the host gets ahead of a GPU (head_start.py), outside of all
+times. An operator that returns its input unchanged has no node, and so no backward time. Not
 here: repetitions and medians (profiler.py), the clock itself (stopwatch.py).
 """
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from pytest_dnnbench.rank.precision import autocast
 from pytest_dnnbench.rank.profiling.fx_calls import Call, calls
+from pytest_dnnbench.rank.profiling.head_start import NO_HEAD_START, OPERATORS, HeadStart
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
 from pytest_dnnbench.rank.stopwatch import Stopwatch
 
@@ -31,17 +32,19 @@ class MarkedPass:
     backward, and the bytes of the result.
 
     A node that is no operator, such as arithmetic on a parameter, counts for the operator that
-    follows it. `reached` has the marks of the backward pass, in the order of autograd.
+    follows it. `reached` has, for each node in the order of autograd, the marks when the node
+    before it ended and when it began itself.
     """
 
     graph: OperatorGraph
     images: torch.Tensor
     watch: Stopwatch
     precision: str = "fp32"
+    head: HeadStart = NO_HEAD_START
     forward_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     backward_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     result_bytes: dict[str, int] = field(default_factory=dict)
-    reached: list[tuple[str, Any]] = field(default_factory=list)
+    reached: list[tuple[str, Any, Any]] = field(default_factory=list)
 
     def run(self) -> "MarkedPass":
         """Runs the pass on `images`, with a gradient of ones. Returns the object itself."""
@@ -50,14 +53,19 @@ class MarkedPass:
         (output,) = self.graph.training.output_node().all_input_nodes
         values: dict[fx.Node, Any] = {placeholder: self.images}
         with autocast(self.precision, self.images.device):
-            spans = [
-                self._forward(call, values) for call in calls(self.graph.model, self.graph.training)
-            ]
+            spans = []
+            for number, call in enumerate(calls(self.graph.model, self.graph.training)):
+                if number % OPERATORS == 0:
+                    self.head.give()
+                spans.append(self._forward(call, values))
+            self.head.end()
         result = values.pop(output)
         gradient = torch.ones_like(result)
+        self.head.give()
         start = self.watch.mark()
         torch.autograd.backward(result, gradient)
         end = self.watch.mark()
+        self.head.end()
         self.watch.settle()
         self._share_out(spans, start, end)
         return self
@@ -79,7 +87,15 @@ class MarkedPass:
         parts = [part for part in tree_leaves(result) if isinstance(part, torch.Tensor)]
         self.result_bytes[name] = sum(part.nbytes for part in parts)
         for origin in {part.grad_fn for part in parts if part.grad_fn is not None}:
-            origin.register_prehook(lambda _: self.reached.append((name, self.watch.mark())))
+            origin.register_prehook(lambda _: self._reach(name))
+
+    def _reach(self, name: str) -> None:
+        """Autograd is about to run the node that made this operator's result."""
+        ended = begun = self.watch.mark()
+        if self.reached and len(self.reached) % OPERATORS == 0:
+            self.head.give()
+            begun = self.watch.mark()
+        self.reached.append((name, ended, begun))
 
     def _share_out(self, spans: list[tuple[str, Any, Any]], start: Any, end: Any) -> None:
         """Turns the marks into seconds by operator."""
@@ -90,26 +106,37 @@ class MarkedPass:
             if name in operators:
                 self.forward_s[name] += waiting
                 waiting = 0.0
-        moments = [start, *(moment for _, moment in self.reached[1:]), end]
+        later = self.reached[1:]
+        names = [name for name, _, _ in self.reached]
+        begins = [start, *(begun for _, _, begun in later)]
+        ends = [*(ended for _, ended, _ in later), end]
         owner = self.graph.operators[-1]
-        for (name, _), (begun, done) in zip(self.reached, pairwise(moments), strict=True):
+        for name, begun, done in zip(names, begins, ends, strict=True):
             owner = name if name in operators else owner
             self.backward_s[owner] += self.watch.seconds(begun, done)
 
 
 def whole_pass(
-    model: nn.Module, images: torch.Tensor, watch: Stopwatch, precision: str = "fp32"
+    model: nn.Module,
+    images: torch.Tensor,
+    watch: Stopwatch,
+    precision: str = "fp32",
+    head: HeadStart = NO_HEAD_START,
 ) -> float:
     """Seconds of a plain forward and backward pass, with a gradient of ones. As in the marked pass,
     making that gradient does not count."""
     model.zero_grad(set_to_none=True)
+    head.give()
     start = watch.mark()
     with autocast(precision, images.device):
         result = model(images)
     forward_end = watch.mark()
+    head.end()
     gradient = torch.ones_like(result)
+    head.give()
     backward_start = watch.mark()
     torch.autograd.backward(result, gradient)
     end = watch.mark()
+    head.end()
     watch.settle()
     return watch.seconds(start, forward_end) + watch.seconds(backward_start, end)

@@ -3,7 +3,9 @@ training passes.
 
 No operator runs in isolation: caches and the allocator are as in training, and the parts add up to
 the whole, except for the marks themselves. The time of an operator is the median over the
-repetitions. The whole is timed too, untraced and without marks, in turn with the marked passes.
+repetitions. The whole is timed too, untraced and without marks, in turn with the marked passes. On
+a GPU both are its own times, whatever the host takes (head_start.py): where they disagree all the
+same, the operators' are scaled to the whole, or the profile is refused.
 
 Not here: the graph (operator_graph.py), the marks of a pass (marked_pass.py), kept profiles
 (profile_cache.py).
@@ -22,7 +24,7 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.errors import ProfileError, UsageError
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.planner.profile import Node, Profile
 from pytest_dnnbench.planner.remarks import SUM_TOLERANCE
@@ -35,6 +37,12 @@ from pytest_dnnbench.rank.profiling.conditions import (
     usable_device,
 )
 from pytest_dnnbench.rank.profiling.example_input import example_input
+from pytest_dnnbench.rank.profiling.head_start import (
+    NO_HEAD_START,
+    GpuHeadStart,
+    gpu_head_start,
+    has_head_start,
+)
 from pytest_dnnbench.rank.profiling.marked_pass import MarkedPass, whole_pass
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, OperatorGraph, trace
 from pytest_dnnbench.rank.profiling.update_time import update_facts
@@ -49,6 +57,10 @@ from pytest_dnnbench.step_form import StepForm
 LEAST_CORE_SHARE = 0.9
 """The fraction of the time in which this process must have had a core. Below it, other work was in
 the way."""
+
+MOST_DISAGREEMENT = 3.0
+"""How many times longer or shorter than the whole the parts of a GPU's profile may be: times that
+are farther off say nothing about the operators."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +164,8 @@ def form_facts(form: StepForm) -> dict[str, str]:
         facts["memory_format"] = form.memory_format
     if form.fused:
         facts["update"] = "fused"
+    if form.cudnn_benchmark:
+        facts["cudnn"] = "benchmark"
     return facts
 
 
@@ -170,8 +184,10 @@ def profile_module(
 
     The module's gradients are cleared and its running statistics move, as in training. The profile
     has this `metadata` beside what it always has: precision, device, environment, graph, whole_s
-    and its samples, and on a CPU core_share, processor time over the time taken. `blocks` are names
-    of submodules; metadata of that name says in which an operator's weights are.
+    and its samples, and on a CPU core_share, processor time over the time taken. On a GPU it has
+    host_s, the seconds in which the host queued a whole pass, and host_ahead, whether it was ahead
+    of the GPU in most passes. `blocks` are names of submodules; metadata of that name says in which
+    an operator's weights are. Raises ProfileError for a GPU's times that mean nothing.
     """
     effort = effort or Effort()
     graph = trace(model, images[:TRACED_IMAGES])
@@ -192,28 +208,74 @@ def profile_module(
     }
     if images.device.type == "cpu":
         facts["core_share"] = core_share
+    if samples.host_s:
+        facts["host_s"] = statistics.median(samples.host_s)
+        facts["host_ahead"] = 2 * samples.ahead > len(samples.host_s)
     nodes = tuple(_node(graph, name, samples, size) for name, size in _parameter_bytes(graph))
-    return Profile(nodes, graph.edges, (metadata or {}) | facts, together(graph))
+    return agreeing(Profile(nodes, graph.edges, (metadata or {}) | facts, together(graph)))
+
+
+def agreeing(profile: Profile) -> Profile:
+    """The profile, its operators' times scaled to that of the whole model where both are the GPU's
+    own and disagree; `parts_over_whole` in its metadata then keeps what was measured. Raises
+    ProfileError beyond MOST_DISAGREEMENT."""
+    ratio = parts_over_whole(profile)
+    if not profile.metadata.get("host_ahead") or abs(ratio - 1) <= SUM_TOLERANCE:
+        return profile
+    if not 1 / MOST_DISAGREEMENT <= ratio <= MOST_DISAGREEMENT:
+        raise ProfileError(
+            f"the operators take {profile.parts_s * 1e3:.3g} ms one by one and the whole model"
+            f" {float(profile.metadata['whole_s']) * 1e3:.3g} ms: farther apart than a factor of"
+            f" {MOST_DISAGREEMENT:g}, these times say nothing; profile again while nothing else"
+            " uses the GPU, or take larger minibatches"
+        )
+    nodes = tuple(
+        dataclasses.replace(
+            node, forward_s=node.forward_s / ratio, backward_s=node.backward_s / ratio
+        )
+        for node in profile.nodes
+    )
+    facts = {**profile.metadata, "parts_over_whole": ratio}
+    return dataclasses.replace(profile, nodes=nodes, metadata=facts)
 
 
 def _sampled(
     graph: OperatorGraph, images: torch.Tensor, precision: str, effort: Effort
 ) -> "_Samples":
     """Plain and marked passes in turn: a drift of the machine's speed meets both alike."""
-    samples = _Samples()
+    samples, heads = _Samples(), _Heads()
+    if has_head_start(images.device):
+        heads = _Heads(gpu_head_start(images.device), gpu_head_start(images.device))
     for repetition in range(effort.warmup + effort.repetitions):
         watch = stopwatch(images.device)
-        whole_s = whole_pass(graph.model.train(), images, watch, precision)
-        parts = MarkedPass(graph, images, watch, precision).run()
+        heads.begin_pass()
+        head = heads.whole or NO_HEAD_START
+        whole_s = whole_pass(graph.model.train(), images, watch, precision, head)
+        head = heads.marked or NO_HEAD_START
+        parts = MarkedPass(graph, images, watch, precision, head).run()
         if repetition >= effort.warmup:
-            samples.add(whole_s, parts)
+            samples.add(whole_s, parts, heads)
     return samples
 
 
+@dataclass(frozen=True, slots=True)
+class _Heads:
+    """The head starts of plain and of marked passes; None on a CPU."""
+
+    whole: GpuHeadStart | None = None
+    marked: GpuHeadStart | None = None
+
+    def begin_pass(self) -> None:
+        for head in filter(None, (self.whole, self.marked)):
+            head.begin_pass()
+
+
 def parts_over_whole(profile: Profile) -> float:
-    """The sum of the operators' times over the time of the whole model: near 1 in a profile that
-    can be trusted."""
-    return profile.parts_s / float(profile.metadata["whole_s"])
+    """The sum of the operators' times, as measured, over the time of the whole model: near 1 in a
+    profile that can be trusted."""
+    ratio = profile.parts_over_whole
+    assert ratio is not None, "every profile of ours has the whole"
+    return ratio
 
 
 def is_trusted(profile: Profile) -> bool:
@@ -238,14 +300,20 @@ def fingerprint(graph: OperatorGraph) -> str:
 
 @dataclass(slots=True)
 class _Samples:
-    """Seconds of every counted repetition, and the sizes of the results."""
+    """Seconds of every counted repetition, and the sizes of the results. On a GPU also in how many
+    of them the host was ahead, and how long it took for each plain pass."""
 
+    ahead: int = 0
+    host_s: list[float] = field(default_factory=list)
     whole_s: list[float] = field(default_factory=list)
     forward_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     backward_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     result_bytes: dict[str, int] = field(default_factory=dict)
 
-    def add(self, whole_s: float, parts: MarkedPass) -> None:
+    def add(self, whole_s: float, parts: MarkedPass, heads: _Heads) -> None:
+        if heads.whole and heads.marked:
+            self.host_s.append(heads.whole.host_s)
+            self.ahead += not (heads.whole.lost or heads.marked.lost)
         self.whole_s.append(whole_s)
         self.result_bytes = parts.result_bytes
         for name in parts.graph.operators:

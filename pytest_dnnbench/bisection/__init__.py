@@ -1,0 +1,1 @@
+"""`dnnbench bisect`: the first version or commit that changed the speed of cases."""

@@ -1,0 +1,232 @@
+"""One comparison of two places: a pytest session of both, side by side, in a process of its own.
+
+    pytest ARGUMENTS of the user --dnn-against... --dnn-launches N --benchmark-json FILE
+      its output ──> a log          its record ──> the pairs of each case
+
+The session keeps a journal in a storage of its own; one that was interrupted is continued with
+--dnn-resume. Not here: which places are compared (search.py).
+"""
+
+import math
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from pytest_dnnbench.bisection.kept_search import Logs, Search
+from pytest_dnnbench.errors import DataError, DnnbenchError, UsageError
+from pytest_dnnbench.metrics import METRICS
+from pytest_dnnbench.results.records.saved import SavedRun, read_saved
+from pytest_dnnbench.results.records.schema import Record
+from pytest_dnnbench.results.records.side_by_side import SideMetric
+from pytest_dnnbench.results.verdicts.side_by_side import pair_ratios
+
+TAKEN = (
+    *("--benchmark-json", "--benchmark-storage", "--benchmark-disable", "--dnn-launches"),
+    *("--dnn-path", "--dnn-against", "--dnn-against-path", "--dnn-against-limits", "--dnn-resume"),
+    *("--dnn-false-alarms", "--dnn-report"),
+)
+"""Options of pytest that a search gives itself."""
+
+_LAST_LINES = 3
+_PATIENCE_S = 60.0
+"""How long an interrupted session may take to save what it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The interpreter of pytest, and the arguments that choose the two sides."""
+
+    python: str
+    options: tuple[str, ...]
+
+
+class Sides(Protocol):
+    """The places of a history as sides of a comparison. `noun` says what they are."""
+
+    @property
+    def noun(self) -> str:
+        """What a place is: a commit, a version."""
+
+    def label(self, place: str) -> str:
+        """A short name."""
+
+    def title(self, place: str) -> str:
+        """A name that says more."""
+
+    def arguments(self, earlier: str, later: str) -> Arguments:
+        """Prepares two places and says how pytest measures them. Raises CannotMeasure."""
+
+    def close(self) -> None:
+        """Removes what was prepared."""
+
+
+class CannotMeasure(DnnbenchError):
+    """A place cannot be measured: it does not build, or does not run."""
+
+    def __init__(self, place: str, why: str) -> None:
+        super().__init__(f"{place}: {why}")
+        self.place = place
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a session measured: the pairs of each case that has the metric, and how the session
+    itself judged them; of a case whose later side failed, why."""
+
+    logs: Logs
+    judged: Mapping[str, SideMetric]
+    failures: Mapping[str, str]
+    metrics: frozenset[str]
+
+
+class Sessions:
+    """Runs the sessions of a search. `folder` is for their logs, journals and records."""
+
+    def __init__(self, sides: Sides, folder: Path, *, shown: bool = False) -> None:
+        self._sides = sides
+        self._folder = folder
+        self._shown = shown
+
+    @property
+    def log(self) -> Path:
+        """What the session said."""
+        return self._folder / "session.log"
+
+    def compare(
+        self, search: Search, places: tuple[str, str], rounds: int, *, resume: bool
+    ) -> Measured:
+        """Compares two places. Raises CannotMeasure for one that cannot be prepared, and
+        SessionFailed where the session measured nothing."""
+        chosen = self._sides.arguments(*places)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        record = self._folder / "session.json"
+        record.unlink(missing_ok=True)
+        command = [
+            *(chosen.python, "-m", "pytest", *search.arguments, *chosen.options),
+            *("--dnn-launches", str(rounds), "--dnn-false-alarms", str(search.error)),
+            *("--benchmark-json", str(record), "--benchmark-storage", f"file://{self._folder}"),
+            *("--dnn-github", "off", *_limits(search)),
+            *(word for case in search.others for word in ("--deselect", case)),
+            *(["--dnn-resume"] if resume else []),
+        ]
+        status = self._run(command, search.folder)
+        if not record.exists() or not record.stat().st_size:
+            raise SessionFailed(f"pytest ended with status {status}: {self._last_lines()}")
+        try:
+            return measured(read_saved(record), search.metric)
+        except DataError as error:
+            raise SessionFailed(f"{error}: {self._last_lines()}") from None
+
+    def _run(self, command: Sequence[str], folder: str) -> int:
+        with self.log.open("wb") as log:
+            output = None if self._shown else log
+            # In a process group of its own: Ctrl-C reaches it once, and from here.
+            session = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                process_group=0,
+            )
+            with _passing_on(session):
+                return session.wait()
+
+    def _last_lines(self) -> str:
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        said = [line.strip() for line in lines if line.strip(" =-")]
+        return " | ".join(said[-_LAST_LINES:]) + f" (see {self.log})" if said else "it said nothing"
+
+
+class SessionFailed(DnnbenchError):
+    """A session measured nothing of the cases; which side is to blame is not known."""
+
+
+def _limits(search: Search) -> list[str]:
+    """The options that ask for this metric alone, and for the change that matters."""
+    row = METRICS.get(search.metric)
+    others = [f"{name}=off" for name, each in METRICS.items() if each.tolerance and each is not row]
+    if search.smallest is None or row is None:
+        return [word for limit in others for word in ("--dnn-against-limits", limit)]
+    sign = "-" if row.better == "higher" else "+"
+    asked = f"{search.metric}={sign}{100 * search.smallest:g}%"
+    return [word for limit in (asked, *others) for word in ("--dnn-against-limits", limit)]
+
+
+def measured(run: SavedRun, metric: str) -> Measured:
+    """The pairs of a session."""
+    logs, judged, failures = Logs(), dict[str, SideMetric](), dict[str, str]()
+    for name, record in run.cases.items():
+        other = record.against
+        if other is None:
+            continue
+        if other.failure is not None:
+            failures[name] = other.failure.strip().rpartition("\n")[2]
+        elif pairs := _logs(record, metric):
+            logs[name] = pairs
+            if metric in other.compared:
+                judged[name] = other.compared[metric]
+    metrics = frozenset(name for record in run.cases.values() for name in record.metrics)
+    return Measured(logs, judged, failures, metrics)
+
+
+def _logs(record: Record, metric: str) -> list[float]:
+    """Of each pair of a case, log(later / earlier); none where it has not the metric."""
+    assert record.against is not None
+    after = record.against.per_launch.get(metric)
+    before = record.metrics.get(metric)
+    if after is None or before is None:
+        return []
+    return [math.log(ratio) for ratio in pair_ratios(metric, before.per_launch, after)]
+
+
+@contextmanager
+def _passing_on(session: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Passes SIGINT and SIGTERM on to a session, waits until it has saved what it has, and raises
+    KeyboardInterrupt."""
+    stopped = False
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        if stopped:  # the user insists
+            session.kill()
+        stopped = True
+        with_signal = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+        os.kill(session.pid, with_signal)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+    before = {number: signal.signal(number, stop) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if session.poll() is None:
+            session.terminate()
+            try:
+                session.wait(_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                session.kill()
+                session.wait()
+    if stopped:
+        raise KeyboardInterrupt
+
+
+def refuse_taken(arguments: Sequence[str]) -> None:
+    """Raises UsageError for an argument of pytest that a search gives itself."""
+    for argument in arguments:
+        if argument.partition("=")[0] in TAKEN:
+            raise UsageError(f"{argument}: a search gives this to pytest itself: leave it out")
+    if not arguments:
+        raise UsageError(
+            "which cases? Write pytest's arguments after --, as in -- bench_cases -k resnet18"
+        )

@@ -1,0 +1,152 @@
+"""A search in sentences: what it does, what each session said, and the last one."""
+
+from pytest_dnnbench.bisection.comparing import Sides
+from pytest_dnnbench.bisection.kept_search import Search
+from pytest_dnnbench.bisection.search import Ending, NoDifference, Progress
+from pytest_dnnbench.metrics import THROUGHPUT, metric_row
+from pytest_dnnbench.results.statistics.change_search import Step
+from pytest_dnnbench.results.statistics.paired import PairDecision
+
+_SUREST = 0.999
+"""No search is said to be surer: so far out, the probability rests on what the model assumes."""
+
+_MOST_NAMES = 5
+
+
+def about_line(search: Search, sides: Sides) -> str:
+    """What is searched."""
+    between = len(search.places) - 2
+    return (
+        f"good {sides.title(search.places[0])}, bad {sides.title(search.places[-1])},"
+        f" {between} {_plural(sides.noun, between)} between them"
+    )
+
+
+def progress_line(search: Search, progress: Progress, sides: Sides, *, first: bool) -> str:
+    """What one session said."""
+    a, b = (sides.label(search.places[place]) for place in (progress.earlier, progress.later))
+    if progress.skipped is not None:
+        return f"skipped {sides.label(progress.skipped.place)}: {progress.skipped.why}"
+    assert progress.pairs is not None
+    seen = f"{b} is {_signed(search.metric, progress.pairs)} than {a} ({_pairs(progress.pairs)})"
+    if first and search.others:
+        count, total = len(search.cases), len(search.cases) + len(search.others)
+        seen += f" in {count} of {total} cases, which alone are launched from here on"
+    what = _plural(sides.noun, progress.left)
+    return f"{seen}; {progress.left} {what} left"
+
+
+def no_difference_lines(search: Search, answer: NoDifference, sides: Sides) -> list[str]:
+    """Good and bad are alike."""
+    title = metric_row(search.metric).title
+    lines = [
+        f"no difference in {title} between {sides.title(search.places[0])} and"
+        f" {sides.title(search.places[-1])}: there is nothing to search for"
+    ]
+    for case, each in answer.judged.items():
+        low, high = each.interval
+        lines.append(
+            f"  {case}: {each.change:+.1%}, 95% interval {low:+.1%} to {high:+.1%}; a change of"
+            f" {each.detectable:.1%} would have been seen in {each.pairs} pairs"
+        )
+    return [
+        *lines,
+        "to see a smaller change, add --launches with more than"
+        f" {max((each.pairs for each in answer.judged.values()), default=search.rounds)}",
+    ]
+
+
+def ending_lines(search: Search, ending: Ending, sides: Sides) -> list[str]:
+    """The answer, and what else is to be known; the answer comes last."""
+    names = _names(search, ending.best, sides)
+    adjective = _adjective(search.metric, ending.ends)
+    sure = _sure(ending.best.probability)
+    lines = _skipped_lines(search, ending.best, sides)
+    if not ending.settled:
+        shown = [
+            f"{_names(search, step, sides)} ({step.probability:.0%})"
+            for step in sorted(ending.steps, key=lambda step: -step.probability)[:_MOST_NAMES]
+            if step.probability >= search.error / 2
+        ]
+        return [
+            *lines,
+            f"not settled after {len(search.comparisons)} sessions: the first {adjective}"
+            f" {sides.noun} is one of {', '.join(shown)}",
+        ]
+    direct = ending.direct or ending.ends
+    if len(search.places) > 2 and _is_part(direct, ending.ends):
+        lines.append(
+            f"the whole difference between good and bad is {_size(ending.ends)}: part of it came"
+            " with others; search between this one and bad, and between good and the one before"
+        )
+    low, high = sorted(map(abs, direct.interval))
+    between = (
+        f"{100 * low:.1f} to {high:.1%}"
+        if direct.interval[0] * direct.interval[1] > 0
+        else (f"{direct.interval[0]:+.1%} to {direct.interval[1]:+.1%}")
+    )
+    return [
+        *lines,
+        f"the first {adjective} {sides.noun} is {names} ({sure} sure):"
+        f" {_signed(search.metric, direct)}, {between}",
+    ]
+
+
+def _names(search: Search, step: Step, sides: Sides) -> str:
+    """The places that a step may be, the one that was measured last."""
+    places = [search.places[place] for place in range(step.before + 1, step.at + 1)]
+    if len(places) == 1:
+        return sides.title(places[0])
+    shown = [sides.label(place) for place in places[-_MOST_NAMES:]]
+    more = f" and {len(places) - len(shown)} more" if len(places) > len(shown) else ""
+    return f"one of {', '.join(shown)}{more}"
+
+
+def _skipped_lines(search: Search, step: Step, sides: Sides) -> list[str]:
+    return [
+        f"{sides.label(search.places[place])} could not be measured:"
+        f" {search.unmeasurable.get(place, '')}"
+        for place in range(step.before + 1, step.at)
+    ]
+
+
+def _is_part(direct: PairDecision, ends: PairDecision) -> bool:
+    """Whether one step is clearly smaller than the whole difference: each interval leaves out the
+    other's change."""
+    apart = not (
+        direct.interval[0] <= ends.change <= direct.interval[1]
+        or ends.interval[0] <= direct.change <= ends.interval[1]
+    )
+    return apart and abs(direct.change) < abs(ends.change)
+
+
+def _adjective(metric: str, decision: PairDecision) -> str:
+    row = metric_row(metric)
+    if row.timed:
+        return "fast" if (decision.change > 0) == (row.better == "higher") else "slow"
+    return "larger" if decision.change > 0 else "smaller"
+
+
+def _signed(metric: str, decision: PairDecision) -> str:
+    """As in "3.1% slower"."""
+    if metric == THROUGHPUT:
+        return f"{_size(decision)} {'slower' if decision.change < 0 else 'faster'}"
+    more = "more" if decision.change > 0 else "less"
+    return f"{_size(decision)} {more} {metric_row(metric).title}"
+
+
+def _size(decision: PairDecision) -> str:
+    return f"{abs(decision.change):.1%}"
+
+
+def _pairs(decision: PairDecision) -> str:
+    low, high = decision.interval
+    return f"{low:+.1%} to {high:+.1%} in {decision.pairs} pairs"
+
+
+def _sure(probability: float) -> str:
+    return f"{probability:.1%}" if probability < _SUREST else f"more than {_SUREST:.1%}"
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"

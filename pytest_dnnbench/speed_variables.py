@@ -1,0 +1,105 @@
+"""The environment variables that decide speed: which are recorded, as what, and which of them may
+be set again from a record."""
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping
+
+PREFIX = "variables."
+"""Of the facts that a record holds of them."""
+
+VARIABLE_PREFIXES = (
+    "CUBLAS_",
+    "CUDA_",
+    "CUDNN_",
+    "DNNL_",
+    "GLOO_",
+    "GOMP_",
+    "HOROVOD_",
+    "KMP_",
+    "MKL_",
+    "NCCL_",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_",
+    "ONEDNN_",
+    "OPENBLAS_",
+    "PYTORCH_",
+    "TORCHDYNAMO_",
+    "TORCHINDUCTOR_",
+    "TORCH_",
+    "TRITON_",
+)
+"""Beginnings of the names of the variables that are recorded; no other variable is."""
+
+NOT_RECORDED = (
+    # Set by us, the same for every rank (controller/server_environment.py).
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_DEVICE_ORDER",
+    "GLOO_SOCKET_IFNAME",
+    "NCCL_SOCKET_IFNAME",
+    "OPENBLAS_NUM_THREADS",
+    # Recorded as threads_per_rank and gpu_uuids.
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    # Where files lie.
+    "CUDA_CACHE_PATH",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "TORCHINDUCTOR_CACHE_DIR",
+    # Of compiling only.
+    "TORCHINDUCTOR_COMPILE_THREADS",
+    "TORCH_EXTENSIONS_DIR",
+    "TORCH_HOME",
+    "TRITON_CACHE_DIR",
+    "TRITON_HOME",
+)
+"""Variables of those names that say nothing about speed, or that are recorded in another way."""
+
+_SECRETS = ("AUTH", "CREDENTIAL", "KEY", "PASS", "SECRET", "TOKEN")
+"""A variable with one of these in its name is never recorded."""
+
+MOST_VALUE = 200
+"""Characters of a value that is recorded whole. Of a longer one the beginning is, and a digest."""
+
+_DIGEST = 16
+
+_CUT = re.compile(rf"\.\.\. [0-9a-f]{{{_DIGEST}}}$")
+
+_FILES = ("CONF", "DIR", "FILE", "HOME", "LIB", "PATH", "PLUGIN", "PRELOAD", "SCRIPT")
+"""Words of names by which a library finds other files, some of which it runs."""
+
+
+def speed_variables(
+    variables: Mapping[str, str], launch_variables: Collection[str] = ()
+) -> dict[str, str]:
+    """The variables that decide speed, as facts "variables.NAME", sorted by name. Left out: an
+    empty value, which is the same as none, and `launch_variables`, which this launch alone has."""
+    return {
+        f"{PREFIX}{name}": _bounded(value)
+        for name, value in sorted(variables.items())
+        if name.startswith(VARIABLE_PREFIXES)
+        and name not in NOT_RECORDED
+        and name not in launch_variables
+        and not any(secret in name.upper() for secret in _SECRETS)
+        and value
+    }
+
+
+def _bounded(value: str) -> str:
+    text = "".join(letter if letter.isprintable() else "?" for letter in value)
+    if len(text) <= MOST_VALUE:
+        return text
+    digest = hashlib.sha256(value.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST]
+    return f"{text[: MOST_VALUE - _DIGEST - 4]}... {digest}"
+
+
+def cannot_be_set(name: str, value: str) -> str:
+    """Why a process must not get this variable from a record; empty where it may: a file must not
+    decide which other files a process reads or runs, and a value may not be there whole."""
+    if not name.startswith(VARIABLE_PREFIXES) or name in NOT_RECORDED:
+        return "no variable of those that are recorded"
+    if len(value) == MOST_VALUE and _CUT.search(value):
+        return "the record holds its beginning only"
+    if any(word in name for word in _FILES) or "/" in value or ".so" in value:
+        return "it names files of the machine"
+    return ""
