@@ -233,7 +233,13 @@ class Resources:
 
     def launcher(self, ranks: Ranks, spec: FrameworkSpec) -> Launcher:
         """How the run of a case reaches these ranks."""
-        return RankLauncher(ranks, spec.planning, load(spec.rendezvous), self._machine_ranks(ranks))
+        return RankLauncher(
+            ranks,
+            spec.planning,
+            load(spec.rendezvous),
+            self._machine_ranks(ranks),
+            spec.prediction,
+        )
 
     def _machine_ranks(self, ranks: Ranks) -> Ranks | None:
         """The rank, on each node, that measures the machine's own speed; None with GPUs, which the
