@@ -52,7 +52,8 @@ class FrameworkSpec:
     without torch with framework, count and options before anything starts, it tells whether a case
     can be, or raises UsageError. `planning`, where something has to be decided once for all
     launches of a case, is "module:function": called on the ranks with place and RunRequest before
-    the proof; what it returns on rank 0 becomes RunRequest.plan. A framework that is not
+    the proof; what it returns on rank 0 becomes RunRequest.plan. `prediction`, where a step can be
+    predicted, is called alike, and returns a PredictedStep on rank 0. A framework that is not
     `by_default` runs when it is named.
 
     `refuses` are the models that it cannot train, by "module:factory", each with the reason.
@@ -72,6 +73,7 @@ class FrameworkSpec:
     rendezvous: str | None = None
     fits: str | None = None
     planning: str | None = None
+    prediction: str | None = None
     by_default: bool = True
     min_gpus: int = 1
     max_gpus: int | None = None
@@ -140,6 +142,7 @@ _PIPELINE_REASONS = {
     " schedule averages several",
 }
 
+_PREDICTION = "pytest_dnnbench.rank.prediction:predict"
 _REPLICAS = {"dp": ""}
 _PIPELINES = {"pp": "stages", **_REPLICAS}
 
@@ -259,6 +262,7 @@ FRAMEWORKS = (
         "single",
         "pytest_dnnbench.rank.frameworks.single:SingleWorker",
         "plain PyTorch on one device: what speed-up is measured against",
+        prediction=_PREDICTION,
         max_gpus=1,
         axes=_REPLICAS,
         forms=(*_WHOLE_MODEL, "cuda_graph"),
@@ -267,6 +271,7 @@ FRAMEWORKS = (
         "ddp",
         "pytest_dnnbench.rank.frameworks.ddp:DdpWorker",
         "torch.nn.parallel.DistributedDataParallel: data parallel",
+        prediction=_PREDICTION,
         options=(
             FrameworkOption(
                 "find_unused_parameters",
@@ -358,6 +363,7 @@ FRAMEWORKS = (
         "fsdp",
         "pytest_dnnbench.rank.frameworks.fsdp:FsdpWorker",
         "torch.distributed.fsdp.fully_shard (FSDP2): sharded data parallel",
+        prediction=_PREDICTION,
         preload=("pytest_dnnbench.rank.frameworks.fsdp",),
         by_default=False,
         axes=_REPLICAS,

@@ -133,8 +133,8 @@ class Resources:
         for count in self.counts:
             settings.batch_for(count)
         self._check_forms()
-        self._check_models()
         self.shapes = Shapes(settings, self.catalog, self._specs(), self.counts)
+        self._check_models()
         # Shapes fit by themselves; what the options alone would make is not run then.
         self._fitting = {
             spec.name: self.counts if self.shapes else self._fitting_counts(spec)
@@ -233,7 +233,13 @@ class Resources:
 
     def launcher(self, ranks: Ranks, spec: FrameworkSpec) -> Launcher:
         """How the run of a case reaches these ranks."""
-        return RankLauncher(ranks, spec.planning, load(spec.rendezvous), self._machine_ranks(ranks))
+        return RankLauncher(
+            ranks,
+            spec.planning,
+            load(spec.rendezvous),
+            self._machine_ranks(ranks),
+            spec.prediction,
+        )
 
     def _machine_ranks(self, ranks: Ranks) -> Ranks | None:
         """The rank, on each node, that measures the machine's own speed; None with GPUs, which the
