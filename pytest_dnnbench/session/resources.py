@@ -133,8 +133,8 @@ class Resources:
         for count in self.counts:
             settings.batch_for(count)
         self._check_forms()
-        self._check_models()
         self.shapes = Shapes(settings, self.catalog, self._specs(), self.counts)
+        self._check_models()
         # Shapes fit by themselves; what the options alone would make is not run then.
         self._fitting = {
             spec.name: self.counts if self.shapes else self._fitting_counts(spec)
