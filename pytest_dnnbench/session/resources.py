@@ -134,6 +134,7 @@ class Resources:
             settings.batch_for(count)
         self._check_forms()
         self.shapes = Shapes(settings, self.catalog, self._specs(), self.counts)
+        self._check_models()
         # Shapes fit by themselves; what the options alone would make is not run then.
         self._fitting = {
             spec.name: self.counts if self.shapes else self._fitting_counts(spec)
@@ -232,7 +233,13 @@ class Resources:
 
     def launcher(self, ranks: Ranks, spec: FrameworkSpec) -> Launcher:
         """How the run of a case reaches these ranks."""
-        return RankLauncher(ranks, spec.planning, load(spec.rendezvous), self._machine_ranks(ranks))
+        return RankLauncher(
+            ranks,
+            spec.planning,
+            load(spec.rendezvous),
+            self._machine_ranks(ranks),
+            spec.prediction,
+        )
 
     def _machine_ranks(self, ranks: Ranks) -> Ranks | None:
         """The rank, on each node, that measures the machine's own speed; None with GPUs, which the
@@ -317,6 +324,15 @@ class Resources:
         named = self.settings.frameworks is not None and ALL not in self.settings.frameworks
         if refusals and (named or len(refusals) == len(self._specs())):
             raise refusals[0]
+
+    def _check_models(self) -> None:
+        """Raises UsageError for a model that a framework which the user has named, or a shape has
+        asked for, cannot train. Cases of other frameworks are skipped, each with the reason."""
+        settings = self.settings
+        is_named = settings.frameworks is not None and ALL not in settings.frameworks
+        if is_named or settings.shapes:
+            for spec, model in itertools.product(self._specs(), settings.models):
+                spec.check_model(model, self.catalog.model(model))
 
     def _fitting_counts(self, spec: FrameworkSpec) -> tuple[int, ...]:
         """The session's counts that a framework runs on. Raises UsageError where its options allow

@@ -5,7 +5,7 @@ and its optimiser's state; a block's weights are whole only while it runs.
 Not here: the proof, which gathers what it compares (data_parallel_proof.py, whole.py).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
@@ -107,15 +108,21 @@ def shard_blocks(
     mesh: DeviceMesh,
     reshard: bool | None,
     types: MixedPrecisionPolicy,
+    along: Callable[[nn.Parameter], Shard | None] | None = None,
 ) -> list[str]:
     """Shards a module in place over the ranks of a mesh: the workload's blocks one by one, and what
-    is left with the root. Returns the names of the blocks. Raises UsageError."""
+    is left with the root; each parameter along the dimension that `along` gives, or the first.
+    Returns the names of the blocks. Raises UsageError."""
     blocks = [name for name in workload.blocks(module) if _has_parameters(module, name)]
     _check_types(module, blocks)
-    for name in blocks:
-        block = module.get_submodule(name)
-        fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=types)
-    fully_shard(module, mesh=mesh, reshard_after_forward=reshard, mp_policy=types)
+    for part in (*map(module.get_submodule, blocks), module):
+        fully_shard(
+            part,
+            mesh=mesh,
+            reshard_after_forward=reshard,
+            shard_placement_fn=along,
+            mp_policy=types,
+        )
     return blocks
 
 
