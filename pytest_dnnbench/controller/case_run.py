@@ -21,7 +21,7 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller import gpu_links
 from pytest_dnnbench.controller.machine import Gpu, Machine
-from pytest_dnnbench.errors import LaunchError
+from pytest_dnnbench.errors import LaunchError, RankFailure
 from pytest_dnnbench.messages import (
     Correctness,
     FunctionRequest,
@@ -141,7 +141,14 @@ class CaseRun:
         if self.correctness is None:
             self.correctness = agree(self.request.case, self.launcher.prove(self.request))
         if self.predicted and self.prediction is None and self._is_training:
-            self.prediction = self.launcher.predict(self.request)
+            self.prediction = self._predicted_step()
+
+    def _predicted_step(self) -> PredictedStep | None:
+        """The prediction. A rank that fails in it costs the case no more than the prediction."""
+        try:
+            return self.launcher.predict(self.request)
+        except RankFailure as error:
+            return PredictedStep(refused=str(error).partition("\n")[0])
 
     @property
     def _is_training(self) -> bool:

@@ -31,12 +31,16 @@ from pytest_dnnbench.planner.training_memory import (
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.collective_costs import measured_costs
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
-from pytest_dnnbench.rank.profiling.profiler import parts_over_whole
+from pytest_dnnbench.rank.profiling.profiler import Effort, parts_over_whole
 from pytest_dnnbench.rank.workload_factory import workload_of
 from pytest_dnnbench.step_form import StepForm
 
 _FORMS = ("memory_format", "fused", "accumulate", "cudnn_benchmark")
 """What a profile, or a formula, can follow of a step's form."""
+
+_EFFORT = Effort(warmup=2, repetitions=7)
+"""Half of what a plan takes: sums of medians vary less than the single medians that a plan cuts
+between."""
 
 _HALF = ("fp16", "bf16")
 _MIB = 2**20
@@ -127,6 +131,7 @@ def _profile(place: Place, request: RunRequest) -> Profile:
         workload=workload_of(request),
         form=case.form,
         beside=place.world_size - 1,
+        effort=_EFFORT,
     )
 
 

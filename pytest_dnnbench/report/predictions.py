@@ -12,10 +12,13 @@ from pytest_dnnbench.results.records.schema import PredictionEntry
 
 HEADS = ("predicted", "measured", "error", "exposed")
 
+Predicted = tuple[Result, PredictionEntry]
+"""A case with its prediction."""
+
 _LEAST_NAME = 12
 
 
-def predicted(study: Study) -> list[tuple[Result, PredictionEntry]]:
+def predicted(study: Study) -> list[Predicted]:
     """The cases with a prediction, or with a reason why there is none. None where only the plans of
     pipelines predict: a line of their own says what."""
     entries = [(each, each.record.prediction) for each in study.latest]

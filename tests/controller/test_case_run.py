@@ -11,12 +11,12 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, Launcher, prepare_run
 from pytest_dnnbench.controller.machine import Gpu, Machine, detect
-from pytest_dnnbench.errors import WrongResult
+from pytest_dnnbench.errors import RankHung, WrongResult
 from pytest_dnnbench.messages import Correctness, PredictedStep, RunRequest, TimedRequest
 from pytest_dnnbench.results.baselines.comparability import differences, facts_of
 from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.records.record import make_record
-from pytest_dnnbench.results.records.schema import Conditions, Record
+from pytest_dnnbench.results.records.schema import Conditions, PredictionEntry, Record
 from tests.fake_launches import YARDSTICK_S, FakeLauncher
 
 EXACT = Correctness({"gradients": 0.0}, {"gradients": 1e-9})
@@ -101,6 +101,18 @@ def test_a_step_of_training_is_predicted_once_where_that_is_asked_for() -> None:
     validating.launch()
     assert [what for what, _ in launcher.calls][-3:] == ["plan", "prove", "measure"]
     assert make_record(validating.measurement()).prediction is None
+
+
+def test_a_rank_that_fails_in_the_prediction_costs_the_prediction_only() -> None:
+    class Hanging(Recorder):
+        def predict(self, request: TimedRequest) -> PredictedStep | None:
+            raise RankHung("rank 1 hung in the prediction\nits stack", rank=1)
+
+    run = case_run(Hanging())
+    run.predicted = True
+    run.launch()
+    entry = make_record(run.measurement()).prediction
+    assert entry == PredictionEntry(refused="rank 1 hung in the prediction")
 
 
 def test_ranks_that_share_a_gpu_are_never_compared_with_others() -> None:

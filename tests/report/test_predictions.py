@@ -1,9 +1,12 @@
 """Predictions in the table and in a case's details."""
 
+from pathlib import Path
+
 import msgspec
 
 from pytest_dnnbench.report.predictions import prediction_details, prediction_lines
 from pytest_dnnbench.report.table import render, study_of
+from pytest_dnnbench.report.write import write_report
 from pytest_dnnbench.results.records.schema import (
     CollectiveEntry,
     Conditions,
@@ -88,3 +91,15 @@ def test_the_details_say_from_what_it_was_predicted() -> None:
         "all reduce 0.01 ms and 25 GB/s",
         "profile parts over whole 1.02",
     ]
+
+
+def test_the_page_has_a_mark_for_each_case_and_no_plot_without(tmp_path: Path) -> None:
+    name = "test_cases.py::test_train[ddp-resnet50-2gpu]"
+    refused = with_prediction(PredictionEntry(refused="compile"), "fsdp")
+    write_report(study_of({name: with_prediction(PREDICTED), "refused": refused}), tmp_path)
+    assert (tmp_path / "plots" / "predictions-1.svg").exists()
+    page = (tmp_path / "index.html").read_text()
+    assert "Predicted and measured steps" in page
+    assert "predicted step time 100 ms (compute 70 ms, exposed 20 ms, update 10 ms)" in page
+    write_report(study_of({name: measured("ddp", "resnet50", 2)}), tmp_path)
+    assert not (tmp_path / "plots" / "predictions-1.svg").exists()
