@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 from benchmarks.pairs import compare
 from pytest_dnnbench.case import Case
@@ -30,7 +29,8 @@ from pytest_dnnbench.results.records.measurement import Launch
 
 SMALL = "tests.tiny_models:tiny"
 
-SCRIPT = Path(__file__).with_name("torchrun_ddp.py")
+SCRIPT = ("--module", "benchmarks.torchrun_ddp")
+"""Not by its path: this folder would be first on sys.path, and its names hide Python's own."""
 
 
 def ours(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) -> list[RankReport]:
@@ -58,7 +58,7 @@ def theirs(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) 
     }
     environment = {**DEFAULTS, **os.environ, **variables}
     answer = subprocess.run(
-        [*command, str(SCRIPT), *sizes, f"--steps={steps}", f"--warmup={warmup}"],
+        [*command, *SCRIPT, *sizes, f"--steps={steps}", f"--warmup={warmup}"],
         env=environment,
         check=True,
         stdout=subprocess.PIPE,
