@@ -10,27 +10,21 @@ else is left.
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import time
 from functools import partial
 
+from benchmarks.by_hand import torchrun
 from benchmarks.pairs import compare
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.controller.server_environment import DEFAULTS
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
 
 SMALL = "tests.tiny_models:tiny"
-
-SCRIPT = ("--module", "benchmarks.torchrun_ddp")
-"""Not by its path: this folder would be first on sys.path, and its names hide Python's own."""
 
 
 def ours(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) -> list[RankReport]:
@@ -42,29 +36,9 @@ def ours(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) ->
 
 
 def theirs(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) -> dict[str, float]:
-    """One run under torchrun, with as many threads per rank and as calm a heap."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={ranks.world_size}",
-    ]
+    """One run under torchrun."""
     sizes = [f"--model={Catalog().model(settings.model)}", f"--batch-size={settings.batch_size}"]
-    variables = {
-        "OMP_NUM_THREADS": str(ranks.placement.threads),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    environment = {**DEFAULTS, **os.environ, **variables}
-    answer = subprocess.run(
-        [*command, *SCRIPT, *sizes, f"--steps={steps}", f"--warmup={warmup}"],
-        env=environment,
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return dict(json.loads(answer.stdout.splitlines()[-1]))
+    return torchrun(ranks, [*sizes, f"--steps={steps}", f"--warmup={warmup}"])
 
 
 def main() -> None:

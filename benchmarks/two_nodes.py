@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.ddp import SCRIPT
+from benchmarks.by_hand import SCRIPT
 from benchmarks.pairs import compare
 from benchmarks.soak import Figures, figures, grown
 from pytest_dnnbench.case import Case

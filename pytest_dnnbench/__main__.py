@@ -52,6 +52,10 @@ COMMANDS = {
         "pytest_dnnbench.machine.command",
         "measure which slowdowns this machine can find, and say what to change",
     ),
+    "environments": (
+        "pytest_dnnbench.controller.environments_command",
+        "show or remove the environments that --dnn-against has made",
+    ),
     "schema": (
         "pytest_dnnbench.results.records.schema_command",
         "print the format of a saved session",
@@ -131,15 +135,15 @@ def _refused(name: str, why: str) -> int:
 
 
 def _usage() -> str:
-    commands = "\n".join(f"  {name:10}{about}" for name, (_, about) in COMMANDS.items())
+    commands = "\n".join(f"  {name:14}{about}" for name, (_, about) in COMMANDS.items())
     return (
         f"usage: {PROGRAM} COMMAND ...\n\n"
         "Works on the sessions that pytest-dnnbench has saved, and prepares new ones.\n"
         "Benchmarks themselves are run by pytest.\n\n"
         f"commands:\n{commands}\n\n"
         f"options:\n"
-        f"  {'--help':10}show this text; `{PROGRAM} COMMAND --help` explains one command\n"
-        f"  {'--version':10}show the version"
+        f"  {'--help':14}show this text; `{PROGRAM} COMMAND --help` explains one command\n"
+        f"  {'--version':14}show the version"
     )
 
 

@@ -52,9 +52,11 @@ class FrameworkSpec:
     without torch with framework, count and options before anything starts, it tells whether a case
     can be, or raises UsageError. `planning`, where something has to be decided once for all
     launches of a case, is "module:function": called on the ranks with place and RunRequest before
-    the proof; what it returns on rank 0 becomes RunRequest.plan. A framework that is not
+    the proof; what it returns on rank 0 becomes RunRequest.plan. `prediction`, where a step can be
+    predicted, is called alike, and returns a PredictedStep on rank 0. A framework that is not
     `by_default` runs when it is named.
 
+    `refuses` are the models that it cannot train, by "module:factory", each with the reason.
     `axes` are the axes of shapes (shape.py) that it has, each with the option that sets the ranks
     of it; with none, it is what the other axes leave. A framework without axes runs no shape.
 
@@ -71,17 +73,24 @@ class FrameworkSpec:
     rendezvous: str | None = None
     fits: str | None = None
     planning: str | None = None
+    prediction: str | None = None
     by_default: bool = True
     min_gpus: int = 1
     max_gpus: int | None = None
     options: tuple[FrameworkOption, ...] = ()
     forms: tuple[str, ...] = ()
     form_reasons: Mapping[str, str] = field(default_factory=dict)
+    refuses: Mapping[str, str] = field(default_factory=dict)
     axes: Mapping[str, str] = field(default_factory=dict)
 
     def missing(self) -> tuple[str, ...]:
         """The required modules that are not installed; importing none of them."""
         return tuple(name for name in self.requires if importlib.util.find_spec(name) is None)
+
+    def check_model(self, name: str, path: str) -> None:
+        """Raises UsageError, with the reason, for a model that it cannot train."""
+        if path in self.refuses:
+            raise UsageError(f"{self.name} cannot train {name}: {self.refuses[path]}")
 
     def options_of(self, shape: Shape) -> dict[str, Scalar] | None:
         """The options by which it runs a shape; None where it cannot: it lacks an axis of the
@@ -133,6 +142,7 @@ _PIPELINE_REASONS = {
     " schedule averages several",
 }
 
+_PREDICTION = "pytest_dnnbench.rank.prediction:predict"
 _REPLICAS = {"dp": ""}
 _PIPELINES = {"pp": "stages", **_REPLICAS}
 
@@ -210,11 +220,49 @@ def _torch_schedule(
     )
 
 
+_OF_ANY_SIZE = """
+    efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4
+    efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_v2_l efficientnet_v2_m
+    efficientnet_v2_s googlenet mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3 mobilenet_v2
+    mobilenet_v3_large mobilenet_v3_small regnet_x_16gf regnet_x_1_6gf regnet_x_32gf
+    regnet_x_3_2gf regnet_x_400mf regnet_x_800mf regnet_x_8gf regnet_y_128gf regnet_y_16gf
+    regnet_y_1_6gf regnet_y_32gf regnet_y_3_2gf regnet_y_400mf regnet_y_800mf regnet_y_8gf
+    resnet101 resnet152 resnet18 resnet34 resnet50 resnext101_32x8d resnext101_64x4d
+    resnext50_32x4d shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0
+    squeezenet1_0 squeezenet1_1 swin_b swin_s swin_t swin_v2_b swin_v2_s swin_v2_t
+    wide_resnet101_2 wide_resnet50_2
+"""
+"""torchvision's classifiers that take MNIST's images and all larger ones."""
+
+_OF_LARGE_IMAGES = """
+    alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161
+    densenet169 densenet201 inception_v3 maxvit_t vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn
+    vgg19 vgg19_bn vit_b_16 vit_b_32 vit_h_14 vit_l_16 vit_l_32
+"""
+"""Those that take images of 224 pixels, and of 28 not."""
+
+OF_ANY_SIZE = frozenset(f"torchvision.models:{name}" for name in _OF_ANY_SIZE.split())
+OF_LARGE_IMAGES = frozenset(f"torchvision.models:{name}" for name in _OF_LARGE_IMAGES.split())
+
+IMAGE_CLASSIFIERS = OF_ANY_SIZE | OF_LARGE_IMAGES
+"""The suite's models of images."""
+
+_SPLITS = (
+    "it splits the linear layers of transformers, and this model has convolutions: use one as"
+    " vit_b_16, swin_t, convnext_tiny or gpt-tiny"
+)
+_WITHOUT_TRANSFORMERS = frozenset(
+    path
+    for path in IMAGE_CLASSIFIERS
+    if not path.partition(":")[2].startswith(("vit_", "swin_", "convnext_", "maxvit_"))
+)
+
 FRAMEWORKS = (
     FrameworkSpec(
         "single",
         "pytest_dnnbench.rank.frameworks.single:SingleWorker",
         "plain PyTorch on one device: what speed-up is measured against",
+        prediction=_PREDICTION,
         max_gpus=1,
         axes=_REPLICAS,
         forms=(*_WHOLE_MODEL, "cuda_graph"),
@@ -223,6 +271,7 @@ FRAMEWORKS = (
         "ddp",
         "pytest_dnnbench.rank.frameworks.ddp:DdpWorker",
         "torch.nn.parallel.DistributedDataParallel: data parallel",
+        prediction=_PREDICTION,
         options=(
             FrameworkOption(
                 "find_unused_parameters",
@@ -314,6 +363,7 @@ FRAMEWORKS = (
         "fsdp",
         "pytest_dnnbench.rank.frameworks.fsdp:FsdpWorker",
         "torch.distributed.fsdp.fully_shard (FSDP2): sharded data parallel",
+        prediction=_PREDICTION,
         preload=("pytest_dnnbench.rank.frameworks.fsdp",),
         by_default=False,
         axes=_REPLICAS,
@@ -372,10 +422,12 @@ FRAMEWORKS = (
             ),
             _RESHARD,
         ),
-        forms=("checkpointing", "accumulate", "cudnn_benchmark"),
+        refuses=dict.fromkeys(_WITHOUT_TRANSFORMERS, _SPLITS),
+        forms=("fused", "checkpointing", "accumulate"),
         form_reasons={
+            "cudnn_benchmark": "each rank would choose algorithms of its own, and the layers that"
+            " all of them hold would drift apart",
             **_SHARED_OUT_REASONS,
-            "fused": "torch's fused optimisers take parts or whole tensors, not both",
         },
     ),
     _pipedream(
@@ -414,33 +466,6 @@ TORCH_GROUP = FrameworkSpec(
     "torch", "", "torch.distributed's process group, for timed functions: no framework trains here"
 )
 """Stands for torch in `Catalog.group`."""
-
-_OF_ANY_SIZE = """
-    efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4
-    efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_v2_l efficientnet_v2_m
-    efficientnet_v2_s googlenet mnasnet0_5 mnasnet0_75 mnasnet1_0 mnasnet1_3 mobilenet_v2
-    mobilenet_v3_large mobilenet_v3_small regnet_x_16gf regnet_x_1_6gf regnet_x_32gf
-    regnet_x_3_2gf regnet_x_400mf regnet_x_800mf regnet_x_8gf regnet_y_128gf regnet_y_16gf
-    regnet_y_1_6gf regnet_y_32gf regnet_y_3_2gf regnet_y_400mf regnet_y_800mf regnet_y_8gf
-    resnet101 resnet152 resnet18 resnet34 resnet50 resnext101_32x8d resnext101_64x4d
-    resnext50_32x4d shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0
-    squeezenet1_0 squeezenet1_1 swin_b swin_s swin_t swin_v2_b swin_v2_s swin_v2_t
-    wide_resnet101_2 wide_resnet50_2
-"""
-"""torchvision's classifiers that take MNIST's images and all larger ones."""
-
-_OF_LARGE_IMAGES = """
-    alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161
-    densenet169 densenet201 inception_v3 maxvit_t vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn
-    vgg19 vgg19_bn vit_b_16 vit_b_32 vit_h_14 vit_l_16 vit_l_32
-"""
-"""Those that take images of 224 pixels, and of 28 not."""
-
-OF_ANY_SIZE = frozenset(f"torchvision.models:{name}" for name in _OF_ANY_SIZE.split())
-OF_LARGE_IMAGES = frozenset(f"torchvision.models:{name}" for name in _OF_LARGE_IMAGES.split())
-
-IMAGE_CLASSIFIERS = OF_ANY_SIZE | OF_LARGE_IMAGES
-"""The suite's models of images."""
 
 MODELS: dict[str, str] = {
     path.partition(":")[2]: path for path in sorted(OF_ANY_SIZE | OF_LARGE_IMAGES)

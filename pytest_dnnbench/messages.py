@@ -2,7 +2,7 @@
 
     pytest process ──Place, RunRequest──> rank        a step of training
     pytest process ──Place, FunctionRequest──> rank        the fixture's `time`
-    pytest process <──PlanDecision, Correctness, RankReport── rank        as MessagePack
+    pytest process <──PlanDecision, PredictedStep, Correctness, RankReport── rank    as MessagePack
 
     pytest process ──Place, PipelineRequest──> rank        the fixture `pipeline_stages`
     pytest process <──StageReport── rank
@@ -144,6 +144,35 @@ class PlanDecision:
     decided_by: Literal["user", "planner"]
     bandwidth_bytes_s: float | None = None
     profile_parts_over_whole: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedStep:
+    """What a step of a case should take, from a profile of its model and the collectives of its
+    ranks, both measured before the launches.
+
+    compute_s      forward and backward passes; `exposed_s` communication that no compute hides;
+                   `update_s` the update of the weights. All are seconds of one step
+    memory_bytes   of a rank: weights, gradients, optimiser's state, activations, buffers
+    overlaps       whether compute hides communication
+    collectives    by name, what one takes: seconds, and bytes per second of the whole tensor
+    profile_parts_over_whole    far from 1 where the profile was taken on a busy machine
+    refused        why there is no prediction; empty where there is one
+    """
+
+    compute_s: float = 0.0
+    exposed_s: float = 0.0
+    update_s: float = 0.0
+    memory_bytes: float = 0.0
+    overlaps: bool = True
+    collectives: dict[str, tuple[float, float]] = field(default_factory=dict)
+    profile_parts_over_whole: float | None = None
+    refused: str = ""
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of the whole step."""
+        return self.compute_s + self.exposed_s + self.update_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ RANK_PHASES = {
     "device": "in the start of its device",
     "group": "in process-group start",
     "plan": "in planning",
+    "prediction": "in the prediction of its step",
     "build": "in build",
     "data": "in the making of its minibatches",
     "proof": "in the proof",

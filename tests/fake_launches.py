@@ -8,6 +8,7 @@ are what the environment says.
     FAKE_OWN_MS       milliseconds of a step for which each rank of a framework needs no other
     FAKE_PARTS_MS     milliseconds of a framework's profiled step by part: {"ddp": {"data": 5}}
     FAKE_NOISE        a factor of the noise
+    FAKE_PREDICTED_MS milliseconds that a step of a framework is predicted to take
     FAKE_MACHINE      the speed of the machine's yardstick in percent of normal
 
 Planning, the agreement of proofs, conditions and the list of launches are the product's own.
@@ -25,6 +26,7 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.messages import (
     Correctness,
     OperatorTime,
+    PredictedStep,
     RankReport,
     StepProfile,
     TimedRequest,
@@ -57,6 +59,11 @@ class FakeLauncher:
     def plan(self, request: TimedRequest) -> Any:
         """Nothing to decide."""
         return None
+
+    def predict(self, request: TimedRequest) -> PredictedStep | None:
+        """What the environment says; None where it says nothing of the framework."""
+        milliseconds = _setting("FAKE_PREDICTED_MS").get(request.case.framework)
+        return milliseconds and PredictedStep(compute_s=milliseconds / 1000)
 
     def prove(self, request: TimedRequest) -> Sequence[Correctness]:
         """Every rank's step is exact."""

@@ -13,7 +13,7 @@ from types import FrameType
 
 from pytest_dnnbench.bisection import words
 from pytest_dnnbench.bisection.commits import Checkouts, commits_between, repository_of
-from pytest_dnnbench.bisection.comparing import Sessions, Sides, refuse_taken
+from pytest_dnnbench.bisection.comparing import Measured, Sessions, Sides, refuse_taken
 from pytest_dnnbench.bisection.kept_search import (
     SCHEMA,
     CommitsOf,
@@ -30,7 +30,7 @@ from pytest_dnnbench.bisection.versions import (
 )
 from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.harmless import say
-from pytest_dnnbench.metrics import THROUGHPUT
+from pytest_dnnbench.metrics import METRICS, THROUGHPUT
 from pytest_dnnbench.results.statistics.paired import FIRST_LOOK, MOST_ROUNDS
 
 STATE = Path(".benchmarks") / "dnnbench-bisect.json"
@@ -66,8 +66,13 @@ def _searched(search: Search, sides: Sides, sessions: Sessions, path: Path) -> i
         say(f"{len(search.comparisons)}: {line}")
         sys.stdout.flush()
 
+    def compare(search: Search, places: tuple[str, str], rounds: int, *, resume: bool) -> Measured:
+        a, b = map(sides.label, places)
+        say(f"comparing {a} with {b}; the session's output is in {sessions.log}", sys.stderr)
+        return sessions.compare(search, places, rounds, resume=resume)
+
     try:
-        answer = run_search(search, sessions.compare, lambda: keep_search(path, search), tell)
+        answer = run_search(search, compare, lambda: keep_search(path, search), tell)
     except KeyboardInterrupt:
         say(f"interrupted; {path} has what was measured: {_continue(path)}", sys.stderr)
         return INTERRUPTED
@@ -102,6 +107,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
 
 def _new(options: argparse.Namespace, pytests: list[str]) -> Search:
     refuse_taken(pytests)
+    _check_metric(options)
     history, places = _history(options)
     return Search(
         schema=SCHEMA,
@@ -115,6 +121,16 @@ def _new(options: argparse.Namespace, pytests: list[str]) -> Search:
         rounds=options.launches,
         most_sessions=options.most_sessions or 0,
     )
+
+
+def _check_metric(options: argparse.Namespace) -> None:
+    if options.metric not in METRICS:
+        raise UsageError(f"--metric {options.metric}: choose from {', '.join(METRICS)}")
+    if options.smallest is None and METRICS[options.metric].tolerance is None:
+        raise UsageError(
+            f"--metric {options.metric}: by default no change of it matters: say which does, as in"
+            " --smallest 3%"
+        )
 
 
 def _history(options: argparse.Namespace) -> tuple[CommitsOf | VersionsOf, list[str]]:
@@ -219,8 +235,12 @@ def _fraction(text: str) -> float:
 
 
 def _rounds(text: str) -> int:
-    if not text.isdigit() or int(text) < FIRST_LOOK:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {FIRST_LOOK}")
+    return _count(text, FIRST_LOOK)
+
+
+def _count(text: str, least: int = 1) -> int:
+    if not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}")
     return int(text)
 
 
@@ -284,7 +304,7 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         help="the most rounds that compare good with bad (default: %(default)s)",
     )
     search.add_argument(
-        "--most-sessions", type=int, metavar="N", help="end after so many, settled or not"
+        "--most-sessions", type=_count, metavar="N", help="end after so many, settled or not"
     )
     search.add_argument("--show", action="store_true", help="show the output of the sessions")
     search.add_argument(

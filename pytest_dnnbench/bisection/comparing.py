@@ -14,7 +14,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -26,6 +26,7 @@ from pytest_dnnbench.results.records.saved import SavedRun, read_saved
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.side_by_side import SideMetric
 from pytest_dnnbench.results.verdicts.side_by_side import pair_ratios
+from pytest_dnnbench.results.verdicts.why import why_lines
 
 TAKEN = (
     *("--benchmark-json", "--benchmark-storage", "--benchmark-disable", "--dnn-launches"),
@@ -79,12 +80,14 @@ class CannotMeasure(DnnbenchError):
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What a session measured: the pairs of each case that has the metric, and how the session
-    itself judged them; of a case whose later side failed, why."""
+    itself judged them; of a case whose later side failed, why; what metrics there are; and of each
+    case, in lines, why one side is slower."""
 
     logs: Logs
     judged: Mapping[str, SideMetric]
     failures: Mapping[str, str]
     metrics: frozenset[str]
+    why: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 class Sessions:
@@ -152,18 +155,19 @@ class SessionFailed(DnnbenchError):
 
 def _limits(search: Search) -> list[str]:
     """The options that ask for this metric alone, and for the change that matters."""
-    row = METRICS.get(search.metric)
-    others = [f"{name}=off" for name, each in METRICS.items() if each.tolerance and each is not row]
-    if search.smallest is None or row is None:
-        return [word for limit in others for word in ("--dnn-against-limits", limit)]
-    sign = "-" if row.better == "higher" else "+"
-    asked = f"{search.metric}={sign}{100 * search.smallest:g}%"
-    return [word for limit in (asked, *others) for word in ("--dnn-against-limits", limit)]
+    limits = [
+        f"{name}=off" for name, row in METRICS.items() if row.tolerance and name != search.metric
+    ]
+    if search.smallest is not None:
+        sign = "-" if METRICS[search.metric].better == "higher" else "+"
+        limits.append(f"{search.metric}={sign}{100 * search.smallest:g}%")
+    return ["--dnn-against-limits", ",".join(limits)]
 
 
 def measured(run: SavedRun, metric: str) -> Measured:
     """The pairs of a session."""
     logs, judged, failures = Logs(), dict[str, SideMetric](), dict[str, str]()
+    why = {}
     for name, record in run.cases.items():
         other = record.against
         if other is None:
@@ -174,8 +178,10 @@ def measured(run: SavedRun, metric: str) -> Measured:
             logs[name] = pairs
             if metric in other.compared:
                 judged[name] = other.compared[metric]
+            if lines := why_lines(other.why, "before it" if other.slower == "A" else "with it"):
+                why[name] = lines
     metrics = frozenset(name for record in run.cases.values() for name in record.metrics)
-    return Measured(logs, judged, failures, metrics)
+    return Measured(logs, judged, failures, metrics, why)
 
 
 def _logs(record: Record, metric: str) -> list[float]:

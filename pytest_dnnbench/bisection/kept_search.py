@@ -39,11 +39,13 @@ class VersionsOf(msgspec.Struct, frozen=True, tag="versions"):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """One session: the two places that it compared, and its pairs."""
+    """One session: the two places that it compared, its pairs, and of each case what it said of why
+    one of them is slower, in lines."""
 
     earlier: int
     later: int
     logs: Logs
+    why: dict[str, list[str]] = {}
 
 
 class UnderWay(msgspec.Struct, frozen=True):

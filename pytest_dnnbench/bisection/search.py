@@ -231,9 +231,9 @@ def _blamed(search: Search, places: tuple[int, int], why: str) -> DnnbenchError:
 def _add(
     search: Search, keep: Callable[[], None], places: tuple[int, int], result: Measured
 ) -> None:
-    search.comparisons.append(
-        Comparison(*places, {case: result.logs[case] for case in search.cases})
-    )
+    logs = {case: result.logs[case] for case in search.cases}
+    why = {case: lines for case, lines in result.why.items() if case in search.cases}
+    search.comparisons.append(Comparison(*places, logs, why))
     search.under_way = None
     keep()
 

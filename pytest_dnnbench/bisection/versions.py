@@ -78,4 +78,4 @@ class Environments:
         try:
             return made_environment([f"{self._package}=={version}"], self._announce)
         except UsageError as error:
-            raise CannotMeasure(version, str(error)) from None
+            raise CannotMeasure(version, str(error).removeprefix("--dnn-against: ")) from None

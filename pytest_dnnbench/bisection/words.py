@@ -28,7 +28,7 @@ def progress_line(search: Search, progress: Progress, sides: Sides, *, first: bo
     if progress.skipped is not None:
         return f"skipped {sides.label(progress.skipped.place)}: {progress.skipped.why}"
     assert progress.pairs is not None
-    seen = f"{b} is {_signed(search.metric, progress.pairs)} than {a} ({_pairs(progress.pairs)})"
+    seen = f"{_compared(search.metric, progress.pairs, a, b)} ({_pairs(progress.pairs)})"
     if first and search.others:
         count, total = len(search.cases), len(search.cases) + len(search.others)
         seen += f" in {count} of {total} cases, which alone are launched from here on"
@@ -59,7 +59,7 @@ def no_difference_lines(search: Search, answer: NoDifference, sides: Sides) -> l
 def ending_lines(search: Search, ending: Ending, sides: Sides) -> list[str]:
     """The answer, and what else is to be known; the answer comes last."""
     names = _names(search, ending.best, sides)
-    adjective = _adjective(search.metric, ending.ends)
+    first = _first(search.metric, ending.ends, sides.noun)
     sure = _sure(ending.best.probability)
     lines = _skipped_lines(search, ending.best, sides)
     if not ending.settled:
@@ -70,8 +70,8 @@ def ending_lines(search: Search, ending: Ending, sides: Sides) -> list[str]:
         ]
         return [
             *lines,
-            f"not settled after {len(search.comparisons)} sessions: the first {adjective}"
-            f" {sides.noun} is one of {', '.join(shown)}",
+            f"not settled after {len(search.comparisons)} sessions: the {first} is one of"
+            f" {', '.join(shown)}",
         ]
     direct = ending.direct or ending.ends
     if len(search.places) > 2 and _is_part(direct, ending.ends):
@@ -79,6 +79,7 @@ def ending_lines(search: Search, ending: Ending, sides: Sides) -> list[str]:
             f"the whole difference between good and bad is {_size(ending.ends)}: part of it came"
             " with others; search between this one and bad, and between good and the one before"
         )
+    lines += _why_lines(search, ending.best)
     low, high = sorted(map(abs, direct.interval))
     between = (
         f"{100 * low:.1f} to {high:.1%}"
@@ -87,8 +88,7 @@ def ending_lines(search: Search, ending: Ending, sides: Sides) -> list[str]:
     )
     return [
         *lines,
-        f"the first {adjective} {sides.noun} is {names} ({sure} sure):"
-        f" {_signed(search.metric, direct)}, {between}",
+        f"the {first} is {names} ({sure} sure): {_signed(search.metric, direct)}, {between}",
     ]
 
 
@@ -110,6 +110,21 @@ def _skipped_lines(search: Search, step: Step, sides: Sides) -> list[str]:
     ]
 
 
+def _why_lines(search: Search, step: Step) -> list[str]:
+    """What the latest direct comparison said of why one side is slower."""
+    why = next(
+        (
+            each.why
+            for each in reversed(search.comparisons)
+            if (each.earlier, each.later) == (step.before, step.at)
+        ),
+        {},
+    )
+    if len(why) == 1:
+        return next(iter(why.values()))
+    return [line for case, (head, *causes) in why.items() for line in (f"{case}: {head}", *causes)]
+
+
 def _is_part(direct: PairDecision, ends: PairDecision) -> bool:
     """Whether one step is clearly smaller than the whole difference: each interval leaves out the
     other's change."""
@@ -120,19 +135,31 @@ def _is_part(direct: PairDecision, ends: PairDecision) -> bool:
     return apart and abs(direct.change) < abs(ends.change)
 
 
-def _adjective(metric: str, decision: PairDecision) -> str:
+def _first(metric: str, decision: PairDecision, noun: str) -> str:
+    """As in "first slow commit"."""
     row = metric_row(metric)
     if row.timed:
-        return "fast" if (decision.change > 0) == (row.better == "higher") else "slow"
-    return "larger" if decision.change > 0 else "smaller"
+        is_better = (decision.change > 0) == (row.better == "higher")
+        return f"first {'fast' if is_better else 'slow'} {noun}"
+    return f"first {noun} with a {_higher(decision)} {metric}"
+
+
+def _compared(metric: str, decision: PairDecision, a: str, b: str) -> str:
+    """As in "B is 3.1% slower than A"."""
+    if metric == THROUGHPUT:
+        return f"{b} is {_signed(metric, decision)} than {a}"
+    return f"{metric} of {b} is {_size(decision)} {_higher(decision)} than that of {a}"
 
 
 def _signed(metric: str, decision: PairDecision) -> str:
     """As in "3.1% slower"."""
     if metric == THROUGHPUT:
         return f"{_size(decision)} {'slower' if decision.change < 0 else 'faster'}"
-    more = "more" if decision.change > 0 else "less"
-    return f"{_size(decision)} {more} {metric_row(metric).title}"
+    return f"{metric} {_size(decision)} {_higher(decision)}"
+
+
+def _higher(decision: PairDecision) -> str:
+    return "lower" if decision.change < 0 else "higher"
 
 
 def _size(decision: PairDecision) -> str:

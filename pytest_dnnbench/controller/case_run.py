@@ -21,8 +21,14 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller import gpu_links
 from pytest_dnnbench.controller.machine import Gpu, Machine
-from pytest_dnnbench.errors import LaunchError
-from pytest_dnnbench.messages import Correctness, FunctionRequest, RunRequest, TimedRequest
+from pytest_dnnbench.errors import LaunchError, RankFailure
+from pytest_dnnbench.messages import (
+    Correctness,
+    FunctionRequest,
+    PredictedStep,
+    RunRequest,
+    TimedRequest,
+)
 from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.results.records.measurement import (
     Launch,
@@ -55,6 +61,9 @@ class Launcher(Protocol):
     def prove(self, request: TimedRequest) -> Sequence[Correctness]:
         """Each rank's comparison of its step with the reference, in rank order."""
 
+    def predict(self, request: TimedRequest) -> PredictedStep | None:
+        """What a step should take; None for a framework that has no prediction."""
+
     def measure(self, request: TimedRequest) -> Launch:
         """One timed launch: the reports in rank order, and the conditions of where it ran."""
 
@@ -72,6 +81,7 @@ class CaseRun:
     one. `with_yardstick`: each launch is followed by a measurement of the machine's own speed.
     `profiled`: each launch but those that confirm a verdict profiles a few steps after the timed
     ones; `traces` is the path of their traces, to which launch and rank are added.
+    `predicted`: what a step of training should take is predicted before the first launch.
     `software` is the version of Python and of each package, by name, of ranks in another
     environment than this process's; None: they are in this one.
     """
@@ -84,8 +94,10 @@ class CaseRun:
     with_yardstick: bool = False
     software: Mapping[str, str] | None = None
     profiled: bool = False
+    predicted: bool = False
     traces: str | None = None
     correctness: CorrectnessEntry | None = None
+    prediction: PredictedStep | None = None
     launches: list[Launch] = field(default_factory=list)
     _profiles: int = 0
 
@@ -116,17 +128,31 @@ class CaseRun:
             steps=self.request.steps,
             warmup=self.request.warmup,
             parallel=self.parallel,
+            prediction=self.prediction,
         )
 
     def prepare(self) -> None:
-        """Plans and proves, unless that has been done. Raises WrongResult for a wrong step, and as
-        `launch` does."""
+        """Plans, proves and predicts, unless that has been done. Raises WrongResult for a wrong
+        step, and as `launch` does."""
         if self.request.plan is None:
             self.request = replace(self.request, plan=self.launcher.plan(self.request))
         if self.correctness is None and not self._is_checked:
             self.correctness = CorrectnessEntry()
         if self.correctness is None:
             self.correctness = agree(self.request.case, self.launcher.prove(self.request))
+        if self.predicted and self.prediction is None and self._is_training:
+            self.prediction = self._predicted_step()
+
+    def _predicted_step(self) -> PredictedStep | None:
+        """The prediction. A rank that fails in it costs the case no more than the prediction."""
+        try:
+            return self.launcher.predict(self.request)
+        except RankFailure as error:
+            return PredictedStep(refused=str(error).partition("\n")[0])
+
+    @property
+    def _is_training(self) -> bool:
+        return isinstance(self.request, RunRequest) and self.request.case.phase == "train"
 
     @property
     def _is_checked(self) -> bool:

@@ -22,6 +22,7 @@ WAITING_MODULES = (
     "pytest_dnnbench.rank.agreement",
     "pytest_dnnbench.rank.group",
     "pytest_dnnbench.rank.pipeline.transfer",
+    "pytest_dnnbench.rank.pipeline.turns",
 )
 """Modules of ours in which a rank waits for its peers. By name: the controller imports none."""
 

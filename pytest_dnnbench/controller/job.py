@@ -41,8 +41,13 @@ class Share:
     def interface_variables(self) -> dict[str, str]:
         """By which interface gloo and NCCL reach the other nodes; the fork server's variables say
         loopback."""
-        names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-        return dict.fromkeys(names, self.interface) if self.interface else {}
+        if not self.interface:
+            return {}
+        # Without the sign NCCL takes every interface whose name begins so.
+        return {
+            "GLOO_SOCKET_IFNAME": self.interface,
+            "NCCL_SOCKET_IFNAME": f"={self.interface}",
+        }
 
 
 class Job:

@@ -22,9 +22,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pytest_dnnbench.controller.kept_environments import (
+    environments_folder,
+    note_use,
+    write_about,
+)
 from pytest_dnnbench.controller.side import our_software
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.files import cache_folder
 
 LAST_LINES = 6
 """Of pip's output, in the message of a failure."""
@@ -36,9 +40,10 @@ _PIN = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^]]*\])?\s*\(?===?\s
 def made_environment(requirements: Sequence[str], announce: Callable[[str], None]) -> str:
     """The interpreter of the environment for these requirements, which is made unless it is there.
     Raises UsageError, with the last lines of what pip says, where it cannot be."""
-    folder = cache_folder("environments") / _key(requirements)
+    folder = environments_folder() / _key(requirements)
     python = folder / "bin" / "python"
     if python.exists():
+        note_use(folder)
         return str(python)
     announce(
         f"dnnbench: making an environment for {' '.join(requirements)} in {folder}, once;"
@@ -49,6 +54,7 @@ def made_environment(requirements: Sequence[str], announce: Callable[[str], None
         folder.parent.mkdir(parents=True, exist_ok=True)
         _build(building, requirements)
         _name_place(building, folder)
+        write_about(building, requirements, sys.prefix)
         with suppress(OSError):  # another session was first, and its environment is the same
             building.rename(folder)
     except OSError as error:

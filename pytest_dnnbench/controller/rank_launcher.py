@@ -14,7 +14,7 @@ from pytest_dnnbench.controller.job import Rendezvous
 from pytest_dnnbench.controller.node_placement import gpu_windows, with_clocks, with_skews
 from pytest_dnnbench.controller.rank_clock import check_clocks, on_ours, phases_of
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.messages import Correctness, RankReport, TimedRequest
+from pytest_dnnbench.messages import Correctness, PredictedStep, RankReport, TimedRequest
 from pytest_dnnbench.results.records.measurement import Launch, check_times
 
 PROVE = "pytest_dnnbench.rank.timed_run:prove"
@@ -27,21 +27,31 @@ MEASURE_GPU = "pytest_dnnbench.rank.gpu_yardstick:measure"
 class RankLauncher:
     """Implements case_run.Launcher.
 
-    `planning` and `rendezvous` are those of the case's framework (catalog.FrameworkSpec);
-    `machine_ranks` is the one rank, of each node, that measures the machine's own speed; None where
-    it is not measured.
+    `planning`, `prediction` and `rendezvous` are those of the case's framework
+    (catalog.FrameworkSpec); `machine_ranks` is the one rank, of each node, that measures the
+    machine's own speed; None where it is not measured.
     """
 
     ranks: Ranks
     planning: str | None = None
     rendezvous: Rendezvous | None = None
     machine_ranks: Ranks | None = None
+    prediction: str | None = None
 
     def plan(self, request: TimedRequest) -> Any:
         """The plan of rank 0, as plain data; None for a framework without planning."""
         if self.planning is None:
             return None
         return self.ranks.launch(self.planning, request, returns=Any)[0]
+
+    def predict(self, request: TimedRequest) -> PredictedStep | None:
+        """Rank 0's prediction; None for a framework without one."""
+        if self.prediction is None:
+            return None
+        predicted: list[PredictedStep | None] = self.ranks.launch(
+            self.prediction, request, returns=PredictedStep | None
+        )
+        return predicted[0]
 
     def prove(self, request: TimedRequest) -> Sequence[Correctness]:
         """Each rank's check of the step."""

@@ -24,17 +24,25 @@ the user has set are kept."""
 
 OURS = {
     "GLOO_SOCKET_IFNAME": "lo",
-    "NCCL_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "=lo",  # without the sign, every interface whose name begins so
+    # NCCL's service for queries, on a port that all jobs of a machine share.
+    "NCCL_RAS_ENABLE": "0",
     # The order in which NVML, by which GPUs are leased, numbers them. CUDA's own is by speed.
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-    # A stage has more streams than the default of 8 queues: two that share one wait for each other,
-    # and receives of neighbouring stages then wait for ever.
+    # A stage has more streams than the default of 8 queues, and two that share one wait for each
+    # other: slower than need be.
     "CUDA_DEVICE_MAX_CONNECTIONS": "32",
+    # A line for every group with a send of its own; each direction of our links has a group, so
+    # that nothing waits for another's (rank/pipeline/transfer.py).
+    "TORCH_NCCL_SHOW_EAGER_INIT_P2P_SERIALIZATION_WARNING": "false",
     "OPENBLAS_NUM_THREADS": "1",
     "PYTHONUNBUFFERED": "1",
 }
-"""Loopback only, the devices that were leased, no compute threads started by an import: whatever
-the user has set."""
+"""Loopback only, the devices that were leased, no compute threads started by an import, no line of
+torch's that says nothing here: whatever the user has set."""
+
+_REMOVED = ("NCCL_COMM_ID",)
+"""An address at which NCCL would let every communicator of every launch meet."""
 
 _PER_TEST = ("PYTEST_CURRENT_TEST",)
 """What pytest itself changes for every test."""
@@ -80,7 +88,8 @@ _PLACES = ("_DIR", "_HOME", "_PATH", "_FILE")
 
 def server_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The fork server's variables; `environment` are those of the pytest process."""
-    return {**DEFAULTS, **environment, **OURS}
+    variables = {**DEFAULTS, **environment, **OURS}
+    return {name: value for name, value in variables.items() if name not in _REMOVED}
 
 
 def read_when_loaded(environment: Mapping[str, str]) -> dict[str, str]:
@@ -99,7 +108,9 @@ def decides_speed(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if name.startswith(_TUNING) and name not in OURS and not name.endswith(_PLACES)
+        if name.startswith(_TUNING)
+        and name not in {*OURS, *_REMOVED}
+        and not name.endswith(_PLACES)
     }
 
 
@@ -111,7 +122,7 @@ def changes(
     `now`: by default the environment of this process.
     """
     now = os.environ if now is None else now
-    settled = {*OURS, *_PER_TEST}
+    settled = {*OURS, *_REMOVED, *_PER_TEST}
     changed = {
         name: value
         for name, value in now.items()

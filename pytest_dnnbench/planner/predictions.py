@@ -20,13 +20,20 @@ from pytest_dnnbench.planner.blocks import levels_of
 from pytest_dnnbench.planner.bubbles import batch_seconds
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, data_parallel_step
 from pytest_dnnbench.planner.fabric import Fabric, Flow
-from pytest_dnnbench.planner.memory import COPIES_BESIDE_WEIGHTS
 from pytest_dnnbench.planner.orders import ORDERED, in_flight, orders_of
 from pytest_dnnbench.planner.plan import Plan, Stage
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.sharded import sharded_step, units_of
 from pytest_dnnbench.planner.synchronous import RULES, Pipelines
+from pytest_dnnbench.planner.training_memory import (
+    alone_bytes,
+    data_parallel_bytes,
+    number_in,
+    sharded_bytes,
+    stage_bytes,
+    weight_bytes,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +96,6 @@ class Predicting:
         return Prediction(framework, shape, minibatches, step_s, efficiency, memory_bytes)
 
 
-def number_in(profile: Profile, key: str) -> float:
-    """A number of the profile's metadata, at least 0; 0 where it has none."""
-    value = profile.metadata.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e18:
-        return 0.0
-    return float(value)
-
-
 def predictions(
     profile: Profile,
     plan: Plan,
@@ -117,7 +116,7 @@ def predictions(
         raise PlanError(f"{microbatches} microbatches: give at least 1")
     fabric = Fabric(levels_of(plan.workers, bandwidths), tuple(latencies_s))
     given = Predicting(profile, fabric, memory_bytes, microbatches)
-    alone = given.made("single", "1", 1, given.alone_s, _whole_memory(profile))
+    alone = given.made("single", "1", 1, given.alone_s, alone_bytes(profile))
     if fabric.workers == 1:
         return [alone]
     others = [_ddp(given), _fsdp(given)]
@@ -128,14 +127,14 @@ def predictions(
 
 
 def _ddp(given: Predicting) -> Prediction:
-    workers, weights = given.workers, _weight_bytes(given.profile)
+    workers = given.workers
     step = data_parallel_step(
         given.profile.in_topological_order(),
         given.fabric.ring(range(workers)).all_reduce(workers),
         update_s=given.update_s,
         bucket_bytes=BUCKET_BYTES,
     )
-    memory_bytes = _whole_memory(given.profile) + weights  # the buckets
+    memory_bytes = data_parallel_bytes(given.profile)
     return given.made("ddp", f"dp{workers}", workers, step.step_s, memory_bytes)
 
 
@@ -144,44 +143,12 @@ def _fsdp(given: Predicting) -> Prediction:
     units = units_of(profile)
     cost = given.fabric.ring(range(workers)).all_gather(workers)
     step = sharded_step(units, cost, cost, update_s=given.update_s / workers)
-    return given.made(
-        "fsdp", f"dp{workers}", workers, step.step_s, sharded_memory(profile, workers)
-    )
-
-
-def sharded_memory(profile: Profile, ranks: int) -> float:
-    """Bytes of a rank of fsdp: its part of weights, gradients and state; all activations; the root,
-    the weights of two blocks (one runs, one is gathered) and the gradients of one."""
-    units = units_of(profile)
-    gathered = units.root_bytes + 3 * units.largest_bytes
-    whole = gathered if ranks > 1 else 0.0
-    return _held(profile, _weight_bytes(profile)) / ranks + _activation_bytes(profile) + whole
-
-
-def _whole_memory(profile: Profile) -> float:
-    return _held(profile, _weight_bytes(profile)) + _activation_bytes(profile)
-
-
-def _held(profile: Profile, weights: float) -> float:
-    """Bytes of these weights, their gradients and their part of the optimiser's state: the
-    profile's, or a momentum."""
-    in_all = _weight_bytes(profile)
-    state = number_in(profile, "optimiser_bytes") if "optimiser_bytes" in profile.metadata else None
-    share = (COPIES_BESIDE_WEIGHTS - 1) if state is None or not in_all else state / in_all
-    return (2 + share) * weights
-
-
-def _weight_bytes(profile: Profile) -> float:
-    return sum(node.parameter_bytes for node in profile.nodes)
-
-
-def _activation_bytes(profile: Profile) -> float:
-    return sum(node.activation_bytes for node in profile.nodes)
+    return given.made("fsdp", f"dp{workers}", workers, step.step_s, sharded_bytes(profile, workers))
 
 
 def _pipedream(given: Predicting, plan: Plan) -> Prediction:
     """The planner's plan. A replica updates once in as many minibatches as there are replicas."""
-    weights = _weight_bytes(given.profile) or 1.0
+    weights = weight_bytes(given.profile) or 1.0
     updated_s = max(
         (stage.compute_s + stage.parameter_bytes / weights * given.update_s) / stage.replicas
         for stage in plan.stages
@@ -246,7 +213,7 @@ def _pipelines(given: Predicting, framework: str) -> Iterator[Pipelines]:
 
 def _on_pipelines(given: Predicting, pipelines: Pipelines, stages: Sequence[Stage]) -> Prediction:
     nodes = {node.id: node for node in given.profile.nodes}
-    weights = _weight_bytes(given.profile) or 1.0
+    weights = weight_bytes(given.profile) or 1.0
     rings = [_replicas(pipelines, place) for place in range(pipelines.ranks)]
     seconds: dict[tuple[int, str], float] = {}
     for number, stage in enumerate(stages):
@@ -260,20 +227,20 @@ def _on_pipelines(given: Predicting, pipelines: Pipelines, stages: Sequence[Stag
     orders = orders_of(pipelines, updates=True)
     step_s = batch_seconds(orders, seconds, _transfers(given.fabric, pipelines, stages))
     memory_bytes = max(
-        sum(_stage_memory(given.profile, stages, number, kept) for number, kept in kept_of.items())
+        sum(
+            stage_bytes(
+                given.profile,
+                stages[number].nodes,
+                stages[number].parameter_bytes,
+                stages[number - 1].output_bytes if number else 0.0,
+                kept,
+            )
+            for number, kept in kept_of.items()
+        )
         for kept_of in map(in_flight, orders)
     )
     shape = f"pp{pipelines.ranks}" + (f"xdp{pipelines.replicas}" if pipelines.replicas > 1 else "")
     return given.made(pipelines.framework, shape, pipelines.microbatches, step_s, memory_bytes)
-
-
-def _stage_memory(profile: Profile, stages: Sequence[Stage], number: int, kept: int) -> float:
-    """Bytes of a stage that keeps the activations, and the inputs, of so many microbatches."""
-    stage = stages[number]
-    inside = set(stage.nodes)
-    activations = sum(node.activation_bytes for node in profile.nodes if node.id in inside)
-    entering = stages[number - 1].output_bytes if number else 0.0
-    return _held(profile, stage.parameter_bytes) + kept * (activations + entering)
 
 
 def _transfers(

@@ -16,6 +16,7 @@ from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.rank import data
 from pytest_dnnbench.rank.lone_forward import logits_of
 from pytest_dnnbench.rank.models import build_model
+from pytest_dnnbench.rank.transformer_split import transformer_split
 from pytest_dnnbench.rank.workload import Batch, Context, Share, Workload
 
 VALIDATION_IMAGES = 256
@@ -63,6 +64,10 @@ class ImageWorkload(Workload):
         residual blocks, and not its four layers, whose first holds half of the activations."""
         names = _within("", model)
         return [name for name in names if any(True for _ in model.get_submodule(name).parameters())]
+
+    def split(self, model: nn.Module, ranks: int) -> dict[str, str]:
+        """Feed-forwards and attention of a transformer; empty for one of convolutions."""
+        return transformer_split(model, ranks)
 
     def batches(self, share: Share) -> Iterator[Batch] | None:
         """MNIST's images, where the session has them."""

@@ -124,7 +124,8 @@ class Workload(ABC):
     def split(self, model: nn.Module, ranks: int) -> dict[str, str]:
         """The linear layers that tensor parallelism splits among ranks, by name: "column" (each
         rank makes a part of the outputs) or "row" (each rank takes a part of the inputs, which a
-        column layer has made, and the results are added). Empty: the model cannot be split. Raises
+        column layer has made, and the results are added), or "heads" for nn.MultiheadAttention
+        (each rank makes a part of the heads). Empty: the model cannot be split. Raises
         UsageError for a number of ranks that does not divide what is split."""
         return {}
 

@@ -29,7 +29,7 @@ def caption(study: Study, plot: str = "throughput") -> str:
     """The caption of a plot. Those of step times and of breakdowns explain their marks
     themselves."""
     environment = environment_line(study)
-    if plot in ("steps", "breakdown"):
+    if plot in ("steps", "breakdown", "predictions"):
         return f"{environment}."
     return (
         f"Median of {launches_and_steps(study)}; whiskers: 95% interval over launches;"

@@ -15,6 +15,7 @@ from pytest_dnnbench.report.engine import template
 from pytest_dnnbench.report.facts import evidence, fact_line
 from pytest_dnnbench.report.figures import NOTHING, amount, bounds, range_text
 from pytest_dnnbench.report.plans import plan_details
+from pytest_dnnbench.report.predictions import prediction_details
 from pytest_dnnbench.report.reproduce import command
 from pytest_dnnbench.report.rows import CLEAR, Column, Row, Section, columns, has_mixed_rates
 from pytest_dnnbench.report.runs import Result
@@ -57,6 +58,7 @@ class Details:
     correctness: list[str]
     settings: str
     plan: list[str]
+    prediction: list[str]
     environment: int | None
     recorded: str
     command: str
@@ -184,6 +186,9 @@ def _details(result: Result, study: Study, environments: Mapping[str, int]) -> D
         correctness=evidence(record.correctness),
         settings=fact_line(chosen),
         plan=plan_details(record.plan) if record.plan else [],
+        prediction=(
+            prediction_details(record.prediction) if record.prediction and not record.plan else []
+        ),
         environment=environments.get(environment_key(result)),
         recorded=fact_line(record.environment.recorded),
         command=command(result),

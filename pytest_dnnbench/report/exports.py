@@ -98,9 +98,12 @@ def openmetrics(exported: Sequence[Point]) -> dict[str, str]:
     for point in exported:
         families.setdefault((point.metric, _base_unit(point.unit)), []).append(point)
     lines: list[str] = []
+    owners: dict[str, tuple[str, str]] = {}
     for (metric, unit), members in sorted(families.items()):
         for bound, value_of in _BOUNDS.items():
-            lines += _family(metric, bound, unit, members, value_of)
+            name = _family_name(metric, bound, unit)
+            _one_owner(owners, name, metric, unit)
+            lines += _family(name, metric, bound, unit, members, value_of)
     return {"openmetrics.txt": "\n".join([*lines, "# EOF", ""])}
 
 
@@ -204,16 +207,31 @@ _BOUNDS: dict[str, Callable[[Point], float | None]] = {
 }
 
 
+def _one_owner(owners: dict[str, tuple[str, str]], name: str, metric: str, unit: str) -> None:
+    """Raises UsageError where two metrics, or two units of one, would be the same family."""
+    owner = owners.setdefault(name, (metric, unit))
+    if owner != (metric, unit):
+        raise UsageError(
+            f"the metrics {owner[0]!r} and {metric!r} would both be the family {name!r}: choose one"
+            " of them with --metrics"
+        )
+
+
+def _family_name(metric: str, bound: str, unit: str) -> str:
+    """As in dnnbench_step_time_lower_seconds: a unit must be the suffix of the family's name."""
+    stem = metric.removesuffix(f"_{unit}").removesuffix("_s" if unit == "seconds" else "")
+    return "_".join(filter(None, (f"dnnbench_{stem}{bound}", unit)))
+
+
 def _family(
+    name: str,
     metric: str,
     bound: str,
     unit: str,
     members: Sequence[Point],
     value_of: Callable[[Point], float | None],
 ) -> list[str]:
-    """The lines of one family. A unit must be the suffix of the family's name."""
-    stem = metric.removesuffix(f"_{unit}").removesuffix("_s" if unit == "seconds" else "")
-    name = "_".join(filter(None, (f"dnnbench_{stem}{bound}", unit)))
+    """The lines of one family."""
     about = {"": "median", "_lower": "lower end of the 95% interval", "_upper": "upper end of it"}
     samples = [
         f"{name}{_labels(point)} {value!r}{_stamp(point)}"

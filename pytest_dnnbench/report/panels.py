@@ -5,6 +5,7 @@ Whiskers are 95% intervals over launches; the small dots beside a line are the l
 The axes are the last argument, so that the others can be bound beforehand.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from pytest_dnnbench.report.marks import (
     titled,
     whiskers,
 )
+from pytest_dnnbench.report.predictions import Predicted
 from pytest_dnnbench.report.runs import Result, Run
 from pytest_dnnbench.report.standings import Standing
 from pytest_dnnbench.report.study import Group, Study, unlike
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 MOST_SAMPLES = 60
 """Steps drawn of one launch, evenly chosen where there are more."""
+
+_FEW_POWERS = 4
+"""Powers of ten between which an axis has three ticks each."""
 
 _VERDICTS = {  # marker, colour, filled
     "ok": ("o", "#0072B2", True),
@@ -211,6 +216,42 @@ def breakdown(study: Study, results: Sequence[Result], axes: "Axes") -> None:
     axes.set_xlabel("share of a profiled step [%]")
     axes.grid(visible=False, axis="y")
     titled(axes, f"{results[0].case.model}, {results[0].case.phase}")
+
+
+def predictions(study: Study, entries: Sequence[Predicted], axes: "Axes") -> None:
+    """A mark per case: its measured step against the predicted one, with the line on which both are
+    the same."""
+    drawn = [
+        (study.label(result), 1e3 * entry.step_time_s, 1e3 * entry.measured_step_time_s)
+        for result, entry in entries
+        if entry.step_time_s and entry.measured_step_time_s
+    ]
+    for series in dict.fromkeys(label for label, _, _ in drawn):
+        x = [predicted_ms for label, predicted_ms, _ in drawn if label == series]
+        y = [measured_ms for label, _, measured_ms in drawn if label == series]
+        axes.plot(x, y, linestyle="", markersize=6, label=series, **look(*study.looks[series]))
+    ends = [value for _, *values in drawn for value in values]
+    low, high = 0.5 * min(ends), 2 * max(ends)
+    axes.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle=":", zorder=1)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    ticks = _round_values(low, high)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(no_ticks())
+    axes.yaxis.set_minor_locator(no_ticks())
+    axes.set_xlabel("predicted step [ms]")
+    axes.set_ylabel("measured step [ms]")
+    titled(axes, "on the dotted line both are the same")
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten between two values; only the powers where they are far
+    apart."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(powers) <= _FEW_POWERS else (1,)
+    values = [step * 10.0**power for power in powers for step in steps]
+    return [value for value in values if low <= value <= high]
 
 
 def _verdict_mark(

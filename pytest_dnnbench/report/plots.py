@@ -11,6 +11,7 @@ from pytest_dnnbench.report.breakdowns import broken_down
 from pytest_dnnbench.report.canvas import PANEL_INCHES, WIDE_INCHES, Draw
 from pytest_dnnbench.report.figures import MIB
 from pytest_dnnbench.report.marks import Quantity, drawable
+from pytest_dnnbench.report.predictions import predicted
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.standings import standings
 from pytest_dnnbench.report.study import Group, Study
@@ -58,6 +59,7 @@ def plots(study: Study) -> list[Plot]:
         _memory(study),
         _step_times(study),
         *_breakdown(study),
+        *_predictions(study),
         _history(study),
     ]
 
@@ -168,6 +170,23 @@ def _breakdown(study: Study) -> list[Plot]:
             drawn,
             "",
             width=WIDE_INCHES,
+        )
+    ]
+
+
+def _predictions(study: Study) -> list[Plot]:
+    """A plot where steps were predicted; none elsewhere, for few sessions do."""
+    entries = [(result, entry) for result, entry in predicted(study) if entry.step_time_s]
+    if not entries:
+        return []
+    return [
+        _plot(
+            "predictions",
+            "Predicted and measured steps",
+            "Each mark is a case: what its step was predicted to take, from a profile and the"
+            " collectives of its ranks, and what it took. Above the line it took longer.",
+            [Panel("measured against predicted", partial(panels.predictions, study, entries))],
+            "",
         )
     ]
 

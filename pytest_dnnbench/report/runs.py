@@ -287,6 +287,10 @@ def _derived(record: Record) -> Iterator[tuple[str, float]]:
         yield from ((f"verdict.metrics.{name}", value) for value in shown if value is not None)
     for kind in ("predicted", "predicted_data_parallel", "measured") if record.plan else ():
         yield f"plan.{kind}_step_time_s", getattr(record.plan, f"{kind}_step_time_s")
+    for field in record.prediction.__struct_fields__ if record.prediction else ():
+        value = getattr(record.prediction, field)
+        if isinstance(value, float):
+            yield f"prediction.{field}", value
     for kind in ("largest_deviation", "tolerance"):
         for name, value in getattr(record.correctness, kind).items():
             yield f"correctness.{kind}.{name}", value

@@ -14,6 +14,7 @@ from pytest_dnnbench.report.breakdowns import breakdown_lines
 from pytest_dnnbench.report.captions import launches_and_steps
 from pytest_dnnbench.report.functions import function_table
 from pytest_dnnbench.report.plans import plan_lines
+from pytest_dnnbench.report.predictions import prediction_lines
 from pytest_dnnbench.report.rows import AHEAD, CLEAR, Column, Row, Section, columns, sections
 from pytest_dnnbench.report.runs import run_in_memory
 from pytest_dnnbench.report.study import Study, throughput_unit
@@ -52,7 +53,7 @@ def render(study: Study, width: int = 80) -> list[Line]:
     """The lines of the table, none longer than `width`."""
     parts, functions = sections(study), _function_lines(study, width)
     rows = [row for section in parts for row in section.rows]
-    broken_down = [*map(Line, breakdown_lines(study, width))]
+    broken_down = [*map(Line, [*breakdown_lines(study, width), *prediction_lines(study, width)])]
     if not rows and functions:
         notes = _paragraphs(_function_notes(study), width)
         return [*functions, Line(""), *broken_down, *notes]

@@ -24,7 +24,9 @@ from pytest_dnnbench.report.side_by_side import side_table
 from pytest_dnnbench.report.study import Study
 
 PLOTS, FUNCTIONS, SIDES = "plots", "functions.csv", "side-by-side.csv"
-_OURS = re.compile(r"(leads|throughput|speedup|memory|steps|breakdown|history)(\.png|-\d+\.svg)")
+_OURS = re.compile(
+    r"(leads|throughput|speedup|memory|steps|breakdown|predictions|history)(\.png|-\d+\.svg)"
+)
 
 
 def check_writable(directory: Path) -> None:

@@ -1,6 +1,6 @@
 """The `dnnbench` fixture's object: what a case author calls."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from pytest_dnnbench.messages import FunctionRequest, RunRequest, Sample, Target
 from pytest_dnnbench.results.records.measurement import Measurement
 from pytest_dnnbench.results.records.record import make_record
 from pytest_dnnbench.results.records.schema import Record
+from pytest_dnnbench.results.verdicts.prediction import prediction_failure
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.replay_clock import clock_of
 from pytest_dnnbench.session.resources import Resources
@@ -173,6 +174,7 @@ class DnnBench:
         run.with_yardstick = self._benchmark.enabled
         settings, case = shared.settings, run.request.case
         run.profiled = self._benchmark.enabled and settings.profiles
+        run.predicted = self._benchmark.enabled and settings.predicts
         run.traces = trace_path(settings.traces, case) if settings.traces else None
         if shared.keeper and not side_by_side(self._item.config):
             shared.keeper.restore(self._item.nodeid, run)
@@ -190,6 +192,10 @@ class DnnBench:
     ) -> CaseRun:
         spec.check_options(options)
         shaped = options_in(self._shape, spec, ranks.world_size, options)
+        try:
+            spec.check_model(model, self._resources.catalog.model(model))
+        except UsageError as error:
+            raise WorkloadRefused(str(error)) from None
         form = self._checked_form(spec, model, form)
         shared, smoke = self._resources, not self._benchmark.enabled
         return prepare_run(
@@ -289,17 +295,21 @@ class DnnBench:
             record.against = sides.entry(self._item)
             if self._benchmark.enabled:
                 sides.explain(self._item, record)
-        unlike = sides.failure(record) if sides else None
+        reasons = [sides.failure(record) if sides else None]
         if self._benchmark.enabled:
+            limit = self._resources.settings.prediction_error
+            reasons += [None if limit is None else prediction_failure(record, limit)]
             self._resources.speed_ups.add(record)
-            self._judge(run, record, unlike)
-        elif unlike is not None:
-            pytest.fail(text_block(unlike), pytrace=False)
+        others = [reason for reason in reasons if reason is not None]
+        if self._benchmark.enabled:
+            self._judge(run, record, others)
+        elif others:
+            pytest.fail(text_block("\n".join(others)), pytrace=False)
         return record
 
-    def _judge(self, run: CaseRun, record: Record, unlike: str | None) -> None:
-        """Compares the record with its baseline; measures again before the test fails. `unlike`:
-        why the other environment fails the test."""
+    def _judge(self, run: CaseRun, record: Record, others: Sequence[str]) -> None:
+        """Compares the record with its baseline; measures again before the test fails. `others`:
+        why something else than the baseline fails the test."""
 
         def again(count: int, *, profiled: bool = False) -> Measurement:
             return run.measurement(run.again(count, profiled=profiled))
@@ -308,9 +318,9 @@ class DnnBench:
             outcome = state.part(self._item.config, Verdicts).judge(self._item, record, again)
         except DnnbenchError as error:
             outcome = Outcome(failure=f"{type(error).__name__}: {error}")
-        if outcome.expected is not None and unlike is None:
+        if outcome.expected is not None and not others:
             pytest.xfail(text_block(outcome.expected))
-        failures = [text for text in (outcome.failure, unlike) if text is not None]
+        failures = [text for text in (outcome.failure, *others) if text is not None]
         if failures:
             pytest.fail(text_block("\n".join(failures)), pytrace=False)
 

@@ -23,8 +23,8 @@ class KeptLaunches:
         self.trouble: str | None = None
 
     def restore(self, name: str, run: CaseRun) -> None:
-        """Gives a case the launches that it has in the journal, and with them its plan and
-        proof."""
+        """Gives a case the launches that it has in the journal, and with them its plan,
+        proof and prediction."""
         self._restore(name, run, [each for each in self.journal.kept if each.item == name])
 
     def restore_pairs(self, name: str, run: CaseRun, other: CaseRun) -> None:
@@ -55,6 +55,7 @@ class KeptLaunches:
             )
         run.request = replace(run.request, plan=kept[0].plan)
         run.correctness = kept[0].correctness
+        run.prediction = kept[0].prediction
         run.launches += [Launch(launch.reports, launch.conditions) for launch in kept]
 
     def keep(
@@ -76,6 +77,7 @@ class KeptLaunches:
             conditions=launch.conditions,
             side=side,
             round=number,
+            prediction=run.prediction,
         )
         try:
             self.journal.keep(kept)

@@ -184,7 +184,9 @@ class Resources:
 
     def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
         """Rows of the wanted parameters, in the order model, framework, count or shape: those on
-        which a framework runs."""
+        which a framework runs. Raises UsageError for a model that a framework cannot train."""
+        if {"framework", "model"} <= set(wanted):
+            self._check_models()
         rows: list[dict[str, Any]] = [
             {"framework": spec.name, "model": model, "gpus": count, shapes.FIXTURE: shape}
             for model, spec in itertools.product(self.settings.models, self._specs())
@@ -232,7 +234,13 @@ class Resources:
 
     def launcher(self, ranks: Ranks, spec: FrameworkSpec) -> Launcher:
         """How the run of a case reaches these ranks."""
-        return RankLauncher(ranks, spec.planning, load(spec.rendezvous), self._machine_ranks(ranks))
+        return RankLauncher(
+            ranks,
+            spec.planning,
+            load(spec.rendezvous),
+            self._machine_ranks(ranks),
+            spec.prediction,
+        )
 
     def _machine_ranks(self, ranks: Ranks) -> Ranks | None:
         """The rank, on each node, that measures the machine's own speed; None with GPUs, which the
@@ -317,6 +325,15 @@ class Resources:
         named = self.settings.frameworks is not None and ALL not in self.settings.frameworks
         if refusals and (named or len(refusals) == len(self._specs())):
             raise refusals[0]
+
+    def _check_models(self) -> None:
+        """Raises UsageError for a model that a framework which the user has named, or a shape has
+        asked for, cannot train. Cases of other frameworks are skipped, each with the reason."""
+        settings = self.settings
+        is_named = settings.frameworks is not None and ALL not in settings.frameworks
+        if is_named or settings.shapes:
+            for spec, model in itertools.product(self._specs(), settings.models):
+                spec.check_model(model, self.catalog.model(model))
 
     def _fitting_counts(self, spec: FrameworkSpec) -> tuple[int, ...]:
         """The session's counts that a framework runs on. Raises UsageError where its options allow

@@ -204,6 +204,20 @@ class Settings:
         " --dnn-breakdown",
         measured=False,
     )
+    predict: bool = option(
+        bool,
+        False,
+        "predict before the launches of a case what a step should take (single, ddp, fsdp), from a"
+        " profile and the collectives of its ranks",
+        measured=False,
+    )
+    prediction_error: float | None = option(
+        str,
+        None,
+        "fail a case whose step takes longer, or less long, than predicted by more than this, as in"
+        " 20%; implies --dnn-predict",
+        measured=False,
+    )
     github: str = choice(
         "auto",
         "annotations and the job's summary on GitHub Actions; auto writes them where"
@@ -402,6 +416,11 @@ class Settings:
     def profiles(self) -> bool:
         """Whether each launch profiles a few more steps."""
         return self.breakdown or self.traces is not None
+
+    @property
+    def predicts(self) -> bool:
+        """Whether steps are predicted."""
+        return self.predict or self.prediction_error is not None
 
     @property
     def rounds(self) -> int:

@@ -26,6 +26,7 @@ from pytest_dnnbench.shape import shapes_of
 if TYPE_CHECKING:
     import pytest
 
+_PERCENTAGE = re.compile(r"(?P<percent>[0-9]{1,9}(\.[0-9]{1,9})?)%")
 _AUTO = re.compile(r"auto(:(?P<percent>[0-9]+(\.[0-9]+)?)%)?")
 
 
@@ -38,6 +39,7 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     _choose_rounds(config, values)
     values["launches"], values["effect"] = _launches(values["launches"])
     values["warmup"] = as_warmup(values["warmup"], "--dnn-warmup")
+    values["prediction_error"] = _percentage(values["prediction_error"])
     _choose_steps_or_window(config, values)
     limits = next(option for option in OPTIONS if option.name == "limits")
     values["limits"] = limits.parse(config.getoption(limits.key) or ())
@@ -136,6 +138,16 @@ def _choose_rounds(config: pytest.Config, values: dict[str, Any]) -> None:
         values["launches"] = MOST_ROUNDS
         if values["confirm"] is None:
             values["confirm"] = DEFAULT_LAUNCHES
+
+
+def _percentage(text: str | None) -> float | None:
+    """The limit on the error of predictions, a fraction."""
+    if text is None:
+        return None
+    number = _PERCENTAGE.fullmatch(text.strip())
+    if number is None or not float(number["percent"]):
+        raise UsageError(f"--dnn-prediction-error {text!r}: give a percentage above 0, as in 20%")
+    return float(number["percent"]) / 100
 
 
 def _count(text: str) -> int:

@@ -62,12 +62,26 @@ def test_a_search_says_what_it_does_and_names_the_commit(
     )
     assert '"commit 4" (' in lines[-1]
     assert lines[-1].startswith("the first slow commit is ")
+    assert lines[-3:-1] == ["why: 2 to 3", "  more of it"], "of the direct comparison"
     assert "% sure): 3.1% slower, " in lines[-1]
     assert read_search(STATE).ended
     # An ended search is in nobody's way, and cannot go on.
     assert main(["bisect", "--resume"]) == 2
     assert "at its end" in capsys.readouterr().err
     assert main(["bisect", *COMMITS, "--", "bench_cases"]) == 0
+
+
+def test_another_metric_is_named_in_the_sentences(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulated(monkeypatch, Machine({"case": {3: +0.05}}))
+    options = ("--metric", "resident_peak_bytes")
+    assert main(["bisect", *COMMITS, *options, "--", "bench_cases"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "1: resident_peak_bytes of " in lines[1]
+    assert " is 5.0% higher than that of " in lines[1]
+    assert lines[-1].startswith("the first commit with a higher resident_peak_bytes is ")
+    assert " sure): resident_peak_bytes 5.0% higher, " in lines[-1]
 
 
 def test_no_difference_is_said_with_what_would_have_been_seen(
@@ -144,6 +158,8 @@ def test_a_skipped_commit_is_said_and_tried_again_when_asked(
         (["--package", "a", "--build", "make", "--versions", "1,2", "--", "x"], "one of the two"),
         (["--package", "a", "--versions", "1", "--", "x"], "are the same version"),
         (["--repository", "/", "--good", "a", "--bad", "b", "--", "x"], "--repository /: "),
+        ([*COMMITS, "--metric", "speed", "--", "x"], "--metric speed: choose from throughput"),
+        ([*COMMITS, "--metric", "bus_bandwidth", "--", "x"], "as in --smallest 3%"),
         (["--resume"], "there is no search to continue"),
         (["--resume", "--", "x"], "leave the rest out"),
         ([*COMMITS, "--state", "/dev/null/x.json", "--", "x"], "cannot be written"),

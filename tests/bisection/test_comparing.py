@@ -21,6 +21,7 @@ from pytest_dnnbench.bisection.comparing import (
     refuse_taken,
 )
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.results.records.profile_entry import WhyEntry
 from pytest_dnnbench.results.records.side_by_side import OtherSide, SideEntry, SideMetric
 from tests.results.synthetic import record, save, with_metric
 
@@ -87,6 +88,7 @@ def saved(tmp_path: Path) -> Path:
         side=side,
         per_launch={"throughput": [970.0, 1010.0, 1000.0]},
         compared={"throughput": SLOWER},
+        why=WhyEntry(rank=0, baseline_s=0.064, now_s=0.066),
     )
     failing = record()
     failing.against = OtherSide(side=side, failure="RankRaised: rank 0 raised:\nValueError: no")
@@ -106,6 +108,12 @@ def test_pytest_is_asked_for_the_two_sides_and_its_record_gives_the_pairs(
     expected = [math.log(b / a) for a, b in ((1000, 970), (1010, 1010), (990, 1000))]
     assert result.logs == {"t.py::both": pytest.approx(expected)}
     assert result.judged == {"t.py::both": SLOWER}
+    assert result.why == {
+        "t.py::both": [
+            "why: a profiled step of rank 0 takes 2 ms more with it (64 ms to 66 ms); no part of it"
+            " stands out from the spread of the launches"
+        ]
+    }
     assert result.failures == {"t.py::failing": "ValueError: no"}
     words = words_of(tmp_path)
     assert words[1:6] == ["-m", "pytest", "bench_cases", "-k", "resnet18"]
@@ -115,8 +123,8 @@ def test_pytest_is_asked_for_the_two_sides_and_its_record_gives_the_pairs(
         "--dnn-launches 12",
         "--dnn-false-alarms 0.01",
         "--deselect t.py::other",
-        "--dnn-against-limits throughput=-1%",
-        "--dnn-against-limits step_time_s=off",
+        "--dnn-against-limits step_time_s=off,allocated_peak_bytes=off,cached_peak_bytes=off,"
+        "resident_peak_bytes=off,throughput=-1%",
         f"--benchmark-storage file://{tmp_path / 'session'}",
         "--dnn-resume",
     ):
@@ -135,8 +143,8 @@ def test_another_metric_has_no_limit_of_its_own_unless_one_is_asked_for(
     assert result.logs == {}
     assert "throughput" in result.metrics
     asked = " ".join(words_of(tmp_path))
-    assert "throughput=off" in asked
-    assert "resident_peak_bytes" not in asked
+    limits = "throughput=off,step_time_s=off,allocated_peak_bytes=off,cached_peak_bytes=off"
+    assert f"--dnn-against-limits {limits} " in f"{asked} "
     assert "--dnn-resume" not in asked
 
 

@@ -68,7 +68,8 @@ class Machine:
             noise = self.noise.get(case, 0.003) * self.rng.standard_normal(ROUNDS)
             logs[case] = [float(each) for each in math.log1p(total) + noise - noise.mean()]
             verdicts[case] = judged(total)
-        return Measured(logs, verdicts, {}, frozenset({"throughput"}))
+        why = {case: [f"why: {earlier} to {later}", "  more of it"] for case in logs}
+        return Measured(logs, verdicts, {}, frozenset({"throughput"}), why)
 
     def _refuse(self, place: int) -> None:
         if self.broken[place] == "session":

@@ -11,12 +11,12 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, Launcher, prepare_run
 from pytest_dnnbench.controller.machine import Gpu, Machine, detect
-from pytest_dnnbench.errors import WrongResult
-from pytest_dnnbench.messages import Correctness, RunRequest, TimedRequest
+from pytest_dnnbench.errors import RankHung, WrongResult
+from pytest_dnnbench.messages import Correctness, PredictedStep, RunRequest, TimedRequest
 from pytest_dnnbench.results.baselines.comparability import differences, facts_of
 from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.records.record import make_record
-from pytest_dnnbench.results.records.schema import Conditions, Record
+from pytest_dnnbench.results.records.schema import Conditions, PredictionEntry, Record
 from tests.fake_launches import YARDSTICK_S, FakeLauncher
 
 EXACT = Correctness({"gradients": 0.0}, {"gradients": 1e-9})
@@ -35,6 +35,10 @@ class Recorder:
     def plan(self, request: TimedRequest) -> Any:
         self.calls.append(("plan", request.plan))
         return {"stages": 2}
+
+    def predict(self, request: TimedRequest) -> PredictedStep | None:
+        self.calls.append(("predict", request.plan))
+        return PredictedStep(compute_s=0.005, update_s=0.003)
 
     def prove(self, request: TimedRequest) -> Sequence[Correctness]:
         self.calls.append(("prove", request.plan))
@@ -74,6 +78,41 @@ def test_a_case_is_planned_and_proven_once_before_its_first_launch() -> None:
     assert run.correctness.checked == ["gradients"]
     assert launcher.rechecked == [True, False], "the first launch is checked once more"
     assert len(run.launches) == 2
+
+
+def test_a_step_of_training_is_predicted_once_where_that_is_asked_for() -> None:
+    launcher = Recorder()
+    run = case_run(launcher)
+    run.predicted = True
+    run.launch()
+    run.launch()
+    assert [what for what, _ in launcher.calls] == ["plan", "prove", "predict", *["measure"] * 2]
+    entry = make_record(run.measurement()).prediction
+    assert entry is not None
+    assert (entry.step_time_s, entry.compute_s, entry.exposed_s) == (0.008, 0.005, 0)
+    assert entry.measured_step_time_s == pytest.approx(0.01, rel=0.01)
+    assert entry.error == pytest.approx(0.25, rel=0.01)
+
+    validating = case_run(launcher)
+    validating.predicted = True
+    assert isinstance(validating.request, RunRequest)
+    case = replace(validating.request.case, phase="validate")
+    validating.request = replace(validating.request, case=case)
+    validating.launch()
+    assert [what for what, _ in launcher.calls][-3:] == ["plan", "prove", "measure"]
+    assert make_record(validating.measurement()).prediction is None
+
+
+def test_a_rank_that_fails_in_the_prediction_costs_the_prediction_only() -> None:
+    class Hanging(Recorder):
+        def predict(self, request: TimedRequest) -> PredictedStep | None:
+            raise RankHung("rank 1 hung in the prediction\nits stack", rank=1)
+
+    run = case_run(Hanging())
+    run.predicted = True
+    run.launch()
+    entry = make_record(run.measurement()).prediction
+    assert entry == PredictionEntry(refused="rank 1 hung in the prediction")
 
 
 def test_ranks_that_share_a_gpu_are_never_compared_with_others() -> None:

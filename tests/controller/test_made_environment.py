@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_dnnbench.controller import made_environment as made
+from pytest_dnnbench.controller.kept_environments import kept_environments
 from pytest_dnnbench.errors import UsageError
 
 
@@ -62,6 +63,9 @@ def test_the_requirement_is_laid_over_this_environment_and_kept(index: Path) -> 
     program = subprocess.run([folder / "bin" / "msgspec"], stderr=subprocess.PIPE, text=True)
     assert program.stderr.strip() == "99.1", "it names the interpreter where that is now"
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    (environment,) = kept_environments()
+    assert environment.requirements == ("msgspec==99.1",)
+    assert environment.is_whole
 
 
 def test_what_pip_says_is_shown_and_nothing_half_made_is_left(index: Path, tmp_path: Path) -> None:

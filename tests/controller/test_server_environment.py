@@ -15,11 +15,13 @@ def test_the_users_values_stand_above_defaults_and_below_what_leases_and_loopbac
             "CUDA_DEVICE_ORDER": "FASTEST_FIRST",
             "NCCL_SOCKET_IFNAME": "ib",
             "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+            "NCCL_COMM_ID": "10.0.0.1:5000",
         }
     )
+    assert "NCCL_COMM_ID" not in variables
     assert variables["MALLOC_MMAP_MAX_"] == "9"
     assert variables["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-    assert variables["NCCL_SOCKET_IFNAME"] == "lo"
+    assert variables["NCCL_SOCKET_IFNAME"] == "=lo"
     assert variables["CUDA_DEVICE_MAX_CONNECTIONS"] == "32"
     assert set(DEFAULTS) <= set(variables)
 
@@ -33,6 +35,7 @@ def test_how_compute_threads_wait_is_left_to_the_user() -> None:
 def test_changes_are_what_is_new_different_or_gone() -> None:
     before = {"A": "1", "B": "1", "C": "1"}
     now = {"A": "1", "B": "2", "D": "", "GLOO_SOCKET_IFNAME": "x", "PYTEST_CURRENT_TEST": "t"}
+    now["NCCL_COMM_ID"] = "10.0.0.1:5000"
     assert changes(before, now) == ({"B": "2", "D": ""}, ("C",))
 
 

@@ -17,7 +17,7 @@ from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import LaunchError
-from pytest_dnnbench.messages import Correctness, TimedRequest
+from pytest_dnnbench.messages import Correctness, PredictedStep, TimedRequest
 from pytest_dnnbench.rank import timed_run
 from pytest_dnnbench.results.records.measurement import Launch
 from tests.fake_launches import FakeLauncher
@@ -45,6 +45,9 @@ class SleepyMachine:
 
     def plan(self, request: TimedRequest) -> Any:
         return self._awake.plan(request)
+
+    def predict(self, request: TimedRequest) -> PredictedStep | None:
+        return self._awake.predict(request)
 
     def prove(self, request: TimedRequest) -> Sequence[Correctness]:
         return self._awake.prove(request)

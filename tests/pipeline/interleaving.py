@@ -208,27 +208,18 @@ class Queue:
     """As queue.Queue and queue.SimpleQueue."""
 
     def __init__(self, world: World, room: int = 0) -> None:
-        self._world, self._room, self._open = world, room, 0
+        self._world, self._room = world, room
         self._items: deque[Any] = deque()
 
     def put(self, item: object) -> None:
         """Waits for room."""
         self._world.pause("room", lambda: not self._room or len(self._items) < self._room)
         self._items.append(item)
-        self._open += 1
 
     def get(self) -> Any:
         """Waits for an item."""
         self._world.pause("an item", lambda: bool(self._items))
         return self._items.popleft()
-
-    def task_done(self) -> None:
-        """An item is dealt with."""
-        self._open -= 1
-
-    def join(self) -> None:
-        """Waits until all items are dealt with."""
-        self._world.pause("all items", lambda: not self._open)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,23 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from pytest_dnnbench.messages import PipelineRequest, Place
+from pytest_dnnbench.rank.pipeline import links, stage_ranks
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
+from pytest_dnnbench.rank.pipeline.turns import RankTurns
+
+
+def call_in_turns(
+    place: Place, request: PipelineRequest, target: tuple[str, str, str | None], *arguments: Any
+) -> Any:
+    """As stage_ranks.call, with the turns that ranks on GPUs have."""
+    vars(links)["turns_of"] = lambda rank, *_: RankTurns(rank)  # in this process, which then ends
+    return stage_ranks.call(place, request, target, *arguments)
 
 
 def vectors(count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

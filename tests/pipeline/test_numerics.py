@@ -195,6 +195,16 @@ def test_the_variants_follow_their_rules_with_batch_normalisation(
     check(residual(cpu_ranks, "2-1", variant=variant), images)
 
 
+@pytest.mark.parametrize(("shape", "variant"), [("1-3-1", "pipedream"), ("2-2", "pipedream-flush")])
+def test_ranks_that_take_turns_follow_the_rules(
+    cpu_ranks: CpuRanks, monkeypatch: pytest.MonkeyPatch, shape: str, variant: str
+) -> None:
+    """As ranks on GPUs do, here with gloo's own messages between hosts."""
+    call = "tests.pipeline.programs:call_in_turns"
+    monkeypatch.setattr("pytest_dnnbench.controller.pipeline_stages._CALL", call)
+    check(chain(cpu_ranks, shape, variant=variant), vectors)
+
+
 @pytest.mark.parametrize("shape", ["3", "4", "2-1", "1-3-1"])
 def test_vertical_sync_follows_its_rule(cpu_ranks: CpuRanks, shape: str) -> None:
     check(chain(cpu_ranks, shape, vertical_sync=True), vectors)

@@ -8,6 +8,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, Replicate
 
 from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank import attention_split
 from pytest_dnnbench.rank.frameworks.fsdp import FsdpWorker
 from pytest_dnnbench.rank.frameworks.tp import TpWorker
 from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
@@ -94,6 +95,17 @@ class OtherSamples(TpWorker):
     def shard(self) -> int:
         """As in data parallelism."""
         return self.place.rank
+
+
+class PlainRows(TpWorker):
+    """A packed weight is split as one matrix: a rank gets all queries, and no values."""
+
+    def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Wrapped:
+        """Takes successive rows."""
+        attention_split._rows = lambda packed, mesh: packed.chunk(mesh.size())[
+            mesh.get_local_rank()
+        ]
+        return super().wrap(module, optimizer)
 
 
 class KeptParts(TpWorker):

@@ -133,6 +133,22 @@ class _Samples(torch.utils.data.Dataset[torch.Tensor]):
         return torch.ones(256, 256)
 
 
+class Waits:
+    """Products of matrices that a GPU runs one after the other, `times` of which the host waits
+    for; what it does after each wait, the GPU waits for."""
+
+    def __init__(self, times: int, place: Place) -> None:
+        self.times = times
+        self.square = torch.full((1024, 1024), 1e-3, device=place.device)
+
+    def __call__(self) -> None:
+        product = self.square
+        for number in range(40):
+            product = product @ self.square
+            if number < self.times:
+                product[0, 0].item()
+
+
 class Exchange:
     """Sends to the next rank and receives from the one before."""
 

@@ -16,6 +16,8 @@ from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
 
+VIT, SWIN = "tests.tiny_models:vit", "tests.tiny_models:swin"
+
 
 def request(
     model: str,
@@ -37,7 +39,10 @@ def prove(server: ForkServer, asked: RunRequest) -> CorrectnessEntry:
 
 @pytest.mark.parametrize(
     ("model", "gpus"),
-    [("gpt-tiny", 2), ("gpt-tiny", 4), ("llama-tiny", 2), ("mlp", 2), ("mlp", 4)],
+    [
+        *(("gpt-tiny", 2), ("gpt-tiny", 4), ("llama-tiny", 2), ("mlp", 2), ("mlp", 4)),
+        *((VIT, 2), (VIT, 4), (SWIN, 2)),
+    ],
 )
 def test_a_right_step_is_proven(server: ForkServer, model: str, gpus: int) -> None:
     evidence = prove(server, request(model, gpus))
@@ -63,6 +68,8 @@ COPIES: dict[str, Scalar] = {"ranks": 2, "replicas": "copies"}
         (GPT, 4, FSDP | SEQUENCE),
         (GPT, 4, COPIES | SEQUENCE),
         ("mlp", 4, COPIES),
+        (VIT, 4, COPIES),
+        (VIT, 4, FSDP),
     ],
 )
 def test_a_right_step_with_options_is_proven(
@@ -80,8 +87,14 @@ def test_forms_of_a_step_are_proven_together(
     server: ForkServer, options: dict[str, Scalar]
 ) -> None:
     asked = request(GPT, 4 if options else 2, options)
-    form = StepForm(checkpointing=True, accumulate=2)
+    form = StepForm(fused=True, checkpointing=True, accumulate=2)
     evidence = prove(server, replace(asked, case=replace(asked.case, form=form)))
+    assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
+
+
+def test_a_fused_step_of_sgd_is_proven(server: ForkServer) -> None:
+    asked = request("mlp", 2)
+    evidence = prove(server, replace(asked, case=replace(asked.case, form=StepForm(fused=True))))
     assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
 
 
@@ -104,18 +117,30 @@ def test_a_wrong_step_is_caught(server: ForkServer, fault: str, failure: str) ->
 
 
 @pytest.mark.parametrize(
-    ("fault", "gpus", "options", "failure"),
+    ("model", "fault", "gpus", "options", "failure"),
     [
-        ("KeptParts", 2, SEQUENCE, "holds other values than rank 0|gradients of step 0"),
-        ("LoneReplicas", 4, COPIES, "gradients of step 0|holds other values than rank 0"),
-        ("SameSamples", 4, FSDP, "gradients of step 0"),
-        ("SummedReplicas", 4, FSDP, "gradients of step 0|gradients in float32 of the timed step"),
+        (VIT, "PlainRows", 2, {}, "gradients in float32 of the timed step"),
+        (GPT, "KeptParts", 2, SEQUENCE, "holds other values than rank 0|gradients of step 0"),
+        (GPT, "LoneReplicas", 4, COPIES, "gradients of step 0|holds other values than rank 0"),
+        (GPT, "SameSamples", 4, FSDP, "gradients of step 0"),
+        (
+            GPT,
+            "SummedReplicas",
+            4,
+            FSDP,
+            "gradients of step 0|gradients in float32 of the timed step",
+        ),
     ],
 )
 def test_a_wrong_step_with_options_is_caught(
-    server: ForkServer, fault: str, gpus: int, options: dict[str, Scalar], failure: str
+    server: ForkServer,
+    model: str,
+    fault: str,
+    gpus: int,
+    options: dict[str, Scalar],
+    failure: str,
 ) -> None:
-    asked = request(GPT, gpus, options, worker=f"tests.rank.broken_sharding:{fault}")
+    asked = request(model, gpus, options, worker=f"tests.rank.broken_sharding:{fault}")
     with pytest.raises(WrongResult, match=failure):
         prove(server, asked)
 
@@ -123,7 +148,8 @@ def test_a_wrong_step_with_options_is_caught(
 @pytest.mark.parametrize(
     ("model", "gpus", "message"),
     [
-        ("tests.tiny_models:tiny", 2, "splits linear layers, and '0' is a convolution: use a"),
+        ("tests.tiny_models:tiny", 2, "of transformers, and '0' is a convolution: use a"),
+        (VIT, 3, "no feed-forward or attention of the model can be shared evenly by 3 ranks"),
         ("tests.own_workloads:Words", 2, "does not say which linear layers to split"),
         ("llama-tiny", 4, "has 2 heads, which 4 ranks cannot share evenly"),
         ("tests.own_workloads:SplitsNothing", 2, "Workload.split has 'nowhere': 'column': name"),

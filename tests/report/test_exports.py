@@ -146,3 +146,25 @@ def test_a_timed_function_is_exported_and_has_a_history_like_any_case(
     assert f"dnnbench_step_time_seconds{labels} 0.31 " in text
     assert main(["history", *files]) == 0
     assert "cases.py::test_all_reduce: 2 sessions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("other", "family"),
+    [
+        ("step_time", "dnnbench_step_time_seconds"),
+        ("step_time_lower", "dnnbench_step_time_lower_seconds"),
+        ("step_time_upper_s", "dnnbench_step_time_upper_seconds"),
+    ],
+)
+def test_two_metrics_of_one_openmetrics_family_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: str, family: str
+) -> None:
+    """A metric of another package; the file had a family twice, which no reader takes."""
+    record = measured()
+    record.metrics[other] = record.metrics["step_time_s"]
+    path, out = saved(tmp_path, record), str(tmp_path / "out")
+    assert main(["export", path, "--to", "openmetrics", "-o", out]) == 2
+    message = capsys.readouterr().err
+    assert f"would both be the family '{family}': choose one of them with --metrics" in message
+    words = ["export", path, "--to", "openmetrics", "-o", out, "--metrics", "step_time_s"]
+    assert main(words) == 0

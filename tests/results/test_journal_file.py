@@ -11,7 +11,7 @@ import pytest
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DataError
-from pytest_dnnbench.messages import RankReport, RunRequest
+from pytest_dnnbench.messages import PredictedStep, RankReport, RunRequest
 from pytest_dnnbench.results.records.journal_file import SCHEMA, Head, Journal, KeptLaunch
 from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry
@@ -35,7 +35,13 @@ REPORT = RankReport(
 CASE = Case("ddp", "m", 1, "train", options={"buckets": 2})
 PROOF = CorrectnessEntry(checked=["gradients"])
 LAUNCH = KeptLaunch(
-    "test_a", CASE, {"stages": [1, 2]}, PROOF, (REPORT,), Conditions(cores=(0,), yardstick_s=0.1)
+    "test_a",
+    CASE,
+    {"stages": [1, 2]},
+    PROOF,
+    (REPORT,),
+    Conditions(cores=(0,), yardstick_s=0.1),
+    prediction=PredictedStep(0.1, 0.02, 1 / 3, collectives={"all_reduce": (1e-5, 3e9)}),
 )
 
 
@@ -155,7 +161,9 @@ def test_a_full_disk_ends_the_journal_and_not_the_session(
     journal = Journal(written)
     keeper, before = KeptLaunches(journal), written.read_bytes()
     request = SimpleNamespace(case=CASE, plan=None)
-    run: Any = SimpleNamespace(request=request, correctness=PROOF, launches=[Launch((REPORT,))])
+    run: Any = SimpleNamespace(
+        request=request, correctness=PROOF, launches=[Launch((REPORT,))], prediction=None
+    )
     with monkeypatch.context() as patched:
         patched.setattr("os.write", full)
         keeper.keep("test_a", run)

@@ -339,6 +339,10 @@ def test_a_pipelines_plan_is_on_record_with_what_came_of_it() -> None:
     assert made.plan.plan is decision.plan
     assert (made.plan.shape, made.plan.decided_by) == ("1-1", "planner")
     assert made.plan.measured_step_time_s == 1.5
+    assert made.prediction is not None, "of every pipeline, beside the plan"
+    assert (made.prediction.step_time_s, made.prediction.measured_step_time_s) == (0.9, 1.5)
+    assert made.prediction.error == pytest.approx(1.5 / 0.9 - 1)
+    assert made.prediction.profile_parts_over_whole == 1.01
     assert [(rank.stage, rank.peak_bytes) for rank in made.plan.ranks] == [(0, 100), (1, 300)]
     assert measured("ddp", 2, [1.0]).plan is None
 

@@ -24,6 +24,7 @@ from pytest_dnnbench.results.verdicts.side_by_side import (
     Questions,
     against_limits,
     compared_metrics,
+    no_ratio,
     ratios_of,
 )
 
@@ -190,3 +191,18 @@ def test_pairs_within_the_granularity_of_a_metric_are_alike() -> None:
         {"allocated_peak_bytes": Figures([1e9 + granule, far], []), "speedup": Figures([1.0], [])},
     )
     assert ratios == {"allocated_peak_bytes": [1.0, far / 1e9]}
+
+
+def test_a_metric_without_a_ratio_says_why() -> None:
+    """It was dropped without a word where one figure of one launch was zero."""
+    a = {"throughput": Figures([1.0, 0.0], []), "step_time_s": Figures([1.0, 1.0], [])}
+    b = {
+        "throughput": Figures([1.0, 1.0], []),
+        "step_time_s": Figures([1.0, -1.0, 5.0], []),
+        "speedup": Figures([1.0], []),
+    }
+    assert ratios_of(a, b) == {}
+    assert no_ratio("throughput", a, b) == "a launch of side A has 0, of which there is no ratio"
+    assert no_ratio("step_time_s", a, b) == "a launch of side B has -1, of which there is no ratio"
+    assert no_ratio("speedup", a, b) == "side A has no figure of it"
+    assert no_ratio("throughput", b, b) == ""

@@ -219,6 +219,18 @@ def test_which_side_is_slower(
     assert reason(side) == []
 
 
+def test_a_metric_that_could_not_be_compared_is_named_with_the_reason() -> None:
+    gone = {"step_time_s": "a launch of side B has 0, of which there is no ratio"}
+    side = OtherSide(side=OLD, compared={"throughput": metric("no evidence", 0.0)}, uncompared=gone)
+    record = with_side(side)
+    assert [row.status for row in rows_of("case", record)] == ["no evidence", "not compared"]
+    assert (
+        f"side B: case: step_time_s NOT COMPARED: {gone['step_time_s']}",
+        "yellow",
+    ) in summary_lines({"case": record})
+    assert failure_message(record) is None
+
+
 def test_a_record_with_two_sides_comes_back_from_json_as_it_was() -> None:
     record = with_side(
         OtherSide(

@@ -165,3 +165,24 @@ def test_what_failed_is_said() -> None:
         "why: the profiled launches failed: rank 1 died"
     ]
     assert why_lines(None) == []
+
+
+SYNC = "cudaStreamSynchronize"
+
+
+def test_idle_time_of_a_gpu_is_named_by_the_wait_that_came() -> None:
+    """A synchronisation costs what the host cannot issue meanwhile, not its own short time."""
+    before = breakdown({("compute", "mm"): alone(9, 9), ("idle", ""): alone(1, 1)})
+    rows: Rows = {
+        ("compute", "mm"): alone(9, 9),
+        ("idle", ""): alone(6, 6.1),
+        ("idle", SYNC): alone(0.1, 0.1),
+    }
+    (cause,) = explain(before, breakdown(rows, 12.0)).causes
+    assert (cause.part, cause.name, cause.now_calls) == ("idle", SYNC, 12.0)
+    assert cause.baseline_calls == 0
+    assert cause.share == pytest.approx(1, abs=0.05)
+
+    as_often = {**rows, ("idle", ""): alone(1, 1)}
+    (cause,) = explain(breakdown(as_often, 12.0), breakdown(rows, 12.0)).causes
+    assert (cause.part, cause.name) == ("idle", ""), "it waits as often as before"

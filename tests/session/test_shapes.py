@@ -113,6 +113,14 @@ def test_named_frameworks_run_the_shapes_that_they_can(pytester: pytest.Pytester
             "--dnn-shapes tp2 and --dnn-tp-ranks 2 both say it: leave one of them out",
         ),
         (
+            "--dnn-shapes dp2,tp2 --dnn-models resnet18",
+            "tp cannot train resnet18: it splits the linear layers of transformers, and this model",
+        ),
+        (
+            "--dnn-frameworks ddp,tp --dnn-models vit_b_16,vgg11",
+            "tp cannot train vgg11: it splits the linear layers of transformers",
+        ),
+        (
             "--dnn-shapes pp2xdp2 --dnn-microbatches 3",
             "3 microbatches do not divide over 2 replicas of the pipeline",
         ),
@@ -176,3 +184,14 @@ def test_a_sweep_measures_records_and_reports_each_shape(pytester: pytest.Pytest
     assert "--dnn-tp-ranks" not in words["tp2xdp2"]
     assert "--dnn-stages 2" not in words["pp2xdp2"]
     result.stdout.fnmatch_lines(["*framework*shape*GPUs*", "*tp2xdp2*"])
+
+
+def test_a_model_that_an_unnamed_framework_cannot_train_is_skipped(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(CASES)
+    words = "--dnn-frameworks=all --dnn-models=resnet18 --dnn-device=cpu -k tp-resnet18-2gpu -rs"
+    result = pytester.runpytest_subprocess(*words.split())
+    assert result.parseoutcomes()["skipped"] == 1
+    assert "passed" not in result.parseoutcomes()
+    result.stdout.fnmatch_lines(["*tp cannot train resnet18: it splits*"])

@@ -18,6 +18,9 @@ CUDA_ORDER: tuple[Part, ...] = ("optimizer", "compute", "communication", "data",
 """The device's own work comes first: the host runs ahead of it."""
 
 _COLLECTIVE = ("gloo:", "nccl:", "mpi:", "ucc:", "c10d::", "_c10d_functional::", "ncclDevKernel")
+SYNCHRONISES = "Synchronize"
+"""In the names of the calls by which a host waits for its GPU, as cudaStreamSynchronize."""
+
 _POINT_TO_POINT = ("send", "recv", "sendrecv")
 _OPTIMIZER = "Optimizer."
 _LOADER = "enumerate(DataLoader)#"
@@ -132,6 +135,11 @@ def cuda_intervals(events: Sequence[Event], thread: int) -> list[Interval]:
     for event in events:
         name = event.name()
         if _is_host(event):
+            if SYNCHRONISES in name:
+                # On no lane: calls of CUDA's runtime have thread numbers of their own. It is idle,
+                # so that it counts only where the device has nothing to do.
+                intervals.append(Interval(event.start_ns(), event.end_ns(), "idle", name, None))
+                continue
             part, owner = host_part(name, True)
             if part in ("data", "bubble") and event.start_thread_id() == thread:
                 interval = Interval(event.start_ns(), event.end_ns(), part, name, thread, owner)

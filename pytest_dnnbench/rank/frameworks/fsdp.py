@@ -5,7 +5,7 @@ and its optimiser's state; a block's weights are whole only while it runs.
 Not here: the proof, which gathers what it compares (data_parallel_proof.py, whole.py).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -13,10 +13,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
+from pytest_dnnbench.rank.frameworks.fused_parts import update_parts
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
 from pytest_dnnbench.rank.workload import Workload
 
@@ -72,7 +74,8 @@ class FsdpWorker(DataParallelWorker):
         self.wrapped = shard_blocks(module, self.workload, mesh, self.reshard, types)
         # From its first layer on a rank waits for the others' parts.
         module.register_forward_pre_hook(lambda *_: self.own_work.together(), prepend=True)
-        return module, self.fresh_optimizer(module)
+        made = self.fresh_optimizer(module)
+        return module, update_parts(made) if self.case.form.fused else made
 
     def exchanging(self, last: bool) -> AbstractContextManager[object]:
         """As DataParallelWorker.exchanging: all but the last backward pass leave whole gradients
@@ -107,15 +110,21 @@ def shard_blocks(
     mesh: DeviceMesh,
     reshard: bool | None,
     types: MixedPrecisionPolicy,
+    along: Callable[[nn.Parameter], Shard | None] | None = None,
 ) -> list[str]:
     """Shards a module in place over the ranks of a mesh: the workload's blocks one by one, and what
-    is left with the root. Returns the names of the blocks. Raises UsageError."""
+    is left with the root; each parameter along the dimension that `along` gives, or the first.
+    Returns the names of the blocks. Raises UsageError."""
     blocks = [name for name in workload.blocks(module) if _has_parameters(module, name)]
     _check_types(module, blocks)
-    for name in blocks:
-        block = module.get_submodule(name)
-        fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=types)
-    fully_shard(module, mesh=mesh, reshard_after_forward=reshard, mp_policy=types)
+    for part in (*map(module.get_submodule, blocks), module):
+        fully_shard(
+            part,
+            mesh=mesh,
+            reshard_after_forward=reshard,
+            shard_placement_fn=along,
+            mp_policy=types,
+        )
     return blocks
 
 

@@ -14,7 +14,7 @@ On a mesh of replicas x ranks, each row of ranks splits the layers, and the repl
 it out among themselves (fsdp.py), or hold copies whose gradients are averaged.
 
 Not here: which layers a workload can split, and where its sequence is whole (workload.py); how
-attention whose layers are packed is split (split_attention.py).
+attention whose layers are packed is split (attention_split.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -37,8 +37,10 @@ from torch.distributed.tensor.parallel import (
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank.attention_split import HeadsParallel, can_split_heads, shard_packed
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.fsdp import RESHARD, shard_blocks
+from pytest_dnnbench.rank.frameworks.fused_parts import update_parts
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
 from pytest_dnnbench.rank.models import seed
 from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
@@ -50,6 +52,7 @@ PART = Shard(1)
 
 SPLITS: dict[str, Callable[[bool], ParallelStyle]] = {
     "column": lambda shared: ColwiseParallel(),
+    "heads": lambda shared: HeadsParallel(),
     "row": lambda shared: RowwiseParallel(output_layouts=PART if shared else Replicate()),
 }
 """By the word in Workload.split: the style of a layer, where the sequence is shared out or not."""
@@ -72,6 +75,10 @@ class TpWorker(DataParallelWorker):
         self.shares_out = self.replicas > 1 and options.get("replicas", "fsdp") == "fsdp"
         self.shares_sequence = bool(options.get("sequence", False))
         self.reshard = RESHARD[str(options.get("reshard", "auto"))]
+        if self.device.type == "cuda":
+            # A layer that all ranks hold whole gets its gradients on each of them, which must be
+            # the same to the last bit; some of cuDNN's algorithms sum in an order of chance.
+            torch.backends.cudnn.deterministic = True
         self.split: dict[str, str] = {}
         self.wrapped: list[str] = []
         self._mean: GradientMean | None = None
@@ -104,14 +111,16 @@ class TpWorker(DataParallelWorker):
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor.detach(), src=0)
         self.split = self.workload.split(module, self.width)
-        _check(module, self.split)
+        _check(module, self.split, self.width)
         plan = {name: SPLITS[way](self.shares_sequence) for name, way in self.split.items()}
         if self.shares_sequence:
             plan |= self._sequence_plan(module)
         parallelize_module(module, self.mesh["tp"], plan)
         if self.shares_out:
             types = MixedPrecisionPolicy()
-            self.wrapped = shard_blocks(module, self.workload, self.mesh["dp"], self.reshard, types)
+            self.wrapped = shard_blocks(
+                module, self.workload, self.mesh["dp"], self.reshard, types, shard_packed
+            )
         elif self.replicas > 1:
             parts = [part(each.detach()) for each in module.parameters()]
             self._mean = GradientMean(parts, self.mesh["dp"].get_group(), self.replicas)
@@ -120,12 +129,13 @@ class TpWorker(DataParallelWorker):
         # Dropout between the pairs must hit the same elements on every rank of a replica, or the
         # weights that each of them holds would drift apart.
         seed(self.case.seed + self.shard)
-        return module, _one_by_one(self.fresh_optimizer(module))
+        made = self.fresh_optimizer(module)
+        return module, update_parts(made) if self.case.form.fused else _one_by_one(made)
 
     def _sequence_plan(self, module: nn.Module) -> dict[str, ParallelStyle]:
         """The styles of the parts between which the sequence is shared out."""
         ways = self.workload.sequence(module, self.width)
-        _check_sequence(module, ways)
+        _check_sequence(module, ways, self.split)
         for name, way in ways.items():
             if way == "cut":
                 module.get_submodule(name).register_forward_pre_hook(self._check_length)
@@ -225,35 +235,45 @@ def _one_by_one(optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimiser
 
 
-def _check(module: nn.Module, split: dict[str, str]) -> None:
+def _check(module: nn.Module, split: dict[str, str], ranks: int) -> None:
     """Raises UsageError for a model that cannot be split, and for a split that is none."""
     if not split:
         convolution = next(
             (name for name, part in module.named_modules() if "Conv" in type(part).__name__), None
         )
         why = (
-            f"tensor parallelism splits linear layers, and {convolution!r} is a convolution"
+            f"tensor parallelism splits the linear layers of transformers, and {convolution!r} is a"
+            " convolution"
             if convolution
             else "the workload does not say which linear layers to split"
         )
         raise UsageError(
-            f"{why}: use a model of tokens, as gpt-tiny, or a workload with a method `split`"
+            f"{why}: use a transformer, as gpt-tiny or vit_b_16, or a workload with a method"
+            " `split`"
         )
     for name, way in split.items():
-        if way not in SPLITS or not isinstance(_at(module, name), nn.Linear | nn.Embedding):
+        layer = _at(module, name)
+        is_linear = way in ("column", "row") and isinstance(layer, nn.Linear | nn.Embedding)
+        if not is_linear and not (way == "heads" and can_split_heads(layer, ranks)):
             raise UsageError(
                 f"Workload.split has {name!r}: {way!r}: name linear layers or embeddings of the"
-                " model, each with column or row"
+                " model, each with column or row, or self-attention of a number of heads that"
+                f" {ranks} ranks divide, with heads"
             )
 
 
-def _check_sequence(module: nn.Module, ways: dict[str, str]) -> None:
+def _check_sequence(module: nn.Module, ways: dict[str, str], split: dict[str, str]) -> None:
     """Raises UsageError for a model whose sequence cannot be shared out, and for words that are
     none."""
     if not ways:
         raise UsageError(
             "--dnn-tp-sequence: the workload does not say where its sequence can be shared out: use"
             " a model of tokens, as gpt-tiny, or a workload with a method `sequence`"
+        )
+    if "heads" in split.values():
+        raise UsageError(
+            "--dnn-tp-sequence: nn.MultiheadAttention gives back the whole of a sequence: leave the"
+            " option out, or write attention with linear layers of its own"
         )
     for name, way in ways.items():
         if way not in SEQUENCE_WAYS or _at(module, name) is None:

@@ -34,6 +34,9 @@ _AHEAD = 2
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _TYPES = (*_FLOATING, torch.int64, torch.int32, torch.uint8, torch.bool)
 
+_Message = tuple[torch.Tensor, Tensors, object]
+"""A header, its tensors, and the mark when they are computed."""
+
 
 def _header(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     numbers = [len(tensors)]
@@ -107,7 +110,7 @@ class Outbox:
         self._alarm = alarm
         self._turns = turns
         self._stream = stream_for(device)
-        self._waiting: queue.Queue[tuple[torch.Tensor, Tensors, object] | None] = queue.Queue(room)
+        self._waiting: queue.Queue[_Message | threading.Lock | None] = queue.Queue(room)
         self._thread = threading.Thread(target=self._work, name=f"send to rank {peer}", daemon=True)
         self._thread.start()
 
@@ -121,7 +124,10 @@ class Outbox:
     def settle(self) -> None:
         """Waits until the messages sent so far are on their way. Raises ConnectionError if a
         transfer has failed."""
-        self._waiting.join()
+        sent = threading.Lock()
+        sent.acquire()
+        self._waiting.put(sent)
+        sent.acquire()  # given up by the thread, when it comes to it
         self._alarm.check()
 
     def close(self, timeout_s: float) -> None:
@@ -138,14 +144,16 @@ class Outbox:
         """Sends the next message and lets go of it; False at the end. After a failure it drops the
         messages that are left, so that no sender blocks on a full queue."""
         item = self._waiting.get()
-        try:
-            if item is not None and self._alarm.failure is None:
+        if not isinstance(item, tuple):
+            if item is not None:
+                item.release()
+            return item is not None
+        if self._alarm.failure is None:
+            try:
                 self._transmit(*item)
-        except Exception as failure:
-            self._alarm.raise_(f"sending to rank {self._peer}", failure)
-        finally:
-            self._waiting.task_done()
-        return item is not None
+            except Exception as failure:
+                self._alarm.raise_(f"sending to rank {self._peer}", failure)
+        return True
 
     def _transmit(self, header: torch.Tensor, tensors: Tensors, ready: object) -> None:
         self._turns.await_invitation(self._peer, self._group)

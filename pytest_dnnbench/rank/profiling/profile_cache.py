@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,18 @@ def cached_profile(
     effort: Effort | None = None,
     workload: Workload | None = None,
     form: StepForm | None = None,
+    beside: int = 0,
 ) -> Profile:
     """The kept profile under exactly these conditions, or a new one, which is then kept. Arguments
     as of `profile_model`; with a `workload`, that one, which `model` leads to; `form` as of
-    `profile_workload`.
+    `profile_workload`. `beside` counts the other ranks that profile the same at the same time.
 
     A file that cannot be read is replaced by a new profile. A directory that cannot be written
     gives a warning. A profile that other work has disturbed serves once and is not kept.
     """
     place = usable_device(device)
     workload = workload or image_or_own(model, image_size)
-    conditions = {
+    conditions: dict[str, Any] = {
         "model": model,
         "image_size": image_size,
         "batch_size": batch_size,
@@ -67,6 +69,7 @@ def cached_profile(
         "graph": _fingerprint(workload),
     }
     conditions |= input_facts(workload) | form_facts(form or StepForm())
+    conditions |= {"beside": beside} if beside else {}
     path = cache_folder("profiles") / _file_name(conditions)
     try:
         kept = read_profile(path)
@@ -84,6 +87,8 @@ def cached_profile(
             effort=effort,
             form=form,
         )
+        if beside:
+            kept = replace(kept, metadata={**kept.metadata, "beside": beside})
         if had_its_core(kept):
             _keep(kept, path)
     return kept

@@ -164,6 +164,8 @@ def form_facts(form: StepForm) -> dict[str, str]:
         facts["memory_format"] = form.memory_format
     if form.fused:
         facts["update"] = "fused"
+    if form.cudnn_benchmark:
+        facts["cudnn"] = "benchmark"
     return facts
 
 

@@ -17,7 +17,7 @@ import msgspec
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DataError, DnnbenchError, UsageError
 from pytest_dnnbench.function_case import FunctionCase, MeasuredCase
-from pytest_dnnbench.messages import RankReport
+from pytest_dnnbench.messages import PredictedStep, RankReport
 from pytest_dnnbench.metrics import LOSS
 from pytest_dnnbench.results.records.json_text import any_json, read_bytes
 from pytest_dnnbench.results.records.measurement import Launch, Measurement
@@ -43,7 +43,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class KeptLaunch(msgspec.Struct, frozen=True):
-    """One launch of a case, with the case's plan and proof.
+    """One launch of a case, with the case's plan, proof and prediction.
 
     `item` is the test's node id. Of `case` and `function` one is null, as in a record. `plan` is
     what the framework's planning returned; it is plain data when it is read back. `side` is B for a
@@ -60,6 +60,7 @@ class KeptLaunch(msgspec.Struct, frozen=True):
     function: FunctionCase | None = None
     side: Literal["A", "B"] = "A"
     round: int = 0
+    prediction: PredictedStep | None = None
 
     @property
     def measured_case(self) -> MeasuredCase | None:

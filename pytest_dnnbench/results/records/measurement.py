@@ -12,7 +12,7 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.device_peaks import peak_flops
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.function_case import MeasuredCase
-from pytest_dnnbench.messages import Correctness, RankReport
+from pytest_dnnbench.messages import Correctness, PredictedStep, RankReport
 from pytest_dnnbench.metrics import ALGORITHM_BANDWIDTH, METRICS, MFU, Metric
 from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry, Environment
 from pytest_dnnbench.run_length import Length
@@ -202,6 +202,7 @@ class Measurement:
     steps: Length
     warmup: Length
     parallel: bool = False
+    prediction: PredictedStep | None = None
 
     def values(self) -> dict[str, Figures]:
         """The metrics that every launch has, by name, in the order of their rows."""

@@ -28,17 +28,24 @@ def plan_entry(measurement: Measurement) -> PlanEntry | None:
         profile_parts_over_whole=decision.profile_parts_over_whole,
         predicted_step_time_s=pipeline.predicted_step_time_s,
         predicted_data_parallel_step_time_s=pipeline.predicted_data_parallel_step_time_s,
-        measured_step_time_s=launches_of(
-            "step_time_s",
-            [statistics.fmean(launch.step_time_s) for launch in launches],
-            [launch.conditions.disturbed for launch in launches],
-        ).middle,
+        measured_step_time_s=measured_step_time_s(measurement),
         ranks=[
             _rank(report.pipeline, max(_peaks(launches, rank), default=None))
             for rank, report in enumerate(launches[0].reports)
             if report.pipeline is not None
         ],
     )
+
+
+def measured_step_time_s(measurement: Measurement) -> float:
+    """The mean over the steps, and the median over the launches that count: to compare with a
+    prediction, which knows no spread."""
+    launches = measurement.launches
+    return launches_of(
+        "step_time_s",
+        [statistics.fmean(launch.step_time_s) for launch in launches],
+        [launch.conditions.disturbed for launch in launches],
+    ).middle
 
 
 def _rank(pipeline: PipelineFacts, peak_bytes: float | None) -> PlannedRank:

@@ -14,6 +14,7 @@ from pytest_dnnbench.results.records.breakdown import breakdown_of, troubles
 from pytest_dnnbench.results.records.launches import Reasons, launches_of
 from pytest_dnnbench.results.records.measurement import Launch, Measurement
 from pytest_dnnbench.results.records.plan_entry import plan_entry
+from pytest_dnnbench.results.records.prediction_entry import prediction_entry
 from pytest_dnnbench.results.records.schema import (
     SCHEMA,
     LaunchEntry,
@@ -53,6 +54,7 @@ def make_record(measurement: Measurement) -> Record:
         environment=measurement.environment,
         correctness=measurement.correctness,
         plan=plan_entry(measurement),
+        prediction=prediction_entry(measurement),
         details=[dict(report.details) for report in reports],
         breakdown=breakdown_of(measurement.launches),
         notes=[Note(kind="no trace", text=text) for text in troubles(measurement.launches)],

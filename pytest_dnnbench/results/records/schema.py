@@ -16,6 +16,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.function_case import FunctionCase, MeasuredCase
 from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.planner.plan import Plan
+from pytest_dnnbench.planner.remarks import SUM_TOLERANCE
 from pytest_dnnbench.results.records.launches import Launches, launches_of
 from pytest_dnnbench.results.records.preflight import PreflightEntry
 from pytest_dnnbench.results.records.profile_entry import BreakdownEntry, WhyEntry
@@ -247,6 +248,47 @@ class PlanEntry(msgspec.Struct, frozen=True, kw_only=True):
     ranks: list[PlannedRank]
 
 
+class CollectiveEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """What one collective over all ranks of a case took before its launches: `fixed_s`, and the
+    bytes of the whole tensor at `bytes_s` per second."""
+
+    fixed_s: float
+    bytes_s: float
+
+
+class PredictionEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a step was predicted to take, beside what it took. Of a pipeline the prediction is its
+    plan's; of other frameworks it is there where --dnn-predict asked for it.
+
+    `measured_step_time_s` is as in the plan of a pipeline: the mean over the steps, the median over
+    the launches. `error` is measured over predicted, less 1: 0.1 where the step took 10% longer.
+    `throughput` is the predicted one, in the unit of the measured. Of data parallelism, a step is
+    `compute_s` of forward and backward pass, `exposed_s` of communication that no compute hides
+    (`overlaps`: whether compute hides any), and `update_s`; `memory_bytes` is that of a rank.
+    `profile_parts_over_whole` is far from 1 where the profile was taken on a busy machine.
+    `refused` says why there is no prediction; all else is then left out.
+    """
+
+    step_time_s: float | None = None
+    measured_step_time_s: float | None = None
+    error: float | None = None
+    throughput: float | None = None
+    compute_s: float | None = None
+    exposed_s: float | None = None
+    update_s: float | None = None
+    memory_bytes: float | None = None
+    overlaps: bool | None = None
+    collectives: dict[str, CollectiveEntry] = {}
+    profile_parts_over_whole: float | None = None
+    refused: str = ""
+
+    @property
+    def has_doubtful_profile(self) -> bool:
+        """Whether the parts of the profile disagree with the whole."""
+        ratio = self.profile_parts_over_whole
+        return ratio is not None and abs(ratio - 1) > SUM_TOLERANCE
+
+
 class LaunchPlanEntry(msgspec.Struct, frozen=True, kw_only=True):
     """The launches that `--dnn-launches auto` planned.
 
@@ -276,7 +318,8 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
     Speed-up is added once the session has measured `single`; `thresholds` and `verdict` when the
     case is judged. `details` holds, for each rank, the framework's own facts. `noise` is what a
     calibration learnt, by metric. `notes` are lines for the session's summary. `against` is what
-    became of the case in the other environment of --dnn-against. `breakdown` is there where steps
+    became of the case in the other environment of --dnn-against. `prediction` is what its step was
+    predicted to take. `breakdown` is there where steps
     were profiled, `why` where a case regressed whose baseline has a breakdown.
     """
 
@@ -298,6 +341,7 @@ class Record(msgspec.Struct, kw_only=True, gc=False):
     why: WhyEntry | None = None
     function: FunctionCase | None = None
     against: OtherSide | None = None
+    prediction: PredictionEntry | None = None
 
     def __post_init__(self) -> None:
         if (self.case is None) == (self.function is None):

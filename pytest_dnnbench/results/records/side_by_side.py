@@ -77,10 +77,12 @@ class OtherSide(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     of B and launch i of the record are a pair, made in round i; `b_first` says in which rounds B
     was launched first. `looks` are the rounds after which the question was looked at. `must_match`
     and `recorded` are the facts of B's environment, as in a record. `checked` is what was compared
-    with the reference before B was timed, with the largest deviation of each. `breakdown` is B's,
-    where its steps were profiled. `why` says what takes longer on the slower side, where the sides
-    differ in time: the faster side stands where a record's own `why` has the baseline. `failure`
-    says why B could not be measured; `compared` is empty then.
+    with the reference before B was timed, with the largest deviation of each. `uncompared` says why
+    a metric that a side has is not among `compared`: a ratio takes positive figures.
+
+    `breakdown` is B's, where its steps were profiled. `why` says what takes longer on the slower
+    side, where the sides differ in time: the faster side stands where a record's own `why` has the
+    baseline. `failure` says why B could not be measured; `compared` is empty then.
     """
 
     side: SideEntry
@@ -93,6 +95,7 @@ class OtherSide(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, g
     must_match: dict[str, Scalar | None] = {}
     recorded: dict[str, Scalar | None] = {}
     checked: dict[str, float] = {}
+    uncompared: dict[str, str] = {}
     failure: str | None = None
     breakdown: BreakdownEntry | None = None
     why: WhyEntry | None = None

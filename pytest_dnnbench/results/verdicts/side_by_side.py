@@ -192,13 +192,25 @@ def _beyond(change: float, limit: float | None) -> bool:
 
 def ratios_of(a: Mapping[str, Figures], b: Mapping[str, Figures]) -> dict[str, list[float]]:
     """B / A of each pair, by metric: of those that both sides have and whose figures have a
-    logarithm. Figures that differ by no more than the metric's granularity are alike."""
+    logarithm (`no_ratio` says which have none). Figures that differ by no more than the metric's
+    granularity are alike."""
     ratios = {}
-    for metric, figures in a.items():
-        after = b[metric].per_launch if metric in b else []
-        if pairs := pair_ratios(metric, figures.per_launch, after):
-            ratios[metric] = pairs
+    for metric in a:
+        if not no_ratio(metric, a, b):
+            ratios[metric] = pair_ratios(metric, a[metric].per_launch, b[metric].per_launch)
     return ratios
+
+
+def no_ratio(metric: str, a: Mapping[str, Figures], b: Mapping[str, Figures]) -> str:
+    """Why a metric that a side has cannot be compared; empty where it can."""
+    for side, figures in (("A", a), ("B", b)):
+        if metric not in figures or not figures[metric].per_launch:
+            return f"side {side} has no figure of it"
+    for pair in zip(a[metric].per_launch, b[metric].per_launch, strict=False):
+        for side, value in zip("AB", pair, strict=True):
+            if not value > 0:
+                return f"a launch of side {side} has {value:g}, of which there is no ratio"
+    return ""
 
 
 def pair_ratios(metric: str, a: Sequence[float], b: Sequence[float]) -> list[float]:
@@ -226,8 +238,9 @@ def other_side_of(
     never measured."""
     if b is None:
         return OtherSide(side=side, failure=failure)
-    figures = {name: each.per_launch for name, each in b.values().items()}
-    before = a.values()
+    before, after = a.values(), b.values()
+    figures = {name: each.per_launch for name, each in after.items()}
+    reasons_of = {name: no_ratio(name, before, after) for name in questions.metrics}
     reasons = [launch.conditions.disturbed for launch in b.launches]
     disturbed = sum(map(bool, either([each.conditions.disturbed for each in a.launches], reasons)))
     decided = {} if failure else questions.decisions.get(case, {})
@@ -251,6 +264,11 @@ def other_side_of(
         must_match=dict(b.environment.must_match),
         recorded=dict(b.environment.recorded),
         checked=dict(b.correctness.largest_deviation),
+        uncompared={
+            name: why
+            for name, why in reasons_of.items()
+            if why and (name in before or name in after) and not failure
+        },
         failure=failure,
         breakdown=breakdown_of(b.launches),
     )

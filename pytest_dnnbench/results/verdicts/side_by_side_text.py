@@ -17,7 +17,7 @@ _MOST_ROWS, _MOST_DIFFERENCES, _MOST_REASONS = 12, 8, 4
 
 @dataclass(frozen=True, slots=True)
 class SideRow:
-    """One metric of one case, as text. `status` is B's, or "failed"."""
+    """One metric of one case, as text. `status` is B's, or "failed", or "not compared"."""
 
     case: str
     metric: str
@@ -66,7 +66,7 @@ def reason(other: OtherSide) -> list[str]:
     return why_lines(other.why, f"on side {other.slower}")
 
 
-_COLOURS = {"worse": "yellow", "better": "green", "failed": "red"}
+_COLOURS = {"worse": "yellow", "not compared": "yellow", "better": "green", "failed": "red"}
 
 
 def about_lines(side: SideEntry, others: Mapping[str, OtherSide]) -> list[str]:
@@ -187,6 +187,18 @@ def rows_of(name: str, record: Record) -> list[SideRow]:
     if other.failure is not None:
         first = other.failure.strip().splitlines() or [""]
         return [SideRow(name, "", "", "", "", "", "failed", first[0])]
+    return [*_compared_rows(name, record, other), *_uncompared_rows(name, other)]
+
+
+def _uncompared_rows(name: str, other: OtherSide) -> list[SideRow]:
+    """A row for each metric that could not be compared, with the reason."""
+    return [
+        SideRow(name, metric, "", "", "", "", "not compared", why)
+        for metric, why in other.uncompared.items()
+    ]
+
+
+def _compared_rows(name: str, record: Record, other: OtherSide) -> list[SideRow]:
     return [
         SideRow(
             case=name,
@@ -217,6 +229,8 @@ def _remark(each: SideMetric) -> str:
 def _brief(row: SideRow) -> str:
     if row.status == "failed":
         return f"FAILED: {row.remark}"
+    if row.status == "not compared":
+        return f"{row.metric} NOT COMPARED: {row.remark}"
     return f"{row.metric} {row.change}, 95% interval {row.interval}: {row.status} ({row.remark})"
 
 
@@ -246,7 +260,7 @@ def failure_message(record: Record) -> str | None:
         return f"{side} of {label} failed; side A's figures are kept: {other.failure}"
     lines = [f"{side} is worse than --dnn-against-limits allows: {label}"]
     for row in rows_of(label, record):
-        if other.compared[row.metric].broken:
+        if row.metric in other.compared and other.compared[row.metric].broken:
             lines += [
                 f"  {row.metric}: A {row.a}, B {row.b}, {row.change}",
                 f"    95% interval {row.interval}, {row.remark}",

@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from pytest_dnnbench.results.records.breakdown import MOST_OPERATORS, rounded
 from pytest_dnnbench.results.records.profile_entry import (
     BreakdownEntry,
@@ -31,6 +33,12 @@ _EXPLAINED = 0.5
 """Operators are named in place of their part where they explain this fraction of its growth."""
 
 _MARK = "dnnbench::"
+
+_SYNCHRONISES = "Synchronize"
+"""In the names of the calls by which a host waits for its GPU (rank/breakdown/events.py)."""
+
+_MORE_CALLS = 0.5
+"""In a step: one call more in every other step is one more."""
 
 
 BASELINE = ("the baseline", "the case")
@@ -168,7 +176,30 @@ def _causes(before: BreakdownEntry, now: BreakdownEntry, rank: int, step: _Growt
             operators = [_cause(part, "", whole, step)]
         causes += operators
     causes.sort(key=lambda cause: cause.baseline_s - cause.now_s)
-    return causes[:MOST_CAUSES]
+    return [_with_wait(before, now, rank, cause) for cause in causes[:MOST_CAUSES]]
+
+
+def _with_wait(before: BreakdownEntry, now: BreakdownEntry, rank: int, cause: Cause) -> Cause:
+    """A GPU that is idle longer, while the host waits for it more often than before, has lost what
+    the host would have issued meanwhile: the wait is named. Other causes are as they are."""
+    if cause.part != "idle" or cause.name:
+        return cause
+    calls_before, calls_now = (_synchronisations(entry, rank) for entry in (before, now))
+    growths = {name: calls - calls_before.get(name, 0.0) for name, calls in calls_now.items()}
+    name = max(growths, key=lambda each: growths[each], default="")
+    if not name or growths[name] < _MORE_CALLS:
+        return cause
+    calls = {"baseline_calls": calls_before.get(name, 0.0), "now_calls": calls_now[name]}
+    return msgspec.structs.replace(cause, name=name, **calls)
+
+
+def _synchronisations(entry: BreakdownEntry, rank: int) -> dict[str, float]:
+    """The calls in a step by which the host waits for its GPU."""
+    return {
+        row.name: row.calls[rank]
+        for row in entry.operators
+        if row.part == "idle" and _SYNCHRONISES in row.name
+    }
 
 
 def _operators(

@@ -186,3 +186,19 @@ def test_a_call_of_cudas_runtime_is_not_taken_for_the_operator_of_its_number() -
         Made("sgemm", 30, 60, stream=7, number=2, operator=1),
         Made("multi_tensor_apply_kernel", 60, 80, stream=7, number=1, operator=2),
     ) == {"compute": 30, "optimizer": 20, "idle": 50}
+
+
+def test_a_host_that_waits_for_its_gpu_is_idle_where_no_kernel_runs() -> None:
+    """The call is told from the rest of the idle time, whatever thread it says it is of."""
+    events = (
+        Made("aten::item", 0, 60, number=1),
+        Made("cudaStreamSynchronize", 10, 50, thread=0, number=2, operator=1),
+        Made("kernel", 0, 40, stream=7, operator=1),
+    )
+    result = divide(cuda_intervals(events, MAIN), (0, 100), CUDA_ORDER)
+    assert result.ns == {
+        ("compute", "kernel"): 40,
+        ("idle", "cudaStreamSynchronize"): 10,
+        ("idle", ""): 50,
+    }
+    assert result.calls["cudaStreamSynchronize"] == 1
