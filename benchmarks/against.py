@@ -19,6 +19,8 @@ The machines, at 1% of noise between launches unless they say otherwise:
     drift       the level walks by 1% from launch to launch, and by 3% from session to session
     sessions    each case has 3% of its own from session to session
 
+On a real machine that is disturbed on purpose: disturbed_machine.py.
+
 Some 4 minutes on two quiet cores. Fails if a rate of false alarms of pairs misses its mark.
 """
 

@@ -423,12 +423,11 @@ FRAMEWORKS = (
             _RESHARD,
         ),
         refuses=dict.fromkeys(_WITHOUT_TRANSFORMERS, _SPLITS),
-        forms=("checkpointing", "accumulate"),
+        forms=("fused", "checkpointing", "accumulate"),
         form_reasons={
             "cudnn_benchmark": "each rank would choose algorithms of its own, and the layers that"
             " all of them hold would drift apart",
             **_SHARED_OUT_REASONS,
-            "fused": "torch's fused optimisers take parts or whole tensors, not both",
         },
     ),
     _pipedream(

@@ -134,7 +134,6 @@ class Resources:
             settings.batch_for(count)
         self._check_forms()
         self.shapes = Shapes(settings, self.catalog, self._specs(), self.counts)
-        self._check_models()
         # Shapes fit by themselves; what the options alone would make is not run then.
         self._fitting = {
             spec.name: self.counts if self.shapes else self._fitting_counts(spec)
@@ -185,7 +184,9 @@ class Resources:
 
     def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
         """Rows of the wanted parameters, in the order model, framework, count or shape: those on
-        which a framework runs."""
+        which a framework runs. Raises UsageError for a model that a framework cannot train."""
+        if {"framework", "model"} <= set(wanted):
+            self._check_models()
         rows: list[dict[str, Any]] = [
             {"framework": spec.name, "model": model, "gpus": count, shapes.FIXTURE: shape}
             for model, spec in itertools.product(self.settings.models, self._specs())

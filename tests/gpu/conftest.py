@@ -1,7 +1,7 @@
 """Checks that need a GPU: skipped where there is none. `make gpu-test` runs them.
 
 On a GPU a session takes 8 s to start, the proof of a case 4 s and each launch 2 s or more, so the
-checks of several ranks share two sessions with few cases. They run one after the other: 20 ranks
+checks of several ranks share sessions with few cases. They run one after the other: 20 ranks
 that made contexts at once have been refused the memory for it.
 """
 
@@ -23,19 +23,21 @@ import pytest
     ("framework", "shape", "model"),
     [
         ("pipedream", "2-1-1", "resnet18"),
-        ("pipedream", "1-1-1-1", "efficientnet_b0"),
         ("pipedream-2bw", "1-1", "resnet18"),
         ("pipedream-flush", "1-1", "mlp"),
     ],
 )
 def test_pipeline(framework, shape, model, process_group, dnnbench):
     ranks = process_group(sum(map(int, shape.split("-"))))
-    options = {"stages": shape}
     if shape == "2-1-1":  # all streams of a rank in one queue
         ranks.environment["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
-    else:
-        options["bandwidth"] = 1e9
+    options = {"stages": shape, "bandwidth": 1e9}
     dnnbench.measure(framework, model, ranks, phase="train", options=options)
+"""
+DEEP = """
+def test_deep(process_group, dnnbench):
+    ranks, options = process_group(4), {"stages": 4}
+    dnnbench.measure("pipedream", "efficientnet_b0", ranks, phase="train", options=options)
 """
 OTHERS = """
 import pytest
@@ -68,7 +70,7 @@ def test_validation(process_group, dnnbench):
 """
 WORDS = (
     "--dnn-ranks-per-gpu 4 --dnn-gpu-counts 2,4 --dnn-image-size 64 --dnn-batch-size 16"
-    " --dnn-warmup 4 --dnn-steps 12 --dnn-timeout 45"
+    " --dnn-warmup 4 --dnn-steps 12"
 )
 
 
@@ -101,10 +103,20 @@ def _give_back_the_gpus(patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="package")
 def pipelines(tmp_path_factory: pytest.TempPathFactory, _the_users_gpus: None) -> Session:
     """Our pipelines, whose ranks share one GPU; two launches of each case."""
-    return run_session(tmp_path_factory.mktemp("pipelines"), PIPELINES, f"{WORDS} --dnn-launches 2")
+    words = f"{WORDS} --dnn-timeout 45 --dnn-launches 2"
+    return run_session(tmp_path_factory.mktemp("pipelines"), PIPELINES, words)
+
+
+@pytest.fixture(scope="package")
+def deep(tmp_path_factory: pytest.TempPathFactory, _the_users_gpus: None) -> Session:
+    """A deep model of short kernels on four ranks: where four share a GPU, its proof takes most of
+    a minute."""
+    words = f"{WORDS} --dnn-timeout 120 --dnn-launches 1"
+    return run_session(tmp_path_factory.mktemp("deep"), DEEP, words)
 
 
 @pytest.fixture(scope="package")
 def others(tmp_path_factory: pytest.TempPathFactory, _the_users_gpus: None) -> Session:
     """Sharded models, torch's schedules and a validation, whose ranks share one GPU."""
-    return run_session(tmp_path_factory.mktemp("others"), OTHERS, f"{WORDS} --dnn-launches 1")
+    words = f"{WORDS} --dnn-timeout 45 --dnn-launches 1"
+    return run_session(tmp_path_factory.mktemp("others"), OTHERS, words)

@@ -55,6 +55,13 @@ def test_forms_of_a_step_are_proven_together(server: ForkServer) -> None:
     assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
 
 
+def test_a_fused_step_of_sgd_is_proven(server: ForkServer) -> None:
+    """torch's fused SGD takes no weights in parts."""
+    asked = request(TINY, 2)
+    evidence = prove(server, replace(asked, case=replace(asked.case, form=StepForm(fused=True))))
+    assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
+
+
 def accumulating(reduce: str, worker: str = "", passes: int = 3) -> RunRequest:
     asked = request(GPT, 2, "train", worker, **({"reduce": reduce} if reduce else {}))
     return replace(asked, case=replace(asked.case, form=StepForm(accumulate=passes)))

@@ -7,6 +7,7 @@ import torch
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place
+from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.group import take_place
 
 UUID = "3e8fc1a2-0000-1111-2222-333344445555"
@@ -38,3 +39,18 @@ def test_the_leased_gpu_is_taken_and_another_of_its_number_is_refused() -> None:
 @pytest.mark.usefixtures("_two_gpus")
 def test_a_slice_is_not_checked_for_it_has_another_id() -> None:
     take_place(place("cuda:1", ""))
+
+
+def test_ranks_that_leave_wait_between_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a barrier of NCCL's, ranks that had planned kept a GPU busy on which rank 0 still profiled
+    the model: its times meant nothing."""
+    called: list[str] = []
+    reduced = SimpleNamespace(
+        is_initialized=lambda: True,
+        all_reduce=lambda tensor: called.append(f"all_reduce on {tensor.device}"),
+    )
+    monkeypatch.setattr(group, "dist", reduced)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: called.append("synchronize"))
+    group.leave()
+    assert called == ["synchronize", "all_reduce on cpu"]

@@ -87,8 +87,14 @@ def test_forms_of_a_step_are_proven_together(
     server: ForkServer, options: dict[str, Scalar]
 ) -> None:
     asked = request(GPT, 4 if options else 2, options)
-    form = StepForm(checkpointing=True, accumulate=2)
+    form = StepForm(fused=True, checkpointing=True, accumulate=2)
     evidence = prove(server, replace(asked, case=replace(asked.case, form=form)))
+    assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
+
+
+def test_a_fused_step_of_sgd_is_proven(server: ForkServer) -> None:
+    asked = request("mlp", 2)
+    evidence = prove(server, replace(asked, case=replace(asked.case, form=StepForm(fused=True))))
     assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
 
 

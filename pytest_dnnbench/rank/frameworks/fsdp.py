@@ -18,6 +18,7 @@ from torch.distributed.tensor import Shard
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
+from pytest_dnnbench.rank.frameworks.fused_parts import update_parts
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
 from pytest_dnnbench.rank.workload import Workload
 
@@ -73,7 +74,8 @@ class FsdpWorker(DataParallelWorker):
         self.wrapped = shard_blocks(module, self.workload, mesh, self.reshard, types)
         # From its first layer on a rank waits for the others' parts.
         module.register_forward_pre_hook(lambda *_: self.own_work.together(), prepend=True)
-        return module, self.fresh_optimizer(module)
+        made = self.fresh_optimizer(module)
+        return module, update_parts(made) if self.case.form.fused else made
 
     def exchanging(self, last: bool) -> AbstractContextManager[object]:
         """As DataParallelWorker.exchanging: all but the last backward pass leave whole gradients

@@ -40,6 +40,7 @@ from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.attention_split import HeadsParallel, can_split_heads, shard_packed
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.fsdp import RESHARD, shard_blocks
+from pytest_dnnbench.rank.frameworks.fused_parts import update_parts
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
 from pytest_dnnbench.rank.models import seed
 from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
@@ -128,7 +129,8 @@ class TpWorker(DataParallelWorker):
         # Dropout between the pairs must hit the same elements on every rank of a replica, or the
         # weights that each of them holds would drift apart.
         seed(self.case.seed + self.shard)
-        return module, _one_by_one(self.fresh_optimizer(module))
+        made = self.fresh_optimizer(module)
+        return module, update_parts(made) if self.case.form.fused else _one_by_one(made)
 
     def _sequence_plan(self, module: nn.Module) -> dict[str, ParallelStyle]:
         """The styles of the parts between which the sequence is shared out."""
