@@ -8,7 +8,7 @@ FRAMEWORKS ?= single,ddp,horovod,pipedream,pipedream-2bw,pipedream-flush
 help:
 	@echo "make bench      install into .venv, run a first comparison on what is here, and show it"
 	@echo "make test       run the whole test suite in the same .venv"
-	@echo "make faults     run the whole fault matrix, about 6 minutes on two cores"
+	@echo "make faults     run the whole fault matrix, about 12 minutes on two cores"
 	@echo "make gpu-test   run what needs a GPU; skipped where there is none"
 	@echo "make lint types picture horovod clean"
 

@@ -19,7 +19,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,7 +34,8 @@ from pytest_dnnbench.messages import PlanDecision, RankReport, RunRequest
 from pytest_dnnbench.planner.synchronous import RULES
 from pytest_dnnbench.results.records.measurement import Launch
 
-SCRIPT = Path(__file__).with_name("torchrun_loops.py")
+SCRIPT = ("--module", "benchmarks.torchrun_loops")
+"""Not by its path: this folder would be first on sys.path, and its names hide Python's own."""
 
 DATA_PARALLEL = ("ddp", "fsdp")
 SCHEDULES = tuple(
@@ -63,7 +63,7 @@ def torchrun(ranks: Ranks, arguments: Sequence[str]) -> dict[str, float]:
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     answer = subprocess.run(
-        [*command, str(SCRIPT), *arguments],
+        [*command, *SCRIPT, *arguments],
         env={**DEFAULTS, **os.environ, **variables},
         check=True,
         stdout=subprocess.PIPE,

@@ -28,7 +28,8 @@ from pytest_dnnbench.controller.server_environment import DEFAULTS
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
 
-SCRIPT = Path(__file__).with_name("horovodrun_synthetic.py")
+SCRIPT = ("-m", "benchmarks.horovodrun_synthetic")
+"""Not by its path: this folder would be first on sys.path, and its names hide Python's own."""
 WORKER = "pytest_dnnbench.rank.frameworks.horovod:HorovodWorker"
 
 
@@ -66,7 +67,7 @@ def theirs(ranks: Ranks, settings: argparse.Namespace) -> float:
             "--network-interfaces",
             LOOPBACK_INTERFACE,
             sys.executable,
-            str(SCRIPT),
+            *SCRIPT,
             *options,
         ],
         env={

@@ -20,6 +20,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from benchmarks.by_hand import SCRIPT
 from benchmarks.pairs import compare
 from benchmarks.soak import Figures, figures, grown
 from pytest_dnnbench.case import Case
@@ -35,7 +36,6 @@ from pytest_dnnbench.proc import descendants_of
 from tests.cluster.nodes import NAMES, cluster, namespaces, ranks
 
 SMALL = "tests.tiny_models:tiny"
-SCRIPT = Path(__file__).with_name("torchrun_ddp.py")
 SETTLED = 40
 """After this many launches caches and allocators are warm: growth is counted from there."""
 
@@ -66,7 +66,7 @@ def their_start_s(enter: str, net: str, model: str) -> float:
     }
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
     torchrun += [f"--master-addr={net}.2", "--master-port=29500"]
-    script = [str(SCRIPT), f"--model={Catalog().model(model)}", "--steps=1", "--warmup=0"]
+    script = [*SCRIPT, f"--model={Catalog().model(model)}", "--steps=1", "--warmup=0"]
     begin_s = time.monotonic()
     started = [
         subprocess.Popen(
@@ -111,7 +111,7 @@ def soak(nodes: Cluster, launches: int) -> bool:
         except DnnbenchError:
             if number % 10:
                 raise
-        if number in (SETTLED, launches):
+        if number in (SETTLED, launches) or number % 100 == 0:
             now = processes(nodes)
             print(number, json.dumps(now), flush=True)
             settled = settled or now

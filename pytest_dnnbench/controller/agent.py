@@ -39,7 +39,8 @@ from pytest_dnnbench.controller.route import addresses, boot_id, route_to, speed
 from pytest_dnnbench.controller.this_node import beside
 from pytest_dnnbench.errors import DnnbenchError, LaunchError, UsageError
 
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
+"""What a pipe holds: a larger buffer for every read costs memory and is never filled."""
 
 
 class Channel:

@@ -30,7 +30,8 @@ END_S = 2.0
 """How long the engine's process may take to end after the agent's stdin was closed."""
 
 _ENDING_S = 1.0
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
+"""What a pipe holds: a larger buffer for every read costs memory and is never filled."""
 _TAIL_BYTES = 4096
 _TAIL_LINES = 5
 

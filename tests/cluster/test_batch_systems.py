@@ -16,7 +16,9 @@ from tests.cluster.nodes import ROOT, namespaces, slurm
 CASES = """
 import pytest
 
-@pytest.mark.parametrize("framework, gpus", [("ddp", 2), ("horovod", 2)])
+ROWS = [("single", 1), ("ddp", 2), ("horovod", 2), ("pipedream", 2)]
+
+@pytest.mark.parametrize("framework, gpus", ROWS)
 def test_train(framework, gpus, process_group, dnnbench):
     model, ranks = "tests.tiny_models:tiny", process_group(gpus)
     dnnbench.measure(framework, model, ranks, phase="train")
@@ -55,13 +57,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def check(folder: Path, nodes: str, launches: int = 1) -> None:
-    """Both cases are saved, and ran on these nodes."""
+    """All cases are saved, and ran on these nodes: `single` on the first of them."""
     saved = json.loads((folder / "saved.json").read_text())
     records: list[dict[str, Any]] = [each["extra_info"]["dnnbench"] for each in saved["benchmarks"]]
-    assert [record["case"]["framework"] for record in records] == ["ddp", "horovod"]
+    frameworks = [record["case"]["framework"] for record in records]
+    assert frameworks == ["single", "ddp", "horovod", "pipedream"]
     for record in records:
-        assert record["environment"]["must_match"]["ranks_per_node"] == "1-1"
-        assert record["environment"]["recorded"]["nodes"] == nodes
+        spread = record["case"]["framework"] != "single"
+        facts = record["environment"]
+        assert facts["must_match"].get("ranks_per_node") == ("1-1" if spread else None)
+        assert facts["recorded"]["nodes"] == (nodes if spread else nodes.partition(",")[0])
         assert len(record["launches"]) == launches
 
 
@@ -80,13 +85,15 @@ def test_a_batch_job_of_slurm_is_stopped_requeued_and_continued_over_its_nodes(
         journal = folder / ".benchmarks" / "dnnbench-journal.jsonl"
         job.until(lambda: journal.exists() and journal.read_text().count("\n") >= 2)  # and a head
         job.asked("scancel", "--signal=TERM", "--batch", job.number)
-        job.until(lambda: job.fact("Restarts") == "1")
-        # Slurm lets a requeued job wait for two minutes.
-        job.asked("scontrol", "update", f"JobId={job.number}", "StartTime=now")
+        job.until(lambda: (job.fact("Restarts"), job.fact("JobState")) == ("1", "PENDING"))
+        # Slurm lets a requeued job wait for two minutes. It cannot start again within the second of
+        # its first run's end: slurmd takes its credential, which counts in seconds, for revoked.
+        job.asked("scontrol", "update", f"JobId={job.number}", "StartTime=now+3")
         job.until(lambda: job.fact("JobState") in ("COMPLETED", "FAILED", "CANCELLED"))
-        assert job.fact("JobState") == "COMPLETED", job.log
+        assert job.fact("JobState") == "COMPLETED", f"{job.log}\n{job.facts}"
     assert "stopped by SIGTERM" in job.log
     assert "launches are taken from" in job.log
+    assert "preflight: 2 nodes in" in job.log
     check(folder, "n1, n2", LAUNCHES)
     assert not journal.exists()
 
@@ -120,8 +127,12 @@ class Job:
 
     def fact(self, name: str) -> str:
         """What `scontrol show job` says of the job under this name."""
-        words = self.asked("scontrol", "show", "job", self.number).split()
-        return dict(word.partition("=")[::2] for word in words).get(name, "")
+        return dict(word.partition("=")[::2] for word in self.facts.split()).get(name, "")
+
+    @property
+    def facts(self) -> str:
+        """All of it."""
+        return self.asked("scontrol", "show", "job", self.number)
 
     @property
     def log(self) -> str:
@@ -137,7 +148,9 @@ class Job:
             time.sleep(0.3)
 
 
-def test_mpirun_starts_the_agents_of_a_session(two_nodes: tuple[str, str], folder: Path) -> None:
+def test_mpirun_starts_the_agents_of_a_session(
+    two_nodes: tuple[str, str], folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     if shutil.which("mpirun") is None:
         pytest.skip("needs mpirun, of Debian's openmpi-bin")
     command, net = two_nodes
@@ -145,7 +158,10 @@ def test_mpirun_starts_the_agents_of_a_session(two_nodes: tuple[str, str], folde
     agent.write_text(_AGENT.format(net=net, enter=command.split()[0]))
     agent.chmod(0o700)
     words = f"mpirun --mca plm rsh --mca plm_rsh_agent {agent} --mca oob_tcp_if_include {net}.0/24"
+    # Not in /tmp, by the nodes' names, which another session of these tests has too.
+    words += f" --mca orte_tmpdir_base {tmp_path_factory.mktemp('ompi')}"
     session = [sys.executable, "-m", "pytest", "test_cases.py", *OPTIONS, "--dnn-launches", "1"]
+    session += ["--dnn-preflight", "off"]
     nodes = ["--dnn-engine", "mpirun", "--dnn-nodes", f"{net}.2,{net}.3"]
     done = subprocess.run(
         [*session, *nodes, "--dnn-engine-command", words],
@@ -155,4 +171,5 @@ def test_mpirun_starts_the_agents_of_a_session(two_nodes: tuple[str, str], folde
         timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "preflight" not in done.stdout
     check(folder, f"{net}.2, {net}.3")

@@ -41,6 +41,12 @@ class FakeNode:
         self.leased: list[tuple[int, bool]] = []
         self.routes: dict[str, tuple[str, str]] = {}
 
+    def start(self) -> None:
+        pass
+
+    def wait_ready(self, timeout_s: float) -> None:
+        self.connect()
+
     def connect(self) -> None:
         if self.broken:
             raise LaunchError(f"node {self.name} was lost: {self.broken}")

@@ -28,14 +28,14 @@ def test_each_agent_reads_the_gpus_of_its_node_within_the_window(
 ) -> None:
     monkeypatch.setenv("DNNBENCH_LEASE_DIR", str(tmp_path))
 
-    def told() -> Hello:
+    def first_message() -> Hello:
         return hello((), device="cuda", timed=True, lease_timeout_s=60)
 
     nodes = []
     for name, watts in WATTS.items():
         words = (sys.executable, "-m", "tests.cluster.gpu_agent", f"GPU-{name}", str(watts))
         engine = Prefix(tuple(WATTS), (*words, "{command}"))
-        nodes.append(RemoteNode(name, engine, told))
+        nodes.append(RemoteNode(name, engine, first_message))
     both = Cluster(nodes)
     both.connect()
     try:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -25,7 +26,10 @@ from pytest_dnnbench.results.records.preflight import (
 )
 from pytest_dnnbench.results.records.schema import SCHEMA, SavedFile, SessionEntry
 from pytest_dnnbench.results.verdicts.preflight import MOST_LINES, slow_parts
-from pytest_dnnbench.session.preflight import summary_of
+from pytest_dnnbench.session import state
+from pytest_dnnbench.session.preflight import Preflight, summary_of
+from pytest_dnnbench.session.resources import Resources
+from pytest_dnnbench.session.settings import Settings
 from tests.cluster.test_cluster import fake
 
 
@@ -55,6 +59,26 @@ def test_two_nodes_are_measured_with_their_link_and_clocks(two_agents: Cluster) 
     assert entry.took_s < 60
     assert entry.facts(["n1", "n2"]) == {NETWORK: link.slower_bytes_s}
     assert entry.facts(["n1"]) == {}
+
+
+def test_a_preflight_that_fails_is_said_and_fails_no_test() -> None:
+    """The cases meet the lost node themselves."""
+    gone = fake("b")
+    gone.broken = "no route to host"
+    shared = SimpleNamespace(placements=NodePlacements(Cluster([fake("a"), gone]), 10))
+    config: Any = SimpleNamespace(
+        stash={state.SETTINGS: Settings(), state.PARTS: {Resources: shared}},
+        pluginmanager=SimpleNamespace(get_plugin=lambda _: None),
+        option=SimpleNamespace(collectonly=False, continue_on_collection_errors=False),
+        _benchmarksession=SimpleNamespace(disabled=False, skip=False),
+    )
+    case = SimpleNamespace(fixturenames=["dnnbench"], stash={})
+    part, session = Preflight(config), SimpleNamespace(items=[case], testsfailed=0)
+    next(part.pytest_runtestloop(cast(Any, session)))  # up to where the tests run
+    assert part.entry is None
+    assert part.summary() == [
+        ("dnnbench: preflight: not measured: node b was lost: no route to host", "yellow")
+    ]
 
 
 def entry(
