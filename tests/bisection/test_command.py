@@ -224,6 +224,14 @@ def _no_weight(search: dict[str, Any]) -> None:
     search["cases"]["case"] = 0.0
 
 
+def _huge(search: dict[str, Any]) -> None:
+    search["comparisons"][0]["logs"]["case"][0] = 1e300
+
+
+def _heavy(search: dict[str, Any]) -> None:
+    search["cases"]["case"] = 1e300
+
+
 def _newer(search: dict[str, Any]) -> None:
     search["schema"] = 2
 
@@ -240,7 +248,7 @@ def _no_comparison(search: dict[str, Any]) -> None:
     "damage",
     [
         *(_without_good, _beyond_the_end, _one_pair, _no_weight, _newer, _skips_good),
-        _no_comparison,
+        *(_no_comparison, _huge, _heavy),
     ],
 )
 def test_a_damaged_search_is_refused_with_its_place(
