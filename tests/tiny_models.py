@@ -2,7 +2,8 @@
 
 import torch
 from torch import nn
-from torchvision.models import SwinTransformer, VisionTransformer
+
+from pytest_dnnbench.rank.torchvision_ops import load_torchvision
 
 
 def tiny(channels: int = 1, classes: int = 10) -> nn.Module:
@@ -33,14 +34,16 @@ def deep(channels: int = 1, classes: int = 10) -> nn.Module:
 
 def vit(channels: int = 1, classes: int = 10) -> nn.Module:
     """torchvision's ViT of two blocks with four heads."""
-    model: nn.Module = VisionTransformer(28, 14, 2, 4, 16, 32, num_classes=classes)
+    make = load_torchvision().models.VisionTransformer
+    model: nn.Module = make(28, 14, 2, 4, 16, 32, num_classes=classes)
     model.conv_proj = nn.Conv2d(channels, 16, 14, 14)
     return model
 
 
 def swin(channels: int = 1, classes: int = 10) -> nn.Module:
     """torchvision's Swin Transformer of two blocks."""
-    model: nn.Module = SwinTransformer([4, 4], 8, [1, 1], [2, 4], [7, 7], num_classes=classes)
+    make = load_torchvision().models.SwinTransformer
+    model: nn.Module = make([4, 4], 8, [1, 1], [2, 4], [7, 7], num_classes=classes)
     model.set_submodule("features.0.0", nn.Conv2d(channels, 8, 4, 4))
     return model
 

@@ -19,6 +19,15 @@ SCHEMA = 1
 FEWEST = 2
 """Pairs of a comparison: a spread takes as many."""
 
+LARGEST = math.log(1e36)
+"""The logarithm of a ratio of two figures that can be measured (metrics.py) is no larger."""
+
+LEAST_SPREAD = 1e-3
+"""The spread of a case's pairs counts as at least so much (0.1%) in its weight."""
+
+HEAVIEST = 1.001 / LEAST_SPREAD**2
+"""The weight of a case is its spread squared, inverted."""
+
 Logs: TypeAlias = dict[str, list[float]]
 """Of each case: log(later / earlier) of each pair of launches."""
 
@@ -112,14 +121,16 @@ def _contradiction(search: Search) -> str | None:
         last,
     ):
         return "comparisons[0] is not that of good and bad"
-    if not all(0 < weight < math.inf for weight in search.cases.values()):
-        return "cases: a weight is not above zero"
+    if not all(0 < weight <= HEAVIEST for weight in search.cases.values()):
+        return f"cases: a weight is not between 0 and {HEAVIEST:g}"
     for number, each in enumerate(search.comparisons):
         if not 0 <= each.earlier < each.later <= last:
             return f"comparisons[{number}] names a place that is not there"
         logs = [each.logs.get(case, []) for case in search.cases]
-        if not all(len(pairs) >= FEWEST and all(map(math.isfinite, pairs)) for pairs in logs):
+        if not all(len(pairs) >= FEWEST for pairs in logs):
             return f"comparisons[{number}] has not {FEWEST} pairs of each case"
+        if not all(abs(log) <= LARGEST for pairs in logs for log in pairs):
+            return f"comparisons[{number}] has a ratio that no pair can have"
     return None
 
 

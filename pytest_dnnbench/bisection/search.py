@@ -19,7 +19,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_dnnbench.bisection.comparing import CannotMeasure, Measured, SessionFailed
-from pytest_dnnbench.bisection.kept_search import Comparison, Search, UnderWay
+from pytest_dnnbench.bisection.kept_search import (
+    FEWEST,
+    LEAST_SPREAD,
+    Comparison,
+    Search,
+    UnderWay,
+)
 from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.results.records.side_by_side import SideMetric
 from pytest_dnnbench.results.statistics.change_search import (
@@ -35,9 +41,6 @@ from pytest_dnnbench.results.statistics.paired import PairDecision, decide_pairs
 
 _SPARE = 20
 """Sessions beyond those of a bisection without noise, unless the user says how many."""
-
-_LEAST_SPREAD = 1e-3
-"""The spread of a case's pairs counts as at least so much (0.1%) in its weight."""
 
 
 class Compare(Protocol):
@@ -179,7 +182,7 @@ def _refuse(search: Search, result: Measured) -> None:
 
 def _weight(logs: list[float]) -> float:
     """A case's weight: the less its pairs vary, the more it says."""
-    return 1 / max(statistics.stdev(logs), _LEAST_SPREAD) ** 2
+    return 1 / max(statistics.stdev(logs), LEAST_SPREAD) ** 2
 
 
 def _session(
@@ -214,8 +217,8 @@ def _compare(
     for case in search.cases:
         if case in result.failures:
             raise CannotMeasure(search.places[places[1]], f"{case}: {result.failures[case]}")
-        if case not in result.logs:
-            raise _blamed(search, places, f"{case} was not measured on both sides")
+        if len(result.logs.get(case, ())) < FEWEST:
+            raise _blamed(search, places, f"{case} was not measured {FEWEST} times on both sides")
     _add(search, keep, places, result)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_dnnbench.controller.case_run import CaseRun
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.controller.side import other_side
@@ -54,8 +55,7 @@ def run_of(server: ForkServer, cause: str) -> CaseRun:
     case = FunctionCase("sided_step:Step", "torch", 2, {"cause": cause})
     request = FunctionRequest(case, ("sided_step", "Step", None), None, steps=4, warmup=2)
     ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=120)
-    no_machine: Any = None
-    return CaseRun(request, RankLauncher(ranks), no_machine)
+    return CaseRun(request, RankLauncher(ranks), detect("cpu"))
 
 
 def slower_on_b() -> Record:

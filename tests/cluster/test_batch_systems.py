@@ -148,7 +148,9 @@ class Job:
             time.sleep(0.3)
 
 
-def test_mpirun_starts_the_agents_of_a_session(two_nodes: tuple[str, str], folder: Path) -> None:
+def test_mpirun_starts_the_agents_of_a_session(
+    two_nodes: tuple[str, str], folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     if shutil.which("mpirun") is None:
         pytest.skip("needs mpirun, of Debian's openmpi-bin")
     command, net = two_nodes
@@ -156,6 +158,8 @@ def test_mpirun_starts_the_agents_of_a_session(two_nodes: tuple[str, str], folde
     agent.write_text(_AGENT.format(net=net, enter=command.split()[0]))
     agent.chmod(0o700)
     words = f"mpirun --mca plm rsh --mca plm_rsh_agent {agent} --mca oob_tcp_if_include {net}.0/24"
+    # Not in /tmp, by the nodes' names, which another session of these tests has too.
+    words += f" --mca orte_tmpdir_base {tmp_path_factory.mktemp('ompi')}"
     session = [sys.executable, "-m", "pytest", "test_cases.py", *OPTIONS, "--dnn-launches", "1"]
     session += ["--dnn-preflight", "off"]
     nodes = ["--dnn-engine", "mpirun", "--dnn-nodes", f"{net}.2,{net}.3"]

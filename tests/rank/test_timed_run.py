@@ -68,7 +68,7 @@ def test_all_ranks_agree_on_what_a_length_comes_to(
     assert len({report.warmup_steps for report in reports}) == 1
     assert len({report.steady for report in reports}) == 1
     for report in reports:
-        assert report.steady is not None
+        assert report.steady is not None or warmup != "auto"
         assert report.warmup_steps >= 3
         if warmup == "0.2s":
             assert report.warmup_s >= 0.2
