@@ -122,7 +122,7 @@ def test_simulated_searches_are_right_as_often_as_they_say(
     """If a search were wrong with 1%, six of 150 would be with a probability of 0.4%."""
     rng = np.random.default_rng(3)
     tried = [try_out(Setting(world, change, commits), rng) for _ in range(150)]
-    differing = [each for each in tried if each.told]
+    differing = [each for each in tried if each.began]
     settled = [each for each in differing if each.settled]
     assert len(differing) > (140 if abs(change) == 0.03 else 90)
     assert share(differing, "settled") > 0.98
