@@ -137,7 +137,7 @@ def test_a_minibatch_of_another_size_or_type_is_refused() -> None:
         step.run({"left": torch.zeros(2, 3)})
     with pytest.raises(UsageError, match=re.escape("of the shape (1, 3)")):
         step.run({"left": torch.zeros(1, 3)})  # which copy_ would spread over all samples
-    with pytest.raises(UsageError, match="captured with .* in torch.float32: let all"):
+    with pytest.raises(UsageError, match=r"captured with .* in torch\.float32: let all"):
         step.run({"left": torch.zeros(4, 3, dtype=torch.float64)})  # which copy_ would round
 
 
