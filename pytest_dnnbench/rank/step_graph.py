@@ -152,8 +152,8 @@ class StepGraph:
                 raise UsageError(
                     f"{FLAG}: a minibatch of {self._name} has a tensor of the shape"
                     f" {tuple(tensor.shape)} in {tensor.dtype}, and the step was captured with"
-                    f" {tuple(place.shape)} in {place.dtype}: let all minibatches be alike, or leave"
-                    " the option out"
+                    f" {tuple(place.shape)} in {place.dtype}: let all minibatches be alike, or"
+                    " leave the option out"
                 )
             place.copy_(tensor, non_blocking=True)
 
