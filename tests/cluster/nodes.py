@@ -53,14 +53,14 @@ def cluster(
     other sessions may hold those of the machine. `engine`: or the command of a prefix; `preload`:
     what their fork servers import."""
 
-    def told() -> Hello:
-        told = hello(preload, device="cpu", timed=False, lease_timeout_s=60)
-        told.environment["DNNBENCH_LEASE_DIR"] = str(leases)
-        return told
+    def first_message() -> Hello:
+        message = hello(preload, device="cpu", timed=False, lease_timeout_s=60)
+        message.environment["DNNBENCH_LEASE_DIR"] = str(leases)
+        return message
 
     if isinstance(engine, str):
         engine = Prefix(NAMES, tuple(engine.split()))
-    nodes = Cluster([RemoteNode(name, engine, told) for name in NAMES], ranks_per_node=1)
+    nodes = Cluster([RemoteNode(name, engine, first_message) for name in NAMES], ranks_per_node=1)
     nodes.connect()
     try:
         yield nodes

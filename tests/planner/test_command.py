@@ -125,6 +125,11 @@ def test_a_memory_that_suffices_for_nothing_is_an_answer_with_status_1(
         (["--gpus", "4", "--bandwidth", "1G", "--latency", "a"], "--latency a: write a number of"),
         (["--gpus", "4", "--bandwidth", "1G", "--latency", "0,0"], "2 latencies for 1 levels"),
         (["--gpus", "4", "--bandwidth", "1G", "--microbatches", "0"], "0 microbatches: give at"),
+        (["--gpus", "4", "--bandwidth", "1G", "--microbatches", "5000"], "and at most 4096"),
+        (
+            ["--gpus", "4", "--bandwidth", "1G", "--latency", "0", "--cost-model", "original"],
+            "--latency and --microbatches are for predictions",
+        ),
     ],
 )
 def test_arguments_that_cannot_be_are_named(
