@@ -101,6 +101,8 @@ def test_strong_scaling_divides_or_says_what_would() -> None:
         (["--dnn-gpu-counts", "1,x"], "--dnn-gpu-counts 'x' is not a count"),
         (["--dnn-frameworks", "dpp"], "unknown framework 'dpp': did you mean ddp"),
         (["--dnn-models", "resnet19"], "unknown model 'resnet19': did you mean resnet1"),
+        (["--dnn-models", "my.models.net"], "stands behind a colon: write my.models:net"),
+        (["--dnn-models", "%"], "such as a classifier of torchvision"),
         (["--dnn-models", "no_such_package:net"], "no module 'no_such_package' can be imported"),
         (["--dnn-models", "a b:c"], "not of the form package.module:factory"),
         (["--dnn-models", ","], "--dnn-models is empty"),
