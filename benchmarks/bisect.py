@@ -5,9 +5,9 @@
 
 Simulated: histories of 16 and of 200 commits, the change at any of them with equal probability, on
 the machines of benchmarks/against.py (1% of noise between launches unless they say otherwise), with
-the search's own code and its default error of 1%. `told`: good and bad were told apart, so that the
-search began. Of those, `settled`, and of the settled `right` and `covered`, whose 95% interval has
-the change. `sessions` has the first one in it, each of 8 pairs, the first of 8 to 16. `luck`: each
+the search's own code and its default error of 1%. `began`: good and bad were told apart, so that
+the search began. Of those, `settled`, and of the settled `right` and `covered`, whose 95% interval
+has the change. `sessions` has the first one in it, each of 8 pairs, the first of 8 to 16. `luck`: a
 commit is faster or slower by so much for no reason, as another layout of the same code is. `twice`:
 a second change of half the size at another commit; either is right.
 
@@ -58,7 +58,7 @@ class Setting:
 class Tried:
     """One simulated search."""
 
-    told: bool
+    began: bool
     settled: bool = False
     right: bool = False
     covered: bool = False
@@ -128,12 +128,12 @@ def try_out(setting: Setting, rng: np.random.Generator) -> Tried:
     sessions, search = SimulatedSessions(setting, rng), new_search(setting.commits)
     ending = run_search(search, sessions.compare, lambda: None, lambda _: None)
     if not isinstance(ending, Ending):
-        return Tried(told=False)
+        return Tried(began=False)
     place = ending.best.at
     size = sessions.changes.get(place, 0.0)
     low, high = (ending.direct or ending.ends).interval
     return Tried(
-        told=True,
+        began=True,
         settled=ending.settled,
         right=size != 0.0,
         covered=low <= size <= high,
@@ -162,17 +162,17 @@ def share(tried: list[Tried], what: str) -> float:
 def simulate(searches: int) -> int:
     """Prints the table; 1 if a mark is missed."""
     missed = 0
-    print(f"{'':10}{'change':>7}{'commits':>9}{'luck':>6}{'told':>8}{'settled':>9}", end="")
+    print(f"{'':10}{'change':>7}{'commits':>9}{'luck':>6}{'began':>8}{'settled':>9}", end="")
     print(f"{'right':>9}{'covered':>9}{'sessions':>10}{'most':>6}")
     for setting in settings():
         rng = np.random.default_rng(1)
         tried = [try_out(setting, rng) for _ in range(searches)]
-        told = [each for each in tried if each.told]
-        settled = [each for each in told if each.settled]
+        began = [each for each in tried if each.began]
+        settled = [each for each in began if each.settled]
         print(
             f"{setting.world + (' twice' if setting.twice else ''):13}{setting.change:4.0%}"
-            f"{setting.commits:9}{setting.luck:6.1%}{share(tried, 'told'):8.1%}"
-            f"{share(told, 'settled'):9.1%}{share(settled, 'right'):9.2%}"
+            f"{setting.commits:9}{setting.luck:6.1%}{share(tried, 'began'):8.1%}"
+            f"{share(began, 'settled'):9.1%}{share(settled, 'right'):9.2%}"
             f"{share(settled, 'covered'):9.1%}{share(settled, 'sessions'):10.1f}"
             f"{max((each.sessions for each in settled), default=0):6}",
             flush=True,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.function_case import GROUPS
-from pytest_dnnbench.shape import Shape
+from pytest_dnnbench.shape import AXES, Shape
 from pytest_dnnbench.step_form import StepForm, check_form
 
 
@@ -82,6 +82,16 @@ class FrameworkSpec:
     form_reasons: Mapping[str, str] = field(default_factory=dict)
     refuses: Mapping[str, str] = field(default_factory=dict)
     axes: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        options = {"", *(row.name for row in self.options)}
+        for axis, option in self.axes.items():
+            if axis not in AXES or option not in options:
+                raise UsageError(
+                    f"the framework {self.name} has the axis {axis!r} with the option {option!r}:"
+                    f" name {', '.join(AXES)}, each with an option of the framework, or with ''"
+                    " where it is what the other axes leave"
+                )
 
     def missing(self) -> tuple[str, ...]:
         """The required modules that are not installed; importing none of them."""

@@ -48,13 +48,13 @@ def cluster(command: str, leases: Path, preload: Sequence[str] = _PRELOAD) -> It
     """Two connected nodes, of one rank each. Their leases are in a folder of the test's own, for
     other sessions may hold those of the machine. `preload`: what their fork servers import."""
 
-    def told() -> Hello:
-        told = hello(preload, device="cpu", timed=False, lease_timeout_s=60)
-        told.environment["DNNBENCH_LEASE_DIR"] = str(leases)
-        return told
+    def first_message() -> Hello:
+        message = hello(preload, device="cpu", timed=False, lease_timeout_s=60)
+        message.environment["DNNBENCH_LEASE_DIR"] = str(leases)
+        return message
 
     engine = Prefix(NAMES, tuple(command.split()))
-    nodes = Cluster([RemoteNode(name, engine, told) for name in NAMES], ranks_per_node=1)
+    nodes = Cluster([RemoteNode(name, engine, first_message) for name in NAMES], ranks_per_node=1)
     nodes.connect()
     try:
         yield nodes

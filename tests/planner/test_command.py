@@ -127,6 +127,11 @@ def test_a_memory_that_suffices_for_nothing_is_an_answer_with_status_1(
             "latencies of 2 levels, and workers of 1",
         ),
         (["--gpus", "4", "--bandwidth", "1G", "--microbatches", "0"], "0 microbatches: give at"),
+        (["--gpus", "4", "--bandwidth", "1G", "--microbatches", "5000"], "and at most 4096"),
+        (
+            ["--gpus", "4", "--bandwidth", "1G", "--latency", "0", "--cost-model", "original"],
+            "--latency and --microbatches are for predictions",
+        ),
     ],
 )
 def test_arguments_that_cannot_be_are_named(
