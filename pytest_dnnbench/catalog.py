@@ -161,7 +161,7 @@ _PIPELINE_OPTIONS = (
         "stages", "stages", "auto", "how many, or replicas of each as in 2-1; auto asks the planner"
     ),
     FrameworkOption(
-        "plan", "plan", "", "file of a plan to run instead, as `plan --json` writes it"
+        "plan", "plan", "", "file of a plan to run, as `dnnbench plan --json` writes it"
     ),
     FrameworkOption(
         "bandwidth",
