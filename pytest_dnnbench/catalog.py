@@ -161,7 +161,7 @@ _PIPELINE_OPTIONS = (
         "stages", "stages", "auto", "how many, or replicas of each as in 2-1; auto asks the planner"
     ),
     FrameworkOption(
-        "plan", "plan", "", "file of a plan to run instead, as `plan --json` writes it"
+        "plan", "plan", "", "file of a plan to run, as `dnnbench plan --json` writes it"
     ),
     FrameworkOption(
         "bandwidth",
@@ -553,9 +553,7 @@ class Catalog:
             return self.models[name]
         module, colon, factory = name.partition(":")
         if not colon:
-            raise UsageError(
-                f"unknown model {name!r}: {_nearest(name, self.models)}, or package.module:factory"
-            )
+            raise UsageError(f"unknown model {name!r}: {self._model_meant(name)}")
         if not all(part.isidentifier() for part in (*module.split("."), *factory.split("."))):
             raise UsageError(f"model {name!r} is not of the form package.module:factory")
         first = module.split(".")[0]
@@ -566,9 +564,25 @@ class Catalog:
             )
         return name
 
+    def _model_meant(self, name: str) -> str:
+        """What to write instead. There are too many names to list all of them in a line."""
+        package, dot, factory = name.rpartition(".")
+        if dot and all(part.isidentifier() for part in name.split(".")):
+            return f"a factory stands behind a colon: write {package}:{factory}"
+        if close := _close(name, self.models):
+            return f"did you mean {' or '.join(close)}? Or write package.module:factory"
+        return (
+            f"give one of the suite's {len(self.models)}, such as a classifier of torchvision"
+            " (resnet18) or a model of tokens (gpt-tiny), or package.module:factory"
+        )
+
+
+def _close(name: str, names: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    close = _close(name, known)
     return (
         f"did you mean {' or '.join(close)}?"
         if close

@@ -61,8 +61,11 @@ def commits_between(repository: str, good: str, bad: str) -> list[str]:
 def _commit(repository: str, name: str) -> str:
     try:
         return _git(repository, "rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
-    except UsageError as error:
-        raise UsageError(f"{name!r} is no commit of {repository}: {error}") from None
+    except UsageError:
+        raise UsageError(
+            f"{name!r} is no commit of {repository}: give a hash, a tag or a branch that this"
+            " repository has"
+        ) from None
 
 
 class Checkouts:

@@ -97,7 +97,8 @@ class Fabric:
         latencies = self.latencies_s or (0.0,) * len(self.levels)
         if len(latencies) != len(self.levels):
             raise PlanError(
-                f"{len(latencies)} latencies for {len(self.levels)} levels: give one for each level"
+                f"latencies of {len(latencies)} levels, and workers of {len(self.levels)}: give one"
+                " latency for each level, innermost first"
             )
         if not all(0 <= latency < math.inf for latency in latencies):
             raise PlanError(f"latencies {latencies}: give seconds, at least 0 and finite")

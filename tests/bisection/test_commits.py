@@ -86,7 +86,7 @@ def test_commits_that_cannot_be_searched_are_refused(repository: Path, tmp_path:
     git(repository, "checkout", "-q", "main")
     commit(repository, "second")
     for good, bad, said in (
-        ("nothing", "HEAD", "'nothing' is no commit"),
+        ("nothing", "HEAD", "'nothing' is no commit of .*: give a hash, a tag or a branch"),
         ("--all", "HEAD", "'--all' is no commit"),
         ("HEAD", "main", "are the same commit"),
         ("HEAD", "HEAD~1", "does not descend from"),

@@ -84,7 +84,7 @@ def test_messages_share_links_by_direction() -> None:
 
 
 def test_latencies_are_one_for_each_level() -> None:
-    with pytest.raises(PlanError, match="1 latencies for 2 levels"):
+    with pytest.raises(PlanError, match="latencies of 1 levels, and workers of 2"):
         Fabric((Level(4, 1e9), Level(2, 1e9)), (1e-6,))
     with pytest.raises(PlanError, match="at least 0"):
         Fabric((Level(4, 1e9),), (-1e-6,))
