@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.function_case import GROUPS
-from pytest_dnnbench.shape import Shape
+from pytest_dnnbench.shape import AXES, Shape
 from pytest_dnnbench.step_form import StepForm, check_form
 
 
@@ -83,6 +83,16 @@ class FrameworkSpec:
     refuses: Mapping[str, str] = field(default_factory=dict)
     axes: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        options = {"", *(row.name for row in self.options)}
+        for axis, option in self.axes.items():
+            if axis not in AXES or option not in options:
+                raise UsageError(
+                    f"the framework {self.name} has the axis {axis!r} with the option {option!r}:"
+                    f" name {', '.join(AXES)}, each with an option of the framework, or with ''"
+                    " where it is what the other axes leave"
+                )
+
     def missing(self) -> tuple[str, ...]:
         """The required modules that are not installed; importing none of them."""
         return tuple(name for name in self.requires if importlib.util.find_spec(name) is None)
@@ -151,7 +161,7 @@ _PIPELINE_OPTIONS = (
         "stages", "stages", "auto", "how many, or replicas of each as in 2-1; auto asks the planner"
     ),
     FrameworkOption(
-        "plan", "plan", "", "file of a plan to run instead, as `plan --json` writes it"
+        "plan", "plan", "", "file of a plan to run, as `dnnbench plan --json` writes it"
     ),
     FrameworkOption(
         "bandwidth",
@@ -551,9 +561,7 @@ class Catalog:
             return self.models[name]
         module, colon, factory = name.partition(":")
         if not colon:
-            raise UsageError(
-                f"unknown model {name!r}: {_nearest(name, self.models)}, or package.module:factory"
-            )
+            raise UsageError(f"unknown model {name!r}: {self._model_meant(name)}")
         if not all(part.isidentifier() for part in (*module.split("."), *factory.split("."))):
             raise UsageError(f"model {name!r} is not of the form package.module:factory")
         first = module.split(".")[0]
@@ -564,9 +572,25 @@ class Catalog:
             )
         return name
 
+    def _model_meant(self, name: str) -> str:
+        """What to write instead. There are too many names to list all of them in a line."""
+        package, dot, factory = name.rpartition(".")
+        if dot and all(part.isidentifier() for part in name.split(".")):
+            return f"a factory stands behind a colon: write {package}:{factory}"
+        if close := _close(name, self.models):
+            return f"did you mean {' or '.join(close)}? Or write package.module:factory"
+        return (
+            f"give one of the suite's {len(self.models)}, such as a classifier of torchvision"
+            " (resnet18) or a model of tokens (gpt-tiny), or package.module:factory"
+        )
+
+
+def _close(name: str, names: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    close = _close(name, known)
     return (
         f"did you mean {' or '.join(close)}?"
         if close

@@ -67,8 +67,8 @@ _DIGEST = 16
 
 _CUT = re.compile(rf"\.\.\. [0-9a-f]{{{_DIGEST}}}$")
 
-_FILES = ("CONF", "DIR", "FILE", "HOME", "LIB", "PATH", "PLUGIN", "PRELOAD", "SCRIPT")
-"""Words of names by which a library finds other files, some of which it runs."""
+_FILES = ("DIR", "DIRECTORY", "FILE", "HOME", "PATH", "PLUGIN", "PRELOAD", "SCRIPT")
+"""Ends of the words of names by which a library finds other files, some of which it runs."""
 
 
 def speed_variables(
@@ -102,6 +102,12 @@ def cannot_be_set(name: str, value: str) -> str:
         return "no variable of those that are recorded"
     if len(value) == MOST_VALUE and _CUT.search(value):
         return "the record holds its beginning only"
-    if any(word in name for word in _FILES) or "/" in value or ".so" in value:
+    if any(map(_is_about_files, name.split("_"))) or "/" in value or ".so" in value:
         return "it names files of the machine"
     return ""
+
+
+def _is_about_files(word: str) -> bool:
+    """As PATHS and LIBRARIES are; ALLOC_CONF, DIRECT and PROFILE are settings."""
+    is_file = word.startswith("LIB") or word.removesuffix("S").endswith(_FILES)
+    return is_file and word != "PROFILE"

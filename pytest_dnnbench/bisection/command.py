@@ -28,7 +28,7 @@ from pytest_dnnbench.bisection.versions import (
     released_versions,
     versions_between,
 )
-from pytest_dnnbench.errors import DnnbenchError, UsageError
+from pytest_dnnbench.errors import DataError, DnnbenchError, UsageError
 from pytest_dnnbench.harmless import say
 from pytest_dnnbench.metrics import METRICS, THROUGHPUT
 from pytest_dnnbench.results.statistics.paired import FIRST_LOOK, MOST_ROUNDS
@@ -107,6 +107,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
 
 def _new(options: argparse.Namespace, pytests: list[str]) -> Search:
     refuse_taken(pytests)
+    if options.retry_skipped:
+        raise UsageError("--retry-skipped is for a search that goes on: give --resume too")
     _check_metric(options)
     history, places = _history(options)
     return Search(
@@ -157,8 +159,14 @@ def _history(options: argparse.Namespace) -> tuple[CommitsOf | VersionsOf, list[
 
 
 def _continued(options: argparse.Namespace, path: Path, dashes: bool) -> Search:
-    if options.good or options.bad or options.package or dashes:
-        raise UsageError("--resume takes all from the search that it continues: leave the rest out")
+    of_the_command = {"state", "resume", "retry_skipped", "most_sessions", "show"}
+    begin = {**vars(_parser().parse_args([])), **dict.fromkeys(of_the_command)}
+    given = {**vars(options), **dict.fromkeys(of_the_command)}
+    if given != begin or dashes:
+        raise UsageError(
+            "--resume takes all but --most-sessions, --retry-skipped and --show from the search"
+            " that it continues: leave the rest out"
+        )
     search = read_search(path)
     if search.ended:
         raise UsageError(f"the search of {path} is at its end: start another one")
@@ -174,7 +182,12 @@ def _make_way(path: Path, *, restart: bool) -> None:
     removes its checkouts."""
     if not path.exists():
         return
-    before = read_search(path)
+    try:
+        before = read_search(path)
+    except DataError:
+        if restart:  # nobody can continue it
+            return
+        raise
     if before.ended:
         return
     if not restart:

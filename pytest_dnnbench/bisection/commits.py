@@ -36,7 +36,7 @@ def repository_of(folder: str) -> str:
 
 def commits_between(repository: str, good: str, bad: str) -> list[str]:
     """From good to bad, both included, along first parents: a merge stands for all that it brought.
-    Raises UsageError where one is no commit, or bad does not descend from good."""
+    Raises UsageError where one is no commit, or good is not on that line."""
     first, last = (_commit(repository, name) for name in (good, bad))
     if first == last:
         raise UsageError(f"--good {good} and --bad {bad} are the same commit")
@@ -48,14 +48,24 @@ def commits_between(repository: str, good: str, bad: str) -> list[str]:
             f" as that of git merge-base {good} {bad}"
         ) from None
     between = _git(repository, "rev-list", "--first-parent", "--reverse", f"{first}..{last}")
-    return [first, *between.split()]
+    commits = between.split()
+    before = _git(repository, "log", "-1", "--format=%P", commits[0]).partition(" ")[0]
+    if before != first:
+        raise UsageError(
+            f"--good {good} came into the history of --bad {bad} by a merge, and commits between"
+            f" the two lack it: give {before[:_SHORT]}, the last of their line that it has"
+        )
+    return [first, *commits]
 
 
 def _commit(repository: str, name: str) -> str:
     try:
         return _git(repository, "rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}")
-    except UsageError as error:
-        raise UsageError(f"{name!r} is no commit of {repository}: {error}") from None
+    except UsageError:
+        raise UsageError(
+            f"{name!r} is no commit of {repository}: give a hash, a tag or a branch that this"
+            " repository has"
+        ) from None
 
 
 class Checkouts:

@@ -8,7 +8,6 @@ The session keeps a journal in a storage of its own; one that was interrupted is
 """
 
 import math
-import os
 import signal
 import subprocess
 import threading
@@ -131,19 +130,21 @@ class Sessions:
     def _run(self, command: Sequence[str], folder: str) -> int:
         with self.log.open("wb") as log:
             output = None if self._shown else log
-            # In a process group of its own: Ctrl-C reaches it once, and from here.
-            session = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                process_group=0,
-            )
-            with _passing_on(session):
-                return session.wait()
+            with _passed_on() as signals:
+                # In a process group of its own: Ctrl-C reaches it once, and from here.
+                session = subprocess.Popen(
+                    command,
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    process_group=0,
+                )
+                return signals.wait(session)
 
     def _last_lines(self) -> str:
+        if self._shown:
+            return "see its output above"
         lines = self.log.read_text(errors="replace").strip().splitlines()
         said = [line.strip() for line in lines if line.strip(" =-")]
         return " | ".join(said[-_LAST_LINES:]) + f" (see {self.log})" if said else "it said nothing"
@@ -194,37 +195,58 @@ def _logs(record: Record, metric: str) -> list[float]:
     return [math.log(ratio) for ratio in pair_ratios(metric, before.per_launch, after)]
 
 
-@contextmanager
-def _passing_on(session: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Passes SIGINT and SIGTERM on to a session, waits until it has saved what it has, and raises
-    KeyboardInterrupt."""
-    stopped = False
+class _Signals:
+    """SIGINT and SIGTERM of this process while it has a session: they are the session's, which
+    saves what it has. Also those that come before it is there."""
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        nonlocal stopped
-        if stopped:  # the user insists
+    def __init__(self) -> None:
+        self.came: list[int] = []
+        self._session: subprocess.Popen[bytes] | None = None
+
+    def take(self, number: int, _frame: FrameType | None) -> None:
+        """The handler of a signal."""
+        self.came.append(number)
+        if self._session is not None:
+            self._pass_on(self._session, number)
+
+    def wait(self, session: "subprocess.Popen[bytes]") -> int:
+        """Waits until a session has ended; returns its status."""
+        self._session = session
+        try:
+            if self.came:
+                self._pass_on(session, self.came[-1])
+            return session.wait()
+        finally:
+            if session.poll() is None:
+                session.terminate()
+                try:
+                    session.wait(_PATIENCE_S)
+                except subprocess.TimeoutExpired:
+                    session.kill()
+                    session.wait()
+
+    def _pass_on(self, session: "subprocess.Popen[bytes]", number: int) -> None:
+        # Popen's own: a session that has ended, whose number may be another's, gets nothing.
+        session.send_signal(number)
+        if len(self.came) > 1:  # the user insists
             session.kill()
-        stopped = True
-        with_signal = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
-        os.kill(session.pid, with_signal)
 
+
+@contextmanager
+def _passed_on() -> Iterator[_Signals]:
+    """Keeps SIGINT and SIGTERM for a session, and raises KeyboardInterrupt at its end where one
+    came."""
+    signals = _Signals()
     in_main_thread = threading.current_thread() is threading.main_thread()
-    signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
-    before = {number: signal.signal(number, stop) for number in signals}
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+    before = {number: signal.signal(number, signals.take) for number in numbers}
     try:
-        yield
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if session.poll() is None:
-            session.terminate()
-            try:
-                session.wait(_PATIENCE_S)
-            except subprocess.TimeoutExpired:
-                session.kill()
-                session.wait()
-    if stopped:
-        raise KeyboardInterrupt
+        if signals.came:
+            raise KeyboardInterrupt
 
 
 def refuse_taken(arguments: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from pytest_dnnbench.bisection.comparing import CannotMeasure, Measured, SessionFailed
 from pytest_dnnbench.bisection.kept_search import (
+    FEWEST,
     LEAST_SPREAD,
     Comparison,
     Search,
@@ -216,8 +217,8 @@ def _compare(
     for case in search.cases:
         if case in result.failures:
             raise CannotMeasure(search.places[places[1]], f"{case}: {result.failures[case]}")
-        if case not in result.logs:
-            raise _blamed(search, places, f"{case} was not measured on both sides")
+        if len(result.logs.get(case, ())) < FEWEST:
+            raise _blamed(search, places, f"{case} was not measured {FEWEST} times on both sides")
     _add(search, keep, places, result)
 
 

@@ -36,6 +36,8 @@ def released_versions(package: str, *, pre: bool = False) -> list[str]:
 def versions_between(versions: Sequence[str], good: str, bad: str) -> list[str]:
     """From good to bad, both included, in the order of the list or against it. An empty name is
     that end of the list. Raises UsageError for one that is not in it."""
+    if not versions:
+        raise UsageError("--versions names none: give them from good to bad, as in 1.0,1.1,1.2")
     if doubled := next((each for each in versions if versions.count(each) > 1), None):
         raise UsageError(f"--versions has {doubled} twice")
     good, bad = good or versions[0], bad or versions[-1]

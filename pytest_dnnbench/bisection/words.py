@@ -28,12 +28,12 @@ def progress_line(search: Search, progress: Progress, sides: Sides, *, first: bo
     if progress.skipped is not None:
         return f"skipped {sides.label(progress.skipped.place)}: {progress.skipped.why}"
     assert progress.pairs is not None
-    seen = f"{_compared(search.metric, progress.pairs, a, b)} ({_pairs(progress.pairs)})"
+    compared = f"{_compared(search.metric, progress.pairs, a, b)} ({_pairs(progress.pairs)})"
     if first and search.others:
         count, total = len(search.cases), len(search.cases) + len(search.others)
-        seen += f" in {count} of {total} cases, which alone are launched from here on"
+        compared += f" in {count} of {total} cases, which alone are launched from here on"
     what = _plural(sides.noun, progress.left)
-    return f"{seen}; {progress.left} {what} left"
+    return f"{compared}; {progress.left} {what} left"
 
 
 def no_difference_lines(search: Search, answer: NoDifference, sides: Sides) -> list[str]:

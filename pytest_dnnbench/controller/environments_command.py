@@ -61,7 +61,9 @@ def _remove(chosen: list[KeptEnvironment]) -> int:
 
 def _named(text: str, kept: list[KeptEnvironment]) -> KeptEnvironment:
     """The only environment that the text names."""
-    matches = [each for each in kept if each.is_meant_by(text)]
+    # The whole name first: it is also the begin of the names of what is left over of its kind.
+    matches = [each for each in kept if each.name == text]
+    matches = matches or [each for each in kept if each.is_meant_by(text)]
     if len(matches) == 1:
         return matches[0]
     if not matches:

@@ -32,13 +32,13 @@ def links_of(library: Any, handles: Mapping[str, Any]) -> Links:
         with suppress(library.NVMLError):
             buses[uuid] = _bus(library.nvmlDeviceGetPciInfo(handle))
     links: Links = {uuid: {} for uuid in handles}
-    for one, other in combinations(handles, 2):
-        direct = ends[one][buses[other]] if other in buses else 0
+    for first, second in combinations(handles, 2):
+        direct = ends[first][buses[second]] if second in buses else 0
         # Every link to a switch reaches every other GPU at the switches.
-        count = direct or min(ends[one][_SWITCHES], ends[other][_SWITCHES])
-        name = f"NV{count}" if count else _over_pcie(library, handles[one], handles[other])
+        count = direct or min(ends[first][_SWITCHES], ends[second][_SWITCHES])
+        name = f"NV{count}" if count else _over_pcie(library, handles[first], handles[second])
         if name:
-            links[one][other] = links[other][one] = name
+            links[first][second] = links[second][first] = name
     return links
 
 
@@ -83,7 +83,7 @@ def _bus(pci: Any) -> str:
     return (address.decode() if isinstance(address, bytes) else str(address)).lower()
 
 
-def _over_pcie(library: Any, one: Any, other: Any) -> str:
+def _over_pcie(library: Any, first: Any, second: Any) -> str:
     with suppress(library.NVMLError):
-        return _OVER_PCIE.get(library.nvmlDeviceGetTopologyCommonAncestor(one, other), "")
+        return _OVER_PCIE.get(library.nvmlDeviceGetTopologyCommonAncestor(first, second), "")
     return ""

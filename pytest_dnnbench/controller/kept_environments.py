@@ -95,9 +95,12 @@ def remove(environment: KeptEnvironment) -> None:
             f"{environment.name} ({environment.label}) is used by process {processes}: end that"
             " session first"
         )
-    doomed = environment.folder.with_name(f"{environment.name}.{_REMOVING}")
+    name = environment.name.removesuffix(f".{_REMOVING}")
+    doomed = environment.folder.with_name(f"{name}.{_REMOVING}")
     try:
-        if not environment.name.endswith(f".{_REMOVING}"):
+        if environment.folder != doomed:
+            if doomed.exists():  # what a removal of before has left
+                shutil.rmtree(doomed)
             environment.folder.rename(doomed)
         shutil.rmtree(doomed)
     except OSError as error:

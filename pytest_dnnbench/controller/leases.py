@@ -242,5 +242,5 @@ class _Wait:
         pids = ", ".join(map(str, sorted({pid for pid in holders.values() if pid}))) or "(unknown)"
         if names == [TURNSTILE]:
             return f"waiting behind a launch of process {pids}, which waits for its own devices"
-        held = f"{', '.join(holders)} held by process {pids}"
-        return f"waiting for {self._count} of {', '.join(names)}; {held}"
+        held = "" if list(holders) == [*names] else f"{', '.join(holders)} "
+        return f"waiting for {self._count} of {', '.join(names)}; {held}held by process {pids}"

@@ -208,7 +208,7 @@ def _settings(library: Any, handle: Any) -> tuple[tuple[str, Scalar], ...]:
     with suppress(library.NVMLError):
         if mode := library.nvmlDeviceGetComputeMode(handle):
             settings.append(("compute_mode", _COMPUTE_MODES.get(mode, str(mode))))
-    if _mps_pipe().exists():
+    if os.path.exists(_mps_pipe()):  # false also where the folder is another user's alone
         settings.append(("mps", True))
     return tuple(settings)
 

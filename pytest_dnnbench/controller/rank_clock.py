@@ -70,10 +70,10 @@ def phases_of(reports: Sequence[RankReport], clock: LaunchClock, now_s: float) -
     """Where the time of a launch went, seconds by phase: of the rank that reported last. "fork" is
     the time until that rank ran, "end" what came after the last report, until `now_s`. Empty where
     ranks did not say. Times are by our clock, and no rank's figure is relied on."""
-    told = [report for report in reports if report.phases_s]
-    if not told:
+    with_phases = [report for report in reports if report.phases_s]
+    if not with_phases:
         return {}
-    last = max(told, key=lambda report: report.began_s + sum(report.phases_s.values()))
+    last = max(with_phases, key=lambda report: report.began_s + sum(report.phases_s.values()))
     spent = {"fork": last.began_s - clock.begin_s, **last.phases_s, "end": now_s - clock.end_s}
     return {name: max(0.0, each) for name, each in spent.items() if math.isfinite(each)}
 

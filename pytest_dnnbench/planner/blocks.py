@@ -27,8 +27,8 @@ class Level:
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= MOST_WORKERS:
             raise PlanError(
-                f"{self.workers} workers: give at least 1, and at most {MOST_WORKERS}, on every"
-                " level"
+                f"a level of {self.workers} workers (GPUs, or nodes of GPUs): give at least 1, and"
+                f" at most {MOST_WORKERS}, on every level"
             )
         # Infinity: transfers are free.
         if not self.bandwidth >= LEAST_BANDWIDTH:
@@ -55,8 +55,8 @@ def levels_of(workers: Sequence[int], bandwidths: Sequence[float]) -> tuple[Leve
     if not workers or len(workers) != len(bandwidths):
         shape = "x".join(str(count) for count in workers)
         raise PlanError(
-            f"{len(bandwidths)} bandwidths for {len(workers)} levels ({shape}):"
-            " give one for each level"
+            f"bandwidths of {len(bandwidths)} levels, and workers of {len(workers)} ({shape}): give"
+            " one bandwidth for each level, innermost first"
         )
     return tuple(
         Level(count, bandwidth) for count, bandwidth in zip(workers, bandwidths, strict=True)

@@ -15,7 +15,7 @@ from pytest_dnnbench.planner.parsing import shortened
 from pytest_dnnbench.planner.pipedream.planning import ORIGINAL, original_plan
 from pytest_dnnbench.planner.predict import CORRECTED, plan_for
 from pytest_dnnbench.planner.prediction_table import format_predictions
-from pytest_dnnbench.planner.predictions import predictions
+from pytest_dnnbench.planner.predictions import Prediction, predictions
 from pytest_dnnbench.planner.profile_file import read_profile
 from pytest_dnnbench.planner.table import format_plan
 
@@ -41,8 +41,9 @@ def main(arguments: list[str]) -> int:
         replication=not options.no_replication,
         activation_compression=None if options.activations_free else 1.0,
     )
-    predicted = (
-        predictions(
+    predicted: list[Prediction] = []
+    if options.cost_model == CORRECTED:
+        predicted = predictions(
             profile,
             plan,
             bandwidths,
@@ -50,9 +51,11 @@ def main(arguments: list[str]) -> int:
             memory_bytes=memory_bytes,
             microbatches=options.microbatches,
         )
-        if options.cost_model == CORRECTED
-        else []
-    )
+    elif options.latency or options.microbatches is not None:
+        raise PlanError(
+            f"--latency and --microbatches are for predictions, which --cost-model {ORIGINAL} has"
+            " none of: leave them out"
+        )
     if options.json:
         document = json.loads(plan.to_json())
         document["predictions"] = [msgspec.to_builtins(each) for each in predicted]

@@ -19,7 +19,10 @@ from pytest_dnnbench.planner.fabric import CollectiveCost
 from pytest_dnnbench.planner.profile import Node
 
 BUCKET_BYTES = 25 * 2**20
-"""torch's default."""
+"""torch's default, of all buckets but the first."""
+
+FIRST_BUCKET_BYTES = 2**20
+"""Of the first one, where the size of the others is torch's default: the sooner it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +51,17 @@ class Bucket:
 
 def buckets_of(nodes: Sequence[Node], bucket_bytes: float = BUCKET_BYTES) -> list[Bucket]:
     """The buckets of a model whose operators run in this order, the last operator's gradients
-    first. A bucket is full when it holds `bucket_bytes` or more."""
+    first. A bucket is full when it holds `bucket_bytes` or more, by default FIRST_BUCKET_BYTES in
+    the first one."""
     buckets: list[Bucket] = []
+    limit = FIRST_BUCKET_BYTES if bucket_bytes == BUCKET_BYTES else bucket_bytes
     passed_s = size = 0.0
     for node in reversed(nodes):
         passed_s += node.backward_s
         size += node.parameter_bytes
-        if size >= bucket_bytes:
+        if size >= limit:
             buckets.append(Bucket(passed_s, size))
-            size = 0.0
+            size, limit = 0.0, bucket_bytes
     if size:
         buckets.append(Bucket(passed_s, size))
     return buckets

@@ -16,7 +16,7 @@ B. Not here: when a collective runs (data_parallel.py, sharded.py).
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,6 +25,12 @@ from pytest_dnnbench.planner.blocks import Level
 
 Flow = tuple[int, int]
 """Bytes from one worker to another, at the same time as other flows."""
+
+LinkEnd = tuple[int, int, str]
+"""Level, unit, and "out" or "in"."""
+
+Load = Mapping[LinkEnd, int]
+"""The flows that use each link end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +97,8 @@ class Fabric:
         latencies = self.latencies_s or (0.0,) * len(self.levels)
         if len(latencies) != len(self.levels):
             raise PlanError(
-                f"{len(latencies)} latencies for {len(self.levels)} levels: give one for each level"
+                f"latencies of {len(latencies)} levels, and workers of {len(self.levels)}: give one"
+                " latency for each level, innermost first"
             )
         if not all(0 <= latency < math.inf for latency in latencies):
             raise PlanError(f"latencies {latencies}: give seconds, at least 0 and finite")
@@ -102,39 +109,42 @@ class Fabric:
         """On all levels together."""
         return math.prod(level.workers for level in self.levels)
 
-    def ring(self, ranks: Sequence[int], rings: Iterable[Sequence[int]] = ()) -> Link:
-        """The slowest link of a ring through these workers in this order, while all of `rings` run,
-        this one among them; by default it alone."""
-        hops = _hops(ranks)
-        return self.slowest(hops, [hop for each in rings for hop in _hops(each)] or hops)
+    def load(self, flows: Iterable[Flow]) -> Load:
+        """How many of these flows use each link end, all at the same time."""
+        return Counter(end for flow in flows for end in self._ends(flow))
 
-    def slowest(self, flows: Sequence[Flow], all_flows: Sequence[Flow]) -> Link:
-        """The slowest share that one of the `flows` has of its links while `all_flows` use them."""
-        used = Counter(end for flow in all_flows for end in self._ends(flow))
+    def ring(self, ranks: Sequence[int], load: Load | None = None) -> Link:
+        """The slowest link of a ring through these workers in this order, under the load of all
+        rings that run, this one among them; by default it alone."""
+        hops = hops_of(ranks)
+        return self.slowest(hops, self.load(hops) if load is None else load)
+
+    def slowest(self, flows: Sequence[Flow], load: Load) -> Link:
+        """The slowest share that one of the `flows` has of its links under a load, of which they
+        are a part."""
         slowest = Link(math.inf)
-        for flow in flows:
-            for level, unit, direction in self._ends(flow):
-                share = self.levels[level].bandwidth / used[level, unit, direction]
-                slowest = Link(
-                    min(slowest.bandwidth, share),
-                    max(slowest.latency_s, self.latencies_s[level]),
-                )
+        for end in {end for flow in flows for end in self._ends(flow)}:
+            level = end[0]
+            slowest = Link(
+                min(slowest.bandwidth, self.levels[level].bandwidth / load[end]),
+                max(slowest.latency_s, self.latencies_s[level]),
+            )
         return slowest
 
-    def _ends(self, flow: Flow) -> list[tuple[int, int, str]]:
-        """The two link ends that a flow uses: level, unit, direction."""
+    def _ends(self, flow: Flow) -> list[LinkEnd]:
+        """The two that a flow uses."""
         source, target = flow
         if source == target:
             return []
-        sizes = [math.prod(level.workers for level in self.levels[:n]) for n in self._numbers]
-        level = max(n for n in self._numbers if source // sizes[n] != target // sizes[n])
-        size = sizes[level]
-        return [(level, source // size, "out"), (level, target // size, "in")]
+        units, level = 1, 0
+        while source // (units * self.levels[level].workers) != target // (
+            units * self.levels[level].workers
+        ):
+            units *= self.levels[level].workers
+            level += 1
+        return [(level, source // units, "out"), (level, target // units, "in")]
 
-    @property
-    def _numbers(self) -> range:
-        return range(len(self.levels))
 
-
-def _hops(ranks: Sequence[int]) -> list[Flow]:
+def hops_of(ranks: Sequence[int]) -> list[Flow]:
+    """The flows of a ring through these workers in this order."""
     return list(pairwise([*ranks, ranks[0]])) if len(ranks) > 1 else []

@@ -146,9 +146,9 @@ class MemorySearch:
     def __post_init__(self) -> None:
         if self.costs.level.workers > MOST_WORKERS_IN_MEMORY:
             raise PlanError(
-                f"the best plan for {self.costs.level.workers} workers does not fit the memory, and"
+                f"the best plan for {self.costs.level.workers} GPUs does not fit the memory, and"
                 f" another is searched for up to {MOST_WORKERS_IN_MEMORY} only: give more memory,"
-                " or plan for fewer workers"
+                " or plan for fewer GPUs"
             )
 
     def stages_within(self, limit_s: float, limit_bytes: float) -> Stages | None:

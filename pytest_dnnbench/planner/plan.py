@@ -98,7 +98,7 @@ def read_plan(path: str | Path) -> Plan:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise PlanError(f"plan {path} cannot be read ({error}): {_FIX}") from error
+        raise PlanError(f"plan {path} cannot be read ({error.strerror}): {_FIX}") from error
     try:
         return parse_plan(content)
     except PlanError as error:

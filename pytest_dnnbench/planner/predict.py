@@ -117,7 +117,7 @@ def check_limits(memory_bytes: float | None, activation_compression: float | Non
     """Raises PlanError unless both are positive numbers or None."""
     if memory_bytes is not None and not 0 < memory_bytes < math.inf:
         raise PlanError(
-            f"memory {memory_bytes}: give the bytes of one worker, above 0 and finite; leave it out"
+            f"memory {memory_bytes}: give the bytes of one GPU, above 0 and finite; leave it out"
             " for no limit"
         )
     if activation_compression is not None and not activation_compression > 0:
@@ -193,6 +193,6 @@ def _needed_bytes(states: States, versions: int) -> Floats:
 
 def _too_little(memory_bytes: float | None, least: float, workers: int) -> str:
     return (
-        f"no plan for {workers} workers fits in {memory_bytes:.0f} bytes each: the leanest needs"
-        f" {least:.0f}; give more memory or workers, or a smaller batch"
+        f"no plan for {workers} GPUs fits in {memory_bytes:.0f} bytes each: the leanest needs"
+        f" {least:.0f}; give more memory or GPUs, or a smaller batch"
     )

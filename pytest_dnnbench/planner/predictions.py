@@ -19,7 +19,7 @@ from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.blocks import levels_of
 from pytest_dnnbench.planner.bubbles import batch_seconds
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, data_parallel_step
-from pytest_dnnbench.planner.fabric import Fabric, Flow
+from pytest_dnnbench.planner.fabric import Fabric, Flow, hops_of
 from pytest_dnnbench.planner.orders import ORDERED, in_flight, orders_of
 from pytest_dnnbench.planner.plan import Plan, Stage
 from pytest_dnnbench.planner.predict import even_plan
@@ -34,6 +34,9 @@ from pytest_dnnbench.planner.training_memory import (
     stage_bytes,
     weight_bytes,
 )
+
+MOST_MICROBATCHES = 1 << 12
+"""Of each pipeline in an update: every pass of each of them is played."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +115,10 @@ def predictions(
     none within `memory_bytes`, is left out. Raises PlanError for latencies and microbatches that
     cannot be.
     """
-    if microbatches is not None and microbatches < 1:
-        raise PlanError(f"{microbatches} microbatches: give at least 1")
+    if microbatches is not None and not 1 <= microbatches <= MOST_MICROBATCHES:
+        raise PlanError(
+            f"{microbatches} microbatches: give at least 1, and at most {MOST_MICROBATCHES}"
+        )
     fabric = Fabric(levels_of(plan.workers, bandwidths), tuple(latencies_s))
     given = Predicting(profile, fabric, memory_bytes, microbatches)
     alone = given.made("single", "1", 1, given.alone_s, alone_bytes(profile))
@@ -168,9 +173,12 @@ class _Cuts:
 
     def of(self, pipelines: Pipelines) -> Plan | None:
         """For these pipelines."""
+        if pipelines.stages > len(self._given.profile.nodes):
+            return None
         key = pipelines.stages, pipelines.replicas
         if key not in self._plans:
-            link = self._given.fabric.slowest(*[_all_flows(pipelines)] * 2)
+            flows, fabric = _all_flows(pipelines), self._given.fabric
+            link = fabric.slowest(flows, fabric.load(flows))
             try:
                 self._plans[key] = even_plan(
                     self._given.profile,
@@ -215,9 +223,10 @@ def _on_pipelines(given: Predicting, pipelines: Pipelines, stages: Sequence[Stag
     nodes = {node.id: node for node in given.profile.nodes}
     weights = weight_bytes(given.profile) or 1.0
     rings = [_replicas(pipelines, place) for place in range(pipelines.ranks)]
+    load = given.fabric.load(hop for each in rings for hop in hops_of(each))
     seconds: dict[tuple[int, str], float] = {}
     for number, stage in enumerate(stages):
-        ring = given.fabric.ring(rings[pipelines.place_of(number)], rings)
+        ring = given.fabric.ring(rings[pipelines.place_of(number)], load)
         backward_s = sum(nodes[name].backward_s for name in stage.nodes)
         seconds[number, "F"] = sum(nodes[name].forward_s for name in stage.nodes)
         seconds[number, "B"] = backward_s
@@ -248,13 +257,13 @@ def _transfers(
 ) -> dict[tuple[int, int], float]:
     """Seconds of a message between neighbouring stages, while all ranks send to their
     neighbours."""
-    every = _all_flows(pipelines)
+    load = fabric.load(_all_flows(pipelines))
     seconds = {}
     for before in range(len(stages) - 1):
         size = stages[before].output_bytes
         for pair in ((before, before + 1), (before + 1, before)):
             if flows := _flows(pipelines, *pair):
-                seconds[pair] = fabric.slowest(flows, every).seconds(size)
+                seconds[pair] = fabric.slowest(flows, load).seconds(size)
     return seconds
 
 

@@ -38,7 +38,11 @@ def read_profile(path: Path) -> Profile:
     try:
         content = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ProfileError(f"the profile {path} cannot be read: {error}") from error
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
+        raise ProfileError(
+            f"the profile {path} cannot be read: {reason}: give a file that `dnnbench profile` or"
+            " PipeDream has written"
+        ) from error
     try:
         return _parser(content)(content)
     except ProfileError as error:

@@ -127,7 +127,9 @@ class Pipelines:
 
     def place_of(self, stage: int) -> int:
         """The rank of a pipeline that holds a stage."""
-        return next(place for place in range(self.ranks) if stage in self.stages_of(place))
+        if self.rule.shape == "v":
+            return min(stage, self.stages - 1 - stage)
+        return stage % self.ranks
 
     def accumulation(self) -> Schedule:
         """What the pipelines compute, as a schedule of ours with as many stages: gradient

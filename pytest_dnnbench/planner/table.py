@@ -1,8 +1,9 @@
-"""A plan for people: its stages as a table, with one worker and data parallelism beside it.
+"""A plan for people: its stages as a table, with one GPU and data parallelism beside it.
 
 What lives here: text. Not here: the figures (predict.py) or the arguments (command.py).
 """
 
+import math
 from collections.abc import Sequence
 
 from pytest_dnnbench.planner.plan import Plan, Stage
@@ -22,7 +23,7 @@ COLUMNS = (
 
 def format_plan(plan: Plan) -> str:
     """The table as text, without a trailing newline."""
-    lines = [f"{plan.cost_model} cost model, {'x'.join(map(str, plan.workers))} workers"]
+    lines = [f"{plan.cost_model} cost model, {_gpus(plan)}"]
     if plan.bottleneck_s is None:
         lines.append(f"infeasible: {plan.reason}")
     else:
@@ -36,9 +37,15 @@ def format_plan(plan: Plan) -> str:
         )
     memory = f", {plan.data_parallel_memory_bytes / 1e6:.1f} MB each"
     lines.append(_time("data parallelism", plan.data_parallel_s, plan.single_s) + memory)
-    lines.append(_time("one worker", plan.single_s, plan.single_s))
+    lines.append(_time("one GPU", plan.single_s, plan.single_s))
     lines += [f"doubtful: {remark}" for remark in plan.remarks]
     return "\n".join(lines)
+
+
+def _gpus(plan: Plan) -> str:
+    """As people write them: --gpus counts GPUs, which the planner calls workers."""
+    total = math.prod(plan.workers)
+    return f"{'x'.join(map(str, plan.workers))} GPU{'s' if total > 1 else ''}"
 
 
 def _row(number: int, stage: Stage) -> tuple[str, ...]:
@@ -66,7 +73,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _time(name: str, seconds: float, single_s: float) -> str:
-    faster = f", {single_s / seconds:.2f} times one worker" if seconds else ""
+    faster = f", {single_s / seconds:.2f} times one GPU" if seconds else ""
     return f"{name + ':':24}{seconds * 1e3:10.3f} ms per minibatch{faster}"
 
 

@@ -37,6 +37,8 @@ class HeadsParallel(ParallelStyle):
         out = module.out_proj
         columns = out.weight.chunk(ranks, dim=1)[rank].contiguous()
         _hold(out, "weight", columns, Shard(1), device_mesh)
+        # nn.TransformerEncoderLayer's own fast path, in evaluation, takes whole weights.
+        torch.backends.mha.set_fastpath_enabled(False)
         module.forward = partial(_forward, module, device_mesh)  # type: ignore[method-assign]
         return module
 

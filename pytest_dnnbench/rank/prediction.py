@@ -18,7 +18,7 @@ import torch.distributed as dist
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.messages import Place, PredictedStep, RunRequest
-from pytest_dnnbench.planner.data_parallel import StepTime, data_parallel_step
+from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, StepTime, data_parallel_step
 from pytest_dnnbench.planner.fabric import CollectiveCost
 from pytest_dnnbench.planner.profile import Node, Profile
 from pytest_dnnbench.planner.sharded import Reshard, sharded_step, units_of
@@ -53,12 +53,12 @@ class _Rule:
 
     collectives: tuple[str, ...]
     refusal: Callable[[Case], str]
-    time: Callable[["_Known"], StepTime]
-    memory_bytes: Callable[["_Known"], float]
+    time: Callable[["_Measured"], StepTime]
+    memory_bytes: Callable[["_Measured"], float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Measured:
     """What was measured: the profile, whose operators add up to the whole model, and the costs by
     collective."""
 
@@ -94,21 +94,20 @@ def predict(place: Place, request: RunRequest) -> PredictedStep | None:
         rank_phase.enter("prediction")
         torch.backends.cudnn.benchmark = case.form.cudnn_benchmark
         dist.barrier()
-        try:
-            profile = _profile(place, request)
-        except DnnbenchError as error:  # on all ranks alike: the model cannot be profiled
-            return PredictedStep(refused=str(error))
+        profile, reason = _profile_or_reason(place, request)
+        if profile is None:
+            return PredictedStep(refused=reason)
         costs = measured_costs(place, rule.collectives)
     if place.rank:
         return None
     overlaps = place.device.startswith("cuda")
-    known = _Known(case, _adding_up(profile), costs, overlaps)
-    time = rule.time(known)
+    measured = _Measured(case, _adding_up(profile), costs, overlaps)
+    time = rule.time(measured)
     return PredictedStep(
         compute_s=time.compute_s,
         exposed_s=time.exposed_s,
         update_s=time.update_s,
-        memory_bytes=rule.memory_bytes(known),
+        memory_bytes=rule.memory_bytes(measured),
         overlaps=overlaps,
         collectives={
             name: (cost.fixed_s, cost.bytes_s)
@@ -117,6 +116,21 @@ def predict(place: Place, request: RunRequest) -> PredictedStep | None:
         },
         profile_parts_over_whole=parts_over_whole(profile),
     )
+
+
+def _profile_or_reason(place: Place, request: RunRequest) -> tuple[Profile | None, str]:
+    """This rank's profile; where a rank could not make one, none on any rank, and that rank's
+    reason: the others must not wait for it in their collectives."""
+    profile, reason = None, ""
+    try:
+        profile = _profile(place, request)
+    except DnnbenchError as error:
+        reason = str(error)
+    reasons = [reason] * place.world_size
+    if place.world_size > 1:
+        dist.all_gather_object(reasons, reason)
+    reason = next(filter(None, reasons), "")
+    return (None if reason else profile), reason
 
 
 def _profile(place: Place, request: RunRequest) -> Profile:
@@ -174,29 +188,29 @@ def _accumulates(case: Case) -> str:
     return "an exchange per minibatch is not in the formula" if case.form.accumulate > 1 else ""
 
 
-def _alone_time(known: _Known) -> StepTime:
-    return StepTime(_compute_s(known), 0.0, known.update_s)
+def _alone_time(measured: _Measured) -> StepTime:
+    return StepTime(_compute_s(measured), 0.0, measured.update_s)
 
 
-def _compute_s(known: _Known) -> float:
-    return known.profile.parts_s * known.case.form.accumulate
+def _compute_s(measured: _Measured) -> float:
+    return measured.profile.parts_s * measured.case.form.accumulate
 
 
-def _ddp_time(known: _Known) -> StepTime:
-    options = known.case.options
+def _ddp_time(measured: _Measured) -> StepTime:
+    options = measured.case.options
     step = data_parallel_step(
-        known.nodes,
-        known.cost("all_reduce", narrow=options.get("hook") in _HALF),
-        update_s=known.update_s,
-        bucket_bytes=float(options.get("bucket_mb", 25.0)) * _MIB,
-        overlaps=known.overlaps,
+        measured.nodes,
+        measured.cost("all_reduce", narrow=options.get("hook") in _HALF),
+        update_s=measured.update_s,
+        bucket_bytes=float(options["bucket_mb"]) * _MIB if "bucket_mb" in options else BUCKET_BYTES,
+        overlaps=measured.overlaps,
     )
-    return replace(step, compute_s=_compute_s(known))
+    return replace(step, compute_s=_compute_s(measured))
 
 
-def _ddp_bytes(known: _Known) -> float:
-    views = bool(known.case.options.get("gradient_as_bucket_view", False))
-    return data_parallel_bytes(known.profile, buckets=not views)
+def _ddp_bytes(measured: _Measured) -> float:
+    views = bool(measured.case.options.get("gradient_as_bucket_view", False))
+    return data_parallel_bytes(measured.profile, buckets=not views)
 
 
 def _reshard(case: Case) -> Reshard:
@@ -206,27 +220,27 @@ def _reshard(case: Case) -> Reshard:
     return "no" if choice == "no" else "auto"
 
 
-def _fsdp_time(known: _Known) -> StepTime:
-    options = known.case.options
+def _fsdp_time(measured: _Measured) -> StepTime:
+    options = measured.case.options
     narrow = options.get("param_dtype") == "bf16"
     reduced = str(options.get("reduce_dtype", "none"))
     return sharded_step(
-        units_of(known.profile),
-        known.cost("all_gather", narrow=narrow),
-        known.cost("reduce_scatter", narrow=reduced == "bf16" or (reduced == "none" and narrow)),
-        update_s=known.update_s / known.case.gpus,
-        reshard=_reshard(known.case),
-        overlaps=known.overlaps,
+        units_of(measured.profile),
+        measured.cost("all_gather", narrow=narrow),
+        measured.cost("reduce_scatter", narrow=reduced == "bf16" or (reduced == "none" and narrow)),
+        update_s=measured.update_s / measured.case.gpus,
+        reshard=_reshard(measured.case),
+        overlaps=measured.overlaps,
     )
 
 
-def _fsdp_bytes(known: _Known) -> float:
-    resharded = _reshard(known.case) != "no"
-    return sharded_bytes(known.profile, known.case.gpus, resharded=resharded)
+def _fsdp_bytes(measured: _Measured) -> float:
+    resharded = _reshard(measured.case) != "no"
+    return sharded_bytes(measured.profile, measured.case.gpus, resharded=resharded)
 
 
 _RULES: Mapping[str, _Rule] = {
-    "single": _Rule((), _no_refusal, _alone_time, lambda known: alone_bytes(known.profile)),
+    "single": _Rule((), _no_refusal, _alone_time, lambda measured: alone_bytes(measured.profile)),
     "ddp": _Rule(("all_reduce",), _unknown_exchange, _ddp_time, _ddp_bytes),
     "fsdp": _Rule(("all_gather", "reduce_scatter"), _accumulates, _fsdp_time, _fsdp_bytes),
 }

@@ -148,12 +148,12 @@ class StepGraph:
 
     def _fill(self, minibatches: Any) -> None:
         for place, tensor in zip(tensors_of(self._inputs), tensors_of(minibatches), strict=True):
-            if place.shape != tensor.shape:
+            if (place.shape, place.dtype) != (tensor.shape, tensor.dtype):
                 raise UsageError(
                     f"{FLAG}: a minibatch of {self._name} has a tensor of the shape"
-                    f" {tuple(tensor.shape)}, and the step was captured with"
-                    f" {tuple(place.shape)}: let all minibatches have the same size, or leave the"
-                    " option out"
+                    f" {tuple(tensor.shape)} in {tensor.dtype}, and the step was captured with"
+                    f" {tuple(place.shape)} in {place.dtype}: let all minibatches be alike, or"
+                    " leave the option out"
                 )
             place.copy_(tensor, non_blocking=True)
 

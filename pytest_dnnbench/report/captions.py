@@ -46,7 +46,8 @@ def launches_and_steps(study: Study) -> str:
     unit = " steps" if isinstance(steps, int) else ""  # seconds have theirs, as in 5s
     of_steps = "" if steps is None else f" of {steps}{unit}"
     left_out = any(result.disturbed for result in study.measured)
-    return f"{launches} launches{of_steps}" + (", disturbed ones left out" if left_out else "")
+    noun = "launch" if most == 1 else "launches"
+    return f"{launches} {noun}{of_steps}" + (", disturbed ones left out" if left_out else "")
 
 
 def _gpu_names(study: Study) -> list[str]:

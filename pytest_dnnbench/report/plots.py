@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from pytest_dnnbench.metrics import THROUGHPUT, metric_row
+from pytest_dnnbench.metrics import SMALLEST, THROUGHPUT, metric_row
 from pytest_dnnbench.report import panels
 from pytest_dnnbench.report.breakdowns import broken_down
 from pytest_dnnbench.report.canvas import PANEL_INCHES, WIDE_INCHES, Draw
@@ -176,7 +176,13 @@ def _breakdown(study: Study) -> list[Plot]:
 
 def _predictions(study: Study) -> list[Plot]:
     """A plot where steps were predicted; none elsewhere, for few sessions do."""
-    entries = [(result, entry) for result, entry in predicted(study) if entry.step_time_s]
+    entries = [
+        (result, entry)
+        for result, entry in predicted(study)
+        if all(
+            (each or 0.0) >= SMALLEST for each in (entry.step_time_s, entry.measured_step_time_s)
+        )
+    ]
     if not entries:
         return []
     return [

@@ -62,10 +62,10 @@ def prediction_details(entry: PredictionEntry) -> list[str]:
     if entry.refused:
         return [f"not predicted: {one_line(entry.refused)}"]
     parts = {"compute": entry.compute_s, "exposed": entry.exposed_s, "update": entry.update_s}
-    known = [f"{name} {amount(value, 's')}" for name, value in parts.items() if value is not None]
+    shares = [f"{name} {amount(value, 's')}" for name, value in parts.items() if value is not None]
     lines = [
         f"predicted step time {amount(entry.step_time_s, 's')}"
-        + (f" ({', '.join(known)})" if known else ""),
+        + (f" ({', '.join(shares)})" if shares else ""),
         f"measured step time {amount(entry.measured_step_time_s, 's')}, {_error(entry)}",
     ]
     if entry.memory_bytes is not None:

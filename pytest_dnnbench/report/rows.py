@@ -44,6 +44,12 @@ class Row:
         return self.result.record.run.oversubscribed
 
     @property
+    def marked(self) -> bool:
+        """Its throughput is a figure, from which disturbed launches were left out."""
+        launches = self.result.launches(THROUGHPUT)
+        return bool(launches.left_out) and not launches.doubt
+
+    @property
     def status(self) -> str:
         """The verdict's status."""
         return self.result.status

@@ -184,7 +184,7 @@ def _notes(study: Study, rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     if "throughput_half_width" in keys:
         unit = throughput_unit(study.latest)
         lines.append(f"± half of the 95% interval of {unit} over launches")
-    if any(row.result.disturbed for row in rows):
+    if any(row.marked for row in rows):
         lines.append("! a figure without the disturbed launches of its case")
     if any(row.result.launches(THROUGHPUT).doubt for row in rows):
         lines.append("[...] all launches, of which too few were undisturbed: no figure of the case")

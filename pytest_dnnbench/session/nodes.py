@@ -43,11 +43,15 @@ def engine_of(settings: Settings, added: Mapping[str, EngineFactory]) -> Engine 
     if settings.engine is None:
         if in_allocation() and (settings.nodes or has_several_nodes()):
             return factories["slurm"](names, command)
-        if given := settings.nodes or settings.engine_command:
-            raise UsageError(
-                f"{given!r} needs an engine: say how processes are started on nodes with"
-                f" --dnn-engine ({', '.join(factories)})"
-            )
+        for option, given in (
+            ("--dnn-nodes", settings.nodes),
+            ("--dnn-engine-command", settings.engine_command),
+        ):
+            if given:
+                raise UsageError(
+                    f"{option} {given!r} needs an engine: say how processes are started on nodes"
+                    f" with --dnn-engine ({', '.join(factories)})"
+                )
         return None
     if settings.engine not in factories:
         choices = ", ".join((*factories, NONE))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pytest_dnnbench.catalog import FrameworkSpec
+from pytest_dnnbench.catalog import FrameworkOption, FrameworkSpec
 from pytest_dnnbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -119,15 +119,27 @@ def add_options(parser: pytest.Parser, options: Iterable[Option]) -> None:
 
 
 def framework_options(frameworks: Iterable[FrameworkSpec]) -> list[Option]:
-    """One option per flag: the variants of a framework share theirs, and the first of them names
-    it."""
-    rows: dict[str, Option] = {}
+    """One option per flag, which several frameworks may share. The first one's row describes it."""
+    rows: dict[str, FrameworkOption] = {}
+    takers: dict[str, list[str]] = {}
     for framework in frameworks:
         for row in framework.options:
-            about = f"{framework.name}: {row.about}"
-            option = Option(row.flag, type(row.default), row.default, about, row.choices)
-            rows.setdefault(row.flag, option)
-    return list(rows.values())
+            rows.setdefault(row.flag, row)
+            takers.setdefault(row.flag, []).append(framework.name)
+    return [
+        Option(
+            flag, type(row.default), row.default, f"{_all(takers[flag])}: {row.about}", row.choices
+        )
+        for flag, row in rows.items()
+    ]
+
+
+def _all(names: list[str]) -> str:
+    """The frameworks of an option; the first few where there are many."""
+    most = 3
+    if len(names) <= most + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most} others"
 
 
 def _ini_type(option: Option) -> Any:

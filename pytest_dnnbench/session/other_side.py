@@ -50,7 +50,7 @@ def asked_side(settings: Settings) -> Asked:
         if _REQUIREMENT.fullmatch(spec) and not os.path.exists(spec):
             requirements = tuple(_NEXT.split(spec))
         else:
-            python = _interpreter(spec)
+            python = _interpreter(spec, settings.against)
         name = name or (" ".join(requirements) if requirements else spec)
     path = settings.against_path
     if path is not None and not os.path.isdir(path):
@@ -82,8 +82,8 @@ def _name_and_spec(text: str) -> tuple[str, str]:
     return name, os.path.expanduser(spec.strip())
 
 
-def _interpreter(spec: str) -> str:
-    """The interpreter at a path."""
+def _interpreter(spec: str, given: str) -> str:
+    """The interpreter at a path, which the user gave with or without a name before it."""
     path = Path(spec).absolute()
     if path.is_dir():
         for name in _PYTHONS:
@@ -94,8 +94,11 @@ def _interpreter(spec: str) -> str:
             " environment, or an interpreter"
         )
     if not path.exists():
+        if spec[:1].isdigit() and given != spec:
+            package = given.partition("=")[0]
+            raise UsageError(f"--dnn-against {given}: write the requirement as {package}=={spec}")
         raise UsageError(
-            f"--dnn-against {spec}: there is no such interpreter or folder, and it is no"
+            f"--dnn-against {given}: there is no such interpreter or folder, and it is no"
             " requirement such as torch==2.9.1"
         )
     if not os.access(path, os.X_OK):

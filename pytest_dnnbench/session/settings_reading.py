@@ -74,7 +74,8 @@ def _check(settings: Settings, catalog: Catalog) -> None:
             raise UsageError(f"--dnn-{name} is empty: name at least one, separated by commas")
     if settings.false_alarms >= 0.5:
         raise UsageError(f"--dnn-false-alarms is {settings.false_alarms}: it must be below 0.5")
-    if settings.effect is not None and settings.baseline is None:
+    beside = settings.has_other_side  # A session with two sides refuses `auto` in its own words.
+    if settings.effect is not None and settings.baseline is None and not beside:
         raise UsageError(
             "--dnn-launches auto needs --dnn-baseline: launches are planned from the noise of"
             " stored sessions; add --dnn-baseline latest, or give a number of launches"

@@ -33,7 +33,7 @@ def _counts(records: Mapping[str, Record], against: SessionBaseline) -> list[str
     if not baseline.names():
         lines.append("NO BASELINE: no stored session is usable; save one with --benchmark-autosave")
     if left_out := [name for name in baseline.names() if name in against.deselected]:
-        lines.append(f"deselected: {len(left_out)} cases of the baseline")
+        lines.append(f"deselected cases of the baseline: {len(left_out)}")
     return lines
 
 

@@ -16,9 +16,31 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bisect import CASES, OPTIONS, make_repository
+from benchmarks.find_commit import make_repository
 
-FAST, SLOW = 0.05, 0.15
+MODEL = """
+import time
+from torch import nn
+
+class Sleeps(nn.Module):
+    def forward(self, images):
+        time.sleep({seconds})
+        return images
+
+def model(channels=1, classes=10):
+    return nn.Sequential(Sleeps(), nn.Flatten(), nn.Linear(784, classes))
+"""
+FAST, SLOW = MODEL.format(seconds=0.05), MODEL.format(seconds=0.15)
+UNBUILDABLE = "syntax("
+CASES = """
+def test_train(framework, model, gpus, process_group, dnnbench):
+    dnnbench.measure(framework, model, process_group(gpus), phase="train")
+"""
+OPTIONS = (
+    *("test_cases.py", "-p", "no:cacheprovider", "--dnn-device", "cpu", "--gpus", "1"),
+    *("--dnn-frameworks", "single", "--dnn-models", "measured:model", "--dnn-batch-size", "4"),
+    *("--dnn-steps", "2", "--dnn-warmup", "1"),
+)
 JOURNAL = Path(".benchmarks") / "dnnbench-bisect-session" / "dnnbench-journal.jsonl"
 
 
@@ -50,21 +72,19 @@ def kept_launches() -> int:
 def test_the_commit_of_a_planted_slowdown_is_named_also_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Commit 3 of 4 is slow, and does not build, as commit 2 does not: the answer is one of the two
-    and commit 4. Interrupted in its first session."""
+    """The first commit after good is slow, and does not build: the answer is this one or the next.
+    Interrupted in its first session."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     # What is slow sleeps, so that other sessions of this user need not be waited for.
     (tmp_path / "leases").mkdir(mode=0o700)
     monkeypatch.setenv("DNNBENCH_LEASE_DIR", str(tmp_path / "leases"))
-    make_repository(
-        tmp_path / "repository", [FAST, FAST, FAST, SLOW, SLOW], {2: "syntax(", 3: "syntax("}
-    )
+    make_repository(tmp_path / "repository", [FAST, UNBUILDABLE, SLOW, SLOW])
     (tmp_path / "test_cases.py").write_text(CASES)
     search = bisect(
-        *("--repository", "repository", "--good", "HEAD~4", "--bad", "HEAD"),
-        *("--build", "python -m py_compile sleepy.py", "--launches", "8", "--"),
-        *OPTIONS.format(steps=2).split(),
+        *("--repository", "repository", "--good", "HEAD~3", "--bad", "HEAD"),
+        *("--build", "python -m py_compile measured.py", "--launches", "8", "--"),
+        *OPTIONS,
     )
     with ended_at_last(search):
         while kept_launches() < 3:
@@ -82,10 +102,10 @@ def test_the_commit_of_a_planted_slowdown_is_named_also_after_an_interruption(
     assert search.returncode == 0, said
     lines = said.splitlines()
     assert "good " in lines[0]
-    assert sum(line.count("skipped ") for line in lines) <= 2
+    assert sum(line.count("skipped ") for line in lines) == 1
     commits = git_names(tmp_path / "repository")
     last = lines[-1]
-    named = ", ".join(commit[:10] for commit in commits[2:])
+    named = ", ".join(commit[:10] for commit in commits[1:3])
     assert last.startswith(f"the first slow commit is one of {named} ("), said
     assert "% sure): " in last
     # 0.05 s against 0.15 s is 67% slower; a third of it is what a busy machine leaves of that.

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.session import settings_reading
 from tests.acceptance.test_main_job import CASES
 
 CONFTEST = "from tests.fake_launches import install\ninstall(3)\n"
@@ -46,7 +48,7 @@ def test_a_step_that_takes_longer_than_predicted_fails_its_case(
     result.assert_outcomes(passed=1, failed=2, deselected=3)
     result.stdout.fnmatch_lines(
         [
-            "*prediction: a step takes 10* ms, and 5 ms were predicted: +100%, beyond"
+            "*prediction: a step takes 10* ms, and 5 ms were predicted: +1??.?%, beyond"
             " --dnn-prediction-error 20%*",
             "predicted steps",
             "  case                 predicted  measured  error  exposed",
@@ -73,8 +75,8 @@ def test_predictions_are_made_when_they_are_asked_for(run: Any, pytester: pytest
 
 
 @pytest.mark.parametrize("text", ["20", "-5%", "0%", "much", "%", "1e400%"])
-def test_a_limit_is_a_percentage(text: str, run: Any) -> None:
-    result = run(f"--dnn-prediction-error={text}")
-    result.stderr.fnmatch_lines(
-        [f"ERROR: *--dnn-prediction-error '{text}': give a percentage above 0, as in 20%"]
-    )
+def test_a_limit_is_a_percentage(text: str) -> None:
+    with pytest.raises(UsageError, match=r"give a percentage above 0, as in 20%") as refusal:
+        settings_reading._percentage(text)
+    assert f"--dnn-prediction-error {text!r}: " in str(refusal.value)
+    assert settings_reading._percentage(" 2.5% ") == 0.025

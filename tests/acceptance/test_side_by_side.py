@@ -141,7 +141,7 @@ def test_a_slower_side_b_is_called_and_fails_its_case_also_after_an_interruption
     assert other["must_match"]["variables.DNNL_MAX_CPU_ISA"] == "AVX2"
     assert "variables.DNNL_MAX_CPU_ISA" not in record["environment"]["must_match"]
     # The sleep is seen, unless the machine's own load hides it. Causes: test_side_causes.py.
-    assert other["why"]["doubt"] or other["why"]["causes"][0]["part"] == "idle"
+    assert {"idle"} >= {cause["part"] for cause in other["why"]["causes"][:1]}
     assert len(record["breakdown"]["launches"]) == len(other["breakdown"]["launches"]) == 2
     assert other["checked"].keys() == record["correctness"]["largest_deviation"].keys()
 

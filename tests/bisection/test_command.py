@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.bisect import make_repository, new_search
+from benchmarks.find_commit import make_repository, new_search
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.bisection import command
 from pytest_dnnbench.bisection.command import STATE
@@ -26,7 +26,7 @@ COMMITS = ("--good", "HEAD~4", "--bad", "HEAD")
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of six commits, in which the command runs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    make_repository(tmp_path / "repository", [0.0] * 6)
+    make_repository(tmp_path / "repository", [""] * 6)
     monkeypatch.chdir(tmp_path / "repository")
     return tmp_path / "repository"
 
@@ -118,6 +118,17 @@ def test_a_search_that_is_given_up_makes_way(here: Path, monkeypatch: pytest.Mon
     assert main(["bisect", *COMMITS, "--restart", "--", "bench_cases"]) == 0
 
 
+def test_a_damaged_search_can_be_given_up(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulated(monkeypatch, Machine({"case": {2: -0.05}}))
+    STATE.parent.mkdir()
+    STATE.write_text("{")
+    assert main(["bisect", *COMMITS, "--", "bench_cases"]) == 2
+    assert "holds no search that can be continued" in capsys.readouterr().err
+    assert main(["bisect", *COMMITS, "--restart", "--", "bench_cases"]) == 0
+
+
 def test_an_unsettled_search_names_who_it_may_be_and_goes_on(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +173,11 @@ def test_a_skipped_commit_is_said_and_tried_again_when_asked(
         ([*COMMITS, "--metric", "bus_bandwidth", "--", "x"], "as in --smallest 3%"),
         (["--resume"], "there is no search to continue"),
         (["--resume", "--", "x"], "leave the rest out"),
+        (["--resume", "--build", "make"], "leave the rest out"),
+        (["--resume", "--launches", "20"], "leave the rest out"),
+        (["--resume", "--restart"], "leave the rest out"),
+        ([*COMMITS, "--retry-skipped", "--", "x"], "give --resume too"),
+        (["--package", "a", "--versions", ",", "--", "x"], "--versions names none"),
         ([*COMMITS, "--state", "/dev/null/x.json", "--", "x"], "cannot be written"),
     ],
 )

@@ -59,6 +59,26 @@ def test_a_merge_stands_for_all_that_it_brought(repository: Path) -> None:
     assert checkouts.title(second) == f'{second[:10]} "second"'
 
 
+def test_a_good_commit_that_a_merge_brought_is_refused_with_the_one_to_give(
+    repository: Path,
+) -> None:
+    """The commits between it and the merge lack what it has: they would be called slow for that."""
+    first = commit(repository, "first")
+    git(repository, "checkout", "-qb", "side")
+    (repository / "other.py").write_text("faster")
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "side")
+    git(repository, "checkout", "-q", "main")
+    second = commit(repository, "second")
+    git(repository, "merge", "-q", "--no-ff", "-m", "the merge", "side")
+    third = commit(repository, "third")
+    with pytest.raises(UsageError, match=f"--good side came .* by a merge.*: give {first[:10]},"):
+        commits_between(str(repository), "side", "main")
+    merge = git(repository, "rev-parse", "HEAD~1")
+    assert commits_between(str(repository), first, "main") == [first, second, merge, third]
+    assert commits_between(str(repository), merge, "main") == [merge, third]
+
+
 def test_commits_that_cannot_be_searched_are_refused(repository: Path, tmp_path: Path) -> None:
     commit(repository, "first")
     git(repository, "checkout", "-qb", "side")
@@ -66,7 +86,7 @@ def test_commits_that_cannot_be_searched_are_refused(repository: Path, tmp_path:
     git(repository, "checkout", "-q", "main")
     commit(repository, "second")
     for good, bad, said in (
-        ("nothing", "HEAD", "'nothing' is no commit"),
+        ("nothing", "HEAD", "'nothing' is no commit of .*: give a hash, a tag or a branch"),
         ("--all", "HEAD", "'--all' is no commit"),
         ("HEAD", "main", "are the same commit"),
         ("HEAD", "HEAD~1", "does not descend from"),

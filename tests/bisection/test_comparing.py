@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bisect import new_search
+from benchmarks.find_commit import new_search
+from pytest_dnnbench.bisection import comparing
 from pytest_dnnbench.bisection.comparing import (
     Arguments,
     SessionFailed,
@@ -166,6 +167,33 @@ def test_a_session_without_a_record_says_its_last_words(
         sessions.compare(search, ("1", "2"), 8, resume=False)
 
 
+def test_output_that_was_shown_is_not_said_again(tmp_path: Path) -> None:
+    program = fake_pytest(tmp_path, "print('shown'); sys.exit(4)")
+    sessions = Sessions(FakeSides(program), tmp_path / "session", shown=True)
+    search = new_search(4)
+    search.folder = str(tmp_path)
+    with pytest.raises(SessionFailed, match="status 4: see its output above"):
+        sessions.compare(search, ("1", "2"), 8, resume=False)
+
+
+def test_a_signal_that_comes_before_the_session_is_there_ends_it(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    program = fake_pytest(tmp_path, f"open({str(started)!r}, 'w'); time.sleep(60)")
+    sessions: list[subprocess.Popen[bytes]] = []
+
+    def interrupted() -> None:
+        with comparing._passed_on() as signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            sessions.append(subprocess.Popen([program], process_group=0))
+            signals.wait(sessions[0])
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert sessions[0].returncode == -signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_the_session_once_and_waits_for_what_it_saves(
     tmp_path: Path, number: signal.Signals
@@ -185,7 +213,7 @@ def test_a_signal_reaches_the_session_once_and_waits_for_what_it_saves(
     )
     script = (
         "from pathlib import Path\n"
-        "from benchmarks.bisect import new_search\n"
+        "from benchmarks.find_commit import new_search\n"
         "from pytest_dnnbench.bisection.comparing import Sessions\n"
         "from tests.bisection.test_comparing import FakeSides\n"
         f"sessions = Sessions(FakeSides({program!r}), Path({str(tmp_path / 'session')!r}))\n"

@@ -91,9 +91,9 @@ def test_a_batch_job_of_slurm_is_stopped_requeued_and_continued_over_its_nodes(
         job.asked("scontrol", "update", f"JobId={job.number}", "StartTime=now+3")
         job.until(lambda: job.fact("JobState") in ("COMPLETED", "FAILED", "CANCELLED"))
         assert job.fact("JobState") == "COMPLETED", f"{job.log}\n{job.facts}"
-    assert "stopped by SIGTERM" in job.log
-    assert "launches are taken from" in job.log
-    assert "preflight: 2 nodes in" in job.log
+    assert "stopped by SIGTERM" in job.log, job.log
+    assert "launches are taken from" in job.log, job.log
+    assert "preflight: 2 nodes in" in job.log, job.log
     check(folder, "n1, n2", LAUNCHES)
     assert not journal.exists()
 

@@ -82,7 +82,8 @@ def settings(**values: Any) -> Settings:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"nodes": "n1,n2"}, "needs an engine"),
+        ({"nodes": "n1,n2"}, "--dnn-nodes 'n1,n2' needs an engine"),
+        ({"engine_command": "ssh {node}"}, "--dnn-engine-command 'ssh {node}' needs an engine"),
         ({"engine": "prefix", "nodes": "n1,n2"}, "needs --dnn-engine-command"),
         ({"engine": "prefix", "engine_command": "ssh {node}"}, "needs the names"),
         ({"engine": "prefix", "engine_command": "ssh", "nodes": "n1,-o"}, "no name of a node"),

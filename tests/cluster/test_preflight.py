@@ -25,7 +25,7 @@ from pytest_dnnbench.results.records.preflight import (
     PreflightEntry,
 )
 from pytest_dnnbench.results.records.schema import SCHEMA, SavedFile, SessionEntry
-from pytest_dnnbench.results.verdicts.preflight import MOST_LINES, slow_parts
+from pytest_dnnbench.results.verdicts.preflight import MOST_LINES, rate_text, slow_parts
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.preflight import Preflight, summary_of
 from pytest_dnnbench.session.resources import Resources
@@ -133,6 +133,18 @@ def test_a_slow_link_is_named_and_a_slow_network_of_a_node_instead_of_its_links(
     assert line.startswith("the link a-d (gloo) is late: 95 us one way, the others 40 us")
 
 
+def test_a_network_that_is_slow_over_one_backend_hides_no_link_of_another() -> None:
+    slow = entry(ALIKE, {**FULL, **{pair: 3.0 for pair in FULL if "c" in pair}})
+    over_nccl = [
+        msgspec.structs.replace(link, backend="nccl")
+        for link in entry(ALIKE, {**FULL, "cd": 1.0}).links
+    ]
+    both = msgspec.structs.replace(slow, links=[*slow.links, *over_nccl])
+    network, link = slow_parts(both, [])
+    assert network.startswith("the network of node c is slow: 3 GB/s (gloo)")
+    assert link.startswith("the link c-d (nccl) is slow: 1 GB/s")
+
+
 def test_the_slow_one_of_three_nodes_is_named() -> None:
     three = dict.fromkeys("abc", 5.0)
     (line,) = slow_parts(entry(three, {"ab": 10.0, "ac": 2.0, "bc": 2.1}), [])
@@ -162,6 +174,14 @@ def test_history_counts_only_where_it_compares_and_where_now_is_the_worst() -> N
     assert slow_parts(now, noisy) == [], "it has been slower before"
     turned = [entry(dict.fromkeys("ab", 6.0), {"ba": 40.0})]  # the other way round
     assert len(slow_parts(now, turned)) == 1
+
+
+@pytest.mark.parametrize(
+    ("bytes_s", "text"),
+    [(12.34e9, "12.3 GB/s"), (999.7e6, "1 GB/s"), (999.4e6, "999 MB/s"), (5e4, "50 kB/s")],
+)
+def test_rates_have_three_digits_in_the_unit_that_fits(bytes_s: float, text: str) -> None:
+    assert rate_text(bytes_s) == text
 
 
 def test_many_lines_are_cut() -> None:

@@ -30,7 +30,7 @@ def nvml(ends: dict[str, list[str]], levels: dict[tuple[str, str], int] = LEVELS
         NvLinkRemoteDeviceType=lambda gpu, link: SWITCH if end(gpu, link) == "switch" else GPU,
         NvLinkRemotePciInfo=lambda gpu, link: SimpleNamespace(busId=BUSES[end(gpu, link)].lower()),
         PciInfo=bus,
-        TopologyCommonAncestor=lambda one, other: levels[one, other],
+        TopologyCommonAncestor=lambda *pair: levels[pair],
     )
 
 

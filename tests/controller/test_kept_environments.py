@@ -72,6 +72,17 @@ def test_one_is_removed_by_its_name_or_its_requirement(
     assert names(folder) == {"aaaa2222", "bbbb3333.999999999"}
 
 
+def test_a_whole_name_names_one_beside_what_a_removal_has_left(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "aaaa1111.removing" / "lib").mkdir(parents=True)
+    assert "removed aaaa1111 " in shown(capsys, "--remove", "aaaa1111")
+    assert names(folder) == {"aaaa2222", "bbbb3333.999999999"}
+    (folder / "aaaa2222.removing").mkdir()
+    assert "removed aaaa2222.removing " in shown(capsys, "--remove", "aaaa2222.removing")
+    assert "aaaa2222" in names(folder)
+
+
 def test_the_order_of_requirements_does_not_matter(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,6 +77,8 @@ def test_mps_and_a_compute_mode_are_settings_of_a_gpu(
     (tmp_path / "control").touch()
     library.nvmlDeviceGetComputeMode = lambda _: 0
     assert detect("cuda").gpus[0].settings == (("mps", True),)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "x" * 300)  # a path that no kernel looks up
+    assert detect("cuda").gpus[0].settings == ()
 
 
 @pytest.mark.usefixtures("torch_for_cuda")

@@ -71,11 +71,13 @@ def test_ranks_warm_up_until_steps_are_steady(session: Session) -> None:
 
 
 def test_each_launch_is_followed_by_the_gpus_yardstick(session: Session) -> None:
-    """Launches of the same seconds differ little; a round takes a millisecond or a few."""
+    """It does not depend on the case; a round takes a millisecond or a few."""
+    figures = []
     for record in session.records.values():
-        figures = record["metrics"]["yardstick_s"]["per_launch"]
-        assert len(figures) == len(record["launches"])
-        assert 1e-4 < min(figures) <= max(figures) < 1.05 * min(figures)
+        assert len(record["metrics"]["yardstick_s"]["per_launch"]) == len(record["launches"])
+        figures += record["metrics"]["yardstick_s"]["per_launch"]
+    assert len(figures) == 3
+    assert 1e-4 < min(figures) <= max(figures) < 1.05 * min(figures)
 
 
 def test_mfu_is_a_fraction_where_the_gpus_peak_is_known(session: Session) -> None:

@@ -37,7 +37,7 @@ def test_people_get_a_table_with_data_parallelism_beside_it(
 ) -> None:
     assert plan(profile_file, "--gpus", "4", "--bandwidth", "1e8") == 0
     assert capsys.readouterr().out.splitlines()[:9] == [
-        "corrected cost model, 4 workers",
+        "corrected cost model, 4 GPUs",
         "",
         "stage  replicas  nodes  compute ms  weights MB  output MB  versions  memory MB  from, to",
         "    0         3      1    1500.000        1.00       1.00         2        6.0"
@@ -45,10 +45,9 @@ def test_people_get_a_table_with_data_parallelism_beside_it(
         "    1         1      1     500.000      500.00       0.01         1     1501.0"
         "  classifier, classifier",
         "",
-        "this plan (3-1):           500.000 ms per minibatch, 4.00 times one worker",
-        "data parallelism:         1878.750 ms per minibatch, 1.06 times one worker,"
-        " 1504.0 MB each",
-        "one worker:               2000.000 ms per minibatch, 1.00 times one worker",
+        "this plan (3-1):           500.000 ms per minibatch, 4.00 times one GPU",
+        "data parallelism:         1878.750 ms per minibatch, 1.06 times one GPU, 1504.0 MB each",
+        "one GPU:                  2000.000 ms per minibatch, 1.00 times one GPU",
     ]
 
 
@@ -106,7 +105,7 @@ def test_a_memory_that_suffices_for_nothing_is_an_answer_with_status_1(
 ) -> None:
     assert plan(profile_file, "--gpus", "2x2", "--bandwidth", "1e9,1e8", "--memory", "1e6") == 1
     assert (
-        "infeasible: no plan for 4 workers fits in 1000000 bytes each: the leanest needs 1501010000"
+        "infeasible: no plan for 4 GPUs fits in 1000000 bytes each: the leanest needs 1501010000"
         in (capsys.readouterr().out)
     )
 
@@ -115,16 +114,24 @@ def test_a_memory_that_suffices_for_nothing_is_an_answer_with_status_1(
     ("arguments", "message"),
     [
         (["--gpus", "four", "--bandwidth", "1e9"], "--gpus four: write a number"),
-        (["--gpus", "0", "--bandwidth", "1e9"], "0 workers"),
-        (["--gpus", "4x2", "--bandwidth", "1e9"], "1 bandwidths for 2 levels (4x2)"),
+        (["--gpus", "0", "--bandwidth", "1e9"], "a level of 0 workers"),
+        (["--gpus", "4x2", "--bandwidth", "1e9"], "bandwidths of 1 levels, and workers of 2 (4x2)"),
         (["--gpus", "4", "--bandwidth", "fast"], "--bandwidth fast: write a number of bytes"),
         (["--gpus", "4", "--bandwidth", "1e9", "--memory", "-1"], "memory -1"),
         (["--gpus", "4", "--bandwidth", "1e9", "--memory", "much"], "--memory much"),
         (["--gpus", "4", "--bandwidth", "1Q"], "--bandwidth 1Q: write a number of bytes"),
         (["--gpus", "4", "--bandwidth", "G"], "--bandwidth G: write a number of bytes"),
         (["--gpus", "4", "--bandwidth", "1G", "--latency", "a"], "--latency a: write a number of"),
-        (["--gpus", "4", "--bandwidth", "1G", "--latency", "0,0"], "2 latencies for 1 levels"),
+        (
+            ["--gpus", "4", "--bandwidth", "1G", "--latency", "0,0"],
+            "latencies of 2 levels, and workers of 1",
+        ),
         (["--gpus", "4", "--bandwidth", "1G", "--microbatches", "0"], "0 microbatches: give at"),
+        (["--gpus", "4", "--bandwidth", "1G", "--microbatches", "5000"], "and at most 4096"),
+        (
+            ["--gpus", "4", "--bandwidth", "1G", "--latency", "0", "--cost-model", "original"],
+            "--latency and --microbatches are for predictions",
+        ),
     ],
 )
 def test_arguments_that_cannot_be_are_named(
@@ -132,6 +139,17 @@ def test_arguments_that_cannot_be_are_named(
 ) -> None:
     assert plan(profile_file, *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_profile_that_is_not_there_is_named_once_with_what_to_give(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "absent.json"
+    assert plan(path, "--gpus", "2", "--bandwidth", "1e9") == 2
+    assert capsys.readouterr().err == (
+        f"dnnbench plan: the profile {path} cannot be read: No such file or directory: give a file"
+        " that `dnnbench profile` or PipeDream has written\n"
+    )
 
 
 def test_a_malformed_profile_is_named_with_its_line(

@@ -59,10 +59,14 @@ def test_buckets_are_torchs_own() -> None:
     torch = pytest.importorskip("torch")
     sizes = [3, 9, 40, 1, 1, 7, 30, 2, 12, 5, 5, 5]
     weights = [torch.zeros(size << 18) for size in reversed(sizes)]
-    places, _ = torch.distributed._compute_bucket_assignment_by_size(weights, [BUCKET_BYTES])
-    theirs = [sum(weights[place].nbytes for place in bucket) for bucket in places]
     nodes = model(*((0, 1, size << 20) for size in sizes))
-    assert [bucket.size for bucket in buckets_of(nodes)] == theirs
+    for size, limits in (
+        (BUCKET_BYTES, [torch.distributed._DEFAULT_FIRST_BUCKET_BYTES, BUCKET_BYTES]),
+        (10 << 20, [10 << 20]),
+    ):
+        places, _ = torch.distributed._compute_bucket_assignment_by_size(weights, limits)
+        theirs = [sum(weights[place].nbytes for place in bucket) for bucket in places]
+        assert [bucket.size for bucket in buckets_of(nodes, size)] == theirs
 
 
 figures = st.tuples(*[st.integers(0, 6)] * 3)

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.blocks import Level
-from pytest_dnnbench.planner.fabric import FREE, CollectiveCost, Fabric, Link, cost_through
+from pytest_dnnbench.planner.fabric import (
+    FREE,
+    CollectiveCost,
+    Fabric,
+    Link,
+    Load,
+    cost_through,
+    hops_of,
+)
 
 TWO_NODES = Fabric((Level(4, 300e9), Level(2, 25e9)), (1e-6, 5e-6))
 
@@ -47,22 +55,36 @@ def test_a_ring_over_nodes_is_as_fast_as_the_link_between_them() -> None:
     assert TWO_NODES.ring(range(4)) == Link(300e9, 1e-6)
 
 
+def load_of(rings: list[list[int]]) -> Load:
+    return TWO_NODES.load(hop for ring in rings for hop in hops_of(ring))
+
+
 def test_rings_that_leave_a_node_together_share_its_link() -> None:
     across = [[gpu, gpu + 4] for gpu in range(4)]
-    assert TWO_NODES.ring(across[0], across) == Link(25e9 / 4, 5e-6)
+    assert TWO_NODES.ring(across[0], load_of(across)) == Link(25e9 / 4, 5e-6)
     inside = [[0, 1], [2, 3]]
-    assert TWO_NODES.ring(inside[0], inside) == Link(300e9, 1e-6), "other links each"
+    assert TWO_NODES.ring(inside[0], load_of(inside)) == Link(300e9, 1e-6), "other links each"
+
+
+def test_flows_between_racks_take_the_links_of_racks() -> None:
+    racks = Fabric((Level(2, 300e9), Level(2, 50e9), Level(2, 25e9)))
+    links = {target: racks.slowest([(0, target)], racks.load([(0, target)])) for target in range(8)}
+    assert [link.bandwidth / 1e9 for link in links.values()] == [math.inf, 300, 50, 50, *[25] * 4]
+    # Rank 3 is of the same rack as 0 and another node: both flows leave the rack.
+    assert racks.slowest([(0, 4)], racks.load([(0, 4), (3, 6)])).bandwidth == 12.5e9
+    assert racks.slowest([(0, 4)], racks.load([(0, 4), (0, 2)])).bandwidth == 25e9
 
 
 def test_messages_share_links_by_direction() -> None:
     forward, back = [(3, 4), (2, 5)], [(4, 3)]
-    assert TWO_NODES.slowest(forward, [*forward, *back]).bandwidth == 12.5e9
-    assert TWO_NODES.slowest(back, [*forward, *back]).bandwidth == 25e9
-    assert TWO_NODES.slowest([], forward) == Link(math.inf)
+    load = TWO_NODES.load([*forward, *back])
+    assert TWO_NODES.slowest(forward, load).bandwidth == 12.5e9
+    assert TWO_NODES.slowest(back, load).bandwidth == 25e9
+    assert TWO_NODES.slowest([], load) == Link(math.inf)
 
 
 def test_latencies_are_one_for_each_level() -> None:
-    with pytest.raises(PlanError, match="1 latencies for 2 levels"):
+    with pytest.raises(PlanError, match="latencies of 1 levels, and workers of 2"):
         Fabric((Level(4, 1e9), Level(2, 1e9)), (1e-6,))
     with pytest.raises(PlanError, match="at least 0"):
         Fabric((Level(4, 1e9),), (-1e-6,))

@@ -342,9 +342,9 @@ def test_a_slow_link_and_heavy_weights_at_the_end_make_a_pipeline_and_a_fast_lin
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (((), ()), "0 bandwidths for 0 levels"),
-        (((4, 2), (1e9,)), r"1 bandwidths for 2 levels \(4x2\)"),
-        (((0,), (1e9,)), "0 workers"),
+        (((), ()), "bandwidths of 0 levels, and workers of 0"),
+        (((4, 2), (1e9,)), r"bandwidths of 1 levels, and workers of 2 \(4x2\)"),
+        (((0,), (1e9,)), "a level of 0 workers"),
         (((2,), (0.0,)), "bandwidth 0.0"),
         (((2,), (math.nan,)), "bandwidth nan"),
     ],

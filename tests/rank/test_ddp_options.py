@@ -1,6 +1,8 @@
 """`ddp`'s own options: each is proven, at the bound that it needs and no wider, or refused."""
 
 import pytest
+import torch
+from torch import nn
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog
@@ -9,6 +11,7 @@ from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Place, RankReport, RunRequest
+from pytest_dnnbench.rank.frameworks import ddp
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
@@ -46,6 +49,31 @@ def test_tuning_does_not_change_the_mathematics(
 ) -> None:
     evidence = prove(server, request(options, model))
     assert all(evidence.tolerance[kind] < 1e-9 for kind in ("gradients", "parameters", "buffers"))
+
+
+class Wrapping(nn.Module):
+    """In place of DistributedDataParallel: notes how it is called."""
+
+    def __init__(self, module: nn.Module, **settings: object) -> None:
+        super().__init__()
+        self.settings = settings
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [({}, {}), ({"bucket_mb": 25.0}, {}), ({"bucket_mb": 2.0}, {"bucket_cap_mb": 2.0})],
+)
+def test_the_default_buckets_are_torchs(
+    options: dict[str, Scalar], given: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 25 MiB that are given, torch does not make the first one smaller."""
+    monkeypatch.setattr(ddp, "DistributedDataParallel", Wrapping)
+    module = nn.Linear(1, 1)
+    worker = DdpWorker(Place(0, 2, "cpu", 1, "", 60.0), request(options))
+    model, _ = worker.wrap(module, torch.optim.SGD(module.parameters()))
+    assert isinstance(model, Wrapping)
+    cap = "bucket_cap_mb"
+    assert {name: value for name, value in model.settings.items() if name == cap} == given
 
 
 @pytest.mark.parametrize("model", [TINY, OWN])

@@ -12,7 +12,7 @@ from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.speed_variables import MOST_VALUE, speed_variables
+from pytest_dnnbench.speed_variables import MOST_VALUE, cannot_be_set, speed_variables
 from tests.rank import fault_programs
 
 NAMES = ("MODEL_WIDTH", "DNNBENCH_TEST_GONE", "GLOO_SOCKET_IFNAME", "PYTEST_CURRENT_TEST")
@@ -150,3 +150,24 @@ def test_a_models_width_from_a_fixture_is_the_width_that_is_measured(
         (report,) = ranks.launch("pytest_dnnbench.rank.timed_run:measure", request)
         losses.append(report.loss)
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True", ""),
+        ("NCCL_P2P_DIRECT_DISABLE", "1", ""),
+        ("TORCHINDUCTOR_PROFILE", "1", ""),
+        ("NCCL_CONF_FILE", "fast", "names files"),
+        ("NCCL_NET_PLUGIN", "fast", "names files"),
+        ("OMP_TOOL_LIBRARIES", "fast", "names files"),
+        ("TRITON_PLUGIN_PATHS", "fast", "names files"),
+        ("NCCL_ALGO", "folder/tree", "names files"),
+        ("NCCL_SOCKET_IFNAME", "eth0", "no variable of those"),
+        ("LD_LIBRARY_PATH", "folder", "no variable of those"),
+    ],
+)
+def test_a_record_sets_speeds_and_no_files(name: str, value: str, reason: str) -> None:
+    refusal = cannot_be_set(name, value)
+    assert reason in refusal
+    assert bool(refusal) == bool(reason)

@@ -9,7 +9,8 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.messages import PredictedStep, RunRequest
+from pytest_dnnbench.errors import ProfileError
+from pytest_dnnbench.messages import Place, PredictedStep, RunRequest
 from pytest_dnnbench.planner.fabric import FREE
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.rank import prediction
@@ -28,7 +29,9 @@ def request_of(framework: str, model: str = TINY, gpus: int = 2, **more: object)
     return RunRequest(case, Catalog().framework(framework).worker, model, steps=1, warmup=0)
 
 
-def predicted(server: ForkServer, folder: Path, request: RunRequest) -> PredictedStep:
+def predicted(
+    server: ForkServer, folder: Path, request: RunRequest, code: str = PREDICT
+) -> PredictedStep:
     """Rank 0's prediction, on ranks with a cache of their own."""
     ranks = Ranks(
         server,
@@ -37,7 +40,7 @@ def predicted(server: ForkServer, folder: Path, request: RunRequest) -> Predicte
         timeout_s=120,
         environment={"XDG_CACHE_HOME": str(folder)},
     )
-    first, *others = ranks.launch(PREDICT, request, returns=PredictedStep | None)
+    first, *others = ranks.launch(code, request, returns=PredictedStep | None)
     assert all(each is None or each.refused for each in others)
     assert isinstance(first, PredictedStep)
     return first
@@ -105,6 +108,28 @@ def test_a_model_that_cannot_be_profiled_is_refused_with_its_reason(
     assert "control flow depends on the value" in step.refused
 
 
+def test_a_profile_that_fails_on_one_rank_keeps_no_other_waiting(
+    server: ForkServer, tmp_path: Path
+) -> None:
+    """As of a GPU whose times mean nothing, beside others that are sound."""
+    code = "tests.rank.test_prediction:predict_without_the_last_profile"
+    step = predicted(server, tmp_path, request_of("ddp"), code)
+    assert step == PredictedStep(refused="the times of rank 1 say nothing")
+
+
+def predict_without_the_last_profile(place: Place, request: RunRequest) -> PredictedStep | None:
+    """As prediction.predict, where the last rank makes no profile."""
+    profile = prediction._profile
+
+    def failing(place: Place, request: RunRequest) -> Profile:
+        if place.rank == place.world_size - 1:
+            raise ProfileError(f"the times of rank {place.rank} say nothing")
+        return profile(place, request)
+
+    prediction._profile = failing
+    return predict(place, request)
+
+
 def test_a_minibatch_without_an_exchange_adds_its_compute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +139,7 @@ def test_a_minibatch_without_an_exchange_adds_its_compute(
 
     def compute_s(accumulate: int) -> float:
         case = request_of("ddp", form=StepForm(accumulate=accumulate)).case
-        known = prediction._Known(case, profile, {"all_reduce": FREE}, True)
-        return prediction._RULES["ddp"].time(known).compute_s
+        measured = prediction._Measured(case, profile, {"all_reduce": FREE}, True)
+        return prediction._RULES["ddp"].time(measured).compute_s
 
     assert compute_s(3) == 3 * compute_s(1) > 0

@@ -129,14 +129,16 @@ def test_python_runs_in_the_first_steps_only() -> None:
     assert [float(output[0]) for output in outputs] == [0, 2, 4, 6, 8, 10]
 
 
-def test_a_minibatch_of_another_size_is_refused() -> None:
+def test_a_minibatch_of_another_size_or_type_is_refused() -> None:
     step = graph(lambda batch: batch["left"] + 1)
     for _ in range(2):
         step.run({"left": torch.zeros(4, 3)})
-    with pytest.raises(UsageError, match=re.escape("of the shape (2, 3), and the step was captu")):
+    with pytest.raises(UsageError, match=re.escape("of the shape (2, 3) in torch.float32, and")):
         step.run({"left": torch.zeros(2, 3)})
     with pytest.raises(UsageError, match=re.escape("of the shape (1, 3)")):
         step.run({"left": torch.zeros(1, 3)})  # which copy_ would spread over all samples
+    with pytest.raises(UsageError, match=r"captured with .* in torch\.float32: let all"):
+        step.run({"left": torch.zeros(4, 3, dtype=torch.float64)})  # which copy_ would round
 
 
 def test_the_reason_is_the_first_error_and_not_what_follows_from_it() -> None:

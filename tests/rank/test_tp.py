@@ -98,8 +98,10 @@ def test_a_fused_step_of_sgd_is_proven(server: ForkServer) -> None:
     assert evidence.largest_deviation["parameters"] <= evidence.tolerance["parameters"] < 1e-9
 
 
-def test_validation_is_proven(server: ForkServer) -> None:
-    evidence = prove(server, request("gpt-tiny", 2, phase="validate"))
+@pytest.mark.parametrize("model", ["gpt-tiny", "tests.awkward_models:Transformer"])
+def test_validation_is_proven(server: ForkServer, model: str) -> None:
+    """Of the second, torch's fast path takes weights that are whole."""
+    evidence = prove(server, request(model, 2, phase="validate"))
     assert evidence.checked == ["logits in float32", "logits"]
 
 

@@ -85,6 +85,18 @@ def test_disturbed_launches_make_no_headline_and_no_speed_up() -> None:
     assert "takes part in no comparison" in page
 
 
+def test_marks_are_explained_where_they_are_shown_and_nowhere_else() -> None:
+    single = validated("single", 1, [2319.0, 2464.0, 102.0], 1, 2)
+    relate([single])
+    table = "\n".join(line.text for line in terminal(study(single), 120))
+    assert "[102.0 to 2,464.0]" in table
+    assert "[...] all launches" in table
+    assert "!" not in table
+
+    alone = "\n".join(line.text for line in terminal(study(validated("single", 1, [2319.0])), 120))
+    assert "median of 1 launch of " in alone
+
+
 def test_the_csv_counts_disturbed_launches_and_leaves_doubtful_figures_empty() -> None:
     rows = rows_of(busy_study())
     assert (rows["single"]["throughput"], rows["single"]["launches_disturbed"]) == ("", "3")

@@ -101,5 +101,9 @@ def test_the_page_has_a_mark_for_each_case_and_no_plot_without(tmp_path: Path) -
     page = (tmp_path / "index.html").read_text()
     assert "Predicted and measured steps" in page
     assert "predicted step time 100 ms (compute 70 ms, exposed 20 ms, update 10 ms)" in page
-    write_report(study_of({name: measured("ddp", "resnet50", 2)}), tmp_path)
+    # A file of another program's: nothing that is not above zero has a place on the axes.
+    negative = msgspec.structs.replace(PREDICTED, step_time_s=-1.0)
+    half = msgspec.structs.replace(PREDICTED, measured_step_time_s=None)
+    records = {name: with_prediction(negative), "half": with_prediction(half, "fsdp")}
+    write_report(study_of(records), tmp_path)
     assert not (tmp_path / "plots" / "predictions-1.svg").exists()

@@ -1,6 +1,6 @@
 """The place of a change, by comparisons with noise: the probabilities against a plain enumeration,
-what is compared next, and how often simulated searches are right. `benchmarks/bisect.py` is the
-same at full size."""
+what is compared next, and how often simulated searches are right. `benchmarks/find_commit.py` is
+the same at full size."""
 
 import math
 from itertools import pairwise
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.bisect import Setting, share, try_out
+from benchmarks.find_commit import Setting, share, try_out
 from pytest_dnnbench.results.statistics import change_search
 from pytest_dnnbench.results.statistics.change_search import (
     Pairs,
@@ -122,10 +122,10 @@ def test_simulated_searches_are_right_as_often_as_they_say(
     """If a search were wrong with 1%, six of 150 would be with a probability of 0.4%."""
     rng = np.random.default_rng(3)
     tried = [try_out(Setting(world, change, commits), rng) for _ in range(150)]
-    told = [each for each in tried if each.told]
-    settled = [each for each in told if each.settled]
-    assert len(told) > (140 if abs(change) == 0.03 else 90)
-    assert share(told, "settled") > 0.98
+    differing = [each for each in tried if each.began]
+    settled = [each for each in differing if each.settled]
+    assert len(differing) > (140 if abs(change) == 0.03 else 90)
+    assert share(differing, "settled") > 0.98
     assert sum(not each.right for each in settled) <= 5
     assert share(settled, "covered") > 0.88
     assert share(settled, "sessions") < math.log2(commits) + (2.5 if change == -0.03 else 5)
@@ -138,3 +138,15 @@ def test_of_two_changes_one_is_named_with_its_own_size() -> None:
     assert len(settled) > 40, "places between the two are neither like good nor like bad"
     assert share(settled, "right") > 0.97
     assert share(settled, "covered") > 0.88
+
+
+def test_one_of_the_two_places_has_always_been_measured() -> None:
+    """Of two new ones nobody could say which is to blame for a session that fails. Places 4 to 6
+    cannot be measured, so the most probable step lies in the middle of what is left."""
+    places, measured = [0, 1, 2, 3, 7, 8, 9, 10, 11], [Pairs(0, 11, CHANGED)]
+    candidates = steps(places, measured)
+    best = most_probable(candidates)
+    assert (best.before, best.at) == (3, 7)
+    following = next_comparison(candidates, measured, 0.01)
+    assert following is not None
+    assert {0, 11} & {*following}

@@ -25,7 +25,7 @@ def test_a_step_within_the_limit_passes(error: float) -> None:
     assert prediction_failure(record(error), 0.2) is None
 
 
-@pytest.mark.parametrize(("error", "text"), [(0.25, "+25%"), (-0.5, "-50%")])
+@pytest.mark.parametrize(("error", "text"), [(0.25, "+25.0%"), (-0.5, "-50.0%"), (0.204, "+20.4%")])
 def test_a_step_beyond_it_fails_in_either_direction(error: float, text: str) -> None:
     failure = prediction_failure(record(error), 0.2)
     assert failure == (

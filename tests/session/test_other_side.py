@@ -54,6 +54,8 @@ def test_a_folder_first_on_the_path_and_variables_need_no_interpreter(tmp_path: 
     ("settings", "said"),
     [
         (Settings(against="no/such/place"), "there is no such interpreter or folder"),
+        (Settings(against="old=no/place"), "--dnn-against old=no/place: there is no such"),
+        (Settings(against="torch=2.9.1"), "write the requirement as torch==2.9.1"),
         (Settings(against="."), "the folder has no bin/python"),
         (Settings(against=" "), "--dnn-against is empty"),
         (Settings(against=__file__), "the file cannot be run"),
@@ -104,6 +106,7 @@ def test_what_differs_is_listed_torch_first(
     [
         ("--dnn-against no/such/place", "*there is no such interpreter or folder*"),
         ("--dnn-against-env A=1 --dnn-launches 3", "*fewer than 8 cannot tell*"),
+        ("--dnn-against-env A=1 --dnn-launches auto", "*so does --dnn-launches auto*"),
         ("--dnn-against-env A=1 --dnn-calibrate 2", "*so does --dnn-calibrate*"),
         ("--dnn-against-env A=1 -n 2", "*leave out pytest-xdist's -n*"),
         ("--dnn-against-limits throughput=-3%", "*needs another side*"),

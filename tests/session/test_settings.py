@@ -5,11 +5,12 @@ from dataclasses import fields, replace
 import pytest
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.catalog import MODELS, OWN_MODELS, Catalog, FrameworkSpec
+from pytest_dnnbench.catalog import FRAMEWORKS, MODELS, OWN_MODELS, Catalog, FrameworkSpec
 from pytest_dnnbench.controller.machine import Gpu, visible
 from pytest_dnnbench.controller.torch_build import installed_torch
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.run_length import as_seconds, as_warmup, seconds_of
+from pytest_dnnbench.session.option import framework_options
 from pytest_dnnbench.session.settings import NOT_MEASURED, OPTIONS, Settings
 from pytest_dnnbench.session.settings_reading import read_settings
 
@@ -101,6 +102,8 @@ def test_strong_scaling_divides_or_says_what_would() -> None:
         (["--dnn-gpu-counts", "1,x"], "--dnn-gpu-counts 'x' is not a count"),
         (["--dnn-frameworks", "dpp"], "unknown framework 'dpp': did you mean ddp"),
         (["--dnn-models", "resnet19"], "unknown model 'resnet19': did you mean resnet1"),
+        (["--dnn-models", "my.models.net"], "stands behind a colon: write my.models:net"),
+        (["--dnn-models", "%"], "such as a classifier of torchvision"),
         (["--dnn-models", "no_such_package:net"], "no module 'no_such_package' can be imported"),
         (["--dnn-models", "a b:c"], "not of the form package.module:factory"),
         (["--dnn-models", ","], "--dnn-models is empty"),
@@ -332,3 +335,12 @@ def test_a_bad_value_in_the_ini_file_is_named_by_its_key(
     result = pytester.runpytest_subprocess("--collect-only")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {message}*"])
+
+
+def test_an_option_that_several_frameworks_take_names_them() -> None:
+    about = {option.flag: option.about for option in framework_options(FRAMEWORKS)}
+    assert about["--dnn-fsdp-reshard"].startswith("fsdp, tp: ")
+    assert about["--dnn-fsdp-reduce"].startswith("fsdp: ")
+    pipelines = [row.name for row in FRAMEWORKS if any(o.name == "stages" for o in row.options)]
+    first = f"pipedream, pipedream-2bw, pipedream-flush and {len(pipelines) - 3} others: "
+    assert about["--dnn-stages"].startswith(first)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.report.exports import openmetrics, points
 from pytest_dnnbench.report.paste import csv_table
 from pytest_dnnbench.report.reproduce import command
@@ -53,6 +54,12 @@ def test_a_framework_runs_shapes_of_its_axes(
     shape: str, framework: str, options: dict[str, object] | None
 ) -> None:
     assert Catalog().framework(framework).options_of(shape_of(shape)) == options
+
+
+@pytest.mark.parametrize("axes", [{"ep": ""}, {"dp": "", "tp": "width"}])
+def test_an_axis_is_one_that_there_is_with_an_option_that_there_is(axes: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"the framework mine has the axis '(ep|tp)'"):
+        FrameworkSpec("mine", "m:W", "", axes=axes)
 
 
 def test_a_framework_without_axes_runs_no_shape() -> None:

@@ -112,10 +112,12 @@ class DdpWorker(DataParallelWorker):
         """The module in DistributedDataParallel with the case's options, whose defaults are
         torch's; the optimiser unchanged."""
         devices = [self.device] if self.device.type == "cuda" else None
+        # A size that is given, be it the default, takes from torch its smaller first bucket.
+        given = {} if self.bucket_mb == DEFAULT_BUCKET_MB else {"bucket_cap_mb": self.bucket_mb}
         model = DistributedDataParallel(
             module,
             device_ids=devices,
-            bucket_cap_mb=self.bucket_mb,
+            **given,  # type: ignore[arg-type] # a size, which torch takes as int
             find_unused_parameters=self.find_unused,
             static_graph=self.static_graph,
             gradient_as_bucket_view=self.bucket_view,

@@ -143,7 +143,9 @@ def next_comparison(
     if best.probability >= 1 - error:
         return None if direct in compared else direct
     good, sum_so_far = candidates[0].before, 0.0
-    options = {direct: best.probability}
+    measured_places = {place for places in compared for place in places}
+    # One of the two has been measured, so that a session that fails tells which place is broken.
+    options = {direct: best.probability} if measured_places & {*direct} else {}
     for step in candidates[:-1]:
         sum_so_far += step.probability
         options.setdefault((good, step.at), sum_so_far)

@@ -18,7 +18,7 @@ def prediction_failure(record: Record, limit: float) -> str | None:
     predicted, measured = 1e3 * entry.step_time_s, 1e3 * entry.measured_step_time_s
     return (
         f"prediction: a step takes {measured:.4g} ms, and {predicted:.4g} ms were predicted:"
-        f" {entry.error:+.0%}, beyond --dnn-prediction-error {limit:.0%}{_doubt(entry)}"
+        f" {entry.error:+.1%}, beyond --dnn-prediction-error {100 * limit:g}%{_doubt(entry)}"
     )
 
 

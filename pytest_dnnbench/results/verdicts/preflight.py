@@ -72,8 +72,10 @@ def slow_parts(entry: PreflightEntry, history: Sequence[PreflightEntry]) -> list
     """Nodes and links that are slow, a line each; those beside the others first. `history` are the
     preflights of earlier sessions."""
     networks = _slow_networks(entry)
-    cut_off = {node for node, _ in networks}
-    left = [link for link in entry.links if not cut_off & set(link.nodes)]
+    cut_off = {key for key, _ in networks}
+    left = [
+        link for link in entry.links if not cut_off & {(name, link.backend) for name in link.nodes}
+    ]
     backends = dict.fromkeys(link.backend for link in left)
     lines = [line for _, line in networks]
     lines += _YARDSTICK.beside_others(_yardsticks(entry))
@@ -92,9 +94,9 @@ def slow_parts(entry: PreflightEntry, history: Sequence[PreflightEntry]) -> list
     return lines
 
 
-def _slow_networks(entry: PreflightEntry) -> list[tuple[str, str]]:
-    """Nodes whose best link is slow beside the links between other nodes, of which there have to be
-    some, and the line of each."""
+def _slow_networks(entry: PreflightEntry) -> list[tuple[tuple[str, str], str]]:
+    """Nodes whose best link over a backend is slow beside the links between other nodes, of which
+    there have to be some: node and backend, and the line of each."""
     slow = []
     for backend in dict.fromkeys(link.backend for link in entry.links):
         links = [link for link in entry.links if link.backend == backend]
@@ -107,7 +109,7 @@ def _slow_networks(entry: PreflightEntry) -> list[tuple[str, str]]:
             if _NETWORK.is_slow(best, reference):
                 key = (node.name, backend)
                 line = _NETWORK.line(key, best, "between the others", reference)
-                slow.append((node.name, line))
+                slow.append((key, line))
     return slow
 
 
@@ -131,7 +133,7 @@ def _latencies(links: Sequence[LinkPreflight]) -> Figures:
 def rate_text(bytes_s: float) -> str:
     """Bytes per second, in decimal units as networks are sold."""
     for unit, factor in (("GB/s", 1e9), ("MB/s", 1e6)):
-        if bytes_s >= factor:
+        if bytes_s >= 0.9995 * factor:  # three digits of less would be 1e+03 of the next unit
             return f"{bytes_s / factor:.3g} {unit}"
     return f"{bytes_s / 1e3:.3g} kB/s"
 

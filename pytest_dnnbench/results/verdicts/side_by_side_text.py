@@ -52,11 +52,11 @@ def summary_lines(records: Mapping[str, Record]) -> list[tuple[str, str]]:
 
 def _reasons(others: Mapping[str, OtherSide]) -> list[str]:
     """Why the slower side is slower, of the cases of which that is known."""
-    known = {case: lines for case, other in others.items() if (lines := reason(other))}
-    shown = [*known.items()][:_MOST_REASONS]
+    explained = {case: lines for case, other in others.items() if (lines := reason(other))}
+    shown = [*explained.items()][:_MOST_REASONS]
     lines = [line for case, (head, *causes) in shown for line in (f"{case}: {head}", *causes)]
-    if len(known) > len(shown):
-        lines.append(f"why: {len(known) - len(shown)} more cases are explained in the record")
+    if len(explained) > len(shown):
+        lines.append(f"why: {len(explained) - len(shown)} more cases are explained in the record")
     return lines
 
 
