@@ -49,8 +49,8 @@ class TorchPipelineWorker(StagedWorker):
         if self._shares_out and request.case.form.memory_format != CONTIGUOUS:
             raise UsageError(
                 f"--dnn-schedule-replicas fsdp with --dnn-memory-format {self.form.memory_format}:"
-                " the parts of the weights that ranks hold are laid out in rows: leave one of them"
-                " out"
+                " the parts of the weights that ranks hold are laid out in rows: give"
+                f" --dnn-memory-format {CONTIGUOUS}"
             )
 
     @property
