@@ -35,7 +35,7 @@ from pytest_dnnbench.planner.synchronous import RULES
 from pytest_dnnbench.results.records.measurement import Launch
 
 SCRIPT = ("--module", "benchmarks.torchrun_loops")
-"""Not by its path: this folder would be first on sys.path, and its names hide Python's own."""
+"""Not by its path: this folder would be first on sys.path, its names before those of libraries."""
 
 DATA_PARALLEL = ("ddp", "fsdp")
 SCHEDULES = tuple(

@@ -29,7 +29,7 @@ from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.results.records.measurement import Launch
 
 SCRIPT = ("-m", "benchmarks.horovodrun_synthetic")
-"""Not by its path: this folder would be first on sys.path, and its names hide Python's own."""
+"""Not by its path: this folder would be first on sys.path, its names before those of libraries."""
 WORKER = "pytest_dnnbench.rank.frameworks.horovod:HorovodWorker"
 
 

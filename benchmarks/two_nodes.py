@@ -2,9 +2,12 @@
 start-up beside torchrun's over the same two, and whether many of them leave something.
 
     python -m benchmarks.two_nodes [--pairs 5] [--launches 200] [--model resnet18]
+    python -m benchmarks.two_nodes --slurm [--pairs 5] [--model resnet18]
 
 Start-up: from asking for a rank on each node to the end of their first step, ours / torchrun. Ours
-has its agents running, as in a session; torchrun is started on both nodes at once. Growth: of the
+has its agents running, as in a session; torchrun is started on both nodes at once. With --slurm, a
+Slurm of its own runs over the nodes (Debian's slurm-wlm and munge): inside an allocation, our
+agents are job steps, and `srun torchrun` is a step per launch. Without it, also growth: of the
 controller, both agents and their fork servers, memory, descriptors, threads and temporary files;
 every tenth launch fails on the second node. The exit status is 1 if one of them has grown.
 """
@@ -12,13 +15,17 @@ every tenth launch fails on the second node. The exit status is 1 if one of them
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 from benchmarks.by_hand import SCRIPT
 from benchmarks.pairs import compare
@@ -30,11 +37,16 @@ from pytest_dnnbench.controller.forkserver import PRELOAD
 from pytest_dnnbench.controller.rank_clock import on_ours
 from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.server_environment import DEFAULTS
+from pytest_dnnbench.controller.slurm import Slurm
 from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.proc import descendants_of
-from tests.cluster.nodes import NAMES, cluster, namespaces, ranks
+from tests.cluster.nodes import NAMES, allocation, cluster, namespaces, ranks, slurm
 
+TORCHRUN = (
+    *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
+    "--master-port=29500",
+)
 SMALL = "tests.tiny_models:tiny"
 SETTLED = 40
 """After this many launches caches and allocators are warm: growth is counted from there."""
@@ -55,7 +67,24 @@ def our_start_s(nodes: Cluster, model: str) -> float:
     return max(report.step_end_s[0] for report in ours) - begin_s
 
 
-def their_start_s(enter: str, net: str, model: str) -> float:
+def started_by_hand(enter: str, net: str) -> list[list[str]]:
+    """The commands that start torchrun on both nodes, but for the script: one for each node."""
+    torchrun = [*TORCHRUN, f"--master-addr={net}.2", "--node-rank={index}"]
+    return [
+        [word.format(node=node, index=index) for word in (*enter.split(), *torchrun)]
+        for index, node in enumerate(NAMES)
+    ]
+
+
+def started_by_srun(net: str) -> list[list[str]]:
+    """The same inside an allocation of Slurm: one command for both nodes."""
+    srun = ["srun", "-N2", "-n2", "--overlap", "--cpu-bind=none", "--mpi=none"]
+    torchrun = [*TORCHRUN, f"--master-addr={net}.2"]
+    own = f'exec {shlex.join(torchrun)} --node-rank="$SLURM_NODEID" "$@"'
+    return [[*srun, "sh", "-c", own, "sh"]]
+
+
+def their_start_s(commands: list[list[str]], model: str) -> float:
     """The same of torchrun on both nodes. The namespaces share this machine's clock."""
     variables = {
         **DEFAULTS,
@@ -64,28 +93,30 @@ def their_start_s(enter: str, net: str, model: str) -> float:
         "GLOO_SOCKET_IFNAME": "eth0",
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    torchrun += [f"--master-addr={net}.2", "--master-port=29500"]
     script = [*SCRIPT, f"--model={Catalog().model(model)}", "--steps=1", "--warmup=0"]
     begin_s = time.monotonic()
     started = [
-        subprocess.Popen(
-            [
-                *enter.format(node=node, index=index).split(),
-                *torchrun,
-                f"--node-rank={index}",
-                *script,
-            ],
-            env=variables,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for index, node in enumerate(NAMES)
+        subprocess.Popen([*command, *script], env=variables, stdout=subprocess.PIPE, text=True)
+        for command in commands
     ]
     answers = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
         raise SystemExit("torchrun failed")
     return float(json.loads(answers[0].splitlines()[-1])["first_step_at_s"]) - begin_s
+
+
+def compare_starts(nodes: Cluster, commands: list[list[str]], settings: argparse.Namespace) -> None:
+    """Prints the comparison with torchrun for the model and for a small one."""
+    our_start_s(nodes, SMALL)  # waits until the fork servers are ready
+    other = "srun torchrun" if settings.slurm else "torchrun"
+    for model in dict.fromkeys((settings.model, SMALL)):
+        compare(
+            f"time to the first finished step of {model} on 2 nodes, ours / {other}",
+            partial(our_start_s, nodes, model),
+            partial(their_start_s, commands, model),
+            settings.pairs,
+            "s",
+        )
 
 
 def processes(nodes: Cluster) -> dict[str, Figures]:
@@ -122,29 +153,37 @@ def soak(nodes: Cluster, launches: int) -> bool:
     return not bad
 
 
+@contextmanager
+def inside_slurm(folder: Path, enter: str, net: str) -> Iterator[Slurm]:
+    """Slurm's engine; this process is inside an allocation of both nodes meanwhile."""
+    with (
+        slurm(folder, enter, net) as variables,
+        allocation(variables) as inside,
+        patch.dict(os.environ, inside),
+    ):
+        yield Slurm(NAMES)
+
+
 def main() -> int:
-    """Both, on the same two nodes."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Start-up, and the growth of what runs without Slurm, on the same two nodes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--launches", type=int, default=200)
     parser.add_argument("--model", default="resnet18")
+    parser.add_argument("--slurm", action="store_true", help="start-up beside srun torchrun's")
     settings = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as ends:
         folder = Path(name)
-        with (
-            namespaces(folder) as (enter, net),
-            cluster(enter, folder / "leases", PRELOAD) as nodes,
-        ):
-            our_start_s(nodes, SMALL)  # waits until the fork servers are ready
-            for model in (settings.model, SMALL):
-                compare(
-                    f"time to the first finished step of {model} on 2 nodes, ours / torchrun",
-                    partial(our_start_s, nodes, model),
-                    partial(their_start_s, enter, net, model),
-                    settings.pairs,
-                    "s",
-                )
-            return 0 if soak(nodes, settings.launches) else 1
+        enter, net = ends.enter_context(namespaces(folder))
+        engine: str | Slurm = enter
+        if settings.slurm:
+            engine = ends.enter_context(inside_slurm(folder, enter, net))
+        nodes = ends.enter_context(cluster(engine, folder / "leases", PRELOAD))
+        commands = started_by_srun(net) if settings.slurm else started_by_hand(enter, net)
+        compare_starts(nodes, commands, settings)
+        return 0 if settings.slurm or soak(nodes, settings.launches) else 1
 
 
 if __name__ == "__main__":

@@ -16,9 +16,31 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bisect import CASES, OPTIONS, make_repository
+from benchmarks.find_commit import make_repository
 
-FAST, SLOW = 0.05, 0.15
+MODEL = """
+import time
+from torch import nn
+
+class Sleeps(nn.Module):
+    def forward(self, images):
+        time.sleep({seconds})
+        return images
+
+def model(channels=1, classes=10):
+    return nn.Sequential(Sleeps(), nn.Flatten(), nn.Linear(784, classes))
+"""
+FAST, SLOW = MODEL.format(seconds=0.05), MODEL.format(seconds=0.15)
+UNBUILDABLE = "syntax("
+CASES = """
+def test_train(framework, model, gpus, process_group, dnnbench):
+    dnnbench.measure(framework, model, process_group(gpus), phase="train")
+"""
+OPTIONS = (
+    *("test_cases.py", "-p", "no:cacheprovider", "--dnn-device", "cpu", "--gpus", "1"),
+    *("--dnn-frameworks", "single", "--dnn-models", "measured:model", "--dnn-batch-size", "4"),
+    *("--dnn-steps", "2", "--dnn-warmup", "1"),
+)
 JOURNAL = Path(".benchmarks") / "dnnbench-bisect-session" / "dnnbench-journal.jsonl"
 
 
@@ -57,12 +79,12 @@ def test_the_commit_of_a_planted_slowdown_is_named_also_after_an_interruption(
     # What is slow sleeps, so that other sessions of this user need not be waited for.
     (tmp_path / "leases").mkdir(mode=0o700)
     monkeypatch.setenv("DNNBENCH_LEASE_DIR", str(tmp_path / "leases"))
-    make_repository(tmp_path / "repository", [FAST, SLOW, SLOW, SLOW], {1: "syntax("})
+    make_repository(tmp_path / "repository", [FAST, UNBUILDABLE, SLOW, SLOW])
     (tmp_path / "test_cases.py").write_text(CASES)
     search = bisect(
         *("--repository", "repository", "--good", "HEAD~3", "--bad", "HEAD"),
-        *("--build", "python -m py_compile sleepy.py", "--launches", "8", "--"),
-        *OPTIONS.format(steps=2).split(),
+        *("--build", "python -m py_compile measured.py", "--launches", "8", "--"),
+        *OPTIONS,
     )
     with ended_at_last(search):
         while kept_launches() < 3:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks.bisect import make_repository, new_search
+from benchmarks.find_commit import make_repository, new_search
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.bisection import command
 from pytest_dnnbench.bisection.command import STATE
@@ -26,7 +26,7 @@ COMMITS = ("--good", "HEAD~4", "--bad", "HEAD")
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of six commits, in which the command runs."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    make_repository(tmp_path / "repository", [0.0] * 6)
+    make_repository(tmp_path / "repository", [""] * 6)
     monkeypatch.chdir(tmp_path / "repository")
     return tmp_path / "repository"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bisect import new_search
+from benchmarks.find_commit import new_search
 from pytest_dnnbench.bisection import comparing
 from pytest_dnnbench.bisection.comparing import (
     Arguments,
@@ -213,7 +213,7 @@ def test_a_signal_reaches_the_session_once_and_waits_for_what_it_saves(
     )
     script = (
         "from pathlib import Path\n"
-        "from benchmarks.bisect import new_search\n"
+        "from benchmarks.find_commit import new_search\n"
         "from pytest_dnnbench.bisection.comparing import Sessions\n"
         "from tests.bisection.test_comparing import FakeSides\n"
         f"sessions = Sessions(FakeSides({program!r}), Path({str(tmp_path / 'session')!r}))\n"

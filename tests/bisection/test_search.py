@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.bisect import new_search
+from benchmarks.find_commit import new_search
 from pytest_dnnbench.bisection.comparing import CannotMeasure, Measured, SessionFailed
 from pytest_dnnbench.bisection.kept_search import Search
 from pytest_dnnbench.bisection.search import (

@@ -3,8 +3,10 @@ machines."""
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from pytest_dnnbench.controller.agent_messages import Hello
 from pytest_dnnbench.controller.cluster import Cluster
-from pytest_dnnbench.controller.engines import Prefix
+from pytest_dnnbench.controller.engines import Engine, Prefix
 from pytest_dnnbench.controller.node_placement import NodePlacements
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.controller.remote_node import RemoteNode
@@ -44,16 +46,20 @@ def pinned() -> str:
 
 
 @contextmanager
-def cluster(command: str, leases: Path, preload: Sequence[str] = _PRELOAD) -> Iterator[Cluster]:
+def cluster(
+    engine: str | Engine, leases: Path, preload: Sequence[str] = _PRELOAD
+) -> Iterator[Cluster]:
     """Two connected nodes, of one rank each. Their leases are in a folder of the test's own, for
-    other sessions may hold those of the machine. `preload`: what their fork servers import."""
+    other sessions may hold those of the machine. `engine`: or the command of a prefix; `preload`:
+    what their fork servers import."""
 
     def first_message() -> Hello:
         message = hello(preload, device="cpu", timed=False, lease_timeout_s=60)
         message.environment["DNNBENCH_LEASE_DIR"] = str(leases)
         return message
 
-    engine = Prefix(NAMES, tuple(command.split()))
+    if isinstance(engine, str):
+        engine = Prefix(NAMES, tuple(engine.split()))
     nodes = Cluster([RemoteNode(name, engine, first_message) for name in NAMES], ranks_per_node=1)
     nodes.connect()
     try:
@@ -132,6 +138,7 @@ NodeName=n1 NodeHostname=n1 NodeAddr={net}.2 Port={first} CPUs=2 RealMemory=2000
 NodeName=n2 NodeHostname=n2 NodeAddr={net}.3 Port={second} CPUs=2 RealMemory=2000
 PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
+_DAEMONS_ANSWER_S = 60.0
 
 
 @contextmanager
@@ -164,6 +171,28 @@ def slurm(folder: Path, command: str, net: str) -> Iterator[dict[str, str]]:
             ends.callback(running.wait)
             ends.callback(running.terminate)
         yield variables
+
+
+@contextmanager
+def allocation(variables: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Both nodes of `slurm`, allocated as soon as its daemons answer. Yields the variables of a
+    process inside the allocation."""
+    asked = ["salloc", "--no-shell", f"--nodes={len(NAMES)}", "--cpus-per-task=2"]
+    deadline = time.monotonic() + _DAEMONS_ANSWER_S
+    while True:  # before slurmctld listens, its commands fail
+        made = subprocess.run(asked, env=variables, capture_output=True, text=True, timeout=120)
+        if made.returncode == 0:
+            break
+        if time.monotonic() > deadline:
+            raise AssertionError(f"Slurm gives no allocation: {made.stderr}")
+        time.sleep(0.3)
+    granted = re.search(r"Granted job allocation (\d+)", made.stderr)
+    assert granted, made.stderr
+    try:
+        inside = {"SLURM_JOB_ID": granted[1], "SLURM_JOB_NODELIST": ",".join(NAMES)}
+        yield {**variables, **inside, "SLURM_JOB_NUM_NODES": str(len(NAMES))}
+    finally:
+        subprocess.run(["scancel", granted[1]], env=variables, check=False)
 
 
 def _ip(*words: str) -> None:

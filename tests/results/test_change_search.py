@@ -1,6 +1,6 @@
 """The place of a change, by comparisons with noise: the probabilities against a plain enumeration,
-what is compared next, and how often simulated searches are right. `benchmarks/bisect.py` is the
-same at full size."""
+what is compared next, and how often simulated searches are right. `benchmarks/find_commit.py` is
+the same at full size."""
 
 import math
 from itertools import pairwise
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.bisect import Setting, share, try_out
+from benchmarks.find_commit import Setting, share, try_out
 from pytest_dnnbench.results.statistics import change_search
 from pytest_dnnbench.results.statistics.change_search import (
     Pairs,

@@ -1,7 +1,7 @@
 """`dnnbench bisect`: how often it is right, and how many sessions it takes.
 
-    python -m benchmarks.bisect [--searches 1000]
-    python -m benchmarks.bisect --planted 3%        a repository with a planted slowdown, for real
+    python -m benchmarks.find_commit [--searches 1000]
+    python -m benchmarks.find_commit --planted 3%    a repository with a planted slowdown, for real
 
 Simulated: histories of 16 and of 200 commits, the change at any of them with equal probability, on
 the machines of benchmarks/against.py (1% of noise between launches unless they say otherwise), with
@@ -13,14 +13,21 @@ a second change of half the size at another commit; either is right.
 
 Some 3 minutes on one quiet core. Fails if more than 1% of the settled searches are wrong, where
 commits have no luck of their own.
+
+Planted: 16 commits after good, whose timed function waits for 40 ms, and 3% longer from commit 11
+on. Each launch is slower or faster by 1% of noise (a standard deviation, seeded by the launch's
+number). What else the machine does has next to no part in it, so that a busy one will do. Some 5
+minutes. Fails if another commit is named.
 """
 
 import argparse
 import math
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,38 +188,47 @@ def simulate(searches: int) -> int:
     return int(missed > 0)
 
 
-MODEL = """
+STEP_S, NOISE = 0.04, 0.01
+STEP = """
+import random
 import time
-from torch import nn
 
-class Sleeps(nn.Module):
-    def forward(self, images):
-        time.sleep({seconds})
-        return images
+STEP_S = {seconds}  # commit {number}
 
-def model(channels=1, classes=10):
-    return nn.Sequential(Sleeps(), nn.Flatten(), nn.Linear(784, classes))  # commit {number}
+
+def wait(noise, launches):
+    with open(launches, "a") as count:
+        count.write("x")
+        launch = count.tell()
+    step_s = STEP_S * (1 + random.Random(launch).gauss(0, noise))
+    end_s = 0.0
+
+    def step():
+        # By a clock: that a busy machine wakes this rank late is not added up over the steps.
+        nonlocal end_s
+        end_s = (end_s or time.monotonic()) + step_s
+        time.sleep(max(0.0, end_s - time.monotonic()))
+
+    return step
 """
-CASES = """
-def test_train(framework, model, gpus, process_group, dnnbench):
-    dnnbench.measure(framework, model, process_group(gpus), phase="train")
+CASES = f"""
+def test_wait(dnnbench, process_group):
+    arguments = {{"noise": {NOISE}, "launches": "LAUNCHES"}}
+    dnnbench.time("measured:wait", process_group(1), arguments=arguments)
 """
-OPTIONS = (
-    "test_cases.py -p no:cacheprovider --dnn-device cpu --gpus 1 --dnn-frameworks single"
-    " --dnn-models sleepy:model --dnn-batch-size 4 --dnn-steps {steps} --dnn-warmup 1"
-)
+OPTIONS = ("test_cases.py", "-p", "no:cacheprovider", "--dnn-device", "cpu", "--gpus", "1")
+WITHOUT_WARMUP = ("--dnn-warmup", "0", "--dnn-steps", "20")
+"""A step of the clock above does not know of time that passes between warm-up and window."""
 
 
-def make_repository(folder: Path, seconds: list[float], replaced: Mapping[int, str] = {}) -> None:
-    """A git repository with a commit for each entry: its model's step sleeps for so long, or its
-    module is the text given."""
+def make_repository(folder: Path, modules: Sequence[str]) -> None:
+    """A git repository with a commit for each text, which its module `measured` has."""
     folder.mkdir()
     author = ["-c", "user.name=nobody", "-c", "user.email=nobody@example.org"]
     run = ["git", "-C", str(folder), *author]
     subprocess.run([*run, "init", "--quiet"], check=True)
-    for number, each in enumerate(seconds):
-        text = replaced.get(number, MODEL.format(seconds=each, number=number))
-        folder.joinpath("sleepy.py").write_text(text)
+    for number, text in enumerate(modules):
+        folder.joinpath("measured.py").write_text(text)
         subprocess.run([*run, "add", "."], check=True)
         subprocess.run(
             [*run, "commit", "--quiet", "--allow-empty", "-m", f"commit {number}"], check=True
@@ -222,22 +238,33 @@ def make_repository(folder: Path, seconds: list[float], replaced: Mapping[int, s
 def planted(change: float) -> int:
     """A repository of 16 commits after good, in which one is slower by the change: for real. 1 if
     another one is named."""
+    steps_s = [STEP_S] * 11 + [STEP_S * (1 + change)] * 6
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        make_repository(folder / "repository", [0.05] * 11 + [0.05 * (1 + change)] * 6)
-        folder.joinpath("test_cases.py").write_text(CASES)
+        folder, launches = Path(scratch), Path(scratch) / "launches"
+        modules = [STEP.format(seconds=s, number=number) for number, s in enumerate(steps_s)]
+        make_repository(folder / "repository", modules)
+        folder.joinpath("test_cases.py").write_text(CASES.replace("LAUNCHES", str(launches)))
+        (folder / "leases").mkdir(mode=0o700)  # ranks that wait need no core to themselves
+        own = {
+            "DNNBENCH_LEASE_DIR": str(folder / "leases"),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+        }
+        begin_s = time.monotonic()
         answer = subprocess.run(
             [
                 *(sys.executable, "-m", "pytest_dnnbench", "bisect", "--good", "HEAD~16"),
-                *("--bad", "HEAD", "--repository", "repository", "--"),
-                *OPTIONS.format(steps=10).split(),
+                *("--bad", "HEAD", "--repository", "repository", "--", *OPTIONS, *WITHOUT_WARMUP),
             ],
             cwd=folder,
+            env={**os.environ, **own},
             stdout=subprocess.PIPE,
             text=True,
             check=False,
         )
-    print(answer.stdout)
+        took_s = time.monotonic() - begin_s
+        print(answer.stdout)
+        count = launches.stat().st_size if launches.exists() else 0
+        print(f"{count} launches in {took_s / 60:.1f} minutes; load {os.getloadavg()[1]:.1f}")
     return int('"commit 11"' not in answer.stdout.strip().rpartition("\n")[2])
 
 
