@@ -66,6 +66,7 @@ def main() -> int:
     parser.add_argument("--most-parameters", type=float, default=150.0, help="millions")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    torch.set_num_threads(1)  # as a rank has; on a busy machine, two wait for each other
     print("model                size   ops trace s profile s plan  deviation reason", flush=True)
     rows = []
     for name in options.models:

@@ -25,6 +25,7 @@ from pytest_dnnbench.rank.rounding import (
     EveryOperatorRounds,
     SgdSettings,
     bounds_of,
+    furthest,
     moved_by,
     moved_weights,
 )
@@ -171,25 +172,45 @@ class Reference:
         approximation: LowRank | None = None,
     ) -> StepBounds:
         """How far rounding in an arithmetic may move `plain`, the derivatives of these shards:
-        measured by one more pass over them. `approximation` is as of `differentiate`; what rounding
-        has done to the state of the exchange in the steps before counts too."""
-        rounds = EveryOperatorRounds(arithmetic)
-        near = [_moved(batch, rounds) for batch in shards]
-        with moved_weights(self.model, rounds, self.rule.moved), rounds:
-            moved = self.differentiate(near, passes, approximation or self._moved_approximation)
-        gradients = _distances(moved.gradients, plain.gradients, arithmetic)
+        measured by one more pass over them in each direction. `approximation` is as of
+        `differentiate`; what rounding has done to the state of the exchange in the steps before
+        counts too."""
+        start = approximation or self._moved_approximation
+        errors = [
+            self._distances(shards, passes, plain, EveryOperatorRounds(arithmetic, 0, way), start)
+            for way in arithmetic.directions
+        ]
+        gradients, of_buffers, losses = (furthest(each) for each in zip(*errors, strict=True))
         buffers = {
-            name: moved_by(moved.buffers[0][name], buffer, arithmetic)
-            + self._buffer_errors.get(name, 0.0)
-            for name, buffer in plain.buffers[0].items()
+            name: error + self._buffer_errors.get(name, 0.0) for name, error in of_buffers.items()
         }
         if arithmetic == FLOAT64:
             self._gradient_errors, self._buffer_errors = gradients, buffers
-            self._moved_approximation = moved.approximation
         return StepBounds(
             bounds_of(gradients, plain.gradients, arithmetic),
             bounds_of(buffers, plain.buffers[0], arithmetic),
-            bounds_of(_distances(moved.losses, plain.losses, arithmetic), plain.losses, arithmetic),
+            bounds_of(losses, plain.losses, arithmetic),
+        )
+
+    def _distances(
+        self,
+        shards: Sequence[Batch],
+        passes: int,
+        plain: Derivatives,
+        rounds: EveryOperatorRounds,
+        approximation: LowRank | None,
+    ) -> tuple[Errors, Errors, Errors]:
+        """How far one unit of rounding moves gradients, buffers and losses."""
+        arithmetic = rounds.arithmetic
+        near = [_moved(batch, rounds) for batch in shards]
+        with moved_weights(self.model, rounds, self.rule.moved), rounds:
+            moved = self.differentiate(near, passes, approximation)
+        if arithmetic == FLOAT64:
+            self._moved_approximation = moved.approximation
+        return (
+            _distances(moved.gradients, plain.gradients, arithmetic),
+            _distances(moved.buffers[0], plain.buffers[0], arithmetic),
+            _distances(moved.losses, plain.losses, arithmetic),
         )
 
     def update(

@@ -83,14 +83,7 @@ class Resources:
         self._announce = announce
         self.cluster: Cluster | None = None
         if engine is not None:
-            if settings.against or settings.against_path or settings.against_env:
-                raise UsageError("--dnn-against compares on one machine: leave it out on nodes")
-            if settings.path:
-                raise UsageError("--dnn-path is for one machine: set PYTHONPATH on nodes instead")
-            if settings.ranks_per_gpu > 1:
-                raise UsageError("--dnn-ranks-per-gpu is for one machine: leave it out on nodes")
-            if side_by_side:
-                raise UsageError("-n runs cases side by side on one machine: leave it out on nodes")
+            _check_for_nodes(settings, side_by_side=side_by_side)
             self.cluster = cluster_of(
                 settings,
                 engine,
@@ -404,3 +397,15 @@ def runs_on_nodes(config: pytest.Config) -> bool:
 def resources_in_use(config: pytest.Config) -> Resources | None:
     """The session's resources; None where nothing has asked for them."""
     return state.part_if_any(config, Resources)
+
+
+def _check_for_nodes(settings: Settings, *, side_by_side: bool) -> None:
+    """Raises UsageError for what works on one machine only."""
+    if settings.against or settings.against_path or settings.against_env:
+        raise UsageError("--dnn-against compares on one machine: leave it out on nodes")
+    if settings.path:
+        raise UsageError("--dnn-path is for one machine: set PYTHONPATH on nodes instead")
+    if settings.ranks_per_gpu > 1:
+        raise UsageError("--dnn-ranks-per-gpu is for one machine: leave it out on nodes")
+    if side_by_side:
+        raise UsageError("-n runs cases side by side on one machine: leave it out on nodes")

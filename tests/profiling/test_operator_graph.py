@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.models import build_model
+from pytest_dnnbench.rank.profiling import observation
 from pytest_dnnbench.rank.profiling.operator_graph import trace
 from tests.profiling.branching_models import Attending, Chunks, Concat, SqueezeExcite
 
@@ -50,6 +52,24 @@ def test_residual_blocks_have_a_way_around(images: torch.Tensor) -> None:
         "maxpool",
     }
     assert len(graph.operators) == 69
+
+
+def test_looking_for_writes_takes_no_value_apart_twice(
+    images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """maxvit_t took minutes: all values were taken apart at every one of 883 operators."""
+    apart = []
+
+    def counted(value: object) -> list[Any]:
+        apart.append(value)
+        return tree_leaves(value)
+
+    monkeypatch.setattr(observation, "tree_leaves", counted)
+    chain = nn.Sequential(nn.Flatten(), *(nn.ReLU(inplace=n % 2 == 1) for n in range(60)))
+    graph = trace(nn.Sequential(chain, nn.Linear(784, 10)), images)
+    assert len(graph.operators) == 62
+    assert sum(bool(each.overwrites) for each in graph.observed.values()) == 30, "in-place ReLUs"
+    assert len(apart) <= 2 * 4 * 62, "twice, for training and evaluation, at most 4 per operator"
 
 
 def test_tracing_leaves_the_model_and_the_generator_as_they_were(images: torch.Tensor) -> None:

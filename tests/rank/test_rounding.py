@@ -13,7 +13,14 @@ from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.models import widen
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import Reference, evaluated, evaluation_bounds
-from pytest_dnnbench.rank.rounding import BFLOAT16, FLOAT32, FLOAT64, EveryOperatorRounds, distance
+from pytest_dnnbench.rank.rounding import (
+    BFLOAT16,
+    FLOAT32,
+    FLOAT64,
+    EveryOperatorRounds,
+    distance,
+    largest,
+)
 from tests.awkward_models import Base, Deep, Transformer
 
 IMAGES = ImageWorkload("tests.awkward_models:Base", 28)
@@ -59,6 +66,40 @@ def test_the_reference_is_left_as_it_was() -> None:
     assert all(
         torch.equal(again.gradients[name], each) for name, each in expected.gradients.items()
     )
+
+
+class Ties(nn.Module):
+    """Logits of ReLUs whose inputs, in float64, lie above zero by less than float32 could tell."""
+
+    def __init__(self, above: float = 2.0**-26) -> None:
+        super().__init__()
+        ones = [torch.full((1,), 1.0 + above, dtype=torch.float64) for _ in range(16)]
+        self.weights = nn.ParameterList(ones)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(batch, 16) logits, the same for every image."""
+        logits = torch.cat([torch.relu(weight - 1.0) for weight in self.weights])
+        return logits.expand(len(images), 16)
+
+
+def test_a_tie_that_rounding_may_turn_is_in_the_bound_wherever_the_noise_fell() -> None:
+    """mobilenet_v2 was refused for one ReLU6: a single moved pass misses half of such ties."""
+    reference = Reference(IMAGES, Ties(), REQUEST)
+    shards = [(batch(0)[0].double(), batch(0)[1])]
+    expected = reference.differentiate(shards)
+    bounds = reference.bounds(shards, 1, expected, FLOAT32).gradients
+    jumps = {name: largest(gradient) for name, gradient in expected.gradients.items()}
+    assert all(jump > 0.01 for jump in jumps.values())
+    assert all(jump <= bounds[name] <= 8 * jump for name, jump in jumps.items())
+
+
+def test_no_tie_that_rounding_cannot_turn_is_in_the_bound() -> None:
+    reference = Reference(IMAGES, Ties(above=64 * FLOAT32.unit), REQUEST)
+    shards = [(batch(0)[0].double(), batch(0)[1])]
+    expected = reference.differentiate(shards)
+    bounds = reference.bounds(shards, 1, expected, FLOAT32).gradients
+    jumps = {name: largest(gradient) for name, gradient in expected.gradients.items()}
+    assert all(bounds[name] < 1e-3 * jump for name, jump in jumps.items())
 
 
 class Cancelling(nn.Module):

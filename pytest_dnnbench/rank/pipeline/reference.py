@@ -34,6 +34,7 @@ from pytest_dnnbench.rank.rounding import (
     Arithmetic,
     Drift,
     EveryOperatorRounds,
+    furthest,
     largest,
     moved_by,
     moved_weights,
@@ -272,25 +273,48 @@ class PipelineReference:
         buffers: Named,
         arithmetic: Arithmetic,
     ) -> Errors:
-        """Passes the minibatch again, with rounding: the distances of its gradients. Those of
-        buffers and loss are added up here."""
-        rounds = EveryOperatorRounds(arithmetic, seed=minibatch)
-        images = batch[0].clone()
-        rounds.move(images)
-        with moved_weights(self.model, rounds, self.drift.weights), rounds:
-            moved_loss, moved, moved_buffers = self._pass(minibatch, (images, batch[1]))
+        """Passes the minibatch again, with rounding: how far it may move its gradients. What it
+        does to buffers and loss is added up here."""
+        passes = [
+            self._distances(
+                EveryOperatorRounds(arithmetic, seed=minibatch, direction=direction),
+                *(minibatch, batch, loss, gradients, buffers),
+            )
+            for direction in arithmetic.directions
+        ]
+        of_loss, of_gradients, of_buffers = (furthest(each) for each in zip(*passes, strict=True))
         for state in self.states:
             errors = state.buffer_errors[minibatch % len(state.buffers)]
             for name in errors:
-                errors[name] += moved_by(moved_buffers[name], buffers[name], arithmetic)
-        self._loss_bounds.append(
-            arithmetic.factor
-            * (abs(moved_loss - loss) / arithmetic.moved + arithmetic.unit * abs(loss))
-        )
+                errors[name] += of_buffers[name]
+        self._loss_bounds.append(arithmetic.factor * (of_loss[""] + arithmetic.unit * abs(loss)))
         return {
-            name: moved_by(moved[name], gradient, arithmetic) + arithmetic.unit * largest(gradient)
+            name: of_gradients[name] + arithmetic.unit * largest(gradient)
             for name, gradient in gradients.items()
         }
+
+    def _distances(
+        self,
+        rounds: EveryOperatorRounds,
+        minibatch: int,
+        batch: Batch,
+        loss: float,
+        gradients: Named,
+        buffers: Named,
+    ) -> tuple[Errors, Errors, Errors]:
+        """How far one unit of rounding moves the loss (named ""), gradients and buffers."""
+        images, arithmetic = batch[0].clone(), rounds.arithmetic
+        rounds.move(images)
+        with moved_weights(self.model, rounds, self.drift.weights), rounds:
+            moved_loss, moved, moved_buffers = self._pass(minibatch, (images, batch[1]))
+        return (
+            {"": abs(moved_loss - loss) / arithmetic.moved},
+            {name: moved_by(moved[name], each, arithmetic) for name, each in gradients.items()},
+            {
+                name: moved_by(moved_buffers[name], each, arithmetic)
+                for name, each in buffers.items()
+            },
+        )
 
     def parameters(self, stage: int) -> Named:
         """The newest weights of a stage, by the stage's names."""

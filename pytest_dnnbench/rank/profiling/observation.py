@@ -79,23 +79,24 @@ def _observe(
     """The observations of one run, and the result of the graph."""
     (images,) = graph.find_nodes(op="placeholder")
     values: dict[fx.Node, Any] = {images: example.clone()}
+    watch = _WriteWatch()
+    watch.add(images, values[images])
     observed = {images.name: Observation(is_tensor=True), graph.output_node().name: Observation()}
     for call in calls(model, graph):
-        before = {value: _versions(values[value]) for value in values}
         positional, keyword = call.arguments(values)
         with FlopCounterMode(display=False) as counter:
             result = call.function(*positional, **keyword)
-        overwritten = {
-            value.name for value, versions in before.items() if _versions(values[value]) != versions
-        }
-        _check_unchanged(call.node, [value for value in before if value.name in overwritten])
+        written = watch.written()
+        _check_unchanged(call.node, written)
+        overwritten = frozenset(value.name for value in written)
         returned = [value.name for value in call.node.all_input_nodes if values[value] is result]
         values[call.node] = result
+        watch.add(call.node, result)
         observed[call.node.name] = Observation(
             is_tensor=isinstance(result, torch.Tensor),
             parts=_parts(result),
             is_mixed=_is_mixed(result),
-            overwrites=frozenset(overwritten),
+            overwrites=overwritten,
             returns=next((name for name in returned if name in overwritten), None),
             operations=counter.get_total_flops()
             + sum(tensor.numel() for tensor in _tensors(result)),
@@ -135,6 +136,45 @@ def _together(training: Observation, evaluation: Observation, name: str) -> Obse
         training.returns or evaluation.returns,
         training.operations,
     )
+
+
+class _WriteWatch:
+    """Tells which of a run's values an operator has written to.
+
+    Every operator is followed by a look at the values of all before it, so a look is made cheap: a
+    value that is one tensor is only asked for its counter. Tuples and lists are few, and taken
+    apart anew, since an operator may put other tensors into a list.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: list[fx.Node] = []
+        self._tensors: list[torch.Tensor] = []
+        self._versions: list[int] = []
+        self._containers: dict[fx.Node, object] = {}
+        self._inside: dict[fx.Node, list[int]] = {}
+
+    def add(self, node: fx.Node, value: object) -> None:
+        """Watches the value of a node from here on."""
+        if isinstance(value, torch.Tensor):
+            self._nodes.append(node)
+            self._tensors.append(value)
+            self._versions.append(value._version)
+        elif _tensors(value) or isinstance(value, (list, dict)):
+            self._containers[node] = value
+            self._inside[node] = _versions(value)
+
+    def written(self) -> list[fx.Node]:
+        """The nodes whose values were written to since the last call."""
+        before, self._versions = self._versions, [tensor._version for tensor in self._tensors]
+        changed: list[fx.Node] = []
+        if before != self._versions:
+            rows = zip(self._nodes, before, self._versions, strict=True)
+            changed = [node for node, old, new in rows if old != new]
+        for node, value in self._containers.items():
+            old, self._inside[node] = self._inside[node], _versions(value)
+            if old != self._inside[node]:
+                changed.append(node)
+        return changed
 
 
 def _versions(value: object) -> list[int]:

@@ -67,9 +67,10 @@ def cached_profile(
         "device": place.type,
         "environment": environment(place, threads),
         "graph": _fingerprint(workload),
+        **input_facts(workload),
+        **form_facts(form or StepForm()),
+        **({"beside": beside} if beside else {}),
     }
-    conditions |= input_facts(workload) | form_facts(form or StepForm())
-    conditions |= {"beside": beside} if beside else {}
     path = cache_folder("profiles") / _file_name(conditions)
     try:
         kept = read_profile(path)
