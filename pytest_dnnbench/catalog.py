@@ -183,6 +183,14 @@ _STAGES_PER_RANK = FrameworkOption(
     "stages of the model on each rank, where the schedule leaves it open; 0: two",
 )
 
+_STAGE_REPLICAS = FrameworkOption(
+    "replicas",
+    "schedule-replicas",
+    "copies",
+    "whether replicas of a stage hold copies or share their weights out (FSDP2)",
+    ("copies", "fsdp"),
+)
+
 _RESHARD = FrameworkOption(
     "reshard",
     "fsdp-reshard",
@@ -223,7 +231,7 @@ def _torch_schedule(
         planning="pytest_dnnbench.rank.pipeline.planning:decide_synchronous",
         by_default=False,
         min_gpus=2,
-        options=(*_PIPELINE_OPTIONS, *options),
+        options=(*_PIPELINE_OPTIONS, *options, _STAGE_REPLICAS),
         axes=_PIPELINES,
         forms=_PIPELINE_FORMS,
         form_reasons=_PIPELINE_REASONS,

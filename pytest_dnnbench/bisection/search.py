@@ -14,7 +14,7 @@ is given. Not here: sentences (words.py).
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -62,12 +62,14 @@ class NoDifference:
 class Ending:
     """What a search says. `steps` are all that can be told apart; `settled` where one of them has
     all but the error of the probability. `direct` compares the two places of the most probable one,
-    None where they were not compared, and `ends` good and bad."""
+    None where they were not compared, and `ends` good and bad. `is_part`: this step is clearly
+    smaller than the whole difference."""
 
     steps: list[Step]
     settled: bool
     direct: PairDecision | None
     ends: PairDecision
+    is_part: bool = False
 
     @property
     def best(self) -> Step:
@@ -265,8 +267,22 @@ def _ending(search: Search, candidates: list[Step], *, settled: bool) -> Ending:
         candidates,
         settled,
         None if direct is None else _decision(direct, search.error),
-        _decision(by_places[0, len(search.places) - 1], search.error),
+        _decision(ends := by_places[0, len(search.places) - 1], search.error),
+        is_part=direct is not None and _is_part(direct.logs, ends.logs, search.error),
     )
+
+
+def _is_part(direct: Sequence[float], ends: Sequence[float], error: float) -> bool:
+    """Whether a step is smaller than the whole difference, by Welch's test of the pairs' logs. At
+    half the error: the first session ends when it sees a difference, and so sees it too large on
+    average."""
+    from scipy.special import stdtr
+
+    sign = math.copysign(1.0, statistics.fmean(ends))
+    beyond = sign * (statistics.fmean(ends) - statistics.fmean(direct))
+    a, b = (max(statistics.stdev(s), LEAST_SPREAD) ** 2 / len(s) for s in (direct, ends))
+    dof = (a + b) ** 2 / (a**2 / (len(direct) - 1) + b**2 / (len(ends) - 1))
+    return float(stdtr(dof, -beyond / math.sqrt(a + b))) < error / 2
 
 
 def _decision(pairs: Pairs, error: float) -> PairDecision:

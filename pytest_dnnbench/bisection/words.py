@@ -74,7 +74,7 @@ def ending_lines(search: Search, ending: Ending, sides: Sides) -> list[str]:
             f" {', '.join(shown)}",
         ]
     direct = ending.direct or ending.ends
-    if len(search.places) > 2 and _is_part(direct, ending.ends):
+    if ending.is_part:
         lines.append(
             f"the whole difference between good and bad is {_size(ending.ends)}: part of it came"
             " with others; search between this one and bad, and between good and the one before"
@@ -123,16 +123,6 @@ def _why_lines(search: Search, step: Step) -> list[str]:
     if len(why) == 1:
         return next(iter(why.values()))
     return [line for case, (head, *causes) in why.items() for line in (f"{case}: {head}", *causes)]
-
-
-def _is_part(direct: PairDecision, ends: PairDecision) -> bool:
-    """Whether one step is clearly smaller than the whole difference: each interval leaves out the
-    other's change."""
-    apart = not (
-        direct.interval[0] <= ends.change <= direct.interval[1]
-        or ends.interval[0] <= direct.change <= ends.interval[1]
-    )
-    return apart and abs(direct.change) < abs(ends.change)
 
 
 def _first(metric: str, decision: PairDecision, noun: str) -> str:

@@ -67,7 +67,8 @@ class Pipelines:
     """Replicated pipelines under one of torch's schedules.
 
     `ranks` run one pipeline, `stages_per_rank` stages each; `microbatches` make an update, over all
-    `replicas`. Raises PlanError for microbatches that the schedule cannot have.
+    `replicas`, which may share the weights of a stage out (`shares_out`). Raises PlanError for
+    microbatches that the schedule cannot have.
     """
 
     framework: str
@@ -75,6 +76,7 @@ class Pipelines:
     replicas: int
     stages_per_rank: int
     microbatches: int
+    shares_out: bool = False
 
     def __post_init__(self) -> None:
         of_each, rest = divmod(self.microbatches, self.replicas)
@@ -157,7 +159,8 @@ def fits(framework: str, ranks: int, options: Options) -> bool:
 
 
 def pipelines_of(framework: str, ranks: int, options: Options) -> Pipelines:
-    """The pipelines of a case. Raises PlanError for options that do not fit it."""
+    """The pipelines of a case. Raises PlanError for options that do not fit it, one replica that
+    would share its weights out among them."""
     of_each = _stages_per_rank(framework, options)
     length = _length(framework, ranks, of_each, options)
     if length < 2:
@@ -168,10 +171,18 @@ def pipelines_of(framework: str, ranks: int, options: Options) -> Pipelines:
     replicas = ranks // length
     requested = int(options.get("microbatches", 0))
     rule = RULES[framework]
-    if rule.one_at_a_time:
-        return Pipelines(framework, length, replicas, of_each, replicas)
+    shares_out = options.get("replicas", "copies") == "fsdp"
+    if shares_out and replicas == 1:
+        # By default all ranks make one pipeline, however many there are.
+        every_number = not plan_file(options) and str(options.get("stages", AUTO)) == AUTO
+        raise (PlanError if every_number else _RanksDoNotFit)(
+            f"--dnn-schedule-replicas fsdp: {framework} makes one pipeline of {ranks} ranks, with"
+            " no replica to share weights with: give --dnn-stages N for pipelines of N ranks, fewer"
+            " than there are, or leave it out"
+        )
     default = replicas * length * max(1, rule.least)
-    return Pipelines(framework, length, replicas, of_each, requested or default)
+    microbatches = replicas if rule.one_at_a_time else requested or default
+    return Pipelines(framework, length, replicas, of_each, microbatches, shares_out)
 
 
 def _stages_per_rank(framework: str, options: Options) -> int:

@@ -14,3 +14,13 @@ def part(tensor: torch.Tensor) -> torch.Tensor:
     """What this rank holds of a tensor."""
     local = getattr(tensor, "to_local", None)
     return tensor if local is None else local()
+
+
+def parted_like(like: torch.Tensor, own_part: torch.Tensor) -> torch.Tensor:
+    """A tensor that ranks hold in parts as they hold `like`, of which this rank has `own_part`.
+    Beside a plain tensor, `own_part` itself."""
+    if part(like) is like:
+        return own_part
+    made = torch.zeros_like(like.detach())
+    part(made).copy_(own_part)
+    return made

@@ -67,9 +67,14 @@ class Shapes:
                 )
         check = load(spec.fits)
         if check is not None and not check(spec.name, shape.gpus, {**given, **needed}):
+            asked = [
+                f"--dnn-{row.flag} {given[row.name]}"
+                for row in spec.options
+                if given.get(row.name, row.default) != row.default
+            ]
             raise UsageError(
-                f"--dnn-shapes {shape}: {spec.name} does not run it with the options that it is"
-                " given: leave them out"
+                f"--dnn-shapes {shape}: {spec.name} does not run it with"
+                f" {' '.join(asked) or 'its defaults'}: leave one of them out"
             )
 
 

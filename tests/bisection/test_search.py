@@ -104,6 +104,13 @@ def test_neighbours_are_answered_by_the_first_session() -> None:
     assert len(machine.asked) == 1
 
 
+@pytest.mark.parametrize(("second", "is_part"), [(0.0, False), (-0.03, True)])
+def test_a_second_change_is_noticed_and_no_noise_for_one(second: float, is_part: bool) -> None:
+    machine = Machine({"case": {2: -0.05, 9: second}}, noise={"case": 0.01})
+    ending = run(machine, new_search(9))
+    assert (ending.settled, ending.best.at, ending.is_part) == (True, 2, is_part)
+
+
 def test_a_gain_is_searched_for_as_a_loss_is() -> None:
     ending = run(Machine({"case": {3: +0.05}}), new_search(6))
     assert (ending.settled, ending.best.at) == (True, 3)

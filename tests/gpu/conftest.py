@@ -64,6 +64,12 @@ def test_schedule(framework, process_group, dnnbench):
     options = {"bandwidth": 1e9}
     dnnbench.measure(framework, "mlp", process_group(2), phase="train", options=options)
 
+@pytest.mark.parametrize("framework", ["1f1b", "zbv"])
+def test_parts(framework, process_group, dnnbench):
+    options = {"bandwidth": 1e9, "stages": 2, "replicas": "fsdp"}
+    ranks, form = process_group(4), StepForm()
+    dnnbench.measure(framework, "mlp", ranks, phase="train", options=options, form=form)
+
 def test_validation(process_group, dnnbench):
     options = {"bandwidth": 1e9, "stages": "1-1"}
     dnnbench.measure("pipedream", "mlp", process_group(2), phase="validate", options=options)

@@ -25,6 +25,18 @@ def test_two_ranks_on_one_gpu_are_proven_and_timed(others: Session, case: str) -
     assert record["metrics"]["throughput"]["value"] > 0
 
 
+@pytest.mark.parametrize("framework", ["1f1b", "zbv"])
+def test_replicas_of_stages_on_one_gpu_share_their_weights_out(
+    others: Session, framework: str
+) -> None:
+    record = others.record(f"test_parts[{framework}]")
+    correctness = record["correctness"]
+    assert correctness["checked"]
+    for checked in correctness["checked"]:
+        assert correctness["largest_deviation"][checked] <= correctness["tolerance"][checked]
+    assert {details["replicas_hold"] for details in record["details"]} == {"parts"}
+
+
 @pytest.mark.parametrize("option", ["sync_batchnorm", "powersgd", "reduce_last"])
 def test_an_option_of_a_framework_is_proven_and_timed(others: Session, option: str) -> None:
     """torch's SyncBatchNorm has no form for CPU ranks: this is where it is proven."""

@@ -3,7 +3,9 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from pytest_dnnbench.rank.frameworks.torch_pipeline import TorchPipelineWorker
 from pytest_dnnbench.rank.pipeline.torch_runtime import TorchRuntime
@@ -32,6 +34,35 @@ class ReplicasApart(TorchPipelineWorker):
         runtime = super()._assembled(*arguments)
         runtime._replicas_mean = None
         return runtime
+
+
+class PartsOfOneReplica(TorchPipelineWorker):
+    """A replica takes its own part of its own gradients for the mean of all replicas."""
+
+    def _assembled(self, *arguments: Any) -> TorchRuntime:
+        runtime = super()._assembled(*arguments)
+        for stage in runtime._torch_stages.values():
+            assert isinstance(stage, FSDPModule)
+            stage.set_custom_reduce_scatter(_NotReduced())  # type: ignore[arg-type] # its base is private
+        return runtime
+
+
+class _NotReduced:
+    def allocate(self, size: Any, *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Memory, as torch's own."""
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(
+        self,
+        output_tensor: torch.Tensor,
+        input_tensor: torch.Tensor,
+        group: dist.ProcessGroup,
+        op: Any,
+        async_op: bool = False,
+    ) -> None:
+        """This rank's own, at the scale of what the operation would give."""
+        scale = 1 if op == dist.ReduceOp.AVG else group.size()
+        output_tensor.copy_(input_tensor.chunk(group.size())[group.rank()] * scale)
 
 
 class OneForwardTooMany(TorchPipelineWorker):

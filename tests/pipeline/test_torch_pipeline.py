@@ -17,6 +17,9 @@ from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.planner.synchronous import RULES
 from pytest_dnnbench.results.records.measurement import Launch, agree, check_times
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
+from pytest_dnnbench.step_form import PLAIN, StepForm
+from tests.pipeline.models import Residual
+from tests.pipeline.token_workloads import Language
 
 MODELS = "tests.pipeline.models"
 RESIDUAL, TRANSFORMER = f"{MODELS}:residual", f"{MODELS}:transformer"
@@ -43,9 +46,10 @@ def launch(server: ForkServer, profiles: Path) -> Any:
         model: str = RESIDUAL,
         worker: str = WORKER,
         phase: str = "train",
+        form: StepForm = PLAIN,
         **options: int | str | float | bool,
     ) -> list[Any]:
-        case = Case(framework, model, gpus, phase, batch_size=4, options=options)
+        case = Case(framework, model, gpus, phase, batch_size=4, options=options, form=form)
         kept = {"XDG_CACHE_HOME": str(profiles)}
         ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120, environment=kept)
         request = RunRequest(case, worker, Catalog().model(model), steps=3, warmup=2)
@@ -182,6 +186,9 @@ def test_a_measured_case_counts_each_image_once_and_tells_its_schedule(launch: A
         assert report.pipeline.predicted_step_time_s > 0
         assert report.pipeline.version_bytes > 0
         assert report.details["schedule"] == "ScheduleInterleaved1F1B"
+        assert report.details["replicas_hold"] == "copies"
+    held = sum(report.metrics["parameter_bytes"] for report in reports)
+    assert held == 2 * 4 * sum(each.numel() for each in Residual().parameters())
     assert [report.details["stages"] for report in reports] == [[0, 2], [0, 2], [1, 3], [1, 3]]
 
 
@@ -204,3 +211,64 @@ def test_the_last_stages_of_a_v_are_on_the_first_rank(launch: Any) -> None:
 def test_what_has_no_gradient_crosses_cuts_as_well(prove: Any, framework: str, model: str) -> None:
     """Images, and tokens, which are whole numbers."""
     assert set(prove(framework, 2, model=model).checked) >= set(TRAINED)
+
+
+@pytest.mark.parametrize(
+    ("framework", "model"),
+    [
+        ("gpipe", RESIDUAL),
+        ("1f1b", f"{TOKENS}:Tied"),
+        ("interleaved", "gpt-nano"),
+        ("bfs", RESIDUAL),
+        ("zero-bubble", TRANSFORMER),
+        ("zbv", RESIDUAL),
+        ("dualpipev", TRANSFORMER),
+    ],
+)
+def test_replicas_that_share_their_weights_out_compute_what_one_process_computes(
+    prove: Any, framework: str, model: str
+) -> None:
+    """On two stages, or more, of two replicas: the wholes of the parts, in float64. Two of them
+    update by a fused optimiser, SGD and AdamW."""
+    form = StepForm(fused=framework in ("bfs", "interleaved"))
+    evidence = prove(framework, 4, model=model, form=form, stages=2, replicas="fsdp")
+    own = ["updates"] if model in ("gpt-nano", f"{TOKENS}:Tied") else []
+    assert evidence.checked == [*TRAINED, *own]
+
+
+def test_a_replica_whose_parts_are_not_averaged_is_caught(prove: Any) -> None:
+    worker = "tests.pipeline.faulty_torch_workers:PartsOfOneReplica"
+    with pytest.raises(WrongResult, match="gradients in float32 of stage"):
+        prove("1f1b", 4, stages=2, replicas="fsdp", worker=worker)
+
+
+def test_a_validation_with_shared_weights_is_proven(prove: Any) -> None:
+    evidence = prove("interleaved", 4, phase="validate", stages=2, replicas="fsdp")
+    assert evidence.checked == ["validation in float32", "validation"]
+
+
+@pytest.mark.parametrize(
+    ("framework", "phase"), [("1f1b", "train"), ("interleaved", "train"), ("1f1b", "validate")]
+)
+def test_replicas_that_share_weights_out_hold_them_once_between_steps(
+    launch: Any, framework: str, phase: str
+) -> None:
+    """Of AdamW's state too: two elements for one of a weight, and a count for each weight."""
+    reports: list[RankReport] = launch(
+        MEASURE, framework, 4, model=f"{TOKENS}:Tokens", phase=phase, stages=2, replicas="fsdp"
+    )
+    weights = list(Language().parameters())
+    elements = sum(each.numel() for each in weights)
+    held = [report.metrics["parameter_bytes"] for report in reports]
+    assert sum(held) == 4 * elements, "copies would be twice as much"
+    for pair in (held[:2], held[2:]):
+        assert max(pair) <= 0.6 * sum(pair), "in parts of nearly equal size"
+    states = sum(report.metrics["optimiser_bytes"] for report in reports)
+    assert states == (2 * 4 * elements + 2 * 4 * len(weights) if phase == "train" else 0)
+    assert {report.details["replicas_hold"] for report in reports} == {"parts"}
+
+
+def test_parts_of_weights_have_no_layout_of_images(launch: Any) -> None:
+    message = "--dnn-schedule-replicas fsdp with --dnn-memory-format channels_last"
+    with pytest.raises(UsageError, match=message):
+        launch(PROVE, "gpipe", 4, form=StepForm("channels_last"), stages=2, replicas="fsdp")

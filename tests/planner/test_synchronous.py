@@ -45,6 +45,8 @@ def test_fewer_stages_than_ranks_make_replicas(stages: int | str) -> None:
         ("gpipe", 4, {"stages": "2-2"}, True),
         ("gpipe", 2, {"stages": "2-2"}, False),
         ("gpipe", 4, {"stages": 1}, False),
+        ("gpipe", 4, {"stages": 2, "replicas": "fsdp"}, True),
+        ("gpipe", 2, {"stages": 2, "replicas": "fsdp"}, False),
     ],
 )
 def test_other_numbers_of_ranks_may_fit(
@@ -64,6 +66,7 @@ def test_other_numbers_of_ranks_may_fit(
         ("dualpipev", {"microbatches": 7}, "needs at least 8 microbatches, not 7"),
         ("interleaved", {"microbatches": 9}, "in 2 rounds, .* give --dnn-microbatches 8"),
         ("gpipe", {"stages": 2, "microbatches": 3}, "do not divide over 2 replicas"),
+        ("gpipe", {"replicas": "fsdp"}, "gpipe makes one pipeline of 4 ranks, with no replica"),
     ],
 )
 def test_what_a_schedule_cannot_have_is_refused_in_one_line(

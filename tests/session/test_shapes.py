@@ -131,6 +131,10 @@ def test_named_frameworks_run_the_shapes_that_they_can(pytester: pytest.Pytester
             "--dnn-shapes pp2xdp2 --dnn-microbatches 3",
             "3 microbatches do not divide over 2 replicas of the pipeline",
         ),
+        (
+            "--dnn-shapes pp2xdp2,pp4 --dnn-frameworks gpipe --dnn-schedule-replicas fsdp",
+            "--dnn-shapes pp4: gpipe does not run it with --dnn-schedule-replicas fsdp: leave one",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(

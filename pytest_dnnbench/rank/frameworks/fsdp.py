@@ -18,8 +18,8 @@ from torch.distributed.tensor import Shard
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
-from pytest_dnnbench.rank.frameworks.fused_parts import update_parts
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
+from pytest_dnnbench.rank.fused_parts import update_parts
 from pytest_dnnbench.rank.workload import Workload
 
 TYPES = {"none": None, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -90,7 +90,7 @@ class FsdpWorker(DataParallelWorker):
 
     def metrics(self) -> dict[str, float]:
         """As Worker.metrics: what this rank holds between two steps."""
-        return held_bytes(self.module, self.optimizer)
+        return held_bytes([self.module], [self.optimizer])
 
     def details(self) -> dict[str, object]:
         """As Worker.details: what was wrapped, and the options in force."""

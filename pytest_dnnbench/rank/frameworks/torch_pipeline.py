@@ -14,17 +14,21 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pytest_dnnbench.messages import PipelineFacts
+from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.messages import PipelineFacts, Place, RunRequest
 from pytest_dnnbench.planner.bubbles import Pass, batch_seconds, idle_fractions
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.planner.synchronous import Pipelines, pipelines_of
 from pytest_dnnbench.rank import data, group
+from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
 from pytest_dnnbench.rank.frameworks.staged_worker import StagedWorker, counts_of, step_of
 from pytest_dnnbench.rank.pipeline.runtime import Completed
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.pipeline.torch_runtime import TorchRuntime
+from pytest_dnnbench.rank.whole import part
 from pytest_dnnbench.rank.worker import Step
+from pytest_dnnbench.step_form import CONTIGUOUS
 
 _NO_LABEL = -100
 """Of images that fill up the last microbatches of a validation: no answer is right, and torch's
@@ -39,6 +43,19 @@ class TorchPipelineWorker(StagedWorker):
     """One rank of a pipeline: one or more stages."""
 
     takes_ties = True
+
+    def __init__(self, place: Place, request: RunRequest) -> None:
+        super().__init__(place, request)
+        if self._shares_out and request.case.form.memory_format != CONTIGUOUS:
+            raise UsageError(
+                f"--dnn-schedule-replicas fsdp with --dnn-memory-format {self.form.memory_format}:"
+                " the parts of the weights that ranks hold are laid out in rows: give"
+                f" --dnn-memory-format {CONTIGUOUS}"
+            )
+
+    @property
+    def _shares_out(self) -> bool:
+        return self.case.options.get("replicas") == "fsdp"
 
     def build(self) -> None:
         """Cuts the model as planned, and takes this rank's stages in the types that the model's
@@ -143,17 +160,20 @@ class TorchPipelineWorker(StagedWorker):
         return (right, samples - missing) if runtime.has_last else None
 
     def metrics(self) -> dict[str, float]:
-        """As Worker.metrics: the bubble of this rank in the timed steps, and the one that the
-        schedule's own order causes with the median time of each kind of pass in them."""
+        """As Worker.metrics: the bubble of this rank in the timed steps, the one that the
+        schedule's own order causes with the median time of each kind of pass in them, and what the
+        rank holds of its stages between two steps."""
         passes = self._runtime.passes
         self._orders, seconds = self._gathered(passes.seconds(self.timed))
+        held = held_bytes(self._runtime.modules.values(), self._runtime.optimisers)
         if self.case.phase != "train":
-            return {}
+            return held
         measured = passes.occupancy.bubble_fraction(self.timed.start, self.timed.stop)
         ideal = idle_fractions(self._orders, seconds)[self._runtime.place]
         return {
             "bubble_fraction": 1.0 if measured is None else measured,
             "bubble_fraction_ideal": ideal,
+            **held,
         }
 
     def _gathered(
@@ -175,6 +195,7 @@ class TorchPipelineWorker(StagedWorker):
             "microbatches_per_step": self._pipelines.microbatches,
             "minibatches_per_update": self._pipelines.microbatches,
             "replicas": self._pipelines.replicas,
+            "replicas_hold": "parts" if self._pipelines.shares_out else "copies",
         }
 
     def pipeline_facts(self) -> PipelineFacts:
@@ -198,7 +219,7 @@ class TorchPipelineWorker(StagedWorker):
             replica=runtime.replica,
             versions_kept=1,
             version_bytes=sum(
-                parameter.nbytes
+                part(parameter).nbytes
                 for module in runtime.modules.values()
                 for parameter in module.parameters()
                 if parameter.requires_grad

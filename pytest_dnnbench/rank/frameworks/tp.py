@@ -40,8 +40,8 @@ from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.attention_split import HeadsParallel, can_split_heads, shard_packed
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.fsdp import RESHARD, shard_blocks
-from pytest_dnnbench.rank.frameworks.fused_parts import update_parts
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
+from pytest_dnnbench.rank.fused_parts import update_parts
 from pytest_dnnbench.rank.models import seed
 from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
 from pytest_dnnbench.rank.whole import part
@@ -210,7 +210,7 @@ class TpWorker(DataParallelWorker):
 
     def metrics(self) -> dict[str, float]:
         """As Worker.metrics: what this rank holds between two steps."""
-        return held_bytes(self.module, self.optimizer)
+        return held_bytes([self.module], [self.optimizer])
 
     def details(self) -> dict[str, object]:
         """As Worker.details: which layers are split, and how; what the replicas share out."""

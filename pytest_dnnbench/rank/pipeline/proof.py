@@ -43,6 +43,7 @@ from pytest_dnnbench.rank.rounding import (
     widened_by_type,
 )
 from pytest_dnnbench.rank.update_rule import OwnOptimiser
+from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.workload import Workload
 from pytest_dnnbench.step_form import StepForm
 
@@ -310,7 +311,7 @@ def _prove_own_update(proven: Proven, assembled: Assembled, comparison: Comparis
     _trained(runtime, proven.schedule, [wide(proven.batch(i)) for i in range(minibatches)])
     bounds = reference.bounds()
     for stage, module in runtime.modules.items():
-        parameters = {name: each.detach() for name, each in module.named_parameters()}
+        parameters = {name: whole(each.detach()) for name, each in module.named_parameters()}
         expected = {name: held[owned[stage][name]].detach() for name in parameters}
         within = {name: bounds.get(owned[stage][name], 0.0) for name in parameters}
         when = f"stage {stage} after the optimiser's own updates"
@@ -328,7 +329,7 @@ def _compare(
     when: str,
 ) -> None:
     when = f"stage {stage} {when}"
-    parameters = {name: each.detach() for name, each in module.named_parameters()}
+    parameters = {name: whole(each.detach()) for name, each in module.named_parameters()}
     comparison.add(
         "parameters",
         parameters,

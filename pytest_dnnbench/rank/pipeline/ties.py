@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from pytest_dnnbench.rank.whole import part, parted_like
+
 Place = tuple[int, str]
 """A stage, and a name of a parameter in it."""
 
@@ -58,14 +60,15 @@ class TiedGradients:
             self._trained = self._any_has_gradient()
         if not self._trained:
             return
-        total = torch.zeros_like(self._copies[0])
+        # Where replicas share weights out, all stages do it alike: equal parts meet here.
+        total = torch.zeros_like(part(self._copies[0].detach()))
         for copy in self._copies:
             if copy.grad is not None:
-                total += copy.grad
+                total += part(copy.grad)
         if self._group is not None:
             dist.all_reduce(total, group=self._group)
         for copy in self._copies:
-            copy.grad = total.clone()
+            copy.grad = parted_like(copy, total.clone())
 
     def _any_has_gradient(self) -> bool:
         """Whether a copy on any rank has one. Asked in the first step only: stages are traced, so

@@ -3,10 +3,12 @@
     batches ──> m microbatches ──> torch's schedule ──> gradients ──> mean over replicas ──> update
                                    (our stages)          of m each     (GradientMean)
 
-It gives what runtime.py gives, so the same proof and the same worker can hold both. Replicas are
-averaged by hand: schedules that split the backward pass go around the hooks of
-DistributedDataParallel, which would average nothing. Not here: which ranks run which stages
-(planner/synchronous.py), the cut of the model (cut.py), the notes of passes (passes.py).
+It gives what runtime.py gives, so the same proof and the same worker can hold both. Replicas with
+copies are averaged by hand: schedules that split the backward pass go around the hooks of
+DistributedDataParallel, which would average nothing. Where replicas share their weights out, torch
+averages (shared_stage.py), and from there to the update everything is a part. Not here: which ranks
+run which stages (planner/synchronous.py), the cut of the model (cut.py), the notes of passes
+(passes.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.planner.synchronous import Pipelines
+from pytest_dnnbench.rank.fused_parts import update_parts
 from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
 from pytest_dnnbench.rank.pipeline.passes import NotedStage, Passes
 from pytest_dnnbench.rank.pipeline.runtime import (
@@ -34,12 +37,14 @@ from pytest_dnnbench.rank.pipeline.runtime import (
     right_answers,
 )
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.rank.pipeline.shared_stage import gather, gathered, release, share_out
 from pytest_dnnbench.rank.pipeline.stage import Loss
 from pytest_dnnbench.rank.pipeline.stage_update import NormLimit, OwnRule
 from pytest_dnnbench.rank.pipeline.static_shapes import Form, learnt_forms
 from pytest_dnnbench.rank.pipeline.ties import Tie, TiedGradients
 from pytest_dnnbench.rank.pipeline.torch_stage import Precision, TorchStage, alias
 from pytest_dnnbench.rank.update_rule import optimiser_for, scheduler_for
+from pytest_dnnbench.rank.whole import part, parted_like, whole
 
 
 class TorchRuntime:
@@ -83,6 +88,10 @@ class TorchRuntime:
             stage: TorchStage(module, stage == pipelines.stages - 1, precision)
             for stage, module in self._modules.items()
         }
+        if pipelines.shares_out:
+            assert replicas is not None, "a single replica shares with none"
+            for number, stage in self._torch_stages.items():
+                share_out(number, stage, replicas, self.device.type)
         self._loss, self._precision = loss, precision
         self._parameters = [
             parameter
@@ -93,15 +102,17 @@ class TorchRuntime:
         self._optimisers = [
             made
             for module in self._modules.values()
-            if (made := _optimiser(optimiser, module)) is not None
+            if (made := _optimiser(optimiser, module, pipelines.shares_out)) is not None
         ]
-        self._limit = NormLimit(clip_norm, self.group) if clip_norm is not None else None
+        # Parts of one stage count once each, on all ranks of the job.
+        counting = None if pipelines.shares_out else self.group
+        self._limit = NormLimit(clip_norm, counting) if clip_norm is not None else None
         self._ties = self._tied(ties, place)
         copies = {id(self._parameter(*copy)) for tie in ties for copy in tie.places[1:]}
         self._counted = [id(parameter) not in copies for parameter in self._parameters]
         self._replicas_mean = (
             GradientMean(self._parameters, replicas, pipelines.replicas)
-            if replicas is not None
+            if replicas is not None and not pipelines.shares_out
             else None
         )
         self._observer: UpdateObserver | None = None
@@ -135,6 +146,11 @@ class TorchRuntime:
         return self._modules
 
     @property
+    def optimisers(self) -> Sequence[torch.optim.Optimizer]:
+        """Those of this rank's stages, in their order; a stage without weights has none."""
+        return [optimiser for optimiser, _ in self._optimisers]
+
+    @property
     def has_first(self) -> bool:
         """Whether this rank takes inputs."""
         return 0 in self._modules
@@ -146,7 +162,7 @@ class TorchRuntime:
 
     def observe_updates(self, observer: UpdateObserver) -> None:
         """Lets `observer` see the gradients of each update that the optimisers make, just
-        before."""
+        before, whole."""
         self._observer = observer
 
     def train(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
@@ -165,6 +181,7 @@ class TorchRuntime:
                 self._training = self._schedule(images, training=True)
             losses: list[torch.Tensor] = []
             self._losses_noted = 0
+            self._gather()
             self._training.step(
                 *self._inputs(images),
                 target=labels if self.has_last else None,
@@ -185,7 +202,9 @@ class TorchRuntime:
             images, labels = self._take(batches)
             if self._evaluation is None:
                 self._evaluation = self._schedule(images, training=False)
+            self._gather()
             output = self._evaluation.step(*self._inputs(images))
+            release(self._torch_stages.values())
             right: list[torch.Tensor | None] = []
             losses: list[torch.Tensor] = []
             if self.has_last:
@@ -199,6 +218,12 @@ class TorchRuntime:
 
     def close(self) -> None:
         """Nothing is left open: torch has waited for all messages of a step."""
+
+    def _gather(self) -> None:
+        """Makes the weights of this rank's stage whole, before a pass is noted. Schedules of
+        several stages per rank do so themselves, stage by stage."""
+        if self.pipelines.rule.stages_per_rank == 1:
+            gather(self._torch_stages.values())
 
     def _steps(self, minibatches: int) -> int:
         steps, rest = divmod(minibatches, self.pipelines.microbatches)
@@ -238,7 +263,10 @@ class TorchRuntime:
             self._replicas_mean.add([parameter.grad for parameter in self._parameters])
             self._set_gradients(self._replicas_mean.take(self.pipelines.replicas))
         if self._limit is not None:
-            gradients = [parameter.grad for parameter in self._parameters]
+            gradients = [
+                None if parameter.grad is None else part(parameter.grad)
+                for parameter in self._parameters
+            ]
             self._set_gradients(self._limit.clipped(gradients, self.device, self._counted))
         if self._observer is not None:
             self._observer(self._gradients())
@@ -252,13 +280,14 @@ class TorchRuntime:
         self.passes.occupancy.add(self.passes.step, start)
 
     def _set_gradients(self, gradients: Sequence[torch.Tensor | None]) -> None:
+        """Sets the gradients of this rank: of weights that are shared out, their parts."""
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = None if gradient is None else parted_like(parameter, gradient)
 
     def _gradients(self) -> dict[int, dict[str, torch.Tensor]]:
         return {
             stage: {
-                name: parameter.grad
+                name: whole(parameter.grad)
                 for name, parameter in module.named_parameters()
                 if parameter.grad is not None
             }
@@ -307,15 +336,16 @@ class TorchRuntime:
     def _forms(self, images: torch.Tensor, training: bool) -> list[tuple[Form, ...]]:
         count, rank_of = self.pipelines.microbatches_of_each, self.pipelines.layout.rank
         self._size = len(images) // count
-        return learnt_forms(
-            self._torch_stages,
-            Form.of(images[: self._size]) if self.has_first else None,
-            self.pipelines.stages,
-            lambda stage: rank_of(self.pipelines.place_of(stage), self.replica),
-            self.group,
-            self.device,
-            nullcontext if training else torch.no_grad,
-        )
+        with gathered(self._torch_stages.values()):
+            return learnt_forms(
+                self._torch_stages,
+                Form.of(images[: self._size]) if self.has_first else None,
+                self.pipelines.stages,
+                lambda stage: rank_of(self.pipelines.place_of(stage), self.replica),
+                self.group,
+                self.device,
+                nullcontext if training else torch.no_grad,
+            )
 
 
 def _groups(
@@ -341,20 +371,23 @@ def _groups(
 
 
 def _optimiser(
-    rule: Sgd | OwnRule, module: nn.Module
+    rule: Sgd | OwnRule, module: nn.Module, shares_out: bool
 ) -> tuple[torch.optim.Optimizer, LRScheduler | None] | None:
-    """The optimiser of one stage, and its scheduler; None for a stage without weights."""
+    """The optimiser of one stage, whose weights may be shared out, and its scheduler; None for a
+    stage without weights."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trained:
         return None
     if isinstance(rule, OwnRule):
-        made = optimiser_for(rule.workload, module, rule.settings)
-        return made, scheduler_for(rule.workload, made)
-    made = torch.optim.SGD(
+        own = optimiser_for(rule.workload, module, rule.settings)
+        if shares_out and rule.settings.fused:
+            own = update_parts(own)
+        return own, scheduler_for(rule.workload, own)
+    made: torch.optim.Optimizer = torch.optim.SGD(
         trained,
         lr=rule.learning_rate,
         momentum=rule.momentum,
         weight_decay=rule.weight_decay,
         fused=rule.fused or None,
     )
-    return made, None
+    return (update_parts(made) if shares_out and rule.fused else made), None

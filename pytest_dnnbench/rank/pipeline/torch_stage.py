@@ -116,15 +116,17 @@ class TorchStage(nn.Module):
 
 
 def _reaches(output: torch.Tensor, inputs: Sequence[torch.Tensor]) -> bool:
-    """Whether the backward pass of an output comes to one of the inputs, which are leaves."""
+    """Whether the backward pass of an output comes to one of the inputs. These are leaves, or what
+    fully_shard's function made of them, one node for all."""
     wanted, passed = set(map(id, inputs)), set[Any]()
+    made_by = {each.grad_fn for each in inputs} - {None}
     waiting: list[Any] = [output.grad_fn]
     while waiting:
         node = waiting.pop()
         if node is None or node in passed:
             continue
         passed.add(node)
-        if id(getattr(node, "variable", None)) in wanted:
+        if node in made_by or id(getattr(node, "variable", None)) in wanted:
             return True
         waiting += [following for following, _ in node.next_functions]
     return False
