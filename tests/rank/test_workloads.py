@@ -71,7 +71,8 @@ def test_a_right_step_passes(server: ForkServer, framework: str, gpus: int, work
         assert evidence.largest_deviation[kind] <= evidence.tolerance[kind] < 1e-9
     if workload == "Ranking":
         assert evidence.about["reference"] == (
-            "the model in one process, the mean of the shards' gradients, clipped, a fresh AdamW"
+            "the model in one process, the shards one by one, the mean of their gradients, clipped,"
+            " a fresh AdamW"
         )
 
 

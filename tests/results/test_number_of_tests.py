@@ -45,8 +45,10 @@ def test_a_case_that_is_not_stored_counts_what_its_device_can_have(device: str, 
     assert number_of_tests({"a": [], "b": []}, None, device) == 2 * tests
     off = parse_limits({"throughput": "off"}, "a test")
     assert number_of_tests({"a": [off]}, None, device) == tests - 1
-    energy = parse_limits({"yardstick_s": "+5%"}, "a test")
-    assert number_of_tests({"a": [energy]}, None, device) == tests + (device == "cpu")
+    yardstick = parse_limits({"yardstick_s": "+5%"}, "a test")
+    assert number_of_tests({"a": [yardstick]}, None, device) == tests + 1
+    resident = parse_limits({"resident_peak_bytes": "off"}, "a test")
+    assert number_of_tests({"a": [resident]}, None, device) == tests - (device == "cpu")
 
 
 def test_what_a_calibration_promises_follows_the_false_alarm_rate() -> None:
