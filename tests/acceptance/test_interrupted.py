@@ -78,8 +78,10 @@ def start(
     monkeypatch.setenv("PIDS", str(pids))
     monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
     running: list[subprocess.Popen[str]] = []
-    # A shell's background job ignores Ctrl-C, and so would the sessions that it starts.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell's background job ignores Ctrl-C, one of nohup the end of its terminal, and so would
+    # the sessions that it starts.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def begin(*more: str) -> tuple[subprocess.Popen[str], list[int]]:
         session = subprocess.Popen(
@@ -97,7 +99,8 @@ def start(
     for session in running:
         session.kill()
         session.communicate()
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, hang_up)
 
 
 def await_end(pids: list[int]) -> None:
