@@ -91,6 +91,7 @@ def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.P
         "sequence_length",
         "form",
         "nodes",
+        "shape",
     } == set(record["case"])
     assert record["run"] == {
         "sample": "img",
