@@ -142,7 +142,8 @@ def test_a_slower_side_b_is_called_and_fails_its_case_also_after_an_interruption
     assert "variables.DNNL_MAX_CPU_ISA" not in record["environment"]["must_match"]
     # The sleep is seen, unless the machine's own load hides it. Causes: test_side_causes.py.
     assert {"idle"} >= {cause["part"] for cause in other["why"]["causes"][:1]}
-    assert len(record["breakdown"]["launches"]) == len(other["breakdown"]["launches"]) == 2
+    # Of the two launches of each side that were profiled, a disturbed one is left out.
+    assert {len(side["breakdown"]["launches"]) for side in (record, other)} <= {1, 2}
     assert other["checked"].keys() == record["correctness"]["largest_deviation"].keys()
 
 
