@@ -47,7 +47,8 @@ def main(arguments: list[str]) -> int:
     from pytest_dnnbench.report.write import write_report
 
     page = write_report(study, options.output, options.title)
-    print(f"{len(study.measured)} cases of {len(runs)} sessions: {page}")
+    sessions = "one session" if len(runs) == 1 else f"{len(runs)} sessions"
+    print(f"{len(study.measured)} cases of {sessions}: {page}")
     if options.picture:
         _write_picture(study, options.picture)
     if options.latex:
