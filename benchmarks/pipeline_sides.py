@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn.functional import cross_entropy
 
+from benchmarks.torchrun_loops import OneTensor
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.predict import even_plan
@@ -119,26 +120,13 @@ def stage_alone(
     return statistics.median(seconds[5:])
 
 
-class LogitsOnly(nn.Module):
-    """The last stage as torch's pipelining wants it: a tensor out."""
-
-    def __init__(self, stage: nn.Module) -> None:
-        super().__init__()
-        self.stage = stage
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """The logits."""
-        logits: torch.Tensor = self.stage(*inputs)[0]
-        return logits
-
-
 def theirs(
     model: str, image_size: int, groups: Groups, size: int, microbatches: int, batches: int
 ) -> dict[str, float]:
     """Images per second of Schedule1F1B on this rank."""
     rank = dist.get_rank()
     module = stages_of(model, image_size, groups)[rank]
-    module = LogitsOnly(module) if rank else module
+    module = OneTensor(module) if rank else module
     stage = PipelineStage(module, rank, 2, torch.device("cpu"))
     schedule = Schedule1F1B(stage, microbatches, loss_fn=cross_entropy)
     optimizer = torch.optim.SGD(

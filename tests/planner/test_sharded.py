@@ -85,10 +85,10 @@ def simulated(units: Units, reshard: Reshard) -> int:
         copies.append(call("compute", 0, *([gathered] if gathered else [])))
         return copies[-1]
 
-    seen: set[str] = set()
+    counted_units: set[str] = set()
     for segment in (Segment(ROOT, 0, 0), *units.segments):
-        if segment.unit not in seen:
-            seen.add(segment.unit)
+        if segment.unit not in counted_units:
+            counted_units.add(segment.unit)
             whole(gather(segment.unit, *copies[-2:-1]))
         call("compute", segment.forward_s)
     back = units.segments[::-1]
