@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.rank.entry import is_out_of_memory
+from pytest_dnnbench.rank.heap import map_large_tensors
 
 COPIES = 11
 """Float64 copies of the weights that rank 0 of a proof holds at most, counted by a test."""
@@ -33,6 +34,7 @@ def proof_conditions(
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False
+    map_large_tensors()
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:

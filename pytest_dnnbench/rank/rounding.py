@@ -22,6 +22,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pytest_dnnbench.rank.shelf import Shelf
+
 SUMMED_FACTOR = 64.0
 """For types in which an operator also sums: K terms in an unlucky order err by sqrt(K/2) units of
 rounding at random, 48 for a convolution of 512 channels by 3 by 3, of which one is modelled."""
@@ -171,15 +173,16 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
         if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
             return
         real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-        noise = self._noise_like(real)
-        # In place of itself where it can be: a copy would cost memory.
         finite = math.isfinite(largest(real))
-        size = real if finite else real.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        if further:
-            further *= self.arithmetic.moved
-            real.addcmul_(noise, size.abs().mul_(self._reach).add_(further))
-        else:
-            real.addcmul_(noise, size, value=self._reach)
+        further *= self.arithmetic.moved
+        for piece in pieces(real):
+            noise = self._noise_like(piece)
+            # In place of itself where it can be: a copy would cost memory.
+            size = piece if finite else piece.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+            if further:
+                piece.addcmul_(noise, size.abs().mul_(self._reach).add_(further))
+            else:
+                piece.addcmul_(noise, size, value=self._reach)
 
     def _noise_like(self, tensor: torch.Tensor) -> torch.Tensor:
         """Numbers between -1 and 1: a stretch of a fixed row, from a random place on. Drawing them
@@ -193,12 +196,8 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
             )
         start = self._places.randrange(NOISE_LENGTH)
         if start + count > NOISE_LENGTH:
-            noise = (
-                noise.roll(-start)
-                if count <= NOISE_LENGTH
-                else noise.repeat(2 + count // NOISE_LENGTH)[start:]
-            )
-            start = 0
+            assert count <= NOISE_LENGTH, "larger tensors are moved in pieces"
+            noise, start = noise.roll(-start), 0
         return noise[start : start + count].view(tensor.shape).to(tensor.dtype)
 
 
@@ -208,8 +207,9 @@ def moved_weights(
 ) -> Iterator[None]:
     """The model with each weight moved, by its own `further` as well, for the length of a
     `with`."""
-    kept = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    kept = Shelf()
     for name, weight in model.named_parameters():
+        kept.put(name, weight)
         rounds.move(weight.detach(), further.get(name, 0.0))
     try:
         yield
@@ -306,7 +306,29 @@ def distance(tensor: torch.Tensor, other: torch.Tensor) -> float:
     """The largest absolute difference of two tensors of one shape, in double precision; of complex
     numbers, that of their parts."""
     kind = torch.complex128 if other.is_complex() else torch.float64
-    return largest(tensor.detach().to(kind) - other.detach().to(kind))
+    most = 0.0
+    for ours, theirs in zip(pieces(tensor.detach()), pieces(other.detach()), strict=True):
+        apart = largest(ours.to(kind) - theirs.to(kind))
+        if math.isnan(apart):
+            return apart
+        most = max(most, apart)
+    return most
+
+
+PIECE = 1_000_000
+"""Elements of a tensor that are worked on at a time where that takes memory for as many: the
+largest tensor of a model may be most of it."""
+
+
+def pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A tensor in parts of at most PIECE elements, as views: rows of its first dimension, or the
+    pieces of each row where a row is larger."""
+    if tensor.numel() <= PIECE or not tensor.dim():
+        yield tensor
+        return
+    rows = PIECE * len(tensor) // tensor.numel()
+    for part in torch.split(tensor, max(1, rows)):
+        yield from pieces(part[0]) if rows == 0 else (part,)
 
 
 def _tensors(result: Any) -> Iterator[torch.Tensor]:

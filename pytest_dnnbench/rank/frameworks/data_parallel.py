@@ -24,6 +24,7 @@ from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
     prove_validation,
 )
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
+from pytest_dnnbench.rank.heap import give_back_memory
 from pytest_dnnbench.rank.low_rank import LowRank
 from pytest_dnnbench.rank.models import seed, widen
 from pytest_dnnbench.rank.proof_conditions import COPIES, COPIES_OF_ADAM, proof_conditions
@@ -104,9 +105,14 @@ class DataParallelWorker(WorkloadWorker):
     def build_wide(self) -> None:
         """As `build`, in double precision, for the proof. What was built before is given up
         first."""
+        self.give_up()
+        self._build(wide=True)
+
+    def give_up(self) -> None:
+        """Gives up what was built, and its memory."""
         for name in ("module", "local", "model", "optimizer", "rule"):
             self.__dict__.pop(name, None)
-        self._build(wide=True)
+        give_back_memory()
 
     def _build(self, *, wide: bool) -> None:
         self.wide = wide

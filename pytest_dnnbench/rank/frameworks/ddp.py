@@ -134,6 +134,11 @@ class DdpWorker(DataParallelWorker):
             module.register_forward_pre_hook(lambda *_: self.own_work.alone())
         return model, optimizer
 
+    def give_up(self) -> None:
+        """As DataParallelWorker.give_up. PowerSGD's hook holds what it has left out."""
+        self._power = None
+        super().give_up()
+
     def prepare(self, minibatches: Sequence[Batch]) -> None:
         """As DataParallelWorker.prepare: the passes in which PowerSGD averages plainly, on the
         first minibatch, without an update and without an effect on buffers."""
