@@ -1,9 +1,10 @@
 """Peak memory of proofs: of every rank, in float64 copies of the model's weights.
 
-    python -m benchmarks.proof_memory [FRAMEWORK:RANKS ...] [--model MODEL] [--phase train]
+    python -m benchmarks.proof_memory [FRAMEWORK:RANKS ...] [--model MODEL] [--image-size PIXELS]
+        [--option NAME=yes]
 
 A row per framework: by rank, the growth of the resident set's peak (VmHWM) from the begin of the
-rank's proof to its end, over 8 bytes per parameter. The default model is a perceptron of 20 million
+rank's proof to its end, without pages of files, over 8 bytes per parameter. The default model is a perceptron of 20 million
 parameters in square layers, whose activations are small beside its weights.
 """
 
@@ -35,7 +36,7 @@ twenty_million = partial(Mlp, 1024, 19)
 
 
 def resident(key: str) -> int:
-    """VmRSS or VmHWM of this process, in bytes."""
+    """VmHWM, RssAnon or RssFile of this process, in bytes."""
     status = Path("/proc/self/status").read_text()
     value = re.search(rf"^{key}:\s+(\d+) kB", status, re.MULTILINE)
     assert value is not None, "the kernel counts memory in kB"
@@ -49,20 +50,20 @@ def peak_of_proof(place: Place, request: RunRequest) -> dict[str, Any]:
     with torch.device("meta"):
         model = model_of(workload_of(request))
     copy = 8 * sum(each.numel() for each in model.parameters())
-    before = resident("VmRSS")
+    before = resident("RssAnon")
     Path("/proc/self/clear_refs").write_text("5")
     proven = prove(place, request)
     return {
-        "bytes": resident("VmHWM") - before,
+        "bytes": resident("VmHWM") - resident("RssFile") - before,
         "copy": copy,
         "failures": list(proven.failures),
     }
 
 
-def peaks(server: ForkServer, framework: str, ranks: int, model: str, phase: str) -> list[Any]:
+def peaks(server: ForkServer, case: Case) -> list[Any]:
     """What the ranks of a proof return."""
-    spec = Catalog().framework(framework)
-    case = Case(framework, model, ranks, phase, batch_size=4)
+    ranks, model = case.gpus, case.model
+    spec = Catalog().framework(case.framework)
     launched = Ranks(server, ["cpu"] * ranks, threads=1, timeout_s=TIMEOUT_S)
     request = RunRequest(case, spec.worker, Catalog().model(model), steps=1, warmup=0)
     if spec.planning:
@@ -78,13 +79,23 @@ def main() -> None:
     )
     parser.add_argument("cases", nargs="*", default=CASES)
     parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--phase", default="train")
+    parser.add_argument("--image-size", type=int, default=28)
+    parser.add_argument("--option", action="append", default=[])
     chosen = parser.parse_args()
     with ForkServer() as server:
         server.wait_ready()
         for each in chosen.cases:
             framework, _, ranks = each.partition(":")
-            rows = peaks(server, framework, int(ranks or 1), chosen.model, chosen.phase)
+            case = Case(
+                framework,
+                chosen.model,
+                int(ranks or 1),
+                "train",
+                batch_size=4,
+                image_size=chosen.image_size,
+                options={name.partition("=")[0]: True for name in chosen.option},
+            )
+            rows = peaks(server, case)
             copies = "  ".join(f"{row['bytes'] / row['copy']:5.2f}" for row in rows)
             gib = max(row["bytes"] for row in rows) / 2**30
             failed = [failure for row in rows for failure in row["failures"]]

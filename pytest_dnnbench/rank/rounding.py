@@ -191,9 +191,8 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
         if noise is None:
             generator = torch.Generator().manual_seed(self._places.getrandbits(32))
             drawn = torch.rand(NOISE_LENGTH, generator=generator, dtype=torch.float64)
-            noise = self._noise[tensor.device] = (self._direction * (2 * drawn - 1)).to(
-                tensor.device
-            )
+            drawn.mul_(2).sub_(1).mul_(self._direction)
+            noise = self._noise[tensor.device] = drawn.to(tensor.device)
         start = self._places.randrange(NOISE_LENGTH)
         if start + count > NOISE_LENGTH:
             assert count <= NOISE_LENGTH, "larger tensors are moved in pieces"
@@ -214,9 +213,8 @@ def moved_weights(
     try:
         yield
     finally:
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                weight.copy_(kept[name])
+        for name, weight in model.named_parameters():
+            kept.put_back(name, weight)
 
 
 class SgdSettings(Protocol):
@@ -293,13 +291,19 @@ def moved_by(moved: torch.Tensor, plain: torch.Tensor, arithmetic: Arithmetic) -
 
 def largest(tensor: torch.Tensor) -> float:
     """The largest absolute value of a tensor, 0 of an empty one; not a number where one is none."""
-    if not tensor.numel():
-        return 0.0
-    plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
-    if plain.dtype == torch.bool:
-        plain = plain.to(torch.uint8)
-    least, most = (float(end) for end in torch.aminmax(plain))
-    return max(-least, most)
+    most = 0.0
+    # In pieces: torch copies what does not lie in rows.
+    for piece in pieces(tensor.detach()):
+        if not piece.numel():
+            continue
+        plain = torch.view_as_real(piece) if piece.is_complex() else piece
+        if plain.dtype == torch.bool:
+            plain = plain.to(torch.uint8)
+        least, greatest = (float(end) for end in torch.aminmax(plain))
+        if math.isnan(least):
+            return least
+        most = max(most, -least, greatest)
+    return most
 
 
 def distance(tensor: torch.Tensor, other: torch.Tensor) -> float:
@@ -315,7 +319,7 @@ def distance(tensor: torch.Tensor, other: torch.Tensor) -> float:
     return most
 
 
-PIECE = 1_000_000
+PIECE = 1 << 17
 """Elements of a tensor that are worked on at a time where that takes memory for as many: the
 largest tensor of a model may be most of it."""
 

@@ -55,6 +55,8 @@ class Shelf(Mapping[str, torch.Tensor]):
 
     def __del__(self) -> None:
         Shelf.on_all_bytes -= self._held_bytes
+        if self._file is not None:
+            self._file.close()
 
     @torch.no_grad()
     def put(self, name: str, tensor: torch.Tensor) -> None:
@@ -79,6 +81,17 @@ class Shelf(Mapping[str, torch.Tensor]):
         self._file.read(place.offset, _bytes_of(tensor))
         return tensor.to(place.device)
 
+    @torch.no_grad()
+    def put_back(self, name: str, tensor: torch.Tensor) -> None:
+        """Gives a tensor the values that lie here by this name: from the file without memory of
+        their own, where it can take them."""
+        place = self._places[name]
+        direct = tensor.is_contiguous() and tensor.device.type == "cpu" and not tensor.is_conj()
+        if isinstance(place, _Filed) and self._file is not None and direct:
+            self._file.read(place.offset, _bytes_of(tensor.detach()))
+        else:
+            tensor.copy_(self[name])
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -97,7 +110,7 @@ class _File:
 
     def __init__(self) -> None:
         self._folder = folder_on_disk()
-        # Open for as long as the shelf is there.
+        # The shelf closes it.
         self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
         self._end = 0
 
@@ -117,6 +130,10 @@ class _File:
             self._end += written
             content = content[written:]
         return start
+
+    def close(self) -> None:
+        """Gives up the file and its room on the disk."""
+        self._file.close()
 
     def read(self, offset: int, into: memoryview) -> None:
         """Fills a piece of memory from the file."""

@@ -27,7 +27,7 @@ from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
 from pytest_dnnbench.rank.heap import give_back_memory
 from pytest_dnnbench.rank.low_rank import LowRank
 from pytest_dnnbench.rank.models import seed, widen
-from pytest_dnnbench.rank.proof_conditions import COPIES, COPIES_OF_ADAM, proof_conditions
+from pytest_dnnbench.rank.proof_conditions import ProofCopies, proof_conditions
 from pytest_dnnbench.rank.recheck import recheck
 from pytest_dnnbench.rank.step_forms import compiled, form_module, fuse, laid_out
 from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimiser_for
@@ -281,12 +281,27 @@ class DataParallelWorker(WorkloadWorker):
         """As Worker.details: the workload's."""
         return self.workload.details()
 
+    @property
+    def proof_copies(self) -> ProofCopies:
+        """What the proof of this framework cannot do without. How much an optimiser of the user's
+        keeps is not known."""
+        if self.case.phase != "train":
+            return ProofCopies(reference=1.0, steps=1.0)
+        reference = 3.0 if has_own_update(self.workload) else 4.0
+        return ProofCopies(reference, self.step_copies)
+
+    @property
+    def step_copies(self) -> float:
+        """Float64 copies of the weights that a rank holds in a step of the proof, at least: weights
+        and gradients, and the momentum of SGD."""
+        has_momentum = self.request.momentum and not has_own_update(self.workload)
+        return 3.0 if has_momentum else 2.0
+
     def recheck(self) -> str | None:
         """As Worker.recheck: of the outputs of a forward pass."""
         return recheck(self)
 
     def prove(self) -> Correctness:
         """As Worker.prove: in the types that are timed, and in float64."""
-        copies = COPIES_OF_ADAM if has_own_update(self.workload) else COPIES
-        with proof_conditions(self.request.model, self._on_host, copies):
+        with proof_conditions(self.request.model, self._on_host, self.place, self.proof_copies):
             return prove_training(self) if self.case.phase == "train" else prove_validation(self)

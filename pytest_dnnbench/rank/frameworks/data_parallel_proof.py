@@ -29,6 +29,7 @@ from pytest_dnnbench.rank.lone_forward import is_random, outputs_of
 from pytest_dnnbench.rank.low_rank import LowRank
 from pytest_dnnbench.rank.models import weight_types
 from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
+from pytest_dnnbench.rank.proof_conditions import ProofCopies, check_room
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import (
     Derivatives,
@@ -118,6 +119,10 @@ class ProvenWorker(Protocol):
     @property
     def workload(self) -> Workload:
         """What is trained."""
+
+    @property
+    def proof_copies(self) -> ProofCopies:
+        """Copies of the weights without which the proof cannot be."""
 
     def build(self) -> None:
         """Makes module, model and optimiser as they are timed."""
@@ -465,6 +470,7 @@ def _arithmetic(worker: ProvenWorker, batch: Batch) -> Arithmetic:
     """The arithmetic of the user's own model as it is timed, and of the types that the framework
     casts to; called before anything is built."""
     model = worker.fresh_module(0).train(worker.case.phase == "train")
+    check_room(worker.request.model, model, worker.place, worker.proof_copies)
     own = own_arithmetic(worker.workload, model, batch, worker.case.precision, worker.computing)
     cast = rounding.coarsest(worker.computes_in)
     return max(own, cast, key=lambda arithmetic: arithmetic.unit)

@@ -88,6 +88,11 @@ class FsdpWorker(DataParallelWorker):
         self.model.set_requires_gradient_sync(reduces)
         yield
 
+    @property
+    def step_copies(self) -> float:
+        """As DataParallelWorker.step_copies: a part of each weight."""
+        return super().step_copies / self.place.world_size
+
     def metrics(self) -> dict[str, float]:
         """As Worker.metrics: what this rank holds between two steps."""
         return held_bytes([self.module], [self.optimizer])

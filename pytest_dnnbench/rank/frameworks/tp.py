@@ -208,6 +208,11 @@ class TpWorker(DataParallelWorker):
             counted = step.samples if self.place.rank % self.width == 0 else 0
             yield Step(step.index, counted, step.loss)
 
+    @property
+    def step_copies(self) -> float:
+        """As DataParallelWorker.step_copies: a part of each weight."""
+        return super().step_copies / self.place.world_size
+
     def metrics(self) -> dict[str, float]:
         """As Worker.metrics: what this rank holds between two steps."""
         return held_bytes([self.module], [self.optimizer])

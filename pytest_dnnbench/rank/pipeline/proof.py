@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.case import Scalar
-from pytest_dnnbench.messages import Correctness, Place
+from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.batches import wide
 from pytest_dnnbench.rank.comparison import Comparison
@@ -38,6 +38,7 @@ from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.shared_reference import Answer, SharedReference
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.pipeline.trace_check import check_trace
+from pytest_dnnbench.rank.proof_conditions import ProofCopies, check_room
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
 from pytest_dnnbench.rank.rounding import (
@@ -96,8 +97,13 @@ class Proven(Protocol):
     """What the proof needs of a case: its model, stages and minibatches."""
 
     place: Place
+    request: RunRequest
     device: torch.device
     schedule: Schedule
+
+    @property
+    def proof_copies(self) -> ProofCopies:
+        """Copies of the weights without which the proof cannot be."""
 
     def model(self, wide: bool = False) -> nn.Module:
         """The user's model with the weights that all ranks start from, on the rank's device, in its
@@ -197,6 +203,7 @@ def _about(proven: Proven) -> dict[str, Scalar]:
 def _checked_trace(proven: Proven, about: dict[str, Scalar], *, training: bool) -> Arithmetic:
     """The arithmetic of the model as it is timed; on rank 0, after the check of its trace."""
     model = proven.model().train(training)
+    check_room(proven.request.model, model, proven.place, proven.proof_copies)
     inputs, _ = batch = proven.batch(0)
     arithmetic = own_arithmetic(proven.workload, model, batch, proven.precision, proven.autocast)
     if proven.place.rank == 0:
