@@ -14,7 +14,7 @@ import torch
 _M_MMAP_THRESHOLD, _M_MMAP_MAX = -3, -4
 """Of mallopt(3), from malloc.h."""
 
-_LARGE_BYTES = 8 * 2**20
+_LARGE_BYTES = 4 * 2**20
 _MOST_MAPPED = 65_536
 
 

@@ -26,8 +26,8 @@ LARGEST = 1.0
 """The largest weight once more: a gradient before it is added to those of other shards, or what an
 optimiser computes on the way."""
 
-BESIDE = 0.75
-"""Copies, 45 MiB, for what does not grow with the model: noise, minibatches, activations, and the
+BESIDE = 1.0
+"""Copies, 61 MiB, for what does not grow with the model: noise, minibatches, activations, and the
 heap of small tensors, in pages of 2 MiB. Pages of libraries are not counted."""
 
 
