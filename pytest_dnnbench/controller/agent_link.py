@@ -94,6 +94,11 @@ class AgentLink:
         """Sends a request whose reply says nothing."""
         self._unanswered[self.ask(request)] = time.monotonic()
 
+    def forget(self, token: int) -> None:
+        """Nobody will ask for the reply to this request."""
+        if self._replies.pop(token, None) is None:
+            self._unanswered[token] = time.monotonic()
+
     @property
     def silent_s(self) -> float:
         """How long the agent has not answered what it was told."""

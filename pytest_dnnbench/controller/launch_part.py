@@ -61,7 +61,10 @@ class LaunchPart(Protocol):
         """Those that have been started, in order."""
 
     def start(self, task: RankTask) -> Rank:
-        """Starts one rank. Raises LaunchError."""
+        """Starts one rank. Raises LaunchError. Another node may only have been asked to."""
+
+    def await_starts(self) -> None:
+        """Returns when all ranks that were to start have started. Raises LaunchError."""
 
     def watch(self, selector: selectors.BaseSelector) -> None:
         """Registers what may become readable; the data of a key is what to call then."""
@@ -174,6 +177,9 @@ class LocalPart:
             rank.forward = lambda chunk: forward(number, chunk)
         self.ranks.append(rank)
         return rank
+
+    def await_starts(self) -> None:
+        """Nothing to wait for: a rank has started when `start` returns."""
 
     def watch(self, selector: selectors.BaseSelector) -> None:
         """As LaunchPart.watch."""

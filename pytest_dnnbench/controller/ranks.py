@@ -183,12 +183,15 @@ class Ranks:
         for share in job.shares:
             share.node.wait_ready(self.timeout_s)
         memory = OomWatch()
-        before = job.clocks()
         self.clock = LaunchClock()
         deadline = Deadline(self.timeout_s)
         for number, share in enumerate(job.share_of_rank):
-            task = self._task(job, number, share, target, arguments, kind)
-            rank = share.part.start(task)
+            share.part.start(self._task(job, number, share, target, arguments, kind))
+        for share in job.shares:
+            share.part.await_starts()
+        # While the ranks make themselves ready: far from what they time.
+        before = job.clocks()
+        for rank, share in zip(job.ranks, job.share_of_rank, strict=True):
             rank.clock_offset_s = before[share.number].offset_s
         local = [rank.pid for rank in job.ranks if isinstance(rank, RankProcess)]
         self.placement.watch.ranks_started(local)

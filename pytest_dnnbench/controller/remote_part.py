@@ -15,7 +15,7 @@ from pytest_dnnbench.controller import agent_messages as say
 from pytest_dnnbench.controller.agent_link import ANSWER_S, AgentLink
 from pytest_dnnbench.controller.launch_part import EXIT_S, RankTask
 from pytest_dnnbench.controller.rank_process import Rank
-from pytest_dnnbench.errors import LaunchError
+from pytest_dnnbench.errors import DnnbenchError, LaunchError
 from pytest_dnnbench.rank_status import RankStatus
 
 SILENT_S = 5.0
@@ -65,6 +65,8 @@ class RemotePart:
         self.link = link
         self.timeout_s = timeout_s
         self._ranks: dict[int, RemoteRank] = {}
+        self._starting: dict[int, int] = {}
+        """The tokens of the ranks that the agent was asked to start."""
         self._ending = 0
 
     @property
@@ -73,16 +75,27 @@ class RemotePart:
         return list(self._ranks.values())
 
     def start(self, task: RankTask) -> RemoteRank:
-        """Starts one rank on the node."""
+        """Asks the node to start one rank, whose process is not known yet: meanwhile others are
+        asked."""
         fields = {row: getattr(task, row) for row in task.__dataclass_fields__}
         fields["environment"] = dict(task.environment)
-        spawned = self.link.call(say.Spawn(**fields), say.Spawned, self.timeout_s)
         number = task.place.rank
+        self._starting[number] = self.link.ask(say.Spawn(**fields), self.timeout_s)
         view = say.RankView(number, RankStatus("start"), False, 0.0, "", "")
-        rank = RemoteRank(number, spawned.pid, node=self.link.name, view=view)
-        # Nothing of the rank can have come before the reply: the agent sends in order.
-        self._ranks[number] = rank
+        self._ranks[number] = rank = RemoteRank(number, 0, node=self.link.name, view=view)
         return rank
+
+    def await_starts(self) -> None:
+        """As LaunchPart.await_starts. Where the node is lost meanwhile, its ranks say so."""
+        while self._starting and self.link.pid is not None:
+            number = next(iter(self._starting))
+            token = self._starting.pop(number)
+            try:
+                self._ranks[number].pid = self.link.answer(token, say.Spawned, self.timeout_s).pid
+            except DnnbenchError:
+                if not self._ranks[number].lost:
+                    del self._ranks[number]  # refused
+                    raise
 
     def take(self, message: say.Message) -> None:
         """Takes what the agent sends of its ranks unasked."""
@@ -105,7 +118,9 @@ class RemotePart:
                 rank.lost = why
 
     def watch(self, selector: selectors.BaseSelector) -> None:
-        """As LaunchPart.watch."""
+        """As LaunchPart.watch; nothing of a node that was lost."""
+        if self.link.pid is None:
+            return
         descriptor = self.link.fileno()
 
         def receive() -> None:
@@ -146,6 +161,8 @@ class RemotePart:
         self._ending = 0
         if self.link.pid is None:
             return
+        for token in self._starting.values():  # a failure elsewhere came first
+            self.link.forget(token)
         with suppress(LaunchError):
             if not orderly:
                 self.link.tell(say.Kill())
