@@ -94,6 +94,14 @@ class Job:
             return PLAIN
         return PORTABLE if self.named else PICKLED
 
+    def gather(self, *, stacks: bool = False) -> None:
+        """Waits until the outputs and timings of all ranks, and if asked for their stacks, can be
+        read."""
+        for share in self.shares:
+            share.part.ask_gather(stacks=stacks)
+        for share in self.shares:
+            share.part.gather()
+
     def clocks(self) -> list[ClockOffset]:
         """How the clock of each node differs from ours now. Of a node that is lost meanwhile
         nothing is said here: its ranks say so."""

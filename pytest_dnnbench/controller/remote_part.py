@@ -5,6 +5,7 @@ Not here: the node itself (remote_node.py), and how this machine runs its part (
 """
 
 import selectors
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ from pytest_dnnbench.controller.launch_part import EXIT_S, RankTask
 from pytest_dnnbench.controller.rank_process import Rank
 from pytest_dnnbench.errors import DnnbenchError, LaunchError
 from pytest_dnnbench.rank_status import RankStatus
+
+LEAST_ANSWER_S = 1.0
+"""How long an answer is waited for whose time has gone while others were waited for, or while this
+process was stopped."""
 
 SILENT_S = 5.0
 """How long an agent may leave a look unanswered before it is asked with little patience."""
@@ -67,7 +72,8 @@ class RemotePart:
         self._ranks: dict[int, RemoteRank] = {}
         self._starting: dict[int, int] = {}
         """The tokens of the ranks that the agent was asked to start."""
-        self._ending = 0
+        self._gathering = self._ending = 0
+        self._answer_by_s = 0.0
 
     @property
     def ranks(self) -> Sequence[RemoteRank]:
@@ -139,13 +145,22 @@ class RemotePart:
         with suppress(LaunchError):
             self.link.tell(say.Look())
 
-    def gather(self, *, stacks: bool) -> None:
-        """As LaunchPart.gather. A node that does not answer is lost."""
+    def ask_gather(self, *, stacks: bool) -> None:
+        """As LaunchPart.ask_gather."""
+        self._gathering = 0
         if self.link.pid is None:
             return
+        patience_s = LEAST_ANSWER_S if self.link.silent_s > SILENT_S else ANSWER_S
         with suppress(LaunchError):
-            patience_s = 1.0 if self.link.silent_s > SILENT_S else ANSWER_S
-            self._view(self.link.call(say.Gather(stacks=stacks), say.Gathered, patience_s))
+            self._gathering = self.link.ask(say.Gather(stacks=stacks), patience_s)
+            self._answer_by_s = time.monotonic() + patience_s
+
+    def gather(self) -> None:
+        """As LaunchPart.gather. A node that does not answer is lost."""
+        if self.link.pid is None or not self._gathering:
+            return
+        with suppress(LaunchError):
+            self._view(self.link.answer(self._gathering, say.Gathered, self._left_s()))
 
     def reported(self) -> None:
         """As LaunchPart.reported."""
@@ -167,13 +182,18 @@ class RemotePart:
             if not orderly:
                 self.link.tell(say.Kill())
             self._ending = self.link.ask(say.End(orderly=orderly))
+            self._answer_by_s = time.monotonic() + 2 * EXIT_S + ANSWER_S
 
     def end(self, orderly: bool) -> None:
-        """As LaunchPart.end."""
-        if self.link.pid is None or not self._ending:
-            return
-        with suppress(LaunchError):
-            self._view(self.link.answer(self._ending, say.Gathered, 2 * EXIT_S + ANSWER_S))
+        """As LaunchPart.end. The agent of a node that was lost is waited for, too."""
+        if self.link.pid is not None and self._ending:
+            with suppress(LaunchError):
+                self._view(self.link.answer(self._ending, say.Gathered, self._left_s()))
+        if self.link.pid is None:
+            self.link.await_close()
+
+    def _left_s(self) -> float:
+        return max(LEAST_ANSWER_S, self._answer_by_s - time.monotonic())
 
     def _view(self, gathered: say.Gathered) -> None:
         for view in gathered.ranks:
