@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from itertools import product
 
 from pytest_dnnbench.case import Case, Scalar
-from pytest_dnnbench.catalog import FRAMEWORKS, OF_LARGE_IMAGES, Catalog, FrameworkSpec
+from pytest_dnnbench.catalog import Catalog, FrameworkSpec
+from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
+from pytest_dnnbench.catalog.models import OF_LARGE_IMAGES
 from pytest_dnnbench.controller.case_run import load, prepare_run
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
 from pytest_dnnbench.controller.machine import Machine, detect
