@@ -17,7 +17,8 @@ import sys
 from collections import Counter
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.catalog import FRAMEWORKS, Catalog
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 from pytest_dnnbench.controller.case_run import load
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE

@@ -27,7 +27,7 @@ PARAMETERS = ("framework", "model", "gpus")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds our options and those of the built-in frameworks, with their ini twins."""
-    from pytest_dnnbench.catalog import FRAMEWORKS
+    from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
     from pytest_dnnbench.session.option import add_options, framework_options
     from pytest_dnnbench.session.settings import OPTIONS
 
@@ -45,7 +45,7 @@ def pytest_load_initial_conftests(
 ) -> Generator[None, object, object]:
     """Adds the options of third parties' frameworks: their packages and conftest files are loaded
     now, and the command line is not parsed for good yet."""
-    from pytest_dnnbench.catalog import FRAMEWORKS
+    from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
     from pytest_dnnbench.errors import UsageError
     from pytest_dnnbench.session import hook_rows, state
     from pytest_dnnbench.session.option import add_options, framework_options
