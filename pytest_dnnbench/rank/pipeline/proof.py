@@ -186,6 +186,7 @@ RANDOM = (
 
 def _about(proven: Proven) -> dict[str, Scalar]:
     about: dict[str, Scalar] = {"dtype": "float64", "weights": weight_types(proven.model())}
+    about["rows of a minibatch"] = len(proven.batch(0)[0])
     if proven.form.changed:
         about["form"] = proven.form.label
     return about
