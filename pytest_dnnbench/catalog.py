@@ -24,19 +24,36 @@ class FrameworkOption:
     default: Scalar
     about: str
     choices: tuple[str, ...] = ()
+    at_least: float | None = None
+    at_most: float | None = None
 
     @property
     def wanted(self) -> str:
         """Its values, in words."""
         words = {bool: "True or False", int: "a whole number", float: "a number"}
-        return ", ".join(self.choices) or words.get(type(self.default), "text or a number")
+        bounds = ""
+        if self.at_least is not None:
+            bounds += f" of at least {self.at_least:g}"
+        if self.at_most is not None:
+            bounds += f"{' and' if bounds else ' of'} at most {self.at_most:g}"
+        kind = words.get(type(self.default), "text or a number")
+        return ", ".join(self.choices) or kind + bounds
 
     def takes(self, value: object) -> bool:
         """Whether it may have a value, by its choices or its kind."""
         if self.choices:
             return value in self.choices
         kinds: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
-        return type(value) in kinds.get(type(self.default), (str, int, float))
+        if type(value) not in kinds.get(type(self.default), (str, int, float)):
+            return False
+        return isinstance(value, str) or _within(value, self.at_least, self.at_most)
+
+
+def _within(value: object, at_least: float | None, at_most: float | None) -> bool:
+    """Whether a number, which may be NaN, lies within the bounds that there are."""
+    assert isinstance(value, (int, float))
+    above = at_least is None or value >= at_least
+    return above and (at_most is None or value <= at_most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +170,8 @@ _PIPELINE_REASONS = {
 }
 
 _PREDICTION = "pytest_dnnbench.rank.prediction:predict"
+_MOST_MIB, _MOST_MS = 1e6, 1e6
+"""Far beyond any use, and what is made of them is still a number to the libraries."""
 _REPLICAS = {"dp": ""}
 _PIPELINES = {"pp": "stages", **_REPLICAS}
 
@@ -302,6 +321,8 @@ FRAMEWORKS = (
                 "ddp-bucket-mb",
                 25.0,
                 "MiB of gradients that are exchanged together",
+                at_least=1e-6,  # a byte
+                at_most=_MOST_MIB,
             ),
             FrameworkOption(
                 "static_graph",
@@ -324,7 +345,11 @@ FRAMEWORKS = (
                 ("none", "fp16", "bf16", "powersgd"),
             ),
             FrameworkOption(
-                "powersgd_rank", "ddp-powersgd-rank", 1, "of the matrices that powersgd exchanges"
+                "powersgd_rank",
+                "ddp-powersgd-rank",
+                1,
+                "of the matrices that powersgd exchanges",
+                at_least=1,
             ),
             FrameworkOption(
                 "sync_batchnorm",
@@ -350,12 +375,16 @@ FRAMEWORKS = (
                 "horovod-fusion-mb",
                 128.0,
                 "MiB of gradients fused into one exchange",
+                at_least=0,
+                at_most=_MOST_MIB,
             ),
             FrameworkOption(
                 "cycle_time_ms",
                 "horovod-cycle-ms",
                 1.0,
                 "milliseconds between two rounds of exchange",
+                at_least=0,
+                at_most=_MOST_MS,
             ),
             FrameworkOption(
                 "compression",
@@ -372,6 +401,7 @@ FRAMEWORKS = (
                 "horovod-passes",
                 1,
                 "backward passes per exchange and update",
+                at_least=1,
             ),
         ),
         axes=_REPLICAS,

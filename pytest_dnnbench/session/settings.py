@@ -55,6 +55,9 @@ two environments to compare."""
 EFFECT = 0.05
 """The change that --dnn-launches auto is to detect, unless it says which."""
 
+MOST_SEED = 2**32 - 1
+"""NumPy takes no larger seed. A rank's own lies a little above it, which torch takes."""
+
 ALL = "all"
 """Stands for every framework of the catalog, also those that do not run by default."""
 
@@ -241,7 +244,7 @@ class Settings:
         at_least=0,
         measured=False,
     )
-    seed: int = option(int, 0, "seed of weights, data and shuffling", at_least=0)
+    seed: int = option(int, 0, "seed of weights, data and shuffling", at_least=0, at_most=MOST_SEED)
     baseline: str | None = option(
         str,
         None,
@@ -260,6 +263,7 @@ class Settings:
         (),
         "environment facts allowed to differ from the baseline's, as in driver,torch",
         measured=False,
+        adds_up=True,
     )
     require_baseline: bool = option(
         bool, False, "fail every case that has no usable baseline", measured=False
@@ -269,6 +273,7 @@ class Settings:
         (),
         "limits as METRIC=LIMIT, as in throughput=-5%,allocated_peak_bytes<=6GiB",
         measured=False,
+        adds_up=True,
     )
     confirm: int | None = option(
         int,
@@ -358,6 +363,7 @@ class Settings:
         (),
         "fail where the other side is worse by more, as METRIC=LIMIT: throughput=-3%",
         measured=False,
+        adds_up=True,
     )
     framework_options: dict[str, dict[str, Scalar]] = field(default_factory=dict)
     effect: float | None = None
