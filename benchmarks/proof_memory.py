@@ -4,8 +4,9 @@
         [--option NAME=yes]
 
 A row per framework: by rank, the growth of the resident set's peak (VmHWM) from the begin of the
-rank's proof to its end, without pages of files, over 8 bytes per parameter. The default model is a perceptron of 20 million
-parameters in square layers, whose activations are small beside its weights.
+rank's proof to its end, without pages of files, over 8 bytes per parameter. The default model is a
+perceptron of 20 million parameters in square layers, whose activations are small beside its
+weights.
 """
 
 import argparse

@@ -29,6 +29,7 @@ from pytest_dnnbench.rank.rounding import (
     moved_by,
     moved_weights,
 )
+from pytest_dnnbench.rank.shelf import bytes_of
 from pytest_dnnbench.rank.update_rule import clip_gradients, reference_update
 from pytest_dnnbench.rank.workload import Batch, Workload, tensors_of
 
@@ -289,9 +290,8 @@ class Fingerprint:
     def add(self, name: str, tensor: torch.Tensor) -> None:
         """Takes in the next tensor."""
         self._hash.update(name.encode())
-        # As bytes: NumPy has no bfloat16.
-        plain = tensor.detach().cpu().resolve_conj().contiguous().reshape(-1)
-        self._hash.update(plain.view(torch.uint8).numpy().data if plain.numel() else b"")
+        plain = tensor.detach().cpu().resolve_conj().contiguous()  # held while it is read
+        self._hash.update(bytes_of(plain))
 
     def hexdigest(self) -> str:
         """Of all tensors so far."""

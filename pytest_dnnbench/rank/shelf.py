@@ -5,6 +5,7 @@ What a framework's steps left is put aside while the reference runs, and weights
 moves them. So the proof of a large model never holds both sides at once.
 """
 
+import ctypes
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -69,7 +70,8 @@ class Shelf(Mapping[str, torch.Tensor]):
             return
         if self._file is None:
             self._file = _File()
-        offset = self._file.append(_bytes_of(plain.cpu().contiguous()))
+        on_host = plain.cpu().contiguous()
+        offset = self._file.append(bytes_of(on_host))
         self._places[name] = _Filed(offset, plain.shape, plain.dtype, plain.device)
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -78,7 +80,7 @@ class Shelf(Mapping[str, torch.Tensor]):
             return place
         assert self._file is not None, "what is filed is in the file"
         tensor = torch.empty(place.shape, dtype=place.dtype)
-        self._file.read(place.offset, _bytes_of(tensor))
+        self._file.read(place.offset, bytes_of(tensor))
         return tensor.to(place.device)
 
     @torch.no_grad()
@@ -88,7 +90,7 @@ class Shelf(Mapping[str, torch.Tensor]):
         place = self._places[name]
         direct = tensor.is_contiguous() and tensor.device.type == "cpu" and not tensor.is_conj()
         if isinstance(place, _Filed) and self._file is not None and direct:
-            self._file.read(place.offset, _bytes_of(tensor.detach()))
+            self._file.read(place.offset, bytes_of(tensor.detach()))
         else:
             tensor.copy_(self[name])
 
@@ -99,10 +101,12 @@ class Shelf(Mapping[str, torch.Tensor]):
         return len(self._places)
 
 
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    """The memory of a contiguous tensor on the host."""
-    # NumPy has no bfloat16.
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the host, for as long as the tensor is held. Not
+    through NumPy, which has no bfloat16 and whose readings keep FSDP from freeing a storage."""
+    if not tensor.nbytes:
+        return memoryview(b"")
+    return memoryview((ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr())).cast("B")
 
 
 class _File:

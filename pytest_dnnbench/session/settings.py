@@ -18,11 +18,7 @@ from pytest_dnnbench.case import (
     SCALINGS,
     Scalar,
 )
-from pytest_dnnbench.catalog import (
-    DEFAULT_MODELS,
-    IMAGE_CLASSIFIERS,
-    MODELS,
-)
+from pytest_dnnbench.catalog.models import DEFAULT_MODELS, IMAGE_CLASSIFIERS, TORCHVISION_MODELS
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.results.statistics.paired import MOST_ROUNDS
 from pytest_dnnbench.run_length import (
@@ -54,6 +50,9 @@ DEFAULT_LAUNCHES = 3
 two environments to compare."""
 EFFECT = 0.05
 """The change that --dnn-launches auto is to detect, unless it says which."""
+
+MOST_SEED = 2**32 - 1
+"""NumPy takes no larger seed. A rank's own lies a little above it, which torch takes."""
 
 ALL = "all"
 """Stands for every framework of the catalog, also those that do not run by default."""
@@ -241,7 +240,7 @@ class Settings:
         at_least=0,
         measured=False,
     )
-    seed: int = option(int, 0, "seed of weights, data and shuffling", at_least=0)
+    seed: int = option(int, 0, "seed of weights, data and shuffling", at_least=0, at_most=MOST_SEED)
     baseline: str | None = option(
         str,
         None,
@@ -260,6 +259,7 @@ class Settings:
         (),
         "environment facts allowed to differ from the baseline's, as in driver,torch",
         measured=False,
+        adds_up=True,
     )
     require_baseline: bool = option(
         bool, False, "fail every case that has no usable baseline", measured=False
@@ -269,6 +269,7 @@ class Settings:
         (),
         "limits as METRIC=LIMIT, as in throughput=-5%,allocated_peak_bytes<=6GiB",
         measured=False,
+        adds_up=True,
     )
     confirm: int | None = option(
         int,
@@ -358,6 +359,7 @@ class Settings:
         (),
         "fail where the other side is worse by more, as METRIC=LIMIT: throughput=-3%",
         measured=False,
+        adds_up=True,
     )
     framework_options: dict[str, dict[str, Scalar]] = field(default_factory=dict)
     effect: float | None = None
@@ -375,7 +377,9 @@ class Settings:
         """
         cuda = device == "cuda"
         large = cuda and self.dataset != "mnist"
-        many = cuda and all(MODELS.get(name) in IMAGE_CLASSIFIERS for name in self.models)
+        many = cuda and all(
+            TORCHVISION_MODELS.get(name) in IMAGE_CLASSIFIERS for name in self.models
+        )
         return replace(
             self,
             image_size=self.image_size or (IMAGENET_IMAGE_SIZE if large else MNIST_IMAGE_SIZE),

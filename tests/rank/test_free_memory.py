@@ -16,9 +16,7 @@ def proc(tmp_path: Path) -> Path:
     """A /proc of a machine with 8 GiB available, 1 GiB of swap, and a process in /a/b."""
     folder = tmp_path / "proc"
     (folder / "self").mkdir(parents=True)
-    (folder / "meminfo").write_text(
-        "MemAvailable: 8388608 kB\nSwapFree: 1048576 kB\n"
-    )
+    (folder / "meminfo").write_text("MemAvailable: 8388608 kB\nSwapFree: 1048576 kB\n")
     (folder / "self/cgroup").write_text("0::/a/b\n")
     return folder
 

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.case import Scalar
+from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.batches import wide
@@ -43,6 +44,7 @@ from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
 from pytest_dnnbench.rank.rounding import (
     FLOAT64,
+    UNCERTAIN,
     Arithmetic,
     EveryOperatorRounds,
     widened_by_type,
@@ -195,6 +197,7 @@ RANDOM = (
 
 def _about(proven: Proven) -> dict[str, Scalar]:
     about: dict[str, Scalar] = {"dtype": "float64", "weights": weight_types(proven.model())}
+    about["rows of a minibatch"] = len(proven.batch(0)[0])
     if proven.form.changed:
         about["form"] = proven.form.label
     return about
@@ -300,6 +303,8 @@ def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison)
     shared = SharedReference(reference, own_stages, replica, proven.device)
     for number, batches in enumerate(runs):
         expected, bounds = shared.run([wide(batch()) for batch in batches])
+        if reference is not None and reference.uncertain_stages:
+            raise WrongResult(_why_uncertain(proven, reference.uncertain_stages))
         parameters, buffers, when = shared.parameters(), shared.buffers(), f"after run {number}"
         for stage, held in left[number].items():
             _compare(held, parameters[stage], buffers[stage], comparison, f"stage {stage} {when}")
@@ -340,6 +345,13 @@ def _reference(
         keeps_first=keeps_first,
         clip_norm=proven.workload.clip_norm,
     )
+
+
+def _why_uncertain(proven: Proven, stages: Sequence[int]) -> str:
+    """Why nothing can be proven of some stages: a random model, or one that is ill-conditioned."""
+    if is_random(proven.workload, proven.model(wide=True), wide(proven.batch(0))[0]):
+        return RANDOM
+    return f"stage {stages[0]}: {UNCERTAIN}"
 
 
 def _prove_own_update(proven: Proven, assembled: Assembled, comparison: Comparison) -> None:
