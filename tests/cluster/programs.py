@@ -61,8 +61,8 @@ def tell_and_exchange(folder: str) -> None:
     for step in range(100_000):
         dist.all_reduce(torch.ones(1000))
         if step == 3:
-            with open(os.path.join(folder, f"rank{dist.get_rank()}"), "w") as told:
-                told.write(f"{os.getpid()} {os.getppid()} {_parent_of(os.getppid())}")
+            with open(os.path.join(folder, f"rank{dist.get_rank()}"), "w") as file:
+                file.write(f"{os.getpid()} {os.getppid()} {_parent_of(os.getppid())}")
         time.sleep(0.01)
 
 

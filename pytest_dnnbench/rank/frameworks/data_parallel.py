@@ -18,8 +18,11 @@ from torch import nn
 
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.rank import batches, group, rank_phase, reference
+from pytest_dnnbench.rank.batches import mapped, wide
+from pytest_dnnbench.rank.block_trial import copy_changed_inputs, try_blocks
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
     Rounding,
+    proof_batch,
     prove_training,
     prove_validation,
 )
@@ -33,7 +36,7 @@ from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimis
 from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workload import Batch, Share
-from pytest_dnnbench.rank.workload_checks import model_of, samples_of
+from pytest_dnnbench.rank.workload_checks import blocks_of, model_of, samples_of
 
 
 class DataParallelWorker(WorkloadWorker):
@@ -61,11 +64,21 @@ class DataParallelWorker(WorkloadWorker):
     runs_alone = True
     """Whether a rank can run the model without the others."""
 
+    wraps_blocks = False
+    """Whether `wrap` wraps blocks, which then may not change their inputs in place."""
+
+    units: Sequence[str] = ()
+    """The blocks that can be wrapped: no other part of the model uses their weights. Of a framework
+    that wraps blocks, set before `wrap` is called."""
+
     computes_in: Sequence[torch.dtype] = ()
     """Types that the framework itself casts weights or gradients to, when it is timed."""
 
     wide = False
     """Whether the model is built in double precision, for the proof."""
+
+    _copied_inputs: Sequence[str] = ()
+    """Blocks that would change their inputs in place, and get copies (block_trial.py)."""
 
     _samples = 0
     """In a minibatch of this rank."""
@@ -111,11 +124,31 @@ class DataParallelWorker(WorkloadWorker):
     def _build(self, *, wide: bool) -> None:
         self.wide = wide
         self.module = self.converted(self.fresh_module(self.place.rank, wide))
+        self._copied_inputs = self._prepare_blocks()
         form_module(self.module, self.case.form, self.workload)
         # What computes a rank's own forward pass: the module itself, or its compiled form.
         self.local = self.module if wide else compiled(self.module, self.case.form)
         self.model, self.optimizer = self.wrap(self.local, self.fresh_optimizer(self.module))
         self.rule = UpdateRule(self.workload, self.module, self.optimizer)
+
+    def _prepare_blocks(self) -> list[str]:
+        """Finds out what the workload's blocks do, where that matters to how they are wrapped.
+        Those that would change their inputs in a step of training, and may not, get copies. Returns
+        their names."""
+        form, train = self.case.form, self.case.phase == "train"
+        if not (self.wraps_blocks or (form.checkpointing and train)):
+            return []
+        batch = proof_batch(self, 0, 0)
+        inputs, _ = wide(batch) if self.wide else batch
+
+        def run(module: nn.Module) -> Any:
+            with self.computing():
+                return self.workload.forward(module, mapped(inputs, torch.clone))
+
+        blocks = blocks_of(self.workload, self.module)
+        shown = try_blocks(self.module, self.workload, blocks, run)
+        self.units = [name for name in blocks if name not in shown.shared]
+        return copy_changed_inputs(self.module, self.workload, shown, run) if train else []
 
     def converted(self, module: nn.Module) -> nn.Module:
         """The model with layers of the framework's own in place of others, whose weights and
@@ -272,8 +305,9 @@ class DataParallelWorker(WorkloadWorker):
         return counts if self.place.rank == 0 else None
 
     def details(self) -> dict[str, object]:
-        """As Worker.details: the workload's."""
-        return self.workload.details()
+        """As Worker.details: the workload's, and the blocks that work on copies of their inputs."""
+        copied = {"copied_inputs": self._copied_inputs} if self._copied_inputs else {}
+        return {**self.workload.details(), **copied}
 
     def recheck(self) -> str | None:
         """As Worker.recheck: of the outputs of a forward pass."""
