@@ -12,6 +12,7 @@ All of them train on minibatches of the profile's size, so throughput compares. 
 (prediction_table.py).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,6 +26,7 @@ from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, data_parallel_st
 from pytest_dnnbench.planner.fabric import Fabric, Link, Workers, hops_of
 from pytest_dnnbench.planner.orders import ORDERED, in_flight, orders_of
 from pytest_dnnbench.planner.plan import Plan, Stage
+from pytest_dnnbench.planner.plan_seconds import minibatch_s
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.sharded import sharded_step, units_of
@@ -160,15 +162,10 @@ def _fsdp(given: Predicting) -> Prediction:
 
 def _pipedream(given: Predicting, plan: Plan) -> Prediction:
     """The planner's plan. A replica updates once in as many minibatches as there are replicas."""
-    weights = weight_bytes(given.profile) or 1.0
-    updated_s = max(
-        (stage.compute_s + stage.parameter_bytes / weights * given.update_s) / stage.replicas
-        for stage in plan.stages
-    )
+    each_s = minibatch_s(plan, given.update_s, math.inf, overlaps=True)
     memory_bytes = max(stage.memory_bytes for stage in plan.stages)
     shape = plan.shape if len(plan.stages) > 1 else f"dp{plan.replicas[0]}"
-    minibatch_s = max(plan.bottleneck_s or 0.0, updated_s)
-    return given.made("pipedream", shape, 1, minibatch_s, memory_bytes)
+    return given.made("pipedream", shape, 1, each_s, memory_bytes)
 
 
 class _Cuts:
