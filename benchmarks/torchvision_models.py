@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pytest_dnnbench.catalog import MODELS, OF_LARGE_IMAGES
+from pytest_dnnbench.catalog.models import OF_LARGE_IMAGES, TORCHVISION_MODELS
 from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.rank.models import build_model, example_images
@@ -61,7 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", default=list(MODELS))
+    parser.add_argument("models", nargs="*", default=list(TORCHVISION_MODELS))
     parser.add_argument("--minute", type=float, default=60.0, help="seconds to trace and profile")
     parser.add_argument("--most-parameters", type=float, default=150.0, help="millions")
     options = parser.parse_args()
@@ -79,10 +79,10 @@ def main() -> int:
 
 
 def _row(name: str, minute: float, most_parameters: float) -> Row:
-    row = Row(name, 224 if MODELS[name] in OF_LARGE_IMAGES else 28)
+    row = Row(name, 224 if TORCHVISION_MODELS[name] in OF_LARGE_IMAGES else 28)
     torch.manual_seed(0)
     try:
-        model = build_model(MODELS[name], row.size)
+        model = build_model(TORCHVISION_MODELS[name], row.size)
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         if millions > most_parameters:
             row.reason = f"{millions:.0f} million parameters"

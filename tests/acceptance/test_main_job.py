@@ -72,8 +72,8 @@ def test_cases_are_listed_by_readable_ids_without_torch(run: Any) -> None:
 
 def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.Pytester) -> None:
     run("--dnn-frameworks", "single,ddp", "--benchmark-json", "out.json").assert_outcomes(passed=6)
-    found = records(pytester.path / "out.json")
-    record = found["test_train[ddp-tests.tiny_models:tiny-2gpu]"]
+    by_case = records(pytester.path / "out.json")
+    record = by_case["test_train[ddp-tests.tiny_models:tiny-2gpu]"]
     assert record["schema"] == 1
     assert {
         "framework",

@@ -147,7 +147,7 @@ class ProvenWorker(Protocol):
 def prove_training(worker: ProvenWorker) -> Correctness:
     """A step in the timed types, then PROOF_STEPS steps in float64; compares gradients, parameters,
     buffers and losses with those of the reference on the same global batch."""
-    arithmetic = _arithmetic(worker, _proof_batch(worker, 0, 0))
+    arithmetic = _arithmetic(worker, proof_batch(worker, 0, 0))
     timed: _TimedStep | None = _timed_step(worker)
     about = _about(worker, arithmetic)
     worker.build_wide()
@@ -317,7 +317,7 @@ class _TrainingProof:
 
     def explain_failures(self) -> None:
         """Adds, to a failed comparison, that the model is random, where it is."""
-        inputs, _ = wide(_proof_batch(self.worker, 0, 0))
+        inputs, _ = wide(proof_batch(self.worker, 0, 0))
         if self.comparison.failures and is_random(
             self.worker.workload, self.reference.model, inputs
         ):
@@ -352,7 +352,7 @@ def _is_certain(bounds: Mapping[str, float], expected: Tensors) -> bool:
 def prove_validation(worker: ProvenWorker) -> Correctness:
     """Compares the outputs in evaluation mode with those of a plain module with rank 0's weights:
     in the timed types and in float64."""
-    batch, workload = _proof_batch(worker, 0, 0), worker.workload
+    batch, workload = proof_batch(worker, 0, 0), worker.workload
     arithmetic = _arithmetic(worker, batch)
     worker.build()
     timed = _evaluated(worker, batch)
@@ -466,7 +466,7 @@ def proof_size(worker: ProvenWorker) -> int:
 def _shards(worker: ProvenWorker, index: int) -> list[Batch]:
     """The minibatches of a step, `passes` for each shard, shard by shard."""
     shards = worker.shards * worker.passes
-    return [_proof_batch(worker, shard, index) for shard in range(shards)]
+    return [proof_batch(worker, shard, index) for shard in range(shards)]
 
 
 def _own(worker: ProvenWorker, shards: list[Batch]) -> list[Batch]:
@@ -475,7 +475,7 @@ def _own(worker: ProvenWorker, shards: list[Batch]) -> list[Batch]:
     return [laid_out(batch, worker.case.form) for batch in own]
 
 
-def _proof_batch(worker: ProvenWorker, shard: int, index: int) -> Batch:
+def proof_batch(worker: ProvenWorker, shard: int, index: int) -> Batch:
     """A minibatch in the types of the workload."""
     return synthetic_batch(
         worker.workload,

@@ -13,7 +13,7 @@ import msgspec
 import torch
 from torch import nn
 
-from pytest_dnnbench.catalog import OF_ANY_SIZE
+from pytest_dnnbench.catalog.models import OF_ANY_SIZE
 from pytest_dnnbench.messages import Correctness, PlanDecision
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.planner.schedule import Schedule
