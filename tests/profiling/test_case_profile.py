@@ -2,6 +2,7 @@
 ranks."""
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -27,13 +28,14 @@ def decide_undisturbed(place: Place, request: RunRequest) -> PlanDecision | None
     with one repetition."""
     profiler.LEAST_CORE_SHARE = 0.0
 
-    def quick(place: Place, request: RunRequest) -> Profile:
-        return case_profile(place, request, Effort(warmup=0, repetitions=1))
+    def quick(place: Place, request: RunRequest, effort: Effort | None = None) -> Profile:
+        return case_profile(place, request, effort or Effort(warmup=0, repetitions=1))
 
-    planning.case_profile = quick  # type: ignore[attr-defined] # under its name there
-    if request.case.framework == "pipedream":
-        return planning.decide(place, request)
-    return planning.decide_synchronous(place, request)
+    decide = (
+        planning.decide if request.case.framework == "pipedream" else planning.decide_synchronous
+    )
+    with mock.patch.object(planning, "case_profile", quick):
+        return decide(place, request)
 
 
 @pytest.mark.parametrize("framework", ["pipedream", "1f1b"])

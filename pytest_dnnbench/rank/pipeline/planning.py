@@ -103,6 +103,7 @@ def _with_ties_apart(profile: Profile, request: RunRequest) -> Profile:
 def _profile(place: Place, request: RunRequest) -> Profile | None:
     """Rank 0's profile; None on the others, which profile the same meanwhile, for that is how the
     ranks of a pipeline compute. What fails there alone is no matter."""
+    dist.barrier()
     if place.rank == 0:
         return case_profile(place, request)
     with suppress(DnnbenchError):

@@ -6,7 +6,6 @@ rank/prediction.py).
 """
 
 import torch
-import torch.distributed as dist
 
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.planner.profile import Profile
@@ -16,16 +15,14 @@ from pytest_dnnbench.rank.workload_factory import workload_of
 
 
 def case_profile(place: Place, request: RunRequest, effort: Effort | None = None) -> Profile:
-    """This rank's profile. All ranks of the case call it, as members of its process group. Raises
-    ProfileError and UsageError.
+    """This rank's profile. All ranks of the case call it after a barrier, for a rank that begins
+    late leaves the others alone. Raises ProfileError and UsageError.
 
     The first rank of a machine keeps it for later sessions: of several, the last would win, and
     with the file a plan would change.
     """
     case = request.case
     torch.backends.cudnn.benchmark = case.form.cudnn_benchmark
-    if place.world_size > 1:
-        dist.barrier()  # a rank that begins late would leave the others alone
     on_node = place.local_world_size > 0
     return cached_profile(
         request.model,
