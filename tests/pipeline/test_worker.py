@@ -71,6 +71,12 @@ def test_the_proof_passes(server: ForkServer, stages: str) -> None:
     gpus = sum(map(int, stages.split("-"))) if "-" in stages else 2
     evidence = prove(server, gpus, stages=stages)
     assert evidence.checked == TRAINED
+    assert evidence.about["rows of a minibatch"] == 16
+
+
+def test_a_model_without_batch_normalisation_is_proven_on_few_images(server: ForkServer) -> None:
+    evidence = prove(server, 2, stages="2", model=f"{MODELS}:lopsided")
+    assert evidence.about["rows of a minibatch"] == 4
 
 
 @pytest.mark.parametrize("framework", ["pipedream-2bw", "pipedream-flush"])
@@ -121,6 +127,15 @@ def test_what_stages_that_update_at_different_times_cannot_do_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         prove(server, gpus, model=f"tests.pipeline.token_workloads:{model}", stages=str(gpus))
+
+
+def test_validation_of_a_workload_that_clips_is_proven(server: ForkServer) -> None:
+    """No stage updates, so that none does at another time."""
+    model = "tests.pipeline.token_workloads:Clipped"
+    assert prove(server, 2, model=model, stages="2", phase="validate").checked == [
+        "validation in float32",
+        "validation",
+    ]
 
 
 def test_a_real_model_with_dropout_and_stochastic_depth_passes(server: ForkServer) -> None:
