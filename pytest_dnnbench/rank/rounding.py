@@ -173,31 +173,53 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
         if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
             return
         real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-        finite = math.isfinite(largest(real))
+        # In place of itself where it can be: a copy would cost memory.
+        finite = _is_finite(real)
+        size = real if finite else real.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         further *= self.arithmetic.moved
-        for piece in pieces(real):
-            noise = self._noise_like(piece)
-            # In place of itself where it can be: a copy would cost memory.
-            size = piece if finite else piece.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        for part, size_of_part, noise in self._pieces(real, size):
             if further:
-                piece.addcmul_(noise, size.abs().mul_(self._reach).add_(further))
+                part.addcmul_(noise, size_of_part.abs().mul_(self._reach).add_(further))
             else:
-                piece.addcmul_(noise, size, value=self._reach)
+                part.addcmul_(noise, size_of_part, value=self._reach)
+
+    def _pieces(
+        self, tensor: torch.Tensor, size: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Pieces of both, each with its noise. A tensor that lies in one piece meets the row of
+        noise stretch by stretch: a copy of the row as long as a large weight takes longer than all
+        else that is done to it."""
+        if not (tensor.is_contiguous() and size.is_contiguous()):
+            for part, size_of_part in zip(pieces(tensor), pieces(size), strict=True):
+                yield part, size_of_part, self._noise_like(part)
+            return
+        row, start = self._row(tensor), self._places.randrange(NOISE_LENGTH)
+        flat, sizes = tensor.view(-1), size.view(-1)
+        done, count = 0, tensor.numel()
+        while done < count:
+            length = min(count - done, NOISE_LENGTH - start)
+            piece = slice(done, done + length)
+            yield flat[piece], sizes[piece], row[start : start + length].to(tensor.dtype)
+            done, start = done + length, 0
 
     def _noise_like(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Numbers between -1 and 1: a stretch of a fixed row, from a random place on. Drawing them
-        anew would take as long as the operators."""
-        noise, count = self._noise.get(tensor.device), tensor.numel()
-        if noise is None:
+        """Numbers between -1 and 1: a stretch of the row of noise, from a random place on."""
+        row, count = self._row(tensor), tensor.numel()
+        start = self._places.randrange(NOISE_LENGTH)
+        if start + count > NOISE_LENGTH:
+            row, start = row.repeat(2 + count // NOISE_LENGTH)[start:], 0
+        return row[start : start + count].view(tensor.shape).to(tensor.dtype)
+
+    def _row(self, tensor: torch.Tensor) -> torch.Tensor:
+        """NOISE_LENGTH random numbers on this tensor's device. Drawing them anew each time would
+        take as long as the operators."""
+        row = self._noise.get(tensor.device)
+        if row is None:
             generator = torch.Generator().manual_seed(self._places.getrandbits(32))
             drawn = torch.rand(NOISE_LENGTH, generator=generator, dtype=torch.float64)
             drawn.mul_(2).sub_(1).mul_(self._direction)
-            noise = self._noise[tensor.device] = drawn.to(tensor.device)
-        start = self._places.randrange(NOISE_LENGTH)
-        if start + count > NOISE_LENGTH:
-            assert count <= NOISE_LENGTH, "larger tensors are moved in pieces"
-            noise, start = noise.roll(-start), 0
-        return noise[start : start + count].view(tensor.shape).to(tensor.dtype)
+            row = self._noise[tensor.device] = drawn.to(tensor.device)
+        return row
 
 
 @contextmanager
@@ -324,6 +346,11 @@ def largest(tensor: torch.Tensor) -> float:
             return least
         most = max(most, -least, greatest)
     return most
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether every element is finite; it may say no of elements whose sum is not."""
+    return math.isfinite(float(tensor.sum()))
 
 
 def distance(tensor: torch.Tensor, other: torch.Tensor) -> float:
