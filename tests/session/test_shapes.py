@@ -163,13 +163,20 @@ def test_a_test_that_measures_something_else_fails_in_a_line(pytester: pytest.Py
     ])  # fmt: skip
 
 
-def test_a_sweep_measures_records_and_reports_each_shape(
+def test_a_shape_runs_on_real_ranks(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pytester.makepyfile(CASES)
+    words = f"--dnn-shapes=tp2xdp2,pp2xdp2 --dnn-models={GPT} --dnn-device=cpu --benchmark-disable"
+    pytester.runpytest_subprocess(*words.split()).assert_outcomes(passed=2)
+
+
+def test_a_sweep_measures_records_and_reports_each_shape(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(CASES)
     file = pytester.path / "out.json"
-    result = pytester.runpytest_subprocess(
+    result = pytester.runpytest_inprocess(
         *f"--dnn-shapes=dp2,tp2,tp2xdp2,pp2xdp2 --dnn-models={GPT} --dnn-launches=1".split(),
         *f"--dnn-steps=2 --dnn-warmup=1 --dnn-device=cpu --benchmark-json={file}".split(),
     )
