@@ -15,7 +15,8 @@ import statistics
 from dataclasses import dataclass, field
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.catalog import DEFAULT_MODELS, Catalog
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.catalog.models import DEFAULT_MODELS
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
 from pytest_dnnbench.controller.job import Rendezvous

@@ -58,9 +58,9 @@ def main() -> int:
     print("\nSteps at 1% of noise in 50 sessions:")
     for size in (0.03, 0.05):
         for since in (2, 3, 5, 10, 25):
-            found, near, covered = steps(size, since, max(count // 5, 1))
+            named_steps, near, covered = steps(size, since, max(count // 5, 1))
             print(
-                f"{size:.0%}, {since:2} sessions ago: found {found:6.1%}, near {near:6.1%},"
+                f"{size:.0%}, {since:2} sessions ago: found {named_steps:6.1%}, near {near:6.1%},"
                 f" covered {covered:6.1%}",
                 flush=True,
             )
@@ -78,17 +78,17 @@ def named(noise: Callable[[np.random.Generator, int], Array], sessions: int, cou
 
 def steps(size: float, since: int, count: int) -> tuple[float, float, float]:
     """The shares of steps that are found, placed within a session, and covered."""
-    rng, found, near, covered = np.random.default_rng(since), 0, 0, 0
+    rng, named_steps, near, covered = np.random.default_rng(since), 0, 0, 0
     for _ in range(count):
         figures = np.exp(rng.normal(0, SD, 50))
         figures[50 - since :] *= 1 - size
         points = change_points(figures.tolist())
         if points:
             nearest = min(points, key=lambda point: abs(point.at - (50 - since)))
-            found += 1
+            named_steps += 1
             near += abs(nearest.at - (50 - since)) <= 1
             covered += nearest.interval[0] <= -size <= nearest.interval[1]
-    return found / count, near / max(found, 1), covered / max(found, 1)
+    return named_steps / count, near / max(named_steps, 1), covered / max(named_steps, 1)
 
 
 if __name__ == "__main__":

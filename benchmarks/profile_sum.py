@@ -9,7 +9,8 @@ import argparse
 import sys
 
 from pytest_dnnbench.case import PRECISIONS
-from pytest_dnnbench.catalog import DEFAULT_MODELS, Catalog
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.catalog.models import DEFAULT_MODELS
 from pytest_dnnbench.rank.profiling.profiler import (
     Effort,
     is_trusted,

@@ -15,9 +15,11 @@ import argparse
 import statistics
 import sys
 from collections import Counter
+from collections.abc import Sequence
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.catalog import FRAMEWORKS, Catalog
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 from pytest_dnnbench.controller.case_run import load
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE
@@ -34,8 +36,7 @@ RANKS, STEPS, WARMUP = 2, 10, 3
 LATE = RANKS - 1
 
 
-def main() -> int:
-    """Prints a line per framework and share; 1 if a session blames a rank that is not slow."""
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,7 +46,12 @@ def main() -> int:
     parser.add_argument("--model", default="tests.tiny_models:tiny")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--shares", default="0,0.05,0.1,0.2,0.5")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Prints a line per framework and share; 1 if a session blames a rank that is not slow."""
+    options = _options()
     wrong = 0
     print(
         f"{'framework':12}{'late by':>10}{'right':>8}{'wrong':>8}{'none':>8}"
@@ -70,20 +76,23 @@ def main() -> int:
                     for rank in blamed
                 )
                 wrong += counts["wrong"]
-                work_s = [
-                    statistics.median(
-                        launch.own_work_s[rank][1] for session in sessions for launch in session
-                    )
-                    for rank in range(RANKS)
-                ]
                 print(
                     f"{framework:12}{share:>10.0%}"
                     f"{counts['right']:>8}{counts['wrong']:>8}{counts['none']:>8}   "
-                    + ", ".join(f"{1e3 * seconds:.2f}" for seconds in work_s)
+                    + ", ".join(f"{1e3 * seconds:.2f}" for seconds in _own_work_s(sessions))
                     + f" of a step of {1e3 * step_s:.2f}",
                     flush=True,
                 )
     return int(wrong > 0)
+
+
+def _own_work_s(sessions: Sequence[Sequence[LaunchTimes]]) -> list[float]:
+    """Of each rank, the median over all launches."""
+    launches = [launch for session in sessions for launch in session]
+    return [
+        statistics.median(launch.own_work_s[rank][1] for launch in launches)
+        for rank in range(RANKS)
+    ]
 
 
 def _session(

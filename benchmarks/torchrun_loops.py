@@ -84,8 +84,7 @@ def pipeline(settings: argparse.Namespace, device: torch.device) -> Loop:
     return module, step
 
 
-def main() -> None:
-    """Trains and prints."""
+def _settings() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--loop", default="ddp", help="ddp, fsdp, or a schedule's class in torch")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -97,7 +96,11 @@ def main() -> None:
     parser.add_argument("--cuts", default="")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
-    settings = parser.parse_args()
+    return parser.parse_args()
+
+
+def _device(settings: argparse.Namespace) -> torch.device:
+    """This rank's device, in its process group, with its threads and its seed."""
     is_cuda = settings.device == "cuda"
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if is_cuda else torch.device("cpu")
     if is_cuda:
@@ -106,6 +109,18 @@ def main() -> None:
     dist.init_process_group("nccl" if is_cuda else "gloo", device_id=device if is_cuda else None)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(dist.get_rank() if settings.loop in ("ddp", "fsdp") else 0)
+    return device
+
+
+def _settled_s(device: torch.device) -> float:
+    """The time once the device has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.monotonic()
+
+
+def _figures(settings: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    """Trains; the figures of the job."""
     make = {"ddp": ddp, "fsdp": fsdp}.get(settings.loop, pipeline)
     model, forward_backward = make(settings, device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
@@ -117,31 +132,34 @@ def main() -> None:
         )
         for _ in range(4)
     ]
-
-    def settle() -> float:
-        if is_cuda:
-            torch.cuda.synchronize()
-        return time.monotonic()
-
     first_step_at_s = start = work = 0.0
     for index in range(settings.warmup + settings.steps):
         if index == settings.warmup:
-            settle()
+            _settled_s(device)
             dist.barrier()
-            start, work = settle(), time.process_time()
+            start, work = _settled_s(device), time.process_time()
         optimizer.zero_grad(set_to_none=True)
         forward_backward(batches[index % len(batches)])
         optimizer.step()
-        first_step_at_s = first_step_at_s or settle()
-    wall = torch.tensor(settle() - start, dtype=torch.float64, device=device)
+        first_step_at_s = first_step_at_s or _settled_s(device)
+    wall = torch.tensor(_settled_s(device) - start, dtype=torch.float64, device=device)
     cpu = torch.tensor(time.process_time() - work, dtype=torch.float64, device=device)
     dist.all_reduce(wall, op=dist.ReduceOp.MAX)
     dist.all_reduce(cpu)
+    shares = dist.get_world_size() if settings.loop in ("ddp", "fsdp") else 1
+    return {
+        "img_s": size * settings.steps * shares / float(wall),
+        "cpu_s": float(cpu) / settings.steps,
+        "first_step_at_s": first_step_at_s,
+    }
+
+
+def main() -> None:
+    """Trains and prints."""
+    settings = _settings()
+    figures = _figures(settings, _device(settings))
     if dist.get_rank() == 0:
-        shares = dist.get_world_size() if settings.loop in ("ddp", "fsdp") else 1
-        rate = size * settings.steps * shares / float(wall)
-        cpu_s = float(cpu) / settings.steps
-        print(json.dumps({"img_s": rate, "cpu_s": cpu_s, "first_step_at_s": first_step_at_s}))
+        print(json.dumps(figures))
     dist.barrier()
     sys.stdout.flush()
     # Destroying gloo's group sometimes hangs, and leaving that to Python sometimes aborts.

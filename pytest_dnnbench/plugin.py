@@ -27,7 +27,7 @@ PARAMETERS = ("framework", "model", "gpus")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds our options and those of the built-in frameworks, with their ini twins."""
-    from pytest_dnnbench.catalog import FRAMEWORKS
+    from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
     from pytest_dnnbench.session.option import add_options, framework_options
     from pytest_dnnbench.session.settings import OPTIONS
 
@@ -45,7 +45,7 @@ def pytest_load_initial_conftests(
 ) -> Generator[None, object, object]:
     """Adds the options of third parties' frameworks: their packages and conftest files are loaded
     now, and the command line is not parsed for good yet."""
-    from pytest_dnnbench.catalog import FRAMEWORKS
+    from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
     from pytest_dnnbench.errors import UsageError
     from pytest_dnnbench.session import hook_rows, state
     from pytest_dnnbench.session.option import add_options, framework_options
@@ -78,54 +78,10 @@ def pytest_configure(config: pytest.Config) -> None:
     except UsageError as error:
         raise state.refused(error) from None
     if not config.option.help:  # which starts no session, and need not wait for the imports
-        for added in _parts(config):
-            state.add_part(config, added)
+        from pytest_dnnbench.session.parts import parts_of
 
-
-def _parts(config: pytest.Config) -> list[object]:
-    from pytest_dnnbench.session.baseline import SessionBaseline
-    from pytest_dnnbench.session.completeness import Completion
-    from pytest_dnnbench.session.github import GitHub
-    from pytest_dnnbench.session.interrupts import Interrupts
-    from pytest_dnnbench.session.journal import Journaling
-    from pytest_dnnbench.session.launch_planning import LaunchPlanning
-    from pytest_dnnbench.session.machine_fingerprint import MachineFingerprint
-    from pytest_dnnbench.session.preflight import Preflight
-    from pytest_dnnbench.session.progress import ProgressDisplay
-    from pytest_dnnbench.session.replay_clock import ReplayClocks
-    from pytest_dnnbench.session.report import SessionReport
-    from pytest_dnnbench.session.rounds import Rounds
-    from pytest_dnnbench.session.saving import Saving
-    from pytest_dnnbench.session.server import ServerLife
-    from pytest_dnnbench.session.side_by_side import SideBySide
-    from pytest_dnnbench.session.state import is_xdist_worker
-    from pytest_dnnbench.session.summary import Summary
-    from pytest_dnnbench.session.traces import Traces
-    from pytest_dnnbench.session.verdicts import Verdicts
-    from pytest_dnnbench.session.xdist import Xdist
-
-    everywhere = [
-        Completion(),
-        ReplayClocks(),
-        ServerLife(config),
-        SideBySide(config),
-        Rounds(),
-        Preflight(config),
-        ProgressDisplay(config),
-        Xdist(config),
-        Journaling(config),
-        SessionBaseline(config),
-        LaunchPlanning(config),
-        Traces(config),
-        Verdicts(config),
-        SessionReport(config),
-        GitHub(config),
-        MachineFingerprint(config),
-        Summary(config),
-    ]
-    return (
-        everywhere if is_xdist_worker(config) else [*everywhere, Interrupts(config), Saving(config)]
-    )
+        for part in parts_of(config):
+            state.add_part(config, part)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

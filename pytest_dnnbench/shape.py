@@ -4,7 +4,7 @@
     tp   each layer is split among so many ranks
     dp   so many replicas of all that, each with its own samples
 
-Not here: which framework runs a shape, and by which of its options (catalog.py).
+Not here: which framework runs a shape, and by which of its options (catalog/frameworks.py).
 """
 
 import math

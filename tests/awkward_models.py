@@ -291,6 +291,17 @@ class Deep(nn.Module):
         return self.head(self.pool(self.body(self.stem(images))).flatten(1))
 
 
+class Chaotic(Base):
+    """Doubles a difference sixty times over: rounding makes anything of its gradients."""
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """Logits."""
+        value = torch.sigmoid(self.features(images))
+        for _ in range(60):
+            value = 4 * value * (1 - value)
+        return self.head(value)
+
+
 class NoGrad(Base):
     """Never trains its stem. A trace forgets that."""
 
@@ -350,3 +361,53 @@ class Wide(nn.Module):
     def forward(self, images: torch.Tensor) -> Any:
         """Logits."""
         return self.last(self.first(images.flatten(1)))
+
+
+class _Halved(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, *, value: torch.Tensor) -> torch.Tensor:
+        """Of half of its input, which it changes by a function."""
+        return self.layer(value.mul_(0.5))  # type: ignore[no-any-return] # a module's call
+
+
+class _HandsOn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.ones(8))
+
+    def forward(self, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A sum, and a view of its input."""
+        return value + self.bias, value[:, :4]
+
+
+class ChangesInputs(Base):
+    """Three blocks whose inputs are changed in place: by a function, by who gets a view of it, and
+    by a module."""
+
+    def __init__(self, channels: int = 1, classes: int = 10) -> None:
+        super().__init__(channels, classes)
+        self.halved, self.hands_on = _Halved(), _HandsOn()
+        self.head = nn.Sequential(  # type: ignore[assignment] # in place of one layer
+            nn.Dropout(0.3, inplace=True), nn.Linear(8, classes)
+        )
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """Logits."""
+        value, part = self.hands_on(self.halved(value=self.features(images)))
+        return self.head(value) + part.tanh_().sum(1, keepdim=True)
+
+
+class GoesOn(Base):
+    """Uses what a block has left in its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.halved = _Halved()
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """Logits."""
+        value = self.features(images)
+        return self.head(self.halved(value=value) + value)

@@ -122,8 +122,8 @@ class Words(Workload):
 
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
             """Logits, (batch, sequence, 17)."""
-            seen = self.table(tokens).cumsum(1)
-            return nn.functional.linear(self.drop(torch.tanh(self.mix(seen))), self.table.weight)
+            summed = self.table(tokens).cumsum(1)
+            return nn.functional.linear(self.drop(torch.tanh(self.mix(summed))), self.table.weight)
 
     def model(self) -> nn.Module:
         """A bag of words."""

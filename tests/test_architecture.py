@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pytest_dnnbench
-from pytest_dnnbench.catalog import FRAMEWORKS
+from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 
 PACKAGE = Path(pytest_dnnbench.__file__).parent
 ROOT = "pytest_dnnbench"

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.catalog import FRAMEWORKS, Catalog
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.step_form import FORM_FIELDS, PLAIN, REASONS, StepForm
 

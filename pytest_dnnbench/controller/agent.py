@@ -282,7 +282,8 @@ class Agent:
 
     def _gather(self, gather: say.Gather) -> say.Gathered:
         part = self._launch()
-        part.gather(stacks=gather.stacks)
+        part.ask_gather(stacks=gather.stacks)
+        part.gather()
         return say.Gathered(gather.token, ranks=self._views(), oom_killed=self.memory.killed())
 
     def _views(self) -> list[say.RankView]:

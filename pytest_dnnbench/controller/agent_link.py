@@ -9,6 +9,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +20,7 @@ import msgspec
 from pytest_dnnbench import errors
 from pytest_dnnbench.controller import agent_messages as say
 from pytest_dnnbench.controller.agent_messages import BadFrame
-from pytest_dnnbench.controller.agent_process import AgentGone, AgentProcess
+from pytest_dnnbench.controller.agent_process import END_S, AgentGone, AgentProcess
 from pytest_dnnbench.controller.deadline import LOOK_S, Deadline
 from pytest_dnnbench.controller.engines import Engine
 from pytest_dnnbench.errors import DnnbenchError, LaunchError, UsageError
@@ -28,6 +29,9 @@ AGENT = "pytest_dnnbench.controller.agent"
 
 ANSWER_S = 20.0
 """How long an agent may take for what needs no waiting on its side."""
+
+CLOSE_S = END_S + ANSWER_S + 3.0
+"""How long the end of an agent may take, with the end of a command that has not reached it."""
 
 Answer = TypeVar("Answer", bound=say.Reply)
 
@@ -55,6 +59,7 @@ class AgentLink:
         self._unasked = unasked
         self._lost = lost
         self._process: AgentProcess | None = None
+        self._closing: threading.Thread | None = None
         self._replies: dict[int, say.Reply] = {}
         self._unanswered: dict[int, float] = {}
         self._tokens = 0
@@ -68,6 +73,7 @@ class AgentLink:
         """Starts the agent, unless it runs, and returns before it answers. Raises UsageError."""
         if self._process is not None:
             return
+        self.await_close()
         self._replies, self._unanswered, self.agent_pid = {}, {}, None
         self.environment = dict(os.environ)
         program = [sys.executable, "-m", AGENT]
@@ -93,6 +99,11 @@ class AgentLink:
     def tell(self, request: say.Request) -> None:
         """Sends a request whose reply says nothing."""
         self._unanswered[self.ask(request)] = time.monotonic()
+
+    def forget(self, token: int) -> None:
+        """Nobody will ask for the reply to this request."""
+        if self._replies.pop(token, None) is None:
+            self._unanswered[token] = time.monotonic()
 
     @property
     def silent_s(self) -> float:
@@ -133,21 +144,44 @@ class AgentLink:
         self._deliver()
 
     def lose(self, why: str) -> LaunchError:
-        """Ends an agent that no longer answers; returns the error. Without a reason `why`, its
-        process has ended, and its status says why."""
+        """Begins to end an agent that no longer answers; returns the error. Without a reason `why`,
+        its process has ended, and its status says why."""
         process, said = self._process, ""
         if process is not None:
             why = why or process.ended(self._engine.ended)
             said = f"; it said: {process.said}" if process.said else ""
         self._lost(f"{why}{said}")
-        self.close()
+        self.begin_close()
         return LaunchError(f"node {self.name} was lost: {why}{said}")
 
     def close(self) -> None:
         """Ends the agent, and with it its ranks: one that is stopped by a command of its own."""
+        self.begin_close()
+        self.await_close()
+
+    def begin_close(self) -> None:
+        """Begins to end the agent, beside those of other nodes: what nobody can reach any more is
+        waited for only once."""
         process, self._process = self._process, None
-        if process is not None and process.close() and self.agent_pid is not None:
-            self._end_there(self.agent_pid)
+        if process is not None:
+            # A daemon: an interpreter that ends waits no longer than `await_close` has.
+            self._closing = threading.Thread(
+                target=self._end,
+                args=(process, self.agent_pid),
+                name=f"dnnbench-end-{self.name}",
+                daemon=True,
+            )
+            self._closing.start()
+
+    def await_close(self) -> None:
+        """Returns when the agent that `begin_close` began to end has ended, or is out of reach."""
+        closing, self._closing = self._closing, None
+        if closing is not None:
+            closing.join(CLOSE_S)
+
+    def _end(self, process: AgentProcess, pid: int | None) -> None:
+        if process.close() and pid is not None:
+            self._end_there(pid)
 
     def _end_there(self, pid: int) -> None:
         # A stopped agent reads no end of its stdin. Where it is our child the kill was enough; ssh,
@@ -157,7 +191,8 @@ class AgentLink:
             subprocess.run(
                 self._engine.command(self.name, program),
                 stdin=subprocess.DEVNULL,
-                capture_output=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 timeout=ANSWER_S,
                 start_new_session=True,
             )

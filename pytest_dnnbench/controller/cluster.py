@@ -221,10 +221,13 @@ class Cluster:
         )
 
     def close(self) -> None:
-        """Ends what runs on the nodes."""
+        """Ends what runs on the nodes, on all of them at once."""
         with ExitStack() as ends:
             for node in self.nodes:
                 ends.callback(node.close)
+            for node in self.nodes:
+                if isinstance(node, RemoteNode):
+                    node.begin_close()
 
 
 def _leads(node: Node, route: tuple[str, str], address: str) -> bool:

@@ -250,15 +250,15 @@ class ForkServer:
     def _send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         if self._control is None:
             raise LaunchError("the fork server is not running")
-        data = json.dumps(message).encode()
-        if len(data) > _MESSAGE_BYTES:
+        packed = json.dumps(message).encode()
+        if len(packed) > _MESSAGE_BYTES:
             raise LaunchError(
                 f"sys.path and the environment variables that have changed since the fork server"
-                f" started take {len(data):,} bytes; at most {_MESSAGE_BYTES:,} can be sent to a"
+                f" started take {len(packed):,} bytes; at most {_MESSAGE_BYTES:,} can be sent to a"
                 " rank: set fewer or shorter ones"
             )
         try:
-            socket.send_fds(self._control, [data], list(descriptors))
+            socket.send_fds(self._control, [packed], list(descriptors))
         except OSError as error:
             raise self._lost() from error
 
@@ -277,12 +277,12 @@ class ForkServer:
             if not (deadline.left_s() and may_be_stopped.left_s()):
                 raise self.silent(min(timeout_s, stopped_s) if self.stopped else timeout_s)
         try:
-            data = self._control.recv(_MESSAGE_BYTES)
+            packed = self._control.recv(_MESSAGE_BYTES)
         except ConnectionError:
-            data = b""
-        if not data:
+            packed = b""
+        if not packed:
             raise self._lost()
-        return dict(json.loads(data))
+        return dict(json.loads(packed))
 
     def silent(self, timeout_s: float) -> LaunchError:
         """Ends a server that does not answer, and with it every rank; returns the error."""

@@ -18,6 +18,7 @@ from pytest_dnnbench.controller.placement import NodeShare
 from pytest_dnnbench.controller.rank_clock import ClockOffset
 from pytest_dnnbench.controller.rank_process import Rank
 from pytest_dnnbench.controller.this_node import LaunchNode, NodeLaunch
+from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.frames import PICKLED, PLAIN, PORTABLE
 
 Rendezvous = Callable[[int], AbstractContextManager[Sequence[Mapping[str, str]]]]
@@ -93,9 +94,18 @@ class Job:
             return PLAIN
         return PORTABLE if self.named else PICKLED
 
+    def gather(self, *, stacks: bool = False) -> None:
+        """Waits until the outputs and timings of all ranks, and if asked for their stacks, can be
+        read."""
+        for share in self.shares:
+            share.part.ask_gather(stacks=stacks)
+        for share in self.shares:
+            share.part.gather()
+
     def clocks(self) -> list[ClockOffset]:
-        """How the clock of each node differs from ours now."""
-        return [share.node.clock() for share in self.shares]
+        """How the clock of each node differs from ours now. Of a node that is lost meanwhile
+        nothing is said here: its ranks say so."""
+        return [_clock_of(share) for share in self.shares]
 
     def offsets(self, before: Sequence[ClockOffset]) -> tuple[ClockOffset, ...]:
         """The same during the launch, for each rank; empty where all ranks have our clock."""
@@ -113,6 +123,15 @@ class Job:
                 ends.callback(share.part.end, orderly)
             for share in self.shares:
                 share.part.ask_end(orderly)
+
+
+def _clock_of(share: Share) -> ClockOffset:
+    try:
+        return share.node.clock()
+    except LaunchError:
+        if any(rank.lost for rank in share.part.ranks):
+            return ClockOffset()
+        raise
 
 
 @contextmanager

@@ -61,7 +61,10 @@ class LaunchPart(Protocol):
         """Those that have been started, in order."""
 
     def start(self, task: RankTask) -> Rank:
-        """Starts one rank. Raises LaunchError."""
+        """Starts one rank. Raises LaunchError. Another node may only have been asked to."""
+
+    def await_starts(self) -> None:
+        """Returns when all ranks that were to start have started. Raises LaunchError."""
 
     def watch(self, selector: selectors.BaseSelector) -> None:
         """Registers what may become readable; the data of a key is what to call then."""
@@ -69,9 +72,11 @@ class LaunchPart(Protocol):
     def look(self) -> None:
         """Asks for the ranks' statuses, without waiting for them."""
 
-    def gather(self, *, stacks: bool) -> None:
-        """Waits until the ranks' outputs and timings, and if asked for their stacks, can be
-        read."""
+    def ask_gather(self, *, stacks: bool) -> None:
+        """Asks for the ranks' outputs and timings, and for their stacks where these are wanted."""
+
+    def gather(self) -> None:
+        """Waits until what was asked for can be read."""
 
     def reported(self) -> None:
         """All ranks of the launch have reported and still hold their devices."""
@@ -107,6 +112,7 @@ class LocalPart:
         self.timeout_s = timeout_s
         self.node = node
         self.ranks: list[RankProcess] = []
+        self._stacks_of: Sequence[RankProcess] = ()
         self._forward = forward
         self._store: socket.socket | None = None
         self._folder = _scratch_folder(server.scratch_prefix)
@@ -175,6 +181,9 @@ class LocalPart:
         self.ranks.append(rank)
         return rank
 
+    def await_starts(self) -> None:
+        """Nothing to wait for: a rank has started when `start` returns."""
+
     def watch(self, selector: selectors.BaseSelector) -> None:
         """As LaunchPart.watch."""
         selector.register(self.server, selectors.EVENT_READ, lambda: self.note_exits(0.0))
@@ -184,14 +193,16 @@ class LocalPart:
     def look(self) -> None:
         """Nothing to ask: a status is a look at a page of memory."""
 
-    def gather(self, *, stacks: bool) -> None:
-        """As LaunchPart.gather."""
-        if not stacks:
-            return
-        waiting = [rank for rank in self.ranks if rank.pending]
-        for rank in waiting:
+    def ask_gather(self, *, stacks: bool) -> None:
+        """As LaunchPart.ask_gather."""
+        self._stacks_of = [rank for rank in self.ranks if rank.pending] if stacks else []
+        for rank in self._stacks_of:
             self.server.signal(rank.pid, signal.SIGUSR1)  # its fault handler writes the stacks
-        _settle([rank.stacks for rank in waiting if not rank.stopped], _STACKS_S)
+
+    def gather(self) -> None:
+        """As LaunchPart.gather."""
+        if self._stacks_of:
+            _settle([rank.stacks for rank in self._stacks_of if not rank.stopped], _STACKS_S)
 
     def reported(self) -> None:
         """Nothing to do: the placement's own watch is told by the controller."""

@@ -15,6 +15,7 @@ from pytest_dnnbench.controller.cluster import Cluster, HereNode, Node
 from pytest_dnnbench.controller.gpu_samples import GpuSamples
 from pytest_dnnbench.controller.placement import NodeShare, Placement, PlacementSource
 from pytest_dnnbench.controller.rank_clock import ClockOffset
+from pytest_dnnbench.controller.remote_node import RemoteNode
 from pytest_dnnbench.controller.route import Host
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.results.records.schema import Conditions, GpuWindow, NodeConditions
@@ -136,6 +137,9 @@ class NodePlacements:
                     f" {len(self.cluster.nodes)} are left: {lost}"
                 )
             chosen = left[: len(shares)]
+            for node in left:  # also those that may have to take another's place
+                if isinstance(node, RemoteNode):
+                    node.start()
             for node in chosen:
                 try:
                     node.connect()

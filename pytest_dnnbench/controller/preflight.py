@@ -10,7 +10,7 @@ from pytest_dnnbench.controller.node_placement import NodePlacements
 from pytest_dnnbench.controller.placement import NodeShare
 from pytest_dnnbench.controller.rank_clock import ClockOffset
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.messages import NodeSpeed
+from pytest_dnnbench.messages import LinkSpeed, NodeSpeed
 from pytest_dnnbench.results.records.preflight import (
     LinkPreflight,
     NodePreflight,
@@ -56,17 +56,7 @@ def entry_of(
     of the ranks' devices."""
     typical_s = [median(speed.yardstick_s) for speed in speeds]
     names = [share.node.name for share in shares]
-    links = [
-        LinkPreflight(
-            nodes=(names[link.ranks[0]], names[link.ranks[1]]),
-            backend=link.backend,
-            size_bytes=link.size_bytes,
-            bytes_s=(link.forth_bytes_s, link.back_bytes_s),
-            latency_s=link.latency_s,
-        )
-        for speed in speeds
-        for link in speed.links
-    ]
+    links = [_link_entry(link, names) for speed in speeds for link in speed.links]
     pairs = len(names) * (len(names) - 1) // 2
     return PreflightEntry(
         device=device,
@@ -88,4 +78,15 @@ def entry_of(
         ],
         links=links,
         links_left_out=pairs - len({link.nodes for link in links}),
+    )
+
+
+def _link_entry(link: LinkSpeed, names: Sequence[str]) -> LinkPreflight:
+    """Of the link between two nodes; `names` are those of all nodes, by rank."""
+    return LinkPreflight(
+        nodes=(names[link.ranks[0]], names[link.ranks[1]]),
+        backend=link.backend,
+        size_bytes=link.size_bytes,
+        bytes_s=(link.forth_bytes_s, link.back_bytes_s),
+        latency_s=link.latency_s,
     )

@@ -183,18 +183,20 @@ class Ranks:
         for share in job.shares:
             share.node.wait_ready(self.timeout_s)
         memory = OomWatch()
-        before = job.clocks()
         self.clock = LaunchClock()
         deadline = Deadline(self.timeout_s)
         for number, share in enumerate(job.share_of_rank):
-            task = self._task(job, number, share, target, arguments, kind)
-            rank = share.part.start(task)
+            share.part.start(self._task(job, number, share, target, arguments, kind))
+        for share in job.shares:
+            share.part.await_starts()
+        # While the ranks make themselves ready: far from what they time.
+        before = job.clocks()
+        for rank, share in zip(job.ranks, job.share_of_rank, strict=True):
             rank.clock_offset_s = before[share.number].offset_s
         local = [rank.pid for rank in job.ranks if isinstance(rank, RankProcess)]
         self.placement.watch.ranks_started(local)
         self._collect(job, deadline, memory)
-        for share in job.shares:
-            share.part.gather(stacks=False)
+        job.gather()
         self.clock.stop([rank.timing_s for rank in job.ranks])
         self.clock.offsets = job.offsets(before)
         self.placement.watch.ranks_reported()
@@ -305,15 +307,13 @@ class Ranks:
     def _check(self, job: Job, memory: OomWatch) -> None:
         """Raises the error of a launch that has not ended well."""
         if any(rank.failed for rank in job.ranks):
-            for share in job.shares:
-                share.part.gather(stacks=False)
+            job.gather()
             raise failure_of(job.ranks, memory)
         if not all(rank.reported for rank in job.ranks):
             for share in job.shares:
                 if silence := share.part.silence:
                     raise silence
-            for share in job.shares:
-                share.part.gather(stacks=True)
+            job.gather(stacks=True)
             if any(rank.lost for rank in job.ranks):
                 raise failure_of(job.ranks, memory)
             raise hang_of(job.ranks, self.timeout_s)

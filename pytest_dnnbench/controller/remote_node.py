@@ -33,6 +33,9 @@ from pytest_dnnbench.harmless import one_line
 CONNECT_S = 120.0
 """How long the engine may take to start an agent: a batch system waits for the node's daemon."""
 
+LEAST_CONNECT_S = 10.0
+"""How long an agent may take to answer, however long ago it was started."""
+
 ROUND_TRIPS = 8
 """How many times the clock of a node is asked; the shortest round trip counts."""
 
@@ -57,6 +60,7 @@ class RemoteNode:
         self._announce = announce
         self._stop = stop
         self._part: RemotePart | None = None
+        self._started_s = 0.0
         self._welcomed = self._ready = 0
         """The agent that was welcomed, and the one that was ready, by the count of starts."""
 
@@ -101,14 +105,19 @@ class RemoteNode:
 
     def start(self) -> None:
         """Starts the agent, unless it runs, and returns before it answers."""
+        before = self.link.starts
         self.link.start()
+        if self.link.starts != before:
+            self._started_s = time.monotonic()
 
     def connect(self) -> say.Welcome:
         """Starts the agent, unless it runs, and waits until it has said what the node is. Raises
         LaunchError, or UsageError for a node on which ranks of this session cannot run."""
         self.start()
         if self.welcome is None or self._welcomed != self.link.starts:
-            self.welcome = self.link.call(self._hello(), say.Welcome, CONNECT_S)
+            # Of nodes that were started together, none waits for another's wait to be over.
+            left_s = CONNECT_S - (time.monotonic() - self._started_s)
+            self.welcome = self.link.call(self._hello(), say.Welcome, max(LEAST_CONNECT_S, left_s))
             self._welcomed, self.link.agent_pid = self.link.starts, self.welcome.pid
         return self.welcome
 
@@ -174,6 +183,10 @@ class RemoteNode:
     def close(self) -> None:
         """Ends the agent: closes its stdin, and kills the engine's process for it if it stays."""
         self.link.close()
+
+    def begin_close(self) -> None:
+        """Begins to, and returns; `close` waits for it."""
+        self.link.begin_close()
 
     def _unasked(self, message: say.Message) -> None:
         match message:

@@ -5,6 +5,7 @@ Not here: the node itself (remote_node.py), and how this machine runs its part (
 """
 
 import selectors
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,8 +16,12 @@ from pytest_dnnbench.controller import agent_messages as say
 from pytest_dnnbench.controller.agent_link import ANSWER_S, AgentLink
 from pytest_dnnbench.controller.launch_part import EXIT_S, RankTask
 from pytest_dnnbench.controller.rank_process import Rank
-from pytest_dnnbench.errors import LaunchError
+from pytest_dnnbench.errors import DnnbenchError, LaunchError
 from pytest_dnnbench.rank_status import RankStatus
+
+LEAST_ANSWER_S = 1.0
+"""How long an answer is waited for whose time has gone while others were waited for, or while this
+process was stopped."""
 
 SILENT_S = 5.0
 """How long an agent may leave a look unanswered before it is asked with little patience."""
@@ -65,7 +70,10 @@ class RemotePart:
         self.link = link
         self.timeout_s = timeout_s
         self._ranks: dict[int, RemoteRank] = {}
-        self._ending = 0
+        self._starting: dict[int, int] = {}
+        """The tokens of the ranks that the agent was asked to start."""
+        self._gathering = self._ending = 0
+        self._answer_by_s = 0.0
 
     @property
     def ranks(self) -> Sequence[RemoteRank]:
@@ -73,16 +81,27 @@ class RemotePart:
         return list(self._ranks.values())
 
     def start(self, task: RankTask) -> RemoteRank:
-        """Starts one rank on the node."""
+        """Asks the node to start one rank, whose process is not known yet: meanwhile others are
+        asked."""
         fields = {row: getattr(task, row) for row in task.__dataclass_fields__}
         fields["environment"] = dict(task.environment)
-        spawned = self.link.call(say.Spawn(**fields), say.Spawned, self.timeout_s)
         number = task.place.rank
+        self._starting[number] = self.link.ask(say.Spawn(**fields), self.timeout_s)
         view = say.RankView(number, RankStatus("start"), False, 0.0, "", "")
-        rank = RemoteRank(number, spawned.pid, node=self.link.name, view=view)
-        # Nothing of the rank can have come before the reply: the agent sends in order.
-        self._ranks[number] = rank
+        self._ranks[number] = rank = RemoteRank(number, 0, node=self.link.name, view=view)
         return rank
+
+    def await_starts(self) -> None:
+        """As LaunchPart.await_starts. Where the node is lost meanwhile, its ranks say so."""
+        while self._starting and self.link.pid is not None:
+            number = next(iter(self._starting))
+            token = self._starting.pop(number)
+            try:
+                self._ranks[number].pid = self.link.answer(token, say.Spawned, self.timeout_s).pid
+            except DnnbenchError:
+                if not self._ranks[number].lost:
+                    del self._ranks[number]  # refused
+                    raise
 
     def take(self, message: say.Message) -> None:
         """Takes what the agent sends of its ranks unasked."""
@@ -105,7 +124,9 @@ class RemotePart:
                 rank.lost = why
 
     def watch(self, selector: selectors.BaseSelector) -> None:
-        """As LaunchPart.watch."""
+        """As LaunchPart.watch; nothing of a node that was lost."""
+        if self.link.pid is None:
+            return
         descriptor = self.link.fileno()
 
         def receive() -> None:
@@ -124,13 +145,22 @@ class RemotePart:
         with suppress(LaunchError):
             self.link.tell(say.Look())
 
-    def gather(self, *, stacks: bool) -> None:
-        """As LaunchPart.gather. A node that does not answer is lost."""
+    def ask_gather(self, *, stacks: bool) -> None:
+        """As LaunchPart.ask_gather."""
+        self._gathering = 0
         if self.link.pid is None:
             return
+        patience_s = LEAST_ANSWER_S if self.link.silent_s > SILENT_S else ANSWER_S
         with suppress(LaunchError):
-            patience_s = 1.0 if self.link.silent_s > SILENT_S else ANSWER_S
-            self._view(self.link.call(say.Gather(stacks=stacks), say.Gathered, patience_s))
+            self._gathering = self.link.ask(say.Gather(stacks=stacks), patience_s)
+            self._answer_by_s = time.monotonic() + patience_s
+
+    def gather(self) -> None:
+        """As LaunchPart.gather. A node that does not answer is lost."""
+        if self.link.pid is None or not self._gathering:
+            return
+        with suppress(LaunchError):
+            self._view(self.link.answer(self._gathering, say.Gathered, self._left_s()))
 
     def reported(self) -> None:
         """As LaunchPart.reported."""
@@ -146,17 +176,24 @@ class RemotePart:
         self._ending = 0
         if self.link.pid is None:
             return
+        for token in self._starting.values():  # a failure elsewhere came first
+            self.link.forget(token)
         with suppress(LaunchError):
             if not orderly:
                 self.link.tell(say.Kill())
             self._ending = self.link.ask(say.End(orderly=orderly))
+            self._answer_by_s = time.monotonic() + 2 * EXIT_S + ANSWER_S
 
     def end(self, orderly: bool) -> None:
-        """As LaunchPart.end."""
-        if self.link.pid is None or not self._ending:
-            return
-        with suppress(LaunchError):
-            self._view(self.link.answer(self._ending, say.Gathered, 2 * EXIT_S + ANSWER_S))
+        """As LaunchPart.end. The agent of a node that was lost is waited for, too."""
+        if self.link.pid is not None and self._ending:
+            with suppress(LaunchError):
+                self._view(self.link.answer(self._ending, say.Gathered, self._left_s()))
+        if self.link.pid is None:
+            self.link.await_close()
+
+    def _left_s(self) -> float:
+        return max(LEAST_ANSWER_S, self._answer_by_s - time.monotonic())
 
     def _view(self, gathered: say.Gathered) -> None:
         for view in gathered.ranks:

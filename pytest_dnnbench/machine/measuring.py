@@ -2,8 +2,9 @@
 case, all on fresh ranks as in a session."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
@@ -67,27 +68,11 @@ def measure_machine(
     or UsageError."""
     end = clock() + seconds
     with ForkServer(PRELOAD) as server:
-        leases = Leases(timeout_s=TIMEOUT_S, announce=say)
-        placements = Placements(
-            machine,
-            leases,
-            (1, LINKED),
-            timed=True,
-            side_by_side=False,
-            server_pid=lambda: server.pid,
-        )
-
-        def ranks(count: int, kind: str | None = None) -> Ranks:
-            places = [kind] * count if kind else machine.places(count)
-            threads = placements.threads(count)
-            return Ranks(
-                server, places, threads=threads, timeout_s=TIMEOUT_S, placements=placements
-            )
-
-        cores = ranks(1, "cpu")
+        ranks = partial(_ranks, server, _placements(machine, server, say))
+        cores = ranks(["cpu"])
         say("yardstick, memory, link")
         if machine.kind == "cuda":
-            all_gpus = ranks(len(machine.gpus) * machine.ranks_per_gpu)
+            all_gpus = ranks(machine.places(len(machine.gpus) * machine.ranks_per_gpu))
             yardsticks = [_slowest_gpu(all_gpus) for _ in range(YARDSTICKS)]
         else:
             yardsticks = [
@@ -95,11 +80,31 @@ def measure_machine(
             ]
         memory = float(cores.launch(MEMORY, returns=float)[0])
         has_link = machine.shortage(LINKED) is None and not machine.oversubscribed(LINKED)
-        link = _link(ranks(LINKED, "cpu")) if has_link else None
-        launcher = RankLauncher(ranks(1), machine_ranks=cores if machine.kind == "cpu" else None)
+        link = _link(ranks(["cpu"] * LINKED)) if has_link else None
+        launcher = RankLauncher(
+            ranks(machine.places(1)), machine_ranks=cores if machine.kind == "cpu" else None
+        )
         return Measured(
             yardsticks, memory, link, _launches(machine, launcher, model, end, say, clock)
         )
+
+
+def _placements(machine: Machine, server: ForkServer, say: Callable[[str], None]) -> Placements:
+    """Where ranks run, each alone on its devices."""
+    return Placements(
+        machine,
+        Leases(timeout_s=TIMEOUT_S, announce=say),
+        (1, LINKED),
+        timed=True,
+        side_by_side=False,
+        server_pid=lambda: server.pid,
+    )
+
+
+def _ranks(server: ForkServer, placements: Placements, devices: Sequence[str]) -> Ranks:
+    """Ranks on devices."""
+    threads = placements.threads(len(devices))
+    return Ranks(server, devices, threads=threads, timeout_s=TIMEOUT_S, placements=placements)
 
 
 def _slowest_gpu(gpus: Ranks) -> float:

@@ -5,18 +5,21 @@ shares these with the model; everything else, each tensor above all, is its own.
 """
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy of a model. What cannot be copied is shared with it."""
+def copied(model: nn.Module, sharing: Iterable[torch.Tensor] = ()) -> nn.Module:
+    """A deep copy of a model. What cannot be copied is shared with it, and so are the tensors in
+    `sharing`."""
+    kept = {id(each): each for each in sharing}
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, {**kept})
     except (TypeError, RuntimeError, NotImplementedError, AttributeError):
-        shared: dict[int, Any] = {}
+        shared: dict[int, Any] = {**kept}
         for module in model.modules():
             for name, value in vars(module).items():
                 if name not in ("_parameters", "_buffers", "_modules"):

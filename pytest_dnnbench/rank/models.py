@@ -1,8 +1,8 @@
 """Builds a model from its "package.module:factory", in MNIST's or ImageNet's form. Importing this
 imports torchvision.
 
-Not here: the names that stand for models (catalog.py; the pytest process looks them up), the images
-(data.py).
+Not here: the names that stand for models (catalog/models.py; the pytest process looks them
+up), the images (data.py).
 """
 
 import importlib
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from pytest_dnnbench.case import image_form
-from pytest_dnnbench.catalog import OF_LARGE_IMAGES
+from pytest_dnnbench.catalog.models import OF_LARGE_IMAGES
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.torchvision_ops import load_torchvision
 

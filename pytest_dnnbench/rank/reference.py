@@ -282,7 +282,8 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     fingerprint = hashlib.sha256()
     for name in sorted(tensors):
         fingerprint.update(name.encode())
+        # A copy: what NumPy has read may not be freed by FSDP any more, which resizes storages.
         # As bytes: NumPy has no bfloat16.
-        plain = tensors[name].detach().cpu().resolve_conj().contiguous().reshape(-1)
+        plain = tensors[name].detach().to("cpu", copy=True).resolve_conj().contiguous().reshape(-1)
         fingerprint.update(plain.view(torch.uint8).numpy().data if plain.numel() else b"")
     return fingerprint.hexdigest()

@@ -18,6 +18,7 @@ from pytest_dnnbench.rank.batches import mapped
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.randomness import draws
 from pytest_dnnbench.rank.workload import Batch, Workload, tensors_of
+from pytest_dnnbench.rank.workload_checks import blocks_of
 from pytest_dnnbench.step_form import CHANNELS_LAST, StepForm
 
 _IMAGE_DIMENSIONS = 4
@@ -58,7 +59,7 @@ def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _checkpoint_blocks(module: nn.Module, workload: Workload) -> None:
-    names = workload.blocks(module)
+    names = blocks_of(workload, module)
     if not names:
         raise UsageError(
             f"--dnn-checkpointing: {type(workload).__name__}.blocks names no part of the model:"

@@ -6,8 +6,8 @@ every later step.
     the next step      captured: what would be queued is recorded; then launched for the first time
     all further ones   the minibatches go to where the recorded kernels read them; launched again
 
-A step's Python runs in the first steps only. Not here: which framework takes the form (catalog.py),
-how its step is proven (frameworks/data_parallel_proof.py).
+A step's Python runs in the first steps only. Not here: which framework takes the form
+(catalog/frameworks.py), how its step is proven (frameworks/data_parallel_proof.py).
 """
 
 from collections.abc import Callable, Iterable

@@ -54,6 +54,20 @@ def model_of(workload: Workload) -> nn.Module:
     )
 
 
+def blocks_of(workload: Workload, module: nn.Module) -> list[str]:
+    """The names of a module's blocks, each of which it has."""
+    names = list(workload.blocks(module))
+    for name in names:
+        try:
+            module.get_submodule(name)
+        except AttributeError:
+            raise UsageError(
+                f"{type(workload).__name__}.blocks names {name!r}, which the model does not have:"
+                " return names of its submodules"
+            ) from None
+    return names
+
+
 def checked_batch(batch: Any, workload: Workload, size: int, method: str = "batch") -> Batch:
     """The batch that `method` returned, if it is a pair whose inputs have tensors, of `size`
     samples.

@@ -3,7 +3,7 @@
     a torchvision model, a module, a factory of one ──> ImageWorkload around it
     a Workload class, a factory of a workload       ──> that workload
 
-Not here: the names that stand for such a path (catalog.py).
+Not here: the names that stand for such a path (catalog/models.py).
 """
 
 import inspect

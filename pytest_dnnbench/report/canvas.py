@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pytest_dnnbench.catalog import FRAMEWORKS
+from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.report.text import cut_middle, plain
 

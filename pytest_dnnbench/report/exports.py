@@ -280,5 +280,5 @@ def _stamp(point: Point) -> str:
     return f" {point.at.timestamp():.3f}" if point.at else ""
 
 
-def _json(data: object) -> str:
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+def _json(content: object) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -227,7 +227,7 @@ def _inline(svg: str) -> Markup:
     them, so they go: an id may stand in a page only once. Its colours become those of the page,
     which has others in the dark."""
     element = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
-    element = _COLOUR.sub(lambda found: f"var(--c{found[0][1:].lower()}, {found[0]})", element)
+    element = _COLOUR.sub(lambda match: f"var(--c{match[0][1:].lower()}, {match[0]})", element)
     return Markup(element)  # noqa: S704 # matplotlib has escaped the texts in it
 
 

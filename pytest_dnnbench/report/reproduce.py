@@ -2,7 +2,7 @@
 
 import shlex
 
-from pytest_dnnbench.catalog import FRAMEWORKS
+from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.study import settings
 from pytest_dnnbench.run_length import seconds_of

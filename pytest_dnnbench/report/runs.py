@@ -124,8 +124,8 @@ def distinct_runs(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
     return kept, notes
 
 
-def _same_session(one: Run, other: Run) -> bool:
-    return (one.saved, one.results, one.functions) == (other.saved, other.results, other.functions)
+def _same_session(run: Run, other: Run) -> bool:
+    return (run.saved, run.results, run.functions) == (other.saved, other.results, other.functions)
 
 
 def run_of(content: object, source: str) -> Run:
@@ -192,19 +192,19 @@ class _Shown:
 
     def add_benchmark(self, number: int, benchmark: Mapping[str, Any]) -> None:
         """Adds a benchmark of a saved file, or counts one of another plugin."""
-        data = _mapping(benchmark.get("extra_info")).get("dnnbench")
-        if data is None:
+        record = _mapping(benchmark.get("extra_info")).get("dnnbench")
+        if record is None:
             self.others += 1
             return
         place = f"{self.source}: benchmarks[{number}].extra_info.dnnbench"
-        _refuse_newer(data, place)
-        self.add(str(benchmark.get("fullname") or f"benchmark {number}"), data, place)
+        _refuse_newer(record, place)
+        self.add(str(benchmark.get("fullname") or f"benchmark {number}"), record, place)
 
-    def add(self, name: str, data: object, place: str) -> None:
+    def add(self, name: str, content: object, place: str) -> None:
         """Adds the result of a record's data, or a note that says why it is left out."""
         name = plain(name, 2 * NAME_LENGTH)
         try:
-            record = _converted(data, Record)
+            record = _converted(content, Record)
             fault = _fault(record)
         except DataError as error:
             fault = str(error)
@@ -214,38 +214,38 @@ class _Shown:
             kind = self.results if record.function is None else self.functions
             kind.append(Result(name, record))
 
-    def session(self, data: object) -> SessionEntry:
+    def session(self, content: object) -> SessionEntry:
         """What a file says of its session; a note when that cannot be read."""
-        if data is None:
+        if content is None:
             return SessionEntry(schema=SCHEMA)
         place = f"{self.source}: dnnbench"
-        _refuse_newer(data, place)
+        _refuse_newer(content, place)
         try:
-            return _converted(data, SessionEntry)
+            return _converted(content, SessionEntry)
         except DataError as error:
             self.notes.append(f"{place}: {plain(error)}: failed tests are not shown")
             return SessionEntry(schema=SCHEMA)
 
 
-def _converted(data: object, kind: type[Struct]) -> Struct:
+def _converted(content: object, kind: type[Struct]) -> Struct:
     """Data as a struct of this kind. Raises DataError with the place and what is wrong there."""
     try:
-        return msgspec.convert(_printable(data), kind)
+        return msgspec.convert(_printable(content), kind)
     except (msgspec.ValidationError, UsageError) as error:  # UsageError: a Case checks itself
         raise DataError(str(error)) from None
     except RecursionError:
         raise DataError("nested too deeply") from None
 
 
-def _printable(data: Any) -> Any:
+def _printable(content: Any) -> Any:
     """The data with every text printable and bounded."""
-    if isinstance(data, str):
-        return plain(data)
-    if isinstance(data, Mapping):
-        return {plain(key, NAME_LENGTH): _printable(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple)):
-        return [_printable(value) for value in data]
-    return data
+    if isinstance(content, str):
+        return plain(content)
+    if isinstance(content, Mapping):
+        return {plain(key, NAME_LENGTH): _printable(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_printable(value) for value in content]
+    return content
 
 
 def _fault(record: Record) -> str:
@@ -296,8 +296,8 @@ def _derived(record: Record) -> Iterator[tuple[str, float]]:
             yield f"correctness.{kind}.{name}", value
 
 
-def _refuse_newer(data: object, place: str) -> None:
-    schema = _mapping(data).get("schema")
+def _refuse_newer(content: object, place: str) -> None:
+    schema = _mapping(content).get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise DataError(
             f"{place}: schema {schema} is newer than this version reads ({SCHEMA}):"

@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from pytest_dnnbench.case import PHASES, Scalar
-from pytest_dnnbench.catalog import FRAMEWORKS
+from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 from pytest_dnnbench.report.runs import Result, Run
 
 # Facts that must be alike within a group; the framework's own options make a series.

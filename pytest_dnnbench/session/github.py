@@ -154,13 +154,13 @@ def _limited(annotations: list[tuple[str, str]]) -> list[str]:
 def _command(kind: str, properties: Mapping[str, object], message: str) -> str:
     """A workflow command. Percent signs come first, or escapes would be escaped again."""
     shown = ",".join(
-        f"{name}={_data(value).replace(':', '%3A').replace(',', '%2C')}"
+        f"{name}={_property(value).replace(':', '%3A').replace(',', '%2C')}"
         for name, value in properties.items()
     )
-    return f"::{kind} {shown}::{_LINE_BREAK.join(map(_data, message.splitlines()))}"
+    return f"::{kind} {shown}::{_LINE_BREAK.join(map(_property, message.splitlines()))}"
 
 
-def _data(text: object) -> str:
+def _property(text: object) -> str:
     return one_line(text).replace("%", "%25")
 
 

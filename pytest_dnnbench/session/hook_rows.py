@@ -1,7 +1,7 @@
 """What the hooks of other packages and conftest files return, checked: frameworks, models,
 engines, metrics.
 
-Not here: the hooks' signatures (hookspecs.py), and what becomes of the rows (catalog.py,
+Not here: the hooks' signatures (hookspecs.py), and what becomes of the rows (catalog/,
 metrics.py).
 """
 

@@ -18,11 +18,7 @@ from pytest_dnnbench.case import (
     SCALINGS,
     Scalar,
 )
-from pytest_dnnbench.catalog import (
-    DEFAULT_MODELS,
-    IMAGE_CLASSIFIERS,
-    MODELS,
-)
+from pytest_dnnbench.catalog.models import DEFAULT_MODELS, IMAGE_CLASSIFIERS, TORCHVISION_MODELS
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.results.statistics.paired import MOST_ROUNDS
 from pytest_dnnbench.run_length import (
@@ -375,7 +371,9 @@ class Settings:
         """
         cuda = device == "cuda"
         large = cuda and self.dataset != "mnist"
-        many = cuda and all(MODELS.get(name) in IMAGE_CLASSIFIERS for name in self.models)
+        many = cuda and all(
+            TORCHVISION_MODELS.get(name) in IMAGE_CLASSIFIERS for name in self.models
+        )
         return replace(
             self,
             image_size=self.image_size or (IMAGENET_IMAGE_SIZE if large else MNIST_IMAGE_SIZE),

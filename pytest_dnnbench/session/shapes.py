@@ -1,13 +1,14 @@
 """The parallel shapes of a session (--dnn-shapes): which framework runs which, with which options.
 All that cannot be is refused before anything starts.
 
-Not here: what a shape is (shape.py), and which axes a framework has (catalog.py).
+Not here: what a shape is (shape.py), and which axes a framework has (catalog/frameworks.py).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from pytest_dnnbench.case import Scalar
-from pytest_dnnbench.catalog import OF_SHAPES, Catalog, FrameworkSpec
+from pytest_dnnbench.catalog import Catalog, FrameworkSpec
+from pytest_dnnbench.catalog.frameworks import OF_SHAPES
 from pytest_dnnbench.controller.case_run import load
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session.settings import ALL, Settings

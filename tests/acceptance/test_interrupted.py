@@ -120,7 +120,7 @@ def test_a_stopped_session_saves_what_it_has_and_leaves_no_rank(
     assert session.returncode == pytest.ExitCode.INTERRUPTED, output
     await_end(pids)
     saved = json.loads((pytester.path / "out.json").read_text())
-    assert [one["params"]["framework"] for one in saved["benchmarks"]] == ["single"]
+    assert [benchmark["params"]["framework"] for benchmark in saved["benchmarks"]] == ["single"]
     assert saved["dnnbench"]["interrupted"] is True
     assert "KeyboardInterrupt" in output
     assert "continue with --dnn-resume" in output
@@ -197,7 +197,8 @@ def kept(output: str) -> list[str]:
     assert path.stat().st_mode & 0o077 == 0
     saved = json.loads(path.read_text())
     path.unlink()
-    return [one["extra_info"]["dnnbench"]["case"]["framework"] for one in saved["benchmarks"]]
+    kept = [benchmark["extra_info"]["dnnbench"] for benchmark in saved["benchmarks"]]
+    return [record["case"]["framework"] for record in kept]
 
 
 def test_a_full_disk_loses_nothing_that_was_measured(

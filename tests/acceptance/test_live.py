@@ -119,12 +119,12 @@ def test_a_pipe_gets_a_plain_line_per_early_launch_and_no_control_characters(
     assert answer.ret == pytest.ExitCode.TESTS_FAILED
     written = answer.stdout.str()
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", written)
-    told = re.findall(
+    lines = re.findall(
         r"dnnbench: case \d of 2, test_train\[single-tests.tiny_models:(.*)-1gpu\]: (.*)\n", written
     )
-    assert [name for name, _ in told] == ["Diverging", "tiny"]
-    assert re.fullmatch(r"failed, " + LEFT, told[0][1])
-    assert re.fullmatch(r"[\d,.]+ img/s, " + LEFT, told[1][1])
+    assert [name for name, _ in lines] == ["Diverging", "tiny"]
+    assert re.fullmatch(r"failed, " + LEFT, lines[0][1])
+    assert re.fullmatch(r"[\d,.]+ img/s, " + LEFT, lines[1][1])
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,8 @@ def test_the_file_holds_every_field_of_the_contract_and_the_table_compares_frame
     answer = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert "test_train" in answer.stdout
-    found = records(pytester.path / "out.json")
-    record = found["test_train[ddp-tests.tiny_models:tiny-2gpu]"]
+    by_case = records(pytester.path / "out.json")
+    record = by_case["test_train[ddp-tests.tiny_models:tiny-2gpu]"]
     assert record["schema"] == 1
     assert {
         "framework",

@@ -108,8 +108,9 @@ def test_the_share_of_a_worker_that_dies_is_measured_by_another(
     result = run(
         "-n", "2", "--dnn-parallel", "--dnn-launches", "2", *options, "--benchmark-json", "out.json"
     )
-    found = json.loads((pytester.path / "out.json").read_text())["benchmarks"]
-    assert [len(one["extra_info"]["dnnbench"]["launches"]) for one in found] == [2, 2, 2]
+    benchmarks = json.loads((pytester.path / "out.json").read_text())["benchmarks"]
+    kept = [benchmark["extra_info"]["dnnbench"] for benchmark in benchmarks]
+    assert [len(record["launches"]) for record in kept] == [2, 2, 2]
     result.stdout.fnmatch_lines(["*worker 'gw1' crashed while running*"])
     result.assert_outcomes(passed=3, failed=1)
 

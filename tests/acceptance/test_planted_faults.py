@@ -30,13 +30,14 @@ def test_each_fault_fails_its_own_case_and_says_why(
     assert set(session(tmp_path, PLANTED, *QUICK, planted=False).values()) == {None}
     every: tuple[Fault, ...] = (*PLANTED, UNSYNCHRONISED)
     failures = session(tmp_path, every, *QUICK, "--dnn-baseline", "latest", planted=True)
-    found = verdicts(tmp_path)
+    verdict_of = verdicts(tmp_path)
     assert {
-        fault.name: caught(fault, failures[fault.name], found.get(fault.name)) for fault in every
+        fault.name: caught(fault, failures[fault.name], verdict_of.get(fault.name))
+        for fault in every
     } == {fault.name: True for fault in every}
     slow = failures["slower20"]
     assert slow is not None
     assert "step_time_s" in slow
     assert "measured again in 3 fresh launches: " in slow
     assert "resident_peak_bytes: baseline " in (failures["hoards"] or "")
-    assert found["slower20"]["confirmation"] is not None
+    assert verdict_of["slower20"]["confirmation"] is not None

@@ -67,8 +67,8 @@ def test_a_session_interrupted_in_its_second_round_is_finished_and_merged(
     second.stdout.fnmatch_lines(["*3 launches are taken from*", "launches measured: 3"])
     assert not journal.exists()
     records = [
-        one["extra_info"]["dnnbench"]
-        for one in json.loads((pytester.path / "out.json").read_text())["benchmarks"]
+        benchmark["extra_info"]["dnnbench"]
+        for benchmark in json.loads((pytester.path / "out.json").read_text())["benchmarks"]
     ]
     assert [len(record["launches"]) for record in records] == [3, 3]
     ends = kept[0]["reports"][0]["step_end_s"]

@@ -155,14 +155,14 @@ def test_a_steady_case_outweighs_a_noisy_one() -> None:
 
 def test_places_that_cannot_be_measured_are_skipped_and_stay_possible() -> None:
     machine = Machine({"case": {5: -0.03}}, broken={4: "no build", 5: "no build", 6: "session"})
-    search, told = new_search(10), list[Progress]()
-    ending = run_search(search, machine.compare, lambda: None, told.append)
+    search, reported = new_search(10), list[Progress]()
+    ending = run_search(search, machine.compare, lambda: None, reported.append)
     assert isinstance(ending, Ending)
     assert (ending.settled, ending.best.before, ending.best.at) == (True, 3, 7)
     assert set(search.unmeasurable) <= {4, 5, 6}
     assert search.unmeasurable[5] == "no build"
     assert "status 4" in search.unmeasurable.get(6, "status 4")
-    skipped = [each.skipped.place for each in told if each.skipped]
+    skipped = [each.skipped.place for each in reported if each.skipped]
     assert len(skipped) == len(set(skipped)) == len(search.unmeasurable), "each is tried once"
 
 

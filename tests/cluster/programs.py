@@ -33,6 +33,19 @@ def kill_agent_on(rank: int) -> None:
     dist.barrier()
 
 
+def kill_agent_at_once(place: Place, rank: int) -> None:
+    """The same outside any process group, while others may still be starting."""
+    if place.rank == rank:
+        os.kill(_parent_of(os.getppid()), signal.SIGKILL)
+    time.sleep(60)
+
+
+def sign(place: Place, folder: str) -> int:
+    """Each rank says that it runs."""
+    with open(os.path.join(folder, f"rank{place.rank}"), "w"):
+        return place.rank
+
+
 def stop_agent_on(rank: int, file: str) -> None:
     """One rank stops the agent of its node, and says who it is; the others wait for it."""
     if dist.get_rank() == rank:
@@ -48,8 +61,8 @@ def tell_and_exchange(folder: str) -> None:
     for step in range(100_000):
         dist.all_reduce(torch.ones(1000))
         if step == 3:
-            with open(os.path.join(folder, f"rank{dist.get_rank()}"), "w") as told:
-                told.write(f"{os.getpid()} {os.getppid()} {_parent_of(os.getppid())}")
+            with open(os.path.join(folder, f"rank{dist.get_rank()}"), "w") as file:
+                file.write(f"{os.getpid()} {os.getppid()} {_parent_of(os.getppid())}")
         time.sleep(0.01)
 
 

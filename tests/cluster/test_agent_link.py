@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,11 +14,18 @@ from typing import Any
 
 import pytest
 
+from pytest_dnnbench.controller import agent_link, agent_process, remote_node
 from pytest_dnnbench.controller import agent_messages as say
 from pytest_dnnbench.controller.agent import end_agent
 from pytest_dnnbench.controller.agent_link import AGENT, AgentLink
+from pytest_dnnbench.controller.cluster import Cluster
 from pytest_dnnbench.controller.engines import Prefix
+from pytest_dnnbench.controller.machine import detect
+from pytest_dnnbench.controller.node_placement import NodePlacements
+from pytest_dnnbench.controller.remote_node import RemoteNode
 from pytest_dnnbench.errors import LaunchError
+from pytest_dnnbench.proc import descendants_of
+from pytest_dnnbench.session.nodes import hello
 from tests.rank.test_server_faults import wait_for
 
 # Waits for a file, then answers every request; says "done" of all but pings.
@@ -35,6 +43,8 @@ while data := os.read(0, 1 << 20):
         told = say.framed(say.Terminated("SIGTERM")) if isinstance(request, say.Look) else b""
         os.write(1, told + say.framed(reply))
 """
+
+WAIT_S = 1.5
 
 PATIENCE_S = 120.0
 """A reply comes at once; half of this is far more than a busy machine takes."""
@@ -121,6 +131,55 @@ def test_a_reply_that_came_with_an_interrupting_message_is_not_lost(tmp_path: Pa
         begun = time.monotonic()
         assert link.answer(token, say.Done, PATIENCE_S).token == token
         assert time.monotonic() - begun < PATIENCE_S / 2
+
+
+@pytest.fixture
+def out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """Four nodes whose engine's commands neither answer nor end. Each of the waits is WAIT_S
+    long."""
+    for module, name in (
+        *((agent_link, "ANSWER_S"), (agent_process, "END_S")),
+        *((remote_node, "CONNECT_S"), (remote_node, "LEAST_CONNECT_S")),
+    ):
+        monkeypatch.setattr(module, name, 0.01 if name == "LEAST_CONNECT_S" else WAIT_S)
+    stuck = tmp_path / "stuck.py"
+    stuck.write_text("import time\ntime.sleep(60)\n")
+    names = ("n1", "n2", "n3", "n4")
+    engine = Prefix(names, (sys.executable, str(stuck), "{command}"))
+    said = hello((), device="cpu", timed=False, lease_timeout_s=60)
+    nodes = [RemoteNode(name, engine, lambda: said) for name in names]
+    for node in nodes:
+        node.welcome = say.Welcome(
+            1, version="", machine=detect("cpu"), addresses={}, speeds={}, boot_id="",
+            hostname="", pid=1,
+        )  # fmt: skip
+    return Cluster(nodes, ranks_per_node=1)
+
+
+def test_nodes_that_are_out_of_reach_are_closed_side_by_side(out_of_reach: Cluster) -> None:
+    """Each one's command is waited for and killed, then the one that is to end its agent."""
+    for node in out_of_reach.nodes:
+        assert isinstance(node, RemoteNode)
+        node.start()
+        node.link.agent_pid = 1 << 22  # the command that would end it never gets there
+    begun = time.monotonic()
+    out_of_reach.close()
+    assert 2 * WAIT_S <= time.monotonic() - begun < 4 * 2 * WAIT_S, "not one after the other"
+    assert not [thread.name for thread in threading.enumerate() if "dnnbench-end" in thread.name]
+    assert not descendants_of(os.getpid())
+
+
+def test_nodes_that_are_out_of_reach_are_waited_for_only_once(out_of_reach: Cluster) -> None:
+    """A launch of one rank: each node takes the place of the one before it."""
+    begun = time.monotonic()
+    with (
+        pytest.raises(LaunchError, match=r"needs 1 nodes and 0 of 4 are left: node n1 was lost"),
+        NodePlacements(out_of_reach, 10)(1),
+    ):
+        pass
+    assert WAIT_S <= time.monotonic() - begun < 4 * WAIT_S, "not one after the other"
+    assert list(out_of_reach.lost) == ["n1", "n2", "n3", "n4"]
+    out_of_reach.close()
 
 
 def test_only_an_agent_is_ended_by_its_number() -> None:

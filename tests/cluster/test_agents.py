@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,31 @@ def test_a_killed_agent_fails_its_launch_by_name_and_the_next_one_starts_anew(
     assert (it.value.node, it.value.rank) == ("n2", 1)
     assert "rank 1 of 2 ran there" in str(it.value)
     assert ranks(two_agents).run(rank_programs.sum_of_ranks) == [1, 1]
+
+
+def test_an_agent_that_a_rank_kills_at_once_is_named_with_its_rank(two_agents: Cluster) -> None:
+    """While the clocks of the nodes are still being read."""
+    job = ranks(two_agents)
+    with pytest.raises(NodeLost, match=r"node n2 was lost: .*rank 1 of 2 ran there"):
+        job.launch("tests.cluster.programs:kill_agent_at_once", 1)
+    assert job.run(rank_programs.sum_of_ranks) == [1, 1]
+
+
+def test_a_node_that_is_late_to_start_its_rank_keeps_no_other_waiting(
+    two_agents: Cluster, tmp_path: Path
+) -> None:
+    job = ranks(two_agents)
+    job.run(rank_programs.sum_of_ranks)
+    (late,) = descendants_of(agents(two_agents)[0])  # n1's fork server
+    with ThreadPoolExecutor() as launching:
+        os.kill(late, signal.SIGSTOP)
+        try:
+            answers = launching.submit(job.launch, "tests.cluster.programs:sign", str(tmp_path))
+            wait_for(lambda: (tmp_path / "rank1").exists())
+            assert not (tmp_path / "rank0").exists()
+        finally:
+            os.kill(late, signal.SIGCONT)
+        assert answers.result() == [0, 1]
 
 
 def test_a_stopped_agent_fails_its_launch_within_its_time_out(

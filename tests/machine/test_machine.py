@@ -123,10 +123,10 @@ def test_what_is_found_follows_from_the_noise_of_the_launches() -> None:
     noise = learn_noise([100 * math.exp(rng.gauss(0, 0.01)) for _ in range(40)])
     assert noise is not None
     assert noise.launch_sd == pytest.approx(0.01, rel=0.25)
-    found = findings(noise)
-    for smaller, larger in zip(found[1:], found, strict=False):
+    remarks = findings(noise)
+    for smaller, larger in zip(remarks[1:], remarks, strict=False):
         assert smaller.side_by_side < larger.side_by_side
-    five = found[1]
+    five = remarks[1]
     # (2.33 + 1.65) standard errors of a difference of two medians of five, and some for the dof.
     assert five.side_by_side == pytest.approx(
         3.98 * noise.launch_sd * math.sqrt(2 * 0.287), rel=0.1

@@ -63,9 +63,11 @@ def test_a_result_of_slow_code_does_not_pass_the_time_out(
 
 
 def test_a_result_that_is_too_large_is_refused_on_the_rank(one_rank: Ranks) -> None:
-    with pytest.raises(UsageError, match=r"the result takes .* bytes; at most 268,435,456") as told:
+    with pytest.raises(
+        UsageError, match=r"the result takes .* bytes; at most 268,435,456"
+    ) as raised:
         one_rank.run(fault_programs.large_result, MOST_BYTES[PICKLED] + 1)
-    assert "write it to a file and return its path" in str(told.value)
+    assert "write it to a file and return its path" in str(raised.value)
 
 
 def test_a_result_that_cannot_be_pickled_is_told(one_rank: Ranks) -> None:
@@ -93,9 +95,9 @@ def test_plain_data_is_decoded_as_the_type_that_was_asked_for(one_rank: Ranks) -
     ],
 )
 def test_a_forged_frame_is_a_clear_failure(one_rank: Ranks, frame: bytes, message: str) -> None:
-    with pytest.raises(RankUnreadable) as told:
+    with pytest.raises(RankUnreadable) as raised:
         one_rank.run(fault_programs.forge, frame)
-    assert f"rank 0 of 1 sent {message}" in str(told.value)
+    assert f"rank 0 of 1 sent {message}" in str(raised.value)
 
 
 def test_a_frame_that_is_cut_off_is_a_crash_that_says_so(one_rank: Ranks) -> None:
@@ -122,9 +124,9 @@ def test_causes_in_a_circle_are_told(one_rank: Ranks) -> None:
 
 
 def test_a_message_of_20_mib_is_cut_to_its_ends(one_rank: Ranks) -> None:
-    with pytest.raises(RankRaised) as told:
+    with pytest.raises(RankRaised) as raised:
         one_rank.run(fault_programs.raise_large_message, 20 << 20)
-    text = str(told.value)
+    text = str(raised.value)
     assert "raised ValueError: begin xxx" in text
     assert "xxx end" in text
     assert f"[... {(20 << 20) + 10 - MOST_MESSAGE:,} characters ...]" in text

@@ -96,10 +96,10 @@ def test_the_variables_that_decide_speed_are_facts() -> None:
 
 def test_a_long_value_is_bounded_and_still_told_from_another() -> None:
     begin = "a" * 10_000
-    (one,) = speed_variables({"NCCL_A": f"{begin}1"}).values()
+    (value,) = speed_variables({"NCCL_A": f"{begin}1"}).values()
     (other,) = speed_variables({"NCCL_A": f"{begin}2"}).values()
-    assert len(one) == len(other) == MOST_VALUE
-    assert one != other
+    assert len(value) == len(other) == MOST_VALUE
+    assert value != other
 
 
 def test_a_value_that_a_terminal_would_obey_is_recorded_as_text() -> None:

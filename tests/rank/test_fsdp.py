@@ -93,6 +93,14 @@ def test_validation_is_proven(server: ForkServer) -> None:
     assert prove(server, request(TINY, 2, "validate")).checked == ["logits in float32", "logits"]
 
 
+def test_weights_of_the_root_are_freed_after_validation(server: ForkServer) -> None:
+    """They stay whole after a pass without gradients, and the fingerprint reads them: NumPy must
+    not, or torch could not free them for the check that follows."""
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=180)
+    reports: list[RankReport] = ranks.launch(MEASURE, request(GPT, 2, "validate"))
+    assert reports[0].fingerprint == reports[1].fingerprint != ""
+
+
 def test_mixed_precision_is_proven_at_its_own_bound(server: ForkServer) -> None:
     asked = request(GPT, 2, param_dtype="bf16", reduce_dtype="fp32", reshard="yes")
     evidence = prove(server, asked)

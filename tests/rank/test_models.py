@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_dnnbench.catalog import DEFAULT_MODELS, MODELS, OF_ANY_SIZE, OF_LARGE_IMAGES, Catalog
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.catalog.models import (
+    DEFAULT_MODELS,
+    OF_ANY_SIZE,
+    OF_LARGE_IMAGES,
+    TORCHVISION_MODELS,
+)
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.models import build_model, example_images
 
@@ -130,14 +136,14 @@ except RuntimeError as error:
 @pytest.mark.parametrize("name", ["alexnet", "vit_b_16", "inception_v3"])
 def test_a_classifier_that_does_not_take_mnists_images_says_so(name: str) -> None:
     with pytest.raises(UsageError, match="not take MNIST's images of 28 pixels: give --dnn-image-"):
-        build_model(MODELS[name], 28)
+        build_model(TORCHVISION_MODELS[name], 28)
 
 
 def test_every_classifier_of_torchvision_has_a_name() -> None:
     models = importlib.import_module("torchvision.models")
     names = models.list_models(module=models)
-    assert set(names) == set(MODELS)
-    assert {MODELS[name] for name in MODELS} == OF_ANY_SIZE | OF_LARGE_IMAGES
+    assert set(names) == set(TORCHVISION_MODELS)
+    assert set(TORCHVISION_MODELS.values()) == OF_ANY_SIZE | OF_LARGE_IMAGES
     assert not OF_ANY_SIZE & OF_LARGE_IMAGES
 
 

@@ -135,9 +135,11 @@ def test_what_is_no_step_is_refused(server: ForkServer, asked: FunctionRequest, 
 
 
 def test_a_rank_that_cannot_be_made_is_named(server: ForkServer) -> None:
-    with pytest.raises(RankRaised, match=r"rank 1 of 2 raised OSError .*no such shard: 1") as info:
+    with pytest.raises(
+        RankRaised, match=r"rank 1 of 2 raised OSError .*no such shard: 1"
+    ) as raised:
         measured(server, request("fails_on_rank_1"))
-    assert info.value.rank_phase == "build"
+    assert raised.value.rank_phase == "build"
 
 
 def test_a_right_step_passes_its_check(server: ForkServer) -> None:

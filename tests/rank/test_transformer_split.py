@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_dnnbench.catalog import IMAGE_CLASSIFIERS, Catalog
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.catalog.models import IMAGE_CLASSIFIERS
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.models import factory_of
 from pytest_dnnbench.rank.transformer_split import transformer_split

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.catalog import OWN_MODELS, Catalog
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.catalog.models import OWN_MODELS
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
 from pytest_dnnbench.controller.rank_launcher import PROVE

@@ -70,11 +70,11 @@ def test_programs_get_every_value_and_change(
 ) -> None:
     metrics = "throughput,allocated_peak_bytes"
     assert main(["history", str(storage), "--json", "--metric", metrics]) == 0
-    data = json.loads(capsys.readouterr().out)
-    speed, memory = data["histories"]
+    output = json.loads(capsys.readouterr().out)
+    speed, memory = output["histories"]
     assert len(speed["values"]) == len(speed["sessions"]) == 28
     (change,) = speed["changes"]
-    assert data["sessions"][change["from"]]["file"] == f"{STEP:04}_night.json"
+    assert output["sessions"][change["from"]]["file"] == f"{STEP:04}_night.json"
     assert change["interval"][0] < change["change"] < change["interval"][1] < 0
     assert change["worse"] is True
     assert memory["changes"] == []

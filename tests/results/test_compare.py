@@ -52,8 +52,8 @@ def test_json_is_for_programs_and_markdown_for_people(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*pair(tmp_path, level=0.7), "--json"]) == 1
-    data = json.loads(capsys.readouterr().out)
-    assert data["verdicts"][NAME]["metrics"]["throughput"]["status"] == "regressed"
+    output = json.loads(capsys.readouterr().out)
+    assert output["verdicts"][NAME]["metrics"]["throughput"]["status"] == "regressed"
     assert main([*pair(tmp_path, level=0.7), "--markdown"]) == 1
     shown = capsys.readouterr().out
     assert shown.startswith("### Benchmarks: regressed")

@@ -18,7 +18,7 @@ from pytest_dnnbench.results.statistics.decision import (
 from pytest_dnnbench.results.statistics.noise import EXACT, Noise
 
 # 1% between launches, 0.5% between sessions, well known.
-KNOWN = Noise(0.01, 100, 0.005, 50, "learnt", 20, 60)
+NOISE = Noise(0.01, 100, 0.005, 50, "learnt", 20, 60)
 STEADY = (0.99, 1.0, 1.01)
 ALPHA = 1e-4
 
@@ -28,7 +28,7 @@ def session(level: float, spread: tuple[float, ...] = STEADY) -> list[float]:
 
 
 def call(
-    now: list[float], better: Better = "higher", noise: Noise | None = KNOWN, limit: float = 0.03
+    now: list[float], better: Better = "higher", noise: Noise | None = NOISE, limit: float = 0.03
 ) -> Decision:
     return decide(now, [session(100)] * 5, better=better, limit=limit, alpha=ALPHA, noise=noise)
 
@@ -110,7 +110,7 @@ def test_a_session_noisier_than_was_learnt_is_not_called() -> None:
 def test_a_suspicion_that_fresh_launches_do_not_repeat_is_noise() -> None:
     def twice(first: list[float], again: list[float]) -> Decision:
         return confirm(
-            first, again, [session(100)] * 5, better="higher", limit=0.03, alpha=ALPHA, noise=KNOWN
+            first, again, [session(100)] * 5, better="higher", limit=0.03, alpha=ALPHA, noise=NOISE
         )
 
     assert twice(session(94), session(94)).status == "regressed"
@@ -123,14 +123,14 @@ def test_more_launches_confirm_what_a_few_only_suspect() -> None:
     assert call(session(96.6)).status == "noisy"
     history = [session(100)] * 5
     sure = confirm(
-        session(96.6), session(96.6), history, better="higher", limit=0.03, alpha=ALPHA, noise=KNOWN
+        session(96.6), session(96.6), history, better="higher", limit=0.03, alpha=ALPHA, noise=NOISE
     )
     assert sure.status == "regressed"
 
 
 def test_an_absolute_limit_is_held_against_the_interval() -> None:
     def bound(now: list[float], better: Better = "higher") -> Decision:
-        return decide_bound(now, better=better, bound=3000.0, alpha=ALPHA, noise=KNOWN)
+        return decide_bound(now, better=better, bound=3000.0, alpha=ALPHA, noise=NOISE)
 
     assert bound(session(3300)).status == "ok"
     assert bound(session(3010)).status == "noisy"
@@ -139,7 +139,7 @@ def test_an_absolute_limit_is_held_against_the_interval() -> None:
     assert bound(session(2700), "lower").status == "ok"
     assert bound(session(3300), "lower").status == "regressed"
     twice = confirm_bound(
-        session(2700), session(3100), better="higher", bound=3000.0, alpha=ALPHA, noise=KNOWN
+        session(2700), session(3100), better="higher", bound=3000.0, alpha=ALPHA, noise=NOISE
     )
     assert twice.status == "noisy"
 

@@ -11,7 +11,7 @@ from pytest_dnnbench.results.statistics.design import (
 from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import Noise
 
-KNOWN = Noise(0.01, 1000, 0.0, 1000, "learnt")
+NOISE = Noise(0.01, 1000, 0.0, 1000, "learnt")
 ALPHA = alpha_per_test(0.01, 36)
 
 
@@ -22,8 +22,8 @@ def test_a_sessions_rate_is_shared_by_its_tests() -> None:
 
 
 def test_a_difference_of_two_medians_of_three() -> None:
-    assert precision(KNOWN, 3, [3]).error == pytest.approx(0.01 * (2 * 0.44867) ** 0.5)
-    assert precision(KNOWN, 1).error == 0.01
+    assert precision(NOISE, 3, [3]).error == pytest.approx(0.01 * (2 * 0.44867) ** 0.5)
+    assert precision(NOISE, 1).error == 0.01
 
 
 def test_noise_between_sessions_is_not_averaged_away_by_launches() -> None:
@@ -50,7 +50,7 @@ def test_reach_and_below_agree() -> None:
 
 
 def planned(
-    effect: float = 0.05, noise: Noise = KNOWN, limit: float = 0.03, confirmation: bool = True
+    effect: float = 0.05, noise: Noise = NOISE, limit: float = 0.03, confirmation: bool = True
 ) -> int | None:
     return launches_for(
         effect, noise, limit=limit, alpha=ALPHA, history=[3] * 5, confirmation=confirmation

@@ -101,6 +101,11 @@ WHERE = "benchmarks.0.extra_info.dnnbench"
             -3,
             r"thresholds.throughput.relative: -3.0 is not",
         ),
+        (
+            f"{WHERE}.thresholds.throughput.absolute",
+            -3000.0,
+            r"thresholds.throughput.absolute: -3000.0 is not finite and above zero",
+        ),
         ("benchmarks", {}, r"Expected `array`, got `object` - at `\$.benchmarks`"),
         ("benchmarks.0.fullname", "a\nb", r"fullname: 'a\\nb' is not the name of a case"),
         ("benchmarks.0.extra_info", {}, r"holds no case of pytest-dnnbench"),

@@ -208,9 +208,9 @@ def test_a_golden_file_reads_back_and_is_written_the_same(tmp_path: Path) -> Non
 
 def test_a_limit_written_by_hand_holds_and_survives_an_update(tmp_path: Path) -> None:
     path = golden(tmp_path).path
-    data = json.loads(path.read_text())
-    data["cases"][NAME]["metrics"]["throughput"]["limit"] = "-8% >=2000"
-    path.write_text(json.dumps(data))
+    content = json.loads(path.read_text())
+    content["cases"][NAME]["metrics"]["throughput"]["limit"] = "-8% >=2000"
+    path.write_text(json.dumps(content))
     assert main(["baseline", "update", str(path), str(save(tmp_path / "new.json"))]) == 0
     limit = read_golden(path).cases[NAME].limits["throughput"]
     assert (limit.relative, limit.absolute) == (-0.08, 2000)
@@ -242,22 +242,25 @@ def test_an_update_takes_no_unfit_session_and_accept_does_with_a_reason(tmp_path
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda data: data.update(dnnbench_golden=2), "dnnbench_golden is 2: this version reads 1"),
-        (lambda data: data.update(cades={}), "the key 'cades' is unknown"),
         (
-            lambda data: data["cases"][NAME].update(limt="-5%"),
+            lambda content: content.update(dnnbench_golden=2),
+            "dnnbench_golden is 2: this version reads 1",
+        ),
+        (lambda content: content.update(cades={}), "the key 'cades' is unknown"),
+        (
+            lambda content: content["cases"][NAME].update(limt="-5%"),
             r"cases\[.*\]: .*unknown field `limt`",
         ),
         (
-            lambda data: data["cases"][NAME]["metrics"]["step_time_s"].update(limit="-5%"),
+            lambda content: content["cases"][NAME]["metrics"]["step_time_s"].update(limit="-5%"),
             r"step_time_s=-5%.* would limit an improvement: lower is better, so write \+5%",
         ),
         (
-            lambda data: data["cases"][NAME]["metrics"]["step_time_s"].update(sessions=[[]]),
+            lambda content: content["cases"][NAME]["metrics"]["step_time_s"].update(sessions=[[]]),
             r"metrics.step_time_s.sessions: a session without a launch",
         ),
         (
-            lambda data: data["cases"][NAME]["metrics"]["step_time_s"]["noise"].update(
+            lambda content: content["cases"][NAME]["metrics"]["step_time_s"]["noise"].update(
                 launch_sd=-1
             ),
             r"metrics.step_time_s.noise: standard deviations are relative",
@@ -268,9 +271,9 @@ def test_a_slip_in_a_golden_file_is_named_with_its_place(
     tmp_path: Path, edit: object, message: str
 ) -> None:
     path = golden(tmp_path).path
-    data = json.loads(path.read_text())
-    edit(data)  # type: ignore[operator] # one of the lambdas above
-    path.write_text(json.dumps(data))
+    content = json.loads(path.read_text())
+    edit(content)  # type: ignore[operator] # one of the lambdas above
+    path.write_text(json.dumps(content))
     with pytest.raises(DataError, match=message):
         read_golden(path)
 

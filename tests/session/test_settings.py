@@ -5,7 +5,9 @@ from dataclasses import fields, replace
 import pytest
 
 from pytest_dnnbench.case import Case
-from pytest_dnnbench.catalog import FRAMEWORKS, MODELS, OWN_MODELS, Catalog, FrameworkSpec
+from pytest_dnnbench.catalog import Catalog, FrameworkSpec
+from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
+from pytest_dnnbench.catalog.models import OWN_MODELS, TORCHVISION_MODELS
 from pytest_dnnbench.controller.machine import Gpu, visible
 from pytest_dnnbench.controller.torch_build import installed_torch
 from pytest_dnnbench.errors import UsageError
@@ -287,7 +289,7 @@ def test_third_party_rows_replace_and_add() -> None:
     catalog = Catalog().with_rows([row], {"net": "my.nets:net"})
     assert catalog.framework("mine").missing() == ("no_such_module",)
     assert catalog.model("net") == "my.nets:net"
-    assert set(catalog.models) == {*MODELS, *OWN_MODELS, "net"}
+    assert set(catalog.models) == {*TORCHVISION_MODELS, *OWN_MODELS, "net"}
 
 
 @pytest.mark.parametrize(

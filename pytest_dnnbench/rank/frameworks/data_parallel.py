@@ -18,8 +18,11 @@ from torch import nn
 
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.rank import batches, group, rank_phase, reference
+from pytest_dnnbench.rank.batches import mapped, wide
+from pytest_dnnbench.rank.changed_inputs import copy_changed_inputs
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
     Rounding,
+    proof_batch,
     prove_training,
     prove_validation,
 )
@@ -33,7 +36,7 @@ from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimis
 from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workload import Batch, Share
-from pytest_dnnbench.rank.workload_checks import model_of, samples_of
+from pytest_dnnbench.rank.workload_checks import blocks_of, model_of, samples_of
 
 
 class DataParallelWorker(WorkloadWorker):
@@ -61,11 +64,17 @@ class DataParallelWorker(WorkloadWorker):
     runs_alone = True
     """Whether a rank can run the model without the others."""
 
+    keeps_inputs = False
+    """Whether `wrap` wraps blocks so that they may not change their inputs in place."""
+
     computes_in: Sequence[torch.dtype] = ()
     """Types that the framework itself casts weights or gradients to, when it is timed."""
 
     wide = False
     """Whether the model is built in double precision, for the proof."""
+
+    _copied_inputs: Sequence[str] = ()
+    """Blocks that would change their inputs in place, and get copies (changed_inputs.py)."""
 
     _samples = 0
     """In a minibatch of this rank."""
@@ -111,11 +120,27 @@ class DataParallelWorker(WorkloadWorker):
     def _build(self, *, wide: bool) -> None:
         self.wide = wide
         self.module = self.converted(self.fresh_module(self.place.rank, wide))
+        self._copied_inputs = self._copy_changed_inputs()
         form_module(self.module, self.case.form, self.workload)
         # What computes a rank's own forward pass: the module itself, or its compiled form.
         self.local = self.module if wide else compiled(self.module, self.case.form)
         self.model, self.optimizer = self.wrap(self.local, self.fresh_optimizer(self.module))
         self.rule = UpdateRule(self.workload, self.module, self.optimizer)
+
+    def _copy_changed_inputs(self) -> list[str]:
+        """Where the blocks of a step of training may not change their inputs: gives those that do
+        copies, and returns their names."""
+        if self.case.phase != "train" or not (self.keeps_inputs or self.case.form.checkpointing):
+            return []
+        batch = proof_batch(self, 0, 0)
+        inputs, _ = wide(batch) if self.wide else batch
+
+        def run(module: nn.Module) -> Any:
+            with self.computing():
+                return self.workload.forward(module, mapped(inputs, torch.clone))
+
+        blocks = blocks_of(self.workload, self.module)
+        return copy_changed_inputs(self.module, self.workload, blocks, run)
 
     def converted(self, module: nn.Module) -> nn.Module:
         """The model with layers of the framework's own in place of others, whose weights and
@@ -272,8 +297,9 @@ class DataParallelWorker(WorkloadWorker):
         return counts if self.place.rank == 0 else None
 
     def details(self) -> dict[str, object]:
-        """As Worker.details: the workload's."""
-        return self.workload.details()
+        """As Worker.details: the workload's, and the blocks that work on copies of their inputs."""
+        copied = {"copied_inputs": self._copied_inputs} if self._copied_inputs else {}
+        return {**self.workload.details(), **copied}
 
     def recheck(self) -> str | None:
         """As Worker.recheck: of the outputs of a forward pass."""

@@ -38,7 +38,7 @@ from pytest_dnnbench.rank.reference import (
     evaluated,
     evaluation_bounds,
 )
-from pytest_dnnbench.rank.rounding import Arithmetic, largest
+from pytest_dnnbench.rank.rounding import UNCERTAIN, Arithmetic, is_certain, largest
 from pytest_dnnbench.rank.step_forms import (
     graphs_compiled,
     laid_out,
@@ -53,10 +53,6 @@ PROOF_STEPS = 2
 
 CAPTURED_STEPS = 3
 """Of a step that is captured (step_graph.py): one as it is written, one captured, one replayed."""
-
-MOST_BOUND = 1e-3
-"""Of the gradients' tensors, the one that rounding moves least must be this certain. Otherwise a
-wrong step could not be told from rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +143,7 @@ class ProvenWorker(Protocol):
 def prove_training(worker: ProvenWorker) -> Correctness:
     """A step in the timed types, then PROOF_STEPS steps in float64; compares gradients, parameters,
     buffers and losses with those of the reference on the same global batch."""
-    arithmetic = _arithmetic(worker, _proof_batch(worker, 0, 0))
+    arithmetic = _arithmetic(worker, proof_batch(worker, 0, 0))
     timed: _TimedStep | None = _timed_step(worker)
     about = _about(worker, arithmetic)
     worker.build_wide()
@@ -234,7 +230,7 @@ class _TrainingProof:
             self._compare_timed(timed, exact, bounds)
             del exact
         bounds = self.reference.bounds(shards, passes, expected)
-        if timed is not None and not _is_certain(bounds.gradients, expected.gradients):
+        if timed is not None and not is_certain(bounds.gradients, expected.gradients):
             raise WrongResult(
                 RANDOM
                 if is_random(self.worker.workload, self.reference.model, shards[0][0])
@@ -317,7 +313,7 @@ class _TrainingProof:
 
     def explain_failures(self) -> None:
         """Adds, to a failed comparison, that the model is random, where it is."""
-        inputs, _ = wide(_proof_batch(self.worker, 0, 0))
+        inputs, _ = wide(proof_batch(self.worker, 0, 0))
         if self.comparison.failures and is_random(
             self.worker.workload, self.reference.model, inputs
         ):
@@ -334,25 +330,10 @@ RANDOM = (
 )
 
 
-UNCERTAIN = (
-    "rounding in float64 alone may move each of the model's gradients by more than"
-    f" {MOST_BOUND:.0e} of itself, so no step can be proven right: use a model or a batch that is"
-    " better conditioned (batch normalisation over more values, smaller first weights)"
-)
-
-
-def _is_certain(bounds: Mapping[str, float], expected: Tensors) -> bool:
-    """Whether there is a gradient that rounding in float64 moves little enough for a wrong step to
-    be told from a right one."""
-    sizes = {name: largest(tensor) for name, tensor in expected.items()}
-    parts = [bounds[name] / size for name, size in sizes.items() if size > 0]
-    return not parts or min(parts) <= MOST_BOUND
-
-
 def prove_validation(worker: ProvenWorker) -> Correctness:
     """Compares the outputs in evaluation mode with those of a plain module with rank 0's weights:
     in the timed types and in float64."""
-    batch, workload = _proof_batch(worker, 0, 0), worker.workload
+    batch, workload = proof_batch(worker, 0, 0), worker.workload
     arithmetic = _arithmetic(worker, batch)
     worker.build()
     timed = _evaluated(worker, batch)
@@ -466,7 +447,7 @@ def proof_size(worker: ProvenWorker) -> int:
 def _shards(worker: ProvenWorker, index: int) -> list[Batch]:
     """The minibatches of a step, `passes` for each shard, shard by shard."""
     shards = worker.shards * worker.passes
-    return [_proof_batch(worker, shard, index) for shard in range(shards)]
+    return [proof_batch(worker, shard, index) for shard in range(shards)]
 
 
 def _own(worker: ProvenWorker, shards: list[Batch]) -> list[Batch]:
@@ -475,7 +456,7 @@ def _own(worker: ProvenWorker, shards: list[Batch]) -> list[Batch]:
     return [laid_out(batch, worker.case.form) for batch in own]
 
 
-def _proof_batch(worker: ProvenWorker, shard: int, index: int) -> Batch:
+def proof_batch(worker: ProvenWorker, shard: int, index: int) -> Batch:
     """A minibatch in the types of the workload."""
     return synthetic_batch(
         worker.workload,

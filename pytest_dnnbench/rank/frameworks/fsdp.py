@@ -21,6 +21,7 @@ from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
 from pytest_dnnbench.rank.fused_parts import update_parts
 from pytest_dnnbench.rank.workload import Workload
+from pytest_dnnbench.rank.workload_checks import blocks_of
 
 TYPES = {"none": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -37,6 +38,7 @@ class FsdpWorker(DataParallelWorker):
     """Shards the workload's blocks one by one, and what is left with the root."""
 
     runs_alone = False
+    keeps_inputs = True
 
     def __init__(self, place: Place, request: RunRequest) -> None:
         super().__init__(place, request)
@@ -115,7 +117,8 @@ def shard_blocks(
     """Shards a module in place over the ranks of a mesh: the workload's blocks one by one, and what
     is left with the root; each parameter along the dimension that `along` gives, or the first.
     Returns the names of the blocks. Raises UsageError."""
-    blocks = [name for name in workload.blocks(module) if _has_parameters(module, name)]
+    names = blocks_of(workload, module)
+    blocks = [name for name in names if any(True for _ in module.get_submodule(name).parameters())]
     _check_types(module, blocks)
     for part in (*map(module.get_submodule, blocks), module):
         fully_shard(
@@ -126,17 +129,6 @@ def shard_blocks(
             mp_policy=types,
         )
     return blocks
-
-
-def _has_parameters(module: nn.Module, name: str) -> bool:
-    try:
-        block = module.get_submodule(name)
-    except AttributeError:
-        raise UsageError(
-            f"the workload's blocks name {name!r}, which the model does not have: return names of"
-            " its submodules"
-        ) from None
-    return next(block.parameters(), None) is not None
 
 
 def _check_types(module: nn.Module, blocks: Iterable[str]) -> None:

@@ -73,6 +73,7 @@ class TpWorker(DataParallelWorker):
         self.width = int(options.get("ranks", 0)) or place.world_size
         self.replicas = place.world_size // self.width
         self.shares_out = self.replicas > 1 and options.get("replicas", "fsdp") == "fsdp"
+        self.keeps_inputs = self.shares_out
         self.shares_sequence = bool(options.get("sequence", False))
         self.reshard = RESHARD[str(options.get("reshard", "auto"))]
         if self.device.type == "cuda":

@@ -66,19 +66,10 @@ class TorchRuntime:
         """`stages` are all stages of the model, alike on every rank; `clip_norm` limits the norm of
         the gradients of all of them together; `ties` are the weights that several of them have.
         Raises PlanError if their number or that of the ranks does not fit the pipelines."""
-        if len(stages) != pipelines.stages:
-            raise PlanError(
-                f"the model is cut into {len(stages)} stages, {pipelines.framework} needs"
-                f" {pipelines.stages}"
-            )
-        layout = pipelines.layout
-        if place.world_size != layout.world_size:
-            raise PlanError(
-                f"the pipelines take {layout.world_size} ranks, there are {place.world_size}"
-            )
+        _check_numbers(pipelines, len(stages), place)
         self.pipelines = pipelines
         self.device = torch.device(place.device)
-        self.place, self.replica = layout.place(place.rank)
+        self.place, self.replica = pipelines.layout.place(place.rank)
         self.passes = Passes(self.device)
         self.group, replicas = _groups(pipelines, place)
         self._modules = {
@@ -93,17 +84,12 @@ class TorchRuntime:
             for number, stage in self._torch_stages.items():
                 share_out(number, stage, replicas, self.device.type)
         self._loss, self._precision = loss, precision
+        modules = self._modules.values()
         self._parameters = [
-            parameter
-            for module in self._modules.values()
-            for parameter in module.parameters()
-            if parameter.requires_grad
+            weight for module in modules for weight in module.parameters() if weight.requires_grad
         ]
-        self._optimisers = [
-            made
-            for module in self._modules.values()
-            if (made := _optimiser(optimiser, module, pipelines.shares_out)) is not None
-        ]
+        optimisers = [_optimiser(optimiser, module, pipelines.shares_out) for module in modules]
+        self._optimisers = [each for each in optimisers if each is not None]
         # Parts of one stage count once each, on all ranks of the job.
         counting = None if pipelines.shares_out else self.group
         self._limit = NormLimit(clip_norm, counting) if clip_norm is not None else None
@@ -346,6 +332,17 @@ class TorchRuntime:
                 self.device,
                 nullcontext if training else torch.no_grad,
             )
+
+
+def _check_numbers(pipelines: Pipelines, stages: int, place: Place) -> None:
+    """Raises PlanError where the number of stages or of ranks does not fit the pipelines."""
+    if stages != pipelines.stages:
+        raise PlanError(
+            f"the model is cut into {stages} stages, {pipelines.framework} needs {pipelines.stages}"
+        )
+    needed = pipelines.layout.world_size
+    if place.world_size != needed:
+        raise PlanError(f"the pipelines take {needed} ranks, there are {place.world_size}")
 
 
 def _groups(

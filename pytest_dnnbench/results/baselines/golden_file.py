@@ -75,20 +75,20 @@ def is_golden(content: bytes) -> bool:
 def read_golden(path: Path) -> Golden:
     """Reads a golden file. Raises DataError naming the file and the place of the first thing that
     is wrong."""
-    data = check_json(path, read_bytes(path, MOST_BYTES))
-    if not isinstance(data, dict) or KEY not in data:
+    content = check_json(path, read_bytes(path, MOST_BYTES))
+    if not isinstance(content, dict) or KEY not in content:
         raise DataError(f"{path} is not a golden file: it has no {KEY!r}")
-    if data[KEY] != GOLDEN_SCHEMA:
+    if content[KEY] != GOLDEN_SCHEMA:
         raise DataError(
-            f"{path}: {KEY} is {data[KEY]!r}: this version reads {GOLDEN_SCHEMA};"
+            f"{path}: {KEY} is {content[KEY]!r}: this version reads {GOLDEN_SCHEMA};"
             " update pytest-dnnbench"
         )
-    if unknown := sorted(set(data) - {KEY, "machine", "accepted", "cases"}):
+    if unknown := sorted(set(content) - {KEY, "machine", "accepted", "cases"}):
         raise DataError(f"{path}: the key {unknown[0]!r} is unknown")
     golden = Golden(path)
-    machine = _read(path, "machine", data.get("machine", {}), dict[str, Any])
-    golden.accepted = _read(path, "accepted", data.get("accepted", []), list[GoldenAcceptance])
-    for name, entry in _read(path, "cases", data.get("cases", {}), dict[str, Any]).items():
+    machine = _read(path, "machine", content.get("machine", {}), dict[str, Any])
+    golden.accepted = _read(path, "accepted", content.get("accepted", []), list[GoldenAcceptance])
+    for name, entry in _read(path, "cases", content.get("cases", {}), dict[str, Any]).items():
         if not name or not name.isprintable():
             raise DataError(f"{path}: cases: {name!r} is not the name of a case")
         golden.cases[name] = _read_case(path, f"cases[{name}]", entry, machine)

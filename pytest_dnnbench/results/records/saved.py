@@ -6,6 +6,7 @@ imported.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import NoReturn
 
@@ -219,6 +220,11 @@ def check_record(record: Record, place: str) -> None:
         if limit.relative is not None and not -1 < limit.relative < 1:
             raise DataError(
                 f"{place}.thresholds.{name}.relative: {limit.relative!r} is not between -1 and 1"
+            )
+        if limit.absolute is not None and not 0 < limit.absolute < math.inf:
+            raise DataError(
+                f"{place}.thresholds.{name}.absolute: {limit.absolute!r} is not finite and above"
+                " zero"
             )
 
 

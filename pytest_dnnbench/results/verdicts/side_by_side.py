@@ -240,9 +240,9 @@ def other_side_of(
         return OtherSide(side=side, failure=failure)
     before, after = a.values(), b.values()
     figures = {name: each.per_launch for name, each in after.items()}
-    reasons_of = {name: no_ratio(name, before, after) for name in questions.metrics}
     reasons = [launch.conditions.disturbed for launch in b.launches]
-    disturbed = sum(map(bool, either([each.conditions.disturbed for each in a.launches], reasons)))
+    reasons_a = [launch.conditions.disturbed for launch in a.launches]
+    disturbed = sum(map(bool, either(reasons_a, reasons)))
     decided = {} if failure else questions.decisions.get(case, {})
     return OtherSide(
         side=msgspec.structs.replace(side, differences=_with_facts(side.differences, a, b)),
@@ -264,14 +264,22 @@ def other_side_of(
         must_match=dict(b.environment.must_match),
         recorded=dict(b.environment.recorded),
         checked=dict(b.correctness.largest_deviation),
-        uncompared={
-            name: why
-            for name, why in reasons_of.items()
-            if why and (name in before or name in after) and not failure
-        },
+        uncompared={} if failure else _uncompared(questions.metrics, before, after),
         failure=failure,
         breakdown=breakdown_of(b.launches),
     )
+
+
+def _uncompared(
+    metrics: Iterable[str], before: Mapping[str, Figures], after: Mapping[str, Figures]
+) -> dict[str, str]:
+    """Why metrics that were asked for, and that a side has, were not compared."""
+    reasons = {name: no_ratio(name, before, after) for name in metrics}
+    return {
+        name: reason
+        for name, reason in reasons.items()
+        if reason and (name in before or name in after)
+    }
 
 
 def _with_facts(differences: Sequence[str], a: Measurement, b: Measurement) -> list[str]:
