@@ -99,8 +99,8 @@ def record_of(pytester: pytest.Pytester) -> dict[str, Any]:
 def test_a_slower_side_b_is_called_and_fails_its_case_also_after_an_interruption(
     bench: Any, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """B sleeps three times as long, and has a variable of its own. The session is stopped in the middle
-    of its second round and continued."""
+    """B sleeps three times as long, and has a variable of its own. The session is stopped in the
+    middle of its second round and continued."""
     write_model(pytester, "b", 0.3)
     against = (
         *("--dnn-against-path", "b", "--dnn-against-env", "DNNL_MAX_CPU_ISA=AVX2"),
