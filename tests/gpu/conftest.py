@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_dnnbench.controller.leases import VARIABLE as LEASES
 from pytest_dnnbench.controller.machine import detect
-from tests.conftest import LEASES, USERS_GPUS, USERS_LEASES
+from tests.conftest import USERS_GPUS, USERS_LEASES
 from tests.gpu.sessions import Session, run_session
 
 HERE = Path(__file__).parent
