@@ -9,8 +9,8 @@ works on a copy of what it changes, as a function that is not in place would mak
 blocks take their inputs as they are.
 
 Which blocks these are shows in a trial: a pass of the plain model, in which every tensor counts its
-changes. Not here: which parts are blocks (workload.py), how they are wrapped (step_forms.py,
-frameworks/fsdp.py).
+changes. Not here: which parts are blocks (workloads/workload.py), how they are wrapped
+(step_forms.py, frameworks/fsdp.py).
 """
 
 from collections import defaultdict
@@ -22,11 +22,11 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.batches import mapped
 from pytest_dnnbench.rank.lone_forward import outputs_of
-from pytest_dnnbench.rank.model_copy import copied
 from pytest_dnnbench.rank.randomness import NoRandomness
-from pytest_dnnbench.rank.workload import Workload, tensors_of
+from pytest_dnnbench.rank.workloads.batches import mapped
+from pytest_dnnbench.rank.workloads.model_copy import copied
+from pytest_dnnbench.rank.workloads.workload import Workload, tensors_of
 
 Pass = Callable[[nn.Module], Any]
 """Runs a model once and returns its output."""

@@ -32,7 +32,7 @@ from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.collective_costs import measured_costs
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
 from pytest_dnnbench.rank.profiling.profiler import Effort, parts_over_whole
-from pytest_dnnbench.rank.workload_factory import workload_of
+from pytest_dnnbench.rank.workloads.factory import workload_of
 from pytest_dnnbench.step_form import StepForm
 
 _FORMS = ("memory_format", "fused", "accumulate", "cudnn_benchmark")

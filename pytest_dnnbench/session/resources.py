@@ -38,7 +38,7 @@ from pytest_dnnbench.session.other_side import this_side
 from pytest_dnnbench.session.settings import Settings
 from pytest_dnnbench.text_file import TextFile, find_text
 
-DOWNLOAD = "pytest_dnnbench.rank.data:download"
+DOWNLOAD = "pytest_dnnbench.rank.workloads.mnist:download"
 
 
 class LaunchKeeper(Protocol):

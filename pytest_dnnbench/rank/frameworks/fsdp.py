@@ -20,8 +20,8 @@ from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
 from pytest_dnnbench.rank.fused_parts import update_parts
-from pytest_dnnbench.rank.workload import Workload
-from pytest_dnnbench.rank.workload_checks import blocks_of
+from pytest_dnnbench.rank.workloads.checks import blocks_of
+from pytest_dnnbench.rank.workloads.workload import Workload
 
 TYPES = {"none": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.model_copy import copied
 from pytest_dnnbench.rank.profiling.fx_calls import calls, constant_of
+from pytest_dnnbench.rank.workloads.model_copy import copied
 
 
 @dataclass(frozen=True, slots=True)
