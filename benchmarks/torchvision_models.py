@@ -1,12 +1,18 @@
 """All of torchvision's classifiers: which can be traced, profiled, planned, cut and run in stages.
 
     python -m benchmarks.torchvision_models [MODEL ...] [--minute 60] [--most-parameters 150]
+    python -m benchmarks.torchvision_models --run [MODEL ...] [--image-size 64] [--stages 2]
 
 A row per model, at the smallest size of 28 and 224 pixels that it takes: operators, seconds to
 trace and to profile (one repetition, 2 images), the plan for two workers in two stages, and one
 training step of the two stages in turn, compared with the whole model's gradients parameter by
 parameter in float64. A model that does not get there says why; one that takes longer than a minute
 to trace and profile is left where it is. Exit status 1 where a model that fits fails.
+
+With `--run`, each model is planned, proven and timed for two steps on two CPU ranks under
+`pipedream` instead (torchvision_ranks.py), in two stages or, with `--stages 1`, as two replicas of
+one. A row says how much of its bound the largest deviation of the proof uses up, or why the model
+did not run.
 """
 
 import argparse
@@ -20,6 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from benchmarks.torchvision_ranks import outcomes
 from pytest_dnnbench.catalog.models import OF_LARGE_IMAGES, TORCHVISION_MODELS
 from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.planner.predict import even_plan
@@ -64,7 +71,12 @@ def main() -> int:
     parser.add_argument("models", nargs="*", default=list(TORCHVISION_MODELS))
     parser.add_argument("--minute", type=float, default=60.0, help="seconds to trace and profile")
     parser.add_argument("--most-parameters", type=float, default=150.0, help="millions")
+    parser.add_argument("--run", action="store_true", help="on two CPU ranks, under pipedream")
+    parser.add_argument("--image-size", type=int, default=64, help="with --run: pixels, at least")
+    parser.add_argument("--stages", default="2", help="with --run: as --dnn-stages")
     options = parser.parse_args()
+    if options.run:
+        return _run(options)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # as a rank has; on a busy machine, two wait for each other
     print("model                size   ops trace s profile s plan  deviation reason", flush=True)
@@ -76,6 +88,29 @@ def main() -> int:
     planned = sum(bool(row.shape) for row in rows)
     print(f"{len(rows)} models, {planned} planned and cut, {steps} proven in two stages")
     return int(any(row.fails for row in rows))
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Runs the models that are small enough, smallest first, and prints a row of each."""
+    millions = {name: _millions(name) for name in options.models}
+    small = [name for name in options.models if millions[name] <= options.most_parameters]
+    small.sort(key=millions.__getitem__)
+    print("model                size      s plan  bound reason", flush=True)
+    ran = 0
+    for outcome in outcomes(small, options.image_size, options.stages):
+        ran += not outcome.reason
+        print(outcome, flush=True)
+    print(f"{len(options.models)} models, {len(small)} small enough, {ran} proven and timed")
+    return int(ran < len(small))
+
+
+def _millions(name: str) -> float:
+    """Millions of parameters of a model, as torchvision's table of published weights has them."""
+    # Here and not above: `rank.models` prepares the import of torchvision.
+    from torchvision.models import get_model_weights
+
+    weights = next(iter(get_model_weights(name)))
+    return float(weights.meta["num_params"]) / 1e6
 
 
 def _row(name: str, minute: float, most_parameters: float) -> Row:

@@ -291,6 +291,17 @@ class Deep(nn.Module):
         return self.head(self.pool(self.body(self.stem(images))).flatten(1))
 
 
+class Chaotic(Base):
+    """Doubles a difference sixty times over: rounding makes anything of its gradients."""
+
+    def forward(self, images: torch.Tensor) -> Any:
+        """Logits."""
+        value = torch.sigmoid(self.features(images))
+        for _ in range(60):
+            value = 4 * value * (1 - value)
+        return self.head(value)
+
+
 class NoGrad(Base):
     """Never trains its stem. A trace forgets that."""
 

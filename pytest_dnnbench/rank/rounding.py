@@ -276,6 +276,26 @@ def bounds_of(
     }
 
 
+MOST_BOUND = 1e-3
+"""Of a step's gradients, the tensor that rounding moves least must be this certain. Otherwise a
+wrong step could not be told from rounding."""
+
+UNCERTAIN = (
+    "rounding in float64 alone may move each of the model's gradients by more than"
+    f" {MOST_BOUND:.0e} of itself, so no step can be proven right: use a model or a batch that is"
+    " better conditioned (larger images, so that batch normalisation has more values; smaller"
+    " first weights)"
+)
+
+
+def is_certain(bounds: Mapping[str, float], gradients: Mapping[str, torch.Tensor]) -> bool:
+    """Whether there is a gradient that rounding moves little enough for a wrong step to be told
+    from a right one; true where none is but zeros."""
+    sizes = {name: largest(tensor) for name, tensor in gradients.items()}
+    parts = [bounds[name] / size for name, size in sizes.items() if size > 0]
+    return not parts or min(parts) <= MOST_BOUND
+
+
 def furthest(errors: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """By name, the largest of several errors; not a number where one is none."""
     most: dict[str, float] = {}

@@ -42,6 +42,18 @@ def test_host_work_that_a_trace_loses_is_refused(server: ForkServer) -> None:
         prove(server, 2, stages="2", model=f"{AWKWARD}:Sleeping")
 
 
+def test_a_pipeline_of_which_nothing_can_be_proven_is_refused(server: ForkServer) -> None:
+    """Its bounds would let any gradients pass, those of a wrong pipeline too."""
+    with pytest.raises(WrongResult, match=r"stage 0: rounding in float64 alone may move each"):
+        prove(
+            server,
+            2,
+            stages="2",
+            model=f"{AWKWARD}:Chaotic",
+            worker="tests.pipeline.faulty_workers:StaleByOne",
+        )
+
+
 @pytest.mark.parametrize("model", ["Base", "Deep", "Permuting"])
 @pytest.mark.parametrize(
     ("fault", "gpus", "stages"),

@@ -70,6 +70,12 @@ def test_the_proof_passes(server: ForkServer, stages: str) -> None:
     gpus = sum(map(int, stages.split("-"))) if "-" in stages else 2
     evidence = prove(server, gpus, stages=stages)
     assert evidence.checked == TRAINED
+    assert evidence.about["rows of a minibatch"] == 16
+
+
+def test_a_model_without_batch_normalisation_is_proven_on_few_images(server: ForkServer) -> None:
+    evidence = prove(server, 2, stages="2", model=f"{MODELS}:lopsided")
+    assert evidence.about["rows of a minibatch"] == 4
 
 
 @pytest.mark.parametrize("framework", ["pipedream-2bw", "pipedream-flush"])

@@ -36,7 +36,7 @@ from pytest_dnnbench.rank.reference import (
     evaluated,
     evaluation_bounds,
 )
-from pytest_dnnbench.rank.rounding import Arithmetic, largest
+from pytest_dnnbench.rank.rounding import UNCERTAIN, Arithmetic, is_certain, largest
 from pytest_dnnbench.rank.step_forms import (
     graphs_compiled,
     laid_out,
@@ -53,10 +53,6 @@ PROOF_STEPS = 2
 
 CAPTURED_STEPS = 3
 """Of a step that is captured (step_graph.py): one as it is written, one captured, one replayed."""
-
-MOST_BOUND = 1e-3
-"""Of the gradients' tensors, the one that rounding moves least must be this certain. Otherwise a
-wrong step could not be told from rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +230,7 @@ class _TrainingProof:
             self._compare_timed(timed, exact, bounds)
             del exact
         bounds = self.reference.bounds(shards, passes, expected)
-        if timed is not None and not _is_certain(bounds.gradients, expected.gradients):
+        if timed is not None and not is_certain(bounds.gradients, expected.gradients):
             raise WrongResult(
                 RANDOM
                 if is_random(self.worker.workload, self.reference.model, shards[0][0])
@@ -332,21 +328,6 @@ RANDOM = (
     " replaced by their means; draw random numbers with torch only, so that the proof can switch"
     " them off"
 )
-
-
-UNCERTAIN = (
-    "rounding in float64 alone may move each of the model's gradients by more than"
-    f" {MOST_BOUND:.0e} of itself, so no step can be proven right: use a model or a batch that is"
-    " better conditioned (batch normalisation over more values, smaller first weights)"
-)
-
-
-def _is_certain(bounds: Mapping[str, float], expected: Tensors) -> bool:
-    """Whether there is a gradient that rounding in float64 moves little enough for a wrong step to
-    be told from a right one."""
-    sizes = {name: largest(tensor) for name, tensor in expected.items()}
-    parts = [bounds[name] / size for name, size in sizes.items() if size > 0]
-    return not parts or min(parts) <= MOST_BOUND
 
 
 def prove_validation(worker: ProvenWorker) -> Correctness:

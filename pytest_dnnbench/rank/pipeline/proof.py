@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.case import Scalar
+from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.comparison import Comparison
@@ -36,6 +37,7 @@ from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
 from pytest_dnnbench.rank.rounding import (
     FLOAT64,
+    UNCERTAIN,
     Arithmetic,
     EveryOperatorRounds,
     widened_by_type,
@@ -184,6 +186,7 @@ RANDOM = (
 
 def _about(proven: Proven) -> dict[str, Scalar]:
     about: dict[str, Scalar] = {"dtype": "float64", "weights": weight_types(proven.model())}
+    about["rows of a minibatch"] = len(proven.batch(0)[0])
     if proven.form.changed:
         about["form"] = proven.form.label
     return about
@@ -273,6 +276,8 @@ def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison)
         done += minibatches
         losses = _trained(runtime, proven.schedule, batches)
         expected = _losses(reference.run(batches), losses)
+        if reference.uncertain_stages:
+            raise WrongResult(_why_uncertain(proven, reference.uncertain_stages))
         bounds, when = _shared(reference), f"after run {number}"
         for stage, module in runtime.modules.items():
             _compare(stage, module, runtime.replica, reference, bounds, comparison, when)
@@ -280,6 +285,13 @@ def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison)
         comparison.add("loss", losses, expected, _numbered(bounds.losses), rank)
     runtime.close()
     return done
+
+
+def _why_uncertain(proven: Proven, stages: Sequence[int]) -> str:
+    """Why nothing can be proven of some stages: a random model, or one that is ill-conditioned."""
+    if is_random(proven.workload, proven.model(wide=True), wide(proven.batch(0))[0]):
+        return RANDOM
+    return f"stage {stages[0]}: {UNCERTAIN}"
 
 
 def _prove_own_update(proven: Proven, assembled: Assembled, comparison: Comparison) -> None:

@@ -35,6 +35,7 @@ from pytest_dnnbench.rank.rounding import (
     Drift,
     EveryOperatorRounds,
     furthest,
+    is_certain,
     largest,
     moved_by,
     moved_weights,
@@ -67,7 +68,9 @@ class _StageState:
     """A stage in the reference, by the model's names: its weights by version, newest last; the
     buffers of each replica; the momentum; the sum of the next update's gradients.
 
-    The errors are how far rounding may move the sum of the gradients and the buffers.
+    The errors are how far rounding may move the sum of the gradients and the buffers. `is_certain`
+    is whether the gradients of the first minibatch tell a wrong stage from a right one, where they
+    have been measured.
     """
 
     weights: list[Named]
@@ -79,6 +82,7 @@ class _StageState:
     minibatches: int = 0
     last_gradients: Named = field(default_factory=dict)
     last_errors: Errors = field(default_factory=dict)
+    is_certain: bool | None = None
     first_gradients: Named = field(default_factory=dict)
     first_errors: Errors = field(default_factory=dict)
 
@@ -237,11 +241,25 @@ class PipelineReference:
         errors: Errors = {}
         if self.arithmetic is not None:
             errors = self._measure(minibatch, batch, loss, gradients, buffers, self.arithmetic)
+            self._note_certainty(gradients, errors, self.arithmetic)
         for state in self.states:
             place = minibatch % len(state.buffers)
             state.buffers[place] = {name: buffers[name] for name in state.buffers[place]}
             state.add(gradients, errors)
         return loss
+
+    def _note_certainty(self, gradients: Named, errors: Errors, arithmetic: Arithmetic) -> None:
+        """Of the first minibatch: later ones meet weights that rounding has moved by themselves."""
+        for state in self.states:
+            if state.is_certain is None:
+                own = {name: gradients[name] for name in state.weights[-1] if name in gradients}
+                bounds = {name: arithmetic.factor * errors[name] for name in own}
+                state.is_certain = is_certain(bounds, own)
+
+    @property
+    def uncertain_stages(self) -> list[int]:
+        """The stages of whose gradients rounding in the arithmetic may make anything."""
+        return [number for number, state in enumerate(self.states) if state.is_certain is False]
 
     def _pass(self, minibatch: int, batch: Batch) -> tuple[float, Named, Named]:
         """Loss, gradients and buffers after one pass of the whole model."""
