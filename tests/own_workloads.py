@@ -135,6 +135,25 @@ class Words(Workload):
         return tokens[:, :-1], tokens[:, 1:]
 
 
+class TiedWords(Words):
+    """The head is a layer of its own, whose weight is the embedding's."""
+
+    def model(self) -> nn.Module:
+        """A bag of words with a head."""
+        return _Tied()
+
+
+class _Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.mix = nn.Embedding(17, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 17, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.mix(self.table(tokens).cumsum(1))))  # type: ignore[no-any-return] # a module's call
+
+
 def words() -> Workload:
     """A workload of a function that does not say what it returns."""
     return Words()

@@ -32,6 +32,7 @@ from pytest_dnnbench.errors import DataError, DnnbenchError, UsageError
 from pytest_dnnbench.harmless import say
 from pytest_dnnbench.metrics import METRICS, THROUGHPUT
 from pytest_dnnbench.results.statistics.paired import FIRST_LOOK, MOST_ROUNDS
+from pytest_dnnbench.results.verdicts.side_by_side import NOT_OF_A_PAIR
 
 STATE = Path(".benchmarks") / "dnnbench-bisect.json"
 INTERRUPTED = 130
@@ -126,8 +127,11 @@ def _new(options: argparse.Namespace, pytests: list[str]) -> Search:
 
 
 def _check_metric(options: argparse.Namespace) -> None:
+    if why := NOT_OF_A_PAIR.get(options.metric):
+        raise UsageError(f"--metric {options.metric} cannot be searched for: {why}")
     if options.metric not in METRICS:
-        raise UsageError(f"--metric {options.metric}: choose from {', '.join(METRICS)}")
+        choices = ", ".join(name for name in METRICS if name not in NOT_OF_A_PAIR)
+        raise UsageError(f"--metric {options.metric}: choose from {choices}")
     if options.smallest is None and METRICS[options.metric].tolerance is None:
         raise UsageError(
             f"--metric {options.metric}: by default no change of it matters: say which does, as in"

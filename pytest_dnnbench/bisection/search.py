@@ -38,6 +38,7 @@ from pytest_dnnbench.results.statistics.change_search import (
     steps,
 )
 from pytest_dnnbench.results.statistics.paired import PairDecision, decide_pairs, pair_prior
+from pytest_dnnbench.results.verdicts.side_by_side import NOT_OF_A_PAIR
 
 _SPARE = 20
 """Sessions beyond those of a bisection without noise, unless the user says how many."""
@@ -177,9 +178,8 @@ def _refuse(search: Search, result: Measured) -> None:
     if result.failures:
         case, why = next(iter(result.failures.items()))
         raise CannotMeasure(search.places[-1], f"{case}: {why}")
-    raise UsageError(
-        f"no case has the metric {search.metric}: choose from {', '.join(sorted(result.metrics))}"
-    )
+    choices = ", ".join(sorted(result.metrics - NOT_OF_A_PAIR.keys()))
+    raise UsageError(f"no case has the metric {search.metric}: choose from {choices}")
 
 
 def _weight(logs: list[float]) -> float:

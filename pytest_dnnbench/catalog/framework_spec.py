@@ -23,19 +23,36 @@ class FrameworkOption:
     default: Scalar
     about: str
     choices: tuple[str, ...] = ()
+    at_least: float | None = None
+    at_most: float | None = None
 
     @property
     def wanted(self) -> str:
         """Its values, in words."""
         words = {bool: "True or False", int: "a whole number", float: "a number"}
-        return ", ".join(self.choices) or words.get(type(self.default), "text or a number")
+        bounds = ""
+        if self.at_least is not None:
+            bounds += f" of at least {self.at_least:g}"
+        if self.at_most is not None:
+            bounds += f"{' and' if bounds else ' of'} at most {self.at_most:g}"
+        kind = words.get(type(self.default), "text or a number")
+        return ", ".join(self.choices) or kind + bounds
 
     def takes(self, value: object) -> bool:
         """Whether it may have a value, by its choices or its kind."""
         if self.choices:
             return value in self.choices
         kinds: dict[type, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
-        return type(value) in kinds.get(type(self.default), (str, int, float))
+        if type(value) not in kinds.get(type(self.default), (str, int, float)):
+            return False
+        return isinstance(value, str) or _within(value, self.at_least, self.at_most)
+
+
+def _within(value: object, at_least: float | None, at_most: float | None) -> bool:
+    """Whether a number, which may be NaN, lies within the bounds that there are."""
+    assert isinstance(value, (int, float))
+    above = at_least is None or value >= at_least
+    return above and (at_most is None or value <= at_most)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ _PIPELINE_REASONS = {
 }
 
 _PREDICTION = "pytest_dnnbench.rank.prediction:predict"
+_MOST_MIB, _MOST_MS = 1e6, 1e6
+"""Far beyond any use, and what is made of them is still a number to the libraries."""
 _REPLICAS = {"dp": ""}
 _PIPELINES = {"pp": "stages", **_REPLICAS}
 
@@ -145,6 +147,8 @@ FRAMEWORKS = (
                 "ddp-bucket-mb",
                 25.0,
                 "MiB of gradients that are exchanged together",
+                at_least=1e-6,  # a byte
+                at_most=_MOST_MIB,
             ),
             FrameworkOption(
                 "static_graph",
@@ -167,7 +171,11 @@ FRAMEWORKS = (
                 ("none", "fp16", "bf16", "powersgd"),
             ),
             FrameworkOption(
-                "powersgd_rank", "ddp-powersgd-rank", 1, "of the matrices that powersgd exchanges"
+                "powersgd_rank",
+                "ddp-powersgd-rank",
+                1,
+                "of the matrices that powersgd exchanges",
+                at_least=1,
             ),
             FrameworkOption(
                 "sync_batchnorm",
@@ -193,12 +201,16 @@ FRAMEWORKS = (
                 "horovod-fusion-mb",
                 128.0,
                 "MiB of gradients fused into one exchange",
+                at_least=0,
+                at_most=_MOST_MIB,
             ),
             FrameworkOption(
                 "cycle_time_ms",
                 "horovod-cycle-ms",
                 1.0,
                 "milliseconds between two rounds of exchange",
+                at_least=0,
+                at_most=_MOST_MS,
             ),
             FrameworkOption(
                 "compression",
@@ -215,6 +227,7 @@ FRAMEWORKS = (
                 "horovod-passes",
                 1,
                 "backward passes per exchange and update",
+                at_least=1,
             ),
         ),
         axes=_REPLICAS,

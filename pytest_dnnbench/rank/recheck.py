@@ -40,8 +40,13 @@ def recheck(worker: ProvenWorker) -> str | None:
     minibatches = [_minibatch(worker, shard) for shard in shards]
     own = worker.shard if joins else 0
     reference = worker.fresh_module(worker.place.rank, wide=True)
-    held = worker.module.state_dict()
-    reference.load_state_dict({name: whole(tensor) for name, tensor in held.items()})
+    state = worker.module.state_dict()
+    for (
+        name,
+        tensor,
+    ) in state.items():  # in its place: a state has versions, which a plain dict lacks
+        state[name] = whole(tensor)
+    reference.load_state_dict(state)
     timed, types = _timed_outputs(worker, minibatches[own])
     outputs = outputs_of(workload, timed)
     inputs = joined([wide(batch)[0] for batch in minibatches])

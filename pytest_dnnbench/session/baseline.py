@@ -24,6 +24,7 @@ from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.verdicts.foresight import foresee
 from pytest_dnnbench.session import benchmark_file, marks, state
 from pytest_dnnbench.session.resources import resources
+from pytest_dnnbench.session.selection import is_chosen
 
 _DESELECTED = "dnnbench-deselected"
 
@@ -213,10 +214,21 @@ class SessionBaseline:
         """Cases of the baseline that this session was to run and did not measure."""
         if self._baseline is None or not benchmark_file.is_timed(self._config):
             return []
+        left_out = self.left_out()
+        return [
+            name for name in self._baseline.names() if name not in measured and name not in left_out
+        ]
+
+    def left_out(self) -> list[str]:
+        """Cases of the baseline that the user left out on purpose: by an option of pytest that
+        deselects, by naming other files or tests, or by --lf, which skips whole files unasked."""
+        if self._baseline is None:
+            return []
+        only_failed = bool(self._config.getoption("lf", False))
         return [
             name
             for name in self._baseline.names()
-            if name not in measured and name not in self.deselected
+            if only_failed or name in self.deselected or not is_chosen(name, self._config)
         ]
 
     def _refuse_overwriting(self, flag: str, wanted: str) -> None:

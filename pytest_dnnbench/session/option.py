@@ -27,8 +27,9 @@ class Option:
 
     `ini` is its type there, where that is not `kind`. `measured`: it changes what is measured, so
     an interrupted session is continued only with the same value. `repeated`: each use of it on the
-    command line, and each line in the ini file, adds one value, commas and all. `without_value` is
-    what the flag alone means, where it may stand alone.
+    command line, and each line in the ini file, adds one value, commas and all. `adds_up`: the
+    lists of several uses on the command line are one list; of any other option the last use
+    stands. `without_value` is what the flag alone means, where it may stand alone.
     """
 
     name: str
@@ -37,10 +38,12 @@ class Option:
     about: str
     choices: tuple[str, ...] = ()
     at_least: float | None = None
+    at_most: float | None = None
     ini: Any = None
     measured: bool = True
     without_value: str | None = None
     repeated: bool = False
+    adds_up: bool = False
 
     @property
     def flag(self) -> str:
@@ -81,7 +84,20 @@ class Option:
             raise UsageError(f"{place} {value!r} is unknown: choose from {choices}")
         if self.at_least is not None and not value >= self.at_least:
             raise UsageError(f"{place} is {value}: it must be at least {self.at_least:g}")
+        if self.at_most is not None and not value <= self.at_most:
+            raise UsageError(f"{place} is {value}: it must be at most {self.at_most:.10g}")
         return value
+
+    def of_command_line(self, given: Any) -> Any:
+        """What pytest has of the command line, as `parse` takes it; None where the user has not
+        given it. Raises UsageError for an empty text: mostly a shell's variable that is not set,
+        which must not take a baseline or a limit away in silence."""
+        if given is None or given == []:
+            return None
+        texts = given if isinstance(given, list) else [given]
+        if any(isinstance(text, str) and not text.strip(" ,") for text in texts):
+            raise UsageError(f"{self.flag} is empty: give a value, or leave it out")
+        return ",".join(given) if self.adds_up and isinstance(given, list) else given
 
 
 def option(kind: type, default: Any, about: str, **more: Any) -> Any:
@@ -105,7 +121,7 @@ def add_options(parser: pytest.Parser, options: Iterable[Option]) -> None:
         shown = option.help.replace("%", "%%")
         if option.kind is bool:
             about |= {"action": "store_true", "help": shown}
-        elif option.repeated:
+        elif option.repeated or option.adds_up:
             about |= {"action": "append", "metavar": "X", "help": shown}
         else:
             about |= {"metavar": "X", "help": shown}
@@ -128,7 +144,13 @@ def framework_options(frameworks: Iterable[FrameworkSpec]) -> list[Option]:
             takers.setdefault(row.flag, []).append(framework.name)
     return [
         Option(
-            flag, type(row.default), row.default, f"{_all(takers[flag])}: {row.about}", row.choices
+            flag,
+            type(row.default),
+            row.default,
+            f"{_all(takers[flag])}: {row.about}",
+            row.choices,
+            row.at_least,
+            row.at_most,
         )
         for flag, row in rows.items()
     ]

@@ -51,6 +51,9 @@ two environments to compare."""
 EFFECT = 0.05
 """The change that --dnn-launches auto is to detect, unless it says which."""
 
+MOST_SEED = 2**32 - 1
+"""NumPy takes no larger seed. A rank's own lies a little above it, which torch takes."""
+
 ALL = "all"
 """Stands for every framework of the catalog, also those that do not run by default."""
 
@@ -237,7 +240,7 @@ class Settings:
         at_least=0,
         measured=False,
     )
-    seed: int = option(int, 0, "seed of weights, data and shuffling", at_least=0)
+    seed: int = option(int, 0, "seed of weights, data and shuffling", at_least=0, at_most=MOST_SEED)
     baseline: str | None = option(
         str,
         None,
@@ -256,6 +259,7 @@ class Settings:
         (),
         "environment facts allowed to differ from the baseline's, as in driver,torch",
         measured=False,
+        adds_up=True,
     )
     require_baseline: bool = option(
         bool, False, "fail every case that has no usable baseline", measured=False
@@ -265,6 +269,7 @@ class Settings:
         (),
         "limits as METRIC=LIMIT, as in throughput=-5%,allocated_peak_bytes<=6GiB",
         measured=False,
+        adds_up=True,
     )
     confirm: int | None = option(
         int,
@@ -354,6 +359,7 @@ class Settings:
         (),
         "fail where the other side is worse by more, as METRIC=LIMIT: throughput=-3%",
         measured=False,
+        adds_up=True,
     )
     framework_options: dict[str, dict[str, Scalar]] = field(default_factory=dict)
     effect: float | None = None

@@ -42,7 +42,7 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     values["prediction_error"] = _percentage(values["prediction_error"])
     _choose_steps_or_window(config, values)
     limits = next(option for option in OPTIONS if option.name == "limits")
-    values["limits"] = limits.parse(config.getoption(limits.key) or ())
+    values["limits"] = limits.parse(limits.of_command_line(config.getoption(limits.key)) or ())
     values["ini_limits"] = limits.parse(config.getini(limits.key) or ())
     settings = Settings(**values, framework_options=_read_framework_options(config, catalog))
     _check(settings, catalog.behind(settings.path))
@@ -105,7 +105,7 @@ def _check(settings: Settings, catalog: Catalog) -> None:
 
 def _value(config: pytest.Config, option: Option) -> Any:
     places = {
-        "": config.getoption(option.key),
+        "": option.of_command_line(config.getoption(option.key)),
         f"{option.key} in the ini file": config.getini(option.key),
     }
     for place, given in places.items():

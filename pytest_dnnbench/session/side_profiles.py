@@ -47,7 +47,7 @@ def _profiled(record: Record, a: CaseRun, b: CaseRun) -> Profiles:
         order = (order[1], order[0])
     for side in order:
         note_troubles(record, launches[side])
-    return {side: breakdown_of(launches[side]) for side in order}
+    return {side: breakdown_of(launches[side], FEWEST) for side in order}
 
 
 def note_troubles(record: Record, launches: list[Launch]) -> None:

@@ -32,8 +32,8 @@ def _counts(records: Mapping[str, Record], against: SessionBaseline) -> list[str
     lines = [f"verdicts against {baseline.name or 'nothing'}: {counts}"]
     if not baseline.names():
         lines.append("NO BASELINE: no stored session is usable; save one with --benchmark-autosave")
-    if left_out := [name for name in baseline.names() if name in against.deselected]:
-        lines.append(f"deselected cases of the baseline: {len(left_out)}")
+    if left_out := [name for name in against.left_out() if name not in records]:
+        lines.append(f"cases of the baseline left out on purpose: {len(left_out)}")
     return lines
 
 

@@ -215,7 +215,7 @@ class Verdicts:
             return
         if record.breakdown is None or len(record.breakdown.launches) < FEWEST:
             try:
-                record.breakdown = breakdown_of(again(FEWEST, profiled=True).launches)
+                record.breakdown = breakdown_of(again(FEWEST, profiled=True).launches, FEWEST)
             except DnnbenchError as error:  # the verdict stands all the same
                 record.why = unexplained(f"the profiled launches failed: {one_line(error)}")
                 return

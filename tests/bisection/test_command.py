@@ -171,6 +171,14 @@ def test_a_skipped_commit_is_said_and_tried_again_when_asked(
         (["--repository", "/", "--good", "a", "--bad", "b", "--", "x"], "--repository /: "),
         ([*COMMITS, "--metric", "speed", "--", "x"], "--metric speed: choose from throughput"),
         ([*COMMITS, "--metric", "bus_bandwidth", "--", "x"], "as in --smallest 3%"),
+        (
+            [*COMMITS, "--metric", "speedup", "--smallest", "3%", "--", "x"],
+            "--metric speedup cannot be searched for: it is divided by `single` of the session",
+        ),
+        (
+            [*COMMITS, "--metric", "yardstick_s", "--smallest", "3%", "--", "x"],
+            "it is the speed of the machine, which both sides share",
+        ),
         (["--resume"], "there is no search to continue"),
         (["--resume", "--", "x"], "leave the rest out"),
         (["--resume", "--build", "make"], "leave the rest out"),

@@ -128,6 +128,15 @@ def test_what_stages_that_update_at_different_times_cannot_do_is_refused(
         prove(server, gpus, model=f"tests.pipeline.token_workloads:{model}", stages=str(gpus))
 
 
+def test_validation_of_a_workload_that_clips_is_proven(server: ForkServer) -> None:
+    """No stage updates, so that none does at another time."""
+    model = "tests.pipeline.token_workloads:Clipped"
+    assert prove(server, 2, model=model, stages="2", phase="validate").checked == [
+        "validation in float32",
+        "validation",
+    ]
+
+
 def test_a_real_model_with_dropout_and_stochastic_depth_passes(server: ForkServer) -> None:
     assert prove(server, 2, stages="2", model="efficientnet_b0").checked == TRAINED
 

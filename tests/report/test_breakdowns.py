@@ -73,6 +73,17 @@ def test_the_job_is_the_mean_of_its_ranks_and_the_median_of_its_launches() -> No
 def test_disturbed_launches_count_only_where_there_is_no_other() -> None:
     assert len(entry_of(launch(6, 6), launch(9, 9, disturbed="load")).launches) == 1
     assert len(entry_of(launch(9, 9, disturbed="load")).launches) == 1
+    assert entry_of(launch(6, 6), launch(9, 9, disturbed="load")).left_out == 1
+
+
+def test_an_explanation_takes_disturbed_launches_before_it_has_too_few() -> None:
+    fresh = [launch(6, 6), launch(9, 9, disturbed="load")]
+    entry = breakdown_of(fresh, fewest=2)
+    assert entry is not None
+    assert (len(entry.launches), entry.left_out) == (2, 0)
+    entry = breakdown_of([*fresh, launch(7, 7)], fewest=2)
+    assert entry is not None
+    assert (len(entry.launches), entry.left_out) == (2, 1)
 
 
 def test_without_a_profile_of_every_rank_there_is_no_breakdown() -> None:

@@ -20,6 +20,7 @@ from pytest_dnnbench.results.statistics.paired import (
     signs_agree,
 )
 from pytest_dnnbench.results.verdicts.side_by_side import (
+    NOT_OF_A_PAIR,
     Compared,
     Questions,
     against_limits,
@@ -178,7 +179,20 @@ def test_limits_of_the_other_side_are_changes() -> None:
     assert compared["resident_peak_bytes"].limit is None
     assert "allocated_peak_bytes" not in compared
     with pytest.raises(UsageError, match="give the bound to --dnn-limits"):
-        against_limits(["throughput=>=3000"], "--dnn-against-limits")
+        against_limits(["throughput>=3000"], "--dnn-against-limits")
+
+
+@pytest.mark.parametrize("metric", NOT_OF_A_PAIR)
+def test_a_limit_that_no_pair_can_be_held_to_is_refused(metric: str) -> None:
+    sign = "-" if METRICS[metric].better == "higher" else "+"
+    with pytest.raises(UsageError, match=f"{metric} cannot be compared: it|{metric} .*: most"):
+        against_limits([f"{metric}={sign}3%"], "--dnn-against-limits")
+    assert against_limits([f"{metric}=off"], "")[metric].off
+
+
+def test_a_limit_on_a_metric_that_the_device_has_not_is_kept_to_be_told_of() -> None:
+    limits = against_limits(["allocated_peak_bytes=+1%"], "--dnn-against-limits")
+    assert compared_metrics("cpu", limits)["allocated_peak_bytes"] == Compared(0.01, 0.01)
 
 
 def test_pairs_within_the_granularity_of_a_metric_are_alike() -> None:

@@ -16,7 +16,7 @@ Rows = dict[tuple[Part, str], list[list[float]]]
 """Milliseconds by part and operator, for each launch those of each rank."""
 
 
-def breakdown(rows: Rows, calls: float = 1.0) -> BreakdownEntry:
+def breakdown(rows: Rows, calls: float = 1.0, left_out: int = 0) -> BreakdownEntry:
     """A breakdown whose parts have these operators and nothing else."""
     launches = next(iter(rows.values()))
     ranks = [
@@ -39,6 +39,7 @@ def breakdown(rows: Rows, calls: float = 1.0) -> BreakdownEntry:
         parts_over_step=1.0,
         launches=ranks,
         operators=operators,
+        left_out=left_out,
     )
 
 
@@ -133,6 +134,20 @@ def test_what_cannot_be_explained_says_so(
     )
     assert why.causes == []
     assert doubt in why_lines(why)[0]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "fix"),
+    [
+        (0, "which shows no spread: profile at least 2 launches"),
+        (1, "spread: 1 more launch was disturbed and left out; profile more launches, or on an"),
+        (2, "2 more launches were disturbed and left out; profile more launches, or on an idle"),
+    ],
+)
+def test_launches_that_were_left_out_as_disturbed_are_named(left_out: int, fix: str) -> None:
+    whole = breakdown({("compute", "mm"): alone(4, 4)})
+    [line] = why_lines(explain(whole, breakdown({("compute", "mm"): alone(9)}, 1.0, left_out)))
+    assert fix in line
 
 
 def test_an_operator_that_the_baseline_does_not_list_may_have_taken_as_much_as_its_least() -> None:

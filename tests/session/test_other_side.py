@@ -111,6 +111,7 @@ def test_what_differs_is_listed_torch_first(
         ("--dnn-against-env A=1 -n 2", "*leave out pytest-xdist's -n*"),
         ("--dnn-against-limits throughput=-3%", "*needs another side*"),
         ("--dnn-against-env A=1 --dnn-against-limits throughput=>=3", "*has a bound*"),
+        ("--dnn-against-env A=1 --dnn-against-limits speedup=-3%", "*speedup cannot be compared*"),
     ],
 )
 def test_options_that_cannot_be_together_are_refused_before_anything_starts(

@@ -346,3 +346,69 @@ def test_an_option_that_several_frameworks_take_names_them() -> None:
     pipelines = [row.name for row in FRAMEWORKS if any(o.name == "stages" for o in row.options)]
     first = f"pipedream, pipedream-2bw, pipedream-flush and {len(pipelines) - 3} others: "
     assert about["--dnn-stages"].startswith(first)
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", " , "])
+@pytest.mark.parametrize(
+    "flag",
+    [*("baseline", "limits", "against", "against-env", "accept", "shapes", "frameworks"), "stages"],
+)
+def test_a_variable_of_the_shell_that_is_not_set_takes_nothing_away_in_silence(
+    pytester: pytest.Pytester, flag: str, text: str
+) -> None:
+    config = pytester.parseconfig(f"--dnn-{flag}={text}")
+    with pytest.raises(UsageError, match=f"--dnn-{flag} is empty: give a value, or leave it out"):
+        read_settings(config, Catalog())
+
+
+def test_an_empty_line_of_the_ini_file_is_none(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\ndnn_baseline =\ndnn_limits =\ndnn_batch_size =\n")
+    chosen = read_settings(pytester.parseconfig(), Catalog())
+    assert (chosen.baseline, chosen.ini_limits, chosen.batch_size) == (None, (), 0)
+
+
+def test_limits_and_facts_of_several_uses_add_up_and_other_options_keep_the_last(
+    pytester: pytest.Pytester,
+) -> None:
+    config = pytester.parseconfig(
+        *("--dnn-limits=throughput=-5%,speedup>=1", "--dnn-limits=resident_peak_bytes=+1%"),
+        *("--dnn-against-limits=throughput=-3%", "--dnn-against-limits=resident_peak_bytes=+2%"),
+        *("--dnn-compare-across=driver", "--dnn-compare-across=torch,cuda"),
+        *("--dnn-frameworks=single", "--dnn-frameworks=ddp"),
+    )
+    chosen = read_settings(config, Catalog())
+    assert chosen.limits == ("throughput=-5%", "speedup>=1", "resident_peak_bytes=+1%")
+    assert chosen.against_limits == ("throughput=-3%", "resident_peak_bytes=+2%")
+    assert chosen.compare_across == ("driver", "torch", "cuda")
+    assert chosen.frameworks == ("ddp",)
+
+
+@pytest.mark.parametrize(
+    ("framework", "option", "value", "wanted"),
+    [
+        ("ddp", "bucket_mb", 0.0, "a number of at least 1e-06 and at most 1e\\+06"),
+        ("ddp", "bucket_mb", float("nan"), "a number"),
+        ("ddp", "bucket_mb", float("inf"), "a number"),
+        ("ddp", "powersgd_rank", 0, "a whole number of at least 1"),
+        ("horovod", "cycle_time_ms", -1.0, "a number of at least 0 and at most"),
+        ("horovod", "fusion_threshold_mb", float("inf"), "a number"),
+        ("horovod", "backward_passes_per_step", 0, "a whole number of at least 1"),
+    ],
+)
+def test_a_number_out_of_bounds_is_refused_on_the_command_line_and_in_a_test(
+    pytester: pytest.Pytester, framework: str, option: str, value: float, wanted: str
+) -> None:
+    spec = next(each for each in FRAMEWORKS if each.name == framework)
+    flag = next(row.flag for row in spec.options if row.name == option)
+    with pytest.raises(UsageError, match=f"--dnn-{flag} is {value}: it must be at "):
+        read_settings(pytester.parseconfig(f"--dnn-{flag}={value}"), Catalog())
+    with pytest.raises(UsageError, match=f"{option!r} is {value}: give {wanted}"):
+        spec.check_options({option: value})
+    spec.check_options({row.name: row.default for row in spec.options})
+
+
+def test_a_seed_is_one_that_every_library_takes(pytester: pytest.Pytester) -> None:
+    most = 2**32 - 1
+    assert read_settings(pytester.parseconfig(f"--dnn-seed={most}"), Catalog()).seed == most
+    with pytest.raises(UsageError, match="--dnn-seed is 4294967296: it must be at most 4294967295"):
+        read_settings(pytester.parseconfig("--dnn-seed=4294967296"), Catalog())

@@ -73,7 +73,7 @@ class TpWorker(DataParallelWorker):
         self.width = int(options.get("ranks", 0)) or place.world_size
         self.replicas = place.world_size // self.width
         self.shares_out = self.replicas > 1 and options.get("replicas", "fsdp") == "fsdp"
-        self.keeps_inputs = self.shares_out
+        self.wraps_blocks = self.shares_out
         self.shares_sequence = bool(options.get("sequence", False))
         self.reshard = RESHARD[str(options.get("reshard", "auto"))]
         if self.device.type == "cuda":
@@ -120,7 +120,7 @@ class TpWorker(DataParallelWorker):
         if self.shares_out:
             types = MixedPrecisionPolicy()
             self.wrapped = shard_blocks(
-                module, self.workload, self.mesh["dp"], self.reshard, types, shard_packed
+                module, self.units, self.mesh["dp"], self.reshard, types, shard_packed
             )
         elif self.replicas > 1:
             parts = [part(each.detach()) for each in module.parameters()]

@@ -139,9 +139,10 @@ def _chosen(profile: Profile, ranks: int, bandwidth: float, memory: float | None
 
 def _refuse_clipping(request: RunRequest) -> None:
     """Raises WorkloadRefused for a limit on the norm of all gradients together where stages update
-    at different times."""
+    at different times; validation updates nothing."""
     workload, framework = workload_of(request), request.case.framework
-    if workload.clip_norm is not None and framework != "pipedream-flush":
+    updates_apart = request.case.phase == "train" and framework != "pipedream-flush"
+    if workload.clip_norm is not None and updates_apart:
         raise WorkloadRefused(
             f"{type(workload).__name__} limits the norm of all gradients ({workload.clip_norm}),"
             f" but stages of {framework} step at different times: use pipedream-flush, or a"

@@ -49,8 +49,8 @@ def parse_limit(metric: str, text: object, source: str) -> Limit:
     if metric not in METRICS:
         raise UsageError(f"{source}: unknown metric {metric!r}: choose from {', '.join(METRICS)}")
     row = METRICS[metric]
-    form = f"{metric}={text}"
     written = str(text).strip()
+    form = f"{metric}{'' if written[:2] in ('<=', '>=') else '='}{text}"
     if text is None or written == "off":
         return Limit(off=True)
     limit = Limit()

@@ -18,13 +18,15 @@ MOST_OPERATORS = 40
 """Operators kept of a case: a baseline holds them for a later "why"."""
 
 
-def breakdown_of(launches: Sequence[Launch]) -> BreakdownEntry | None:
+def breakdown_of(launches: Sequence[Launch], fewest: int = 1) -> BreakdownEntry | None:
     """What the steps of these launches went into; None where none was profiled on every rank.
 
-    Launches that were disturbed count only where there is no other.
+    Launches that were disturbed count only where there are fewer than `fewest` others.
     """
     profiled = [launch for launch in launches if all(each.profile for each in launch.reports)]
-    counted = [each for each in profiled if each.conditions.disturbed is None] or profiled
+    counted = [each for each in profiled if each.conditions.disturbed is None]
+    if len(counted) < fewest:
+        counted = profiled
     if not counted:
         return None
     profiles = [[each.profile for each in launch.reports if each.profile] for launch in counted]
@@ -43,6 +45,7 @@ def breakdown_of(launches: Sequence[Launch]) -> BreakdownEntry | None:
         ),
         launches=[[_rank(each) for each in ranks] for ranks in profiles],
         operators=_operators(profiles),
+        left_out=len(profiled) - len(counted),
     )
 
 

@@ -40,7 +40,8 @@ class BreakdownEntry(msgspec.Struct, frozen=True, kw_only=True):
     the launches. `slowdown` is the time of a profiled step over that of a timed one.
     `parts_over_step` is, of all ranks and launches, the sum of the parts over the step that is
     farthest from 1: beyond 5% the parts do not add up. `launches` are the profiled ones, each with
-    its ranks. `operators` are those that take most of a step.
+    its ranks, without `left_out` that were disturbed. `operators` are those that take most of a
+    step.
     """
 
     seconds: dict[Part, float]
@@ -49,6 +50,7 @@ class BreakdownEntry(msgspec.Struct, frozen=True, kw_only=True):
     parts_over_step: float
     launches: list[list[ProfiledRank]]
     operators: list[OperatorEntry] = []
+    left_out: int = 0
 
     @property
     def adds_up(self) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.metrics import METRICS, metric_row
+from pytest_dnnbench.metrics import COMPILE, METRICS, YARDSTICK, metric_row
 from pytest_dnnbench.results.baselines.limits import Limit, parse_limit_list
 from pytest_dnnbench.results.records.breakdown import breakdown_of
 from pytest_dnnbench.results.records.launches import either
@@ -39,6 +39,18 @@ from pytest_dnnbench.results.statistics.paired import (
     pair_prior,
 )
 
+_OF_SINGLE = "it is divided by `single` of the session, and is not one side's: take throughput"
+
+NOT_OF_A_PAIR = {
+    "speedup": _OF_SINGLE,
+    "scaling_efficiency": _OF_SINGLE,
+    "efficiency_within_node": _OF_SINGLE,
+    "efficiency_across_nodes": _OF_SINGLE,
+    YARDSTICK: "it is the speed of the machine, which both sides share",
+    COMPILE: "most of it is in the first launch of a session: time a session of each side instead",
+}
+"""Metrics that the two launches of a round do not have, each with the reason."""
+
 Ratios = Mapping[str, Mapping[str, Sequence[float]]]
 """Of each case and each of its metrics: B / A of each pair, in the order of the rounds."""
 
@@ -59,9 +71,12 @@ class Compared:
 
 
 def against_limits(entries: Iterable[str], source: str) -> dict[str, Limit]:
-    """The limits of B relative to A. Raises UsageError for bounds, which need no other side."""
+    """The limits of B relative to A. Raises UsageError for bounds, which need no other side, and
+    for metrics that no pair has."""
     limits = parse_limit_list(entries, source)
     for metric, limit in limits.items():
+        if metric in NOT_OF_A_PAIR and not limit.off:
+            raise UsageError(f"{source}: {metric} cannot be compared: {NOT_OF_A_PAIR[metric]}")
         if limit.absolute is not None:
             raise UsageError(
                 f"{source}: {metric} has a bound, and B is compared with A: write a change, as in"
@@ -72,13 +87,15 @@ def against_limits(entries: Iterable[str], source: str) -> dict[str, Limit]:
 
 def compared_metrics(device: str, limits: Mapping[str, Limit]) -> dict[str, Compared]:
     """The metrics that are compared on this kind of device: those of which a change is interesting
-    by default, and those that the user limits; not those that the user switches off."""
+    by default, and those that the user limits, whatever the device: a limit that nothing is held
+    to has to be said (`OtherSide.uncompared`). Not those that the user switches off."""
     compared = {}
     for name, metric in METRICS.items():
         limit = limits.get(name, Limit())
         relative = limit.relative
         interesting = metric.tolerance if relative is None else abs(relative)
-        if interesting is not None and not limit.off and device in metric.devices:
+        is_asked = device in metric.devices or relative is not None
+        if interesting is not None and not limit.off and is_asked:
             compared[name] = Compared(interesting, relative)
     return compared
 
@@ -271,14 +288,15 @@ def other_side_of(
 
 
 def _uncompared(
-    metrics: Iterable[str], before: Mapping[str, Figures], after: Mapping[str, Figures]
+    metrics: Mapping[str, Compared], before: Mapping[str, Figures], after: Mapping[str, Figures]
 ) -> dict[str, str]:
-    """Why metrics that were asked for, and that a side has, were not compared."""
+    """Why metrics that were asked for were not compared: those that a side has, and those that
+    the user limits."""
     reasons = {name: no_ratio(name, before, after) for name in metrics}
     return {
         name: reason
         for name, reason in reasons.items()
-        if reason and (name in before or name in after)
+        if reason and (name in before or name in after or metrics[name].limit is not None)
     }
 
 

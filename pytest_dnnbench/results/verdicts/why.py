@@ -144,10 +144,7 @@ def _doubt(
     """Why nothing can be said; empty where something can."""
     for name, entry in zip(names, (before, now), strict=True):
         if len(entry.launches) < FEWEST:
-            return (
-                f"{name} has one profiled launch, which shows no spread: profile at least"
-                f" {FEWEST} launches"
-            )
+            return f"{name} has one profiled launch, which shows no spread: {_more_of(entry)}"
     if len(before.launches[0]) != len(now.launches[0]):
         return f"{names[0]}'s profile has another number of ranks"
     if not step.stands_out:
@@ -156,6 +153,17 @@ def _doubt(
             f" {_ms(step.now_s)} ({names[1]}), in launches up to {_ms(step.spread_s)} apart"
         )
     return ""
+
+
+def _more_of(entry: BreakdownEntry) -> str:
+    """How to have as many profiled launches as are needed."""
+    if not entry.left_out:
+        return f"profile at least {FEWEST} launches"
+    was = "launch was" if entry.left_out == 1 else "launches were"
+    return (
+        f"{entry.left_out} more {was} disturbed and left out; profile more launches, or on an idle"
+        " machine"
+    )
 
 
 def _causes(before: BreakdownEntry, now: BreakdownEntry, rank: int, step: _Growth) -> list[Cause]:
