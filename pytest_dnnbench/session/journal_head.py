@@ -14,12 +14,12 @@ from pytest_dnnbench.session.resources import Resources
 from pytest_dnnbench.session.settings import NOT_MEASURED
 
 if TYPE_CHECKING:
-    from pytest_dnnbench.results.records.journal_file import Head
+    from pytest_dnnbench.results.records.journal_file import JournalHead
 
 
-def journal_head(shared: Resources, cases: list[str]) -> Head:
+def journal_head(shared: Resources, cases: list[str]) -> JournalHead:
     """The head of this session's journal; `cases` are its node ids, in order."""
-    from pytest_dnnbench.results.records.journal_file import Head
+    from pytest_dnnbench.results.records.journal_file import JournalHead
 
     machine = shared.machine
     packages = {"pytest-dnnbench", "torch", "torchvision", "numpy"}
@@ -43,7 +43,7 @@ def journal_head(shared: Resources, cases: list[str]) -> Head:
     options = {
         name: value for name, value in asdict(shared.settings).items() if name not in NOT_MEASURED
     }
-    return Head(cases, plain(options), plain(environment))
+    return JournalHead(cases, plain(options), plain(environment))
 
 
 def _version(package: str) -> str | None:
@@ -58,7 +58,7 @@ def plain(value: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(value)))
 
 
-def differences(then: Head, now: Head) -> list[str]:
+def differences(then: JournalHead, now: JournalHead) -> list[str]:
     """What an interrupted session and the one that is to continue it do not have in common."""
     unlike = [
         f"{name}: {before.get(name)} then, {after.get(name)} now"
