@@ -4,12 +4,12 @@ free."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pytest_dnnbench.installed import installed_version
 from pytest_dnnbench.session.resources import Resources
 from pytest_dnnbench.session.settings import NOT_MEASURED
 
@@ -37,20 +37,13 @@ def journal_head(shared: Resources, cases: list[str]) -> JournalHead:
         "device": machine.kind,
         "gpus": [gpu.uuid if shared.cluster is None else gpu.name for gpu in machine.gpus],
         "driver": machine.driver,
-        **{name: _version(name) for name in sorted(packages)},
+        **{name: installed_version(name) for name in sorted(packages)},
         **shared.must_stay,
     }
     options = {
         name: value for name, value in asdict(shared.settings).items() if name not in NOT_MEASURED
     }
     return JournalHead(cases, plain(options), plain(environment))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def plain(value: dict[str, Any]) -> dict[str, Any]:
