@@ -4,6 +4,7 @@ and the proof of a step.
 Not here: how stages run (rank/pipeline), what a step is (pipedream.py, torch_pipeline.py).
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -142,6 +143,12 @@ class StagedWorker(WorkloadWorker):
     def predicted_step_s(self) -> float:
         """The plan's bottleneck: seconds between two minibatches."""
         return self.plan.bottleneck_s or 0.0
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second between two ranks, for predictions; of a plan that the user gave,
+        infinite."""
+        return self.decision.bandwidth_bytes_s or math.inf
 
     def fingerprint(self) -> str:
         """As Worker.fingerprint, of the whole model before the cut: every rank takes its stage from

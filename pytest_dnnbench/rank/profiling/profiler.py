@@ -13,6 +13,7 @@ Not here: the graph (operator_graph.py), the marks of a pass (marked_pass.py), k
 
 import dataclasses
 import hashlib
+import os
 import statistics
 import time
 from collections import defaultdict
@@ -286,8 +287,12 @@ def is_trusted(profile: Profile) -> bool:
 
 
 def had_its_core(profile: Profile) -> bool:
-    """Whether no other work was in the way. Of a GPU this is unknown, and taken as true."""
-    return float(profile.metadata.get("core_share", 1.0)) >= LEAST_CORE_SHARE
+    """Whether no other work was in the way but that of the ranks beside it, which share the cores
+    where there are not enough. Of a GPU this is unknown, and taken as true."""
+    ranks = 1 + int(profile.metadata.get("beside", 0))
+    threads = int(profile.metadata.get("environment", {}).get("threads", 1))
+    share = min(1.0, len(os.sched_getaffinity(0)) / (ranks * threads))
+    return bool(float(profile.metadata.get("core_share", 1.0)) >= LEAST_CORE_SHARE * share)
 
 
 def fingerprint(graph: OperatorGraph) -> str:
