@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
 
 from pytest_dnnbench import Workload
-from pytest_dnnbench.rank.gpt import GptSizes, gpt
-from pytest_dnnbench.rank.mlp import Mlp
+from pytest_dnnbench.rank.workloads.gpt import GptSizes, gpt
+from pytest_dnnbench.rank.workloads.mlp import Mlp
 
 
 class TwoTowers(nn.Module):
@@ -133,6 +133,25 @@ class Words(Workload):
         """Tokens, and those that follow."""
         tokens = torch.randint(17, (size, 7))
         return tokens[:, :-1], tokens[:, 1:]
+
+
+class TiedWords(Words):
+    """The head is a layer of its own, whose weight is the embedding's."""
+
+    def model(self) -> nn.Module:
+        """A bag of words with a head."""
+        return _Tied()
+
+
+class _Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.mix = nn.Embedding(17, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, 17, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.mix(self.table(tokens).cumsum(1))))  # type: ignore[no-any-return] # a module's call
 
 
 def words() -> Workload:

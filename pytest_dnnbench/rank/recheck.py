@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from pytest_dnnbench.rank.batches import joined, mapped, parted, synthetic_batch, wide
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
@@ -21,7 +20,8 @@ from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
 from pytest_dnnbench.rank.rounding import TypesUsed, coarsest
 from pytest_dnnbench.rank.step_forms import laid_out
 from pytest_dnnbench.rank.whole import whole
-from pytest_dnnbench.rank.workload import Batch, tensors_of
+from pytest_dnnbench.rank.workloads.batches import joined, mapped, parted, synthetic_batch, wide
+from pytest_dnnbench.rank.workloads.workload import Batch, tensors_of
 
 STEP = 1_000_000
 """The step whose synthetic minibatch is taken: no run has had it."""
@@ -40,8 +40,13 @@ def recheck(worker: ProvenWorker) -> str | None:
     minibatches = [_minibatch(worker, shard) for shard in shards]
     own = worker.shard if joins else 0
     reference = worker.fresh_module(worker.place.rank, wide=True)
-    held = worker.module.state_dict()
-    reference.load_state_dict({name: whole(tensor) for name, tensor in held.items()})
+    state = worker.module.state_dict()
+    for (
+        name,
+        tensor,
+    ) in state.items():  # in its place: a state has versions, which a plain dict lacks
+        state[name] = whole(tensor)
+    reference.load_state_dict(state)
     timed, types = _timed_outputs(worker, minibatches[own])
     outputs = outputs_of(workload, timed)
     inputs = joined([wide(batch)[0] for batch in minibatches])

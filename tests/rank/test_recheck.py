@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -80,6 +81,25 @@ class Freezes(nn.Module):
         return logits
 
 
+class Versioned(nn.Module):
+    """Loads weights of a known version only, as torchvision's MNASNet."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(784, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        logits: torch.Tensor = self.layer(images.flatten(1))
+        return logits
+
+    def _load_from_state_dict(self, state: Any, prefix: str, local: Any, *others: Any) -> None:
+        assert local.get("version") == 2, f"weights of version {local.get('version')}"
+        super()._load_from_state_dict(state, prefix, local, *others)
+
+
 def request(framework: str, gpus: int, model: str, phase: str, precision: str) -> RunRequest:
     case = Case(framework, model, gpus, phase, batch_size=4, precision=precision)
     worker = Catalog().framework(framework).worker
@@ -125,6 +145,7 @@ def test_what_was_timed_is_checked_and_not_the_module_beside_it(
     ("framework", "gpus", "phase", "model", "precision"),
     [
         ("single", 1, "train", "resnet18", "fp32"),
+        ("single", 1, "train", "tests.rank.test_recheck:Versioned", "fp32"),
         ("ddp", 2, "train", "tests.tiny_models:tiny", "bf16"),
         ("horovod", 2, "train", "tests.own_workloads:Ranking", "fp32"),
         ("ddp", 2, "validate", "tests.own_workloads:Words", "fp32"),

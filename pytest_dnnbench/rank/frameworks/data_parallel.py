@@ -17,9 +17,8 @@ import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
-from pytest_dnnbench.rank import batches, group, rank_phase, reference
-from pytest_dnnbench.rank.batches import mapped, wide
-from pytest_dnnbench.rank.changed_inputs import copy_changed_inputs
+from pytest_dnnbench.rank import group, rank_phase, reference
+from pytest_dnnbench.rank.block_trial import copy_changed_inputs, try_blocks
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
     Rounding,
     proof_batch,
@@ -28,15 +27,17 @@ from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
 )
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
 from pytest_dnnbench.rank.low_rank import LowRank
-from pytest_dnnbench.rank.models import seed, widen
 from pytest_dnnbench.rank.proof_conditions import COPIES, COPIES_OF_ADAM, proof_conditions
 from pytest_dnnbench.rank.recheck import recheck
 from pytest_dnnbench.rank.step_forms import compiled, form_module, fuse, laid_out
 from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimiser_for
 from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.worker import Step
-from pytest_dnnbench.rank.workload import Batch, Share
-from pytest_dnnbench.rank.workload_checks import blocks_of, model_of, samples_of
+from pytest_dnnbench.rank.workloads import batches
+from pytest_dnnbench.rank.workloads.batches import mapped, wide
+from pytest_dnnbench.rank.workloads.checks import blocks_of, model_of, samples_of
+from pytest_dnnbench.rank.workloads.image_models import seed, widen
+from pytest_dnnbench.rank.workloads.workload import Batch, Share
 
 
 class DataParallelWorker(WorkloadWorker):
@@ -64,8 +65,12 @@ class DataParallelWorker(WorkloadWorker):
     runs_alone = True
     """Whether a rank can run the model without the others."""
 
-    keeps_inputs = False
-    """Whether `wrap` wraps blocks so that they may not change their inputs in place."""
+    wraps_blocks = False
+    """Whether `wrap` wraps blocks, which then may not change their inputs in place."""
+
+    units: Sequence[str] = ()
+    """The blocks that can be wrapped: no other part of the model uses their weights. Of a framework
+    that wraps blocks, set before `wrap` is called."""
 
     computes_in: Sequence[torch.dtype] = ()
     """Types that the framework itself casts weights or gradients to, when it is timed."""
@@ -74,7 +79,7 @@ class DataParallelWorker(WorkloadWorker):
     """Whether the model is built in double precision, for the proof."""
 
     _copied_inputs: Sequence[str] = ()
-    """Blocks that would change their inputs in place, and get copies (changed_inputs.py)."""
+    """Blocks that would change their inputs in place, and get copies (block_trial.py)."""
 
     _samples = 0
     """In a minibatch of this rank."""
@@ -120,17 +125,19 @@ class DataParallelWorker(WorkloadWorker):
     def _build(self, *, wide: bool) -> None:
         self.wide = wide
         self.module = self.converted(self.fresh_module(self.place.rank, wide))
-        self._copied_inputs = self._copy_changed_inputs()
+        self._copied_inputs = self._prepare_blocks()
         form_module(self.module, self.case.form, self.workload)
         # What computes a rank's own forward pass: the module itself, or its compiled form.
         self.local = self.module if wide else compiled(self.module, self.case.form)
         self.model, self.optimizer = self.wrap(self.local, self.fresh_optimizer(self.module))
         self.rule = UpdateRule(self.workload, self.module, self.optimizer)
 
-    def _copy_changed_inputs(self) -> list[str]:
-        """Where the blocks of a step of training may not change their inputs: gives those that do
-        copies, and returns their names."""
-        if self.case.phase != "train" or not (self.keeps_inputs or self.case.form.checkpointing):
+    def _prepare_blocks(self) -> list[str]:
+        """Finds out what the workload's blocks do, where that matters to how they are wrapped.
+        Those that would change their inputs in a step of training, and may not, get copies. Returns
+        their names."""
+        form, train = self.case.form, self.case.phase == "train"
+        if not (self.wraps_blocks or (form.checkpointing and train)):
             return []
         batch = proof_batch(self, 0, 0)
         inputs, _ = wide(batch) if self.wide else batch
@@ -140,7 +147,9 @@ class DataParallelWorker(WorkloadWorker):
                 return self.workload.forward(module, mapped(inputs, torch.clone))
 
         blocks = blocks_of(self.workload, self.module)
-        return copy_changed_inputs(self.module, self.workload, blocks, run)
+        shown = try_blocks(self.module, self.workload, blocks, run)
+        self.units = [name for name in blocks if name not in shown.shared]
+        return copy_changed_inputs(self.module, self.workload, shown, run) if train else []
 
     def converted(self, module: nn.Module) -> nn.Module:
         """The model with layers of the framework's own in place of others, whose weights and

@@ -5,7 +5,7 @@ and its optimiser's state; a block's weights are whole only while it runs.
 Not here: the proof, which gathers what it compares (data_parallel_proof.py, whole.py).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -20,8 +20,6 @@ from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
 from pytest_dnnbench.rank.fused_parts import update_parts
-from pytest_dnnbench.rank.workload import Workload
-from pytest_dnnbench.rank.workload_checks import blocks_of
 
 TYPES = {"none": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -38,7 +36,7 @@ class FsdpWorker(DataParallelWorker):
     """Shards the workload's blocks one by one, and what is left with the root."""
 
     runs_alone = False
-    keeps_inputs = True
+    wraps_blocks = True
 
     def __init__(self, place: Place, request: RunRequest) -> None:
         super().__init__(place, request)
@@ -73,7 +71,7 @@ class FsdpWorker(DataParallelWorker):
         mesh = init_device_mesh(self.device.type, (self.place.world_size,))
         # In double precision, for the proof, nothing is cast.
         types = MixedPrecisionPolicy() if self.wide else self.types
-        self.wrapped = shard_blocks(module, self.workload, mesh, self.reshard, types)
+        self.wrapped = shard_blocks(module, self.units, mesh, self.reshard, types)
         # From its first layer on a rank waits for the others' parts.
         module.register_forward_pre_hook(lambda *_: self.own_work.together(), prepend=True)
         made = self.fresh_optimizer(module)
@@ -108,17 +106,16 @@ class FsdpWorker(DataParallelWorker):
 
 def shard_blocks(
     module: nn.Module,
-    workload: Workload,
+    units: Sequence[str],
     mesh: DeviceMesh,
     reshard: bool | None,
     types: MixedPrecisionPolicy,
     along: Callable[[nn.Parameter], Shard | None] | None = None,
 ) -> list[str]:
-    """Shards a module in place over the ranks of a mesh: the workload's blocks one by one, and what
-    is left with the root; each parameter along the dimension that `along` gives, or the first.
-    Returns the names of the blocks. Raises UsageError."""
-    names = blocks_of(workload, module)
-    blocks = [name for name in names if any(True for _ in module.get_submodule(name).parameters())]
+    """Shards a module in place over the ranks of a mesh: the units of these names one by one, and
+    what is left with the root; each parameter along the dimension that `along` gives, or the first.
+    Returns the names of those that have parameters. Raises UsageError."""
+    blocks = [name for name in units if any(True for _ in module.get_submodule(name).parameters())]
     _check_types(module, blocks)
     for part in (*map(module.get_submodule, blocks), module):
         fully_shard(
