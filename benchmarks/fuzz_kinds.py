@@ -26,6 +26,7 @@ from pytest_dnnbench.mnist_files import find_mnist
 from pytest_dnnbench.planner.options import fits
 from pytest_dnnbench.report.captions import caption
 from pytest_dnnbench.report.functions import function_table
+from pytest_dnnbench.report.nodes import nodes_table
 from pytest_dnnbench.report.page import render as render_page
 from pytest_dnnbench.report.paste import csv_table, markdown
 from pytest_dnnbench.report.rows import sections
@@ -176,7 +177,8 @@ def _tables(folder: Path, chance: random.Random) -> None:
     for line in render_table(study, chance.choice((20, 80, 200))):
         _check_printable(line.text)
     parts = sections(study)
-    _check_printable(markdown(parts, function_table(study), side_table(study), caption(study)))
+    tables = (function_table(study), side_table(study), caption(study), nodes_table(study))
+    _check_printable(markdown(parts, *tables))
     csv_table(parts, study)
     render_page(study, parts, [], "Benchmark report").encode()
     return None

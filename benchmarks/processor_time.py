@@ -1,9 +1,13 @@
-"""Our workers, which also tell the processor time of their timed steps. It hardly depends on other
-work on the machine, so that it tells work from waiting where the rate cannot."""
+"""On ranks: our workers, which also tell the processor time of their timed steps, and that of whole
+proofs and launches. It hardly depends on other work on the machine, so that it tells work from
+waiting where the rate cannot."""
 
 import time
 from collections.abc import Iterator
 
+from pytest_dnnbench.errors import WrongResult
+from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank import timed_run
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
 from pytest_dnnbench.rank.frameworks.fsdp import FsdpWorker
 from pytest_dnnbench.rank.frameworks.torch_pipeline import TorchPipelineWorker
@@ -38,3 +42,16 @@ class Fsdp(_Timed, FsdpWorker):
 
 class Schedule(_Timed, TorchPipelineWorker):
     """A schedule of torch."""
+
+
+def prove(place: Place, request: RunRequest) -> float:
+    """Proves a case; the processor seconds of this rank since its fork."""
+    if failures := timed_run.prove(place, request).failures:
+        raise WrongResult("; ".join(failures))
+    return time.process_time()
+
+
+def measure(place: Place, request: RunRequest) -> float:
+    """Makes a launch of a case; the processor seconds of this rank since its fork."""
+    timed_run.measure(place, request)
+    return time.process_time()

@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
 
 from pytest_dnnbench import Workload
-from pytest_dnnbench.rank.gpt import GptSizes, gpt
-from pytest_dnnbench.rank.mlp import Mlp
+from pytest_dnnbench.rank.workloads.gpt import GptSizes, gpt
+from pytest_dnnbench.rank.workloads.mlp import Mlp
 
 
 class TwoTowers(nn.Module):

@@ -143,6 +143,11 @@ class AgentLink:
             raise self.lose(f"it sent {error}") from None
         self._deliver()
 
+    def receive_waiting(self) -> None:
+        """Takes what has arrived so far, without waiting. Raises as `receive`."""
+        while self._process is not None and select.select([self.fileno()], [], [], 0)[0]:
+            self.receive()
+
     def lose(self, why: str) -> LaunchError:
         """Begins to end an agent that no longer answers; returns the error. Without a reason `why`,
         its process has ended, and its status says why."""

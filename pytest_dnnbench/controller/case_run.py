@@ -13,6 +13,9 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+
+# By name: a test module of the user's may replace the clock in `time`.
+from time import monotonic
 from typing import Any, Protocol
 
 import msgspec
@@ -139,9 +142,16 @@ class CaseRun:
         if self.correctness is None and not self._is_checked:
             self.correctness = CorrectnessEntry()
         if self.correctness is None:
-            self.correctness = agree(self.request.case, self.launcher.prove(self.request))
+            self.correctness = self._proven()
         if self.predicted and self.prediction is None and self._is_training:
             self.prediction = self._predicted_step()
+
+    def _proven(self) -> CorrectnessEntry:
+        """The proof, and how long it took."""
+        start_s = monotonic()
+        results = self.launcher.prove(self.request)
+        took_s = monotonic() - start_s
+        return msgspec.structs.replace(agree(self.request.case, results), took_s=took_s)
 
     def _predicted_step(self) -> PredictedStep | None:
         """The prediction. A rank that fails in it costs the case no more than the prediction."""

@@ -139,7 +139,7 @@ class NodePlacements:
             chosen = left[: len(shares)]
             for node in left:  # also those that may have to take another's place
                 if isinstance(node, RemoteNode):
-                    node.start()
+                    node.refresh()
             for node in chosen:
                 try:
                     node.connect()

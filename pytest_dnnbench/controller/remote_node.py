@@ -110,6 +110,15 @@ class RemoteNode:
         if self.link.starts != before:
             self._started_s = time.monotonic()
 
+    def refresh(self) -> None:
+        """Between launches: starts the agent, anew where it has ended since the last one, which is
+        said and fails nothing, and returns before it answers. Hears what came meanwhile."""
+        try:
+            self.link.receive_waiting()
+        except LaunchError as error:
+            self._announce(one_line(f"dnnbench: {error}; a new agent is started there"))
+        self.start()
+
     def connect(self) -> say.Welcome:
         """Starts the agent, unless it runs, and waits until it has said what the node is. Raises
         LaunchError, or UsageError for a node on which ranks of this session cannot run."""

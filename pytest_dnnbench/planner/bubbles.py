@@ -9,9 +9,9 @@ passes that it needs are done. Batch follows batch; the last of a few is looked 
 are done early have begun the next. Not here: where the order and the times come from.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pytest_dnnbench.errors import PlanError
 
@@ -27,9 +27,11 @@ _BATCHES = 4
 """Enough for the pattern of a batch to repeat: each begins with an empty pipeline."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One pass of a microbatch through a stage. Prints as 2F0: stage 2, forward, microbatch 0."""
+class Pass(NamedTuple):
+    """One pass of a microbatch through a stage. Prints as 2F0: stage 2, forward, microbatch 0.
+
+    A tuple: a long pipeline makes tens of thousands, and looks each of them up.
+    """
 
     stage: int
     kind: Kind
@@ -50,6 +52,11 @@ class Pass:
                 yield Pass(stage + 1, "B", microbatch)
         elif self.kind == "W":
             yield Pass(stage, "I", microbatch)
+
+    def results(self) -> tuple["Pass", ...]:
+        """As what others may need it: who waits for a backward pass waits for the gradients of its
+        inputs."""
+        return (self, self._replace(kind="B")) if self.kind == "I" else (self,)
 
 
 def idle_fractions(
@@ -85,70 +92,80 @@ def _ends(
     transfers: Transfers,
 ) -> list[list[Any]]:
     """When each rank ends each of several batches."""
-    messages = _Messages(orders, transfers)
+    moves = _moves(orders, seconds, transfers)
     free: list[Any] = [0] * len(orders)
+    free_links: dict[tuple[int, int], Any] = {}
     ends: list[list[Any]] = [[] for _ in orders]
     for _ in range(_BATCHES):
-        _play(orders, seconds, messages, free)
+        _play(moves, free, free_links)
         for rank, now in enumerate(free):
             ends[rank].append(now)
     return ends
 
 
-class _Messages:
-    """The links between ranks, and since when each is free."""
+class _Move(NamedTuple):
+    """A pass as it is played: its rank, its time, the passes that it needs by their place among all
+    moves, on this stage and on others; and the link and the time of the message that follows, where
+    one does."""
 
-    def __init__(self, orders: Sequence[Sequence[Pass]], transfers: Transfers) -> None:
-        self.rank_of = {each.stage: rank for rank, order in enumerate(orders) for each in order}
-        self.stages = 1 + max(self.rank_of)
-        self._transfers = transfers
-        self._free: dict[tuple[int, int], Any] = {}
-
-    def arrival(self, sent: Pass, end: Any) -> Any:
-        """When the stage that waits for the result of a pass has it."""
-        target = sent.stage + (1 if sent.kind == "F" else -1)
-        pair = sent.stage, target
-        if pair not in self._transfers:
-            return end
-        link = self.rank_of[sent.stage], self.rank_of[target]
-        self._free[link] = max(self._free.get(link, 0), end) + self._transfers[pair]
-        return self._free[link]
+    rank: int
+    seconds: Any
+    needs_here: list[int]
+    needs_sent: list[int]
+    link: tuple[int, int] | None
+    sending: Any
 
 
-def _play(
+def _moves(
     orders: Sequence[Sequence[Pass]],
     seconds: Mapping[tuple[int, str], Any],
-    messages: _Messages,
-    free: list[Any],
-) -> None:
-    """Plays one batch through; `free` says since when each rank is, before and after."""
-    done: dict[Pass, Any] = {}
-    arrived: dict[Pass, Any] = {}
-    next_of = [0] * len(orders)
-    while any(place < len(order) for place, order in zip(next_of, orders, strict=True)):
-        moved = False
-        for rank, order in enumerate(orders):
-            while next_of[rank] < len(order):
-                each = order[next_of[rank]]
-                needed = list(each.needs(messages.stages))
-                if not all(before in done for before in needed):
-                    break
-                moments = [
-                    (done if before.stage == each.stage else arrived)[before] for before in needed
-                ]
-                free[rank] = max([free[rank], *moments]) + seconds[each.stage, each.kind]
-                # Whoever waits for a backward pass waits for the gradients of its inputs.
-                kind = "B" if each.kind == "I" else each.kind
-                result = Pass(each.stage, kind, each.microbatch)
-                done[each] = done[result] = free[rank]
-                if kind in ("F", "B"):
-                    arrived[result] = messages.arrival(result, free[rank])
-                next_of[rank] += 1
-                moved = True
-        if not moved:
-            stuck = [
-                str(order[place])
-                for place, order in zip(next_of, orders, strict=True)
-                if place < len(order)
-            ]
-            raise PlanError(f"the passes {', '.join(stuck)} wait for each other: no such schedule")
+    transfers: Transfers,
+) -> list[_Move]:
+    """All passes of a batch, each after those that it needs and after those that its rank makes
+    before. Raises PlanError where there is no such order."""
+    rank_of = {each.stage: rank for rank, order in enumerate(orders) for each in order}
+    stages = 1 + max(rank_of)
+    moves: list[_Move] = []
+    places: dict[Pass, int] = {}
+    waiting: dict[Pass, list[int]] = {}
+    coming = [deque(order) for order in orders]
+    ready = deque(range(len(orders)))
+    while ready:
+        rank = ready.popleft()
+        while coming[rank]:
+            each = coming[rank][0]
+            needs = list(each.needs(stages))
+            if missing := [before for before in needs if before not in places]:
+                waiting.setdefault(missing[0], []).append(rank)
+                break
+            here = [places[before] for before in needs if before.stage == each.stage]
+            sent = [places[before] for before in needs if before.stage != each.stage]
+            pair = each.stage, each.stage + (1 if each.kind == "F" else -1)
+            sending = transfers.get(pair) if each.kind in ("F", "B", "I") else None
+            link = None if sending is None else (rank, rank_of[pair[1]])
+            moves.append(_Move(rank, seconds[each.stage, each.kind], here, sent, link, sending))
+            for result in each.results():
+                places[result] = len(moves) - 1
+                ready.extend(waiting.pop(result, ()))
+            coming[rank].popleft()
+    if stuck := [str(order[0]) for order in coming if order]:
+        raise PlanError(f"the passes {', '.join(stuck)} wait for each other: no such schedule")
+    return moves
+
+
+def _play(moves: Sequence[_Move], free: list[Any], free_links: dict[tuple[int, int], Any]) -> None:
+    """Plays one batch through; `free` and `free_links` say since when each rank and each link is,
+    before and after. The messages of a link are those of one rank, in the order of its passes."""
+    done: list[Any] = []
+    arrived: list[Any] = []
+    for rank, seconds, needs_here, needs_sent, link, sending in moves:
+        begin = free[rank]
+        for place in needs_here:
+            begin = max(begin, done[place])
+        for place in needs_sent:
+            begin = max(begin, arrived[place])
+        end = free[rank] = begin + seconds
+        done.append(end)
+        if link is not None:
+            end = free_links[link] = max(free_links.get(link, 0), end) + sending
+        arrived.append(end)

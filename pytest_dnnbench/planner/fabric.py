@@ -15,22 +15,26 @@ B. Not here: when a collective runs (data_parallel.py, sharded.py).
 """
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.blocks import Level
 
-Flow = tuple[int, int]
-"""Bytes from one worker to another, at the same time as other flows."""
+Workers = NDArray[np.int64]
 
-LinkEnd = tuple[int, int, str]
-"""Level, unit, and "out" or "in"."""
+Flows = NDArray[np.int64] | Sequence[tuple[int, int]]
+"""Bytes from one worker to another, all at the same time: n pairs, or an array of n x 2."""
 
-Load = Mapping[LinkEnd, int]
-"""The flows that use each link end."""
+LinkEnds = tuple[int, Literal["out", "in"]]
+"""The links of all units of a level, in one direction."""
+
+Load = Mapping[LinkEnds, Workers]
+"""How many flows use the link of each unit; what is not here, none uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,42 +113,48 @@ class Fabric:
         """On all levels together."""
         return math.prod(level.workers for level in self.levels)
 
-    def load(self, flows: Iterable[Flow]) -> Load:
+    def load(self, flows: Flows) -> Load:
         """How many of these flows use each link end, all at the same time."""
-        return Counter(end for flow in flows for end in self._ends(flow))
+        load: dict[LinkEnds, Workers] = {}
+        for level, senders, receivers in self._ends(flows):
+            load[level, "out"] = np.bincount(senders)
+            load[level, "in"] = np.bincount(receivers)
+        return load
 
-    def ring(self, ranks: Sequence[int], load: Load | None = None) -> Link:
+    def ring(self, ranks: Sequence[int] | Workers, load: Load | None = None) -> Link:
         """The slowest link of a ring through these workers in this order, under the load of all
         rings that run, this one among them; by default it alone."""
         hops = hops_of(ranks)
         return self.slowest(hops, self.load(hops) if load is None else load)
 
-    def slowest(self, flows: Sequence[Flow], load: Load) -> Link:
+    def slowest(self, flows: Flows, load: Load) -> Link:
         """The slowest share that one of the `flows` has of its links under a load, of which they
         are a part."""
         slowest = Link(math.inf)
-        for end in {end for flow in flows for end in self._ends(flow)}:
-            level = end[0]
+        for level, senders, receivers in self._ends(flows):
+            sharing = max(load[level, "out"][senders].max(), load[level, "in"][receivers].max())
             slowest = Link(
-                min(slowest.bandwidth, self.levels[level].bandwidth / load[end]),
+                min(slowest.bandwidth, self.levels[level].bandwidth / int(sharing)),
                 max(slowest.latency_s, self.latencies_s[level]),
             )
         return slowest
 
-    def _ends(self, flow: Flow) -> list[LinkEnd]:
-        """The two that a flow uses."""
-        source, target = flow
-        if source == target:
-            return []
-        units, level = 1, 0
-        while source // (units * self.levels[level].workers) != target // (
-            units * self.levels[level].workers
-        ):
-            units *= self.levels[level].workers
-            level += 1
-        return [(level, source // units, "out"), (level, target // units, "in")]
+    def _ends(self, flows: Flows) -> Iterator[tuple[int, Workers, Workers]]:
+        """By level, the units whose links flows leave and those whose links they come in by. A flow
+        from a worker to itself uses none."""
+        pairs = np.asarray(flows, dtype=np.int64).reshape(-1, 2)
+        sources, targets = pairs[pairs[:, 0] != pairs[:, 1]].T
+        units = 1
+        for number, level in enumerate(self.levels):
+            outer = units * level.workers
+            here = sources // outer == targets // outer
+            if here.any():
+                yield number, sources[here] // units, targets[here] // units
+            sources, targets, units = sources[~here], targets[~here], outer
 
 
-def hops_of(ranks: Sequence[int]) -> list[Flow]:
-    """The flows of a ring through these workers in this order."""
-    return list(pairwise([*ranks, ranks[0]])) if len(ranks) > 1 else []
+def hops_of(ranks: Sequence[int] | Workers) -> Workers:
+    """The flows of a ring through these workers in this order, an array of n x 2."""
+    ring = np.asarray(ranks, dtype=np.int64)
+    hops = np.stack([ring, np.roll(ring, -1)], axis=1)
+    return hops if len(ring) > 1 else hops[:0]

@@ -12,16 +12,21 @@ All of them train on minibatches of the profile's size, so throughput compares. 
 (prediction_table.py).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.blocks import levels_of
 from pytest_dnnbench.planner.bubbles import batch_seconds
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, data_parallel_step
-from pytest_dnnbench.planner.fabric import Fabric, Flow, hops_of
+from pytest_dnnbench.planner.fabric import Fabric, Link, Workers, hops_of
 from pytest_dnnbench.planner.orders import ORDERED, in_flight, orders_of
 from pytest_dnnbench.planner.plan import Plan, Stage
+from pytest_dnnbench.planner.plan_seconds import minibatch_s
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.sharded import sharded_step, units_of
@@ -34,6 +39,9 @@ from pytest_dnnbench.planner.training_memory import (
     stage_bytes,
     weight_bytes,
 )
+
+_Pair = tuple[int, int]
+"""Two stages, or two places in a pipeline."""
 
 MOST_MICROBATCHES = 1 << 12
 """Of each pipeline in an update: every pass of each of them is played."""
@@ -126,8 +134,9 @@ def predictions(
         return [alone]
     others = [_ddp(given), _fsdp(given)]
     others += [_pipedream(given, plan)] if plan.stages else []
-    cuts = _Cuts(given)
-    others += [best for name in ORDERED if (best := _scheduled(given, name, cuts))]
+    wiring = _Wiring(fabric)
+    cuts = _Cuts(given, wiring)
+    others += [best for name in ORDERED if (best := _scheduled(given, name, cuts, wiring))]
     return [alone, *sorted(others, key=lambda each: each.minibatch_s)]
 
 
@@ -153,22 +162,17 @@ def _fsdp(given: Predicting) -> Prediction:
 
 def _pipedream(given: Predicting, plan: Plan) -> Prediction:
     """The planner's plan. A replica updates once in as many minibatches as there are replicas."""
-    weights = weight_bytes(given.profile) or 1.0
-    updated_s = max(
-        (stage.compute_s + stage.parameter_bytes / weights * given.update_s) / stage.replicas
-        for stage in plan.stages
-    )
+    each_s = minibatch_s(plan, given.update_s, math.inf, overlaps=True)
     memory_bytes = max(stage.memory_bytes for stage in plan.stages)
     shape = plan.shape if len(plan.stages) > 1 else f"dp{plan.replicas[0]}"
-    minibatch_s = max(plan.bottleneck_s or 0.0, updated_s)
-    return given.made("pipedream", shape, 1, minibatch_s, memory_bytes)
+    return given.made("pipedream", shape, 1, each_s, memory_bytes)
 
 
 class _Cuts:
     """The planner's cuts into equally replicated stages, each found once. None: no such cuts."""
 
-    def __init__(self, given: Predicting) -> None:
-        self._given = given
+    def __init__(self, given: Predicting, wiring: "_Wiring") -> None:
+        self._given, self._wiring = given, wiring
         self._plans: dict[tuple[int, int], Plan | None] = {}
 
     def of(self, pipelines: Pipelines) -> Plan | None:
@@ -177,27 +181,28 @@ class _Cuts:
             return None
         key = pipelines.stages, pipelines.replicas
         if key not in self._plans:
-            flows, fabric = _all_flows(pipelines), self._given.fabric
-            link = fabric.slowest(flows, fabric.load(flows))
+            links = self._wiring.messages(pipelines).values()
             try:
                 self._plans[key] = even_plan(
                     self._given.profile,
                     (pipelines.replicas,) * pipelines.stages,
                     workers=self._given.workers,
-                    bandwidth=link.bandwidth,
+                    bandwidth=min(link.bandwidth for link in links),
                 )
             except PlanError:  # the model cannot be cut into so many
                 self._plans[key] = None
         return self._plans[key]
 
 
-def _scheduled(given: Predicting, framework: str, cuts: _Cuts) -> Prediction | None:
+def _scheduled(
+    given: Predicting, framework: str, cuts: _Cuts, wiring: "_Wiring"
+) -> Prediction | None:
     """The best pipelines of a schedule."""
     candidates = []
     for pipelines in _pipelines(given, framework):
         plan = cuts.of(pipelines)
         if plan is not None and plan.stages:
-            candidates.append(_on_pipelines(given, pipelines, plan.stages))
+            candidates.append(_on_pipelines(given, pipelines, plan.stages, wiring))
     limit = given.memory_bytes
     fitting = [each for each in candidates if limit is None or each.memory_bytes <= limit]
     return min(fitting, key=lambda each: each.minibatch_s, default=None)
@@ -219,14 +224,15 @@ def _pipelines(given: Predicting, framework: str) -> Iterator[Pipelines]:
             continue
 
 
-def _on_pipelines(given: Predicting, pipelines: Pipelines, stages: Sequence[Stage]) -> Prediction:
+def _on_pipelines(
+    given: Predicting, pipelines: Pipelines, stages: Sequence[Stage], wiring: "_Wiring"
+) -> Prediction:
     nodes = {node.id: node for node in given.profile.nodes}
     weights = weight_bytes(given.profile) or 1.0
-    rings = [_replicas(pipelines, place) for place in range(pipelines.ranks)]
-    load = given.fabric.load(hop for each in rings for hop in hops_of(each))
+    rings = wiring.rings(pipelines)
     seconds: dict[tuple[int, str], float] = {}
     for number, stage in enumerate(stages):
-        ring = given.fabric.ring(rings[pipelines.place_of(number)], load)
+        ring = rings[pipelines.place_of(number)]
         backward_s = sum(nodes[name].backward_s for name in stage.nodes)
         seconds[number, "F"] = sum(nodes[name].forward_s for name in stage.nodes)
         seconds[number, "B"] = backward_s
@@ -234,7 +240,7 @@ def _on_pipelines(given: Predicting, pipelines: Pipelines, stages: Sequence[Stag
         averaged_s = ring.all_reduce(pipelines.replicas).seconds(stage.parameter_bytes)
         seconds[number, "U"] = averaged_s + stage.parameter_bytes / weights * given.update_s
     orders = orders_of(pipelines, updates=True)
-    step_s = batch_seconds(orders, seconds, _transfers(given.fabric, pipelines, stages))
+    step_s = batch_seconds(orders, seconds, _transfers(wiring, pipelines, stages))
     memory_bytes = max(
         sum(
             stage_bytes(
@@ -253,37 +259,60 @@ def _on_pipelines(given: Predicting, pipelines: Pipelines, stages: Sequence[Stag
 
 
 def _transfers(
-    fabric: Fabric, pipelines: Pipelines, stages: Sequence[Stage]
+    wiring: "_Wiring", pipelines: Pipelines, stages: Sequence[Stage]
 ) -> dict[tuple[int, int], float]:
-    """Seconds of a message between neighbouring stages, while all ranks send to their
-    neighbours."""
-    load = fabric.load(_all_flows(pipelines))
+    """Seconds of a message between neighbouring stages on two ranks."""
+    links = wiring.messages(pipelines)
     seconds = {}
-    for before in range(len(stages) - 1):
-        size = stages[before].output_bytes
-        for pair in ((before, before + 1), (before + 1, before)):
-            if flows := _flows(pipelines, *pair):
-                seconds[pair] = fabric.slowest(flows, load).seconds(size)
+    for before, after in pairwise(range(len(stages))):
+        for pair in ((before, after), (after, before)):
+            if link := links.get(_places(pipelines, pair)):
+                seconds[pair] = link.seconds(stages[before].output_bytes)
     return seconds
 
 
-def _replicas(pipelines: Pipelines, place: int) -> list[int]:
+class _Wiring:
+    """What pipelines have of the fabric, by place in them: in all replicas alike, the slowest
+    counts. Found once for all schedules that send between the same places."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+        self._rings: dict[tuple[int, int], list[Link]] = {}
+        self._messages: dict[tuple[int, int, frozenset[_Pair]], dict[_Pair, Link]] = {}
+
+    def rings(self, pipelines: Pipelines) -> list[Link]:
+        """Of the ring through all replicas of each place, while all such rings run."""
+        key = pipelines.ranks, pipelines.replicas
+        if key not in self._rings:
+            rings = [_replicas(pipelines, place) for place in range(pipelines.ranks)]
+            load = self._fabric.load(np.concatenate([hops_of(each) for each in rings]))
+            self._rings[key] = [self._fabric.ring(each, load) for each in rings]
+        return self._rings[key]
+
+    def messages(self, pipelines: Pipelines) -> dict[_Pair, Link]:
+        """From each place to those that hold a neighbour of its stages, while all send to their
+        neighbours, forward and back."""
+        forward = {_places(pipelines, pair) for pair in pairwise(range(pipelines.stages))}
+        pairs = frozenset(p for a, b in forward for p in ((a, b), (b, a)) if a != b)
+        key = pipelines.ranks, pipelines.replicas, pairs
+        if key not in self._messages:
+            flows = {
+                pair: np.stack([_replicas(pipelines, place) for place in pair], axis=1)
+                for pair in pairs
+            }
+            load = self._fabric.load(np.concatenate(list(flows.values())))
+            self._messages[key] = {
+                pair: self._fabric.slowest(each, load) for pair, each in flows.items()
+            }
+        return self._messages[key]
+
+
+def _replicas(pipelines: Pipelines, place: int) -> Workers:
     """The workers at one place of all pipelines."""
-    return [pipelines.layout.rank(place, replica) for replica in range(pipelines.replicas)]
+    first = pipelines.layout.rank(place, 0)
+    return np.arange(first, first + pipelines.replicas)
 
 
-def _flows(pipelines: Pipelines, source: int, target: int) -> list[Flow]:
-    """Messages from one stage to another, of all replicas; none where both are on one rank."""
-    places = pipelines.place_of(source), pipelines.place_of(target)
-    if places[0] == places[1]:
-        return []
-    return list(zip(*(_replicas(pipelines, place) for place in places), strict=True))
-
-
-def _all_flows(pipelines: Pipelines) -> list[Flow]:
-    """Between all neighbours, forward and back; each pair of ranks once."""
-    flows: dict[Flow, None] = {}
-    for before in range(pipelines.stages - 1):
-        flows |= dict.fromkeys(_flows(pipelines, before, before + 1))
-        flows |= dict.fromkeys(_flows(pipelines, before + 1, before))
-    return list(flows)
+def _places(pipelines: Pipelines, stages: _Pair) -> _Pair:
+    """The ranks of a pipeline that hold two stages."""
+    return pipelines.place_of(stages[0]), pipelines.place_of(stages[1])

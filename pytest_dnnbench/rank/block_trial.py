@@ -29,11 +29,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.batches import mapped
 from pytest_dnnbench.rank.lone_forward import outputs_of
-from pytest_dnnbench.rank.model_copy import copied
 from pytest_dnnbench.rank.randomness import NoRandomness
-from pytest_dnnbench.rank.workload import Workload, tensors_of
+from pytest_dnnbench.rank.workloads.batches import mapped
+from pytest_dnnbench.rank.workloads.model_copy import copied
+from pytest_dnnbench.rank.workloads.workload import Workload, tensors_of
 
 Pass = Callable[[nn.Module], Any]
 """Runs a model once and returns its output."""

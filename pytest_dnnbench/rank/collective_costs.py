@@ -1,4 +1,5 @@
-"""What collectives cost on the ranks of a case: measured with a small tensor and a large one.
+"""What collectives cost on the ranks of a case, as frameworks call them: measured with a small
+tensor and a large one.
 
 Not here: what follows from it (rank/prediction.py); collectives that a user times (collectives.py).
 """
@@ -19,14 +20,37 @@ _LARGE_BYTES = {"cpu": 1 << 24, "cuda": 1 << 26}
 
 _WARMUPS, _REPETITIONS = 2, 7
 
-Collective = Callable[[torch.Tensor, torch.Tensor], object]
-"""Takes the whole tensor, and a rank's part of it."""
+Collective = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]
+"""Takes the whole tensor, a rank's part of it, and the framework's own buffer of the whole."""
+
+
+def _all_reduce(whole: torch.Tensor, part: torch.Tensor, bucket: torch.Tensor) -> None:
+    """Of gradients, as DistributedDataParallel does: into a bucket, divided, and back."""
+    torch.mul(whole, 1 / dist.get_world_size(), out=bucket)
+    dist.all_reduce(bucket)
+    whole.copy_(bucket)
+
+
+def _all_gather(whole: torch.Tensor, part: torch.Tensor, bucket: torch.Tensor) -> None:
+    """Of weights, as `fully_shard` does: out of parts of single weights, and into whole ones, whose
+    memory is new each time."""
+    gathered = torch.empty_like(whole)
+    dist.all_gather_into_tensor(gathered, part.clone())
+    torch.empty_like(whole).copy_(gathered)
+
+
+def _reduce_scatter(whole: torch.Tensor, part: torch.Tensor, bucket: torch.Tensor) -> None:
+    """Of gradients, as `fully_shard` does: first they are put together by the ranks that get
+    them."""
+    dist.reduce_scatter_tensor(torch.empty_like(part), torch.empty_like(whole).copy_(whole))
+
 
 COLLECTIVES: Mapping[str, Collective] = {
-    "all_reduce": lambda tensor, part: dist.all_reduce(tensor),
-    "all_gather": lambda tensor, part: dist.all_gather_into_tensor(tensor, part),
-    "reduce_scatter": lambda tensor, part: dist.reduce_scatter_tensor(part, tensor),
+    "all_reduce": _all_reduce,
+    "all_gather": _all_gather,
+    "reduce_scatter": _reduce_scatter,
 }
+"""Each with the copies around it: on CPU ranks they take a good part of its time."""
 
 
 def measured_costs(place: Place, names: Sequence[str]) -> dict[str, CollectiveCost]:
@@ -46,13 +70,13 @@ def _seconds(place: Place, collective: Collective, size: int) -> float:
     """The median over a few calls."""
     per_rank = -(-size // (4 * place.world_size))
     whole = torch.ones(per_rank * place.world_size, device=place.device)
-    part = torch.ones(per_rank, device=place.device)
+    part, bucket = torch.ones(per_rank, device=place.device), torch.empty_like(whole)
     seconds = []
     for _ in range(_WARMUPS + _REPETITIONS):
         whole.fill_(1.0)
         dist.barrier()
         start = time.perf_counter()
-        collective(whole, part)
+        collective(whole, part, bucket)
         if whole.is_cuda:
             torch.cuda.synchronize(whole.device)
         seconds.append(time.perf_counter() - start)

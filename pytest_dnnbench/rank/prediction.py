@@ -12,7 +12,6 @@ plan has a prediction of its own.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 
-import torch
 import torch.distributed as dist
 
 from pytest_dnnbench.case import Case
@@ -30,9 +29,8 @@ from pytest_dnnbench.planner.training_memory import (
 )
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.collective_costs import measured_costs
-from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
+from pytest_dnnbench.rank.profiling.case_profile import case_profile
 from pytest_dnnbench.rank.profiling.profiler import Effort, parts_over_whole
-from pytest_dnnbench.rank.workload_factory import workload_of
 from pytest_dnnbench.step_form import StepForm
 
 _FORMS = ("memory_format", "fused", "accumulate", "cudnn_benchmark")
@@ -92,7 +90,6 @@ def predict(place: Place, request: RunRequest) -> PredictedStep | None:
         return PredictedStep(refused=reason)
     with group.membership(place):
         rank_phase.enter("prediction")
-        torch.backends.cudnn.benchmark = case.form.cudnn_benchmark
         dist.barrier()
         profile, reason = _profile_or_reason(place, request)
         if profile is None:
@@ -134,19 +131,7 @@ def _profile_or_reason(place: Place, request: RunRequest) -> tuple[Profile | Non
 
 
 def _profile(place: Place, request: RunRequest) -> Profile:
-    case = request.case
-    return cached_profile(
-        request.model,
-        case.image_size,
-        case.batch_size,
-        case.precision,
-        place.device,
-        threads=place.threads,
-        workload=workload_of(request),
-        form=case.form,
-        beside=place.world_size - 1,
-        effort=_EFFORT,
-    )
+    return case_profile(place, request, _EFFORT)
 
 
 def _adding_up(profile: Profile) -> Profile:

@@ -171,35 +171,51 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
         if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
             return
         real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-        noise = self._noise_like(real)
         # In place of itself where it can be: a copy would cost memory.
-        finite = math.isfinite(largest(real))
+        finite = _is_finite(real)
         size = real if finite else real.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        if further:
-            further *= self.arithmetic.moved
-            real.addcmul_(noise, size.abs().mul_(self._reach).add_(further))
-        else:
-            real.addcmul_(noise, size, value=self._reach)
+        further *= self.arithmetic.moved
+        for part, size_of_part, noise in self._pieces(real, size):
+            if further:
+                part.addcmul_(noise, size_of_part.abs().mul_(self._reach).add_(further))
+            else:
+                part.addcmul_(noise, size_of_part, value=self._reach)
+
+    def _pieces(
+        self, tensor: torch.Tensor, size: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Pieces of both, each with its noise. A tensor that lies in one piece meets the row of
+        noise stretch by stretch: a copy of the row as long as a large weight takes longer than all
+        else that is done to it."""
+        if not (tensor.is_contiguous() and size.is_contiguous()):
+            yield tensor, size, self._noise_like(tensor)
+            return
+        row, start = self._row(tensor), self._places.randrange(NOISE_LENGTH)
+        flat, sizes = tensor.view(-1), size.view(-1)
+        done, count = 0, tensor.numel()
+        while done < count:
+            length = min(count - done, NOISE_LENGTH - start)
+            piece = slice(done, done + length)
+            yield flat[piece], sizes[piece], row[start : start + length].to(tensor.dtype)
+            done, start = done + length, 0
 
     def _noise_like(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Numbers between -1 and 1: a stretch of a fixed row, from a random place on. Drawing them
-        anew would take as long as the operators."""
-        noise, count = self._noise.get(tensor.device), tensor.numel()
-        if noise is None:
-            generator = torch.Generator().manual_seed(self._places.getrandbits(32))
-            drawn = torch.rand(NOISE_LENGTH, generator=generator, dtype=torch.float64)
-            noise = self._noise[tensor.device] = (self._direction * (2 * drawn - 1)).to(
-                tensor.device
-            )
+        """Numbers between -1 and 1: a stretch of the row of noise, from a random place on."""
+        row, count = self._row(tensor), tensor.numel()
         start = self._places.randrange(NOISE_LENGTH)
         if start + count > NOISE_LENGTH:
-            noise = (
-                noise.roll(-start)
-                if count <= NOISE_LENGTH
-                else noise.repeat(2 + count // NOISE_LENGTH)[start:]
-            )
-            start = 0
-        return noise[start : start + count].view(tensor.shape).to(tensor.dtype)
+            row, start = row.repeat(2 + count // NOISE_LENGTH)[start:], 0
+        return row[start : start + count].view(tensor.shape).to(tensor.dtype)
+
+    def _row(self, tensor: torch.Tensor) -> torch.Tensor:
+        """NOISE_LENGTH random numbers on this tensor's device. Drawing them anew each time would
+        take as long as the operators."""
+        row = self._noise.get(tensor.device)
+        if row is None:
+            generator = torch.Generator().manual_seed(self._places.getrandbits(32))
+            drawn = torch.rand(NOISE_LENGTH, generator=generator, dtype=torch.float64)
+            row = self._noise[tensor.device] = (self._direction * (2 * drawn - 1)).to(tensor.device)
+        return row
 
 
 @contextmanager
@@ -320,6 +336,11 @@ def largest(tensor: torch.Tensor) -> float:
         plain = plain.to(torch.uint8)
     least, most = (float(end) for end in torch.aminmax(plain))
     return max(-least, most)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether every element is finite; it may say no of elements whose sum is not."""
+    return math.isfinite(float(tensor.sum()))
 
 
 def distance(tensor: torch.Tensor, other: torch.Tensor) -> float:

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
             f"nothing to export: no case has a figure of {', '.join(metrics) or 'any metric'};"
             f" measured were {', '.join(sorted(measured)) or 'none'}"
         )
-    for name, content in FORMATS[options.to](exported).items():
+    for name, content in FORMATS[options.to](exported, runs).items():
         say(_written(options.output, name, content))
     return 0
 

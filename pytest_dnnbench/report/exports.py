@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.metrics import Better, metric_row
+from pytest_dnnbench.report.openmetrics import labels_text, preflight_lines, stamp, time_of
 from pytest_dnnbench.report.runs import Result, Run
 from pytest_dnnbench.report.spread import Interval, interval_of
 
@@ -90,9 +91,10 @@ def bencher(exported: Sequence[Point]) -> dict[str, str]:
     return {"bencher.json": _json(cases)}
 
 
-def openmetrics(exported: Sequence[Point]) -> dict[str, str]:
+def openmetrics(exported: Sequence[Point], runs: Sequence[Run] = ()) -> dict[str, str]:
     """One file of OpenMetrics text: a gauge per metric, one each for the ends of its interval, with
-    the time of the session, so that stored sessions can be filled in afterwards."""
+    the time of the session, so that stored sessions can be filled in afterwards. Then what the
+    preflights of these runs measured of nodes and links."""
     families: dict[tuple[str, str], list[Point]] = {}
     _one_per_time(exported)
     for point in exported:
@@ -104,15 +106,17 @@ def openmetrics(exported: Sequence[Point]) -> dict[str, str]:
             name = _family_name(metric, bound, unit)
             _one_owner(owners, name, metric, unit)
             lines += _family(name, metric, bound, unit, members, value_of)
+    lines += preflight_lines(runs)
     return {"openmetrics.txt": "\n".join([*lines, "# EOF", ""])}
 
 
-FORMATS: dict[str, Callable[[Sequence[Point]], dict[str, str]]] = {
-    "github-action-benchmark": github_action_benchmark,
-    "bencher": bencher,
+FORMATS: dict[str, Callable[[Sequence[Point], Sequence[Run]], dict[str, str]]] = {
+    "github-action-benchmark": lambda exported, _: github_action_benchmark(exported),
+    "bencher": lambda exported, _: bencher(exported),
     "openmetrics": openmetrics,
 }
-"""Each format's function: from figures to the contents of files by their names."""
+"""Each format's function: from figures, and the runs that they are of, to the contents of files by
+their names. Nodes have a place in OpenMetrics alone: the others know cases."""
 
 
 def _point(run: Run, result: Result, metric: str) -> Point:
@@ -120,17 +124,8 @@ def _point(run: Run, result: Result, metric: str) -> Point:
     row = metric_row(metric, entry.unit, entry.better)
     value = result.value(metric)
     assert value is not None
-    return Point(
-        result, metric, entry.unit, row.better, value, interval_of(result, metric), _time(run.saved)
-    )
-
-
-def _time(saved: str) -> datetime | None:
-    try:
-        time = datetime.fromisoformat(saved)
-    except ValueError:
-        return None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    interval, at = interval_of(result, metric), time_of(run.saved)
+    return Point(result, metric, entry.unit, row.better, value, interval, at)
 
 
 def _once_each(exported: Iterable[Point]) -> None:
@@ -268,16 +263,11 @@ def _labels(point: Point) -> str:
         labels |= {"model": record.case.model, "phase": record.case.phase}
         if record.case.shape:
             labels["shape"] = record.case.shape
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
-
-
-def _escaped(value: object) -> str:
-    text = str(value)
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return labels_text(labels)
 
 
 def _stamp(point: Point) -> str:
-    return f" {point.at.timestamp():.3f}" if point.at else ""
+    return stamp(point.at)
 
 
 def _json(content: object) -> str:

@@ -23,6 +23,7 @@ from pytest_dnnbench.report.engine import own_file, template
 from pytest_dnnbench.report.figures import amount, rate
 from pytest_dnnbench.report.findings import answer, finding, headline
 from pytest_dnnbench.report.functions import FunctionTable, function_table
+from pytest_dnnbench.report.nodes import LINK_HEADS, NODE_HEADS, NodesTable, nodes_table
 from pytest_dnnbench.report.plots import LEADS, Plot
 from pytest_dnnbench.report.rows import Section, has_mixed_rates
 from pytest_dnnbench.report.runs import Result, Run
@@ -54,7 +55,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class WinnerRow:
     """A row of "who wins where". `unit`: of the rate; empty where the rate's text has it."""
 
     group: str
@@ -108,6 +109,9 @@ class Page:
     cases: int
     functions: FunctionTable | None
     sides: SideTable | None
+    nodes: NodesTable | None
+    node_heads: tuple[str, ...]
+    link_heads: tuple[str, ...]
     sessions: Sequence[Run]
     statuses: list[tuple[str, int]]
     failures: list[tuple[str, str]]
@@ -116,7 +120,7 @@ class Page:
     headline: list[str]
     disturbed: str
     lead: PlotSection | None
-    comparisons: list[Comparison]
+    comparisons: list[WinnerRow]
     comparisons_left_out: int
     rate_unit: str
     devices: str
@@ -144,6 +148,9 @@ def render(study: Study, sections: Sequence[Section], drawn: Sequence[Drawn], ti
         cases=len(study.latest),
         functions=function_table(study),
         sides=side_table(study),
+        nodes=nodes_table(study),
+        node_heads=NODE_HEADS,
+        link_heads=LINK_HEADS,
         sessions=study.runs,
         statuses=_statuses(study),
         failures=failures,
@@ -186,10 +193,10 @@ def _regression(run: Run, name: str) -> str:
     return "\n".join(verdict_lines(msgspec.structs.replace(verdict, metrics=regressed)))
 
 
-def _comparisons(shown: Sequence[Contest], study: Study) -> list[Comparison]:
+def _comparisons(shown: Sequence[Contest], study: Study) -> list[WinnerRow]:
     mixed = has_mixed_rates(study.latest)
     return [
-        Comparison(
+        WinnerRow(
             group=contest.group.label,
             gpus=contest.gpus,
             first=study.label(contest.first),
@@ -285,6 +292,8 @@ def _contents(study: Study, drawn: Sequence[Drawn], failed: bool) -> list[tuple[
     if any(result.record.against for result in study.measured):
         functions.append(("sides", "Side by side"))
     environments = [("environments", "Environments")]
+    if any(run.preflight for run in study.runs):
+        environments.insert(0, ("nodes", "Nodes"))
     if not study.latest:
         none = [] if functions else [("summary", "Summary")]
         return [*none, *failures, *functions, *(environments if functions else ()), about]

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pytest_dnnbench.harmless import markdown_text
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.functions import FunctionTable
+from pytest_dnnbench.report.nodes import LINK_HEADS, NODE_HEADS, NodesTable
 from pytest_dnnbench.report.rows import CLEAR, Column, Row, Section, columns, half_width
 from pytest_dnnbench.report.side_by_side import HEADS, SideTable
-from pytest_dnnbench.report.study import Group, Study
+from pytest_dnnbench.report.study import CaseGroup, Study
 from pytest_dnnbench.report.verdicts import verdict_text
 
 # What a spreadsheet would run as a formula at the start of a cell.
@@ -21,13 +22,15 @@ def markdown(
     functions: FunctionTable | None,
     sides: SideTable | None,
     caption: str,
+    nodes: NodesTable | None = None,
 ) -> str:
     """A table per group, where the clearly fastest case of each number of GPUs is bold; then that
-    of the timed functions, and that of two environments side by side."""
+    of the timed functions, that of two environments side by side, and those of the nodes."""
     shown = columns([row for section in sections for row in section.rows])
     lines = [line for section in sections for line in _table_lines(section, shown)]
     lines += _function_lines(functions) if functions else []
     lines += side_lines(sides) if sides else []
+    lines += _node_lines(nodes) if nodes else []
     lines.append(markdown_text(caption) if sections or functions else "No case was measured.")
     return "\n".join(lines) + "\n"
 
@@ -52,7 +55,7 @@ def csv_of(rows: Sequence[Mapping[str, object]]) -> str:
     return stream.getvalue()
 
 
-def _csv_row(group: Group, row: Row, study: Study) -> dict[str, object]:
+def _csv_row(group: CaseGroup, row: Row, study: Study) -> dict[str, object]:
     """The cells of a case under their heads."""
     result = row.result
     record, case, value = result.record, result.case, result.value
@@ -132,6 +135,21 @@ def side_lines(sides: SideTable) -> list[str]:
         "",
         *(line for lines in sides.reasons for line in _list(lines)),
     ]
+
+
+def _node_lines(table: NodesTable) -> list[str]:
+    lines = ["### Nodes and links", "", *(f"{markdown_text(text)}\n" for text in table.sentences)]
+    for heads, rows, left_out in (
+        (NODE_HEADS, table.nodes, table.nodes_left_out),
+        (LINK_HEADS, table.links, table.links_left_out),
+    ):
+        if rows:
+            lines += [_line(heads), _line(["---"] * len(heads))]
+            lines += [_line(map(markdown_text, row)) for row in rows]
+            lines += [""]
+        if left_out:
+            lines += [f"{left_out} more are in nodes.csv.", ""]
+    return lines
 
 
 def _list(lines: Sequence[str]) -> list[str]:

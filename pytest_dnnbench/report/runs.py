@@ -19,6 +19,7 @@ from pytest_dnnbench.metrics import LARGEST, THROUGHPUT, can_be_measured
 from pytest_dnnbench.report.text import NAME_LENGTH, plain
 from pytest_dnnbench.results.records.json_text import any_json, read_bytes
 from pytest_dnnbench.results.records.launches import Launches, launches_of
+from pytest_dnnbench.results.records.preflight import PreflightEntry
 from pytest_dnnbench.results.records.schema import SCHEMA, Record, SessionEntry
 
 MESSAGE_LINES = 64
@@ -100,6 +101,8 @@ class Run:
     failures: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     interrupted: bool = False
+    preflight: PreflightEntry | None = None
+    """What was measured of its nodes, where it ran on several."""
 
 
 def read_run(path: Path) -> Run:
@@ -155,6 +158,7 @@ def run_of(content: object, source: str) -> Run:
         failures=tuple((name, "") for name in session.failed),
         notes=tuple(shown.notes),
         interrupted=session.interrupted,
+        preflight=session.preflight,
     )
 
 
@@ -164,9 +168,10 @@ def run_in_memory(
     source: str,
     saved: str = "",
     failures: Iterable[tuple[str, str]] = (),
+    preflight: PreflightEntry | None = None,
 ) -> Run:
-    """A session that was not saved: its records by the names of their tests, and what failed
-    (name and message)."""
+    """A session that was not saved: its records by the names of their tests, what failed (name and
+    message), and what was measured of its nodes."""
     shown = _Shown(source)
     for name, record in records.items():
         shown.add(name, msgspec.to_builtins(record), source)
@@ -177,6 +182,7 @@ def run_in_memory(
         functions=tuple(shown.functions),
         failures=tuple((plain(name, 2 * NAME_LENGTH), _lines(text)) for name, text in failures),
         notes=tuple(shown.notes),
+        preflight=preflight,
     )
 
 
@@ -221,10 +227,14 @@ class _Shown:
         place = f"{self.source}: dnnbench"
         _refuse_newer(content, place)
         try:
-            return _converted(content, SessionEntry)
+            session = _converted(content, SessionEntry)
         except DataError as error:
             self.notes.append(f"{place}: {plain(error)}: failed tests are not shown")
             return SessionEntry(schema=SCHEMA)
+        if session.preflight is not None and not session.preflight.is_possible:
+            self.notes.append(f"{place}.preflight: figures that no node can have: not shown")
+            session = msgspec.structs.replace(session, preflight=None)
+        return session
 
 
 def _converted(content: object, kind: type[Struct]) -> Struct:

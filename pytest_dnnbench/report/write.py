@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import replace_file
-from pytest_dnnbench.report import side_by_side
+from pytest_dnnbench.report import nodes, side_by_side
 from pytest_dnnbench.report.canvas import png_sheet, require_matplotlib, svg_panel
 from pytest_dnnbench.report.captions import caption
 from pytest_dnnbench.report.functions import csv_rows, function_table
@@ -23,7 +23,8 @@ from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.side_by_side import side_table
 from pytest_dnnbench.report.study import Study
 
-PLOTS, FUNCTIONS, SIDES = "plots", "functions.csv", "side-by-side.csv"
+PLOTS = "plots"
+FUNCTIONS, SIDES, NODES = "functions.csv", "side-by-side.csv", "nodes.csv"
 _OURS = re.compile(
     r"(leads|throughput|speedup|memory|steps|breakdown|predictions|history)(\.png|-\d+\.svg)"
 )
@@ -54,12 +55,15 @@ def write_report(study: Study, directory: Path, title: str = "Benchmark report")
 def _write(study: Study, directory: Path, title: str) -> Path:
     drawn = [_write_plot(plot, study, directory) for plot in plots(study)] if study.latest else []
     parts = sections(study)
-    tables = markdown(parts, function_table(study), side_table(study), caption(study))
+    tables = markdown(
+        parts, function_table(study), side_table(study), caption(study), nodes.nodes_table(study)
+    )
     replace_file(directory / "table.md", tables.encode())
     replace_file(directory / "table.csv", csv_table(parts, study).encode())
     for name, rows in (
         (FUNCTIONS, csv_rows(study.functions)),
         (SIDES, side_by_side.csv_rows(study.measured)),
+        (NODES, nodes.csv_rows(study.runs)),
     ):
         if rows:
             replace_file(directory / name, csv_of(rows).encode())

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
 from pytest_dnnbench.controller.node_placement import NodePlacements
@@ -55,7 +54,7 @@ class Preflight:
             return
         if len(placements.cluster.nodes) < 2:
             return
-        from pytest_dnnbench.results.verdicts.preflight import slow_parts
+        from pytest_dnnbench.results.verdicts.preflight import judged
 
         try:
             measured = preflight(placements, settings.timeout)
@@ -64,9 +63,8 @@ class Preflight:
             self._failure = f"dnnbench: preflight: not measured: {reason}"
             state.announce(config, self._failure)
             return
-        slow = slow_parts(measured, self._history())
-        self.entry = shared.preflight = msgspec.structs.replace(measured, slow=slow)
-        for text in (summary_of(self.entry), *slow):
+        self.entry = shared.preflight = judged(measured, self._history())
+        for text in (summary_of(self.entry), *self.entry.slow):
             state.announce(config, one_line(f"dnnbench: preflight: {text}"))
 
     def _history(self) -> list[PreflightEntry]:

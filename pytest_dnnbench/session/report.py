@@ -15,6 +15,7 @@ import pytest
 
 from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.session import benchmark_file, state
+from pytest_dnnbench.session.preflight import Preflight
 
 if TYPE_CHECKING:
     from pytest_dnnbench.report.runs import Run
@@ -68,6 +69,7 @@ class SessionReport:
             source="this session",
             saved=datetime.now(UTC).isoformat(timespec="seconds"),
             failures=self._failures,
+            preflight=state.part(self._config, Preflight).entry,
         )
 
 

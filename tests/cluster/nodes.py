@@ -132,10 +132,13 @@ SlurmdPidFile={folder}/d-%n.pid
 SlurmctldLogFile={folder}/ctld.log
 SlurmdLogFile={folder}/d-%n.log
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
+SelectTypeParameters=CR_Core_Memory
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
 SlurmdParameters=config_overrides
-NodeName=n1 NodeHostname=n1 NodeAddr={net}.2 Port={first} CPUs=2 RealMemory=2000
-NodeName=n2 NodeHostname=n2 NodeAddr={net}.3 Port={second} CPUs=2 RealMemory=2000
+NodeName=n1 NodeHostname=n1 NodeAddr={net}.2 Port={first} CPUs=2 RealMemory=8000
+NodeName=n2 NodeHostname=n2 NodeAddr={net}.3 Port={second} CPUs=2 RealMemory=8000
 PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 _DAEMONS_ANSWER_S = 60.0
@@ -174,10 +177,10 @@ def slurm(folder: Path, command: str, net: str) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def allocation(variables: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Both nodes of `slurm`, allocated as soon as its daemons answer. Yields the variables of a
-    process inside the allocation."""
-    asked = ["salloc", "--no-shell", f"--nodes={len(NAMES)}", "--cpus-per-task=2"]
+def allocation(variables: dict[str, str], *more: str) -> Iterator[dict[str, str]]:
+    """Both nodes of `slurm`, allocated as soon as its daemons answer, with `more` options. Yields
+    the variables of a process inside the allocation."""
+    asked = ["salloc", "--no-shell", f"--nodes={len(NAMES)}", "--cpus-per-task=2", *more]
     deadline = time.monotonic() + _DAEMONS_ANSWER_S
     while True:  # before slurmctld listens, its commands fail
         made = subprocess.run(asked, env=variables, capture_output=True, text=True, timeout=120)

@@ -89,3 +89,12 @@ def window_of(place: Place, seconds: float) -> tuple[float, float]:
 def _parent_of(pid: int) -> int:
     with open(f"/proc/{pid}/stat") as stat:
         return int(stat.read().rpartition(")")[2].split()[1])
+
+
+def use_memory_on(rank: int, size_bytes: int) -> None:
+    """One rank touches so much memory and holds it; the others wait for it."""
+    if dist.get_rank() == rank:
+        held = torch.ones(size_bytes, dtype=torch.uint8)
+        time.sleep(60)
+        held.sum()
+    dist.barrier()

@@ -25,12 +25,17 @@ from pytest_dnnbench.results.records.preflight import (
     PreflightEntry,
 )
 from pytest_dnnbench.results.records.schema import SCHEMA, SavedFile, SessionEntry
-from pytest_dnnbench.results.verdicts.preflight import MOST_LINES, rate_text, slow_parts
+from pytest_dnnbench.results.verdicts.preflight import MOST_LINES, judged, rate_text
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.preflight import Preflight, summary_of
 from pytest_dnnbench.session.resources import Resources
 from pytest_dnnbench.session.settings import Settings
 from tests.cluster.test_cluster import fake
+
+
+def slow_parts(entry: PreflightEntry, history: Sequence[PreflightEntry]) -> list[str]:
+    """The lines."""
+    return judged(entry, history).slow
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 7, 8, 16])
@@ -143,6 +148,21 @@ def test_a_network_that_is_slow_over_one_backend_hides_no_link_of_another() -> N
     network, link = slow_parts(both, [])
     assert network.startswith("the network of node c is slow: 3 GB/s (gloo)")
     assert link.startswith("the link c-d (nccl) is slow: 1 GB/s")
+
+
+def test_each_slow_node_and_link_says_how_much_slower_it_is() -> None:
+    slow = {**FULL, **{pair: 3.0 for pair in FULL if "c" in pair}}
+    made = judged(entry({**ALIKE, "c": 6.0}, slow, latencies={"ad": 95.0}), [])
+    assert [node.slow for node in made.nodes] == [
+        *("", ""),
+        "its network: 3.4 times as slow as between the others; 1.2 times as slow as the others",
+        "",
+    ]
+    assert {"".join(link.nodes): link.slow for link in made.links if link.slow} == {
+        "ad": "2.4 times as late as the others"
+    }
+    again = judged(entry({"a": 6.0}), [entry({"a": 5.0})])
+    assert again.nodes[0].slow == "1.2 times as slow as in the session before"
 
 
 def test_the_slow_one_of_three_nodes_is_named() -> None:

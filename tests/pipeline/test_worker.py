@@ -14,6 +14,7 @@ from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import PlanError, UsageError, WrongResult
 from pytest_dnnbench.messages import PipelineFacts, PlanDecision, RankReport, RunRequest
+from pytest_dnnbench.planner.plan_seconds import minibatch_s
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.rank.profiling.profiler import Effort, profile_model
 from pytest_dnnbench.results.records.measurement import Launch, agree, check_times
@@ -196,9 +197,13 @@ def test_a_step_of_the_variants_is_one_update(
     assert len(last.loss) == 10
     assert first.metrics["bubble_fraction_ideal"] == pytest.approx(ideal)
     assert facts(first).versions_kept == (2 if framework == "pipedream-2bw" else 1)
-    bottleneck_s = facts(first).decision.plan.bottleneck_s
-    assert bottleneck_s is not None
-    assert facts(first).predicted_step_time_s == pytest.approx(4 * bottleneck_s / (1 - ideal))
+    decision = facts(first).decision
+    assert decision.update_s > 0
+    assert decision.bandwidth_bytes_s is not None
+    each_s = minibatch_s(
+        decision.plan, decision.update_s, decision.bandwidth_bytes_s, overlaps=False
+    )
+    assert facts(first).predicted_step_time_s == pytest.approx(4 * each_s / (1 - ideal))
 
 
 def test_auto_lets_the_planner_decide_and_says_what_it_decided(server: ForkServer) -> None:

@@ -1,7 +1,9 @@
 """Links, what shares them, and rings: worked examples, and the ring beside its rounds."""
 
 import math
+from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +58,7 @@ def test_a_ring_over_nodes_is_as_fast_as_the_link_between_them() -> None:
 
 
 def load_of(rings: list[list[int]]) -> Load:
-    return TWO_NODES.load(hop for ring in rings for hop in hops_of(ring))
+    return TWO_NODES.load(np.concatenate([hops_of(ring) for ring in rings]))
 
 
 def test_rings_that_leave_a_node_together_share_its_link() -> None:
@@ -96,3 +98,33 @@ def test_a_measured_cost_goes_through_both_measurements() -> None:
     assert cost.seconds(9e3) == 6.0
     assert cost_through((1e3, 2.0), (1e9, 1.0)) == CollectiveCost(0.0, 1e9), "noise"
     assert cost_through((1e6, 1.0), (2e6, 3.0)).fixed_s == 0.0, "never below zero"
+
+
+def ends_of(flow: tuple[int, int], fabric: Fabric) -> list[tuple[int, int, str]]:
+    """Level, unit and direction of the two link ends that one flow uses, by walking outwards."""
+    source, target = flow
+    units = 1
+    for number, level in enumerate(fabric.levels):
+        if source == target:
+            return []
+        if source // (units * level.workers) == target // (units * level.workers):
+            return [(number, source // units, "out"), (number, target // units, "in")]
+        units *= level.workers
+    raise AssertionError(f"{flow} leaves the fabric")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40),
+    st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=9),
+)
+def test_a_share_is_that_of_each_flow_counted_one_by_one(
+    others: list[tuple[int, int]], flows: list[tuple[int, int]]
+) -> None:
+    fabric = Fabric((Level(3, 300e9), Level(5, 50e9), Level(2, 20e9)), (1e-6, 2e-6, 3e-6))
+    uses = Counter(end for flow in [*others, *flows] for end in ends_of(flow, fabric))
+    ends = [end for flow in flows for end in ends_of(flow, fabric)]
+    expected = Link(
+        min((fabric.levels[end[0]].bandwidth / uses[end] for end in ends), default=math.inf),
+        max((fabric.latencies_s[end[0]] for end in ends), default=0.0),
+    )
+    assert fabric.slowest(flows, fabric.load([*others, *flows])) == expected

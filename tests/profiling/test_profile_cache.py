@@ -1,10 +1,12 @@
 """A kept profile serves exactly what it was measured for, and nothing else."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pytest_dnnbench.planner.profile import Node, Profile
 from pytest_dnnbench.planner.profile_file import read_profile, write_profile
 from pytest_dnnbench.rank.profiling import profile_cache, profiler
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
@@ -86,6 +88,36 @@ def test_another_layout_or_optimiser_is_another_profile_and_an_older_one_is_repl
     write_profile(replace(before, metadata=facts), plain)
     assert "update_s" in cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK).metadata
     assert "update_s" in read_profile(plain).metadata
+
+
+def test_a_profile_of_fewer_repetitions_is_replaced_and_one_of_more_serves(cache: Path) -> None:
+    def samples(repetitions: int) -> int:
+        effort = Effort(warmup=0, repetitions=repetitions)
+        profile = cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=effort)
+        return len(profile.metadata["whole_samples_s"])
+
+    assert [samples(each) for each in (1, 3, 2, 1)] == [1, 3, 3, 3]
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_a_rank_that_keeps_no_profile_leaves_none(cache: Path) -> None:
+    assert cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK, keeps=False).nodes
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(("ranks", "undisturbed"), [(1, 0.9), (2, 0.9), (4, 0.45), (8, 0.225)])
+def test_ranks_that_share_cores_leave_each_other_their_share(
+    monkeypatch: pytest.MonkeyPatch, ranks: int, undisturbed: float
+) -> None:
+    monkeypatch.setattr(profiler, "LEAST_CORE_SHARE", 0.9)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+
+    def had_its_core(core_share: float) -> bool:
+        facts = {"beside": ranks - 1, "core_share": core_share, "environment": {"threads": 1}}
+        return profiler.had_its_core(Profile((Node("a", "an operator", 1, 1, 1, 1),), (), facts))
+
+    assert had_its_core(undisturbed + 0.01)
+    assert not had_its_core(undisturbed - 0.01)
 
 
 def test_a_damaged_file_is_measured_anew_and_replaced(cache: Path) -> None:

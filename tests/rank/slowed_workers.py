@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
-from pytest_dnnbench.rank.workload import Batch, Share, Workload
+from pytest_dnnbench.rank.workloads.workload import Batch, Share, Workload
 from tests.tiny_models import tiny
 
 PLANTED = "DNNBENCH_TEST_PLANTED"

@@ -18,8 +18,8 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.rank.block_trial import copy_changed_inputs, try_blocks
-from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.step_forms import form_module
+from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.step_form import StepForm
 from tests.awkward_models import ChangesInputs, GoesOn

@@ -9,8 +9,6 @@ from torch import nn
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.rank.image_workload import ImageWorkload
-from pytest_dnnbench.rank.models import widen
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import Reference, evaluated, evaluation_bounds
 from pytest_dnnbench.rank.rounding import (
@@ -21,6 +19,8 @@ from pytest_dnnbench.rank.rounding import (
     distance,
     largest,
 )
+from pytest_dnnbench.rank.workloads.image_models import widen
+from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
 from tests.awkward_models import Base, Deep, Transformer
 
 IMAGES = ImageWorkload("tests.awkward_models:Base", 28)

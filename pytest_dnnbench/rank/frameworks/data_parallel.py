@@ -17,8 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
-from pytest_dnnbench.rank import batches, group, rank_phase, reference
-from pytest_dnnbench.rank.batches import mapped, wide
+from pytest_dnnbench.rank import group, rank_phase, reference
 from pytest_dnnbench.rank.block_trial import copy_changed_inputs, try_blocks
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
     Rounding,
@@ -28,15 +27,17 @@ from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
 )
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
 from pytest_dnnbench.rank.low_rank import LowRank
-from pytest_dnnbench.rank.models import seed, widen
 from pytest_dnnbench.rank.proof_conditions import COPIES, COPIES_OF_ADAM, proof_conditions
 from pytest_dnnbench.rank.recheck import recheck
 from pytest_dnnbench.rank.step_forms import compiled, form_module, fuse, laid_out
 from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimiser_for
 from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.worker import Step
-from pytest_dnnbench.rank.workload import Batch, Share
-from pytest_dnnbench.rank.workload_checks import blocks_of, model_of, samples_of
+from pytest_dnnbench.rank.workloads import batches
+from pytest_dnnbench.rank.workloads.batches import mapped, wide
+from pytest_dnnbench.rank.workloads.checks import blocks_of, model_of, samples_of
+from pytest_dnnbench.rank.workloads.image_models import seed, widen
+from pytest_dnnbench.rank.workloads.workload import Batch, Share
 
 
 class DataParallelWorker(WorkloadWorker):

@@ -16,8 +16,9 @@ from torch import nn
 from pytest_dnnbench.messages import PipelineFacts
 from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.options import schedule_of
+from pytest_dnnbench.planner.plan_seconds import minibatch_s
 from pytest_dnnbench.planner.schedule import Schedule
-from pytest_dnnbench.rank import data, group
+from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.staged_worker import (
     VALIDATION_IMAGES,
     StagedWorker,
@@ -30,6 +31,7 @@ from pytest_dnnbench.rank.pipeline.runtime import Completed, Runtime, validation
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.worker import Step
+from pytest_dnnbench.rank.workloads import mnist
 
 
 class PipeDreamWorker(StagedWorker):
@@ -160,7 +162,7 @@ class PipeDreamWorker(StagedWorker):
         files = self.request.data
         if files is None or self.case.phase != "train":
             return None
-        digits = data.Digits(files, "validate")
+        digits = mnist.Digits(files, "validate")
         images = torch.split(digits.images, VALIDATION_IMAGES)
         labels = torch.split(digits.labels, VALIDATION_IMAGES)
         share = slice(self._replica, None, self.schedule.layout.replicas[0])
@@ -196,17 +198,16 @@ class PipeDreamWorker(StagedWorker):
         }
 
     def pipeline_facts(self) -> PipelineFacts:
-        """As Worker.pipeline_facts. A step takes the bottleneck for each of its minibatches, and
-        with flushes the bubble on top."""
-        assert self.plan.bottleneck_s is not None, "a feasible plan has one"
+        """As Worker.pipeline_facts. A step takes the slowest stage's time for each of its
+        minibatches, and with flushes the bubble on top."""
         stash, size = self._runtime.stage.stash, self._minibatches_per_step
+        overlaps = self.device.type == "cuda"
+        each_s = minibatch_s(self.plan, self.decision.update_s, self.bandwidth, overlaps=overlaps)
         return PipelineFacts(
             decision=self.decision,
             shape=self.plan.shape,
             parallelism="data" if self.plan.is_data_parallel else "pipeline",
-            predicted_step_time_s=self.plan.bottleneck_s
-            * size
-            / (1 - self.schedule.ideal_bubble()),
+            predicted_step_time_s=each_s * size / (1 - self.schedule.ideal_bubble()),
             predicted_data_parallel_step_time_s=self.plan.data_parallel_s * size,
             stage=self._stage,
             replica=self._replica,

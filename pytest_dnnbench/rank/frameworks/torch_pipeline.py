@@ -9,6 +9,7 @@ the pipeline. The rank with the last stage alone counts images. Not here: what a
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -17,9 +18,11 @@ from torch import nn
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import PipelineFacts, Place, RunRequest
 from pytest_dnnbench.planner.bubbles import Pass, batch_seconds, idle_fractions
+from pytest_dnnbench.planner.fabric import Link
+from pytest_dnnbench.planner.plan_seconds import averages_s, updates_s
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.planner.synchronous import Pipelines, pipelines_of
-from pytest_dnnbench.rank import data, group
+from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
 from pytest_dnnbench.rank.frameworks.staged_worker import StagedWorker, counts_of, step_of
 from pytest_dnnbench.rank.pipeline.runtime import Completed
@@ -28,6 +31,7 @@ from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.pipeline.torch_runtime import TorchRuntime
 from pytest_dnnbench.rank.whole import part
 from pytest_dnnbench.rank.worker import Step
+from pytest_dnnbench.rank.workloads import mnist
 from pytest_dnnbench.step_form import CONTIGUOUS
 
 _NO_LABEL = -100
@@ -140,7 +144,7 @@ class TorchPipelineWorker(StagedWorker):
         files = self.request.data
         if files is None or self.case.phase != "train":
             return None
-        digits, runtime, pipelines = data.Digits(files, "validate"), self._runtime, self._pipelines
+        digits, runtime, pipelines = mnist.Digits(files, "validate"), self._runtime, self._pipelines
         share = slice(runtime.replica, None, pipelines.replicas)
         images, labels = digits.images[share], digits.labels[share]
         size = self.case.batch_size
@@ -198,22 +202,40 @@ class TorchPipelineWorker(StagedWorker):
             "replicas_hold": "parts" if self._pipelines.shares_out else "copies",
         }
 
-    def pipeline_facts(self) -> PipelineFacts:
-        """As Worker.pipeline_facts. The predicted step is the schedule's own order with the plan's
-        times."""
-        runtime, pipelines = self._runtime, self._pipelines
+    def _predicted_s(self) -> float:
+        """Seconds of a step: the schedule's own order with the plan's times and messages; last,
+        each stage averages over its replicas and updates."""
+        stages, link = self.plan.stages, Link(self.bandwidth)
         seconds = {
             (number, kind): part * stage.compute_s
-            for number, stage in enumerate(self.plan.stages)
+            for number, stage in enumerate(stages)
             for kind, part in _PART.items()
         }
+        updates = updates_s(self.plan, self.decision.update_s)
+        for number, average_s in enumerate(averages_s(self.plan, self.bandwidth)):
+            seconds[number, "U"] = average_s + updates[number]
+        orders = [
+            order + [Pass(stage, "U", 0) for stage in self._pipelines.stages_of(rank)]
+            for rank, order in enumerate(self._orders)
+        ]
+        messages = {
+            pair: link.seconds(stages[before].output_bytes)
+            for before, after in pairwise(range(len(stages)))
+            if self._pipelines.place_of(before) != self._pipelines.place_of(after)
+            for pair in ((before, after), (after, before))
+        }
+        return float(batch_seconds(orders, seconds, messages))
+
+    def pipeline_facts(self) -> PipelineFacts:
+        """As Worker.pipeline_facts."""
+        runtime, pipelines = self._runtime, self._pipelines
         own_stages = [self.plan.stages[number] for number in runtime.modules]
         each = pipelines.stages_per_rank
         return PipelineFacts(
             decision=self.decision,
             shape=str(pipelines.layout) + (f" x{each}" if each > 1 else ""),
             parallelism="pipeline",
-            predicted_step_time_s=batch_seconds(self._orders, seconds),
+            predicted_step_time_s=self._predicted_s(),
             predicted_data_parallel_step_time_s=self.plan.data_parallel_s * pipelines.microbatches,
             stage=min(runtime.modules),
             replica=runtime.replica,

@@ -13,8 +13,8 @@ what would be added for all is added part by part.
 On a mesh of replicas x ranks, each row of ranks splits the layers, and the replicas of a part share
 it out among themselves (fsdp.py), or hold copies whose gradients are averaged.
 
-Not here: which layers a workload can split, and where its sequence is whole (workload.py); how
-attention whose layers are packed is split (attention_split.py).
+Not here: which layers a workload can split, and where its sequence is whole
+(workloads/workload.py); how attention whose layers are packed is split (attention_split.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -43,10 +43,10 @@ from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.fsdp import RESHARD, shard_blocks
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
 from pytest_dnnbench.rank.fused_parts import update_parts
-from pytest_dnnbench.rank.models import seed
 from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
 from pytest_dnnbench.rank.whole import part
 from pytest_dnnbench.rank.worker import Step
+from pytest_dnnbench.rank.workloads.image_models import seed
 
 PART = Shard(1)
 """A rank's part of the sequence, of a tensor (batch, sequence, ...)."""

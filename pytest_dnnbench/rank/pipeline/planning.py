@@ -1,8 +1,7 @@
-"""Decides the stages of a case: the user's plan or shape, or the planner's choice from a profile
-that rank 0 takes.
+"""Decides the stages of a case: the user's plan or shape, or the planner's choice from a profile.
 
-    rank 0     profile (kept between sessions) ─> plan ─> request of the proof and of each launch
-    all ranks  bandwidth between rank 0 and rank 1 ─┘
+    all ranks  bandwidth between rank 0 and rank 1 ─┐
+    all ranks  profile, all at once (kept) ─> rank 0: plan ─> request of the proof and each launch
 
 This happens once per case: profiles and bandwidths vary, and the launches have to measure the plan
 that was proven. Not here: the costs of stages (planner/), the cut of a model (cut.py).
@@ -12,11 +11,12 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 import torch.distributed as dist
 
-from pytest_dnnbench.errors import WorkloadRefused
+from pytest_dnnbench.errors import DnnbenchError, WorkloadRefused
 from pytest_dnnbench.messages import Place, PlanDecision, RunRequest
 from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.options import AUTO, forced_layout, plan_file, schedule_of
@@ -24,16 +24,17 @@ from pytest_dnnbench.planner.plan import Plan, read_plan
 from pytest_dnnbench.planner.predict import even_plan, plan_for
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.synchronous import pipelines_of
+from pytest_dnnbench.planner.training_memory import number_in
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.pipeline.cut import cut
+from pytest_dnnbench.rank.profiling.case_profile import case_profile
 from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.host_work import refuse_host_work
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
-from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
 from pytest_dnnbench.rank.profiling.profiler import parts_over_whole
 from pytest_dnnbench.rank.profiling.weights import tied_weights, together
-from pytest_dnnbench.rank.workload_checks import model_of
-from pytest_dnnbench.rank.workload_factory import workload_of
+from pytest_dnnbench.rank.workloads.checks import model_of
+from pytest_dnnbench.rank.workloads.factory import workload_of
 
 _PROBE_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}
 """16 MiB take 50 us over NVLink, about as long as what is around them."""
@@ -49,14 +50,16 @@ def decide(place: Place, request: RunRequest) -> PlanDecision | None:
         rank_phase.enter("plan")
         options = request.case.options
         _refuse_clipping(request)
+        layout = forced_layout(options, place.world_size)
         if path := plan_file(options):
-            forced_layout(options, place.world_size)
             decision = PlanDecision(read_plan(path), "user")
         else:
             bandwidth = float(options.get("bandwidth", 0.0)) or measured_bandwidth(place)
-            if place.rank:
+            memory = device_memory(place)
+            profile = _profile(place, request)
+            if profile is None:
                 return None
-            decision = _planned(place, request, bandwidth)
+            decision = _planned(profile, layout, place.world_size, bandwidth, memory)
         schedule_of(request.case.framework, Layout(decision.plan.replicas), options)
         _check_cut(place, request, decision.plan)
         return decision
@@ -73,9 +76,10 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
             decision = PlanDecision(read_plan(path), "user")
         else:
             bandwidth = float(options.get("bandwidth", 0.0)) or measured_bandwidth(place)
-            if place.rank:
+            profile = _profile(place, request)
+            if profile is None:
                 return None
-            profile = _with_ties_apart(_profile(place, request), request)
+            profile = _with_ties_apart(profile, request)
             replicas = (pipelines.replicas,) * pipelines.stages
             plan = even_plan(profile, replicas, workers=place.world_size, bandwidth=bandwidth)
             decision = PlanDecision(
@@ -83,6 +87,7 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
                 "planner" if options.get("stages", AUTO) == AUTO else "user",
                 bandwidth,
                 parts_over_whole(profile),
+                number_in(profile, "update_s"),
             )
         _check_cut(place, request, decision.plan, tied=True)
         return decision
@@ -95,33 +100,32 @@ def _with_ties_apart(profile: Profile, request: RunRequest) -> Profile:
     return dataclasses.replace(profile, together=together(graph, tied_weights(graph)))
 
 
-def _profile(place: Place, request: RunRequest) -> Profile:
-    case = request.case
-    return cached_profile(
-        request.model,
-        case.image_size,
-        case.batch_size,
-        case.precision,
-        place.device,
-        threads=place.threads,
-        workload=workload_of(request),
-    )
+def _profile(place: Place, request: RunRequest) -> Profile | None:
+    """Rank 0's profile; None on the others, which profile the same meanwhile, for that is how the
+    ranks of a pipeline compute. What fails there alone is no matter."""
+    dist.barrier()
+    if place.rank == 0:
+        return case_profile(place, request)
+    with suppress(DnnbenchError):
+        case_profile(place, request)
+    return None
 
 
-def _planned(place: Place, request: RunRequest, bandwidth: float) -> PlanDecision:
-    """The best plan of the user's shape, or the planner's choice, from a profile of the model."""
-    case = request.case
-    layout, memory = forced_layout(case.options, place.world_size), device_memory(place)
-    profile = _profile(place, request)
+def _planned(
+    profile: Profile, layout: Layout | None, ranks: int, bandwidth: float, memory: float | None
+) -> PlanDecision:
+    """The best plan of the user's shape, or the planner's choice, from a profile of the model, for
+    ranks with so many bytes of memory."""
     if layout is not None:
         plan = even_plan(profile, layout.replicas, bandwidth=bandwidth, memory_bytes=memory)
     else:
-        plan = _chosen(profile, place.world_size, bandwidth, memory)
+        plan = _chosen(profile, ranks, bandwidth, memory)
     return PlanDecision(
         plan.require_feasible(),
         "user" if layout is not None else "planner",
         bandwidth,
         parts_over_whole(profile),
+        number_in(profile, "update_s"),
     )
 
 

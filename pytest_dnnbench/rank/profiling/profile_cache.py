@@ -32,8 +32,8 @@ from pytest_dnnbench.rank.profiling.profiler import (
     input_facts,
     profile_workload,
 )
-from pytest_dnnbench.rank.workload import Workload
-from pytest_dnnbench.rank.workload_checks import model_of
+from pytest_dnnbench.rank.workloads.checks import model_of
+from pytest_dnnbench.rank.workloads.workload import Workload
 from pytest_dnnbench.step_form import StepForm
 
 
@@ -49,15 +49,18 @@ def cached_profile(
     workload: Workload | None = None,
     form: StepForm | None = None,
     beside: int = 0,
+    keeps: bool = True,
 ) -> Profile:
     """The kept profile under exactly these conditions, or a new one, which is then kept. Arguments
     as of `profile_model`; with a `workload`, that one, which `model` leads to; `form` as of
-    `profile_workload`. `beside` counts the other ranks that profile the same at the same time.
+    `profile_workload`. `beside` counts the other ranks of this machine that profile the
+    same at the same time; without `keeps`, a new profile is not kept.
 
-    A file that cannot be read is replaced by a new profile. A directory that cannot be written
-    gives a warning. A profile that other work has disturbed serves once and is not kept.
+    A file that cannot be read, or is of fewer repetitions, is replaced by a new profile. A
+    directory that cannot be written gives a warning. A profile that other work has disturbed serves
+    once and is not kept.
     """
-    place = usable_device(device)
+    place, effort = usable_device(device), effort or Effort()
     workload = workload or image_or_own(model, image_size)
     conditions: dict[str, Any] = {
         "model": model,
@@ -75,7 +78,7 @@ def cached_profile(
     try:
         kept = read_profile(path)
         kept.require(**conditions)
-        _require_update(kept, path)
+        _require_samples(kept, path, effort)
     except ProfileError:
         kept = profile_workload(
             workload,
@@ -90,14 +93,16 @@ def cached_profile(
         )
         if beside:
             kept = replace(kept, metadata={**kept.metadata, "beside": beside})
-        if had_its_core(kept):
+        if keeps and had_its_core(kept):
             _keep(kept, path)
     return kept
 
 
-def _require_update(kept: Profile, path: Path) -> None:
-    """Raises ProfileError for a profile of an earlier version, without the time of an update or, on
-    a GPU, without a head start."""
+def _require_samples(kept: Profile, path: Path, effort: Effort) -> None:
+    """Raises ProfileError for a profile of fewer repetitions, and for one of an earlier version,
+    without the time of an update or, on a GPU, without a head start."""
+    if len(kept.metadata.get("whole_samples_s", ())) < effort.repetitions:
+        raise ProfileError(f"{path} is of fewer repetitions: profile the model again")
     if kept.metadata.get("device") == "cuda" and "host_s" not in kept.metadata:
         raise ProfileError(f"{path} has the times of Python in it: profile the model again")
     if "update_s" not in kept.metadata:

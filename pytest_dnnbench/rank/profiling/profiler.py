@@ -13,6 +13,7 @@ Not here: the graph (operator_graph.py), the marks of a pass (marked_pass.py), k
 
 import dataclasses
 import hashlib
+import os
 import statistics
 import time
 from collections import defaultdict
@@ -28,7 +29,6 @@ from pytest_dnnbench.errors import ProfileError, UsageError
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.planner.profile import Node, Profile
 from pytest_dnnbench.planner.remarks import SUM_TOLERANCE
-from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.precision import matmul_precision
 from pytest_dnnbench.rank.profiling.conditions import (
     compute_threads,
@@ -49,9 +49,10 @@ from pytest_dnnbench.rank.profiling.update_time import update_facts
 from pytest_dnnbench.rank.profiling.weights import block_of, tensors_used, together
 from pytest_dnnbench.rank.step_forms import laid_out, lay_out
 from pytest_dnnbench.rank.stopwatch import stopwatch
-from pytest_dnnbench.rank.workload import Workload
-from pytest_dnnbench.rank.workload_checks import model_of
-from pytest_dnnbench.rank.workload_factory import workload_of
+from pytest_dnnbench.rank.workloads.checks import model_of
+from pytest_dnnbench.rank.workloads.factory import workload_of
+from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
+from pytest_dnnbench.rank.workloads.workload import Workload
 from pytest_dnnbench.step_form import StepForm
 
 LEAST_CORE_SHARE = 0.9
@@ -286,8 +287,12 @@ def is_trusted(profile: Profile) -> bool:
 
 
 def had_its_core(profile: Profile) -> bool:
-    """Whether no other work was in the way. Of a GPU this is unknown, and taken as true."""
-    return float(profile.metadata.get("core_share", 1.0)) >= LEAST_CORE_SHARE
+    """Whether no other work was in the way but that of the ranks beside it, which share the cores
+    where there are not enough. Of a GPU this is unknown, and taken as true."""
+    ranks = 1 + int(profile.metadata.get("beside", 0))
+    threads = int(profile.metadata.get("environment", {}).get("threads", 1))
+    share = min(1.0, len(os.sched_getaffinity(0)) / (ranks * threads))
+    return bool(float(profile.metadata.get("core_share", 1.0)) >= LEAST_CORE_SHARE * share)
 
 
 def fingerprint(graph: OperatorGraph) -> str:

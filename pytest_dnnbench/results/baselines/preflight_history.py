@@ -36,19 +36,10 @@ def stored_preflights(folder: Path) -> list[PreflightEntry]:
             session = _DECODER.decode(read_bytes(path)).dnnbench
         except (DataError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             continue
-        if session and session.schema == SCHEMA and session.preflight and _is_possible(session):
+        if not session or session.schema != SCHEMA or session.preflight is None:
+            continue
+        if session.preflight.is_possible:
             entries.append(session.preflight)
         if len(entries) == MOST_SESSIONS:
             break
     return entries
-
-
-def _is_possible(session: _Session) -> bool:
-    """Whether every figure can have been measured."""
-    entry = session.preflight
-    assert entry is not None, "asked of sessions with one"
-    figures = [second for node in entry.nodes for second in node.yardstick_s]
-    figures += [figure for link in entry.links for figure in (*link.bytes_s, link.latency_s)]
-    return all(node.yardstick_s for node in entry.nodes) and all(
-        0 < figure < float("inf") for figure in figures
-    )

@@ -7,6 +7,8 @@ from statistics import median
 
 import msgspec
 
+from pytest_dnnbench.metrics import LARGEST, can_be_measured
+
 NETWORK = "network_bytes_s"
 """The recorded fact of a case: what the slowest link between its nodes carried."""
 
@@ -18,7 +20,8 @@ class NodePreflight(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     `skew` is its median over that of all nodes, minus 1: above zero for a slower node.
     `clock_offset_s` is the node's monotonic clock minus the controller's, `clock_uncertainty_s` how
     far that may be off. `interface` leads to the other nodes, and `network_mbit_s` is its nominal
-    speed, null where the kernel gives none.
+    speed, null where the kernel gives none. `slow` says how much slower the node or its network is
+    than the others, or than before; empty where it is not.
     """
 
     name: str
@@ -28,6 +31,7 @@ class NodePreflight(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     clock_uncertainty_s: float = 0.0
     interface: str = ""
     network_mbit_s: int | None = None
+    slow: str = ""
 
     @property
     def typical_s(self) -> float:
@@ -40,7 +44,7 @@ class LinkPreflight(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `bytes_s` are the medians of a few transfers of `size_bytes`, from the first node to the second
     and back, while other pairs of nodes did the same; `latency_s` is half of the median round trip
-    of eight bytes.
+    of eight bytes. `slow` is as that of a node.
     """
 
     nodes: tuple[str, str]
@@ -48,6 +52,7 @@ class LinkPreflight(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     size_bytes: int
     bytes_s: tuple[float, float]
     latency_s: float
+    slow: str = ""
 
     @property
     def slower_bytes_s(self) -> float:
@@ -70,6 +75,21 @@ class PreflightEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     links: list[LinkPreflight]
     links_left_out: int = 0
     slow: list[str] = []
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether every figure can have been measured."""
+        figures = [second for node in self.nodes for second in node.yardstick_s]
+        figures += [figure for link in self.links for figure in (*link.bytes_s, link.latency_s)]
+        signed = [self.took_s]
+        for node in self.nodes:
+            signed += [node.skew, node.clock_offset_s, node.clock_uncertainty_s]
+            signed += [node.network_mbit_s or 0]
+        return (
+            all(node.yardstick_s for node in self.nodes)
+            and all(figure > 0 and can_be_measured(figure) for figure in figures)
+            and all(abs(figure) <= LARGEST for figure in signed)
+        )
 
     def facts(self, nodes: Collection[str]) -> dict[str, float]:
         """The recorded facts of a case on these nodes: bytes per second of the slowest link between

@@ -200,7 +200,8 @@ class CorrectnessEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `checked` lists what was compared with the reference; `largest_deviation` and `tolerance` have
     one figure for each. `ranks_agree` says how exactly all ranks hold the same values. `about`
-    describes how the check was made.
+    describes how the check was made. `took_s` are its seconds, from the request for its ranks until
+    the last has answered; null in files of earlier versions and where nothing was checked.
     """
 
     checked: list[str] = []
@@ -208,6 +209,7 @@ class CorrectnessEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tolerance: dict[str, float] = {}
     ranks_agree: str = ""
     about: dict[str, Scalar] = {}
+    took_s: float | None = None
 
 
 class PlannedRank(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import msgspec
+
 from pytest_dnnbench.results.records.preflight import LinkPreflight, PreflightEntry
 
 SLOW_NODE = 0.10
@@ -30,73 +32,110 @@ Figures = Mapping[Hashable, float]
 
 
 @dataclass(frozen=True, slots=True)
+class _Slow:
+    """What is slow: a node by its name, its network by (name, backend), or a link by its nodes and
+    backend; in a line, and in a remark for the row of a table."""
+
+    key: Hashable
+    line: str
+    remark: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Kind:
     """A kind of figure, of which less is better. `limit` is how much more is slow, a fraction."""
 
     limit: float
     says: Callable[[Hashable, float], str]
     shows: Callable[[float], str]
+    remark: str = "{ratio} times as slow as {whose}"
 
-    def beside_others(self, figures: Figures) -> list[str]:
-        """A line for each that is slow."""
+    def beside_others(self, figures: Figures) -> list[_Slow]:
+        """Each that is slow."""
         slow = []
         for key, figure in figures.items():
             others = [other for name, other in figures.items() if name != key]
             if others and self.is_slow(figure, median(others)):
-                slow.append(self.line(key, figure, "the others", median(others)))
+                slow.append(self.slow(key, figure, "the others", median(others)))
         return slow
 
-    def beside_history(self, figures: Figures, history: Sequence[Figures]) -> list[str]:
+    def beside_history(self, figures: Figures, history: Sequence[Figures]) -> list[_Slow]:
         """The same beside earlier sessions."""
         slow = []
         for key, figure in figures.items():
             before = [session[key] for session in history if key in session]
             if before and figure > max(before) and self.is_slow(figure, median(before)):
                 when = "the session before" if len(before) == 1 else f"{len(before)} sessions"
-                slow.append(self.line(key, figure, f"in {when}", median(before)))
+                slow.append(self.slow(key, figure, f"in {when}", median(before)))
         return slow
 
     def is_slow(self, figure: float, reference: float) -> bool:
         """Whether a figure is beyond the limit."""
         return figure > reference * (1 + self.limit)
 
-    def line(self, key: Hashable, figure: float, whose: str, reference: float) -> str:
-        """One line."""
-        return (
-            f"{self.says(key, figure)}, {whose} {self.shows(reference)}"
-            f" ({figure / reference:.1f} times as slow)"
+    def slow(self, key: Hashable, figure: float, whose: str, reference: float) -> _Slow:
+        """One that is slow."""
+        ratio = f"{figure / reference:.1f}"
+        compared = f"{whose} {self.shows(reference)} ({ratio} times as slow)"
+        return _Slow(
+            key,
+            f"{self.says(key, figure)}, {compared}",
+            self.remark.format(ratio=ratio, whose=whose),
         )
 
 
-def slow_parts(entry: PreflightEntry, history: Sequence[PreflightEntry]) -> list[str]:
-    """Nodes and links that are slow, a line each; those beside the others first. `history` are the
-    preflights of earlier sessions."""
+def judged(entry: PreflightEntry, history: Sequence[PreflightEntry]) -> PreflightEntry:
+    """The preflight with what is slow: in lines, those beside the others first, and at each node
+    and link. `history` are the preflights of earlier sessions."""
+    slow = _slow_parts(entry, history)
+    lines = [each.line for each in slow]
+    if len(lines) > MOST_LINES:
+        lines[MOST_LINES:] = [f"and {len(lines) - MOST_LINES} more"]
+    # Whose network it is: the row of a slow network is its node's.
+    owners: dict[Hashable, Hashable] = {
+        (node.name, link.backend): node.name for node in entry.nodes for link in entry.links
+    }
+    remarks: dict[Hashable, list[str]] = {}
+    for each in slow:
+        remarks.setdefault(owners.get(each.key, each.key), []).append(each.remark)
+
+    def remark_at(key: Hashable) -> str:
+        return "; ".join(remarks.get(key, ()))
+
+    replace = msgspec.structs.replace
+    return replace(
+        entry,
+        slow=lines,
+        nodes=[replace(node, slow=remark_at(node.name)) for node in entry.nodes],
+        links=[replace(link, slow=remark_at(_key(link))) for link in entry.links],
+    )
+
+
+def _slow_parts(entry: PreflightEntry, history: Sequence[PreflightEntry]) -> list[_Slow]:
     networks = _slow_networks(entry)
-    cut_off = {key for key, _ in networks}
+    cut_off = {each.key for each in networks}
     left = [
         link for link in entry.links if not cut_off & {(name, link.backend) for name in link.nodes}
     ]
     backends = dict.fromkeys(link.backend for link in left)
-    lines = [line for _, line in networks]
-    lines += _YARDSTICK.beside_others(_yardsticks(entry))
+    slow = list(networks)
+    slow += _YARDSTICK.beside_others(_yardsticks(entry))
     for kind, figures_of in _OF_LINKS:
         for backend in backends:
             alike = [link for link in left if link.backend == backend]
-            lines += kind.beside_others(figures_of(alike))
+            slow += kind.beside_others(figures_of(alike))
     software = (entry.torch, entry.device)
     comparable = [each for each in history if (each.torch, each.device) == software]
-    lines += _YARDSTICK.beside_history(_yardsticks(entry), list(map(_yardsticks, comparable)))
+    slow += _YARDSTICK.beside_history(_yardsticks(entry), list(map(_yardsticks, comparable)))
     for kind, figures_of in _OF_LINKS:
         before = [figures_of(each.links) for each in history]
-        lines += kind.beside_history(figures_of(entry.links), before)
-    if len(lines) > MOST_LINES:
-        return [*lines[:MOST_LINES], f"and {len(lines) - MOST_LINES} more"]
-    return lines
+        slow += kind.beside_history(figures_of(entry.links), before)
+    return slow
 
 
-def _slow_networks(entry: PreflightEntry) -> list[tuple[tuple[str, str], str]]:
+def _slow_networks(entry: PreflightEntry) -> list[_Slow]:
     """Nodes whose best link over a backend is slow beside the links between other nodes, of which
-    there have to be some: node and backend, and the line of each."""
+    there have to be some."""
     slow = []
     for backend in dict.fromkeys(link.backend for link in entry.links):
         links = [link for link in entry.links if link.backend == backend]
@@ -108,8 +147,7 @@ def _slow_networks(entry: PreflightEntry) -> list[tuple[tuple[str, str], str]]:
             best, reference = min(own.values()), median(others.values())
             if _NETWORK.is_slow(best, reference):
                 key = (node.name, backend)
-                line = _NETWORK.line(key, best, "between the others", reference)
-                slow.append((key, line))
+                slow.append(_NETWORK.slow(key, best, "between the others", reference))
     return slow
 
 
@@ -162,11 +200,12 @@ _TRANSFER = _Kind(
     lambda key, figure: f"{_link(key)} is slow: {_rate(figure)}",
     _rate,
 )
-_NETWORK = _Kind(_TRANSFER.limit, _network, _rate)
+_NETWORK = _Kind(_TRANSFER.limit, _network, _rate, "its network: {ratio} times as slow as {whose}")
 _LATENCY = _Kind(
     LATE_LINK,
     lambda key, figure: f"{_link(key)} is late: {1e6 * figure:.0f} us one way",
     lambda figure: f"{1e6 * figure:.0f} us",
+    "{ratio} times as late as {whose}",
 )
 _OF_LINKS: tuple[tuple[_Kind, Callable[[Sequence[LinkPreflight]], Figures]], ...] = (
     (_TRANSFER, _transfers),
