@@ -12,7 +12,7 @@ from torch import nn
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
-from pytest_dnnbench.rank.models import build_model
+from pytest_dnnbench.rank.workloads.image_models import build_model
 
 _BUCKET_BYTES = 25 * 2**20
 """DistributedDataParallel's default."""

@@ -15,7 +15,7 @@ from pytest_dnnbench.planner.profile_file import format_json
 from pytest_dnnbench.results.baselines.golden import Golden
 from pytest_dnnbench.results.baselines.golden_file import golden_text
 from pytest_dnnbench.results.baselines.golden_update import update_golden
-from pytest_dnnbench.results.records.journal_file import Head, Journal, KeptLaunch
+from pytest_dnnbench.results.records.journal_file import Journal, JournalHead, KeptLaunch
 from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.records.schema import (
     Acceptance,
@@ -34,7 +34,7 @@ Made = TypeVar("Made")
 SECOND = "test_steps.py::test_train[pipedream-resnet18-3gpu]"
 
 CASE = Case("ddp", "m", 2, "train", options={"buckets": 2})
-HEAD = Head(["test_a", "test_b"], {"steps": 2}, {"torch": "2.13"})
+HEAD = JournalHead(["test_a", "test_b"], {"steps": 2}, {"torch": "2.13"})
 
 
 def saved_files() -> Files:

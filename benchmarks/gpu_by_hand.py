@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from pytest_dnnbench.rank.torchvision_ops import load_torchvision
+from pytest_dnnbench.rank.workloads.torchvision_ops import load_torchvision
 
 Images = tuple[torch.Tensor, torch.Tensor]
 """A minibatch: images and labels."""

@@ -17,7 +17,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from pytest_dnnbench.case import image_form
-from pytest_dnnbench.rank.models import build_model
+from pytest_dnnbench.rank.workloads.image_models import build_model
 
 
 def main() -> None:

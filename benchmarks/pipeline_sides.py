@@ -14,7 +14,6 @@ from pytest_dnnbench.messages import Place
 from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.planner.schedule import Schedule
-from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
@@ -22,6 +21,7 @@ from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage import Stage
 from pytest_dnnbench.rank.pipeline.stash import Stash
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
+from pytest_dnnbench.rank.workloads.image_models import build_model, example_images
 
 Groups = tuple[tuple[str, ...], ...]
 

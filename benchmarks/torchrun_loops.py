@@ -20,8 +20,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.cut import cut
+from pytest_dnnbench.rank.workloads.image_models import build_model, example_images
 
 Images = tuple[torch.Tensor, torch.Tensor]
 Loop = tuple[nn.Module, Callable[[Images], None]]

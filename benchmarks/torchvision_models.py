@@ -30,11 +30,11 @@ from benchmarks.torchvision_ranks import outcomes
 from pytest_dnnbench.catalog.models import OF_LARGE_IMAGES, TORCHVISION_MODELS
 from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.planner.predict import even_plan
-from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.profiling.operator_graph import trace
 from pytest_dnnbench.rank.profiling.profiler import Effort, profile_module
 from pytest_dnnbench.rank.randomness import NoRandomness
+from pytest_dnnbench.rank.workloads.image_models import build_model, example_images
 
 TOLERANCE = 1e-8
 """In float64, relative to the largest element of a gradient. The stages compute the model's sums in

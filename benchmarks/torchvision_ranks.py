@@ -19,7 +19,7 @@ from pytest_dnnbench.messages import Correctness, Place, PlanDecision, RankRepor
 from pytest_dnnbench.planner.options import forced_layout
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.rank.profiling.profiler import Effort, profile_workload
-from pytest_dnnbench.rank.workload_factory import workload_of
+from pytest_dnnbench.rank.workloads.factory import workload_of
 from pytest_dnnbench.results.records.measurement import Launch, agree, check_times
 
 LEAST_SIZE = {

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pytest_dnnbench.messages import Correctness, Place, RunRequest
     from pytest_dnnbench.metrics import Metric
     from pytest_dnnbench.rank.worker import Step, Worker
-    from pytest_dnnbench.rank.workload import Share, Workload
+    from pytest_dnnbench.rank.workloads.workload import Share, Workload
     from pytest_dnnbench.session.bench import DnnBench
     from pytest_dnnbench.step_form import StepForm
 
@@ -86,11 +86,11 @@ _MODULES = {
     "Place": "messages",
     "Ranks": "controller.ranks",
     "RunRequest": "messages",
-    "Share": "rank.workload",
+    "Share": "rank.workloads.workload",
     "Step": "rank.worker",
     "StepForm": "step_form",
     "Worker": "rank.worker",
-    "Workload": "rank.workload",
+    "Workload": "rank.workloads.workload",
 }
 """The module of each public name; of every other one it is `errors`."""
 

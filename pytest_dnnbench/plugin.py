@@ -98,9 +98,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     try:
         shared = resources(metafunc.config)
-        names = shared.parameters(wanted)
+        combinations = shared.combinations
+        names = combinations.parameters(wanted)
         rows = [
-            pytest.param(*row, id=shared.id_of(names, row)) for row in shared.combinations(names)
+            pytest.param(*row, id=combinations.id_of(names, row, shared.nodes_for))
+            for row in combinations.rows(names)
         ]
     except pytest.UsageError as error:
         metafunc.config.stash[state.REFUSED] = error

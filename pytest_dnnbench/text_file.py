@@ -1,6 +1,6 @@
 """A file whose bytes are the tokens of a session. No torch here.
 
-Not here: the batches that are cut from it (rank/token_workload.py).
+Not here: the batches that are cut from it (rank/workloads/token_workload.py).
 """
 
 import hashlib

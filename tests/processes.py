@@ -3,18 +3,12 @@
 from contextlib import suppress
 from pathlib import Path
 
+from pytest_dnnbench.proc import children_of
+
 
 def ranks_of(pid: int) -> list[int]:
     """The process ids of the ranks of a pytest process."""
-    return [rank for child in _children(pid) if _is_server(child) for rank in _children(child)]
-
-
-def _children(pid: int) -> list[int]:
-    children: list[int] = []
-    with suppress(OSError):  # it has just ended
-        for path in Path(f"/proc/{pid}/task").glob("*/children"):
-            children += map(int, path.read_text().split())
-    return children
+    return [rank for child in children_of(pid) if _is_server(child) for rank in children_of(child)]
 
 
 def _is_server(pid: int) -> bool:

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pytest_dnnbench.rank.torchvision_ops import load_torchvision
+from pytest_dnnbench.rank.workloads.torchvision_ops import load_torchvision
 
 
 def tiny(channels: int = 1, classes: int = 10) -> nn.Module:

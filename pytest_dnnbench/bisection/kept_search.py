@@ -47,7 +47,7 @@ class VersionsOf(msgspec.Struct, frozen=True, tag="versions"):
     package: str
 
 
-class Comparison(msgspec.Struct, frozen=True):
+class ComparedPlaces(msgspec.Struct, frozen=True):
     """One session: the two places that it compared, its pairs, and of each case what it said of why
     one of them is slower, in lines."""
 
@@ -88,7 +88,7 @@ class Search(msgspec.Struct, kw_only=True):
     most_sessions: int = 0
     cases: dict[str, float] = {}
     others: list[str] = []
-    comparisons: list[Comparison] = []
+    comparisons: list[ComparedPlaces] = []
     unmeasurable: dict[int, str] = {}
     under_way: UnderWay | None = None
     ended: bool = False

@@ -22,7 +22,7 @@ from pytest_dnnbench.bisection.comparing import CannotMeasure, Measured, Session
 from pytest_dnnbench.bisection.kept_search import (
     FEWEST,
     LEAST_SPREAD,
-    Comparison,
+    ComparedPlaces,
     Search,
     UnderWay,
 )
@@ -238,7 +238,7 @@ def _add(
 ) -> None:
     logs = {case: result.logs[case] for case in search.cases}
     why = {case: lines for case, lines in result.why.items() if case in search.cases}
-    search.comparisons.append(Comparison(*places, logs, why))
+    search.comparisons.append(ComparedPlaces(*places, logs, why))
     search.under_way = None
     keep()
 

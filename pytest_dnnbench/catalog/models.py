@@ -1,7 +1,7 @@
 """The built-in models: the "module:factory" behind each name. No factory is imported here.
 
 Not here: how a name is looked up (lookup.py), and how a model becomes a workload
-(rank/models.py)."""
+(rank/workloads/image_models.py)."""
 
 _OF_ANY_SIZE = """
     efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4
@@ -50,7 +50,7 @@ _OF_RANK = {
     "mlp-wide": "mlp:wide",
 }
 
-OWN_MODELS = {name: f"pytest_dnnbench.rank.{path}" for name, path in _OF_RANK.items()}
+OWN_MODELS = {name: f"pytest_dnnbench.rank.workloads.{path}" for name, path in _OF_RANK.items()}
 """Our own: models of tokens, and plain layers. Each is a workload."""
 
 DEFAULT_MODELS = ("resnet18", "resnet50", "resnext50_32x4d", "efficientnet_b0")

@@ -38,7 +38,7 @@ PRELOAD = (
     "torch.utils.data.distributed",
     "pytest_dnnbench.rank.entry",
     "pytest_dnnbench.rank.timed_run",
-    "pytest_dnnbench.rank.models",
+    "pytest_dnnbench.rank.workloads.image_models",
     "pytest_dnnbench.rank.frameworks.single",
     "pytest_dnnbench.rank.frameworks.ddp",
     "pytest_dnnbench.rank.yardstick",

@@ -2,7 +2,6 @@
 installed torch."""
 
 import argparse
-import importlib.metadata
 import time
 from pathlib import Path
 
@@ -12,13 +11,14 @@ from pytest_dnnbench.horovod_build.recipe import HOROVOD_VERSION, Recipe, curren
 from pytest_dnnbench.horovod_build.requisites import check_compiler
 from pytest_dnnbench.horovod_build.steps import BuildLog
 from pytest_dnnbench.horovod_build.wheel_store import WheelStore, default_store
+from pytest_dnnbench.installed import installed_version
 
 
 def main(arguments: list[str]) -> int:
     """Returns 0 when Horovod is ready, 1 for `--check` when it is not. Raises UsageError or
     BuildError."""
     options = _parser().parse_args(arguments)
-    recipe, present = current_recipe(cpu_only=options.cpu), installed_version()
+    recipe, present = current_recipe(cpu_only=options.cpu), installed_version("horovod")
     if present == recipe.version and not options.force:
         print(f"Horovod {present} is installed.")
         return 0
@@ -32,14 +32,6 @@ def main(arguments: list[str]) -> int:
         return _keep_foreign(present, default_store())
     _provide(recipe, default_store(), options)
     return 0
-
-
-def installed_version() -> str | None:
-    """The version of the installed Horovod, whoever built it; imports nothing of it."""
-    try:
-        return importlib.metadata.version("horovod")
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def wheel_for(

@@ -5,7 +5,6 @@ Where to download from is not decided here: that is pip's configuration.
 """
 
 import hashlib
-import importlib.metadata
 import os
 import re
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 from pytest_dnnbench.errors import BuildError
 from pytest_dnnbench.horovod_build.recipe import HOROVOD_VERSION, SDIST_SHA256, Recipe
 from pytest_dnnbench.horovod_build.requisites import find_cmake
+from pytest_dnnbench.installed import installed_version
 
 BUILD_REQUIREMENTS = ("setuptools", "wheel", "packaging", "cloudpickle", "psutil", "pyyaml", "cffi")
 """What Horovod's setup.py imports or asks for. If one is missing, it is installed for the build
@@ -202,7 +202,7 @@ def _started(
 def _with_tools(folder: Path, log: BuildLog) -> dict[str, str]:
     """Installs the missing tools into `folder`; returns the variables that lead the build to
     them."""
-    missing = [name for name in BUILD_REQUIREMENTS if not _installed(name)]
+    missing = [name for name in BUILD_REQUIREMENTS if installed_version(name) is None]
     cmake = find_cmake()
     if cmake is None:
         missing.append("cmake>=3.19")
@@ -231,14 +231,6 @@ def _download(folder: Path, log: BuildLog) -> Path:
         ],
     )
     return next(folder.glob("horovod-*"))
-
-
-def _installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _pip(command: str) -> list[str]:

@@ -25,7 +25,7 @@ from pytest_dnnbench.machine.fingerprint import (
     read_fingerprint,
     write_fingerprint,
 )
-from pytest_dnnbench.machine.measuring import Measured, measure_machine
+from pytest_dnnbench.machine.measuring import MachineSpeeds, measure_machine
 
 SECONDS, QUICK_SECONDS = 120.0, 30.0
 MODEL = "resnet18"
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
 
 
 def text_lines(
-    described: str, fingerprint: Fingerprint, measured: Measured, advice: Sequence[Advice]
+    described: str, fingerprint: Fingerprint, measured: MachineSpeeds, advice: Sequence[Advice]
 ) -> list[str]:
     """For people: speeds, noise, what it finds, what to change."""
     yardsticks = [f"{1e3 * seconds:.2f}" for seconds in sorted(fingerprint.yardstick_s)]
@@ -87,7 +87,7 @@ def text_lines(
     return [*lines, "", *_advice_lines(advice)]
 
 
-def _noise_lines(fingerprint: Fingerprint, measured: Measured) -> list[str]:
+def _noise_lines(fingerprint: Fingerprint, measured: MachineSpeeds) -> list[str]:
     launches = len(measured.record.launches)
     disturbed = sum(1 for reason in measured.record.reasons if reason)
     lines = [
@@ -115,7 +115,7 @@ def _advice_lines(advice: Sequence[Advice]) -> list[str]:
     return lines
 
 
-def _fingerprint(machine: Machine, facts: MachineFacts, measured: Measured) -> Fingerprint:
+def _fingerprint(machine: Machine, facts: MachineFacts, measured: MachineSpeeds) -> Fingerprint:
     noise = learn_noise(measured.throughputs)
     torch = installed_torch()
     return Fingerprint(

@@ -41,7 +41,7 @@ TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MachineSpeeds:
     """A machine's speeds, and the record of the A/A launches. Rates are in bytes per second; the
     yardstick in seconds, each time."""
 
@@ -63,7 +63,7 @@ def measure_machine(
     model: str,
     say: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
-) -> Measured:
+) -> MachineSpeeds:
     """Measures for about so many seconds; `say` hears what is done. Raises RankFailure, LaunchError
     or UsageError."""
     end = clock() + seconds
@@ -84,7 +84,7 @@ def measure_machine(
         launcher = RankLauncher(
             ranks(machine.places(1)), machine_ranks=cores if machine.kind == "cpu" else None
         )
-        return Measured(
+        return MachineSpeeds(
             yardsticks, memory, link, _launches(machine, launcher, model, end, say, clock)
         )
 

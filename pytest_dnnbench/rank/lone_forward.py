@@ -8,7 +8,7 @@ from torch import nn
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.randomness import NoRandomness
-from pytest_dnnbench.rank.workload import Workload, tensors_of
+from pytest_dnnbench.rank.workloads.workload import Workload, tensors_of
 
 _COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
 """Where torch.distributed's operators are."""

@@ -11,7 +11,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient, checked_loss
 from pytest_dnnbench.rank.rounding import Arithmetic, TypesUsed, coarsest
-from pytest_dnnbench.rank.workload import Batch, Workload
+from pytest_dnnbench.rank.workloads.workload import Batch, Workload
 
 
 def own_arithmetic(

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from pytest_dnnbench.rank.batches import joined, mapped, parted, synthetic_batch, wide
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
@@ -21,7 +20,8 @@ from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
 from pytest_dnnbench.rank.rounding import TypesUsed, coarsest
 from pytest_dnnbench.rank.step_forms import laid_out
 from pytest_dnnbench.rank.whole import whole
-from pytest_dnnbench.rank.workload import Batch, tensors_of
+from pytest_dnnbench.rank.workloads.batches import joined, mapped, parted, synthetic_batch, wide
+from pytest_dnnbench.rank.workloads.workload import Batch, tensors_of
 
 STEP = 1_000_000
 """The step whose synthetic minibatch is taken: no run has had it."""

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_dnnbench.rank.batches import joined, mapped, parted
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient, outputs_of
 from pytest_dnnbench.rank.low_rank import LowRank
@@ -30,7 +29,8 @@ from pytest_dnnbench.rank.rounding import (
     moved_weights,
 )
 from pytest_dnnbench.rank.update_rule import clip_gradients, reference_update
-from pytest_dnnbench.rank.workload import Batch, Workload, tensors_of
+from pytest_dnnbench.rank.workloads.batches import joined, mapped, parted
+from pytest_dnnbench.rank.workloads.workload import Batch, Workload, tensors_of
 
 Tensors = dict[str, torch.Tensor]
 Errors = dict[str, float]

@@ -14,11 +14,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.batches import mapped
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.randomness import draws
-from pytest_dnnbench.rank.workload import Batch, Workload, tensors_of
-from pytest_dnnbench.rank.workload_checks import blocks_of
+from pytest_dnnbench.rank.workloads.batches import mapped
+from pytest_dnnbench.rank.workloads.checks import blocks_of
+from pytest_dnnbench.rank.workloads.workload import Batch, Workload, tensors_of
 from pytest_dnnbench.step_form import CHANNELS_LAST, StepForm
 
 _IMAGE_DIMENSIONS = 4

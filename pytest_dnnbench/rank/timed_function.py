@@ -20,8 +20,8 @@ from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Correctness, FunctionRequest, Place, Sample
 from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.entry import resolve
-from pytest_dnnbench.rank.models import seed
 from pytest_dnnbench.rank.worker import Step, Stepper
+from pytest_dnnbench.rank.workloads.image_models import seed
 
 
 class Group(Protocol):

@@ -25,7 +25,7 @@ from pytest_dnnbench.device_peaks import peak_flops
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RankReport, RunRequest, TimedRequest
 from pytest_dnnbench.metrics import COMPILE
-from pytest_dnnbench.rank import gpu_yardstick, group, model_flops, rank_phase
+from pytest_dnnbench.rank import gpu_yardstick, group, rank_phase
 from pytest_dnnbench.rank.agreement import Agreement
 from pytest_dnnbench.rank.breakdown.profiled_steps import profile_steps
 from pytest_dnnbench.rank.precision import set_matmul_precision
@@ -37,6 +37,7 @@ from pytest_dnnbench.rank.suspension import asleep_s as asleep_s
 from pytest_dnnbench.rank.timed_window import Timing, Window, window_for
 from pytest_dnnbench.rank.warmup import CPU, CUDA, Warmup, whole_turns
 from pytest_dnnbench.rank.worker import Step, Stepper
+from pytest_dnnbench.rank.workloads import model_flops
 from pytest_dnnbench.run_length import seconds_of
 from pytest_dnnbench.step_form import PLAIN
 

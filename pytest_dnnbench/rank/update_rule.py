@@ -31,7 +31,7 @@ from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.lone_forward import LoneForward
 from pytest_dnnbench.rank.rounding import FLOAT64, Drift, SgdSettings, largest
 from pytest_dnnbench.rank.whole import part, whole
-from pytest_dnnbench.rank.workload import Workload
+from pytest_dnnbench.rank.workloads.workload import Workload
 
 Tensors = dict[str, torch.Tensor]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_dnnbench.metrics import THROUGHPUT, YARDSTICK, metric_row
+from pytest_dnnbench.report.axes import drawable
 from pytest_dnnbench.report.figures import amount, change
-from pytest_dnnbench.report.marks import drawable
 from pytest_dnnbench.report.runs import Result, Run
 from pytest_dnnbench.report.study import Study, unlike
 from pytest_dnnbench.results.statistics.change_points import RATE, ChangePoint, change_points

@@ -55,7 +55,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class WinnerRow:
     """A row of "who wins where". `unit`: of the rate; empty where the rate's text has it."""
 
     group: str
@@ -120,7 +120,7 @@ class Page:
     headline: list[str]
     disturbed: str
     lead: PlotSection | None
-    comparisons: list[Comparison]
+    comparisons: list[WinnerRow]
     comparisons_left_out: int
     rate_unit: str
     devices: str
@@ -193,10 +193,10 @@ def _regression(run: Run, name: str) -> str:
     return "\n".join(verdict_lines(msgspec.structs.replace(verdict, metrics=regressed)))
 
 
-def _comparisons(shown: Sequence[Contest], study: Study) -> list[Comparison]:
+def _comparisons(shown: Sequence[Contest], study: Study) -> list[WinnerRow]:
     mixed = has_mixed_rates(study.latest)
     return [
-        Comparison(
+        WinnerRow(
             group=contest.group.label,
             gpus=contest.gpus,
             first=study.label(contest.first),

@@ -11,11 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_dnnbench.metrics import metric_row
-from pytest_dnnbench.report.breakdowns import COLOURS, broken_down
-from pytest_dnnbench.report.canvas import FAINT, INK, look, short
-from pytest_dnnbench.report.figures import MIB
-from pytest_dnnbench.report.history import history as case_history
-from pytest_dnnbench.report.marks import (
+from pytest_dnnbench.report.axes import (
     GREY,
     Quantity,
     device_axis,
@@ -29,10 +25,14 @@ from pytest_dnnbench.report.marks import (
     titled,
     whiskers,
 )
+from pytest_dnnbench.report.breakdowns import COLOURS, broken_down
+from pytest_dnnbench.report.canvas import FAINT, INK, look, short
+from pytest_dnnbench.report.figures import MIB
+from pytest_dnnbench.report.history import history as case_history
 from pytest_dnnbench.report.predictions import Predicted
 from pytest_dnnbench.report.runs import Result, Run
 from pytest_dnnbench.report.standings import Standing
-from pytest_dnnbench.report.study import Group, Study, unlike
+from pytest_dnnbench.report.study import CaseGroup, Study, unlike
 from pytest_dnnbench.step_parts import PARTS
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _VERDICTS = {  # marker, colour, filled
 
 
 def scaling(
-    study: Study, group: Group, quantities: Sequence[Quantity], y_label: str, axes: "Axes"
+    study: Study, group: CaseGroup, quantities: Sequence[Quantity], y_label: str, axes: "Axes"
 ) -> None:
     """Values against GPUs, a line per series; the second quantity, if any, is hollow and dashed."""
     for quantity in quantities:
@@ -73,7 +73,7 @@ def scaling(
     titled(axes, group.label)
 
 
-def speedup(study: Study, group: Group, axes: "Axes") -> None:
+def speedup(study: Study, group: CaseGroup, axes: "Axes") -> None:
     """Speed-up against GPUs on logarithmic axes, over the line of the ideal."""
     counts = group.counts
     axes.plot(counts, counts, color=GREY, linestyle=":", linewidth=1.2, label="ideal", zorder=1)
@@ -90,7 +90,7 @@ def speedup(study: Study, group: Group, axes: "Axes") -> None:
     titled(axes, group.label)
 
 
-def step_times(study: Study, group: Group, gpus: int, axes: "Axes") -> None:
+def step_times(study: Study, group: CaseGroup, gpus: int, axes: "Axes") -> None:
     """Every step's time, a column of dots per launch, grey for a disturbed one; the bar is the
     launch's median."""
     labels: list[str] = []

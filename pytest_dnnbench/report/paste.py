@@ -10,7 +10,7 @@ from pytest_dnnbench.report.functions import FunctionTable
 from pytest_dnnbench.report.nodes import LINK_HEADS, NODE_HEADS, NodesTable
 from pytest_dnnbench.report.rows import CLEAR, Column, Row, Section, columns, half_width
 from pytest_dnnbench.report.side_by_side import HEADS, SideTable
-from pytest_dnnbench.report.study import Group, Study
+from pytest_dnnbench.report.study import CaseGroup, Study
 from pytest_dnnbench.report.verdicts import verdict_text
 
 # What a spreadsheet would run as a formula at the start of a cell.
@@ -55,7 +55,7 @@ def csv_of(rows: Sequence[Mapping[str, object]]) -> str:
     return stream.getvalue()
 
 
-def _csv_row(group: Group, row: Row, study: Study) -> dict[str, object]:
+def _csv_row(group: CaseGroup, row: Row, study: Study) -> dict[str, object]:
     """The cells of a case under their heads."""
     result = row.result
     record, case, value = result.record, result.case, result.value

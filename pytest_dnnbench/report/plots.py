@@ -7,14 +7,14 @@ from functools import partial
 
 from pytest_dnnbench.metrics import SMALLEST, THROUGHPUT, metric_row
 from pytest_dnnbench.report import panels
+from pytest_dnnbench.report.axes import Quantity, drawable
 from pytest_dnnbench.report.breakdowns import broken_down
 from pytest_dnnbench.report.canvas import PANEL_INCHES, WIDE_INCHES, Draw
 from pytest_dnnbench.report.figures import MIB
-from pytest_dnnbench.report.marks import Quantity, drawable
 from pytest_dnnbench.report.predictions import predicted
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.standings import standings
-from pytest_dnnbench.report.study import Group, Study
+from pytest_dnnbench.report.study import CaseGroup, Study
 from pytest_dnnbench.report.verdicts import deciding_metric
 from pytest_dnnbench.report.winners import contests
 
@@ -255,7 +255,7 @@ def _plot(
     return Plot(key, title, about, tuple(drawn[:MOST_PANELS]), note, width)
 
 
-def _scaling(study: Study, group: Group, quantities: Sequence[Quantity], y_label: str) -> Panel:
+def _scaling(study: Study, group: CaseGroup, quantities: Sequence[Quantity], y_label: str) -> Panel:
     return Panel(group.label, partial(panels.scaling, study, group, quantities, y_label))
 
 
@@ -263,6 +263,6 @@ def _has_steps(result: Result) -> bool:
     return any(time > 0 for launch in result.step_time_s for time in launch)
 
 
-def _having(groups: Sequence[Group], metric: str) -> list[Group]:
+def _having(groups: Sequence[CaseGroup], metric: str) -> list[CaseGroup]:
     """The groups in which a case has the metric."""
     return [group for group in groups if any(drawable(result, metric) for result in group.results)]

@@ -2,10 +2,10 @@
 part. Pure; the session is started by replay_command.py.
 """
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_dnnbench.installed import installed_version
 from pytest_dnnbench.proc import cpu_model
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.results.records.schema import Record
@@ -84,7 +84,8 @@ def lacking(result: Result, across: Sequence[str] = ()) -> list[str]:
     """What the record was measured with and this machine cannot give: versions of packages, the
     processor; each with both values. `across`: facts that may differ."""
     facts = result.record.environment.must_match
-    here = {name: _installed(name) for name in facts if _is_package(name)} | {"cpu": cpu_model()}
+    here = {name: installed_version(name) for name in facts if _is_package(name)}
+    here["cpu"] = cpu_model()
     return [
         f"{name}: {facts[name]}, here {now or 'not installed'}"
         for name, now in here.items()
@@ -135,13 +136,6 @@ def _among_themselves(record: Record, precision: str) -> str:
 
 def _is_package(fact: str) -> bool:
     return fact in ("torch", "torchvision", "horovod")
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _release(version: object) -> str:

@@ -13,7 +13,7 @@ from pytest_dnnbench.metrics import THROUGHPUT, metric_row
 from pytest_dnnbench.report.figures import MIB, NOTHING, range_text, rate
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.spread import interval_of
-from pytest_dnnbench.report.study import MIXED_RATES, Group, Study, throughput_unit
+from pytest_dnnbench.report.study import MIXED_RATES, CaseGroup, Study, throughput_unit
 from pytest_dnnbench.report.verdicts import MEMORY, verdict_text
 from pytest_dnnbench.report.winners import Contest, contests
 from pytest_dnnbench.results.records.speed_up import ACROSS, WITHIN
@@ -60,7 +60,7 @@ class Section:
     """The rows of one group, by number of GPUs and then in the order of the frameworks. `heading`
     gives the unit of throughput where the study has several."""
 
-    group: Group
+    group: CaseGroup
     rows: tuple[Row, ...]
     heading: str
 
@@ -88,7 +88,7 @@ def sections(study: Study) -> list[Section]:
         unranked = Row(result, study.label(result))
         return unranked if unranked.crowded else replace(unranked, rank=ranks.get(id(result), ""))
 
-    def heading(group: Group) -> str:
+    def heading(group: CaseGroup) -> str:
         return f"{group.label} [{group.throughput_unit}]" if mixed else group.label
 
     return [

@@ -40,7 +40,7 @@ Fact = TypeVar("Fact", bound=Scalar | None)
 
 
 @dataclass(frozen=True)
-class Group:
+class CaseGroup:
     """The cases of one model, phase and setting. `setting` names the settings in which the study's
     groups differ; it is empty when they are all alike."""
 
@@ -100,13 +100,13 @@ class Study:
         return [*self.latest, *self.functions]
 
     @cached_property
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[CaseGroup]:
         """Sorted by model, train before validate."""
         members: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
         for result in self.latest:
             case = result.case
             members[case.model, case.phase, self.setting(result)].append(result)
-        return [Group(*key, tuple(results)) for key, results in members.items()]
+        return [CaseGroup(*key, tuple(results)) for key, results in members.items()]
 
     @cached_property
     def series(self) -> list[str]:

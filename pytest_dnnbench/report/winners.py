@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.spread import Interval, ratio
-from pytest_dnnbench.report.study import Group, Study, unlike
+from pytest_dnnbench.report.study import CaseGroup, Study, unlike
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Contest:
     be the fastest. `why`: what hinders a comparison, or makes it weaker.
     """
 
-    group: Group
+    group: CaseGroup
     gpus: int
     first: Result
     second: Result | None = None
@@ -57,7 +57,7 @@ def _without(entered: list[Result], contest: Contest) -> Contest:
     return replace(contest, clear=False, why=whole)
 
 
-def _contest(group: Group, gpus: int, runners: list[Result]) -> Contest:
+def _contest(group: CaseGroup, gpus: int, runners: list[Result]) -> Contest:
     first, *rivals = sorted(runners, key=_throughput, reverse=True)
     if not rivals:
         return Contest(group, gpus, first, why="nothing else was measured here")

@@ -22,7 +22,7 @@ from pytest_dnnbench.results.baselines.limits import Limit, parse_limit_list
 from pytest_dnnbench.results.baselines.stored_sessions import Baseline
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.verdicts.foresight import foresee
-from pytest_dnnbench.session import benchmark_file, marks, state
+from pytest_dnnbench.session import benchmark_file, case_marks, state
 from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.selection import is_chosen
 
@@ -39,7 +39,7 @@ class SessionBaseline:
         self._layers: list[Mapping[str, Limit]] = []
         self._misused: dict[str, str] = {}
         self.deselected: set[str] = set()
-        for marker in marks.MARKERS:
+        for marker in case_marks.MARKERS:
             config.addinivalue_line("markers", marker)
 
     @pytest.hookimpl(tryfirst=True)
@@ -59,8 +59,8 @@ class SessionBaseline:
         shown as an internal error: there the case itself fails, and is not measured."""
         for item in items:
             try:
-                marks.marked_limits(item)
-                marks.known_regression(item)
+                case_marks.marked_limits(item)
+                case_marks.known_regression(item)
             except UsageError as error:
                 if not state.is_xdist_worker(self._config):
                     raise state.refused(error) from None
@@ -180,7 +180,7 @@ class SessionBaseline:
     def layers(self, item: pytest.Item) -> list[Mapping[str, Limit]]:
         """The limits that the user set for a case; the first layer that limits a metric wins:
         command line, ini file, marks of the case."""
-        return [*self._layers, marks.marked_limits(item)]
+        return [*self._layers, case_marks.marked_limits(item)]
 
     def compared_with(self, name: str, record: Record) -> ComparedWith:
         """What a case that was just measured is compared with."""

@@ -351,7 +351,7 @@ class DnnBench:
                 raise UsageError(f"form is {own!r}: give a StepForm, as in StepForm(fused=True)")
             spec.check_form(own, kind)
             return own
-        form = self._resources.form(model, spec)
+        form = self._resources.combinations.form(model, spec)
         try:
             spec.check_form(form, kind)
         except UsageError as error:

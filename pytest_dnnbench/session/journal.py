@@ -24,7 +24,7 @@ from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.saving import Saving
 
 if TYPE_CHECKING:
-    from pytest_dnnbench.results.records.journal_file import Head, Journal
+    from pytest_dnnbench.results.records.journal_file import Journal, JournalHead
 
 NAME = "dnnbench-journal.jsonl"
 
@@ -98,7 +98,7 @@ class Journaling:
 
 
 def open_journal(
-    folder: Path, head: Head, resume: bool, announce: Callable[[str], None]
+    folder: Path, head: JournalHead, resume: bool, announce: Callable[[str], None]
 ) -> Journal | None:
     """The journal of a session: continued or new; None where another session holds it or the folder
     is read-only.

@@ -4,22 +4,22 @@ free."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pytest_dnnbench.installed import installed_version
 from pytest_dnnbench.session.resources import Resources
 from pytest_dnnbench.session.settings import NOT_MEASURED
 
 if TYPE_CHECKING:
-    from pytest_dnnbench.results.records.journal_file import Head
+    from pytest_dnnbench.results.records.journal_file import JournalHead
 
 
-def journal_head(shared: Resources, cases: list[str]) -> Head:
+def journal_head(shared: Resources, cases: list[str]) -> JournalHead:
     """The head of this session's journal; `cases` are its node ids, in order."""
-    from pytest_dnnbench.results.records.journal_file import Head
+    from pytest_dnnbench.results.records.journal_file import JournalHead
 
     machine = shared.machine
     packages = {"pytest-dnnbench", "torch", "torchvision", "numpy"}
@@ -37,20 +37,13 @@ def journal_head(shared: Resources, cases: list[str]) -> Head:
         "device": machine.kind,
         "gpus": [gpu.uuid if shared.cluster is None else gpu.name for gpu in machine.gpus],
         "driver": machine.driver,
-        **{name: _version(name) for name in sorted(packages)},
+        **{name: installed_version(name) for name in sorted(packages)},
         **shared.must_stay,
     }
     options = {
         name: value for name, value in asdict(shared.settings).items() if name not in NOT_MEASURED
     }
-    return Head(cases, plain(options), plain(environment))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return JournalHead(cases, plain(options), plain(environment))
 
 
 def plain(value: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +51,7 @@ def plain(value: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(value)))
 
 
-def differences(then: Head, now: Head) -> list[str]:
+def differences(then: JournalHead, now: JournalHead) -> list[str]:
     """What an interrupted session and the one that is to continue it do not have in common."""
     unlike = [
         f"{name}: {before.get(name)} then, {after.get(name)} now"

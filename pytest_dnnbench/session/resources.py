@@ -1,17 +1,17 @@
 """What the cases of a session share: the machine, the fork server, the devices, the data, the
-cases on their way. Made at first use, for many sessions never measure anything."""
+cases on their way. Made at first use, for many sessions never measure anything.
+
+Not here: which cases there are (combinations.py)."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Protocol
 
 import pytest
 
-from pytest_dnnbench.case import devices_id
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller.case_run import CaseRun, Launcher, load
 from pytest_dnnbench.controller.cluster import Cluster
@@ -29,17 +29,16 @@ from pytest_dnnbench.mnist_files import MnistFiles, find_mnist
 from pytest_dnnbench.results.records.preflight import PreflightEntry
 from pytest_dnnbench.results.records.speed_up import SpeedUps
 from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan
-from pytest_dnnbench.session import shapes, state
+from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import is_timed
-from pytest_dnnbench.session.compile_cache import CompileCache, check_compiler
+from pytest_dnnbench.session.combinations import Combinations
+from pytest_dnnbench.session.compile_cache import CompileCache
 from pytest_dnnbench.session.nodes import cluster_of, engine_of, stopping
 from pytest_dnnbench.session.other_side import this_side
-from pytest_dnnbench.session.settings import ALL, Settings
-from pytest_dnnbench.session.shapes import Shapes
-from pytest_dnnbench.step_form import FORM_FIELDS, StepForm
+from pytest_dnnbench.session.settings import Settings
 from pytest_dnnbench.text_file import TextFile, find_text
 
-DOWNLOAD = "pytest_dnnbench.rank.data:download"
+DOWNLOAD = "pytest_dnnbench.rank.workloads.mnist:download"
 
 
 class LaunchKeeper(Protocol):
@@ -98,7 +97,7 @@ class Resources:
             self.close()
             raise
         self.placements = (
-            here(self.machine, self.counts)
+            here(self.machine, self.combinations.counts)
             if self.cluster is None
             else self._on_nodes(self.cluster)
         )
@@ -115,23 +114,14 @@ class Resources:
         self._text: TextFile | None = None
 
     def _fit(self) -> None:
-        """Finds the machine and the device counts. Raises UsageError where the settings do not
-        fit."""
+        """Finds the machine, and what its cases combine. Raises UsageError where the settings do
+        not fit."""
         if self.cluster is None:
             self.machine = _machine(self.settings)
         else:
             self.machine = self.cluster.machine
-        self.settings = settings = self.settings.on(self.machine.kind)
-        self.counts = settings.counts(self.machine.default_count)
-        for count in self.counts:
-            settings.batch_for(count)
-        self._check_forms()
-        self.shapes = Shapes(settings, self.catalog, self._specs(), self.counts)
-        # Shapes fit by themselves; what the options alone would make is not run then.
-        self._fitting = {
-            spec.name: self.counts if self.shapes else self._fitting_counts(spec)
-            for spec in self._specs()
-        }
+        self.settings = self.settings.on(self.machine.kind)
+        self.combinations = Combinations(self.settings, self.catalog, self.machine)
 
     def _placements_here(
         self, machine: Machine, counts: tuple[int, ...], *, timed: bool, side_by_side: bool
@@ -168,51 +158,6 @@ class Resources:
     def nodes_for(self, count: int) -> int:
         """How many nodes a launch of so many ranks takes."""
         return 1 if self.cluster is None else self.cluster.nodes_for(count)
-
-    def parameters(self, wanted: Sequence[str]) -> list[str]:
-        """The wanted parameters, and the shape where the session has any and the test lets it
-        choose both framework and count."""
-        takes = bool(self.shapes) and {"framework", "gpus"} <= set(wanted)
-        return [*wanted, *([shapes.FIXTURE] if takes else [])]
-
-    def combinations(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Rows of the wanted parameters, in the order model, framework, count or shape: those on
-        which a framework runs. Raises UsageError for a model that a framework cannot train."""
-        if {"framework", "model"} <= set(wanted):
-            self._check_models()
-        rows: list[dict[str, Any]] = [
-            {"framework": spec.name, "model": model, "gpus": count, shapes.FIXTURE: shape}
-            for model, spec in itertools.product(self.settings.models, self._specs())
-            for count, shape in self._sizes(spec, wanted)
-        ]
-        return list(dict.fromkeys(tuple(row[name] for name in wanted) for row in rows))
-
-    def _sizes(self, spec: FrameworkSpec, wanted: Sequence[str]) -> list[tuple[int, str]]:
-        """The counts that a framework runs on, each with a shape where tests have one."""
-        if shapes.FIXTURE in wanted:
-            return [(shape.gpus, str(shape)) for shape in self.shapes.of(spec)]
-        fit = self._fitting[spec.name] if {"framework", "gpus"} <= set(wanted) else self.counts
-        return [(count, "") for count in fit]
-
-    def form(self, model: str, spec: FrameworkSpec | None = None) -> StepForm:
-        """The form in which a framework runs a model's step, unless a test gives its own; without a
-        framework, that of one which takes every form."""
-        kind, path = self.machine.kind, self.catalog.model(model)
-        return self.settings.form(kind, path, FORM_FIELDS if spec is None else spec.forms)
-
-    def id_of(self, names: Sequence[str], row: Sequence[Any]) -> str:
-        """The id of a combination: `ddp-resnet50-4gpu`, `tp-gpt-tiny-4gpu-tp2xdp2`, with the form
-        where it is not the plain one."""
-        values = dict(zip(names, row, strict=True))
-        parts = [
-            devices_id(value, self.nodes_for(value)) if name == "gpus" else str(value)
-            for name, value in values.items()
-        ]
-        if "model" in values:
-            name = values.get("framework")
-            spec = None if name is None else self.catalog.framework(name)
-            parts.append(self.form(values["model"], spec).label)
-        return "-".join(filter(None, parts))
 
     def ranks(self, world_size: int) -> Ranks:
         """So many ranks on this machine's devices."""
@@ -286,72 +231,14 @@ class Resources:
                 raise
             self.ranks(1).launch(DOWNLOAD, settings.data_dir, returns=Any)
             self._data = find_mnist(settings.data_dir)
-        train_share = self._data.train_count // max(self.counts)
-        share = min(train_share, self._data.validate_count // max(self.counts))
+        most = max(self.combinations.counts)
+        share = min(self._data.train_count, self._data.validate_count) // most
         if share < settings.batch_size and settings.scaling == "weak":
             raise DataError(
                 f"--dnn-batch-size {settings.batch_size}: the data holds only {share} images per"
-                f" rank for {max(self.counts)} ranks ({self._data.split}): use at most {share}"
+                f" rank for {most} ranks ({self._data.split}): use at most {share}"
             )
         return self._data
-
-    def _specs(self) -> list[FrameworkSpec]:
-        names, rows = self.settings.frameworks, self.catalog.frameworks.values()
-        if names is None and self.settings.shapes:
-            return shapes.frameworks_of(self.settings.shapes, self.catalog)
-        if names is None or ALL in names:
-            return [spec for spec in rows if spec.by_default or names]
-        return [self.catalog.framework(name) for name in names]
-
-    def _check_forms(self) -> None:
-        """Raises UsageError for a form that a framework which the user has named does not take, or
-        that none takes. Cases of other frameworks are skipped, each with the reason."""
-        if self.settings.compile and self.machine.kind == "cpu":
-            check_compiler()
-        refusals = []
-        for spec in self._specs():
-            try:
-                for model in self.settings.models:
-                    spec.check_form(self.form(model, spec), self.machine.kind)
-            except UsageError as error:
-                refusals.append(error)
-        named = self.settings.frameworks is not None and ALL not in self.settings.frameworks
-        if refusals and (named or len(refusals) == len(self._specs())):
-            raise refusals[0]
-
-    def _check_models(self) -> None:
-        """Raises UsageError for a model that a framework which the user has named, or a shape has
-        asked for, cannot train. Cases of other frameworks are skipped, each with the reason."""
-        settings = self.settings
-        is_named = settings.frameworks is not None and ALL not in settings.frameworks
-        if is_named or settings.shapes:
-            for spec, model in itertools.product(self._specs(), settings.models):
-                spec.check_model(model, self.catalog.model(model))
-
-    def _fitting_counts(self, spec: FrameworkSpec) -> tuple[int, ...]:
-        """The session's counts that a framework runs on. Raises UsageError where its options allow
-        for none."""
-        possible = tuple(
-            count for count in self.counts if spec.min_gpus <= count <= (spec.max_gpus or count)
-        )
-        options = self.settings.framework_options.get(spec.name, {})
-        check = load(spec.fits)
-        fitting = tuple(
-            count for count in possible if check is None or check(spec.name, count, options)
-        )
-        if possible and not fitting:
-            given = [
-                (row.flag, options.get(row.name, row.default), row.default) for row in spec.options
-            ]
-            asked = " ".join(
-                f"--dnn-{flag} {value}" for flag, value, default in given if value != default
-            )
-            raise UsageError(
-                f"{spec.name} with {asked} fits none of the device counts"
-                f" {', '.join(map(str, possible))}: change it, or give counts that fit"
-                " with --dnn-gpu-counts"
-            )
-        return fitting
 
 
 def _machine(settings: Settings) -> Machine:

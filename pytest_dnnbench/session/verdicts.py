@@ -55,8 +55,8 @@ from pytest_dnnbench.results.verdicts.text import (
 from pytest_dnnbench.results.verdicts.why import FEWEST, explain, unexplained
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.baseline import SessionBaseline
+from pytest_dnnbench.session.case_marks import known_regression
 from pytest_dnnbench.session.completeness import Completion
-from pytest_dnnbench.session.marks import known_regression
 from pytest_dnnbench.session.preflight import Preflight
 from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.settings import Settings

@@ -26,7 +26,7 @@ from pytest_dnnbench.machine.fingerprint import (
 from pytest_dnnbench.machine.measuring import (
     FEWEST_LAUNCHES,
     REDUCED_BYTES,
-    Measured,
+    MachineSpeeds,
     measure_machine,
 )
 from pytest_dnnbench.rank import machine_speed
@@ -197,14 +197,14 @@ def test_the_yardstick_of_another_node_is_not_compared_with_this_machines() -> N
 
 
 @pytest.fixture(scope="module")
-def measured() -> Measured:
+def measured() -> MachineSpeeds:
     """This machine, measured in as few launches as there may be."""
     return measure_machine(
         detect("cpu"), 0.0, model="tests.tiny_models:tiny", say=lambda line: None
     )
 
 
-def test_a_machine_is_measured_on_fresh_ranks(measured: Measured) -> None:
+def test_a_machine_is_measured_on_fresh_ranks(measured: MachineSpeeds) -> None:
     assert len(measured.record.launches) == FEWEST_LAUNCHES
     assert all(0 < seconds < 10 for seconds in measured.yardstick_s)
     assert 1e8 < measured.memory_bytes_s < 1e13
@@ -212,7 +212,7 @@ def test_a_machine_is_measured_on_fresh_ranks(measured: Measured) -> None:
     assert machine_speed.REDUCED_BYTES == REDUCED_BYTES
 
 
-def test_the_text_says_what_is_found_or_why_nothing_can_be_said(measured: Measured) -> None:
+def test_the_text_says_what_is_found_or_why_nothing_can_be_said(measured: MachineSpeeds) -> None:
     lines = text_lines("CPU ranks", fingerprint(), measured, [])
     text = "\n".join(lines)
     assert "yardstick 2.01 ms (3 times, 2.00 to 2.10)" in lines
@@ -223,7 +223,7 @@ def test_the_text_says_what_is_found_or_why_nothing_can_be_said(measured: Measur
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_fingerprint_is_kept_only_of_a_machine_that_had_no_other_work(
     busy: bool,
-    measured: Measured,
+    measured: MachineSpeeds,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -5,7 +5,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 from pytest_dnnbench.messages import Sample
-from pytest_dnnbench.rank.workload import Batch, Workload
+from pytest_dnnbench.rank.workloads.workload import Batch, Workload
 from tests.pipeline.models import Block
 
 VOCABULARY, LENGTH, WIDTH = 17, 6, 8

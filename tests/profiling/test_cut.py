@@ -12,12 +12,12 @@ from torch import nn
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.planner.profile import Node, Profile
-from pytest_dnnbench.rank.model_copy import copied
-from pytest_dnnbench.rank.models import build_model
 from pytest_dnnbench.rank.pipeline.cut import Into, cut
 from pytest_dnnbench.rank.pipeline.even_cuts import cut_points
 from pytest_dnnbench.rank.profiling.operator_graph import trace
 from pytest_dnnbench.rank.profiling.weights import together
+from pytest_dnnbench.rank.workloads.image_models import build_model
+from pytest_dnnbench.rank.workloads.model_copy import copied
 from tests.profiling.branching_models import (
     Attending,
     Chunks,

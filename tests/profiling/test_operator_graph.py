@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.models import build_model
 from pytest_dnnbench.rank.profiling import observation
 from pytest_dnnbench.rank.profiling.operator_graph import trace
+from pytest_dnnbench.rank.workloads.image_models import build_model
 from tests.profiling.branching_models import Attending, Chunks, Concat, SqueezeExcite
 
 

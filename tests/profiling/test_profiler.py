@@ -5,7 +5,6 @@ import torch
 
 from pytest_dnnbench.errors import ProfileError, UsageError
 from pytest_dnnbench.planner.sharded import units_of
-from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.profiling.operator_graph import trace
 from pytest_dnnbench.rank.profiling.profiler import (
@@ -15,6 +14,7 @@ from pytest_dnnbench.rank.profiling.profiler import (
     profile_model,
     profile_module,
 )
+from pytest_dnnbench.rank.workloads.image_models import build_model, example_images
 from tests.profiling.branching_models import Chunks, Tied
 
 QUICK = Effort(warmup=1, repetitions=3)
@@ -87,7 +87,9 @@ def test_a_profile_has_the_update_and_the_blocks_of_the_workload() -> None:
     assert blocks["conv1"] == "conv1"
     assert "layer4_1_relu" not in blocks, "no weights"
 
-    gpt = profile_model("pytest_dnnbench.rank.gpt:nano", 28, 2, "fp32", "cpu", effort=QUICK)
+    gpt = profile_model(
+        "pytest_dnnbench.rank.workloads.gpt:nano", 28, 2, "fp32", "cpu", effort=QUICK
+    )
     weights = sum(node.parameter_bytes for node in gpt.nodes)
     assert gpt.metadata["optimiser_bytes"] >= 2 * weights, "AdamW's two moments, and its counts"
     assert gpt.metadata["optimiser_bytes"] < 2.1 * weights

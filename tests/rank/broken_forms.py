@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
-from pytest_dnnbench.rank.workload import Batch
+from pytest_dnnbench.rank.workloads.workload import Batch
 
 
 class Undivided(DdpWorker):

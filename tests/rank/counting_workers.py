@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from pytest_dnnbench.rank.frameworks.fsdp import FsdpWorker
-from pytest_dnnbench.rank.workload import Batch
+from pytest_dnnbench.rank.workloads.workload import Batch
 
 
 class CountsReductions(FsdpWorker):

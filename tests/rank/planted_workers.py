@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from pytest_dnnbench.rank.data import Batch
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
 from pytest_dnnbench.rank.worker import Step
+from pytest_dnnbench.rank.workloads.mnist import Batch
 
 FAULTS = "DNNBENCH_TEST_FAULTS"
 STEP_S_VARIABLE = "DNNBENCH_TEST_STEP_S"

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
-from pytest_dnnbench.rank.workload import Batch, Share, Workload
+from pytest_dnnbench.rank.workloads.workload import Batch, Share, Workload
 from tests.tiny_models import tiny
 
 PLANTED = "DNNBENCH_TEST_PLANTED"
@@ -19,7 +19,7 @@ PLANTED = "DNNBENCH_TEST_PLANTED"
 
 CAUSES = ("loader", "operator", "collective", "host", "late rank")
 
-SLEEP_S = 0.02
+SLEEP_S = 0.06
 """Long beside a tiny model's step."""
 
 

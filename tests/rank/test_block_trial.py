@@ -18,8 +18,8 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.rank.block_trial import copy_changed_inputs, try_blocks
-from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.step_forms import form_module
+from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.step_form import StepForm
 from tests.awkward_models import ChangesInputs, GoesOn
@@ -152,6 +152,11 @@ def test_a_step_of_such_a_model_is_proven(
 def test_blocks_whose_weights_others_use_stay_with_the_root(server: ForkServer, model: str) -> None:
     report = prove(server, "fsdp", f"tests.own_workloads:{model}", StepForm())
     assert report.details["wrapped"] == ["mix", "(root)"]
+
+
+def test_split_layers_whose_outputs_are_changed_give_copies(server: ForkServer) -> None:
+    report = prove(server, "tp", "tests.own_workloads:SplitInPlace", StepForm())
+    assert report.details["copied_outputs"] == ["up", "down"]
 
 
 def test_single_without_checkpointing_copies_nothing(server: ForkServer) -> None:

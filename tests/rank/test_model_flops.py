@@ -9,8 +9,8 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.device_peaks import PEAKS, peak_flops
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.metrics import METRICS
-from pytest_dnnbench.rank.model_flops import flops_per_sample
-from pytest_dnnbench.rank.workload import Batch, Workload
+from pytest_dnnbench.rank.workloads.model_flops import flops_per_sample
+from pytest_dnnbench.rank.workloads.workload import Batch, Workload
 from pytest_dnnbench.results.records.measurement import Launch, Measurement
 from pytest_dnnbench.results.records.schema import CorrectnessEntry, Environment
 

@@ -17,7 +17,7 @@ from pytest_dnnbench.catalog.models import (
     TORCHVISION_MODELS,
 )
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.models import build_model, example_images
+from pytest_dnnbench.rank.workloads.image_models import build_model, example_images
 
 NOT_CALLABLE = 3
 RESNET18 = "torchvision.models:resnet18"
@@ -101,7 +101,7 @@ def run_python(script: str) -> str:
 def test_operators_are_declared_only_where_they_are_missing() -> None:
     script = """
 import sys, types
-from pytest_dnnbench.rank import torchvision_ops
+from pytest_dnnbench.rank.workloads import torchvision_ops
 sys.modules["torchvision"] = types.ModuleType("torchvision")  # stands for one whose import works
 assert torchvision_ops.load_torchvision() is sys.modules.pop("torchvision")
 assert not torchvision_ops._declared
@@ -121,7 +121,7 @@ print(missing == bool(torchvision_ops._declared))
 def test_another_failure_of_the_import_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     script = """
 import importlib
-from pytest_dnnbench.rank import torchvision_ops
+from pytest_dnnbench.rank.workloads import torchvision_ops
 def fail(name):
     raise RuntimeError("something else")
 importlib.import_module = fail

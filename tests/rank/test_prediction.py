@@ -14,10 +14,10 @@ from pytest_dnnbench.messages import Place, PredictedStep, RunRequest
 from pytest_dnnbench.planner.fabric import FREE
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.rank import prediction
-from pytest_dnnbench.rank.models import build_model
 from pytest_dnnbench.rank.prediction import predict
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
 from pytest_dnnbench.rank.profiling.profiler import Effort
+from pytest_dnnbench.rank.workloads.image_models import build_model
 from pytest_dnnbench.step_form import StepForm
 
 TINY = "tests.tiny_models:tiny"

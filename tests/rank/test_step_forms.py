@@ -18,13 +18,13 @@ from pytest_dnnbench.controller.rank_launcher import PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.rank.batches import synthetic_batch, wide
-from pytest_dnnbench.rank.image_workload import ImageWorkload
-from pytest_dnnbench.rank.models import widen
 from pytest_dnnbench.rank.randomness import draws
 from pytest_dnnbench.rank.reference import Reference
 from pytest_dnnbench.rank.rounding import FLOAT32, distance
 from pytest_dnnbench.rank.step_forms import form_module, fuse, laid_out
+from pytest_dnnbench.rank.workloads.batches import synthetic_batch, wide
+from pytest_dnnbench.rank.workloads.image_models import widen
+from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm

@@ -14,8 +14,8 @@ from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Place, RunRequest
-from pytest_dnnbench.rank.batches import joined, parted
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
+from pytest_dnnbench.rank.workloads.batches import joined, parted
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pytest_dnnbench.errors import DataError, UsageError
-from pytest_dnnbench.rank import gpt
-from pytest_dnnbench.rank.token_workload import TokenWorkload
-from pytest_dnnbench.rank.workload import Share
+from pytest_dnnbench.rank.workloads import gpt
+from pytest_dnnbench.rank.workloads.token_workload import TokenWorkload
+from pytest_dnnbench.rank.workloads.workload import Share
 from pytest_dnnbench.text_file import find_text
 
 CASES = """

@@ -9,8 +9,8 @@ from torch import nn
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.catalog.models import IMAGE_CLASSIFIERS
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.models import factory_of
-from pytest_dnnbench.rank.transformer_split import transformer_split
+from pytest_dnnbench.rank.workloads.image_models import factory_of
+from pytest_dnnbench.rank.workloads.transformer_split import transformer_split
 
 
 def model(name: str) -> nn.Module:

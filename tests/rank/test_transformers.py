@@ -15,10 +15,10 @@ from pytest_dnnbench.controller.rank_launcher import PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.rank import gpt, llama
-from pytest_dnnbench.rank.models import seed
-from pytest_dnnbench.rank.workload import Workload
-from pytest_dnnbench.rank.workload_factory import workload_of
+from pytest_dnnbench.rank.workloads import gpt, llama
+from pytest_dnnbench.rank.workloads.factory import workload_of
+from pytest_dnnbench.rank.workloads.image_models import seed
+from pytest_dnnbench.rank.workloads.workload import Workload
 from pytest_dnnbench.results.records.measurement import agree
 
 

@@ -18,13 +18,13 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.mnist_files import MnistFiles
-from pytest_dnnbench.rank.batches import synthetic_batch, wide
-from pytest_dnnbench.rank.image_workload import ImageWorkload
-from pytest_dnnbench.rank.models import build_model, seed, widen
 from pytest_dnnbench.rank.reference import Reference
 from pytest_dnnbench.rank.update_rule import clip_gradients, in_words, optimiser_for
-from pytest_dnnbench.rank.workload import Batch
-from pytest_dnnbench.rank.workload_factory import workload_of
+from pytest_dnnbench.rank.workloads.batches import synthetic_batch, wide
+from pytest_dnnbench.rank.workloads.factory import workload_of
+from pytest_dnnbench.rank.workloads.image_models import build_model, seed, widen
+from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
+from pytest_dnnbench.rank.workloads.workload import Batch
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from tests.own_workloads import Ranking, Words

@@ -12,13 +12,13 @@ import pytest
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.messages import PredictedStep, RankReport, RunRequest
-from pytest_dnnbench.results.records.journal_file import SCHEMA, Head, Journal, KeptLaunch
+from pytest_dnnbench.results.records.journal_file import SCHEMA, Journal, JournalHead, KeptLaunch
 from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry
 from pytest_dnnbench.session.journal import NAME, open_journal
 from pytest_dnnbench.session.journaled_launches import KeptLaunches
 
-HEAD = Head(["test_a", "test_b"], {"steps": 3}, {"torch": "2.13"})
+HEAD = JournalHead(["test_a", "test_b"], {"steps": 3}, {"torch": "2.13"})
 REPORT = RankReport(
     rank=0,
     window_start_s=0.1,
@@ -56,7 +56,9 @@ def written(tmp_path: Path) -> Path:
     return tmp_path / NAME
 
 
-def opened(path: Path, head: Head = HEAD, wanted: bool = True) -> tuple[Journal | None, list[str]]:
+def opened(
+    path: Path, head: JournalHead = HEAD, wanted: bool = True
+) -> tuple[Journal | None, list[str]]:
     said: list[str] = []
     return open_journal(path.parent, head, wanted, said.append), said
 
@@ -91,16 +93,16 @@ def test_a_last_line_that_was_cut_off_is_dropped_and_the_next_stands_by_itself(
 @pytest.mark.parametrize(
     ("head", "words"),
     [
-        (Head(HEAD.cases, {"steps": 5}, HEAD.environment), "steps: 3 then, 5 now"),
-        (Head(HEAD.cases, HEAD.options, {"torch": "2.14"}), r"torch: 2\.13 then, 2\.14 now"),
+        (JournalHead(HEAD.cases, {"steps": 5}, HEAD.environment), "steps: 3 then, 5 now"),
+        (JournalHead(HEAD.cases, HEAD.options, {"torch": "2.14"}), r"torch: 2\.13 then, 2\.14 now"),
         (
-            Head(["test_b", "test_c"], HEAD.options, HEAD.environment),
+            JournalHead(["test_b", "test_c"], HEAD.options, HEAD.environment),
             "only then: test_a; only now: test_c",
         ),
     ],
 )
 def test_another_session_is_not_continued_and_is_left_as_it_was(
-    written: Path, head: Head, words: str
+    written: Path, head: JournalHead, words: str
 ) -> None:
     before = written.read_bytes()
     with pytest.raises(DataError, match=words):

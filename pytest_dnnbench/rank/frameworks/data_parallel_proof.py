@@ -20,12 +20,10 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.rank import rounding
-from pytest_dnnbench.rank.batches import synthetic_batch, wide
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.lone_forward import is_random, outputs_of
 from pytest_dnnbench.rank.low_rank import LowRank
-from pytest_dnnbench.rank.models import weight_types
 from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import (
@@ -46,7 +44,9 @@ from pytest_dnnbench.rank.step_forms import (
 )
 from pytest_dnnbench.rank.update_rule import UpdateRule, in_words, rates_of
 from pytest_dnnbench.rank.whole import whole
-from pytest_dnnbench.rank.workload import Batch, Workload
+from pytest_dnnbench.rank.workloads.batches import synthetic_batch, wide
+from pytest_dnnbench.rank.workloads.image_models import weight_types
+from pytest_dnnbench.rank.workloads.workload import Batch, Workload
 
 PROOF_STEPS = 2
 """An error in the momentum, the buffers or the first update shows in the second step."""

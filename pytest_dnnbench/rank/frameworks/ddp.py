@@ -22,7 +22,7 @@ from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.data_parallel_proof import exchange_in
 from pytest_dnnbench.rank.frameworks.power_sgd_hook import PLAIN_PASSES, PowerSgdHook
 from pytest_dnnbench.rank.low_rank import LowRank
-from pytest_dnnbench.rank.workload import Batch
+from pytest_dnnbench.rank.workloads.workload import Batch
 
 DEFAULT_BUCKET_MB = 25.0
 """torch's: MiB of gradients in a bucket, of which the first is smaller."""

@@ -18,7 +18,7 @@ from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.options import schedule_of
 from pytest_dnnbench.planner.plan_seconds import minibatch_s
 from pytest_dnnbench.planner.schedule import Schedule
-from pytest_dnnbench.rank import data, group
+from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.staged_worker import (
     VALIDATION_IMAGES,
     StagedWorker,
@@ -31,6 +31,7 @@ from pytest_dnnbench.rank.pipeline.runtime import Completed, Runtime, validation
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.worker import Step
+from pytest_dnnbench.rank.workloads import mnist
 
 
 class PipeDreamWorker(StagedWorker):
@@ -161,7 +162,7 @@ class PipeDreamWorker(StagedWorker):
         files = self.request.data
         if files is None or self.case.phase != "train":
             return None
-        digits = data.Digits(files, "validate")
+        digits = mnist.Digits(files, "validate")
         images = torch.split(digits.images, VALIDATION_IMAGES)
         labels = torch.split(digits.labels, VALIDATION_IMAGES)
         share = slice(self._replica, None, self.schedule.layout.replicas[0])

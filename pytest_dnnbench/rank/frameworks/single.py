@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.messages import Place, RunRequest
-from pytest_dnnbench.rank.batches import mapped
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.own_work import OwnWork
@@ -19,7 +18,8 @@ from pytest_dnnbench.rank.step_graph import (
     check_capturable,
 )
 from pytest_dnnbench.rank.stopwatch import HostStopwatch
-from pytest_dnnbench.rank.workload import Batch
+from pytest_dnnbench.rank.workloads.batches import mapped
+from pytest_dnnbench.rank.workloads.workload import Batch
 
 
 class SingleWorker(DataParallelWorker):

@@ -19,10 +19,8 @@ from pytest_dnnbench.catalog.models import OF_ANY_SIZE
 from pytest_dnnbench.messages import Correctness, PlanDecision
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.planner.schedule import Schedule
-from pytest_dnnbench.rank import batches, group
+from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
-from pytest_dnnbench.rank.image_workload import ImageWorkload
-from pytest_dnnbench.rank.models import seed, widen
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.proof import AnyRuntime, prove_training, prove_validation
 from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed
@@ -36,8 +34,11 @@ from pytest_dnnbench.rank.reference import digest
 from pytest_dnnbench.rank.step_forms import laid_out, lay_out
 from pytest_dnnbench.rank.update_rule import has_own_update
 from pytest_dnnbench.rank.worker import Step
-from pytest_dnnbench.rank.workload import Batch, Share
-from pytest_dnnbench.rank.workload_checks import model_of
+from pytest_dnnbench.rank.workloads import batches
+from pytest_dnnbench.rank.workloads.checks import model_of
+from pytest_dnnbench.rank.workloads.image_models import seed, widen
+from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
+from pytest_dnnbench.rank.workloads.workload import Batch, Share
 from pytest_dnnbench.step_form import StepForm
 
 PROOF_IMAGE_SIZE = 64

@@ -22,7 +22,7 @@ from pytest_dnnbench.planner.fabric import Link
 from pytest_dnnbench.planner.plan_seconds import averages_s, updates_s
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.planner.synchronous import Pipelines, pipelines_of
-from pytest_dnnbench.rank import data, group
+from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
 from pytest_dnnbench.rank.frameworks.staged_worker import StagedWorker, counts_of, step_of
 from pytest_dnnbench.rank.pipeline.runtime import Completed
@@ -31,6 +31,7 @@ from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.pipeline.torch_runtime import TorchRuntime
 from pytest_dnnbench.rank.whole import part
 from pytest_dnnbench.rank.worker import Step
+from pytest_dnnbench.rank.workloads import mnist
 from pytest_dnnbench.step_form import CONTIGUOUS
 
 _NO_LABEL = -100
@@ -143,7 +144,7 @@ class TorchPipelineWorker(StagedWorker):
         files = self.request.data
         if files is None or self.case.phase != "train":
             return None
-        digits, runtime, pipelines = data.Digits(files, "validate"), self._runtime, self._pipelines
+        digits, runtime, pipelines = mnist.Digits(files, "validate"), self._runtime, self._pipelines
         share = slice(runtime.replica, None, pipelines.replicas)
         images, labels = digits.images[share], digits.labels[share]
         size = self.case.batch_size

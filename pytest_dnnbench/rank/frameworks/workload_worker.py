@@ -9,8 +9,8 @@ from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.messages import Sample
 from pytest_dnnbench.rank import precision
 from pytest_dnnbench.rank.worker import Worker
-from pytest_dnnbench.rank.workload import Workload
-from pytest_dnnbench.rank.workload_factory import workload_of
+from pytest_dnnbench.rank.workloads.factory import workload_of
+from pytest_dnnbench.rank.workloads.workload import Workload
 
 
 class WorkloadWorker(Worker):

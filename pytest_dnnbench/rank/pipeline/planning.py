@@ -33,8 +33,8 @@ from pytest_dnnbench.rank.profiling.host_work import refuse_host_work
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
 from pytest_dnnbench.rank.profiling.profiler import parts_over_whole
 from pytest_dnnbench.rank.profiling.weights import tied_weights, together
-from pytest_dnnbench.rank.workload_checks import model_of
-from pytest_dnnbench.rank.workload_factory import workload_of
+from pytest_dnnbench.rank.workloads.checks import model_of
+from pytest_dnnbench.rank.workloads.factory import workload_of
 
 _PROBE_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}
 """16 MiB take 50 us over NVLink, about as long as what is around them."""

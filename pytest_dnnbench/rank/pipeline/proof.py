@@ -25,10 +25,8 @@ from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness, Place
 from pytest_dnnbench.planner.schedule import Schedule
-from pytest_dnnbench.rank.batches import wide
 from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.lone_forward import LoneForward, is_random
-from pytest_dnnbench.rank.models import weight_types
 from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
 from pytest_dnnbench.rank.pipeline.reference import Named, PipelineBounds, PipelineReference
 from pytest_dnnbench.rank.pipeline.runtime import Completed, UpdateObserver
@@ -46,7 +44,9 @@ from pytest_dnnbench.rank.rounding import (
 )
 from pytest_dnnbench.rank.update_rule import OwnOptimiser
 from pytest_dnnbench.rank.whole import whole
-from pytest_dnnbench.rank.workload import Workload
+from pytest_dnnbench.rank.workloads.batches import wide
+from pytest_dnnbench.rank.workloads.image_models import weight_types
+from pytest_dnnbench.rank.workloads.workload import Workload
 from pytest_dnnbench.step_form import StepForm
 
 SLOWER = 1024.0

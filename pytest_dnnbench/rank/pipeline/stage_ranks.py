@@ -14,12 +14,12 @@ from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.entry import resolve
-from pytest_dnnbench.rank.models import build_model, example_images
 from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
+from pytest_dnnbench.rank.workloads.image_models import build_model, example_images
 
 
 def schedule_of(request: PipelineRequest) -> Schedule:

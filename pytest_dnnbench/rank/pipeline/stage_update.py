@@ -15,7 +15,7 @@ from torch import nn
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.turns import NO_TURNS, Turns
 from pytest_dnnbench.rank.update_rule import CLIP_EPSILON, optimiser_for, scheduler_for
-from pytest_dnnbench.rank.workload import Workload
+from pytest_dnnbench.rank.workloads.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)

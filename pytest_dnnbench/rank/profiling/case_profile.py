@@ -11,7 +11,7 @@ from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
 from pytest_dnnbench.rank.profiling.profiler import Effort
-from pytest_dnnbench.rank.workload_factory import workload_of
+from pytest_dnnbench.rank.workloads.factory import workload_of
 
 
 def case_profile(place: Place, request: RunRequest, effort: Effort | None = None) -> Profile:

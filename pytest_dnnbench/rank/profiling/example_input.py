@@ -1,13 +1,13 @@
 """An example of the input of a workload that is to be cut into stages: one tensor.
 
-Not here: batches that are trained on (batches.py).
+Not here: batches that are trained on (workloads/batches.py).
 """
 
 import torch
 
 from pytest_dnnbench.errors import WorkloadRefused
-from pytest_dnnbench.rank.batches import synthetic_batch
-from pytest_dnnbench.rank.workload import Workload
+from pytest_dnnbench.rank.workloads.batches import synthetic_batch
+from pytest_dnnbench.rank.workloads.workload import Workload
 
 
 def example_input(workload: Workload, size: int) -> torch.Tensor:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.model_copy import copied
 from pytest_dnnbench.rank.profiling.fx_calls import calls
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
+from pytest_dnnbench.rank.workloads.model_copy import copied
 
 TIMES_AS_LONG = 2.0
 """A forward that takes longer than this many times its operators is refused. Calling the operators

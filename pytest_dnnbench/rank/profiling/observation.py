@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.model_copy import copied
 from pytest_dnnbench.rank.profiling.fx_calls import calls, constant_of
+from pytest_dnnbench.rank.workloads.model_copy import copied
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
+class NodeObservation:
     """What one node did in the example.
 
     is_tensor     its result is one tensor
@@ -40,7 +40,7 @@ class Observation:
 
 def observe(
     model: nn.Module, graphs: dict[bool, fx.Graph], example: torch.Tensor
-) -> dict[str, Observation]:
+) -> dict[str, NodeObservation]:
     """Observations by node name, of training and evaluation (the keys of `graphs`: True and False)
     taken together.
 
@@ -75,13 +75,16 @@ def _check_same(model: nn.Module, example: torch.Tensor, result: Any) -> None:
 
 def _observe(
     model: nn.Module, graph: fx.Graph, example: torch.Tensor
-) -> tuple[dict[str, Observation], Any]:
+) -> tuple[dict[str, NodeObservation], Any]:
     """The observations of one run, and the result of the graph."""
     (images,) = graph.find_nodes(op="placeholder")
     values: dict[fx.Node, Any] = {images: example.clone()}
     watch = _WriteWatch()
     watch.add(images, values[images])
-    observed = {images.name: Observation(is_tensor=True), graph.output_node().name: Observation()}
+    observed = {
+        images.name: NodeObservation(is_tensor=True),
+        graph.output_node().name: NodeObservation(),
+    }
     for call in calls(model, graph):
         positional, keyword = call.arguments(values)
         with FlopCounterMode(display=False) as counter:
@@ -92,7 +95,7 @@ def _observe(
         returned = [value.name for value in call.node.all_input_nodes if values[value] is result]
         values[call.node] = result
         watch.add(call.node, result)
-        observed[call.node.name] = Observation(
+        observed[call.node.name] = NodeObservation(
             is_tensor=isinstance(result, torch.Tensor),
             parts=_parts(result),
             is_mixed=_is_mixed(result),
@@ -121,14 +124,14 @@ def _check_unchanged(node: fx.Node, overwritten: list[fx.Node]) -> None:
             )
 
 
-def _together(training: Observation, evaluation: Observation, name: str) -> Observation:
+def _together(training: NodeObservation, evaluation: NodeObservation, name: str) -> NodeObservation:
     kinds = [(mode.is_tensor, mode.parts, mode.is_mixed) for mode in (training, evaluation)]
     if kinds[0] != kinds[1]:
         raise UsageError(
             f"operation {name!r} returns something else in training than in evaluation:"
             " let it return the same kind of result"
         )
-    return Observation(
+    return NodeObservation(
         training.is_tensor,
         training.parts,
         training.is_mixed,

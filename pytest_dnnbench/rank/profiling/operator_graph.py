@@ -25,7 +25,7 @@ from torch import fx, nn
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.profiling.forward_region import region_of
 from pytest_dnnbench.rank.profiling.fx_calls import constant_of
-from pytest_dnnbench.rank.profiling.observation import Observation, observe
+from pytest_dnnbench.rank.profiling.observation import NodeObservation, observe
 from pytest_dnnbench.rank.profiling.tracer import DependsOnImagesError, ModelTracer, user_line
 
 TRACED_IMAGES = 2
@@ -57,7 +57,7 @@ class OperatorGraph:
     operators: tuple[str, ...]
     items: dict[str, str]
     edges: tuple[tuple[str, str], ...]
-    observed: dict[str, Observation]
+    observed: dict[str, NodeObservation]
     after_gap: str = ""
 
     def description(self, name: str) -> str:
@@ -216,7 +216,7 @@ def _shape(node: fx.Node) -> tuple[Any, ...]:
     return node.op, node.name, node.target, inputs, region_of(node)
 
 
-def _follow_overwriting(graph: fx.Graph, observed: dict[str, Observation]) -> None:
+def _follow_overwriting(graph: fx.Graph, observed: dict[str, NodeObservation]) -> None:
     """Makes every node that uses a value after an in-place operator has changed and returned it
     depend on that operator."""
     position = {node: index for index, node in enumerate(graph.nodes)}
@@ -227,7 +227,7 @@ def _follow_overwriting(graph: fx.Graph, observed: dict[str, Observation]) -> No
                     user.replace_input_with(value, node)
 
 
-def _check_output(graph: fx.Graph, observed: dict[str, Observation]) -> None:
+def _check_output(graph: fx.Graph, observed: dict[str, NodeObservation]) -> None:
     result = graph.output_node().args[0]
     if not isinstance(result, fx.Node) or not observed[result.name].is_tensor:
         raise UsageError(
@@ -236,7 +236,7 @@ def _check_output(graph: fx.Graph, observed: dict[str, Observation]) -> None:
         )
 
 
-def _operators(graph: fx.Graph, observed: dict[str, Observation]) -> tuple[str, ...]:
+def _operators(graph: fx.Graph, observed: dict[str, NodeObservation]) -> tuple[str, ...]:
     fed: set[fx.Node] = set(graph.find_nodes(op="placeholder"))
     operators = []
     for node in graph.nodes:
@@ -248,11 +248,11 @@ def _operators(graph: fx.Graph, observed: dict[str, Observation]) -> tuple[str, 
     return tuple(operators)
 
 
-def _is_container(observation: Observation) -> bool:
+def _is_container(observation: NodeObservation) -> bool:
     return observation.parts is not None or observation.is_mixed
 
 
-def _items(graph: fx.Graph, observed: dict[str, Observation]) -> dict[str, str]:
+def _items(graph: fx.Graph, observed: dict[str, NodeObservation]) -> dict[str, str]:
     """Nodes that take a tensor, or an inner tuple, out of a tuple, with the operator that made the
     outermost tuple.
 

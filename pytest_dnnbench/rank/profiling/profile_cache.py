@@ -32,8 +32,8 @@ from pytest_dnnbench.rank.profiling.profiler import (
     input_facts,
     profile_workload,
 )
-from pytest_dnnbench.rank.workload import Workload
-from pytest_dnnbench.rank.workload_checks import model_of
+from pytest_dnnbench.rank.workloads.checks import model_of
+from pytest_dnnbench.rank.workloads.workload import Workload
 from pytest_dnnbench.step_form import StepForm
 
 

@@ -29,7 +29,6 @@ from pytest_dnnbench.errors import ProfileError, UsageError
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.planner.profile import Node, Profile
 from pytest_dnnbench.planner.remarks import SUM_TOLERANCE
-from pytest_dnnbench.rank.image_workload import ImageWorkload
 from pytest_dnnbench.rank.precision import matmul_precision
 from pytest_dnnbench.rank.profiling.conditions import (
     compute_threads,
@@ -50,9 +49,10 @@ from pytest_dnnbench.rank.profiling.update_time import update_facts
 from pytest_dnnbench.rank.profiling.weights import block_of, tensors_used, together
 from pytest_dnnbench.rank.step_forms import laid_out, lay_out
 from pytest_dnnbench.rank.stopwatch import stopwatch
-from pytest_dnnbench.rank.workload import Workload
-from pytest_dnnbench.rank.workload_checks import model_of
-from pytest_dnnbench.rank.workload_factory import workload_of
+from pytest_dnnbench.rank.workloads.checks import model_of
+from pytest_dnnbench.rank.workloads.factory import workload_of
+from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
+from pytest_dnnbench.rank.workloads.workload import Workload
 from pytest_dnnbench.step_form import StepForm
 
 LEAST_CORE_SHARE = 0.9

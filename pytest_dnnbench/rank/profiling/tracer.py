@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from pytest_dnnbench.rank.model_copy import copied
 from pytest_dnnbench.rank.profiling.forward_region import RegionWatch
 from pytest_dnnbench.rank.profiling.fx_calls import CONSTANT, function_of
+from pytest_dnnbench.rank.workloads.model_copy import copied
 
 SIZES = {"shape", "ndim", "size", "dim", "ndimension", "numel", "nelement", "__len__"}
 """Attributes and methods of a tensor that tell its size."""

@@ -13,7 +13,7 @@ from pytest_dnnbench.rank.profiling.head_start import gpu_head_start, has_head_s
 from pytest_dnnbench.rank.step_forms import fuse
 from pytest_dnnbench.rank.stopwatch import stopwatch
 from pytest_dnnbench.rank.update_rule import UpdateRule, optimiser_for
-from pytest_dnnbench.rank.workload import Workload
+from pytest_dnnbench.rank.workloads.workload import Workload
 
 _SETTINGS = Sgd(learning_rate=0.01, momentum=0.9, weight_decay=5e-4)
 """As in RunRequest. The values do not change the time, but whether there is a momentum does."""

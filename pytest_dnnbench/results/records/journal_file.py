@@ -1,9 +1,9 @@
 """The journal: a session's launches on disk, each written as soon as it is measured, so that an
 interrupted session can be continued.
 
-A file of JSON lines: the first line holds a Head, each further one a KeptLaunch. Lines are appended
-and synchronised to the disk. Only the last line can be cut off by a crash; its launch is measured
-again. While its session lives, the file is locked.
+A file of JSON lines: the first line holds a JournalHead, each further one a KeptLaunch. Lines are
+appended and synchronised to the disk. Only the last line can be cut off by a crash; its launch is
+measured again. While its session lives, the file is locked.
 """
 
 import fcntl
@@ -32,7 +32,7 @@ SCHEMA = 1
 """The version of the journal. History: 1, the first."""
 
 
-class Head(msgspec.Struct, frozen=True):
+class JournalHead(msgspec.Struct, frozen=True):
     """What must be alike before a session is continued: its cases, its options, and facts of the
     machine and the software. Options and facts are plain data."""
 
@@ -68,7 +68,7 @@ class KeptLaunch(msgspec.Struct, frozen=True):
         return self.case or self.function
 
 
-_Line = TypeVar("_Line", Head, KeptLaunch)
+_Line = TypeVar("_Line", JournalHead, KeptLaunch)
 
 
 class Journal:
@@ -90,7 +90,7 @@ class Journal:
             os.close(self._file)
             raise
 
-    def begin(self, head: Head) -> None:
+    def begin(self, head: JournalHead) -> None:
         """Empties the journal for a new session."""
         os.ftruncate(self._file, 0)
         self.head, self.kept = head, []
@@ -114,7 +114,7 @@ class Journal:
         self.path.unlink(missing_ok=True)
         os.close(self._file)
 
-    def _append(self, line: Head | KeptLaunch) -> None:
+    def _append(self, line: JournalHead | KeptLaunch) -> None:
         # json and not msgspec.json, which writes an infinite loss as null.
         rest = memoryview(json.dumps(msgspec.to_builtins(line)).encode() + b"\n")
         while rest:
@@ -122,7 +122,7 @@ class Journal:
         os.fsync(self._file)
 
 
-def _read(path: Path) -> tuple[Head | None, list[KeptLaunch], bool]:
+def _read(path: Path) -> tuple[JournalHead | None, list[KeptLaunch], bool]:
     """The head, the launches, and whether the last line is cut off. An empty file has no head."""
     *lines, rest = read_bytes(path, MOST_BYTES).split(b"\n")
     if not lines:
@@ -133,7 +133,7 @@ def _read(path: Path) -> tuple[Head | None, list[KeptLaunch], bool]:
             f"{path}: schema {raw['schema']} is newer than this version reads ({SCHEMA}): continue"
             " with the version that wrote it"
         )
-    head = _convert(path, 1, raw, Head)
+    head = _convert(path, 1, raw, JournalHead)
     kept = []
     for number, line in enumerate(lines[1:], 2):
         launch = _convert(path, number, _json(path, number, line), KeptLaunch)

@@ -13,7 +13,7 @@ from torch import nn
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Sample
-from pytest_dnnbench.rank.workload import Batch, Workload, tensors_of
+from pytest_dnnbench.rank.workloads.workload import Batch, Workload, tensors_of
 
 
 def check_settings(workload: Workload) -> None:

@@ -1,7 +1,7 @@
 """A workload's batches as a rank takes them: the same for the same seed, shard and step, on its
 device, and in double precision for the proof.
 
-Not here: what is in a batch (workload.py), MNIST's images (data.py).
+Not here: what is in a batch (workload.py), MNIST's images (mnist.py).
 """
 
 import random
@@ -16,9 +16,9 @@ import torch
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank import marks
-from pytest_dnnbench.rank.models import seed, widened
-from pytest_dnnbench.rank.workload import Batch, Share, Workload
-from pytest_dnnbench.rank.workload_checks import checked_batch, checked_batches
+from pytest_dnnbench.rank.workloads.checks import checked_batch, checked_batches
+from pytest_dnnbench.rank.workloads.image_models import seed, widened
+from pytest_dnnbench.rank.workloads.workload import Batch, Share, Workload
 
 SYNTHETIC_BATCHES = 4
 """Different batches per rank, in turn: with more than one, nothing of a step can be reused in the

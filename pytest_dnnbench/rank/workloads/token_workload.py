@@ -13,7 +13,7 @@ from torch import nn
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Sample
-from pytest_dnnbench.rank.workload import Batch, Share, Workload
+from pytest_dnnbench.rank.workloads.workload import Batch, Share, Workload
 from pytest_dnnbench.text_file import TextFile
 
 BYTES = 256

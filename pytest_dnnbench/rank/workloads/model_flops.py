@@ -11,9 +11,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.rank.batches import moved, synthetic_batch
-from pytest_dnnbench.rank.workload_checks import model_of, samples_of
-from pytest_dnnbench.rank.workload_factory import workload_of
+from pytest_dnnbench.rank.workloads.batches import moved, synthetic_batch
+from pytest_dnnbench.rank.workloads.checks import model_of, samples_of
+from pytest_dnnbench.rank.workloads.factory import workload_of
 
 FACT = "flops_per_sample"
 """The name of the count among the facts of a proof."""

@@ -2,7 +2,7 @@
 imports torchvision.
 
 Not here: the names that stand for models (catalog/models.py; the pytest process looks them
-up), the images (data.py).
+up), the images (mnist.py).
 """
 
 import importlib
@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from pytest_dnnbench.case import image_form
 from pytest_dnnbench.catalog.models import OF_LARGE_IMAGES
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.torchvision_ops import load_torchvision
+from pytest_dnnbench.rank.workloads.torchvision_ops import load_torchvision
 
 load_torchvision()
 

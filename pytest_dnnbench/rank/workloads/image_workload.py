@@ -1,7 +1,8 @@
 """Image classifiers: torchvision's, or any module of the user's that takes images and returns
 logits. Their images are MNIST's or synthetic.
 
-Not here: how a module is built in the form of the images (models.py), MNIST's files (data.py).
+Not here: how a module is built in the form of the images (image_models.py), MNIST's files
+(mnist.py).
 """
 
 from collections.abc import Iterator
@@ -13,11 +14,11 @@ from torch.nn.functional import cross_entropy
 from pytest_dnnbench.case import Scalar, image_form
 from pytest_dnnbench.messages import Sample
 from pytest_dnnbench.mnist_files import MnistFiles
-from pytest_dnnbench.rank import data
 from pytest_dnnbench.rank.lone_forward import logits_of
-from pytest_dnnbench.rank.models import build_model
-from pytest_dnnbench.rank.transformer_split import transformer_split
-from pytest_dnnbench.rank.workload import Batch, Context, Share, Workload
+from pytest_dnnbench.rank.workloads import mnist
+from pytest_dnnbench.rank.workloads.image_models import build_model
+from pytest_dnnbench.rank.workloads.transformer_split import transformer_split
+from pytest_dnnbench.rank.workloads.workload import Batch, Context, Share, Workload
 
 VALIDATION_IMAGES = 256
 """In the minibatches of the final validation."""
@@ -71,7 +72,7 @@ class ImageWorkload(Workload):
 
     def batches(self, share: Share) -> Iterator[Batch] | None:
         """MNIST's images, where the session has them."""
-        return data.mnist_batches(self.files, share) if self.files else None
+        return mnist.mnist_batches(self.files, share) if self.files else None
 
     def data_facts(self) -> dict[str, Scalar]:
         """Source and split of the images."""
@@ -85,7 +86,7 @@ class ImageWorkload(Workload):
         """Right answers on MNIST's validation set."""
         if self.files is None:
             return None
-        digits, right = data.Digits(self.files, "validate"), 0
+        digits, right = mnist.Digits(self.files, "validate"), 0
         for images, labels in zip(
             torch.split(digits.images, VALIDATION_IMAGES),
             torch.split(digits.labels, VALIDATION_IMAGES),

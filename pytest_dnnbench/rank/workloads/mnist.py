@@ -16,8 +16,8 @@ from torch.utils.data.distributed import DistributedSampler
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.mnist_files import SPLIT_SEED, MnistFiles, read_idx
-from pytest_dnnbench.rank.torchvision_ops import load_torchvision
-from pytest_dnnbench.rank.workload import Share
+from pytest_dnnbench.rank.workloads.torchvision_ops import load_torchvision
+from pytest_dnnbench.rank.workloads.workload import Share
 
 load_torchvision()
 from torchvision.datasets.mnist import (  # noqa: E402 - needs the line above

@@ -5,7 +5,7 @@ torchvision declares its operators in a compiled library, then registers shape f
 them. Where that library does not load, the second step stops with "operator torchvision::nms does
 not exist", and no part of torchvision can be imported, although its models, datasets and transforms
 are pure Python. It is enough to declare the two schemas. They get no implementation: a call of one
-still fails, as it should. Not here: the models (models.py).
+still fails, as it should. Not here: the models (image_models.py).
 """
 
 import importlib

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from pytest_dnnbench.rank.token_workload import TokenWorkload
+from pytest_dnnbench.rank.workloads.token_workload import TokenWorkload
 from pytest_dnnbench.text_file import TextFile
 
 

@@ -11,10 +11,15 @@ import inspect
 from pytest_dnnbench.case import image_form
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.rank.image_workload import ImageWorkload
-from pytest_dnnbench.rank.models import call_factory, factory_of, is_torchvision, module_class
-from pytest_dnnbench.rank.workload import Workload
-from pytest_dnnbench.rank.workload_checks import check_settings
+from pytest_dnnbench.rank.workloads.checks import check_settings
+from pytest_dnnbench.rank.workloads.image_models import (
+    call_factory,
+    factory_of,
+    is_torchvision,
+    module_class,
+)
+from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
+from pytest_dnnbench.rank.workloads.workload import Workload
 
 
 def workload_of(request: RunRequest) -> Workload:

@@ -2,7 +2,7 @@
 
 A user's own training is a subclass of Workload; every framework trains it through this seam, and
 the proof's reference trains it in one process. Not here: image classifiers (image_workload.py),
-which class or factory stands behind "module:factory" (workload_factory.py), batches on a device
+which class or factory stands behind "module:factory" (factory.py), batches on a device
 (batches.py), the step itself (frameworks/).
 """
 

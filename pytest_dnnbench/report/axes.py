@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_dnnbench.report.canvas import DISTURBED, look, short, title_text
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.spread import interval_of
-from pytest_dnnbench.report.study import Group, Study
+from pytest_dnnbench.report.study import CaseGroup, Study
 from pytest_dnnbench.results.records.launches import Launches
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def drawable(result: Result, metric: str) -> bool:
     return (result.value(metric) or 0) > 0
 
 
-def series_of(study: Study, group: Group) -> list[tuple[str, list[Result]]]:
+def series_of(study: Study, group: CaseGroup) -> list[tuple[str, list[Result]]]:
     """Label and results of each series of a group."""
     members: dict[str, list[Result]] = {}
     for result in group.results:
@@ -93,7 +93,7 @@ def whiskers(
         axes.plot(*zip(*points, strict=True), color=colour, **style)
 
 
-def highest(group: Group, quantities: Sequence[Quantity]) -> float:
+def highest(group: CaseGroup, quantities: Sequence[Quantity]) -> float:
     """The largest value drawn. Whiskers do not count: those of wild launches may leave the panel
     rather than flatten the rest."""
     values = [
@@ -105,7 +105,7 @@ def highest(group: Group, quantities: Sequence[Quantity]) -> float:
     return max(values) or 1.0
 
 
-def device_axis(axes: "Axes", group: Group) -> None:
+def device_axis(axes: "Axes", group: CaseGroup) -> None:
     """The horizontal axis of numbers of devices."""
     counts = group.counts
     axes.set_xscale("log", base=2)

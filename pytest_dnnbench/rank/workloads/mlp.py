@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.workload import Batch, Workload
+from pytest_dnnbench.rank.workloads.workload import Batch, Workload
 
 
 class Mlp(Workload):

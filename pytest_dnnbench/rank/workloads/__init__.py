@@ -1,0 +1,1 @@
+"""What is trained: workloads, their models and their data."""
