@@ -73,6 +73,9 @@ class DataParallelWorker(WorkloadWorker):
     """The blocks that can be wrapped: no other part of the model uses their weights. Of a framework
     that wraps blocks, set before `wrap` is called."""
 
+    rewritten: Sequence[str] = ()
+    """The replaced layers whose outputs are changed in place; set before `wrap` is called."""
+
     computes_in: Sequence[torch.dtype] = ()
     """Types that the framework itself casts weights or gradients to, when it is timed."""
 
@@ -138,12 +141,20 @@ class DataParallelWorker(WorkloadWorker):
         self.model, self.optimizer = self.wrap(self.local, self.fresh_optimizer(self.module))
         self.rule = UpdateRule(self.workload, self.module, self.optimizer)
 
+    def replaced_layers(self) -> Sequence[str]:
+        """The layers of the model whose outputs `wrap` lets come from functions of torch's, which
+        may not be changed in place."""
+        return ()
+
     def _prepare_blocks(self) -> list[str]:
-        """Finds out what the workload's blocks do, where that matters to how they are wrapped.
-        Those that would change their inputs in a step of training, and may not, get copies. Returns
-        their names."""
+        """Finds out what the workload's blocks and the replaced layers do, where that matters to
+        how they are wrapped. Blocks that would change their inputs in a step of training, and may
+        not, get copies. Returns their names."""
         form, train = self.case.form, self.case.phase == "train"
-        if not (self.wraps_blocks or (form.checkpointing and train)):
+        wraps = self.wraps_blocks or (form.checkpointing and train)
+        blocks = blocks_of(self.workload, self.module) if wraps else []
+        layers = self.replaced_layers()
+        if not blocks and not layers:
             return []
         batch = proof_batch(self, 0, 0)
         inputs, _ = wide(batch) if self.wide else batch
@@ -152,10 +163,13 @@ class DataParallelWorker(WorkloadWorker):
             with self.computing():
                 return self.workload.forward(module, mapped(inputs, torch.clone))
 
-        blocks = blocks_of(self.workload, self.module)
-        shown = try_blocks(self.module, self.workload, blocks, run)
+        parts = list(dict.fromkeys([*blocks, *layers]))
+        shown = try_blocks(self.module, self.workload, parts, run)
         self.units = [name for name in blocks if name not in shown.shared]
-        return copy_changed_inputs(self.module, self.workload, shown, run) if train else []
+        if not train:
+            return []
+        self.rewritten = [name for name in layers if name in shown.rewritten]
+        return copy_changed_inputs(self.module, self.workload, shown, run)
 
     def converted(self, module: nn.Module) -> nn.Module:
         """The model with layers of the framework's own in place of others, whose weights and
@@ -312,9 +326,9 @@ class DataParallelWorker(WorkloadWorker):
         return counts if self.place.rank == 0 else None
 
     def details(self) -> dict[str, object]:
-        """As Worker.details: the workload's, and the blocks that work on copies of their inputs."""
-        copied = {"copied_inputs": self._copied_inputs} if self._copied_inputs else {}
-        return {**self.workload.details(), **copied}
+        """As Worker.details: the workload's, and the parts that work on copies."""
+        copies = {"copied_inputs": self._copied_inputs, "copied_outputs": self.rewritten}
+        return {**self.workload.details(), **{key: names for key, names in copies.items() if names}}
 
     @property
     def proof_copies(self) -> ProofCopies:
