@@ -24,10 +24,10 @@ from pytest_dnnbench.controller.case_run import load
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Place, RunRequest
-from pytest_dnnbench.rank.mlp import Mlp
 from pytest_dnnbench.rank.timed_run import prove
-from pytest_dnnbench.rank.workload_checks import model_of
-from pytest_dnnbench.rank.workload_factory import workload_of
+from pytest_dnnbench.rank.workloads.checks import model_of
+from pytest_dnnbench.rank.workloads.factory import workload_of
+from pytest_dnnbench.rank.workloads.mlp import Mlp
 
 MODEL = "benchmarks.proof_memory:twenty_million"
 CASES = ("single:1", "ddp:2", "horovod:2", "fsdp:2", "pipedream:2", "gpipe:2")
