@@ -2,35 +2,77 @@
 leaks."""
 
 import glob
+import importlib
 import os
+import pkgutil
+import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+import pytest_dnnbench
 from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.leases import VARIABLE as LEASES
 from pytest_dnnbench.controller.ranks import Ranks
+from tests.patience import patience_of
 from tests.processes import ranks_of
-from tests.rank import programs
 from tests.sockets import listening
 
-# The sessions that tests start are not those of a job on GitHub.
-for _variable in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+# The sessions that tests start are not those of a job on GitHub, nor workers of this one.
+for _variable in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "PYTEST_XDIST_WORKER"):
     os.environ.pop(_variable, None)
+
+# They have no use for Hypothesis, whose plugin imports all of it at the end of every session: more
+# than a third of the time that a session without ranks takes.
+INNER_OPTIONS = "-p no:hypothesispytest"
+os.environ["PYTEST_ADDOPTS"] = INNER_OPTIONS
 
 # The sessions that tests start are those of CPU ranks, on a machine with GPUs too; tests/gpu
 # gives the variable its value back.
 USERS_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+# They wait for each other's devices, not for those of the user's other sessions.
+USERS_LEASES = os.environ.get(LEASES)
+
 # How long an example takes depends on the machine.
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("any machine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the directory of leases; workers of pytest-xdist have that of their controller."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="dnnbench-tests-")
+        config.add_cleanup(folder.cleanup)
+        os.environ[LEASES] = folder.name
+
+
+@pytest.fixture
+def pytester(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, _sessions_modules: None
+) -> pytest.Pytester:
+    """pytest's own, which takes the variable away, fit for sessions in this process: a file that is
+    written twice in a second is read twice."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", INNER_OPTIONS)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return pytester
+
+
+@pytest.fixture(scope="session")
+def _sessions_modules() -> None:
+    """Imports what a session may import. pytester forgets the modules that a session in this
+    process was the first to import, and libraries in C cannot be imported twice."""
+    for library in ("numpy", "scipy.special", "matplotlib.backends.backend_svg"):
+        importlib.import_module(library)
+    for module in pkgutil.walk_packages(pytest_dnnbench.__path__, "pytest_dnnbench."):
+        if not module.name.startswith(("pytest_dnnbench.rank", "pytest_dnnbench.__main__")):
+            importlib.import_module(module.name)
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +91,8 @@ def two_ranks(server: ForkServer) -> Ranks:
 
 @pytest.fixture
 def patience_s(two_ranks: Ranks) -> float:
-    """A time-out for ranks that hang on purpose: long enough that, on this machine and at this
-    moment, they get as far as the hang."""
-    begun = time.monotonic()
-    two_ranks.run(programs.sum_of_ranks)
-    return round(2.0 + 4 * (time.monotonic() - begun), 1)
+    """A time-out for two ranks that hang on purpose."""
+    return patience_of(two_ranks)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ Planning, the agreement of proofs, conditions and the list of launches are the p
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,12 +89,27 @@ class FakeLauncher:
         return YARDSTICK_S / (float(os.environ.get("FAKE_MACHINE", "100")) / 100)
 
 
-def install(confirm_from: int) -> None:
-    """Gives the sessions of this process fake launchers. They need no fork server, so none is
-    started."""
-    # The process is a test's own: nothing is put back.
+CONFTEST = """
+from tests.fake_launches import install
+
+def pytest_configure(config):
+    config.add_cleanup(install(3))
+"""
+"""Of a folder whose sessions have fake launches, of which the first three are a case's own."""
+
+
+def install(confirm_from: int) -> Callable[[], None]:
+    """Gives the sessions of this process fake launches, until the returned function is called.
+    They need no fork server, so none is started."""
+    before = Resources.launcher, ForkServer.start
+    _LAUNCHED.clear()
     Resources.launcher = lambda self, ranks, spec: FakeLauncher(confirm_from)  # type: ignore[method-assign]
-    ForkServer.start = lambda self: None  # type: ignore[method-assign] # as above
+    ForkServer.start = lambda self: None  # type: ignore[method-assign]
+
+    def put_back() -> None:
+        Resources.launcher, ForkServer.start = before  # type: ignore[method-assign]
+
+    return put_back
 
 
 def _setting(name: str) -> dict[str, Any]:

@@ -23,8 +23,9 @@ _Row = TypeVar("_Row")
 def catalog(config: pytest.Config) -> Catalog:
     """The frameworks and models that can be named: ours and those that the hooks add. Raises
     UsageError for a hook that returns something else."""
+    returned_frameworks = config.hook.pytest_dnnbench_frameworks()
     frameworks = _rows(
-        "pytest_dnnbench_frameworks", config.hook.pytest_dnnbench_frameworks(), FrameworkSpec
+        "pytest_dnnbench_frameworks", returned_frameworks, FrameworkSpec, "pytest_dnnbench.catalog"
     )
     models: dict[str, str] = {}
     for returned in config.hook.pytest_dnnbench_models():
@@ -54,14 +55,15 @@ def engines(config: pytest.Config) -> dict[str, EngineFactory]:
 
 def metrics(config: pytest.Config) -> list[Metric]:
     """The metrics that the hooks add. Raises as `catalog` does."""
-    return _rows("pytest_dnnbench_metrics", config.hook.pytest_dnnbench_metrics(), Metric)
+    returned = config.hook.pytest_dnnbench_metrics()
+    return _rows("pytest_dnnbench_metrics", returned, Metric, "pytest_dnnbench.metrics")
 
 
-def _rows(hook: str, results: Iterable[Any], kind: type[_Row]) -> list[_Row]:
-    """The rows of all implementations of a hook."""
+def _rows(hook: str, results: Iterable[Any], kind: type[_Row], module: str) -> list[_Row]:
+    """The rows of all implementations of a hook. `module` is where users import the kind from."""
     rows: list[_Row] = []
     for returned in results:
-        wanted = f"a list of {kind.__module__}.{kind.__name__}"
+        wanted = f"a list of {module}.{kind.__name__}"
         if not isinstance(returned, Iterable) or isinstance(returned, str):
             raise _unlike(hook, returned, wanted)
         for row in returned:

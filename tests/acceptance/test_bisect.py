@@ -91,14 +91,14 @@ def test_the_commit_of_a_planted_slowdown_is_named_also_after_an_interruption(
             assert search.poll() is None, search.communicate()[0]
             time.sleep(0.05)
         os.kill(search.pid, signal.SIGINT)
-        said, _ = search.communicate(timeout=120)
+        said, _ = search.communicate(timeout=600)
     assert search.returncode == 130, said
     assert "continue with dnnbench bisect --resume" in said
     assert kept_launches() >= 3
 
     search = bisect("--resume")
     with ended_at_last(search):
-        said, _ = search.communicate(timeout=250)
+        said, _ = search.communicate(timeout=900)
     assert search.returncode == 0, said
     lines = said.splitlines()
     assert "good " in lines[0]

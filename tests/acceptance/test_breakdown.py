@@ -31,13 +31,13 @@ from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.records.profile_entry import ADDS_UP, BreakdownEntry, WhyEntry
 from pytest_dnnbench.results.verdicts.why import explain, why_lines
 from pytest_dnnbench.step_parts import Part
+from tests.quiet_launches import quiet_launches
 from tests.rank.slowed_workers import CAUSES, PLANTED
 
 Profiled = Callable[[str], BreakdownEntry]
 
 WORKER, MODEL = "tests.rank.slowed_workers:SlowedDdp", "tests.rank.slowed_workers:Slowed"
 TINY = "tests.tiny_models:tiny"
-LAUNCHES = 2
 
 
 def launched(
@@ -66,13 +66,15 @@ def launched(
 
 @pytest.fixture(scope="module")
 def profiled(server: ForkServer) -> Profiled:
-    """The breakdown of two ranks with a cause planted, from two launches that all tests share."""
+    """The breakdown of two ranks with a cause planted, from two quiet launches that all tests
+    share."""
     case = Case("ddp", MODEL, 2, "train", batch_size=4)
     request = RunRequest(case, WORKER, MODEL, steps=4, warmup=2, profiled=True)
 
     @cache
     def breakdown(cause: str) -> BreakdownEntry:
-        entry = breakdown_of([launched(server, request, {PLANTED: cause}) for _ in range(LAUNCHES)])
+        launches = quiet_launches(lambda: launched(server, request, {PLANTED: cause}))
+        entry = breakdown_of(launches)
         assert entry is not None
         return entry
 
@@ -93,7 +95,7 @@ def share(entry: BreakdownEntry, rank: int, part: Part) -> float:
 @pytest.mark.parametrize("cause", ["", *CAUSES])
 def test_the_parts_of_every_rank_add_up_to_its_steps(profiled: Profiled, cause: str) -> None:
     entry = profiled(cause)
-    assert len(entry.launches) == LAUNCHES
+    assert len(entry.launches) == 2
     assert entry.adds_up
     assert sum(entry.shares.values()) == pytest.approx(1, abs=1e-3)
     for ranks in entry.launches:
@@ -158,7 +160,7 @@ def profiled_function(server: ForkServer) -> Profiled:
         case = FunctionCase(f"{module}:Planted", "torch", 2, {"cause": cause})
         target = (module, "Planted", None)
         request = FunctionRequest(case, target, None, steps=4, warmup=2, profiled=True)
-        entry = breakdown_of([launched(server, request) for _ in range(LAUNCHES)])
+        entry = breakdown_of(quiet_launches(lambda: launched(server, request)))
         assert entry is not None
         return entry
 

@@ -23,7 +23,6 @@ def test_one_broken_clock_costs_one_case(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One NaN lost the whole session: AttributeError in sessionfinish, no JSON of any case."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pytester.makepyfile(test_cases=CASES)
     result = pytester.runpytest_subprocess(

@@ -18,7 +18,8 @@ from pytest_dnnbench.results.records.side_by_side import (
 from pytest_dnnbench.results.records.verdict import Verdict
 from pytest_dnnbench.session import github
 from tests.acceptance.test_main_job import CASES
-from tests.acceptance.test_verdicts import CONFTEST, run
+from tests.acceptance.test_verdicts import run
+from tests.fake_launches import CONFTEST
 from tests.report.records import measured
 
 __all__ = ["run"]

@@ -31,7 +31,6 @@ def pytest_dnnbench_frameworks():
 @pytest.fixture
 def traces(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder in which ranks leave their traces."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     folder = pytester.mkdir("traces")
     monkeypatch.setenv(TRACE, str(folder))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_dnnbench.session.progress import shows
+from tests.fake_launches import CONFTEST
 
 CASES = """
 def test_train(framework, model, gpus, process_group, dnnbench):
@@ -34,7 +35,7 @@ def command(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> list[
     pytester.makepyfile(test_cases=CASES)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     monkeypatch.setenv("TERM", "xterm")
-    for name in ("PYTEST_XDIST_WORKER", "COLUMNS", "PY_COLORS", "FORCE_COLOR", "NO_COLOR"):
+    for name in ("COLUMNS", "PY_COLORS", "FORCE_COLOR", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     return [sys.executable, "-m", "pytest", *TINY]
 
@@ -141,8 +142,10 @@ def test_the_option_and_quietness_decide(
 
 @pytest.mark.parametrize("options", [("-p", "no:terminal"), ("-n", "1")], ids=" ".join)
 def test_progress_is_silent_where_there_is_no_terminal_reporter(
-    command: list[str], options: tuple[str, ...]
+    command: list[str], options: tuple[str, ...], pytester: pytest.Pytester
 ) -> None:
+    """The launches are made up: the lines are of sessions, not of ranks."""
+    pytester.makeconftest(CONFTEST)
     answer = subprocess.run([*command, *options], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "dnnbench: case" not in answer.stdout

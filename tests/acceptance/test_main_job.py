@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.digits import write_pair
+from tests.fake_launches import CONFTEST
 
 CASES = """
 def test_train(framework, model, gpus, process_group, dnnbench):
@@ -40,7 +41,6 @@ TINY = (
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the cases in a process of their own, which must never import torch."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pytester.makeconftest(GUARD)
     pytester.makepyfile(test_cases=CASES)
@@ -70,8 +70,29 @@ def test_cases_are_listed_by_readable_ids_without_torch(run: Any) -> None:
     ]
 
 
+def test_the_table_compares_frameworks(pytester: pytest.Pytester) -> None:
+    """Launches are made up: where all were disturbed, a range takes the place of each figure, and a
+    narrow terminal has no room for every column."""
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(test_cases=CASES)
+    options = ("--gpus", "2", *TINY, "--dnn-frameworks", "single,ddp", "-k", "train")
+    result = pytester.runpytest_inprocess(*options)
+    result.stdout.fnmatch_lines(
+        [
+            "*framework*GPUs*img/s*speed-up*eff.*alloc*",
+            "*single * 1 *1.00x*100%*",
+            "*ddp * 2 *x*%*",
+            "*memory: peak MiB of a*",
+        ]
+    )
+
+
 def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.Pytester) -> None:
     run("--dnn-frameworks", "single,ddp", "--benchmark-json", "out.json").assert_outcomes(passed=6)
+    command = [sys.executable, "-m", "pytest_benchmark", "compare", "out.json"]
+    answer = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "test_train" in answer.stdout
     by_case = records(pytester.path / "out.json")
     record = by_case["test_train[ddp-tests.tiny_models:tiny-2gpu]"]
     assert record["schema"] == 1
@@ -145,14 +166,6 @@ def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.P
     )
 
 
-def test_pytest_benchmarks_own_command_reads_the_file(run: Any, pytester: pytest.Pytester) -> None:
-    run("--dnn-frameworks", "single", "--dnn-launches", "1", "--benchmark-json", "out.json")
-    command = [sys.executable, "-m", "pytest_benchmark", "compare", "out.json"]
-    answer = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    assert "test_train" in answer.stdout
-
-
 def test_digits_are_learnt_and_the_split_is_on_record(run: Any, pytester: pytest.Pytester) -> None:
     write_pair(pytester.path, "t10k", 1400, compress=True)
     mnist = (
@@ -184,18 +197,6 @@ def test_digits_are_learnt_and_the_split_is_on_record(run: Any, pytester: pytest
         assert "cut from the 1400-image set" in record["run"]["data"]["split"]
 
 
-def test_the_table_compares_frameworks(run: Any) -> None:
-    result = run("--dnn-frameworks", "single,ddp", "--dnn-launches", "2", "-k", "train")
-    result.stdout.fnmatch_lines(
-        [
-            "*framework*GPUs*img/s*speed-up*eff.*resident*",
-            "*single *1.00x*100%*",
-            "*ddp * 2 *x*%*",
-            "*memory: peak MiB of a*",
-        ]
-    )
-
-
 def test_a_wrong_step_fails_its_case_alone_and_is_not_recorded(
     run: Any, pytester: pytest.Pytester
 ) -> None:
@@ -216,12 +217,12 @@ def test_a_wrong_step_fails_its_case_alone_and_is_not_recorded(
     ]
 
 
-def test_a_loss_that_is_no_number_is_no_result(run: Any) -> None:
-    result = run(
-        "--dnn-frameworks", "single", "--dnn-models", "tests.tiny_models:Diverging", "-k", "train"
-    )
+def test_a_loss_that_is_no_number_is_no_result_and_is_told_once(run: Any) -> None:
+    diverging = ("--dnn-models", "tests.tiny_models:Diverging", "-k", "train", "-rN")
+    result = run("--dnn-frameworks", "single", *diverging)
     result.assert_outcomes(failed=1, deselected=1)
     result.stdout.fnmatch_lines(["*the loss of step [0-9]* is nan: the run diverged*"])
+    assert result.stdout.str().count("WrongResult: rank 0") == 1
 
 
 def test_a_hanging_case_fails_in_time_and_the_session_goes_on(
@@ -241,19 +242,6 @@ def test_a_hanging_case_fails_in_time_and_the_session_goes_on(
     result = run("--dnn-timeout", f"{patience_s:g}")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines([f"*did not finish within {patience_s:g} s*", "*in sleep_forever*"])
-
-
-def test_a_failure_is_told_once(run: Any) -> None:
-    result = run(
-        "--dnn-frameworks",
-        "single",
-        "--dnn-models",
-        "tests.tiny_models:Diverging",
-        "-k",
-        "train",
-        "-rN",
-    )
-    assert result.stdout.str().count("WrongResult: rank 0") == 1
 
 
 def test_a_traceback_is_shown_once(run: Any, pytester: pytest.Pytester) -> None:

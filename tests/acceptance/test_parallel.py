@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_dnnbench.session.benchmark_file import pack, unpack
+from tests.fake_launches import CONFTEST
 
 CASES = """
 def test_train(framework, model, gpus, process_group, dnnbench):
@@ -17,6 +18,15 @@ def test_train(framework, model, gpus, process_group, dnnbench):
 
 def test_plain():
     assert True
+"""
+DIES = """
+import os, pathlib
+
+def pytest_runtest_logstart():  # of the last round only
+    died = pathlib.Path("died")
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw1" and not died.exists():
+        died.touch()
+        os._exit(3)
 """
 TINY = (
     "--gpus 2 --dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-batch-size 8"
@@ -26,7 +36,6 @@ TINY = (
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pytester.makepyfile(test_cases=CASES)
     return lambda *arguments: pytester.runpytest_subprocess(*TINY.split(), *arguments)
@@ -94,17 +103,7 @@ def test_the_share_of_a_worker_that_dies_is_measured_by_another(
 ) -> None:
     train = CASES.partition("def test_plain")[0]
     pytester.makepyfile(test_cases=train + train.replace("train", "validate"))
-    pytester.makeconftest(
-        """
-        import os, pathlib
-
-        def pytest_runtest_logstart():  # of the last round only
-            died = pathlib.Path("died")
-            if os.environ.get("PYTEST_XDIST_WORKER") == "gw1" and not died.exists():
-                died.touch()
-                os._exit(3)
-        """
-    )
+    pytester.makeconftest(CONFTEST + DIES)
     options = ("--dnn-gpu-counts", "1", "--dnn-frameworks", "single,ddp")
     result = run(
         "-n", "2", "--dnn-parallel", "--dnn-launches", "2", *options, "--benchmark-json", "out.json"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.test_main_job import records, run  # noqa: F401 - run is a fixture
+from tests.acceptance.test_main_job import CASES, records, run  # noqa: F401 - run is a fixture
 from tests.digits import write_pair
 
 MODEL = "tests.pipeline.models:residual"
@@ -174,9 +174,12 @@ def test_schedules_of_torch_are_named_to_be_run_over_the_same_cuts(
     ],
 )
 def test_bad_options_are_refused_before_anything_starts(
-    pipelines: Any, arguments: tuple[str, ...], message: str
+    pytester: pytest.Pytester, arguments: tuple[str, ...], message: str
 ) -> None:
-    result = pipelines("--dnn-frameworks", "pipedream,pipedream-2bw", *arguments)
+    pytester.makepyfile(test_cases=CASES)
+    options = ("--gpus", "2", "--dnn-device", "cpu", "--dnn-models", MODEL)
+    named = ("--dnn-frameworks", "pipedream,pipedream-2bw")
+    result = pytester.runpytest_inprocess(*options, *named, *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     lines = [line for line in (*result.outlines, *result.errlines) if message in line]
     assert len(lines) == 1, (result.outlines, result.errlines)

@@ -25,7 +25,6 @@ PLANTED = tuple(
 def test_each_fault_fails_its_own_case_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv(STEP_S_VARIABLE, "0.12")  # longer than what busy cores add to a step
     prepare(tmp_path)
     assert set(session(tmp_path, PLANTED, *QUICK, planted=False).values()) == {None}

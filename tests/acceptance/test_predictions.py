@@ -2,7 +2,6 @@
 is in tests/rank/test_prediction.py."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,21 +9,18 @@ import pytest
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session import settings_reading
 from tests.acceptance.test_main_job import CASES
-
-CONFTEST = "from tests.fake_launches import install\ninstall(3)\n"
+from tests.fake_launches import CONFTEST
 
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs training cases whose steps take 10 ms; `predicted_ms` is by framework."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_cases=CASES)
 
     def start(*arguments: str, **predicted_ms: float) -> pytest.RunResult:
         monkeypatch.setenv("FAKE_PREDICTED_MS", json.dumps(predicted_ms))
-        return pytester.runpytest_subprocess(
+        return pytester.runpytest_inprocess(
             *("--gpus=2", "--dnn-device=cpu", "--dnn-models=resnet18", "--dnn-steps=3"),
             *("--dnn-frameworks=single,ddp", "-k", "train", "--benchmark-json=out.json"),
             *arguments,

@@ -40,7 +40,6 @@ TINY = (
 def test_a_session_interrupted_in_its_second_round_is_finished_and_merged(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pytester.makepyfile(test_cases=CASES)
     pytester.makeconftest(COUNTING)

@@ -16,10 +16,12 @@ from pytest_dnnbench.controller.side import other_side
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.messages import FunctionRequest
+from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.side_by_side import OtherSide, SideEntry, SideMetric
 from pytest_dnnbench.results.verdicts.side_by_side_text import reason
 from pytest_dnnbench.session.side_profiles import explain_pair
+from tests.quiet_launches import quiet_launches
 from tests.rank.sides import SIDE_CAUSES, step_module
 from tests.report.records import measured
 
@@ -51,11 +53,26 @@ def sides(
             yield server, other
 
 
+class QuietRun(CaseRun):
+    """A run that is explained by launches of quiet moments."""
+
+    _quiet: tuple[Launch, ...] = ()
+
+    def again(self, count: int, *, profiled: bool = False) -> list[Launch]:
+        """The next of them."""
+        if not self._quiet:
+            self._quiet = tuple(
+                quiet_launches(lambda: super(QuietRun, self).again(1, profiled=profiled)[0])
+            )
+        launches, self._quiet = self._quiet[:count], self._quiet[count:]
+        return list(launches)
+
+
 def run_of(server: ForkServer, cause: str) -> CaseRun:
     case = FunctionCase("sided_step:Step", "torch", 2, {"cause": cause})
     request = FunctionRequest(case, ("sided_step", "Step", None), None, steps=4, warmup=2)
     ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=120)
-    return CaseRun(request, RankLauncher(ranks), detect("cpu"))
+    return QuietRun(request, RankLauncher(ranks), detect("cpu"))
 
 
 def slower_on_b() -> Record:

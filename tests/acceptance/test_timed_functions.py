@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.test_resume import COUNTING
+from tests.fake_launches import CONFTEST
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "timing-functions.md"
@@ -46,7 +47,6 @@ def test_sum(dnnbench, process_group):
         "tests.rank.functions:Sum", process_group(2), arguments={"size": 64}, collective="reduce"
     )
 """
-FAKE = "from tests.fake_launches import install\ninstall(3)\n"
 
 
 @dataclass(frozen=True)
@@ -168,13 +168,13 @@ def test_what_fails_says_why(session: Session) -> None:
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs SUM on the given launches."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    """Runs SUM, where launches are made up in this process."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(test_cases=SUM)
 
-    def start(*words: str) -> pytest.RunResult:
-        return pytester.runpytest_subprocess(
+    def start(*words: str, made_up: bool = True) -> pytest.RunResult:
+        session = pytester.runpytest_inprocess if made_up else pytester.runpytest_subprocess
+        return session(
             "-s", "--dnn-device=cpu", "--dnn-steps=3", "--benchmark-storage=saved", *words
         )
 
@@ -184,7 +184,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_slower_function_fails_against_its_baseline_and_a_limit(
     run: Any, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytester.makeconftest(FAKE)
+    pytester.makeconftest(CONFTEST)
     for _ in range(3):
         run("--benchmark-save=nightly", "--dnn-breakdown").assert_outcomes(passed=1)
     run("--dnn-baseline=latest").assert_outcomes(passed=1)
@@ -214,8 +214,8 @@ def test_an_interrupted_session_of_functions_is_continued(
 ) -> None:
     pytester.makeconftest(COUNTING)
     monkeypatch.setenv("STOP_AFTER", "1")
-    assert run("--dnn-launches=2").ret == pytest.ExitCode.INTERRUPTED
+    assert run("--dnn-launches=2", made_up=False).ret == pytest.ExitCode.INTERRUPTED
     monkeypatch.delenv("STOP_AFTER")
-    second = run("--dnn-launches=2", "--dnn-resume")
+    second = run("--dnn-launches=2", "--dnn-resume", made_up=False)
     second.assert_outcomes(passed=1)
     second.stdout.fnmatch_lines(["*1 launches are taken from*", "launches measured: 1"])

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from tests.acceptance.test_main_job import CASES
+from tests.fake_launches import CONFTEST
 
-CONFTEST = "from tests.fake_launches import install\ninstall(3)\n"
 TRAIN = "test_cases.py::test_train[{}-resnet18-{}gpu]"
 
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs training cases of `single` and `ddp`; keyword arguments become the environment."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    """Runs training cases of `single` and `ddp`; keyword arguments become the environment. The
+    sessions are in this process, for their launches are made up, but those of pytest-xdist."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_cases=CASES)
@@ -26,7 +26,8 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value if isinstance(value, str) else json.dumps(value))
-            return pytester.runpytest_subprocess(
+            workers = "-n2" in arguments
+            return (pytester.runpytest_subprocess if workers else pytester.runpytest_inprocess)(
                 "--gpus=2",
                 "--dnn-device=cpu",
                 "--dnn-models=resnet18",

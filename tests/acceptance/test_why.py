@@ -2,14 +2,13 @@
 in the file."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.acceptance.test_main_job import CASES
+from tests.fake_launches import CONFTEST
 
-CONFTEST = "from tests.fake_launches import install\ninstall(3)\n"
 OPTIONS = (
     *("--gpus=1", "--dnn-device=cpu", "--dnn-models=resnet18", "--dnn-frameworks=single"),
     *("--dnn-steps=3", "-k", "train", "--benchmark-storage=saved"),
@@ -17,10 +16,8 @@ OPTIONS = (
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(pytester: pytest.Pytester) -> Any:
     """Runs one training case; keyword arguments become the environment."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_cases=CASES)
 
@@ -28,7 +25,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, json.dumps(value))
-            return pytester.runpytest_subprocess(*OPTIONS, *arguments)
+            return pytester.runpytest_inprocess(*OPTIONS, *arguments)
 
     return start
 

@@ -44,6 +44,11 @@ while data := os.read(0, 1 << 20):
         os.write(1, told + say.framed(reply))
 """
 
+WAIT_S = 1.5
+
+PATIENCE_S = 120.0
+"""A reply comes at once; half of this is far more than a busy machine takes."""
+
 LARGE = say.Route(address="x" * (1 << 20))
 """More than a pipe holds."""
 
@@ -83,12 +88,12 @@ def test_a_message_that_an_interrupt_leaves_half_sent_is_finished_before_the_nex
 ) -> None:
     """The agent took the next message for the rest of it, and the node was waited for in vain."""
     with linked(tmp_path) as link:
-        with interrupt_after(0.3), pytest.raises(KeyboardInterrupt):
+        with interrupt_after(1.0), pytest.raises(KeyboardInterrupt):
             link.ask(LARGE)
         (tmp_path / "go").touch()
         begun = time.monotonic()
-        assert link.call(say.Ping(), say.Pong, 20.0).clock_s == 1.0
-        assert time.monotonic() - begun < 5
+        assert link.call(say.Ping(), say.Pong, PATIENCE_S).clock_s == 1.0
+        assert time.monotonic() - begun < PATIENCE_S / 2
 
 
 def test_an_interrupt_at_the_moment_of_writing_gives_the_agent_up_at_once(
@@ -106,8 +111,8 @@ def test_an_interrupt_at_the_moment_of_writing_gives_the_agent_up_at_once(
             link.ask(say.Ping())
         begun = time.monotonic()
         with pytest.raises(LaunchError, match="n1 was lost: an interrupt came in the middle of a"):
-            link.call(say.Ping(), say.Pong, 20.0)
-        assert time.monotonic() - begun < 5
+            link.call(say.Ping(), say.Pong, PATIENCE_S)
+        assert time.monotonic() - begun < PATIENCE_S / 2
         assert link.pid is None
 
 
@@ -122,21 +127,21 @@ def test_a_reply_that_came_with_an_interrupting_message_is_not_lost(tmp_path: Pa
     with linked(tmp_path, stop) as link:
         token = link.ask(say.Look())
         with pytest.raises(KeyboardInterrupt):
-            link.answer(token, say.Done, 20.0)
+            link.answer(token, say.Done, PATIENCE_S)
         begun = time.monotonic()
-        assert link.answer(token, say.Done, 20.0).token == token
-        assert time.monotonic() - begun < 5
+        assert link.answer(token, say.Done, PATIENCE_S).token == token
+        assert time.monotonic() - begun < PATIENCE_S / 2
 
 
 @pytest.fixture
 def out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """Four nodes whose engine's commands neither answer nor end. Of the waits, each is a second
+    """Four nodes whose engine's commands neither answer nor end. Each of the waits is WAIT_S
     long."""
     for module, name in (
         *((agent_link, "ANSWER_S"), (agent_process, "END_S")),
         *((remote_node, "CONNECT_S"), (remote_node, "LEAST_CONNECT_S")),
     ):
-        monkeypatch.setattr(module, name, 0.01 if name == "LEAST_CONNECT_S" else 1.0)
+        monkeypatch.setattr(module, name, 0.01 if name == "LEAST_CONNECT_S" else WAIT_S)
     stuck = tmp_path / "stuck.py"
     stuck.write_text("import time\ntime.sleep(60)\n")
     names = ("n1", "n2", "n3", "n4")
@@ -159,7 +164,7 @@ def test_nodes_that_are_out_of_reach_are_closed_side_by_side(out_of_reach: Clust
         node.link.agent_pid = 1 << 22  # the command that would end it never gets there
     begun = time.monotonic()
     out_of_reach.close()
-    assert 2.0 <= time.monotonic() - begun < 6.0
+    assert 2 * WAIT_S <= time.monotonic() - begun < 4 * 2 * WAIT_S, "not one after the other"
     assert not [thread.name for thread in threading.enumerate() if "dnnbench-end" in thread.name]
     assert not descendants_of(os.getpid())
 
@@ -172,21 +177,21 @@ def test_nodes_that_are_out_of_reach_are_waited_for_only_once(out_of_reach: Clus
         NodePlacements(out_of_reach, 10)(1),
     ):
         pass
-    assert 1.0 <= time.monotonic() - begun < 3.5
+    assert WAIT_S <= time.monotonic() - begun < 4 * WAIT_S, "not one after the other"
     assert list(out_of_reach.lost) == ["n1", "n2", "n3", "n4"]
     out_of_reach.close()
 
 
 def test_only_an_agent_is_ended_by_its_number() -> None:
     """A number may be another process's by the time that an agent is to be ended."""
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     with subprocess.Popen(sleep) as other, subprocess.Popen([*sleep, AGENT]) as stopped:
         # Not in the middle of exec, where a process has no command line.
         wait_for(Path(f"/proc/{stopped.pid}/cmdline").read_bytes)
         stopped.send_signal(signal.SIGSTOP)
         for process in (other, stopped):
             end_agent(process.pid)
-        assert stopped.wait(10) == -signal.SIGKILL
+        assert stopped.wait(60) == -signal.SIGKILL
         assert other.poll() is None
         other.kill()
     end_agent(other.pid)  # it is gone

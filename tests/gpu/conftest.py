@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_dnnbench.controller.leases import VARIABLE as LEASES
 from pytest_dnnbench.controller.machine import detect
-from tests.conftest import USERS_GPUS
+from tests.conftest import USERS_GPUS, USERS_LEASES
 from tests.gpu.sessions import Session, run_session
 
 HERE = Path(__file__).parent
@@ -93,17 +94,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package", autouse=True)
 def _the_users_gpus() -> Iterator[None]:
-    """The GPUs that the other tests do not see."""
+    """The GPUs that the other tests do not see, and the leases on them."""
     with pytest.MonkeyPatch.context() as patch:
         _give_back_the_gpus(patch)
         yield
 
 
 def _give_back_the_gpus(patch: pytest.MonkeyPatch) -> None:
-    if USERS_GPUS is None:
-        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    else:
-        patch.setenv("CUDA_VISIBLE_DEVICES", USERS_GPUS)
+    for name, value in (("CUDA_VISIBLE_DEVICES", USERS_GPUS), (LEASES, USERS_LEASES)):
+        if value is None:
+            patch.delenv(name, raising=False)
+        else:
+            patch.setenv(name, value)
 
 
 @pytest.fixture(scope="package")

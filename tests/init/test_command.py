@@ -75,7 +75,6 @@ def test_the_written_cases_run_in_an_empty_folder(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the configuration that the command shows, and a model of the user's own."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert main(["init"]) == 0
     pytester.makepyprojecttoml(CONFIGURATION.replace('"resnet18"', '"my_models:small"'))

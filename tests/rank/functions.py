@@ -14,7 +14,7 @@ from pytest_dnnbench.messages import Place
 
 SETUP_S = 0.2
 
-SLOW_S = 0.02
+SLOW_S = 0.06
 """Long beside a small step."""
 
 

@@ -38,7 +38,7 @@ class Samples(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         if self.cause == "loader":
-            time.sleep(0.02)
+            time.sleep(0.06)
         return torch.ones(256, 256)
 """
 

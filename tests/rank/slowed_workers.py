@@ -19,7 +19,7 @@ PLANTED = "DNNBENCH_TEST_PLANTED"
 
 CAUSES = ("loader", "operator", "collective", "host", "late rank")
 
-SLEEP_S = 0.02
+SLEEP_S = 0.06
 """Long beside a tiny model's step."""
 
 

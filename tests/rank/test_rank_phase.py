@@ -53,7 +53,7 @@ def test_both_sides_of_a_status_page_see_phase_steps_and_samples() -> None:
         10,
         96,
     )
-    assert 0.01 <= standing.elapsed_s < 5
+    assert 0.01 <= standing.elapsed_s < 60
     assert standing.describe() == "during the timed steps (3 of 10 done)"
     theirs.enter("report")
     assert ours.look() == RankStatus("report")

@@ -15,6 +15,7 @@ from pytest_dnnbench.rank.rounding import (
     BFLOAT16,
     FLOAT32,
     FLOAT64,
+    NOISE_LENGTH,
     EveryOperatorRounds,
     distance,
     largest,
@@ -158,3 +159,18 @@ def test_infinite_elements_are_not_moved() -> None:
     assert torch.equal(moved.isinf(), mask.isinf())
     assert torch.equal(moved[mask.isinf()], mask[mask.isinf()])
     assert 0 < distance(moved[mask == 1], mask[mask == 1]) <= FLOAT64.moved * FLOAT64.unit
+
+
+@pytest.mark.parametrize("further", [0.0, 1e-3])
+def test_a_tensor_longer_than_the_noise_is_moved_alike_in_pieces_and_at_once(
+    further: float,
+) -> None:
+    columns = 1000
+    plain = torch.randn(3 * NOISE_LENGTH // columns, columns, dtype=torch.float64)
+    by_columns = plain.t().contiguous().t()
+    assert not by_columns.is_contiguous(), "moved at once, with a row of noise as long as itself"
+    moved = plain.clone()
+    for tensor in (moved, by_columns):
+        EveryOperatorRounds(FLOAT32, seed=3).move(tensor, further)
+    assert torch.equal(moved, by_columns)
+    assert not torch.equal(moved, plain)

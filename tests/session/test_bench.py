@@ -10,6 +10,7 @@ from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session.bench import name_of
 from tests import tiny_models
+from tests.fake_launches import CONFTEST
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_CASE = (
@@ -56,7 +57,8 @@ def test_an_option_that_the_framework_does_not_have_is_refused(run: pytest.Pytes
             dnnbench.measure(framework, model, process_group(1), phase="train", options=options)
         """
     )
-    result = run.runpytest_subprocess(*ONE_CASE)
+    run.makeconftest(CONFTEST)
+    result = run.runpytest_inprocess(*ONE_CASE)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*single has no option 'bucket_cap_mb': it has none*"])
 
@@ -99,7 +101,7 @@ def test_parameters_that_a_test_does_not_give_come_from_the_options(run: pytest.
         def test_it(framework, model, gpus, process_group, dnnbench): pass
         """
     )
-    result = run.runpytest_subprocess(*ONE_CASE, "--collect-only", "-q")
+    result = run.runpytest_inprocess(*ONE_CASE, "--collect-only", "-q")
     result.stdout.fnmatch_lines(["*test_it[[]*resnet18*", "*test_it[[]*resnet34*"])
     assert result.stdout.str().count("test_it[") == 2
     assert "1gpu" in result.stdout.str()
@@ -111,6 +113,6 @@ def test_pytest_forked_is_refused_before_anything_starts(run: pytest.Pytester) -
         "def pytest_addoption(parser): parser.addoption('--forked', action='store_true')"
     )
     run.makepyfile(test_cases="def test_it(process_group): pass")
-    result = run.runpytest_subprocess("--forked", "--dnn-device=cpu")
+    result = run.runpytest_inprocess("--forked", "--dnn-device=cpu")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--forked cannot be used with tests that start ranks*"])

@@ -115,11 +115,10 @@ def test_what_differs_is_listed_torch_first(
     ],
 )
 def test_options_that_cannot_be_together_are_refused_before_anything_starts(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, options: str, said: str
+    pytester: pytest.Pytester, options: str, said: str
 ) -> None:
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     pytester.makepyfile(test_cases=CASES)
-    result = pytester.runpytest_subprocess("--dnn-device", "cpu", *options.split())
+    result = pytester.runpytest_inprocess("--dnn-device", "cpu", *options.split())
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {said}"])
 
@@ -150,9 +149,8 @@ def test_the_most_rounds_are_sixteen_unless_a_number_is_given(
 
 
 def test_a_side_whose_torch_does_not_import_is_refused_before_anything_is_measured(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester,
 ) -> None:
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     pytester.makepyfile(test_cases=CASES)
     pytester.mkdir("broken").joinpath("torch.py").write_text("raise ImportError('half a torch')")
     result = pytester.runpytest_subprocess(
@@ -183,10 +181,7 @@ def test_a_folder_of_side_a_is_first_there_and_not_on_side_b(tmp_path: Path) -> 
     assert entry.differences == [f"first on sys.path: {a} -> nothing of its own"]
 
 
-def test_a_model_may_be_in_the_folder_of_side_a_alone(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+def test_a_model_may_be_in_the_folder_of_side_a_alone(pytester: pytest.Pytester) -> None:
     pytester.mkdir("checkout").joinpath("mymodel.py").write_text("def model(): ...")
     config = pytester.parseconfigure("--dnn-models", "mymodel:model", "--dnn-path", "checkout")
     assert config.stash[state.CATALOG].model("mymodel:model") == "mymodel:model"

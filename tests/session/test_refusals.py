@@ -1,7 +1,6 @@
 """What a session refuses is one line, with and without pytest-xdist: never a page of tracebacks."""
 
 from fnmatch import fnmatch
-from pathlib import Path
 
 import pytest
 
@@ -15,16 +14,9 @@ def test_train(framework, model, gpus, process_group, dnnbench):
 NOTHING = "def test_nothing(): pass"
 
 
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the sessions that the tests start: not that of this one."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
-
-
 def refusal(pytester: pytest.Pytester, *arguments: str) -> str:
     """The one line on stderr with which a session ends; no traceback stands on stdout."""
-    result = pytester.runpytest_subprocess(*arguments)
+    result = pytester.runpytest_inprocess(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "INTERNALERROR" not in result.stdout.str()
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
@@ -130,7 +122,7 @@ def test_a_mark_that_cannot_be_is_refused_before_its_case_runs(
     pytester: pytest.Pytester, distribution: list[str], mark: str, message: str
 ) -> None:
     pytester.makepyfile(MARKED.format(mark=mark))
-    result = pytester.runpytest_subprocess(*distribution)
+    result = pytester.runpytest_inprocess(*distribution)
     assert "INTERNALERROR" not in result.stdout.str()
     assert "it ran" not in result.stdout.str()
     message = message.replace("(", "[(]")

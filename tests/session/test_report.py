@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.fake_launches import CONFTEST
+
 CASES = """
 def test_train(framework, model, gpus, process_group, dnnbench):
     dnnbench.measure(framework, model, process_group(gpus), phase="train")
@@ -27,9 +29,9 @@ ONE_CASE = (
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A session in a process of its own."""
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    """A session in a process of its own, with launches that are made up."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    pytester.makeconftest(CONFTEST)
     return lambda *arguments: pytester.runpytest_subprocess(*arguments)
 
 
@@ -44,7 +46,7 @@ def test_a_session_leaves_a_page_with_its_cases_and_its_failures(
     assert "test_train[single-tests.tiny_models:tiny-1gpu]" in page
     assert "test_cases.py::test_breaks" in page
     assert "&lt;b&gt;told on the page" in page
-    assert "peak resident per rank" in page
+    assert "peak allocated per rank" in page
     assert len(json.loads(pytester.path.joinpath("out.json").read_text())["benchmarks"]) == 1
 
 
@@ -53,7 +55,7 @@ def test_a_report_that_fails_costs_neither_results_nor_status(
 ) -> None:
     pytester.makepyfile(test_cases=CASES)
     pytester.makeconftest(
-        "import shutil\ndef pytest_sessionfinish():\n    shutil.rmtree('report')\n"
+        f"{CONFTEST}\nimport shutil\ndef pytest_sessionfinish():\n    shutil.rmtree('report')\n"
         "    open('report', 'w').close()\n"
     )
     result = run(*ONE_CASE, "--dnn-report=report")

@@ -183,7 +183,7 @@ def test_bad_input_gets_one_line_before_anything_starts(
     pytester.makepyfile(
         "def test_it(framework, model, gpus, process_group, dnnbench): raise SystemExit('started')"
     )
-    result = pytester.runpytest_subprocess("--dnn-device", "cpu", *arguments)
+    result = pytester.runpytest_inprocess("--dnn-device", "cpu", *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     lines = [line for line in (*result.outlines, *result.errlines) if message in line]
     assert len(lines) == 1, result.errlines
@@ -195,7 +195,7 @@ def test_cuda_that_is_not_there_is_said(pytester: pytest.Pytester) -> None:
     if torch is None or torch.cuda is not None:
         pytest.skip("this torch is built for CUDA: whether there is a GPU is the machine's affair")
     pytester.makepyfile("def test_it(framework, model, gpus, process_group, dnnbench): pass")
-    result = pytester.runpytest_subprocess("--dnn-device", "cuda")
+    result = pytester.runpytest_inprocess("--dnn-device", "cuda")
     result.stderr.fnmatch_lines(
         ["*--dnn-device cuda: torch * is built without CUDA; use --dnn-device cpu*"]
     )
@@ -206,11 +206,11 @@ def test_ini_twins_are_read_and_the_command_line_wins(pytester: pytest.Pytester)
     pytester.makeini(
         "[pytest]\ndnn_models = resnet34,resnet50\ndnn_gpus = 1\ndnn_frameworks = single\n"
     )
-    listed = pytester.runpytest_subprocess("--collect-only", "-q")
+    listed = pytester.runpytest_inprocess("--collect-only", "-q")
     listed.stdout.fnmatch_lines(
         ["*test_it[[]single-resnet34-1gpu[]]", "*test_it[[]single-resnet50-1gpu[]]"]
     )
-    listed = pytester.runpytest_subprocess("--collect-only", "-q", "--dnn-models", "resnet18")
+    listed = pytester.runpytest_inprocess("--collect-only", "-q", "--dnn-models", "resnet18")
     assert "resnet34" not in listed.stdout.str()
 
 
@@ -227,15 +227,15 @@ def test_launches_are_a_number_or_auto_in_the_ini_file_too(
         "    return f'{settings.launches} launches to find {settings.effect}'\n"
     )
     expected = {"auto:3%": "3 launches to find 0.03", "7": "7 launches to find None"}[value]
-    pytester.runpytest_subprocess("--collect-only").stdout.fnmatch_lines([expected])
-    given = pytester.runpytest_subprocess("--collect-only", "--dnn-launches=4")
+    pytester.runpytest_inprocess("--collect-only").stdout.fnmatch_lines([expected])
+    given = pytester.runpytest_inprocess("--collect-only", "--dnn-launches=4")
     given.stdout.fnmatch_lines(["4 launches to find None"])
 
 
 def test_a_number_of_launches_is_one_in_toml_too(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_it(dnnbench): pass")
     pytester.makepyprojecttoml("[tool.pytest]\ndnn_launches = 0\n")
-    result = pytester.runpytest_subprocess("--collect-only")
+    result = pytester.runpytest_inprocess("--collect-only")
     result.stderr.fnmatch_lines(["*--dnn-launches is 0: it must be at least 1*"])
 
 
@@ -334,7 +334,7 @@ def test_a_bad_value_in_the_ini_file_is_named_by_its_key(
 ) -> None:
     pytester.makepyfile("def test_it(dnnbench): pass")
     pytester.makeini(f"[pytest]\n{line}\n")
-    result = pytester.runpytest_subprocess("--collect-only")
+    result = pytester.runpytest_inprocess("--collect-only")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {message}*"])
 

@@ -16,6 +16,7 @@ from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.runs import read_run
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.shape import shape_of
+from tests.fake_launches import CONFTEST
 from tests.session.test_refusals import refusal
 
 CASES = """
@@ -26,12 +27,6 @@ def test_train(framework, model, gpus, phase, process_group, dnnbench):
     dnnbench.measure(framework, model, process_group(gpus), phase=phase)
 """
 GPT = "tests.own_workloads:small_gpt"
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +153,8 @@ def test_own_option(framework, gpus, process_group, dnnbench):
 
 def test_a_test_that_measures_something_else_fails_in_a_line(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(OTHERS)
-    result = pytester.runpytest_subprocess("--dnn-shapes=tp2", "--dnn-device=cpu")
+    pytester.makeconftest(CONFTEST)
+    result = pytester.runpytest_inprocess("--dnn-shapes=tp2", "--dnn-device=cpu")
     result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines([
         "*shape of this case is tp2, and the test measures on 1 ranks: give process_group(gpus)",
@@ -167,10 +163,20 @@ def test_a_test_that_measures_something_else_fails_in_a_line(pytester: pytest.Py
     ])  # fmt: skip
 
 
+def test_a_shape_runs_on_real_ranks(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    pytester.makepyfile(CASES)
+    words = f"--dnn-shapes=tp2xdp2,pp2xdp2 --dnn-models={GPT} --dnn-device=cpu --benchmark-disable"
+    pytester.runpytest_subprocess(*words.split()).assert_outcomes(passed=2)
+
+
 def test_a_sweep_measures_records_and_reports_each_shape(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST)
     pytester.makepyfile(CASES)
     file = pytester.path / "out.json"
-    result = pytester.runpytest_subprocess(
+    result = pytester.runpytest_inprocess(
         *f"--dnn-shapes=dp2,tp2,tp2xdp2,pp2xdp2 --dnn-models={GPT} --dnn-launches=1".split(),
         *f"--dnn-steps=2 --dnn-warmup=1 --dnn-device=cpu --benchmark-json={file}".split(),
     )
@@ -202,7 +208,7 @@ def test_a_model_that_an_unnamed_framework_cannot_train_is_skipped(
 ) -> None:
     pytester.makepyfile(CASES)
     words = "--dnn-frameworks=all --dnn-models=resnet18 --dnn-device=cpu -k tp-resnet18-2gpu -rs"
-    result = pytester.runpytest_subprocess(*words.split())
+    result = pytester.runpytest_inprocess(*words.split())
     assert result.parseoutcomes()["skipped"] == 1
     assert "passed" not in result.parseoutcomes()
     result.stdout.fnmatch_lines(["*tp cannot train resnet18: it splits*"])
