@@ -31,12 +31,13 @@ from pytest_dnnbench.step_form import CHANNELS_LAST, StepForm
 
 MODELS = (
     "resnet18", "resnext50_32x4d", "efficientnet_b0", "mobilenet_v3_small", "squeezenet1_1",
-    "densenet121", "googlenet", "shufflenet_v2_x0_5", "vit_b_16", "swin_t", "convnext_tiny",
-    "gpt-nano", "llama-tiny", "mlp", "tests.tiny_models:tiny", "tests.own_workloads:Words",
+    "googlenet", "shufflenet_v2_x0_5", "mnasnet0_5", "gpt-nano", "llama-tiny", "mlp",
+    "tests.tiny_models:vit", "tests.tiny_models:swin", "tests.tiny_models:tiny",
+    "tests.awkward_models:ChangesInputs", "tests.own_workloads:TiedWords",
     "tests.awkward_models:FrozenBackbone", "tests.own_workloads:Ranking",
 )  # fmt: skip
 """A model of each family, and what users have: batch normalisation, tied weights, frozen ones, two
-inputs with a dict of outputs, AdamW and clipping."""
+inputs with a dict of outputs, AdamW and clipping. ViT and Swin are narrow ones."""
 
 _LARGE = 224
 _TIMEOUT_S = 240.0

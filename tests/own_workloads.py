@@ -420,3 +420,30 @@ class NoData(_Line):
     def batches(self, share: Any) -> Any:
         """Five."""
         return 5
+
+
+class SplitInPlace(_Line):
+    """Layers that tp splits, whose outputs and sums are changed in place."""
+
+    class Model(nn.Module):
+        """A feed-forward, a residual and a norm."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(3, 8)
+            self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+            self.last = nn.Sequential(nn.Dropout(0.2, inplace=True), nn.Linear(8, 1))
+
+        def forward(self, value: torch.Tensor) -> Any:
+            """A number of each sample."""
+            value = self.first(value)
+            value = self.down(torch.relu_(self.up(value))).add_(value).tanh_()
+            return self.last(value + 1.0)
+
+    def model(self) -> nn.Module:
+        """The feed-forward."""
+        return self.Model()
+
+    def split(self, model: nn.Module, ranks: int) -> dict[str, str]:
+        """Both layers."""
+        return {"up": "column", "down": "row"}

@@ -17,7 +17,17 @@ PACKAGE = Path(pytest_dnnbench.__file__).parent
 ROOT = "pytest_dnnbench"
 
 LEAVES = {
-    *("errors", "files", "proc", "metrics", "case", "catalog", "messages", "frames"),
+    *(
+        "argument_list",
+        "errors",
+        "files",
+        "proc",
+        "metrics",
+        "case",
+        "catalog",
+        "messages",
+        "frames",
+    ),
     *(
         "rank_status",
         "mnist_files",

@@ -63,6 +63,27 @@ def test_every_command_calls_itself_by_the_name_of_the_program(
     assert capsys.readouterr().out.startswith(f"usage: dnnbench {name} ")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["compare", "a", "b", flag] for flag in ("--limits", "--across")),
+        *(["history", flag] for flag in ("--metric", "--across")),
+        ["replay", "a", "--across"],
+        ["export", "a", "--to", "bencher", "-o", "b", "--metrics"],
+        ["report", "a", "-o", "b", "--models"],
+    ],
+)
+@pytest.mark.parametrize("empty", ["", " ,"])
+def test_an_empty_list_is_refused_and_no_list_of_nothing(
+    arguments: list[str], empty: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, empty])
+    assert ended.value.code == 2
+    told = f"argument {arguments[-1]}: it is empty: give a value, or leave it out"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(told)
+
+
 def test_the_package_installs_the_program() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     module, _, function = project["scripts"]["dnnbench"].partition(":")

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     profile = read_profile(options.profile)
     bandwidths = _numbers("bandwidth", options.bandwidth)
-    memory_bytes = _numbers("memory", options.memory)[0] if options.memory else None
+    memory_bytes = None if options.memory is None else _memory(options.memory)
     plan = _PLANNING[options.cost_model](
         profile,
         _workers(options.gpus),
@@ -47,11 +47,11 @@ def main(arguments: list[str]) -> int:
             profile,
             plan,
             bandwidths,
-            latencies_s=_numbers("latency", options.latency) if options.latency else (),
+            latencies_s=() if options.latency is None else _numbers("latency", options.latency),
             memory_bytes=memory_bytes,
             microbatches=options.microbatches,
         )
-    elif options.latency or options.microbatches is not None:
+    elif options.latency is not None or options.microbatches is not None:
         raise PlanError(
             f"--latency and --microbatches are for predictions, which --cost-model {ORIGINAL} has"
             " none of: leave them out"
@@ -115,6 +115,13 @@ def _workers(text: str) -> list[int]:
         raise PlanError(
             f"--gpus {shortened(text)}: write a number, or GPUs per node x nodes, for instance 4x2"
         ) from None
+
+
+def _memory(text: str) -> float:
+    number, *others = _numbers("memory", text)
+    if others:
+        raise PlanError(f"--memory {shortened(text)}: every GPU has the same: give one number")
+    return number
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -10,6 +10,10 @@ from pytest_dnnbench.planner.training_memory import number_in
 COLUMNS = ("minibatches", "step ms", "{}/s", "efficiency", "memory MB", "shape", "framework")
 
 
+_TOO_MUCH = "!"
+"""Stands before the memory of a row that does not fit."""
+
+
 def format_predictions(profile: Profile, rows: Sequence[Prediction]) -> list[str]:
     """The lines of the table. A profile without the size of its minibatches gives minibatches per
     second."""
@@ -22,6 +26,8 @@ def format_predictions(profile: Profile, rows: Sequence[Prediction]) -> list[str
         "",
         *aligned([head, *(_cells(row, size or 1.0) for row in rows)]),
     ]
+    if not all(row.fits for row in rows):
+        lines += ["", f"{_TOO_MUCH}: more than the memory of a GPU"]
     if "update_s" not in profile.metadata:
         lines += ["", "without the time of an update, which this profile does not have"]
     return lines
@@ -34,7 +40,7 @@ def _cells(row: Prediction, size: float) -> list[str]:
         f"{row.step_s * 1e3:.3f}",
         rate,
         f"{row.efficiency:.1%}",
-        f"{row.memory_bytes / 1e6:.1f}",
+        f"{'' if row.fits else f'{_TOO_MUCH} '}{row.memory_bytes / 1e6:.1f}",
         row.shape,
         row.framework,
     ]

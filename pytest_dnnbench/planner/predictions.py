@@ -57,6 +57,7 @@ class Prediction:
     efficiency     throughput over that of as many workers that each train alone
     memory_bytes   of the worker that needs most: weights, gradients, optimiser's state and
                    activations, with buckets and gathered weights
+    fits           whether that is no more than the memory that a worker has
     """
 
     framework: str
@@ -65,6 +66,7 @@ class Prediction:
     step_s: float
     efficiency: float
     memory_bytes: float
+    fits: bool = True
 
     @property
     def minibatch_s(self) -> float:
@@ -104,7 +106,8 @@ class Predicting:
         workers = 1 if framework == "single" else self.workers
         in_time = workers * step_s
         efficiency = self.alone_s * minibatches / in_time if in_time else 1.0
-        return Prediction(framework, shape, minibatches, step_s, efficiency, memory_bytes)
+        fits = self.memory_bytes is None or memory_bytes <= self.memory_bytes
+        return Prediction(framework, shape, minibatches, step_s, efficiency, memory_bytes, fits)
 
 
 def predictions(
@@ -116,7 +119,8 @@ def predictions(
     memory_bytes: float | None = None,
     microbatches: int | None = None,
 ) -> list[Prediction]:
-    """One worker first, then the frameworks on all workers of the plan, the fastest first.
+    """One worker first, then the frameworks on all workers of the plan: those that fit
+    `memory_bytes` before the others, the fastest first.
 
     `bandwidths` (bytes per second) and `latencies_s` (seconds of a message; by default 0) have one
     entry per level, innermost first. A schedule whose pipelines fit no divisor of the workers, or
@@ -137,7 +141,7 @@ def predictions(
     wiring = _Wiring(fabric)
     cuts = _Cuts(given, wiring)
     others += [best for name in ORDERED if (best := _scheduled(given, name, cuts, wiring))]
-    return [alone, *sorted(others, key=lambda each: each.minibatch_s)]
+    return [alone, *sorted(others, key=lambda each: (not each.fits, each.minibatch_s))]
 
 
 def _ddp(given: Predicting) -> Prediction:
@@ -203,8 +207,7 @@ def _scheduled(
         plan = cuts.of(pipelines)
         if plan is not None and plan.stages:
             candidates.append(_on_pipelines(given, pipelines, plan.stages, wiring))
-    limit = given.memory_bytes
-    fitting = [each for each in candidates if limit is None or each.memory_bytes <= limit]
+    fitting = [each for each in candidates if each.fits]
     return min(fitting, key=lambda each: each.minibatch_s, default=None)
 
 

@@ -1,5 +1,5 @@
 """What a pass of the plain model shows of its blocks, before a framework wraps them: which change
-their inputs in place, and whose weights are used by others.
+their inputs in place, whose outputs are changed, and whose weights are used by others.
 
     value ─> [ table ] ─> [ relu_(value), linear ] ─> linear(value, table.weight)
                  └────────────── weight ──────────────────────────┘
@@ -12,12 +12,15 @@ fully_shard keeps a block's weights whole only while the block runs. A block who
 at other times, as those that an embedding shares with the head, is no unit of its own: its weights
 are whole with the root's.
 
+What a layer that tp splits gives back comes from such a function too: where somebody changes it in
+place, the layer gives a copy.
+
 Not here: which parts are blocks (workload.py), how they are wrapped (step_forms.py,
 frameworks/fsdp.py).
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +48,12 @@ order of a few sums, in bfloat16 at the worst. What it may not is far larger."""
 
 @dataclass(frozen=True, slots=True)
 class BlockTrial:
-    """What a pass has shown. `changed`: the blocks that change their inputs; `shared`: those whose
-    weights are used while they do not run; `outputs`: the model's, by name."""
+    """What a pass has shown. `changed`: the blocks that change their inputs; `rewritten`: those
+    whose outputs others change; `shared`: those whose weights are used while they do not run;
+    `outputs`: the model's, by name."""
 
     changed: Places
+    rewritten: frozenset[str]
     shared: frozenset[str]
     outputs: Mapping[str, torch.Tensor]
 
@@ -62,7 +67,7 @@ def try_blocks(
     watch = _Watch(trial, blocks)
     with torch.no_grad(), NoRandomness(), watch:
         outputs = outputs_of(workload, run(trial))
-    return BlockTrial(watch.changed(), frozenset(watch.shared), outputs)
+    return BlockTrial(watch.changed(), watch.rewritten(), frozenset(watch.shared), outputs)
 
 
 def copy_changed_inputs(
@@ -86,6 +91,14 @@ def copy_changed_inputs(
         )
     _put_copies(module, shown.changed)
     return [*shown.changed]
+
+
+def copy_outputs(module: nn.Module, names: Iterable[str]) -> None:
+    """Lets parts of a module that a framework has wrapped give copies of their outputs."""
+    for name in names:
+        module.get_submodule(name).register_forward_hook(
+            lambda _, inputs, output: mapped(output, torch.clone)
+        )
 
 
 def _trial_copy(module: nn.Module) -> nn.Module:
@@ -121,8 +134,9 @@ def _on_copies(forward: Callable[..., Any], places: frozenset[int | str]) -> Cal
 
 
 @dataclass(frozen=True, slots=True)
-class _Argument:
-    """A tensor in a place of a block's arguments, and how often it had been changed by then."""
+class _Version:
+    """A tensor in a place of a block's arguments, or of its outputs, and how often it had been
+    changed by then."""
 
     block: str
     place: int | str
@@ -144,8 +158,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
         self.shared: set[str] = set()
         self._owners: defaultdict[int, set[str]] = defaultdict(set)
         self._running: Counter[str] = Counter()
-        self._arguments: defaultdict[str, list[_Argument]] = defaultdict(list)
-        self._handed_on: list[_Argument] = []
+        self._arguments: defaultdict[str, list[_Version]] = defaultdict(list)
+        self._handed_on: list[_Version] = []
+        self._outputs: list[_Version] = []
         self._changed: defaultdict[str, set[int | str]] = defaultdict(set)
         for name in blocks:
             block = module.get_submodule(name)
@@ -173,12 +188,16 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
             self._note(argument)
         return {block: frozenset(places) for block, places in self._changed.items()}
 
+    def rewritten(self) -> frozenset[str]:
+        """The blocks whose outputs were changed, after the pass."""
+        return frozenset(output.block for output in self._outputs if output.is_changed)
+
     def _entering(self, name: str) -> Callable[..., None]:
         def enter(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             self._running[name] += 1
             numbered: list[tuple[int | str, Any]] = [*enumerate(inputs)]
             self._arguments[name] += [
-                _Argument(name, place, tensor, tensor._version)
+                _Version(name, place, tensor, tensor._version)
                 for place, value in [*numbered, *named.items()]
                 for tensor in tensors_of(value)
             ]
@@ -189,15 +208,16 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
         def leave(_: nn.Module, inputs: object, output: Any) -> None:
             self._running[name] -= 1
             results = {*map(_memory, tensors_of(output))}
+            self._outputs += [_Version(name, 0, each, each._version) for each in tensors_of(output)]
             for argument in self._arguments.pop(name, []):
                 self._note(argument)
                 place, tensor = argument.place, argument.tensor
                 if _memory(tensor) in results:
-                    self._handed_on.append(_Argument(name, place, tensor, tensor._version))
+                    self._handed_on.append(_Version(name, place, tensor, tensor._version))
 
         return leave
 
-    def _note(self, argument: _Argument) -> None:
+    def _note(self, argument: _Version) -> None:
         if argument.is_changed:
             self._changed[argument.block].add(argument.place)
 

@@ -54,10 +54,12 @@ def _differences(got: Tensors, expected: Tensors) -> Iterator[tuple[str, float, 
     """Name, largest difference and scale of each tensor. The difference is infinite where a tensor
     is absent or of another shape."""
     for name in sorted({*got, *expected}):
-        if name not in got or name not in expected or got[name].shape != expected[name].shape:
+        # Looked up once: a shelf reads its file each time.
+        ours, theirs = got.get(name), expected.get(name)
+        if ours is None or theirs is None or ours.shape != theirs.shape:
             yield name, math.inf, 1.0
-        elif expected[name].numel():
-            yield name, distance(got[name], expected[name]), max(1.0, largest(expected[name]))
+        elif theirs.numel():
+            yield name, distance(ours, theirs), max(1.0, largest(theirs))
 
 
 def deviation(got: Tensors, expected: Tensors) -> tuple[float, str]:

@@ -8,7 +8,7 @@ Not here: the update of the weights (update_rule.py), how far a framework may be
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from pytest_dnnbench.rank.rounding import (
     moved_by,
     moved_weights,
 )
+from pytest_dnnbench.rank.shelf import bytes_of
 from pytest_dnnbench.rank.update_rule import clip_gradients, reference_update
 from pytest_dnnbench.rank.workloads.batches import joined, mapped, parted
 from pytest_dnnbench.rank.workloads.workload import Batch, Workload, tensors_of
@@ -215,11 +216,11 @@ class Reference:
 
     def update(
         self,
-        gradients: Tensors,
+        gradients: Mapping[str, torch.Tensor],
         buffers: Sequence[Tensors],
         approximation: LowRank | None = None,
     ) -> None:
-        """One update by these mean gradients, which it overwrites; the buffers of each rank, and
+        """One update by these mean gradients, which it may overwrite; the buffers of each rank, and
         the state of an exchange that approximates, for the next step."""
         self._approximation = approximation
         self._buffers = [buffers[0]] * len(buffers) if self._shares_buffers else list(buffers)
@@ -271,19 +272,27 @@ def _distances(moved: Tensors, plain: Tensors, arithmetic: Arithmetic) -> Errors
     return {name: moved_by(moved[name], tensor, arithmetic) for name, tensor in plain.items()}
 
 
-def detached(tensors: Iterable[tuple[str, torch.Tensor]]) -> Tensors:
-    """Copies by name, which later steps do not change."""
-    return {name: tensor.detach().clone() for name, tensor in tensors}
-
-
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """A fingerprint of every bit of the tensors: equal on two ranks exactly when the tensors
     are."""
-    fingerprint = hashlib.sha256()
+    fingerprint = Fingerprint()
     for name in sorted(tensors):
-        fingerprint.update(name.encode())
-        # A copy: what NumPy has read may not be freed by FSDP any more, which resizes storages.
-        # As bytes: NumPy has no bfloat16.
-        plain = tensors[name].detach().to("cpu", copy=True).resolve_conj().contiguous().reshape(-1)
-        fingerprint.update(plain.view(torch.uint8).numpy().data if plain.numel() else b"")
+        fingerprint.add(name, tensors[name])
     return fingerprint.hexdigest()
+
+
+class Fingerprint:
+    """A fingerprint of every bit of tensors that are at hand one after the other."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Takes in the next tensor."""
+        self._hash.update(name.encode())
+        plain = tensor.detach().cpu().resolve_conj().contiguous()  # held while it is read
+        self._hash.update(bytes_of(plain))
+
+    def hexdigest(self) -> str:
+        """Of all tensors so far."""
+        return self._hash.hexdigest()

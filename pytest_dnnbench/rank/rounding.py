@@ -22,6 +22,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pytest_dnnbench.rank.shelf import Shelf
+
 SUMMED_FACTOR = 64.0
 """For types in which an operator also sums: K terms in an unlucky order err by sqrt(K/2) units of
 rounding at random, 48 for a convolution of 512 channels by 3 by 3, of which one is modelled."""
@@ -188,7 +190,8 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
         noise stretch by stretch: a copy of the row as long as a large weight takes longer than all
         else that is done to it."""
         if not (tensor.is_contiguous() and size.is_contiguous()):
-            yield tensor, size, self._noise_like(tensor)
+            for part, size_of_part in zip(pieces(tensor), pieces(size), strict=True):
+                yield part, size_of_part, self._noise_like(part)
             return
         row, start = self._row(tensor), self._places.randrange(NOISE_LENGTH)
         flat, sizes = tensor.view(-1), size.view(-1)
@@ -214,7 +217,8 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
         if row is None:
             generator = torch.Generator().manual_seed(self._places.getrandbits(32))
             drawn = torch.rand(NOISE_LENGTH, generator=generator, dtype=torch.float64)
-            row = self._noise[tensor.device] = (self._direction * (2 * drawn - 1)).to(tensor.device)
+            drawn.mul_(2).sub_(1).mul_(self._direction)
+            row = self._noise[tensor.device] = drawn.to(tensor.device)
         return row
 
 
@@ -224,15 +228,15 @@ def moved_weights(
 ) -> Iterator[None]:
     """The model with each weight moved, by its own `further` as well, for the length of a
     `with`."""
-    kept = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    kept = Shelf()
     for name, weight in model.named_parameters():
+        kept.put(name, weight)
         rounds.move(weight.detach(), further.get(name, 0.0))
     try:
         yield
     finally:
-        with torch.no_grad():
-            for name, weight in model.named_parameters():
-                weight.copy_(kept[name])
+        for name, weight in model.named_parameters():
+            kept.put_back(name, weight)
 
 
 class SgdSettings(Protocol):
@@ -329,13 +333,19 @@ def moved_by(moved: torch.Tensor, plain: torch.Tensor, arithmetic: Arithmetic) -
 
 def largest(tensor: torch.Tensor) -> float:
     """The largest absolute value of a tensor, 0 of an empty one; not a number where one is none."""
-    if not tensor.numel():
-        return 0.0
-    plain = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
-    if plain.dtype == torch.bool:
-        plain = plain.to(torch.uint8)
-    least, most = (float(end) for end in torch.aminmax(plain))
-    return max(-least, most)
+    most = 0.0
+    # In pieces: torch copies what does not lie in rows.
+    for piece in pieces(tensor.detach()):
+        if not piece.numel():
+            continue
+        plain = torch.view_as_real(piece) if piece.is_complex() else piece
+        if plain.dtype == torch.bool:
+            plain = plain.to(torch.uint8)
+        least, greatest = (float(end) for end in torch.aminmax(plain))
+        if math.isnan(least):
+            return least
+        most = max(most, -least, greatest)
+    return most
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
@@ -347,7 +357,29 @@ def distance(tensor: torch.Tensor, other: torch.Tensor) -> float:
     """The largest absolute difference of two tensors of one shape, in double precision; of complex
     numbers, that of their parts."""
     kind = torch.complex128 if other.is_complex() else torch.float64
-    return largest(tensor.detach().to(kind) - other.detach().to(kind))
+    most = 0.0
+    for ours, theirs in zip(pieces(tensor.detach()), pieces(other.detach()), strict=True):
+        apart = largest(ours.to(kind) - theirs.to(kind))
+        if math.isnan(apart):
+            return apart
+        most = max(most, apart)
+    return most
+
+
+PIECE = 1 << 17
+"""Elements of a tensor that are worked on at a time where that takes memory for as many: the
+largest tensor of a model may be most of it."""
+
+
+def pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A tensor in parts of at most PIECE elements, as views: rows of its first dimension, or the
+    pieces of each row where a row is larger."""
+    if tensor.numel() <= PIECE or not tensor.dim():
+        yield tensor
+        return
+    rows = PIECE * len(tensor) // tensor.numel()
+    for part in torch.split(tensor, max(1, rows)):
+        yield from pieces(part[0]) if rows == 0 else (part,)
 
 
 def _tensors(result: Any) -> Iterator[torch.Tensor]:

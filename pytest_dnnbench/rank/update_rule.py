@@ -146,9 +146,14 @@ class ReferenceUpdate(Protocol):
     def moved(self) -> Mapping[str, float]:
         """By weight, how far rounding may have moved it, in units of one rounding."""
 
-    def update(self, model: nn.Module, gradients: Tensors, errors: Mapping[str, float]) -> None:
-        """One update of the model by these gradients, which it may overwrite, and whose errors
-        these are."""
+    def update(
+        self,
+        model: nn.Module,
+        gradients: Mapping[str, torch.Tensor],
+        errors: Mapping[str, float],
+    ) -> None:
+        """One update of the model by these gradients, whose errors these are. Unless it updates by
+        those that arrived, it overwrites and keeps them."""
 
     def rates(self) -> Tensors:
         """The settings of the optimiser that a scheduler moves, and how often it has; empty where
@@ -175,13 +180,18 @@ class WrittenSgd:
         return self._drift.weights
 
     @torch.no_grad()
-    def update(self, model: nn.Module, gradients: Tensors, errors: Mapping[str, float]) -> None:
+    def update(
+        self,
+        model: nn.Module,
+        gradients: Mapping[str, torch.Tensor],
+        errors: Mapping[str, float],
+    ) -> None:
         """As ReferenceUpdate.update. A parameter without a gradient is left alone."""
         optimiser = self.optimiser
         for name, parameter in model.named_parameters():
             if name in gradients:
                 # In place: d = g + decay * w; v = momentum * v + d; w -= rate * v.
-                velocity = gradients.pop(name).add_(parameter, alpha=optimiser.weight_decay)
+                velocity = gradients[name].add_(parameter, alpha=optimiser.weight_decay)
                 if name in self._velocity:
                     velocity.add_(self._velocity[name], alpha=optimiser.momentum)
                 self._velocity[name] = velocity
@@ -212,7 +222,12 @@ class OwnOptimiser:
         """As ReferenceUpdate.moved."""
         return self._moved
 
-    def update(self, model: nn.Module, gradients: Tensors, errors: Mapping[str, float]) -> None:
+    def update(
+        self,
+        model: nn.Module,
+        gradients: Mapping[str, torch.Tensor],
+        errors: Mapping[str, float],
+    ) -> None:
         """As ReferenceUpdate.update. Raises UsageError for an optimiser that changes gradients."""
         parameters = dict(model.named_parameters())
         before = {name: largest(parameter) for name, parameter in parameters.items()}
@@ -232,7 +247,6 @@ class OwnOptimiser:
             self._moved[name] = self._moved.get(name, 0.0) + FLOAT64.unit * (
                 before[name] + largest(parameter)
             )
-        gradients.clear()
 
     def rates(self) -> Tensors:
         """As ReferenceUpdate.rates."""

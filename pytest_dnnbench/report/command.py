@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_dnnbench.argument_list import add_list
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.harmless import say
@@ -38,10 +39,12 @@ def main(arguments: list[str]) -> int:
     for note in again:
         say(note, sys.stderr)
     if options.models:
-        models = {name.strip() for name in options.models.split(",")}
+        models = {*options.models}
         runs = [_only(run, models) for run in runs]
         if not any(run.results or run.functions for run in runs):
-            raise UsageError(f"--models {options.models}: no file holds a case of these models")
+            raise UsageError(
+                f"--models {','.join(options.models)}: no file holds a case of these models"
+            )
     study = Study(runs)
     # The page's template engine is imported for a report, not for --help.
     from pytest_dnnbench.report.write import write_report
@@ -121,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the report"
     )
-    parser.add_argument("--models", metavar="A,B", help="report these models only")
+    add_list(parser, "--models", "A,B", "report these models only")
     parser.add_argument(
         "--title", default="Benchmark report", help="title of the page (default: %(default)s)"
     )

@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_dnnbench.argument_list import add_list
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.harmless import say
@@ -16,7 +17,7 @@ def main(arguments: list[str]) -> int:
     """Exit status 0. Raises DataError for a file that is no saved session, UsageError where nothing
     can be exported or a file cannot be written."""
     options = _parser().parse_args(arguments)
-    metrics = tuple(name.strip() for name in options.metrics.split(",") if name.strip())
+    metrics = tuple(options.metrics)
     runs = [_numbered(read_run(path), number) for number, path in enumerate(options.files)]
     exported, absent = points(runs, metrics)
     for line in (*(note for run in runs for note in run.notes), *absent):
@@ -73,10 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the files"
     )
-    parser.add_argument(
+    add_list(
+        parser,
         "--metrics",
-        default="",
-        metavar="A,B",
-        help="export these metrics only, as in throughput,step_time_s (default: all)",
+        "A,B",
+        "export these metrics only, as in throughput,step_time_s (default: all)",
     )
     return parser

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pytest_dnnbench.argument_list import add_list
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.harmless import lines, say
 from pytest_dnnbench.metrics import THROUGHPUT
@@ -32,12 +33,12 @@ def main(arguments: list[str]) -> int:
         raise UsageError(f"--false-alarms {options.false_alarms}: it must lie between 0 and 0.5")
     runs = _runs(_files(options.paths or [STORAGE], options.last))
     study = Study(runs)
-    metrics = _list(options.metric)
+    metrics = options.metric or [THROUGHPUT]
     shown = histories(
         study,
         metrics,
         case=options.case,
-        across=_list(options.across),
+        across=options.across,
         rate=options.false_alarms,
     )
     if not shown:
@@ -107,10 +108,6 @@ def _nothing(study: Study, metrics: Sequence[str], case: str) -> str:
     )
 
 
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dnnbench history",
@@ -124,17 +121,17 @@ def _parser() -> argparse.ArgumentParser:
         help=f"the folder of --benchmark-storage, or saved files (default: {STORAGE})",
     )
     parser.add_argument("--case", default="", metavar="TEXT", help="cases whose name holds it")
-    parser.add_argument(
+    add_list(
+        parser,
         "--metric",
-        default=THROUGHPUT,
-        metavar="A,B",
-        help="metrics, as in throughput,allocated_peak_bytes (default: %(default)s)",
+        "A,B",
+        f"metrics, as in throughput,allocated_peak_bytes (default: {THROUGHPUT})",
     )
-    parser.add_argument(
+    add_list(
+        parser,
         "--across",
-        default="",
-        metavar="FACT,...",
-        help="facts in which sessions may differ from the newest one, as in torch,driver",
+        "FACT,...",
+        "facts in which sessions may differ from the newest one, as in torch,driver",
     )
     parser.add_argument(
         "--false-alarms",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_dnnbench.argument_list import add_list
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.harmless import say
 from pytest_dnnbench.report.replay import lacking, losses_text, variables_of
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     path, _, name = options.record.partition("::")
     result = _chosen(read_saved(Path(path)), path, name)
-    across = [each.strip() for each in options.across.split(",") if each.strip()]
+    across: list[str] = options.across
     variables = variables_of(result, os.environ, across)
     _refuse_lacking(result, [*lacking(result, across), *variables.refused])
     with tempfile.TemporaryDirectory(prefix="dnnbench-replay-") as folder:
@@ -126,11 +127,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "record", metavar="FILE[::CASE]", help="a saved session, and one of its cases"
     )
-    parser.add_argument(
+    add_list(
+        parser,
         "--across",
-        default="",
-        metavar="FACT,...",
-        help="facts that may differ from the record's, as in torch,cpu,variables",
+        "FACT,...",
+        "facts that may differ from the record's, as in torch,cpu,variables",
     )
     parser.add_argument("--data-dir", metavar="DIR", help="the folder with the MNIST files")
     parser.add_argument("--text", metavar="FILE", help="the file of a text data set")

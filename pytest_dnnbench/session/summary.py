@@ -5,6 +5,7 @@ was not timed, the journal, the report, GitHub's annotations, a failed save."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Generator
 from typing import Any, Protocol
 
 import pytest
@@ -52,9 +53,17 @@ class Summary:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Shows the table, then what the parts say."""
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> Generator[None, object, object]:
+        """Shows the summary also where pytest-benchmark raises in its own, as for
+        --benchmark-compare-fail. Last of the wrappers: pytest's list of failures comes after."""
+        try:
+            return (yield)
+        finally:
+            self._show(terminalreporter)
+
+    def _show(self, terminalreporter: Any) -> None:
+        """The table, then what the parts say."""
         self._show_table(terminalreporter)
         for kind in ORDER:
             part = state.part_if_any(self._config, kind)

@@ -125,6 +125,11 @@ TaskPlugin=task/none
 MpiDefault=none
 ReturnToService=2
 KillWait=5
+BatchStartTimeout=300
+MessageTimeout=100
+SlurmdTimeout=600
+TCPTimeout=30
+UnkillableStepTimeout=300
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/ctld.pid
@@ -134,14 +139,16 @@ SlurmdLogFile={folder}/d-%n.log
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 JobAcctGatherType=jobacct_gather/linux
-JobAcctGatherFrequency=task=1
 JobAcctGatherParams=OverMemoryKill
 SlurmdParameters=config_overrides
 NodeName=n1 NodeHostname=n1 NodeAddr={net}.2 Port={first} CPUs=2 RealMemory=8000
 NodeName=n2 NodeHostname=n2 NodeAddr={net}.3 Port={second} CPUs=2 RealMemory=8000
 PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
-_DAEMONS_ANSWER_S = 60.0
+"""A busy machine is not to look like one whose nodes are gone: the waits of Slurm are longer than
+by default."""
+
+_DAEMONS_ANSWER_S = 300.0
 
 
 @contextmanager
@@ -183,7 +190,7 @@ def allocation(variables: dict[str, str], *more: str) -> Iterator[dict[str, str]
     asked = ["salloc", "--no-shell", f"--nodes={len(NAMES)}", "--cpus-per-task=2", *more]
     deadline = time.monotonic() + _DAEMONS_ANSWER_S
     while True:  # before slurmctld listens, its commands fail
-        made = subprocess.run(asked, env=variables, capture_output=True, text=True, timeout=120)
+        made = subprocess.run(asked, env=variables, capture_output=True, text=True, timeout=300)
         if made.returncode == 0:
             break
         if time.monotonic() > deadline:

@@ -89,6 +89,7 @@ def test_a_step_that_ends_is_named_and_the_session_goes_on_until_its_job_ends(
         allocation(variables, f"--mem={MEMORY_MB}") as inside,
     ):
         variables = {**inside, "PYTHONPATH": str(ROOT)}
+        variables["SLURM_ACCTG_FREQ"] = "task=1"  # how often memory is looked at; 30 s by default
         variables["DNNBENCH_LEASE_DIR"] = str(tmp_path / "leases")
         session = subprocess.run(
             [sys.executable, "-m", "pytest", "test_cases.py", *OPTIONS],
@@ -96,7 +97,7 @@ def test_a_step_that_ends_is_named_and_the_session_goes_on_until_its_job_ends(
             env=variables,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
         await_end(_named_in(tmp_path / "ranks"))
     said = session.stdout + session.stderr

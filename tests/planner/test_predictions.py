@@ -95,6 +95,24 @@ def test_more_microbatches_fill_the_pipeline() -> None:
     assert few["mp"] == many["mp"], "one at a time"
 
 
+def test_what_does_not_fit_the_memory_comes_last_and_is_marked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = predicted(chain(), [4], [1e12], memory_bytes=650 * MIB)
+    assert rows["ddp"].memory_bytes == 680 * MIB
+    assert [name for name, row in rows.items() if not row.fits] == ["ddp"]
+    assert (next(iter(rows)), [*rows][-1]) == ("single", "ddp")
+    assert all(row.fits for row in predicted(chain(), [4], [1e12]).values())
+    path = tmp_path / "chain.json"
+    write_profile(chain(), path)
+    options = ["--profile", str(path), "--gpus", "4", "--bandwidth", "1T"]
+    assert main(["plan", *options, "--memory", f"{650 * MIB}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [ddp] = [line for line in lines if line.endswith("ddp")]
+    assert ddp.split()[4:6] == ["!", "713.0"]
+    assert "!: more than the memory of a GPU" in lines
+
+
 def test_the_best_length_of_the_pipelines_is_taken_that_fits_the_memory() -> None:
     free = predicted(chain(), [4], [1e12], microbatches=4)["gpipe"]
     tight = predicted(chain(), [4], [1e12], microbatches=4, memory_bytes=250 * MIB)
@@ -156,6 +174,7 @@ def test_programs_get_them_beside_a_plan_that_can_still_be_run(
         "step_s": 13.0,
         "efficiency": 1.0,
         "memory_bytes": 545259520,
+        "fits": True,
     }
     assert read_plan(plan).replicas == tuple(s["replicas"] for s in document["stages"])
 

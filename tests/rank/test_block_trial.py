@@ -154,6 +154,11 @@ def test_blocks_whose_weights_others_use_stay_with_the_root(server: ForkServer, 
     assert report.details["wrapped"] == ["mix", "(root)"]
 
 
+def test_split_layers_whose_outputs_are_changed_give_copies(server: ForkServer) -> None:
+    report = prove(server, "tp", "tests.own_workloads:SplitInPlace", StepForm())
+    assert report.details["copied_outputs"] == ["up", "down"]
+
+
 def test_single_without_checkpointing_copies_nothing(server: ForkServer) -> None:
     assert "copied_inputs" not in prove(server, "single", CHANGES, StepForm()).details
 

@@ -4,6 +4,7 @@ faults caught; what a rank saves is recorded."""
 from dataclasses import replace
 
 import pytest
+import torch
 
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog
@@ -13,6 +14,7 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Place, RankReport, RunRequest
 from pytest_dnnbench.rank.frameworks.fsdp import FsdpWorker
+from pytest_dnnbench.rank.shardable import check_shardable
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
@@ -126,6 +128,24 @@ def test_a_wrong_step_is_caught(server: ForkServer, fault: str, failure: str) ->
 def test_weights_of_several_types_in_one_block_are_refused(server: ForkServer) -> None:
     with pytest.raises(UsageError, match="shards the weights of '0' together"):
         prove(server, request(f"{OWN}:TwoTypes", 2))
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.tensor(1.0), r"'w' of stage 0 has no dimension .* give it the shape \(1,\), or use"),
+        (torch.zeros(2, 3).t(), r"'w' of stage 0 does not lie in rows, .* memory format as it is"),
+        (torch.zeros(2, dtype=torch.cfloat), "of type complex64: give them one real type"),
+    ],
+)
+def test_weights_that_cannot_be_shared_out_are_refused(weight: torch.Tensor, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_shardable("stage 0", {"w": weight}, "or use something else")
+
+
+def test_a_model_in_channels_last_is_refused(server: ForkServer) -> None:
+    with pytest.raises(UsageError, match=r"the weight 'stem.\d.weight' of 'stem.*' does not lie"):
+        prove(server, request("tests.awkward_models:ChannelsLast", 2))
 
 
 @pytest.fixture(scope="module")

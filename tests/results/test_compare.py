@@ -46,6 +46,8 @@ def test_limits_of_the_command_line_win(tmp_path: Path) -> None:
     assert main([*arguments, "--limits", "allocated_peak_bytes=off"]) == 0
     assert main([*arguments, "--limits", "allocated_peak_bytes=<=1GiB +5%"]) == 1
     assert main([*arguments, "--limits", "allocated_peak_bytes=+5%,throughput>=4000"]) == 1
+    twice = ("--limits", "throughput>=4000", "--limits", "allocated_peak_bytes=+5%")
+    assert main([*arguments, *twice]) == 1, "both hold"
 
 
 def test_json_is_for_programs_and_markdown_for_people(

@@ -26,8 +26,9 @@ from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
     prove_validation,
 )
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
+from pytest_dnnbench.rank.heap import give_back_memory
 from pytest_dnnbench.rank.low_rank import LowRank
-from pytest_dnnbench.rank.proof_conditions import COPIES, COPIES_OF_ADAM, proof_conditions
+from pytest_dnnbench.rank.proof_conditions import ProofCopies, proof_conditions
 from pytest_dnnbench.rank.recheck import recheck
 from pytest_dnnbench.rank.step_forms import compiled, form_module, fuse, laid_out
 from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimiser_for
@@ -71,6 +72,9 @@ class DataParallelWorker(WorkloadWorker):
     units: Sequence[str] = ()
     """The blocks that can be wrapped: no other part of the model uses their weights. Of a framework
     that wraps blocks, set before `wrap` is called."""
+
+    rewritten: Sequence[str] = ()
+    """The replaced layers whose outputs are changed in place; set before `wrap` is called."""
 
     computes_in: Sequence[torch.dtype] = ()
     """Types that the framework itself casts weights or gradients to, when it is timed."""
@@ -118,9 +122,14 @@ class DataParallelWorker(WorkloadWorker):
     def build_wide(self) -> None:
         """As `build`, in double precision, for the proof. What was built before is given up
         first."""
+        self.give_up()
+        self._build(wide=True)
+
+    def give_up(self) -> None:
+        """Gives up what was built, and its memory."""
         for name in ("module", "local", "model", "optimizer", "rule"):
             self.__dict__.pop(name, None)
-        self._build(wide=True)
+        give_back_memory()
 
     def _build(self, *, wide: bool) -> None:
         self.wide = wide
@@ -132,12 +141,20 @@ class DataParallelWorker(WorkloadWorker):
         self.model, self.optimizer = self.wrap(self.local, self.fresh_optimizer(self.module))
         self.rule = UpdateRule(self.workload, self.module, self.optimizer)
 
+    def replaced_layers(self) -> Sequence[str]:
+        """The layers of the model whose outputs `wrap` lets come from functions of torch's, which
+        may not be changed in place."""
+        return ()
+
     def _prepare_blocks(self) -> list[str]:
-        """Finds out what the workload's blocks do, where that matters to how they are wrapped.
-        Those that would change their inputs in a step of training, and may not, get copies. Returns
-        their names."""
+        """Finds out what the workload's blocks and the replaced layers do, where that matters to
+        how they are wrapped. Blocks that would change their inputs in a step of training, and may
+        not, get copies. Returns their names."""
         form, train = self.case.form, self.case.phase == "train"
-        if not (self.wraps_blocks or (form.checkpointing and train)):
+        wraps = self.wraps_blocks or (form.checkpointing and train)
+        blocks = blocks_of(self.workload, self.module) if wraps else []
+        layers = self.replaced_layers()
+        if not blocks and not layers:
             return []
         batch = proof_batch(self, 0, 0)
         inputs, _ = wide(batch) if self.wide else batch
@@ -146,10 +163,13 @@ class DataParallelWorker(WorkloadWorker):
             with self.computing():
                 return self.workload.forward(module, mapped(inputs, torch.clone))
 
-        blocks = blocks_of(self.workload, self.module)
-        shown = try_blocks(self.module, self.workload, blocks, run)
+        parts = list(dict.fromkeys([*blocks, *layers]))
+        shown = try_blocks(self.module, self.workload, parts, run)
         self.units = [name for name in blocks if name not in shown.shared]
-        return copy_changed_inputs(self.module, self.workload, shown, run) if train else []
+        if not train:
+            return []
+        self.rewritten = [name for name in layers if name in shown.rewritten]
+        return copy_changed_inputs(self.module, self.workload, shown, run)
 
     def converted(self, module: nn.Module) -> nn.Module:
         """The model with layers of the framework's own in place of others, whose weights and
@@ -306,9 +326,25 @@ class DataParallelWorker(WorkloadWorker):
         return counts if self.place.rank == 0 else None
 
     def details(self) -> dict[str, object]:
-        """As Worker.details: the workload's, and the blocks that work on copies of their inputs."""
-        copied = {"copied_inputs": self._copied_inputs} if self._copied_inputs else {}
-        return {**self.workload.details(), **copied}
+        """As Worker.details: the workload's, and the parts that work on copies."""
+        copies = {"copied_inputs": self._copied_inputs, "copied_outputs": self.rewritten}
+        return {**self.workload.details(), **{key: names for key, names in copies.items() if names}}
+
+    @property
+    def proof_copies(self) -> ProofCopies:
+        """What the proof of this framework cannot do without. How much an optimiser of the user's
+        keeps is not known."""
+        if self.case.phase != "train":
+            return ProofCopies(reference=1.0, steps=1.0)
+        reference = 3.0 if has_own_update(self.workload) else 4.0
+        return ProofCopies(reference, self.step_copies)
+
+    @property
+    def step_copies(self) -> float:
+        """Float64 copies of the weights that a rank holds in a step of the proof, at least: weights
+        and gradients, and the momentum of SGD."""
+        has_momentum = self.request.momentum and not has_own_update(self.workload)
+        return 3.0 if has_momentum else 2.0
 
     def recheck(self) -> str | None:
         """As Worker.recheck: of the outputs of a forward pass."""
@@ -316,6 +352,5 @@ class DataParallelWorker(WorkloadWorker):
 
     def prove(self) -> Correctness:
         """As Worker.prove: in the types that are timed, and in float64."""
-        copies = COPIES_OF_ADAM if has_own_update(self.workload) else COPIES
-        with proof_conditions(self.request.model, self._on_host, copies):
+        with proof_conditions(self.request.model, self._on_host, self.place, self.proof_copies):
             return prove_training(self) if self.case.phase == "train" else prove_validation(self)

@@ -1,11 +1,13 @@
 """The proof of a data-parallel framework: a step in the types that are timed, and a few steps in
 float64, compared with the reference (rank/reference.py) tensor by tensor.
 
-    rank 0       timed step ─> | reference's step, bounds ─> step in float64 ─> compare | twice
-    other ranks  timed step ─> |                             step in float64 ─> digest  | twice
+    rank 0       timed step ─> step in float64, twice ─> | reference's step, bounds, compare | twice
+    other ranks  timed step ─> step in float64, twice
 
-Rank 0 compares. The other ranks send a fingerprint of what they hold, which must be rank 0's. The
-timed step starts from the same weights and samples as the first step in float64.
+Rank 0 puts aside what each step leaves (shelf.py), gives up the framework's model and follows with
+the reference: no rank holds both at once. The other ranks send a fingerprint of what they hold,
+which must be rank 0's. The timed step starts from the same weights and samples as the first step in
+float64.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,18 +27,20 @@ from pytest_dnnbench.rank.comparison import Comparison
 from pytest_dnnbench.rank.lone_forward import is_random, outputs_of
 from pytest_dnnbench.rank.low_rank import LowRank
 from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
+from pytest_dnnbench.rank.proof_conditions import ProofCopies, check_room
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import (
     Derivatives,
+    Fingerprint,
     Reference,
     StepBounds,
     Tensors,
-    detached,
     digest,
     evaluated,
     evaluation_bounds,
 )
 from pytest_dnnbench.rank.rounding import UNCERTAIN, Arithmetic, is_certain, largest
+from pytest_dnnbench.rank.shelf import Shelf
 from pytest_dnnbench.rank.step_forms import (
     graphs_compiled,
     laid_out,
@@ -112,11 +116,18 @@ class ProvenWorker(Protocol):
     def workload(self) -> Workload:
         """What is trained."""
 
+    @property
+    def proof_copies(self) -> ProofCopies:
+        """Copies of the weights without which the proof cannot be."""
+
     def build(self) -> None:
         """Makes module, model and optimiser as they are timed."""
 
     def build_wide(self) -> None:
         """Makes them in double precision, in place of the former ones."""
+
+    def give_up(self) -> None:
+        """Gives up what was built, and its memory."""
 
     def fresh_module(self, rank: int, wide: bool = False) -> nn.Module:
         """The case's model with the first weights of a rank."""
@@ -144,64 +155,121 @@ def prove_training(worker: ProvenWorker) -> Correctness:
     """A step in the timed types, then PROOF_STEPS steps in float64; compares gradients, parameters,
     buffers and losses with those of the reference on the same global batch."""
     arithmetic = _arithmetic(worker, proof_batch(worker, 0, 0))
-    timed: _TimedStep | None = _timed_step(worker)
-    about = _about(worker, arithmetic)
-    worker.build_wide()
-    worker.model.train()
-    proof: _TrainingProof | None = None
-    fingerprints = [digest(timed.gradients)] if timed else []
-    steps = CAPTURED_STEPS if worker.case.form.cuda_graph else PROOF_STEPS
-    for index in range(steps):
-        shards = [wide(batch) for batch in _shards(worker, index)]
-        # Neither the timed step nor the gradients of the last one are needed beside what follows.
-        own = _own(worker, shards)
-        with NoRandomness():
-            worker.prepare(own)
-        worker.module.zero_grad(set_to_none=True)
-        if proof is None and worker.place.rank == 0:
-            proof = _TrainingProof(worker, arithmetic)
-        expected = proof.expect(shards, timed) if proof else None
-        timed = None
-        with NoRandomness():
-            worker.train_step(own)
-        gradients, parameters = _gradients(worker.module), _parameters(worker.module)
-        fingerprints += [digest(gradients), digest(parameters)]
-        if proof and expected:
-            proof.compare(index, *expected, gradients, parameters)
-    about |= {
-        "reference": f"the model in one process, {_exchange_in_words(worker)}, "
-        + in_words(worker.workload, worker.rule.optimiser),
+    ran = _Ran(worker, arithmetic)
+    worker.give_up()
+    about = ran.about | {
         "dtype": "float64",
-        "steps": steps,
-        "digest": " ".join(fingerprints),
+        "steps": len(ran.steps),
+        "digest": " ".join(ran.fingerprints),
     }
-    if proof is None:
+    if worker.place.rank != 0:
         return Correctness({}, {}, (), about)
+    proof = _TrainingProof(worker, arithmetic, ran.approximation)
+    for index, step in enumerate(ran.steps):
+        proof.follow(index, step, ran.timed if index == 0 else None)
+        step.clear()
+        ran.timed.clear()
     proof.explain_failures()
     done = proof.comparison
     return Correctness(done.deviations, done.tolerances, tuple(done.failures), about)
 
 
-def _exchange_in_words(worker: ProvenWorker) -> str:
-    batch = "the shards together" if worker.synchronised else "the shards one by one"
-    approximated = ", by PowerSGD written out" if worker.approximation() else ""
-    return f"{batch}, the mean of their gradients{approximated}"
+@dataclass(slots=True)
+class _Step:
+    """What a step left on this rank, put aside; rank 0 keeps it. Of a step in the timed types the
+    gradients only, its loss, and what its exchange started from where that approximates."""
+
+    gradients: Mapping[str, torch.Tensor]
+    parameters: Mapping[str, torch.Tensor]
+    buffers: Tensors
+    rates: Tensors
+    loss: torch.Tensor | None = None
+    approximation: LowRank | None = None
+
+    def clear(self) -> None:
+        """Gives up the tensors."""
+        self.gradients, self.parameters, self.buffers = {}, {}, {}
 
 
-@dataclass(frozen=True, slots=True)
-class _TimedStep:
-    """What a step in the timed types gave on this rank, and what its exchange started from where
-    that approximates."""
+class _Ran:
+    """The framework's part: its steps, and what each left. Called on all ranks."""
 
-    gradients: Tensors
-    loss: torch.Tensor
-    approximation: LowRank | None
+    def __init__(self, worker: ProvenWorker, arithmetic: Arithmetic) -> None:
+        self.worker = worker
+        self.fingerprints: list[str] = []
+        self.timed = self._timed_step()
+        self.about = _about(worker, arithmetic)
+        self.approximation: LowRank | None = None
+        self.steps: list[_Step] = []
+        worker.build_wide()
+        worker.model.train()
+        steps = CAPTURED_STEPS if worker.case.form.cuda_graph else PROOF_STEPS
+        for index in range(steps):
+            self.steps.append(self._step(index))
+        self.about["reference"] = f"the model in one process, {self._exchange_in_words()}, " + (
+            in_words(worker.workload, worker.rule.optimiser)
+        )
+
+    def _timed_step(self) -> _Step:
+        """One step as it is timed, on the samples of the first step in float64."""
+        worker = self.worker
+        worker.build()
+        worker.model.train()
+        own = _own(worker, _shards(worker, 0))  # drawn before random numbers are switched off
+        with randomness_off(worker, own[0]):
+            worker.rehearse(own)
+            loss = worker.train_step(own)
+        return _Step(self._gradients(), {}, {}, {}, loss, worker.approximation())
+
+    def _step(self, index: int) -> _Step:
+        """A step in float64."""
+        worker = self.worker
+        own = _own(worker, [wide(batch) for batch in _shards(worker, index)])
+        with NoRandomness():
+            worker.prepare(own)
+        if index == 0:
+            self.approximation = worker.approximation()
+        worker.module.zero_grad(set_to_none=True)
+        with NoRandomness():
+            worker.train_step(own)
+        parameters = self._aside(dict(worker.module.named_parameters()))
+        buffers = {name: each.detach().clone() for name, each in worker.module.named_buffers()}
+        rates = rates_of(worker.rule.optimiser, worker.rule.scheduler)
+        return _Step(self._gradients(), parameters, buffers, rates)
+
+    def _gradients(self) -> Shelf:
+        return self._aside(
+            {
+                name: parameter.grad
+                for name, parameter in self.worker.module.named_parameters()
+                if parameter.grad is not None
+            }
+        )
+
+    def _aside(self, tensors: Mapping[str, torch.Tensor]) -> Shelf:
+        """Takes the fingerprint of tensors, and puts them aside on rank 0. Ranks gather them one by
+        one, where they hold parts."""
+        shelf, fingerprint = Shelf(), Fingerprint()
+        for name in sorted(tensors):
+            gathered = whole(tensors[name].detach())
+            fingerprint.add(name, gathered)
+            if self.worker.place.rank == 0:
+                shelf.put(name, gathered)
+        self.fingerprints.append(fingerprint.hexdigest())
+        return shelf
+
+    def _exchange_in_words(self) -> str:
+        batch = "the shards together" if self.worker.synchronised else "the shards one by one"
+        approximated = ", by PowerSGD written out" if self.approximation else ""
+        return f"{batch}, the mean of their gradients{approximated}"
 
 
 class _TrainingProof:
     """Rank 0's part: the reference, and the comparison of every step with it."""
 
-    def __init__(self, worker: ProvenWorker, arithmetic: Arithmetic) -> None:
+    def __init__(
+        self, worker: ProvenWorker, arithmetic: Arithmetic, approximation: LowRank | None
+    ) -> None:
         self.worker = worker
         self.arithmetic = arithmetic
         self.comparison = Comparison()
@@ -212,14 +280,18 @@ class _TrainingProof:
             shares_buffers=worker.shares_buffers,
             exchanges_zeros=worker.exchanges_zeros,
             synchronised=worker.synchronised,
-            approximation=worker.approximation(),
+            approximation=approximation,
         )
 
-    def expect(
-        self, shards: list[Batch], timed: _TimedStep | None
-    ) -> tuple[Derivatives, StepBounds]:
-        """The derivatives of a step and how far they may be missed. The timed step is compared
-        here, so that nothing of it is kept."""
+    def follow(self, index: int, step: _Step, timed: _Step | None) -> None:
+        """Runs the reference's step, and compares what the framework's left, and the timed step
+        beside the first."""
+        shards = [wide(batch) for batch in _shards(self.worker, index)]
+        expected, bounds = self._expect(shards, timed)
+        self._compare(index, expected, bounds, step)
+
+    def _expect(self, shards: list[Batch], timed: _Step | None) -> tuple[Derivatives, StepBounds]:
+        """The derivatives of a step and how far they may be missed."""
         passes = self.worker.passes
         expected = self.reference.differentiate(shards, passes)
         if timed is not None:
@@ -238,9 +310,10 @@ class _TrainingProof:
             )
         return expected, bounds
 
-    def _compare_timed(self, timed: _TimedStep, expected: Derivatives, bounds: StepBounds) -> None:
+    def _compare_timed(self, timed: _Step, expected: Derivatives, bounds: StepBounds) -> None:
         name, passes = self.arithmetic.name, self.worker.passes
         when = "the timed step"
+        assert timed.loss is not None, "of a timed step the loss is kept"
         losses = [str(number) for number in range(passes)]
         mean = torch.stack([expected.losses[each] for each in losses]).mean()
         bound = max(bounds.losses[each] for each in losses)
@@ -259,45 +332,33 @@ class _TrainingProof:
             when,
         )
 
-    def compare(
-        self,
-        index: int,
-        expected: Derivatives,
-        bounds: StepBounds,
-        gradients: Tensors,
-        parameters: Tensors,
-    ) -> None:
+    def _compare(self, index: int, expected: Derivatives, bounds: StepBounds, step: _Step) -> None:
         """Compares what the framework's step left with what was expected."""
-        worker, when = self.worker, f"step {index}"
-        self.comparison.add(
-            "gradients",
-            gradients,
-            expected.gradients,
-            self._of_exchange(bounds.gradients, expected.gradients),
-            when,
-        )
-        # Where the exchange rounds, or the optimiser is the user's own (update_rule.py), the
-        # reference updates by the gradients that arrived: then rounding of them explains no
-        # difference of the parameters.
-        arrived = worker.rounding or self.reference.rule.by_arrived
-        self.reference.update(
-            detached(gradients.items()) if arrived else expected.gradients,
-            expected.buffers,
-            expected.approximation,
-        )
-        if expected_rates := self.reference.rule.rates():
-            rates = rates_of(worker.rule.optimiser, worker.rule.scheduler)
+        reference, when = self.reference, f"step {index}"
+        allowed = self._of_exchange(bounds.gradients, expected.gradients)
+        self.comparison.add("gradients", step.gradients, expected.gradients, allowed, when)
+        reference.update(self._taken(expected, step), expected.buffers, expected.approximation)
+        if expected_rates := reference.rule.rates():
             bounds_of_rates = {name: RATES * largest(each) for name, each in expected_rates.items()}
-            self.comparison.add("optimiser settings", rates, expected_rates, bounds_of_rates, when)
+            self.comparison.add(
+                "optimiser settings", step.rates, expected_rates, bounds_of_rates, when
+            )
         self.comparison.add(
-            "parameters",
-            parameters,
-            self.reference.parameters,
-            self.reference.parameter_bounds(),
-            when,
+            "parameters", step.parameters, reference.parameters, reference.parameter_bounds(), when
         )
-        buffers = dict(worker.module.named_buffers())
-        self.comparison.add("buffers", buffers, expected.buffers[0], bounds.buffers, when)
+        self.comparison.add("buffers", step.buffers, expected.buffers[0], bounds.buffers, when)
+
+    def _taken(self, expected: Derivatives, step: _Step) -> Mapping[str, torch.Tensor]:
+        """The gradients that the reference updates by: its own, which it gives up. Where the
+        exchange rounds, or the optimiser is the user's own (update_rule.py), those that arrived:
+        then rounding of them explains no difference of the parameters."""
+        own, expected.gradients = expected.gradients, {}
+        if self.reference.rule.by_arrived:
+            return step.gradients
+        if self.worker.rounding:
+            own.clear()
+            return {name: gradient.clone() for name, gradient in step.gradients.items()}
+        return own
 
     def _of_exchange(self, bounds: Mapping[str, float], expected: Tensors) -> dict[str, float]:
         """The bounds of gradients, wider where the exchange rounds on purpose."""
@@ -339,8 +400,11 @@ def prove_validation(worker: ProvenWorker) -> Correctness:
     timed = _evaluated(worker, batch)
     about = _about(worker, arithmetic)
     worker.build_wide()
-    reference, (inputs, targets) = worker.fresh_module(0, wide=True), wide(batch)
-    got, expected = _evaluated(worker, (inputs, targets)), evaluated(workload, reference, inputs)
+    inputs, targets = wide(batch)
+    got = _evaluated(worker, (inputs, targets))
+    worker.give_up()
+    reference = worker.fresh_module(0, wide=True)
+    expected = evaluated(workload, reference, inputs)
     comparison, when = Comparison(), f"rank {worker.place.rank}"
     for kind, outputs, each in (
         (f"{workload.output_name} in {arithmetic.name}", timed, arithmetic),
@@ -387,32 +451,10 @@ def _arithmetic(worker: ProvenWorker, batch: Batch) -> Arithmetic:
     """The arithmetic of the user's own model as it is timed, and of the types that the framework
     casts to; called before anything is built."""
     model = worker.fresh_module(0).train(worker.case.phase == "train")
+    check_room(worker.request.model, model, worker.place, worker.proof_copies)
     own = own_arithmetic(worker.workload, model, batch, worker.case.precision, worker.computing)
     cast = rounding.coarsest(worker.computes_in)
     return max(own, cast, key=lambda arithmetic: arithmetic.unit)
-
-
-def _timed_step(worker: ProvenWorker) -> _TimedStep:
-    """One step as it is timed, on the samples of the first step in float64."""
-    worker.build()
-    worker.model.train()
-    own = _own(worker, _shards(worker, 0))  # drawn before random numbers are switched off
-    with randomness_off(worker, own[0]):
-        worker.rehearse(own)
-        loss = worker.train_step(own)
-    return _TimedStep(_gradients(worker.module), loss, worker.approximation())
-
-
-def _gradients(module: nn.Module) -> Tensors:
-    return {
-        name: whole(parameter.grad.detach())
-        for name, parameter in module.named_parameters()
-        if parameter.grad is not None
-    }
-
-
-def _parameters(module: nn.Module) -> Tensors:
-    return {name: whole(parameter.detach()) for name, parameter in module.named_parameters()}
 
 
 def _about(worker: ProvenWorker, arithmetic: Arithmetic) -> dict[str, Scalar]:

@@ -134,6 +134,16 @@ class DdpWorker(DataParallelWorker):
             module.register_forward_pre_hook(lambda *_: self.own_work.alone())
         return model, optimizer
 
+    @property
+    def step_copies(self) -> float:
+        """As DataParallelWorker.step_copies, and the buckets, unless gradients lie in them."""
+        return super().step_copies + (0.0 if self.bucket_view else 1.0)
+
+    def give_up(self) -> None:
+        """As DataParallelWorker.give_up. PowerSGD's hook holds what it has left out."""
+        self._power = None
+        super().give_up()
+
     def prepare(self, minibatches: Sequence[Batch]) -> None:
         """As DataParallelWorker.prepare: the passes in which PowerSGD averages plainly, on the
         first minibatch, without an update and without an effect on buffers."""

@@ -20,6 +20,7 @@ from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
 from pytest_dnnbench.rank.fused_parts import update_parts
+from pytest_dnnbench.rank.shardable import check_shardable
 
 TYPES = {"none": None, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -88,6 +89,11 @@ class FsdpWorker(DataParallelWorker):
         self.model.set_requires_gradient_sync(reduces)
         yield
 
+    @property
+    def step_copies(self) -> float:
+        """As DataParallelWorker.step_copies: a part of each weight."""
+        return super().step_copies / self.place.world_size
+
     def metrics(self) -> dict[str, float]:
         """As Worker.metrics: what this rank holds between two steps."""
         return held_bytes([self.module], [self.optimizer])
@@ -116,7 +122,7 @@ def shard_blocks(
     what is left with the root; each parameter along the dimension that `along` gives, or the first.
     Returns the names of those that have parameters. Raises UsageError."""
     blocks = [name for name in units if any(True for _ in module.get_submodule(name).parameters())]
-    _check_types(module, blocks)
+    _check_weights(module, blocks)
     for part in (*map(module.get_submodule, blocks), module):
         fully_shard(
             part,
@@ -128,20 +134,14 @@ def shard_blocks(
     return blocks
 
 
-def _check_types(module: nn.Module, blocks: Iterable[str]) -> None:
-    """Raises UsageError where FSDP would meet weights of several types in what it shards
-    together."""
-    groups: dict[str, set[torch.dtype]] = {}
+def _check_weights(module: nn.Module, blocks: Iterable[str]) -> None:
+    """Raises UsageError for weights that FSDP cannot share out."""
+    groups: dict[str, dict[str, torch.Tensor]] = {}
     for name, parameter in module.named_parameters():
         block = next((each for each in blocks if name.startswith(f"{each}.")), "(root)")
-        groups.setdefault(block, set()).add(parameter.dtype)
-    for block, types in groups.items():
-        if len(types) > 1 or any(kind.is_complex for kind in types):
-            names = ", ".join(sorted(filter(None, map(_name, types))))
-            raise UsageError(
-                f"FSDP shards the weights of {block!r} together, and they are of type {names}: give"
-                " them one real type, name the parts in Workload.blocks, or use ddp"
-            )
+        groups.setdefault(block, {})[name] = parameter
+    for block, weights in groups.items():
+        check_shardable(repr(block), weights, "name the parts in Workload.blocks, or use ddp")
 
 
 def _name(kind: torch.dtype | None) -> str | None:

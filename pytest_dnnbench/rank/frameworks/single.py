@@ -50,10 +50,10 @@ class SingleWorker(DataParallelWorker):
         """What captures this rank's step."""
         return CudaCapturing(self.device)
 
-    def build_wide(self) -> None:
-        """As DataParallelWorker.build_wide. A graph holds the memory of a step."""
+    def give_up(self) -> None:
+        """As DataParallelWorker.give_up. A graph holds the memory of a step."""
         self.graph = None
-        super().build_wide()
+        super().give_up()
 
     def _build(self, *, wide: bool) -> None:
         super()._build(wide=wide)

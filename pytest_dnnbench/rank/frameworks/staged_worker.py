@@ -29,7 +29,7 @@ from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.pipeline.ties import untied
 from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
-from pytest_dnnbench.rank.proof_conditions import proof_conditions
+from pytest_dnnbench.rank.proof_conditions import ProofCopies, proof_conditions
 from pytest_dnnbench.rank.reference import digest
 from pytest_dnnbench.rank.step_forms import laid_out, lay_out
 from pytest_dnnbench.rank.update_rule import has_own_update
@@ -165,11 +165,17 @@ class StagedWorker(WorkloadWorker):
     def proof_validation(self) -> int:
         """Minibatches of the proof of a validation."""
 
+    @property
+    def proof_copies(self) -> ProofCopies:
+        """What the proof cannot do without: the reference's weights, momentum and gradients, and
+        those of a pass that rounding has moved. Of the stages, ranks hold parts."""
+        return ProofCopies(reference=4.0 if self.case.phase == "train" else 1.0, steps=0.0)
+
     def prove(self) -> Correctness:
         """As Worker.prove: the case's plan and model, on small minibatches."""
         self._take_plan()
         prove = prove_training if self.case.phase == "train" else prove_validation
-        with proof_conditions(self.request.model, self._on_host):
+        with proof_conditions(self.request.model, self._on_host, self.place, self.proof_copies):
             return prove(self, self._assembled)
 
     def batch(self, index: int) -> Batch:

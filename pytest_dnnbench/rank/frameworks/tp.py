@@ -17,7 +17,7 @@ Not here: which layers a workload can split, and where its sequence is whole
 (workloads/workload.py); how attention whose layers are packed is split (attention_split.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -38,6 +38,7 @@ from torch.distributed.tensor.parallel import (
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.attention_split import HeadsParallel, can_split_heads, shard_packed
+from pytest_dnnbench.rank.block_trial import copy_outputs
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.fsdp import RESHARD, shard_blocks
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
@@ -105,18 +106,27 @@ class TpWorker(DataParallelWorker):
         shape = (self.replicas, self.width)
         return init_device_mesh(self.device.type, shape, mesh_dim_names=("dp", "tp"))
 
+    def replaced_layers(self) -> Sequence[str]:
+        """Those that are split, and the parts between which the sequence is shared out."""
+        self.split = self.workload.split(self.module, self.width)
+        _check(self.module, self.split, self.width)
+        if not self.shares_sequence:
+            return [*self.split]
+        ways = self.workload.sequence(self.module, self.width)
+        _check_sequence(self.module, ways, self.split)
+        return [*self.split, *ways]
+
     def wrap(
         self, module: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The module with its layers split, and an optimiser of the parts."""
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor.detach(), src=0)
-        self.split = self.workload.split(module, self.width)
-        _check(module, self.split, self.width)
         plan = {name: SPLITS[way](self.shares_sequence) for name, way in self.split.items()}
         if self.shares_sequence:
             plan |= self._sequence_plan(module)
         parallelize_module(module, self.mesh["tp"], plan)
+        copy_outputs(module, self.rewritten)
         if self.shares_out:
             types = MixedPrecisionPolicy()
             self.wrapped = shard_blocks(
@@ -136,7 +146,6 @@ class TpWorker(DataParallelWorker):
     def _sequence_plan(self, module: nn.Module) -> dict[str, ParallelStyle]:
         """The styles of the parts between which the sequence is shared out."""
         ways = self.workload.sequence(module, self.width)
-        _check_sequence(module, ways, self.split)
         for name, way in ways.items():
             if way == "cut":
                 module.get_submodule(name).register_forward_pre_hook(self._check_length)
@@ -208,6 +217,11 @@ class TpWorker(DataParallelWorker):
         for step in super().run(steps):
             counted = step.samples if self.place.rank % self.width == 0 else 0
             yield Step(step.index, counted, step.loss)
+
+    @property
+    def step_copies(self) -> float:
+        """As DataParallelWorker.step_copies: a part of each weight."""
+        return super().step_copies / self.place.world_size
 
     def metrics(self) -> dict[str, float]:
         """As Worker.metrics: what this rank holds between two steps."""

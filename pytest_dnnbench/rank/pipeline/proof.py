@@ -7,32 +7,37 @@
                     fresh one of the whole model takes the gradients that reach those of the stages
 
 Two runs check the drain between them, and the stash right after it. Neither number of minibatches
-is a multiple of anything. All ranks run the reference; rank 0 measures what rounding may do to it
-and sends the bounds. The learning rate is SLOWER times smaller than the case's: rounding would grow
-from update to update otherwise, and a long pipeline makes many.
+is a multiple of anything. Ranks put aside what a run leaves in their stages, and give the stages
+up; then rank 0 runs the reference, and sends each rank what it should hold (shared_reference.py).
+The learning rate is SLOWER times smaller than the case's: rounding would grow from update to update
+otherwise, and a long pipeline makes many.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from itertools import islice
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import WrongResult
-from pytest_dnnbench.messages import Correctness, Place
+from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.comparison import Comparison
+from pytest_dnnbench.rank.heap import give_back_memory
 from pytest_dnnbench.rank.lone_forward import LoneForward, is_random
 from pytest_dnnbench.rank.own_arithmetic import own_arithmetic
-from pytest_dnnbench.rank.pipeline.reference import Named, PipelineBounds, PipelineReference
+from pytest_dnnbench.rank.pipeline.reference import Named, PipelineReference
 from pytest_dnnbench.rank.pipeline.runtime import Completed, UpdateObserver
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.rank.pipeline.shared_reference import Answer, SharedReference
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.pipeline.trace_check import check_trace
+from pytest_dnnbench.rank.proof_conditions import ProofCopies, check_room
 from pytest_dnnbench.rank.randomness import NoRandomness
 from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
 from pytest_dnnbench.rank.rounding import (
@@ -42,6 +47,7 @@ from pytest_dnnbench.rank.rounding import (
     EveryOperatorRounds,
     widened_by_type,
 )
+from pytest_dnnbench.rank.shelf import Shelf
 from pytest_dnnbench.rank.update_rule import OwnOptimiser
 from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.workloads.batches import wide
@@ -93,8 +99,13 @@ class Proven(Protocol):
     """What the proof needs of a case: its model, stages and minibatches."""
 
     place: Place
+    request: RunRequest
     device: torch.device
     schedule: Schedule
+
+    @property
+    def proof_copies(self) -> ProofCopies:
+        """Copies of the weights without which the proof cannot be."""
 
     def model(self, wide: bool = False) -> nn.Module:
         """The user's model with the weights that all ranks start from, on the rank's device, in its
@@ -195,6 +206,7 @@ def _about(proven: Proven) -> dict[str, Scalar]:
 def _checked_trace(proven: Proven, about: dict[str, Scalar], *, training: bool) -> Arithmetic:
     """The arithmetic of the model as it is timed; on rank 0, after the check of its trace."""
     model = proven.model().train(training)
+    check_room(proven.request.model, model, proven.place, proven.proof_copies)
     inputs, _ = batch = proven.batch(0)
     arithmetic = own_arithmetic(proven.workload, model, batch, proven.precision, proven.autocast)
     if proven.place.rank == 0:
@@ -214,43 +226,61 @@ def _prove_timed_update(
     owned = _owned(proven.model(), stages)
     # Under SGD, as the reference: a stage may update before another has its first gradients.
     runtime = assembled(stages, proven.settings, proven.autocast)
-    arrived: dict[int, Named] = {}
+    del stages
+    arrived: dict[int, Shelf] = {}
 
     def keep(gradients: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
         for stage, named in gradients.items():
-            arrived.setdefault(stage, {name: each.clone() for name, each in named.items()})
+            if stage not in arrived:
+                arrived[stage] = _aside(named)
 
     runtime.observe_updates(keep)
     batches = [proven.batch(index) for index in range(_update_size(proven.schedule))]
     losses = _trained(runtime, proven.schedule, batches)
-    own_stages = tuple(runtime.modules)
+    own_stages, replica = tuple(runtime.modules), runtime.replica
     runtime.close()
-    del stages, runtime
-    reference = PipelineReference(
-        proven.model(wide=True),
-        owned,
-        proven.schedule,
-        proven.settings,
-        proven.workload.loss,
-        arithmetic if proven.place.rank == 0 else None,
-        keeps_first=True,
-        clip_norm=proven.workload.clip_norm,
+    del runtime
+    give_back_memory()
+    shared = SharedReference(
+        _reference(proven, owned, proven.settings, arithmetic, keeps_first=True),
+        own_stages,
+        replica,
+        proven.device,
     )
-    expected = _losses(reference.run([wide(batch) for batch in batches]), losses)
-    bounds = _shared(reference)
-    when = "in the timed run"
-    for stage in own_stages:
-        gradients, wanted = arrived.get(stage, {}), reference.first_gradients(stage)
-        measured = reference.named(stage, bounds.first_gradients[stage])
+    expected, bounds = shared.run([wide(batch) for batch in batches])
+    for stage, answer in shared.first_gradients().items():
+        gradients: Mapping[str, torch.Tensor] = arrived.get(stage, {})
         comparison.add(
             f"gradients in {arithmetic.name}",
             gradients,
-            wanted,
-            widened_by_type(measured, gradients, wanted),
-            f"stage {stage} {when}",
+            answer.expected,
+            widened_by_type(answer.bounds, gradients, answer.expected),
+            f"stage {stage} in the timed run",
         )
-    name, rank = f"loss in {arithmetic.name}", f"rank {proven.place.rank} {when}"
-    comparison.add(name, losses, expected, _numbered(bounds.losses), rank)
+    name, rank = f"loss in {arithmetic.name}", f"rank {proven.place.rank} in the timed run"
+    comparison.add(name, losses, _losses(expected, losses), _numbered(bounds), rank)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Left:
+    """What a run left in a stage of this rank, put aside."""
+
+    parameters: Shelf
+    buffers: Named
+
+
+def _aside(tensors: Mapping[str, torch.Tensor]) -> Shelf:
+    shelf = Shelf()
+    for name, tensor in tensors.items():
+        shelf.put(name, tensor)
+    return shelf
+
+
+def _left(module: nn.Module) -> _Left:
+    parameters = Shelf()
+    for name, each in module.named_parameters():
+        parameters.put(name, whole(each.detach()))
+    return _Left(parameters, {name: each.clone() for name, each in module.named_buffers()})
 
 
 def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison) -> int:
@@ -258,33 +288,63 @@ def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison)
     rate = proven.settings.learning_rate / SLOWER
     optimiser = dataclasses.replace(proven.settings, learning_rate=rate)
     stages = [stage.train() for stage in proven.stages(wide=True)]
-    model = proven.model(wide=True)
-    reference = PipelineReference(
-        model,
-        _owned(model, stages),
+    owned = _owned(proven.model(), stages)
+    runtime = assembled(stages, optimiser, nullcontext)
+    del stages
+    runs, left, losses = _runs(proven), list[dict[int, _Left]](), list[Named]()
+    for batches in runs:
+        losses.append(_trained(runtime, proven.schedule, [wide(batch()) for batch in batches]))
+        left.append({stage: _left(module) for stage, module in runtime.modules.items()})
+    own_stages, replica = tuple(runtime.modules), runtime.replica
+    runtime.close()
+    del runtime
+    give_back_memory()
+    reference = _reference(proven, owned, optimiser, FLOAT64)
+    shared = SharedReference(reference, own_stages, replica, proven.device)
+    for number, batches in enumerate(runs):
+        expected, bounds = shared.run([wide(batch()) for batch in batches])
+        if reference is not None and reference.uncertain_stages:
+            raise WrongResult(_why_uncertain(proven, reference.uncertain_stages))
+        parameters, buffers, when = shared.parameters(), shared.buffers(), f"after run {number}"
+        for stage, held in left[number].items():
+            _compare(held, parameters[stage], buffers[stage], comparison, f"stage {stage} {when}")
+        rank = f"rank {proven.place.rank} {when}"
+        wanted = _losses(expected, losses[number])
+        comparison.add("loss", losses[number], wanted, _numbered(bounds), rank)
+        left[number].clear()
+    return sum(proven.proof_runs)
+
+
+def _runs(proven: Proven) -> list[list[Callable[[], Batch]]]:
+    """The minibatches of the runs in float64, each made when it is called for."""
+    numbers = iter(range(sum(proven.proof_runs)))
+    return [
+        [partial(proven.batch, number) for number in islice(numbers, minibatches)]
+        for minibatches in proven.proof_runs
+    ]
+
+
+def _reference(
+    proven: Proven,
+    owned: Sequence[Mapping[str, str]],
+    optimiser: Sgd,
+    arithmetic: Arithmetic,
+    *,
+    keeps_first: bool = False,
+) -> PipelineReference | None:
+    """The reference, on rank 0."""
+    if proven.place.rank != 0:
+        return None
+    return PipelineReference(
+        proven.model(wide=True),
+        owned,
         proven.schedule,
         optimiser,
         proven.workload.loss,
-        FLOAT64 if proven.place.rank == 0 else None,
+        arithmetic,
+        keeps_first=keeps_first,
         clip_norm=proven.workload.clip_norm,
     )
-    runtime = assembled(stages, optimiser, nullcontext)
-    del stages
-    done = 0
-    for number, minibatches in enumerate(proven.proof_runs):
-        batches = [wide(proven.batch(done + index)) for index in range(minibatches)]
-        done += minibatches
-        losses = _trained(runtime, proven.schedule, batches)
-        expected = _losses(reference.run(batches), losses)
-        if reference.uncertain_stages:
-            raise WrongResult(_why_uncertain(proven, reference.uncertain_stages))
-        bounds, when = _shared(reference), f"after run {number}"
-        for stage, module in runtime.modules.items():
-            _compare(stage, module, runtime.replica, reference, bounds, comparison, when)
-        rank = f"rank {proven.place.rank} {when}"
-        comparison.add("loss", losses, expected, _numbered(bounds.losses), rank)
-    runtime.close()
-    return done
 
 
 def _why_uncertain(proven: Proven, stages: Sequence[int]) -> str:
@@ -332,40 +392,12 @@ def _prove_own_update(proven: Proven, assembled: Assembled, comparison: Comparis
 
 
 def _compare(
-    stage: int,
-    module: nn.Module,
-    replica: int,
-    reference: PipelineReference,
-    bounds: PipelineBounds,
-    comparison: Comparison,
-    when: str,
+    held: _Left, parameters: Answer, buffers: Answer, comparison: Comparison, when: str
 ) -> None:
-    when = f"stage {stage} {when}"
-    parameters = {name: whole(each.detach()) for name, each in module.named_parameters()}
-    comparison.add(
-        "parameters",
-        parameters,
-        reference.parameters(stage),
-        reference.named(stage, bounds.parameters),
-        when,
-    )
-    wanted = reference.buffers(stage, replica)
-    comparison.add(
-        "buffers",
-        # A constant that the trace made is no buffer of the model.
-        {name: each for name, each in module.named_buffers() if name in wanted},
-        wanted,
-        reference.named(stage, bounds.buffers[stage][replica]),
-        when,
-    )
-
-
-def _shared(reference: PipelineReference) -> PipelineBounds:
-    """The bounds that rank 0 has measured, on every rank."""
-    bounds = [reference.bounds() if reference.arithmetic is not None else None]
-    dist.broadcast_object_list(bounds)
-    assert bounds[0] is not None, "rank 0 measures"
-    return bounds[0]
+    comparison.add("parameters", held.parameters, parameters.expected, parameters.bounds, when)
+    # A constant that the trace made is no buffer of the model.
+    of_model = {name: each for name, each in held.buffers.items() if name in buffers.expected}
+    comparison.add("buffers", of_model, buffers.expected, buffers.bounds, when)
 
 
 def _owned(model: nn.Module, stages: Sequence[nn.Module]) -> list[dict[str, str]]:

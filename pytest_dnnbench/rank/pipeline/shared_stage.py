@@ -19,16 +19,16 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank.shardable import check_shardable
 
 
 def share_out(number: int, stage: nn.Module, replicas: dist.ProcessGroup, device: str) -> None:
     """Shares stage `number` out over its replicas, in place: its parameters become DTensors, each a
     part. All replicas call it, with equal weights on a device of this kind. Raises UsageError for
     weights that fully_shard cannot take."""
-    parameters = list(stage.parameters())
-    _check(number, parameters)
-    if parameters:
+    weights = dict(stage.named_parameters())
+    check_shardable(f"stage {number}", weights, "or use --dnn-schedule-replicas copies")
+    if weights:
         mesh = DeviceMesh.from_group(replicas, device)
         fully_shard(stage, mesh=mesh, reshard_after_forward=False)
 
@@ -54,18 +54,3 @@ def gathered(stages: Iterable[nn.Module]) -> Iterator[None]:
     gather(held)
     yield
     release(held)
-
-
-def _check(number: int, parameters: Iterable[nn.Parameter]) -> None:
-    types = {each.dtype for each in parameters}
-    if len(types) > 1 or any(each.is_complex for each in types):
-        names = ", ".join(sorted(str(each).removeprefix("torch.") for each in types))
-        raise UsageError(
-            f"FSDP shares the weights of stage {number} out together, and they are of type {names}:"
-            " give them one real type, or use --dnn-schedule-replicas copies"
-        )
-    if any(each.ndim == 0 for each in parameters):
-        raise UsageError(
-            f"stage {number} has a weight without dimensions, which FSDP cannot share out: give it"
-            " the shape (1,), or use --dnn-schedule-replicas copies"
-        )

@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from pytest_dnnbench.argument_list import add_list
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.results.baselines.baseline_source import read_baseline
 from pytest_dnnbench.results.baselines.limits import parse_limit_list
@@ -21,9 +22,9 @@ def main(arguments: list[str]) -> int:
     comparison = compare(
         read_baseline(Path(options.baseline)),
         read_saved(Path(options.now)),
-        layers=[parse_limit_list(_list(options.limits), "--limits")],
+        layers=[parse_limit_list(options.limits, "--limits")],
         false_alarms=options.false_alarms,
-        across=_list(options.across),
+        across=options.across,
     )
     print(_shown(comparison, options))
     missing = options.require_baseline and comparison.missing
@@ -47,14 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("now", metavar="B", help="a file that pytest-benchmark saved")
     parser.add_argument("--markdown", action="store_true", help="for a pull request")
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument(
-        "--limits", default="", metavar="METRIC=LIMIT,...", help="as in throughput=-5%%"
-    )
-    parser.add_argument(
+    add_list(parser, "--limits", "METRIC=LIMIT,...", "as in throughput=-5%%")
+    add_list(
+        parser,
         "--across",
-        default="",
-        metavar="FACT,...",
-        help="facts allowed to differ between the two, as in driver,torch",
+        "FACT,...",
+        "facts allowed to differ between the two, as in driver,torch",
     )
     parser.add_argument(
         "--require-baseline",
@@ -69,7 +68,3 @@ def _parser() -> argparse.ArgumentParser:
         help="accepted false-alarm rate over all cases (default: %(default)s)",
     )
     return parser
-
-
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
