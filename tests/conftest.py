@@ -58,8 +58,12 @@ def pytester(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, _sessions_modules: None
 ) -> pytest.Pytester:
     """pytest's own, which takes the variable away, fit for sessions in this process: a file that is
-    written twice in a second is read twice."""
+    written twice in a second is read twice, and pytest does not warn that an editable install of
+    this package was imported before it could rewrite its assertions."""
     monkeypatch.setenv("PYTEST_ADDOPTS", INNER_OPTIONS)
+    monkeypatch.setattr(
+        pytest_dnnbench, "__doc__", f"{pytest_dnnbench.__doc__} PYTEST_DONT_REWRITE"
+    )
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     return pytester
 
