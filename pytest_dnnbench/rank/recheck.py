@@ -41,10 +41,8 @@ def recheck(worker: ProvenWorker) -> str | None:
     own = worker.shard if joins else 0
     reference = worker.fresh_module(worker.place.rank, wide=True)
     state = worker.module.state_dict()
-    for (
-        name,
-        tensor,
-    ) in state.items():  # in its place: a state has versions, which a plain dict lacks
+    # In its place: a state has versions, which a plain dict lacks.
+    for name, tensor in state.items():
         state[name] = whole(tensor)
     reference.load_state_dict(state)
     timed, types = _timed_outputs(worker, minibatches[own])

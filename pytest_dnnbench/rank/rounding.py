@@ -63,7 +63,7 @@ class Arithmetic:
 
 
 NOISE_LENGTH = 1_000_003
-"""Random numbers in the row that moves results. A prime: no tensor's shape divides it."""
+"""Random numbers in the row that moves results, of which each piece of a tensor takes a stretch."""
 
 FLOAT64 = Arithmetic("float64", 2.0**-52, SUMMED_FACTOR, moved=16.0)
 FLOAT32 = Arithmetic("float32", 2.0**-23, SUMMED_FACTOR, moved=16.0)
@@ -177,38 +177,19 @@ class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] #
         finite = _is_finite(real)
         size = real if finite else real.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         further *= self.arithmetic.moved
-        for part, size_of_part, noise in self._pieces(real, size):
+        for part, size_of_part in zip(pieces(real), pieces(size), strict=True):
+            noise = self._noise_like(part)
             if further:
                 part.addcmul_(noise, size_of_part.abs().mul_(self._reach).add_(further))
             else:
                 part.addcmul_(noise, size_of_part, value=self._reach)
 
-    def _pieces(
-        self, tensor: torch.Tensor, size: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Pieces of both, each with its noise. A tensor that lies in one piece meets the row of
-        noise stretch by stretch: a copy of the row as long as a large weight takes longer than all
-        else that is done to it."""
-        if not (tensor.is_contiguous() and size.is_contiguous()):
-            for part, size_of_part in zip(pieces(tensor), pieces(size), strict=True):
-                yield part, size_of_part, self._noise_like(part)
-            return
-        row, start = self._row(tensor), self._places.randrange(NOISE_LENGTH)
-        flat, sizes = tensor.view(-1), size.view(-1)
-        done, count = 0, tensor.numel()
-        while done < count:
-            length = min(count - done, NOISE_LENGTH - start)
-            piece = slice(done, done + length)
-            yield flat[piece], sizes[piece], row[start : start + length].to(tensor.dtype)
-            done, start = done + length, 0
-
-    def _noise_like(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Numbers between -1 and 1: a stretch of the row of noise, from a random place on."""
-        row, count = self._row(tensor), tensor.numel()
-        start = self._places.randrange(NOISE_LENGTH)
-        if start + count > NOISE_LENGTH:
-            row, start = row.repeat(2 + count // NOISE_LENGTH)[start:], 0
-        return row[start : start + count].view(tensor.shape).to(tensor.dtype)
+    def _noise_like(self, piece: torch.Tensor) -> torch.Tensor:
+        """Numbers between -1 and 1: a stretch of the row of noise, which is longer than any piece,
+        from a random place on."""
+        count = piece.numel()
+        start = self._places.randrange(NOISE_LENGTH - count)
+        return self._row(piece)[start : start + count].view(piece.shape).to(piece.dtype)
 
     def _row(self, tensor: torch.Tensor) -> torch.Tensor:
         """NOISE_LENGTH random numbers on this tensor's device. Drawing them anew each time would

@@ -23,6 +23,10 @@ from pytest_dnnbench.rank.workloads.workload import Batch, Context, Share, Workl
 VALIDATION_IMAGES = 256
 """In the minibatches of the final validation."""
 
+SMALL_IMAGE = 64
+"""Pixels a side from which on torchvision's classifiers leave several: they halve an image five
+times."""
+
 
 class ImageWorkload(Workload):
     """The classifier of "module:factory" on square images of a size, in the form of that size."""
@@ -35,8 +39,8 @@ class ImageWorkload(Workload):
         self.image_size = image_size
         self.files = files
         self.channels, self.classes = image_form(image_size)
-        # BatchNorm needs two images. Small images are cheap.
-        self.proof_size = 4 if self.channels == 1 else 2
+        # Of a small image, models leave one value a channel for batch normalisation.
+        self.proof_size = 4 if image_size < SMALL_IMAGE else 2
 
     def model(self) -> nn.Module:
         """As Workload.model, in training mode."""

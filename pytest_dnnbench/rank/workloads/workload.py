@@ -55,7 +55,7 @@ class Workload(ABC):
     """The largest norm of all averaged gradients together; None: they are not clipped."""
 
     proof_size: int = 4
-    """Samples in a minibatch of the proof; at least 2, at most those of the case."""
+    """Samples in a minibatch of the proof, at least 2; of a case with smaller minibatches too."""
 
     output_name: str = "output"
     """What the record calls the model's output."""
