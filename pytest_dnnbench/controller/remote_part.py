@@ -5,6 +5,7 @@ Not here: the node itself (remote_node.py), and how this machine runs its part (
 """
 
 import selectors
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -118,9 +119,10 @@ class RemotePart:
                         rank.view = msgspec.structs.replace(rank.view, status=status)
 
     def lost(self, why: str) -> None:
-        """The node was lost, and with it the ranks that still ran."""
+        """The node was lost, and with it the ranks that still ran, or had just been killed: what
+        ends a job step kills a rank before the agent, which then still says so."""
         for rank in self._ranks.values():
-            if rank.exit_code is None:
+            if rank.exit_code in (None, -signal.SIGKILL):
                 rank.lost = why
 
     def watch(self, selector: selectors.BaseSelector) -> None:

@@ -3,7 +3,9 @@
     SIGINT (Ctrl-C), SIGTERM, SIGHUP   the first stops the session as Ctrl-C does: ranks are ended,
                                        the file is saved, the journal kept
     more of them within PATIENCE_S     are ignored, with a line that says why
-    later ones                         stop whatever still runs, as they would without us
+    later ones                         stop whatever still runs
+
+So it goes on to the end of the process, for pytest's own end takes its time too.
 
 People press Ctrl-C twice, and a batch system sends SIGTERM to every process of a job at once: a
 second interrupt in the middle of saving would lose the file. Sessions that start no ranks are left
@@ -12,6 +14,7 @@ alone.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -60,13 +63,31 @@ class Interrupts:
             signal.SIGHUP: signal.SIG_DFL,  # under nohup it is ignored, and stays so
         }
         for number, default in unused.items():
-            if signal.getsignal(number) is default:
-                self._before[number] = signal.signal(number, self._interrupt)
+            before = signal.getsignal(number)
+            earlier = getattr(before, "__self__", None)
+            if before is default or (isinstance(earlier, Interrupts) and earlier.stopped):
+                signal.signal(number, self._interrupt)
+                self._before[number] = default
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal has stopped the session."""
+        return self._first_s is not None
 
     def pytest_unconfigure(self) -> None:
-        """Leaves the signals as they were."""
+        """Leaves the signals as they were. Those of a stopped session stay ours until the process
+        has ended, or another session of it begins: an interrupt in between would give the process
+        another status."""
+        if self.stopped:
+            atexit.register(self._ignore_all)
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _ignore_all(self) -> None:
+        """While Python ends, it has no handlers of its own any more."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         now_s = time.monotonic()

@@ -126,13 +126,15 @@ def test_a_stopped_session_saves_what_it_has_and_leaves_no_rank(
     assert "continue with --dnn-resume" in output
 
 
-@pytest.mark.parametrize("pause_s", [0.0, 0.25])
+@pytest.mark.parametrize(("interrupts", "pause_s"), [(3, 0.0), (100, 0.05)])
 def test_more_interrupts_lose_nothing(
-    start: Any, pytester: pytest.Pytester, pause_s: float
+    start: Any, pytester: pytest.Pytester, interrupts: int, pause_s: float
 ) -> None:
-    """A second Ctrl-C within a quarter of a second removed the journal and saved nothing."""
+    """A second Ctrl-C within a quarter of a second removed the journal and saved nothing, and one
+    after the summary changed the status. A hundred last as long as the session's end takes, and not
+    as long as its patience."""
     session, pids = start("--benchmark-json", "out.json", "--benchmark-storage", "saved")
-    for _ in range(3):
+    for _ in range(interrupts):
         session.send_signal(signal.SIGINT)
         time.sleep(pause_s)
     output, _ = session.communicate(timeout=300)

@@ -20,10 +20,13 @@ from pytest_dnnbench.controller.agent import end_agent
 from pytest_dnnbench.controller.agent_link import AGENT, AgentLink
 from pytest_dnnbench.controller.cluster import Cluster
 from pytest_dnnbench.controller.engines import Prefix
+from pytest_dnnbench.controller.launch_part import RankTask
 from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.controller.node_placement import NodePlacements
 from pytest_dnnbench.controller.remote_node import RemoteNode
+from pytest_dnnbench.controller.remote_part import RemotePart
 from pytest_dnnbench.errors import LaunchError
+from pytest_dnnbench.messages import Place
 from pytest_dnnbench.proc import descendants_of
 from pytest_dnnbench.session.nodes import hello
 from tests.rank.test_server_faults import wait_for
@@ -158,6 +161,7 @@ def out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 def test_nodes_that_are_out_of_reach_are_closed_side_by_side(out_of_reach: Cluster) -> None:
     """Each one's command is waited for and killed, then the one that is to end its agent."""
+    before = set(descendants_of(os.getpid()))  # the fork server of other tests
     for node in out_of_reach.nodes:
         assert isinstance(node, RemoteNode)
         node.start()
@@ -166,7 +170,7 @@ def test_nodes_that_are_out_of_reach_are_closed_side_by_side(out_of_reach: Clust
     out_of_reach.close()
     assert 2 * WAIT_S <= time.monotonic() - begun < 4 * 2 * WAIT_S, "not one after the other"
     assert not [thread.name for thread in threading.enumerate() if "dnnbench-end" in thread.name]
-    assert not descendants_of(os.getpid())
+    assert set(descendants_of(os.getpid())) <= before
 
 
 def test_nodes_that_are_out_of_reach_are_waited_for_only_once(out_of_reach: Cluster) -> None:
@@ -180,6 +184,24 @@ def test_nodes_that_are_out_of_reach_are_waited_for_only_once(out_of_reach: Clus
     assert WAIT_S <= time.monotonic() - begun < 4 * WAIT_S, "not one after the other"
     assert list(out_of_reach.lost) == ["n1", "n2", "n3", "n4"]
     out_of_reach.close()
+
+
+def test_a_rank_that_is_killed_just_before_its_agent_was_lost_with_the_node(
+    out_of_reach: Cluster,
+) -> None:
+    """Slurm kills the processes of a job step one after the other."""
+    [node, *_] = out_of_reach.nodes
+    assert isinstance(node, RemoteNode)
+    node.start()
+    part = RemotePart(node.link, WAIT_S)
+    for number, code in enumerate((-signal.SIGKILL, -signal.SIGSEGV, None)):
+        place = Place(number, 3, "cpu", threads=1, rendezvous="", timeout_s=60)
+        part.start(RankTask(place, ("os", "getpid", None), b"", b"", "", (), {}))
+        if code is not None:
+            part.take(say.Exited(number, code=code, oom_killed=False))
+    part.lost("its job step was ended by SIGKILL")
+    out_of_reach.close()
+    assert [bool(rank.lost) for rank in part.ranks] == [True, False, True]
 
 
 def test_only_an_agent_is_ended_by_its_number() -> None:
