@@ -22,7 +22,7 @@ bench: .venv/.ready
 	    --dnn-launches 5 --dnn-steps 8 --benchmark-columns=median,iqr,rounds --benchmark-sort=name --benchmark-autosave \
 	    --benchmark-json .benchmarks/bench.json --dnn-report .benchmarks/report
 
-# The README's plot, of the last `make bench`.
+# The plot in docs/report.md, of the last `make bench`.
 picture:
 	$(BIN)/python -m pytest_dnnbench report .benchmarks/bench.json -o .benchmarks/report --picture docs/throughput.svg
 

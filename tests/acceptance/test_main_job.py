@@ -154,6 +154,7 @@ def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.P
         "parameters",
         "buffers",
     }
+    assert record["correctness"]["took_s"] > 0
     assert {"thresholds", "plan", "verdict"} <= set(record)
     slowest_s = [max(launch["rank_wall_s"]) for launch in record["launches"]]
     rates = record["metrics"]["throughput"]["per_launch"]
