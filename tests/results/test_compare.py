@@ -82,7 +82,9 @@ def test_unlike_runs_are_refused_and_can_be_compared_on_purpose(
     upgraded = elsewhere(record(0.7), torch="2.14.0")
     arguments = ["compare", str(old), str(save(tmp_path / "new.json", {NAME: upgraded}))]
     assert main(arguments) == 0
-    assert "not comparable with old.json: torch: 2.13.0 -> 2.14.0" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "not comparable with old.json: torch: 2.13.0 -> 2.14.0" in shown
+    assert "1 case: 1 incomparable" in shown
     assert main([*arguments, "--require-baseline"]) == 1
     assert main([*arguments, "--across", "torch"]) == 1
 

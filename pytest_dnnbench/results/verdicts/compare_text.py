@@ -120,4 +120,5 @@ def _missing(comparison: Comparison) -> list[str]:
 
 def _counts(comparison: Comparison) -> str:
     counts = (f"{count} {status}" for status, count in comparison.counts().items())
-    return f"{len(comparison.verdicts)} cases: {', '.join(counts)}"
+    number = len(comparison.verdicts)
+    return f"{'1 case' if number == 1 else f'{number} cases'}: {', '.join(counts)}"
