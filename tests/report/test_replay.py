@@ -79,7 +79,7 @@ def test_a_record_is_measured_again_and_its_losses_are_the_same(saved: Path) -> 
     assert "--dnn-seed 7" in result.stderr
     assert "--dnn-batch-size 8" in result.stderr
     assert "losses: all of 6 steps are the same to the last bit" in result.stdout
-    assert "\n1 cases: 1 " in result.stdout
+    assert "\n1 case: 1 " in result.stdout
     assert "resident_peak_bytes: " in result.stdout
     assert "throughput: " in result.stdout or "disturbed: times are not used" in result.stdout
     assert "a replay runs its case alone" not in result.stdout
