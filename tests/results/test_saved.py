@@ -3,6 +3,7 @@ verdict."""
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,28 @@ def test_any_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.json"):
         read_baseline(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("number", ["1e999", "9" * 400])
+@pytest.mark.parametrize("part", ["machine", "cases"])
+def test_a_number_that_no_file_can_hold_is_refused_in_a_golden_file(
+    tmp_path: Path, number: str, part: str
+) -> None:
+    path = _golden(tmp_path).path
+    content = json.loads(path.read_text())
+    facts = content["machine"] if part == "machine" else next(iter(content["cases"].values()))
+    facts |= {"facts": {"partition": {"stages": 12345}}} if part == "cases" else {"sockets": 12345}
+    path.write_text(json.dumps(content).replace("12345", number))
+    with pytest.raises(DataError, match=r"golden.json, line 1: the number \S+ is too large"):
+        read_golden(path)
+
+
+def test_the_largest_number_is_written_again(tmp_path: Path) -> None:
+    golden = _golden(tmp_path)
+    [case] = golden.cases.values()
+    case.facts["watts"] = sys.float_info.max
+    write_golden(golden)
+    assert read_golden(golden.path).cases.popitem()[1].facts["watts"] == sys.float_info.max
 
 
 def _golden(tmp_path: Path) -> Golden:

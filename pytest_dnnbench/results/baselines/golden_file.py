@@ -18,6 +18,7 @@ An unknown key is an error, so that a misspelt one never silently does nothing.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from itertools import chain
@@ -233,7 +234,10 @@ def _shared(cases: list[Facts]) -> Facts:
 
 
 def _rounded(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    rounded = float(f"{value:.4g}")
+    return rounded if math.isfinite(rounded) else value
 
 
 def _line(value: Any) -> str:

@@ -2,7 +2,9 @@
 line. Not here: what the values mean."""
 
 import json
+import math
 import stat
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,7 +47,26 @@ def check_json(path: Path, content: bytes) -> Any:
     def no_number(text: str) -> NoReturn:
         raise DataError(f"{path}{_line_of_word(content, text)}: {text} is not a number in JSON")
 
-    return _parsed(path, content, object_pairs_hook=unique, parse_constant=no_number)
+    def too_large(text: str) -> NoReturn:
+        line = _line_of_word(content, text)
+        raise DataError(f"{path}{line}: the number {text[:12]}... is too large")
+
+    def whole(text: str) -> int:
+        value = int(text)
+        return value if abs(value) <= sys.float_info.max else too_large(text)
+
+    def decimal(text: str) -> float:
+        value = float(text)
+        return value if math.isfinite(value) else too_large(text)
+
+    return _parsed(
+        path,
+        content,
+        object_pairs_hook=unique,
+        parse_constant=no_number,
+        parse_int=whole,
+        parse_float=decimal,
+    )
 
 
 def any_json(path: Path, content: bytes, *, above: int = 0, errors: str = "strict") -> Any:
