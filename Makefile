@@ -7,7 +7,7 @@ FRAMEWORKS ?= single,ddp,horovod,pipedream,pipedream-2bw,pipedream-flush
 
 help:
 	@echo "make bench      install into .venv, run a first comparison on what is here, and show it"
-	@echo "make test       run the whole test suite in the same .venv; with WORKERS=2, files side by side"
+	@echo "make test       run the whole test suite in the same .venv"
 	@echo "make faults     run the whole fault matrix, about 12 minutes on two cores"
 	@echo "make gpu-test   run what needs a GPU; skipped where there is none"
 	@echo "make lint types picture horovod clean"
@@ -26,9 +26,8 @@ bench: .venv/.ready
 picture:
 	$(BIN)/python -m pytest_dnnbench report .benchmarks/bench.json -o .benchmarks/report --picture docs/throughput.svg
 
-# WORKERS=2: the files are shared out to two workers of pytest-xdist.
 test: .venv/.horovod
-	$(BIN)/pytest $(if $(WORKERS),-n $(WORKERS) --dist loadfile)
+	$(BIN)/pytest
 
 # The whole fault matrix (docs/appendix/fault-matrix.md); `make test` runs a part of it.
 faults: .venv/.horovod

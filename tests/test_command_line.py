@@ -80,8 +80,8 @@ def test_an_empty_list_is_refused_and_no_list_of_nothing(
     with pytest.raises(SystemExit) as ended:
         main([*arguments, empty])
     assert ended.value.code == 2
-    told = f"argument {arguments[-1]}: it is empty: give a value, or leave it out"
-    assert capsys.readouterr().err.splitlines()[-1].endswith(told)
+    refusal = f"argument {arguments[-1]}: it is empty: give a value, or leave it out"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(refusal)
 
 
 def test_the_package_installs_the_program() -> None:
