@@ -102,9 +102,9 @@ def test_of_many_links_the_slowest_are_shown_and_the_others_counted() -> None:
     names = [f"n{number}" for number in range(20)]
     links = [
         LinkPreflight(
-            nodes=(first, second), backend="gloo", size_bytes=1, bytes_s=(rate, rate), latency_s=1e-5
+            nodes=(left, right), backend="gloo", size_bytes=1, bytes_s=(rate, rate), latency_s=1e-5
         )
-        for rate, (first, second) in enumerate(
+        for rate, (left, right) in enumerate(
             ((a, b) for a in names for b in names if a < b), start=10**9
         )
     ]
