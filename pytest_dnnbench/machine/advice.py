@@ -103,8 +103,8 @@ def _memory_advice(facts: MachineFacts) -> Iterator[Advice]:
         yield Advice(
             "free memory",
             "goes back to the host of this virtual machine",
-            "a page that is used again after a pause takes up to ten times as long: the first launch of a"
-            " model starts late, and steps that take more memory are slower",
+            "a page that is used again after a pause takes up to ten times as long: the first"
+            " launch of a model starts late, and steps that take more memory are slower",
             "start the machine without free page reporting, as with QEMU's -device"
             " virtio-balloon,free-page-reporting=off",
         )

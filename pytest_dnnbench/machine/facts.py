@@ -29,7 +29,8 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
     are allowed. `smt`: two threads share a core. `huge_pages` is the kernel's choice in force.
     `quota_cores` is a container's CPU quota. `load_1min` counts waiting and running threads.
     `steal` is the share of all CPU time since the start that the host gave to others.
-    `returns_pages`: this virtual machine gives free memory back to its host, and must fetch it anew.
+    `returns_pages`: this virtual machine gives free memory back to its host, and must fetch it
+    anew.
     """
 
     cores: int
