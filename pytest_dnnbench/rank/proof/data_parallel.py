@@ -18,13 +18,8 @@ from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic, widened_by_type
 from pytest_dnnbench.rank.proof.comparison import Comparison
-from pytest_dnnbench.rank.proof.data_parallel_reference import (
-    Derivatives,
-    Reference,
-    StepBounds,
-    Tensors,
-)
-from pytest_dnnbench.rank.proof.distance import largest
+from pytest_dnnbench.rank.proof.data_parallel_reference import Derivatives, Reference, StepBounds
+from pytest_dnnbench.rank.proof.distance import Tensors, largest
 from pytest_dnnbench.rank.proof.framework_steps import FrameworkStep, FrameworkSteps
 from pytest_dnnbench.rank.proof.low_rank import LowRank
 from pytest_dnnbench.rank.proof.proven_worker import (

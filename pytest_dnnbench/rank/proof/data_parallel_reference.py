@@ -15,7 +15,7 @@ from torch import nn
 
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.proof.arithmetic import FLOAT64, Arithmetic
-from pytest_dnnbench.rank.proof.distance import furthest
+from pytest_dnnbench.rank.proof.distance import Errors, Tensors, furthest
 from pytest_dnnbench.rank.proof.lone_forward import LoneForward, check_gradient
 from pytest_dnnbench.rank.proof.low_rank import LowRank
 from pytest_dnnbench.rank.proof.reference_update import clip_gradients, reference_update
@@ -28,9 +28,6 @@ from pytest_dnnbench.rank.proof.rounding import (
 from pytest_dnnbench.rank.update_rule import SgdSettings
 from pytest_dnnbench.rank.workloads.batches import joined, parted
 from pytest_dnnbench.rank.workloads.workload import Batch, Workload, tensors_of
-
-Tensors = dict[str, torch.Tensor]
-Errors = dict[str, float]
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import torch
 from pytest_dnnbench.messages import Correctness
 from pytest_dnnbench.rank.proof.arithmetic import FLOAT64
 from pytest_dnnbench.rank.proof.comparison import Comparison
-from pytest_dnnbench.rank.proof.data_parallel_reference import Tensors
+from pytest_dnnbench.rank.proof.distance import Tensors
 from pytest_dnnbench.rank.proof.evaluation import evaluated, evaluation_bounds
 from pytest_dnnbench.rank.proof.fingerprint import digest
 from pytest_dnnbench.rank.proof.lone_forward import outputs_of
@@ -18,9 +18,7 @@ from pytest_dnnbench.rank.proof.proven_worker import (
     randomness_off,
 )
 from pytest_dnnbench.rank.proof.unprovable import RANDOM, is_random
-from pytest_dnnbench.rank.step_forms import (
-    laid_out,
-)
+from pytest_dnnbench.rank.step_forms import laid_out
 from pytest_dnnbench.rank.workloads.batches import wide
 from pytest_dnnbench.rank.workloads.workload import Batch
 

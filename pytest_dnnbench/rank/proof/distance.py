@@ -6,6 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
+Tensors = dict[str, torch.Tensor]
+"""By name."""
+
+Errors = dict[str, float]
+"""By the name of a tensor, the largest distance of an element."""
+
 
 def furthest(errors: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """By name, the largest of several errors; not a number where one is none."""

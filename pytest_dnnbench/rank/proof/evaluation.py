@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.rank.proof.arithmetic import FLOAT64, Arithmetic
-from pytest_dnnbench.rank.proof.data_parallel_reference import Errors, Tensors
+from pytest_dnnbench.rank.proof.distance import Errors, Tensors
 from pytest_dnnbench.rank.proof.lone_forward import LoneForward, outputs_of
 from pytest_dnnbench.rank.proof.rounding import (
     EveryOperatorRounds,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic
-from pytest_dnnbench.rank.proof.data_parallel_reference import Tensors
+from pytest_dnnbench.rank.proof.distance import Tensors
 from pytest_dnnbench.rank.proof.fingerprint import Fingerprint
 from pytest_dnnbench.rank.proof.low_rank import LowRank
 from pytest_dnnbench.rank.proof.proven_worker import (

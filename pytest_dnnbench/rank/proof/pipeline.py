@@ -29,9 +29,10 @@ from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.proof.arithmetic import FLOAT64, Arithmetic, widened_by_type
 from pytest_dnnbench.rank.proof.comparison import Comparison
+from pytest_dnnbench.rank.proof.distance import Tensors
 from pytest_dnnbench.rank.proof.heap import give_back_memory
 from pytest_dnnbench.rank.proof.pipeline_own_update import prove_own_update
-from pytest_dnnbench.rank.proof.pipeline_reference import Named, PipelineReference
+from pytest_dnnbench.rank.proof.pipeline_reference import PipelineReference
 from pytest_dnnbench.rank.proof.proven_pipeline import (
     Assembled,
     Batch,
@@ -125,7 +126,7 @@ class _Left:
     """What a run left in a stage of this rank, put aside."""
 
     parameters: Shelf
-    buffers: Named
+    buffers: Tensors
 
 
 def _aside(tensors: Mapping[str, torch.Tensor]) -> Shelf:
@@ -150,7 +151,7 @@ def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison)
     owned = owned_by_stage(proven.model(), stages)
     runtime = assembled(stages, optimiser, nullcontext)
     del stages
-    runs, left, losses = _runs(proven), list[dict[int, _Left]](), list[Named]()
+    runs, left, losses = _runs(proven), list[dict[int, _Left]](), list[Tensors]()
     for batches in runs:
         losses.append(trained(runtime, proven.schedule, [wide(batch()) for batch in batches]))
         left.append({stage: _left(module) for stage, module in runtime.modules.items()})
@@ -222,7 +223,7 @@ def _compare(
     comparison.add("buffers", of_model, buffers.expected, buffers.bounds, when)
 
 
-def _losses(expected: Sequence[float], got: Mapping[str, object]) -> Named:
+def _losses(expected: Sequence[float], got: Mapping[str, object]) -> Tensors:
     """Those of the reference's losses that this rank has as well."""
     return {name: torch.tensor(expected[int(name)], dtype=torch.float64) for name in got}
 

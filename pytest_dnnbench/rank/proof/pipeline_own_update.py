@@ -6,12 +6,7 @@ from contextlib import nullcontext
 import torch
 
 from pytest_dnnbench.rank.proof.comparison import Comparison
-from pytest_dnnbench.rank.proof.proven_pipeline import (
-    Assembled,
-    Proven,
-    owned_by_stage,
-    trained,
-)
+from pytest_dnnbench.rank.proof.proven_pipeline import Assembled, Proven, owned_by_stage, trained
 from pytest_dnnbench.rank.proof.reference_update import OwnOptimiser
 from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.workloads.batches import wide

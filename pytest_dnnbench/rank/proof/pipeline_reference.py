@@ -30,7 +30,7 @@ from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage import Loss
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic
-from pytest_dnnbench.rank.proof.distance import furthest, largest
+from pytest_dnnbench.rank.proof.distance import Errors, Tensors, furthest, largest
 from pytest_dnnbench.rank.proof.drift import Drift
 from pytest_dnnbench.rank.proof.lone_forward import LoneForward, check_gradient
 from pytest_dnnbench.rank.proof.rounding import EveryOperatorRounds, moved_by, moved_weights
@@ -39,8 +39,6 @@ from pytest_dnnbench.rank.proof.unprovable import is_certain
 from pytest_dnnbench.rank.proof.weight_versions import weights_met
 from pytest_dnnbench.rank.update_rule import CLIP_EPSILON
 
-Named = dict[str, torch.Tensor]
-Errors = dict[str, float]
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -178,7 +176,7 @@ class PipelineReference:
             state.add(gradients, errors)
         return loss
 
-    def _note_certainty(self, gradients: Named, errors: Errors, arithmetic: Arithmetic) -> None:
+    def _note_certainty(self, gradients: Tensors, errors: Errors, arithmetic: Arithmetic) -> None:
         """Of the first minibatch: later ones meet weights that rounding has moved by themselves."""
         for state in self.states:
             if state.is_certain is None:
@@ -191,7 +189,7 @@ class PipelineReference:
         """The stages of whose gradients rounding in the arithmetic may make anything."""
         return [number for number, state in enumerate(self.states) if state.is_certain is False]
 
-    def _pass(self, minibatch: int, batch: Batch) -> tuple[float, Named, Named]:
+    def _pass(self, minibatch: int, batch: Batch) -> tuple[float, Tensors, Tensors]:
         """Loss, gradients and buffers after one pass of the whole model."""
         images, labels = batch
         for state in self.states:
@@ -217,8 +215,8 @@ class PipelineReference:
         minibatch: int,
         batch: Batch,
         loss: float,
-        gradients: Named,
-        buffers: Named,
+        gradients: Tensors,
+        buffers: Tensors,
         arithmetic: Arithmetic,
     ) -> Errors:
         """Passes the minibatch again, with rounding: how far it may move its gradients. What it
@@ -247,8 +245,8 @@ class PipelineReference:
         minibatch: int,
         batch: Batch,
         loss: float,
-        gradients: Named,
-        buffers: Named,
+        gradients: Tensors,
+        buffers: Tensors,
     ) -> tuple[Errors, Errors, Errors]:
         """How far one unit of rounding moves the loss (named ""), gradients and buffers."""
         images, arithmetic = batch[0].clone(), rounds.arithmetic
@@ -264,16 +262,16 @@ class PipelineReference:
             },
         )
 
-    def parameters(self, stage: int) -> Named:
+    def parameters(self, stage: int) -> Tensors:
         """The newest weights of a stage, by the stage's names."""
         return self._by_stage_names(stage, self.states[stage].weights[-1])
 
-    def buffers(self, stage: int, replica: int) -> Named:
+    def buffers(self, stage: int, replica: int) -> Tensors:
         """The buffers of one replica of a stage: batch normalisation updates its statistics in the
         order of the replica's forwards."""
         return self._by_stage_names(stage, self.states[stage].buffers[replica])
 
-    def first_gradients(self, stage: int) -> Named:
+    def first_gradients(self, stage: int) -> Tensors:
         """The mean gradients of a stage's first update, by the stage's names."""
         return self._by_stage_names(stage, self.states[stage].first_gradients)
 
@@ -306,7 +304,7 @@ class PipelineReference:
         """Bounds by the model's names, as those of a stage."""
         return {mine: errors[name] for mine, name in self._canonical(stage) if name in errors}
 
-    def _by_stage_names(self, stage: int, tensors: Named) -> Named:
+    def _by_stage_names(self, stage: int, tensors: Tensors) -> Tensors:
         return {mine: tensors[name] for mine, name in self._canonical(stage) if name in tensors}
 
     def _canonical(self, stage: int) -> Iterator[tuple[str, str]]:

@@ -11,9 +11,9 @@ from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.proof.arithmetic import FLOAT64, Arithmetic
 from pytest_dnnbench.rank.proof.comparison import Comparison
+from pytest_dnnbench.rank.proof.distance import Tensors
 from pytest_dnnbench.rank.proof.evaluation import evaluated, evaluation_bounds
 from pytest_dnnbench.rank.proof.lone_forward import LoneForward
-from pytest_dnnbench.rank.proof.pipeline_reference import Named
 from pytest_dnnbench.rank.proof.proven_pipeline import (
     AnyRuntime,
     Assembled,
@@ -59,10 +59,10 @@ def prove_validation(proven: Proven, assembled: Assembled) -> Correctness:
     )
 
 
-def _validated(runtime: AnyRuntime, schedule: Schedule, batches: Sequence[Batch]) -> Named:
+def _validated(runtime: AnyRuntime, schedule: Schedule, batches: Sequence[Batch]) -> Tensors:
     """Losses and numbers of right answers on this rank; those that it should have and has not are
     missing from the comparison's other side."""
-    got: Named = {}
+    got: Tensors = {}
     with NoRandomness():
         for done in runtime.validate(share_of(runtime, schedule, batches), len(batches)):
             if done.loss is not None:
@@ -80,12 +80,12 @@ def _evaluated(
     workload: Workload,
     model: nn.Module,
     batches: Sequence[Batch],
-    got: Named,
+    got: Tensors,
     arithmetic: Arithmetic,
-) -> tuple[Named, dict[str, float]]:
+) -> tuple[Tensors, dict[str, float]]:
     """What the model gives for the minibatches that this rank has, and how far rounding may move
     it. An answer counts as right or wrong only where rounding cannot turn it."""
-    expected, bounds = Named(), {}
+    expected, bounds = Tensors(), {}
     for number, (inputs, labels) in enumerate(batches):
         if f"loss {number}" not in got:
             continue

@@ -15,8 +15,8 @@ from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic
 from pytest_dnnbench.rank.proof.conditions import ProofCopies, check_room
+from pytest_dnnbench.rank.proof.distance import Tensors
 from pytest_dnnbench.rank.proof.own_arithmetic import own_arithmetic
-from pytest_dnnbench.rank.proof.pipeline_reference import Named
 from pytest_dnnbench.rank.proof.randomness import NoRandomness
 from pytest_dnnbench.rank.proof.trace_check import check_trace
 from pytest_dnnbench.rank.workloads.image_models import weight_types
@@ -176,7 +176,7 @@ def share_of(runtime: AnyRuntime, schedule: Schedule, batches: Sequence[Batch]) 
     )
 
 
-def trained(runtime: AnyRuntime, schedule: Schedule, batches: Sequence[Batch]) -> Named:
+def trained(runtime: AnyRuntime, schedule: Schedule, batches: Sequence[Batch]) -> Tensors:
     """The losses of a run on this rank, by the number of the minibatch."""
     with NoRandomness():
         completed = list(runtime.train(share_of(runtime, schedule, batches), len(batches)))

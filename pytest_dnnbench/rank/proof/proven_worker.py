@@ -17,11 +17,7 @@ from pytest_dnnbench.rank.proof.exchange_rounding import Rounding
 from pytest_dnnbench.rank.proof.low_rank import LowRank
 from pytest_dnnbench.rank.proof.own_arithmetic import own_arithmetic
 from pytest_dnnbench.rank.proof.randomness import NoRandomness
-from pytest_dnnbench.rank.step_forms import (
-    graphs_compiled,
-    laid_out,
-    without_randomness_compiled,
-)
+from pytest_dnnbench.rank.step_forms import graphs_compiled, laid_out, without_randomness_compiled
 from pytest_dnnbench.rank.update_rule import UpdateRule
 from pytest_dnnbench.rank.workloads.batches import synthetic_batch
 from pytest_dnnbench.rank.workloads.image_models import weight_types

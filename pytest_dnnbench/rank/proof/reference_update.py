@@ -23,13 +23,12 @@ from torch import nn
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.proof.arithmetic import FLOAT64
-from pytest_dnnbench.rank.proof.distance import largest
+from pytest_dnnbench.rank.proof.distance import Tensors, largest
 from pytest_dnnbench.rank.proof.drift import Drift
 from pytest_dnnbench.rank.proof.lone_forward import LoneForward
 from pytest_dnnbench.rank.update_rule import (
     CLIP_EPSILON,
     SgdSettings,
-    Tensors,
     has_own_update,
     optimiser_for,
     rates_of,

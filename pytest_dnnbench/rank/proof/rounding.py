@@ -21,10 +21,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pytest_dnnbench.rank.proof.arithmetic import (
-    Arithmetic,
-    strided_tensors,
-)
+from pytest_dnnbench.rank.proof.arithmetic import Arithmetic, strided_tensors
 from pytest_dnnbench.rank.proof.distance import distance, largest, pieces
 from pytest_dnnbench.rank.proof.shelf import Shelf
 from pytest_dnnbench.rank.workloads.batches import mapped

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.rank.proof.distance import Errors, Tensors
 from pytest_dnnbench.rank.proof.drift import Drift
-from pytest_dnnbench.rank.proof.pipeline_reference import Errors, Named
 
 
 @dataclass
@@ -17,20 +17,20 @@ class StageState:
     have been measured.
     """
 
-    weights: list[Named]
-    buffers: list[Named]
+    weights: list[Tensors]
+    buffers: list[Tensors]
     buffer_errors: list[Errors]
-    velocity: Named = field(default_factory=dict)
-    total: Named = field(default_factory=dict)
+    velocity: Tensors = field(default_factory=dict)
+    total: Tensors = field(default_factory=dict)
     total_errors: Errors = field(default_factory=dict)
     minibatches: int = 0
-    last_gradients: Named = field(default_factory=dict)
+    last_gradients: Tensors = field(default_factory=dict)
     last_errors: Errors = field(default_factory=dict)
     is_certain: bool | None = None
-    first_gradients: Named = field(default_factory=dict)
+    first_gradients: Tensors = field(default_factory=dict)
     first_errors: Errors = field(default_factory=dict)
 
-    def add(self, gradients: Named, errors: Errors) -> None:
+    def add(self, gradients: Tensors, errors: Errors) -> None:
         for name in self.weights[-1]:
             if name in gradients:
                 before = self.total.get(name)
