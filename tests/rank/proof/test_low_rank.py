@@ -175,7 +175,7 @@ def test_ranks_that_mean_nothing_are_refused(options: dict[str, Scalar], message
 
 def test_a_weight_without_dimensions_is_refused(server: ForkServer) -> None:
     with pytest.raises(UsageError, match="takes real weights with dimensions, and 'scale' is"):
-        prove(server, request("tests.rank.test_low_rank:Scaled"))
+        prove(server, request("tests.rank.proof.test_low_rank:Scaled"))
 
 
 class Scaled(torch.nn.Sequential):

@@ -64,7 +64,7 @@ def test_a_proof_holds_a_bounded_number_of_copies(
     worker = Catalog().framework(framework).worker
     request = RunRequest(case, worker, model, steps=1, warmup=0)
     ranks = Ranks(server, ["cpu"] * count, threads=1, timeout_s=300)
-    first, *others = ranks.launch("tests.rank.test_proof_memory:peak_of_proof", request)
+    first, *others = ranks.launch("tests.rank.proof.test_proof_memory:peak_of_proof", request)
     assert first < of_rank_0 + LARGEST + BESIDE
     assert all(other < (of_others or 0) + LARGEST + BESIDE for other in others)
 
