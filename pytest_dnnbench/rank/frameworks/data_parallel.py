@@ -37,7 +37,7 @@ from pytest_dnnbench.rank.workloads import batches
 from pytest_dnnbench.rank.workloads.batches import mapped, wide
 from pytest_dnnbench.rank.workloads.checks import blocks_of, model_of, samples_of
 from pytest_dnnbench.rank.workloads.image_models import seed, widen
-from pytest_dnnbench.rank.workloads.workload import Batch, Share
+from pytest_dnnbench.rank.workloads.workload import Batch, DataShare
 
 
 class DataParallelWorker(WorkloadWorker):
@@ -232,7 +232,7 @@ class DataParallelWorker(WorkloadWorker):
 
     def _new_batches(self) -> Iterator[Batch]:
         case, pinned = self.case, self.device.type == "cuda"
-        share = Share(case.phase, self.shard_size, self.shard, self.shards, case.seed, pinned)
+        share = DataShare(case.phase, self.shard_size, self.shard, self.shards, case.seed, pinned)
         form = case.form
         return (laid_out(b, form) for b in batches.batches(self.workload, share, self.device))
 

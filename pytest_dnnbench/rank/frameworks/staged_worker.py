@@ -40,7 +40,7 @@ from pytest_dnnbench.rank.workloads import batches
 from pytest_dnnbench.rank.workloads.checks import model_of
 from pytest_dnnbench.rank.workloads.image_models import seed, widen
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
-from pytest_dnnbench.rank.workloads.workload import Batch, Share
+from pytest_dnnbench.rank.workloads.workload import Batch, DataShare
 from pytest_dnnbench.step_form import StepForm
 
 PROOF_IMAGE_SIZE = 64
@@ -212,7 +212,7 @@ class StagedWorker(WorkloadWorker):
     def new_batches(self, shard: int, shards: int) -> Batches:
         """The data of one shard, from its begin."""
         case, pinned = self.case, self.device.type == "cuda"
-        share = Share(case.phase, case.batch_size, shard, shards, case.seed, pinned)
+        share = DataShare(case.phase, case.batch_size, shard, shards, case.seed, pinned)
         form = case.form
         return (laid_out(b, form) for b in batches.batches(self.workload, share, self.device))
 
