@@ -117,7 +117,7 @@ class Agent:
             say.Lease: self._take_lease,
             say.Begin: self._begin,
             say.Spawn: self._spawn,
-            say.Look: self._look,
+            say.Poll: self._look,
             say.Gather: self._gather,
             say.Reported: self._reported,
             say.Kill: self._kill,
@@ -259,7 +259,7 @@ class Agent:
         return {key.fd for key in self._selector.get_map().values()}
 
     def _forward(self, number: int, chunk: bytes) -> None:
-        self.channel.send(say.Answer(number, chunk))
+        self.channel.send(say.AnswerChunk(number, chunk))
 
     def _read(self, rank: Any) -> None:
         if not rank.read():
@@ -275,9 +275,9 @@ class Agent:
             self._unwatch()
         for rank in ended:
             killed = self.memory.killed()
-            self.channel.send(say.Exited(rank.number, rank.exit_code or 0, killed))
+            self.channel.send(say.RankExited(rank.number, rank.exit_code or 0, killed))
 
-    def _look(self, look: say.Look) -> say.Done:
+    def _look(self, look: say.Poll) -> say.Done:
         ranks = self.part.ranks if self.part else []
         self.channel.send(say.Statuses([(rank.number, rank.status) for rank in ranks]))
         return say.Done(look.token)

@@ -117,7 +117,7 @@ class Spawn(Request, frozen=True, kw_only=True):
     cores: tuple[int, ...]
 
 
-class Look(Request, frozen=True):
+class Poll(Request, frozen=True):
     """Send the status of each rank."""
 
 
@@ -241,14 +241,14 @@ class Released(Reply, frozen=True, kw_only=True):
     samples: dict[str, list[GpuSample]] = {}
 
 
-class Answer(Message, frozen=True):
+class AnswerChunk(Message, frozen=True):
     """A part of a rank's answer, as it was on the rank's pipe."""
 
     rank: int
     chunk: bytes
 
 
-class Exited(Message, frozen=True):
+class RankExited(Message, frozen=True):
     """A rank's process has ended."""
 
     rank: int
@@ -282,7 +282,7 @@ FromController = (
     | Lease
     | Begin
     | Spawn
-    | Look
+    | Poll
     | Gather
     | Reported
     | Kill
@@ -300,8 +300,8 @@ FromAgent = (
     | Spawned
     | Gathered
     | Released
-    | Answer
-    | Exited
+    | AnswerChunk
+    | RankExited
     | Statuses
     | Notice
     | Terminated

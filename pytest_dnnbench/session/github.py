@@ -17,7 +17,7 @@ from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.results.records.saved import SavedRun
 from pytest_dnnbench.results.records.schema import SCHEMA, Record, SessionEntry
 from pytest_dnnbench.results.verdicts import compare_text, side_by_side_text
-from pytest_dnnbench.results.verdicts.compare import Comparison
+from pytest_dnnbench.results.verdicts.compare import SessionComparison
 from pytest_dnnbench.results.verdicts.text import failure_message, notes_of
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.baseline import SessionBaseline
@@ -86,12 +86,12 @@ class GitHub:
             message or title,
         )
 
-    def _comparison(self, records: Mapping[str, Record]) -> Comparison | None:
+    def _comparison(self, records: Mapping[str, Record]) -> SessionComparison | None:
         """The verdicts of this session, as `dnnbench compare` has those of two files."""
         baseline = state.part(self._config, SessionBaseline).current
         if baseline is None:
             return None
-        return Comparison(
+        return SessionComparison(
             baseline=baseline.name or "no stored session",
             now=SavedRun(Path("this session"), "", SessionEntry(schema=SCHEMA), dict(records)),
             verdicts={name: record.verdict for name, record in records.items()},
@@ -171,7 +171,7 @@ def _from_checkout(path: Path) -> str:
     return str(resolved.relative_to(checkout) if resolved.is_relative_to(checkout) else path)
 
 
-def _markdown(records: Mapping[str, Record], comparison: Comparison | None) -> list[str]:
+def _markdown(records: Mapping[str, Record], comparison: SessionComparison | None) -> list[str]:
     """The parts of the job's summary, the most important first."""
     from pytest_dnnbench.report.captions import caption
     from pytest_dnnbench.report.functions import function_table

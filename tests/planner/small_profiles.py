@@ -3,7 +3,7 @@ ties occur."""
 
 from hypothesis import strategies as st
 
-from pytest_dnnbench.planner.blocks import Level
+from pytest_dnnbench.planner.levels import Level
 from pytest_dnnbench.planner.profile import Node, Profile
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from benchmarks.planner_graphs import chain, dense, inception, nasnet, residual
 from pytest_dnnbench.errors import PlanError, ProfileError
-from pytest_dnnbench.planner.blocks import Level
 from pytest_dnnbench.planner.corrected import LevelCosts, gpu
 from pytest_dnnbench.planner.inner_levels import SearchedLevel
-from pytest_dnnbench.planner.pipedream.cost_model import OriginalOptions, best_blocks, blocks_s
+from pytest_dnnbench.planner.levels import Level
+from pytest_dnnbench.planner.pipedream.cost_model import OriginalOptions, best_stages, stages_s
 from pytest_dnnbench.planner.pipedream.planning import original_plan
 from pytest_dnnbench.planner.pipedream.states import original_states_of
 from pytest_dnnbench.planner.pipedream.text import parse_text
@@ -161,9 +161,9 @@ def test_the_original_model_can_leave_workers_idle(
     assume(len(profile.pieces()) == 1)
     states = original_states_of(profile)
     with workers_may_idle():
-        blocks = best_blocks(states, levels, OriginalOptions())
+        stages = best_stages(states, levels, OriginalOptions())
     assert agrees(
-        blocks_s(states, blocks, levels, 1.0),
+        stages_s(states, stages, levels, 1.0),
         BruteForce(profile).original_s(levels, all_used=False),
     )
 

@@ -33,7 +33,7 @@ from pytest_dnnbench.results.verdicts.machine_speed import (
     machine_drift,
 )
 
-Measured = Mapping[str, Launches]
+CaseLaunches = Mapping[str, Launches]
 """The launches of each metric of one case."""
 
 # A case has the first of these that one of its metrics has.
@@ -71,7 +71,7 @@ def unmeasured(metrics: Iterable[str], layers: Layers) -> list[str]:
 
 
 def judge(
-    measured: Measured, baseline: ComparedWith, limits: Mapping[str, Limit], alpha: float
+    measured: CaseLaunches, baseline: ComparedWith, limits: Mapping[str, Limit], alpha: float
 ) -> Judged:
     """The first look at a case.
 
@@ -89,8 +89,8 @@ def judge(
 
 
 def judge_again(
-    measured: Measured,
-    fresh: Measured,
+    measured: CaseLaunches,
+    fresh: CaseLaunches,
     baseline: ComparedWith,
     limits: Mapping[str, Limit],
     alpha: float,
@@ -136,8 +136,8 @@ class _Decided:
 
 
 def _decide_each(
-    measured: Measured,
-    fresh: Measured,
+    measured: CaseLaunches,
+    fresh: CaseLaunches,
     baseline: ComparedWith,
     limits: Mapping[str, Limit],
     alpha: float,
@@ -207,8 +207,8 @@ def _smallest_effect(metric: str, limit: float, figure: float) -> float:
 
 def _declined(
     metric: str,
-    measured: Measured,
-    fresh: Measured,
+    measured: CaseLaunches,
+    fresh: CaseLaunches,
     baseline: ComparedWith,
     limit: Limit,
     alpha: float,
@@ -316,7 +316,7 @@ def _doubted(decision: Decision) -> Decision:
 
 def _verdict(
     decided: Mapping[str, _Decided],
-    measured: Measured,
+    measured: CaseLaunches,
     baseline: ComparedWith,
     limits: Mapping[str, Limit],
 ) -> Verdict:

@@ -1,8 +1,4 @@
-"""Blocks: a plan as the search finds it, stages within nodes within racks, and its flat stages.
-
-What lives here: the nested record, the levels of workers that it is made for, and the reduction to
-the stages that a runtime starts. Not here: what a block costs (corrected.py).
-"""
+"""The levels of workers that a plan is made for: GPUs in a node, nodes in a rack."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,17 +34,6 @@ class Level:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The stretch between two states, on `replicas` units of a level. `inner` splits it within each
-    unit."""
-
-    start: int
-    end: int
-    replicas: int
-    inner: tuple["Block", ...] = ()
-
-
 def levels_of(workers: Sequence[int], bandwidths: Sequence[float]) -> tuple[Level, ...]:
     """Levels, innermost first. Raises PlanError unless every number of workers has one
     bandwidth."""
@@ -61,15 +46,3 @@ def levels_of(workers: Sequence[int], bandwidths: Sequence[float]) -> tuple[Leve
     return tuple(
         Level(count, bandwidth) for count, bandwidth in zip(workers, bandwidths, strict=True)
     )
-
-
-def flat_stages(blocks: Sequence[Block], replicas: int = 1) -> tuple[Block, ...]:
-    """The innermost blocks in order, each with its number of replicas over all units."""
-    stages: list[Block] = []
-    for block in blocks:
-        in_all = replicas * block.replicas
-        if block.inner:
-            stages += flat_stages(block.inner, in_all)
-        else:
-            stages.append(Block(block.start, block.end, in_all))
-    return tuple(stages)

@@ -52,7 +52,7 @@ class Shelf(Mapping[str, torch.Tensor]):
     def __init__(self) -> None:
         self._places: dict[str, torch.Tensor | _Filed] = {}
         self._held_bytes = 0
-        self._file: _File | None = None
+        self._file: _NamelessFile | None = None
 
     def __del__(self) -> None:
         Shelf.on_all_bytes -= self._held_bytes
@@ -69,7 +69,7 @@ class Shelf(Mapping[str, torch.Tensor]):
             self._places[name] = plain.clone()
             return
         if self._file is None:
-            self._file = _File()
+            self._file = _NamelessFile()
         on_host = plain.cpu().contiguous()
         offset = self._file.append(bytes_of(on_host))
         self._places[name] = _Filed(offset, plain.shape, plain.dtype, plain.device)
@@ -109,7 +109,7 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
     return memoryview((ctypes.c_ubyte * tensor.nbytes).from_address(tensor.data_ptr())).cast("B")
 
 
-class _File:
+class _NamelessFile:
     """A file without a name: nothing is left of it, however the rank ends."""
 
     def __init__(self) -> None:
