@@ -202,18 +202,26 @@ def profile_module(
         "device": images.device.type,
         "environment": environment(images.device, threads),
         "graph": fingerprint(graph),
-        "whole_s": statistics.median(samples.whole_s),
-        "whole_samples_s": samples.whole_s,
         "warmup": effort.warmup,
         "blocks": block_of(graph, blocks),
+        **_facts_of_the_whole(samples),
     }
     if images.device.type == "cpu":
         facts["core_share"] = core_share
+    nodes = tuple(_node(graph, name, samples, size) for name, size in _parameter_bytes(graph))
+    return agreeing(Profile(nodes, graph.edges, (metadata or {}) | facts, together(graph)))
+
+
+def _facts_of_the_whole(samples: "_Samples") -> dict[str, Any]:
+    """The times of whole passes and, on a GPU, how long the host took to queue one."""
+    facts: dict[str, Any] = {
+        "whole_s": statistics.median(samples.whole_s),
+        "whole_samples_s": samples.whole_s,
+    }
     if samples.host_s:
         facts["host_s"] = statistics.median(samples.host_s)
         facts["host_ahead"] = 2 * samples.ahead > len(samples.host_s)
-    nodes = tuple(_node(graph, name, samples, size) for name, size in _parameter_bytes(graph))
-    return agreeing(Profile(nodes, graph.edges, (metadata or {}) | facts, together(graph)))
+    return facts
 
 
 def agreeing(profile: Profile) -> Profile:
