@@ -14,10 +14,10 @@ from torch.nn.functional import cross_entropy
 from pytest_dnnbench.controller.pipeline_stages import PipelineStages, pipeline_stages
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import PipelineRequest
-from pytest_dnnbench.rank.comparison import deviation
 from pytest_dnnbench.rank.pipeline.cut import cut
-from pytest_dnnbench.rank.pipeline.reference import PipelineReference
 from pytest_dnnbench.rank.pipeline.stage_ranks import optimiser_of, schedule_of, stages_of
+from pytest_dnnbench.rank.proof.comparison import deviation
+from pytest_dnnbench.rank.proof.pipeline_reference import PipelineReference
 from pytest_dnnbench.rank.workloads.image_models import build_model, example_images
 from tests.pipeline.models import RESIDUAL_CUTS
 from tests.planner.versions import versions_kept

@@ -2,7 +2,7 @@
 share of the batch.
 
 A framework of this kind is a subclass that joins its ranks and wraps model and optimiser; see
-ddp.py. Not here: the proof of its step (data_parallel_proof.py).
+ddp.py. Not here: the proof of its step (rank/proof/data_parallel.py).
 """
 
 import hashlib
@@ -17,19 +17,18 @@ import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
-from pytest_dnnbench.rank import group, rank_phase, reference
+from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.block_trial import copy_changed_inputs, try_blocks
-from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
-    Rounding,
-    proof_batch,
-    prove_training,
-    prove_validation,
-)
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
-from pytest_dnnbench.rank.heap import give_back_memory
-from pytest_dnnbench.rank.low_rank import LowRank
-from pytest_dnnbench.rank.proof_conditions import ProofCopies, proof_conditions
-from pytest_dnnbench.rank.recheck import recheck
+from pytest_dnnbench.rank.proof.conditions import ProofCopies, proof_conditions
+from pytest_dnnbench.rank.proof.data_parallel import prove_training
+from pytest_dnnbench.rank.proof.data_parallel_validation import prove_validation
+from pytest_dnnbench.rank.proof.exchange_rounding import Rounding
+from pytest_dnnbench.rank.proof.fingerprint import digest
+from pytest_dnnbench.rank.proof.heap import give_back_memory
+from pytest_dnnbench.rank.proof.low_rank import LowRank
+from pytest_dnnbench.rank.proof.proven_worker import proof_batch
+from pytest_dnnbench.rank.proof.recheck import recheck
 from pytest_dnnbench.rank.step_forms import compiled, form_module, fuse, laid_out
 from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimiser_for
 from pytest_dnnbench.rank.whole import whole
@@ -310,7 +309,7 @@ class DataParallelWorker(WorkloadWorker):
         rank, bit for bit."""
         # One by one: of a model that ranks share out, none holds the whole.
         digests = [
-            reference.digest({name: whole(parameter.detach())})
+            digest({name: whole(parameter.detach())})
             for name, parameter in self.module.named_parameters()
         ]
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from pytest_dnnbench.case import Scalar, image_form
 from pytest_dnnbench.messages import Sample
 from pytest_dnnbench.mnist_files import MnistFiles
-from pytest_dnnbench.rank.lone_forward import logits_of
+from pytest_dnnbench.rank.proof.lone_forward import logits_of
 from pytest_dnnbench.rank.workloads import mnist
 from pytest_dnnbench.rank.workloads.image_models import build_model
 from pytest_dnnbench.rank.workloads.transformer_split import transformer_split

@@ -125,7 +125,7 @@ def launch(server: ForkServer, target: str, asked: RunRequest) -> object:
 def test_a_model_that_passes_the_proof_and_computes_less_when_timed_fails(
     server: ForkServer, framework: str, gpus: int, phase: str, model: str
 ) -> None:
-    asked = request(framework, gpus, f"tests.rank.test_recheck:{model}", phase, "fp32")
+    asked = request(framework, gpus, f"tests.rank.proof.test_recheck:{model}", phase, "fp32")
     agree(asked.case, launch(server, PROVE, asked))  # type: ignore[arg-type] # of PROVE
     launch(server, MEASURE, replace(asked, recheck=False))
     with pytest.raises(WrongResult, match="after the timed steps the model computes something"):
@@ -138,7 +138,7 @@ def test_what_was_timed_is_checked_and_not_the_module_beside_it(
 ) -> None:
     asked = request("single", 1, "tests.tiny_models:tiny", phase, "fp32")
     with pytest.raises(WrongResult, match="after the timed steps the model computes something"):
-        launch(server, MEASURE, replace(asked, worker="tests.rank.test_recheck:OtherLocal"))
+        launch(server, MEASURE, replace(asked, worker="tests.rank.proof.test_recheck:OtherLocal"))
 
 
 def test_a_case_of_two_images_is_proven_on_more(server: ForkServer) -> None:
@@ -154,7 +154,7 @@ def test_a_case_of_two_images_is_proven_on_more(server: ForkServer) -> None:
     ("framework", "gpus", "phase", "model", "precision"),
     [
         ("single", 1, "train", "resnet18", "fp32"),
-        ("single", 1, "train", "tests.rank.test_recheck:Versioned", "fp32"),
+        ("single", 1, "train", "tests.rank.proof.test_recheck:Versioned", "fp32"),
         ("ddp", 2, "train", "tests.tiny_models:tiny", "bf16"),
         ("horovod", 2, "train", "tests.own_workloads:Ranking", "fp32"),
         ("ddp", 2, "validate", "tests.own_workloads:Words", "fp32"),

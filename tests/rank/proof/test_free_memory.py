@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_dnnbench.rank.free_memory import free_bytes
+from pytest_dnnbench.rank.proof.free_memory import free_bytes
 
 CPU = torch.device("cpu")
 

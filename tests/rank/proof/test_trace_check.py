@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.errors import WrongResult
-from pytest_dnnbench.rank.pipeline.trace_check import check_trace
+from pytest_dnnbench.rank.proof.trace_check import check_trace
 from tests.awkward_models import Autocast, Base
 
 IMAGES = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))

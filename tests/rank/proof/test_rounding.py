@@ -9,17 +9,12 @@ from torch import nn
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.rank.randomness import NoRandomness
-from pytest_dnnbench.rank.reference import Reference, evaluated, evaluation_bounds
-from pytest_dnnbench.rank.rounding import (
-    BFLOAT16,
-    FLOAT32,
-    FLOAT64,
-    PIECE,
-    EveryOperatorRounds,
-    distance,
-    largest,
-)
+from pytest_dnnbench.rank.proof.arithmetic import BFLOAT16, FLOAT32, FLOAT64
+from pytest_dnnbench.rank.proof.data_parallel_reference import Reference
+from pytest_dnnbench.rank.proof.distance import PIECE, distance, largest
+from pytest_dnnbench.rank.proof.evaluation import evaluated, evaluation_bounds
+from pytest_dnnbench.rank.proof.randomness import NoRandomness
+from pytest_dnnbench.rank.proof.rounding import EveryOperatorRounds
 from pytest_dnnbench.rank.workloads.image_models import widen
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
 from tests.awkward_models import Base, Deep, Transformer

@@ -13,8 +13,8 @@ from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Place, RunRequest
-from pytest_dnnbench.rank import proof_conditions, shelf
-from pytest_dnnbench.rank.proof_conditions import ProofCopies, ProofOutOfMemory, check_room
+from pytest_dnnbench.rank.proof import conditions, shelf
+from pytest_dnnbench.rank.proof.conditions import ProofCopies, ProofOutOfMemory, check_room
 from pytest_dnnbench.rank.timed_run import prove
 
 WIDE = "tests.awkward_models:Wide"
@@ -64,7 +64,7 @@ def test_a_proof_holds_a_bounded_number_of_copies(
     worker = Catalog().framework(framework).worker
     request = RunRequest(case, worker, model, steps=1, warmup=0)
     ranks = Ranks(server, ["cpu"] * count, threads=1, timeout_s=300)
-    first, *others = ranks.launch("tests.rank.test_proof_memory:peak_of_proof", request)
+    first, *others = ranks.launch("tests.rank.proof.test_proof_memory:peak_of_proof", request)
     assert first < of_rank_0 + LARGEST + BESIDE
     assert all(other < (of_others or 0) + LARGEST + BESIDE for other in others)
 
@@ -132,9 +132,9 @@ def test_ranks_that_share_memory_need_it_together(
     module = nn.Linear(999, 1)
     sharing = 1 if at.device != "cpu" else 2 if at.node else 4
     just = int(copies * 8000) - sharing * 4000  # which the module itself takes and gives up
-    monkeypatch.setattr(proof_conditions, "free_bytes", lambda device: just)
+    monkeypatch.setattr(conditions, "free_bytes", lambda device: just)
     check_room("m", module, at, needs)
-    monkeypatch.setattr(proof_conditions, "free_bytes", lambda device: just - 1)
+    monkeypatch.setattr(conditions, "free_bytes", lambda device: just - 1)
     with pytest.raises(ProofOutOfMemory, match=f"at least {copies:g} float64 copies"):
         check_room("m", module, at, needs)
 
@@ -142,7 +142,7 @@ def test_ranks_that_share_memory_need_it_together(
 def test_the_first_rank_of_a_machine_speaks_for_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(proof_conditions, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(conditions, "free_bytes", lambda device: 0)
     needs, module = ProofCopies(reference=4.0, steps=3.0), nn.Linear(9, 1)
     for silent in (place(1), place(3, node="b")):
         check_room("m", module, silent, needs)
@@ -151,5 +151,5 @@ def test_the_first_rank_of_a_machine_speaks_for_the_others(
 def test_where_free_memory_is_not_known_nothing_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(proof_conditions, "free_bytes", lambda device: None)
+    monkeypatch.setattr(conditions, "free_bytes", lambda device: None)
     check_room("m", nn.Linear(9, 1), place(0), ProofCopies(reference=4.0, steps=3.0))

@@ -22,8 +22,8 @@ from torch import nn
 
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.rank.entry import is_out_of_memory
-from pytest_dnnbench.rank.free_memory import free_bytes
-from pytest_dnnbench.rank.heap import map_large_tensors
+from pytest_dnnbench.rank.proof.free_memory import free_bytes
+from pytest_dnnbench.rank.proof.heap import map_large_tensors
 
 _GIBIBYTE = 2**30
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.buffers import Buffers
-from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient, checked_loss
-from pytest_dnnbench.rank.rounding import Arithmetic, TypesUsed, coarsest
+from pytest_dnnbench.rank.proof.arithmetic import Arithmetic, TypesUsed, coarsest
+from pytest_dnnbench.rank.proof.lone_forward import LoneForward, check_gradient, checked_loss
 from pytest_dnnbench.rank.workloads.workload import Batch, Workload
 
 

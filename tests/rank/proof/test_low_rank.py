@@ -14,7 +14,7 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Place, RankReport, RunRequest
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
-from pytest_dnnbench.rank.low_rank import LowRank, orthonormal
+from pytest_dnnbench.rank.proof.low_rank import LowRank, orthonormal
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
@@ -175,7 +175,7 @@ def test_ranks_that_mean_nothing_are_refused(options: dict[str, Scalar], message
 
 def test_a_weight_without_dimensions_is_refused(server: ForkServer) -> None:
     with pytest.raises(UsageError, match="takes real weights with dimensions, and 'scale' is"):
-        prove(server, request("tests.rank.test_low_rank:Scaled"))
+        prove(server, request("tests.rank.proof.test_low_rank:Scaled"))
 
 
 class Scaled(torch.nn.Sequential):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank import shelf
-from pytest_dnnbench.rank.shelf import Shelf, folder_on_disk
+from pytest_dnnbench.rank.proof import shelf
+from pytest_dnnbench.rank.proof.shelf import Shelf, folder_on_disk
 
 TENSORS = {
     "weights": torch.randn(3, 5, dtype=torch.float64),

@@ -18,14 +18,12 @@ from torch import nn
 
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.rank.buffers import Buffers
-from pytest_dnnbench.rank.comparison import Comparison
-from pytest_dnnbench.rank.lone_forward import LoneForward, logits_of
-from pytest_dnnbench.rank.rounding import (
-    Arithmetic,
+from pytest_dnnbench.rank.proof.arithmetic import Arithmetic, TypesUsed, coarsest
+from pytest_dnnbench.rank.proof.comparison import Comparison
+from pytest_dnnbench.rank.proof.lone_forward import LoneForward, logits_of
+from pytest_dnnbench.rank.proof.rounding import (
     EveryOperatorRounds,
-    TypesUsed,
     bounds_of,
-    coarsest,
     moved_by,
     moved_weights,
 )

@@ -4,10 +4,9 @@ randomness and without other ranks. What a model returns is checked here."""
 from typing import Any
 
 import torch
-from torch import nn
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.randomness import NoRandomness
+from pytest_dnnbench.rank.proof.randomness import NoRandomness
 from pytest_dnnbench.rank.workloads.workload import Workload, tensors_of
 
 _COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
@@ -91,25 +90,3 @@ def check_gradient(name: str, gradient: torch.Tensor) -> torch.Tensor:
             " take and ranks cannot average: build its layer with sparse=False"
         )
     return gradient
-
-
-def is_random(workload: Workload, model: nn.Module, inputs: Any) -> bool:
-    """Whether two passes over the same inputs, from the same buffers, differ: then the model draws
-    numbers that no generator of torch makes."""
-    # Buffers by their place: a forward may put a new tensor there.
-    places = [
-        (part._buffers, name, buffer.clone())
-        for part in model.modules()
-        for name, buffer in part._buffers.items()
-        if buffer is not None
-    ]
-    passes = []
-    for _ in range(2):
-        for table, name, buffer in places:
-            table[name] = buffer.clone()
-        with torch.no_grad(), LoneForward():
-            passes.append(outputs_of(workload, workload.forward(model, inputs)))
-    for table, name, buffer in places:
-        table[name] = buffer
-    first, second = passes
-    return any(not torch.equal(first[name], second[name]) for name in first)

@@ -20,98 +20,26 @@ Sources: those of planner/schedule.py. Weight decay and momentum act on the newe
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.buffers import Buffers
-from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage import Loss
-from pytest_dnnbench.rank.rounding import (
-    Arithmetic,
-    Drift,
-    EveryOperatorRounds,
-    furthest,
-    is_certain,
-    largest,
-    moved_by,
-    moved_weights,
-)
+from pytest_dnnbench.rank.proof.arithmetic import Arithmetic
+from pytest_dnnbench.rank.proof.distance import Errors, Tensors, furthest, largest
+from pytest_dnnbench.rank.proof.drift import Drift
+from pytest_dnnbench.rank.proof.lone_forward import LoneForward, check_gradient
+from pytest_dnnbench.rank.proof.rounding import EveryOperatorRounds, moved_by, moved_weights
+from pytest_dnnbench.rank.proof.stage_state import StageState
+from pytest_dnnbench.rank.proof.unprovable import is_certain
+from pytest_dnnbench.rank.proof.weight_versions import weights_met
 from pytest_dnnbench.rank.update_rule import CLIP_EPSILON
 
-Named = dict[str, torch.Tensor]
-Errors = dict[str, float]
 Batch = tuple[torch.Tensor, torch.Tensor]
-
-
-def weights_met(schedule: Schedule, stage: int, minibatch: int) -> int:
-    """The version of a stage's weights that a minibatch of a run meets, by the rule."""
-    replicas, m = schedule.layout.replicas, schedule.microbatches
-    if schedule.variant == "pipedream-flush":
-        return minibatch // m
-    if schedule.variant == "pipedream-2bw":
-        return max(minibatch // m - 1, 0)
-    if not schedule.vertical_sync:
-        return max(minibatch // replicas[stage] - schedule.warmup[stage], 0)
-    minibatches_in_first_stage = replicas[0] * max(minibatch // replicas[0] - schedule.warmup[0], 0)
-    version = 0
-    while (version + 1) * replicas[stage] <= minibatches_in_first_stage:
-        version += 1
-    return version
-
-
-@dataclass
-class _StageState:
-    """A stage in the reference, by the model's names: its weights by version, newest last; the
-    buffers of each replica; the momentum; the sum of the next update's gradients.
-
-    The errors are how far rounding may move the sum of the gradients and the buffers. `is_certain`
-    is whether the gradients of the first minibatch tell a wrong stage from a right one, where they
-    have been measured.
-    """
-
-    weights: list[Named]
-    buffers: list[Named]
-    buffer_errors: list[Errors]
-    velocity: Named = field(default_factory=dict)
-    total: Named = field(default_factory=dict)
-    total_errors: Errors = field(default_factory=dict)
-    minibatches: int = 0
-    last_gradients: Named = field(default_factory=dict)
-    last_errors: Errors = field(default_factory=dict)
-    is_certain: bool | None = None
-    first_gradients: Named = field(default_factory=dict)
-    first_errors: Errors = field(default_factory=dict)
-
-    def add(self, gradients: Named, errors: Errors) -> None:
-        for name in self.weights[-1]:
-            if name in gradients:
-                before = self.total.get(name)
-                gradient = gradients[name]
-                self.total[name] = gradient if before is None else before.add_(gradient)
-                self.total_errors[name] = self.total_errors.get(name, 0.0) + errors.get(name, 0.0)
-        self.minibatches += 1
-
-    def step(self, optimiser: Sgd, drift: Drift) -> None:
-        """One update by the mean gradients, which stay in `last_gradients`."""
-        following = {}
-        errors = {name: error / self.minibatches for name, error in self.total_errors.items()}
-        for name, weight in self.weights[-1].items():
-            following[name] = weight
-            if name in self.total:
-                gradient = self.total[name].div_(self.minibatches)
-                change = gradient + optimiser.weight_decay * weight
-                if name in self.velocity:
-                    change += optimiser.momentum * self.velocity[name]
-                self.velocity[name] = change
-                following[name] = weight - optimiser.learning_rate * change
-                drift.step(name, errors[name], following[name], change)
-        self.last_gradients, self.last_errors = self.total, errors
-        self.weights.append(following)
-        self.total, self.total_errors, self.minibatches = {}, {}, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +95,7 @@ class PipelineReference:
             for names, replicas in zip(owned, schedule.layout.replicas, strict=True)
         ]
 
-    def _state(self, names: Mapping[str, str], replicas: int) -> _StageState:
+    def _state(self, names: Mapping[str, str], replicas: int) -> StageState:
         held = self._held.copies()
         canonical = self._held.canonical
         buffers = {
@@ -179,7 +107,7 @@ class PipelineReference:
             if name in self._parameters
         }
         errors = [dict.fromkeys(buffers, 0.0) for _ in range(replicas)]
-        return _StageState([weights], [dict(buffers) for _ in range(replicas)], errors)
+        return StageState([weights], [dict(buffers) for _ in range(replicas)], errors)
 
     def run(self, batches: Sequence[Batch]) -> list[float]:
         """One run over minibatches, from the newest weights; the loss of each."""
@@ -248,7 +176,7 @@ class PipelineReference:
             state.add(gradients, errors)
         return loss
 
-    def _note_certainty(self, gradients: Named, errors: Errors, arithmetic: Arithmetic) -> None:
+    def _note_certainty(self, gradients: Tensors, errors: Errors, arithmetic: Arithmetic) -> None:
         """Of the first minibatch: later ones meet weights that rounding has moved by themselves."""
         for state in self.states:
             if state.is_certain is None:
@@ -261,7 +189,7 @@ class PipelineReference:
         """The stages of whose gradients rounding in the arithmetic may make anything."""
         return [number for number, state in enumerate(self.states) if state.is_certain is False]
 
-    def _pass(self, minibatch: int, batch: Batch) -> tuple[float, Named, Named]:
+    def _pass(self, minibatch: int, batch: Batch) -> tuple[float, Tensors, Tensors]:
         """Loss, gradients and buffers after one pass of the whole model."""
         images, labels = batch
         for state in self.states:
@@ -287,8 +215,8 @@ class PipelineReference:
         minibatch: int,
         batch: Batch,
         loss: float,
-        gradients: Named,
-        buffers: Named,
+        gradients: Tensors,
+        buffers: Tensors,
         arithmetic: Arithmetic,
     ) -> Errors:
         """Passes the minibatch again, with rounding: how far it may move its gradients. What it
@@ -317,8 +245,8 @@ class PipelineReference:
         minibatch: int,
         batch: Batch,
         loss: float,
-        gradients: Named,
-        buffers: Named,
+        gradients: Tensors,
+        buffers: Tensors,
     ) -> tuple[Errors, Errors, Errors]:
         """How far one unit of rounding moves the loss (named ""), gradients and buffers."""
         images, arithmetic = batch[0].clone(), rounds.arithmetic
@@ -334,16 +262,16 @@ class PipelineReference:
             },
         )
 
-    def parameters(self, stage: int) -> Named:
+    def parameters(self, stage: int) -> Tensors:
         """The newest weights of a stage, by the stage's names."""
         return self._by_stage_names(stage, self.states[stage].weights[-1])
 
-    def buffers(self, stage: int, replica: int) -> Named:
+    def buffers(self, stage: int, replica: int) -> Tensors:
         """The buffers of one replica of a stage: batch normalisation updates its statistics in the
         order of the replica's forwards."""
         return self._by_stage_names(stage, self.states[stage].buffers[replica])
 
-    def first_gradients(self, stage: int) -> Named:
+    def first_gradients(self, stage: int) -> Tensors:
         """The mean gradients of a stage's first update, by the stage's names."""
         return self._by_stage_names(stage, self.states[stage].first_gradients)
 
@@ -376,7 +304,7 @@ class PipelineReference:
         """Bounds by the model's names, as those of a stage."""
         return {mine: errors[name] for mine, name in self._canonical(stage) if name in errors}
 
-    def _by_stage_names(self, stage: int, tensors: Named) -> Named:
+    def _by_stage_names(self, stage: int, tensors: Tensors) -> Tensors:
         return {mine: tensors[name] for mine, name in self._canonical(stage) if name in tensors}
 
     def _canonical(self, stage: int) -> Iterator[tuple[str, str]]:

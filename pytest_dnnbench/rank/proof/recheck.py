@@ -8,16 +8,12 @@ from typing import Any
 import torch
 
 from pytest_dnnbench.rank.buffers import Buffers
-from pytest_dnnbench.rank.comparison import Comparison
-from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
-    ProvenWorker,
-    proof_size,
-    randomness_off,
-)
-from pytest_dnnbench.rank.lone_forward import outputs_of
-from pytest_dnnbench.rank.randomness import NoRandomness
-from pytest_dnnbench.rank.reference import evaluated, evaluation_bounds
-from pytest_dnnbench.rank.rounding import TypesUsed, coarsest
+from pytest_dnnbench.rank.proof.arithmetic import TypesUsed, coarsest
+from pytest_dnnbench.rank.proof.comparison import Comparison
+from pytest_dnnbench.rank.proof.evaluation import evaluated, evaluation_bounds
+from pytest_dnnbench.rank.proof.lone_forward import outputs_of
+from pytest_dnnbench.rank.proof.proven_worker import ProvenWorker, proof_size, randomness_off
+from pytest_dnnbench.rank.proof.randomness import NoRandomness
 from pytest_dnnbench.rank.step_forms import laid_out
 from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.workloads.batches import joined, mapped, parted, synthetic_batch, wide

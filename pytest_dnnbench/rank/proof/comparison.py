@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pytest_dnnbench.rank.rounding import distance, largest
+from pytest_dnnbench.rank.proof.distance import distance, largest
 
 Tensors = Mapping[str, torch.Tensor]
 

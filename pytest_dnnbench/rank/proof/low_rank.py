@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 import torch
 
 from pytest_dnnbench.errors import UsageError
-
-Tensors = dict[str, torch.Tensor]
+from pytest_dnnbench.rank.proof.distance import Tensors
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,38 +3,31 @@
 The reference is plain on purpose: the user's own model, a loop over the shards, the mean of their
 gradients, the update. BatchNorm normalises each shard by the statistics of that shard, as ranks do;
 where ranks synchronise it, the shards of all ranks pass through the model as one batch.
-Not here: the update of the weights (update_rule.py), how far a framework may be from it
+Not here: the update of the weights (reference_update.py), how far a framework may be from it
 (rounding.py), the comparison (comparison.py).
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from pytest_dnnbench.rank.buffers import Buffers
-from pytest_dnnbench.rank.lone_forward import LoneForward, check_gradient, outputs_of
-from pytest_dnnbench.rank.low_rank import LowRank
-from pytest_dnnbench.rank.rounding import (
-    FLOAT64,
-    Arithmetic,
+from pytest_dnnbench.rank.proof.arithmetic import FLOAT64, Arithmetic
+from pytest_dnnbench.rank.proof.distance import Errors, Tensors, furthest
+from pytest_dnnbench.rank.proof.lone_forward import LoneForward, check_gradient
+from pytest_dnnbench.rank.proof.low_rank import LowRank
+from pytest_dnnbench.rank.proof.reference_update import clip_gradients, reference_update
+from pytest_dnnbench.rank.proof.rounding import (
     EveryOperatorRounds,
-    SgdSettings,
     bounds_of,
-    furthest,
-    moved_by,
+    distances,
     moved_weights,
 )
-from pytest_dnnbench.rank.shelf import bytes_of
-from pytest_dnnbench.rank.update_rule import clip_gradients, reference_update
-from pytest_dnnbench.rank.workloads.batches import joined, mapped, parted
+from pytest_dnnbench.rank.update_rule import SgdSettings
+from pytest_dnnbench.rank.workloads.batches import joined, parted
 from pytest_dnnbench.rank.workloads.workload import Batch, Workload, tensors_of
-
-Tensors = dict[str, torch.Tensor]
-Errors = dict[str, float]
 
 
 @dataclass(slots=True)
@@ -203,15 +196,15 @@ class Reference:
     ) -> tuple[Errors, Errors, Errors]:
         """How far one unit of rounding moves gradients, buffers and losses."""
         arithmetic = rounds.arithmetic
-        near = [_moved(batch, rounds) for batch in shards]
+        near = [rounds.moved(batch) for batch in shards]
         with moved_weights(self.model, rounds, self.rule.moved), rounds:
             moved = self.differentiate(near, passes, approximation)
         if arithmetic == FLOAT64:
             self._moved_approximation = moved.approximation
         return (
-            _distances(moved.gradients, plain.gradients, arithmetic),
-            _distances(moved.buffers[0], plain.buffers[0], arithmetic),
-            _distances(moved.losses, plain.losses, arithmetic),
+            distances(moved.gradients, plain.gradients, arithmetic),
+            distances(moved.buffers[0], plain.buffers[0], arithmetic),
+            distances(moved.losses, plain.losses, arithmetic),
         )
 
     def update(
@@ -236,63 +229,3 @@ class Reference:
         """How far a right framework's weights may be from the reference's; 0 for weights that no
         update has touched."""
         return self.rule.bounds()
-
-
-def evaluated(workload: Workload, model: nn.Module, inputs: Any, train: bool = False) -> Tensors:
-    """A model's outputs in evaluation mode or in training mode, by name, without gradients."""
-    with torch.no_grad(), LoneForward():
-        return outputs_of(workload, workload.forward(model.train(train), inputs))
-
-
-def evaluation_bounds(
-    workload: Workload,
-    model: nn.Module,
-    inputs: Any,
-    outputs: Tensors,
-    arithmetic: Arithmetic = FLOAT64,
-    train: bool = False,
-) -> Errors:
-    """How far rounding in an arithmetic may move these outputs of `evaluated`."""
-    rounds = EveryOperatorRounds(arithmetic)
-    near = _moved(inputs, rounds)
-    with moved_weights(model, rounds, {}), rounds:
-        moved = evaluated(workload, model, near, train)
-    return bounds_of(_distances(moved, outputs, arithmetic), outputs, arithmetic)
-
-
-def _moved(tree: Any, rounds: EveryOperatorRounds) -> Any:
-    """A copy of inputs or a batch, each number moved by up to one unit."""
-    copies = mapped(tree, torch.clone)
-    for tensor in tensors_of(copies):
-        rounds.move(tensor)
-    return copies
-
-
-def _distances(moved: Tensors, plain: Tensors, arithmetic: Arithmetic) -> Errors:
-    return {name: moved_by(moved[name], tensor, arithmetic) for name, tensor in plain.items()}
-
-
-def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """A fingerprint of every bit of the tensors: equal on two ranks exactly when the tensors
-    are."""
-    fingerprint = Fingerprint()
-    for name in sorted(tensors):
-        fingerprint.add(name, tensors[name])
-    return fingerprint.hexdigest()
-
-
-class Fingerprint:
-    """A fingerprint of every bit of tensors that are at hand one after the other."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Takes in the next tensor."""
-        self._hash.update(name.encode())
-        plain = tensor.detach().cpu().resolve_conj().contiguous()  # held while it is read
-        self._hash.update(bytes_of(plain))
-
-    def hexdigest(self) -> str:
-        """Of all tensors so far."""
-        return self._hash.hexdigest()

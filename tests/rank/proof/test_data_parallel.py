@@ -12,8 +12,8 @@ from pytest_dnnbench.controller.rank_launcher import PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.rank.comparison import deviation
-from pytest_dnnbench.rank.reference import Reference
+from pytest_dnnbench.rank.proof.comparison import deviation
+from pytest_dnnbench.rank.proof.data_parallel_reference import Reference
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry

@@ -1,4 +1,4 @@
-"""The reference of a pipeline (reference.py), which rank 0 runs, as all ranks ask it.
+"""The reference of a pipeline (pipeline_reference.py), which rank 0 runs, as all ranks ask it.
 
     rank 0        reference ─> own stages     others' stages ─> tensor by tensor ─┐
     other ranks                                      own stages, put aside <──────┘
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pytest_dnnbench.rank.pipeline.reference import PipelineBounds, PipelineReference
-from pytest_dnnbench.rank.shelf import Shelf
+from pytest_dnnbench.rank.proof.pipeline_reference import PipelineBounds, PipelineReference
+from pytest_dnnbench.rank.proof.shelf import Shelf
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
