@@ -19,7 +19,7 @@ from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.messages import Place, PredictedStep, RunRequest
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, StepTime, data_parallel_step
 from pytest_dnnbench.planner.fabric import CollectiveCost
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.sharded import Reshard, sharded_step, units_of
 from pytest_dnnbench.planner.training_memory import (
     alone_bytes,
@@ -71,7 +71,7 @@ class _Measured:
         return number_in(self.profile, "update_s")
 
     @property
-    def nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[Operator, ...]:
         """In the order of the forward pass."""
         return self.profile.in_topological_order()
 

@@ -20,7 +20,7 @@ from pytest_dnnbench.errors import ProfileError
 from pytest_dnnbench.files import cache_folder
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.profile_file import read_profile, write_profile
-from pytest_dnnbench.rank.profiling.conditions import environment, usable_device
+from pytest_dnnbench.rank.profiling.conditions import profile_environment, usable_device
 from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
 from pytest_dnnbench.rank.profiling.profiler import (
@@ -68,7 +68,7 @@ def cached_profile(
         "batch_size": batch_size,
         "precision": precision,
         "device": place.type,
-        "environment": environment(place, threads),
+        "environment": profile_environment(place, threads),
         **_facts_of(workload, form, beside),
     }
     path = cache_folder("profiles") / _file_name(conditions)

@@ -27,13 +27,13 @@ from torch import nn
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import ProfileError, UsageError
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.remarks import SUM_TOLERANCE
 from pytest_dnnbench.rank.precision import matmul_precision
 from pytest_dnnbench.rank.profiling.conditions import (
     compute_threads,
-    environment,
     no_collector,
+    profile_environment,
     usable_device,
 )
 from pytest_dnnbench.rank.profiling.example_input import example_input
@@ -200,7 +200,7 @@ def profile_module(
     facts = {
         "precision": precision,
         "device": images.device.type,
-        "environment": environment(images.device, threads),
+        "environment": profile_environment(images.device, threads),
         "graph": fingerprint(graph),
         "warmup": effort.warmup,
         "blocks": block_of(graph, blocks),
@@ -334,8 +334,8 @@ class _Samples:
             self.backward_s[name].append(parts.backward_s[name])
 
 
-def _node(graph: OperatorGraph, name: str, samples: _Samples, parameter_bytes: int) -> Node:
-    return Node(
+def _node(graph: OperatorGraph, name: str, samples: _Samples, parameter_bytes: int) -> Operator:
+    return Operator(
         id=name,
         description=graph.description(name),
         forward_s=statistics.median(samples.forward_s[name]),
