@@ -19,11 +19,13 @@ from pytest_dnnbench.rank.profiling.weights import together
 from pytest_dnnbench.rank.workloads.image_models import build_model
 from pytest_dnnbench.rank.workloads.model_copy import copied
 from tests.profiling.branching_models import (
+    AssignsItems,
     Attending,
     Chunks,
     Concat,
     Constants,
     FollowsSizes,
+    FollowsTypes,
     Locked,
     Overwriting,
     ReadsADtype,
@@ -46,6 +48,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "reads-a-dtype": ReadsADtype,
     "follows-sizes": FollowsSizes,
     "shared-mask": SharedMask,
+    "assigns-items": AssignsItems,
+    "follows-types": FollowsTypes,
 }
 
 
@@ -300,7 +304,7 @@ def test_stages_follow_the_dtype_that_they_are_moved_to() -> None:
 
 
 def test_stages_work_for_other_numbers_of_images_than_the_traced_one() -> None:
-    for model in (Constants(), FollowsSizes(), SharedMask()):
+    for model in (Constants(), FollowsSizes(), SharedMask(), AssignsItems(), FollowsTypes()):
         stages = cut(model, torch.randn(2, 1, 28, 28), 2)
         images = torch.randn(7, 1, 28, 28)
         assert torch.equal(run_pipeline(stages, images)[0], model(images))

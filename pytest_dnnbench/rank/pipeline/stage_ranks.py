@@ -19,7 +19,7 @@ from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
-from pytest_dnnbench.rank.workloads.image_models import build_model, example_images
+from pytest_dnnbench.rank.workloads.image_models import build_model, example_images, seed
 
 
 def requested_schedule(request: PipelineRequest) -> Schedule:
@@ -36,7 +36,7 @@ def optimiser_of(request: PipelineRequest) -> Sgd:
 
 def requested_stages(request: PipelineRequest) -> list[nn.Module]:
     """All stages of the request's model, alike on every rank; in training mode, on the CPU."""
-    torch.manual_seed(request.seed)
+    seed(request.seed)
     stages = _by_hand(request.model)
     if stages is None:
         model = build_model(request.model, request.image_size)
