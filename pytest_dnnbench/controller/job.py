@@ -27,7 +27,7 @@ named nodes it runs on the leading one, and is given the `hosts` too."""
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class JobShare:
     """A node's share of a job: `ranks` of them from `first_rank` on; it is the node of that
     `number`. `interface` leads to the other nodes; empty: there are none."""
 
@@ -56,7 +56,7 @@ class Job:
 
     def __init__(
         self,
-        shares: Sequence[Share],
+        shares: Sequence[JobShare],
         environments: Sequence[Mapping[str, str]],
         store: tuple[str, int] | None = None,
     ) -> None:
@@ -65,7 +65,7 @@ class Job:
         self.store = store
 
     @property
-    def share_of_rank(self) -> list[Share]:
+    def share_of_rank(self) -> list[JobShare]:
         """The share that each rank is in."""
         return [share for share in self.shares for _ in range(share.ranks)]
 
@@ -125,7 +125,7 @@ class Job:
                 share.part.ask_end(orderly)
 
 
-def _clock_of(share: Share) -> ClockOffset:
+def _clock_of(share: JobShare) -> ClockOffset:
     try:
         return share.node.clock()
     except LaunchError:
@@ -163,7 +163,7 @@ def begin(
         firsts = [sum(host.ranks for host in hosts[:number]) for number in range(len(hosts))]
         yield Job(
             [
-                Share(
+                JobShare(
                     share.node,
                     launch.part,
                     share.host.ranks,

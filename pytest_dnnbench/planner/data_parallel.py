@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_dnnbench.planner.fabric import CollectiveCost
-from pytest_dnnbench.planner.profile import Node
+from pytest_dnnbench.planner.profile import Operator
 
 BUCKET_BYTES = 25 * 2**20
 """torch's default, of all buckets but the first."""
@@ -49,7 +49,7 @@ class Bucket:
     size: float
 
 
-def buckets_of(nodes: Sequence[Node], bucket_bytes: float = BUCKET_BYTES) -> list[Bucket]:
+def buckets_of(nodes: Sequence[Operator], bucket_bytes: float = BUCKET_BYTES) -> list[Bucket]:
     """The buckets of a model whose operators run in this order, the last operator's gradients
     first. A bucket is full when it holds `bucket_bytes` or more, by default FIRST_BUCKET_BYTES in
     the first one."""
@@ -68,7 +68,7 @@ def buckets_of(nodes: Sequence[Node], bucket_bytes: float = BUCKET_BYTES) -> lis
 
 
 def data_parallel_step(
-    nodes: Sequence[Node],
+    nodes: Sequence[Operator],
     all_reduce: CollectiveCost,
     *,
     update_s: float = 0.0,

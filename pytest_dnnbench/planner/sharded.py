@@ -23,7 +23,7 @@ from typing import Literal
 
 from pytest_dnnbench.planner.data_parallel import StepTime
 from pytest_dnnbench.planner.fabric import CollectiveCost
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 
 ROOT = ""
 """The unit of all weights that no block has."""
@@ -82,7 +82,7 @@ def units_of(profile: Profile) -> Units:
     return Units(tuple(segments), parameter_bytes)
 
 
-def _add(segments: list[Segment], unit: str, node: Node) -> None:
+def _add(segments: list[Segment], unit: str, node: Operator) -> None:
     if segments and segments[-1].unit == unit:
         before = segments.pop()
         segments.append(

@@ -6,7 +6,7 @@ What lives here: text. Not here: the figures (predict.py) or the arguments (comm
 import math
 from collections.abc import Sequence
 
-from pytest_dnnbench.planner.plan import Plan, Stage
+from pytest_dnnbench.planner.plan import Plan, PlannedStage
 
 COLUMNS = (
     "stage",
@@ -48,7 +48,7 @@ def _gpus(plan: Plan) -> str:
     return f"{'x'.join(map(str, plan.workers))} GPU{'s' if total > 1 else ''}"
 
 
-def _row(number: int, stage: Stage) -> tuple[str, ...]:
+def _row(number: int, stage: PlannedStage) -> tuple[str, ...]:
     return (
         str(number),
         str(stage.replicas),

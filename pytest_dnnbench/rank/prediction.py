@@ -25,7 +25,7 @@ from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.messages import Place, PredictedStep, RunRequest
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, StepTime, data_parallel_step
 from pytest_dnnbench.planner.fabric import FREE, CollectiveCost
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.sharded import Reshard, sharded_step, units_of
 from pytest_dnnbench.planner.training_memory import (
     alone_bytes,
@@ -86,7 +86,7 @@ class _Measured:
         return self.profile.parts_s * _passes(self.case)
 
     @property
-    def nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[Operator, ...]:
         """In the order of the forward pass."""
         return self.profile.in_topological_order()
 

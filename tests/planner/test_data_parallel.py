@@ -11,16 +11,16 @@ from pytest_dnnbench.planner.data_parallel import (
     data_parallel_step,
 )
 from pytest_dnnbench.planner.fabric import FREE, CollectiveCost
-from pytest_dnnbench.planner.profile import Node
+from pytest_dnnbench.planner.profile import Operator
 from tests.planner.ticking import Job, ticks
 
 A_BYTE_A_SECOND = CollectiveCost(0.0, 1.0)
 
 
-def model(*operators: tuple[float, float, float]) -> list[Node]:
+def model(*operators: tuple[float, float, float]) -> list[Operator]:
     """Operators by forward seconds, backward seconds and bytes of weights."""
     return [
-        Node(f"n{place}", "Linear", forward_s, backward_s, 0, size)
+        Operator(f"n{place}", "Linear", forward_s, backward_s, 0, size)
         for place, (forward_s, backward_s, size) in enumerate(operators)
     ]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_dnnbench.planner.fabric import CollectiveCost
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.sharded import ROOT, Reshard, Segment, Units, sharded_step, units_of
 from tests.planner.ticking import Job, ticks
 
@@ -45,7 +45,7 @@ def test_a_step_without_weights_is_its_compute() -> None:
 
 def test_units_follow_the_blocks_that_the_profile_names() -> None:
     nodes = tuple(
-        Node(name, "Linear", 1, 2, 0, size)
+        Operator(name, "Linear", 1, 2, 0, size)
         for name, size in [("embed", 7), ("q", 1), ("relu", 0), ("v", 2), ("head", 5), ("act", 0)]
     )
     edges = tuple((a.id, b.id) for a, b in pairwise(nodes))

@@ -184,6 +184,50 @@ class FollowsSizes(nn.Module):
         return logits
 
 
+class AssignsItems(nn.Module):
+    """Writes into parts of tensors that it makes from sizes, and of copies of activations: tensors,
+    numbers, and once what it reads there; the former name is used on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value = self.conv(images)
+        shifted = value.new_zeros(value.shape)
+        shifted[..., 1:] = value[..., :-1].clone()
+        shifted[..., 0] = 0.5
+        twice = value.clone()
+        twice[:, 0] = twice[:, 0] * 2 + shifted[:, 1]
+        rest = torch.zeros((value.size(0), 4), dtype=value.dtype)
+        rest[:, 1] = value[:, 2].mean((1, 2))
+        logits: torch.Tensor = self.head((shifted * twice).mean((2, 3)) + rest)
+        return logits
+
+
+class FollowsTypes(nn.Module):
+    """Branches by types as transformers do, and masks with the least number of a type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(28)
+        self.head = nn.Linear(28, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value = self.norm(images.mean((1, 2)))
+        if self.head.weight.dtype in [torch.float16, torch.int8]:
+            value = value.to(self.head.weight.dtype)
+        if torch.is_floating_point(value) and value.dtype.itemsize < 16:
+            value = value * round(value.shape[1] / 27)
+        least = torch.finfo(value.dtype).min
+        seen = torch.ones(value.shape, dtype=value.dtype)
+        seen[:, 20:] = 0
+        value = (value + (1.0 - seen) * least).softmax(-1)
+        logits: torch.Tensor = self.head(value)
+        return logits
+
+
 class Regions(nn.Module):
     """Trains no stem, computes a block in bfloat16, and switches that off again inside it."""
 

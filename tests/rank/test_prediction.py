@@ -16,7 +16,7 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import ProfileError
 from pytest_dnnbench.messages import Place, PredictedStep, RunRequest
 from pytest_dnnbench.planner.fabric import FREE, CollectiveCost
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.rank import group, prediction
 from pytest_dnnbench.rank.collective_costs import measured_costs
 from pytest_dnnbench.rank.prediction import _Measured, predict
@@ -147,7 +147,7 @@ def predict_without_the_last_profile(place: Place, request: RunRequest) -> Predi
 
 
 PROFILE = Profile(
-    tuple(Node(name, "Linear", 1.0, 2.0, 0, 8) for name in "ab"),
+    tuple(Operator(name, "Linear", 1.0, 2.0, 0, 8) for name in "ab"),
     (("a", "b"),),
     {"update_s": 2.0, "blocks": {"a": "first", "b": "second"}},
 )

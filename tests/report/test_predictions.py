@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from pytest_dnnbench.report.predictions import prediction_details, prediction_lines
-from pytest_dnnbench.report.table import render, study_of
+from pytest_dnnbench.report.table import study_of, table_lines
 from pytest_dnnbench.report.write import write_report
 from pytest_dnnbench.results.records.schema import (
     CollectiveEntry,
@@ -54,7 +54,7 @@ def test_the_table_has_a_row_per_case_and_the_errors_together() -> None:
         "",
     ]
     records = {"a": with_prediction(PREDICTED)}
-    assert "predicted steps" in [line.text for line in render(study_of(records), 80)]
+    assert "predicted steps" in [line.text for line in table_lines(study_of(records), 80)]
 
 
 def test_a_case_that_could_not_be_predicted_says_why() -> None:

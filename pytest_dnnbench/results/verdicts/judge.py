@@ -13,7 +13,7 @@ import msgspec
 
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
-from pytest_dnnbench.results.baselines.limits import Layers, Limit, resolve
+from pytest_dnnbench.results.baselines.limits import Layers, Limit, limit_in_force
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.records.schema import LimitEntry, MetricEntry
 from pytest_dnnbench.results.records.verdict import MetricVerdict, Status, Verdict
@@ -33,7 +33,7 @@ from pytest_dnnbench.results.verdicts.machine_speed import (
     machine_drift,
 )
 
-Measured = Mapping[str, Launches]
+CaseLaunches = Mapping[str, Launches]
 """The launches of each metric of one case."""
 
 # A case has the first of these that one of its metrics has.
@@ -60,7 +60,7 @@ class Judged:
 def limits_of(metrics: Iterable[str], baseline: ComparedWith, layers: Layers) -> dict[str, Limit]:
     """The limit of each of these metrics that has one. `layers` are the user's; the baseline's
     limits come after them."""
-    resolved = {metric: resolve(metric, (*layers, baseline.limits)) for metric in metrics}
+    resolved = {metric: limit_in_force(metric, (*layers, baseline.limits)) for metric in metrics}
     return {metric: limit for metric, limit in resolved.items() if limit is not None}
 
 
@@ -71,7 +71,7 @@ def unmeasured(metrics: Iterable[str], layers: Layers) -> list[str]:
 
 
 def judge(
-    measured: Measured, baseline: ComparedWith, limits: Mapping[str, Limit], alpha: float
+    measured: CaseLaunches, baseline: ComparedWith, limits: Mapping[str, Limit], alpha: float
 ) -> Judged:
     """The first look at a case.
 
@@ -89,8 +89,8 @@ def judge(
 
 
 def judge_again(
-    measured: Measured,
-    fresh: Measured,
+    measured: CaseLaunches,
+    fresh: CaseLaunches,
     baseline: ComparedWith,
     limits: Mapping[str, Limit],
     alpha: float,
@@ -136,8 +136,8 @@ class _Decided:
 
 
 def _decide_each(
-    measured: Measured,
-    fresh: Measured,
+    measured: CaseLaunches,
+    fresh: CaseLaunches,
     baseline: ComparedWith,
     limits: Mapping[str, Limit],
     alpha: float,
@@ -207,8 +207,8 @@ def _smallest_effect(metric: str, limit: float, figure: float) -> float:
 
 def _declined(
     metric: str,
-    measured: Measured,
-    fresh: Measured,
+    measured: CaseLaunches,
+    fresh: CaseLaunches,
     baseline: ComparedWith,
     limit: Limit,
     alpha: float,
@@ -316,7 +316,7 @@ def _doubted(decision: Decision) -> Decision:
 
 def _verdict(
     decided: Mapping[str, _Decided],
-    measured: Measured,
+    measured: CaseLaunches,
     baseline: ComparedWith,
     limits: Mapping[str, Limit],
 ) -> Verdict:
