@@ -52,10 +52,13 @@ class Request(Message, frozen=True):
 
 
 class Hello(Request, frozen=True, kw_only=True):
-    """The first request: what the agent is to be. `environment` are variables that decide speed, of
-    the pytest process; `preload` the modules of the fork server."""
+    """The first request: what the agent is to be. `version` is that of pytest-dnnbench, `python`
+    that of Python, `packages` those of installed.packages; `environment` are variables that decide
+    speed, of the pytest process; `preload` the modules of the fork server."""
 
     version: str
+    python: str
+    packages: dict[str, str | None]
     directory: str
     sys_path: list[str]
     environment: dict[str, str]

@@ -255,9 +255,11 @@ def _machine(settings: Settings) -> Machine:
 
 def resources(config: pytest.Config) -> Resources:
     """The session's resources. Raises pytest.UsageError when the settings do not fit the
-    machine."""
+    machine, or its nodes cannot be had: the same every time, for nodes may be waited for long."""
     if shared := resources_in_use(config):
         return shared
+    if refused := config.stash.get(state.REFUSED, None):
+        raise refused
     try:
         shared = Resources(
             state.settings(config),
@@ -268,7 +270,8 @@ def resources(config: pytest.Config) -> Resources:
             engine=engine_of(state.settings(config), config.stash[state.ENGINES]),
         )
     except UsageError as error:
-        raise state.refused(error) from None
+        refused = config.stash[state.REFUSED] = state.refused(error)
+        raise refused from None
     state.keep(config, shared)
     return shared
 

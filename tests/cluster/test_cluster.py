@@ -197,3 +197,32 @@ def test_a_node_whose_ranks_do_more_work_of_their_own_has_a_skew() -> None:
     assert with_skews(conditions, []) == conditions
     alone = Conditions(nodes=nodes[:1])
     assert with_skews(alone, work[:2]) == alone
+
+
+ASKED = """
+import pytest
+
+@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize("framework", ["single", "ddp"])
+def test_train(framework, gpus, process_group, dnnbench):
+    pass
+
+def test_more(framework, gpus, process_group, dnnbench):
+    pass
+"""
+
+
+def test_a_node_that_is_absent_ends_the_session_in_one_line_and_is_asked_once(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(test_one=ASKED, test_two=ASKED)
+    command = "sh -c 'echo {node} >> asked; echo no route to {node} >&2; exit 255'"
+    options = ["--dnn-engine=prefix", "--dnn-nodes=n[8-9]", f"--dnn-engine-command={command}"]
+    result = pytester.runpytest_subprocess("-q", "--gpus=2", *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = filter(None, result.errlines)
+    assert "ERROR: node n8 was lost: its agent ended with status 255" in line
+    assert "it said: no route to n8" in line
+    assert "Traceback" not in result.stdout.str()
+    asked = (pytester.path / "asked").read_text().split()
+    assert sorted(asked) == ["n8", "n9"]

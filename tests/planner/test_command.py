@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.planner_graphs import residual
 from pytest_dnnbench.__main__ import main
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.profile_file import write_profile
 
 STAGE_KEYS = {
@@ -21,8 +21,8 @@ STAGE_KEYS = {
 def profile_file(tmp_path: Path) -> Path:
     """A model whose weights are all at its end."""
     nodes = (
-        Node("features", "Conv2d", 0.5, 1.0, 1e6, 1e6),
-        Node("classifier", "Linear", 0.2, 0.3, 1e4, 5e8),
+        Operator("features", "Conv2d", 0.5, 1.0, 1e6, 1e6),
+        Operator("classifier", "Linear", 0.2, 0.3, 1e4, 5e8),
     )
     write_profile(Profile(nodes, (("features", "classifier"),)), tmp_path / "heavy_end.json")
     return tmp_path / "heavy_end.json"
