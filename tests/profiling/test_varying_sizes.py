@@ -6,7 +6,7 @@ from torch import nn
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.predict import even_plan
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph, trace
 from pytest_dnnbench.rank.profiling.varying_sizes import Group, check_sizes, of_varying_sizes
 from tests.profiling.branching_models import Concat, FollowsSizes, Routed
@@ -21,7 +21,7 @@ def grouped(model: nn.Module) -> tuple[OperatorGraph, tuple[Group, ...]]:
 
 def profiled(graph: OperatorGraph, groups: tuple[Group, ...]) -> Profile:
     """Every operator takes as long as another."""
-    nodes = tuple(Node(name, name, 1.0, 1.0, 8, 8) for name in graph.operators)
+    nodes = tuple(Operator(name, name, 1.0, 1.0, 8, 8) for name in graph.operators)
     return Profile(nodes, graph.edges, together=groups)
 
 
