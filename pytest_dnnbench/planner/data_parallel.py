@@ -73,16 +73,14 @@ def data_parallel_step(
     *,
     update_s: float = 0.0,
     bucket_bytes: float = BUCKET_BYTES,
-    overlaps: bool = True,
 ) -> StepTime:
     """One step of every rank on a minibatch of its own. `nodes` are in the order of the forward
-    pass. Where compute and communication do not overlap, as on CPU ranks, whose cores do both, they
-    come one after the other."""
+    pass."""
     forward_s = sum(node.forward_s for node in nodes)
     backward_s = sum(node.backward_s for node in nodes)
     left_s = last_s = 0.0
     for bucket in reversed(buckets_of(nodes, bucket_bytes)):
         left_s += all_reduce.seconds(bucket.size)
         last_s = max(last_s, bucket.ready_s + left_s)
-    exposed_s = max(0.0, last_s - backward_s) if overlaps else left_s
+    exposed_s = max(0.0, last_s - backward_s)
     return StepTime(forward_s + backward_s, exposed_s, update_s)

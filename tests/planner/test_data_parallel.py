@@ -38,12 +38,6 @@ def test_what_follows_a_long_exchange_waits_for_it() -> None:
     assert data_parallel_step(nodes, A_BYTE_A_SECOND, bucket_bytes=1).exposed_s == 3
 
 
-def test_on_cores_that_do_both_nothing_overlaps() -> None:
-    nodes = model((1, 6, 1), (0, 2, 2))
-    step = data_parallel_step(nodes, CollectiveCost(10, 1), bucket_bytes=1, overlaps=False)
-    assert (step.compute_s, step.exposed_s) == (9, 10 + 2 + 10 + 1)
-
-
 def test_one_rank_exchanges_nothing() -> None:
     assert data_parallel_step(model((1, 2, 100)), FREE).step_s == 3
 
