@@ -11,7 +11,7 @@ from pytest_dnnbench.argument_list import add_list
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.harmless import lines, say
 from pytest_dnnbench.metrics import THROUGHPUT
-from pytest_dnnbench.report.history import histories, text_lines, to_data
+from pytest_dnnbench.report.history import histories, history_lines, to_data
 from pytest_dnnbench.report.runs import Run, distinct_runs, read_run
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.results.statistics.change_points import RATE
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(to_data(study.runs, shown, options.false_alarms), allow_nan=False))
     else:
-        print(lines(text_lines(study.runs, shown, options.false_alarms)))
+        print(lines(history_lines(study.runs, shown, options.false_alarms)))
     return 0
 
 

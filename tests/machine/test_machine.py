@@ -13,7 +13,7 @@ from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.machine import command
 from pytest_dnnbench.machine.advice import advise
-from pytest_dnnbench.machine.command import text_lines
+from pytest_dnnbench.machine.command import machine_lines
 from pytest_dnnbench.machine.facts import GpuFacts, MachineFacts, read_facts
 from pytest_dnnbench.machine.findings import findings, learn_noise
 from pytest_dnnbench.machine.fingerprint import (
@@ -220,7 +220,7 @@ def test_a_machine_is_measured_on_fresh_ranks(measured: MachineSpeeds) -> None:
 
 
 def test_the_text_says_what_is_found_or_why_nothing_can_be_said(measured: MachineSpeeds) -> None:
-    lines = text_lines("CPU ranks", fingerprint(), measured, [])
+    lines = machine_lines("CPU ranks", fingerprint(), measured, [])
     text = "\n".join(lines)
     assert "yardstick 2.01 ms (3 times, 2.00 to 2.10)" in lines
     assert "in 5 launches beside as many" in text or "too few are left" in text

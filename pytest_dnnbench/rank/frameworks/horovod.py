@@ -29,6 +29,8 @@ class HorovodWorker(DataParallelWorker):
     """Horovod's own thread averages gradients, tensor by tensor or fused, while the backward pass
     runs."""
 
+    has_own_group = True
+
     def __init__(self, place: Place, request: RunRequest) -> None:
         super().__init__(place, request)
         options = request.case.options

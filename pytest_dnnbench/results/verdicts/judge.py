@@ -13,7 +13,7 @@ import msgspec
 
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
-from pytest_dnnbench.results.baselines.limits import Layers, Limit, resolve
+from pytest_dnnbench.results.baselines.limits import Layers, Limit, limit_in_force
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.records.schema import LimitEntry, MetricEntry
 from pytest_dnnbench.results.records.verdict import MetricVerdict, Status, Verdict
@@ -60,7 +60,7 @@ class Judged:
 def limits_of(metrics: Iterable[str], baseline: ComparedWith, layers: Layers) -> dict[str, Limit]:
     """The limit of each of these metrics that has one. `layers` are the user's; the baseline's
     limits come after them."""
-    resolved = {metric: resolve(metric, (*layers, baseline.limits)) for metric in metrics}
+    resolved = {metric: limit_in_force(metric, (*layers, baseline.limits)) for metric in metrics}
     return {metric: limit for metric, limit in resolved.items() if limit is not None}
 
 
