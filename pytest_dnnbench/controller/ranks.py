@@ -239,7 +239,7 @@ class Ranks:
             threads=self.placement.threads,
             rendezvous="",
             timeout_s=self.timeout_s,
-            launch_variables=tuple(of_launch),
+            launch_variables=(*of_launch, *share.interface_variables),
             gpu_uuid=self.placement.gpu_uuids[number] if self.placement.gpu_uuids else "",
             node=share.node.name,
             local_rank=number - share.first_rank,
@@ -271,6 +271,7 @@ class Ranks:
             **of_side,
             **self.environment,
             **share.interface_variables,
+            **share.users_interfaces,
             **of_launch,
             "OMP_NUM_THREADS": str(self.placement.threads),
         }

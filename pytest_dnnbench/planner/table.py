@@ -11,7 +11,7 @@ from pytest_dnnbench.planner.plan import Plan, PlannedStage
 COLUMNS = (
     "stage",
     "replicas",
-    "nodes",
+    "operators",
     "compute ms",
     "weights MB",
     "output MB",

@@ -52,11 +52,12 @@ def main(arguments: list[str]) -> int:
     page = write_report(study, options.output, options.title)
     sessions = "one session" if len(runs) == 1 else f"{len(runs)} sessions"
     print(f"{len(study.measured)} cases of {sessions}: {page}")
-    if options.picture:
-        _write_picture(study, options.picture)
     if options.latex:
         _write(options.latex, "--latex", latex_table(sections(study), caption(study)).encode())
         print(f"LaTeX table: {options.latex}")
+    # Last: without a throughput there is no picture, and all else should be there.
+    if options.picture:
+        _write_picture(study, options.picture)
     return 0
 
 

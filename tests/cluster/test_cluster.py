@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_dnnbench.controller.cluster import Cluster
+from pytest_dnnbench.controller.job import JobShare
 from pytest_dnnbench.controller.machine import Gpu, Machine
 from pytest_dnnbench.controller.node_placement import (
     NodePlacements,
@@ -128,6 +129,51 @@ def test_nodes_meet_where_routes_lead_both_ways() -> None:
     b.routes = {}
     with pytest.raises(LaunchError, match=r"no network leads from b to a .*--dnn-interface"):
         cluster(a, b).hosts([a, b], [1, 1])
+
+
+def test_of_several_networks_that_of_the_fastest_interfaces_is_taken() -> None:
+    """Ports for administration often come first."""
+    a = fake("a", eno1="10.0.0.2", ib0="10.1.0.2", eno2="10.2.0.2")
+    b = fake("b", enp1="10.0.0.3", ib0="10.1.0.3", enp2="10.2.0.3")
+    a.routes = {f"10.{net}.0.3": (name, "") for net, name in enumerate(("eno1", "ib0", "eno2"))}
+    b.routes = {
+        f"10.{net}.0.2": (name, f"10.{net}.0.3") for net, name in enumerate(("enp1", "ib0", "enp2"))
+    }
+
+    def taken(a_mbit_s: dict[str, int], b_mbit_s: dict[str, int]) -> list[str]:
+        a.speeds, b.speeds = a_mbit_s, b_mbit_s
+        return [host.interface for host in cluster(a, b).hosts([a, b], [1, 1])]
+
+    assert taken({"eno1": 1000, "ib0": 100_000}, {"enp1": 1000, "ib0": 100_000}) == ["ib0", "ib0"]
+    assert taken({"eno1": 1000, "eno2": 10_000}, {"enp1": 1000, "enp2": 10_000}) == ["eno2", "enp2"]
+    slow_end = taken({"eno1": 1000, "ib0": 100_000}, {"enp1": 1000, "ib0": 100})
+    assert slow_end == ["eno1", "enp1"], "the slower end counts"
+    assert taken({}, {}) == ["eno1", "enp1"], "without speeds the first one"
+
+
+NAMES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+def share(interface: str) -> JobShare:
+    node: Any = fake("a")
+    part: Any = None
+    return JobShare(node, part, 1, interface=interface)
+
+
+def test_ranks_use_the_interface_of_the_route_or_the_users_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    assert share("ib0").interface_variables == dict(zip(NAMES, ("ib0", "=ib0"), strict=True))
+    assert share("ib0").users_interfaces == {}
+    assert share("").interface_variables == {}, "the fork server's say loopback"
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "hsn")
+    assert share("ib0").interface_variables == {"GLOO_SOCKET_IFNAME": "ib0"}
+    assert share("ib0").users_interfaces == {"NCCL_SOCKET_IFNAME": "hsn"}
+    assert share("").users_interfaces == {}
+    assert share("lo").users_interfaces == {}, "nodes of one machine stay on it"
+    assert share("lo").interface_variables == dict(zip(NAMES, ("lo", "=lo"), strict=True))
 
 
 def test_two_agents_of_one_machine_meet_on_loopback_and_lease_once() -> None:

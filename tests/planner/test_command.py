@@ -39,10 +39,11 @@ def test_people_get_a_table_with_data_parallelism_beside_it(
     assert capsys.readouterr().out.splitlines()[:9] == [
         "corrected cost model, 4 GPUs",
         "",
-        "stage  replicas  nodes  compute ms  weights MB  output MB  versions  memory MB  from, to",
-        "    0         3      1    1500.000        1.00       1.00         2        6.0"
+        "stage  replicas  operators  compute ms  weights MB  output MB  versions  memory MB"
+        "  from, to",
+        "    0         3          1    1500.000        1.00       1.00         2        6.0"
         "  features, features",
-        "    1         1      1     500.000      500.00       0.01         1     1501.0"
+        "    1         1          1     500.000      500.00       0.01         1     1501.0"
         "  classifier, classifier",
         "",
         "this plan (3-1):           500.000 ms per minibatch, 4.00 times one GPU",

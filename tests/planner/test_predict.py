@@ -384,17 +384,19 @@ def test_a_profile_in_which_nothing_takes_time_is_refused(planning: Callable[...
     idle = Profile(
         (Operator("a", "View", 0, 0, 0, 0), Operator("b", "View", 0, 0, 0, 0)), (("a", "b"),)
     )
-    with pytest.raises(ProfileError, match="none of the 2 nodes takes any time: profile the model"):
+    with pytest.raises(
+        ProfileError, match="none of the 2 operators takes any time: profile the model"
+    ):
         planning(idle, (2,), (1e9,))
-    with pytest.raises(ProfileError, match="none of the 2 nodes takes any time"):
+    with pytest.raises(ProfileError, match="none of the 2 operators takes any time"):
         even_plan(idle, (1, 1))
 
 
 @pytest.mark.parametrize(
     ("edges", "remark"),
     [
-        (3, "no edge connects 1 of the 5 nodes to the others (n4 is one)"),
-        (1, "no edge connects 3 of the 5 nodes to the others (n2 is one)"),
+        (3, "no edge connects 1 of the 5 operators to the others (n4 is one)"),
+        (1, "no edge connects 3 of the 5 operators to the others (n2 is one)"),
         (4, ""),
     ],
 )

@@ -204,6 +204,20 @@ def test_pictures_for_papers_are_what_their_names_say(tmp_path: Path) -> None:
     assert not (tmp_path / "x.jpg").exists()
 
 
+def test_without_a_throughput_there_is_no_picture_and_all_else_is_written(tmp_path: Path) -> None:
+    content = session()
+    for benchmark in content["benchmarks"]:
+        del benchmark["extra_info"]["dnnbench"]["metrics"]["throughput"]
+    run, picture, table = (tmp_path / name for name in ("run.json", "x.svg", "x.tex"))
+    run.write_bytes(msgspec.json.encode(content))
+    options = ["--picture", str(picture), "--latex", str(table)]
+    with pytest.raises(UsageError, match="No case has a throughput"):
+        report([str(run), "-o", str(tmp_path / "out"), *options])
+    assert not picture.exists()
+    assert table.exists()
+    assert (tmp_path / "out" / "index.html").exists()
+
+
 def test_the_table_for_a_paper_is_latex(tmp_path: Path) -> None:
     path = tmp_path / "t.tex"
     words = ["report", saved_run(tmp_path), "-o", str(tmp_path / "out"), "--latex", str(path)]
