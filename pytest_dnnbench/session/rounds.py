@@ -57,8 +57,7 @@ class Rounds:
 
 def _check(config: pytest.Config) -> None:
     """Raises pytest.UsageError for settings with which no case can run here."""
-    settings = state.settings(config)
-    if settings.dataset != "synthetic" or settings.precision == "tf32":
+    if state.settings(config).dataset != "synthetic":
         try:
             resources(config).check()
         except DnnbenchError as error:

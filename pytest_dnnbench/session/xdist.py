@@ -19,6 +19,7 @@ import pytest
 from pytest_dnnbench.session import benchmark_file, rounds, state
 
 _UNTIMED = "dnnbench_untimed"
+_REFUSED = "dnnbench_refused"
 _PACKED = "dnnbench_benchmarks"
 """Attribute of a report: the benchmarks of its test. pytest-xdist carries plain attributes."""
 
@@ -46,6 +47,19 @@ class Xdist:
         else:
             self._untimed = UntimedController()
             state.add_part(config, self._untimed)
+
+    def pass_on(self, refused: pytest.UsageError) -> None:
+        """Lets the controller know why no case of the session can be, if this is a worker."""
+        if state.is_xdist_worker(self._config):
+            output: dict[str, Any] = self._config.workeroutput  # type: ignore[attr-defined] # xdist adds it
+            output[_REFUSED] = str(refused)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """An xdist worker is done. Ends the session in the line of one that has refused it: only
+        workers collect, and pytest-xdist takes their end for an error of its own."""
+        if refused := getattr(node, "workeroutput", {}).get(_REFUSED):
+            raise pytest.UsageError(refused)
 
     def summary(self) -> list[tuple[str, str]]:
         """That nothing was timed, where there was something to time."""

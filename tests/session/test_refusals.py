@@ -66,7 +66,19 @@ def test_train(framework, model, gpus, process_group, dnnbench):
         ("-q --dnn-cudnn-benchmark", "--dnn-cudnn-benchmark needs a CUDA device, and ranks run on"),
         ("-q --dnn-ranks-per-gpu 2", "--dnn-ranks-per-gpu 2 is for GPUs, and there is none ("),
         ("-q -n 2 --dnn-device cuda", "--dnn-device cuda: *; use --dnn-device cpu to run on CPU"),
+        # Only workers of pytest-xdist collect, and their end was its own INTERNALERROR.
+        ("-n 2 --dnn-frameworks tp --dnn-models resnet18", "tp cannot train resnet18: it splits"),
         ("--no-header --co --dnn-ranks-per-gpu 2", "--dnn-ranks-per-gpu 2 is for GPUs, and there"),
+        ("--dnn-ddp-hook bf16", "--dnn-ddp-hook bf16 needs CUDA: *, and these are cpu ranks; use"),
+        ("--co --dnn-ddp-powersgd-rank 2", "--dnn-ddp-powersgd-rank 2 is about *, and the hook is"),
+        ("--dnn-frameworks fsdp --dnn-fsdp-reduce last", "--dnn-fsdp-reduce last is about steps"),
+        ("-n 2 --dnn-ddp-sync-batchnorm", "--dnn-ddp-sync-batchnorm needs GPUs: *; leave it out"),
+        ("--dnn-horovod-op adasum", "--dnn-horovod-op adasum on 2 ranks: Horovod has Adasum for"),
+        (
+            "--dnn-frameworks 1f1b --dnn-models mlp --gpus 4 --dnn-stages 2"
+            " --dnn-schedule-replicas fsdp --dnn-memory-format channels_last",
+            "--dnn-schedule-replicas fsdp with --dnn-memory-format channels_last: *",
+        ),
     ],
 )
 def test_what_collection_notices_is_no_error_of_a_file(
