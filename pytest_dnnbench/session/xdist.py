@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.session import benchmark_file, rounds, state
 
 _UNTIMED = "dnnbench_untimed"
@@ -66,10 +67,9 @@ class Xdist:
         cases = self._untimed.cases if self._untimed else 0
         if not cases:
             return []
-        counted = f"{cases} case{'s' * (cases > 1)}"
         return [
             (
-                f"dnnbench: nothing was timed under -n, only proven ({counted});"
+                f"dnnbench: nothing was timed under -n, only proven ({counted(cases, 'case')});"
                 " add --dnn-parallel to time them side by side on disjoint devices",
                 "",
             )

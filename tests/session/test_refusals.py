@@ -4,6 +4,8 @@ from fnmatch import fnmatch
 
 import pytest
 
+from pytest_dnnbench.session import benchmark_file
+
 CASES = """
 import pytest
 
@@ -33,7 +35,15 @@ def refusal(pytester: pytest.Pytester, *arguments: str) -> str:
         ("--dnn-dataset mnist --dnn-data-dir /nowhere", "data folder '/nowhere' does not exist"),
         ("--dnn-baseline nope", "--dnn-baseline nope: no file of this path"),
         ("--dnn-baseline b.json", "b.json, line 1: not JSON, or cut off"),
-        ("--dnn-report file/report", "file/report cannot be written to"),
+        ("--dnn-report file/report", "--dnn-report file/report cannot be written to"),
+        (
+            "--benchmark-save a --benchmark-storage file",
+            "--benchmark-storage file cannot be written to (Not a directory): give another folder",
+        ),
+        (
+            "--benchmark-autosave --benchmark-storage /proc/no",
+            "--benchmark-storage /proc/no cannot",
+        ),
         # Workers of pytest-xdist must not be the first to notice.
         ("-n 2 --dnn-steps 0", "--dnn-steps is 0: it must be at least 1"),
         ("-n 2 --dnn-precision tf32 --dnn-device cpu", "--dnn-precision tf32 needs a CUDA device"),
@@ -193,3 +203,15 @@ def test_what_a_test_gives_wrongly_fails_it_in_a_line(pytester: pytest.Pytester)
             "*10000000 CPU ranks need * GiB of memory at least, and this machine has *",
         ]
     )
+
+
+def test_a_histogram_that_nothing_can_draw_is_refused_before_the_first_case(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pytest-benchmark imports what draws it after the last case: the session ended in a
+    traceback."""
+    monkeypatch.setattr(benchmark_file, "find_spec", lambda name: None)
+    pytester.makepyfile(CASES)
+    line = refusal(pytester, "--benchmark-histogram=a")
+    assert line.startswith("ERROR: --benchmark-histogram needs pygal and pygaljs, not installed")
+    assert "pip install 'pytest-benchmark[histogram]'" in line
