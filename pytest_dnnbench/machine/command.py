@@ -14,7 +14,7 @@ from pytest_dnnbench.case import DEVICES
 from pytest_dnnbench.controller.machine import Machine, detect
 from pytest_dnnbench.controller.torch_build import installed_torch
 from pytest_dnnbench.counted import counted
-from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.harmless import say
 from pytest_dnnbench.machine.advice import BUSY, Advice, advise
 from pytest_dnnbench.machine.facts import MachineFacts, read_facts
@@ -27,7 +27,7 @@ from pytest_dnnbench.machine.fingerprint import (
     write_fingerprint,
 )
 from pytest_dnnbench.machine.measuring import MachineSpeeds, measure_machine
-from pytest_dnnbench.outputs import check_folder
+from pytest_dnnbench.outputs import check_folder, unwritable
 
 SECONDS, QUICK_SECONDS = 120.0, 30.0
 MODEL = "resnet18"
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     try:
         write_fingerprint(path, fingerprint)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror})") from None
+        raise unwritable("the fingerprint's folder", path.parent, error) from None
     say(f"kept in {path}{_since(earlier, fingerprint)}", sys.stderr)
     return 0
 

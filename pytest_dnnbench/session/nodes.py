@@ -25,6 +25,7 @@ from pytest_dnnbench.controller.slurm import (
     in_allocation,
     slurm,
 )
+from pytest_dnnbench.counted import counted, verb
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session.settings import Settings
 
@@ -66,9 +67,12 @@ def _names(nodes: str | None) -> tuple[str, ...]:
     names = tuple(name.strip() for name in nodes.split(","))
     for name in names:
         if not name or name.startswith("-") or not name.isprintable():
-            raise UsageError(f"--dnn-nodes {nodes!r}: {name!r} is no name of a node")
+            raise UsageError(
+                f"--dnn-nodes {nodes!r}: {name!r} is no name of a node; write"
+                " names as in n1,n2, or a number"
+            )
         if names.count(name) > 1:
-            raise UsageError(f"--dnn-nodes {nodes!r} names {name!r} twice")
+            raise UsageError(f"--dnn-nodes {nodes!r} names {name!r} twice: name each once")
     return names
 
 
@@ -78,7 +82,10 @@ def _spread(nodes: str | None, available: int) -> int | None:
         return None
     number = int(nodes)
     if not 1 <= number <= available:
-        raise UsageError(f"--dnn-nodes is {number}, and there are {available} nodes")
+        raise UsageError(
+            f"--dnn-nodes is {number}, and there {verb(available, 'is', 'are')}"
+            f" {counted(available, 'node')}: give a number from 1 to {available}"
+        )
     return number
 
 

@@ -343,3 +343,23 @@ def test_a_table_that_cannot_be_shown_hides_nothing(
     assert "1 passed" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
     assert json.loads((pytester.path / "a.json").read_text())["benchmarks"]
+
+
+def test_a_case_in_which_the_session_is_stopped_has_not_failed(
+    made_up: None, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(
+        test_cases="""
+        def test_measured(framework, model, gpus, process_group, dnnbench):
+            dnnbench.measure(framework, model, process_group(gpus), phase="train")
+
+        def test_measured_on(framework, model, gpus, process_group, dnnbench):
+            raise KeyboardInterrupt("stopped by SIGTERM")
+        """
+    )
+    result = run("--dnn-launches", "2", "--dnn-gpu-counts", "1")
+    assert result.returncode == pytest.ExitCode.INTERRUPTED
+    assert "case 2 of 2, test_measured_on[single-tests.tiny_models:tiny-1gpu]: cut off" in (
+        result.stdout
+    )
+    assert ": failed" not in result.stdout
