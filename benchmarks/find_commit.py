@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.against import WORLDS
-from pytest_dnnbench.bisection.comparing import Measured
+from pytest_dnnbench.bisection.comparing import SessionPairs
 from pytest_dnnbench.bisection.kept_search import SCHEMA, CommitsOf, Search
 from pytest_dnnbench.bisection.search import Ending, run_search
 from pytest_dnnbench.results.records.side_by_side import SideMetric
@@ -87,7 +87,7 @@ class SimulatedSessions:
 
     def compare(
         self, search: Search, places: tuple[str, str], rounds: int, *, resume: bool
-    ) -> Measured:
+    ) -> SessionPairs:
         """As comparing.Sessions.compare; the looks of the first session are those of pytest's."""
         earlier, later = map(int, places)
         launches = self._world.session(self._rng, 2 * rounds, 0.0)[0]
@@ -112,7 +112,9 @@ class SimulatedSessions:
             detectable=decision.detectable,
             pairs=look.rounds,
         )
-        return Measured({CASE: logs[: look.rounds]}, {CASE: judged}, {}, frozenset({"throughput"}))
+        return SessionPairs(
+            {CASE: logs[: look.rounds]}, {CASE: judged}, {}, frozenset({"throughput"})
+        )
 
 
 def new_search(commits: int, error: float = ERROR) -> Search:

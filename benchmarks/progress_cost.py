@@ -37,7 +37,7 @@ class Display:
         self._line = StatusLine(lambda text: self._write(descriptor, text))
 
     def show(self, statuses: Sequence[RankStatus]) -> None:
-        """As ranks.Progress.show."""
+        """As ranks.RankDisplay.show."""
         self._line.draw(
             status(
                 "test_train[ddp-resnet18-2gpu]",
@@ -47,7 +47,7 @@ class Display:
         )
 
     def clear(self) -> None:
-        """As ranks.Progress.clear."""
+        """As ranks.RankDisplay.clear."""
         self._line.erase()
 
     def _write(self, descriptor: int, text: str) -> None:

@@ -33,7 +33,7 @@ from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.profiling.operator_graph import trace
 from pytest_dnnbench.rank.profiling.profiler import Effort, profile_module
-from pytest_dnnbench.rank.randomness import NoRandomness
+from pytest_dnnbench.rank.proof.randomness import NoRandomness
 from pytest_dnnbench.rank.workloads.image_models import build_model, example_images
 
 TOLERANCE = 1e-8

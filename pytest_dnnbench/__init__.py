@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pytest_dnnbench.messages import Correctness, Place, RunRequest
     from pytest_dnnbench.metrics import Metric
     from pytest_dnnbench.rank.worker import Step, Worker
-    from pytest_dnnbench.rank.workloads.workload import Share, Workload
+    from pytest_dnnbench.rank.workloads.workload import DataShare, Workload
     from pytest_dnnbench.session.bench import DnnBench
     from pytest_dnnbench.step_form import StepForm
 
@@ -43,6 +43,7 @@ __all__ = [
     "Case",
     "Correctness",
     "DataError",
+    "DataShare",
     "DnnBench",
     "DnnbenchError",
     "FrameworkOption",
@@ -62,7 +63,6 @@ __all__ = [
     "RankUnreadable",
     "Ranks",
     "RunRequest",
-    "Share",
     "Step",
     "StepForm",
     "UsageError",
@@ -78,6 +78,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "Case": "case",
     "Correctness": "messages",
+    "DataShare": "rank.workloads.workload",
     "DnnBench": "session.bench",
     "FrameworkOption": "catalog",
     "FrameworkSpec": "catalog",
@@ -86,7 +87,6 @@ _MODULES = {
     "Place": "messages",
     "Ranks": "controller.ranks",
     "RunRequest": "messages",
-    "Share": "rank.workloads.workload",
     "Step": "rank.worker",
     "StepForm": "step_form",
     "Worker": "rank.worker",

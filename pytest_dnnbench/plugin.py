@@ -130,11 +130,17 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
     """Reads `4gpu` where a test gives its own counts."""
     from pytest_dnnbench.case import devices_id
+    from pytest_dnnbench.session import state
     from pytest_dnnbench.session.resources import resources, runs_on_nodes
 
     if argname != "gpus" or not isinstance(val, int):
         return None
-    return devices_id(val, resources(config).nodes_for(val) if runs_on_nodes(config) else 1)
+    try:
+        nodes = resources(config).nodes_for(val) if runs_on_nodes(config) else 1
+    except pytest.UsageError as error:  # which ends the session when all files are collected
+        config.stash[state.REFUSED] = error
+        nodes = 1
+    return devices_id(val, nodes)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str] | None:

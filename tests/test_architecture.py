@@ -175,6 +175,14 @@ def test_only_ranks_import_torch_and_only_sessions_import_pytest(module: str) ->
         assert "pytest" not in heavy
 
 
+def test_proofs_know_no_framework() -> None:
+    """What a reference shared with a framework, no proof of that framework would see."""
+    proofs = {module for module in MODULES if module.startswith("rank.proof.")}
+    assert proofs, "or this test sees nothing"
+    for module in proofs:
+        assert not {each for each in EDGES[module] if each.startswith("rank.frameworks")}, module
+
+
 def test_nobody_imports_the_plugin() -> None:
     importers: dict[str, list[str]] = defaultdict(list)
     for module, targets in EDGES.items():

@@ -13,7 +13,7 @@ from types import FrameType
 
 from pytest_dnnbench.bisection import words
 from pytest_dnnbench.bisection.commits import Checkouts, commits_between, repository_of
-from pytest_dnnbench.bisection.comparing import Measured, Sessions, Sides, refuse_taken
+from pytest_dnnbench.bisection.comparing import SessionPairs, Sessions, Sides, refuse_taken
 from pytest_dnnbench.bisection.kept_search import (
     SCHEMA,
     CommitsOf,
@@ -22,7 +22,7 @@ from pytest_dnnbench.bisection.kept_search import (
     keep_search,
     read_search,
 )
-from pytest_dnnbench.bisection.search import NoDifference, Progress, run_search
+from pytest_dnnbench.bisection.search import NoDifference, SearchProgress, run_search
 from pytest_dnnbench.bisection.versions import (
     Environments,
     released_versions,
@@ -61,13 +61,15 @@ def main(arguments: list[str]) -> int:
 
 
 def _searched(search: Search, sides: Sides, sessions: Sessions, path: Path) -> int:
-    def tell(progress: Progress) -> None:
+    def tell(progress: SearchProgress) -> None:
         first = len(search.comparisons) == 1 and progress.skipped is None
         line = words.progress_line(search, progress, sides, first=first)
         say(f"{len(search.comparisons)}: {line}")
         sys.stdout.flush()
 
-    def compare(search: Search, places: tuple[str, str], rounds: int, *, resume: bool) -> Measured:
+    def compare(
+        search: Search, places: tuple[str, str], rounds: int, *, resume: bool
+    ) -> SessionPairs:
         a, b = map(sides.label, places)
         say(f"comparing {a} with {b}; the session's output is in {sessions.log}", sys.stderr)
         return sessions.compare(search, places, rounds, resume=resume)

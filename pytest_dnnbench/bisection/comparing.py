@@ -77,7 +77,7 @@ class CannotMeasure(DnnbenchError):
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class SessionPairs:
     """What a session measured: the pairs of each case that has the metric, and how the session
     itself judged them; of a case whose later side failed, why; what metrics there are; and of each
     case, in lines, why one side is slower."""
@@ -104,7 +104,7 @@ class Sessions:
 
     def compare(
         self, search: Search, places: tuple[str, str], rounds: int, *, resume: bool
-    ) -> Measured:
+    ) -> SessionPairs:
         """Compares two places. Raises CannotMeasure for one that cannot be prepared, and
         SessionFailed where the session measured nothing."""
         chosen = self._sides.arguments(*places)
@@ -123,7 +123,7 @@ class Sessions:
         if not record.exists() or not record.stat().st_size:
             raise SessionFailed(f"pytest ended with status {status}: {self._last_lines()}")
         try:
-            return measured(read_saved(record), search.metric)
+            return session_pairs(read_saved(record), search.metric)
         except DataError as error:
             raise SessionFailed(f"{error}: {self._last_lines()}") from None
 
@@ -165,7 +165,7 @@ def _limits(search: Search) -> list[str]:
     return ["--dnn-against-limits", ",".join(limits)]
 
 
-def measured(run: SavedRun, metric: str) -> Measured:
+def session_pairs(run: SavedRun, metric: str) -> SessionPairs:
     """The pairs of a session."""
     logs, judged, failures = Logs(), dict[str, SideMetric](), dict[str, str]()
     why = {}
@@ -182,7 +182,7 @@ def measured(run: SavedRun, metric: str) -> Measured:
             if lines := why_lines(other.why, "before it" if other.slower == "A" else "with it"):
                 why[name] = lines
     metrics = frozenset(name for record in run.cases.values() for name in record.metrics)
-    return Measured(logs, judged, failures, metrics, why)
+    return SessionPairs(logs, judged, failures, metrics, why)
 
 
 def _logs(record: Record, metric: str) -> list[float]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pytest_dnnbench.bisection.comparing import CannotMeasure, Measured, SessionFailed
+from pytest_dnnbench.bisection.comparing import CannotMeasure, SessionFailed, SessionPairs
 from pytest_dnnbench.bisection.kept_search import (
     FEWEST,
     LEAST_SPREAD,
@@ -30,12 +30,12 @@ from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.results.records.side_by_side import SideMetric
 from pytest_dnnbench.results.statistics.change_search import (
     ROUNDS,
+    Candidate,
     Pairs,
-    Step,
+    candidates_of,
     merged,
     most_probable,
     next_comparison,
-    steps,
 )
 from pytest_dnnbench.results.statistics.paired import PairDecision, decide_pairs, pair_prior
 from pytest_dnnbench.results.verdicts.side_by_side import NOT_OF_A_PAIR
@@ -49,7 +49,7 @@ class Compare(Protocol):
 
     def __call__(
         self, search: Search, places: tuple[str, str], rounds: int, *, resume: bool
-    ) -> Measured: ...
+    ) -> SessionPairs: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +61,25 @@ class NoDifference:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What a search says. `steps` are all that can be told apart; `settled` where one of them has
-    all but the error of the probability. `direct` compares the two places of the most probable one,
-    None where they were not compared, and `ends` good and bad. `is_part`: this step is clearly
+    """What a search says. `candidates` are all that can be told apart; `settled` where one of them
+    has all but the error of the probability. `direct` compares the two places of the most probable,
+    None where they were not compared, and `ends` good and bad. `is_part`: this candidate is clearly
     smaller than the whole difference."""
 
-    steps: list[Step]
+    candidates: list[Candidate]
     settled: bool
     direct: PairDecision | None
     ends: PairDecision
     is_part: bool = False
 
     @property
-    def best(self) -> Step:
-        """The most probable step."""
-        return most_probable(self.steps)
+    def best(self) -> Candidate:
+        """The most probable candidate."""
+        return most_probable(self.candidates)
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class SearchProgress:
     """What was learnt from one comparison: its places and pairs, how many places the change may
     still be at, with all but the error of the probability; or why a place was skipped."""
 
@@ -94,7 +94,7 @@ def run_search(
     search: Search,
     compare: Compare,
     keep: Callable[[], None],
-    say: Callable[[Progress], None],
+    say: Callable[[SearchProgress], None],
 ) -> NoDifference | Ending:
     """Searches, from wherever the search is. `keep` keeps it, and is called before and after each
     comparison; `say` is told what came of it. Raises what `compare` raises, but for a place between
@@ -108,7 +108,7 @@ def run_search(
     while True:
         usable = [place for place in range(last + 1) if place not in search.unmeasurable]
         compared = pairs_of(search)
-        candidates = steps(usable, compared)
+        candidates = candidates_of(usable, compared)
         following = next_comparison(candidates, compared, search.error)
         if following is None or len(search.comparisons) >= most_sessions(search):
             return _ending(search, candidates, settled=following is None)
@@ -121,7 +121,7 @@ def run_search(
             search.unmeasurable[place] = refusal.why
             search.under_way = None
             keep()
-            say(Progress(*following, None, 0, skipped=refusal))
+            say(SearchProgress(*following, None, 0, skipped=refusal))
             continue
         say(_progress(search, *following))
 
@@ -140,14 +140,14 @@ def pairs_of(search: Search) -> list[Pairs]:
     ]
 
 
-def left_over(candidates: list[Step], error: float) -> int:
+def left_over(candidates: list[Candidate], error: float) -> int:
     """How many places have all but `error` of the probability."""
     covered, count = 0.0, 0
-    for step in sorted(candidates, key=lambda step: -step.probability):
+    for candidate in sorted(candidates, key=lambda each: -each.probability):
         if covered >= 1 - error:
             break
-        covered += step.probability
-        count += step.at - step.before
+        covered += candidate.probability
+        count += candidate.at - candidate.before
     return count
 
 
@@ -173,7 +173,7 @@ def _verify(search: Search, compare: Compare, keep: Callable[[], None]) -> NoDif
     return None
 
 
-def _refuse(search: Search, result: Measured) -> None:
+def _refuse(search: Search, result: SessionPairs) -> None:
     """Good and bad cannot be compared."""
     if result.failures:
         case, why = next(iter(result.failures.items()))
@@ -193,7 +193,7 @@ def _session(
     keep: Callable[[], None],
     places: tuple[int, int],
     rounds: int,
-) -> Measured:
+) -> SessionPairs:
     """One session; one of the same places and rounds that was interrupted is continued."""
     this = UnderWay(*places, rounds)
     resume = search.under_way == this
@@ -234,7 +234,7 @@ def _blamed(search: Search, places: tuple[int, int], why: str) -> DnnbenchError:
 
 
 def _add(
-    search: Search, keep: Callable[[], None], places: tuple[int, int], result: Measured
+    search: Search, keep: Callable[[], None], places: tuple[int, int], result: SessionPairs
 ) -> None:
     logs = {case: result.logs[case] for case in search.cases}
     why = {case: lines for case, lines in result.why.items() if case in search.cases}
@@ -252,14 +252,14 @@ def _mean(logs: Mapping[str, list[float]], weights: Mapping[str, float]) -> list
     ]
 
 
-def _progress(search: Search, earlier: int, later: int) -> Progress:
+def _progress(search: Search, earlier: int, later: int) -> SearchProgress:
     usable = [n for n in range(len(search.places)) if n not in search.unmeasurable]
     compared = pairs_of(search)
-    left = left_over(steps(usable, compared), search.error)
-    return Progress(earlier, later, _decision(compared[-1], search.error), left)
+    left = left_over(candidates_of(usable, compared), search.error)
+    return SearchProgress(earlier, later, _decision(compared[-1], search.error), left)
 
 
-def _ending(search: Search, candidates: list[Step], *, settled: bool) -> Ending:
+def _ending(search: Search, candidates: list[Candidate], *, settled: bool) -> Ending:
     by_places = {(each.earlier, each.later): each for each in merged(pairs_of(search))}
     best = most_probable(candidates)
     direct = by_places.get((best.before, best.at))
@@ -273,9 +273,9 @@ def _ending(search: Search, candidates: list[Step], *, settled: bool) -> Ending:
 
 
 def _is_part(direct: Sequence[float], ends: Sequence[float], error: float) -> bool:
-    """Whether a step is smaller than the whole difference, by Welch's test of the pairs' logs. At
-    half the error: the first session ends when it sees a difference, and so sees it too large on
-    average."""
+    """Whether a candidate's change is smaller than the whole difference, by Welch's test of the
+    pairs' logs. At half the error: the first session ends when it sees a difference, and so sees it
+    too large on average."""
     from scipy.special import stdtr
 
     sign = math.copysign(1.0, statistics.fmean(ends))

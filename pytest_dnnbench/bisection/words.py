@@ -2,10 +2,10 @@
 
 from pytest_dnnbench.bisection.comparing import Sides
 from pytest_dnnbench.bisection.kept_search import Search
-from pytest_dnnbench.bisection.search import Ending, NoDifference, Progress
+from pytest_dnnbench.bisection.search import Ending, NoDifference, SearchProgress
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import THROUGHPUT, metric_row
-from pytest_dnnbench.results.statistics.change_search import Step
+from pytest_dnnbench.results.statistics.change_search import Candidate
 from pytest_dnnbench.results.statistics.paired import PairDecision
 
 _SUREST = 0.999
@@ -23,7 +23,7 @@ def about_line(search: Search, sides: Sides) -> str:
     )
 
 
-def progress_line(search: Search, progress: Progress, sides: Sides, *, first: bool) -> str:
+def progress_line(search: Search, progress: SearchProgress, sides: Sides, *, first: bool) -> str:
     """What one session said."""
     a, b = (sides.label(search.places[place]) for place in (progress.earlier, progress.later))
     if progress.skipped is not None:
@@ -66,9 +66,11 @@ def ending_lines(search: Search, ending: Ending, sides: Sides) -> list[str]:
     lines = _skipped_lines(search, ending.best, sides)
     if not ending.settled:
         shown = [
-            f"{_names(search, step, sides)} ({step.probability:.0%})"
-            for step in sorted(ending.steps, key=lambda step: -step.probability)[:_MOST_NAMES]
-            if step.probability >= search.error / 2
+            f"{_names(search, candidate, sides)} ({candidate.probability:.0%})"
+            for candidate in sorted(ending.candidates, key=lambda each: -each.probability)[
+                :_MOST_NAMES
+            ]
+            if candidate.probability >= search.error / 2
         ]
         return [
             *lines,
@@ -94,9 +96,9 @@ def ending_lines(search: Search, ending: Ending, sides: Sides) -> list[str]:
     ]
 
 
-def _names(search: Search, step: Step, sides: Sides) -> str:
-    """The places that a step may be, the one that was measured last."""
-    places = [search.places[place] for place in range(step.before + 1, step.at + 1)]
+def _names(search: Search, candidate: Candidate, sides: Sides) -> str:
+    """The places that a candidate may be, the one that was measured last."""
+    places = [search.places[place] for place in range(candidate.before + 1, candidate.at + 1)]
     if len(places) == 1:
         return sides.title(places[0])
     shown = [sides.label(place) for place in places[-_MOST_NAMES:]]
@@ -104,21 +106,21 @@ def _names(search: Search, step: Step, sides: Sides) -> str:
     return f"one of {', '.join(shown)}{more}"
 
 
-def _skipped_lines(search: Search, step: Step, sides: Sides) -> list[str]:
+def _skipped_lines(search: Search, candidate: Candidate, sides: Sides) -> list[str]:
     return [
         f"{sides.label(search.places[place])} could not be measured:"
         f" {search.unmeasurable.get(place, '')}"
-        for place in range(step.before + 1, step.at)
+        for place in range(candidate.before + 1, candidate.at)
     ]
 
 
-def _why_lines(search: Search, step: Step) -> list[str]:
+def _why_lines(search: Search, candidate: Candidate) -> list[str]:
     """What the latest direct comparison said of why one side is slower."""
     why = next(
         (
             each.why
             for each in reversed(search.comparisons)
-            if (each.earlier, each.later) == (step.before, step.at)
+            if (each.earlier, each.later) == (candidate.before, candidate.at)
         ),
         {},
     )

@@ -70,9 +70,9 @@ class FrameworkSpec:
     "module:function": called without torch with a Case before anything starts, it raises UsageError
     for what cannot be or would do nothing. `planning`, where something has to be decided once for
     all launches of a case, is "module:function": called on the ranks with place and RunRequest
-    before the proof; what it returns on rank 0 becomes RunRequest.plan. `prediction`, where a step
-    can be predicted, is called alike, and returns a PredictedStep on rank 0. One that is not
-    `by_default` runs when it is named.
+    before the proof; what it returns on rank 0 becomes RunRequest.plan. `prediction`, where
+    something is known of what a step should take, is called alike, and returns a PredictedStep on
+    rank 0. A framework that is not `by_default` runs when it is named.
 
     `refuses` are the models that it cannot train, by "module:factory", each with the reason.
     `axes` are the axes of shapes (shape.py) that it has, each with the option that sets the ranks

@@ -38,6 +38,7 @@ from pytest_dnnbench.controller.rank_clock import LaunchClock
 from pytest_dnnbench.controller.route import addresses, boot_id, route_to, speeds
 from pytest_dnnbench.controller.this_node import beside
 from pytest_dnnbench.errors import DnnbenchError, LaunchError, UsageError
+from pytest_dnnbench.installed import differences, packages
 
 _READ_BYTES = 1 << 16
 """What a pipe holds: a larger buffer for every read costs memory and is never filled."""
@@ -116,7 +117,7 @@ class Agent:
             say.Lease: self._take_lease,
             say.Begin: self._begin,
             say.Spawn: self._spawn,
-            say.Look: self._look,
+            say.Poll: self._look,
             say.Gather: self._gather,
             say.Reported: self._reported,
             say.Kill: self._kill,
@@ -163,11 +164,11 @@ class Agent:
 
     def _hello(self, hello: say.Hello) -> say.Welcome:
         version = importlib.metadata.version("pytest-dnnbench")
-        if version != hello.version:
-            raise UsageError(
-                f"pytest-dnnbench {version} is installed there and {hello.version} here: install"
-                " the same on every node"
-            )
+        # Before the path: another Python cannot use it.
+        _must_be_alike(
+            {"pytest-dnnbench": version, "Python": platform.python_version()},
+            {"pytest-dnnbench": hello.version, "Python": hello.python},
+        )
         try:
             os.chdir(hello.directory)
         except OSError as error:
@@ -176,6 +177,7 @@ class Agent:
                 " one that all nodes share"
             ) from None
         sys.path[:] = hello.sys_path
+        _must_be_alike(packages(), hello.packages)
         os.environ.update(hello.environment)
         machine = detect(hello.device)
         self.server = ForkServer(hello.preload)
@@ -257,7 +259,7 @@ class Agent:
         return {key.fd for key in self._selector.get_map().values()}
 
     def _forward(self, number: int, chunk: bytes) -> None:
-        self.channel.send(say.Answer(number, chunk))
+        self.channel.send(say.AnswerChunk(number, chunk))
 
     def _read(self, rank: Any) -> None:
         if not rank.read():
@@ -273,9 +275,9 @@ class Agent:
             self._unwatch()
         for rank in ended:
             killed = self.memory.killed()
-            self.channel.send(say.Exited(rank.number, rank.exit_code or 0, killed))
+            self.channel.send(say.RankExited(rank.number, rank.exit_code or 0, killed))
 
-    def _look(self, look: say.Look) -> say.Done:
+    def _look(self, look: say.Poll) -> say.Done:
         ranks = self.part.ranks if self.part else []
         self.channel.send(say.Statuses([(rank.number, rank.status) for rank in ranks]))
         return say.Done(look.token)
@@ -344,6 +346,12 @@ class Agent:
             raise LaunchError("nothing is leased")
         (samples,) = placement.gpu_samples
         return say.Released(release.token, conditions=placement.conditions, samples=samples.samples)
+
+
+def _must_be_alike(theirs: Mapping[str, str | None], ours: Mapping[str, str | None]) -> None:
+    """Raises UsageError for versions on this node that differ from those of the pytest process."""
+    if different := differences(theirs, ours):
+        raise UsageError(f"{different}: give every node the same environment")
 
 
 def end_agent(pid: int) -> None:

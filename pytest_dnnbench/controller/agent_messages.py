@@ -52,10 +52,13 @@ class Request(Message, frozen=True):
 
 
 class Hello(Request, frozen=True, kw_only=True):
-    """The first request: what the agent is to be. `environment` are variables that decide speed, of
-    the pytest process; `preload` the modules of the fork server."""
+    """The first request: what the agent is to be. `version` is that of pytest-dnnbench, `python`
+    that of Python, `packages` those of installed.packages; `environment` are variables that decide
+    speed, of the pytest process; `preload` the modules of the fork server."""
 
     version: str
+    python: str
+    packages: dict[str, str | None]
     directory: str
     sys_path: list[str]
     environment: dict[str, str]
@@ -114,7 +117,7 @@ class Spawn(Request, frozen=True, kw_only=True):
     cores: tuple[int, ...]
 
 
-class Look(Request, frozen=True):
+class Poll(Request, frozen=True):
     """Send the status of each rank."""
 
 
@@ -238,14 +241,14 @@ class Released(Reply, frozen=True, kw_only=True):
     samples: dict[str, list[GpuSample]] = {}
 
 
-class Answer(Message, frozen=True):
+class AnswerChunk(Message, frozen=True):
     """A part of a rank's answer, as it was on the rank's pipe."""
 
     rank: int
     chunk: bytes
 
 
-class Exited(Message, frozen=True):
+class RankExited(Message, frozen=True):
     """A rank's process has ended."""
 
     rank: int
@@ -279,7 +282,7 @@ FromController = (
     | Lease
     | Begin
     | Spawn
-    | Look
+    | Poll
     | Gather
     | Reported
     | Kill
@@ -297,8 +300,8 @@ FromAgent = (
     | Spawned
     | Gathered
     | Released
-    | Answer
-    | Exited
+    | AnswerChunk
+    | RankExited
     | Statuses
     | Notice
     | Terminated

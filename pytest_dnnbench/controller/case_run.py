@@ -65,7 +65,8 @@ class Launcher(Protocol):
         """Each rank's comparison of its step with the reference, in rank order."""
 
     def predict(self, request: TimedRequest) -> PredictedStep | None:
-        """What a step should take; None for a framework that has no prediction."""
+        """What a step should take, or why nobody can say. Pipelines have the prediction of their
+        plan beside it."""
 
     def measure(self, request: TimedRequest) -> Launch:
         """One timed launch: the reports in rank order, and the conditions of where it ran."""

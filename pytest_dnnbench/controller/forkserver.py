@@ -35,6 +35,7 @@ PRELOAD = (
     "torch.distributed",
     "torch.nn.parallel",
     "torch._dynamo",
+    "torch.profiler._cupti_monitor",
     "torch.utils.data.distributed",
     "pytest_dnnbench.rank.entry",
     "pytest_dnnbench.rank.timed_run",
@@ -46,7 +47,8 @@ PRELOAD = (
     "torchvision.datasets",
 )
 """What every rank needs, and what torch otherwise imports late: building a DistributedDataParallel
-loads torch._dynamo."""
+loads torch._dynamo, and the first step of an optimiser torch.profiler._cupti_monitor, where torch
+has it."""
 
 STOPPED_S = 60.0
 """How long the server may be stopped by a signal while it imports; a launch allows its time-out."""

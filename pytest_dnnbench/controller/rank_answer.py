@@ -14,7 +14,7 @@ from pytest_dnnbench.frames import (
     MOST_MESSAGE,
     MOST_TRACEBACK,
     RankError,
-    shortened,
+    abridged,
 )
 
 
@@ -72,9 +72,9 @@ def error_of(body: bytes) -> RankError:
     # The rank has shortened them already; 100 characters are room for the note that says so.
     return replace(
         error,
-        type=shortened(error.type, MOST_MESSAGE),
-        message=shortened(error.message, MOST_MESSAGE + 100),
-        traceback=shortened(error.traceback, MOST_TRACEBACK + 100),
+        type=abridged(error.type, MOST_MESSAGE),
+        message=abridged(error.message, MOST_MESSAGE + 100),
+        traceback=abridged(error.traceback, MOST_TRACEBACK + 100),
     )
 
 

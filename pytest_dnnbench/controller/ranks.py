@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from pytest_dnnbench.controller.deadline import LOOK_S, Deadline
 from pytest_dnnbench.controller.forkserver import ForkServer
-from pytest_dnnbench.controller.job import Job, Rendezvous, Share, begin, no_rendezvous
+from pytest_dnnbench.controller.job import Job, JobShare, Rendezvous, begin, no_rendezvous
 from pytest_dnnbench.controller.launch_part import RankTask
 from pytest_dnnbench.controller.oom_kills import OomWatch
 from pytest_dnnbench.controller.placement import Placement, PlacementSource
@@ -43,7 +43,7 @@ UNPICKLE_S = 1.0
 """The least time to unpickle a result that came just before the deadline."""
 
 
-class Progress(Protocol):
+class RankDisplay(Protocol):
     """A display of running ranks. Called in the controller's own thread, which waits for the ranks
     meanwhile."""
 
@@ -54,14 +54,14 @@ class Progress(Protocol):
         """The launch is over."""
 
 
-class NoProgress:
+class NoDisplay:
     """Displays nothing."""
 
     def show(self, statuses: Sequence[RankStatus], /) -> None:
-        """As Progress.show."""
+        """As RankDisplay.show."""
 
     def clear(self) -> None:
-        """As Progress.clear."""
+        """As RankDisplay.clear."""
 
 
 class Ranks:
@@ -88,7 +88,7 @@ class Ranks:
         threads: int,
         timeout_s: float,
         environment: Mapping[str, str] | None = None,
-        progress: Progress | None = None,
+        progress: RankDisplay | None = None,
         placements: PlacementSource | None = None,
     ) -> None:
         self._here = None if server is None else ThisNode("", server)
@@ -100,7 +100,7 @@ class Ranks:
         self.outputs: list[str] = []
         self.clock = LaunchClock()
         self._placements = placements or _always(self.placement)
-        self._progress = progress or NoProgress()
+        self._progress = progress or NoDisplay()
         self._wake_s = PROGRESS_S if progress else LOOK_S
 
     def on(self, server: ForkServer, placements: PlacementSource) -> "Ranks":
@@ -111,7 +111,7 @@ class Ranks:
             threads=self.placement.threads,
             timeout_s=self.timeout_s,
             environment=self.environment,
-            progress=None if isinstance(self._progress, NoProgress) else self._progress,
+            progress=None if isinstance(self._progress, NoDisplay) else self._progress,
             placements=placements,
         )
 
@@ -171,7 +171,7 @@ class Ranks:
                 self._here.launch(self.timeout_s, ()) as launch,
                 (rendezvous or no_rendezvous)(self.world_size) as environments,
             ):
-                yield Job([Share(self._here, launch.part, self.world_size)], environments)
+                yield Job([JobShare(self._here, launch.part, self.world_size)], environments)
         else:
             with begin(self.placement.shares, self.timeout_s, rendezvous) as job:
                 yield job
@@ -225,7 +225,7 @@ class Ranks:
         self,
         job: Job,
         number: int,
-        share: Share,
+        share: JobShare,
         target: Target,
         arguments: bytes,
         kind: bytes,
@@ -239,7 +239,7 @@ class Ranks:
             threads=self.placement.threads,
             rendezvous="",
             timeout_s=self.timeout_s,
-            launch_variables=tuple(of_launch),
+            launch_variables=(*of_launch, *share.interface_variables),
             gpu_uuid=self.placement.gpu_uuids[number] if self.placement.gpu_uuids else "",
             node=share.node.name,
             local_rank=number - share.first_rank,
@@ -260,7 +260,7 @@ class Ranks:
         )
 
     def _environment(
-        self, share: Share, of_launch: Mapping[str, str]
+        self, share: JobShare, of_launch: Mapping[str, str]
     ) -> tuple[dict[str, str], tuple[str, ...]]:
         """The variables of a rank on top of its fork server's, the later ones winning, and those
         that it must not have. `of_launch`: those that this rank has for this launch alone."""
@@ -271,6 +271,7 @@ class Ranks:
             **of_side,
             **self.environment,
             **share.interface_variables,
+            **share.users_interfaces,
             **of_launch,
             "OMP_NUM_THREADS": str(self.placement.threads),
         }

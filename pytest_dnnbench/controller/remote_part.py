@@ -107,10 +107,10 @@ class RemotePart:
     def take(self, message: say.Message) -> None:
         """Takes what the agent sends of its ranks unasked."""
         match message:
-            case say.Answer(rank=number, chunk=chunk):
+            case say.AnswerChunk(rank=number, chunk=chunk):
                 if rank := self._ranks.get(number):
                     rank.take(chunk)
-            case say.Exited(rank=number, code=code, oom_killed=oom_killed):
+            case say.RankExited(rank=number, code=code, oom_killed=oom_killed):
                 if rank := self._ranks.get(number):
                     rank.exit_code, rank.killed_for_memory = code, oom_killed
             case say.Statuses(ranks=statuses):
@@ -145,7 +145,7 @@ class RemotePart:
         if self.link.pid is None or self.link.silent_s > 0:
             return
         with suppress(LaunchError):
-            self.link.tell(say.Look())
+            self.link.tell(say.Poll())
 
     def ask_gather(self, *, stacks: bool) -> None:
         """As LaunchPart.ask_gather."""

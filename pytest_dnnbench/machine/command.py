@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(msgspec.json.encode(fingerprint).decode())
     else:
-        say("\n".join(text_lines(machine.describe(), fingerprint, measured, advise(facts))))
+        say("\n".join(machine_lines(machine.describe(), fingerprint, measured, advise(facts))))
     path = fingerprint_path()
     if fingerprint.launch_sd is None:
         say("no fingerprint is kept of a machine that others use", sys.stderr)
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def text_lines(
+def machine_lines(
     described: str, fingerprint: Fingerprint, measured: MachineSpeeds, advice: Sequence[Advice]
 ) -> list[str]:
     """For people: speeds, noise, what it finds, what to change."""

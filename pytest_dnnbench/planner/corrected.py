@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_dnnbench.planner.blocks import Block, Level
+from pytest_dnnbench.planner.levels import Level
+from pytest_dnnbench.planner.nested_stages import NestedStage
 from pytest_dnnbench.planner.states import Floats, States
 
 
@@ -128,29 +129,32 @@ def gpu(states: States) -> Unit:
     return Unit(compute_s, compute_s, 1)
 
 
-def blocks_s(
-    states: States, blocks: Sequence[Block], levels: Sequence[Level], compression: float | None
+def stages_s(
+    states: States,
+    stages: Sequence[NestedStage],
+    levels: Sequence[Level],
+    compression: float | None,
 ) -> float:
-    """Seconds per minibatch of given blocks: the figure of the search, computed without a
+    """Seconds per minibatch of given stages: the figure of the search, computed without a
     search."""
     level, slowest = levels[-1], 0.0
-    for block in blocks:
+    for stage in stages:
         compute_s = (
-            blocks_s(states, block.inner, levels[:-1], compression)
-            if block.inner
-            else states.compute_s[block.end] - states.compute_s[block.start]
+            stages_s(states, stage.inner, levels[:-1], compression)
+            if stage.inner
+            else states.compute_s[stage.end] - states.compute_s[stage.start]
         )
-        parameter_bytes = states.parameter_bytes[block.end] - states.parameter_bytes[block.start]
-        group = _group(block.inner, levels[:-1])
-        working = stage_s(compute_s, parameter_bytes, block.replicas, level.bandwidth * group)
+        parameter_bytes = states.parameter_bytes[stage.end] - states.parameter_bytes[stage.start]
+        group = _group(stage.inner, levels[:-1])
+        working = stage_s(compute_s, parameter_bytes, stage.replicas, level.bandwidth * group)
         slowest = max(slowest, float(working))
-    for block, following in pairwise(blocks):
-        crossing = moved_s(states.sent_bytes[block.end], level.bandwidth, compression)
-        slowest = max(slowest, float(crossing / min(block.replicas, following.replicas)))
+    for stage, following in pairwise(stages):
+        crossing = moved_s(states.sent_bytes[stage.end], level.bandwidth, compression)
+        slowest = max(slowest, float(crossing / min(stage.replicas, following.replicas)))
     return slowest
 
 
-def _group(inner: Sequence[Block], levels: Sequence[Level]) -> int:
+def _group(inner: Sequence[NestedStage], levels: Sequence[Level]) -> int:
     """GPUs of a unit if all of them hold the whole stage, else 1."""
     if not levels:
         return 1

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytest_dnnbench.errors import PlanError
-from pytest_dnnbench.planner.blocks import Level
+from pytest_dnnbench.planner.levels import Level
 
 Workers = NDArray[np.int64]
 

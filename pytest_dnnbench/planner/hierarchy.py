@@ -1,4 +1,4 @@
-"""The default search: the best blocks for a hierarchy of workers, with or without a limit on
+"""The default search: the best stages for a hierarchy of workers, with or without a limit on
 memory.
 
 What lives here: which searches are made and which of their answers is taken. A case has one level,
@@ -15,10 +15,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_dnnbench.planner.blocks import Block, Level, flat_stages
-from pytest_dnnbench.planner.corrected import LevelCosts, Unit, blocks_s, gpu
+from pytest_dnnbench.planner.corrected import LevelCosts, Unit, gpu, stages_s
 from pytest_dnnbench.planner.inner_levels import SearchedLevel, nested
+from pytest_dnnbench.planner.levels import Level
 from pytest_dnnbench.planner.memory import memory_of, stage_memory
+from pytest_dnnbench.planner.nested_stages import NestedStage, flat_stages
 from pytest_dnnbench.planner.outermost_level import (
     NO_LIMIT,
     MemorySearch,
@@ -42,17 +43,17 @@ class PlanLimits:
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """Blocks, and the levels of workers that they are made for: the given levels, or all workers in
+    """Stages, and the levels of workers that they are made for: the given levels, or all workers in
     one row."""
 
-    blocks: tuple[Block, ...]
+    stages: tuple[NestedStage, ...]
     levels: tuple[Level, ...]
 
 
 def best_arrangement(
     states: States, levels: Sequence[Level], limits: PlanLimits
 ) -> Arrangement | None:
-    """The blocks with the least bottleneck, or None if nothing fits the memory."""
+    """The stages with the least bottleneck, or None if nothing fits the memory."""
     inside, unit = None, gpu(states)
     for level in levels[:-1]:
         inside = SearchedLevel(_costs(states, unit, level, limits), inside)
@@ -71,8 +72,8 @@ def best_arrangement(
     return min(
         (candidate for candidate in candidates if candidate is not None),
         key=lambda candidate: (
-            blocks_s(states, candidate.blocks, candidate.levels, limits.activation_compression),
-            sum(stage.replicas for stage in flat_stages(candidate.blocks)),
+            stages_s(states, candidate.stages, candidate.levels, limits.activation_compression),
+            sum(stage.replicas for stage in flat_stages(candidate.stages)),
         ),
         default=None,
     )
@@ -84,7 +85,7 @@ def leanest_bytes(states: States, levels: Sequence[Level], limits: PlanLimits) -
     search = MemorySearch(_row_costs(states, levels, limits), stage_memory(states))
 
     def needed(stages: Stages) -> float:
-        return max(memory_of(states, [Block(*stage) for stage in stages]))
+        return max(memory_of(states, [NestedStage(*stage) for stage in stages]))
 
     leanest = least(lambda limit_bytes: search.stages_within(NO_LIMIT, limit_bytes), needed)
     assert leanest is not None, "every plan fits an unlimited memory"
@@ -108,7 +109,7 @@ def _best(
     best = Arrangement(tuple(nested(costs, inside, stage) for stage in stages), levels)
     if (
         limits.memory_bytes is None
-        or max(memory_of(states, flat_stages(best.blocks))) <= limits.memory_bytes
+        or max(memory_of(states, flat_stages(best.stages))) <= limits.memory_bytes
     ):
         return best
     return _fitting(states, costs, None, levels, limits) if inside is None else None
@@ -131,11 +132,11 @@ def _fitting(
     )
     if stages is None:
         return None
-    blocks = (
-        Block(start, end, replicas, inside.data_parallel(start, end) if inside else ())
+    nested_stages = (
+        NestedStage(start, end, replicas, inside.data_parallel(start, end) if inside else ())
         for start, end, replicas in stages
     )
-    return Arrangement(tuple(blocks), levels)
+    return Arrangement(tuple(nested_stages), levels)
 
 
 def _row_costs(states: States, levels: Sequence[Level], limits: PlanLimits) -> LevelCosts:

@@ -1,7 +1,7 @@
 """The levels inside the outermost one: the best way for each unit to run each stretch of the model.
 
 What lives here: from a level of workers to the Unit of the next level, and the way back to the
-blocks. The time of a stretch includes the cuts within it. The cuts at its two ends use the next
+stages. The time of a stretch includes the cuts within it. The cuts at its two ends use the next
 level's links and count there. So there are two kinds of tables: of a front, which has a further
 stage after it and includes the cut at its end, and of a finished stretch, which does not.
 """
@@ -11,8 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
-from pytest_dnnbench.planner.blocks import Block
 from pytest_dnnbench.planner.corrected import LevelCosts, Unit, stage_s
+from pytest_dnnbench.planner.nested_stages import NestedStage
 from pytest_dnnbench.planner.pipelines import (
     StageCosts,
     Stretch,
@@ -85,9 +85,9 @@ class SearchedLevel:
         shared = together if costs.replication else np.full_like(together, np.inf)
         return Unit(self._finished_s.T, shared, group)
 
-    def pipeline(self, start: int, end: int) -> tuple[Block, ...]:
-        """The blocks behind `as_unit().pipeline_s[start, end]`."""
-        return tuple(self.block(stretch) for stretch in self._stretches(start, end))
+    def pipeline(self, start: int, end: int) -> tuple[NestedStage, ...]:
+        """The stages behind `as_unit().pipeline_s[start, end]`."""
+        return tuple(self.stage(stretch) for stretch in self._stretches(start, end))
 
     def _stretches(self, start: int, end: int) -> tuple[Stretch, ...]:
         time_s = self._finished_s[end, start]
@@ -101,23 +101,23 @@ class SearchedLevel:
             (cut, end, r),
         )
 
-    def block(self, stretch: Stretch) -> Block:
+    def stage(self, stretch: Stretch) -> NestedStage:
         """A stage of this level with the better of the two ways to run it inside each unit."""
         return nested(self.costs, self.inside, stretch)
 
-    def data_parallel(self, start: int, end: int) -> tuple[Block, ...]:
-        """The one block in which every worker of this level, and below, runs the whole stretch."""
+    def data_parallel(self, start: int, end: int) -> tuple[NestedStage, ...]:
+        """The one stage in which every worker of this level, and below, runs the whole stretch."""
         inner = self.inside.data_parallel(start, end) if self.inside else ()
-        return (Block(start, end, self.costs.level.workers, inner),)
+        return (NestedStage(start, end, self.costs.level.workers, inner),)
 
 
-def nested(costs: LevelCosts, inside: SearchedLevel | None, stretch: Stretch) -> Block:
+def nested(costs: LevelCosts, inside: SearchedLevel | None, stretch: Stretch) -> NestedStage:
     """A stage of a level, split inside each unit in the cheaper way; of equals, data
     parallelism."""
     start, end, replicas = stretch
     if inside is None:
-        return Block(start, end, replicas)
+        return NestedStage(start, end, replicas)
     data_parallel_s = costs.data_parallel_inside(replicas)[start, end]
     if data_parallel_s <= costs.pipeline_inside(replicas)[start, end]:
-        return Block(start, end, replicas, inside.data_parallel(start, end))
-    return Block(start, end, replicas, inside.pipeline(start, end))
+        return NestedStage(start, end, replicas, inside.data_parallel(start, end))
+    return NestedStage(start, end, replicas, inside.pipeline(start, end))

@@ -10,8 +10,8 @@ profile has no size for it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_dnnbench.planner.blocks import Block
 from pytest_dnnbench.planner.in_flight import warmup_counts
+from pytest_dnnbench.planner.nested_stages import NestedStage
 from pytest_dnnbench.planner.states import Floats, States
 
 COPIES_BESIDE_WEIGHTS = 2
@@ -34,7 +34,7 @@ def stage_memory(states: States) -> StageMemory:
     return StageMemory(parameter_bytes + held, COPIES_BESIDE_WEIGHTS * parameter_bytes)
 
 
-def memory_of(states: States, stages: Sequence[Block]) -> tuple[float, ...]:
+def memory_of(states: States, stages: Sequence[NestedStage]) -> tuple[float, ...]:
     """Bytes of one replica of each stage of a pipeline. `stages` are flat and in order."""
     counts = warmup_counts([stage.replicas for stage in stages])
     return tuple(

@@ -18,13 +18,13 @@ AUTO = "auto"
 Options = Mapping[str, str | int | float | bool]
 
 
-def fits(variant: str, ranks: int, options: Options) -> bool:
+def stages_fit(variant: str, ranks: int, options: Options) -> bool:
     """Whether the requested stages take exactly `ranks` ranks. `auto` takes any number.
 
     Raises PlanError for options that are wrong on any number of ranks, and for microbatches that
     are wrong on this number.
     """
-    check(options)
+    check_pipeline_options(options)
     try:
         layout = forced_layout(options, ranks)
     except PlanError:
@@ -61,7 +61,7 @@ def plan_file(options: Options) -> str:
     return str(options.get("plan", ""))
 
 
-def check(options: Options) -> None:
+def check_pipeline_options(options: Options) -> None:
     """Raises PlanError for options of a pipeline that are wrong on any number of ranks."""
     stages, microbatches = str(options.get("stages", AUTO)), int(options.get("microbatches", 0))
     bandwidth = float(options.get("bandwidth", 0.0))

@@ -22,7 +22,7 @@ _FIX = "write one with `plan --json`"
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class PlannedStage:
     """A stage: states first..last of the profile, both included.
 
     compute_s        forward and backward seconds of one minibatch on one replica
@@ -62,7 +62,7 @@ class Plan:
     data_parallel_s: float
     data_parallel_memory_bytes: float
     single_s: float
-    stages: tuple[Stage, ...]
+    stages: tuple[PlannedStage, ...]
     reason: str = ""
     remarks: tuple[str, ...] = ()
 

@@ -8,7 +8,7 @@ is hidden there. Not here: the cost model of plans (corrected.py), other framewo
 """
 
 from pytest_dnnbench.planner.fabric import Link
-from pytest_dnnbench.planner.plan import Plan, Stage
+from pytest_dnnbench.planner.plan import Plan, PlannedStage
 
 
 def updates_s(plan: Plan, update_s: float) -> list[float]:
@@ -41,7 +41,7 @@ def minibatch_s(plan: Plan, update_s: float, bandwidth: float, *, overlaps: bool
     return max(times)
 
 
-def _messages_s(stages: tuple[Stage, ...], number: int, bandwidth: float) -> float:
+def _messages_s(stages: tuple[PlannedStage, ...], number: int, bandwidth: float) -> float:
     """Of a minibatch, with its gradients, over the cuts at both ends of a stage."""
     before = stages[number - 1].output_bytes if number else 0.0
     after = stages[number].output_bytes if number < len(stages) - 1 else 0.0

@@ -14,12 +14,13 @@ import numpy as np
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner import corrected
-from pytest_dnnbench.planner.blocks import Block, Level, flat_stages, levels_of
 from pytest_dnnbench.planner.forced import best_cuts, most_stages
 from pytest_dnnbench.planner.hierarchy import PlanLimits, best_arrangement, leanest_bytes
 from pytest_dnnbench.planner.in_flight import warmup_counts
+from pytest_dnnbench.planner.levels import Level, levels_of
 from pytest_dnnbench.planner.memory import memory_of, stage_memory
-from pytest_dnnbench.planner.plan import Plan, Stage
+from pytest_dnnbench.planner.nested_stages import NestedStage, flat_stages
+from pytest_dnnbench.planner.plan import Plan, PlannedStage
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.remarks import remarks_on
 from pytest_dnnbench.planner.states import Floats, States, states_of
@@ -55,8 +56,8 @@ def plan_for(
         least = leanest_bytes(states, levels, limits)
         reason = _too_little(memory_bytes, least, workers_of(levels))
         return plan_of(states, levels, (), None, reason=reason, remarks=remarks)
-    bottleneck_s = corrected.blocks_s(states, best.blocks, best.levels, activation_compression)
-    return plan_of(states, levels, flat_stages(best.blocks), bottleneck_s, remarks=remarks)
+    bottleneck_s = corrected.stages_s(states, best.stages, best.levels, activation_compression)
+    return plan_of(states, levels, flat_stages(best.stages), bottleneck_s, remarks=remarks)
 
 
 def even_plan(
@@ -91,11 +92,11 @@ def even_plan(
     cuts = best_cuts(seconds, replicas)
     if cuts is None:
         leanest = best_cuts([np.where(states.inside, n, np.inf) for n in needed], replicas) or ()
-        least = max(memory_of(states, [Block(*stage) for stage in leanest]))
+        least = max(memory_of(states, [NestedStage(*stage) for stage in leanest]))
         reason = _too_little(memory_bytes, least, level.workers)
         return plan_of(states, (level,), (), None, reason=reason, remarks=remarks)
-    stages = tuple(Block(*stage) for stage in cuts)
-    bottleneck_s = corrected.blocks_s(states, stages, (level,), activation_compression)
+    stages = tuple(NestedStage(*stage) for stage in cuts)
+    bottleneck_s = corrected.stages_s(states, stages, (level,), activation_compression)
     return plan_of(states, (level,), stages, bottleneck_s, remarks=remarks)
 
 
@@ -129,7 +130,7 @@ def check_limits(memory_bytes: float | None, activation_compression: float | Non
 def plan_of(
     states: States,
     levels: Sequence[Level],
-    stages: Sequence[Block],
+    stages: Sequence[NestedStage],
     bottleneck_s: float | None,
     *,
     reason: str = "",
@@ -142,7 +143,7 @@ def plan_of(
     single_s, parameter_bytes = float(states.compute_s[-1]), float(states.parameter_bytes[-1])
     if data_parallel_s is None:
         data_parallel_s = corrected.data_parallel_s(single_s, parameter_bytes, levels)
-    whole = Block(0, len(states) - 1, 1)
+    whole = NestedStage(0, len(states) - 1, 1)
     return Plan(
         cost_model,
         tuple(level.workers for level in levels),
@@ -161,24 +162,24 @@ def workers_of(levels: Sequence[Level]) -> int:
     return math.prod(level.workers for level in levels)
 
 
-def _stages(states: States, blocks: Sequence[Block]) -> tuple[Stage, ...]:
-    if not blocks:
+def _stages(states: States, stages: Sequence[NestedStage]) -> tuple[PlannedStage, ...]:
+    if not stages:
         return ()
-    counts = warmup_counts([block.replicas for block in blocks])
-    needs = memory_of(states, blocks)
+    counts = warmup_counts([stage.replicas for stage in stages])
+    needs = memory_of(states, stages)
     return tuple(
-        Stage(
-            block.start,
-            block.end - 1,
-            block.replicas,
-            float(states.compute_s[block.end] - states.compute_s[block.start]),
-            _whole(states.parameter_bytes[block.end] - states.parameter_bytes[block.start]),
-            _whole(states.output_bytes[block.end]),
+        PlannedStage(
+            stage.start,
+            stage.end - 1,
+            stage.replicas,
+            float(states.compute_s[stage.end] - states.compute_s[stage.start]),
+            _whole(states.parameter_bytes[stage.end] - states.parameter_bytes[stage.start]),
+            _whole(states.output_bytes[stage.end]),
             _whole(need),
             count + 1,
-            states.node_ids(block.start, block.end),
+            states.node_ids(stage.start, stage.end),
         )
-        for block, count, need in zip(blocks, counts, needs, strict=True)
+        for stage, count, need in zip(stages, counts, needs, strict=True)
     )
 
 

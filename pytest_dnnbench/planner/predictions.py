@@ -20,12 +20,12 @@ from itertools import pairwise
 import numpy as np
 
 from pytest_dnnbench.errors import PlanError
-from pytest_dnnbench.planner.blocks import levels_of
 from pytest_dnnbench.planner.bubbles import batch_seconds
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, data_parallel_step
 from pytest_dnnbench.planner.fabric import Fabric, Link, Workers, hops_of
+from pytest_dnnbench.planner.levels import levels_of
 from pytest_dnnbench.planner.orders import ORDERED, in_flight, orders_of
-from pytest_dnnbench.planner.plan import Plan, Stage
+from pytest_dnnbench.planner.plan import Plan, PlannedStage
 from pytest_dnnbench.planner.plan_seconds import minibatch_s
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.planner.profile import Profile
@@ -228,7 +228,7 @@ def _pipelines(given: Predicting, framework: str) -> Iterator[Pipelines]:
 
 
 def _on_pipelines(
-    given: Predicting, pipelines: Pipelines, stages: Sequence[Stage], wiring: "_Wiring"
+    given: Predicting, pipelines: Pipelines, stages: Sequence[PlannedStage], wiring: "_Wiring"
 ) -> Prediction:
     nodes = {node.id: node for node in given.profile.nodes}
     weights = weight_bytes(given.profile) or 1.0
@@ -262,7 +262,7 @@ def _on_pipelines(
 
 
 def _transfers(
-    wiring: "_Wiring", pipelines: Pipelines, stages: Sequence[Stage]
+    wiring: "_Wiring", pipelines: Pipelines, stages: Sequence[PlannedStage]
 ) -> dict[tuple[int, int], float]:
     """Seconds of a message between neighbouring stages on two ranks."""
     links = wiring.messages(pipelines)

@@ -7,12 +7,12 @@ import math
 from collections.abc import Sequence
 
 from pytest_dnnbench.counted import plural
-from pytest_dnnbench.planner.plan import Plan, Stage
+from pytest_dnnbench.planner.plan import Plan, PlannedStage
 
 COLUMNS = (
     "stage",
     "replicas",
-    "nodes",
+    "operators",
     "compute ms",
     "weights MB",
     "output MB",
@@ -49,7 +49,7 @@ def _gpus(plan: Plan) -> str:
     return f"{'x'.join(map(str, plan.workers))} {'GPU' if total == 1 else plural('GPU')}"
 
 
-def _row(number: int, stage: Stage) -> tuple[str, ...]:
+def _row(number: int, stage: PlannedStage) -> tuple[str, ...]:
     return (
         str(number),
         str(stage.replicas),

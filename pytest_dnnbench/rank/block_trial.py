@@ -29,8 +29,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.lone_forward import outputs_of
-from pytest_dnnbench.rank.randomness import NoRandomness
+from pytest_dnnbench.rank.proof.lone_forward import outputs_of
+from pytest_dnnbench.rank.proof.randomness import NoRandomness
 from pytest_dnnbench.rank.workloads.batches import mapped
 from pytest_dnnbench.rank.workloads.model_copy import copied
 from pytest_dnnbench.rank.workloads.workload import Workload, tensors_of

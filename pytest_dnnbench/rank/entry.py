@@ -33,7 +33,7 @@ from pytest_dnnbench.frames import (
     PORTABLE,
     RankError,
     SpawnMessage,
-    shortened,
+    abridged,
 )
 from pytest_dnnbench.portable import packed as portable_bytes
 from pytest_dnnbench.portable import unpacked
@@ -176,8 +176,8 @@ def described(error: BaseException) -> RankError:
     kind, step = type(error), _attribute(error, "step")
     return RankError(
         type=f"{kind.__module__}.{kind.__qualname__}",
-        message=shortened(_text(error), MOST_MESSAGE),
-        traceback=shortened(_traceback(error), MOST_TRACEBACK),
+        message=abridged(_text(error), MOST_MESSAGE),
+        traceback=abridged(_traceback(error), MOST_TRACEBACK),
         raised_s=monotonic(),
         out_of_memory=is_out_of_memory(error),
         step=step if type(step) is int else None,

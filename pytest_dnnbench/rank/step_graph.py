@@ -7,7 +7,7 @@ every later step.
     all further ones   the minibatches go to where the recorded kernels read them; launched again
 
 A step's Python runs in the first steps only. Not here: which framework takes the form
-(catalog/frameworks.py), how its step is proven (frameworks/data_parallel_proof.py).
+(catalog/frameworks.py), how its step is proven (proof/framework_steps.py).
 """
 
 from collections.abc import Callable, Iterable

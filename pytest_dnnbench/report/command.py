@@ -58,11 +58,12 @@ def main(arguments: list[str]) -> int:
     page = write_report(study, options.output, options.title)
     sessions = counted(len(runs), "session")
     print(f"{counted(len(study.measured), 'case')} of {sessions}: {page}")
-    if options.picture:
-        _write_picture(study, options.picture)
     if options.latex:
         _write(options.latex, "--latex", latex_table(sections(study), caption(study)).encode())
         print(f"LaTeX table: {options.latex}")
+    # Last: without a throughput there is no picture, and all else should be there.
+    if options.picture:
+        _write_picture(study, options.picture)
     return 0
 
 

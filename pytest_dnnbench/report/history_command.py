@@ -12,7 +12,7 @@ from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.harmless import lines, say
 from pytest_dnnbench.metrics import THROUGHPUT
-from pytest_dnnbench.report.history import histories, text_lines, to_data
+from pytest_dnnbench.report.history import histories, history_lines, to_data
 from pytest_dnnbench.report.runs import Run, distinct_runs, read_run
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.results.statistics.change_points import RATE
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(to_data(study.runs, shown, options.false_alarms), allow_nan=False))
     else:
-        print(lines(text_lines(study.runs, shown, options.false_alarms)))
+        print(lines(history_lines(study.runs, shown, options.false_alarms)))
     return 0
 
 

@@ -16,7 +16,7 @@ MOST_STANDINGS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class ShareOfFastest:
     """One case: its throughput as a fraction of the fastest one's, in its 95% interval; without
     bounds where that takes more launches. `variant`: its number among the framework's series."""
 
@@ -33,7 +33,7 @@ class Standing:
     """One comparison, the fastest case first."""
 
     title: str
-    shares: tuple[Share, ...]
+    shares: tuple[ShareOfFastest, ...]
 
 
 def standings(contests: Sequence[Contest], study: Study) -> list[Standing]:
@@ -59,11 +59,11 @@ def _standing(contest: Contest, study: Study) -> Standing:
     return Standing(title, tuple(_share(result, ordered[0], study) for result in ordered))
 
 
-def _share(result: Result, fastest: Result, study: Study) -> Share:
+def _share(result: Result, fastest: Result, study: Study) -> ShareOfFastest:
     label = study.label(result)
     framework, variant = study.looks[label]
     ours, theirs = (each.launches(THROUGHPUT).undisturbed for each in (result, fastest))
     middle = (result.value(THROUGHPUT) or 0.0) / (fastest.value(THROUGHPUT) or 1.0)
     interval = None if result is fastest else ratio(ours, theirs, THROUGHPUT)
     low, high = (interval.low, interval.high) if interval else (None, None)
-    return Share(label, framework, variant, middle, low, high)
+    return ShareOfFastest(label, framework, variant, middle, low, high)

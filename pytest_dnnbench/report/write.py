@@ -15,8 +15,8 @@ from pytest_dnnbench.report import nodes, side_by_side
 from pytest_dnnbench.report.canvas import png_sheet, require_matplotlib, svg_panel
 from pytest_dnnbench.report.captions import caption
 from pytest_dnnbench.report.functions import csv_rows, function_table
-from pytest_dnnbench.report.page import Drawn, render
-from pytest_dnnbench.report.paste import csv_of, csv_table, markdown
+from pytest_dnnbench.report.page import Drawn, page_html
+from pytest_dnnbench.report.paste import csv_of, csv_table, markdown_tables
 from pytest_dnnbench.report.plots import Plot, plots
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.side_by_side import side_table
@@ -50,7 +50,7 @@ def write_report(study: Study, directory: Path, title: str = "Benchmark report")
 def _write(study: Study, directory: Path, title: str) -> Path:
     drawn = [_write_plot(plot, study, directory) for plot in plots(study)] if study.latest else []
     parts = sections(study)
-    tables = markdown(
+    tables = markdown_tables(
         parts, function_table(study), side_table(study), caption(study), nodes.nodes_table(study)
     )
     replace_file(directory / "table.md", tables.encode())
@@ -65,7 +65,7 @@ def _write(study: Study, directory: Path, title: str) -> Path:
         else:
             directory.joinpath(name).unlink(missing_ok=True)
     page = directory / "index.html"
-    replace_file(page, render(study, parts, drawn, title).encode())
+    replace_file(page, page_html(study, parts, drawn, title).encode())
     _remove_others(directory, {name for plot in drawn for name in plot.files})
     return page
 

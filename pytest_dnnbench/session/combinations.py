@@ -16,7 +16,7 @@ from pytest_dnnbench.controller.case_run import check_rules, load
 from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session import shapes
-from pytest_dnnbench.session.compile_cache import check_compiler
+from pytest_dnnbench.session.compile_cache import check_compiler_of_torch
 from pytest_dnnbench.session.settings import ALL, Settings
 from pytest_dnnbench.session.shapes import Shapes, options_in
 from pytest_dnnbench.step_form import FORM_FIELDS, StepForm
@@ -112,7 +112,7 @@ class Combinations:
         """Raises UsageError for a form that a framework which the user has named does not take, or
         that none takes. Cases of other frameworks are skipped, each with the reason."""
         if self._settings.compile and self._kind == "cpu":
-            check_compiler()
+            check_compiler_of_torch()
         refusals = []
         for spec in self._specs:
             try:

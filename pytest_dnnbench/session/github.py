@@ -17,7 +17,7 @@ from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.results.records.saved import SavedRun
 from pytest_dnnbench.results.records.schema import SCHEMA, Record, SessionEntry
 from pytest_dnnbench.results.verdicts import compare_text, side_by_side_text
-from pytest_dnnbench.results.verdicts.compare import Comparison
+from pytest_dnnbench.results.verdicts.compare import SessionComparison
 from pytest_dnnbench.results.verdicts.text import failure_message, notes_of
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.baseline import SessionBaseline
@@ -86,12 +86,12 @@ class GitHub:
             message or title,
         )
 
-    def _comparison(self, records: Mapping[str, Record]) -> Comparison | None:
+    def _comparison(self, records: Mapping[str, Record]) -> SessionComparison | None:
         """The verdicts of this session, as `dnnbench compare` has those of two files."""
         baseline = state.part(self._config, SessionBaseline).current
         if baseline is None:
             return None
-        return Comparison(
+        return SessionComparison(
             baseline=baseline.name or "no stored session",
             now=SavedRun(Path("this session"), "", SessionEntry(schema=SCHEMA), dict(records)),
             verdicts={name: record.verdict for name, record in records.items()},
@@ -118,7 +118,7 @@ def _failure(record: Record) -> str:
     verdict = record.verdict
     regressed = verdict.status == "regressed"
     reasons = [failure_message(record)] if regressed else notes_of(verdict)
-    if unlike := side_by_side_text.failure_message(record):
+    if unlike := side_by_side_text.side_failure_message(record):
         reasons = [*reasons, unlike]
     return "\n".join(reasons)
 
@@ -171,11 +171,11 @@ def _from_checkout(path: Path) -> str:
     return str(resolved.relative_to(checkout) if resolved.is_relative_to(checkout) else path)
 
 
-def _markdown(records: Mapping[str, Record], comparison: Comparison | None) -> list[str]:
+def _markdown(records: Mapping[str, Record], comparison: SessionComparison | None) -> list[str]:
     """The parts of the job's summary, the most important first."""
     from pytest_dnnbench.report.captions import caption
     from pytest_dnnbench.report.functions import function_table
-    from pytest_dnnbench.report.paste import markdown, side_lines
+    from pytest_dnnbench.report.paste import markdown_tables, side_lines
     from pytest_dnnbench.report.rows import sections
     from pytest_dnnbench.report.side_by_side import side_table
     from pytest_dnnbench.report.table import study_of
@@ -186,7 +186,7 @@ def _markdown(records: Mapping[str, Record], comparison: Comparison | None) -> l
         parts.append(compare_text.markdown(comparison))
     if sides is not None:
         parts.append("\n".join(side_lines(sides)))
-    figures = markdown(sections(study), function_table(study), None, caption(study))
+    figures = markdown_tables(sections(study), function_table(study), None, caption(study))
     if not parts:
         return [f"### Benchmarks: no baseline\n\n{figures}"]
     return [*parts, f"<details><summary>all figures</summary>\n\n{figures}\n</details>"]

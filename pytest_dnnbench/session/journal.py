@@ -19,7 +19,7 @@ from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.completeness import Completion
-from pytest_dnnbench.session.journal_head import differences, journal_head
+from pytest_dnnbench.session.journal_head import head_differences, journal_head
 from pytest_dnnbench.session.journaled_launches import KeptLaunches
 from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.saving import Saving
@@ -126,7 +126,7 @@ def open_journal(
         announce(f"dnnbench: no journal of this session: {error}")
         return None
     try:
-        if unlike := differences(journal.head, head):
+        if unlike := head_differences(journal.head, head):
             raise DataError(
                 f"--dnn-resume: the session in {path} was another one: {'; '.join(unlike)}."
                 " Make them alike, or run without --dnn-resume, which sets the journal aside"

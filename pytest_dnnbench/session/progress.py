@@ -134,13 +134,13 @@ class LiveProgress:
             )
 
     def show(self, standings: Sequence[RankStatus]) -> None:
-        """As ranks.Progress.show."""
+        """As ranks.RankDisplay.show."""
         if self._item is not None:
             words = [*self._launch(self._item), *where(standings), *time_left(self._left_s())]
             self.terminal.draw(self._item.name, words)
 
     def clear(self) -> None:
-        """As ranks.Progress.clear."""
+        """As ranks.RankDisplay.clear."""
         self.terminal.erase()
 
     def _note(self, item: pytest.Item, seconds: float, failed: bool, launched: bool) -> None:

@@ -22,7 +22,7 @@ from pytest_dnnbench.controller.machine import Machine, detect
 from pytest_dnnbench.controller.node_placement import NodePlacements, TimeLimit
 from pytest_dnnbench.controller.placement import Placements
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
-from pytest_dnnbench.controller.ranks import Progress, Ranks
+from pytest_dnnbench.controller.ranks import RankDisplay, Ranks
 from pytest_dnnbench.controller.slurm import time_left_s
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.mnist_files import MnistFiles, find_mnist
@@ -104,7 +104,7 @@ class Resources:
         self.compile_cache = CompileCache(self.machine.kind)
         self.runs: dict[str, CaseRun] = {}
         self.speed_ups = SpeedUps()
-        self.progress: Progress | None = None
+        self.progress: RankDisplay | None = None
         self.keeper: LaunchKeeper | None = None
         self.must_stay: dict[str, Any] = {}
         """Facts that a session which continues this one must have too."""
@@ -250,9 +250,11 @@ def _machine(settings: Settings) -> Machine:
 
 def resources(config: pytest.Config) -> Resources:
     """The session's resources. Raises pytest.UsageError when the settings do not fit the
-    machine."""
+    machine, or its nodes cannot be had: the same every time, for nodes may be waited for long."""
     if shared := resources_in_use(config):
         return shared
+    if refused := config.stash.get(state.REFUSED, None):
+        raise refused
     try:
         shared = Resources(
             state.settings(config),
@@ -263,7 +265,8 @@ def resources(config: pytest.Config) -> Resources:
             engine=engine_of(state.settings(config), config.stash[state.ENGINES]),
         )
     except UsageError as error:
-        raise state.refused(error) from None
+        refused = config.stash[state.REFUSED] = state.refused(error)
+        raise refused from None
     state.keep(config, shared)
     return shared
 

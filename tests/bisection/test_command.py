@@ -13,7 +13,7 @@ from benchmarks.find_commit import make_repository, new_search
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.bisection import command
 from pytest_dnnbench.bisection.command import STATE
-from pytest_dnnbench.bisection.comparing import CannotMeasure, Measured, Sessions
+from pytest_dnnbench.bisection.comparing import CannotMeasure, SessionPairs, Sessions
 from pytest_dnnbench.bisection.kept_search import Search, keep_search, read_search
 from pytest_dnnbench.bisection.search import run_search
 from pytest_dnnbench.errors import DataError, UsageError
@@ -36,7 +36,7 @@ def simulated(monkeypatch: pytest.MonkeyPatch, machine: Machine, stop_at: int = 
 
     def compare(
         self: Any, search: Search, places: tuple[str, str], rounds: int, *, resume: bool
-    ) -> Measured:
+    ) -> SessionPairs:
         if len(machine.asked) == stop_at:
             raise KeyboardInterrupt
         numbers = [str(search.places.index(place)) for place in places]

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from benchmarks.find_commit import new_search
-from pytest_dnnbench.bisection.comparing import CannotMeasure, Measured, SessionFailed
+from pytest_dnnbench.bisection.comparing import CannotMeasure, SessionFailed, SessionPairs
 from pytest_dnnbench.bisection.kept_search import Search
 from pytest_dnnbench.bisection.search import (
     Ending,
     NoDifference,
-    Progress,
+    SearchProgress,
     most_sessions,
     run_search,
 )
@@ -53,7 +53,7 @@ class Machine:
 
     def compare(
         self, search: Search, places: tuple[str, str], rounds: int, *, resume: bool
-    ) -> Measured:
+    ) -> SessionPairs:
         earlier, later = (int(each) for each in places)
         self.asked.append((earlier, later, rounds, resume))
         for place in (earlier, later):
@@ -69,7 +69,7 @@ class Machine:
             logs[case] = [float(each) for each in math.log1p(total) + noise - noise.mean()]
             verdicts[case] = judged(total)
         why = {case: [f"why: {earlier} to {later}", "  more of it"] for case in logs}
-        return Measured(logs, verdicts, {}, frozenset({"throughput"}), why)
+        return SessionPairs(logs, verdicts, {}, frozenset({"throughput"}), why)
 
     def _refuse(self, place: int) -> None:
         if self.broken[place] == "session":
@@ -155,7 +155,7 @@ def test_a_steady_case_outweighs_a_noisy_one() -> None:
 
 def test_places_that_cannot_be_measured_are_skipped_and_stay_possible() -> None:
     machine = Machine({"case": {5: -0.03}}, broken={4: "no build", 5: "no build", 6: "session"})
-    search, reported = new_search(10), list[Progress]()
+    search, reported = new_search(10), list[SearchProgress]()
     ending = run_search(search, machine.compare, lambda: None, reported.append)
     assert isinstance(ending, Ending)
     assert (ending.settled, ending.best.before, ending.best.at) == (True, 3, 7)
@@ -176,10 +176,12 @@ def test_a_case_that_fails_on_one_side_skips_that_place() -> None:
     machine = Machine({"case": {2: -0.03}})
     compare, search = machine.compare, new_search(4)
 
-    def failing(search: Search, places: tuple[str, str], rounds: int, *, resume: bool) -> Measured:
+    def failing(
+        search: Search, places: tuple[str, str], rounds: int, *, resume: bool
+    ) -> SessionPairs:
         result = compare(search, places, rounds, resume=resume)
         if places[1] == "2":
-            return Measured({}, {}, {"case": "RuntimeError: no kernel"}, frozenset())
+            return SessionPairs({}, {}, {"case": "RuntimeError: no kernel"}, frozenset())
         return result
 
     ending = run_search(search, failing, lambda: None, lambda _: None)
@@ -192,7 +194,7 @@ def test_a_session_that_fails_with_two_sides_that_ran_before_ends_the_search() -
     machine, search = Machine({"case": {2: -0.03}}), new_search(3)
     compare = machine.compare
 
-    def full(search: Search, places: tuple[str, str], rounds: int, *, resume: bool) -> Measured:
+    def full(search: Search, places: tuple[str, str], rounds: int, *, resume: bool) -> SessionPairs:
         if places == ("1", "2"):
             raise SessionFailed("no space left on device")
         return compare(search, places, rounds, resume=resume)
@@ -206,16 +208,16 @@ def test_a_metric_that_no_case_has_is_refused_with_those_that_there_are() -> Non
     search = new_search(3)
     search.metric = "speed"
 
-    def compare(*_: object, **__: object) -> Measured:
-        return Measured({}, {}, {}, frozenset({"throughput", "step_time_s"}))
+    def compare(*_: object, **__: object) -> SessionPairs:
+        return SessionPairs({}, {}, {}, frozenset({"throughput", "step_time_s"}))
 
     with pytest.raises(UsageError, match="no case has the metric speed: choose from step_time_s"):
         run_search(search, compare, lambda: None, lambda _: None)
 
 
 def test_a_bad_side_that_fails_is_named() -> None:
-    def compare(*_: object, **__: object) -> Measured:
-        return Measured({}, {}, {"case": "ImportError: no module"}, frozenset())
+    def compare(*_: object, **__: object) -> SessionPairs:
+        return SessionPairs({}, {}, {"case": "ImportError: no module"}, frozenset())
 
     with pytest.raises(CannotMeasure, match="3: case: ImportError: no module"):
         run_search(new_search(3), compare, lambda: None, lambda _: None)
@@ -245,7 +247,7 @@ def test_an_interrupted_search_goes_on_with_what_it_has(number: int) -> None:
 
     def interrupted(
         search: Search, places: tuple[str, str], rounds: int, *, resume: bool
-    ) -> Measured:
+    ) -> SessionPairs:
         if len(search.comparisons) == number - 1:
             raise KeyboardInterrupt
         return machine.compare(search, places, rounds, resume=resume)

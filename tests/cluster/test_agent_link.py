@@ -43,7 +43,7 @@ while data := os.read(0, 1 << 20):
     for request in frames.take(data):
         pong = say.Pong(request.token, clock_s=1.0)
         reply = pong if isinstance(request, say.Ping) else say.Done(request.token)
-        told = say.framed(say.Terminated("SIGTERM")) if isinstance(request, say.Look) else b""
+        told = say.framed(say.Terminated("SIGTERM")) if isinstance(request, say.Poll) else b""
         os.write(1, told + say.framed(reply))
 """
 
@@ -128,7 +128,7 @@ def test_a_reply_that_came_with_an_interrupting_message_is_not_lost(tmp_path: Pa
 
     (tmp_path / "go").touch()
     with linked(tmp_path, stop) as link:
-        token = link.ask(say.Look())
+        token = link.ask(say.Poll())
         with pytest.raises(KeyboardInterrupt):
             link.answer(token, say.Done, PATIENCE_S)
         begun = time.monotonic()
@@ -198,7 +198,7 @@ def test_a_rank_that_is_killed_just_before_its_agent_was_lost_with_the_node(
         place = Place(number, 3, "cpu", threads=1, rendezvous="", timeout_s=60)
         part.start(RankTask(place, ("os", "getpid", None), b"", b"", "", (), {}))
         if code is not None:
-            part.take(say.Exited(number, code=code, oom_killed=False))
+            part.take(say.RankExited(number, code=code, oom_killed=False))
     part.lost("its job step was ended by SIGKILL")
     out_of_reach.close()
     assert [bool(rank.lost) for rank in part.ranks] == [True, False, True]

@@ -10,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
+from pytest_dnnbench.controller.agent_messages import Hello
 from pytest_dnnbench.controller.cluster import Cluster
+from pytest_dnnbench.controller.engines import Prefix
 from pytest_dnnbench.controller.remote_node import RemoteNode
 from pytest_dnnbench.errors import (
     NodeLost,
@@ -24,6 +27,7 @@ from pytest_dnnbench.errors import (
     UsageError,
 )
 from pytest_dnnbench.proc import descendants_of
+from pytest_dnnbench.session.nodes import hello
 from tests.cluster import programs
 from tests.cluster.nodes import ROOT, ranks
 from tests.patience import HANG_S, patience_of
@@ -54,6 +58,29 @@ def test_ranks_of_two_nodes_meet_and_know_their_places(two_agents: Cluster) -> N
     assert [share.host.ranks for share in job.placement.shares] == [1, 1]
     for offset in job.clock.offsets:  # of one and the same clock
         assert abs(offset.offset_s) <= offset.uncertainty_s < 1.0
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        ({"version": "9.9"}, r"pytest-dnnbench 0\S* there and 9.9 here"),
+        ({"python": "2.7.18"}, r"Python 3\S+ there and 2.7.18 here"),
+        ({"packages": {"torch": "1.0"}}, r"torch 2\S+ there and 1.0 here"),
+        ({"packages": {"no-such": "1"}}, "no-such is missing there and 1 here"),
+        ({"packages": {"torch": None}}, r"torch 2\S+ there and none here"),
+    ],
+)
+def test_a_node_with_another_environment_is_refused_with_both_versions(
+    theirs: dict[str, Any], message: str
+) -> None:
+    def first_message() -> Hello:
+        message = hello((), device="cpu", timed=False, lease_timeout_s=60)
+        return msgspec.structs.replace(message, **theirs)
+
+    nodes = Cluster([RemoteNode("n1", Prefix(("n1",), ("env",)), first_message)])
+    with pytest.raises(UsageError, match=f"node n1: {message}: give every node the same"):
+        nodes.connect()
+    assert agents(nodes) == [0], "none is left running"
 
 
 def test_arrays_and_tensors_cross_and_pickles_do_not(two_agents: Cluster) -> None:

@@ -41,7 +41,7 @@ FROM_CONTROLLER = [
 ]
 FROM_AGENT = [
     say.Refused(1, error="UsageError", message="no"),
-    say.Answer(1, b"P" + bytes(50)),
+    say.AnswerChunk(1, b"P" + bytes(50)),
     say.Statuses([(0, RankStatus("build", 1, 2, 3, 0.5))]),
     say.Gathered(
         2, ranks=[say.RankView(0, RankStatus("build"), True, 0.1, "x", "y")], oom_killed=False

@@ -102,6 +102,13 @@ def test_a_workload_of_tokens_with_tied_weights_and_clipping_is_proven(
     assert evidence.checked == [*TRAINED, "updates"]
 
 
+def test_experts_whose_tokens_no_message_could_hold_are_never_cut_off(prove: Any) -> None:
+    """Cut between router and expert, torch's messages of one size ended in "Failed to run stage
+    backward"."""
+    evidence = prove("1f1b", 2, model=f"{TOKENS}:Routed")
+    assert evidence.checked == [*TRAINED, "updates"]
+
+
 def test_our_gpt_is_proven_over_several_stages_per_rank(prove: Any) -> None:
     """With dropout, AdamW, clipping, and a head that has the embedding's weights."""
     assert prove("zero-bubble", 2, model="gpt-nano").checked == [*TRAINED, "updates"]

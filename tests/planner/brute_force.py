@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise, product
 
-from pytest_dnnbench.planner.blocks import Level
+from pytest_dnnbench.planner.levels import Level
 from pytest_dnnbench.planner.profile import Profile
 
 Cut = frozenset[str]

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_dnnbench.errors import PlanError
-from pytest_dnnbench.planner.blocks import Level
 from pytest_dnnbench.planner.fabric import (
     FREE,
     CollectiveCost,
@@ -19,6 +18,7 @@ from pytest_dnnbench.planner.fabric import (
     cost_through,
     hops_of,
 )
+from pytest_dnnbench.planner.levels import Level
 
 TWO_NODES = Fabric((Level(4, 300e9), Level(2, 25e9)), (1e-6, 5e-6))
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from pytest_dnnbench.planner.blocks import Level, levels_of
+from pytest_dnnbench.planner.levels import Level, levels_of
 from pytest_dnnbench.planner.pipedream.cost_model import (
     Load,
     OriginalOptions,
-    best_blocks,
-    blocks_s,
+    best_stages,
     data_parallel_s,
     pipeline_s,
+    stages_s,
 )
 from pytest_dnnbench.planner.pipedream.planning import original_plan
 from pytest_dnnbench.planner.profile_file import read_profile
@@ -117,8 +117,8 @@ def test_every_finished_answer_of_the_original_is_ours(oracle: list[Row]) -> Non
     assert len(finished) == FINISHED_ROWS
     for row in finished:
         with workers_may_idle() if row.fewer_workers else nullcontext():
-            blocks = best_blocks(row.states, row.levels, row.options)
-        ours_s = blocks_s(row.states, blocks, row.levels, row.options.activation_compression)
+            stages = best_stages(row.states, row.levels, row.options)
+        ours_s = stages_s(row.states, stages, row.levels, row.options.activation_compression)
         assert math.isclose(ours_s, row.bottleneck_s, rel_tol=1e-9), row
         assert math.isclose(row.its_cost_s(), ours_s, rel_tol=1e-9), row
         single_s, parameter_bytes = (

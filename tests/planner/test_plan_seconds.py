@@ -4,17 +4,21 @@ import math
 
 import pytest
 
-from pytest_dnnbench.planner.plan import Plan, Stage
+from pytest_dnnbench.planner.plan import Plan, PlannedStage
 from pytest_dnnbench.planner.plan_seconds import averages_s, minibatch_s, updates_s
 
 BANDWIDTH = 100.0
 
 
-def stage(number: int, replicas: int, compute_s: float, weights: float, output: float) -> Stage:
-    return Stage(number, number, replicas, compute_s, weights, output, 0.0, 1, (f"node{number}",))
+def stage(
+    number: int, replicas: int, compute_s: float, weights: float, output: float
+) -> PlannedStage:
+    return PlannedStage(
+        number, number, replicas, compute_s, weights, output, 0.0, 1, (f"node{number}",)
+    )
 
 
-def plan(bottleneck_s: float, *stages: Stage) -> Plan:
+def plan(bottleneck_s: float, *stages: PlannedStage) -> Plan:
     return Plan("corrected", (3,), bottleneck_s, 1.0, 1.0, 2.0, stages)
 
 

@@ -11,7 +11,7 @@ from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.plan import read_plan
 from pytest_dnnbench.planner.predict import plan_for
 from pytest_dnnbench.planner.predictions import Prediction, predictions
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.profile_file import write_profile
 
 MIB = 2**20
@@ -19,7 +19,7 @@ MIB = 2**20
 
 def chain(count: int = 4, **metadata: object) -> Profile:
     """Equal layers: 1 s forward, 2 s backward, 40 MiB of weights, 10 MiB of activations each."""
-    nodes = tuple(Node(f"layer{n}", "Linear", 1, 2, 10 * MIB, 40 * MIB) for n in range(count))
+    nodes = tuple(Operator(f"layer{n}", "Linear", 1, 2, 10 * MIB, 40 * MIB) for n in range(count))
     edges = tuple((a.id, b.id) for a, b in pairwise(nodes))
     return Profile(nodes, edges, {"batch_size": 8, "update_s": 1.0, **metadata})
 

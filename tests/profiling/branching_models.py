@@ -184,6 +184,74 @@ class FollowsSizes(nn.Module):
         return logits
 
 
+class AssignsItems(nn.Module):
+    """Writes into parts of tensors that it makes from sizes, and of copies of activations: tensors,
+    numbers, and once what it reads there; the former name is used on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value = self.conv(images)
+        shifted = value.new_zeros(value.shape)
+        shifted[..., 1:] = value[..., :-1].clone()
+        shifted[..., 0] = 0.5
+        twice = value.clone()
+        twice[:, 0] = twice[:, 0] * 2 + shifted[:, 1]
+        rest = torch.zeros((value.size(0), 4), dtype=value.dtype)
+        rest[:, 1] = value[:, 2].mean((1, 2))
+        logits: torch.Tensor = self.head((shifted * twice).mean((2, 3)) + rest)
+        return logits
+
+
+class FollowsTypes(nn.Module):
+    """Branches by types as transformers do, and masks with the least number of a type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(28)
+        self.head = nn.Linear(28, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value = self.norm(images.mean((1, 2)))
+        if self.head.weight.dtype in [torch.float16, torch.int8]:
+            value = value.to(self.head.weight.dtype)
+        if torch.is_floating_point(value) and value.dtype.itemsize < 16:
+            value = value * round(value.shape[1] / 27)
+        least = torch.finfo(value.dtype).min
+        seen = torch.ones(value.shape, dtype=value.dtype)
+        seen[:, 20:] = 0
+        value = (value + (1.0 - seen) * least).softmax(-1)
+        logits: torch.Tensor = self.head(value)
+        return logits
+
+
+class Routed(nn.Module):
+    """Two layers of experts, each of which gets the rows whose values choose it: their number is
+    another in every minibatch."""
+
+    def __init__(self, width: int = 28) -> None:
+        super().__init__()
+        self.gates = nn.ModuleList(nn.Linear(width, 2) for _ in range(2))
+        self.experts = nn.ModuleList(nn.Linear(width, width) for _ in range(4))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value = images.flatten(0, 2)
+        for layer, gate in enumerate(self.gates):
+            chances = gate(value).softmax(-1)
+            result = torch.zeros(value.shape, dtype=value.dtype)
+            for number in range(2):
+                (rows,) = torch.where(chances.argmax(-1) == number)
+                made = self.experts[2 * layer + number](value[rows])
+                result = result.index_add(0, rows, made * chances[rows, number, None])
+            value = value + result
+        logits: torch.Tensor = self.head(value.view(images.shape).mean((1, 2)))
+        return logits
+
+
 class Regions(nn.Module):
     """Trains no stem, computes a block in bfloat16, and switches that off again inside it."""
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.predict import even_plan
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.rank.pipeline.cut import Into, cut
 from pytest_dnnbench.rank.pipeline.even_cuts import cut_points
 from pytest_dnnbench.rank.profiling.operator_graph import trace
@@ -19,11 +19,13 @@ from pytest_dnnbench.rank.profiling.weights import together
 from pytest_dnnbench.rank.workloads.image_models import build_model
 from pytest_dnnbench.rank.workloads.model_copy import copied
 from tests.profiling.branching_models import (
+    AssignsItems,
     Attending,
     Chunks,
     Concat,
     Constants,
     FollowsSizes,
+    FollowsTypes,
     Locked,
     Overwriting,
     ReadsADtype,
@@ -46,6 +48,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "reads-a-dtype": ReadsADtype,
     "follows-sizes": FollowsSizes,
     "shared-mask": SharedMask,
+    "assigns-items": AssignsItems,
+    "follows-types": FollowsTypes,
 }
 
 
@@ -300,7 +304,7 @@ def test_stages_follow_the_dtype_that_they_are_moved_to() -> None:
 
 
 def test_stages_work_for_other_numbers_of_images_than_the_traced_one() -> None:
-    for model in (Constants(), FollowsSizes(), SharedMask()):
+    for model in (Constants(), FollowsSizes(), SharedMask(), AssignsItems(), FollowsTypes()):
         stages = cut(model, torch.randn(2, 1, 28, 28), 2)
         images = torch.randn(7, 1, 28, 28)
         assert torch.equal(run_pipeline(stages, images)[0], model(images))
@@ -333,7 +337,7 @@ def test_no_plan_divides_what_has_to_stay_together() -> None:
     for model in (UsedTwice(), Tied(), ChangesABase(), SharedMask(), Overwriting()):
         graph = trace(model, images)
         profile = Profile(
-            tuple(Node(name, name, 1.0, 1.0, 8.0, 8.0) for name in graph.operators),
+            tuple(Operator(name, name, 1.0, 1.0, 8.0, 8.0) for name in graph.operators),
             graph.edges,
             {},
             together(graph),

@@ -236,6 +236,22 @@ class ByTheDtype(Moody):
         return value if images.dtype == torch.float64 else -value
 
 
+class ByTheActivation(Moody):
+    """Takes another way for another type of an activation: that of autocast."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = self.linear(images.mean((1, 2)))
+        return value if value.dtype == torch.bfloat16 else -value
+
+
+class ByTheDevice(Moody):
+    """Takes another way on another device than that of the trace."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = self.linear(images.mean((1, 2)))
+        return value if images.is_cuda else -value
+
+
 class Random(Moody):
     """Makes a tensor of random numbers without the images."""
 
@@ -290,8 +306,11 @@ class Auxiliary(Moody):
         ),
         (
             ByTheDtype(),
-            r"`return value if images.dtype == .* depends on the value of operation 'eq'",
+            r"`return value if images.dtype == .* the value of operation 'eq', which is False for"
+            r" 2 images and True for 2 images in float64",
         ),
+        (ByTheActivation(), "is False for 2 images and True for 2 images under autocast"),
+        (ByTheDevice(), "control flow depends on the value of operation 'getattr_1'"),
         (Random(), "makes tensors in its forward that are others each time, from random numbers"),
         (Counting(), "'add_' changes count and nothing uses its result, so no stage would run it"),
         (
@@ -309,9 +328,9 @@ def test_what_a_trace_would_get_wrong_is_refused_with_the_reason(
 
 
 def test_nothing_of_torch_stays_replaced_after_a_trace(images: torch.Tensor) -> None:
-    before = [torch.zeros, torch.tensor, torch.autocast.__enter__, torch.autocast.__exit__]
+    before = [torch.zeros, torch.finfo, torch.autocast.__enter__, torch.autocast.__exit__]
     with torch.no_grad(), pytest.raises(UsageError):
         trace(ByTheBatch(), images)
-    after = [torch.zeros, torch.tensor, torch.autocast.__enter__, torch.autocast.__exit__]
+    after = [torch.zeros, torch.finfo, torch.autocast.__enter__, torch.autocast.__exit__]
     assert after == before
     assert torch.is_grad_enabled()

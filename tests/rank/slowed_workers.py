@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
-from pytest_dnnbench.rank.workloads.workload import Batch, Share, Workload
+from pytest_dnnbench.rank.workloads.workload import Batch, DataShare, Workload
 from tests.tiny_models import tiny
 
 PLANTED = "DNNBENCH_TEST_PLANTED"
@@ -41,7 +41,7 @@ class Slowed(Workload):
         """Random images and labels."""
         return torch.randn(size, 1, 28, 28), torch.randint(10, (size,))
 
-    def batches(self, share: Share) -> Iterator[Batch] | None:
+    def batches(self, share: DataShare) -> Iterator[Batch] | None:
         """A slow loader where that is planted."""
         return self._slowly(share.size) if self.cause == "loader" else None
 

@@ -18,9 +18,10 @@ from pytest_dnnbench.controller.rank_launcher import PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.rank.randomness import draws
-from pytest_dnnbench.rank.reference import Reference
-from pytest_dnnbench.rank.rounding import FLOAT32, distance
+from pytest_dnnbench.rank.proof.arithmetic import FLOAT32
+from pytest_dnnbench.rank.proof.data_parallel_reference import Reference
+from pytest_dnnbench.rank.proof.distance import distance
+from pytest_dnnbench.rank.proof.randomness import draws
 from pytest_dnnbench.rank.step_forms import form_module, fuse, laid_out
 from pytest_dnnbench.rank.workloads.batches import synthetic_batch, wide
 from pytest_dnnbench.rank.workloads.image_models import widen

@@ -10,7 +10,7 @@ import torch
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.rank.workloads import gpt
 from pytest_dnnbench.rank.workloads.token_workload import TokenWorkload
-from pytest_dnnbench.rank.workloads.workload import Share
+from pytest_dnnbench.rank.workloads.workload import DataShare
 from pytest_dnnbench.text_file import find_text
 
 CASES = """
@@ -33,7 +33,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def batches(workload: TokenWorkload, shard: int, phase: str = "train") -> list[torch.Tensor]:
-    made = workload.batches(Share(phase, 4, shard, 2, seed=0))
+    made = workload.batches(DataShare(phase, 4, shard, 2, seed=0))
     assert made is not None
     pairs = list(islice(made, 3))
     assert all(torch.equal(inputs[:, 1:], targets[:, :-1]) for inputs, targets in pairs)

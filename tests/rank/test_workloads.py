@@ -18,8 +18,9 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.mnist_files import MnistFiles
-from pytest_dnnbench.rank.reference import Reference
-from pytest_dnnbench.rank.update_rule import clip_gradients, in_words, optimiser_for
+from pytest_dnnbench.rank.proof.data_parallel_reference import Reference
+from pytest_dnnbench.rank.proof.reference_update import clip_gradients, in_words
+from pytest_dnnbench.rank.update_rule import optimiser_for
 from pytest_dnnbench.rank.workloads.batches import synthetic_batch, wide
 from pytest_dnnbench.rank.workloads.factory import workload_of
 from pytest_dnnbench.rank.workloads.image_models import build_model, seed, widen

@@ -11,7 +11,7 @@ import msgspec
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.metrics import METRICS
-from pytest_dnnbench.planner.plan import Plan, Stage
+from pytest_dnnbench.planner.plan import Plan, PlannedStage
 from pytest_dnnbench.results.records.schema import (
     SCHEMA,
     CorrectnessEntry,
@@ -216,7 +216,7 @@ def metric_verdict(status: Status, change: float, now: float = 1.0) -> MetricVer
 def plan_entry(shape: str = "2-1", **changes: Any) -> PlanEntry:
     """The plan of a pipeline with stages of so many replicas."""
     stages = tuple(
-        Stage(number, number, int(count), 0.01, 4e6, 1e5, 2e7, 2, (f"node{number}",))
+        PlannedStage(number, number, int(count), 0.01, 4e6, 1e5, 2e7, 2, (f"node{number}",))
         for number, count in enumerate(shape.split("-"))
     )
     workers = (sum(stage.replicas for stage in stages),)

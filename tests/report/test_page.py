@@ -16,7 +16,7 @@ from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.metrics import LARGEST, SMALLEST
 from pytest_dnnbench.report.command import main as report
-from pytest_dnnbench.report.page import render
+from pytest_dnnbench.report.page import page_html
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.runs import read_run, run_in_memory, run_of
 from pytest_dnnbench.report.study import Study
@@ -48,7 +48,7 @@ def page(*contents: Any) -> str:
 
 def rendered(study: Study) -> str:
     """The page of a study, without plots."""
-    return render(study, sections(study), [], "Report")
+    return page_html(study, sections(study), [], "Report")
 
 
 def data_of(benchmark: dict[str, Any]) -> dict[str, Any]:

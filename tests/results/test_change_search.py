@@ -12,11 +12,11 @@ from scipy import stats
 from benchmarks.find_commit import Setting, share, try_out
 from pytest_dnnbench.results.statistics import change_search
 from pytest_dnnbench.results.statistics.change_search import (
+    Candidate,
     Pairs,
-    Step,
+    candidates_of,
     most_probable,
     next_comparison,
-    steps,
 )
 
 CHANGED = (-0.031, -0.028, -0.035, -0.022, -0.030, -0.041, -0.027, -0.033)
@@ -53,29 +53,31 @@ def test_the_probabilities_are_those_of_a_plain_enumeration(
     monkeypatch.setattr(change_search, "LUCK", 0.0)
     monkeypatch.setattr(change_search, "SPOILT", 0.0)
     measured = [Pairs(0, 6, CHANGED), Pairs(0, 3, logs), Pairs(2, 3, NOISY)]
-    shares = [step.probability for step in steps(places, measured)]
+    shares = [each.probability for each in candidates_of(places, measured)]
     assert shares == pytest.approx(plain(places, measured), rel=1e-9)
     assert math.fsum(shares) == pytest.approx(1.0)
 
 
 def test_at_first_each_place_is_as_probable_as_any_other() -> None:
-    assert [step.probability for step in steps([0, 1, 2, 3, 4], [Pairs(0, 4, CHANGED)])] == (
-        pytest.approx([0.25] * 4)
-    )
+    at_first = candidates_of([0, 1, 2, 3, 4], [Pairs(0, 4, CHANGED)])
+    assert [each.probability for each in at_first] == pytest.approx([0.25] * 4)
     # Places 1 and 2 cannot be measured: the change is at one of three there.
-    assert [step.probability for step in steps([0, 3, 4], [Pairs(0, 4, CHANGED)])] == (
+    assert [each.probability for each in candidates_of([0, 3, 4], [Pairs(0, 4, CHANGED)])] == (
         pytest.approx([0.75, 0.25])
     )
 
 
 def test_comparisons_of_places_that_cannot_be_measured_any_more_count_for_nothing() -> None:
     ends = Pairs(0, 4, CHANGED)
-    assert steps([0, 1, 3, 4], [ends, Pairs(0, 2, SAME)]) == steps([0, 1, 3, 4], [ends])
+    places = [0, 1, 3, 4]
+    assert candidates_of(places, [ends, Pairs(0, 2, SAME)]) == candidates_of(places, [ends])
 
 
 def test_pairs_of_the_same_places_count_together() -> None:
     twice = [Pairs(0, 4, CHANGED), Pairs(0, 2, NOISY), Pairs(0, 2, SAME)]
-    assert steps([*range(5)], twice) == steps([*range(5)], [twice[0], Pairs(0, 2, NOISY + SAME)])
+    assert candidates_of([*range(5)], twice) == candidates_of(
+        [*range(5)], [twice[0], Pairs(0, 2, NOISY + SAME)]
+    )
 
 
 def test_a_place_halfway_between_good_and_bad_is_never_told_however_often_it_is_measured() -> None:
@@ -84,21 +86,22 @@ def test_a_place_halfway_between_good_and_bad_is_never_told_however_often_it_is_
     shift = float(np.mean(CHANGED)) * 0.45 - float(np.mean(BETWEEN))
     halfway = tuple(log + shift for log in BETWEEN)
     measured = [Pairs(0, 2, CHANGED), Pairs(0, 1, halfway * 50)]
-    assert most_probable(steps([0, 1, 2], measured)).probability < 0.99
+    assert most_probable(candidates_of([0, 1, 2], measured)).probability < 0.99
 
 
 def test_the_next_comparison_is_in_the_middle_of_what_is_left() -> None:
     places = [*range(9)]
     measured = [Pairs(0, 8, CHANGED)]
-    assert next_comparison(steps(places, measured), measured, 0.01) == (0, 4)
+    assert next_comparison(candidates_of(places, measured), measured, 0.01) == (0, 4)
     measured.append(Pairs(0, 4, SAME))
-    assert next_comparison(steps(places, measured), measured, 0.01) == (0, 6)
+    assert next_comparison(candidates_of(places, measured), measured, 0.01) == (0, 6)
     measured.append(Pairs(0, 6, CHANGED))
-    assert next_comparison(steps(places, measured), measured, 0.01) in [(0, 5), (4, 5), (5, 6)]
+    following = next_comparison(candidates_of(places, measured), measured, 0.01)
+    assert following in [(0, 5), (4, 5), (5, 6)]
 
 
 def test_the_search_ends_only_with_a_direct_comparison_of_neighbours() -> None:
-    candidates = [Step(0, 4, 0.001), Step(4, 5, 0.995), Step(5, 8, 0.004)]
+    candidates = [Candidate(0, 4, 0.001), Candidate(4, 5, 0.995), Candidate(5, 8, 0.004)]
     around = [Pairs(0, 4, SAME), Pairs(0, 5, CHANGED)]
     assert next_comparison(candidates, around, 0.01) == (4, 5)
     assert next_comparison(candidates, [*around, Pairs(4, 5, CHANGED)], 0.01) is None
@@ -108,10 +111,10 @@ def test_the_search_ends_only_with_a_direct_comparison_of_neighbours() -> None:
 def test_later_evidence_turns_an_earlier_answer_round() -> None:
     places, ends = [*range(9)], Pairs(0, 8, CHANGED)
     wrong = [ends, Pairs(0, 4, CHANGED)]
-    assert most_probable(steps(places, wrong)).at <= 4
+    assert most_probable(candidates_of(places, wrong)).at <= 4
     # The same places say the opposite three times, as neighbours do.
     turned = [*wrong, Pairs(0, 4, SAME * 3), Pairs(0, 3, SAME), Pairs(0, 5, SAME)]
-    assert most_probable(steps(places, turned)).at > 5
+    assert most_probable(candidates_of(places, turned)).at > 5
 
 
 @pytest.mark.parametrize("world", ["normal", "heavy", "drift"])
@@ -144,7 +147,7 @@ def test_one_of_the_two_places_has_always_been_measured() -> None:
     """Of two new ones nobody could say which is to blame for a session that fails. Places 4 to 6
     cannot be measured, so the most probable step lies in the middle of what is left."""
     places, measured = [0, 1, 2, 3, 7, 8, 9, 10, 11], [Pairs(0, 11, CHANGED)]
-    candidates = steps(places, measured)
+    candidates = candidates_of(places, measured)
     best = most_probable(candidates)
     assert (best.before, best.at) == (3, 7)
     following = next_comparison(candidates, measured, 0.01)

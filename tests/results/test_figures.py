@@ -21,7 +21,7 @@ from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.records.schema import Environment
 from pytest_dnnbench.results.records.speed_up import relate
 from pytest_dnnbench.results.records.verdict import MetricVerdict
-from pytest_dnnbench.results.verdicts.compare import Comparison, compare
+from pytest_dnnbench.results.verdicts.compare import SessionComparison, compare
 from pytest_dnnbench.results.verdicts.foresight import foresee
 from pytest_dnnbench.results.verdicts.judge import judge
 from pytest_dnnbench.results.verdicts.text import notes_of
@@ -31,7 +31,7 @@ TIME = "throughput"
 BUSY = "other processes used 1.0 of 2 cores"
 
 
-def compared(before: Path, after: Path, **more: Any) -> Comparison:
+def compared(before: Path, after: Path, **more: Any) -> SessionComparison:
     return compare(read_baseline(before), read_saved(after), layers=[], false_alarms=0.01, **more)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.errors import DataError, UsageError
-from pytest_dnnbench.planner.plan import Plan, Stage
+from pytest_dnnbench.planner.plan import Plan, PlannedStage
 from pytest_dnnbench.results.baselines.baseline_source import load_baseline
 from pytest_dnnbench.results.baselines.case_baseline import (
     CaseBaseline,
@@ -144,7 +144,7 @@ def test_a_number_is_that_session_or_nothing(tmp_path: Path) -> None:
 
 def planned(nodes: tuple[str, ...], compute_s: float) -> Record:
     """A record of a pipeline of one stage."""
-    stage = Stage(0, 1, 2, compute_s, 1.0, 1.0, 1.0, 1, nodes)
+    stage = PlannedStage(0, 1, 2, compute_s, 1.0, 1.0, 1.0, 1, nodes)
     made = record()
     made.plan = PlanEntry(
         plan=Plan("corrected", (2,), compute_s, 1.0, 1.0, 1.0, (stage,)),

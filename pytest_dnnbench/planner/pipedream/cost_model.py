@@ -15,7 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from pytest_dnnbench.planner.blocks import Block, Level
+from pytest_dnnbench.planner.levels import Level
+from pytest_dnnbench.planner.nested_stages import NestedStage
 from pytest_dnnbench.planner.pipelines import StageCosts, best_times, stages_of
 from pytest_dnnbench.planner.states import Floats, States
 
@@ -86,16 +87,16 @@ def data_parallel_s(compute_s: float, parameter_bytes: float, levels: Sequence[L
     return compute_s
 
 
-def best_blocks(
+def best_stages(
     states: States, levels: Sequence[Level], options: OriginalOptions
-) -> tuple[Block, ...]:
-    """The blocks of the outermost level with the least bottleneck; empty if the original has no
+) -> tuple[NestedStage, ...]:
+    """The stages of the outermost level with the least bottleneck; empty if the original has no
     plan."""
     searched = _search(states, levels, options, impossible=False)
     end = len(states) - 1
     if math.isinf(searched[-1][1][-1][end, 0]):
         return ()
-    return _blocks(searched, levels, 0, end)
+    return _nested(searched, levels, 0, end)
 
 
 def least_with_impossible_stages_s(
@@ -170,33 +171,38 @@ def _costs(
     return StageCosts(whole, last, level.workers if options.replication else 1)
 
 
-def _blocks(
+def _nested(
     searched: Sequence[tuple[StageCosts, list[Floats]]],
     levels: Sequence[Level],
     start: int,
     end: int,
-) -> tuple[Block, ...]:
+) -> tuple[NestedStage, ...]:
     costs, best = searched[-1]
     stages = stages_of(costs, best, (start, end, levels[-1].workers), fewer=False)
     if len(levels) == 1:
-        return tuple(Block(*stage) for stage in stages)
-    return tuple(Block(a, b, r, _blocks(searched[:-1], levels[:-1], a, b)) for a, b, r in stages)
+        return tuple(NestedStage(*stage) for stage in stages)
+    return tuple(
+        NestedStage(a, b, r, _nested(searched[:-1], levels[:-1], a, b)) for a, b, r in stages
+    )
 
 
-def blocks_s(
-    states: States, blocks: Sequence[Block], levels: Sequence[Level], compression: float | None
+def stages_s(
+    states: States,
+    stages: Sequence[NestedStage],
+    levels: Sequence[Level],
+    compression: float | None,
 ) -> float:
-    """Seconds per minibatch of given blocks: the figure of the search, computed without a
+    """Seconds per minibatch of given stages: the figure of the search, computed without a
     search."""
     loads = [
         Load(
-            blocks_s(states, block.inner, levels[:-1], compression)
-            if block.inner
-            else float(states.compute_s[block.end] - states.compute_s[block.start]),
-            float(states.parameter_bytes[block.end] - states.parameter_bytes[block.start]),
-            None if block.end == len(states) - 1 else float(states.augmented_bytes[block.end]),
+            stages_s(states, stage.inner, levels[:-1], compression)
+            if stage.inner
+            else float(states.compute_s[stage.end] - states.compute_s[stage.start]),
+            float(states.parameter_bytes[stage.end] - states.parameter_bytes[stage.start]),
+            None if stage.end == len(states) - 1 else float(states.augmented_bytes[stage.end]),
         )
-        for block in blocks
+        for stage in stages
     ]
     below = levels[-2].workers if len(levels) > 1 else 1
-    return pipeline_s(loads, [block.replicas for block in blocks], levels[-1], below, compression)
+    return pipeline_s(loads, [stage.replicas for stage in stages], levels[-1], below, compression)

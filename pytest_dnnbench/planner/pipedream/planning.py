@@ -6,13 +6,14 @@ Reached from the `plan` command, for comparison: cases are planned by planner/pr
 from collections.abc import Sequence
 
 from pytest_dnnbench.errors import PlanError
-from pytest_dnnbench.planner.blocks import Level, flat_stages, levels_of
+from pytest_dnnbench.planner.levels import Level, levels_of
+from pytest_dnnbench.planner.nested_stages import flat_stages
 from pytest_dnnbench.planner.pipedream.cost_model import (
     OriginalOptions,
-    best_blocks,
-    blocks_s,
+    best_stages,
     data_parallel_s,
     least_with_impossible_stages_s,
+    stages_s,
 )
 from pytest_dnnbench.planner.pipedream.states import original_states_of
 from pytest_dnnbench.planner.plan import Plan
@@ -45,10 +46,10 @@ def original_plan(
     remarks = remarks_on(profile)
     states = original_states_of(profile)
     options = OriginalOptions(activation_compression, memory_bytes, replication)
-    blocks = best_blocks(states, levels, options)
+    stages = best_stages(states, levels, options)
     reason, bottleneck_s = "", None
-    if blocks:
-        bottleneck_s = blocks_s(states, blocks, levels, activation_compression)
+    if stages:
+        bottleneck_s = stages_s(states, stages, levels, activation_compression)
         _check_equal(states, levels, options, bottleneck_s)
     else:
         reason = (
@@ -59,7 +60,7 @@ def original_plan(
     return plan_of(
         states,
         levels,
-        flat_stages(blocks),
+        flat_stages(stages),
         bottleneck_s,
         reason=reason,
         remarks=remarks,

@@ -1,4 +1,4 @@
-"""From the events of torch's profiler to intervals that a timeline divides (timeline.py).
+"""From the events of torch's profiler to spans that a timeline divides (timeline.py).
 
 On CPU ranks the host's own operators are the compute. On CUDA the kernels are, and what the host
 does counts only while the device has nothing to do.
@@ -7,7 +7,7 @@ does counts only while the device has nothing to do.
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from pytest_dnnbench.rank.breakdown.timeline import Interval
+from pytest_dnnbench.rank.breakdown.timeline import Span
 from pytest_dnnbench.rank.marks import PREFIX
 from pytest_dnnbench.step_parts import PARTS, Part
 
@@ -93,13 +93,13 @@ def host_part(name: str, is_mark: bool) -> tuple[Part | None, bool]:
     return ("idle" if is_mark else "compute"), False
 
 
-def cpu_intervals(events: Iterable[Event], thread: int) -> list[Interval]:
-    """The intervals of a CPU rank whose step runs in `thread`.
+def cpu_spans(events: Iterable[Event], thread: int) -> list[Span]:
+    """The spans of a CPU rank whose step runs in `thread`.
 
     Of other threads only marks count, as of transfers: what they compute or receive ahead of need,
     the step does not wait for. Collectives are asynchronous events of no thread.
     """
-    intervals = []
+    spans = []
     for event in events:
         name = event.name()
         own, is_mark = event.start_thread_id() == thread, event.is_user_annotation()
@@ -109,14 +109,12 @@ def cpu_intervals(events: Iterable[Event], thread: int) -> list[Interval]:
         if not counts or (is_async and part not in ("communication", "bubble")):
             continue
         lane = None if is_async else event.start_thread_id()
-        intervals.append(
-            Interval(event.start_ns(), event.end_ns(), part, name[:_MOST_NAME], lane, owner)
-        )
-    return intervals
+        spans.append(Span(event.start_ns(), event.end_ns(), part, name[:_MOST_NAME], lane, owner))
+    return spans
 
 
-def cuda_intervals(events: Sequence[Event], thread: int) -> list[Interval]:
-    """The intervals of a CUDA rank: its kernels and copies, a lane per stream, and the marks of the
+def cuda_spans(events: Sequence[Event], thread: int) -> list[Span]:
+    """The spans of a CUDA rank: its kernels and copies, a lane per stream, and the marks of the
     thread that runs its steps. What the optimiser launched counts as the optimiser's."""
     on_host = [event for event in events if _is_host(event)]
     updates = [
@@ -131,19 +129,19 @@ def cuda_intervals(events: Sequence[Event], thread: int) -> list[Interval]:
         for event in on_host
         if not event.linked_correlation_id()
     }
-    intervals = []
+    spans = []
     for event in events:
         name = event.name()
         if _is_host(event):
             if SYNCHRONISES in name:
                 # On no lane: calls of CUDA's runtime have thread numbers of their own. It is idle,
                 # so that it counts only where the device has nothing to do.
-                intervals.append(Interval(event.start_ns(), event.end_ns(), "idle", name, None))
+                spans.append(Span(event.start_ns(), event.end_ns(), "idle", name, None))
                 continue
             part, owner = host_part(name, True)
             if part in ("data", "bubble") and event.start_thread_id() == thread:
-                interval = Interval(event.start_ns(), event.end_ns(), part, name, thread, owner)
-                intervals.append(interval)
+                span = Span(event.start_ns(), event.end_ns(), part, name, thread, owner)
+                spans.append(span)
             continue
         if event.is_user_annotation():
             continue  # torch's copy of a host's mark on the device's time line
@@ -152,8 +150,8 @@ def cuda_intervals(events: Sequence[Event], thread: int) -> list[Interval]:
         if part == "compute" and begun is not None and _within(begun, updates):
             part = "optimizer"
         lane = -1 - event.device_resource_id()  # below every thread's number
-        intervals.append(Interval(event.start_ns(), event.end_ns(), part, name[:_MOST_NAME], lane))
-    return intervals
+        spans.append(Span(event.start_ns(), event.end_ns(), part, name[:_MOST_NAME], lane))
+    return spans
 
 
 def _is_host(event: Event) -> bool:

@@ -29,8 +29,8 @@ from pytest_dnnbench.rank.breakdown.events import (
     CPU_ORDER,
     CUDA_ORDER,
     Event,
-    cpu_intervals,
-    cuda_intervals,
+    cpu_spans,
+    cuda_spans,
 )
 from pytest_dnnbench.rank.breakdown.timeline import Divided, divide
 from pytest_dnnbench.rank.timed_window import Window
@@ -133,8 +133,8 @@ def _divided(events: list[Event], device: torch.device) -> Divided | None:
     opened, closed = edges[_OPEN], edges[_CLOSE]
     window, thread = (opened.end_ns(), closed.start_ns()), opened.start_thread_id()
     if device.type == "cuda":
-        return divide(cuda_intervals(events, thread), window, CUDA_ORDER)
-    return divide(cpu_intervals(events, thread), window, CPU_ORDER)
+        return divide(cuda_spans(events, thread), window, CUDA_ORDER)
+    return divide(cpu_spans(events, thread), window, CPU_ORDER)
 
 
 def _profile(divided: Divided, steps: int, seconds: float, trace: str, trouble: str) -> StepProfile:

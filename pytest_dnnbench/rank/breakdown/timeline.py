@@ -1,4 +1,4 @@
-"""Divides a stretch of a rank's time among the parts of a step: intervals in, nanoseconds by part
+"""Divides a stretch of a rank's time among the parts of a step: spans in, nanoseconds by part
 and name out. Knows nothing of torch.
 
     thread 1   ├─ optimizer ───────────────────┤     ├─ compute ──────────────┤
@@ -7,7 +7,7 @@ and name out. Knows nothing of torch.
     the step   │ optimizer                     │ c.  │    │ communication │   │ c. │
                                                communication                compute
 
-Within a lane (a thread, a stream) intervals nest, and the innermost one with a part of its own
+Within a lane (a thread, a stream) spans nest, and the innermost one with a part of its own
 counts; what runs inside an owner counts as the owner's. Between lanes the part that comes first in
 `order` counts, so communication is exposed where no lane computes. What is left is idle.
 """
@@ -24,11 +24,11 @@ Row = tuple[Part, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class Span:
     """Something that ran from `start` until `end`, in nanoseconds of one clock.
 
     part    what its time counts as; None: as what it is nested in, or idle
-    lane    intervals of one lane nest; None: on no lane (asynchronous), nests in nothing
+    lane    spans of one lane nest; None: on no lane (asynchronous), nests in nothing
     owner   whether all that is nested in it counts as its part
     """
 
@@ -42,7 +42,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Divided:
-    """Nanoseconds by part and name, which add up to the window, and how many intervals of a name
+    """Nanoseconds by part and name, which add up to the window, and how many spans of a name
     began in the window."""
 
     ns: dict[Row, int]
@@ -58,7 +58,7 @@ class Divided:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A stretch of a lane in which one interval is the innermost."""
+    """A stretch of a lane in which one span is the innermost."""
 
     start: int
     end: int
@@ -68,7 +68,7 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """An interval that has begun on a lane; `part` and `owned` with what it is nested in."""
+    """A span that has begun on a lane; `part` and `owned` with what it is nested in."""
 
     end: int
     name: str
@@ -76,18 +76,16 @@ class _Open:
     owned: bool
 
 
-def divide(
-    intervals: Iterable[Interval], window: tuple[int, int], order: Sequence[Part]
-) -> Divided:
-    """Divides the window. `order` has every part that intervals have; idle comes last by itself."""
+def divide(spans: Iterable[Span], window: tuple[int, int], order: Sequence[Part]) -> Divided:
+    """Divides the window. `order` has every part that spans have; idle comes last by itself."""
     begin, end = window
-    inside = [each for each in intervals if each.end > begin and each.start < end]
+    inside = [each for each in spans if each.end > begin and each.start < end]
     pieces = [
         _Piece(each.start, each.end, each.part or "idle", each.name)
         for each in inside
         if each.lane is None
     ]
-    by_lane = defaultdict[int, list[Interval]](list)
+    by_lane = defaultdict[int, list[Span]](list)
     for each in inside:
         if each.lane is not None:
             by_lane[each.lane].append(each)
@@ -97,8 +95,8 @@ def divide(
     return Divided(_swept(pieces, window, {part: rank for rank, part in enumerate(order)}), calls)
 
 
-def _flat(lane: Sequence[Interval]) -> list[_Piece]:
-    """The lane's intervals as pieces that do not overlap."""
+def _flat(lane: Sequence[Span]) -> list[_Piece]:
+    """The lane's spans as pieces that do not overlap."""
     flat = _Flattening()
     for each in sorted(lane, key=lambda each: (each.start, -each.end)):
         flat.advance(each.start)
@@ -124,13 +122,13 @@ class _Flattening:
             self._take(until)
             self._at = until
 
-    def begin(self, interval: Interval) -> None:
-        """An interval begins, inside those on the stack."""
+    def begin(self, span: Span) -> None:
+        """A span begins, inside those on the stack."""
         around = self.stack[-1] if self.stack else None
         owned = around is not None and around.owned
         outer: Part = around.part if around else "idle"
-        part = outer if owned else interval.part or outer
-        self.stack.append(_Open(interval.end, interval.name, part, owned or interval.owner))
+        part = outer if owned else span.part or outer
+        self.stack.append(_Open(span.end, span.name, part, owned or span.owner))
 
     def _take(self, until: int) -> None:
         if self.stack and until > self._at:

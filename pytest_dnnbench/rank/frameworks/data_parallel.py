@@ -2,7 +2,7 @@
 share of the batch.
 
 A framework of this kind is a subclass that joins its ranks and wraps model and optimiser; see
-ddp.py. Not here: the proof of its step (data_parallel_proof.py).
+ddp.py. Not here: the proof of its step (rank/proof/data_parallel.py).
 """
 
 import hashlib
@@ -17,19 +17,18 @@ import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
-from pytest_dnnbench.rank import group, rank_phase, reference
+from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.block_trial import copy_changed_inputs, try_blocks
-from pytest_dnnbench.rank.frameworks.data_parallel_proof import (
-    Rounding,
-    proof_batch,
-    prove_training,
-    prove_validation,
-)
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
-from pytest_dnnbench.rank.heap import give_back_memory
-from pytest_dnnbench.rank.low_rank import LowRank
-from pytest_dnnbench.rank.proof_conditions import ProofCopies, proof_conditions
-from pytest_dnnbench.rank.recheck import recheck
+from pytest_dnnbench.rank.proof.conditions import ProofCopies, proof_conditions
+from pytest_dnnbench.rank.proof.data_parallel import prove_training
+from pytest_dnnbench.rank.proof.data_parallel_validation import prove_validation
+from pytest_dnnbench.rank.proof.exchange_rounding import Rounding
+from pytest_dnnbench.rank.proof.fingerprint import digest
+from pytest_dnnbench.rank.proof.heap import give_back_memory
+from pytest_dnnbench.rank.proof.low_rank import LowRank
+from pytest_dnnbench.rank.proof.proven_worker import proof_batch
+from pytest_dnnbench.rank.proof.recheck import recheck
 from pytest_dnnbench.rank.step_forms import compiled, form_module, fuse, laid_out
 from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimiser_for
 from pytest_dnnbench.rank.whole import whole
@@ -38,7 +37,7 @@ from pytest_dnnbench.rank.workloads import batches
 from pytest_dnnbench.rank.workloads.batches import mapped, wide
 from pytest_dnnbench.rank.workloads.checks import blocks_of, model_of, samples_of
 from pytest_dnnbench.rank.workloads.image_models import seed, widen
-from pytest_dnnbench.rank.workloads.workload import Batch, Share
+from pytest_dnnbench.rank.workloads.workload import Batch, DataShare
 
 
 class DataParallelWorker(WorkloadWorker):
@@ -65,6 +64,9 @@ class DataParallelWorker(WorkloadWorker):
 
     runs_alone = True
     """Whether a rank can run the model without the others."""
+
+    has_own_group = False
+    """Whether `connect` joins another group of ranks than torch.distributed's."""
 
     wraps_blocks = False
     """Whether `wrap` wraps blocks, which then may not change their inputs in place."""
@@ -233,7 +235,7 @@ class DataParallelWorker(WorkloadWorker):
 
     def _new_batches(self) -> Iterator[Batch]:
         case, pinned = self.case, self.device.type == "cuda"
-        share = Share(case.phase, self.shard_size, self.shard, self.shards, case.seed, pinned)
+        share = DataShare(case.phase, self.shard_size, self.shard, self.shards, case.seed, pinned)
         form = case.form
         return (laid_out(b, form) for b in batches.batches(self.workload, share, self.device))
 
@@ -310,7 +312,7 @@ class DataParallelWorker(WorkloadWorker):
         rank, bit for bit."""
         # One by one: of a model that ranks share out, none holds the whole.
         digests = [
-            reference.digest({name: whole(parameter.detach())})
+            digest({name: whole(parameter.detach())})
             for name, parameter in self.module.named_parameters()
         ]
         return hashlib.sha256(" ".join(digests).encode()).hexdigest()

@@ -19,9 +19,9 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
-from pytest_dnnbench.rank.frameworks.data_parallel_proof import exchange_in
 from pytest_dnnbench.rank.frameworks.power_sgd_hook import PLAIN_PASSES, PowerSgdHook
-from pytest_dnnbench.rank.low_rank import LowRank
+from pytest_dnnbench.rank.proof.exchange_rounding import exchange_in
+from pytest_dnnbench.rank.proof.low_rank import LowRank
 from pytest_dnnbench.rank.workloads.workload import Batch
 
 DEFAULT_BUCKET_MB = 25.0

@@ -2,7 +2,7 @@
 idea: Rajbhandari et al., "ZeRO", SC 2020). Each rank holds a part of every parameter, its gradient
 and its optimiser's state; a block's weights are whole only while it runs.
 
-Not here: the proof, which gathers what it compares (data_parallel_proof.py, whole.py).
+Not here: the proof, which gathers what it compares (rank/proof, whole.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -20,7 +20,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
-from pytest_dnnbench.rank.frameworks.data_parallel_proof import exchange_in
+from pytest_dnnbench.rank.proof.exchange_rounding import exchange_in
 
 _MEBIBYTE = 1 << 20
 
@@ -28,6 +28,8 @@ _MEBIBYTE = 1 << 20
 class HorovodWorker(DataParallelWorker):
     """Horovod's own thread averages gradients, tensor by tensor or fused, while the backward pass
     runs."""
+
+    has_own_group = True
 
     def __init__(self, place: Place, request: RunRequest) -> None:
         super().__init__(place, request)

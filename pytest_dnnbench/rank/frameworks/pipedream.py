@@ -26,10 +26,10 @@ from pytest_dnnbench.rank.frameworks.staged_worker import (
     step_of,
 )
 from pytest_dnnbench.rank.pipeline.assembly import assemble
-from pytest_dnnbench.rank.pipeline.proof import proof_runs
 from pytest_dnnbench.rank.pipeline.runtime import Completed, Runtime, validation_room
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
+from pytest_dnnbench.rank.proof.proven_pipeline import proof_runs
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workloads import mnist
 

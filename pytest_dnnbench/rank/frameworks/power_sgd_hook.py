@@ -2,7 +2,7 @@
 
 The hook averages plainly in its first passes: DistributedDataParallel settles its buckets in them.
 Only its random numbers are looked up here: a first Q for each weight, bucket by bucket. Not here:
-the written form (rank/low_rank.py), when the plain passes run (ddp.py).
+the written form (rank/proof/low_rank.py), when the plain passes run (ddp.py).
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,8 +14,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from torch.nn.parallel import DistributedDataParallel
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.low_rank import LowRank
-from pytest_dnnbench.rank.randomness import drawing
+from pytest_dnnbench.rank.proof.low_rank import LowRank
+from pytest_dnnbench.rank.proof.randomness import drawing
 
 PLAIN_PASSES = 2
 """Backward passes before gradients are approximated: as few as torch takes with error feedback."""

@@ -22,15 +22,17 @@ from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
 from pytest_dnnbench.rank.pipeline.cut import cut
-from pytest_dnnbench.rank.pipeline.proof import AnyRuntime, prove_training, prove_validation
 from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.pipeline.ties import untied
 from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
-from pytest_dnnbench.rank.proof_conditions import ProofCopies, proof_conditions
-from pytest_dnnbench.rank.reference import digest
+from pytest_dnnbench.rank.proof.conditions import ProofCopies, proof_conditions
+from pytest_dnnbench.rank.proof.fingerprint import digest
+from pytest_dnnbench.rank.proof.pipeline import prove_training
+from pytest_dnnbench.rank.proof.pipeline_validation import prove_validation
+from pytest_dnnbench.rank.proof.proven_pipeline import AnyRuntime
 from pytest_dnnbench.rank.step_forms import laid_out, lay_out
 from pytest_dnnbench.rank.update_rule import has_own_update
 from pytest_dnnbench.rank.worker import Step
@@ -38,7 +40,7 @@ from pytest_dnnbench.rank.workloads import batches
 from pytest_dnnbench.rank.workloads.checks import model_of
 from pytest_dnnbench.rank.workloads.image_models import seed, widen
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
-from pytest_dnnbench.rank.workloads.workload import Batch, Share
+from pytest_dnnbench.rank.workloads.workload import Batch, DataShare
 from pytest_dnnbench.step_form import StepForm
 
 PROOF_IMAGE_SIZE = 64
@@ -210,7 +212,7 @@ class StagedWorker(WorkloadWorker):
     def new_batches(self, shard: int, shards: int) -> Batches:
         """The data of one shard, from its begin."""
         case, pinned = self.case, self.device.type == "cuda"
-        share = Share(case.phase, case.batch_size, shard, shards, case.seed, pinned)
+        share = DataShare(case.phase, case.batch_size, shard, shards, case.seed, pinned)
         form = case.form
         return (laid_out(b, form) for b in batches.batches(self.workload, share, self.device))
 

@@ -43,13 +43,13 @@ def main(arguments: Sequence[str]) -> int:
         threads=options.threads,
         effort=Effort(options.warmup, options.repetitions),
     )
-    print(summary(profile))
+    print(profile_summary(profile))
     if options.output is not None:
         _write(profile, options.output)
     return 0
 
 
-def summary(profile: Profile) -> str:
+def profile_summary(profile: Profile) -> str:
     """The profile in a few lines: totals, the sum of the parts beside the whole, the operators that
     take longest."""
     facts = profile.metadata

@@ -33,6 +33,12 @@ class Call:
         return positional, keyword
 
 
+def with_item(value: torch.Tensor, index: Any, part: Any) -> torch.Tensor:
+    """The value after `value[index] = part`: as an operator, which returns what it has changed."""
+    value[index] = part
+    return value
+
+
 def calls(model: nn.Module, graph: fx.Graph) -> list[Call]:
     """The calls of a graph in program order. The placeholder and the output are no calls."""
     output = graph.output_node()

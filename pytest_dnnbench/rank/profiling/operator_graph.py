@@ -218,11 +218,15 @@ def _shape(node: fx.Node) -> tuple[Any, ...]:
 
 def _follow_overwriting(graph: fx.Graph, observed: dict[str, NodeObservation]) -> None:
     """Makes every node that uses a value after an in-place operator has changed and returned it
-    depend on that operator."""
+    depend on that operator, and on the last of several."""
     position = {node: index for index, node in enumerate(graph.nodes)}
+    # By node that returns what another made: the name of the first, which all of them stand for.
+    first_names: dict[fx.Node, str] = {}
     for node in graph.nodes:
+        returned = observed[node.name].returns
         for value in node.all_input_nodes:
-            if value.name == observed[node.name].returns:
+            if returned is not None and returned in (value.name, first_names.get(value)):
+                first_names[node] = first_names.get(value, value.name)
                 for user in [user for user in value.users if position[user] > position[node]]:
                     user.replace_input_with(value, node)
 

@@ -4,6 +4,9 @@ stand-ins for its values, and what is added to it.
 - Leaves: which modules are called as a whole (see operator_graph.py).
 - Sizes: control flow on them is followed. Sizes are known, because the tracer runs an example where
   one is asked for. What depends on the number of images, or on values, is refused.
+- Types: control flow on them is followed where every pass takes the same way: that in the model's
+  own types, the proof's in float64, and one under autocast.
+- Items: `value[index] = part` becomes an operator that returns the changed value.
 - Constants: tensors that the forward makes itself are kept beside the graph, not in the model.
 - Regions: `no_grad` and `autocast` are noted beside each operator (forward_region.py).
 
@@ -15,7 +18,7 @@ import operator
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,25 +27,33 @@ import torch
 from torch import fx, nn
 
 from pytest_dnnbench.rank.profiling.forward_region import RegionWatch
-from pytest_dnnbench.rank.profiling.fx_calls import CONSTANT, function_of
+from pytest_dnnbench.rank.profiling.fx_calls import CONSTANT, function_of, with_item
+from pytest_dnnbench.rank.workloads.image_models import widen, widened
 from pytest_dnnbench.rank.workloads.model_copy import copied
 
 SIZES = {"shape", "ndim", "size", "dim", "ndimension", "numel", "nelement", "__len__"}
 """Attributes and methods of a tensor that tell its size."""
 
+TYPES = {"dtype", "is_floating_point", "is_complex", "element_size", "itemsize"}
+"""Attributes and methods of a tensor that tell its type."""
+
 METADATA = {
     *SIZES,
-    *("dtype", "device", "layout", "is_cuda", "is_floating_point", "is_complex", "element_size"),
-    *("get_device", "stride", "is_contiguous"),
+    *TYPES,
+    *("device", "layout", "is_cuda", "get_device", "stride", "is_contiguous"),
 }
 """Those that tell no value of the tensor."""
 
+_OF_TYPES = (torch.finfo, torch.iinfo, torch.promote_types, torch.can_cast)
+"""Functions of torch that tell something of types alone."""
+
 _FACTORIES = (
     *("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros"),
-    *("as_tensor", "full_like"),
+    *("as_tensor", "full_like", "randint", "randperm", "tril_indices", "triu_indices"),
+    *("finfo", "iinfo", "promote_types", "can_cast"),
 )
-"""Functions of torch that make a tensor from sizes. They do not tell the tracer of a stand-in among
-their arguments."""
+"""Functions of torch that make a tensor from sizes, or tell something of types. They do not tell
+the tracer of a stand-in among their arguments."""
 
 
 _GAP_S = 1e-3
@@ -76,6 +87,13 @@ class _Known:
     def __float__(self) -> float:
         return float(self.tracer.number(self.node, float))
 
+    def __round__(self, digits: int | None = None) -> Any:
+        return self.tracer.number(self.node, lambda number: round(number, digits))
+
+    def __setitem__(self, index: Any, part: Any) -> None:
+        # What uses the value from here on uses the result (operator_graph.py, _follow_overwriting).
+        self.tracer.create_proxy("call_function", with_item, (self, index, part), {})
+
 
 class _Value(_Known, fx.Proxy):  # type: ignore[misc] # Proxy has them all, and raises
     """The stand-in for a value."""
@@ -100,6 +118,7 @@ class ModelTracer(fx.Tracer):
         self.longest_gap = (_GAP_S, "")
         self._example = example
         self._runs: list[_ExampleRun] = []
+        self._runs_in_types: list[_ExampleRun] = []
         self._regions = RegionWatch()
         self._constants: dict[int, tuple[str, torch.Tensor]] = {}
         self._last = 0.0
@@ -170,29 +189,58 @@ class ModelTracer(fx.Tracer):
         return iter([obj[index] for index in range(len(obj))])  # type: ignore[index] # Proxy has it
 
     def number(self, node: fx.Node, read: Callable[[Any], Any]) -> Any:
-        """A number or truth value that the forward asks of a value made of sizes."""
-        if not _is_size(node):
+        """A number or truth value that the forward asks of a value made of sizes and types."""
+        if not _is_made_of(node, SIZES | TYPES):
             raise DependsOnImagesError(
                 f"control flow depends on the value of operation {node.name!r}"
             )
-        return self.known(node, read, "the value")
+        return self.known(node, read, "the value", of_types=not _is_made_of(node, SIZES))
 
-    def known(self, node: fx.Node, read: Callable[[Any], Any], what: str) -> Any:
-        """What `read` gives for the value of a node, for any number of images."""
-        if not self._runs:
-            more = torch.cat([self._example, self._example[:1].flip(-1)])
-            self._runs = [_ExampleRun(self.root, images) for images in (self._example, more)]
+    def known(
+        self, node: fx.Node, read: Callable[[Any], Any], what: str, of_types: bool = False
+    ) -> Any:
+        """What `read` gives for the value of a node, for any number of images, and, of a value that
+        is made of types, in those of any pass."""
+        runs = [*self._sized(), *(self._typed() if of_types else ())]
         self._looks_up = True
         try:
-            first, second = (read(run.value(self.graph, node)) for run in self._runs)
+            first, *others = [read(run.value(self.graph, node)) for run in runs]
         finally:
             self._looks_up = False
-        if first != second:
-            raise DependsOnImagesError(
-                f"it depends on {what} of operation {node.name!r}, which is {first} for"
-                f" {len(self._example)} images and {second} for {len(self._example) + 1}"
-            )
+        for run, other in zip(runs[1:], others, strict=True):
+            if first != other:
+                raise DependsOnImagesError(
+                    f"it depends on {what} of operation {node.name!r}, which is {first} for"
+                    f" {runs[0].label} and {other} for {run.label}"
+                )
         return first
+
+    def _sized(self) -> list["_ExampleRun"]:
+        """Runs of two numbers of images."""
+        if not self._runs:
+            example = self._example
+            more = torch.cat([example, example[:1].flip(-1)])
+            self._runs = [
+                _ExampleRun(copied(self.root), images, f"{len(images)} images")
+                for images in (example, more)
+            ]
+        return self._runs
+
+    def _typed(self) -> list["_ExampleRun"]:
+        """A run in the types of the proof, and one under autocast."""
+        if not self._runs_in_types:
+            images, device = self._example, self._example.device.type
+            label = f"{len(images)} images"
+            self._runs_in_types = [
+                _ExampleRun(widen(copied(self.root)), widened(images), f"{label} in float64"),
+                _ExampleRun(
+                    copied(self.root),
+                    images,
+                    f"{label} under autocast",
+                    lambda: torch.autocast(device, torch.bfloat16),
+                ),
+            ]
+        return self._runs_in_types
 
     @contextmanager
     def _factories(self) -> Iterator[None]:
@@ -228,24 +276,39 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _is_size(node: fx.Node) -> bool:
-    """Whether a value is made of sizes alone: no value of a tensor, no dtype and no device has a
-    part in it."""
-    if node.op == "call_method" and node.target in SIZES:
+def _is_made_of(node: fx.Node, told: set[str]) -> bool:
+    """Whether a value is made of what these attributes tell of tensors alone: no value of a tensor
+    has a part in it, and no device."""
+    if node.op == "call_method" and node.target in told:
         return True
-    if node.op == "call_function" and node.target is getattr:
-        return node.args[1] in SIZES
-    if node.op != "call_function" or getattr(node.target, "__module__", "").startswith("torch"):
+    if node.op != "call_function":
         return False
-    return bool(node.all_input_nodes) and all(_is_size(value) for value in node.all_input_nodes)
+    if node.target is getattr and node.args[1] in told:
+        return True
+    if node.target in (torch.is_floating_point, torch.is_complex):
+        return told >= TYPES
+    of_torch = getattr(node.target, "__module__", "").startswith("torch")
+    if of_torch and node.target not in _OF_TYPES:
+        return False
+    inputs = node.all_input_nodes
+    return bool(inputs) and all(_is_made_of(value, told) for value in inputs)
 
 
 class _ExampleRun:
-    """A run of the graph that is being made, as far as needed, on a copy of the model."""
+    """A run of the graph that is being made, as far as needed, by a model that is its own. `label`
+    says of what."""
 
-    def __init__(self, model: nn.Module, images: torch.Tensor) -> None:
-        self._model = copied(model)
+    def __init__(
+        self,
+        model: nn.Module,
+        images: torch.Tensor,
+        label: str,
+        precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.label = label
+        self._model = model
         self._images = images.clone()
+        self._precision = precision
         self._values: dict[fx.Node, Any] = {}
 
     def value(self, graph: fx.Graph, wanted: fx.Node) -> Any:
@@ -255,7 +318,7 @@ class _ExampleRun:
             if node in needed:
                 needed.update(node.all_input_nodes)
         devices = [self._images.device] if self._images.is_cuda else []
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.no_grad(), torch.random.fork_rng(devices), self._precision():
             for node in graph.nodes:
                 if node in needed and node not in self._values:
                     self._values[node] = self._run(node)

@@ -18,7 +18,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.workloads.checks import checked_batch, checked_batches
 from pytest_dnnbench.rank.workloads.image_models import seed, widened
-from pytest_dnnbench.rank.workloads.workload import Batch, Share, Workload
+from pytest_dnnbench.rank.workloads.workload import Batch, DataShare, Workload
 
 SYNTHETIC_BATCHES = 4
 """Different batches per rank, in turn: with more than one, nothing of a step can be reused in the
@@ -44,7 +44,7 @@ def synthetic_batch(
     return moved(checked_batch(batch, workload, size, method), device)
 
 
-def batches(workload: Workload, share: Share, device: torch.device) -> Iterator[Batch]:
+def batches(workload: Workload, share: DataShare, device: torch.device) -> Iterator[Batch]:
     """Endless full batches of a shard: of the workload's real data, or else synthetic ones. The
     wait for each is marked as data wait. Raises UsageError for data that ends."""
     if (real := workload.batches(share)) is not None:

@@ -14,11 +14,11 @@ from torch.nn.functional import cross_entropy
 from pytest_dnnbench.case import Scalar, image_form
 from pytest_dnnbench.messages import Sample
 from pytest_dnnbench.mnist_files import MnistFiles
-from pytest_dnnbench.rank.lone_forward import logits_of
+from pytest_dnnbench.rank.proof.lone_forward import logits_of
 from pytest_dnnbench.rank.workloads import mnist
 from pytest_dnnbench.rank.workloads.image_models import build_model
 from pytest_dnnbench.rank.workloads.transformer_split import transformer_split
-from pytest_dnnbench.rank.workloads.workload import Batch, Context, Share, Workload
+from pytest_dnnbench.rank.workloads.workload import Batch, Context, DataShare, Workload
 
 VALIDATION_IMAGES = 256
 """In the minibatches of the final validation."""
@@ -74,7 +74,7 @@ class ImageWorkload(Workload):
         """Feed-forwards and attention of a transformer; empty for one of convolutions."""
         return transformer_split(model, ranks)
 
-    def batches(self, share: Share) -> Iterator[Batch] | None:
+    def batches(self, share: DataShare) -> Iterator[Batch] | None:
         """MNIST's images, where the session has them."""
         return mnist.mnist_batches(self.files, share) if self.files else None
 

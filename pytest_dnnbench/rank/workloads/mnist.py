@@ -17,7 +17,7 @@ from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.mnist_files import SPLIT_SEED, MnistFiles, read_idx
 from pytest_dnnbench.rank.workloads.torchvision_ops import load_torchvision
-from pytest_dnnbench.rank.workloads.workload import Share
+from pytest_dnnbench.rank.workloads.workload import DataShare
 
 load_torchvision()
 from torchvision.datasets.mnist import (  # noqa: E402 - needs the line above
@@ -33,7 +33,7 @@ MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 """Mean and standard deviation of MNIST's training pixels, scaled to 0..1."""
 
 
-def mnist_batches(files: MnistFiles, share: Share) -> Iterator[Batch]:
+def mnist_batches(files: MnistFiles, share: DataShare) -> Iterator[Batch]:
     """Endless full batches of a shard of MNIST, on the host."""
     digits = Digits(files, share.phase)
     sampler: DistributedSampler[Batch] = DistributedSampler(

@@ -13,7 +13,7 @@ from torch import nn
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Sample
-from pytest_dnnbench.rank.workloads.workload import Batch, Share, Workload
+from pytest_dnnbench.rank.workloads.workload import Batch, DataShare, Workload
 from pytest_dnnbench.text_file import TextFile
 
 BYTES = 256
@@ -135,13 +135,13 @@ class TokenWorkload(Workload):
         ways = {f"{block}.{name}": way for block in blocks for name, way in within.items()}
         return {"blocks": "cut", **ways, "norm": "part", "head": "whole"}
 
-    def batches(self, share: Share) -> Iterator[Batch] | None:
+    def batches(self, share: DataShare) -> Iterator[Batch] | None:
         """Sequences of the text from random places, without end; None without a text."""
         if self.text is None:
             return None
         return self._cut(self.text, share)
 
-    def _cut(self, text: TextFile, share: Share) -> Iterator[Batch]:
+    def _cut(self, text: TextFile, share: DataShare) -> Iterator[Batch]:
         content, part = np.memmap(text.path, np.uint8, "r"), text.part(share.phase)
         length = self.sequence_length
         generator = np.random.default_rng((share.seed, share.shards, share.shard))

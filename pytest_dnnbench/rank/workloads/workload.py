@@ -28,7 +28,7 @@ Context = AbstractContextManager[object]
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class DataShare:
     """A shard's part of the real data: batches of `size` samples, of shard `shard` of `shards`, in
     this phase ("train" or "validate"), shuffled by `seed`; in pinned memory where they go to a
     GPU."""
@@ -93,7 +93,7 @@ class Workload(ABC):
         """A fresh scheduler, stepped after every update; None: the rate stays as it is."""
         return None
 
-    def batches(self, share: Share) -> Iterable[Batch] | None:
+    def batches(self, share: DataShare) -> Iterable[Batch] | None:
         """Endless full minibatches of real data on the host, all of the same size; None: synthetic
         ones."""
         return None

@@ -108,7 +108,7 @@ class _Head(msgspec.Struct):
     accepted: Acceptance | None = None
 
 
-class _File(msgspec.Struct):
+class _AcceptanceFile(msgspec.Struct):
     dnnbench: _Head | None = None
 
 
@@ -116,7 +116,7 @@ def _since_acceptance(paths: Sequence[Path]) -> Sequence[Path]:
     """The files from the newest accepted one on: what was accepted begins a new history."""
     for place in range(len(paths) - 1, 0, -1):
         try:
-            head = msgspec.json.decode(paths[place].read_bytes(), type=_File).dnnbench
+            head = msgspec.json.decode(paths[place].read_bytes(), type=_AcceptanceFile).dnnbench
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             continue
         if head and head.accepted:

@@ -20,11 +20,11 @@ class _Session(msgspec.Struct, frozen=True):
     preflight: PreflightEntry | None = None
 
 
-class _File(msgspec.Struct, frozen=True):
+class _PreflightFile(msgspec.Struct, frozen=True):
     dnnbench: _Session | None = None
 
 
-_DECODER = msgspec.json.Decoder(_File)
+_DECODER = msgspec.json.Decoder(_PreflightFile)
 
 
 def stored_preflights(folder: Path) -> list[PreflightEntry]:

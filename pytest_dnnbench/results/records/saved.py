@@ -137,7 +137,7 @@ def _line_of_text_error(content: bytes) -> str:
     return ""
 
 
-class _Version(msgspec.Struct, frozen=True):
+class _SchemaAlone(msgspec.Struct, frozen=True):
     schema: int = SCHEMA
 
 
@@ -153,7 +153,7 @@ class _RawFile(msgspec.Struct, frozen=True):
     """A file of which only the outline need be right."""
 
     benchmarks: list[_RawBenchmark]
-    dnnbench: _Version | None = None
+    dnnbench: _SchemaAlone | None = None
 
 
 def _find_wrong_record(path: Path, content: bytes) -> None:
@@ -168,7 +168,7 @@ def _find_wrong_record(path: Path, content: bytes) -> None:
             if bytes(raw) == b"null":
                 continue
             place = f"{path}: benchmarks[{number}].extra_info.dnnbench"
-            _check_schema(place, msgspec.json.decode(raw, type=_Version).schema)
+            _check_schema(place, msgspec.json.decode(raw, type=_SchemaAlone).schema)
             try:
                 _RECORD.decode(raw)
             except UsageError as error:

@@ -76,9 +76,9 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """Two neighbouring places that can be measured, and the probability that the change came after
-    `before` and not after `at`. Places between the two cannot be measured."""
+class Candidate:
+    """Where the change may be: two neighbouring places that can be measured, and the probability
+    that it came after `before` and not after `at`. Places between the two cannot be measured."""
 
     before: int
     at: int
@@ -93,8 +93,8 @@ def merged(measured: Iterable[Pairs]) -> list[Pairs]:
     return [Pairs(*places, tuple(values)) for places, values in logs.items()]
 
 
-def steps(places: Sequence[int], measured: Iterable[Pairs]) -> list[Step]:
-    """How probable the change is at each step.
+def candidates_of(places: Sequence[int], measured: Iterable[Pairs]) -> list[Candidate]:
+    """How probable the change is at each candidate.
 
     `places` are those that can be measured, in order; the first is good, the last is bad, and the
     pairs of these two are among `measured`. Comparisons of other places are left out.
@@ -121,22 +121,22 @@ def steps(places: Sequence[int], measured: Iterable[Pairs]) -> list[Step]:
         logs.append(weights[spanned] + math.log(at - before))
     shares = np.exp(np.array(logs) - np.logaddexp.reduce(logs))
     return [
-        Step(before, at, float(share))
+        Candidate(before, at, float(share))
         for (before, at), share in zip(pairwise(places), shares, strict=True)
     ]
 
 
-def most_probable(candidates: Sequence[Step]) -> Step:
-    """The step with the greatest probability; the first of several."""
-    return max(candidates, key=lambda step: step.probability)
+def most_probable(candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate with the greatest probability; the first of several."""
+    return max(candidates, key=lambda each: each.probability)
 
 
 def next_comparison(
-    candidates: Sequence[Step], measured: Iterable[Pairs], error: float
+    candidates: Sequence[Candidate], measured: Iterable[Pairs], error: float
 ) -> tuple[int, int] | None:
     """The two places to compare next: those whose answer is least certain. None where the search
-    is at its end, with all but `error` of the probability at one step whose own two places have
-    been compared."""
+    is at its end, with all but `error` of the probability at one candidate whose own two places
+    have been compared."""
     best = most_probable(candidates)
     direct = (best.before, best.at)
     compared = {(each.earlier, each.later) for each in measured}
@@ -146,9 +146,9 @@ def next_comparison(
     measured_places = {place for places in compared for place in places}
     # One of the two has been measured, so that a session that fails tells which place is broken.
     options = {direct: best.probability} if measured_places & {*direct} else {}
-    for step in candidates[:-1]:
-        sum_so_far += step.probability
-        options.setdefault((good, step.at), sum_so_far)
+    for candidate in candidates[:-1]:
+        sum_so_far += candidate.probability
+        options.setdefault((good, candidate.at), sum_so_far)
     return min(options, key=lambda places: abs(options[places] - 0.5))
 
 

@@ -20,7 +20,7 @@ from pytest_dnnbench.results.baselines.golden_update import update_golden
 from pytest_dnnbench.results.records.json_text import any_json, read_bytes
 from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.records.schema import Acceptance
-from pytest_dnnbench.results.verdicts.calibration import summary
+from pytest_dnnbench.results.verdicts.calibration import noise_summary
 
 
 def main(arguments: list[str]) -> int:
@@ -83,7 +83,9 @@ def _shown(golden: Golden) -> list[str]:
         for metric, stored in sorted(case.metrics.items()):
             if stored.noise is not None:
                 newest, limit = stored.sessions[-1], case.limits.get(metric)
-                shown.append(f"  {summary(metric, newest, stored.sessions, stored.noise, limit)}")
+                shown.append(
+                    f"  {noise_summary(metric, newest, stored.sessions, stored.noise, limit)}"
+                )
     for accepted in golden.accepted:
         shown.append(f"accepted {accepted.when} by {accepted.who}: {accepted.why}")
     return shown

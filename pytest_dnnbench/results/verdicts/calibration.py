@@ -14,7 +14,7 @@ INTERESTING = 0.05
 """The change that users of training benchmarks care for."""
 
 
-def summary(
+def noise_summary(
     metric: str,
     session: Sequence[float],
     history: Sequence[Sequence[float]],

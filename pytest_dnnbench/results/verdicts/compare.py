@@ -30,7 +30,7 @@ SAME_SESSION = "this is a session of the baseline itself, and is not compared wi
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class SessionComparison:
     """The verdict on each case of the newer file, and the cases that only one of the two has."""
 
     baseline: str
@@ -87,7 +87,7 @@ def compare(
     layers: Layers,
     false_alarms: float,
     across: Collection[str] = (),
-) -> Comparison:
+) -> SessionComparison:
     """Judges every case of `now`. `layers` are the user's limits; `false_alarms` is the rate over
     all cases; `across` names facts that may differ. Raises UsageError for one that no side has."""
     if across:
@@ -104,7 +104,7 @@ def compare(
         for name, record in now.cases.items()
     }
     old = set(baseline.names())
-    return Comparison(
+    return SessionComparison(
         baseline=baseline.name,
         now=now,
         verdicts=verdicts,

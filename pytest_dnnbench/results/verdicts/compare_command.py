@@ -11,7 +11,7 @@ from pytest_dnnbench.results.baselines.limits import parse_limit_list
 from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.statistics.false_alarms import FALSE_ALARMS
 from pytest_dnnbench.results.verdicts import compare_text
-from pytest_dnnbench.results.verdicts.compare import Comparison, compare
+from pytest_dnnbench.results.verdicts.compare import SessionComparison, compare
 
 
 def main(arguments: list[str]) -> int:
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     return 1 if comparison.regressed or missing else 0
 
 
-def _shown(comparison: Comparison, options: argparse.Namespace) -> str:
+def _shown(comparison: SessionComparison, options: argparse.Namespace) -> str:
     if options.json:
         return json.dumps(comparison.to_data(), indent=1, allow_nan=False)
     return compare_text.markdown(comparison) if options.markdown else compare_text.plain(comparison)

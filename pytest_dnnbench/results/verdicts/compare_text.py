@@ -6,7 +6,7 @@ from pytest_dnnbench import harmless
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.verdict import MetricVerdict, Verdict
-from pytest_dnnbench.results.verdicts.compare import Comparison
+from pytest_dnnbench.results.verdicts.compare import SessionComparison
 from pytest_dnnbench.results.verdicts.text import (
     elsewhere_text,
     figure,
@@ -21,7 +21,7 @@ _HEAD = [
 ]
 
 
-def plain(comparison: Comparison) -> str:
+def plain(comparison: SessionComparison) -> str:
     """One paragraph per case that is not simply ok, then the counts."""
     lines = [f"{comparison.baseline} -> {comparison.now.path.name}"]
     for name, verdict in comparison.sorted_verdicts():
@@ -38,7 +38,7 @@ def plain(comparison: Comparison) -> str:
     return harmless.lines([*lines, *_missing(comparison), _counts(comparison)])
 
 
-def markdown(comparison: Comparison) -> str:
+def markdown(comparison: SessionComparison) -> str:
     """A table of what is not ok, the rest folded away."""
     worst = "regressed" if comparison.regressed else "no regression"
     lines = [f"### Benchmarks: {worst}", "", _counts(comparison), ""]
@@ -62,7 +62,7 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _table(comparison: Comparison, names: Sequence[str]) -> list[str]:
+def _table(comparison: SessionComparison, names: Sequence[str]) -> list[str]:
     rows = [
         row
         for name in names
@@ -112,14 +112,14 @@ def _figure(value: float, unit: str) -> str:
     return harmless.markdown_text(figure(value, unit))
 
 
-def _missing(comparison: Comparison) -> list[str]:
+def _missing(comparison: SessionComparison) -> list[str]:
     now = comparison.now.path.name
     lines = [f"{now} lacks {name}" for name in comparison.only_baseline]
     lines += [f"{comparison.baseline} lacks {name}" for name in comparison.only_now]
     return lines + [f"passed over: {why}" for why in comparison.passed_over]
 
 
-def _counts(comparison: Comparison) -> str:
+def _counts(comparison: SessionComparison) -> str:
     counts = (f"{count} {status}" for status, count in comparison.counts().items())
     number = len(comparison.verdicts)
     return f"{counted(number, 'case')}: {', '.join(counts)}"

@@ -14,7 +14,7 @@ import msgspec
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
-from pytest_dnnbench.results.baselines.limits import Layers, Limit, resolve
+from pytest_dnnbench.results.baselines.limits import Layers, Limit, limit_in_force
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.records.schema import LimitEntry, MetricEntry
 from pytest_dnnbench.results.records.verdict import MetricVerdict, Status, Verdict
@@ -34,7 +34,7 @@ from pytest_dnnbench.results.verdicts.machine_speed import (
     machine_drift,
 )
 
-Measured = Mapping[str, Launches]
+CaseLaunches = Mapping[str, Launches]
 """The launches of each metric of one case."""
 
 # A case has the first of these that one of its metrics has.
@@ -61,7 +61,7 @@ class Judged:
 def limits_of(metrics: Iterable[str], baseline: ComparedWith, layers: Layers) -> dict[str, Limit]:
     """The limit of each of these metrics that has one. `layers` are the user's; the baseline's
     limits come after them."""
-    resolved = {metric: resolve(metric, (*layers, baseline.limits)) for metric in metrics}
+    resolved = {metric: limit_in_force(metric, (*layers, baseline.limits)) for metric in metrics}
     return {metric: limit for metric, limit in resolved.items() if limit is not None}
 
 
@@ -72,7 +72,7 @@ def unmeasured(metrics: Iterable[str], layers: Layers) -> list[str]:
 
 
 def judge(
-    measured: Measured, baseline: ComparedWith, limits: Mapping[str, Limit], alpha: float
+    measured: CaseLaunches, baseline: ComparedWith, limits: Mapping[str, Limit], alpha: float
 ) -> Judged:
     """The first look at a case.
 
@@ -90,8 +90,8 @@ def judge(
 
 
 def judge_again(
-    measured: Measured,
-    fresh: Measured,
+    measured: CaseLaunches,
+    fresh: CaseLaunches,
     baseline: ComparedWith,
     limits: Mapping[str, Limit],
     alpha: float,
@@ -137,8 +137,8 @@ class _Decided:
 
 
 def _decide_each(
-    measured: Measured,
-    fresh: Measured,
+    measured: CaseLaunches,
+    fresh: CaseLaunches,
     baseline: ComparedWith,
     limits: Mapping[str, Limit],
     alpha: float,
@@ -208,8 +208,8 @@ def _smallest_effect(metric: str, limit: float, figure: float) -> float:
 
 def _declined(
     metric: str,
-    measured: Measured,
-    fresh: Measured,
+    measured: CaseLaunches,
+    fresh: CaseLaunches,
     baseline: ComparedWith,
     limit: Limit,
     alpha: float,
@@ -317,7 +317,7 @@ def _doubted(decision: Decision) -> Decision:
 
 def _verdict(
     decided: Mapping[str, _Decided],
-    measured: Measured,
+    measured: CaseLaunches,
     baseline: ComparedWith,
     limits: Mapping[str, Limit],
 ) -> Verdict:

@@ -100,11 +100,13 @@ def answers(others: Mapping[str, OtherSide]) -> list[str]:
         ]
         called = any(each.status != "no evidence" for each in compared)
         if compared and (called or metric == THROUGHPUT):
-            sentences.append(answer(metric, compared, next(iter(others.values())).side.name))
+            sentences.append(
+                metric_sentence(metric, compared, next(iter(others.values())).side.name)
+            )
     return sentences
 
 
-def answer(metric: str, compared: Sequence[SideMetric], name: str) -> str:
+def metric_sentence(metric: str, compared: Sequence[SideMetric], name: str) -> str:
     """One sentence for one metric: in how many cases B differs, by how much, and what would have
     been seen in the others."""
     parts = []
@@ -250,7 +252,7 @@ def failure_of(other: OtherSide) -> bool:
     return other.failure is not None or any(each.broken for each in other.compared.values())
 
 
-def failure_message(record: Record) -> str | None:
+def side_failure_message(record: Record) -> str | None:
     """Why side B fails the case's test: it could not be measured, or a limit is broken; None where
     it does not."""
     other = record.against

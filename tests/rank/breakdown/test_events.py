@@ -11,8 +11,8 @@ from pytest_dnnbench.rank.breakdown.events import (
     CPU_ORDER,
     CUDA_ORDER,
     communication_of,
-    cpu_intervals,
-    cuda_intervals,
+    cpu_spans,
+    cuda_spans,
 )
 from pytest_dnnbench.rank.breakdown.timeline import Row, divide
 
@@ -73,12 +73,12 @@ class Made:
 
 
 def on_cpu(*events: Made) -> dict[str, int]:
-    result = divide(cpu_intervals(events, MAIN), (0, 100), CPU_ORDER)
+    result = divide(cpu_spans(events, MAIN), (0, 100), CPU_ORDER)
     return totals(result.ns)
 
 
 def on_cuda(*events: Made) -> dict[str, int]:
-    result = divide(cuda_intervals(events, MAIN), (0, 100), CUDA_ORDER)
+    result = divide(cuda_spans(events, MAIN), (0, 100), CUDA_ORDER)
     return totals(result.ns)
 
 
@@ -195,7 +195,7 @@ def test_a_host_that_waits_for_its_gpu_is_idle_where_no_kernel_runs() -> None:
         Made("cudaStreamSynchronize", 10, 50, thread=0, number=2, operator=1),
         Made("kernel", 0, 40, stream=7, operator=1),
     )
-    result = divide(cuda_intervals(events, MAIN), (0, 100), CUDA_ORDER)
+    result = divide(cuda_spans(events, MAIN), (0, 100), CUDA_ORDER)
     assert result.ns == {
         ("compute", "kernel"): 40,
         ("idle", "cudaStreamSynchronize"): 10,

@@ -5,23 +5,23 @@ import random
 import pytest
 
 from pytest_dnnbench.rank.breakdown.events import CPU_ORDER
-from pytest_dnnbench.rank.breakdown.timeline import Divided, Interval, divide
+from pytest_dnnbench.rank.breakdown.timeline import Divided, Span, divide
 from pytest_dnnbench.step_parts import PARTS, Part
 
 
-def divided(*intervals: Interval, window: tuple[int, int] = (0, 100)) -> Divided:
-    return divide(intervals, window, CPU_ORDER)
+def divided(*spans: Span, window: tuple[int, int] = (0, 100)) -> Divided:
+    return divide(spans, window, CPU_ORDER)
 
 
-def by_part(*intervals: Interval, window: tuple[int, int] = (0, 100)) -> dict[str, int]:
+def by_part(*spans: Span, window: tuple[int, int] = (0, 100)) -> dict[str, int]:
     totals: dict[str, int] = {}
-    for (part, _), ns in divided(*intervals, window=window).ns.items():
+    for (part, _), ns in divided(*spans, window=window).ns.items():
         totals[part] = totals.get(part, 0) + ns
     return totals
 
 
-def work(start: int, end: int, part: Part | None = "compute", lane: int | None = 0) -> Interval:
-    return Interval(start, end, part, part or "", lane, owner=part in ("data", "optimizer"))
+def work(start: int, end: int, part: Part | None = "compute", lane: int | None = 0) -> Span:
+    return Span(start, end, part, part or "", lane, owner=part in ("data", "optimizer"))
 
 
 def test_nothing_is_idle() -> None:
@@ -37,9 +37,9 @@ def test_only_communication_that_overlaps_no_compute_is_exposed() -> None:
 
 
 def test_what_is_nested_counts_once_and_the_innermost_names_it() -> None:
-    outer = Interval(0, 60, "compute", "linear")
-    middle = Interval(10, 50, "compute", "addmm")
-    inner = Interval(20, 30, "compute", "copy")
+    outer = Span(0, 60, "compute", "linear")
+    middle = Span(10, 50, "compute", "addmm")
+    inner = Span(20, 30, "compute", "copy")
     assert divided(middle, inner, outer).ns == {
         ("compute", "linear"): 20,
         ("compute", "addmm"): 30,
@@ -77,8 +77,8 @@ def test_two_threads_that_compute_at_once_count_once() -> None:
 
 
 def test_several_collectives_under_way_count_once_and_the_oldest_names_them() -> None:
-    first = Interval(0, 50, "communication", "first", None)
-    second = Interval(10, 80, "communication", "second", None)
+    first = Span(0, 50, "communication", "first", None)
+    second = Span(10, 80, "communication", "second", None)
     assert divided(first, second, work(70, 90)).ns == {
         ("communication", "first"): 50,
         ("communication", "second"): 20,
@@ -96,7 +96,7 @@ def test_a_transfer_is_communication_and_the_wait_before_it_a_bubble() -> None:
 
 
 def test_a_mark_without_a_part_names_the_idle_time() -> None:
-    forward = Interval(0, 100, None, "forward")
+    forward = Span(0, 100, None, "forward")
     assert divided(forward, work(20, 50)).ns == {
         ("compute", "compute"): 30,
         ("idle", "forward"): 70,
@@ -109,7 +109,7 @@ def test_what_reaches_over_the_window_is_cut_and_calls_count_where_they_begin() 
     assert result.calls == {"compute": 2}
 
 
-def test_an_interval_that_outlives_what_it_began_in_counts_to_its_end() -> None:
+def test_a_span_that_outlives_what_it_began_in_counts_to_its_end() -> None:
     assert by_part(work(0, 30, "communication"), work(20, 60)) == {
         "communication": 20,
         "compute": 40,
@@ -121,17 +121,17 @@ def test_against_one_nanosecond_after_the_other() -> None:
     """The same answer as a reference that looks at each nanosecond by itself."""
     chance = random.Random(1)
     for _ in range(200):
-        intervals = _random_intervals(chance)
+        spans = _random_spans(chance)
         expected: dict[str, int] = {}
         for moment in range(100):
-            part = _part_at(moment, intervals)
+            part = _part_at(moment, spans)
             expected[part] = expected.get(part, 0) + 1
-        assert by_part(*intervals) == expected, intervals
+        assert by_part(*spans) == expected, spans
 
 
-def _random_intervals(chance: random.Random) -> list[Interval]:
+def _random_spans(chance: random.Random) -> list[Span]:
     """Properly nested on two lanes, and some on none."""
-    made: list[Interval] = []
+    made: list[Span] = []
 
     def fill(start: int, end: int, lane: int) -> None:
         while end - start > 2 and chance.random() < 0.8:
@@ -151,8 +151,8 @@ def _random_intervals(chance: random.Random) -> list[Interval]:
     return made
 
 
-def _part_at(moment: int, intervals: list[Interval]) -> str:
-    here = [each for each in intervals if each.start <= moment < each.end]
+def _part_at(moment: int, spans: list[Span]) -> str:
+    here = [each for each in spans if each.start <= moment < each.end]
     parts = [str(each.part) for each in here if each.lane is None]
     for lane in (0, 1):
         # From the outermost in: an owner ends the search, the innermost part stands otherwise.

@@ -1,0 +1,69 @@
+"""How large tensors are, and how far from each other, by their largest elements. This takes memory
+for a piece of a tensor only."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+
+Tensors = dict[str, torch.Tensor]
+"""By name."""
+
+Errors = dict[str, float]
+"""By the name of a tensor, the largest distance of an element."""
+
+
+def furthest(errors: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """By name, the largest of several errors; not a number where one is none."""
+    most: dict[str, float] = {}
+    for each in errors:
+        for name, error in each.items():
+            before = most.get(name, error)
+            most[name] = before if math.isnan(before) or before > error else error
+    return most
+
+
+def largest(tensor: torch.Tensor) -> float:
+    """The largest absolute value of a tensor, 0 of an empty one; not a number where one is none."""
+    most = 0.0
+    # In pieces: torch copies what does not lie in rows.
+    for piece in pieces(tensor.detach()):
+        if not piece.numel():
+            continue
+        plain = torch.view_as_real(piece) if piece.is_complex() else piece
+        if plain.dtype == torch.bool:
+            plain = plain.to(torch.uint8)
+        least, greatest = (float(end) for end in torch.aminmax(plain))
+        if math.isnan(least):
+            return least
+        most = max(most, -least, greatest)
+    return most
+
+
+def distance(tensor: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest absolute difference of two tensors of one shape, in double precision; of complex
+    numbers, that of their parts."""
+    kind = torch.complex128 if other.is_complex() else torch.float64
+    most = 0.0
+    for ours, theirs in zip(pieces(tensor.detach()), pieces(other.detach()), strict=True):
+        apart = largest(ours.to(kind) - theirs.to(kind))
+        if math.isnan(apart):
+            return apart
+        most = max(most, apart)
+    return most
+
+
+PIECE = 1 << 17
+"""Elements of a tensor that are worked on at a time where that takes memory for as many: the
+largest tensor of a model may be most of it."""
+
+
+def pieces(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A tensor in parts of at most PIECE elements, as views: rows of its first dimension, or the
+    pieces of each row where a row is larger."""
+    if tensor.numel() <= PIECE or not tensor.dim():
+        yield tensor
+        return
+    rows = PIECE * len(tensor) // tensor.numel()
+    for part in torch.split(tensor, max(1, rows)):
+        yield from pieces(part[0]) if rows == 0 else (part,)

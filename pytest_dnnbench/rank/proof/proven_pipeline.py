@@ -1,0 +1,183 @@
+"""What the proof of a pipeline needs of its case, and how it runs the pipeline."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from pytest_dnnbench.case import Scalar
+from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.planner.schedule import Schedule
+from pytest_dnnbench.rank.pipeline.runtime import Completed, UpdateObserver
+from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
+from pytest_dnnbench.rank.proof.arithmetic import Arithmetic
+from pytest_dnnbench.rank.proof.conditions import ProofCopies, check_room
+from pytest_dnnbench.rank.proof.distance import Tensors
+from pytest_dnnbench.rank.proof.own_arithmetic import own_arithmetic
+from pytest_dnnbench.rank.proof.randomness import NoRandomness
+from pytest_dnnbench.rank.proof.trace_check import check_trace
+from pytest_dnnbench.rank.workloads.image_models import weight_types
+from pytest_dnnbench.rank.workloads.workload import Workload
+from pytest_dnnbench.step_form import StepForm
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+Batches = Iterator[Batch]
+
+
+class AnyRuntime(Protocol):
+    """The runtime that a proof runs: ours, or that of torch's schedules."""
+
+    device: torch.device
+
+    @property
+    def replica(self) -> int:
+        """Which replica of its stages this rank is."""
+
+    @property
+    def modules(self) -> Mapping[int, nn.Module]:
+        """The stages of this rank, by number."""
+
+    def observe_updates(self, observer: UpdateObserver) -> None:
+        """Lets `observer` see the gradients of each update, just before."""
+
+    def train(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
+        """As Runtime.train."""
+
+    def validate(self, batches: Batches, minibatches: int) -> Iterator[Completed]:
+        """As Runtime.validate."""
+
+    def close(self) -> None:
+        """Ends this rank's transfers."""
+
+
+Assembled = Callable[
+    [Sequence[nn.Module], Sgd | OwnRule, Callable[[], AbstractContextManager[object]]], AnyRuntime
+]
+"""(all stages, optimiser, the context of a forward pass) -> this rank's runtime."""
+
+
+class Proven(Protocol):
+    """What the proof needs of a case: its model, stages and minibatches."""
+
+    place: Place
+    request: RunRequest
+    device: torch.device
+    schedule: Schedule
+
+    @property
+    def proof_copies(self) -> ProofCopies:
+        """Copies of the weights without which the proof cannot be."""
+
+    def model(self, wide: bool = False) -> nn.Module:
+        """The user's model with the weights that all ranks start from, on the rank's device, in its
+        own types or in double precision."""
+
+    def stages(self, wide: bool = False) -> list[nn.Module]:
+        """The stages that the same model is traced and cut into."""
+
+    def batch(self, index: int) -> Batch:
+        """Minibatch `index` in its own types, on the rank's device."""
+
+    @property
+    def workload(self) -> Workload:
+        """What is trained: of one tensor, with one tensor of targets."""
+
+    @property
+    def settings(self) -> Sgd:
+        """The session's settings of SGD."""
+
+    @property
+    def rule(self) -> Sgd | OwnRule:
+        """How the case's stages are updated."""
+
+    @property
+    def precision(self) -> str:
+        """The case's."""
+
+    @property
+    def form(self) -> StepForm:
+        """The case's."""
+
+    @property
+    def predicted_step_s(self) -> float:
+        """The time of a minibatch that the plan predicts."""
+
+    @property
+    def proof_runs(self) -> tuple[int, int]:
+        """Minibatches of the two runs in float64."""
+
+    @property
+    def proof_validation(self) -> int:
+        """Minibatches of the validation."""
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass in the case's precision."""
+
+
+def proof_runs(schedule: Schedule) -> tuple[int, int]:
+    """Minibatches of the two runs: enough to pass the warm-up of the first stage, and to end in an
+    incomplete update."""
+    size = update_size(schedule)
+    return 2 * max(size, schedule.layout.world_size) + 1, size + 1
+
+
+def update_size(schedule: Schedule) -> int:
+    return max(schedule.update_size(stage) for stage in range(len(schedule.layout.replicas)))
+
+
+def about_of(proven: Proven) -> dict[str, Scalar]:
+    about: dict[str, Scalar] = {"dtype": "float64", "weights": weight_types(proven.model())}
+    about["rows of a minibatch"] = len(proven.batch(0)[0])
+    if proven.form.changed:
+        about["form"] = proven.form.label
+    return about
+
+
+def checked_trace(proven: Proven, about: dict[str, Scalar], *, training: bool) -> Arithmetic:
+    """The arithmetic of the model as it is timed; on rank 0, after the check of its trace."""
+    model = proven.model().train(training)
+    check_room(proven.request.model, model, proven.place, proven.proof_copies)
+    inputs, _ = batch = proven.batch(0)
+    arithmetic = own_arithmetic(proven.workload, model, batch, proven.precision, proven.autocast)
+    if proven.place.rank == 0:
+        stages = [stage.to(proven.device).train(training) for stage in proven.stages()]
+        ratio = check_trace(
+            model, stages, inputs, proven.precision, proven.autocast, proven.predicted_step_s
+        )
+        about["untraced forward over traced"] = round(ratio, 2)
+    return arithmetic
+
+
+def owned_by_stage(model: nn.Module, stages: Sequence[nn.Module]) -> list[dict[str, str]]:
+    """What each stage holds of the model: a stage has the model's own names."""
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    names |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    return [
+        {
+            name: name
+            for name, _ in (*stage.named_parameters(), *stage.named_buffers())
+            if name in names
+        }
+        for stage in stages
+    ]
+
+
+def share_of(runtime: AnyRuntime, schedule: Schedule, batches: Sequence[Batch]) -> Batches:
+    """The batches of this rank's replica, on its device, in case it feeds them in."""
+    device = runtime.device
+    return (
+        (images.to(device), labels.to(device))
+        for images, labels in batches[runtime.replica :: schedule.layout.replicas[0]]
+    )
+
+
+def trained(runtime: AnyRuntime, schedule: Schedule, batches: Sequence[Batch]) -> Tensors:
+    """The losses of a run on this rank, by the number of the minibatch."""
+    with NoRandomness():
+        completed = list(runtime.train(share_of(runtime, schedule, batches), len(batches)))
+    return {str(done.minibatch): done.loss.cpu() for done in completed if done.loss is not None}

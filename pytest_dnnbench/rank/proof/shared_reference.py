@@ -1,0 +1,129 @@
+"""The reference of a pipeline (pipeline_reference.py), which rank 0 runs, as all ranks ask it.
+
+    rank 0        reference ─> own stages     others' stages ─> tensor by tensor ─┐
+    other ranks                                      own stages, put aside <──────┘
+
+So one process holds a whole reference, and any other no more than its own stages. Messages go
+through gloo, on the host.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pytest_dnnbench.rank.proof.pipeline_reference import PipelineBounds, PipelineReference
+from pytest_dnnbench.rank.proof.shelf import Shelf
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The tensors that a stage of a rank should hold, by the stage's names, and how far each may
+    be missed."""
+
+    expected: Mapping[str, torch.Tensor]
+    bounds: Mapping[str, float]
+
+
+class SharedReference:
+    """A reference as ranks ask it. Every method is called on all ranks of the job at the same
+    time.
+
+    `reference` is rank 0's, with an arithmetic; None on the others. `stages` are those of this
+    rank, which is replica `replica` of them.
+    """
+
+    def __init__(
+        self,
+        reference: PipelineReference | None,
+        stages: Sequence[int],
+        replica: int,
+        device: torch.device,
+    ) -> None:
+        self._reference = reference
+        self._bounds: PipelineBounds | None = None
+        self._stages = tuple(stages)
+        self._replica = replica
+        self._device = device
+
+    def run(self, batches: Sequence[Batch]) -> tuple[list[float], list[float]]:
+        """Runs the reference. The loss of each minibatch, and how far it may be missed."""
+        losses: list[Any] = [None]
+        if self._reference is not None:
+            expected = self._reference.run(batches)
+            self._bounds = self._reference.bounds()
+            losses = [(expected, self._bounds.losses)]
+        dist.broadcast_object_list(losses)
+        expected, bounds = losses[0]
+        return expected, bounds
+
+    def first_gradients(self) -> dict[int, Answer]:
+        """By stage of this rank, the mean gradients of its first update."""
+
+        def of(reference: PipelineReference, bounds: PipelineBounds, stage: int, _: int) -> Answer:
+            within = reference.named(stage, bounds.first_gradients[stage])
+            return Answer(reference.first_gradients(stage), within)
+
+        return self._ask(of)
+
+    def parameters(self) -> dict[int, Answer]:
+        """By stage of this rank, the newest weights."""
+
+        def of(reference: PipelineReference, bounds: PipelineBounds, stage: int, _: int) -> Answer:
+            within = reference.named(stage, bounds.parameters)
+            return Answer(reference.parameters(stage), within)
+
+        return self._ask(of)
+
+    def buffers(self) -> dict[int, Answer]:
+        """By stage of this rank, the buffers of its replica."""
+
+        def of(
+            reference: PipelineReference, bounds: PipelineBounds, stage: int, replica: int
+        ) -> Answer:
+            within = reference.named(stage, bounds.buffers[stage][replica])
+            return Answer(reference.buffers(stage, replica), within)
+
+        return self._ask(of)
+
+    def _ask(
+        self, answering: Callable[[PipelineReference, PipelineBounds, int, int], Answer]
+    ) -> dict[int, Answer]:
+        asked: list[tuple[tuple[int, ...], int]] = [((), 0)] * dist.get_world_size()
+        dist.all_gather_object(asked, (self._stages, self._replica))
+        if self._reference is None or self._bounds is None:
+            return {stage: _received(self._device) for stage in self._stages}
+        answer = partial(answering, self._reference, self._bounds)
+        for peer, (stages, replica) in enumerate(asked):
+            if peer != dist.get_rank():
+                for stage in stages:
+                    _send(answer(stage, replica), peer)
+        return {stage: answer(stage, self._replica) for stage in self._stages}
+
+
+def _send(answer: Answer, peer: int) -> None:
+    forms = [(name, tuple(each.shape), each.dtype) for name, each in answer.expected.items()]
+    dist.send_object_list([forms, dict(answer.bounds)], dst=peer)
+    for tensor in answer.expected.values():
+        plain = tensor.detach().cpu().resolve_conj().contiguous()
+        if plain.numel():
+            # As bytes: gloo does not take every type.
+            dist.send(plain.reshape(-1).view(torch.uint8), peer)
+
+
+def _received(device: torch.device) -> Answer:
+    head: list[Any] = [None, None]
+    dist.recv_object_list(head, src=0)
+    forms, bounds = head
+    expected = Shelf()
+    for name, shape, dtype in forms:
+        tensor = torch.empty(shape, dtype=dtype)
+        if tensor.numel():
+            dist.recv(tensor.reshape(-1).view(torch.uint8), src=0)
+        expected.put(name, tensor.to(device))
+    return Answer(expected, bounds)

@@ -1,0 +1,58 @@
+"""A stage in the reference of a pipeline: weights by version, buffers, momentum, gradients."""
+
+from dataclasses import dataclass, field
+
+from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.rank.proof.distance import Errors, Tensors
+from pytest_dnnbench.rank.proof.drift import Drift
+
+
+@dataclass
+class StageState:
+    """A stage in the reference, by the model's names: its weights by version, newest last; the
+    buffers of each replica; the momentum; the sum of the next update's gradients.
+
+    The errors are how far rounding may move the sum of the gradients and the buffers. `is_certain`
+    is whether the gradients of the first minibatch tell a wrong stage from a right one, where they
+    have been measured.
+    """
+
+    weights: list[Tensors]
+    buffers: list[Tensors]
+    buffer_errors: list[Errors]
+    velocity: Tensors = field(default_factory=dict)
+    total: Tensors = field(default_factory=dict)
+    total_errors: Errors = field(default_factory=dict)
+    minibatches: int = 0
+    last_gradients: Tensors = field(default_factory=dict)
+    last_errors: Errors = field(default_factory=dict)
+    is_certain: bool | None = None
+    first_gradients: Tensors = field(default_factory=dict)
+    first_errors: Errors = field(default_factory=dict)
+
+    def add(self, gradients: Tensors, errors: Errors) -> None:
+        for name in self.weights[-1]:
+            if name in gradients:
+                before = self.total.get(name)
+                gradient = gradients[name]
+                self.total[name] = gradient if before is None else before.add_(gradient)
+                self.total_errors[name] = self.total_errors.get(name, 0.0) + errors.get(name, 0.0)
+        self.minibatches += 1
+
+    def step(self, optimiser: Sgd, drift: Drift) -> None:
+        """One update by the mean gradients, which stay in `last_gradients`."""
+        following = {}
+        errors = {name: error / self.minibatches for name, error in self.total_errors.items()}
+        for name, weight in self.weights[-1].items():
+            following[name] = weight
+            if name in self.total:
+                gradient = self.total[name].div_(self.minibatches)
+                change = gradient + optimiser.weight_decay * weight
+                if name in self.velocity:
+                    change += optimiser.momentum * self.velocity[name]
+                self.velocity[name] = change
+                following[name] = weight - optimiser.learning_rate * change
+                drift.step(name, errors[name], following[name], change)
+        self.last_gradients, self.last_errors = self.total, errors
+        self.weights.append(following)
+        self.total, self.total_errors, self.minibatches = {}, {}, 0
