@@ -9,6 +9,7 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import FrameworkSpec
 from pytest_dnnbench.controller.case_run import CaseRun, prepare_function, prepare_run
 from pytest_dnnbench.controller.ranks import Ranks, target_of
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DnnbenchError, UsageError, WorkloadRefused
 from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.harmless import text_block
@@ -345,7 +346,7 @@ class DnnBench:
                 f" run `{spec.install}`"
             )
         if not spec.min_gpus <= gpus <= (spec.max_gpus or gpus):
-            pytest.skip(f"{framework} does not run on {gpus} devices")
+            pytest.skip(f"{framework} does not run on {counted(gpus, 'device')}")
         return spec
 
     def _checked_form(self, spec: FrameworkSpec, model: str, own: StepForm | None) -> StepForm:

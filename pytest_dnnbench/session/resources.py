@@ -197,13 +197,8 @@ class Resources:
         )
 
     def check(self) -> None:
-        """Raises UsageError for what no case can have on this machine, or DataError for data that
-        are not there; to be called before anything is measured."""
-        if self.settings.precision == "tf32" and self.machine.kind != "cuda":
-            raise UsageError(
-                "--dnn-precision tf32 needs a CUDA device, and there is none"
-                f" ({self.machine.describe()}): use fp32 or bf16"
-            )
+        """Raises DataError for data that are not there, UsageError for what they cannot be used
+        for; to be called before anything is measured."""
         self.data()
         self.text()
 
