@@ -19,6 +19,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.bubbles import batch_seconds
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, data_parallel_step
@@ -45,6 +46,20 @@ _Pair = tuple[int, int]
 
 MOST_MICROBATCHES = 1 << 12
 """Of each pipeline in an update: every pass of each of them is played."""
+
+
+_OWN_UPDATES = "when its stages update, and what of that shows, is in no formula"
+_ORDER_OF_TORCH = "torch makes its order by playing it through, rank by rank"
+_NOTHING_FITS = "no stages of the model for these GPUs, or none that fit their memory"
+_REASONS = {
+    "horovod": "how much of its exchange compute hides is in no formula",
+    "tp": "what ranks that split layers exchange within them is in no formula",
+    "pipedream-2bw": _OWN_UPDATES,
+    "pipedream-flush": _OWN_UPDATES,
+    "zbv": _ORDER_OF_TORCH,
+    "dualpipev": _ORDER_OF_TORCH,
+}
+"""Why nothing is predicted of a framework, whatever the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +157,19 @@ def predictions(
     cuts = _Cuts(given, wiring)
     others += [best for name in ORDERED if (best := _scheduled(given, name, cuts, wiring))]
     return [alone, *sorted(others, key=lambda each: (not each.fits, each.minibatch_s))]
+
+
+def unpredicted(rows: Sequence[Prediction]) -> dict[str, str]:
+    """The built-in frameworks that have no row among the predictions, each with the reason. None
+    where there is one worker, which is all that was predicted."""
+    have_row = {row.framework for row in rows}
+    if have_row <= {"single"}:
+        return {}
+    return {
+        each.name: _REASONS.get(each.name, _NOTHING_FITS)
+        for each in FRAMEWORKS
+        if each.name not in have_row
+    }
 
 
 def _ddp(given: Predicting) -> Prediction:
