@@ -14,7 +14,7 @@ All of them train on minibatches of the profile's size, so throughput compares. 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -24,6 +24,7 @@ from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.bubbles import batch_seconds
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, data_parallel_step
 from pytest_dnnbench.planner.fabric import Fabric, Link, Workers, hops_of
+from pytest_dnnbench.planner.graph import planned_graph
 from pytest_dnnbench.planner.levels import levels_of
 from pytest_dnnbench.planner.orders import ORDERED, in_flight, orders_of
 from pytest_dnnbench.planner.plan import Plan, PlannedStage
@@ -147,8 +148,8 @@ def predictions(
             f"{microbatches} microbatches: give at least 1, and at most {MOST_MICROBATCHES}"
         )
     fabric = Fabric(levels_of(plan.workers, bandwidths), tuple(latencies_s))
-    given = Predicting(profile, fabric, memory_bytes, microbatches)
-    alone = given.made("single", "1", 1, given.alone_s, alone_bytes(profile))
+    given = Predicting(_without_data(profile), fabric, memory_bytes, microbatches)
+    alone = given.made("single", "1", 1, given.alone_s, alone_bytes(given.profile))
     if fabric.workers == 1:
         return [alone]
     others = [_ddp(given), _fsdp(given)]
@@ -157,6 +158,19 @@ def predictions(
     cuts = _Cuts(given, wiring)
     others += [best for name in ORDERED if (best := _scheduled(given, name, cuts, wiring))]
     return [alone, *sorted(others, key=lambda each: (not each.fits, each.minibatch_s))]
+
+
+def _without_data(profile: Profile) -> Profile:
+    """The profile, in which what the planner gives no stage takes nothing: in PipeDream's format a
+    model's input is a node too, whose time is that of loading it."""
+    planned = {node.id for node in planned_graph(profile).nodes}
+    nodes = (
+        node
+        if node.id in planned
+        else replace(node, forward_s=0.0, backward_s=0.0, activation_bytes=0.0)
+        for node in profile.nodes
+    )
+    return replace(profile, nodes=tuple(nodes))
 
 
 def unpredicted(rows: Sequence[Prediction]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Predictions beside figures worked out by hand, and what they say of schedules and memory."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -137,6 +138,18 @@ def test_a_model_of_one_operator_has_no_pipelines() -> None:
 def test_an_optimisers_state_is_the_profiles() -> None:
     adam = predicted(chain(optimiser_bytes=2 * 160 * MIB), [1], [1.0])
     assert adam["single"].memory_bytes == (4 * 160 + 40) * MIB
+
+
+def test_loading_the_data_is_no_part_of_a_step() -> None:
+    """PipeDream's profiles have a node of the input; the planner leaves it out too."""
+    plain = chain()
+    loading = Operator("data", "Input", 100.0, 0.0, 1e9, 0.0)
+    loaded = replace(
+        plain,
+        nodes=(loading, *plain.nodes),
+        edges=(("data", plain.nodes[0].id), *plain.edges),
+    )
+    assert predicted(loaded, [4], [1e9]) == predicted(plain, [4], [1e9])
 
 
 def test_microbatches_are_at_least_one() -> None:
