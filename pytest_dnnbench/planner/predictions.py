@@ -19,7 +19,6 @@ from itertools import pairwise
 
 import numpy as np
 
-from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.bubbles import batch_seconds
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, data_parallel_step
@@ -49,6 +48,7 @@ MOST_MICROBATCHES = 1 << 12
 """Of each pipeline in an update: every pass of each of them is played."""
 
 
+_PIPEDREAM = "pipedream"
 _OWN_UPDATES = "when its stages update, and what of that shows, is in no formula"
 _ORDER_OF_TORCH = "torch makes its order by playing it through, rank by rank"
 _NOTHING_FITS = "no stages of the model for these GPUs, or none that fit their memory"
@@ -179,10 +179,11 @@ def unpredicted(rows: Sequence[Prediction]) -> dict[str, str]:
     have_row = {row.framework for row in rows}
     if have_row <= {"single"}:
         return {}
+    fitting_none = dict.fromkeys((_PIPEDREAM, *ORDERED), _NOTHING_FITS)
     return {
-        each.name: _REASONS.get(each.name, _NOTHING_FITS)
-        for each in FRAMEWORKS
-        if each.name not in have_row
+        name: reason
+        for name, reason in {**fitting_none, **_REASONS}.items()
+        if name not in have_row
     }
 
 
@@ -211,7 +212,7 @@ def _pipedream(given: Predicting, plan: Plan) -> Prediction:
     each_s = minibatch_s(plan, given.update_s, math.inf, overlaps=True)
     memory_bytes = max(stage.memory_bytes for stage in plan.stages)
     shape = plan.shape if len(plan.stages) > 1 else f"dp{plan.replicas[0]}"
-    return given.made("pipedream", shape, 1, each_s, memory_bytes)
+    return given.made(_PIPEDREAM, shape, 1, each_s, memory_bytes)
 
 
 class _Cuts:
