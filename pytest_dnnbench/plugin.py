@@ -117,9 +117,11 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
     """Ends the session in one line for options that no case can have: where they are noticed,
     pytest would take them for an error of each file, and show its traceback."""
     from pytest_dnnbench.session import state
+    from pytest_dnnbench.session.xdist import Xdist
 
     result = yield
     if refused := session.config.stash.get(state.REFUSED, None):
+        state.part(session.config, Xdist).pass_on(refused)
         raise refused
     return result
 

@@ -23,6 +23,7 @@ from typing import Any
 from pytest_dnnbench.controller import agent_messages as say
 from pytest_dnnbench.controller.agent_messages import GREETING, MOST_GREETING_BYTES, BadFrame
 from pytest_dnnbench.controller.deadline import LOOK_S, Deadline
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.harmless import one_line
 
@@ -158,5 +159,5 @@ class AgentProcess:
             self._before_greeting = None
             return rest
         if len(head) > MOST_GREETING_BYTES:
-            raise BadFrame(f"{len(head):,} bytes that do not begin as an agent does")
+            raise BadFrame(f"{counted(len(head), 'byte')} that do not begin as an agent does")
         return b""

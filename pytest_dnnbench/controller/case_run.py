@@ -237,8 +237,10 @@ def prepare_run(
     text: TextFile | None = None,
 ) -> CaseRun:
     """A run of the case. `launcher` must be one for the case's framework and its number of ranks.
-    Raises UsageError for an unknown framework or model."""
+    Raises UsageError for an unknown framework or model, and for what the framework's own rules do
+    not allow."""
     spec = catalog.framework(case.framework)
+    check_rules(spec, case)
     request = RunRequest(
         case=case,
         worker=spec.worker,
@@ -256,6 +258,12 @@ def prepare_function(
 ) -> CaseRun:
     """A run of a timed function. `spec` is the library whose group its ranks join."""
     return CaseRun(request, launcher, machine, spec.requires)
+
+
+def check_rules(spec: FrameworkSpec, case: Case) -> None:
+    """Raises UsageError, with the reason, where a framework's rules do not allow a case."""
+    if (check := load(spec.rules)) is not None:
+        check(case)
 
 
 def load(path: str | None) -> Any:

@@ -145,7 +145,9 @@ class Cluster:
         gpus = [gpu.uuid for node in self.nodes for gpu in node.machine.gpus]
         twice = {uuid for uuid in gpus if gpus.count(uuid) > 1}
         if twice:
-            raise UsageError(f"several nodes have the GPU {min(twice)}: they are one machine")
+            raise UsageError(
+                f"several nodes have the GPU {min(twice)}: they are one machine, so name it once"
+            )
 
     @property
     def machine(self) -> Machine:
@@ -183,7 +185,8 @@ class Cluster:
             return _divided(world_size, [world_size] * count)
         raise LaunchError(
             f"{world_size} ranks do not fit on {len(nodes)} nodes:"
-            f" {', '.join(f'{node.name} takes {self.capacity(node)}' for node in nodes)}"
+            f" {', '.join(f'{node.name} takes {self.capacity(node)}' for node in nodes)};"
+            " give fewer ranks (--gpus), or more nodes (--dnn-nodes)"
         )
 
     def nodes_for(self, world_size: int) -> int:

@@ -71,6 +71,11 @@ class Exited:
     code: int
 
 
+_NOT_RUNNING = (
+    "the fork server is not running: it has ended with its session, so start ranks within a test"
+)
+
+
 class ForkServer:
     """Started at first use, once for a session, and again if it dies or if a variable has changed
     that libraries read only when they are loaded. Close it, or use it in a `with`.
@@ -213,7 +218,7 @@ class ForkServer:
     def fileno(self) -> int:
         """The descriptor that becomes readable when a rank has ended; what `select` asks for."""
         if self._control is None:
-            raise LaunchError("the fork server is not running")
+            raise LaunchError(_NOT_RUNNING)
         return self._control.fileno()
 
     def close(self) -> None:
@@ -251,7 +256,7 @@ class ForkServer:
 
     def _send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         if self._control is None:
-            raise LaunchError("the fork server is not running")
+            raise LaunchError(_NOT_RUNNING)
         packed = json.dumps(message).encode()
         if len(packed) > _MESSAGE_BYTES:
             raise LaunchError(
@@ -271,7 +276,7 @@ class ForkServer:
         """The next message. Raises LaunchError, and ends the server, when none comes within
         `timeout_s`, of which it may be stopped by a signal for `stopped_s`."""
         if self._control is None:
-            raise LaunchError("the fork server is not running")
+            raise LaunchError(_NOT_RUNNING)
         deadline, may_be_stopped = Deadline(timeout_s), Deadline(stopped_s)
         while not self._readable(min(LOOK_S, deadline.left_s(), may_be_stopped.left_s())):
             if not self.stopped:

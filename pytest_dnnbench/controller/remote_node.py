@@ -186,8 +186,13 @@ class RemoteNode:
         begin = say.Begin(
             timeout_s=timeout_s, address=address, rendezvous=rendezvous, hosts=list(hosts)
         )
-        begun = self.link.call(begin, say.Begun, timeout_s + ANSWER_S)
-        yield NodeLaunch(part, begun.port, begun.environments)
+        part.begin(begin)
+        # The other nodes' answers say nothing that their ranks need: all nodes begin side by side.
+        if address or rendezvous:
+            begun = part.await_begin()
+            yield NodeLaunch(part, begun.port, begun.environments)
+        else:
+            yield NodeLaunch(part)
 
     def close(self) -> None:
         """Ends the agent: closes its stdin, and kills the engine's process for it if it stays."""

@@ -7,6 +7,7 @@ The checks need no torch and come before any rank starts. Not here: the schedule
 import math
 from collections.abc import Mapping
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.layout import Layout, layout_of, stages_in
 from pytest_dnnbench.planner.plan import read_plan
@@ -41,7 +42,7 @@ def forced_layout(options: Options, ranks: int) -> Layout | None:
         layout = Layout(read_plan(path).require_feasible().replicas)
         if layout.world_size != ranks:
             raise PlanError(
-                f"plan {path} ({layout}) takes {layout.world_size} ranks, not {ranks}:"
+                f"plan {path} ({layout}) takes {counted(layout.world_size, 'rank')}, not {ranks}:"
                 f" plan for {ranks}"
             )
         return layout

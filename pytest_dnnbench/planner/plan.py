@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.parsing import converted, parsed, shortened
 
@@ -133,8 +134,9 @@ def _check(plan: Plan) -> None:
         figures += [stage.compute_s, stage.parameter_bytes, stage.output_bytes, stage.memory_bytes]
         if min(stage.replicas, stage.versions) < 1 or not 0 <= stage.first <= stage.last:
             raise ValueError(
-                f"a stage of states {stage.first} to {stage.last} with {stage.replicas} replicas"
-                f" and {stage.versions} versions of its weights"
+                f"a stage of states {stage.first} to {stage.last} with"
+                f" {counted(stage.replicas, 'replica')} and {counted(stage.versions, 'version')}"
+                " of its weights"
             )
     if not all(math.isfinite(figure) and figure >= 0 for figure in figures):
         raise ValueError("a time or a size is negative or not finite")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pytest_dnnbench.argument_list import add_list
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.harmless import lines, say
 from pytest_dnnbench.metrics import THROUGHPUT
@@ -104,7 +105,8 @@ def _nothing(study: Study, metrics: Sequence[str], case: str) -> str:
     measured = sorted({name for result in study.measured for name in result.record.metrics})
     return (
         f"no case whose name holds {case!r} has {', '.join(metrics)}: measured were"
-        f" {', '.join(measured)}, of {len(study.measured)} cases, as {study.measured[0].name}"
+        f" {', '.join(measured)}, of {counted(len(study.measured), 'case')}, as"
+        f" {study.measured[0].name}"
     )
 
 

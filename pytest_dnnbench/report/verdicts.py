@@ -1,5 +1,6 @@
 """Verdicts of records as text: a word for a table, and lines for a case's details."""
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import THROUGHPUT, metric_row
 from pytest_dnnbench.report.figures import change
 from pytest_dnnbench.report.text import printable
@@ -37,7 +38,7 @@ def deciding_metric(verdict: Verdict) -> str | None:
 
 def baseline_text(against: Against) -> str:
     """The baseline of a verdict: its file, and how many sessions count."""
-    sessions = f"{against.sessions} session{'' if against.sessions == 1 else 's'}"
+    sessions = counted(against.sessions, "session")
     return printable(f"{against.file}, {sessions}")
 
 

@@ -11,6 +11,7 @@ pytest-benchmark writes it (`make_plain`) and where it leaves this process (`pac
 import json
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ import msgspec
 import pytest
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.outputs import check_folder
 from pytest_dnnbench.results.records.schema import Record, SessionEntry
 
 KEY = "dnnbench"
@@ -129,6 +131,50 @@ def watch_saving(
             failed(error, " and ".join(_targets(session)), unsaved)
 
     session.handle_saving = guarded
+
+
+def watch_display(config: pytest.Config, failed: Callable[[Exception], None]) -> None:
+    """From now on an error of pytest-benchmark's table or histogram calls `failed(error)` instead
+    of hiding what pytest has to say about the tests. Its own verdicts stay errors."""
+    session = _session(config)
+    if session is None:
+        return
+    from pytest_benchmark.session import PerformanceRegression
+
+    display = session.display
+
+    def guarded(terminal: Any) -> None:
+        try:
+            display(terminal)
+        except (PerformanceRegression, pytest.UsageError):
+            raise
+        except Exception as error:
+            if not any(map(is_ours, session.benchmarks)):
+                raise
+            failed(error)
+
+    session.display = guarded
+
+
+def check_histogram(config: pytest.Config) -> None:
+    """Raises UsageError where pytest-benchmark lacks what draws its histograms: it would notice
+    after the last case."""
+    drawn = getattr(_session(config), "histogram", None)
+    lacking = [name for name in ("pygal", "pygaljs") if find_spec(name) is None]
+    if drawn and lacking:
+        raise UsageError(
+            f"--benchmark-histogram needs {' and '.join(lacking)}, not installed here: pip"
+            " install 'pytest-benchmark[histogram]', or leave it out (--dnn-report DIR draws"
+            " without)"
+        )
+
+
+def check_storage(config: pytest.Config) -> None:
+    """Raises UsageError where the session is to be saved in a folder that cannot be written to."""
+    session = _session(config)
+    path = getattr(session.storage, "path", None)
+    if path is not None and (session.save or session.autosave):
+        check_folder("--benchmark-storage", Path(path))
 
 
 def _targets(session: Any) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.completeness import Completion
@@ -135,7 +136,7 @@ def open_journal(
         raise
     journal.go_on()
     cut_off = "; one that was cut off is measured again" if journal.cut_off else ""
-    announce(f"dnnbench: {len(journal.kept)} launches are taken from {path}{cut_off}")
+    announce(f"dnnbench: {counted(len(journal.kept), 'launch')} taken from {path}{cut_off}")
     return journal
 
 

@@ -26,6 +26,7 @@ from pytest_dnnbench.controller.slurm import (
     in_allocation,
     slurm,
 )
+from pytest_dnnbench.counted import counted, verb
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.installed import packages
 from pytest_dnnbench.session.node_names import names_of
@@ -88,7 +89,10 @@ def _spread(nodes: str | None, available: int) -> int | None:
         return None
     number = int(nodes)
     if not 1 <= number <= available:
-        raise UsageError(f"--dnn-nodes is {number}, and there are {available} nodes")
+        raise UsageError(
+            f"--dnn-nodes is {number}, and there {verb(available, 'is', 'are')}"
+            f" {counted(available, 'node')}: give a number from 1 to {available}"
+        )
     return number
 
 

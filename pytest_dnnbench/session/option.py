@@ -73,12 +73,13 @@ class Option:
             return tuple(value.strip() for value in values if value.strip())
         if self.kind is bool:
             if str(text).lower() not in _TRUTH:
-                raise UsageError(f"{place} {text!r} is neither true nor false")
+                raise UsageError(f"{place} {text!r} is neither true nor false: write one of them")
             return _TRUTH[str(text).lower()]
         try:
             value = self.kind(text)
         except (TypeError, ValueError):
-            raise UsageError(f"{place} {text!r} is not a number ({self.kind.__name__})") from None
+            example = "a whole number, as 3" if self.kind is int else "a number, as 2.5"
+            raise UsageError(f"{place} {text!r} is not a number: write {example}") from None
         if self.choices and value not in self.choices:
             choices = ", ".join(self.choices)
             raise UsageError(f"{place} {value!r} is unknown: choose from {choices}")

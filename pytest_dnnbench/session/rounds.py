@@ -11,9 +11,10 @@ from collections.abc import Callable, Generator
 import pytest
 from _pytest.runner import runtestprotocol
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.session import state
-from pytest_dnnbench.session.benchmark_file import is_timed
+from pytest_dnnbench.session.benchmark_file import check_histogram, check_storage, is_timed
 from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.side_by_side import side_by_side
 from pytest_dnnbench.session.state import EARLY_FAILURE, EARLY_ROUND
@@ -57,12 +58,14 @@ class Rounds:
 
 def _check(config: pytest.Config) -> None:
     """Raises pytest.UsageError for settings with which no case can run here."""
-    settings = state.settings(config)
-    if settings.dataset != "synthetic" or settings.precision == "tf32":
-        try:
+    try:
+        if is_timed(config):
+            check_histogram(config)
+            check_storage(config)
+        if state.settings(config).dataset != "synthetic":
             resources(config).check()
-        except DnnbenchError as error:
-            raise state.refused(error) from None
+    except DnnbenchError as error:
+        raise state.refused(error) from None
 
 
 def catch_up(item: pytest.Item, launches: int) -> None:
@@ -87,7 +90,7 @@ def _run_all_rounds(session: pytest.Session, announce: Callable[[str], None]) ->
         ]
         if not items:
             return
-        announce(f"dnnbench: round {number} of {launches}, {len(items)} cases")
+        announce(f"dnnbench: round {number} of {launches}, {counted(len(items), 'case')}")
         for item, following in zip(items, [*items[1:], None], strict=True):
             if session.shouldstop or session.shouldfail:
                 return

@@ -1,4 +1,4 @@
-"""A failed save loses nothing.
+"""A failed save loses nothing, nor does what pytest-benchmark cannot show.
 
 pytest-benchmark saves while the session finishes. What it cannot write, because the disk is full or
 the storage read-only, goes to a file elsewhere, whose path is shown; the session then fails.
@@ -26,10 +26,14 @@ class Saving:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self.failure = ""
+        self._hidden = ""
+        self._session: pytest.Session | None = None
 
-    def pytest_sessionstart(self) -> None:
-        """Watches saving."""
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Watches saving, and what pytest-benchmark shows."""
+        self._session = session
         benchmark_file.watch_saving(self._config, self._rescue)
+        benchmark_file.watch_display(self._config, self._not_shown)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -40,8 +44,17 @@ class Saving:
         return result
 
     def summary(self) -> list[tuple[str, str]]:
-        """Where the data are instead."""
-        return [(self.failure, "red")] if self.failure else []
+        """Where the data are instead, and what was not shown."""
+        return [(text, "red") for text in (self._hidden, self.failure) if text]
+
+    def _not_shown(self, error: Exception) -> None:
+        """Fails a session that does not show or draw what was asked for."""
+        assert self._session is not None
+        self._session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        self._hidden = (
+            f"dnnbench: pytest-benchmark could not show its table or draw its histogram:"
+            f" {type(error).__name__}: {error}"
+        )
 
     def _rescue(self, error: Exception, where: str, benchmarks: list[dict[str, Any]]) -> None:
         cause = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"

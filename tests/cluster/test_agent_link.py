@@ -177,7 +177,7 @@ def test_nodes_that_are_out_of_reach_are_waited_for_only_once(out_of_reach: Clus
     """A launch of one rank: each node takes the place of the one before it."""
     begun = time.monotonic()
     with (
-        pytest.raises(LaunchError, match=r"needs 1 nodes and 0 of 4 are left: node n1 was lost"),
+        pytest.raises(LaunchError, match=r"needs 1 node and 0 of 4 are left: node n1 was lost"),
         NodePlacements(out_of_reach, 10)(1),
     ):
         pass

@@ -20,6 +20,7 @@ from pytest_dnnbench.controller.cluster import Cluster
 from pytest_dnnbench.controller.engines import Prefix
 from pytest_dnnbench.controller.remote_node import RemoteNode
 from pytest_dnnbench.errors import (
+    LaunchError,
     NodeLost,
     RankCrashed,
     RankHung,
@@ -29,7 +30,7 @@ from pytest_dnnbench.errors import (
 from pytest_dnnbench.proc import descendants_of
 from pytest_dnnbench.session.nodes import hello
 from tests.cluster import programs
-from tests.cluster.nodes import ROOT, ranks
+from tests.cluster.nodes import ROOT, cluster, ranks
 from tests.patience import HANG_S, patience_of
 from tests.rank import programs as rank_programs
 from tests.rank.test_ranks import alive, await_end
@@ -158,6 +159,26 @@ def test_a_node_that_is_late_to_start_its_rank_keeps_no_other_waiting(
         finally:
             os.kill(late, signal.SIGCONT)
         assert answers.result() == [0, 1]
+
+
+def test_a_node_on_which_a_launch_cannot_begin_is_named_with_the_cause(tmp_path: Path) -> None:
+    """Its temporary folder has gone, as where the batch system clears it."""
+    folders = [tmp_path / "tmp-n1", tmp_path / "tmp-n2"]
+    for folder in folders:
+        folder.mkdir()
+    with cluster(f"env TMPDIR={tmp_path}/tmp-{{node}}", tmp_path / "leases") as nodes:
+        job = ranks(nodes)
+        assert job.run(rank_programs.sum_of_ranks) == [1, 1]
+        for folder in reversed(folders):  # another node, and the one that leads
+            folder.rmdir()
+            with pytest.raises(LaunchError, match=rf"node {folder.name[4:]}: FileNotFoundError: "):
+                job.run(rank_programs.sum_of_ranks)
+            folder.mkdir()
+            assert job.run(rank_programs.sum_of_ranks) == [1, 1], "the next launch begins"
+        assert nodes.lost == {}
+        links = [node.link for node in nodes.nodes if isinstance(node, RemoteNode)]
+        assert [link.starts for link in links] == [1, 1]
+        assert all(not link._replies and not link._unanswered for link in links)
 
 
 def test_a_stopped_agent_fails_its_launch_within_its_time_out(

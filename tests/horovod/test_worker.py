@@ -124,23 +124,6 @@ def test_settings_in_force_are_recorded(server: ForkServer) -> None:
         assert report.samples_per_update == 16
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"op": "adasum"}, "Adasum for MPI ranks only"),
-        ({"op": "median"}, "'median' is unknown: choose average or adasum"),
-        ({"compression": "zip"}, "'zip' is unknown: choose none or fp16"),
-        ({"backward_passes_per_step": 0}, "at least 1"),
-        ({"cycle_time_ms": -1}, "must not be negative"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_ranks_meet(
-    server: ForkServer, options: dict[str, Scalar], message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        prove(server, request(2, options=options))
-
-
 def test_without_its_rendezvous_ranks_do_not_train_alone(server: ForkServer) -> None:
     with pytest.raises(UsageError, match="Horovod sees itself as rank 0 of 1"):
         ranks(server, 2).launch(PROVE, request(2))

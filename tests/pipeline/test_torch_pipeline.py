@@ -273,9 +273,3 @@ def test_replicas_that_share_weights_out_hold_them_once_between_steps(
     states = sum(report.metrics["optimiser_bytes"] for report in reports)
     assert states == (2 * 4 * elements + 2 * 4 * len(weights) if phase == "train" else 0)
     assert {report.details["replicas_hold"] for report in reports} == {"parts"}
-
-
-def test_parts_of_weights_have_no_layout_of_images(launch: Any) -> None:
-    message = "--dnn-schedule-replicas fsdp with --dnn-memory-format channels_last"
-    with pytest.raises(UsageError, match=message):
-        launch(PROVE, "gpipe", 4, form=StepForm("channels_last"), stages=2, replicas="fsdp")

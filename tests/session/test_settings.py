@@ -323,8 +323,14 @@ def test_visible_devices_select_and_order_gpus() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("dnn_steps = three", "dnn_steps in the ini file 'three' is not a number (int)"),
-        ("dnn_timeout = soon", "dnn_timeout in the ini file 'soon' is not a number (float)"),
+        (
+            "dnn_steps = three",
+            "dnn_steps in the ini file 'three' is not a number: write a whole number",
+        ),
+        (
+            "dnn_timeout = soon",
+            "dnn_timeout in the ini file 'soon' is not a number: write a number, as 2.5",
+        ),
         ("dnn_scaling = wide", "dnn_scaling in the ini file 'wide' is unknown"),
         ("dnn_resume = perhaps", "dnn_resume in the ini file 'perhaps' is neither true nor false"),
     ],

@@ -46,7 +46,10 @@ def load_anchor(wanted: str, storage: Path) -> AnchorSource:
         return load_baseline(wanted, storage)
     paths = [path for _, _, path in reversed(stored_files(storage))]
     if not paths:
-        raise UsageError(f"--dnn-anchor {FIRST}: {storage} holds no saved session")
+        raise UsageError(
+            f"--dnn-anchor {FIRST}: {storage} holds no saved session: save"
+            " one with --benchmark-autosave, without an anchor"
+        )
     return FirstSessions(_since_acceptance(paths))
 
 

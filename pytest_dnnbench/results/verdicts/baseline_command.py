@@ -9,9 +9,11 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.harmless import lines
+from pytest_dnnbench.outputs import check_file
 from pytest_dnnbench.results.baselines.golden import Golden
 from pytest_dnnbench.results.baselines.golden_file import is_golden, read_golden, write_golden
 from pytest_dnnbench.results.baselines.golden_update import update_golden
@@ -49,11 +51,12 @@ def acceptance(reason: str) -> Acceptance:
 
 
 def _update(path: Path, runs: list[Path], accepted: Acceptance | None) -> list[str]:
+    check_file("the golden file", path)
     golden = read_golden(path) if path.exists() else Golden(path)
     anew = [name for run in runs for name in update_golden(golden, read_saved(run), accepted)]
     write_golden(golden)
     restarted = f"; begun anew: {', '.join(anew)}" if anew else ""
-    return [f"{path}: {len(golden.cases)} cases{restarted}", *golden.passed_over]
+    return [f"{path}: {counted(len(golden.cases), 'case')}{restarted}", *golden.passed_over]
 
 
 def _accept(path: Path, runs: list[Path], accepted: Acceptance) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.baselines.limits import Limit, default_limit
 from pytest_dnnbench.results.statistics.decision import POWER, decide
@@ -46,10 +47,10 @@ def noise_summary(
         power=POWER,
         history=[len(launches) for launches in history],
     )
-    enough = f"{needed} launches" if needed else "no number of launches"
+    enough = counted(needed, "launch") if needed else "no number of launches"
     return (
-        f"{spread}; detects {decision.minimum_detectable:.1%} with {len(session)} launches;"
-        f" {enough} would detect a {INTERESTING:.0%} change"
+        f"{spread}; detects {decision.minimum_detectable:.1%} with"
+        f" {counted(len(session), 'launch')}; {enough} would detect a {INTERESTING:.0%} change"
     )
 
 

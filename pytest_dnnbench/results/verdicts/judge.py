@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
 from pytest_dnnbench.results.baselines.limits import Layers, Limit, limit_in_force
@@ -240,7 +241,7 @@ def _declined(
 def _since(anchor: Anchor) -> str:
     """What a declined metric was compared with."""
     if anchor.named:
-        sessions = f"{len(anchor.first)} session{'' if len(anchor.first) == 1 else 's'}"
+        sessions = counted(len(anchor.first), "session")
         return f"compared with the anchor {anchor.named} ({sessions}), not with the latest ones"
     return (
         f"a slow decline: compared with the first {len(anchor.first)} of the last"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_dnnbench import harmless
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import THROUGHPUT, metric_row
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.side_by_side import OtherSide, SideEntry, SideMetric
@@ -218,13 +219,13 @@ def _compared_rows(name: str, record: Record, other: OtherSide) -> list[SideRow]
 
 
 def _remark(each: SideMetric) -> str:
-    parts = [f"{each.pairs} pairs"]
+    parts = [f"{counted(each.pairs, 'pair')}"]
     if each.status == "no evidence":
         parts.append(_would([each]))
     if each.limit is not None:
         parts.append(f"limit {each.limit:+.1%}{' BROKEN' if each.broken else ''}")
     if each.disturbed:
-        parts.append(f"{each.disturbed} pairs disturbed")
+        parts.append(f"{counted(each.disturbed, 'pair')} disturbed")
     return ", ".join(parts)
 
 
