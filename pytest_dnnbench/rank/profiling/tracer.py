@@ -116,7 +116,7 @@ class ModelTracer(fx.Tracer):
     def __init__(self, example: torch.Tensor) -> None:
         super().__init__()
         self.longest_gap = (_GAP_S, "")
-        self._example = example
+        self.example = example
         self._runs: list[_ExampleRun] = []
         self._runs_in_types: list[_ExampleRun] = []
         self._regions = RegionWatch()
@@ -218,7 +218,7 @@ class ModelTracer(fx.Tracer):
     def _sized(self) -> list["_ExampleRun"]:
         """Runs of two numbers of images."""
         if not self._runs:
-            example = self._example
+            example = self.example
             more = torch.cat([example, example[:1].flip(-1)])
             self._runs = [
                 _ExampleRun(copied(self.root), images, f"{len(images)} images")
@@ -229,7 +229,7 @@ class ModelTracer(fx.Tracer):
     def _typed(self) -> list["_ExampleRun"]:
         """A run in the types of the proof, and one under autocast."""
         if not self._runs_in_types:
-            images, device = self._example, self._example.device.type
+            images, device = self.example, self.example.device.type
             label = f"{len(images)} images"
             self._runs_in_types = [
                 _ExampleRun(widen(copied(self.root)), widened(images), f"{label} in float64"),
