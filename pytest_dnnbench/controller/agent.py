@@ -63,13 +63,13 @@ class Channel:
         frames = say.Frames(say.FromController)
         while True:
             try:
-                data = os.read(self.source, _READ_BYTES)
+                chunk = os.read(self.source, _READ_BYTES)
             except OSError:
-                data = b""
-            if not data:
+                chunk = b""
+            if not chunk:
                 os._exit(0)
             try:
-                for message in frames.take(data):
+                for message in frames.take(chunk):
                     self.queue(message)
             except BadFrame as error:
                 print(f"the controller sent {error}", file=sys.stderr, flush=True)
@@ -84,8 +84,8 @@ class Channel:
         """Sends a message. Without a controller the agent ends."""
         self._write(say.framed(message))
 
-    def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
+    def _write(self, frame: bytes) -> None:
+        rest = memoryview(frame)
         try:
             while rest:
                 rest = rest[os.write(self.sink, rest) :]
@@ -370,7 +370,7 @@ def main() -> NoReturn:
     agent = Agent(channel)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(
-            number, lambda got, _: channel.queue(say.Terminated(signal.Signals(got).name))
+            number, lambda received, _: channel.queue(say.Terminated(signal.Signals(received).name))
         )
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=channel.read_forever, name="dnnbench-stdin", daemon=True).start()

@@ -153,13 +153,13 @@ class AgentLink:
     def lose(self, why: str) -> LaunchError:
         """Begins to end an agent that no longer answers; returns the error. Without a reason `why`,
         its process has ended, and its status says why."""
-        process, said = self._process, ""
+        process, last_words = self._process, ""
         if process is not None:
             why = why or process.ended(self._engine.ended)
-            said = f"; it said: {process.said}" if process.said else ""
-        self._lost(f"{why}{said}")
+            last_words = f"; it said: {process.said}" if process.said else ""
+        self._lost(f"{why}{last_words}")
         self.begin_close()
-        return LaunchError(f"node {self.name} was lost: {why}{said}")
+        return LaunchError(f"node {self.name} was lost: {why}{last_words}")
 
     def close(self) -> None:
         """Ends the agent, and with it its ranks: one that is stopped by a command of its own."""

@@ -212,7 +212,7 @@ class DnnBench:
             shared.machine,
             steps=1 if smoke else shared.settings.timed(shared.machine.kind),
             warmup=0 if smoke else shared.settings.warmup,
-            data=shared.data(),
+            data=shared.mnist(),
             text=shared.text(),
         )
 

@@ -97,7 +97,7 @@ class Resources:
         """Facts that a session which continues this one must have too."""
         self.launch_plan: LaunchPlan | None = None
         self.preflight: PreflightEntry | None = None
-        self._data: MnistFiles | None = None
+        self._mnist: MnistFiles | None = None
         self._text: TextFile | None = None
 
     def _connected(self, engine: Engine) -> Cluster:
@@ -199,7 +199,7 @@ class Resources:
     def check(self) -> None:
         """Raises DataError for data that are not there, UsageError for what they cannot be used
         for; to be called before anything is measured."""
-        self.data()
+        self.mnist()
         self.text()
 
     def text(self) -> TextFile | None:
@@ -209,28 +209,28 @@ class Resources:
             self._text = find_text(self.settings.text)
         return self._text
 
-    def data(self) -> MnistFiles | None:
+    def mnist(self) -> MnistFiles | None:
         """The MNIST files of the session, checked once, fetched if asked for; None for synthetic
         data."""
         settings = self.settings
-        if settings.dataset != "mnist" or self._data is not None:
-            return self._data
+        if settings.dataset != "mnist" or self._mnist is not None:
+            return self._mnist
         assert settings.data_dir is not None
         try:
-            self._data = find_mnist(settings.data_dir)
+            self._mnist = find_mnist(settings.data_dir)
         except DataError:
             if not settings.download:
                 raise
             self.ranks(1).launch(DOWNLOAD, settings.data_dir, returns=Any)
-            self._data = find_mnist(settings.data_dir)
+            self._mnist = find_mnist(settings.data_dir)
         most = max(self.combinations.counts)
-        share = min(self._data.train_count, self._data.validate_count) // most
+        share = min(self._mnist.train_count, self._mnist.validate_count) // most
         if share < settings.batch_size and settings.scaling == "weak":
             raise DataError(
                 f"--dnn-batch-size {settings.batch_size}: the data holds only {share} images per"
-                f" rank for {most} ranks ({self._data.split}): use at most {share}"
+                f" rank for {most} ranks ({self._mnist.split}): use at most {share}"
             )
-        return self._data
+        return self._mnist
 
 
 def _preload(catalog: Catalog) -> tuple[str, ...]:
