@@ -10,7 +10,6 @@ other work. In a session the steps are minutes apart, and the machine's speed ch
 """
 
 import argparse
-import importlib
 import os
 import statistics
 import time
@@ -29,7 +28,7 @@ from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
-from pytest_dnnbench.rank.trial_steps import bare_worker
+from pytest_dnnbench.rank.trial_steps import bare_worker, worker_class
 from pytest_dnnbench.rank.workloads.workload import Batch
 
 CLOCKS: dict[str, Callable[[], float]] = {
@@ -54,8 +53,7 @@ class Alone(SingleWorker):
 
 def steps(place: Place, request: RunRequest, rounds: int) -> dict[str, tuple[float, float]]:
     """By clock: median seconds predicted, and of the step itself."""
-    module, _, name = request.worker.partition(":")
-    kind: type[DataParallelWorker] = getattr(importlib.import_module(module), name)
+    kind: type[DataParallelWorker] = worker_class(request)
     with group.membership(place):
         real, alone = kind(place, request), Alone(place, request)
         if real.has_own_group:

@@ -170,7 +170,7 @@ def _git(folder: str, *arguments: str) -> str:
     variables = {name: value for name, value in os.environ.items() if name not in unset}
     if (git := shutil.which("git")) is None:
         raise UsageError("git is not installed, and commits are checked out with it")
-    done = subprocess.run(
+    answer = subprocess.run(
         [git, "-C", folder, *arguments],
         env=variables,
         stdin=subprocess.DEVNULL,
@@ -179,6 +179,6 @@ def _git(folder: str, *arguments: str) -> str:
         errors="replace",
         check=False,
     )
-    if done.returncode:
-        raise UsageError(done.stderr.strip().rpartition("\n")[2] or f"git {arguments[0]} failed")
-    return done.stdout.strip()
+    if answer.returncode:
+        raise UsageError(answer.stderr.strip().rpartition("\n")[2] or f"git {arguments[0]} failed")
+    return answer.stdout.strip()

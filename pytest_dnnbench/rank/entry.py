@@ -192,9 +192,11 @@ def _attribute(error: BaseException, name: str) -> Any:
 
 
 def _text(error: BaseException) -> str:
+    """What it says, and the notes that it has."""
     try:
         # A subclass of str has methods of its own.
-        return str.__str__(str(error)).encode("utf-8", "replace").decode()
+        lines = [str.__str__(str(part)) for part in (error, *getattr(error, "__notes__", ()))]
+        return "; ".join(lines).encode("utf-8", "replace").decode()
     except BaseException as broken:
         return f"(no text: its __str__ raises {type(broken).__qualname__})"
 

@@ -36,9 +36,10 @@ from pytest_dnnbench.planner.training_memory import (
 )
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.collective_costs import measured_costs
+from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.profiling.case_profile import case_profile
 from pytest_dnnbench.rank.profiling.profiler import Effort, parts_over_whole
-from pytest_dnnbench.rank.trial_steps import alone_seconds, bare_seconds
+from pytest_dnnbench.rank.trial_steps import alone_seconds, bare_seconds, worker_class
 from pytest_dnnbench.step_form import StepForm
 
 _FORMS = ("memory_format", "fused", "accumulate", "cudnn_benchmark")
@@ -100,8 +101,10 @@ def predict(place: Place, request: RunRequest) -> PredictedStep | None:
     """The prediction of a case on rank 0; None on the other ranks. All ranks call it. What cannot
     be predicted says why (`refused`) and does not raise."""
     case = request.case
-    rule = _RULES[case.framework]
+    rule = _RULES.get(case.framework, _OTHER)
     if reason := _refused_form(case) or rule.refusal(case) or _refused_device(rule, place):
+        return PredictedStep(refused=reason)
+    if reason := _refused_worker(request):
         return PredictedStep(refused=reason)
     with group.membership(place):
         rank_phase.enter("prediction")
@@ -201,6 +204,13 @@ def _refused_device(rule: _Rule, place: Place) -> str:
     return ""
 
 
+def _refused_worker(request: RunRequest) -> str:
+    """Why nothing is known of this worker's step; empty where something is."""
+    if issubclass(worker_class(request), DataParallelWorker):
+        return ""
+    return f"{request.worker} is no DataParallelWorker, whose step can run without operators"
+
+
 def _refused_form(case: Case) -> str:
     """Why the step's form cannot be followed; empty where it can."""
     plain = StepForm()
@@ -290,3 +300,6 @@ _RULES: Mapping[str, _Rule] = {
     "fsdp": _Rule(("all_gather", "reduce_scatter"), _no_refusal, _fsdp_time, _fsdp_bytes),
 }
 """By framework."""
+
+_OTHER = _Rule(("all_reduce",), _no_refusal, None, _alone_bytes)
+"""Of a framework of another package: what its ranks exchange is unknown, and part of its step."""

@@ -48,8 +48,7 @@ def alone_seconds(place: Place, request: RunRequest) -> float:
 def bare_seconds(place: Place, request: RunRequest) -> float:
     """What the case's framework takes in a step on CPU ranks beside the passes of the model, the
     update included. All ranks are in torch's process group."""
-    module, _, name = request.worker.partition(":")
-    worker = bare_worker(getattr(importlib.import_module(module), name), place, request)
+    worker = bare_worker(worker_class(request), place, request)
     if worker.has_own_group:
         worker.connect()
     worker.build()
@@ -63,6 +62,12 @@ def bare_seconds(place: Place, request: RunRequest) -> float:
     if worker.has_own_group:
         worker.close()
     return _slowest(place, seconds[_WARMUPS:])
+
+
+def worker_class(request: RunRequest) -> Any:
+    """The class of the case's worker."""
+    module, _, name = request.worker.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def bare_worker(kind: type[DataParallelWorker], place: Place, request: RunRequest) -> Any:

@@ -103,27 +103,33 @@ class DnnBench:
         functions or classes at the top level of a module that ranks can import. The test fails when
         the check or a rank fails; it is skipped when the framework is not installed.
         """
-        return self._measured(
-            ranks,
-            self._resources.catalog.group,
-            framework,
-            lambda spec: self._function_run(
-                spec,
-                ranks,
-                FunctionCase(
-                    function=name_of(function, "function"),
-                    framework=framework,
-                    gpus=ranks.world_size,
-                    arguments=_by_name(arguments or {}),
-                    check="" if check is None else name_of(check, "check"),
-                    collective=collective,
-                    device=self._resources.machine.kind,
-                    seed=self._resources.settings.seed,
-                ),
-                target_by_name(function),
-                None if check is None else target_by_name(check),
-                unit,
-            ),
+
+        def prepared(spec: FrameworkSpec) -> CaseRun:
+            case = self._function_case(function, ranks, framework, arguments, check, collective)
+            targets = target_by_name(function), None if check is None else target_by_name(check)
+            return self._function_run(spec, ranks, case, *targets, unit)
+
+        return self._measured(ranks, self._resources.catalog.group, framework, prepared)
+
+    def _function_case(
+        self,
+        function: str | Callable[..., Any],
+        ranks: Ranks,
+        framework: str,
+        arguments: Mapping[str, Scalar] | None,
+        check: str | Callable[..., Any] | None,
+        collective: str,
+    ) -> FunctionCase:
+        """What `time` is asked for, as a case. Raises UsageError."""
+        return FunctionCase(
+            function=name_of(function, "function"),
+            framework=framework,
+            gpus=ranks.world_size,
+            arguments=_by_name(arguments or {}),
+            check="" if check is None else name_of(check, "check"),
+            collective=collective,
+            device=self._resources.machine.kind,
+            seed=self._resources.settings.seed,
         )
 
     def _measured(
@@ -206,7 +212,7 @@ class DnnBench:
             shared.machine,
             steps=1 if smoke else shared.settings.timed(shared.machine.kind),
             warmup=0 if smoke else shared.settings.warmup,
-            data=shared.data(),
+            data=shared.mnist(),
             text=shared.text(),
         )
 

@@ -78,8 +78,8 @@ class Journaling:
             return
         complete = state.part(self._config, Completion).is_complete(session, exitstatus)
         saved = not state.part(self._config, Saving).failure
-        done = complete and saved and not session.shouldstop and not session.shouldfail
-        if done or self._kept.is_empty:
+        is_finished = complete and saved and not session.shouldstop and not session.shouldfail
+        if is_finished or self._kept.is_empty:
             self._kept.journal.discard()
             return
         self._kept.journal.close()

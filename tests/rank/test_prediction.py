@@ -187,6 +187,18 @@ def test_a_profile_is_scaled_to_a_step_as_it_is_now() -> None:
     assert (time.compute_s, time.exposed_s, time.update_s) == (6.0, 3.0, 1.0)
 
 
+def test_a_worker_without_a_model_to_empty_is_refused() -> None:
+    asked = request_of("ddp")
+    other = replace(
+        asked,
+        case=replace(asked.case, framework="theirs"),
+        worker="pytest_dnnbench.rank.frameworks.pipedream:PipeDreamWorker",
+    )
+    step = predict(Place(0, 2, "cpu", 1, "", 1.0), other)
+    assert step is not None
+    assert step.refused.startswith(f"{other.worker} is no DataParallelWorker")
+
+
 def test_horovod_is_predicted_on_cpu_ranks_only() -> None:
     gpus = Place(0, 2, "cuda:0", 1, "", 1.0)
     step = predict(gpus, request_of("horovod"))

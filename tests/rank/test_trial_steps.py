@@ -1,7 +1,6 @@
 """The steps that predictions are made from: what a framework exchanges without operators is what it
 exchanges in the step that is timed."""
 
-import importlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -16,7 +15,7 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
-from pytest_dnnbench.rank.trial_steps import bare_worker
+from pytest_dnnbench.rank.trial_steps import bare_worker, worker_class
 from pytest_dnnbench.rank.workloads.workload import Batch
 from pytest_dnnbench.step_form import StepForm
 
@@ -35,8 +34,7 @@ def request_of(framework: str, model: str, passes: int = 1, **options: Scalar) -
 
 def exchanges(place: Place, request: RunRequest) -> tuple[Exchanges, Exchanges]:
     """What this rank exchanges in a step of the framework, and in one without operators."""
-    module, _, name = request.worker.partition(":")
-    kind: type[DataParallelWorker] = getattr(importlib.import_module(module), name)
+    kind: type[DataParallelWorker] = worker_class(request)
     with group.membership(place):
         real = kind(place, request)
         real.build()

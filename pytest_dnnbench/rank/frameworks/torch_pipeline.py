@@ -102,10 +102,10 @@ class TorchPipelineWorker(StagedWorker):
         runtime.passes.restart()
         pass_through = runtime.train if self.case.phase == "train" else runtime.validate
         share: list[Completed] = []
-        for done in pass_through(self._batches, steps * pipelines.microbatches):
-            share.append(done)
+        for minibatch in pass_through(self._batches, steps * pipelines.microbatches):
+            share.append(minibatch)
             if len(share) == pipelines.microbatches_of_each:
-                yield step_of(done.minibatch // pipelines.microbatches, share, self._row)
+                yield step_of(minibatch.minibatch // pipelines.microbatches, share, self._row)
                 share.clear()
 
     def align(self) -> None:

@@ -82,9 +82,9 @@ def train(runtime: Runtime, runs: Sequence[Sequence[tuple[Any, Any]]]) -> StageR
             (torch.as_tensor(images), torch.as_tensor(labels))
             for images, labels in batches[replica::feeders]
         )
-        for done in runtime.train(share, len(batches)):
-            if done.loss is not None:
-                losses.append((done.minibatch, float(done.loss)))
+        for minibatch in runtime.train(share, len(batches)):
+            if minibatch.loss is not None:
+                losses.append((minibatch.minibatch, float(minibatch.loss)))
     module = runtime.stage.module
     return StageReport(
         stage=stage,
