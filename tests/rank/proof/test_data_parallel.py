@@ -18,7 +18,7 @@ from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
-TRAINED = ["loss in float32", "gradients in float32", "gradients", "parameters", "buffers"]
+TRAINED = ["loss in float32", "gradients in float32", "gradients", "buffers", "parameters"]
 VALIDATED = ["logits in float32", "logits"]
 TINY = "tests.tiny_models:tiny"
 
