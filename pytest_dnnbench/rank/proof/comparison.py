@@ -44,14 +44,14 @@ class Comparison:
 
     def take(self, other: "Comparison") -> None:
         """Adds what another comparison has compared."""
-        for kind, part in other._nearest.items():
-            if not part <= self._nearest.get(kind, -1.0):
-                self._nearest[kind] = part
-                self.deviations[kind] = other.deviations[kind]
-                self.tolerances[kind] = other.tolerances[kind]
         for kind in other.deviations:
             self.deviations.setdefault(kind, 0.0)
             self.tolerances.setdefault(kind, 0.0)
+            part = other._nearest.get(kind)
+            if part is not None and not part <= self._nearest.get(kind, -1.0):
+                self._nearest[kind] = part
+                self.deviations[kind] = other.deviations[kind]
+                self.tolerances[kind] = other.tolerances[kind]
         self.failures += other.failures
 
 

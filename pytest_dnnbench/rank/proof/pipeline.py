@@ -37,10 +37,9 @@ from pytest_dnnbench.rank.proof.pipeline_reference import PipelineReference
 from pytest_dnnbench.rank.proof.proven_pipeline import (
     Assembled,
     Batch,
+    Checked,
     Proven,
-    about_of,
     checked_trace,
-    owned_by_stage,
     trained,
     update_size,
 )
@@ -58,17 +57,17 @@ update. At a 1024th of it, updates hardly do."""
 def prove_training(proven: Proven, assembled: Assembled) -> Correctness:
     """Trains on batch(0), batch(1), ... and compares what this rank's replica holds after each
     run."""
-    comparison, about = Comparison(), about_of(proven)
-    arithmetic = checked_trace(proven, about, training=True)
-    _prove_timed_update(proven, assembled, arithmetic, comparison)
-    done = _prove_float64(proven, assembled, comparison)
+    comparison, checked = Comparison(), checked_trace(proven, training=True)
+    arithmetic = checked.arithmetic
+    _prove_timed_update(proven, assembled, checked, comparison)
+    done = _prove_float64(proven, assembled, checked.owned, comparison)
     if isinstance(proven.rule, OwnRule):
         prove_own_update(proven, assembled, comparison)
     if comparison.failures and is_random(
         proven.workload, proven.model(wide=True), wide(proven.batch(0))[0]
     ):
         comparison.failures.insert(0, RANDOM)
-    about |= {
+    about = checked.about | {
         "reference": "the untraced model in one process, the update rule minibatch by minibatch",
         "minibatches": done,
         "runs": len(proven.proof_runs),
@@ -109,14 +108,11 @@ class _Ran:
 
 
 def _prove_timed_update(
-    proven: Proven, assembled: Assembled, arithmetic: Arithmetic, comparison: Comparison
+    proven: Proven, assembled: Assembled, checked: Checked, comparison: Comparison
 ) -> None:
     """One run of one update per stage at least, in the types that are timed."""
-    stages = proven.stages()
-    owned = owned_by_stage(proven.model(), stages)
     # Under SGD, as the reference: a stage may update before another has its first gradients.
-    runtime = assembled(stages, proven.settings, proven.autocast)
-    del stages
+    runtime = assembled(checked.take_stages(), proven.settings, proven.autocast)
     arrived: dict[int, Mapping[str, torch.Tensor]] = {}
 
     def keep(gradients: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
@@ -127,11 +123,11 @@ def _prove_timed_update(
     runtime.observe_updates(keep)
     batches = [proven.batch(index) for index in range(update_size(proven.schedule))]
     losses = trained(runtime, proven.schedule, batches)
-    ran = _Ran(owned, tuple(runtime.modules), runtime.replica, [losses])
+    ran = _Ran(checked.owned, tuple(runtime.modules), runtime.replica, [losses])
     runtime.close()
     del runtime
     give_back_memory()
-    compared = partial(_compared_timed, proven, ran, arrived, batches, arithmetic)
+    compared = partial(_compared_timed, proven, ran, arrived, batches, checked.arithmetic)
     comparison.take(agreed(compared))
 
 
@@ -187,12 +183,16 @@ def _left(module: nn.Module) -> _Left:
     return _Left(parameters, {name: each.clone() for name, each in module.named_buffers()})
 
 
-def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison) -> int:
+def _prove_float64(
+    proven: Proven,
+    assembled: Assembled,
+    owned: Sequence[Mapping[str, str]],
+    comparison: Comparison,
+) -> int:
     """The two runs in float64; the number of their minibatches."""
     rate = proven.settings.learning_rate / SLOWER
     optimiser = dataclasses.replace(proven.settings, learning_rate=rate)
     stages = [stage.train() for stage in proven.stages(wide=True)]
-    owned = owned_by_stage(proven.model(), stages)
     runtime = assembled(stages, optimiser, nullcontext)
     del stages
     left, losses = list[dict[int, _Left]](), list[Tensors]()

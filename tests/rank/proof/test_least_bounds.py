@@ -32,11 +32,11 @@ from pytest_dnnbench.rank.workloads.batches import wide
 from pytest_dnnbench.rank.workloads.image_models import widen
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
 from pytest_dnnbench.rank.workloads.workload import Batch
-from tests.awkward_models import Base, Deep, Transformer
+from tests.awkward_models import Base, Transformer
 
 IMAGES = ImageWorkload("tests.awkward_models:Base", 28)
 REQUEST = RunRequest(Case("single", "m", 1, "train"), "", "m", 1, 0)
-MODELS = [Base, Deep, Transformer]
+MODELS = [Base, Transformer]
 Make = Callable[[], nn.Module]
 
 
@@ -142,7 +142,7 @@ def test_a_right_step_beyond_the_least_bounds_is_measured_and_passes(
     assert measured == steps
 
 
-@pytest.mark.parametrize("make", [Base, Transformer])
+@pytest.mark.parametrize("make", MODELS)
 def test_a_wrong_step_fails_once_it_is_measured(make: Make) -> None:
     comparison, _ = proven(make, lambda _, gradient: gradient * (1 + 1e-6))
     assert any(failure.startswith("gradients of step 0") for failure in comparison.failures)
@@ -173,7 +173,7 @@ def pipeline(make: Make, arithmetic: Arithmetic, thorough: bool) -> PipelineRefe
 
 
 @pytest.mark.parametrize("arithmetic", [FLOAT32, FLOAT64], ids=lambda each: each.name)
-@pytest.mark.parametrize("make", [Base, Transformer])
+@pytest.mark.parametrize("make", MODELS)
 def test_one_measured_minibatch_bounds_a_pipeline_no_wider_than_all_do(
     make: Make, arithmetic: Arithmetic
 ) -> None:
