@@ -105,8 +105,9 @@ class StagedWorker(WorkloadWorker):
         return widen(model) if wide else model
 
     def _on_host(self) -> nn.Module:
+        workload = self.workload  # made before the seed is set: a user's factory may draw numbers
         seed(self.case.seed)
-        model = model_of(self.workload).train()
+        model = model_of(workload).train()
         self._normalises_batches = _normalises_batches(model)
         return model
 
