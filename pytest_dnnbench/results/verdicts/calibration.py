@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.baselines.limits import Limit, default_limit
 from pytest_dnnbench.results.statistics.decision import POWER, decide
@@ -13,7 +14,7 @@ INTERESTING = 0.05
 """The change that users of training benchmarks care for."""
 
 
-def summary(
+def noise_summary(
     metric: str,
     session: Sequence[float],
     history: Sequence[Sequence[float]],
@@ -46,10 +47,10 @@ def summary(
         power=POWER,
         history=[len(launches) for launches in history],
     )
-    enough = f"{needed} launches" if needed else "no number of launches"
+    enough = counted(needed, "launch") if needed else "no number of launches"
     return (
-        f"{spread}; detects {decision.minimum_detectable:.1%} with {len(session)} launches;"
-        f" {enough} would detect a {INTERESTING:.0%} change"
+        f"{spread}; detects {decision.minimum_detectable:.1%} with"
+        f" {counted(len(session), 'launch')}; {enough} would detect a {INTERESTING:.0%} change"
     )
 
 
