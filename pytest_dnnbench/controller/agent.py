@@ -5,9 +5,9 @@ ranks of its own node: it is told what to do over its stdin, and answers on its 
     stdin ──> reader thread ──> main thread ──> LocalPart ── fork server ── ranks
     stdout <────────────────────────┘
 
-Started as `python -m pytest_dnnbench.controller.agent`. It listens nowhere. When its stdin closes,
-in whatever way the pytest process went, it ends at once: the kernel frees its leases, and the fork
-server, whose socket closes, kills the ranks and removes their files. No torch here.
+Started as `python -m pytest_dnnbench.controller.agent VERSION`. It listens nowhere. When its stdin
+closes, in whatever way the pytest process went, it ends at once: the kernel frees its leases, and
+the fork server, whose socket closes, kills the ranks and removes their files. No torch here.
 """
 
 import contextlib
@@ -163,12 +163,8 @@ class Agent:
             return say.Refused(request.token, error="LaunchError", message=message)
 
     def _hello(self, hello: say.Hello) -> say.Welcome:
-        version = importlib.metadata.version("pytest-dnnbench")
         # Before the path: another Python cannot use it.
-        _must_be_alike(
-            {"pytest-dnnbench": version, "Python": platform.python_version()},
-            {"pytest-dnnbench": hello.version, "Python": hello.python},
-        )
+        _must_be_alike({"Python": platform.python_version()}, {"Python": hello.python})
         try:
             os.chdir(hello.directory)
         except OSError as error:
@@ -192,7 +188,6 @@ class Agent:
         )
         return say.Welcome(
             hello.token,
-            version=version,
             machine=machine,
             addresses=addresses(),
             speeds=speeds(),
@@ -362,10 +357,15 @@ def end_agent(pid: int) -> None:
 
 
 def main() -> NoReturn:
-    """Serves until stdin closes. With "--end PID" it ends another agent, which is stopped."""
-    if sys.argv[1:2] == [say.END]:
-        end_agent(int(sys.argv[2]))
+    """Serves a controller of the version that it is given, until stdin closes. With "--end PID" it
+    ends another agent, which is stopped."""
+    first, *more = sys.argv[1:]
+    if first == say.END:
+        end_agent(int(more[0]))
         sys.exit()
+    version = importlib.metadata.version("pytest-dnnbench")
+    if first != version:
+        sys.exit(f"pytest-dnnbench {version} there and {first} here: install the same on all nodes")
     channel = Channel()
     agent = Agent(channel)
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -5,6 +5,7 @@ lost: its process is ended, and the next request needs a new one (`start`).
 Not here: what is asked (remote_node.py, remote_part.py).
 """
 
+import importlib.metadata
 import os
 import select
 import subprocess
@@ -76,7 +77,8 @@ class AgentLink:
         self.await_close()
         self._replies, self._unanswered, self.agent_pid = {}, {}, None
         self.environment = dict(os.environ)
-        program = [sys.executable, "-m", AGENT]
+        # Its version comes before any message: those of another version may be other ones.
+        program = [sys.executable, "-m", AGENT, importlib.metadata.version("pytest-dnnbench")]
         self._process = AgentProcess(self.name, self._engine.command(self.name, program))
         self.starts += 1
 

@@ -182,6 +182,8 @@ class Ranks:
         self._show(job.ranks)
         for share in job.shares:
             share.node.wait_ready(self.timeout_s)
+        for share in job.shares:
+            share.part.await_begin()
         memory = OomWatch()
         self.clock = LaunchClock()
         deadline = Deadline(self.timeout_s)

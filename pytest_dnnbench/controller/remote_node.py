@@ -187,12 +187,10 @@ class RemoteNode:
             timeout_s=timeout_s, address=address, rendezvous=rendezvous, hosts=list(hosts)
         )
         part.begin(begin)
-        # The other nodes' answers say nothing that their ranks need: all nodes begin side by side.
+        # The others' answers say nothing that the launch waits for here: all begin side by side.
         if address or rendezvous:
-            begun = part.await_begin()
-            yield NodeLaunch(part, begun.port, begun.environments)
-        else:
-            yield NodeLaunch(part)
+            part.await_begin()
+        yield NodeLaunch(part, part.begun.port, part.begun.environments)
 
     def close(self) -> None:
         """Ends the agent: closes its stdin, and kills the engine's process for it if it stays."""

@@ -73,6 +73,8 @@ class RemotePart:
         self._ranks: dict[int, RemoteRank] = {}
         self._starting: dict[int, int] = {}
         """The tokens of the ranks that the agent was asked to start."""
+        self.begun = say.Begun(0, port=0, environments=[])
+        """What the agent said when the launch had begun there."""
         self._beginning = self._gathering = self._ending = 0
         self._answer_by_s = 0.0
 
@@ -85,10 +87,11 @@ class RemotePart:
         """Asks the agent to begin the launch. Raises LaunchError."""
         self._beginning = self.link.ask(begin, self.timeout_s + ANSWER_S)
 
-    def await_begin(self) -> say.Begun:
-        """What the agent answered to that. Raises LaunchError, and what it refuses with."""
-        token, self._beginning = self._beginning, 0
-        return self.link.answer(token, say.Begun, self.timeout_s + ANSWER_S)
+    def await_begin(self) -> None:
+        """As LaunchPart.await_begin."""
+        if self._beginning:
+            token, self._beginning = self._beginning, 0
+            self.begun = self.link.answer(token, say.Begun, self.timeout_s + ANSWER_S)
 
     def start(self, task: RankTask) -> RemoteRank:
         """Asks the node to start one rank, whose process is not known yet: meanwhile others are
@@ -103,14 +106,6 @@ class RemotePart:
 
     def await_starts(self) -> None:
         """As LaunchPart.await_starts. Where the node is lost meanwhile, its ranks say so."""
-        if self._beginning and self.link.pid is not None:
-            try:
-                self.await_begin()
-            except DnnbenchError:
-                if not any(rank.lost for rank in self.ranks):
-                    self._forget_starts()
-                    self._ranks.clear()  # refused
-                    raise
         while self._starting and self.link.pid is not None:
             number = next(iter(self._starting))
             token = self._starting.pop(number)
@@ -195,20 +190,14 @@ class RemotePart:
         self._ending = 0
         if self.link.pid is None:
             return
-        self._forget_starts()  # a failure elsewhere came first
+        for token in (*self._starting.values(), self._beginning):
+            if token:  # a failure elsewhere came first
+                self.link.forget(token)
         with suppress(LaunchError):
             if not orderly:
                 self.link.tell(say.Kill())
             self._ending = self.link.ask(say.End(orderly=orderly))
             self._answer_by_s = time.monotonic() + 2 * EXIT_S + ANSWER_S
-
-    def _forget_starts(self) -> None:
-        """Nobody will ask any more how the launch began, or whether ranks have started."""
-        for token in (*self._starting.values(), self._beginning):
-            if token:
-                self.link.forget(token)
-        self._starting.clear()
-        self._beginning = 0
 
     def end(self, orderly: bool) -> None:
         """As LaunchPart.end. The agent of a node that was lost is waited for, too."""

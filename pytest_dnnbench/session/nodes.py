@@ -3,7 +3,6 @@ told. Not here: what nodes do (controller/cluster.py)."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -113,7 +112,6 @@ def stopping(announce: Callable[[str], None], *, for_time: bool = False) -> Call
 def hello(preload: Sequence[str], *, device: str, timed: bool, lease_timeout_s: float) -> Hello:
     """What an agent is told first, of this process as it is now."""
     return Hello(
-        version=importlib.metadata.version("pytest-dnnbench"),
         python=platform.python_version(),
         packages=packages(),
         directory=os.getcwd(),

@@ -153,7 +153,7 @@ def out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     nodes = [RemoteNode(name, engine, lambda: said) for name in names]
     for node in nodes:
         node.welcome = say.Welcome(
-            1, version="", machine=detect("cpu"), addresses={}, speeds={}, boot_id="",
+            1, machine=detect("cpu"), addresses={}, speeds={}, boot_id="",
             hostname="", pid=1,
         )  # fmt: skip
     return Cluster(nodes, ranks_per_node=1)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from pytest_dnnbench.controller import agent_messages as say
 from pytest_dnnbench.controller.agent_messages import Hello
 from pytest_dnnbench.controller.cluster import Cluster
 from pytest_dnnbench.controller.engines import Prefix
@@ -64,7 +65,6 @@ def test_ranks_of_two_nodes_meet_and_know_their_places(two_agents: Cluster) -> N
 @pytest.mark.parametrize(
     ("theirs", "message"),
     [
-        ({"version": "9.9"}, r"pytest-dnnbench 0\S* there and 9.9 here"),
         ({"python": "2.7.18"}, r"Python 3\S+ there and 2.7.18 here"),
         ({"packages": {"torch": "1.0"}}, r"torch 2\S+ there and 1.0 here"),
         ({"packages": {"no-such": "1"}}, "no-such is missing there and 1 here"),
@@ -82,6 +82,22 @@ def test_a_node_with_another_environment_is_refused_with_both_versions(
     with pytest.raises(UsageError, match=f"node n1: {message}: give every node the same"):
         nodes.connect()
     assert agents(nodes) == [0], "none is left running"
+
+
+def test_an_agent_of_another_version_says_so_before_any_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The messages of two versions may differ."""
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "9.9")
+
+    def first_message() -> Hello:
+        raise AssertionError("no message is sent")
+
+    node = RemoteNode("n1", Prefix(("n1",), ("env",)), first_message)
+    node.start()
+    with pytest.raises(LaunchError, match=r"pytest-dnnbench 0\S+ there and 9.9 here: install"):
+        node.link.call(say.Ping(), say.Pong, 60)
+    node.close()
 
 
 def test_arrays_and_tensors_cross_and_pickles_do_not(two_agents: Cluster) -> None:
