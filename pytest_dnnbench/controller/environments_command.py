@@ -72,7 +72,8 @@ def _named(text: str, kept: list[KeptEnvironment]) -> KeptEnvironment:
         return matches[0]
     if not matches:
         raise UsageError(
-            f"--remove {text!r}: there is no such environment; see the list without it"
+            f"--remove {text!r}: there is no such environment; give a name of the list that this"
+            " command shows without options, or a whole requirement, as torch==2.9.1"
         )
     names = ", ".join(each.name for each in matches)
     raise UsageError(f"--remove {text!r} names {len(matches)} environments: choose from {names}")

@@ -66,7 +66,10 @@ def check_pipeline_options(options: Options) -> None:
     stages, microbatches = str(options.get("stages", AUTO)), int(options.get("microbatches", 0))
     bandwidth = float(options.get("bandwidth", 0.0))
     if stages != AUTO:
-        stages_in(stages)
+        try:
+            stages_in(stages)
+        except PlanError as error:
+            raise PlanError(f"--dnn-{error}") from None
     if path := plan_file(options):
         read_plan(path).require_feasible()
         if stages != AUTO:

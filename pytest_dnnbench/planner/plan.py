@@ -18,7 +18,7 @@ from pytest_dnnbench.planner.parsing import converted, parsed, shortened
 SCHEMA = 1
 """Of the JSON. History: 1, the first."""
 
-_FIX = "write one with `plan --json`"
+_FIX = "write one with `dnnbench plan --json`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +99,11 @@ def read_plan(path: str | Path) -> Plan:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise PlanError(f"plan {path} cannot be read ({error.strerror}): {_FIX}") from error
+        raise PlanError(f"--dnn-plan {path} cannot be read ({error.strerror}): {_FIX}") from error
     try:
         return parse_plan(content)
     except PlanError as error:
-        raise PlanError(f"plan {path}: {error}") from error
+        raise PlanError(f"--dnn-plan {path}: {error}") from error
 
 
 def parse_plan(content: str | bytes) -> Plan:

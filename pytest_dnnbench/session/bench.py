@@ -294,6 +294,7 @@ class DnnBench:
         if self._resources.preflight is not None:
             nodes = [node.name for node in record.launches[0].conditions.nodes]
             record.environment.recorded.update(self._resources.preflight.facts(nodes))
+        benchmark_file.drop_earlier(self._item.config, self._item.nodeid)
         benchmark_file.attach(self._benchmark, record)
         samples = [time for launch in measurement.launches for time in launch.step_time_s]
         clock_of(self._item).replay(self._benchmark, samples)

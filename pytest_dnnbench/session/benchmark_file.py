@@ -58,6 +58,13 @@ def attach(benchmark: Any, record: Record) -> None:
     benchmark.extra_info[KEY] = record
 
 
+def drop_earlier(config: pytest.Config, fullname: str) -> None:
+    """Drops what an earlier run of the same test has left, as pytest-rerunfailures makes them: a
+    file that holds a case twice could not be read again."""
+    kept = _session(config).benchmarks
+    kept[:] = [each for each in kept if not (is_ours(each) and each.fullname == fullname)]
+
+
 def make_plain(output: dict[str, Any], session: SessionEntry) -> None:
     """Makes the records in pytest-benchmark's output plain data, and adds the session's entry. The
     benchmarks themselves keep their records."""
@@ -125,10 +132,7 @@ def watch_saving(
         except Exception as error:
             if not any(map(is_ours, session.benchmarks)):
                 raise  # other people's benchmarks are other people's affair
-            unsaved = [
-                pack(benchmark) for benchmark in session.benchmarks if not benchmark.has_error
-            ]
-            failed(error, " and ".join(_targets(session)), unsaved)
+            failed(error, " and ".join(_targets(session)), packed(config))
 
     session.handle_saving = guarded
 
@@ -217,14 +221,23 @@ def time_under_xdist(config: pytest.Config) -> None:
 def take_packed(config: pytest.Config) -> list[dict[str, Any]]:
     """Takes the benchmarks of the test that has just run, as plain data that a report can carry."""
     session = _session(config)
-    packed = [pack(benchmark) for benchmark in session.benchmarks if not benchmark.has_error]
+    taken = packed(config)
     session.benchmarks.clear()
-    return packed
+    return taken
 
 
-def add_packed(config: pytest.Config, packed: dict[str, Any]) -> None:
+def add_packed(config: pytest.Config, benchmark_data: dict[str, Any]) -> None:
     """Hands a benchmark of an xdist worker to pytest-benchmark, which saves and compares it."""
-    _session(config).benchmarks.append(unpack(packed))
+    benchmark = unpack(benchmark_data)
+    drop_earlier(config, benchmark.fullname)
+    _session(config).benchmarks.append(benchmark)
+
+
+def packed(config: pytest.Config) -> list[dict[str, Any]]:
+    """All benchmarks of the session as plain data, without those of tests that raised."""
+    session = _session(config)
+    benchmarks = session.benchmarks if session else []
+    return [pack(benchmark) for benchmark in benchmarks if not benchmark.has_error]
 
 
 def pack(benchmark: Any) -> dict[str, Any]:
@@ -236,18 +249,18 @@ def pack(benchmark: Any) -> dict[str, Any]:
     return dict(json.loads(json.dumps(benchmark.as_dict(include_data=True), default=plain)))
 
 
-def unpack(packed: dict[str, Any]) -> Any:
+def unpack(plain: dict[str, Any]) -> Any:
     """The same benchmark, as pytest-benchmark keeps it."""
     from pytest_benchmark import stats
 
     metadata: Any = stats.Metadata
     names = ("name", "fullname", "group", "param", "params", "extra_info")
     fixture = SimpleNamespace(
-        **{name: packed[name] for name in names}, cprofile_stats=None, has_error=False
+        **{name: plain[name] for name in names}, cprofile_stats=None, has_error=False
     )
     if KEY in fixture.extra_info:
         attach(fixture, msgspec.convert(fixture.extra_info[KEY], Record))
-    benchmark = metadata(fixture, packed["stats"]["iterations"], packed["options"])
-    for duration in packed["stats"]["data"]:
+    benchmark = metadata(fixture, plain["stats"]["iterations"], plain["options"])
+    for duration in plain["stats"]["data"]:
         benchmark.stats.update(duration)
     return benchmark

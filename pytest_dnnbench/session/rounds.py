@@ -44,8 +44,16 @@ class Rounds:
         return (yield)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
-        """Reports a case that failed in an early round instead of running it again."""
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> bool | None:
+        """Runs a case in an early round without a report. In the last round it reports one that
+        failed in an early round instead of running it again."""
+        if EARLY_ROUND in item.stash:
+            early = runtestprotocol(item, nextitem=nextitem, log=False)
+            if any(report.failed for report in early):
+                item.stash[EARLY_FAILURE] = early
+            return True
         reports = item.stash.get(EARLY_FAILURE, None)
         if reports is None:
             return None
@@ -100,13 +108,13 @@ def _run_all_rounds(session: pytest.Session, announce: Callable[[str], None]) ->
 
 
 def _run_early(item: pytest.Item, following: pytest.Item | None, number: int) -> None:
+    """As pytest's own loop does, so that what other plugins wrap around a test is there too: the
+    limit of pytest-timeout, filters of warnings, comparisons in assertions."""
     item.stash[EARLY_ROUND] = number
     try:
-        reports = runtestprotocol(item, nextitem=following, log=False)
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
     finally:
         del item.stash[EARLY_ROUND]
-    if any(report.failed for report in reports):
-        item.stash[EARLY_FAILURE] = reports
 
 
 def _announcer(config: pytest.Config) -> Callable[[str], None]:

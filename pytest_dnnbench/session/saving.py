@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pytest_dnnbench.harmless import say
 from pytest_dnnbench.session import benchmark_file
 
 FALLBACK = "dnnbench-unsaved-"
@@ -28,6 +30,7 @@ class Saving:
         self.failure = ""
         self._hidden = ""
         self._session: pytest.Session | None = None
+        self._finished = False
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Watches saving, and what pytest-benchmark shows."""
@@ -39,9 +42,18 @@ class Saving:
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         """Fails a session whose data are not where they were asked for."""
         result = yield
+        self._finished = True
         if self.failure:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
         return result
+
+    def pytest_unconfigure(self) -> None:
+        """Keeps what was measured by a session that pytest could not finish, as when its working
+        directory is gone: pytest goes back there first, and raises."""
+        if self._session is None or self._finished:
+            return
+        if unsaved := benchmark_file.packed(self._config):
+            say(f"dnnbench: the session did not come to its end. {keep(unsaved)}", sys.stderr)
 
     def summary(self) -> list[tuple[str, str]]:
         """Where the data are instead, and what was not shown."""
@@ -66,7 +78,7 @@ class Saving:
 def keep(benchmarks: list[dict[str, Any]]) -> str:
     """Writes the benchmarks to the first folder that takes them, and tells where."""
     text, errors = json.dumps({"benchmarks": benchmarks}, default=str), []
-    for folder in dict.fromkeys((tempfile.gettempdir(), os.getcwd(), str(Path.home()), "/dev/shm")):  # noqa: S108 - a last resort, created by mkstemp
+    for folder in dict.fromkeys((tempfile.gettempdir(), os.curdir, str(Path.home()), "/dev/shm")):  # noqa: S108 - a last resort, created by mkstemp
         try:
             descriptor, path = tempfile.mkstemp(prefix=FALLBACK, suffix=".json", dir=folder)
         except OSError as error:

@@ -363,3 +363,14 @@ def test_a_case_in_which_the_session_is_stopped_has_not_failed(
         result.stdout
     )
     assert ": failed" not in result.stdout
+
+
+def test_a_working_directory_that_goes_away_loses_nothing(
+    made_up: None, pytester: pytest.Pytester
+) -> None:
+    """pytest goes back there before anything is saved, and ends in its own traceback."""
+    gone = "\nimport shutil, os\ndef pytest_runtest_teardown():\n    shutil.rmtree(os.getcwd())\n"
+    pytester.makeconftest(CONFTEST + gone)
+    result = run("--benchmark-autosave")
+    assert "dnnbench: the session did not come to its end. What was" in result.stderr
+    assert kept(result.stderr) == ["single"]

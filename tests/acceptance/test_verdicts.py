@@ -514,3 +514,17 @@ def test_workers_plan_the_same_launches_each_for_itself(
     result.assert_outcomes(passed=3)
     assert result.stdout.str().count(PLANNED) == 1
     assert counts(pytester, 4) == [(7, 7)] * 3
+
+
+def test_a_session_that_lacks_cases_is_not_said_to_have_judged_them(
+    run: Any, pytester: pytest.Pytester
+) -> None:
+    """The line named the newest session for all cases, also for those that it does not hold."""
+    run("--benchmark-save=a")
+    run("--benchmark-save=b", "--deselect", "test_cases.py::test_train[ddp-resnet18-2gpu]")
+    result = run("--dnn-baseline=latest")
+    result.stdout.fnmatch_lines(["verdicts against 0002_b.json, 0001_a.json: 3 ok"])
+    result = run(
+        "--dnn-baseline=latest", "--deselect", "test_cases.py::test_train[ddp-resnet18-2gpu]"
+    )
+    result.stdout.fnmatch_lines(["verdicts against 0002_b.json: 2 ok"])

@@ -309,7 +309,10 @@ def test_a_malformed_plan_is_refused_with_its_file_and_the_place(tmp_path: Path)
         ('{"schema": 1, "stages": []}', "not a plan: .*missing required field"),
         (text.replace('"nodes": [', '"nodes": [3,', 1), r"`\$\.stages\[0\]\.nodes\[0\]`"),
         (text[:50], "not JSON"),
-        ("[1]", r"the file holds no plan .the file holds a list.*write one with `plan --json`"),
+        (
+            "[1]",
+            r"the file holds no plan .the file holds a list.*write one with `dnnbench plan --json`",
+        ),
         ("[" * 99999, "its brackets are nested too deep"),
         (f'{{"schema": {"9" * 5000}}}', "not JSON: Exceeds the limit"),
         (text.replace('"replicas": 4', '"replicas": -4'), "with -4 replicas"),
