@@ -16,7 +16,7 @@ from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import learn
 from pytest_dnnbench.results.verdicts.number_of_tests import expected_limits, stored_case
 
-ENOUGH = 3
+ENOUGH = 5
 """From so many stored sessions on, a change of 5% is found at 1% of noise (docs/statistics.md)."""
 
 
@@ -34,11 +34,11 @@ class Foresight:
         stored = "1 session is" if self.sessions == 1 else f"{self.sessions} sessions are"
         widest = f", in the noisiest from {most:.0%} on" if most > 1.2 * middle else ""
         return (
-            f"{stored} stored, so how much sessions differ is not known yet: with"
+            f"{stored} stored, so how much sessions differ is hardly known yet: with"
             f" {self.launches} launches a slowdown is detected from {middle:.0%} on in half of the"
-            f" cases{widest}. What helps: store {ENOUGH} sessions of the old state or more, or"
-            " calibrate (--dnn-calibrate), before you trust smaller differences; or measure the old"
-            " state again next to the new one; more launches alone help little"
+            f" cases{widest}. What helps: store {ENOUGH} sessions of the old state or more before"
+            " you look for smaller differences, or measure the old state next to the new one"
+            " (--dnn-against); more launches alone help little"
         )
 
 
