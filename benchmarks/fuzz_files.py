@@ -10,7 +10,7 @@ from typing import TypeVar
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.messages import RankReport
 from pytest_dnnbench.planner.pipedream.text import format_text
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.profile_file import format_json
 from pytest_dnnbench.results.baselines.golden import Golden
 from pytest_dnnbench.results.baselines.golden_file import golden_text
@@ -132,7 +132,7 @@ def _session(records: dict[str, Record]) -> bytes:
 
 def _profile() -> Profile:
     nodes = tuple(
-        Node(f"node{number}", "Conv2d(3, 64)", 0.01 * number, 0.02 * number, 1e6, 4e6 * number)
+        Operator(f"node{number}", "Conv2d(3, 64)", 0.01 * number, 0.02 * number, 1e6, 4e6 * number)
         for number in range(1, 6)
     )
     edges = (("node1", "node2"), ("node1", "node3"), ("node2", "node4"), ("node3", "node4"))

@@ -23,17 +23,17 @@ from pytest_dnnbench.errors import DnnbenchError, PlanError
 from pytest_dnnbench.harmless import LONGEST_REFUSAL, one_line, refusal
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.mnist_files import find_mnist
-from pytest_dnnbench.planner.options import fits
+from pytest_dnnbench.planner.options import stages_fit
 from pytest_dnnbench.report.captions import caption
 from pytest_dnnbench.report.functions import function_table
 from pytest_dnnbench.report.nodes import nodes_table
-from pytest_dnnbench.report.page import render as render_page
-from pytest_dnnbench.report.paste import csv_table, markdown
+from pytest_dnnbench.report.page import page_html
+from pytest_dnnbench.report.paste import csv_table, markdown_tables
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.runs import read_run
 from pytest_dnnbench.report.side_by_side import side_table
 from pytest_dnnbench.report.study import Study
-from pytest_dnnbench.report.table import render as render_table
+from pytest_dnnbench.report.table import table_lines
 from pytest_dnnbench.results.baselines.baseline_source import load_baseline
 from pytest_dnnbench.results.baselines.comparability import facts_of
 from pytest_dnnbench.results.records.launches import launches_of
@@ -174,13 +174,13 @@ def _tables(folder: Path, chance: random.Random) -> None:
     except DnnbenchError as error:
         return _refusal(error, ".json")
     study = Study(runs)
-    for line in render_table(study, chance.choice((20, 80, 200))):
+    for line in table_lines(study, chance.choice((20, 80, 200))):
         _check_printable(line.text)
     parts = sections(study)
     tables = (function_table(study), side_table(study), caption(study), nodes_table(study))
-    _check_printable(markdown(parts, *tables))
+    _check_printable(markdown_tables(parts, *tables))
     csv_table(parts, study)
-    render_page(study, parts, [], "Benchmark report").encode()
+    page_html(study, parts, [], "Benchmark report").encode()
     return None
 
 
@@ -202,7 +202,7 @@ def _plan(folder: Path, chance: random.Random) -> None:
     path = folder / "plan.json"
     try:
         for variant in ("pipedream", "pipedream-flush"):
-            fits(variant, 3, {"plan": str(path), "microbatches": chance.choice((0, 4))})
+            stages_fit(variant, 3, {"plan": str(path), "microbatches": chance.choice((0, 4))})
     except PlanError as error:
         _refusal(error, "plan")
 

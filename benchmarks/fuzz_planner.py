@@ -17,7 +17,7 @@ from pytest_dnnbench.planner.pipedream.planning import original_plan
 from pytest_dnnbench.planner.pipedream.text import format_text, parse_text
 from pytest_dnnbench.planner.plan import parse_plan
 from pytest_dnnbench.planner.predict import even_plan, plan_for
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.profile_file import format_json, parse_json
 from pytest_dnnbench.planner.table import format_plan
 
@@ -68,7 +68,7 @@ def planner_inputs(rng: random.Random) -> Iterator[tuple[str, Callable[[], objec
 
 def _profile(rng: random.Random) -> Profile:
     nodes = [
-        Node(f"node{n}", "Linear(8, 8)", rng.random() / 100, rng.random() / 100, 4096.0, 1e6)
+        Operator(f"node{n}", "Linear(8, 8)", rng.random() / 100, rng.random() / 100, 4096.0, 1e6)
         for n in range(6)
     ]
     edges = [(f"node{n}", f"node{n + 1}") for n in range(5)] + [("node1", "node4")]

@@ -21,9 +21,10 @@ from benchmarks.pairs import compare
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
-from pytest_dnnbench.controller.horovod_rendezvous import LOOPBACK_INTERFACE, horovod_rendezvous
+from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
 from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.controller.route import LOOPBACK_INTERFACE
 from pytest_dnnbench.controller.server_environment import DEFAULTS
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.results.records.measurement import Launch

@@ -6,7 +6,7 @@ of the models that they are named after. No model is built and nothing is measur
 
 import random
 
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 
 
 class Sketch:
@@ -14,7 +14,7 @@ class Sketch:
 
     def __init__(self, seed: int = 0) -> None:
         self._random = random.Random(seed)
-        self._nodes: list[Node] = []
+        self._nodes: list[Operator] = []
         self._edges: list[tuple[str, str]] = []
 
     def node(self, kind: str, *sources: str) -> str:
@@ -24,7 +24,7 @@ class Sketch:
         time_s = self._random.uniform(0.5e-3, 5e-3) * (1.0 if heavy else 0.1)
         weights = 4 * self._random.randrange(1 << 10, 1 << 20) if heavy else 0
         self._nodes.append(
-            Node(
+            Operator(
                 name,
                 kind,
                 time_s,

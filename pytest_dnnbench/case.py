@@ -94,7 +94,8 @@ class Case:
             )
         if self.dataset == "mnist" and self.image_size != MNIST_IMAGE_SIZE:
             raise UsageError(
-                f"MNIST images have {MNIST_IMAGE_SIZE} pixels a side, not {self.image_size}"
+                f"MNIST images have {MNIST_IMAGE_SIZE} pixels a side, not {self.image_size}: leave"
+                " the size out"
             )
 
     @property

@@ -34,7 +34,7 @@ MOST_MESSAGE, MOST_TRACEBACK = 4_000, 16_000
 """Characters of an exception's message and of its traceback that are kept."""
 
 
-def shortened(text: str, most: int) -> str:
+def abridged(text: str, most: int) -> str:
     """The text, or if it has more than `most` characters, its two ends and how much lies between
     them."""
     if len(text) <= most:

@@ -150,14 +150,15 @@ class PlanDecision:
 
 @dataclass(frozen=True, slots=True)
 class PredictedStep:
-    """What a step of a case should take, from a profile of its model and the collectives of its
-    ranks, both measured before the launches.
+    """What a step of a case should take, from what was measured before the launches: a profile, a
+    rank's step alone, and what the framework adds.
 
     compute_s      forward and backward passes; `exposed_s` communication that no compute hides;
                    `update_s` the update of the weights. All are seconds of one step
     memory_bytes   of a rank: weights, gradients, optimiser's state, activations, buffers
     overlaps       whether compute hides communication
-    collectives    by name, what one takes: seconds, and bytes per second of the whole tensor
+    collectives    by name, what one takes: seconds, and bytes per second of the whole tensor; none
+                   where the framework's step was timed as a whole
     profile_parts_over_whole    far from 1 where the profile was taken on a busy machine
     refused        why there is no prediction; empty where there is one
     """

@@ -129,11 +129,14 @@ def _pair(root: Path, prefix: str) -> tuple[str, str, int] | None:
     count, height, width = _shape(images, 3)
     (label_count,) = _shape(labels, 1)
     if (height, width) != (28, 28):
-        raise DataError(f"{images}: images of {height}x{width} pixels, MNIST's have 28x28")
+        raise DataError(
+            f"{images}: images of {height}x{width} pixels, and MNIST's have 28x28;"
+            " fetch the file again"
+        )
     if count != label_count:
         raise DataError(
             f"{images} holds {count} images, {labels} {label_count} labels:"
-            " they do not belong together"
+            " they do not belong together; fetch both again"
         )
     return str(images), str(labels), count
 

@@ -117,9 +117,11 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
     """Ends the session in one line for options that no case can have: where they are noticed,
     pytest would take them for an error of each file, and show its traceback."""
     from pytest_dnnbench.session import state
+    from pytest_dnnbench.session.xdist import Xdist
 
     result = yield
     if refused := session.config.stash.get(state.REFUSED, None):
+        state.part(session.config, Xdist).pass_on(refused)
         raise refused
     return result
 
@@ -128,11 +130,17 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
     """Reads `4gpu` where a test gives its own counts."""
     from pytest_dnnbench.case import devices_id
+    from pytest_dnnbench.session import state
     from pytest_dnnbench.session.resources import resources, runs_on_nodes
 
     if argname != "gpus" or not isinstance(val, int):
         return None
-    return devices_id(val, resources(config).nodes_for(val) if runs_on_nodes(config) else 1)
+    try:
+        nodes = resources(config).nodes_for(val) if runs_on_nodes(config) else 1
+    except pytest.UsageError as error:  # which ends the session when all files are collected
+        config.stash[state.REFUSED] = error
+        nodes = 1
+    return devices_id(val, nodes)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str] | None:

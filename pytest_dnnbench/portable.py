@@ -121,20 +121,20 @@ def _names(record: Any) -> list[str]:
     return [row.name for row in fields(record)]
 
 
-def _array(kind: str, type_name: str, shape: list[int], data: bytes) -> Any:
+def _array(kind: str, type_name: str, shape: list[int], content: bytes) -> Any:
     # Looked at before NumPy does, whose own reader takes whole expressions.
     if not _ARRAY_TYPE.fullmatch(type_name):
         raise ValueError(f"no portable value: an array of {type_name}")
-    array = np.frombuffer(data, np.dtype(type_name)).reshape(shape)
+    array = np.frombuffer(content, np.dtype(type_name)).reshape(shape)
     return array.copy() if kind == "array" else array.reshape(())[()]
 
 
-def _tensor(type_name: str, shape: list[int], data: bytes) -> Any:
+def _tensor(type_name: str, shape: list[int], content: bytes) -> Any:
     torch = importlib.import_module("torch")
     dtype = getattr(torch, type_name)
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"no portable value: a tensor of {type_name}")
-    if not data:  # torch sees no bytes as elements of another size
+    if not content:  # torch sees no bytes as elements of another size
         return torch.zeros(0, dtype=dtype).reshape(shape)
-    flat = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+    flat = torch.from_numpy(np.frombuffer(content, np.uint8).copy())
     return flat.view(dtype).reshape(shape)

@@ -5,7 +5,6 @@ steps, "5s" are seconds, "auto" stands for a warm-up until steps take equally lo
 here: how many steps come of it (rank/warmup.py).
 """
 
-import math
 import re
 
 from pytest_dnnbench.errors import UsageError
@@ -25,6 +24,9 @@ FUNCTION_ON_CPU, FUNCTION_ON_GPU = "0.2s", "1s"
 """How long a launch of a timed function is timed, unless the user says otherwise: such a step may
 take microseconds or seconds."""
 
+MOST_SECONDS = 1e9
+"""Beyond any use, and what waits for so long is still a number to the system."""
+
 MOST_FUNCTION_STEPS = 1000
 """The most steps of such a launch, unless the user says otherwise: every step goes on record."""
 
@@ -43,8 +45,10 @@ def as_seconds(text: str, place: str) -> str:
     seconds = seconds_of(text.strip())
     if seconds is None:
         raise UsageError(f"{place} {text!r} is no number of seconds: write it with its unit, as 5s")
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"{place} is {text}: it must be longer than 0 s")
+    if not 0 < seconds <= MOST_SECONDS:
+        raise UsageError(
+            f"{place} is {text}: it must be longer than 0 s, and at most {MOST_SECONDS:.0f} s"
+        )
     return f"{seconds:g}s"
 
 
@@ -55,8 +59,10 @@ def as_warmup(text: str, place: str) -> Length:
     if text == AUTO:
         return AUTO
     if re.fullmatch(r"-?[0-9]+", text):
-        if int(text) < 0:
-            raise UsageError(f"{place} is {text}: it must be at least 0")
+        if not 0 <= int(text[:20]) <= MOST_SECONDS:
+            raise UsageError(
+                f"{place} is {text}: it must be at least 0 and at most {MOST_SECONDS:.0f}"
+            )
         return int(text)
     if seconds_of(text) is None:
         raise UsageError(

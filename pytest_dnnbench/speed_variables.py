@@ -13,6 +13,7 @@ VARIABLE_PREFIXES = (
     "CUDA_",
     "CUDNN_",
     "DNNL_",
+    "FI_",
     "GLOO_",
     "GOMP_",
     "HOROVOD_",
@@ -20,6 +21,7 @@ VARIABLE_PREFIXES = (
     "MKL_",
     "NCCL_",
     "NVIDIA_TF32_OVERRIDE",
+    "OFI_NCCL_",
     "OMP_",
     "ONEDNN_",
     "OPENBLAS_",
@@ -28,6 +30,7 @@ VARIABLE_PREFIXES = (
     "TORCHINDUCTOR_",
     "TORCH_",
     "TRITON_",
+    "UCX_",
 )
 """Beginnings of the names of the variables that are recorded; no other variable is."""
 
@@ -35,9 +38,7 @@ NOT_RECORDED = (
     # Set by us, the same for every rank (controller/server_environment.py).
     "CUDA_DEVICE_MAX_CONNECTIONS",
     "CUDA_DEVICE_ORDER",
-    "GLOO_SOCKET_IFNAME",
     "NCCL_RAS_ENABLE",
-    "NCCL_SOCKET_IFNAME",
     "OPENBLAS_NUM_THREADS",
     "TORCH_NCCL_SHOW_EAGER_INIT_P2P_SERIALIZATION_WARNING",
     # Recorded as threads_per_rank and gpu_uuids.
@@ -57,6 +58,13 @@ NOT_RECORDED = (
 )
 """Variables of those names that say nothing about speed, or that are recorded in another way."""
 
+LOOPBACK = {
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "=lo",  # without the sign, every interface whose name begins so
+}
+"""The interfaces of ranks on one machine, whatever the user has set. What ranks on several nodes
+have of their user is recorded."""
+
 _SECRETS = ("AUTH", "CREDENTIAL", "KEY", "PASS", "SECRET", "TOKEN")
 """A variable with one of these in its name is never recorded."""
 
@@ -75,13 +83,15 @@ def speed_variables(
     variables: Mapping[str, str], launch_variables: Collection[str] = ()
 ) -> dict[str, str]:
     """The variables that decide speed, as facts "variables.NAME", sorted by name. Left out: an
-    empty value, which is the same as none, and `launch_variables`, which this launch alone has."""
+    empty value, which is the same as none, the interfaces of one machine, and `launch_variables`,
+    which this launch alone has."""
     return {
         f"{PREFIX}{name}": _bounded(value)
         for name, value in sorted(variables.items())
         if name.startswith(VARIABLE_PREFIXES)
         and name not in NOT_RECORDED
         and name not in launch_variables
+        and value != LOOPBACK.get(name)
         and not any(secret in name.upper() for secret in _SECRETS)
         and value
     }
@@ -100,6 +110,8 @@ def cannot_be_set(name: str, value: str) -> str:
     decide which other files a process reads or runs, and a value may not be there whole."""
     if not name.startswith(VARIABLE_PREFIXES) or name in NOT_RECORDED:
         return "no variable of those that are recorded"
+    if name in LOOPBACK:
+        return "it names interfaces of other machines"
     if len(value) == MOST_VALUE and _CUT.search(value):
         return "the record holds its beginning only"
     if any(map(_is_about_files, name.split("_"))) or "/" in value or ".so" in value:

@@ -20,7 +20,9 @@ LEAVES = {
     *(
         "argument_list",
         "errors",
+        "counted",
         "files",
+        "outputs",
         "proc",
         "metrics",
         "case",
@@ -52,7 +54,7 @@ RESULTS = {f"results.{part}" for part in ("statistics", "records", "baselines", 
 # pytest loads; `__main__` starts commands by name.
 MAY_IMPORT = {
     **{leaf: LEAVES | {"planner"} for leaf in LEAVES},
-    "planner": {"errors", "files", "harmless"},
+    "planner": {"counted", "errors", "files", "harmless"},
     "rank": LEAVES | {"planner"},
     "results.statistics": LEAVES,
     "results.records": LEAVES | {"planner", "results.statistics"},

@@ -37,7 +37,7 @@ def test_everything_that_the_package_adds_is_measured_and_recorded(
     result = run(
         installed,
         *("--gpus=2", "--dnn-frameworks=ddp,allreduce", "--dnn-models=lenet"),
-        *("--dnn-launches=2", "--dnn-steps=3", "--dnn-allreduce-buckets=3"),
+        *("--dnn-launches=2", "--dnn-steps=3", "--dnn-allreduce-buckets=3", "--dnn-predict"),
         "--benchmark-json=out.json",
     )
     result.assert_outcomes(passed=4)
@@ -55,6 +55,8 @@ def test_everything_that_the_package_adds_is_measured_and_recorded(
     assert 0 < entry["value"] < longest
     assert record["thresholds"]["exchange_time_s"]["relative"] == 0.05
     assert record["metrics"]["exchanged_bytes"]["value"] == 4 * LENET_PARAMETERS
+    prediction = record["prediction"]
+    assert prediction["exposed_s"] > 0, "its exchange, after the backward pass"
     assert "exchange_time_s" not in records["test_train[ddp-lenet-2gpu]"]["metrics"]
 
 

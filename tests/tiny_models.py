@@ -48,6 +48,40 @@ def swin(channels: int = 1, classes: int = 10) -> nn.Module:
     return model
 
 
+def windows(channels: int = 1, classes: int = 10, version: int = 1) -> nn.Module:
+    """torchvision's Swin Transformer of two blocks with four heads, on windows of 4 x 2 pixels: an
+    image of 7 x 7 is padded, and shifted in its second block."""
+    swin = load_torchvision().models.swin_transformer
+    second = {"block": swin.SwinTransformerBlockV2, "downsample_layer": swin.PatchMergingV2}
+    kinds = second if version == 2 else {}
+    model: nn.Module = swin.SwinTransformer(
+        [4, 4],
+        8,
+        [2],
+        [4],
+        [4, 2],
+        dropout=0.1,
+        attention_dropout=0.1,
+        num_classes=classes,
+        **kinds,
+    )
+    model.set_submodule("features.0.0", nn.Conv2d(channels, 8, 4, 4))
+    return model
+
+
+def windows_v2(channels: int = 1, classes: int = 10) -> nn.Module:
+    """As `windows`, of Swin's second version."""
+    return windows(channels, classes, version=2)
+
+
+def maxvit(channels: int = 1, classes: int = 10) -> nn.Module:
+    """torchvision's MaxViT of one block: convolutions, windows and a grid, of four heads each."""
+    made = load_torchvision().models.MaxVit((28, 28), 4, 7, [8], [1], 2, 0.0, num_classes=classes)
+    model: nn.Module = made
+    model.set_submodule("stem.0.0", nn.Conv2d(channels, 4, 3, 2, 1, bias=False))
+    return model
+
+
 class Diverging(nn.Module):
     """Its loss is not a number from the sixth step in single precision on: no proof goes so far."""
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pytest_dnnbench.bisection.comparing import Arguments, CannotMeasure
 from pytest_dnnbench.bisection.kept_search import CommitsOf
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import cache_folder
 
@@ -89,7 +90,7 @@ class Checkouts:
         brought = ""
         if " " in _git(self._of.repository, "log", "-1", "--format=%P", commit):
             count = _git(self._of.repository, "rev-list", "--count", f"{commit}^1..{commit}")
-            brought = f", a merge of {int(count) - 1} commits"
+            brought = f", a merge of {counted(int(count) - 1, 'commit')}"
         return f'{self.label(commit)} "{subject}"{brought}'
 
     def arguments(self, earlier: str, later: str) -> Arguments:
@@ -169,7 +170,7 @@ def _git(folder: str, *arguments: str) -> str:
     variables = {name: value for name, value in os.environ.items() if name not in unset}
     if (git := shutil.which("git")) is None:
         raise UsageError("git is not installed, and commits are checked out with it")
-    done = subprocess.run(
+    answer = subprocess.run(
         [git, "-C", folder, *arguments],
         env=variables,
         stdin=subprocess.DEVNULL,
@@ -178,6 +179,6 @@ def _git(folder: str, *arguments: str) -> str:
         errors="replace",
         check=False,
     )
-    if done.returncode:
-        raise UsageError(done.stderr.strip().rpartition("\n")[2] or f"git {arguments[0]} failed")
-    return done.stdout.strip()
+    if answer.returncode:
+        raise UsageError(answer.stderr.strip().rpartition("\n")[2] or f"git {arguments[0]} failed")
+    return answer.stdout.strip()

@@ -103,7 +103,10 @@ def read_search(path: Path) -> Search:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataError(f"{path} holds no search that can be continued: {error}") from None
     if search.schema != SCHEMA:
-        raise DataError(f"{path}: schema {search.schema} is not that of this version ({SCHEMA})")
+        raise DataError(
+            f"{path}: schema {search.schema} is not that of this version ({SCHEMA}):"
+            " continue with the version that wrote it, or begin anew with --restart"
+        )
     if wrong := _contradiction(search):
         raise DataError(f"{path}: {wrong}")
     return search

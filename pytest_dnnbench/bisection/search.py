@@ -195,9 +195,9 @@ def _session(
     rounds: int,
 ) -> SessionPairs:
     """One session; one of the same places and rounds that was interrupted is continued."""
-    this = UnderWay(*places, rounds)
-    resume = search.under_way == this
-    search.under_way = this
+    comparison = UnderWay(*places, rounds)
+    resume = search.under_way == comparison
+    search.under_way = comparison
     keep()
     names = (search.places[places[0]], search.places[places[1]])
     return compare(search, names, rounds, resume=resume)

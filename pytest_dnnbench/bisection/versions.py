@@ -17,15 +17,17 @@ def released_versions(package: str, *, pre: bool = False) -> list[str]:
     """What pip's index has of a package for this interpreter, oldest first; with `pre` also
     pre-releases. Raises UsageError where pip cannot say."""
     command = [sys.executable, "-m", "pip", "index", "versions", "--disable-pip-version-check"]
-    done = subprocess.run(
+    answer = subprocess.run(
         [*command, *(["--pre"] if pre else []), "--", package],
         capture_output=True,
         text=True,
         check=False,
     )
-    listed = _LISTED.search(done.stdout)
+    listed = _LISTED.search(answer.stdout)
     if listed is None:
-        why = (done.stderr.strip() or done.stdout.strip() or "it said nothing").rpartition("\n")[2]
+        why = (answer.stderr.strip() or answer.stdout.strip() or "it said nothing").rpartition(
+            "\n"
+        )[2]
         raise UsageError(
             f"pip cannot list the versions of {package}: {why}: give them with --versions, oldest"
             " first"

@@ -3,6 +3,7 @@
 from pytest_dnnbench.bisection.comparing import Sides
 from pytest_dnnbench.bisection.kept_search import Search
 from pytest_dnnbench.bisection.search import Ending, NoDifference, SearchProgress
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import THROUGHPUT, metric_row
 from pytest_dnnbench.results.statistics.change_search import Candidate
 from pytest_dnnbench.results.statistics.paired import PairDecision
@@ -18,7 +19,7 @@ def about_line(search: Search, sides: Sides) -> str:
     between = len(search.places) - 2
     return (
         f"good {sides.title(search.places[0])}, bad {sides.title(search.places[-1])},"
-        f" {between} {_plural(sides.noun, between)} between them"
+        f" {counted(between, sides.noun)} between them"
     )
 
 
@@ -31,9 +32,10 @@ def progress_line(search: Search, progress: SearchProgress, sides: Sides, *, fir
     compared = f"{_compared(search.metric, progress.pairs, a, b)} ({_pairs(progress.pairs)})"
     if first and search.others:
         count, total = len(search.cases), len(search.cases) + len(search.others)
-        compared += f" in {count} of {total} cases, which alone are launched from here on"
-    what = _plural(sides.noun, progress.left)
-    return f"{compared}; {progress.left} {what} left"
+        compared += (
+            f" in {count} of {counted(total, 'case')}, which alone are launched from here on"
+        )
+    return f"{compared}; {counted(progress.left, sides.noun)} left"
 
 
 def no_difference_lines(search: Search, answer: NoDifference, sides: Sides) -> list[str]:
@@ -47,7 +49,7 @@ def no_difference_lines(search: Search, answer: NoDifference, sides: Sides) -> l
         low, high = each.interval
         lines.append(
             f"  {case}: {each.change:+.1%}, 95% interval {low:+.1%} to {high:+.1%}; a change of"
-            f" {each.detectable:.1%} would have been seen in {each.pairs} pairs"
+            f" {each.detectable:.1%} would have been seen in {counted(each.pairs, 'pair')}"
         )
     return [
         *lines,
@@ -72,8 +74,8 @@ def ending_lines(search: Search, ending: Ending, sides: Sides) -> list[str]:
         ]
         return [
             *lines,
-            f"not settled after {len(search.comparisons)} sessions: the {first} is one of"
-            f" {', '.join(shown)}",
+            f"not settled after {counted(len(search.comparisons), 'session')}: the {first} is"
+            f" one of {', '.join(shown)}",
         ]
     direct = ending.direct or ending.ends
     if ending.is_part:
@@ -160,12 +162,8 @@ def _size(decision: PairDecision) -> str:
 
 def _pairs(decision: PairDecision) -> str:
     low, high = decision.interval
-    return f"{low:+.1%} to {high:+.1%} in {decision.pairs} pairs"
+    return f"{low:+.1%} to {high:+.1%} in {counted(decision.pairs, 'pair')}"
 
 
 def _sure(probability: float) -> str:
     return f"{probability:.1%}" if probability < _SUREST else f"more than {_SUREST:.1%}"
-
-
-def _plural(noun: str, count: int) -> str:
-    return noun if count == 1 else f"{noun}s"

@@ -66,11 +66,13 @@ class FrameworkSpec:
 
     `fits`, where options decide on how many devices a framework runs, is "module:function": called
     without torch with framework, count and options before anything starts, it tells whether a case
-    can be, or raises UsageError. `planning`, where something has to be decided once for all
-    launches of a case, is "module:function": called on the ranks with place and RunRequest before
-    the proof; what it returns on rank 0 becomes RunRequest.plan. `prediction`, where a step can be
-    predicted, is called alike, and returns a PredictedStep on rank 0. A framework that is not
-    `by_default` runs when it is named.
+    can be, or raises UsageError. `rules`, where options do not all go together, is
+    "module:function": called without torch with a Case before anything starts, it raises UsageError
+    for what cannot be or would do nothing. `planning`, where something has to be decided once for
+    all launches of a case, is "module:function": called on the ranks with place and RunRequest
+    before the proof; what it returns on rank 0 becomes RunRequest.plan. `prediction`, where
+    something is known of what a step should take, is called alike, and returns a PredictedStep on
+    rank 0. A framework that is not `by_default` runs when it is named.
 
     `refuses` are the models that it cannot train, by "module:factory", each with the reason.
     `axes` are the axes of shapes (shape.py) that it has, each with the option that sets the ranks
@@ -88,6 +90,7 @@ class FrameworkSpec:
     preload: tuple[str, ...] = ()
     rendezvous: str | None = None
     fits: str | None = None
+    rules: str | None = None
     planning: str | None = None
     prediction: str | None = None
     by_default: bool = True

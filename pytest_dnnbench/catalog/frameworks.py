@@ -25,6 +25,7 @@ _PIPELINE_REASONS = {
 _PREDICTION = "pytest_dnnbench.rank.prediction:predict"
 _MOST_MIB, _MOST_MS = 1e6, 1e6
 """Far beyond any use, and what is made of them is still a number to the libraries."""
+_RULES = "pytest_dnnbench.catalog.framework_rules"
 _REPLICAS = {"dp": ""}
 _PIPELINES = {"pp": "stages", **_REPLICAS}
 
@@ -80,7 +81,7 @@ def _pipedream(
         "pytest_dnnbench.rank.frameworks.pipedream:PipeDreamWorker",
         about,
         preload=("pytest_dnnbench.rank.frameworks.pipedream",),
-        fits="pytest_dnnbench.planner.options:fits",
+        fits="pytest_dnnbench.planner.options:stages_fit",
         planning="pytest_dnnbench.rank.pipeline.planning:decide",
         by_default=by_default,
         options=(*_PIPELINE_OPTIONS, option),
@@ -99,7 +100,8 @@ def _torch_schedule(
         name,
         "pytest_dnnbench.rank.frameworks.torch_pipeline:TorchPipelineWorker",
         f"torch.distributed.pipelining: {about}",
-        fits="pytest_dnnbench.planner.synchronous:fits",
+        fits="pytest_dnnbench.planner.synchronous:schedule_fits",
+        rules=f"{_RULES}:torch_schedule",
         planning="pytest_dnnbench.rank.pipeline.planning:decide_synchronous",
         by_default=False,
         min_gpus=2,
@@ -135,6 +137,7 @@ FRAMEWORKS = (
         "pytest_dnnbench.rank.frameworks.ddp:DdpWorker",
         "torch.nn.parallel.DistributedDataParallel: data parallel",
         prediction=_PREDICTION,
+        rules=f"{_RULES}:ddp",
         options=(
             FrameworkOption(
                 "find_unused_parameters",
@@ -191,10 +194,12 @@ FRAMEWORKS = (
         "horovod",
         "pytest_dnnbench.rank.frameworks.horovod:HorovodWorker",
         "horovod.torch, the real library: data parallel",
+        prediction=_PREDICTION,
         requires=("horovod",),
         install="dnnbench horovod",
         preload=("horovod.torch", "pytest_dnnbench.rank.frameworks.horovod"),
         rendezvous="pytest_dnnbench.controller.horovod_rendezvous:horovod_rendezvous",
+        rules=f"{_RULES}:horovod",
         options=(
             FrameworkOption(
                 "fusion_threshold_mb",
@@ -239,6 +244,7 @@ FRAMEWORKS = (
         "torch.distributed.fsdp.fully_shard (FSDP2): sharded data parallel",
         prediction=_PREDICTION,
         preload=("pytest_dnnbench.rank.frameworks.fsdp",),
+        rules=f"{_RULES}:fsdp",
         by_default=False,
         axes=_REPLICAS,
         forms=("fused", "checkpointing", "accumulate", "cudnn_benchmark"),
@@ -273,6 +279,7 @@ FRAMEWORKS = (
         "tp",
         "pytest_dnnbench.rank.frameworks.tp:TpWorker",
         "torch.distributed.tensor.parallel: tensor parallel",
+        prediction=_PREDICTION,
         preload=("pytest_dnnbench.rank.frameworks.tp",),
         fits="pytest_dnnbench.shape:splits_evenly",
         axes={"tp": "ranks", **_REPLICAS},

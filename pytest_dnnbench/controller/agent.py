@@ -5,9 +5,9 @@ ranks of its own node: it is told what to do over its stdin, and answers on its 
     stdin ──> reader thread ──> main thread ──> LocalPart ── fork server ── ranks
     stdout <────────────────────────┘
 
-Started as `python -m pytest_dnnbench.controller.agent`. It listens nowhere. When its stdin closes,
-in whatever way the pytest process went, it ends at once: the kernel frees its leases, and the fork
-server, whose socket closes, kills the ranks and removes their files. No torch here.
+Started as `python -m pytest_dnnbench.controller.agent VERSION`. It listens nowhere. When its stdin
+closes, in whatever way the pytest process went, it ends at once: the kernel frees its leases, and
+the fork server, whose socket closes, kills the ranks and removes their files. No torch here.
 """
 
 import contextlib
@@ -38,6 +38,7 @@ from pytest_dnnbench.controller.rank_clock import LaunchClock
 from pytest_dnnbench.controller.route import addresses, boot_id, route_to, speeds
 from pytest_dnnbench.controller.this_node import beside
 from pytest_dnnbench.errors import DnnbenchError, LaunchError, UsageError
+from pytest_dnnbench.installed import differences, packages
 
 _READ_BYTES = 1 << 16
 """What a pipe holds: a larger buffer for every read costs memory and is never filled."""
@@ -62,13 +63,13 @@ class Channel:
         frames = say.Frames(say.FromController)
         while True:
             try:
-                data = os.read(self.source, _READ_BYTES)
+                chunk = os.read(self.source, _READ_BYTES)
             except OSError:
-                data = b""
-            if not data:
+                chunk = b""
+            if not chunk:
                 os._exit(0)
             try:
-                for message in frames.take(data):
+                for message in frames.take(chunk):
                     self.queue(message)
             except BadFrame as error:
                 print(f"the controller sent {error}", file=sys.stderr, flush=True)
@@ -83,8 +84,8 @@ class Channel:
         """Sends a message. Without a controller the agent ends."""
         self._write(say.framed(message))
 
-    def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
+    def _write(self, frame: bytes) -> None:
+        rest = memoryview(frame)
         try:
             while rest:
                 rest = rest[os.write(self.sink, rest) :]
@@ -162,12 +163,8 @@ class Agent:
             return say.Refused(request.token, error="LaunchError", message=message)
 
     def _hello(self, hello: say.Hello) -> say.Welcome:
-        version = importlib.metadata.version("pytest-dnnbench")
-        if version != hello.version:
-            raise UsageError(
-                f"pytest-dnnbench {version} is installed there and {hello.version} here: install"
-                " the same on every node"
-            )
+        # Before the path: another Python cannot use it.
+        _must_be_alike({"Python": platform.python_version()}, {"Python": hello.python})
         try:
             os.chdir(hello.directory)
         except OSError as error:
@@ -176,6 +173,7 @@ class Agent:
                 " one that all nodes share"
             ) from None
         sys.path[:] = hello.sys_path
+        _must_be_alike(packages(), hello.packages)
         os.environ.update(hello.environment)
         machine = detect(hello.device)
         self.server = ForkServer(hello.preload)
@@ -190,7 +188,6 @@ class Agent:
         )
         return say.Welcome(
             hello.token,
-            version=version,
             machine=machine,
             addresses=addresses(),
             speeds=speeds(),
@@ -346,6 +343,12 @@ class Agent:
         return say.Released(release.token, conditions=placement.conditions, samples=samples.samples)
 
 
+def _must_be_alike(theirs: Mapping[str, str | None], ours: Mapping[str, str | None]) -> None:
+    """Raises UsageError for versions on this node that differ from those of the pytest process."""
+    if different := differences(theirs, ours):
+        raise UsageError(f"{different}: give every node the same environment")
+
+
 def end_agent(pid: int) -> None:
     """Kills an agent of this node, and no other process: its number may be another's by now."""
     with contextlib.suppress(OSError):
@@ -354,15 +357,20 @@ def end_agent(pid: int) -> None:
 
 
 def main() -> NoReturn:
-    """Serves until stdin closes. With "--end PID" it ends another agent, which is stopped."""
-    if sys.argv[1:2] == [say.END]:
-        end_agent(int(sys.argv[2]))
+    """Serves a controller of the version that it is given, until stdin closes. With "--end PID" it
+    ends another agent, which is stopped."""
+    first, *more = sys.argv[1:]
+    if first == say.END:
+        end_agent(int(more[0]))
         sys.exit()
+    version = importlib.metadata.version("pytest-dnnbench")
+    if first != version:
+        sys.exit(f"pytest-dnnbench {version} there and {first} here: install the same on all nodes")
     channel = Channel()
     agent = Agent(channel)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(
-            number, lambda got, _: channel.queue(say.Terminated(signal.Signals(got).name))
+            number, lambda received, _: channel.queue(say.Terminated(signal.Signals(received).name))
         )
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=channel.read_forever, name="dnnbench-stdin", daemon=True).start()

@@ -5,6 +5,7 @@ lost: its process is ended, and the next request needs a new one (`start`).
 Not here: what is asked (remote_node.py, remote_part.py).
 """
 
+import importlib.metadata
 import os
 import select
 import subprocess
@@ -76,7 +77,8 @@ class AgentLink:
         self.await_close()
         self._replies, self._unanswered, self.agent_pid = {}, {}, None
         self.environment = dict(os.environ)
-        program = [sys.executable, "-m", AGENT]
+        # Its version comes before any message: those of another version may be other ones.
+        program = [sys.executable, "-m", AGENT, importlib.metadata.version("pytest-dnnbench")]
         self._process = AgentProcess(self.name, self._engine.command(self.name, program))
         self.starts += 1
 
@@ -151,13 +153,13 @@ class AgentLink:
     def lose(self, why: str) -> LaunchError:
         """Begins to end an agent that no longer answers; returns the error. Without a reason `why`,
         its process has ended, and its status says why."""
-        process, said = self._process, ""
+        process, last_words = self._process, ""
         if process is not None:
             why = why or process.ended(self._engine.ended)
-            said = f"; it said: {process.said}" if process.said else ""
-        self._lost(f"{why}{said}")
+            last_words = f"; it said: {process.said}" if process.said else ""
+        self._lost(f"{why}{last_words}")
         self.begin_close()
-        return LaunchError(f"node {self.name} was lost: {why}{said}")
+        return LaunchError(f"node {self.name} was lost: {why}{last_words}")
 
     def close(self) -> None:
         """Ends the agent, and with it its ranks: one that is stopped by a command of its own."""

@@ -52,10 +52,12 @@ class Request(Message, frozen=True):
 
 
 class Hello(Request, frozen=True, kw_only=True):
-    """The first request: what the agent is to be. `environment` are variables that decide speed, of
-    the pytest process; `preload` the modules of the fork server."""
+    """The first request: what the agent is to be. `python` is the version of Python, `packages`
+    are those of installed.packages; `environment` are variables that decide speed, of the pytest
+    process; `preload` the modules of the fork server."""
 
-    version: str
+    python: str
+    packages: dict[str, str | None]
     directory: str
     sys_path: list[str]
     environment: dict[str, str]
@@ -160,11 +162,9 @@ class Refused(Reply, frozen=True, kw_only=True):
 
 
 class Welcome(Reply, frozen=True, kw_only=True):
-    """The node: its version of this package, its devices, its addresses and the nominal speeds of
-    its network in Mbit/s (both by interface), what identifies its machine, and the agent's
-    process."""
+    """The node: its devices, its addresses and the nominal speeds of its network in Mbit/s (both by
+    interface), what identifies its machine, and the agent's process."""
 
-    version: str
     machine: Machine
     addresses: dict[str, str]
     speeds: dict[str, int]

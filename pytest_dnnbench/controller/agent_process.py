@@ -23,6 +23,7 @@ from typing import Any
 from pytest_dnnbench.controller import agent_messages as say
 from pytest_dnnbench.controller.agent_messages import GREETING, MOST_GREETING_BYTES, BadFrame
 from pytest_dnnbench.controller.deadline import LOOK_S, Deadline
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.harmless import one_line
 
@@ -97,11 +98,11 @@ class AgentProcess:
         """Reads once; messages that are whole have `arrived` then. Raises AgentGone, BadFrame."""
         self._check()
         self._torn = True
-        data = os.read(self.fileno(), _READ_BYTES)
-        if data:
-            self.arrived.extend(self._frames.take(self._greeted(data)))
+        chunk = os.read(self.fileno(), _READ_BYTES)
+        if chunk:
+            self.arrived.extend(self._frames.take(self._greeted(chunk)))
         self._torn = False
-        if not data:
+        if not chunk:
             raise AgentGone("")
 
     def ended(self, described: Callable[[int], str]) -> str:
@@ -148,15 +149,15 @@ class AgentProcess:
             raise AgentGone("") from None
         self._torn = False
 
-    def _greeted(self, data: bytes) -> bytes:
+    def _greeted(self, chunk: bytes) -> bytes:
         """What follows the agent's greeting. Raises BadFrame where none comes."""
         if self._before_greeting is None:
-            return data
-        self._before_greeting += data
+            return chunk
+        self._before_greeting += chunk
         head, greeting, rest = bytes(self._before_greeting).partition(GREETING)
         if greeting:
             self._before_greeting = None
             return rest
         if len(head) > MOST_GREETING_BYTES:
-            raise BadFrame(f"{len(head):,} bytes that do not begin as an agent does")
+            raise BadFrame(f"{counted(len(head), 'byte')} that do not begin as an agent does")
         return b""

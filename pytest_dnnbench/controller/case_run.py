@@ -65,7 +65,8 @@ class Launcher(Protocol):
         """Each rank's comparison of its step with the reference, in rank order."""
 
     def predict(self, request: TimedRequest) -> PredictedStep | None:
-        """What a step should take; None for a framework that has no prediction."""
+        """What a step should take, or why nobody can say. Pipelines have the prediction of their
+        plan beside it."""
 
     def measure(self, request: TimedRequest) -> Launch:
         """One timed launch: the reports in rank order, and the conditions of where it ran."""
@@ -236,8 +237,10 @@ def prepare_run(
     text: TextFile | None = None,
 ) -> CaseRun:
     """A run of the case. `launcher` must be one for the case's framework and its number of ranks.
-    Raises UsageError for an unknown framework or model."""
+    Raises UsageError for an unknown framework or model, and for what the framework's own rules do
+    not allow."""
     spec = catalog.framework(case.framework)
+    check_rules(spec, case)
     request = RunRequest(
         case=case,
         worker=spec.worker,
@@ -255,6 +258,12 @@ def prepare_function(
 ) -> CaseRun:
     """A run of a timed function. `spec` is the library whose group its ranks join."""
     return CaseRun(request, launcher, machine, spec.requires)
+
+
+def check_rules(spec: FrameworkSpec, case: Case) -> None:
+    """Raises UsageError, with the reason, where a framework's rules do not allow a case."""
+    if (check := load(spec.rules)) is not None:
+        check(case)
 
 
 def load(path: str | None) -> Any:

@@ -13,11 +13,18 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.controller.placement import Placement, Placements
 from pytest_dnnbench.controller.remote_node import RemoteNode
-from pytest_dnnbench.controller.route import Host, addresses, boot_id, route_to, speeds
+from pytest_dnnbench.controller.route import (
+    LOOPBACK_INTERFACE,
+    Host,
+    addresses,
+    boot_id,
+    route_to,
+    speeds,
+)
 from pytest_dnnbench.controller.this_node import LaunchNode, ThisNode
 from pytest_dnnbench.errors import LaunchError, UsageError
 
-LOOPBACK = Host("127.0.0.1", "lo", 0)
+LOOPBACK = Host("127.0.0.1", LOOPBACK_INTERFACE, 0)
 """How the ranks of one machine reach each other."""
 
 
@@ -138,7 +145,9 @@ class Cluster:
         gpus = [gpu.uuid for node in self.nodes for gpu in node.machine.gpus]
         twice = {uuid for uuid in gpus if gpus.count(uuid) > 1}
         if twice:
-            raise UsageError(f"several nodes have the GPU {min(twice)}: they are one machine")
+            raise UsageError(
+                f"several nodes have the GPU {min(twice)}: they are one machine, so name it once"
+            )
 
     @property
     def machine(self) -> Machine:
@@ -176,7 +185,8 @@ class Cluster:
             return _divided(world_size, [world_size] * count)
         raise LaunchError(
             f"{world_size} ranks do not fit on {len(nodes)} nodes:"
-            f" {', '.join(f'{node.name} takes {self.capacity(node)}' for node in nodes)}"
+            f" {', '.join(f'{node.name} takes {self.capacity(node)}' for node in nodes)};"
+            " give fewer ranks (--gpus), or more nodes (--dnn-nodes)"
         )
 
     def nodes_for(self, world_size: int) -> int:
@@ -206,19 +216,31 @@ class Cluster:
             return [LOOPBACK] * len(nodes)
         if self._interface is not None:
             return [_on(node, self._interface) for node in nodes]
-        for interface, address in leading.addresses.items():
-            routes = [node.route_to(address) for node in others]
-            if all(
-                _leads(node, route, address) for node, route in zip(others, routes, strict=True)
-            ):
-                back = {leading.route_to(source)[0] for _, source in routes}
-                if back == {interface}:
-                    there = [Host(source, name, 0) for name, source in routes]
-                    return [Host(address, interface, 0), *there]
+        networks = [
+            network
+            for interface, address in leading.addresses.items()
+            if (network := self._routes(nodes, Host(address, interface, 0)))
+        ]
+        if networks:
+            # Of several, that of the fastest interfaces: the first one is often for administration.
+            return max(networks, key=lambda network: _least_mbit_s(nodes, network))
         raise LaunchError(
             f"no network leads from {', '.join(node.name for node in others)} to {leading.name}"
             f" ({leading.addresses}): name the interface with --dnn-interface"
         )
+
+    @staticmethod
+    def _routes(nodes: Sequence[Node], first: Host) -> list[Host]:
+        """The network on which the leading node is `first`, where routes lead there and back on all
+        nodes; empty where they do not."""
+        leading, *others = nodes
+        routes = [node.route_to(first.address) for node in others]
+        there = all(
+            _leads(node, route, first.address) for node, route in zip(others, routes, strict=True)
+        )
+        if not there or {leading.route_to(source)[0] for _, source in routes} != {first.interface}:
+            return []
+        return [first, *(Host(source, name, 0) for name, source in routes)]
 
     def close(self) -> None:
         """Ends what runs on the nodes, on all of them at once."""
@@ -234,6 +256,12 @@ def _leads(node: Node, route: tuple[str, str], address: str) -> bool:
     """Whether a route of a node leads to an address of another: not to one of its own."""
     interface, source = route
     return bool(interface) and address not in node.addresses.values() and source != ""
+
+
+def _least_mbit_s(nodes: Sequence[Node], network: Sequence[Host]) -> int:
+    """The nominal speed of its slowest interface; 0 where the kernel gives none."""
+    hosts = zip(nodes, network, strict=True)
+    return min(node.speeds.get(host.interface, 0) for node, host in hosts)
 
 
 def _on(node: Node, interface: str) -> Host:

@@ -10,6 +10,7 @@ from pytest_dnnbench.controller.kept_environments import (
     kept_environments,
     remove,
 )
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.harmless import one_line, say
 
@@ -40,7 +41,10 @@ def _show(kept: list[KeptEnvironment]) -> None:
     for each in kept:
         used = f"{_age(time.time() - each.used_s)} ago"
         say(f"{each.name:18}{_size(each.size_bytes):>10}  {used:18}{one_line(each.label)}")
-    say(f"{len(kept)} environments, {_size(sum(each.size_bytes for each in kept))}, in {folder}")
+    say(
+        f"{counted(len(kept), 'environment')}, {_size(sum(each.size_bytes for each in kept))},"
+        f" in {folder}"
+    )
 
 
 def _remove(chosen: list[KeptEnvironment]) -> int:
@@ -68,7 +72,8 @@ def _named(text: str, kept: list[KeptEnvironment]) -> KeptEnvironment:
         return matches[0]
     if not matches:
         raise UsageError(
-            f"--remove {text!r}: there is no such environment; see the list without it"
+            f"--remove {text!r}: there is no such environment; give a name of the list that this"
+            " command shows without options, or a whole requirement, as torch==2.9.1"
         )
     names = ", ".join(each.name for each in matches)
     raise UsageError(f"--remove {text!r} names {len(matches)} environments: choose from {names}")

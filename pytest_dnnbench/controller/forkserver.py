@@ -35,6 +35,7 @@ PRELOAD = (
     "torch.distributed",
     "torch.nn.parallel",
     "torch._dynamo",
+    "torch.profiler._cupti_monitor",
     "torch.utils.data.distributed",
     "pytest_dnnbench.rank.entry",
     "pytest_dnnbench.rank.timed_run",
@@ -46,7 +47,8 @@ PRELOAD = (
     "torchvision.datasets",
 )
 """What every rank needs, and what torch otherwise imports late: building a DistributedDataParallel
-loads torch._dynamo."""
+loads torch._dynamo, and the first step of an optimiser torch.profiler._cupti_monitor, where torch
+has it."""
 
 STOPPED_S = 60.0
 """How long the server may be stopped by a signal while it imports; a launch allows its time-out."""
@@ -67,6 +69,11 @@ class Exited:
 
     pid: int
     code: int
+
+
+_NOT_RUNNING = (
+    "the fork server is not running: it has ended with its session, so start ranks within a test"
+)
 
 
 class ForkServer:
@@ -211,7 +218,7 @@ class ForkServer:
     def fileno(self) -> int:
         """The descriptor that becomes readable when a rank has ended; what `select` asks for."""
         if self._control is None:
-            raise LaunchError("the fork server is not running")
+            raise LaunchError(_NOT_RUNNING)
         return self._control.fileno()
 
     def close(self) -> None:
@@ -249,7 +256,7 @@ class ForkServer:
 
     def _send(self, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
         if self._control is None:
-            raise LaunchError("the fork server is not running")
+            raise LaunchError(_NOT_RUNNING)
         packed = json.dumps(message).encode()
         if len(packed) > _MESSAGE_BYTES:
             raise LaunchError(
@@ -269,7 +276,7 @@ class ForkServer:
         """The next message. Raises LaunchError, and ends the server, when none comes within
         `timeout_s`, of which it may be stopped by a signal for `stopped_s`."""
         if self._control is None:
-            raise LaunchError("the fork server is not running")
+            raise LaunchError(_NOT_RUNNING)
         deadline, may_be_stopped = Deadline(timeout_s), Deadline(stopped_s)
         while not self._readable(min(LOOK_S, deadline.left_s(), may_be_stopped.left_s())):
             if not self.stopped:

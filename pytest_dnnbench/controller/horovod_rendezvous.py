@@ -18,10 +18,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from pytest_dnnbench.controller.route import Host
+from pytest_dnnbench.controller.route import LOOPBACK_INTERFACE, Host
 from pytest_dnnbench.errors import LaunchError
 
-LOOPBACK, LOOPBACK_INTERFACE = "127.0.0.1", "lo"
+LOOPBACK = "127.0.0.1"
 
 _POLL_S = 0.05
 """How soon the server notices that it is asked to stop; it otherwise sleeps in `select`."""

@@ -7,6 +7,7 @@
 Not here: what the ranks are asked and what becomes of their answers (ranks.py).
 """
 
+import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -17,9 +18,11 @@ from pytest_dnnbench.controller.launch_part import LaunchPart
 from pytest_dnnbench.controller.placement import NodeShare
 from pytest_dnnbench.controller.rank_clock import ClockOffset
 from pytest_dnnbench.controller.rank_process import Rank
+from pytest_dnnbench.controller.route import LOOPBACK_INTERFACE
 from pytest_dnnbench.controller.this_node import LaunchNode, NodeLaunch
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.frames import PICKLED, PLAIN, PORTABLE
+from pytest_dnnbench.speed_variables import LOOPBACK
 
 Rendezvous = Callable[[int], AbstractContextManager[Sequence[Mapping[str, str]]]]
 """Given the world size: runs beside the ranks, and yields the environment variables of each. Of
@@ -41,14 +44,24 @@ class JobShare:
     @property
     def interface_variables(self) -> dict[str, str]:
         """By which interface gloo and NCCL reach the other nodes; the fork server's variables say
-        loopback."""
+        loopback. None for a library for which the user has said it: a cluster may have several fast
+        networks, all of which NCCL is to use."""
         if not self.interface:
             return {}
         # Without the sign NCCL takes every interface whose name begins so.
-        return {
+        ours = {
             "GLOO_SOCKET_IFNAME": self.interface,
             "NCCL_SOCKET_IFNAME": f"={self.interface}",
         }
+        return {name: value for name, value in ours.items() if name not in self.users_interfaces}
+
+    @property
+    def users_interfaces(self) -> dict[str, str]:
+        """The variables by which the user has said it; none where the nodes share a machine, whose
+        ranks meet on loopback."""
+        if self.interface in ("", LOOPBACK_INTERFACE):
+            return {}
+        return {name: os.environ[name] for name in LOOPBACK if os.environ.get(name)}
 
 
 class Job:

@@ -60,6 +60,9 @@ class LaunchPart(Protocol):
     def ranks(self) -> Sequence[Rank]:
         """Those that have been started, in order."""
 
+    def await_begin(self) -> None:
+        """Returns when the launch has begun there, and ranks can be forked. Raises LaunchError."""
+
     def start(self, task: RankTask) -> Rank:
         """Starts one rank. Raises LaunchError. Another node may only have been asked to."""
 
@@ -139,6 +142,9 @@ class LocalPart:
         except OSError as error:
             raise LaunchError(f"the ranks' store cannot listen on {address}: {error}") from None
         return int(self._store.getsockname()[1])
+
+    def await_begin(self) -> None:
+        """Nothing to wait for: it has begun when it is made."""
 
     def start(self, task: RankTask) -> RankProcess:
         """Starts one rank, which reads its request from memory that it inherits."""

@@ -23,6 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import LaunchError, UsageError
 
 VARIABLE = "DNNBENCH_LEASE_DIR"
@@ -92,7 +93,9 @@ class Leases:
         Waits for them. Raises LaunchError after `timeout_s`, naming the processes that hold them.
         """
         if count > len(names):
-            raise LaunchError(f"{count} devices are needed and {len(names)} are here")
+            raise LaunchError(
+                f"{counted(count, 'device')} needed and {len(names)} here: give fewer with --gpus"
+            )
         with ExitStack() as held:
             taken = self._taken(names, count, held)
             yield tuple(names[:count] if taken is None else taken)
@@ -230,7 +233,10 @@ class _Wait:
         """Sleeps a little. Raises LaunchError if the launch has waited too long."""
         waited = time.monotonic() - self._began
         if waited >= self._leases.timeout_s:
-            raise LaunchError(f"{self._about(names)} after {waited:.0f} s (--dnn-lease-timeout)")
+            raise LaunchError(
+                f"{self._about(names)} after {waited:.0f} s: end what holds them, or wait longer"
+                " with --dnn-lease-timeout"
+            )
         if waited >= QUIET_S and not self._said:
             self._said = True
             self._leases.announce(f"dnnbench: {self._about(names)}")

@@ -11,6 +11,7 @@ from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.controller.gpu_links import links_of
 from pytest_dnnbench.controller.nvml import NvmlUnavailable, nvml, opened_gpus
 from pytest_dnnbench.controller.torch_build import installed_torch
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.proc import control_groups, cpu_model
 
@@ -86,7 +87,7 @@ class Machine:
         """Why `count` ranks cannot run here; None when they can."""
         needed = self.gpus_for(count)
         if self.kind == "cuda" and needed > len(self.gpus):
-            return f"{needed} GPUs are needed and {len(self.gpus)} are here"
+            return f"{counted(needed, 'GPU')} needed and {len(self.gpus)} here"
         if self.kind == "cpu" and self.memory_bytes and count * RANK_BYTES > self.memory_bytes:
             return (
                 f"{count} CPU ranks need {count * RANK_BYTES / _GIB:,.0f} GiB of memory at least,"
@@ -117,7 +118,7 @@ class Machine:
 
     def describe(self) -> str:
         """One line for pytest's header."""
-        cores = f"{self.cores} cores ({self.cpu})"
+        cores = f"{counted(self.cores, 'core')} ({self.cpu})"
         if self.kind == "cpu":
             return f"CPU ranks on {cores}; {self.why}"
         names = sorted({gpu.name for gpu in self.gpus})

@@ -110,12 +110,15 @@ def _run(command: Sequence[str], requirements: Sequence[str]) -> None:
         for name, value in os.environ.items()
         if name not in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_USER", "PIP_PREFIX")
     }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = [*done.stdout.strip().splitlines(), *done.stderr.strip().splitlines()][-LAST_LINES:]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        last = [*process.stdout.strip().splitlines(), *process.stderr.strip().splitlines()][
+            -LAST_LINES:
+        ]
         raise UsageError(
             f"--dnn-against: no environment could be made for {' '.join(requirements)}"
-            f" ({' '.join(command[1:4])} ended with status {done.returncode}): {' | '.join(last)}"
+            f" ({' '.join(command[1:4])} ended with status {process.returncode}):"
+            f" {' | '.join(last)}"
         )
 
 

@@ -17,6 +17,7 @@ from pytest_dnnbench.controller.placement import NodeShare, Placement, Placement
 from pytest_dnnbench.controller.rank_clock import ClockOffset
 from pytest_dnnbench.controller.remote_node import RemoteNode
 from pytest_dnnbench.controller.route import Host
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.results.records.schema import Conditions, GpuWindow, NodeConditions
 
@@ -133,7 +134,7 @@ class NodePlacements:
             if len(shares) != needed:
                 lost = "; ".join(self.cluster.lost.values())
                 raise LaunchError(
-                    f"the launch needs {needed} nodes and {len(left)} of"
+                    f"the launch needs {counted(needed, 'node')} and {len(left)} of"
                     f" {len(self.cluster.nodes)} are left: {lost}"
                 )
             chosen = left[: len(shares)]

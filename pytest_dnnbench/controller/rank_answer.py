@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.frames import (
     FRAME_HEAD,
     MOST_BYTES,
     MOST_MESSAGE,
     MOST_TRACEBACK,
     RankError,
-    shortened,
+    abridged,
 )
 
 
@@ -39,7 +40,7 @@ class FrameReader:
         """How much of an unfinished frame has come, in words; empty if none has."""
         if self.kind is not None or not self._received:
             return ""
-        return f"{len(self._received)} bytes of its answer had arrived"
+        return f"{counted(len(self._received), 'byte')} of its answer had arrived"
 
     def take(self, chunk: bytes) -> bool:
         """Adds what has arrived; True once the frame is whole. Raises Unreadable for a frame that
@@ -53,7 +54,9 @@ class FrameReader:
         if kind not in MOST_BYTES:
             raise Unreadable(f"an answer of the unknown kind {kind!r}")
         if size > MOST_BYTES[kind]:
-            raise Unreadable(f"an answer of {size:,} bytes; at most {MOST_BYTES[kind]:,} are read")
+            raise Unreadable(
+                f"an answer of {counted(size, 'byte')}; at most {MOST_BYTES[kind]:,} are read"
+            )
         if len(self._received) < FRAME_HEAD.size + size:
             return False
         with memoryview(self._received) as whole:
@@ -69,9 +72,9 @@ def error_of(body: bytes) -> RankError:
     # The rank has shortened them already; 100 characters are room for the note that says so.
     return replace(
         error,
-        type=shortened(error.type, MOST_MESSAGE),
-        message=shortened(error.message, MOST_MESSAGE + 100),
-        traceback=shortened(error.traceback, MOST_TRACEBACK + 100),
+        type=abridged(error.type, MOST_MESSAGE),
+        message=abridged(error.message, MOST_MESSAGE + 100),
+        traceback=abridged(error.traceback, MOST_TRACEBACK + 100),
     )
 
 

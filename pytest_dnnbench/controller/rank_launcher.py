@@ -45,11 +45,14 @@ class RankLauncher:
         return self.ranks.launch(self.planning, request, returns=Any)[0]
 
     def predict(self, request: TimedRequest) -> PredictedStep | None:
-        """Rank 0's prediction; None for a framework without one."""
+        """Rank 0's prediction; of a framework without one, that it has none."""
         if self.prediction is None:
-            return None
+            return PredictedStep(refused="its framework has no prediction")
         predicted: list[PredictedStep | None] = self.ranks.launch(
-            self.prediction, request, returns=PredictedStep | None
+            self.prediction,
+            request,
+            rendezvous=self.rendezvous,
+            returns=PredictedStep | None,
         )
         return predicted[0]
 

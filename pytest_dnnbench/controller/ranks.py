@@ -182,6 +182,8 @@ class Ranks:
         self._show(job.ranks)
         for share in job.shares:
             share.node.wait_ready(self.timeout_s)
+        for share in job.shares:
+            share.part.await_begin()
         memory = OomWatch()
         self.clock = LaunchClock()
         deadline = Deadline(self.timeout_s)
@@ -239,7 +241,7 @@ class Ranks:
             threads=self.placement.threads,
             rendezvous="",
             timeout_s=self.timeout_s,
-            launch_variables=tuple(of_launch),
+            launch_variables=(*of_launch, *share.interface_variables),
             gpu_uuid=self.placement.gpu_uuids[number] if self.placement.gpu_uuids else "",
             node=share.node.name,
             local_rank=number - share.first_rank,
@@ -271,6 +273,7 @@ class Ranks:
             **of_side,
             **self.environment,
             **share.interface_variables,
+            **share.users_interfaces,
             **of_launch,
             "OMP_NUM_THREADS": str(self.placement.threads),
         }

@@ -186,8 +186,11 @@ class RemoteNode:
         begin = say.Begin(
             timeout_s=timeout_s, address=address, rendezvous=rendezvous, hosts=list(hosts)
         )
-        begun = self.link.call(begin, say.Begun, timeout_s + ANSWER_S)
-        yield NodeLaunch(part, begun.port, begun.environments)
+        part.begin(begin)
+        # The others' answers say nothing that the launch waits for here: all begin side by side.
+        if address or rendezvous:
+            part.await_begin()
+        yield NodeLaunch(part, part.begun.port, part.begun.environments)
 
     def close(self) -> None:
         """Ends the agent: closes its stdin, and kills the engine's process for it if it stays."""

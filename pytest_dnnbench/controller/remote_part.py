@@ -73,13 +73,25 @@ class RemotePart:
         self._ranks: dict[int, RemoteRank] = {}
         self._starting: dict[int, int] = {}
         """The tokens of the ranks that the agent was asked to start."""
-        self._gathering = self._ending = 0
+        self.begun = say.Begun(0, port=0, environments=[])
+        """What the agent said when the launch had begun there."""
+        self._beginning = self._gathering = self._ending = 0
         self._answer_by_s = 0.0
 
     @property
     def ranks(self) -> Sequence[RemoteRank]:
         """As LaunchPart.ranks."""
         return list(self._ranks.values())
+
+    def begin(self, begin: say.Begin) -> None:
+        """Asks the agent to begin the launch. Raises LaunchError."""
+        self._beginning = self.link.ask(begin, self.timeout_s + ANSWER_S)
+
+    def await_begin(self) -> None:
+        """As LaunchPart.await_begin."""
+        if self._beginning:
+            token, self._beginning = self._beginning, 0
+            self.begun = self.link.answer(token, say.Begun, self.timeout_s + ANSWER_S)
 
     def start(self, task: RankTask) -> RemoteRank:
         """Asks the node to start one rank, whose process is not known yet: meanwhile others are
@@ -178,8 +190,9 @@ class RemotePart:
         self._ending = 0
         if self.link.pid is None:
             return
-        for token in self._starting.values():  # a failure elsewhere came first
-            self.link.forget(token)
+        for token in (*self._starting.values(), self._beginning):
+            if token:  # a failure elsewhere came first
+                self.link.forget(token)
         with suppress(LaunchError):
             if not orderly:
                 self.link.tell(say.Kill())

@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+LOOPBACK_INTERFACE = "lo"
+
 _SIOCGIFADDR = 0x8915
 _SIOCETHTOOL = 0x8946
 _ETHTOOL_GSET = 1

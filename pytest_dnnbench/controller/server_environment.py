@@ -11,6 +11,8 @@ forked: when one of those changes, the server is started anew.
 import os
 from collections.abc import Mapping
 
+from pytest_dnnbench.speed_variables import LOOPBACK
+
 DEFAULTS = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "MALLOC_MMAP_MAX_": "0",
@@ -23,8 +25,7 @@ at a time: 1,800 page faults to the end of resnet18's first step instead of 37,0
 the user has set are kept."""
 
 OURS = {
-    "GLOO_SOCKET_IFNAME": "lo",
-    "NCCL_SOCKET_IFNAME": "=lo",  # without the sign, every interface whose name begins so
+    **LOOPBACK,
     # NCCL's service for queries, on a port that all jobs of a machine share.
     "NCCL_RAS_ENABLE": "0",
     # The order in which NVML, by which GPUs are leased, numbers them. CUDA's own is by speed.
@@ -75,10 +76,13 @@ _TUNING = (
     "CUBLAS_",
     "CUDNN_",
     "DNNBENCH_",
+    "FI_",
     "GLOO_",
     "HOROVOD_",
     "NCCL_",
     "NVIDIA_TF32_OVERRIDE",
+    "OFI_NCCL_",
+    "UCX_",
 )
 """Beginnings of the names of variables by which libraries are tuned."""
 

@@ -98,12 +98,12 @@ def slurm(nodes: tuple[str, ...], command: tuple[str, ...]) -> Engine:
             " with `salloc -N 2 pytest ...`, or write a batch script with `dnnbench sbatch -N 2 --"
             " pytest ...`"
         )
-    there = allocated_nodes()
-    if missing := [name for name in nodes if name not in there]:
+    allocated = allocated_nodes()
+    if missing := [name for name in nodes if name not in allocated]:
         raise UsageError(
-            f"--dnn-nodes {missing[0]!r} is not in the allocation, which has {', '.join(there)}"
+            f"--dnn-nodes {missing[0]!r} is not in the allocation, which has {', '.join(allocated)}"
         )
-    return Slurm(nodes or there, command or ("srun",))
+    return Slurm(nodes or allocated, command or ("srun",))
 
 
 def _answer(command: list[str]) -> str:
@@ -113,9 +113,9 @@ def _answer(command: list[str]) -> str:
             " machine with --dnn-engine none, or run where Slurm's commands are"
         )
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, capture_output=True, text=True, timeout=_ANSWER_S, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise UsageError(f"Slurm does not answer: {error}") from None
-    return done.stdout
+    return process.stdout

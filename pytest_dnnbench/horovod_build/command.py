@@ -68,7 +68,7 @@ def _provide(recipe: Recipe, store: WheelStore, options: argparse.Namespace) -> 
     path = store.folder / f"{recipe.key}.install.log"
     log = BuildLog(path, path, _say)
     steps.install(wheel, log, again=options.force)
-    print(f"Horovod {recipe.version} is installed: {steps.check(log)}")
+    print(f"Horovod {recipe.version} is installed: {steps.check_installed(log)}")
 
 
 def _keep_foreign(present: str, store: WheelStore) -> int:
@@ -77,7 +77,7 @@ def _keep_foreign(present: str, store: WheelStore) -> int:
     path = store.folder / "check.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        built_with = steps.check(BuildLog(path, path, lambda _: None))
+        built_with = steps.check_installed(BuildLog(path, path, lambda _: None))
     except BuildError as error:
         raise BuildError(
             f"the installed Horovod {present} does not load: replace it with --force ({error})"

@@ -167,7 +167,7 @@ def install(wheel: Path, log: BuildLog, *, again: bool) -> None:
         log.run("install again", [*command, "--force-reinstall", "--no-deps", str(wheel)])
 
 
-def check(log: BuildLog) -> str:
+def check_installed(log: BuildLog) -> str:
     """Imports horovod.torch in a fresh interpreter; returns the line that says what it was built
     with."""
     return log.run("check", [sys.executable, "-c", CHECK]).strip().splitlines()[-1]

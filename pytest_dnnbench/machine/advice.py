@@ -99,6 +99,15 @@ def _memory_advice(facts: MachineFacts) -> Iterator[Advice]:
             "launches get other pages each time, and differ by up to a tenth",
             "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled",
         )
+    if facts.returns_pages:
+        yield Advice(
+            "free memory",
+            "goes back to the host of this virtual machine",
+            "a page that is used again after a pause takes up to ten times as long: the first"
+            " launch of a model starts late, and steps that take more memory are slower",
+            "start the machine without free page reporting, as with QEMU's -device"
+            " virtio-balloon,free-page-reporting=off",
+        )
     if facts.swap_used_bytes is not None and facts.swap_used_bytes >= MOST_SWAP:
         yield Advice(
             "swap",

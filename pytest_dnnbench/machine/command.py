@@ -13,7 +13,8 @@ import msgspec
 from pytest_dnnbench.case import DEVICES
 from pytest_dnnbench.controller.machine import Machine, detect
 from pytest_dnnbench.controller.torch_build import installed_torch
-from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.counted import counted
+from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.harmless import say
 from pytest_dnnbench.machine.advice import BUSY, Advice, advise
 from pytest_dnnbench.machine.facts import MachineFacts, read_facts
@@ -26,6 +27,7 @@ from pytest_dnnbench.machine.fingerprint import (
     write_fingerprint,
 )
 from pytest_dnnbench.machine.measuring import MachineSpeeds, measure_machine
+from pytest_dnnbench.outputs import check_folder, unwritable
 
 SECONDS, QUICK_SECONDS = 120.0, 30.0
 MODEL = "resnet18"
@@ -44,6 +46,7 @@ def main(arguments: list[str]) -> int:
     for each in advise(facts)[:1]:
         if each.what == BUSY:
             say(f"this machine is busy, and may take longer: {each.now}", sys.stderr)
+    check_folder("the fingerprint's folder", fingerprint_path().parent)
     earlier = _earlier()
     measured = measure_machine(
         machine,
@@ -55,7 +58,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(msgspec.json.encode(fingerprint).decode())
     else:
-        say("\n".join(text_lines(machine.describe(), fingerprint, measured, advise(facts))))
+        say("\n".join(machine_lines(machine.describe(), fingerprint, measured, advise(facts))))
     path = fingerprint_path()
     if fingerprint.launch_sd is None:
         say("no fingerprint is kept of a machine that others use", sys.stderr)
@@ -63,12 +66,12 @@ def main(arguments: list[str]) -> int:
     try:
         write_fingerprint(path, fingerprint)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror})") from None
+        raise unwritable("the fingerprint's folder", path.parent, error) from None
     say(f"kept in {path}{_since(earlier, fingerprint)}", sys.stderr)
     return 0
 
 
-def text_lines(
+def machine_lines(
     described: str, fingerprint: Fingerprint, measured: MachineSpeeds, advice: Sequence[Advice]
 ) -> list[str]:
     """For people: speeds, noise, what it finds, what to change."""
@@ -91,7 +94,7 @@ def _noise_lines(fingerprint: Fingerprint, measured: MachineSpeeds) -> list[str]
     launches = len(measured.record.launches)
     disturbed = sum(1 for reason in measured.record.reasons if reason)
     lines = [
-        f"{launches} launches of {fingerprint.case}"
+        f"{counted(launches, 'launch')} of {fingerprint.case}"
         + (f", {disturbed} of them disturbed and left out" if disturbed else "")
     ]
     noise = learn_noise(measured.throughputs)
@@ -100,8 +103,9 @@ def _noise_lines(fingerprint: Fingerprint, measured: MachineSpeeds) -> list[str]
         return [*lines, f"too few are left to say what this machine finds: {reason}"]
     lines.append(f"launches differ by {noise.launch_sd:.2%}")
     return lines + [
-        f"finds {each.side_by_side:.1%} in {each.launches} launches beside as many of the other"
-        f" state; {each.stored:.1%} against five stored sessions that differ no more than launches"
+        f"finds {each.side_by_side:.1%} in {counted(each.launches, 'launch')} beside as many of"
+        f" the other state; {each.stored:.1%} against five stored sessions that differ no more than"
+        " launches"
         for each in findings(noise)
     ]
 

@@ -29,6 +29,8 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
     are allowed. `smt`: two threads share a core. `huge_pages` is the kernel's choice in force.
     `quota_cores` is a container's CPU quota. `load_1min` counts waiting and running threads.
     `steal` is the share of all CPU time since the start that the host gave to others.
+    `returns_pages`: this virtual machine gives free memory back to its host, and must fetch it
+    anew.
     """
 
     cores: int
@@ -42,6 +44,7 @@ class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
     numa_nodes: int | None = None
     numa_balancing: bool | None = None
     steal: float | None = None
+    returns_pages: bool | None = None
     gpus: list[GpuFacts] = []
 
 
@@ -66,6 +69,7 @@ def read_facts(
         numa_nodes=len(list(sys.glob("devices/system/node/node[0-9]*"))) or None,
         numa_balancing=_flag(proc / "sys/kernel/numa_balancing"),
         steal=_steal(proc),
+        returns_pages=_returns_pages(sys / "bus/virtio/devices"),
         gpus=_gpus() if gpus is None else gpus,
     )
 
@@ -125,6 +129,21 @@ def _steal(proc: Path) -> float | None:
         times = [int(word) for word in (_text(proc / "stat") or "").splitlines()[0].split()[1:9]]
         return times[7] / sum(times) if sum(times) else None
     return None
+
+
+_BALLOON, _PAGE_REPORTING = "0x0005", 5
+"""The kind of a virtio device, and the bit of its features, by which free pages go to the host
+(Virtual I/O Device Version 1.2, 5.5)."""
+
+
+def _returns_pages(devices: Path) -> bool | None:
+    """Whether a memory balloon reports free pages; None where there is none."""
+    balloons = [each for each in devices.glob("*") if _text(each / "device") == _BALLOON]
+    # The features are a text of 0 and 1, bit 0 first.
+    bits = [
+        (_text(each / "features") or "")[_PAGE_REPORTING : _PAGE_REPORTING + 1] for each in balloons
+    ]
+    return "1" in bits if balloons else None
 
 
 def _gpus() -> list[GpuFacts]:

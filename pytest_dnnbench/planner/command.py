@@ -15,7 +15,7 @@ from pytest_dnnbench.planner.parsing import shortened
 from pytest_dnnbench.planner.pipedream.planning import ORIGINAL, original_plan
 from pytest_dnnbench.planner.predict import CORRECTED, plan_for
 from pytest_dnnbench.planner.prediction_table import format_predictions
-from pytest_dnnbench.planner.predictions import Prediction, predictions
+from pytest_dnnbench.planner.predictions import Prediction, predictions, unpredicted
 from pytest_dnnbench.planner.profile_file import read_profile
 from pytest_dnnbench.planner.table import format_plan
 
@@ -59,6 +59,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         document = json.loads(plan.to_json())
         document["predictions"] = [msgspec.to_builtins(each) for each in predicted]
+        document["not_predicted"] = unpredicted(predicted)
         print(json.dumps(document, indent=1, allow_nan=False))
     else:
         print(format_plan(plan))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_dnnbench.planner.fabric import CollectiveCost
-from pytest_dnnbench.planner.profile import Node
+from pytest_dnnbench.planner.profile import Operator
 
 BUCKET_BYTES = 25 * 2**20
 """torch's default, of all buckets but the first."""
@@ -49,7 +49,7 @@ class Bucket:
     size: float
 
 
-def buckets_of(nodes: Sequence[Node], bucket_bytes: float = BUCKET_BYTES) -> list[Bucket]:
+def buckets_of(nodes: Sequence[Operator], bucket_bytes: float = BUCKET_BYTES) -> list[Bucket]:
     """The buckets of a model whose operators run in this order, the last operator's gradients
     first. A bucket is full when it holds `bucket_bytes` or more, by default FIRST_BUCKET_BYTES in
     the first one."""
@@ -68,21 +68,19 @@ def buckets_of(nodes: Sequence[Node], bucket_bytes: float = BUCKET_BYTES) -> lis
 
 
 def data_parallel_step(
-    nodes: Sequence[Node],
+    nodes: Sequence[Operator],
     all_reduce: CollectiveCost,
     *,
     update_s: float = 0.0,
     bucket_bytes: float = BUCKET_BYTES,
-    overlaps: bool = True,
 ) -> StepTime:
     """One step of every rank on a minibatch of its own. `nodes` are in the order of the forward
-    pass. Where compute and communication do not overlap, as on CPU ranks, whose cores do both, they
-    come one after the other."""
+    pass."""
     forward_s = sum(node.forward_s for node in nodes)
     backward_s = sum(node.backward_s for node in nodes)
     left_s = last_s = 0.0
     for bucket in reversed(buckets_of(nodes, bucket_bytes)):
         left_s += all_reduce.seconds(bucket.size)
         last_s = max(last_s, bucket.ready_s + left_s)
-    exposed_s = max(0.0, last_s - backward_s) if overlaps else left_s
+    exposed_s = max(0.0, last_s - backward_s)
     return StepTime(forward_s + backward_s, exposed_s, update_s)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pytest_dnnbench.errors import ProfileError
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 
 INPUT = "Input"
 GET_ITEM = "__getitem__"
@@ -23,7 +23,7 @@ class Graph:
     it that the graph leaves out. `together` has the sets of nodes, as bits, that run on one stage.
     """
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[Operator, ...]
     predecessors: tuple[tuple[int, ...], ...]
     successors: tuple[tuple[int, ...], ...]
     carried: tuple[tuple[str, ...], ...]
@@ -101,7 +101,7 @@ def planned_graph(profile: Profile) -> Graph:
 
 
 def _carried(
-    profile: Profile, nodes: list[Node], position: dict[str, int]
+    profile: Profile, nodes: list[Operator], position: dict[str, int]
 ) -> tuple[tuple[str, ...], ...]:
     before: list[list[str]] = [[] for _ in nodes]
     after: list[list[str]] = [[] for _ in nodes]

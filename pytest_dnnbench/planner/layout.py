@@ -6,6 +6,7 @@ Not here: what the ranks do (schedule.py) and which layout is best (predict.py).
 import math
 from dataclasses import dataclass
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.parsing import shortened
 
@@ -93,6 +94,7 @@ def layout_of(text: str, ranks: int) -> Layout:
     layout = Layout(numbers)
     if layout.world_size != ranks:
         raise PlanError(
-            f"stages {text} take {layout.world_size} ranks, not {ranks}: change one of them"
+            f"stages {text} take {counted(layout.world_size, 'rank')}, not {ranks}: change one of"
+            " them"
         )
     return layout

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import PlanError
 
 MOST_WORKERS = 1 << 16
@@ -23,8 +24,8 @@ class Level:
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= MOST_WORKERS:
             raise PlanError(
-                f"a level of {self.workers} workers (GPUs, or nodes of GPUs): give at least 1, and"
-                f" at most {MOST_WORKERS}, on every level"
+                f"a level of {counted(self.workers, 'worker')} (GPUs, or nodes of GPUs): give at"
+                f" least 1, and at most {MOST_WORKERS}, on every level"
             )
         # Infinity: transfers are free.
         if not self.bandwidth >= LEAST_BANDWIDTH:

@@ -7,6 +7,7 @@ The checks need no torch and come before any rank starts. Not here: the schedule
 import math
 from collections.abc import Mapping
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.layout import Layout, layout_of, stages_in
 from pytest_dnnbench.planner.plan import read_plan
@@ -17,13 +18,13 @@ AUTO = "auto"
 Options = Mapping[str, str | int | float | bool]
 
 
-def fits(variant: str, ranks: int, options: Options) -> bool:
+def stages_fit(variant: str, ranks: int, options: Options) -> bool:
     """Whether the requested stages take exactly `ranks` ranks. `auto` takes any number.
 
     Raises PlanError for options that are wrong on any number of ranks, and for microbatches that
     are wrong on this number.
     """
-    check(options)
+    check_pipeline_options(options)
     try:
         layout = forced_layout(options, ranks)
     except PlanError:
@@ -41,7 +42,7 @@ def forced_layout(options: Options, ranks: int) -> Layout | None:
         layout = Layout(read_plan(path).require_feasible().replicas)
         if layout.world_size != ranks:
             raise PlanError(
-                f"plan {path} ({layout}) takes {layout.world_size} ranks, not {ranks}:"
+                f"plan {path} ({layout}) takes {counted(layout.world_size, 'rank')}, not {ranks}:"
                 f" plan for {ranks}"
             )
         return layout
@@ -60,12 +61,15 @@ def plan_file(options: Options) -> str:
     return str(options.get("plan", ""))
 
 
-def check(options: Options) -> None:
+def check_pipeline_options(options: Options) -> None:
     """Raises PlanError for options of a pipeline that are wrong on any number of ranks."""
     stages, microbatches = str(options.get("stages", AUTO)), int(options.get("microbatches", 0))
     bandwidth = float(options.get("bandwidth", 0.0))
     if stages != AUTO:
-        stages_in(stages)
+        try:
+            stages_in(stages)
+        except PlanError as error:
+            raise PlanError(f"--dnn-{error}") from None
     if path := plan_file(options):
         read_plan(path).require_feasible()
         if stages != AUTO:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.parsing import converted, parsed, shortened
 
 SCHEMA = 1
 """Of the JSON. History: 1, the first."""
 
-_FIX = "write one with `plan --json`"
+_FIX = "write one with `dnnbench plan --json`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +99,11 @@ def read_plan(path: str | Path) -> Plan:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise PlanError(f"plan {path} cannot be read ({error.strerror}): {_FIX}") from error
+        raise PlanError(f"--dnn-plan {path} cannot be read ({error.strerror}): {_FIX}") from error
     try:
         return parse_plan(content)
     except PlanError as error:
-        raise PlanError(f"plan {path}: {error}") from error
+        raise PlanError(f"--dnn-plan {path}: {error}") from error
 
 
 def parse_plan(content: str | bytes) -> Plan:
@@ -133,8 +134,9 @@ def _check(plan: Plan) -> None:
         figures += [stage.compute_s, stage.parameter_bytes, stage.output_bytes, stage.memory_bytes]
         if min(stage.replicas, stage.versions) < 1 or not 0 <= stage.first <= stage.last:
             raise ValueError(
-                f"a stage of states {stage.first} to {stage.last} with {stage.replicas} replicas"
-                f" and {stage.versions} versions of its weights"
+                f"a stage of states {stage.first} to {stage.last} with"
+                f" {counted(stage.replicas, 'replica')} and {counted(stage.versions, 'version')}"
+                " of its weights"
             )
     if not all(math.isfinite(figure) and figure >= 0 for figure in figures):
         raise ValueError("a time or a size is negative or not finite")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner import corrected
 from pytest_dnnbench.planner.forced import best_cuts, most_stages
@@ -110,7 +111,8 @@ def _check_stages(profile: Profile, states: States, stages: int) -> None:
         else ""
     )
     raise PlanError(
-        f"{stages} stages, but the model can be cut into {most} at most{shared}: ask for fewer"
+        f"{counted(stages, 'stage')}, but the model can be cut into {most} at most{shared}: ask for"
+        " fewer"
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pytest_dnnbench.planner.predictions import Prediction
+from pytest_dnnbench.planner.predictions import Prediction, unpredicted
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.table import aligned
 from pytest_dnnbench.planner.training_memory import number_in
@@ -30,6 +30,9 @@ def format_predictions(profile: Profile, rows: Sequence[Prediction]) -> list[str
         lines += ["", f"{_TOO_MUCH}: more than the memory of a GPU"]
     if "update_s" not in profile.metadata:
         lines += ["", "without the time of an update, which this profile does not have"]
+    reasons = unpredicted(rows)
+    if reasons:
+        lines += ["", *(f"not predicted: {name}: {reason}" for name, reason in reasons.items())]
     return lines
 
 

@@ -14,7 +14,7 @@ All of them train on minibatches of the profile's size, so throughput compares. 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +23,7 @@ from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.bubbles import batch_seconds
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, data_parallel_step
 from pytest_dnnbench.planner.fabric import Fabric, Link, Workers, hops_of
+from pytest_dnnbench.planner.graph import planned_graph
 from pytest_dnnbench.planner.levels import levels_of
 from pytest_dnnbench.planner.orders import ORDERED, in_flight, orders_of
 from pytest_dnnbench.planner.plan import Plan, PlannedStage
@@ -45,6 +46,21 @@ _Pair = tuple[int, int]
 
 MOST_MICROBATCHES = 1 << 12
 """Of each pipeline in an update: every pass of each of them is played."""
+
+
+_PIPEDREAM = "pipedream"
+_OWN_UPDATES = "when its stages update, and what of that shows, is in no formula"
+_ORDER_OF_TORCH = "torch makes its order by playing it through, rank by rank"
+_NOTHING_FITS = "no stages of the model for these GPUs, or none that fit their memory"
+_REASONS = {
+    "horovod": "how much of its exchange compute hides is in no formula",
+    "tp": "what ranks that split layers exchange within them is in no formula",
+    "pipedream-2bw": _OWN_UPDATES,
+    "pipedream-flush": _OWN_UPDATES,
+    "zbv": _ORDER_OF_TORCH,
+    "dualpipev": _ORDER_OF_TORCH,
+}
+"""Why nothing is predicted of a framework, whatever the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +148,8 @@ def predictions(
             f"{microbatches} microbatches: give at least 1, and at most {MOST_MICROBATCHES}"
         )
     fabric = Fabric(levels_of(plan.workers, bandwidths), tuple(latencies_s))
-    given = Predicting(profile, fabric, memory_bytes, microbatches)
-    alone = given.made("single", "1", 1, given.alone_s, alone_bytes(profile))
+    given = Predicting(_without_data(profile), fabric, memory_bytes, microbatches)
+    alone = given.made("single", "1", 1, given.alone_s, alone_bytes(given.profile))
     if fabric.workers == 1:
         return [alone]
     others = [_ddp(given), _fsdp(given)]
@@ -142,6 +158,33 @@ def predictions(
     cuts = _Cuts(given, wiring)
     others += [best for name in ORDERED if (best := _scheduled(given, name, cuts, wiring))]
     return [alone, *sorted(others, key=lambda each: (not each.fits, each.minibatch_s))]
+
+
+def _without_data(profile: Profile) -> Profile:
+    """The profile, in which what the planner gives no stage takes nothing: in PipeDream's format a
+    model's input is a node too, whose time is that of loading it."""
+    planned = {node.id for node in planned_graph(profile).nodes}
+    nodes = (
+        node
+        if node.id in planned
+        else replace(node, forward_s=0.0, backward_s=0.0, activation_bytes=0.0)
+        for node in profile.nodes
+    )
+    return replace(profile, nodes=tuple(nodes))
+
+
+def unpredicted(rows: Sequence[Prediction]) -> dict[str, str]:
+    """The built-in frameworks that have no row among the predictions, each with the reason. None
+    where there is one worker, which is all that was predicted."""
+    have_row = {row.framework for row in rows}
+    if have_row <= {"single"}:
+        return {}
+    fitting_none = dict.fromkeys((_PIPEDREAM, *ORDERED), _NOTHING_FITS)
+    return {
+        name: reason
+        for name, reason in {**fitting_none, **_REASONS}.items()
+        if name not in have_row
+    }
 
 
 def _ddp(given: Predicting) -> Prediction:
@@ -169,7 +212,7 @@ def _pipedream(given: Predicting, plan: Plan) -> Prediction:
     each_s = minibatch_s(plan, given.update_s, math.inf, overlaps=True)
     memory_bytes = max(stage.memory_bytes for stage in plan.stages)
     shape = plan.shape if len(plan.stages) > 1 else f"dp{plan.replicas[0]}"
-    return given.made("pipedream", shape, 1, each_s, memory_bytes)
+    return given.made(_PIPEDREAM, shape, 1, each_s, memory_bytes)
 
 
 class _Cuts:

@@ -1,8 +1,8 @@
-"""The Profile: a model's operator graph with the time and size of each node on one device.
+"""The Profile: a model's operator graph with the time and size of each operator on one device.
 
-What lives here: the records Node and Profile, and the checks that make them valid. Not here: their
-files (profile_file.py, pipedream/text.py), the measurement (on the rank, rank/profiling) and the
-graph that a plan cuts (graph.py).
+What lives here: the records Operator and Profile, and the checks that make them valid. Not here:
+their files (profile_file.py, pipedream/text.py), the measurement (on the rank, rank/profiling) and
+the graph that a plan cuts (graph.py).
 """
 
 import heapq
@@ -29,7 +29,7 @@ MOMENT_S = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class Operator:
     """One operator. Times are seconds per minibatch.
 
     `id` names the operator, is unique in its profile and has no white space. `activation_bytes` is
@@ -73,7 +73,7 @@ class Profile:
     ProfileError for nodes, edges and groups that are no such graph.
     """
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[Operator, ...]
     edges: tuple[tuple[str, str], ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     together: tuple[tuple[str, ...], ...] = ()
@@ -124,7 +124,7 @@ class Profile:
                     " list every node"
                 )
 
-    def in_topological_order(self) -> tuple[Node, ...]:
+    def in_topological_order(self) -> tuple[Operator, ...]:
         """The nodes, each after its predecessors. Where several could come next, the first in
         `nodes` does."""
         position = {node.id: index for index, node in enumerate(self.nodes)}

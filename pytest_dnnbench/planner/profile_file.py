@@ -16,7 +16,7 @@ import msgspec
 from pytest_dnnbench.errors import ProfileError
 from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.planner.parsing import converted, parsed, shortened
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 
 SCHEMA = 1
 """Of the JSON. History: 1, the first."""
@@ -26,7 +26,7 @@ SCHEMA = 1
 class _Document:
     """The JSON beside its schema."""
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[Operator, ...]
     edges: tuple[tuple[str, str], ...]
     metadata: dict[str, Any] = field(default_factory=dict)
     together: tuple[tuple[str, ...], ...] = ()

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.in_flight import warmup_counts
 from pytest_dnnbench.planner.layout import Layout
@@ -110,7 +111,7 @@ class Schedule:
         least = self.most_in_flight
         if self.variant == "pipedream-2bw" and self.microbatches < least:
             raise PlanError(
-                f"2BW on {self.layout} needs at least {least} microbatches, not"
+                f"2BW on {self.layout} needs at least {counted(least, 'microbatch')}, not"
                 f" {self.microbatches}: with fewer, more than two versions would be in use"
             )
 

@@ -23,7 +23,7 @@ from typing import Literal
 
 from pytest_dnnbench.planner.data_parallel import StepTime
 from pytest_dnnbench.planner.fabric import CollectiveCost
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 
 ROOT = ""
 """The unit of all weights that no block has."""
@@ -82,7 +82,7 @@ def units_of(profile: Profile) -> Units:
     return Units(tuple(segments), parameter_bytes)
 
 
-def _add(segments: list[Segment], unit: str, node: Node) -> None:
+def _add(segments: list[Segment], unit: str, node: Operator) -> None:
     if segments and segments[-1].unit == unit:
         before = segments.pop()
         segments.append(
@@ -99,28 +99,14 @@ def sharded_step(
     *,
     update_s: float = 0.0,
     reshard: Reshard = "auto",
-    overlaps: bool = True,
 ) -> StepTime:
     """One step of every rank on a minibatch of its own; `update_s` is that of a rank's part of the
     weights. `gather` and `scatter` are what an all-gather and a reduce-scatter cost."""
     compute_s = sum(each.forward_s + each.backward_s for each in units.segments)
-    if not overlaps:
-        return StepTime(compute_s, _in_all(units, gather, scatter, reshard), update_s)
     timeline = _Timeline(units, gather, scatter, reshard)
     timeline.forward()
     timeline.backward()
     return StepTime(compute_s, timeline.end_s - compute_s, update_s)
-
-
-def _in_all(
-    units: Units, gather: CollectiveCost, scatter: CollectiveCost, reshard: Reshard
-) -> float:
-    """Seconds of all communication, one after the other."""
-    seconds = 0.0
-    for unit, size in units.parameter_bytes.items():
-        again = _is_freed(unit, reshard)
-        seconds += (1 + again) * gather.seconds(size) + scatter.seconds(size)
-    return seconds
 
 
 def _is_freed(unit: str, reshard: Reshard) -> bool:

@@ -157,21 +157,21 @@ def _chosen_states(graph: Graph) -> set[int]:
 def _states_by_block(graph: Graph, most: int) -> set[int]:
     """The states of each block between two narrow places, or a line of states where a block has
     more than `most`."""
-    states, done = {0}, 0
+    states, members = {0}, 0
     for block in _blocks(graph):
         runs = _runs(graph, block)
-        states |= _grown(done, runs, graph, most) or _line(done, runs)
-        done |= sum(1 << n for n in block)
+        states |= _grown(members, runs, graph, most) or _line(members, runs)
+        members |= sum(1 << n for n in block)
     return states
 
 
 def _blocks(graph: Graph) -> Iterator[list[int]]:
     """The nodes between two narrow places and the second of the two, block by block."""
-    done = 0
+    members = 0
     for place in graph.narrow_places():
-        yield list(bits((graph.ancestors[place] | 1 << place) & ~done))
-        done |= graph.ancestors[place] | 1 << place
-    rest = ~done & ((1 << len(graph.nodes)) - 1)
+        yield list(bits((graph.ancestors[place] | 1 << place) & ~members))
+        members |= graph.ancestors[place] | 1 << place
+    rest = ~members & ((1 << len(graph.nodes)) - 1)
     if rest:
         yield list(bits(rest))
 
@@ -218,12 +218,12 @@ def _grown(start: int, runs: list[list[int]], graph: Graph, most: int) -> set[in
     return states
 
 
-def _line(done: int, runs: list[list[int]]) -> set[int]:
+def _line(members: int, runs: list[list[int]]) -> set[int]:
     """The states after each run, when the runs are added one after another."""
     states = set()
     for run in runs:
-        done |= sum(1 << n for n in run)
-        states.add(done)
+        members |= sum(1 << n for n in run)
+        states.add(members)
     return states
 
 

@@ -21,7 +21,7 @@ from typing import Literal
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.layout import Layout, layout_of, stages_in
-from pytest_dnnbench.planner.options import AUTO, Options, check, plan_file
+from pytest_dnnbench.planner.options import AUTO, Options, check_pipeline_options, plan_file
 from pytest_dnnbench.planner.plan import read_plan
 from pytest_dnnbench.planner.schedule import Schedule
 
@@ -143,13 +143,13 @@ class _RanksDoNotFit(PlanError):
     """Another number of ranks would do."""
 
 
-def fits(framework: str, ranks: int, options: Options) -> bool:
+def schedule_fits(framework: str, ranks: int, options: Options) -> bool:
     """Whether a schedule runs on exactly `ranks` ranks.
 
     Raises PlanError for options that are wrong on any number of ranks, and for microbatches that
     are wrong on this number.
     """
-    check(options)
+    check_pipeline_options(options)
     _stages_per_rank(framework, options)
     try:
         pipelines_of(framework, ranks, options)

@@ -6,12 +6,13 @@ What lives here: text. Not here: the figures (predict.py) or the arguments (comm
 import math
 from collections.abc import Sequence
 
+from pytest_dnnbench.counted import plural
 from pytest_dnnbench.planner.plan import Plan, PlannedStage
 
 COLUMNS = (
     "stage",
     "replicas",
-    "nodes",
+    "operators",
     "compute ms",
     "weights MB",
     "output MB",
@@ -45,7 +46,7 @@ def format_plan(plan: Plan) -> str:
 def _gpus(plan: Plan) -> str:
     """As people write them: --gpus counts GPUs, which the planner calls workers."""
     total = math.prod(plan.workers)
-    return f"{'x'.join(map(str, plan.workers))} GPU{'s' if total > 1 else ''}"
+    return f"{'x'.join(map(str, plan.workers))} {'GPU' if total == 1 else plural('GPU')}"
 
 
 def _row(number: int, stage: PlannedStage) -> tuple[str, ...]:

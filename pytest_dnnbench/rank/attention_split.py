@@ -1,10 +1,9 @@
-"""Attention whose queries, keys and values are one packed matrix (torch.nn.MultiheadAttention),
-split among ranks by heads: tensor parallelism's own styles split plain linear layers only.
+"""Attention split among ranks by heads: torch.nn.MultiheadAttention, whose queries, keys and values
+are one packed matrix, and torchvision's attention in windows (window_attention.py). Tensor
+parallelism's own styles split plain linear layers only.
 
-    packed weight, rows      q q q q | k k k k | v v v v
-    of rank 0, of two        q q     | k k     | v v
-
-Each rank computes its heads and its part of the layer after them; the parts are added.
+Each rank computes its heads and its part of the layer after them; the parts are added. Not here:
+what a rank holds and sends (head_parts.py).
 """
 
 from functools import partial
@@ -12,31 +11,38 @@ from functools import partial
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import ParallelStyle
 from torch.distributed.tensor.placement_types import _StridedShard
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from pytest_dnnbench.errors import UsageError
-
-PACKED = 3
-"""Queries, keys and values."""
+from pytest_dnnbench.rank.head_parts import (
+    PACKED,
+    entering,
+    hold,
+    hold_columns,
+    hold_packed,
+    leaving,
+    piece,
+    rows_of,
+)
+from pytest_dnnbench.rank.window_attention import heads_in, is_window_attention, split_windows
 
 
 class HeadsParallel(ParallelStyle):
     """Splits the heads of an attention module, whose forward pass it replaces."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        if is_window_attention(module):
+            split_windows(module, device_mesh)
+            return module
         assert isinstance(module, nn.MultiheadAttention)
-        rank, ranks = device_mesh.get_local_rank(), device_mesh.size()
-        rows = _rows(module.in_proj_weight, device_mesh)
-        _hold(module, "in_proj_weight", rows, _StridedShard(0, split_factor=PACKED), device_mesh)
+        hold_packed(module, "in_proj_weight", device_mesh)
         if module.in_proj_bias is not None:
             # Whole on each rank, which uses its rows of it: FSDP could not share out a part of it.
-            _hold(module, "in_proj_bias", module.in_proj_bias, Replicate(), device_mesh)
-        out = module.out_proj
-        columns = out.weight.chunk(ranks, dim=1)[rank].contiguous()
-        _hold(out, "weight", columns, Shard(1), device_mesh)
+            hold(module, "in_proj_bias", module.in_proj_bias, Replicate(), device_mesh)
+        hold_columns(module.out_proj, device_mesh)
         # nn.TransformerEncoderLayer's own fast path, in evaluation, takes whole weights.
         torch.backends.mha.set_fastpath_enabled(False)
         module.forward = partial(_forward, module, device_mesh)  # type: ignore[method-assign]
@@ -50,9 +56,16 @@ def shard_packed(parameter: nn.Parameter) -> Shard | None:
     return Shard(1) if any(isinstance(each, _StridedShard) for each in placements) else None
 
 
+def is_attention(module: nn.Module) -> bool:
+    """Whether it is of a class that HeadsParallel knows."""
+    return isinstance(module, nn.MultiheadAttention) or is_window_attention(module)
+
+
 def can_split_heads(module: nn.Module | None, ranks: int) -> bool:
-    """Whether HeadsParallel splits a module evenly: attention that packs its matrix, without keys
-    of its own, of a number of heads that the ranks divide."""
+    """Whether HeadsParallel splits a module evenly: attention of a number of heads that the ranks
+    divide; of MultiheadAttention that packs its matrix, without keys of its own."""
+    if module is not None and is_window_attention(module):
+        return heads_in(module) % ranks == 0
     return (
         isinstance(module, nn.MultiheadAttention)
         and module._qkv_same_embed_dim
@@ -60,17 +73,6 @@ def can_split_heads(module: nn.Module | None, ranks: int) -> bool:
         and not module.add_zero_attn
         and module.num_heads % ranks == 0
     )
-
-
-def _hold(
-    module: nn.Module, name: str, piece: torch.Tensor, placement: Placement, mesh: DeviceMesh
-) -> None:
-    """Puts a rank's piece in the place of a module's parameter."""
-    whole = getattr(module, name)
-    held = DTensor.from_local(
-        piece.detach(), mesh, [placement], run_check=False, shape=whole.shape, stride=whole.stride()
-    )
-    module.register_parameter(name, nn.Parameter(held, requires_grad=whole.requires_grad))
 
 
 def _forward(
@@ -97,42 +99,17 @@ def _forward(
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = attn_mask.logical_not()  # there True hides, here it shows
     stream = query if module.batch_first else query.transpose(0, 1)
-    packed = linear(_entering(stream, mesh), _piece(module.in_proj_weight), _bias(module, mesh))
+    packed = linear(entering(stream, mesh), piece(module.in_proj_weight), _bias(module, mesh))
     width = module.head_dim
     heads = packed.reshape(*packed.shape[:2], PACKED, -1, width).movedim(2, 0).transpose(2, 3)
     queries, keys, values = heads.unbind()
     rate = module.dropout if module.training else 0.0
     mixed = scaled_dot_product_attention(queries, keys, values, attn_mask, dropout_p=rate)
-    added = _leaving(linear(mixed.transpose(1, 2).flatten(2), _piece(module.out_proj.weight)), mesh)
+    added = leaving(linear(mixed.transpose(1, 2).flatten(2), piece(module.out_proj.weight)), mesh)
     out = added if module.out_proj.bias is None else added + module.out_proj.bias
     return (out if module.batch_first else out.transpose(0, 1)), None
 
 
-def _entering(stream: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
-    """The stream as it is; on the way back the gradients of all ranks' heads are added."""
-    held = DTensor.from_local(stream, mesh, [Replicate()], run_check=False)
-    return held.to_local(grad_placements=[Partial()])
-
-
-def _leaving(part: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
-    """The sum of all ranks' parts."""
-    held = DTensor.from_local(part, mesh, [Partial()], run_check=False)
-    return held.redistribute(placements=[Replicate()]).to_local()
-
-
-def _rows(packed: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
-    """Those of a rank's heads."""
-    rank, ranks = mesh.get_local_rank(), mesh.size()
-    return torch.cat([third.chunk(ranks)[rank] for third in packed.chunk(PACKED)])
-
-
-def _piece(tensor: torch.Tensor, gradients: Placement | None = None) -> torch.Tensor:
-    """What a rank holds of a tensor. `gradients`: what those of the ranks are together, where they
-    do not lie as the tensor does."""
-    assert isinstance(tensor, DTensor)
-    return tensor.to_local(grad_placements=None if gradients is None else [gradients])
-
-
 def _bias(module: nn.MultiheadAttention, mesh: DeviceMesh) -> torch.Tensor | None:
     held = module.in_proj_bias
-    return None if held is None else _rows(_piece(held, Partial()), mesh)
+    return None if held is None else rows_of(piece(held, Partial()), mesh)

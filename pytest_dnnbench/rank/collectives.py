@@ -254,11 +254,11 @@ def check(step: Collective) -> None:
     wrong one."""
     step.give()
     step.exchange()
-    expected, got = step.expected(), step.target
-    wrong = (got != expected).nonzero()
+    expected, actual = step.expected(), step.target
+    wrong = (actual != expected).nonzero()
     if len(wrong):
         place = int(wrong[0])
         raise AssertionError(
             f"{len(wrong)} of {expected.numel()} values of rank {step.rank} are wrong: at"
-            f" {place} it holds {float(got[place])!r} instead of {float(expected[place])!r}"
+            f" {place} it holds {float(actual[place])!r} instead of {float(expected[place])!r}"
         )

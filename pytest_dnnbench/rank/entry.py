@@ -33,7 +33,7 @@ from pytest_dnnbench.frames import (
     PORTABLE,
     RankError,
     SpawnMessage,
-    shortened,
+    abridged,
 )
 from pytest_dnnbench.portable import packed as portable_bytes
 from pytest_dnnbench.portable import unpacked
@@ -176,8 +176,8 @@ def described(error: BaseException) -> RankError:
     kind, step = type(error), _attribute(error, "step")
     return RankError(
         type=f"{kind.__module__}.{kind.__qualname__}",
-        message=shortened(_text(error), MOST_MESSAGE),
-        traceback=shortened(_traceback(error), MOST_TRACEBACK),
+        message=abridged(_text(error), MOST_MESSAGE),
+        traceback=abridged(_traceback(error), MOST_TRACEBACK),
         raised_s=monotonic(),
         out_of_memory=is_out_of_memory(error),
         step=step if type(step) is int else None,
@@ -192,9 +192,11 @@ def _attribute(error: BaseException, name: str) -> Any:
 
 
 def _text(error: BaseException) -> str:
+    """What it says, and the notes that it has."""
     try:
         # A subclass of str has methods of its own.
-        return str.__str__(str(error)).encode("utf-8", "replace").decode()
+        lines = [str.__str__(str(part)) for part in (error, *getattr(error, "__notes__", ()))]
+        return "; ".join(lines).encode("utf-8", "replace").decode()
     except BaseException as broken:
         return f"(no text: its __str__ raises {type(broken).__qualname__})"
 

@@ -1,12 +1,18 @@
-"""What a step of a case should take: from a profile of its model, and what collectives cost between
-its ranks. Both are measured here, once per case, before its launches.
+"""What a step of a case should take, from what is measured here, once per case, before its
+launches.
 
-    all ranks    profile, all at once (kept between sessions) ─┐
-    all ranks    collectives of the framework ─────────────────┴─> rank 0: PredictedStep
+    all ranks    profile, all at once (kept between sessions) ────────┐
+    all ranks    a step of each rank alone ───────────────────────────┤
+    GPUs         collectives of the framework, one by one             ├─> rank 0: PredictedStep
+    CPU ranks    the framework's step on a model without operators ───┘
+
+On GPUs compute hides communication, as the formulae say (planner/data_parallel.py,
+planner/sharded.py). On CPU ranks the cores do both: what a rank takes alone and what the framework
+takes without operators come one after the other.
 
 All ranks profile at the same time, because that is how they train: on one machine they share caches
-and memory. Not here: the formulae (planner/data_parallel.py, planner/sharded.py); pipelines, whose
-plan has a prediction of its own.
+and memory. A kept profile says how the time is shared out, and the step alone how much it is now.
+Not here: pipelines, whose plan has a prediction of its own; the steps (trial_steps.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -18,19 +24,22 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.messages import Place, PredictedStep, RunRequest
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, StepTime, data_parallel_step
-from pytest_dnnbench.planner.fabric import CollectiveCost
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.fabric import FREE, CollectiveCost
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.sharded import Reshard, sharded_step, units_of
 from pytest_dnnbench.planner.training_memory import (
     alone_bytes,
     data_parallel_bytes,
     number_in,
     sharded_bytes,
+    weight_bytes,
 )
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.collective_costs import measured_costs
+from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.profiling.case_profile import case_profile
 from pytest_dnnbench.rank.profiling.profiler import Effort, parts_over_whole
+from pytest_dnnbench.rank.trial_steps import alone_seconds, bare_seconds, worker_class
 from pytest_dnnbench.step_form import StepForm
 
 _FORMS = ("memory_format", "fused", "accumulate", "cudnn_benchmark")
@@ -46,24 +55,26 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How a framework's step is predicted: the collectives that it uses, why a case of it cannot be
-    predicted, its time and its memory."""
+    """How a framework's step is predicted: the collectives that it uses; why a case of it cannot be
+    predicted; its time where compute hides communication (None: there is no formula), and its
+    memory."""
 
     collectives: tuple[str, ...]
     refusal: Callable[[Case], str]
-    time: Callable[["_Measured"], StepTime]
+    overlapping: Callable[["_Measured"], StepTime] | None
     memory_bytes: Callable[["_Measured"], float]
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What was measured: the profile, whose operators add up to the whole model, and the costs by
-    collective."""
+    """What was measured: the profile, whose times add up to a step of one rank alone; the costs by
+    collective, where compute hides them; `bare_s`, what the framework takes in a step without
+    operators, where nothing does."""
 
     case: Case
     profile: Profile
     costs: Mapping[str, CollectiveCost]
-    overlaps: bool
+    bare_s: float | None = None
 
     @property
     def update_s(self) -> float:
@@ -71,7 +82,12 @@ class _Measured:
         return number_in(self.profile, "update_s")
 
     @property
-    def nodes(self) -> tuple[Node, ...]:
+    def compute_s(self) -> float:
+        """Of all passes of a step."""
+        return self.profile.parts_s * _passes(self.case)
+
+    @property
+    def nodes(self) -> tuple[Operator, ...]:
         """In the order of the forward pass."""
         return self.profile.in_topological_order()
 
@@ -85,8 +101,10 @@ def predict(place: Place, request: RunRequest) -> PredictedStep | None:
     """The prediction of a case on rank 0; None on the other ranks. All ranks call it. What cannot
     be predicted says why (`refused`) and does not raise."""
     case = request.case
-    rule = _RULES[case.framework]
-    if reason := _refused_form(case) or rule.refusal(case):
+    rule = _RULES.get(case.framework, _OTHER)
+    if reason := _refused_form(case) or rule.refusal(case) or _refused_device(rule, place):
+        return PredictedStep(refused=reason)
+    if reason := _refused_worker(request):
         return PredictedStep(refused=reason)
     with group.membership(place):
         rank_phase.enter("prediction")
@@ -94,25 +112,50 @@ def predict(place: Place, request: RunRequest) -> PredictedStep | None:
         profile, reason = _profile_or_reason(place, request)
         if profile is None:
             return PredictedStep(refused=reason)
-        costs = measured_costs(place, rule.collectives)
+        measured = _measured(place, request, rule, profile)
     if place.rank:
         return None
-    overlaps = place.device.startswith("cuda")
-    measured = _Measured(case, _adding_up(profile), costs, overlaps)
-    time = rule.time(measured)
+    time = _time(rule, measured)
     return PredictedStep(
         compute_s=time.compute_s,
         exposed_s=time.exposed_s,
         update_s=time.update_s,
         memory_bytes=rule.memory_bytes(measured),
-        overlaps=overlaps,
+        overlaps=_overlaps(place),
         collectives={
             name: (cost.fixed_s, cost.bytes_s)
-            for name, cost in costs.items()
+            for name, cost in measured.costs.items()
             if place.world_size > 1
         },
         profile_parts_over_whole=parts_over_whole(profile),
     )
+
+
+def _overlaps(place: Place) -> bool:
+    """Whether compute hides communication: on CPU ranks the cores do both."""
+    return place.device.startswith("cuda")
+
+
+def _measured(place: Place, request: RunRequest, rule: _Rule, profile: Profile) -> _Measured:
+    """What is measured now, beside the profile. All ranks call it."""
+    case = request.case
+    form = replace(case.form, accumulate=_passes(case))
+    alone_s = alone_seconds(place, replace(request, case=replace(case, form=form)))
+    scaled = _adding_up(profile, alone_s, form.accumulate)
+    if not rule.collectives:
+        return _Measured(case, scaled, {}, number_in(scaled, "update_s"))
+    if _overlaps(place):
+        return _Measured(case, scaled, measured_costs(place, rule.collectives))
+    return _Measured(case, scaled, {}, bare_seconds(place, request))
+
+
+def _time(rule: _Rule, measured: _Measured) -> StepTime:
+    if measured.bare_s is None:
+        assert rule.overlapping is not None, "refused where compute hides communication"
+        return rule.overlapping(measured)
+    # The framework's own step updates too: a part of the weights, or all of them.
+    update_s = min(measured.update_s, measured.bare_s)
+    return StepTime(measured.compute_s, measured.bare_s - update_s, update_s)
 
 
 def _profile_or_reason(place: Place, request: RunRequest) -> tuple[Profile | None, str]:
@@ -134,17 +177,38 @@ def _profile(place: Place, request: RunRequest) -> Profile:
     return case_profile(place, request, _EFFORT)
 
 
-def _adding_up(profile: Profile) -> Profile:
-    """The profile with its times scaled to the time of the whole model, which has no marks in it:
-    of short operators the parts add up to more, of a busy machine to less. A GPU whose kernels take
-    less than the host needs to queue them waits for the host."""
-    whole_s = max(number_in(profile, "whole_s"), number_in(profile, "host_s"))
-    factor = whole_s / profile.parts_s
-    nodes = (
+def _adding_up(profile: Profile, alone_s: float, passes: int) -> Profile:
+    """The profile with its times scaled to a step of so many passes as it is now. Of short
+    operators the parts add up to more than the whole, of a busy machine to less; a kept profile is
+    of another hour; and a step has a loss and data besides."""
+    update_s = number_in(profile, "update_s")
+    factor = alone_s / (profile.parts_s * passes + update_s)
+    nodes = tuple(
         replace(node, forward_s=node.forward_s * factor, backward_s=node.backward_s * factor)
         for node in profile.nodes
     )
-    return replace(profile, nodes=tuple(nodes))
+    return replace(
+        profile, nodes=nodes, metadata={**profile.metadata, "update_s": update_s * factor}
+    )
+
+
+def _passes(case: Case) -> int:
+    """Minibatches of a rank in a step."""
+    return max(case.form.accumulate, int(case.options.get("backward_passes_per_step", 1)))
+
+
+def _refused_device(rule: _Rule, place: Place) -> str:
+    """Why nothing is known of this device; empty where something is."""
+    if rule.collectives and rule.overlapping is None and _overlaps(place):
+        return "how much of its exchange a GPU's compute hides is in no formula"
+    return ""
+
+
+def _refused_worker(request: RunRequest) -> str:
+    """Why nothing is known of this worker's step; empty where something is."""
+    if issubclass(worker_class(request), DataParallelWorker):
+        return ""
+    return f"{request.worker} is no DataParallelWorker, whose step can run without operators"
 
 
 def _refused_form(case: Case) -> str:
@@ -169,16 +233,12 @@ def _unknown_exchange(case: Case) -> str:
     return "" if hook in ("none", *_HALF) else f"nothing is known of the hook {hook}"
 
 
-def _accumulates(case: Case) -> str:
-    return "an exchange per minibatch is not in the formula" if case.form.accumulate > 1 else ""
+def _exchanges_within_layers(case: Case) -> str:
+    return "what ranks that split layers exchange within them is in no formula"
 
 
-def _alone_time(measured: _Measured) -> StepTime:
-    return StepTime(_compute_s(measured), 0.0, measured.update_s)
-
-
-def _compute_s(measured: _Measured) -> float:
-    return measured.profile.parts_s * measured.case.form.accumulate
+def _alone_bytes(measured: _Measured) -> float:
+    return alone_bytes(measured.profile)
 
 
 def _ddp_time(measured: _Measured) -> StepTime:
@@ -188,9 +248,8 @@ def _ddp_time(measured: _Measured) -> StepTime:
         measured.cost("all_reduce", narrow=options.get("hook") in _HALF),
         update_s=measured.update_s,
         bucket_bytes=float(options["bucket_mb"]) * _MIB if "bucket_mb" in options else BUCKET_BYTES,
-        overlaps=measured.overlaps,
     )
-    return replace(step, compute_s=_compute_s(measured))
+    return replace(step, compute_s=measured.compute_s)
 
 
 def _ddp_bytes(measured: _Measured) -> float:
@@ -206,27 +265,41 @@ def _reshard(case: Case) -> Reshard:
 
 
 def _fsdp_time(measured: _Measured) -> StepTime:
-    options = measured.case.options
+    case, options = measured.case, measured.case.options
     narrow = options.get("param_dtype") == "bf16"
     reduced = str(options.get("reduce_dtype", "none"))
-    return sharded_step(
-        units_of(measured.profile),
-        measured.cost("all_gather", narrow=narrow),
-        measured.cost("reduce_scatter", narrow=reduced == "bf16" or (reduced == "none" and narrow)),
-        update_s=measured.update_s / measured.case.gpus,
-        reshard=_reshard(measured.case),
-        overlaps=measured.overlaps,
+    units, gather = units_of(measured.profile), measured.cost("all_gather", narrow=narrow)
+    scatter = measured.cost(
+        "reduce_scatter", narrow=reduced == "bf16" or (reduced == "none" and narrow)
     )
+    reshard = _reshard(case)
+    last = sharded_step(units, gather, scatter, reshard=reshard)
+    other = last
+    if _keeps_gradients(case):
+        other = sharded_step(units, gather, FREE, reshard=reshard)
+    exposed_s = last.exposed_s + (case.form.accumulate - 1) * other.exposed_s
+    return StepTime(measured.compute_s, exposed_s, measured.update_s / case.gpus)
+
+
+def _keeps_gradients(case: Case) -> bool:
+    """Whether a rank of fsdp keeps whole gradients until the last backward pass of a step."""
+    return case.form.accumulate > 1 and case.options.get("reduce") == "last"
 
 
 def _fsdp_bytes(measured: _Measured) -> float:
-    resharded = _reshard(measured.case) != "no"
-    return sharded_bytes(measured.profile, measured.case.gpus, resharded=resharded)
+    case, profile = measured.case, measured.profile
+    gradients = weight_bytes(profile) if _keeps_gradients(case) else 0.0
+    return sharded_bytes(profile, case.gpus, resharded=_reshard(case) != "no") + gradients
 
 
 _RULES: Mapping[str, _Rule] = {
-    "single": _Rule((), _no_refusal, _alone_time, lambda measured: alone_bytes(measured.profile)),
+    "single": _Rule((), _no_refusal, None, _alone_bytes),
     "ddp": _Rule(("all_reduce",), _unknown_exchange, _ddp_time, _ddp_bytes),
-    "fsdp": _Rule(("all_gather", "reduce_scatter"), _accumulates, _fsdp_time, _fsdp_bytes),
+    "horovod": _Rule(("all_reduce",), _no_refusal, None, _ddp_bytes),
+    "tp": _Rule((), _exchanges_within_layers, None, _alone_bytes),
+    "fsdp": _Rule(("all_gather", "reduce_scatter"), _no_refusal, _fsdp_time, _fsdp_bytes),
 }
 """By framework."""
+
+_OTHER = _Rule(("all_reduce",), _no_refusal, None, _alone_bytes)
+"""Of a framework of another package: what its ranks exchange is unknown, and part of its step."""

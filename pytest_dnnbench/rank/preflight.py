@@ -54,7 +54,10 @@ def _yardstick_s(place: Place) -> float:
         return yardstick.measure(place)
     seconds = gpu_yardstick.measure(place)
     if not seconds:
-        raise UsageError(f"{place.device} of node {place.node} has no memory left for a yardstick")
+        raise UsageError(
+            f"{place.device} of node {place.node} has no memory left for a yardstick: end what else"
+            " uses it, or leave the preflight out (--dnn-preflight off)"
+        )
     return seconds
 
 

@@ -82,10 +82,10 @@ class Server:
                 os.read(self.wake, 4096)
                 self._reap()
             if self.control.fileno() in ready:
-                data, descriptors, _, _ = socket.recv_fds(self.control, _MESSAGE_BYTES, 4)
-                if not data:
+                content, descriptors, _, _ = socket.recv_fds(self.control, _MESSAGE_BYTES, 4)
+                if not content:
                     self.stop()
-                message = json.loads(data)
+                message = json.loads(content)
                 if message["op"] == "spawn":
                     self._spawn(message, descriptors)
                 elif message["pid"] in self.children:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.report.canvas import DISTURBED, look, short, title_text
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.spread import interval_of
@@ -132,7 +133,7 @@ def devices(result: Result) -> str:
     """As in `4 GPUs` or `1 CPU rank`."""
     gpus = result.case.gpus
     kind = "CPU rank" if result.case.device == "cpu" else "GPU"
-    return f"{gpus:,} {kind}{'s' if gpus > 1 else ''}"
+    return counted(gpus, kind)
 
 
 def evenly(values: Sequence[T], most: int) -> list[T]:

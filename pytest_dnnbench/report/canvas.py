@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.report.text import cut_middle, plain
+from pytest_dnnbench.report.text import cut_middle, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,7 +168,7 @@ def look(framework: str, variant: int = 0) -> dict[str, Any]:
 def short(text: str, length: int = 34) -> str:
     """A name for a plot. A long one loses its middle. A leading underscore, which would hide the
     label, gets a blank before it."""
-    name = cut_middle(plain(text), length)
+    name = cut_middle(printable(text), length)
     return f" {name}" if name.startswith("_") else name
 
 

@@ -19,8 +19,8 @@ from pytest_dnnbench.report.predictions import prediction_details
 from pytest_dnnbench.report.reproduce import command
 from pytest_dnnbench.report.rows import CLEAR, Column, Row, Section, columns, has_mixed_rates
 from pytest_dnnbench.report.runs import Result
-from pytest_dnnbench.report.study import Study, settings
-from pytest_dnnbench.report.verdicts import baseline_text, verdict_lines, verdict_text
+from pytest_dnnbench.report.study import Study, case_settings
+from pytest_dnnbench.report.verdicts import baseline_text, judged_lines, verdict_text
 
 MOST_DETAILED, MOST_ROWS = 3_000_000, 3_600_000
 """Characters of the rows up to which rows have details, and of all rows."""
@@ -167,7 +167,7 @@ def _figure(result: Result, metric: str, unit: str) -> str:
 
 def _details(result: Result, study: Study, environments: Mapping[str, int]) -> Details:
     record, verdict, run = result.record, result.record.verdict, study.runs[result.run]
-    chosen: dict[str, object] = {**settings(result)}
+    chosen: dict[str, object] = {**case_settings(result)}
     if options := result.case.options:
         chosen["options"] = ", ".join(f"{name} {value}" for name, value in options.items())
     return Details(
@@ -182,7 +182,7 @@ def _details(result: Result, study: Study, environments: Mapping[str, int]) -> D
         status=result.status,
         against=baseline_text(verdict.against) if verdict.against else "",
         reason=verdict.reason or "",
-        judged=verdict_lines(verdict),
+        judged=judged_lines(verdict),
         correctness=evidence(record.correctness),
         settings=fact_line(chosen),
         plan=plan_details(record.plan) if record.plan else [],

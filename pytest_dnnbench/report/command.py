@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_dnnbench.argument_list import add_list
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.harmless import say
 from pytest_dnnbench.metrics import THROUGHPUT
+from pytest_dnnbench.outputs import check_file
 from pytest_dnnbench.report.canvas import (
     PRINT_DOTS_PER_INCH,
     Draw,
@@ -33,8 +35,15 @@ def main(arguments: list[str]) -> int:
     """Exit status 0. Raises DataError for a file that is no saved run, UsageError for a folder that
     cannot be used."""
     options = _parser().parse_args(arguments)
+    # The page's template engine is imported for a report, not for --help.
+    from pytest_dnnbench.report.write import check_writable, write_report
+
+    check_writable(options.output, "-o")
     if options.picture:
         _check_picture(options.picture)
+        check_file("--picture", options.picture)
+    if options.latex:
+        check_file("--latex", options.latex)
     runs, again = distinct_runs([read_run(path) for path in options.files])
     for note in again:
         say(note, sys.stderr)
@@ -46,17 +55,15 @@ def main(arguments: list[str]) -> int:
                 f"--models {','.join(options.models)}: no file holds a case of these models"
             )
     study = Study(runs)
-    # The page's template engine is imported for a report, not for --help.
-    from pytest_dnnbench.report.write import write_report
-
     page = write_report(study, options.output, options.title)
-    sessions = "one session" if len(runs) == 1 else f"{len(runs)} sessions"
-    print(f"{len(study.measured)} cases of {sessions}: {page}")
-    if options.picture:
-        _write_picture(study, options.picture)
+    sessions = counted(len(runs), "session")
+    print(f"{counted(len(study.measured), 'case')} of {sessions}: {page}")
     if options.latex:
         _write(options.latex, "--latex", latex_table(sections(study), caption(study)).encode())
         print(f"LaTeX table: {options.latex}")
+    # Last: without a throughput there is no picture, and all else should be there.
+    if options.picture:
+        _write_picture(study, options.picture)
     return 0
 
 

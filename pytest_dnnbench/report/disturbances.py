@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.results.records.schema import Record
 
 
@@ -16,6 +17,6 @@ def disturbances(records: Iterable[Record]) -> str | None:
     if not disturbed:
         return None
     case, reason = disturbed[0]
-    count = f"{len(disturbed)} of {len(launches)} launches"
+    count = f"{len(disturbed)} of {counted(len(launches), 'launch')}"
     verb = "was" if len(disturbed) == 1 else "were"
     return f"{count} {verb} disturbed, the first in {case.label}: {reason}"

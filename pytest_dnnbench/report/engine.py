@@ -7,6 +7,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from pytest_dnnbench.counted import counted
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 _STYLED_STATUSES = {"ok", "partial", "improved", "regressed", "noisy", "failed"}
@@ -31,6 +33,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["counted"] = counted
     environment.globals["status_class"] = _status_class
     return environment
 

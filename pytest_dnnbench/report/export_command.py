@@ -9,6 +9,7 @@ from pytest_dnnbench.argument_list import add_list
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.harmless import say
+from pytest_dnnbench.outputs import make_folder, unwritable
 from pytest_dnnbench.report.exports import FORMATS, points
 from pytest_dnnbench.report.runs import Run, read_run
 
@@ -17,6 +18,7 @@ def main(arguments: list[str]) -> int:
     """Exit status 0. Raises DataError for a file that is no saved session, UsageError where nothing
     can be exported or a file cannot be written."""
     options = _parser().parse_args(arguments)
+    make_folder("-o", options.output)
     metrics = tuple(options.metrics)
     runs = [_numbered(read_run(path), number) for number, path in enumerate(options.files)]
     exported, absent = points(runs, metrics)
@@ -49,10 +51,9 @@ def _numbered(run: Run, number: int) -> Run:
 def _written(folder: Path, name: str, content: str) -> Path:
     path = folder / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         replace_file(path, content)
     except OSError as error:
-        raise UsageError(f"-o {folder} cannot be written to ({error.strerror})") from None
+        raise unwritable("-o", folder, error) from None
     return path
 
 

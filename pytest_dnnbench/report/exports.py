@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.metrics import Better, metric_row
 from pytest_dnnbench.report.openmetrics import labels_text, preflight_lines, stamp, time_of
@@ -164,7 +165,7 @@ def _github_entry(point: Point) -> dict[str, object]:
         entry["range"] = f"± {half:.4g}"
     launches = point.result.launches(point.metric)
     disturbed = f", {launches.disturbance}, left out" if launches.left_out else ""
-    entry["extra"] = f"{len(launches.values)} launches{disturbed}"
+    entry["extra"] = f"{counted(len(launches.values), 'launch')}{disturbed}"
     return entry
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pytest_dnnbench.report.text import plain
+from pytest_dnnbench.report.text import printable
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
 LINE_LENGTH = 2000
@@ -12,7 +12,7 @@ LINE_LENGTH = 2000
 def fact_line(facts: Mapping[str, object]) -> str:
     """Names and values in one line; a fact without a value is left out."""
     shown = [f"{_words(name)} {value}" for name, value in facts.items() if value is not None]
-    return plain(", ".join(shown), LINE_LENGTH)
+    return printable(", ".join(shown), LINE_LENGTH)
 
 
 def evidence(correctness: CorrectnessEntry) -> list[str]:
@@ -26,7 +26,7 @@ def evidence(correctness: CorrectnessEntry) -> list[str]:
     if correctness.ranks_agree:
         lines.append(f"ranks agree {correctness.ranks_agree}")
     lines += [f"{_words(name)}: {value}" for name, value in correctness.about.items()]
-    return [plain(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def _words(name: str) -> str:

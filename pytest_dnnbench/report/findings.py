@@ -19,7 +19,7 @@ def finding(contest: Contest, study: Study) -> str:
     return f"{first} ahead of {second} by {_span(contest.lead)}"
 
 
-def answer(contests: Sequence[Contest], study: Study) -> str:
+def winner_sentence(contests: Sequence[Contest], study: Study) -> str:
     """One sentence: who wins, by how much, and how sure that is."""
     decided = [contest for contest in contests if contest.lead is not None]
     if not decided:

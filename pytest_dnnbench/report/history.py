@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import THROUGHPUT, YARDSTICK, metric_row
 from pytest_dnnbench.report.axes import drawable
 from pytest_dnnbench.report.figures import amount, change
@@ -101,12 +102,13 @@ def history(
     )
 
 
-def text_lines(runs: Sequence[Run], shown: Sequence[History], rate: float = RATE) -> list[str]:
+def history_lines(runs: Sequence[Run], shown: Sequence[History], rate: float = RATE) -> list[str]:
     """For people: each history with a change, the latest change last; then the others in a line."""
     changed = [each for each in shown if each.changes]
     lines = [
-        f"{len(runs)} sessions, {len(shown)} histories: {len(changed)} with changes"
-        f" (where nothing changed, chance names one in {rate:.0%} of them)"
+        f"{counted(len(runs), 'session')}, {counted(len(shown), 'history')}:"
+        f" {len(changed)} with changes (where nothing changed, chance"
+        f" names one in {rate:.0%} of them)"
     ]
     for each in changed:
         first, last = each.values[0], each.values[-1]
@@ -207,7 +209,7 @@ def _counts(each: History) -> str:
         f"{each.disturbed} left out as disturbed" if each.disturbed else "",
         f"{each.unlike} of another environment" if each.unlike else "",
     ]
-    return ", ".join(filter(None, (f"{len(each.results)} sessions", *left_out)))
+    return ", ".join(filter(None, (f"{counted(len(each.results), 'session')}", *left_out)))
 
 
 def _quiet_line(each: History) -> str:

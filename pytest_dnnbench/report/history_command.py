@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pytest_dnnbench.argument_list import add_list
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.harmless import lines, say
 from pytest_dnnbench.metrics import THROUGHPUT
-from pytest_dnnbench.report.history import histories, text_lines, to_data
+from pytest_dnnbench.report.history import histories, history_lines, to_data
 from pytest_dnnbench.report.runs import Run, distinct_runs, read_run
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.results.statistics.change_points import RATE
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(to_data(study.runs, shown, options.false_alarms), allow_nan=False))
     else:
-        print(lines(text_lines(study.runs, shown, options.false_alarms)))
+        print(lines(history_lines(study.runs, shown, options.false_alarms)))
     return 0
 
 
@@ -104,7 +105,8 @@ def _nothing(study: Study, metrics: Sequence[str], case: str) -> str:
     measured = sorted({name for result in study.measured for name in result.record.metrics})
     return (
         f"no case whose name holds {case!r} has {', '.join(metrics)}: measured were"
-        f" {', '.join(measured)}, of {len(study.measured)} cases, as {study.measured[0].name}"
+        f" {', '.join(measured)}, of {counted(len(study.measured), 'case')}, as"
+        f" {study.measured[0].name}"
     )
 
 

@@ -6,6 +6,7 @@ Markdown, CSV and the page. What is slow was judged then, with the history that 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.report.figures import NOTHING
 from pytest_dnnbench.report.runs import Run
 from pytest_dnnbench.report.study import Study
@@ -57,7 +58,7 @@ def _sentences(run: Run, entry: PreflightEntry) -> tuple[str, ...]:
         f"Measured before the first case of the session {run.saved or run.source}, in"
         f" {entry.took_s:.0f} s: the yardstick of {where}, and the links between every two."
     )
-    left_out = f"{entry.links_left_out} links were left out for want of time."
+    left_out = f"Left out for want of time: {counted(entry.links_left_out, 'link')}."
     nothing = "No node and no link was slow beside the others or its own history."
     return (
         measured,

@@ -21,7 +21,7 @@ from pytest_dnnbench.report.case_rows import CaseRows, case_rows, environment_ke
 from pytest_dnnbench.report.disturbances import disturbances
 from pytest_dnnbench.report.engine import own_file, template
 from pytest_dnnbench.report.figures import amount, rate
-from pytest_dnnbench.report.findings import answer, finding, headline
+from pytest_dnnbench.report.findings import finding, headline, winner_sentence
 from pytest_dnnbench.report.functions import FunctionTable, function_table
 from pytest_dnnbench.report.nodes import LINK_HEADS, NODE_HEADS, NodesTable, nodes_table
 from pytest_dnnbench.report.plots import LEADS, Plot
@@ -29,8 +29,8 @@ from pytest_dnnbench.report.rows import Section, has_mixed_rates
 from pytest_dnnbench.report.runs import Result, Run
 from pytest_dnnbench.report.side_by_side import SideTable, side_table
 from pytest_dnnbench.report.study import Study, throughput_unit
-from pytest_dnnbench.report.text import plain
-from pytest_dnnbench.report.verdicts import verdict_lines
+from pytest_dnnbench.report.text import printable
+from pytest_dnnbench.report.verdicts import judged_lines
 from pytest_dnnbench.report.winners import Contest, contests
 
 MOST_CONTESTS, MOST_ENVIRONMENTS, MOST_CHOICES = 150, 60, 100
@@ -133,7 +133,7 @@ class Page:
     version: str
 
 
-def render(study: Study, sections: Sequence[Section], drawn: Sequence[Drawn], title: str) -> str:
+def page_html(study: Study, sections: Sequence[Section], drawn: Sequence[Drawn], title: str) -> str:
     """The whole page of a study and its sections."""
     script, failures = own_file("page.js"), _failures(study)
     fought = [contest for contest in contests(study) if len(contest.group.at(contest.gpus)) > 1]
@@ -155,7 +155,7 @@ def render(study: Study, sections: Sequence[Section], drawn: Sequence[Drawn], ti
         statuses=_statuses(study),
         failures=failures,
         contents=_contents(study, drawn, bool(failures)),
-        answer=answer(fought, study),
+        answer=winner_sentence(fought, study),
         headline=headline(fought, study),
         disturbed=disturbances([result.record for result in study.measured]) or "",
         lead=next((_plot_section(each, study) for each in drawn if each.plot.key == LEADS), None),
@@ -190,7 +190,7 @@ def _regression(run: Run, name: str) -> str:
     if verdict is None or verdict.status != "regressed":
         return ""
     regressed = {name: row for name, row in verdict.metrics.items() if row.status == "regressed"}
-    return "\n".join(verdict_lines(msgspec.structs.replace(verdict, metrics=regressed)))
+    return "\n".join(judged_lines(msgspec.structs.replace(verdict, metrics=regressed)))
 
 
 def _comparisons(shown: Sequence[Contest], study: Study) -> list[WinnerRow]:
@@ -258,7 +258,7 @@ def _about(facts: Mapping[str, object], differing: Sequence[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    return "none" if value is None else plain(value, 60)
+    return "none" if value is None else printable(value, 60)
 
 
 def _statuses(study: Study) -> list[tuple[str, int]]:

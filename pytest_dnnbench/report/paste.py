@@ -17,7 +17,7 @@ from pytest_dnnbench.report.verdicts import verdict_text
 _FORMULA = ("=", "+", "-", "@")
 
 
-def markdown(
+def markdown_tables(
     sections: Sequence[Section],
     functions: FunctionTable | None,
     sides: SideTable | None,

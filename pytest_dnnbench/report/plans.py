@@ -1,5 +1,6 @@
 """Plans of pipelines as text: lines under the terminal's table, and lines for a case's details."""
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.report.facts import fact_line
 from pytest_dnnbench.report.figures import amount
 from pytest_dnnbench.report.runs import Result
@@ -40,7 +41,7 @@ def plan_details(plan: PlanEntry) -> list[str]:
 
 def _line(series: str, result: Result, plan: PlanEntry) -> str:
     case = result.case
-    gpus = f"{case.gpus} GPU{'s' if case.gpus > 1 else ''}"
+    gpus = counted(case.gpus, "GPU")
     text = f"  {series}, {case.model}, {gpus}, {case.phase}: {plan.shape}"
     if plan.parallelism == "data" and case.gpus > 1:
         text += ", pure data parallelism"

@@ -19,12 +19,11 @@ _LEAST_NAME = 12
 
 
 def predicted(study: Study) -> list[Predicted]:
-    """The cases with a prediction, or with a reason why there is none. None where only the plans of
-    pipelines predict: a line of their own says what."""
+    """The cases with a prediction, or with a reason why there is none. None where nobody asked and
+    the plans of pipelines predict all the same: a line of their own says what."""
     entries = [(each, each.record.prediction) for each in study.latest]
     given = [(result, entry) for result, entry in entries if entry is not None]
-    asked = any(result.record.plan is None for result, _ in given)
-    return given if asked else []
+    return given if any(entry.asked for _, entry in given) else []
 
 
 def prediction_lines(study: Study, width: int) -> list[str]:

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from pytest_dnnbench.rank_status import RANK_PHASES, RankStatus
-from pytest_dnnbench.report.text import cut_middle, plain
+from pytest_dnnbench.report.text import cut_middle, printable
 
 _ORDER = {rank_phase: place for place, rank_phase in enumerate(RANK_PHASES)}
 
@@ -92,7 +92,7 @@ def status(name: str, words: Sequence[str], width: int) -> str:
     while kept and width - len(_tail(kept)) < MIN_NAME:
         kept.pop()
     tail = _tail(kept)
-    return cut_middle(plain(name), width - len(tail)) + tail
+    return cut_middle(printable(name), width - len(tail)) + tail
 
 
 def _tail(words: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ part. Pure; the session is started by replay_command.py.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.installed import installed_version
 from pytest_dnnbench.proc import cpu_model
 from pytest_dnnbench.report.runs import Result
@@ -118,8 +119,8 @@ def losses_text(then: Record, now: Record, precision: str) -> str:
             f" {precision}; {_among_themselves(then, precision)}"
         )
     if before[:steps] == after[:steps]:
-        return f"losses: all of {steps} steps are the same to the last bit"
-    return f"losses: all of {steps} steps agree within {ROUNDINGS} roundings of {precision}"
+        return f"losses of {counted(steps, 'step')}: the same to the last bit"
+    return f"losses of {counted(steps, 'step')}: equal within {ROUNDINGS} roundings of {precision}"
 
 
 def _among_themselves(record: Record, precision: str) -> str:

@@ -4,7 +4,7 @@ import shlex
 
 from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 from pytest_dnnbench.report.runs import Result
-from pytest_dnnbench.report.study import settings
+from pytest_dnnbench.report.study import case_settings
 from pytest_dnnbench.run_length import seconds_of
 
 
@@ -43,7 +43,7 @@ def _settings(result: Result) -> dict[str, str]:
     default."""
     flags = {
         f"--dnn-{name.replace('_', '-')}": str(value)
-        for name, value in settings(result).items()
+        for name, value in case_settings(result).items()
         if name != "form"
     }
     if seconds_of(result.record.run.steps) is not None:

@@ -16,7 +16,7 @@ import msgspec
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.metrics import LARGEST, THROUGHPUT, can_be_measured
-from pytest_dnnbench.report.text import NAME_LENGTH, plain
+from pytest_dnnbench.report.text import NAME_LENGTH, printable
 from pytest_dnnbench.results.records.json_text import any_json, read_bytes
 from pytest_dnnbench.results.records.launches import Launches, launches_of
 from pytest_dnnbench.results.records.preflight import PreflightEntry
@@ -135,7 +135,7 @@ def run_of(content: object, source: str) -> Run:
     """The session in the content of a saved file. Raises DataError for content of another kind or
     of a newer schema."""
     file = _mapping(content)
-    shown = _Shown(plain(source, NAME_LENGTH))
+    shown = _Shown(printable(source, NAME_LENGTH))
     benchmarks = file.get("benchmarks")
     if not isinstance(benchmarks, list):
         raise DataError(
@@ -151,8 +151,8 @@ def run_of(content: object, source: str) -> Run:
     session = shown.session(file.get("dnnbench"))
     return Run(
         source=shown.source,
-        saved=plain(file.get("datetime") or "", 40),
-        commit=plain(_mapping(file.get("commit_info")).get("id") or "", 12),
+        saved=printable(file.get("datetime") or "", 40),
+        commit=printable(_mapping(file.get("commit_info")).get("id") or "", 12),
         results=tuple(shown.results),
         functions=tuple(shown.functions),
         failures=tuple((name, "") for name in session.failed),
@@ -180,7 +180,7 @@ def run_in_memory(
         saved,
         results=tuple(shown.results),
         functions=tuple(shown.functions),
-        failures=tuple((plain(name, 2 * NAME_LENGTH), _lines(text)) for name, text in failures),
+        failures=tuple((printable(name, 2 * NAME_LENGTH), _lines(text)) for name, text in failures),
         notes=tuple(shown.notes),
         preflight=preflight,
     )
@@ -208,14 +208,14 @@ class _Shown:
 
     def add(self, name: str, content: object, place: str) -> None:
         """Adds the result of a record's data, or a note that says why it is left out."""
-        name = plain(name, 2 * NAME_LENGTH)
+        name = printable(name, 2 * NAME_LENGTH)
         try:
             record = _converted(content, Record)
             fault = _fault(record)
         except DataError as error:
             fault = str(error)
         if fault:
-            self.notes.append(f"{place}: the case {name} is left out: {plain(fault)}")
+            self.notes.append(f"{place}: the case {name} is left out: {printable(fault)}")
         else:
             kind = self.results if record.function is None else self.functions
             kind.append(Result(name, record))
@@ -229,7 +229,7 @@ class _Shown:
         try:
             session = _converted(content, SessionEntry)
         except DataError as error:
-            self.notes.append(f"{place}: {plain(error)}: failed tests are not shown")
+            self.notes.append(f"{place}: {printable(error)}: failed tests are not shown")
             return SessionEntry(schema=SCHEMA)
         if session.preflight is not None and not session.preflight.is_possible:
             self.notes.append(f"{place}.preflight: figures that no node can have: not shown")
@@ -250,9 +250,9 @@ def _converted(content: object, kind: type[Struct]) -> Struct:
 def _printable(content: Any) -> Any:
     """The data with every text printable and bounded."""
     if isinstance(content, str):
-        return plain(content)
+        return printable(content)
     if isinstance(content, Mapping):
-        return {plain(key, NAME_LENGTH): _printable(value) for key, value in content.items()}
+        return {printable(key, NAME_LENGTH): _printable(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [_printable(value) for value in content]
     return content
@@ -317,7 +317,7 @@ def _refuse_newer(content: object, place: str) -> None:
 
 def _lines(message: str) -> str:
     """A message of several lines."""
-    return "\n".join(plain(line) for line in message.splitlines()[:MESSAGE_LINES])
+    return "\n".join(printable(line) for line in message.splitlines()[:MESSAGE_LINES])
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -140,7 +140,7 @@ class Study:
 
     def setting(self, result: Result) -> str:
         """The settings of a result in which the cases of the study differ."""
-        chosen = settings(result)
+        chosen = case_settings(result)
         return ", ".join(
             f"{name.replace('_', ' ')} {chosen[name]}" for name in self._varying if name in chosen
         )
@@ -154,11 +154,11 @@ class Study:
     @cached_property
     def alike_settings(self) -> dict[str, Scalar]:
         """Settings that all cases share."""
-        return _alike([settings(result) for result in self.latest])
+        return _alike([case_settings(result) for result in self.latest])
 
     @cached_property
     def _varying(self) -> list[str]:
-        rows = [settings(result) for result in self.latest]
+        rows = [case_settings(result) for result in self.latest]
         names = (*CASE_SETTINGS, *RUN_SETTINGS)
         return [name for name in names if len({row[name] for row in rows if name in row}) > 1]
 
@@ -184,7 +184,7 @@ def throughput_unit(results: Iterable[Result]) -> str:
     return units.pop() if len(units) == 1 else MIXED_RATES
 
 
-def settings(result: Result) -> dict[str, Scalar]:
+def case_settings(result: Result) -> dict[str, Scalar]:
     """The settings of a case; under strong scaling the batch is that of all GPUs together. Only
     cases of images have an image's size."""
     case, run = result.case, result.record.run
@@ -201,7 +201,7 @@ def settings(result: Result) -> dict[str, Scalar]:
 def identity(result: Result) -> Key:
     """What makes two results of different sessions the same case."""
     case = result.case
-    facts = [settings(result), case.options, case.framework, case.model, case.gpus, case.phase]
+    facts = [case_settings(result), case.options, case.framework, case.model, case.gpus, case.phase]
     return result.name, json.dumps(facts, sort_keys=True)
 
 
@@ -227,7 +227,7 @@ def _place(result: Result) -> tuple[str, int, str, int, int, str]:
     return (
         case.model,
         PHASES.index(case.phase),
-        str(settings(result)),
+        str(case_settings(result)),
         case.gpus,
         _framework_place(result),
         result.name,

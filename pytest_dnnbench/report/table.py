@@ -49,7 +49,7 @@ def study_of(records: Mapping[str, Record]) -> Study:
     return Study([run_in_memory(records, source="this session")])
 
 
-def render(study: Study, width: int = 80) -> list[Line]:
+def table_lines(study: Study, width: int = 80) -> list[Line]:
     """The lines of the table, none longer than `width`."""
     parts, functions = sections(study), _function_lines(study, width)
     rows = [row for section in parts for row in section.rows]

@@ -8,7 +8,7 @@ NAME_LENGTH, TEXT_LENGTH = 120, 300
 """Characters kept of a name, and of any other text of a file."""
 
 
-def plain(value: object, length: int = TEXT_LENGTH) -> str:
+def printable(value: object, length: int = TEXT_LENGTH) -> str:
     """Printable text of at most `length` characters. A replacement character stands for each
     letter that cannot be printed."""
     text = str(value)

@@ -1,8 +1,9 @@
 """Verdicts of records as text: a word for a table, and lines for a case's details."""
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import THROUGHPUT, metric_row
 from pytest_dnnbench.report.figures import change
-from pytest_dnnbench.report.text import plain
+from pytest_dnnbench.report.text import printable
 from pytest_dnnbench.results.records.verdict import Against, MetricVerdict, Verdict
 
 MEMORY = {
@@ -37,11 +38,11 @@ def deciding_metric(verdict: Verdict) -> str | None:
 
 def baseline_text(against: Against) -> str:
     """The baseline of a verdict: its file, and how many sessions count."""
-    sessions = f"{against.sessions} session{'' if against.sessions == 1 else 's'}"
-    return plain(f"{against.file}, {sessions}")
+    sessions = counted(against.sessions, "session")
+    return printable(f"{against.file}, {sessions}")
 
 
-def verdict_lines(verdict: Verdict) -> list[str]:
+def judged_lines(verdict: Verdict) -> list[str]:
     """A line per metric that was judged, then what was not and why, and what else is other than it
     was for the baseline."""
     lines = [_line(metric, row) for metric, row in verdict.metrics.items()]
@@ -49,7 +50,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         f"{metric_row(name).title} not judged: {why}" for name, why in verdict.unjudged.items()
     ]
     lines += [f"other conditions than the baseline's: {fact}" for fact in verdict.elsewhere]
-    return [plain(line) for line in lines]
+    return [printable(line) for line in lines]
 
 
 def _line(metric: str, row: MetricVerdict) -> str:

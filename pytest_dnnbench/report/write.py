@@ -7,17 +7,16 @@ never names a file that is not there.
 """
 
 import re
-import tempfile
 from pathlib import Path
 
-from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import replace_file
+from pytest_dnnbench.outputs import make_folder, unwritable
 from pytest_dnnbench.report import nodes, side_by_side
 from pytest_dnnbench.report.canvas import png_sheet, require_matplotlib, svg_panel
 from pytest_dnnbench.report.captions import caption
 from pytest_dnnbench.report.functions import csv_rows, function_table
-from pytest_dnnbench.report.page import Drawn, render
-from pytest_dnnbench.report.paste import csv_of, csv_table, markdown
+from pytest_dnnbench.report.page import Drawn, page_html
+from pytest_dnnbench.report.paste import csv_of, csv_table, markdown_tables
 from pytest_dnnbench.report.plots import Plot, plots
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.side_by_side import side_table
@@ -30,16 +29,12 @@ _OURS = re.compile(
 )
 
 
-def check_writable(directory: Path) -> None:
-    """Makes the folder. Raises UsageError when a report could not be written: matplotlib is not
-    installed, or the folder cannot be used."""
+def check_writable(directory: Path, option: str = "") -> None:
+    """Makes the folder, which the option names. Raises UsageError when a report could not be
+    written: matplotlib is not installed, or the folder cannot be used."""
     require_matplotlib()
-    try:
-        directory.joinpath(PLOTS).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise _unwritable(directory, error) from None
+    make_folder(option, directory)
+    make_folder(option, directory / PLOTS)
 
 
 def write_report(study: Study, directory: Path, title: str = "Benchmark report") -> Path:
@@ -49,13 +44,13 @@ def write_report(study: Study, directory: Path, title: str = "Benchmark report")
     try:
         return _write(study, directory, title)
     except OSError as error:
-        raise _unwritable(directory, error) from None
+        raise unwritable("", directory, error) from None
 
 
 def _write(study: Study, directory: Path, title: str) -> Path:
     drawn = [_write_plot(plot, study, directory) for plot in plots(study)] if study.latest else []
     parts = sections(study)
-    tables = markdown(
+    tables = markdown_tables(
         parts, function_table(study), side_table(study), caption(study), nodes.nodes_table(study)
     )
     replace_file(directory / "table.md", tables.encode())
@@ -70,7 +65,7 @@ def _write(study: Study, directory: Path, title: str) -> Path:
         else:
             directory.joinpath(name).unlink(missing_ok=True)
     page = directory / "index.html"
-    replace_file(page, render(study, parts, drawn, title).encode())
+    replace_file(page, page_html(study, parts, drawn, title).encode())
     _remove_others(directory, {name for plot in drawn for name in plot.files})
     return page
 
@@ -98,9 +93,3 @@ def _remove_others(directory: Path, written: set[str]) -> None:
     for path in directory.joinpath(PLOTS).iterdir():
         if _OURS.fullmatch(path.name) and f"{PLOTS}/{path.name}" not in written:
             path.unlink()
-
-
-def _unwritable(directory: Path, error: OSError) -> UsageError:
-    return UsageError(
-        f"{directory} cannot be written to ({error.strerror}): give another folder for the report"
-    )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.harmless import refusal
 from pytest_dnnbench.results.baselines.anchor_source import AnchorSource, load_anchor
@@ -146,8 +147,8 @@ class SessionBaseline:
             )
         if cases and not any(baseline.stored(case.nodeid).metrics for case in cases):
             raise UsageError(
-                f"{required}: {wanted} has none of this session's {len(cases)} cases: it has"
-                f" {baseline.names()[0]} and {len(baseline.names()) - 1} more"
+                f"{required}: {wanted} has none of this session's {counted(len(cases), 'case')}: it"
+                f" has {baseline.names()[0]} and {len(baseline.names()) - 1} more"
             )
 
     def _check_across(self, baseline: Baseline) -> None:

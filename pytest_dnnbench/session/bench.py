@@ -9,6 +9,7 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import FrameworkSpec
 from pytest_dnnbench.controller.case_run import CaseRun, prepare_function, prepare_run
 from pytest_dnnbench.controller.ranks import Ranks, target_of
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DnnbenchError, UsageError, WorkloadRefused
 from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.harmless import text_block
@@ -102,27 +103,33 @@ class DnnBench:
         functions or classes at the top level of a module that ranks can import. The test fails when
         the check or a rank fails; it is skipped when the framework is not installed.
         """
-        return self._measured(
-            ranks,
-            self._resources.catalog.group,
-            framework,
-            lambda spec: self._function_run(
-                spec,
-                ranks,
-                FunctionCase(
-                    function=name_of(function, "function"),
-                    framework=framework,
-                    gpus=ranks.world_size,
-                    arguments=_by_name(arguments or {}),
-                    check="" if check is None else name_of(check, "check"),
-                    collective=collective,
-                    device=self._resources.machine.kind,
-                    seed=self._resources.settings.seed,
-                ),
-                target_by_name(function),
-                None if check is None else target_by_name(check),
-                unit,
-            ),
+
+        def prepared(spec: FrameworkSpec) -> CaseRun:
+            case = self._function_case(function, ranks, framework, arguments, check, collective)
+            targets = target_by_name(function), None if check is None else target_by_name(check)
+            return self._function_run(spec, ranks, case, *targets, unit)
+
+        return self._measured(ranks, self._resources.catalog.group, framework, prepared)
+
+    def _function_case(
+        self,
+        function: str | Callable[..., Any],
+        ranks: Ranks,
+        framework: str,
+        arguments: Mapping[str, Scalar] | None,
+        check: str | Callable[..., Any] | None,
+        collective: str,
+    ) -> FunctionCase:
+        """What `time` is asked for, as a case. Raises UsageError."""
+        return FunctionCase(
+            function=name_of(function, "function"),
+            framework=framework,
+            gpus=ranks.world_size,
+            arguments=_by_name(arguments or {}),
+            check="" if check is None else name_of(check, "check"),
+            collective=collective,
+            device=self._resources.machine.kind,
+            seed=self._resources.settings.seed,
         )
 
     def _measured(
@@ -205,7 +212,7 @@ class DnnBench:
             shared.machine,
             steps=1 if smoke else shared.settings.timed(shared.machine.kind),
             warmup=0 if smoke else shared.settings.warmup,
-            data=shared.data(),
+            data=shared.mnist(),
             text=shared.text(),
         )
 
@@ -287,6 +294,7 @@ class DnnBench:
         if self._resources.preflight is not None:
             nodes = [node.name for node in record.launches[0].conditions.nodes]
             record.environment.recorded.update(self._resources.preflight.facts(nodes))
+        benchmark_file.drop_earlier(self._item.config, self._item.nodeid)
         benchmark_file.attach(self._benchmark, record)
         samples = [time for launch in measurement.launches for time in launch.step_time_s]
         clock_of(self._item).replay(self._benchmark, samples)
@@ -339,7 +347,7 @@ class DnnBench:
                 f" run `{spec.install}`"
             )
         if not spec.min_gpus <= gpus <= (spec.max_gpus or gpus):
-            pytest.skip(f"{framework} does not run on {gpus} devices")
+            pytest.skip(f"{framework} does not run on {counted(gpus, 'device')}")
         return spec
 
     def _checked_form(self, spec: FrameworkSpec, model: str, own: StepForm | None) -> StepForm:

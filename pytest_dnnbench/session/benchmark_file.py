@@ -11,6 +11,7 @@ pytest-benchmark writes it (`make_plain`) and where it leaves this process (`pac
 import json
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ import msgspec
 import pytest
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.outputs import check_folder
 from pytest_dnnbench.results.records.schema import Record, SessionEntry
 
 KEY = "dnnbench"
@@ -54,6 +56,13 @@ def records(config: pytest.Config) -> dict[str, Record]:
 def attach(benchmark: Any, record: Record) -> None:
     """Puts a case's record into the `benchmark` fixture of its test, which saves it."""
     benchmark.extra_info[KEY] = record
+
+
+def drop_earlier(config: pytest.Config, fullname: str) -> None:
+    """Drops what an earlier run of the same test has left, as pytest-rerunfailures makes them: a
+    file that holds a case twice could not be read again."""
+    kept = _session(config).benchmarks
+    kept[:] = [each for each in kept if not (is_ours(each) and each.fullname == fullname)]
 
 
 def make_plain(output: dict[str, Any], session: SessionEntry) -> None:
@@ -123,12 +132,53 @@ def watch_saving(
         except Exception as error:
             if not any(map(is_ours, session.benchmarks)):
                 raise  # other people's benchmarks are other people's affair
-            unsaved = [
-                pack(benchmark) for benchmark in session.benchmarks if not benchmark.has_error
-            ]
-            failed(error, " and ".join(_targets(session)), unsaved)
+            failed(error, " and ".join(_targets(session)), packed(config))
 
     session.handle_saving = guarded
+
+
+def watch_display(config: pytest.Config, failed: Callable[[Exception], None]) -> None:
+    """From now on an error of pytest-benchmark's table or histogram calls `failed(error)` instead
+    of hiding what pytest has to say about the tests. Its own verdicts stay errors."""
+    session = _session(config)
+    if session is None:
+        return
+    from pytest_benchmark.session import PerformanceRegression
+
+    display = session.display
+
+    def guarded(terminal: Any) -> None:
+        try:
+            display(terminal)
+        except (PerformanceRegression, pytest.UsageError):
+            raise
+        except Exception as error:
+            if not any(map(is_ours, session.benchmarks)):
+                raise
+            failed(error)
+
+    session.display = guarded
+
+
+def check_histogram(config: pytest.Config) -> None:
+    """Raises UsageError where pytest-benchmark lacks what draws its histograms: it would notice
+    after the last case."""
+    drawn = getattr(_session(config), "histogram", None)
+    lacking = [name for name in ("pygal", "pygaljs") if find_spec(name) is None]
+    if drawn and lacking:
+        raise UsageError(
+            f"--benchmark-histogram needs {' and '.join(lacking)}, not installed here: pip"
+            " install 'pytest-benchmark[histogram]', or leave it out (--dnn-report DIR draws"
+            " without)"
+        )
+
+
+def check_storage(config: pytest.Config) -> None:
+    """Raises UsageError where the session is to be saved in a folder that cannot be written to."""
+    session = _session(config)
+    path = getattr(session.storage, "path", None)
+    if path is not None and (session.save or session.autosave):
+        check_folder("--benchmark-storage", Path(path))
 
 
 def _targets(session: Any) -> list[str]:
@@ -171,14 +221,23 @@ def time_under_xdist(config: pytest.Config) -> None:
 def take_packed(config: pytest.Config) -> list[dict[str, Any]]:
     """Takes the benchmarks of the test that has just run, as plain data that a report can carry."""
     session = _session(config)
-    packed = [pack(benchmark) for benchmark in session.benchmarks if not benchmark.has_error]
+    taken = packed(config)
     session.benchmarks.clear()
-    return packed
+    return taken
 
 
-def add_packed(config: pytest.Config, packed: dict[str, Any]) -> None:
+def add_packed(config: pytest.Config, benchmark_data: dict[str, Any]) -> None:
     """Hands a benchmark of an xdist worker to pytest-benchmark, which saves and compares it."""
-    _session(config).benchmarks.append(unpack(packed))
+    benchmark = unpack(benchmark_data)
+    drop_earlier(config, benchmark.fullname)
+    _session(config).benchmarks.append(benchmark)
+
+
+def packed(config: pytest.Config) -> list[dict[str, Any]]:
+    """All benchmarks of the session as plain data, without those of tests that raised."""
+    session = _session(config)
+    benchmarks = session.benchmarks if session else []
+    return [pack(benchmark) for benchmark in benchmarks if not benchmark.has_error]
 
 
 def pack(benchmark: Any) -> dict[str, Any]:
@@ -190,18 +249,18 @@ def pack(benchmark: Any) -> dict[str, Any]:
     return dict(json.loads(json.dumps(benchmark.as_dict(include_data=True), default=plain)))
 
 
-def unpack(packed: dict[str, Any]) -> Any:
+def unpack(plain: dict[str, Any]) -> Any:
     """The same benchmark, as pytest-benchmark keeps it."""
     from pytest_benchmark import stats
 
     metadata: Any = stats.Metadata
     names = ("name", "fullname", "group", "param", "params", "extra_info")
     fixture = SimpleNamespace(
-        **{name: packed[name] for name in names}, cprofile_stats=None, has_error=False
+        **{name: plain[name] for name in names}, cprofile_stats=None, has_error=False
     )
     if KEY in fixture.extra_info:
         attach(fixture, msgspec.convert(fixture.extra_info[KEY], Record))
-    benchmark = metadata(fixture, packed["stats"]["iterations"], packed["options"])
-    for duration in packed["stats"]["data"]:
+    benchmark = metadata(fixture, plain["stats"]["iterations"], plain["options"])
+    for duration in plain["stats"]["data"]:
         benchmark.stats.update(duration)
     return benchmark

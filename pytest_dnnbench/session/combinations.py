@@ -10,15 +10,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pytest_dnnbench.case import devices_id
+from pytest_dnnbench.case import Case, devices_id
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
-from pytest_dnnbench.controller.case_run import load
+from pytest_dnnbench.controller.case_run import check_rules, load
 from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session import shapes
-from pytest_dnnbench.session.compile_cache import check_compiler
+from pytest_dnnbench.session.compile_cache import check_compiler_of_torch
 from pytest_dnnbench.session.settings import ALL, Settings
-from pytest_dnnbench.session.shapes import Shapes
+from pytest_dnnbench.session.shapes import Shapes, options_in
 from pytest_dnnbench.step_form import FORM_FIELDS, StepForm
 
 
@@ -28,6 +28,11 @@ class Combinations:
 
     def __init__(self, settings: Settings, catalog: Catalog, machine: Machine) -> None:
         self._settings, self._catalog, self._kind = settings, catalog, machine.kind
+        if settings.precision == "tf32" and machine.kind != "cuda":
+            raise UsageError(
+                "--dnn-precision tf32 needs a CUDA device, and there is none"
+                f" ({machine.describe()}): use fp32 or bf16"
+            )
         self.counts = settings.counts(machine.default_count)
         """Of devices, as the options have them."""
         for count in self.counts:
@@ -40,6 +45,7 @@ class Combinations:
             spec.name: self.counts if self.shapes else self._fitting_counts(spec)
             for spec in self._specs
         }
+        self._check_rules()
 
     def parameters(self, wanted: Sequence[str]) -> list[str]:
         """The wanted parameters, and the shape where the session has any and the test lets it
@@ -106,7 +112,7 @@ class Combinations:
         """Raises UsageError for a form that a framework which the user has named does not take, or
         that none takes. Cases of other frameworks are skipped, each with the reason."""
         if self._settings.compile and self._kind == "cpu":
-            check_compiler()
+            check_compiler_of_torch()
         refusals = []
         for spec in self._specs:
             try:
@@ -123,6 +129,27 @@ class Combinations:
         if self._are_named or self._settings.shapes:
             for spec, model in itertools.product(self._specs, self._settings.models):
                 spec.check_model(model, self._catalog.model(model))
+
+    def _check_rules(self) -> None:
+        """Raises UsageError for options that a framework's rules do not allow together, in any of
+        its cases."""
+        settings, sizes = self._settings, ["framework", "gpus"]
+        if self.shapes:
+            sizes.append(shapes.FIXTURE)
+        for spec, model in itertools.product(self._specs, settings.models):
+            for count, shape in self._sizes(spec, sizes):
+                given = settings.framework_options.get(spec.name, {})
+                case = Case(
+                    framework=spec.name,
+                    model=model,
+                    gpus=count,
+                    phase="train",
+                    precision=settings.precision,
+                    device=self._kind,
+                    options={**given, **options_in(shape, spec, count, {})},
+                    form=self.form(model, spec),
+                )
+                check_rules(spec, case)
 
     def _fitting_counts(self, spec: FrameworkSpec) -> tuple[int, ...]:
         """The session's counts that a framework runs on. Raises UsageError where its options allow

@@ -25,7 +25,7 @@ class CompileCache:
         """The environment variables of ranks that compile. Raises UsageError where CPU ranks have
         no C++ compiler."""
         if self._device == "cpu":
-            check_compiler()
+            check_compiler_of_torch()
         chosen = dict[str, str]()
         if CACHE_VARIABLE not in os.environ:
             if self._folder is None:
@@ -44,7 +44,7 @@ class CompileCache:
             self._folder = None
 
 
-def check_compiler() -> None:
+def check_compiler_of_torch() -> None:
     """Raises UsageError where torch will find no C++ compiler."""
     named = os.environ.get("CXX")
     if any(map(shutil.which, (named,) if named else COMPILERS)):

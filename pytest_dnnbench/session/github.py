@@ -118,7 +118,7 @@ def _failure(record: Record) -> str:
     verdict = record.verdict
     regressed = verdict.status == "regressed"
     reasons = [failure_message(record)] if regressed else notes_of(verdict)
-    if unlike := side_by_side_text.failure_message(record):
+    if unlike := side_by_side_text.side_failure_message(record):
         reasons = [*reasons, unlike]
     return "\n".join(reasons)
 
@@ -175,7 +175,7 @@ def _markdown(records: Mapping[str, Record], comparison: SessionComparison | Non
     """The parts of the job's summary, the most important first."""
     from pytest_dnnbench.report.captions import caption
     from pytest_dnnbench.report.functions import function_table
-    from pytest_dnnbench.report.paste import markdown, side_lines
+    from pytest_dnnbench.report.paste import markdown_tables, side_lines
     from pytest_dnnbench.report.rows import sections
     from pytest_dnnbench.report.side_by_side import side_table
     from pytest_dnnbench.report.table import study_of
@@ -186,7 +186,7 @@ def _markdown(records: Mapping[str, Record], comparison: SessionComparison | Non
         parts.append(compare_text.markdown(comparison))
     if sides is not None:
         parts.append("\n".join(side_lines(sides)))
-    figures = markdown(sections(study), function_table(study), None, caption(study))
+    figures = markdown_tables(sections(study), function_table(study), None, caption(study))
     if not parts:
         return [f"### Benchmarks: no baseline\n\n{figures}"]
     return [*parts, f"<details><summary>all figures</summary>\n\n{figures}\n</details>"]

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.completeness import Completion
-from pytest_dnnbench.session.journal_head import differences, journal_head
+from pytest_dnnbench.session.journal_head import head_differences, journal_head
 from pytest_dnnbench.session.journaled_launches import KeptLaunches
 from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.saving import Saving
@@ -77,8 +78,8 @@ class Journaling:
             return
         complete = state.part(self._config, Completion).is_complete(session, exitstatus)
         saved = not state.part(self._config, Saving).failure
-        done = complete and saved and not session.shouldstop and not session.shouldfail
-        if done or self._kept.is_empty:
+        is_finished = complete and saved and not session.shouldstop and not session.shouldfail
+        if is_finished or self._kept.is_empty:
             self._kept.journal.discard()
             return
         self._kept.journal.close()
@@ -125,7 +126,7 @@ def open_journal(
         announce(f"dnnbench: no journal of this session: {error}")
         return None
     try:
-        if unlike := differences(journal.head, head):
+        if unlike := head_differences(journal.head, head):
             raise DataError(
                 f"--dnn-resume: the session in {path} was another one: {'; '.join(unlike)}."
                 " Make them alike, or run without --dnn-resume, which sets the journal aside"
@@ -135,7 +136,7 @@ def open_journal(
         raise
     journal.go_on()
     cut_off = "; one that was cut off is measured again" if journal.cut_off else ""
-    announce(f"dnnbench: {len(journal.kept)} launches are taken from {path}{cut_off}")
+    announce(f"dnnbench: {counted(len(journal.kept), 'launch')} taken from {path}{cut_off}")
     return journal
 
 

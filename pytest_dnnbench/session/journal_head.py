@@ -43,15 +43,15 @@ def journal_head(shared: Resources, cases: list[str]) -> JournalHead:
     options = {
         name: value for name, value in asdict(shared.settings).items() if name not in NOT_MEASURED
     }
-    return JournalHead(cases, plain(options), plain(environment))
+    return JournalHead(cases, through_json(options), through_json(environment))
 
 
-def plain(value: dict[str, Any]) -> dict[str, Any]:
+def through_json(value: dict[str, Any]) -> dict[str, Any]:
     """The value as it is after its way through JSON."""
     return dict(json.loads(json.dumps(value)))
 
 
-def differences(then: JournalHead, now: JournalHead) -> list[str]:
+def head_differences(then: JournalHead, now: JournalHead) -> list[str]:
     """What an interrupted session and the one that is to continue it do not have in common."""
     unlike = [
         f"{name}: {before.get(name)} then, {after.get(name)} now"

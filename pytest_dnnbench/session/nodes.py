@@ -3,8 +3,8 @@ told. Not here: what nodes do (controller/cluster.py)."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
+import platform
 import shlex
 import signal
 import sys
@@ -25,7 +25,10 @@ from pytest_dnnbench.controller.slurm import (
     in_allocation,
     slurm,
 )
+from pytest_dnnbench.counted import counted, verb
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.installed import packages
+from pytest_dnnbench.session.node_names import names_of
 from pytest_dnnbench.session.settings import Settings
 
 NONE = "none"
@@ -37,7 +40,7 @@ ENGINES: dict[str, EngineFactory] = {"prefix": prefix, "slurm": slurm, "mpirun":
 def engine_of(settings: Settings, added: Mapping[str, EngineFactory]) -> Engine | None:
     """The engine of a session; None where it stays on this machine. Raises UsageError."""
     factories, names = {**ENGINES, **added}, _names(settings.nodes)
-    command = tuple(shlex.split(settings.engine_command or ""))
+    command = _words_of(settings.engine_command or "")
     if settings.engine == NONE:
         return None
     if settings.engine is None:
@@ -59,26 +62,36 @@ def engine_of(settings: Settings, added: Mapping[str, EngineFactory]) -> Engine 
     return factories[settings.engine](names, command)
 
 
+def _words_of(command: str) -> tuple[str, ...]:
+    """The words of --dnn-engine-command. Raises UsageError."""
+    try:
+        return tuple(shlex.split(command))
+    except ValueError as error:
+        raise UsageError(
+            f"--dnn-engine-command {command!r} cannot be divided into words"
+            f" ({str(error).lower()}): close its quotes"
+        ) from None
+
+
 def _names(nodes: str | None) -> tuple[str, ...]:
-    """The names in --dnn-nodes; none where it is a number."""
-    if nodes is None or nodes.strip().isdigit():
-        return ()
-    names = tuple(name.strip() for name in nodes.split(","))
-    for name in names:
-        if not name or name.startswith("-") or not name.isprintable():
-            raise UsageError(f"--dnn-nodes {nodes!r}: {name!r} is no name of a node")
-        if names.count(name) > 1:
-            raise UsageError(f"--dnn-nodes {nodes!r} names {name!r} twice")
-    return names
+    """The names in --dnn-nodes; none where it is a number. Raises UsageError."""
+    return () if nodes is None or _is_number(nodes) else names_of(nodes)
+
+
+def _is_number(nodes: str) -> bool:
+    return nodes.strip().isascii() and nodes.strip().isdigit()
 
 
 def _spread(nodes: str | None, available: int) -> int | None:
     """The number in --dnn-nodes. Raises UsageError for one that cannot be."""
-    if nodes is None or not nodes.strip().isdigit():
+    if nodes is None or not _is_number(nodes):
         return None
     number = int(nodes)
     if not 1 <= number <= available:
-        raise UsageError(f"--dnn-nodes is {number}, and there are {available} nodes")
+        raise UsageError(
+            f"--dnn-nodes is {number}, and there {verb(available, 'is', 'are')}"
+            f" {counted(available, 'node')}: give a number from 1 to {available}"
+        )
     return number
 
 
@@ -99,7 +112,8 @@ def stopping(announce: Callable[[str], None], *, for_time: bool = False) -> Call
 def hello(preload: Sequence[str], *, device: str, timed: bool, lease_timeout_s: float) -> Hello:
     """What an agent is told first, of this process as it is now."""
     return Hello(
-        version=importlib.metadata.version("pytest-dnnbench"),
+        python=platform.python_version(),
+        packages=packages(),
         directory=os.getcwd(),
         sys_path=list(sys.path),
         environment=decides_speed(os.environ),

@@ -20,6 +20,9 @@ _TRUTH = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(
     ("false", "0", "no", "off"), False
 )
 
+MOST_WHOLE = 1_000_000_000
+"""Of whole numbers without a bound of their own: beyond any use, and libraries still take it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -73,19 +76,21 @@ class Option:
             return tuple(value.strip() for value in values if value.strip())
         if self.kind is bool:
             if str(text).lower() not in _TRUTH:
-                raise UsageError(f"{place} {text!r} is neither true nor false")
+                raise UsageError(f"{place} {text!r} is neither true nor false: write one of them")
             return _TRUTH[str(text).lower()]
         try:
             value = self.kind(text)
         except (TypeError, ValueError):
-            raise UsageError(f"{place} {text!r} is not a number ({self.kind.__name__})") from None
+            example = "a whole number, as 3" if self.kind is int else "a number, as 2.5"
+            raise UsageError(f"{place} {text!r} is not a number: write {example}") from None
         if self.choices and value not in self.choices:
             choices = ", ".join(self.choices)
             raise UsageError(f"{place} {value!r} is unknown: choose from {choices}")
         if self.at_least is not None and not value >= self.at_least:
             raise UsageError(f"{place} is {value}: it must be at least {self.at_least:g}")
-        if self.at_most is not None and not value <= self.at_most:
-            raise UsageError(f"{place} is {value}: it must be at most {self.at_most:.10g}")
+        most = MOST_WHOLE if self.at_most is None and self.kind is int else self.at_most
+        if most is not None and not value <= most:
+            raise UsageError(f"{place} is {value}: it must be at most {most:.10g}")
         return value
 
     def of_command_line(self, given: Any) -> Any:

@@ -143,12 +143,12 @@ def make_side(
         paths=paths,
         variables=dict(asked.variables),
         requirement=" ".join(asked.requirements),
-        differences=differences(side, asked, front),
+        differences=side_differences(side, asked, front),
     )
     return side, entry
 
 
-def differences(side: Side, asked: Asked, front: Sequence[str] = ()) -> list[str]:
+def side_differences(side: Side, asked: Asked, front: Sequence[str] = ()) -> list[str]:
     """What side B has that differs from side A, with these folders first on its `sys.path`; empty
     where nothing does."""
     ours = software_of(sys.executable, [*front, *sys.path])

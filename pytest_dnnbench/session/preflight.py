@@ -10,6 +10,7 @@ import pytest
 
 from pytest_dnnbench.controller.node_placement import NodePlacements
 from pytest_dnnbench.controller.preflight import preflight
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.harmless import one_line
 from pytest_dnnbench.session import benchmark_file, state
@@ -94,7 +95,7 @@ def summary_of(entry: PreflightEntry) -> str:
             f" {_span([f'{1e6 * figure:.0f}' for figure in (min(late_s), max(late_s))])} us"
         )
     if entry.links_left_out:
-        parts.append(f"{entry.links_left_out} links left out for want of time")
+        parts.append(f"{counted(entry.links_left_out, 'link')} left out for want of time")
     return "; ".join(parts)
 
 

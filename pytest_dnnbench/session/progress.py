@@ -123,6 +123,10 @@ class LiveProgress:
         except pytest.skip.Exception:
             failed = False
             raise
+        except (KeyboardInterrupt, pytest.exit.Exception):
+            failed = False
+            self._note_cut_off(item)
+            raise
         finally:
             self._item = None
             self._note(
@@ -145,9 +149,17 @@ class LiveProgress:
         skipped = not launched and not failed
         self._pace.note(item.nodeid, 0.0 if skipped else seconds, over=failed or skipped)
         if not self.terminal.rewrites and item.stash.get(EARLY_ROUND, 0) and not skipped:
-            place = f"dnnbench: case {self._numbers[item.nodeid]} of {len(self._numbers)}"
             words = [self._rate(item) if launched else "failed", *time_left(self._pace.left_s)]
-            self.terminal.write_line(f"{place}, {item.name}: {', '.join(words)}")
+            self.terminal.write_line(f"{self._place(item)}: {', '.join(words)}")
+
+    def _note_cut_off(self, item: pytest.Item) -> None:
+        """Tells of a case in which the session was stopped: nothing is wrong with it."""
+        if item.nodeid in self._numbers and not self.terminal.rewrites:
+            self.terminal.write_line(f"{self._place(item)}: cut off")
+
+    def _place(self, item: pytest.Item) -> str:
+        number = self._numbers[item.nodeid]
+        return f"dnnbench: case {number} of {len(self._numbers)}, {item.name}"
 
     def _rate(self, item: pytest.Item) -> str:
         launch = self._resources.runs[item.nodeid].launches[-1]

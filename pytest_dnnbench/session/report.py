@@ -33,7 +33,7 @@ class SessionReport:
             from pytest_dnnbench.report.write import check_writable
 
             try:
-                check_writable(self._folder)
+                check_writable(self._folder, "--dnn-report")
             except UsageError as error:
                 raise state.refused(error) from None
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import pytest
@@ -74,30 +73,18 @@ class Resources:
     ) -> None:
         self.catalog = catalog
         self.settings = settings
-        installed = [spec for spec in catalog.frameworks.values() if not spec.missing()]
-        self.server = ForkServer(
-            (*PRELOAD, *(name for spec in installed for name in spec.preload)), this_side(settings)
-        )
-        here = partial(self._placements_here, timed=timed, side_by_side=side_by_side)
+        self.server = ForkServer(_preload(catalog), this_side(settings))
+        self._timed = timed
+        self._side_by_side = side_by_side
         self._announce = announce
-        self.cluster: Cluster | None = None
-        if engine is not None:
-            _check_for_nodes(settings, side_by_side=side_by_side)
-            self.cluster = cluster_of(
-                settings,
-                engine,
-                self.server,
-                lambda: here(_machine(settings), ()),
-                timed=timed,
-                announce=announce,
-            )
+        self.cluster = None if engine is None else self._connected(engine)
         try:
             self._fit()
         except BaseException:
             self.close()
             raise
         self.placements = (
-            here(self.machine, self.combinations.counts)
+            self._placements_here(self.machine, self.combinations.counts)
             if self.cluster is None
             else self._on_nodes(self.cluster)
         )
@@ -110,8 +97,20 @@ class Resources:
         """Facts that a session which continues this one must have too."""
         self.launch_plan: LaunchPlan | None = None
         self.preflight: PreflightEntry | None = None
-        self._data: MnistFiles | None = None
+        self._mnist: MnistFiles | None = None
         self._text: TextFile | None = None
+
+    def _connected(self, engine: Engine) -> Cluster:
+        """The session's nodes. Raises UsageError."""
+        _check_for_nodes(self.settings, side_by_side=self._side_by_side)
+        return cluster_of(
+            self.settings,
+            engine,
+            self.server,
+            lambda: self._placements_here(_machine(self.settings), ()),
+            timed=self._timed,
+            announce=self._announce,
+        )
 
     def _fit(self) -> None:
         """Finds the machine, and what its cases combine. Raises UsageError where the settings do
@@ -123,16 +122,14 @@ class Resources:
         self.settings = self.settings.on(self.machine.kind)
         self.combinations = Combinations(self.settings, self.catalog, self.machine)
 
-    def _placements_here(
-        self, machine: Machine, counts: tuple[int, ...], *, timed: bool, side_by_side: bool
-    ) -> Placements:
+    def _placements_here(self, machine: Machine, counts: tuple[int, ...]) -> Placements:
         """The placements of this machine."""
-        timeout_s = self.settings.lease_timeout
+        timeout_s, side_by_side = self.settings.lease_timeout, self._side_by_side
         return Placements(
             machine,
             Leases(timeout_s=timeout_s, announce=self._announce, needed=side_by_side),
             counts,
-            timed=timed,
+            timed=self._timed,
             side_by_side=side_by_side,
             server_pid=lambda: self.server.pid,
         )
@@ -200,14 +197,9 @@ class Resources:
         )
 
     def check(self) -> None:
-        """Raises UsageError for what no case can have on this machine, or DataError for data that
-        are not there; to be called before anything is measured."""
-        if self.settings.precision == "tf32" and self.machine.kind != "cuda":
-            raise UsageError(
-                "--dnn-precision tf32 needs a CUDA device, and there is none"
-                f" ({self.machine.describe()}): use fp32 or bf16"
-            )
-        self.data()
+        """Raises DataError for data that are not there, UsageError for what they cannot be used
+        for; to be called before anything is measured."""
+        self.mnist()
         self.text()
 
     def text(self) -> TextFile | None:
@@ -217,28 +209,34 @@ class Resources:
             self._text = find_text(self.settings.text)
         return self._text
 
-    def data(self) -> MnistFiles | None:
+    def mnist(self) -> MnistFiles | None:
         """The MNIST files of the session, checked once, fetched if asked for; None for synthetic
         data."""
         settings = self.settings
-        if settings.dataset != "mnist" or self._data is not None:
-            return self._data
+        if settings.dataset != "mnist" or self._mnist is not None:
+            return self._mnist
         assert settings.data_dir is not None
         try:
-            self._data = find_mnist(settings.data_dir)
+            self._mnist = find_mnist(settings.data_dir)
         except DataError:
             if not settings.download:
                 raise
             self.ranks(1).launch(DOWNLOAD, settings.data_dir, returns=Any)
-            self._data = find_mnist(settings.data_dir)
+            self._mnist = find_mnist(settings.data_dir)
         most = max(self.combinations.counts)
-        share = min(self._data.train_count, self._data.validate_count) // most
+        share = min(self._mnist.train_count, self._mnist.validate_count) // most
         if share < settings.batch_size and settings.scaling == "weak":
             raise DataError(
                 f"--dnn-batch-size {settings.batch_size}: the data holds only {share} images per"
-                f" rank for {most} ranks ({self._data.split}): use at most {share}"
+                f" rank for {most} ranks ({self._mnist.split}): use at most {share}"
             )
-        return self._data
+        return self._mnist
+
+
+def _preload(catalog: Catalog) -> tuple[str, ...]:
+    """What the fork server imports: what every rank needs, and the installed frameworks."""
+    installed = [spec for spec in catalog.frameworks.values() if not spec.missing()]
+    return (*PRELOAD, *(name for spec in installed for name in spec.preload))
 
 
 def _machine(settings: Settings) -> Machine:
@@ -255,9 +253,11 @@ def _machine(settings: Settings) -> Machine:
 
 def resources(config: pytest.Config) -> Resources:
     """The session's resources. Raises pytest.UsageError when the settings do not fit the
-    machine."""
+    machine, or its nodes cannot be had: the same every time, for nodes may be waited for long."""
     if shared := resources_in_use(config):
         return shared
+    if refused := config.stash.get(state.REFUSED, None):
+        raise refused
     try:
         shared = Resources(
             state.settings(config),
@@ -268,7 +268,8 @@ def resources(config: pytest.Config) -> Resources:
             engine=engine_of(state.settings(config), config.stash[state.ENGINES]),
         )
     except UsageError as error:
-        raise state.refused(error) from None
+        refused = config.stash[state.REFUSED] = state.refused(error)
+        raise refused from None
     state.keep(config, shared)
     return shared
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Generator
 import pytest
 from _pytest.runner import runtestprotocol
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.session import state
-from pytest_dnnbench.session.benchmark_file import is_timed
+from pytest_dnnbench.session.benchmark_file import check_histogram, check_storage, is_timed
 from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.side_by_side import side_by_side
 from pytest_dnnbench.session.state import EARLY_FAILURE, EARLY_ROUND
@@ -43,8 +44,16 @@ class Rounds:
         return (yield)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
-        """Reports a case that failed in an early round instead of running it again."""
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> bool | None:
+        """Runs a case in an early round without a report. In the last round it reports one that
+        failed in an early round instead of running it again."""
+        if EARLY_ROUND in item.stash:
+            early = runtestprotocol(item, nextitem=nextitem, log=False)
+            if any(report.failed for report in early):
+                item.stash[EARLY_FAILURE] = early
+            return True
         reports = item.stash.get(EARLY_FAILURE, None)
         if reports is None:
             return None
@@ -57,12 +66,14 @@ class Rounds:
 
 def _check(config: pytest.Config) -> None:
     """Raises pytest.UsageError for settings with which no case can run here."""
-    settings = state.settings(config)
-    if settings.dataset != "synthetic" or settings.precision == "tf32":
-        try:
+    try:
+        if is_timed(config):
+            check_histogram(config)
+            check_storage(config)
+        if state.settings(config).dataset != "synthetic":
             resources(config).check()
-        except DnnbenchError as error:
-            raise state.refused(error) from None
+    except DnnbenchError as error:
+        raise state.refused(error) from None
 
 
 def catch_up(item: pytest.Item, launches: int) -> None:
@@ -87,7 +98,7 @@ def _run_all_rounds(session: pytest.Session, announce: Callable[[str], None]) ->
         ]
         if not items:
             return
-        announce(f"dnnbench: round {number} of {launches}, {len(items)} cases")
+        announce(f"dnnbench: round {number} of {launches}, {counted(len(items), 'case')}")
         for item, following in zip(items, [*items[1:], None], strict=True):
             if session.shouldstop or session.shouldfail:
                 return
@@ -97,13 +108,13 @@ def _run_all_rounds(session: pytest.Session, announce: Callable[[str], None]) ->
 
 
 def _run_early(item: pytest.Item, following: pytest.Item | None, number: int) -> None:
+    """As pytest's own loop does, so that what other plugins wrap around a test is there too: the
+    limit of pytest-timeout, filters of warnings, comparisons in assertions."""
     item.stash[EARLY_ROUND] = number
     try:
-        reports = runtestprotocol(item, nextitem=following, log=False)
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
     finally:
         del item.stash[EARLY_ROUND]
-    if any(report.failed for report in reports):
-        item.stash[EARLY_FAILURE] = reports
 
 
 def _announcer(config: pytest.Config) -> Callable[[str], None]:

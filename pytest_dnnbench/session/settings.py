@@ -26,6 +26,7 @@ from pytest_dnnbench.run_length import (
     FUNCTION_ON_CPU,
     FUNCTION_ON_GPU,
     MOST_FUNCTION_STEPS,
+    MOST_SECONDS,
     TIMED_ON_GPU,
     TIMED_STEPS,
     Length,
@@ -54,6 +55,9 @@ EFFECT = 0.05
 MOST_SEED = 2**32 - 1
 """NumPy takes no larger seed. A rank's own lies a little above it, which torch takes."""
 
+MOST_RANKS = 1_000_000
+"""More than any machine has."""
+
 ALL = "all"
 """Stands for every framework of the catalog, also those that do not run by default."""
 
@@ -67,6 +71,7 @@ class Settings:
         None,
         "run cases on 1, 2, 4, ... up to this many devices (default: all GPUs; CPU: 2)",
         at_least=1,
+        at_most=MOST_RANKS,
     )
     gpu_counts: tuple[int, ...] | None = option(
         tuple, None, "run cases on exactly these device counts instead, as in 1,3"
@@ -178,7 +183,12 @@ class Settings:
         ini=int | str,
     )
     timeout: float = option(
-        float, 600.0, "seconds that one launch may take", at_least=1, measured=False
+        float,
+        600.0,
+        "seconds that one launch may take",
+        at_least=1,
+        at_most=MOST_SECONDS,
+        measured=False,
     )
     progress: str = choice(
         "auto",
@@ -238,6 +248,7 @@ class Settings:
         3600.0,
         "seconds that a launch may wait for devices in use",
         at_least=0,
+        at_most=MOST_SECONDS,
         measured=False,
     )
     seed: int = option(int, 0, "seed of weights, data and shuffling", at_least=0, at_most=MOST_SEED)

@@ -12,12 +12,13 @@ from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.results.statistics.paired import MOST_ROUNDS
 from pytest_dnnbench.run_length import as_seconds, as_warmup
-from pytest_dnnbench.session.option import Option, framework_options
+from pytest_dnnbench.session.option import MOST_WHOLE, Option, framework_options
 from pytest_dnnbench.session.settings import (
     ALL,
     BY_DEVICE,
     DEFAULT_LAUNCHES,
     EFFECT,
+    MOST_RANKS,
     OPTIONS,
     Settings,
 )
@@ -152,9 +153,10 @@ def _percentage(text: str | None) -> float | None:
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:20]) <= MOST_RANKS):
         raise UsageError(
-            f"--dnn-gpu-counts {text!r} is not a count: write whole numbers from 1, as in 1,2,4"
+            f"--dnn-gpu-counts {text!r} is not a count: write whole numbers from 1 to"
+            f" {MOST_RANKS:,}, as in 1,2,4"
         )
     return int(text)
 
@@ -174,6 +176,8 @@ def _launches(text: str) -> tuple[int, float | None]:
         raise UsageError(
             f"--dnn-launches {text!r} is not a number: write a number such as 5, auto, or auto:3%"
         ) from None
-    if count < 1:
-        raise UsageError(f"--dnn-launches is {count}: it must be at least 1")
+    if not 1 <= count <= MOST_WHOLE:
+        raise UsageError(
+            f"--dnn-launches is {count}: it must be at least 1 and at most {MOST_WHOLE}"
+        )
     return count, None

@@ -10,6 +10,7 @@ from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.catalog.frameworks import OF_SHAPES
 from pytest_dnnbench.controller.case_run import load
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session.settings import ALL, Settings
 from pytest_dnnbench.shape import Shape, shape_of, shapes_of
@@ -92,8 +93,8 @@ def options_in(
         raise UsageError(f"the shape of this case is {shape}, which {spec.name} does not run")
     if shape.gpus != ranks:
         raise UsageError(
-            f"the shape of this case is {shape}, and the test measures on {ranks} ranks: give"
-            " process_group(gpus)"
+            f"the shape of this case is {shape}, and the test measures on"
+            f" {counted(ranks, 'rank')}: give process_group(gpus)"
         )
     if both := sorted(options.keys() & own.keys()):
         raise UsageError(
@@ -110,7 +111,7 @@ def _run_by(spec: FrameworkSpec, shapes: Iterable[Shape]) -> list[Shape]:
 def _check_count(shape: Shape, counts: Sequence[int]) -> None:
     if shape.gpus not in counts:
         raise UsageError(
-            f"--dnn-shapes {shape} takes {shape.gpus} GPUs, and the session runs on"
+            f"--dnn-shapes {shape} takes {counted(shape.gpus, 'GPU')}, and the session runs on"
             f" {', '.join(map(str, counts))}: leave --gpus and --dnn-gpu-counts out, for shapes say"
             " their number themselves"
         )

@@ -234,9 +234,9 @@ class SideBySide:
 
     def failure(self, record: Record) -> str | None:
         """Why the comparison fails the case's test; None where it does not."""
-        from pytest_dnnbench.results.verdicts.side_by_side_text import failure_message
+        from pytest_dnnbench.results.verdicts.side_by_side_text import side_failure_message
 
-        return failure_message(record)
+        return side_failure_message(record)
 
     def _start(self, settings: Settings, cases: list[pytest.Item]) -> None:
         from pytest_dnnbench.controller.forkserver import ForkServer

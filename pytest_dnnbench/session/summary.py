@@ -75,12 +75,12 @@ class Summary:
         if shared is None or not records:
             return
         from pytest_dnnbench.report.disturbances import disturbances
-        from pytest_dnnbench.report.table import render, study_of
+        from pytest_dnnbench.report.table import study_of, table_lines
 
         terminalreporter.section("dnnbench")
         terminalreporter.write_line(shared.machine.describe())
         terminalreporter.write_line("")
-        for line in render(study_of(records), shutil.get_terminal_size().columns):
+        for line in table_lines(study_of(records), shutil.get_terminal_size().columns):
             terminalreporter.write_line(line.text, **dict.fromkeys(line.markup, True))
         if text := disturbances(records.values()):
             terminalreporter.write_line(one_line(text), yellow=True)

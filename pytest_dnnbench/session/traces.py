@@ -3,13 +3,13 @@ ranks write them (rank/breakdown/profiled_steps.py)."""
 
 import hashlib
 import re
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.function_case import MeasuredCase
+from pytest_dnnbench.outputs import make_folder
 from pytest_dnnbench.session import state
 
 _MOST_NAME = 120
@@ -29,21 +29,9 @@ class Traces:
         if folder is None or self._config.option.collectonly or state.is_xdist_worker(self._config):
             return
         try:
-            check_folder(Path(folder))
+            make_folder("--dnn-traces", Path(folder))
         except UsageError as error:
             raise state.refused(error) from None
-
-
-def check_folder(folder: Path) -> None:
-    """Makes the folder. Raises UsageError when no trace could be written to it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(
-            f"--dnn-traces {folder}: cannot be written to ({error.strerror}): give another folder"
-        ) from None
 
 
 def trace_path(folder: str, case: MeasuredCase) -> str:

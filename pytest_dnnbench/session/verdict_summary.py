@@ -6,6 +6,8 @@ from pytest_dnnbench.results.records.schema import Note, Record
 from pytest_dnnbench.results.verdicts.text import notes_of
 from pytest_dnnbench.session.baseline import SessionBaseline
 
+_MOST_BASELINES = 3
+"""Files of a baseline that are named."""
 _MOST_LINES = 12
 """Lines of one kind that are shown; a calibration is asked for by the user and shown whole."""
 
@@ -29,12 +31,22 @@ def _counts(records: Mapping[str, Record], against: SessionBaseline) -> list[str
         return []
     statuses = sorted(record.verdict.status for record in records.values())
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-    lines = [f"verdicts against {baseline.name or 'nothing'}: {counts}"]
+    lines = [f"verdicts against {_baselines(records, baseline.name)}: {counts}"]
     if not baseline.names():
         lines.append("NO BASELINE: no stored session is usable; save one with --benchmark-autosave")
     if left_out := [name for name in against.left_out() if name not in records]:
         lines.append(f"cases of the baseline left out on purpose: {len(left_out)}")
     return lines
+
+
+def _baselines(records: Mapping[str, Record], newest: str | None) -> str:
+    """The files that the cases were compared with, the newest first: a session that lacks some of
+    them leaves those to the one before."""
+    named = [record.verdict.against.file for record in records.values() if record.verdict.against]
+    files = sorted({*named, *([newest] if newest else [])}, key=lambda file: file != newest)
+    if len(files) > _MOST_BASELINES:
+        return f"{', '.join(files[:1])} and {len(files) - 1} more"
+    return ", ".join(files) or "nothing"
 
 
 def _remarks(

@@ -37,7 +37,7 @@ from pytest_dnnbench.results.records.verdict import Confirmation, MetricVerdict
 from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import learn, prior_of
 from pytest_dnnbench.results.verdicts.baseline_command import acceptance
-from pytest_dnnbench.results.verdicts.calibration import summary
+from pytest_dnnbench.results.verdicts.calibration import noise_summary
 from pytest_dnnbench.results.verdicts.judge import (
     judge,
     judge_again,
@@ -268,7 +268,7 @@ class Verdicts:
             if not all(value > 0 for value in launches):
                 continue
             noise = record.noise[metric] = learn([launches], prior_of(metric))
-            text = summary(
+            text = noise_summary(
                 metric,
                 launches[: settings.launches],
                 [launches],

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.session import benchmark_file, rounds, state
 
 _UNTIMED = "dnnbench_untimed"
+_REFUSED = "dnnbench_refused"
 _PACKED = "dnnbench_benchmarks"
 """Attribute of a report: the benchmarks of its test. pytest-xdist carries plain attributes."""
 
@@ -47,15 +49,27 @@ class Xdist:
             self._untimed = UntimedController()
             state.add_part(config, self._untimed)
 
+    def pass_on(self, refused: pytest.UsageError) -> None:
+        """Lets the controller know why no case of the session can be, if this is a worker."""
+        if state.is_xdist_worker(self._config):
+            output: dict[str, Any] = self._config.workeroutput  # type: ignore[attr-defined] # xdist adds it
+            output[_REFUSED] = str(refused)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """An xdist worker is done. Ends the session in the line of one that has refused it: only
+        workers collect, and pytest-xdist takes their end for an error of its own."""
+        if refused := getattr(node, "workeroutput", {}).get(_REFUSED):
+            raise pytest.UsageError(refused)
+
     def summary(self) -> list[tuple[str, str]]:
         """That nothing was timed, where there was something to time."""
         cases = self._untimed.cases if self._untimed else 0
         if not cases:
             return []
-        counted = f"{cases} case{'s' * (cases > 1)}"
         return [
             (
-                f"dnnbench: nothing was timed under -n, only proven ({counted});"
+                f"dnnbench: nothing was timed under -n, only proven ({counted(cases, 'case')});"
                 " add --dnn-parallel to time them side by side on disjoint devices",
                 "",
             )

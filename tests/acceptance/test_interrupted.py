@@ -46,6 +46,17 @@ def test_ranks_kill_their_server(process_group):
 def test_goes_on(process_group):
     assert process_group(2).run(programs.sum_of_ranks) == [1, 1]
 """
+GONE = """
+import shutil
+from pathlib import Path
+
+def pytest_runtest_teardown(item):
+    storage = Path(item.config.option.benchmark_storage)
+    if storage.is_dir():
+        shutil.rmtree(storage)
+    storage.write_text("a file where a folder should be")
+"""
+"""A storage that is removed during the session, and cannot be made again."""
 TINY = (
     "--dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-frameworks single"
     " --dnn-batch-size 8 --dnn-steps 2"
@@ -215,11 +226,12 @@ def test_a_full_disk_loses_nothing_that_was_measured(
     assert kept(result.stdout) == ["single"]
 
 
-def test_a_storage_that_cannot_be_written_loses_nothing(
-    made_up: None, pytester: pytest.Pytester
-) -> None:
-    (pytester.path / "storage").write_text("a file where a folder should be")
+def test_a_storage_that_goes_away_loses_nothing(made_up: None, pytester: pytest.Pytester) -> None:
+    """What could be noticed before the session is refused then (session/test_refusals.py)."""
+    pytester.makeconftest(CONFTEST + GONE)
     result = run("--benchmark-autosave", "--benchmark-storage", "storage")
+    assert "the results could not be saved to" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
     assert result.returncode == pytest.ExitCode.INTERNAL_ERROR, result.stdout + result.stderr
     assert kept(result.stdout) == ["single"]
 
@@ -236,11 +248,15 @@ def test_a_killed_fork_server_fails_its_case_and_no_other(
     )
 
 
-def test_a_storage_outside_the_working_directory_loses_nothing(made_up: None) -> None:
+def test_a_storage_outside_the_working_directory_loses_nothing(
+    made_up: None, pytester: pytest.Pytester, tmp_path: Path
+) -> None:
     """Outside the working directory its very name made pytest-benchmark raise a ValueError."""
-    result = run("--benchmark-storage", "/proc/no-such-folder", "--benchmark-save", "a")
+    pytester.makeconftest(CONFTEST + GONE)
+    storage = str(tmp_path / "storage")
+    result = run("--benchmark-storage", storage, "--benchmark-save", "a")
     assert result.returncode == pytest.ExitCode.INTERNAL_ERROR, result.stdout + result.stderr
-    assert "the results could not be saved to /proc/no-such-folder" in result.stdout
+    assert f"the results could not be saved to {storage}" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
     assert kept(result.stdout) == ["single"]
 
@@ -312,3 +328,49 @@ def test_sessions_without_pytest_benchmark_go_on(
     result = pytester.runpytest_subprocess("-p", "no:benchmark")
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.OK
+
+
+def test_a_table_that_cannot_be_shown_hides_nothing(
+    made_up: None, pytester: pytest.Pytester
+) -> None:
+    """An error in pytest-benchmark's display, as of a histogram that cannot be written, ended the
+    session in its traceback, in place of pytest's own lines."""
+    raising = "\ndef pytest_benchmark_scale_unit(unit):\n    raise RuntimeError('no unit')\n"
+    pytester.makeconftest(CONFTEST + raising)
+    result = run("--benchmark-json", "a.json")
+    assert result.returncode == pytest.ExitCode.INTERNAL_ERROR, result.stdout + result.stderr
+    assert "could not show its table or draw its histogram: RuntimeError: no unit" in result.stdout
+    assert "1 passed" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+    assert json.loads((pytester.path / "a.json").read_text())["benchmarks"]
+
+
+def test_a_case_in_which_the_session_is_stopped_has_not_failed(
+    made_up: None, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(
+        test_cases="""
+        def test_measured(framework, model, gpus, process_group, dnnbench):
+            dnnbench.measure(framework, model, process_group(gpus), phase="train")
+
+        def test_measured_on(framework, model, gpus, process_group, dnnbench):
+            raise KeyboardInterrupt("stopped by SIGTERM")
+        """
+    )
+    result = run("--dnn-launches", "2", "--dnn-gpu-counts", "1")
+    assert result.returncode == pytest.ExitCode.INTERRUPTED
+    assert "case 2 of 2, test_measured_on[single-tests.tiny_models:tiny-1gpu]: cut off" in (
+        result.stdout
+    )
+    assert ": failed" not in result.stdout
+
+
+def test_a_working_directory_that_goes_away_loses_nothing(
+    made_up: None, pytester: pytest.Pytester
+) -> None:
+    """pytest goes back there before anything is saved, and ends in its own traceback."""
+    gone = "\nimport shutil, os\ndef pytest_runtest_teardown():\n    shutil.rmtree(os.getcwd())\n"
+    pytester.makeconftest(CONFTEST + gone)
+    result = run("--benchmark-autosave")
+    assert "dnnbench: the session did not come to its end. What was" in result.stderr
+    assert kept(result.stderr) == ["single"]

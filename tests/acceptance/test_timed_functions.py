@@ -218,4 +218,4 @@ def test_an_interrupted_session_of_functions_is_continued(
     monkeypatch.delenv("STOP_AFTER")
     second = run("--dnn-launches=2", "--dnn-resume", made_up=False)
     second.assert_outcomes(passed=1)
-    second.stdout.fnmatch_lines(["*1 launches are taken from*", "launches measured: 1"])
+    second.stdout.fnmatch_lines(["*1 launch taken from*", "launches measured: 1"])

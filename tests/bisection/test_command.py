@@ -136,7 +136,7 @@ def test_an_unsettled_search_names_who_it_may_be_and_goes_on(
     options = ("--most-sessions", "1")
     assert main(["bisect", *COMMITS, *options, "--", "bench_cases"]) == 1
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("not settled after 1 sessions: the first slow commit is one of ")
+    assert last.startswith("not settled after 1 session: the first slow commit is one of ")
     assert last.count("(25%)") == 4
     assert main(["bisect", "--resume", "--most-sessions", "20"]) == 0
 

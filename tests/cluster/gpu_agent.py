@@ -30,4 +30,6 @@ def main(uuid: str, watts: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    _, uuid, watts, *program = sys.argv
+    sys.argv[1:] = program[-1:]  # the agent's own argument, as an engine gives it
+    main(uuid, float(watts))

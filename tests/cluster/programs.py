@@ -10,11 +10,18 @@ import torch
 import torch.distributed as dist
 
 from pytest_dnnbench.messages import Place
+from pytest_dnnbench.speed_variables import speed_variables
 
 
 def places(place: Place) -> tuple[Place, str, str]:
     """This rank's place, its host's name and gloo's interface."""
     return place, os.uname().nodename, os.environ["GLOO_SOCKET_IFNAME"]
+
+
+def recorded_variables(place: Place) -> dict[str, str]:
+    """The variables of the network that a record of this rank has."""
+    facts = speed_variables(os.environ, place.launch_variables)
+    return {name: value for name, value in facts.items() if name.endswith("_IFNAME")}
 
 
 def doubled(value: dict[str, Any]) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     nodes = [RemoteNode(name, engine, lambda: said) for name in names]
     for node in nodes:
         node.welcome = say.Welcome(
-            1, version="", machine=detect("cpu"), addresses={}, speeds={}, boot_id="",
+            1, machine=detect("cpu"), addresses={}, speeds={}, boot_id="",
             hostname="", pid=1,
         )  # fmt: skip
     return Cluster(nodes, ranks_per_node=1)
@@ -177,7 +177,7 @@ def test_nodes_that_are_out_of_reach_are_waited_for_only_once(out_of_reach: Clus
     """A launch of one rank: each node takes the place of the one before it."""
     begun = time.monotonic()
     with (
-        pytest.raises(LaunchError, match=r"needs 1 nodes and 0 of 4 are left: node n1 was lost"),
+        pytest.raises(LaunchError, match=r"needs 1 node and 0 of 4 are left: node n1 was lost"),
         NodePlacements(out_of_reach, 10)(1),
     ):
         pass

@@ -10,13 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
+from pytest_dnnbench.controller import agent_messages as say
+from pytest_dnnbench.controller.agent_messages import Hello
 from pytest_dnnbench.controller.cluster import Cluster
+from pytest_dnnbench.controller.engines import Prefix
 from pytest_dnnbench.controller.remote_node import RemoteNode
 from pytest_dnnbench.errors import (
+    LaunchError,
     NodeLost,
     RankCrashed,
     RankHung,
@@ -24,8 +29,9 @@ from pytest_dnnbench.errors import (
     UsageError,
 )
 from pytest_dnnbench.proc import descendants_of
+from pytest_dnnbench.session.nodes import hello
 from tests.cluster import programs
-from tests.cluster.nodes import ROOT, ranks
+from tests.cluster.nodes import ROOT, cluster, ranks
 from tests.patience import HANG_S, patience_of
 from tests.rank import programs as rank_programs
 from tests.rank.test_ranks import alive, await_end
@@ -54,6 +60,44 @@ def test_ranks_of_two_nodes_meet_and_know_their_places(two_agents: Cluster) -> N
     assert [share.host.ranks for share in job.placement.shares] == [1, 1]
     for offset in job.clock.offsets:  # of one and the same clock
         assert abs(offset.offset_s) <= offset.uncertainty_s < 1.0
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        ({"python": "2.7.18"}, r"Python 3\S+ there and 2.7.18 here"),
+        ({"packages": {"torch": "1.0"}}, r"torch 2\S+ there and 1.0 here"),
+        ({"packages": {"no-such": "1"}}, "no-such is missing there and 1 here"),
+        ({"packages": {"torch": None}}, r"torch 2\S+ there and none here"),
+    ],
+)
+def test_a_node_with_another_environment_is_refused_with_both_versions(
+    theirs: dict[str, Any], message: str
+) -> None:
+    def first_message() -> Hello:
+        message = hello((), device="cpu", timed=False, lease_timeout_s=60)
+        return msgspec.structs.replace(message, **theirs)
+
+    nodes = Cluster([RemoteNode("n1", Prefix(("n1",), ("env",)), first_message)])
+    with pytest.raises(UsageError, match=f"node n1: {message}: give every node the same"):
+        nodes.connect()
+    assert agents(nodes) == [0], "none is left running"
+
+
+def test_an_agent_of_another_version_says_so_before_any_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The messages of two versions may differ."""
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "9.9")
+
+    def first_message() -> Hello:
+        raise AssertionError("no message is sent")
+
+    node = RemoteNode("n1", Prefix(("n1",), ("env",)), first_message)
+    node.start()
+    with pytest.raises(LaunchError, match=r"pytest-dnnbench 0\S+ there and 9.9 here: install"):
+        node.link.call(say.Ping(), say.Pong, 60)
+    node.close()
 
 
 def test_arrays_and_tensors_cross_and_pickles_do_not(two_agents: Cluster) -> None:
@@ -131,6 +175,26 @@ def test_a_node_that_is_late_to_start_its_rank_keeps_no_other_waiting(
         finally:
             os.kill(late, signal.SIGCONT)
         assert answers.result() == [0, 1]
+
+
+def test_a_node_on_which_a_launch_cannot_begin_is_named_with_the_cause(tmp_path: Path) -> None:
+    """Its temporary folder has gone, as where the batch system clears it."""
+    folders = [tmp_path / "tmp-n1", tmp_path / "tmp-n2"]
+    for folder in folders:
+        folder.mkdir()
+    with cluster(f"env TMPDIR={tmp_path}/tmp-{{node}}", tmp_path / "leases") as nodes:
+        job = ranks(nodes)
+        assert job.run(rank_programs.sum_of_ranks) == [1, 1]
+        for folder in reversed(folders):  # another node, and the one that leads
+            folder.rmdir()
+            with pytest.raises(LaunchError, match=rf"node {folder.name[4:]}: FileNotFoundError: "):
+                job.run(rank_programs.sum_of_ranks)
+            folder.mkdir()
+            assert job.run(rank_programs.sum_of_ranks) == [1, 1], "the next launch begins"
+        assert nodes.lost == {}
+        links = [node.link for node in nodes.nodes if isinstance(node, RemoteNode)]
+        assert [link.starts for link in links] == [1, 1]
+        assert all(not link._replies and not link._unanswered for link in links)
 
 
 def test_a_stopped_agent_fails_its_launch_within_its_time_out(

@@ -94,7 +94,7 @@ def test_a_batch_job_of_slurm_is_stopped_requeued_and_continued_over_its_nodes(
         job.until(lambda: job.fact("JobState") not in ("PENDING", "RUNNING", "COMPLETING"))
         assert job.fact("JobState") == "COMPLETED", f"{job.log}\n{job.facts}"
     assert "stopped by SIGTERM" in job.log, job.log
-    assert "launches are taken from" in job.log, job.log
+    assert "launches taken from" in job.log, job.log
     assert "preflight: 2 nodes in" in job.log, job.log
     check(folder, "n1, n2", LAUNCHES)
     assert not journal.exists()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_dnnbench.controller.cluster import Cluster
+from pytest_dnnbench.controller.job import JobShare
 from pytest_dnnbench.controller.machine import Gpu, Machine
 from pytest_dnnbench.controller.node_placement import (
     NodePlacements,
@@ -130,6 +131,51 @@ def test_nodes_meet_where_routes_lead_both_ways() -> None:
         cluster(a, b).hosts([a, b], [1, 1])
 
 
+def test_of_several_networks_that_of_the_fastest_interfaces_is_taken() -> None:
+    """Ports for administration often come first."""
+    a = fake("a", eno1="10.0.0.2", ib0="10.1.0.2", eno2="10.2.0.2")
+    b = fake("b", enp1="10.0.0.3", ib0="10.1.0.3", enp2="10.2.0.3")
+    a.routes = {f"10.{net}.0.3": (name, "") for net, name in enumerate(("eno1", "ib0", "eno2"))}
+    b.routes = {
+        f"10.{net}.0.2": (name, f"10.{net}.0.3") for net, name in enumerate(("enp1", "ib0", "enp2"))
+    }
+
+    def taken(a_mbit_s: dict[str, int], b_mbit_s: dict[str, int]) -> list[str]:
+        a.speeds, b.speeds = a_mbit_s, b_mbit_s
+        return [host.interface for host in cluster(a, b).hosts([a, b], [1, 1])]
+
+    assert taken({"eno1": 1000, "ib0": 100_000}, {"enp1": 1000, "ib0": 100_000}) == ["ib0", "ib0"]
+    assert taken({"eno1": 1000, "eno2": 10_000}, {"enp1": 1000, "enp2": 10_000}) == ["eno2", "enp2"]
+    slow_end = taken({"eno1": 1000, "ib0": 100_000}, {"enp1": 1000, "ib0": 100})
+    assert slow_end == ["eno1", "enp1"], "the slower end counts"
+    assert taken({}, {}) == ["eno1", "enp1"], "without speeds the first one"
+
+
+NAMES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+def share(interface: str) -> JobShare:
+    node: Any = fake("a")
+    part: Any = None
+    return JobShare(node, part, 1, interface=interface)
+
+
+def test_ranks_use_the_interface_of_the_route_or_the_users_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    assert share("ib0").interface_variables == dict(zip(NAMES, ("ib0", "=ib0"), strict=True))
+    assert share("ib0").users_interfaces == {}
+    assert share("").interface_variables == {}, "the fork server's say loopback"
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "hsn")
+    assert share("ib0").interface_variables == {"GLOO_SOCKET_IFNAME": "ib0"}
+    assert share("ib0").users_interfaces == {"NCCL_SOCKET_IFNAME": "hsn"}
+    assert share("").users_interfaces == {}
+    assert share("lo").users_interfaces == {}, "nodes of one machine stay on it"
+    assert share("lo").interface_variables == dict(zip(NAMES, ("lo", "=lo"), strict=True))
+
+
 def test_two_agents_of_one_machine_meet_on_loopback_and_lease_once() -> None:
     a, b = fake("a", eth0="10.0.0.2"), fake("b", eth0="10.0.0.2")
     b.boot_id = a.boot_id
@@ -197,3 +243,32 @@ def test_a_node_whose_ranks_do_more_work_of_their_own_has_a_skew() -> None:
     assert with_skews(conditions, []) == conditions
     alone = Conditions(nodes=nodes[:1])
     assert with_skews(alone, work[:2]) == alone
+
+
+ASKED = """
+import pytest
+
+@pytest.mark.parametrize("gpus", [1, 2])
+@pytest.mark.parametrize("framework", ["single", "ddp"])
+def test_train(framework, gpus, process_group, dnnbench):
+    pass
+
+def test_more(framework, gpus, process_group, dnnbench):
+    pass
+"""
+
+
+def test_a_node_that_is_absent_ends_the_session_in_one_line_and_is_asked_once(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(test_one=ASKED, test_two=ASKED)
+    command = "sh -c 'echo {node} >> asked; echo no route to {node} >&2; exit 255'"
+    options = ["--dnn-engine=prefix", "--dnn-nodes=n[8-9]", f"--dnn-engine-command={command}"]
+    result = pytester.runpytest_subprocess("-q", "--gpus=2", *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = filter(None, result.errlines)
+    assert "ERROR: node n8 was lost: its agent ended with status 255" in line
+    assert "it said: no route to n8" in line
+    assert "Traceback" not in result.stdout.str()
+    asked = (pytester.path / "asked").read_text().split()
+    assert sorted(asked) == ["n8", "n9"]

@@ -88,6 +88,8 @@ def settings(**values: Any) -> Settings:
         ({"engine": "prefix", "engine_command": "ssh {node}"}, "needs the names"),
         ({"engine": "prefix", "engine_command": "ssh", "nodes": "n1,-o"}, "no name of a node"),
         ({"engine": "prefix", "engine_command": "ssh", "nodes": "n1,n1"}, "names 'n1' twice"),
+        ({"engine": "prefix", "engine_command": "ssh '", "nodes": "n1"}, "close its quotes"),
+        ({"engine": "prefix", "engine_command": "ssh", "nodes": "n[2-1]"}, "no range of numbers"),
         ({"engine": "slrum"}, "unknown: choose from prefix, slurm, mpirun, none"),
         ({"engine": "slurm"}, r"salloc -N 2 pytest .*dnnbench sbatch"),
     ],
@@ -98,6 +100,12 @@ def test_options_that_cannot_be_are_refused_with_the_fix(
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(UsageError, match=message):
         engine_of(settings(**values), {})
+
+
+def test_only_digits_are_a_number_of_nodes() -> None:
+    assert engine_of(settings(engine="prefix", engine_command="ssh", nodes="²"), {}) is not None
+    with pytest.raises(UsageError, match="needs the names"):
+        engine_of(settings(engine="prefix", engine_command="ssh", nodes="2"), {})
 
 
 def test_a_session_without_nodes_and_one_that_refuses_them_stay_here(

@@ -110,13 +110,23 @@ def _check_preflight(preflight: dict[str, Any]) -> None:
 
 
 def test_ranks_meet_on_the_network_between_the_nodes_and_a_cut_one_is_named(
-    two_nodes: str, tmp_path: Path
+    two_nodes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth")
     with cluster(two_nodes, tmp_path / "leases") as nodes:
         job = ranks(nodes, timeout_s=8)
         answers = job.launch("tests.cluster.programs:places")
         assert [host for _, host, _ in answers] == ["n1", "n2"]
         assert [interface for _, _, interface in answers] == ["eth0", "eth0"]
+        assert (
+            job.launch("tests.cluster.programs:recorded_variables")
+            == [
+                {
+                    "variables.NCCL_SOCKET_IFNAME": "eth"
+                }  # the user's own; gloo's is that of the route
+            ]
+            * 2
+        )
         address, port = answers[0][0].store
         assert address == nodes.nodes[0].addresses["eth0"]
         assert port > 0

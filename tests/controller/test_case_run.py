@@ -112,7 +112,7 @@ def test_a_rank_that_fails_in_the_prediction_costs_the_prediction_only() -> None
     run.predicted = True
     run.launch()
     entry = make_record(run.measurement()).prediction
-    assert entry == PredictionEntry(refused="rank 1 hung in the prediction")
+    assert entry == PredictionEntry(asked=True, refused="rank 1 hung in the prediction")
 
 
 def test_ranks_that_share_a_gpu_are_never_compared_with_others() -> None:

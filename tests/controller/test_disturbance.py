@@ -103,6 +103,19 @@ def test_our_own_ranks_and_a_power_cap_are_no_disturbance(monkeypatch: pytest.Mo
     assert watch.finish().disturbed is None
 
 
+def test_a_gpu_is_read_when_its_ranks_start_and_report_however_short_the_launch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Counters count between two readings, and a launch may end before a second one is due."""
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml("GPU-a"))
+    watch = Watch(["GPU-a"], [], lambda: None)
+    watch.ranks_started([1])
+    watch.sample()
+    assert len(watch.samples.samples["GPU-a"]) == 1, "the next is not due"
+    watch.ranks_reported()
+    assert len(watch.samples.samples["GPU-a"]) == 2
+
+
 def test_ranks_that_the_driver_lists_a_moment_longer_are_no_disturbance(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -18,7 +18,7 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.case_run import CaseRun, prepare_run
 from pytest_dnnbench.controller.cluster import Cluster
-from pytest_dnnbench.controller.forkserver import PRELOAD
+from pytest_dnnbench.controller.forkserver import PRELOAD, START_TIMEOUT_S
 from pytest_dnnbench.controller.rank_launcher import RankLauncher
 from pytest_dnnbench.controller.remote_node import RemoteNode
 from pytest_dnnbench.errors import DnnbenchError, NodeLost, RankCrashed, RankFailure, RankHung
@@ -136,6 +136,8 @@ def two_nodes(enter: str, folder: Path, timeout_s: float) -> Iterator[Nodes]:
     command = f"{sys.executable} -m tests.cluster.relay {enter}"
     command += f" env {_MARK}={mark} PLANTED_HERE={{node}}"
     with cluster(command, folder, PRELOAD) as nodes:
+        for node in nodes.nodes:
+            node.wait_ready(START_TIMEOUT_S)  # no fault's time is to hold the imports
         yield Nodes(nodes, mark, timeout_s)
 
 

@@ -1,4 +1,4 @@
-"""Predictions on a real GPU: what a profile says of the step that is timed after it."""
+"""Predictions on a real GPU: what a rank's step alone says of the one that is timed after it."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ def test_train(framework, model, process_group, dnnbench):
 """
 
 MOST_ERROR = 0.25
-"""Of one GPU without other work: nothing is exchanged, so the error is that of the profile, which
-has no loss and no data, and of what the framework itself adds."""
+"""Of one GPU without other work: nothing is exchanged, so the error is what the GPU's speed has
+changed since the step alone, and what the framework itself adds."""
 
 
 @pytest.fixture(scope="module")

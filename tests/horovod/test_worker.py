@@ -1,12 +1,15 @@
 """Horovod's training step: right under every option, and each planted fault caught. The library
 itself, in ranks."""
 
+from pathlib import Path
+
 import pytest
 
 from pytest_dnnbench.case import Case, Scalar
+from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
-from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
+from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE, RankLauncher
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
@@ -121,23 +124,26 @@ def test_settings_in_force_are_recorded(server: ForkServer) -> None:
         assert report.samples_per_update == 16
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"op": "adasum"}, "Adasum for MPI ranks only"),
-        ({"op": "median"}, "'median' is unknown: choose average or adasum"),
-        ({"compression": "zip"}, "'zip' is unknown: choose none or fp16"),
-        ({"backward_passes_per_step": 0}, "at least 1"),
-        ({"cycle_time_ms": -1}, "must not be negative"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_ranks_meet(
-    server: ForkServer, options: dict[str, Scalar], message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        prove(server, request(2, options=options))
-
-
 def test_without_its_rendezvous_ranks_do_not_train_alone(server: ForkServer) -> None:
     with pytest.raises(UsageError, match="Horovod sees itself as rank 0 of 1"):
         ranks(server, 2).launch(PROVE, request(2))
+
+
+def test_a_step_of_several_passes_is_predicted_from_what_horovod_adds(
+    server: ForkServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    once, thrice = (
+        RankLauncher(
+            ranks(server, 2),
+            rendezvous=horovod_rendezvous,
+            prediction=Catalog().framework("horovod").prediction,
+        ).predict(request(2, options={"backward_passes_per_step": passes}))
+        for passes in (1, 3)
+    )
+    assert once is not None
+    assert thrice is not None
+    assert (once.refused, thrice.refused) == ("", "")
+    assert min(once.compute_s, once.exposed_s, once.update_s) > 0
+    # Three passes of a rank alone; on a busy machine not exactly three times as long.
+    assert thrice.compute_s > once.compute_s

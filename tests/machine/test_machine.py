@@ -13,7 +13,7 @@ from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.machine import command
 from pytest_dnnbench.machine.advice import advise
-from pytest_dnnbench.machine.command import text_lines
+from pytest_dnnbench.machine.command import machine_lines
 from pytest_dnnbench.machine.facts import GpuFacts, MachineFacts, read_facts
 from pytest_dnnbench.machine.findings import findings, learn_noise
 from pytest_dnnbench.machine.fingerprint import (
@@ -42,6 +42,9 @@ ROUGH = {
     "sys/devices/system/node/node0/cpulist": "0\n",
     "sys/devices/system/node/node1/cpulist": "1\n",
     "sys/kernel/mm/transparent_hugepage/enabled": "always madvise [never]\n",
+    "sys/bus/virtio/devices/virtio0/device": "0x0005\n",
+    "sys/bus/virtio/devices/virtio0/features": "01100100" + 56 * "0" + "\n",
+    "sys/bus/virtio/devices/virtio1/device": "0x0001\n",
     "sys/fs/cgroup/box/cpu.max": "150000 100000\n",
     "proc/self/cgroup": "0::/box\n",
     "proc/loadavg": "1.50 0.70 0.20 2/300 4242\n",
@@ -55,6 +58,8 @@ CALM = {
     "sys/devices/system/cpu/smt/active": "0\n",
     "sys/devices/system/node/node0/cpulist": "0-1\n",
     "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
+    "sys/bus/virtio/devices/virtio0/device": "0x0005\n",
+    "sys/bus/virtio/devices/virtio0/features": "01100000" + 56 * "0" + "\n",
     "proc/loadavg": "0.01 0.70 0.20 2/300 4242\n",
     "proc/meminfo": "SwapTotal: 0 kB\nSwapFree: 0 kB\n",
     "proc/stat": "cpu  50 0 30 900 0 0 0 0 7 0\n",
@@ -83,6 +88,7 @@ def test_facts_are_what_the_kernel_says(tmp_path: Path) -> None:
         numa_nodes=2,
         numa_balancing=True,
         steal=0.02,
+        returns_pages=True,
         gpus=[CAPPED],
     )
 
@@ -107,6 +113,7 @@ def test_every_rough_setting_is_named_with_its_value_and_a_command(tmp_path: Pat
         "turbo",
         "SMT",
         "transparent huge pages",
+        "free memory",
         "swap",
         "NUMA balancing",
         "power limit of GPU 0",
@@ -213,7 +220,7 @@ def test_a_machine_is_measured_on_fresh_ranks(measured: MachineSpeeds) -> None:
 
 
 def test_the_text_says_what_is_found_or_why_nothing_can_be_said(measured: MachineSpeeds) -> None:
-    lines = text_lines("CPU ranks", fingerprint(), measured, [])
+    lines = machine_lines("CPU ranks", fingerprint(), measured, [])
     text = "\n".join(lines)
     assert "yardstick 2.01 ms (3 times, 2.00 to 2.10)" in lines
     assert "in 5 launches beside as many" in text or "too few are left" in text

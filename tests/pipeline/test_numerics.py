@@ -15,7 +15,11 @@ from pytest_dnnbench.controller.pipeline_stages import PipelineStages, pipeline_
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import PipelineRequest
 from pytest_dnnbench.rank.pipeline.cut import cut
-from pytest_dnnbench.rank.pipeline.stage_ranks import optimiser_of, schedule_of, stages_of
+from pytest_dnnbench.rank.pipeline.stage_ranks import (
+    optimiser_of,
+    requested_schedule,
+    requested_stages,
+)
 from pytest_dnnbench.rank.proof.comparison import deviation
 from pytest_dnnbench.rank.proof.pipeline_reference import PipelineReference
 from pytest_dnnbench.rank.workloads.image_models import build_model, example_images
@@ -50,7 +54,7 @@ class InTurn(nn.Module):
 
 def reference_of(request: PipelineRequest) -> PipelineReference:
     """The update rule in one process, on the stages in turn."""
-    stages = stages_of(request)
+    stages = requested_stages(request)
     owned = [
         {
             name: f"stages.{index}.{name}"
@@ -59,7 +63,7 @@ def reference_of(request: PipelineRequest) -> PipelineReference:
         for index, stage in enumerate(stages)
     ]
     return PipelineReference(
-        InTurn(stages), owned, schedule_of(request), optimiser_of(request), cross_entropy
+        InTurn(stages), owned, requested_schedule(request), optimiser_of(request), cross_entropy
     )
 
 
@@ -96,7 +100,7 @@ def check(
     reports = pipeline.train(*data)
     reference = reference_of(request)
     losses = [reference.run(batches) for batches in data]
-    layout = schedule_of(request).layout
+    layout = requested_schedule(request).layout
     assert [(report.stage, report.replica) for report in reports] == [
         layout.place(rank) for rank in range(len(reports))
     ]
@@ -112,7 +116,7 @@ def check(
             assert deviates <= TOLERANCE, (
                 f"{where} of stage {report.stage}, replica {report.replica}: {deviates}"
             )
-        assert report.versions_kept <= versions_kept(schedule_of(request), report.stage)
+        assert report.versions_kept <= versions_kept(requested_schedule(request), report.stage)
     got_losses = sorted(
         (minibatch, loss) for report in reports for minibatch, loss in report.losses
     )
@@ -229,7 +233,9 @@ def test_flush_is_plain_training_with_gradient_accumulation(cpu_ranks: CpuRanks)
     pipeline = chain(cpu_ranks, "3", variant="pipedream-flush", microbatches=4, weight_decay=0.01)
     batches = vectors(12)
     reports = pipeline.train(batches)
-    model = nn.Sequential(*(stage.get_submodule("layers") for stage in stages_of(pipeline.request)))
+    model = nn.Sequential(
+        *(stage.get_submodule("layers") for stage in requested_stages(pipeline.request))
+    )
     plain = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     for start in range(0, 12, 4):
         plain.zero_grad()
@@ -245,7 +251,7 @@ def test_one_unreplicated_stage_is_plain_training(cpu_ranks: CpuRanks) -> None:
     pipeline = chain(cpu_ranks, "1", weight_decay=0.01)
     batches = vectors(7)
     (report,) = pipeline.train(batches)
-    model = stages_of(pipeline.request)[0]
+    model = requested_stages(pipeline.request)[0]
     plain = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     for inputs, labels in batches:
         plain.zero_grad()

@@ -74,6 +74,35 @@ class NotLocal(Tokens):
         return torch.optim.SGD(model.parameters(), lr=10 / count)
 
 
+class Experts(nn.Module):
+    """Two experts, of which each token goes to one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(WIDTH, 2)
+        self.experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        """The tokens, (batch, sequence, width), with what their experts make of them."""
+        rows = value.flatten(0, 1)
+        chances = self.gate(rows).softmax(-1)
+        result = torch.zeros_like(rows)
+        for number, expert in enumerate(self.experts):
+            (chosen,) = torch.where(chances.argmax(-1) == number)
+            result[chosen] = expert(rows[chosen]) * chances[chosen, number, None]
+        return value + result.view(value.shape)
+
+
+class Routed(Tokens):
+    """A router sends tokens to experts: the number of each differs from minibatch to minibatch."""
+
+    def model(self) -> nn.Module:
+        """A small language model with experts in place of attention."""
+        model = Language()
+        model.blocks = nn.Sequential(*(Experts() for _ in range(3)))
+        return model
+
+
 class TwoInputs(Tokens):
     """Its model takes two tensors."""
 

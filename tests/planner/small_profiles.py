@@ -4,7 +4,7 @@ ties occur."""
 from hypothesis import strategies as st
 
 from pytest_dnnbench.planner.levels import Level
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 
 
 @st.composite
@@ -13,7 +13,7 @@ def small_profiles(draw: st.DrawFn, most_nodes: int = 5, together: bool = False)
     without time; the last has some. With `together`, two nodes may have to stay together."""
     count = draw(st.integers(1, most_nodes))
     nodes = [
-        Node(
+        Operator(
             f"n{number}",
             "Conv2d",
             draw(st.integers(int(number == count - 1), 6)) / 8,

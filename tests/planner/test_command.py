@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.planner_graphs import residual
 from pytest_dnnbench.__main__ import main
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.profile_file import write_profile
 
 STAGE_KEYS = {
@@ -21,8 +21,8 @@ STAGE_KEYS = {
 def profile_file(tmp_path: Path) -> Path:
     """A model whose weights are all at its end."""
     nodes = (
-        Node("features", "Conv2d", 0.5, 1.0, 1e6, 1e6),
-        Node("classifier", "Linear", 0.2, 0.3, 1e4, 5e8),
+        Operator("features", "Conv2d", 0.5, 1.0, 1e6, 1e6),
+        Operator("classifier", "Linear", 0.2, 0.3, 1e4, 5e8),
     )
     write_profile(Profile(nodes, (("features", "classifier"),)), tmp_path / "heavy_end.json")
     return tmp_path / "heavy_end.json"
@@ -39,10 +39,11 @@ def test_people_get_a_table_with_data_parallelism_beside_it(
     assert capsys.readouterr().out.splitlines()[:9] == [
         "corrected cost model, 4 GPUs",
         "",
-        "stage  replicas  nodes  compute ms  weights MB  output MB  versions  memory MB  from, to",
-        "    0         3      1    1500.000        1.00       1.00         2        6.0"
+        "stage  replicas  operators  compute ms  weights MB  output MB  versions  memory MB"
+        "  from, to",
+        "    0         3          1    1500.000        1.00       1.00         2        6.0"
         "  features, features",
-        "    1         1      1     500.000      500.00       0.01         1     1501.0"
+        "    1         1          1     500.000      500.00       0.01         1     1501.0"
         "  classifier, classifier",
         "",
         "this plan (3-1):           500.000 ms per minibatch, 4.00 times one GPU",

@@ -11,16 +11,16 @@ from pytest_dnnbench.planner.data_parallel import (
     data_parallel_step,
 )
 from pytest_dnnbench.planner.fabric import FREE, CollectiveCost
-from pytest_dnnbench.planner.profile import Node
+from pytest_dnnbench.planner.profile import Operator
 from tests.planner.ticking import Job, ticks
 
 A_BYTE_A_SECOND = CollectiveCost(0.0, 1.0)
 
 
-def model(*operators: tuple[float, float, float]) -> list[Node]:
+def model(*operators: tuple[float, float, float]) -> list[Operator]:
     """Operators by forward seconds, backward seconds and bytes of weights."""
     return [
-        Node(f"n{place}", "Linear", forward_s, backward_s, 0, size)
+        Operator(f"n{place}", "Linear", forward_s, backward_s, 0, size)
         for place, (forward_s, backward_s, size) in enumerate(operators)
     ]
 
@@ -36,12 +36,6 @@ def test_what_follows_a_long_exchange_waits_for_it() -> None:
     # The backward pass ends at 4; the link is busy 1-6 with n2's gradients, then 6-7 with n1's.
     nodes = model((0, 3, 1), (0, 1, 5))
     assert data_parallel_step(nodes, A_BYTE_A_SECOND, bucket_bytes=1).exposed_s == 3
-
-
-def test_on_cores_that_do_both_nothing_overlaps() -> None:
-    nodes = model((1, 6, 1), (0, 2, 2))
-    step = data_parallel_step(nodes, CollectiveCost(10, 1), bucket_bytes=1, overlaps=False)
-    assert (step.compute_s, step.exposed_s) == (9, 10 + 2 + 10 + 1)
 
 
 def test_one_rank_exchanges_nothing() -> None:

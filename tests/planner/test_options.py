@@ -7,12 +7,12 @@ import pytest
 
 from benchmarks.planner_graphs import chain
 from pytest_dnnbench.errors import PlanError
-from pytest_dnnbench.planner.options import fits
+from pytest_dnnbench.planner.options import stages_fit
 from pytest_dnnbench.planner.predict import plan_for
 
 
 def counts_that_fit(variant: str = "pipedream", **options: str | int | float | bool) -> list[int]:
-    return [count for count in range(1, 7) if fits(variant, count, options)]
+    return [count for count in range(1, 7) if stages_fit(variant, count, options)]
 
 
 def test_auto_fits_every_count_and_a_shape_those_that_it_fills() -> None:
@@ -27,10 +27,10 @@ def test_a_plan_fits_the_ranks_that_it_was_made_for(tmp_path: Path) -> None:
     assert counts_that_fit(plan=str(path)) == [3]
     path.write_text("[1]")
     with pytest.raises(PlanError, match="the file holds no plan"):
-        fits("pipedream", 3, {"plan": str(path)})
+        stages_fit("pipedream", 3, {"plan": str(path)})
     path.write_text('{"schema": 7}')
     with pytest.raises(PlanError, match="plan schema is 7"):
-        fits("pipedream", 3, {"plan": str(path)})
+        stages_fit("pipedream", 3, {"plan": str(path)})
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def test_what_is_wrong_on_any_number_of_ranks_is_an_error(
     variant: str, options: dict[str, str | int | float | bool], message: str
 ) -> None:
     with pytest.raises(PlanError, match=message):
-        [fits(variant, count, options) for count in (1, 2, 3, 4)]
+        [stages_fit(variant, count, options) for count in (1, 2, 3, 4)]
 
 
 def test_stages_and_a_plan_cannot_both_be_given(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(plan_for(chain(24), [3], [1e12]).to_json())
     with pytest.raises(PlanError, match="both say what the stages are: give one"):
-        fits("pipedream", 3, {"plan": str(path), "stages": "3"})
+        stages_fit("pipedream", 3, {"plan": str(path), "stages": "3"})

@@ -23,7 +23,7 @@ from pytest_dnnbench.planner.pipedream.states import original_states_of
 from pytest_dnnbench.planner.pipedream.text import parse_text
 from pytest_dnnbench.planner.plan import Plan, parse_plan, read_plan
 from pytest_dnnbench.planner.predict import even_plan, plan_for
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.states import states_of
 from tests.planner.brute_force import BruteForce
 from tests.planner.idle_workers import workers_may_idle
@@ -281,10 +281,10 @@ def test_the_outermost_search_agrees_with_the_one_for_levels_inside(
 
 def test_inputs_and_unpacked_outputs_run_beside_their_neighbours() -> None:
     nodes = [
-        Node("image", "Input", 5.0, 0.0, 10, 0),
-        Node("first", "Conv2d", 1.0, 1.0, 10, 4),
-        Node("second", "Conv2d", 1.0, 1.0, 10, 4),
-        Node("unpacked", "__getitem__(0)", 9.0, 9.0, 10, 0),
+        Operator("image", "Input", 5.0, 0.0, 10, 0),
+        Operator("first", "Conv2d", 1.0, 1.0, 10, 4),
+        Operator("second", "Conv2d", 1.0, 1.0, 10, 4),
+        Operator("unpacked", "__getitem__(0)", 9.0, 9.0, 10, 0),
     ]
     profile = Profile(
         tuple(nodes), (("image", "first"), ("first", "second"), ("second", "unpacked"))
@@ -309,7 +309,10 @@ def test_a_malformed_plan_is_refused_with_its_file_and_the_place(tmp_path: Path)
         ('{"schema": 1, "stages": []}', "not a plan: .*missing required field"),
         (text.replace('"nodes": [', '"nodes": [3,', 1), r"`\$\.stages\[0\]\.nodes\[0\]`"),
         (text[:50], "not JSON"),
-        ("[1]", r"the file holds no plan .the file holds a list.*write one with `plan --json`"),
+        (
+            "[1]",
+            r"the file holds no plan .the file holds a list.*write one with `dnnbench plan --json`",
+        ),
         ("[" * 99999, "its brackets are nested too deep"),
         (f'{{"schema": {"9" * 5000}}}', "not JSON: Exceeds the limit"),
         (text.replace('"replicas": 4', '"replicas": -4'), "with -4 replicas"),
@@ -328,8 +331,8 @@ def test_a_slow_link_and_heavy_weights_at_the_end_make_a_pipeline_and_a_fast_lin
 ):
     heavy_end = Profile(
         (
-            Node("convolutions", "Conv2d", 0.5, 1.0, 1e6, 1e6),
-            Node("linear", "Linear", 0.2, 0.3, 1e4, 5e8),
+            Operator("convolutions", "Conv2d", 0.5, 1.0, 1e6, 1e6),
+            Operator("linear", "Linear", 0.2, 0.3, 1e4, 5e8),
         ),
         (("convolutions", "linear"),),
     )
@@ -381,18 +384,22 @@ def test_the_original_model_says_when_it_cannot_put_every_worker_to_use() -> Non
 
 @pytest.mark.parametrize("planning", [plan_for, original_plan])
 def test_a_profile_in_which_nothing_takes_time_is_refused(planning: Callable[..., Plan]) -> None:
-    idle = Profile((Node("a", "View", 0, 0, 0, 0), Node("b", "View", 0, 0, 0, 0)), (("a", "b"),))
-    with pytest.raises(ProfileError, match="none of the 2 nodes takes any time: profile the model"):
+    idle = Profile(
+        (Operator("a", "View", 0, 0, 0, 0), Operator("b", "View", 0, 0, 0, 0)), (("a", "b"),)
+    )
+    with pytest.raises(
+        ProfileError, match="none of the 2 operators takes any time: profile the model"
+    ):
         planning(idle, (2,), (1e9,))
-    with pytest.raises(ProfileError, match="none of the 2 nodes takes any time"):
+    with pytest.raises(ProfileError, match="none of the 2 operators takes any time"):
         even_plan(idle, (1, 1))
 
 
 @pytest.mark.parametrize(
     ("edges", "remark"),
     [
-        (3, "no edge connects 1 of the 5 nodes to the others (n4 is one)"),
-        (1, "no edge connects 3 of the 5 nodes to the others (n2 is one)"),
+        (3, "no edge connects 1 of the 5 operators to the others (n4 is one)"),
+        (1, "no edge connects 3 of the 5 operators to the others (n2 is one)"),
         (4, ""),
     ],
 )
@@ -425,7 +432,7 @@ def test_a_profile_cut_off_among_its_edges_is_planned_with_a_remark(
 def test_parts_that_do_not_add_up_to_the_whole_are_told_beside_the_plan(
     device: str, whole_s: object, remark: str
 ) -> None:
-    nodes = (Node("a", "Linear", 0.5, 0.5, 1, 1), Node("b", "Linear", 0.5, 0.5, 1, 1))
+    nodes = (Operator("a", "Linear", 0.5, 0.5, 1, 1), Operator("b", "Linear", 0.5, 0.5, 1, 1))
     plan = plan_for(
         Profile(nodes, (("a", "b"),), {"device": device, "whole_s": whole_s}), (2,), (1e9,)
     )

@@ -1,17 +1,19 @@
 """Predictions beside figures worked out by hand, and what they say of schedules and memory."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from pytest_dnnbench.__main__ import main
+from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.plan import read_plan
 from pytest_dnnbench.planner.predict import plan_for
-from pytest_dnnbench.planner.predictions import Prediction, predictions
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.predictions import Prediction, predictions, unpredicted
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.profile_file import write_profile
 
 MIB = 2**20
@@ -19,7 +21,7 @@ MIB = 2**20
 
 def chain(count: int = 4, **metadata: object) -> Profile:
     """Equal layers: 1 s forward, 2 s backward, 40 MiB of weights, 10 MiB of activations each."""
-    nodes = tuple(Node(f"layer{n}", "Linear", 1, 2, 10 * MIB, 40 * MIB) for n in range(count))
+    nodes = tuple(Operator(f"layer{n}", "Linear", 1, 2, 10 * MIB, 40 * MIB) for n in range(count))
     edges = tuple((a.id, b.id) for a, b in pairwise(nodes))
     return Profile(nodes, edges, {"batch_size": 8, "update_s": 1.0, **metadata})
 
@@ -122,16 +124,32 @@ def test_the_best_length_of_the_pipelines_is_taken_that_fits_the_memory() -> Non
 
 
 def test_one_worker_has_nothing_to_compare_with() -> None:
-    assert list(predicted(chain(), [1], [1.0])) == ["single"]
+    rows = predicted(chain(), [1], [1.0])
+    assert list(rows) == ["single"]
+    assert unpredicted([*rows.values()]) == {}
 
 
 def test_a_model_of_one_operator_has_no_pipelines() -> None:
-    assert set(predicted(chain(1), [2], [1e9])) == {"single", "ddp", "fsdp", "pipedream"}
+    rows = predicted(chain(1), [2], [1e9])
+    assert set(rows) == {"single", "ddp", "fsdp", "pipedream"}
+    assert unpredicted([*rows.values()])["gpipe"].startswith("no stages of the model")
 
 
 def test_an_optimisers_state_is_the_profiles() -> None:
     adam = predicted(chain(optimiser_bytes=2 * 160 * MIB), [1], [1.0])
     assert adam["single"].memory_bytes == (4 * 160 + 40) * MIB
+
+
+def test_loading_the_data_is_no_part_of_a_step() -> None:
+    """PipeDream's profiles have a node of the input; the planner leaves it out too."""
+    plain = chain()
+    loading = Operator("data", "Input", 100.0, 0.0, 1e9, 0.0)
+    loaded = replace(
+        plain,
+        nodes=(loading, *plain.nodes),
+        edges=(("data", plain.nodes[0].id), *plain.edges),
+    )
+    assert predicted(loaded, [4], [1e9]) == predicted(plain, [4], [1e9])
 
 
 def test_microbatches_are_at_least_one() -> None:
@@ -154,9 +172,15 @@ def test_the_command_prints_them_below_the_plan(
         *("shape", "framework"),
     ]
     assert alone == ["1", "13000.000", "0.6", "100.0%", "545.3", "1", "single"]
-    assert {row[-1] for row in others} > {"ddp", "fsdp", "pipedream", "gpipe", "zero-bubble"}
-    rates = [float(row[2]) for row in others]
+    assert {row[-1] for row in others if row} > {"ddp", "fsdp", "pipedream", "gpipe", "zero-bubble"}
+    rows = others[: others.index([])]
+    rates = [float(row[2]) for row in rows]
     assert rates == sorted(rates, reverse=True)
+    reasons = [" ".join(row) for row in others[len(rows) + 1 :]]
+    assert "not predicted: zbv: torch makes its order by playing it through" in reasons[-2]
+    assert {row[-1] for row in rows} | {each.split(": ")[1] for each in reasons} == {
+        each.name for each in FRAMEWORKS if each.name != "single"
+    }
 
 
 def test_programs_get_them_beside_a_plan_that_can_still_be_run(
@@ -176,6 +200,7 @@ def test_programs_get_them_beside_a_plan_that_can_still_be_run(
         "memory_bytes": 545259520,
         "fits": True,
     }
+    assert {"tp", "zbv"} <= set(document["not_predicted"])
     assert read_plan(plan).replicas == tuple(s["replicas"] for s in document["stages"])
 
 

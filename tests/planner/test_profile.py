@@ -9,7 +9,7 @@ from hypothesis import given
 
 from pytest_dnnbench.errors import ProfileError
 from pytest_dnnbench.planner.pipedream.text import format_text, parse_text
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.profile_file import (
     format_json,
     parse_json,
@@ -29,15 +29,15 @@ node9 -- Conv2d(3, 64, kernel_size=(3, 3)) -- {TIMES.replace("64.000", "[4; 8; 0
 """
 
 
-def node(name: str, forward_s: float = 1.0) -> Node:
-    return Node(name, "Conv2d", forward_s, 2.0, 3.0, 4.0)
+def node(name: str, forward_s: float = 1.0) -> Operator:
+    return Operator(name, "Conv2d", forward_s, 2.0, 3.0, 4.0)
 
 
 def test_pipedreams_text_is_read_with_its_units_and_numbers_in_order() -> None:
     profile = parse_text(TEXT)
     assert profile.nodes == (
-        Node("node9", "Conv2d(3, 64, kernel_size=(3, 3))", 0.0015, 0.003, 12.5, 8.0),
-        Node("node10", "ReLU(inplace)", 0.0015, 0.003, 64.0, 8.0),
+        Operator("node9", "Conv2d(3, 64, kernel_size=(3, 3))", 0.0015, 0.003, 12.5, 8.0),
+        Operator("node10", "ReLU(inplace)", 0.0015, 0.003, 64.0, 8.0),
     )
     assert profile.edges == (("node9", "node10"),)
 
@@ -110,7 +110,7 @@ def test_a_profile_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) ->
     path = tmp_path / "profile.txt"
     path.write_text("old")
     with pytest.raises(ProfileError, match="the text format cannot hold"):
-        write_profile(Profile((Node("a", "two -- parts", 1, 1, 1, 1),), ()), path)
+        write_profile(Profile((Operator("a", "two -- parts", 1, 1, 1, 1),), ()), path)
     assert path.read_text() == "old"
 
 

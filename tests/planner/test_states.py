@@ -7,7 +7,7 @@ from hypothesis import given
 from benchmarks.planner_graphs import chain, dense, inception, nasnet, residual
 from pytest_dnnbench.errors import ProfileError
 from pytest_dnnbench.planner import states as states_module
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.states import MOST_STATES, States, states_of
 from tests.planner.brute_force import BruteForce
 from tests.planner.small_profiles import small_profiles
@@ -78,4 +78,4 @@ def test_compression_cuts_a_block_of_branches_between_whole_branches(
 
 def test_a_profile_of_inputs_only_is_refused() -> None:
     with pytest.raises(ProfileError, match="inputs and unpacked outputs only"):
-        states_of(Profile((Node("image", "Input", 1, 0, 1, 0),), ()))
+        states_of(Profile((Operator("image", "Input", 1, 0, 1, 0),), ()))

@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_dnnbench.errors import PlanError
-from pytest_dnnbench.planner.synchronous import RULES, fits, pipelines_of
+from pytest_dnnbench.planner.synchronous import RULES, pipelines_of, schedule_fits
 
 
 def test_by_default_all_ranks_make_one_pipeline_with_a_microbatch_per_rank() -> None:
@@ -52,7 +52,7 @@ def test_fewer_stages_than_ranks_make_replicas(stages: int | str) -> None:
 def test_other_numbers_of_ranks_may_fit(
     framework: str, ranks: int, options: dict[str, int | str], runs: bool
 ) -> None:
-    assert fits(framework, ranks, options) is runs
+    assert schedule_fits(framework, ranks, options) is runs
 
 
 @pytest.mark.parametrize(
@@ -73,5 +73,5 @@ def test_what_a_schedule_cannot_have_is_refused_in_one_line(
     framework: str, options: dict[str, int | str], message: str
 ) -> None:
     with pytest.raises(PlanError, match=message) as caught:
-        fits(framework, 4, options)
+        schedule_fits(framework, 4, options)
     assert "\n" not in str(caught.value)

@@ -228,6 +228,30 @@ class FollowsTypes(nn.Module):
         return logits
 
 
+class Routed(nn.Module):
+    """Two layers of experts, each of which gets the rows whose values choose it: their number is
+    another in every minibatch."""
+
+    def __init__(self, width: int = 28) -> None:
+        super().__init__()
+        self.gates = nn.ModuleList(nn.Linear(width, 2) for _ in range(2))
+        self.experts = nn.ModuleList(nn.Linear(width, width) for _ in range(4))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        value = images.flatten(0, 2)
+        for layer, gate in enumerate(self.gates):
+            chances = gate(value).softmax(-1)
+            result = torch.zeros(value.shape, dtype=value.dtype)
+            for number in range(2):
+                (rows,) = torch.where(chances.argmax(-1) == number)
+                made = self.experts[2 * layer + number](value[rows])
+                result = result.index_add(0, rows, made * chances[rows, number, None])
+            value = value + result
+        logits: torch.Tensor = self.head(value.view(images.shape).mean((1, 2)))
+        return logits
+
+
 class Regions(nn.Module):
     """Trains no stem, computes a block in bfloat16, and switches that off again inside it."""
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from pytest_dnnbench.__main__ import main
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.profile_file import read_profile
 from pytest_dnnbench.rank.profiling import profiler
-from pytest_dnnbench.rank.profiling.command import summary
+from pytest_dnnbench.rank.profiling.command import profile_summary
 
 TINY = (
     "profile",
@@ -46,9 +46,11 @@ def test_a_sum_of_the_parts_far_from_the_whole_is_pointed_out(
     whole_s: float, doubted: bool
 ) -> None:
     form = {"model": "one", "image_size": 28, "batch_size": 4, "precision": "fp32", "device": "cpu"}
-    profile = Profile((Node("conv", "Conv2d", 0.1, 0.2, 8, 8),), (), {**form, "whole_s": whole_s})
-    assert f"parts / whole = {0.3 / whole_s:.3f}" in summary(profile)
-    assert ("parts and whole disagree" in summary(profile)) == doubted
+    profile = Profile(
+        (Operator("conv", "Conv2d", 0.1, 0.2, 8, 8),), (), {**form, "whole_s": whole_s}
+    )
+    assert f"parts / whole = {0.3 / whole_s:.3f}" in profile_summary(profile)
+    assert ("parts and whole disagree" in profile_summary(profile)) == doubted
 
 
 def test_a_cached_profile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.predict import even_plan
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.rank.pipeline.cut import Into, cut
 from pytest_dnnbench.rank.pipeline.even_cuts import cut_points
 from pytest_dnnbench.rank.profiling.operator_graph import trace
@@ -337,7 +337,7 @@ def test_no_plan_divides_what_has_to_stay_together() -> None:
     for model in (UsedTwice(), Tied(), ChangesABase(), SharedMask(), Overwriting()):
         graph = trace(model, images)
         profile = Profile(
-            tuple(Node(name, name, 1.0, 1.0, 8.0, 8.0) for name in graph.operators),
+            tuple(Operator(name, name, 1.0, 1.0, 8.0, 8.0) for name in graph.operators),
             graph.edges,
             {},
             together(graph),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.errors import ProfileError
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.remarks import remarks_on
 from pytest_dnnbench.rank.profiling import profiler
 from pytest_dnnbench.rank.profiling.head_start import MARGIN, OPERATORS, GpuHeadStart
@@ -180,7 +180,7 @@ def test_a_head_start_is_as_long_as_the_host_needs() -> None:
 
 def profile_of(parts_s: float, **metadata: Any) -> Profile:
     """Two operators, the second three times as long as the first; the whole takes 1 ms."""
-    nodes = tuple(Node(name, name, part, part, 1, 1) for name, part in times(parts_s))
+    nodes = tuple(Operator(name, name, part, part, 1, 1) for name, part in times(parts_s))
     return Profile(nodes, (("a", "b"),), {"whole_s": 1e-3, "device": "cuda", **metadata})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.profile_file import read_profile, write_profile
 from pytest_dnnbench.rank.profiling import profile_cache, profiler
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
@@ -114,7 +114,9 @@ def test_ranks_that_share_cores_leave_each_other_their_share(
 
     def had_its_core(core_share: float) -> bool:
         facts = {"beside": ranks - 1, "core_share": core_share, "environment": {"threads": 1}}
-        return profiler.had_its_core(Profile((Node("a", "an operator", 1, 1, 1, 1),), (), facts))
+        return profiler.had_its_core(
+            Profile((Operator("a", "an operator", 1, 1, 1, 1),), (), facts)
+        )
 
     assert had_its_core(undisturbed + 0.01)
     assert not had_its_core(undisturbed - 0.01)

@@ -8,7 +8,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, Replicate
 
 from pytest_dnnbench.messages import Place, RunRequest
-from pytest_dnnbench.rank import attention_split
+from pytest_dnnbench.rank import head_parts
 from pytest_dnnbench.rank.frameworks.fsdp import FsdpWorker
 from pytest_dnnbench.rank.frameworks.tp import TpWorker
 from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
@@ -102,9 +102,7 @@ class PlainRows(TpWorker):
 
     def wrap(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Wrapped:
         """Takes successive rows."""
-        attention_split._rows = lambda packed, mesh: packed.chunk(mesh.size())[
-            mesh.get_local_rank()
-        ]
+        head_parts.rows_of = lambda packed, mesh: packed.chunk(mesh.size())[mesh.get_local_rank()]
         return super().wrap(module, optimizer)
 
 

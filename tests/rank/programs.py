@@ -9,7 +9,8 @@ import time
 import torch
 import torch.distributed as dist
 
-from pytest_dnnbench.messages import Place
+from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank.timed_run import measure
 
 
 def place(at: Place) -> Place:
@@ -131,6 +132,13 @@ def listening_sockets() -> list[str]:
 def modules() -> list[str]:
     """The modules that this rank has imported."""
     return sorted(sys.modules)
+
+
+def late_imports(place: Place, request: RunRequest) -> list[str]:
+    """The modules of torch that a measured run imports on this rank: its fork server has not."""
+    before = set(sys.modules)
+    measure(place, request)
+    return sorted(name for name in set(sys.modules) - before if name.startswith("torch"))
 
 
 def variable(name: str) -> str | None:

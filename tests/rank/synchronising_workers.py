@@ -60,9 +60,6 @@ class Right(DdpWorker):
 
     layer: type[HandSynced] = HandSynced
 
-    def _check_synchronised(self) -> None:
-        """CPU ranks will do."""
-
     def synchronising(self, module: nn.Module) -> nn.Module:
         """The module with the layer of this class."""
         for parent in list(module.modules()):

@@ -9,7 +9,7 @@ from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
-from pytest_dnnbench.errors import UsageError, WrongResult
+from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Place, RankReport, RunRequest
 from pytest_dnnbench.rank.frameworks import ddp
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
@@ -88,21 +88,6 @@ def test_a_hook_that_rounds_does_not_hide_a_wrong_step(server: ForkServer) -> No
     fault = "tests.rank.broken_workers:SummedGradients"
     with pytest.raises(WrongResult, match="gradients of step 0"):
         prove(server, request({"hook": "fp16"}, worker=fault))
-
-
-@pytest.mark.parametrize(
-    ("options", "accumulate", "message"),
-    [
-        ({"bucket_mb": 0.0}, 1, "--dnn-ddp-bucket-mb is 0: it must be above 0"),
-        ({"hook": "bf16"}, 1, "hook bf16 needs CUDA: .* cpu ranks; use fp16"),
-        ({"static_graph": True}, 2, "static-graph with --dnn-accumulate"),
-    ],
-)
-def test_what_torch_would_fail_on_is_refused(
-    options: dict[str, Scalar], accumulate: int, message: str
-) -> None:
-    with pytest.raises(UsageError, match=message):
-        DdpWorker(Place(0, 2, "cpu", 1, "", 60.0), request(options, accumulate=accumulate))
 
 
 def test_the_bf16_hook_is_taken_on_a_gpu() -> None:

@@ -163,7 +163,7 @@ def test_a_models_width_from_a_fixture_is_the_width_that_is_measured(
         ("OMP_TOOL_LIBRARIES", "fast", "names files"),
         ("TRITON_PLUGIN_PATHS", "fast", "names files"),
         ("NCCL_ALGO", "folder/tree", "names files"),
-        ("NCCL_SOCKET_IFNAME", "eth0", "no variable of those"),
+        ("NCCL_SOCKET_IFNAME", "eth0", "interfaces of other machines"),
         ("LD_LIBRARY_PATH", "folder", "no variable of those"),
     ],
 )

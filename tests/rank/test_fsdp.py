@@ -12,8 +12,7 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
-from pytest_dnnbench.messages import Place, RankReport, RunRequest
-from pytest_dnnbench.rank.frameworks.fsdp import FsdpWorker
+from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.rank.shardable import check_shardable
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
@@ -84,11 +83,6 @@ def test_gradients_are_reduced_as_often_as_the_option_says(
     )
     units = len(reports[0].details["wrapped"])  # type: ignore[arg-type] # a list
     assert reports[0].details["reductions"] == units * passes
-
-
-def test_a_last_of_one_backward_pass_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"--dnn-fsdp-reduce last .* give --dnn-accumulate N too"):
-        FsdpWorker(Place(0, 2, "cpu", 1, "", 60.0), accumulating("last", passes=1))
 
 
 def test_validation_is_proven(server: ForkServer) -> None:

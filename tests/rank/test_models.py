@@ -4,6 +4,7 @@ do."""
 import importlib
 import subprocess
 import sys
+import traceback
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from pytest_dnnbench.catalog.models import (
     TORCHVISION_MODELS,
 )
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.workloads.image_models import build_model, example_images
+from pytest_dnnbench.rank.workloads.image_models import build_model, example_images, seed
 
 NOT_CALLABLE = 3
 RESNET18 = "torchvision.models:resnet18"
@@ -65,6 +66,34 @@ def test_the_same_seed_gives_the_same_weights() -> None:
         torch.manual_seed(9)
         weights.append(build_model(RESNET18, 28).state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_seed_gives_what_torchs_own_seeding_gives() -> None:
+    drawn = []
+    for seeding in (torch.manual_seed, seed):
+        seeding(9)
+        drawn.append((torch.randn(100), torch.randint(1000, (100,)), torch.initial_seed()))
+    (normal, whole, number), (same_normal, same_whole, same_number) = drawn
+    assert torch.equal(normal, same_normal)
+    assert torch.equal(whole, same_whole)
+    assert number == same_number == 9
+
+
+def test_seeding_on_the_host_takes_no_stack_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    # They were a quarter of the processor time in which a rank with a small model starts.
+    def taken(*_: object, **__: object) -> list[str]:
+        raise AssertionError("a stack trace was taken")
+
+    monkeypatch.setattr(traceback, "format_stack", taken)
+    seed(9)
+
+
+def test_seeding_reaches_gpus_that_are_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    seed(9)
+    assert seeds == [9]
 
 
 def test_a_factory_is_given_what_its_signature_takes() -> None:

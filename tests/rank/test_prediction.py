@@ -1,7 +1,11 @@
 """Predictions on real ranks: made of what was profiled and measured there, or refused with the
 reason. The formulae have their own tests (tests/planner)."""
 
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,12 +15,11 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import ProfileError
 from pytest_dnnbench.messages import Place, PredictedStep, RunRequest
-from pytest_dnnbench.planner.fabric import FREE
-from pytest_dnnbench.planner.profile import Profile
-from pytest_dnnbench.rank import prediction
-from pytest_dnnbench.rank.prediction import predict
-from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
-from pytest_dnnbench.rank.profiling.profiler import Effort
+from pytest_dnnbench.planner.fabric import FREE, CollectiveCost
+from pytest_dnnbench.planner.profile import Operator, Profile
+from pytest_dnnbench.rank import group, prediction
+from pytest_dnnbench.rank.collective_costs import measured_costs
+from pytest_dnnbench.rank.prediction import _Measured, predict
 from pytest_dnnbench.rank.workloads.image_models import build_model
 from pytest_dnnbench.step_form import StepForm
 
@@ -50,40 +53,53 @@ def weight_bytes() -> int:
     return sum(parameter.nbytes for parameter in build_model(TINY, 28).parameters())
 
 
-def test_ddp_is_its_compute_then_its_buckets_and_the_update_on_cores_that_do_all(
-    server: ForkServer, tmp_path: Path
+@pytest.mark.parametrize("framework", ["ddp", "fsdp"])
+def test_on_cores_that_do_all_compute_and_the_frameworks_own_step_add_up(
+    server: ForkServer, tmp_path: Path, framework: str
 ) -> None:
-    step = predicted(server, tmp_path, request_of("ddp"))
+    step = predicted(server, tmp_path, request_of(framework))
     assert step.refused == ""
     assert not step.overlaps
+    assert step.collectives == {}, "they are not timed one by one"
     assert min(step.compute_s, step.exposed_s, step.update_s) > 0
-    fixed_s, bytes_s = step.collectives["all_reduce"]
-    assert step.exposed_s == pytest.approx(fixed_s + weight_bytes() / bytes_s), "one bucket"
     assert step.profile_parts_over_whole is not None
-    assert step.memory_bytes > 4 * weight_bytes(), "weights, gradients, momentum, buckets"
+    least = {"ddp": 4.0, "fsdp": 2.0}[framework] * weight_bytes()
+    assert step.memory_bytes > least, "weights, gradients, momentum (of two ranks), buffers"
 
 
-def test_fsdp_gathers_and_scatters_every_unit(server: ForkServer, tmp_path: Path) -> None:
-    step = predicted(server, tmp_path, request_of("fsdp"))
-    assert step.refused == ""
-    assert set(step.collectives) == {"all_gather", "reduce_scatter"}
-    (gather_fixed, gather), (scatter_fixed, scatter) = step.collectives.values()
-    # A model of the user's has no block for the whole, so all of its children are gathered twice.
-    least = weight_bytes() * (2 / gather + 1 / scatter) + gather_fixed + scatter_fixed
-    assert step.exposed_s >= least * (1 - 1e-9)
-
-
-def test_one_rank_alone_sends_nothing(server: ForkServer, tmp_path: Path) -> None:
-    step = predicted(server, tmp_path, request_of("ddp", gpus=1))
+def test_a_rank_of_single_exchanges_nothing(server: ForkServer, tmp_path: Path) -> None:
+    step = predicted(server, tmp_path, request_of("single", gpus=1))
     assert (step.exposed_s, step.collectives) == (0.0, {})
+    assert min(step.compute_s, step.update_s) > 0
+
+
+def test_on_gpus_the_collectives_are_timed_one_by_one(server: ForkServer) -> None:
+    """On CPU ranks here: what is timed is called as the frameworks call it."""
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=120)
+    costs, others = ranks.launch("tests.rank.test_prediction:costs")
+    assert set(costs) == {"all_reduce", "all_gather", "reduce_scatter"}
+    assert all(fixed_s >= 0 and 0 < bytes_s < math.inf for fixed_s, bytes_s in costs.values())
+    assert set(others) == set(costs)
+
+
+def costs(place: Place) -> dict[str, tuple[float, float]]:
+    """What each collective costs."""
+    with group.membership(place):
+        measured = measured_costs(place, ["all_reduce", "all_gather", "reduce_scatter"])
+    return {name: (cost.fixed_s, cost.bytes_s) for name, cost in measured.items()}
 
 
 @pytest.mark.parametrize(
     ("framework", "form", "options", "reason"),
     [
         ("ddp", StepForm(compile="default"), {}, "a profile knows nothing of compile"),
+        (
+            "tp",
+            StepForm(),
+            {},
+            "what ranks that split layers exchange within them is in no formula",
+        ),
         ("single", StepForm(checkpointing=True), {}, "a profile knows nothing of checkpointing"),
-        ("fsdp", StepForm(accumulate=2), {}, "an exchange per minibatch is not in the formula"),
         ("ddp", StepForm(), {"hook": "powersgd"}, "nothing is known of the hook powersgd"),
         (
             "ddp",
@@ -130,16 +146,62 @@ def predict_without_the_last_profile(place: Place, request: RunRequest) -> Predi
     return predict(place, request)
 
 
-def test_a_minibatch_without_an_exchange_adds_its_compute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    effort = Effort(warmup=0, repetitions=1)
-    profile: Profile = cached_profile(TINY, 28, 4, "fp32", "cpu", effort=effort)
+PROFILE = Profile(
+    tuple(Operator(name, "Linear", 1.0, 2.0, 0, 8) for name in "ab"),
+    (("a", "b"),),
+    {"update_s": 2.0, "blocks": {"a": "first", "b": "second"}},
+)
+"""Six seconds of passes, and two of an update."""
 
+
+def measured(framework: str, costs: Mapping[str, CollectiveCost], **more: Any) -> _Measured:
+    return _Measured(request_of(framework, **more).case, PROFILE, costs)
+
+
+def test_a_minibatch_without_an_exchange_adds_its_compute() -> None:
     def compute_s(accumulate: int) -> float:
-        case = request_of("ddp", form=StepForm(accumulate=accumulate)).case
-        measured = prediction._Measured(case, profile, {"all_reduce": FREE}, True)
-        return prediction._RULES["ddp"].time(measured).compute_s
+        form = StepForm(accumulate=accumulate)
+        return prediction._ddp_time(measured("ddp", {"all_reduce": FREE}, form=form)).compute_s
 
-    assert compute_s(3) == 3 * compute_s(1) > 0
+    assert (compute_s(1), compute_s(3)) == (6.0, 18.0)
+
+
+def test_fsdp_exchanges_as_often_as_its_option_says() -> None:
+    """Gathers of the first block, and reductions of the last in the backward pass, hide behind
+    nothing: one second each."""
+    second = {"all_gather": FREE, "reduce_scatter": CollectiveCost(0.0, 8.0)}
+
+    def exposed_s(passes: int, **options: Scalar) -> float:
+        form = StepForm(accumulate=passes)
+        return prediction._fsdp_time(measured("fsdp", second, form=form, options=options)).exposed_s
+
+    assert [exposed_s(1), exposed_s(3), exposed_s(3, reduce="last")] == [1.0, 3.0, 1.0]
+
+
+def test_a_profile_is_scaled_to_a_step_as_it_is_now() -> None:
+    """Two passes of 6 s and an update of 2 s took 7 s: half as long as in the profile."""
+    scaled = prediction._adding_up(PROFILE, 7.0, 2)
+    assert (scaled.parts_s, scaled.metadata["update_s"]) == (3.0, 1.0)
+    step = replace(measured("ddp", {}, form=StepForm(accumulate=2)), profile=scaled, bare_s=4.0)
+    time = prediction._time(prediction._RULES["ddp"], step)
+    assert (time.compute_s, time.exposed_s, time.update_s) == (6.0, 3.0, 1.0)
+
+
+def test_a_worker_without_a_model_to_empty_is_refused() -> None:
+    asked = request_of("ddp")
+    other = replace(
+        asked,
+        case=replace(asked.case, framework="theirs"),
+        worker="pytest_dnnbench.rank.frameworks.pipedream:PipeDreamWorker",
+    )
+    step = predict(Place(0, 2, "cpu", 1, "", 1.0), other)
+    assert step is not None
+    assert step.refused.startswith(f"{other.worker} is no DataParallelWorker")
+
+
+def test_horovod_is_predicted_on_cpu_ranks_only() -> None:
+    gpus = Place(0, 2, "cuda:0", 1, "", 1.0)
+    step = predict(gpus, request_of("horovod"))
+    assert step == PredictedStep(
+        refused="how much of its exchange a GPU's compute hides is in no formula"
+    )

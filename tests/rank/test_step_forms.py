@@ -99,11 +99,6 @@ def test_a_wrong_form_is_caught(server: ForkServer, fault: str, form: str, failu
         prove(server, "ddp", 2, FORMS[form], worker=f"tests.rank.broken_forms:{fault}")
 
 
-def test_two_ways_to_accumulate_are_refused_together(server: ForkServer) -> None:
-    with pytest.raises(UsageError, match="--dnn-horovod-passes 2 and --dnn-accumulate 3 both say"):
-        prove(server, "horovod", 1, FORMS["accumulate3"], backward_passes_per_step=2)
-
-
 def formed(path: str, seed: int, form: StepForm) -> nn.Module:
     torch.manual_seed(seed)
     images = ImageWorkload(path, 28)

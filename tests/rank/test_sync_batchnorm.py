@@ -84,11 +84,6 @@ def test_validation_uses_the_running_statistics(server: ForkServer) -> None:
     assert prove(server, request(DEEP, phase="validate")).checked == ["logits in float32", "logits"]
 
 
-def test_cpu_ranks_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"sync-batchnorm needs GPUs: .* of cpu ranks"):
-        DdpWorker(Place(0, 2, "cpu", 1, "", 60.0), request(DEEP))
-
-
 def test_a_model_without_batch_normalisation_is_refused(server: ForkServer) -> None:
     with pytest.raises(UsageError, match="mlp has no batch normalisation; leave it out"):
         prove(server, request("mlp"))

@@ -116,3 +116,16 @@ def test_a_frameworks_figures_are_those_of_the_timed_run(monkeypatch: pytest.Mon
     timed_run.measure(worker.place, worker.request)
     assert asked == ["metrics", "validation"]
     assert worker.timed == range(1, 3)
+
+
+@pytest.mark.parametrize("framework", ["single", "ddp"])
+def test_what_torch_imports_late_has_been_imported_before_the_rank(
+    server: ForkServer, framework: str
+) -> None:
+    case = Case(framework, "tiny", 1, "train")
+    worker = f"pytest_dnnbench.rank.frameworks.{framework}:{framework.title()}Worker"
+    request = RunRequest(case, worker, "tests.tiny_models:tiny", steps=2, warmup=1)
+    (late,) = Ranks(server, ["cpu"], threads=1, timeout_s=60).launch(
+        "tests.rank.programs:late_imports", request
+    )
+    assert late == []

@@ -17,6 +17,7 @@ from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
 
 VIT, SWIN = "tests.tiny_models:vit", "tests.tiny_models:swin"
+WINDOWS = tuple(f"tests.tiny_models:{name}" for name in ("windows", "windows_v2", "maxvit"))
 
 
 def request(
@@ -41,7 +42,7 @@ def prove(server: ForkServer, asked: RunRequest) -> CorrectnessEntry:
     ("model", "gpus"),
     [
         *(("gpt-tiny", 2), ("gpt-tiny", 4), ("llama-tiny", 2), ("mlp", 2), ("mlp", 4)),
-        *((VIT, 2), (VIT, 4), (SWIN, 2)),
+        *((VIT, 2), (VIT, 4), (SWIN, 2), *((model, gpus) for model in WINDOWS for gpus in (2, 4))),
     ],
 )
 def test_a_right_step_is_proven(server: ForkServer, model: str, gpus: int) -> None:
@@ -70,6 +71,8 @@ COPIES: dict[str, Scalar] = {"ranks": 2, "replicas": "copies"}
         ("mlp", 4, COPIES),
         (VIT, 4, COPIES),
         (VIT, 4, FSDP),
+        (WINDOWS[1], 4, FSDP),
+        (WINDOWS[2], 4, COPIES),
     ],
 )
 def test_a_right_step_with_options_is_proven(

@@ -9,7 +9,9 @@ from torch import nn
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.catalog.models import IMAGE_CLASSIFIERS
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank.attention_split import can_split_heads
 from pytest_dnnbench.rank.workloads.image_models import factory_of
+from pytest_dnnbench.rank.workloads.torchvision_ops import load_torchvision
 from pytest_dnnbench.rank.workloads.transformer_split import transformer_split
 
 
@@ -25,10 +27,10 @@ def model(name: str) -> nn.Module:
     ("name", "blocks", "attentions"),
     [
         ("vit_b_16", 12, 12),
-        ("swin_t", 12, 0),
-        ("swin_v2_t", 12, 0),
+        ("swin_t", 12, 10),
+        ("swin_v2_t", 12, 10),
         ("convnext_tiny", 18, 0),
-        ("maxvit_t", 22, 0),
+        ("maxvit_t", 22, 22),
     ],
 )
 def test_feed_forwards_are_split_in_pairs_and_attention_by_heads(
@@ -66,6 +68,23 @@ def test_models_with_something_to_split_are_not_refused() -> None:
 def test_heads_that_ranks_cannot_share_evenly_stay_whole() -> None:
     ways = Counter(transformer_split(model("vit_b_16"), 8).values())
     assert ways == {"column": 12, "row": 12}, "12 heads, and 3072 features"
+
+
+def test_a_subclass_that_computes_otherwise_stays_whole() -> None:
+    class Other(load_torchvision().models.swin_transformer.ShiftedWindowAttention):  # type: ignore[misc] # torchvision is loaded late
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            """Something else."""
+            return image
+
+    kinds: list[nn.Module] = [torchvision_attention(), Other(8, [2, 2], [0, 0], 4)]
+    assert [can_split_heads(each, 2) for each in kinds] == [True, False]
+    assert not can_split_heads(kinds[0], 3)
+
+
+def torchvision_attention() -> nn.Module:
+    made = load_torchvision().models.swin_transformer.ShiftedWindowAttention(8, [2, 2], [0, 0], 4)
+    assert isinstance(made, nn.Module)
+    return made
 
 
 def test_ranks_that_divide_nothing_are_refused() -> None:

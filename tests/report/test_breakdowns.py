@@ -10,7 +10,7 @@ import pytest
 
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.messages import OperatorTime, RankReport, StepProfile
-from pytest_dnnbench.report.table import render, study_of
+from pytest_dnnbench.report.table import study_of, table_lines
 from pytest_dnnbench.report.write import write_report
 from pytest_dnnbench.results.records.breakdown import breakdown_of
 from pytest_dnnbench.results.records.measurement import Launch
@@ -97,7 +97,7 @@ def test_parts_that_do_not_add_up_are_said(tmp_path: Path) -> None:
     record = with_breakdown(launch(6, 6, step_ms=20.0))
     assert record.breakdown
     assert not record.breakdown.adds_up
-    text = "\n".join(line.text for line in render(study_of({NAME: record}), 100))
+    text = "\n".join(line.text for line in table_lines(study_of({NAME: record}), 100))
     assert "parts are 60% of the step" in text
 
 
@@ -105,7 +105,7 @@ def test_parts_that_do_not_add_up_are_said(tmp_path: Path) -> None:
 def test_the_table_has_a_row_for_each_profiled_case(width: int) -> None:
     records = {NAME: with_breakdown(launch(6, 8), launch(6, 8))}
     records["other"] = measured("single", "resnet50", 1)
-    lines = [line.text for line in render(study_of(records), width)]
+    lines = [line.text for line in table_lines(study_of(records), width)]
     assert max(map(len, lines)) <= width
     if width > 40:
         row = next(line for line in lines if "ddp, resnet50, 2" in line)
@@ -117,7 +117,7 @@ def test_side_b_has_a_row_below_its_case_and_its_figures_are_checked(tmp_path: P
     record = with_breakdown(launch(6, 8), launch(6, 8))
     other = entry_of(launch(9, 9), launch(9, 9))
     record.against = OtherSide(side=SideEntry(name="old", python="python"), breakdown=other)
-    lines = [line.text for line in render(study_of({NAME: record}), 100)]
+    lines = [line.text for line in table_lines(study_of({NAME: record}), 100)]
     rows = [line.split() for line in lines if "ddp, resnet50, 2" in line]
     assert rows[0][-3:] == ["58%", "42%", "x1.20"]
     assert rows[1][-5:] == ["side", "B", "75%", "25%", "x1.20"]

@@ -15,16 +15,16 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.report.canvas import COLOURS, look, title_text
 from pytest_dnnbench.report.captions import caption
 from pytest_dnnbench.report.command import main as report
-from pytest_dnnbench.report.findings import answer
+from pytest_dnnbench.report.findings import winner_sentence
 from pytest_dnnbench.report.latex import escaped
-from pytest_dnnbench.report.page import render
-from pytest_dnnbench.report.paste import csv_table, markdown
+from pytest_dnnbench.report.page import page_html
+from pytest_dnnbench.report.paste import csv_table, markdown_tables
 from pytest_dnnbench.report.plots import metric_of_history
 from pytest_dnnbench.report.reproduce import command
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.runs import Result, run_of
 from pytest_dnnbench.report.study import Study
-from pytest_dnnbench.report.table import render as terminal
+from pytest_dnnbench.report.table import table_lines
 from pytest_dnnbench.report.verdicts import verdict_text
 from pytest_dnnbench.report.winners import contests
 from pytest_dnnbench.results.records.schema import Conditions, Record
@@ -70,9 +70,9 @@ def rows_of(shown: Study) -> dict[str, dict[str, str]]:
 
 def test_disturbed_launches_make_no_headline_and_no_speed_up() -> None:
     shown = busy_study()
-    table = "\n".join(line.text for line in terminal(shown, 120))
-    pasted = markdown(sections(shown), None, None, caption(shown))
-    page = render(shown, sections(shown), [], "t")
+    table = "\n".join(line.text for line in table_lines(shown, 120))
+    pasted = markdown_tables(sections(shown), None, None, caption(shown))
+    page = page_html(shown, sections(shown), [], "t")
     for text in (table, pasted, page):
         assert "116.9" not in text
         assert "117.0" not in text
@@ -88,12 +88,14 @@ def test_disturbed_launches_make_no_headline_and_no_speed_up() -> None:
 def test_marks_are_explained_where_they_are_shown_and_nowhere_else() -> None:
     single = validated("single", 1, [2319.0, 2464.0, 102.0], 1, 2)
     relate([single])
-    table = "\n".join(line.text for line in terminal(study(single), 120))
+    table = "\n".join(line.text for line in table_lines(study(single), 120))
     assert "[102.0 to 2,464.0]" in table
     assert "[...] all launches" in table
     assert "!" not in table
 
-    alone = "\n".join(line.text for line in terminal(study(validated("single", 1, [2319.0])), 120))
+    alone = "\n".join(
+        line.text for line in table_lines(study(validated("single", 1, [2319.0])), 120)
+    )
     assert "median of 1 launch of " in alone
 
 
@@ -126,7 +128,7 @@ def test_one_sentence_answers_who_wins_by_how_much_and_how_surely() -> None:
     assert re.fullmatch(
         r"ddp is the fastest in \d of \d comparisons, by [\d.]+% to [\d.]+% over the second, each"
         r" with 95% confidence or more(; in \d nobody is clearly ahead)?\.",
-        answer([each for each in contests(shown) if each.second], shown),
+        winner_sentence([each for each in contests(shown) if each.second], shown),
     )
 
 
@@ -155,7 +157,7 @@ def test_a_memory_regression_is_shown_as_memory() -> None:
     assert result.metric_status("throughput") == "no-baseline"
     assert verdict_text(made.verdict) == "regressed allocated +12.0%"
     shown = study(made, failed=[f"test[{made.trained_case.id}]"])
-    page = render(shown, sections(shown), [], "t")
+    page = page_html(shown, sections(shown), [], "t")
     assert page.count("regressed allocated +12.0%") == 1
     assert "memory allocated, peak regressed: +12.0%" in page.partition("<h2>Failed")[2]
 
@@ -164,14 +166,14 @@ def test_environments_are_titled_by_what_differs() -> None:
     made = [validated("ddp", gpus, [100.0, 101.0, 99.0]) for gpus in (1, 2)]
     made[1].environment.must_match["torch"] = "2.12.0"
     shown = study(*made)
-    page = render(shown, sections(shown), [], "t")
+    page = page_html(shown, sections(shown), [], "t")
     assert "E1: gpu H100, torch 2.13.0" in page
     assert "E2: gpu H100, H100, torch 2.12.0" in page
 
 
 def test_the_page_is_made_for_the_dark_too() -> None:
     shown = busy_study()
-    page = render(shown, sections(shown), [], "t")
+    page = page_html(shown, sections(shown), [], "t")
     assert "prefers-color-scheme: dark" in page
     assert all(f"--c{colour[1:].lower()}:" in page for colour in COLOURS)
 
@@ -200,6 +202,20 @@ def test_pictures_for_papers_are_what_their_names_say(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"choose from \.pdf, \.png, \.svg"):
         report([run, "-o", out, "--picture", str(tmp_path / "x.jpg")])
     assert not (tmp_path / "x.jpg").exists()
+
+
+def test_without_a_throughput_there_is_no_picture_and_all_else_is_written(tmp_path: Path) -> None:
+    content = session()
+    for benchmark in content["benchmarks"]:
+        del benchmark["extra_info"]["dnnbench"]["metrics"]["throughput"]
+    run, picture, table = (tmp_path / name for name in ("run.json", "x.svg", "x.tex"))
+    run.write_bytes(msgspec.json.encode(content))
+    options = ["--picture", str(picture), "--latex", str(table)]
+    with pytest.raises(UsageError, match="No case has a throughput"):
+        report([str(run), "-o", str(tmp_path / "out"), *options])
+    assert not picture.exists()
+    assert table.exists()
+    assert (tmp_path / "out" / "index.html").exists()
 
 
 def test_the_table_for_a_paper_is_latex(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_the_session_of_the_change_is_named_with_its_size_and_what_was_other(
 ) -> None:
     assert main(["history", str(storage)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("28 sessions, 1 histories: 1 with changes")
+    assert lines[0].startswith("28 sessions, 1 history: 1 with changes")
     (change,) = [line for line in lines if line.startswith("  from ")]
     assert change.startswith(f"  from {STEP:04}_night.json (2026-03-{STEP}) on: -")
     assert change.endswith(", worse; 0.1% by chance")
@@ -138,7 +138,7 @@ def test_what_is_not_there_is_refused_with_what_is(
     storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["history", str(storage), "--case", "horovod"]) == 2
-    assert f"of 1 cases, as {CASE}" in capsys.readouterr().err
+    assert f"of 1 case, as {CASE}" in capsys.readouterr().err
     empty = tmp_path / "empty"
     empty.mkdir()
     assert main(["history", str(empty)]) == 2

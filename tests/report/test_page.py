@@ -16,7 +16,7 @@ from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.metrics import LARGEST, SMALLEST
 from pytest_dnnbench.report.command import main as report
-from pytest_dnnbench.report.page import render
+from pytest_dnnbench.report.page import page_html
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.runs import read_run, run_in_memory, run_of
 from pytest_dnnbench.report.study import Study
@@ -48,7 +48,7 @@ def page(*contents: Any) -> str:
 
 def rendered(study: Study) -> str:
     """The page of a study, without plots."""
-    return render(study, sections(study), [], "Report")
+    return page_html(study, sections(study), [], "Report")
 
 
 def data_of(benchmark: dict[str, Any]) -> dict[str, Any]:
@@ -416,7 +416,7 @@ def test_the_page_is_bounded_whatever_the_records_hold() -> None:
         benchmarks.append(large)
     text = page(saved(*benchmarks))
     assert len(text.encode()) < 5_000_000
-    assert "without their details" in text
+    assert "without details" in text
 
 
 def test_a_record_with_too_many_details_loses_only_its_own() -> None:
@@ -424,7 +424,7 @@ def test_a_record_with_too_many_details_loses_only_its_own() -> None:
     data_of(large)["correctness"]["about"] = {f"fact {key}": "c" * 300 for key in range(20_000)}
     text = page(saved(large, benchmark("ddp", "net", 1)))
     assert len(text) < 1_000_000
-    assert "1 cases are shown without their details" in text
+    assert "1 case without details" in text
     assert text.count('class="toggle"') == 1
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from pytest_dnnbench.report.predictions import prediction_details, prediction_lines
-from pytest_dnnbench.report.table import render, study_of
+from pytest_dnnbench.report.table import study_of, table_lines
 from pytest_dnnbench.report.write import write_report
 from pytest_dnnbench.results.records.schema import (
     CollectiveEntry,
@@ -16,6 +16,7 @@ from pytest_dnnbench.results.records.schema import (
 from tests.report.records import measured, plan_entry
 
 PREDICTED = PredictionEntry(
+    asked=True,
     step_time_s=0.1,
     measured_step_time_s=0.12,
     error=0.2,
@@ -53,11 +54,11 @@ def test_the_table_has_a_row_per_case_and_the_errors_together() -> None:
         "",
     ]
     records = {"a": with_prediction(PREDICTED)}
-    assert "predicted steps" in [line.text for line in render(study_of(records), 80)]
+    assert "predicted steps" in [line.text for line in table_lines(study_of(records), 80)]
 
 
 def test_a_case_that_could_not_be_predicted_says_why() -> None:
-    refused = PredictionEntry(refused="a profile knows nothing of\x1b[2J compile")
+    refused = PredictionEntry(asked=True, refused="a profile knows nothing of\x1b[2J compile")
     lines = shown(a=with_prediction(refused))
     assert lines[1].startswith("  not predicted: ddp, resnet50, 2: a profile knows nothing of")
     assert lines[1].isprintable()
@@ -75,12 +76,15 @@ def test_a_disturbed_measurement_is_marked() -> None:
     assert "  ! every launch of the case was disturbed" in lines
 
 
-def test_plans_alone_have_lines_of_their_own() -> None:
-    made = with_prediction(PREDICTED, "pipedream")
+def test_plans_that_nobody_asked_have_lines_of_their_own() -> None:
+    made = with_prediction(msgspec.structs.replace(PREDICTED, asked=False), "pipedream")
     made.plan = plan_entry()
     assert shown(a=made) == []
     both = shown(a=made, b=with_prediction(PREDICTED))
     assert [line.split(",")[0].strip() for line in both[2:4]] == ["ddp", "pipedream"]
+    asked = with_prediction(PREDICTED, "pipedream")
+    asked.plan = plan_entry()
+    assert shown(a=asked)[2].startswith("  pipedream, resnet50, 2 ")
 
 
 def test_the_details_say_from_what_it_was_predicted() -> None:

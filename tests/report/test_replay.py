@@ -78,7 +78,7 @@ def test_a_record_is_measured_again_and_its_losses_are_the_same(saved: Path) -> 
     result = run(saved.parent, "pytest_dnnbench", "replay", "then.json::test_train")
     assert "--dnn-seed 7" in result.stderr
     assert "--dnn-batch-size 8" in result.stderr
-    assert "losses: all of 6 steps are the same to the last bit" in result.stdout
+    assert "losses of 6 steps: the same to the last bit" in result.stdout
     assert "\n1 case: 1 " in result.stdout
     assert "resident_peak_bytes: " in result.stdout
     assert "throughput: " in result.stdout or "disturbed: times are not used" in result.stdout
@@ -139,7 +139,7 @@ def test_losses_part_where_they_differ_by_more_than_rounding() -> None:
     (nan,) = [float("nan")]
     assert parting([1.0, nan], [1.0, 0.5], "fp32") is not None
     text = losses_text(measured([2.0, 1.0]), measured([near, 1.0]), "fp32")
-    assert text == f"losses: all of 2 steps agree within {ROUNDINGS} roundings of fp32"
+    assert text == f"losses of 2 steps: equal within {ROUNDINGS} roundings of fp32"
 
 
 def session_of(record: Record) -> SavedRun:

@@ -68,6 +68,15 @@ def test_every_option_that_shapes_a_case_is_in_the_command() -> None:
     assert "--dnn-nodes" not in command(result()), "one machine needs no engine"
 
 
+def test_the_shape_chooses_the_case_and_without_one_the_number_of_gpus() -> None:
+    plain = options(shlex.split(command(result()))[2:])
+    assert plain["--dnn-gpu-counts"] == "2"
+    assert "--dnn-shapes" not in plain
+    shaped = options(shlex.split(command(result(shape="dp2")))[2:])
+    assert shaped["--dnn-shapes"] == "dp2"
+    assert "--dnn-gpu-counts" not in shaped
+
+
 def test_the_folder_of_real_data_is_left_to_the_reader() -> None:
     words = shlex.split(command(result(dataset="mnist", image_size=28)))
     assert options(words[2:])["--dnn-data-dir"] == "DIR"

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pytest_dnnbench.errors import DataError
-from pytest_dnnbench.report.page import render
+from pytest_dnnbench.report.page import page_html
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.runs import run_in_memory
 from pytest_dnnbench.report.side_by_side import side_table
@@ -102,7 +102,7 @@ def test_a_side_that_failed_has_a_row_that_says_why() -> None:
 def test_a_study_of_one_environment_has_no_such_section() -> None:
     study = study_of(None, None)
     assert side_table(study) is None
-    assert 'id="sides"' not in render(study, sections(study), [], "Report")
+    assert 'id="sides"' not in page_html(study, sections(study), [], "Report")
 
 
 @pytest.mark.parametrize(

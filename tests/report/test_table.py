@@ -11,7 +11,7 @@ import pytest
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.report.rows import columns, sections
 from pytest_dnnbench.report.study import Study
-from pytest_dnnbench.report.table import Line, render, study_of
+from pytest_dnnbench.report.table import Line, study_of, table_lines
 from pytest_dnnbench.report.text import cut_middle, pad, width_of
 from pytest_dnnbench.report.verdicts import verdict_text
 from pytest_dnnbench.results.records.schema import Record
@@ -42,7 +42,7 @@ def study(*made: Record) -> Study:
 
 
 def texts(*made: Record, width: int = 80) -> list[str]:
-    return [line.text for line in render(study(*made), width)]
+    return [line.text for line in table_lines(study(*made), width)]
 
 
 def cells(lines: list[str], first: str) -> list[str]:
@@ -164,7 +164,7 @@ def test_more_ranks_than_cores_are_marked_and_explained() -> None:
 
 def test_statuses_have_colours_and_the_text_says_them_too() -> None:
     improved = full("fsdp", verdict=verdict("improved", throughput=0.1))
-    lines = render(study(full(), improved), 100)
+    lines = table_lines(study(full(), improved), 100)
     assert [line.markup for line in lines if "regressed" in line.text] == [("red",)]
     assert [line.markup for line in lines if "improved +10.0%" in line.text] == [("green",)]
 
@@ -241,7 +241,7 @@ def test_throughput_is_headed_by_the_unit_of_its_cases() -> None:
 
 
 def test_nothing_measured_is_said() -> None:
-    assert render(study_of({})) == [Line("no case was measured")]
+    assert table_lines(study_of({})) == [Line("no case was measured")]
 
 
 def test_a_thousand_rows_take_less_than_five_seconds() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_dnnbench.__main__ import main
-from tests.results.synthetic import GIB, NAME, elsewhere, record, save
+from pytest_dnnbench.results.records.schema import Record
+from tests.results.synthetic import GIB, NAME, disturbed, elsewhere, record, save
 
 OTHER = NAME.replace("2gpu", "4gpu")
 
@@ -87,6 +88,24 @@ def test_unlike_runs_are_refused_and_can_be_compared_on_purpose(
     assert "1 case: 1 incomparable" in shown
     assert main([*arguments, "--require-baseline"]) == 1
     assert main([*arguments, "--across", "torch"]) == 1
+
+
+def test_a_session_is_not_compared_with_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of disturbed launches a baseline keeps no times: the moment of saving and the memory tell."""
+    for name, case in (("quiet", record()), ("busy", busy(record()))):
+        path = str(save(tmp_path / f"{name}.json", {NAME: case}))
+        assert main(["compare", path, path]) == 0
+        assert "is not compared with itself" in capsys.readouterr().out
+    path = str(save(tmp_path / "other.json", {NAME: busy(record(memory=2 * GIB))}))
+    assert main(["compare", str(tmp_path / "busy.json"), path]) == 1
+    assert "not compared with itself" not in capsys.readouterr().out
+
+
+def busy(quiet: Record) -> Record:
+    """The record, with every launch disturbed."""
+    return disturbed(quiet, "other processes", 0, 1, 2)
 
 
 def test_bad_input_is_exit_status_2_with_one_line(

@@ -67,7 +67,7 @@ def test_launches_come_back_as_they_were_bit_for_bit(written: Path) -> None:
     journal, said = opened(written)
     assert journal is not None
     assert journal.kept == [LAUNCH, LAUNCH]
-    assert said == [f"dnnbench: 2 launches are taken from {written}"]
+    assert said == [f"dnnbench: 2 launches taken from {written}"]
     journal.close()
 
 
@@ -83,7 +83,7 @@ def test_a_last_line_that_was_cut_off_is_dropped_and_the_next_stands_by_itself(
     written.write_bytes(written.read_bytes()[:-20])
     journal, said = opened(written)
     assert journal is not None
-    assert "1 launches" in said[0]
+    assert "1 launch taken" in said[0]
     assert "cut off is measured again" in said[0]
     journal.keep(LAUNCH)
     journal.close()

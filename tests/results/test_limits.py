@@ -5,10 +5,10 @@ import pytest
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.results.baselines.limits import (
     Limit,
+    limit_in_force,
     limit_text,
     parse_limit,
     parse_limit_list,
-    resolve,
     stored_limit,
 )
 from pytest_dnnbench.results.records.schema import LimitEntry
@@ -78,16 +78,16 @@ def test_the_nearest_to_the_user_wins_for_each_kind_of_limit() -> None:
         layer(">=100", "ini"),
         layer("-1% >=50", "marker"),
     )
-    limit = resolve("throughput", [command, ini, marker])
+    limit = limit_in_force("throughput", [command, ini, marker])
     assert limit == Limit(-0.09, 100.0, "command line", "ini")
-    limit = resolve("throughput", [{}, {}, marker])
+    limit = limit_in_force("throughput", [{}, {}, marker])
     assert limit is not None
     assert limit.relative_source == "marker"
-    assert resolve("throughput", [layer("off", "command line"), marker]) is None
-    default = resolve("throughput", [{}, ini])
+    assert limit_in_force("throughput", [layer("off", "command line"), marker]) is None
+    default = limit_in_force("throughput", [{}, ini])
     assert default is not None
     assert (default.relative, default.relative_source, default.absolute) == (-0.03, "default", 100)
-    assert resolve("loss", [{}]) is None
+    assert limit_in_force("loss", [{}]) is None
 
 
 def test_a_stored_limit_is_the_contract_and_a_stored_default_is_not() -> None:

@@ -11,7 +11,13 @@ import pytest
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError, WrongResult
-from pytest_dnnbench.messages import Correctness, PipelineFacts, PlanDecision, RankReport
+from pytest_dnnbench.messages import (
+    Correctness,
+    PipelineFacts,
+    PlanDecision,
+    PredictedStep,
+    RankReport,
+)
 from pytest_dnnbench.metrics import METRICS, Metric
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.results.baselines.case_baseline import NoBaseline
@@ -345,6 +351,24 @@ def test_a_pipelines_plan_is_on_record_with_what_came_of_it() -> None:
     assert made.prediction.profile_parts_over_whole == 1.01
     assert [(rank.stage, rank.peak_bytes) for rank in made.plan.ranks] == [(0, 100), (1, 300)]
     assert measured("ddp", 2, [1.0]).plan is None
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_plan_without_times_says_so_to_who_asks_for_a_prediction(asked: bool) -> None:
+    decision = PlanDecision(Plan("corrected", (2,), None, 0.0, 0.0, 2.0, ()), "user")
+    facts = PipelineFacts(decision, "1-1", "pipeline", 0.0, 0.0, 0, 0, 2, 10, 10, 40.0)
+    launch = Launch((report(0, [1.0], pipeline=facts),))
+    made = replace(
+        measurement("1f1b", 1, [1.0]),
+        launches=(launch,),
+        prediction=PredictedStep(refused="its framework has no prediction") if asked else None,
+    )
+    entry = make_record(made).prediction
+    if asked:
+        assert entry is not None
+        assert (entry.asked, entry.refused) == (True, "the plan that was given has no times in it")
+    else:
+        assert entry is None
 
 
 def test_launches_are_compared_by_the_lengths_asked_for_not_by_what_came_of_them() -> None:

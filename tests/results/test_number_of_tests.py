@@ -9,7 +9,7 @@ from pytest_dnnbench.results.baselines.stored_sessions import storage_runs
 from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.statistics.noise import Noise
 from pytest_dnnbench.results.verdicts import compare as compare_module
-from pytest_dnnbench.results.verdicts.calibration import summary
+from pytest_dnnbench.results.verdicts.calibration import noise_summary
 from pytest_dnnbench.results.verdicts.compare import compare
 from pytest_dnnbench.results.verdicts.number_of_tests import number_of_tests
 from tests.results.synthetic import NAME, record, save, with_metric
@@ -55,7 +55,7 @@ def test_what_a_calibration_promises_follows_the_false_alarm_rate() -> None:
     launches, noise = [100.0, 101.0, 99.0], Noise(0.01, 20, ((0.5, 1.0),), "learnt", 5, 15)
 
     def detects(false_alarms: float) -> float:
-        text = summary(
+        text = noise_summary(
             *("throughput", launches, [launches] * 5, noise, None),
             false_alarms=false_alarms,
             tests=12,

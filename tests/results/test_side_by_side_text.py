@@ -15,12 +15,12 @@ from pytest_dnnbench.results.records.side_by_side import (
 )
 from pytest_dnnbench.results.verdicts.side_by_side_text import (
     about_lines,
-    answer,
     answers,
     called_lines,
-    failure_message,
+    metric_sentence,
     reason,
     rows_of,
+    side_failure_message,
     summary_lines,
 )
 from tests.report.records import measured
@@ -49,7 +49,7 @@ def other(side: SideEntry = OLD, **compared: SideMetric) -> OtherSide:
 
 def test_one_case_that_is_slower_among_others() -> None:
     compared = [metric("worse", -0.031)] + [metric("no evidence", 0.001)] * 2
-    assert answer("throughput", compared, "torch 2.9.1") == (
+    assert metric_sentence("throughput", compared, "torch 2.9.1") == (
         "B (torch 2.9.1) is 3.1% slower than A, 95% interval 2.4 to 3.8%, in 1 of 3 cases;"
         " no evidence in the rest, where a change of 1.2% would have been found;"
         " over all 3 cases B's throughput is 0.98% lower (geometric mean),"
@@ -58,14 +58,14 @@ def test_one_case_that_is_slower_among_others() -> None:
 
 
 def test_one_case_alone() -> None:
-    assert answer("throughput", [metric("better", 0.031)], "new") == (
+    assert metric_sentence("throughput", [metric("better", 0.031)], "new") == (
         "B (new) is 3.1% faster than A, 95% interval 2.4 to 3.8%"
     )
 
 
 def test_faster_in_some_and_slower_in_others() -> None:
     compared = [metric("worse", -0.05), metric("worse", -0.05), metric("better", 0.2)]
-    text = answer("throughput", compared, "new")
+    text = metric_sentence("throughput", compared, "new")
     assert text.startswith(
         "B (new) is 5% slower than A (mean), 95% interval 4.5 to 5.5%, in 2 of 3 cases"
         " and is 20% faster than A, 95% interval 19.3 to 21%, in 1 of 3 cases; over all"
@@ -73,19 +73,19 @@ def test_faster_in_some_and_slower_in_others() -> None:
 
 
 def test_no_evidence_says_what_would_have_been_found() -> None:
-    assert answer("throughput", [metric("no evidence", 0.002)], "new") == (
+    assert metric_sentence("throughput", [metric("no evidence", 0.002)], "new") == (
         "no evidence that B (new) differs from A in throughput: a change of 1.2% would have been"
         " found"
     )
     compared = [metric("no evidence", 0.002, detectable=size) for size in (0.012, 0.14)]
-    assert answer("throughput", compared, "new").startswith(
+    assert metric_sentence("throughput", compared, "new").startswith(
         "no evidence that B (new) differs from A in throughput in any of 2 cases:"
         " a change of 1.2% to 14%, by case, would have been found; over all 2 cases"
     )
 
 
 def test_memory_is_more_or_less() -> None:
-    assert "has 5% more memory resident, peak than A" in answer(
+    assert "has 5% more memory resident, peak than A" in metric_sentence(
         "resident_peak_bytes", [metric("worse", 0.05)], "new"
     )
 
@@ -147,7 +147,7 @@ def test_a_session_of_one_environment_has_nothing_to_say() -> None:
 
 def test_a_broken_limit_fails_with_the_figures_of_both_sides() -> None:
     broken = metric("worse", -0.031, limit=-0.02, broken=True)
-    message = failure_message(with_side(other(throughput=broken)))
+    message = side_failure_message(with_side(other(throughput=broken)))
     assert message is not None
     lines = message.splitlines()
     assert lines[0].startswith("side B (torch 2.9.1) is worse than --dnn-against-limits allows: ")
@@ -155,8 +155,8 @@ def test_a_broken_limit_fails_with_the_figures_of_both_sides() -> None:
     assert lines[2] == "    95% interval -3.80% to -2.40%, 12 pairs, limit -2.0% BROKEN"
     assert lines[3] == "  what differs, A -> B: torch: 2.13.0 -> 2.9.1"
     within = metric("worse", -0.031, limit=-0.05)
-    assert failure_message(with_side(other(throughput=within))) is None
-    assert failure_message(measured("ddp", "resnet18", 2)) is None
+    assert side_failure_message(with_side(other(throughput=within))) is None
+    assert side_failure_message(measured("ddp", "resnet18", 2)) is None
 
 
 WHY = WhyEntry(
@@ -180,7 +180,7 @@ WHY = WhyEntry(
 def test_why_the_slower_side_is_slower_stands_in_the_failure_and_in_the_summary() -> None:
     broken = metric("worse", -0.031, limit=-0.02, broken=True)
     record = with_side(OtherSide(side=OLD, compared={"throughput": broken}, why=WHY))
-    message = failure_message(record)
+    message = side_failure_message(record)
     assert message is not None
     lines = [
         "why: a profiled step of rank 1 takes 7.3 ms more on side B (21.4 ms to 28.7 ms)",
@@ -228,7 +228,7 @@ def test_a_metric_that_could_not_be_compared_is_named_with_the_reason() -> None:
         f"side B: case: step_time_s NOT COMPARED: {gone['step_time_s']}",
         "yellow",
     ) in summary_lines({"case": record})
-    assert failure_message(record) is None
+    assert side_failure_message(record) is None
 
 
 def test_a_record_with_two_sides_comes_back_from_json_as_it_was() -> None:

@@ -11,7 +11,7 @@ from pytest_dnnbench.session.compile_cache import (
     CACHE_VARIABLE,
     THREADS_VARIABLE,
     CompileCache,
-    check_compiler,
+    check_compiler_of_torch,
 )
 
 
@@ -55,10 +55,10 @@ def test_a_folder_of_the_users_own_is_taken_and_left(
 
 
 def test_a_missing_compiler_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_compiler()
+    check_compiler_of_torch()
     monkeypatch.setenv("CXX", "icpx")
     with pytest.raises(UsageError, match="CXX names 'icpx', which is not there: correct it, or"):
-        check_compiler()
+        check_compiler_of_torch()
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", os.devnull)
     with pytest.raises(UsageError, match=r"none of g\+\+, clang\+\+, c\+\+ is on PATH: install"):

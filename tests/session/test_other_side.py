@@ -12,8 +12,8 @@ from pytest_dnnbench.session import state
 from pytest_dnnbench.session.other_side import (
     Asked,
     asked_side,
-    differences,
     make_side,
+    side_differences,
     this_side,
 )
 from pytest_dnnbench.session.settings import Settings
@@ -92,7 +92,7 @@ def test_what_differs_is_listed_torch_first(
     assert side.versions is not None
     changed = {**side.versions, "torch": "1.0", "jinja2": "0.1"}
     del changed["pluggy"]
-    lines = differences(replace(side, versions=changed), asked)
+    lines = side_differences(replace(side, versions=changed), asked)
     assert [line.partition(":")[0] for line in lines] == [
         "torch", "jinja2", "pluggy", "first on sys.path", "NCCL_ALGO",
     ]  # fmt: skip

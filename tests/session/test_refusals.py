@@ -4,6 +4,8 @@ from fnmatch import fnmatch
 
 import pytest
 
+from pytest_dnnbench.session import benchmark_file
+
 CASES = """
 import pytest
 
@@ -33,7 +35,12 @@ def refusal(pytester: pytest.Pytester, *arguments: str) -> str:
         ("--dnn-dataset mnist --dnn-data-dir /nowhere", "data folder '/nowhere' does not exist"),
         ("--dnn-baseline nope", "--dnn-baseline nope: no file of this path"),
         ("--dnn-baseline b.json", "b.json, line 1: not JSON, or cut off"),
-        ("--dnn-report file/report", "file/report cannot be written to"),
+        ("--dnn-report file/report", "--dnn-report file/report cannot be written to"),
+        ("--benchmark-save a --benchmark-storage file", "--benchmark-storage /"),
+        (
+            "--benchmark-autosave --benchmark-storage /proc/no",
+            "--benchmark-storage /proc/no cannot",
+        ),
         # Workers of pytest-xdist must not be the first to notice.
         ("-n 2 --dnn-steps 0", "--dnn-steps is 0: it must be at least 1"),
         ("-n 2 --dnn-precision tf32 --dnn-device cpu", "--dnn-precision tf32 needs a CUDA device"),
@@ -66,7 +73,19 @@ def test_train(framework, model, gpus, process_group, dnnbench):
         ("-q --dnn-cudnn-benchmark", "--dnn-cudnn-benchmark needs a CUDA device, and ranks run on"),
         ("-q --dnn-ranks-per-gpu 2", "--dnn-ranks-per-gpu 2 is for GPUs, and there is none ("),
         ("-q -n 2 --dnn-device cuda", "--dnn-device cuda: *; use --dnn-device cpu to run on CPU"),
+        # Only workers of pytest-xdist collect, and their end was its own INTERNALERROR.
+        ("-n 2 --dnn-frameworks tp --dnn-models resnet18", "tp cannot train resnet18: it splits"),
         ("--no-header --co --dnn-ranks-per-gpu 2", "--dnn-ranks-per-gpu 2 is for GPUs, and there"),
+        ("--dnn-ddp-hook bf16", "--dnn-ddp-hook bf16 needs CUDA: *, and these are cpu ranks; use"),
+        ("--co --dnn-ddp-powersgd-rank 2", "--dnn-ddp-powersgd-rank 2 is about *, and the hook is"),
+        ("--dnn-frameworks fsdp --dnn-fsdp-reduce last", "--dnn-fsdp-reduce last is about steps"),
+        ("-n 2 --dnn-ddp-sync-batchnorm", "--dnn-ddp-sync-batchnorm needs GPUs: *; leave it out"),
+        ("--dnn-horovod-op adasum", "--dnn-horovod-op adasum on 2 ranks: Horovod has Adasum for"),
+        (
+            "--dnn-frameworks 1f1b --dnn-models mlp --gpus 4 --dnn-stages 2"
+            " --dnn-schedule-replicas fsdp --dnn-memory-format channels_last",
+            "--dnn-schedule-replicas fsdp with --dnn-memory-format channels_last: *",
+        ),
     ],
 )
 def test_what_collection_notices_is_no_error_of_a_file(
@@ -181,3 +200,15 @@ def test_what_a_test_gives_wrongly_fails_it_in_a_line(pytester: pytest.Pytester)
             "*10000000 CPU ranks need * GiB of memory at least, and this machine has *",
         ]
     )
+
+
+def test_a_histogram_that_nothing_can_draw_is_refused_before_the_first_case(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pytest-benchmark imports what draws it after the last case: the session ended in a
+    traceback."""
+    monkeypatch.setattr(benchmark_file, "find_spec", lambda name: None)
+    pytester.makepyfile(CASES)
+    line = refusal(pytester, "--benchmark-histogram=a")
+    assert line.startswith("ERROR: --benchmark-histogram needs pygal and pygaljs, not installed")
+    assert "pip install 'pytest-benchmark[histogram]'" in line

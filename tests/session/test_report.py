@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written_ends_the_session_before_anything_is_mea
     result = run(*ONE_CASE, "--dnn-report=file/report")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
-        ["ERROR: file/report cannot be written to (Not a directory): give another folder*"]
+        ["ERROR: --dnn-report file/report cannot be written to (Not a directory): give another*"]
     )
 
 

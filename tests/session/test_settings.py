@@ -135,6 +135,18 @@ def test_strong_scaling_divides_or_says_what_would() -> None:
         (["--dnn-steps", "5s"], "--dnn-steps '5s' is not a number"),
         (["--dnn-window", "5"], "--dnn-window '5' is no number of seconds: write it with its unit"),
         (["--dnn-window", "0s"], "--dnn-window is 0s: it must be longer than 0 s"),
+        (["--dnn-window", "1000000000.5s"], "longer than 0 s, and at most 1000000000 s"),
+        (
+            ["--dnn-timeout", "1e10"],
+            "--dnn-timeout is 10000000000.0: it must be at most 1000000000",
+        ),
+        (["--dnn-steps", "9" * 30], f"--dnn-steps is {'9' * 30}: it must be at most 1000000000"),
+        (["--gpus", "9999999"], "--gpus is 9999999: it must be at most 1000000"),
+        (["--dnn-gpu-counts", "1,9999999"], "write whole numbers from 1 to 1,000,000, as in"),
+        (["--dnn-launches", "9" * 30], "it must be at least 1 and at most 1000000000"),
+        (["--dnn-warmup", "9" * 30], "it must be at least 0 and at most 1000000000"),
+        (["--dnn-stages", "x"], "--dnn-stages 'x': write a number of stages"),
+        (["--dnn-plan", "/no"], "--dnn-plan /no cannot be read (No such file or directory): write"),
         (["--dnn-warmup", "-1"], "--dnn-warmup is -1: it must be at least 0"),
         (
             ["--dnn-warmup", "soon"],
@@ -323,8 +335,14 @@ def test_visible_devices_select_and_order_gpus() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("dnn_steps = three", "dnn_steps in the ini file 'three' is not a number (int)"),
-        ("dnn_timeout = soon", "dnn_timeout in the ini file 'soon' is not a number (float)"),
+        (
+            "dnn_steps = three",
+            "dnn_steps in the ini file 'three' is not a number: write a whole number",
+        ),
+        (
+            "dnn_timeout = soon",
+            "dnn_timeout in the ini file 'soon' is not a number: write a number, as 2.5",
+        ),
         ("dnn_scaling = wide", "dnn_scaling in the ini file 'wide' is unknown"),
         ("dnn_resume = perhaps", "dnn_resume in the ini file 'perhaps' is neither true nor false"),
     ],

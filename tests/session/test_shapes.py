@@ -157,7 +157,7 @@ def test_a_test_that_measures_something_else_fails_in_a_line(pytester: pytest.Py
     result = pytester.runpytest_inprocess("--dnn-shapes=tp2", "--dnn-device=cpu")
     result.assert_outcomes(failed=3)
     result.stdout.fnmatch_lines([
-        "*shape of this case is tp2, and the test measures on 1 ranks: give process_group(gpus)",
+        "*shape of this case is tp2, and the test measures on 1 rank: give process_group(gpus)",
         "*shape of this case is tp2, which ddp does not run",
         "*shape of this case, tp2, sets 'ranks', and so does the test: leave it out*",
     ])  # fmt: skip

@@ -12,6 +12,7 @@ def pytest_dnnbench_frameworks() -> Sequence[FrameworkSpec]:
             "allreduce",
             worker="dnnbench_allreduce.worker:AllreduceWorker",
             about="all gradients in few all-reduces, after the backward pass",
+            prediction="pytest_dnnbench.rank.prediction:predict",
             options=(
                 FrameworkOption(
                     "buckets", "allreduce-buckets", 1, "all-reduces that share the gradients"

@@ -14,7 +14,7 @@ import re
 
 from pytest_dnnbench.errors import ProfileError
 from pytest_dnnbench.planner.parsing import shortened
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 
 SEPARATOR = " -- "
 QUANTITIES = ("forward_compute_time", "backward_compute_time", "activation_size", "parameter_size")
@@ -27,7 +27,7 @@ PipeDream's planner begins with the first source in the file."""
 
 def parse_text(content: str) -> Profile:
     """The profile in a text. Raises ProfileError with the number of the line that is wrong."""
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, Operator] = {}
     edges: dict[tuple[str, str], int] = {}
     # Not splitlines: it also splits at characters that may be part of a description.
     for number, line in enumerate(content.split("\n"), start=1):
@@ -63,7 +63,7 @@ def format_text(profile: Profile) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _add_node(nodes: dict[str, Node], line: str) -> None:
+def _add_node(nodes: dict[str, Operator], line: str) -> None:
     fields = line.split(SEPARATOR)
     if len(fields) not in (3, 4):
         raise ProfileError(
@@ -80,7 +80,7 @@ def _add_node(nodes: dict[str, Node], line: str) -> None:
         )
     forward_ms, backward_ms, activation_bytes, parameter_bytes = _quantities(fields[2])
     seconds = (forward_ms / _MS_PER_S, backward_ms / _MS_PER_S)
-    nodes[fields[0]] = Node(fields[0], fields[1], *seconds, activation_bytes, parameter_bytes)
+    nodes[fields[0]] = Operator(fields[0], fields[1], *seconds, activation_bytes, parameter_bytes)
 
 
 def _quantities(field: str) -> list[float]:
@@ -114,7 +114,7 @@ def _add_edge(edges: dict[tuple[str, str], int], line: str, number: int) -> None
         )
 
 
-def _check_ends(nodes: dict[str, Node], edges: dict[tuple[str, str], int]) -> None:
+def _check_ends(nodes: dict[str, Operator], edges: dict[tuple[str, str], int]) -> None:
     for edge, number in edges.items():
         for end in edge:
             if end not in nodes:
@@ -125,7 +125,7 @@ def _check_ends(nodes: dict[str, Node], edges: dict[tuple[str, str], int]) -> No
                 )
 
 
-def _natural(node: Node) -> list[tuple[int, int, str]]:
+def _natural(node: Operator) -> list[tuple[int, int, str]]:
     """Sorts node9 before node10: PipeDream numbers nodes in the order they run, and lists them in
     no order."""
     keys = []
@@ -136,7 +136,7 @@ def _natural(node: Node) -> list[tuple[int, int, str]]:
     return keys
 
 
-def _node_line(node: Node) -> str:
+def _node_line(node: Operator) -> str:
     if SEPARATOR in node.description or not node.description.isprintable():
         raise ProfileError(
             f"node {node.id}: the text format cannot hold {node.description!r}; use JSON"

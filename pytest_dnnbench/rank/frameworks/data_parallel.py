@@ -65,6 +65,9 @@ class DataParallelWorker(WorkloadWorker):
     runs_alone = True
     """Whether a rank can run the model without the others."""
 
+    has_own_group = False
+    """Whether `connect` joins another group of ranks than torch.distributed's."""
+
     wraps_blocks = False
     """Whether `wrap` wraps blocks, which then may not change their inputs in place."""
 

@@ -54,40 +54,8 @@ class DdpWorker(DataParallelWorker):
         self.synchronised = bool(options.get("sync_batchnorm", False))
         self._power: PowerSgdHook | None = None
         self._prepared = False
-        self._check()
         if self.hook in HOOKS:
             self.rounding = exchange_in(HOOKS[self.hook][0], place.world_size)
-
-    def _check(self) -> None:
-        """Raises UsageError for options that torch would fail on, late."""
-        if not self.bucket_mb > 0:
-            raise UsageError(f"--dnn-ddp-bucket-mb is {self.bucket_mb:g}: it must be above 0")
-        if self.hook == "bf16" and self.device.type != "cuda":
-            raise UsageError(
-                "--dnn-ddp-hook bf16 needs CUDA: torch's hook works on NCCL only, and these are"
-                f" {self.device.type} ranks; use fp16"
-            )
-        if self.static_graph and self.case.form.accumulate > 1:
-            raise UsageError(
-                "--dnn-ddp-static-graph with --dnn-accumulate: of a static graph torch exchanges"
-                " gradients in every backward pass of its first step; leave one of them out"
-            )
-        if self.low_rank < 1:
-            raise UsageError(f"--dnn-ddp-powersgd-rank is {self.low_rank}: it must be at least 1")
-        if self.low_rank != 1 and self.hook != POWER_SGD:
-            raise UsageError(
-                f"--dnn-ddp-powersgd-rank {self.low_rank} is about --dnn-ddp-hook {POWER_SGD}: give"
-                " that too, or leave it out"
-            )
-        self._check_synchronised()
-
-    def _check_synchronised(self) -> None:
-        """Raises UsageError where torch's SyncBatchNorm does not run."""
-        if self.synchronised and self.device.type != "cuda":
-            raise UsageError(
-                "--dnn-ddp-sync-batchnorm needs GPUs: torch's SyncBatchNorm takes no tensors of"
-                f" {self.device.type} ranks; leave it out"
-            )
 
     def converted(self, module: nn.Module) -> nn.Module:
         """As DataParallelWorker.converted: with torch's SyncBatchNorm for each batch normalisation.

@@ -15,7 +15,6 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
 
-from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.held_bytes import held_bytes
@@ -47,17 +46,7 @@ class FsdpWorker(DataParallelWorker):
             param_dtype=TYPES[str(options.get("param_dtype", "none"))],
             reduce_dtype=TYPES[str(options.get("reduce_dtype", "none"))],
         )
-        if request.case.precision == "bf16" and self.types.param_dtype is not None:
-            raise UsageError(
-                "--dnn-fsdp-param-dtype and --dnn-precision bf16 both choose the type of the"
-                " forward pass: leave one of them out"
-            )
         self.reduce = str(options.get("reduce", EACH))
-        if self.reduce != EACH and self.passes == 1:
-            raise UsageError(
-                f"--dnn-fsdp-reduce {self.reduce} is about steps of several backward passes: give"
-                " --dnn-accumulate N too, or leave it out"
-            )
         self.computes_in = [
             kind for kind in (self.types.param_dtype, self.types.reduce_dtype) if kind is not None
         ]

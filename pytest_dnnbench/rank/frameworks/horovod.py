@@ -29,22 +29,15 @@ class HorovodWorker(DataParallelWorker):
     """Horovod's own thread averages gradients, tensor by tensor or fused, while the backward pass
     runs."""
 
+    has_own_group = True
+
     def __init__(self, place: Place, request: RunRequest) -> None:
         super().__init__(place, request)
         options = request.case.options
         self.op = str(options.get("op", "average"))
         self.compression = str(options.get("compression", "none"))
         own_passes = int(options.get("backward_passes_per_step", 1))
-        if own_passes != 1 and request.case.form.accumulate != 1:
-            raise UsageError(
-                f"--dnn-horovod-passes {own_passes} and --dnn-accumulate"
-                f" {request.case.form.accumulate} both say how many backward passes an update"
-                " averages: leave the first out"
-            )
-        self.passes = (
-            max(own_passes, request.case.form.accumulate) if own_passes > 0 else own_passes
-        )
-        self._check(place)
+        self.passes = max(own_passes, request.case.form.accumulate)
         # On one rank Horovod's optimiser is torch's own.
         self.exchanges_zeros = place.world_size > 1
         if self.compression == "fp16" and place.world_size > 1:
@@ -122,29 +115,6 @@ class HorovodWorker(DataParallelWorker):
             ),
             "HOROVOD_CYCLE_TIME": str(float(options.get("cycle_time_ms", 1.0))),
         }
-
-    def _check(self, place: Place) -> None:
-        options = self.case.options
-        if self.op not in ("average", "adasum"):
-            raise UsageError(f"Horovod's op {self.op!r} is unknown: choose average or adasum")
-        if self.compression not in ("none", "fp16"):
-            raise UsageError(
-                f"Horovod's compression {self.compression!r} is unknown: choose none or fp16"
-            )
-        if self.passes < 1:
-            raise UsageError(f"backward_passes_per_step is {self.passes}: it must be at least 1")
-        if (
-            float(options.get("fusion_threshold_mb", 0.0)) < 0
-            or float(options.get("cycle_time_ms", 0.0)) < 0
-        ):
-            raise UsageError(
-                f"Horovod's fusion threshold and cycle time must not be negative: {options}"
-            )
-        if self.op == "adasum" and place.world_size > 1:
-            raise UsageError(
-                f"op 'adasum' on {place.world_size} ranks: Horovod has Adasum for MPI ranks only,"
-                " and these meet through gloo, where it would abort; use op average"
-            )
 
 
 def join(place: Place, core_settings: Mapping[str, str]) -> None:

@@ -86,10 +86,10 @@ class PipeDreamWorker(StagedWorker):
         self._runtime.occupancy.restart()
         pass_through = self._runtime.train if train else self._runtime.validate
         share: list[Completed] = []
-        for done in pass_through(self._batches, steps * size):
-            share.append(done)
+        for minibatch in pass_through(self._batches, steps * size):
+            share.append(minibatch)
             if len(share) * replicas[self._stage] >= size:
-                yield step_of(done.minibatch // size, share, self._row)
+                yield step_of(minibatch.minibatch // size, share, self._row)
                 share.clear()
 
     @property

@@ -220,12 +220,12 @@ class StagedWorker(WorkloadWorker):
 def step_of(index: int, share: list[Completed], samples_of_row: int) -> Step:
     """A rank's share of a step: the samples of its minibatches and the mean of their losses, if it
     sees any."""
-    losses = [done.loss for done in share if done.loss is not None]
+    losses = [minibatch.loss for minibatch in share if minibatch.loss is not None]
     loss = torch.stack(losses).mean() if losses else None
-    return Step(index, sum(done.samples for done in share) * samples_of_row, loss)
+    return Step(index, sum(minibatch.samples for minibatch in share) * samples_of_row, loss)
 
 
 def counts_of(completed: Sequence[Completed]) -> tuple[int, int]:
     """Right answers and images of validated minibatches, on the last stage."""
-    right = [int(done.correct) for done in completed if done.correct is not None]
-    return sum(right), sum(done.samples for done in completed)
+    right = [int(minibatch.correct) for minibatch in completed if minibatch.correct is not None]
+    return sum(right), sum(minibatch.samples for minibatch in completed)

@@ -15,8 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.messages import PipelineFacts, Place, RunRequest
+from pytest_dnnbench.messages import PipelineFacts
 from pytest_dnnbench.planner.bubbles import Pass, batch_seconds, idle_fractions
 from pytest_dnnbench.planner.fabric import Link
 from pytest_dnnbench.planner.plan_seconds import averages_s, updates_s
@@ -32,7 +31,6 @@ from pytest_dnnbench.rank.pipeline.torch_runtime import TorchRuntime
 from pytest_dnnbench.rank.whole import part
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workloads import mnist
-from pytest_dnnbench.step_form import CONTIGUOUS
 
 _NO_LABEL = -100
 """Of images that fill up the last microbatches of a validation: no answer is right, and torch's
@@ -47,15 +45,6 @@ class TorchPipelineWorker(StagedWorker):
     """One rank of a pipeline: one or more stages."""
 
     takes_ties = True
-
-    def __init__(self, place: Place, request: RunRequest) -> None:
-        super().__init__(place, request)
-        if self._shares_out and request.case.form.memory_format != CONTIGUOUS:
-            raise UsageError(
-                f"--dnn-schedule-replicas fsdp with --dnn-memory-format {self.form.memory_format}:"
-                " the parts of the weights that ranks hold are laid out in rows: give"
-                f" --dnn-memory-format {CONTIGUOUS}"
-            )
 
     @property
     def _shares_out(self) -> bool:
@@ -113,10 +102,10 @@ class TorchPipelineWorker(StagedWorker):
         runtime.passes.restart()
         pass_through = runtime.train if self.case.phase == "train" else runtime.validate
         share: list[Completed] = []
-        for done in pass_through(self._batches, steps * pipelines.microbatches):
-            share.append(done)
+        for minibatch in pass_through(self._batches, steps * pipelines.microbatches):
+            share.append(minibatch)
             if len(share) == pipelines.microbatches_of_each:
-                yield step_of(done.minibatch // pipelines.microbatches, share, self._row)
+                yield step_of(minibatch.minibatch // pipelines.microbatches, share, self._row)
                 share.clear()
 
     def align(self) -> None:

@@ -14,7 +14,7 @@ On a mesh of replicas x ranks, each row of ranks splits the layers, and the repl
 it out among themselves (fsdp.py), or hold copies whose gradients are averaged.
 
 Not here: which layers a workload can split, and where its sequence is whole
-(workloads/workload.py); how attention whose layers are packed is split (attention_split.py).
+(workloads/workload.py); how attention is split by heads (attention_split.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -287,8 +287,8 @@ def _check_sequence(module: nn.Module, ways: dict[str, str], split: dict[str, st
         )
     if "heads" in split.values():
         raise UsageError(
-            "--dnn-tp-sequence: nn.MultiheadAttention gives back the whole of a sequence: leave the"
-            " option out, or write attention with linear layers of its own"
+            "--dnn-tp-sequence: attention that is split by heads gives back the whole of a"
+            " sequence: leave the option out, or write attention with linear layers of its own"
         )
     for name, way in ways.items():
         if way not in SEQUENCE_WAYS or _at(module, name) is None:

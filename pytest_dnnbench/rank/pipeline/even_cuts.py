@@ -6,6 +6,7 @@ Not here: how a cut model becomes stages (cut.py), and the best cuts from measur
 
 from collections.abc import Sequence
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
 from pytest_dnnbench.rank.profiling.weights import together
@@ -17,8 +18,8 @@ def even_points(graph: OperatorGraph, stages: int) -> list[str]:
     points = cut_points(graph)
     if not 1 <= stages <= len(points) + 1:
         raise PlanError(
-            f"{stages} stages requested, but the model has {len(points)} cut points:"
-            f" ask for 1 to {len(points) + 1}"
+            f"{counted(stages, 'stage')} requested, but the model has"
+            f" {counted(len(points), 'cut point')}: ask for 1 to {len(points) + 1}"
         )
     weights, weight = [], 0
     for name in graph.operators:

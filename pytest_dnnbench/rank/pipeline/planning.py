@@ -32,13 +32,18 @@ from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.host_work import refuse_host_work
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
 from pytest_dnnbench.rank.profiling.profiler import parts_over_whole
+from pytest_dnnbench.rank.profiling.varying_sizes import check_sizes, of_varying_sizes
 from pytest_dnnbench.rank.profiling.weights import tied_weights, together
 from pytest_dnnbench.rank.workloads.checks import model_of
 from pytest_dnnbench.rank.workloads.factory import workload_of
+from pytest_dnnbench.rank.workloads.image_models import seed
 
 _PROBE_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}
 """16 MiB take 50 us over NVLink, about as long as what is around them."""
 _PROBES = 5
+_EXAMPLES = 3
+"""Minibatches in which a size that depends on values has more than one. A router of a few samples
+may send as many to an expert twice."""
 USABLE_MEMORY = 0.9
 """The part of a GPU's free memory that plans may use."""
 
@@ -74,12 +79,14 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
         pipelines = pipelines_of(request.case.framework, place.world_size, options)
         if path := plan_file(options):
             decision = PlanDecision(read_plan(path), "user")
+            varying = _varying(place, request)
         else:
             bandwidth = float(options.get("bandwidth", 0.0)) or measured_bandwidth(place)
             profile = _profile(place, request)
             if profile is None:
                 return None
-            profile = _with_ties_apart(profile, request)
+            varying = _varying(place, request)
+            profile = _with_ties_apart(profile, request, varying)
             replicas = (pipelines.replicas,) * pipelines.stages
             plan = even_plan(profile, replicas, workers=place.world_size, bandwidth=bandwidth)
             decision = PlanDecision(
@@ -90,14 +97,29 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
                 number_in(profile, "update_s"),
             )
         _check_cut(place, request, decision.plan, tied=True)
+        check_sizes(decision.plan, varying)
         return decision
 
 
-def _with_ties_apart(profile: Profile, request: RunRequest) -> Profile:
-    """The profile with tied weights on any stages: all stages update at once."""
+def _with_ties_apart(
+    profile: Profile, request: RunRequest, varying: tuple[tuple[str, ...], ...]
+) -> Profile:
+    """The profile with tied weights on any stages, for all stages update at once, and with these
+    groups of operators on one."""
     workload = workload_of(request)
     graph = trace(model_of(workload).train(), example_input(workload, TRACED_IMAGES))
-    return dataclasses.replace(profile, together=together(graph, tied_weights(graph)))
+    return dataclasses.replace(profile, together=together(graph, tied_weights(graph)) + varying)
+
+
+def _varying(place: Place, request: RunRequest) -> tuple[tuple[str, ...], ...]:
+    """The operators whose sizes depend on values, in a few minibatches of the case."""
+    workload, size = workload_of(request), request.case.batch_size
+    examples = [
+        example_input(workload, size, number).to(place.device) for number in range(_EXAMPLES)
+    ]
+    seed(request.case.seed)
+    model = model_of(workload).train().to(place.device)
+    return of_varying_sizes(trace(model, examples[0][:TRACED_IMAGES]), examples)
 
 
 def _profile(place: Place, request: RunRequest) -> Profile | None:

@@ -19,10 +19,10 @@ from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
-from pytest_dnnbench.rank.workloads.image_models import build_model, example_images
+from pytest_dnnbench.rank.workloads.image_models import build_model, example_images, seed
 
 
-def schedule_of(request: PipelineRequest) -> Schedule:
+def requested_schedule(request: PipelineRequest) -> Schedule:
     """The pipeline's schedule. Raises PlanError if the request cannot have one."""
     return Schedule(
         request.variant, Layout(request.replicas), request.microbatches, request.vertical_sync
@@ -34,9 +34,9 @@ def optimiser_of(request: PipelineRequest) -> Sgd:
     return Sgd(request.learning_rate, request.momentum, request.weight_decay)
 
 
-def stages_of(request: PipelineRequest) -> list[nn.Module]:
+def requested_stages(request: PipelineRequest) -> list[nn.Module]:
     """All stages of the request's model, alike on every rank; in training mode, on the CPU."""
-    torch.manual_seed(request.seed)
+    seed(request.seed)
     stages = _by_hand(request.model)
     if stages is None:
         model = build_model(request.model, request.image_size)
@@ -62,7 +62,9 @@ def call(
     """Runs `function(runtime, *arguments)` on a rank of the pipeline."""
     function: Callable[..., Any] = resolve(target)
     with group.membership(place):
-        runtime = assemble(place, schedule_of(request), stages_of(request), optimiser_of(request))
+        runtime = assemble(
+            place, requested_schedule(request), requested_stages(request), optimiser_of(request)
+        )
         rank_phase.enter("program")
         result = function(runtime, *arguments)
         runtime.close()
@@ -80,9 +82,9 @@ def train(runtime: Runtime, runs: Sequence[Sequence[tuple[Any, Any]]]) -> StageR
             (torch.as_tensor(images), torch.as_tensor(labels))
             for images, labels in batches[replica::feeders]
         )
-        for done in runtime.train(share, len(batches)):
-            if done.loss is not None:
-                losses.append((done.minibatch, float(done.loss)))
+        for minibatch in runtime.train(share, len(batches)):
+            if minibatch.loss is not None:
+                losses.append((minibatch.minibatch, float(minibatch.loss)))
     module = runtime.stage.module
     return StageReport(
         stage=stage,

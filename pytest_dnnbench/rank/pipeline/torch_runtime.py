@@ -75,14 +75,9 @@ class TorchRuntime:
         self._modules = {
             stage: stages[stage].to(self.device) for stage in pipelines.stages_of(self.place)
         }
-        self._torch_stages = {
-            stage: TorchStage(module, stage == pipelines.stages - 1, precision)
-            for stage, module in self._modules.items()
-        }
-        if pipelines.shares_out:
-            assert replicas is not None, "a single replica shares with none"
-            for number, stage in self._torch_stages.items():
-                share_out(number, stage, replicas, self.device.type)
+        self._torch_stages = _torch_stages(
+            self._modules, pipelines, precision, replicas, self.device.type
+        )
         self._loss, self._precision = loss, precision
         modules = self._modules.values()
         self._parameters = [
@@ -96,11 +91,7 @@ class TorchRuntime:
         self._ties = self._tied(ties, place)
         copies = {id(self._parameter(*copy)) for tie in ties for copy in tie.places[1:]}
         self._counted = [id(parameter) not in copies for parameter in self._parameters]
-        self._replicas_mean = (
-            GradientMean(self._parameters, replicas, pipelines.replicas)
-            if replicas is not None and not pipelines.shares_out
-            else None
-        )
+        self._replicas_mean = _replicas_mean(self._parameters, pipelines, replicas)
         self._observer: UpdateObserver | None = None
         self._training: Any = None
         self._evaluation: Any = None
@@ -365,6 +356,36 @@ def _groups(
         mine += [group] if place.rank in ranks else []
     pipeline, replicas = mine
     return pipeline, replicas
+
+
+def _torch_stages(
+    modules: Mapping[int, nn.Module],
+    pipelines: Pipelines,
+    precision: Precision,
+    replicas: dist.ProcessGroup | None,
+    device_type: str,
+) -> dict[int, TorchStage]:
+    """The stages of this rank as torch's schedules run them; replicas may share their weights
+    out."""
+    stages = {
+        number: TorchStage(module, number == pipelines.stages - 1, precision)
+        for number, module in modules.items()
+    }
+    if pipelines.shares_out:
+        assert replicas is not None, "a single replica shares with none"
+        for number, stage in stages.items():
+            share_out(number, stage, replicas, device_type)
+    return stages
+
+
+def _replicas_mean(
+    parameters: Sequence[nn.Parameter], pipelines: Pipelines, replicas: dist.ProcessGroup | None
+) -> GradientMean | None:
+    """The mean of gradients over replicas with copies; None where there are none, and where torch
+    averages."""
+    if replicas is None or pipelines.shares_out:
+        return None
+    return GradientMean(parameters, replicas, pipelines.replicas)
 
 
 def _optimiser(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from pytest_dnnbench.case import DEVICES, MNIST_IMAGE_SIZE, PRECISIONS
 from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.outputs import check_file
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.profile_file import write_profile
 from pytest_dnnbench.rank.profiling.profile_cache import cached_profile
@@ -30,6 +32,8 @@ def main(arguments: Sequence[str]) -> int:
             raise UsageError(
                 f"--{name.replace('_', '-')} is {getattr(options, name)}: it must be at least 1"
             )
+    if options.output is not None:
+        check_file("-o", options.output)
     profile = (cached_profile if options.cached else profile_model)(
         Catalog().model(options.model),
         options.image_size,
@@ -39,13 +43,13 @@ def main(arguments: Sequence[str]) -> int:
         threads=options.threads,
         effort=Effort(options.warmup, options.repetitions),
     )
-    print(summary(profile))
+    print(profile_summary(profile))
     if options.output is not None:
         _write(profile, options.output)
     return 0
 
 
-def summary(profile: Profile) -> str:
+def profile_summary(profile: Profile) -> str:
     """The profile in a few lines: totals, the sum of the parts beside the whole, the operators that
     take longest."""
     facts = profile.metadata
@@ -56,7 +60,7 @@ def summary(profile: Profile) -> str:
     lines = [
         f"{facts['model']}, {form}, batch {facts['batch_size']},"
         f" {facts['precision']}, {facts['device']}:"
-        f" {len(profile.nodes)} operators, {len(profile.edges)} edges",
+        f" {counted(len(profile.nodes), 'operator')}, {counted(len(profile.edges), 'edge')}",
         f"parts: {forward_s * 1e3:.2f} ms forward + {backward_s * 1e3:.2f} ms backward"
         f" = {profile.parts_s * 1e3:.2f} ms",
         f"whole: {facts['whole_s'] * 1e3:.2f} ms; parts / whole = {parts_over_whole(profile):.3f}",

@@ -13,7 +13,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.proc import cpu_model
 
 
-def environment(device: torch.device, threads: int) -> dict[str, str | int]:
+def profile_environment(device: torch.device, threads: int) -> dict[str, str | int]:
     """The facts that times depend on besides the model: two profiles compare only where they are
     equal."""
     facts: dict[str, str | int] = {

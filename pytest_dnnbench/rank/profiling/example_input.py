@@ -10,11 +10,11 @@ from pytest_dnnbench.rank.workloads.batches import synthetic_batch
 from pytest_dnnbench.rank.workloads.workload import Workload
 
 
-def example_input(workload: Workload, size: int) -> torch.Tensor:
-    """The inputs of a synthetic minibatch of so many samples, on the host, the same each time.
-    Raises WorkloadRefused where inputs or targets are not one tensor each: the operators of a
+def example_input(workload: Workload, size: int, number: int = 0) -> torch.Tensor:
+    """The inputs of synthetic minibatch `number`, of so many samples, on the host, the same each
+    time. Raises WorkloadRefused where inputs or targets are not one tensor each: the operators of a
     pipeline's first stage take one, and the last stage gets one beside its activations."""
-    batch = synthetic_batch(workload, 0, 0, torch.device("cpu"), size=size, seed=0)
+    batch = synthetic_batch(workload, 0, number, torch.device("cpu"), size=size, seed=0)
     for part, tree in zip(("inputs", "targets"), batch, strict=True):
         if not isinstance(tree, torch.Tensor):
             raise WorkloadRefused(

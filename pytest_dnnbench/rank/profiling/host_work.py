@@ -5,20 +5,21 @@ faster than the model is. It shows in the time: the forward as the user wrote it
 its operators one after the other. Not here: the times of operators (profiler.py).
 """
 
-import time
 from collections.abc import Callable
 
 import torch
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank.core_clock import seconds_beside_waiting
 from pytest_dnnbench.rank.profiling.fx_calls import calls
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
 from pytest_dnnbench.rank.workloads.model_copy import copied
 
 TIMES_AS_LONG = 2.0
 """A forward that takes longer than this many times its operators is refused. Calling the operators
-one by one takes about as much Python as the forward does, and the least of several runs is taken,
-so that other work on the machine does not count. Less shows in the profile (parts over whole)."""
+one by one takes about as much Python as the forward does. Other work on the machine does not count:
+the least of several runs is taken, without its waiting for a core. Less shows in the profile (parts
+over whole)."""
 
 LEAST_S = 1e-3
 """Seconds by which it takes longer, at least: below, both are made of function calls."""
@@ -30,7 +31,7 @@ _RUNS = (2, 3, 5)
 def refuse_host_work(
     graph: OperatorGraph,
     images: torch.Tensor,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] = seconds_beside_waiting,
 ) -> None:
     """Raises UsageError where the forward of a model takes much longer than its operators do.
     `images` are a minibatch on the model's device."""

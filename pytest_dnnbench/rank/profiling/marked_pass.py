@@ -101,8 +101,8 @@ class MarkedPass:
         """Turns the marks into seconds by operator."""
         operators = set(self.graph.operators)
         waiting = 0.0
-        for name, begun, done in spans:
-            waiting += self.watch.seconds(begun, done)
+        for name, begun, ended in spans:
+            waiting += self.watch.seconds(begun, ended)
             if name in operators:
                 self.forward_s[name] += waiting
                 waiting = 0.0
@@ -111,9 +111,9 @@ class MarkedPass:
         begins = [start, *(begun for _, _, begun in later)]
         ends = [*(ended for _, ended, _ in later), end]
         owner = self.graph.operators[-1]
-        for name, begun, done in zip(names, begins, ends, strict=True):
+        for name, begun, ended in zip(names, begins, ends, strict=True):
             owner = name if name in operators else owner
-            self.backward_s[owner] += self.watch.seconds(begun, done)
+            self.backward_s[owner] += self.watch.seconds(begun, ended)
 
 
 def whole_pass(

@@ -13,7 +13,7 @@ Not here: what the operators do to tensors (observation.py), stages (cut.py), ti
 import inspect
 import operator
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -22,11 +22,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.rank.profiling.forward_region import region_of
 from pytest_dnnbench.rank.profiling.fx_calls import constant_of
 from pytest_dnnbench.rank.profiling.observation import NodeObservation, observe
 from pytest_dnnbench.rank.profiling.tracer import DependsOnImagesError, ModelTracer, user_line
+from pytest_dnnbench.rank.proof.lone_forward import LoneForward
+from pytest_dnnbench.rank.workloads.first_pass import IN_PLACE_OF_IMAGES, described
+from pytest_dnnbench.rank.workloads.model_copy import copied
 
 TRACED_IMAGES = 2
 """The smallest batch that batch normalisation takes at any image size. The operators do not depend
@@ -81,7 +84,7 @@ def trace(model: nn.Module, example: torch.Tensor) -> OperatorGraph:
     graphs = {mode: _symbolic(model, mode, tracer) for mode, tracer in tracers.items()}
     _check_modes_agree(graphs[True], graphs[False])
     _check_repeats(model, graphs, example)
-    observed = observe(model, graphs, example)
+    observed = _observed(model, graphs, example)
     for graph in graphs.values():
         _follow_overwriting(graph, observed)
     _check_output(graphs[True], observed)
@@ -99,9 +102,42 @@ def _symbolic(model: nn.Module, training: bool, tracer: ModelTracer) -> fx.Graph
         try:
             graph = tracer.traced(model, _defaults(model))
         except Exception as error:
+            _check_runs(model, tracer.example)
             raise UsageError(_untraceable(model, tracer, error)) from error
     _drop_defaults(graph)
     return graph
+
+
+def _observed(
+    model: nn.Module, graphs: dict[bool, fx.Graph], example: torch.Tensor
+) -> dict[str, NodeObservation]:
+    try:
+        return observe(model, graphs, example)
+    except (DnnbenchError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        _check_runs(model, example)
+        raise UsageError(
+            f"{type(model).__name__} cannot be cut into operators: run one by one they end in"
+            f" {type(error).__name__}: {' '.join(str(error).split())}; mark the block that does it"
+            " as a leaf (`pipeline_leaf = True` in its class)"
+        ) from error
+
+
+def _check_runs(model: nn.Module, example: torch.Tensor) -> None:
+    """Raises UsageError where the model itself does not take the example: that no trace can."""
+    devices = [example.device] if example.is_cuda else []
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices), LoneForward():
+            copied(model)(example.clone())
+    except (DnnbenchError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{type(model).__name__} raises {type(error).__name__} when it is called with"
+            f" {described(example)}: {' '.join(str(error).split())}; a plain module is called with"
+            f" the suite's images, and a model of anything else needs a {IN_PLACE_OF_IMAGES}"
+        ) from error
 
 
 def _defaults(model: nn.Module) -> dict[str, Any]:
@@ -233,11 +269,19 @@ def _follow_overwriting(graph: fx.Graph, observed: dict[str, NodeObservation]) -
 
 def _check_output(graph: fx.Graph, observed: dict[str, NodeObservation]) -> None:
     result = graph.output_node().args[0]
-    if not isinstance(result, fx.Node) or not observed[result.name].is_tensor:
-        raise UsageError(
-            f"the model returns {result}, not one tensor: wrap it so that it returns the logits"
-            " alone"
-        )
+    if isinstance(result, fx.Node) and observed[result.name].is_tensor:
+        return
+    if isinstance(result, Mapping):
+        what = f"a dict with the keys {', '.join(map(repr, result))}"
+    elif isinstance(result, tuple | list):
+        what = f"{len(result)} values"
+    else:
+        what = str(result)
+    raise UsageError(
+        f"the model returns {what}, not one tensor, which is what a pipeline's last stage hands to"
+        " the loss: wrap it in a module that returns the one that the loss needs (an image"
+        " classifier's logits), or several packed into one"
+    )
 
 
 def _operators(graph: fx.Graph, observed: dict[str, NodeObservation]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from pytest_dnnbench.errors import ProfileError
 from pytest_dnnbench.files import cache_folder
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.profile_file import read_profile, write_profile
-from pytest_dnnbench.rank.profiling.conditions import environment, usable_device
+from pytest_dnnbench.rank.profiling.conditions import profile_environment, usable_device
 from pytest_dnnbench.rank.profiling.example_input import example_input
 from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
 from pytest_dnnbench.rank.profiling.profiler import (
@@ -61,40 +61,48 @@ def cached_profile(
     once and is not kept.
     """
     place, effort = usable_device(device), effort or Effort()
-    workload = workload or image_or_own(model, image_size)
+    workload, form = workload or image_or_own(model, image_size), form or StepForm()
     conditions: dict[str, Any] = {
         "model": model,
         "image_size": image_size,
         "batch_size": batch_size,
         "precision": precision,
         "device": place.type,
-        "environment": environment(place, threads),
-        "graph": _fingerprint(workload),
-        **input_facts(workload),
-        **form_facts(form or StepForm()),
-        **({"beside": beside} if beside else {}),
+        "environment": profile_environment(place, threads),
+        **_facts_of(workload, form, beside),
     }
     path = cache_folder("profiles") / _file_name(conditions)
+    kept = _kept_profile(path, conditions, effort)
+    if kept is not None:
+        return kept
+    given = (workload, model, image_size, batch_size, precision, device)
+    profile = profile_workload(*given, threads=threads, effort=effort, form=form)
+    if beside:
+        profile = replace(profile, metadata={**profile.metadata, "beside": beside})
+    if keeps and had_its_core(profile):
+        _keep(profile, path)
+    return profile
+
+
+def _facts_of(workload: Workload, form: StepForm, beside: int) -> dict[str, Any]:
+    """What the times depend on beside the shape and the machine."""
+    return {
+        "graph": _fingerprint(workload),
+        **input_facts(workload),
+        **form_facts(form),
+        **({"beside": beside} if beside else {}),
+    }
+
+
+def _kept_profile(path: Path, conditions: dict[str, Any], effort: Effort) -> Profile | None:
+    """The profile in a file; None where it is of other conditions or too few samples, or cannot be
+    read."""
     try:
         kept = read_profile(path)
         kept.require(**conditions)
         _require_samples(kept, path, effort)
     except ProfileError:
-        kept = profile_workload(
-            workload,
-            model,
-            image_size,
-            batch_size,
-            precision,
-            device,
-            threads=threads,
-            effort=effort,
-            form=form,
-        )
-        if beside:
-            kept = replace(kept, metadata={**kept.metadata, "beside": beside})
-        if keeps and had_its_core(kept):
-            _keep(kept, path)
+        return None
     return kept
 
 

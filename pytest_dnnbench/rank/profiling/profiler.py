@@ -27,13 +27,13 @@ from torch import nn
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import ProfileError, UsageError
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.planner.profile import Node, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.remarks import SUM_TOLERANCE
 from pytest_dnnbench.rank.precision import matmul_precision
 from pytest_dnnbench.rank.profiling.conditions import (
     compute_threads,
-    environment,
     no_collector,
+    profile_environment,
     usable_device,
 )
 from pytest_dnnbench.rank.profiling.example_input import example_input
@@ -200,20 +200,28 @@ def profile_module(
     facts = {
         "precision": precision,
         "device": images.device.type,
-        "environment": environment(images.device, threads),
+        "environment": profile_environment(images.device, threads),
         "graph": fingerprint(graph),
-        "whole_s": statistics.median(samples.whole_s),
-        "whole_samples_s": samples.whole_s,
         "warmup": effort.warmup,
         "blocks": block_of(graph, blocks),
+        **_facts_of_the_whole(samples),
     }
     if images.device.type == "cpu":
         facts["core_share"] = core_share
+    nodes = tuple(_node(graph, name, samples, size) for name, size in _parameter_bytes(graph))
+    return agreeing(Profile(nodes, graph.edges, (metadata or {}) | facts, together(graph)))
+
+
+def _facts_of_the_whole(samples: "_Samples") -> dict[str, Any]:
+    """The times of whole passes and, on a GPU, how long the host took to queue one."""
+    facts: dict[str, Any] = {
+        "whole_s": statistics.median(samples.whole_s),
+        "whole_samples_s": samples.whole_s,
+    }
     if samples.host_s:
         facts["host_s"] = statistics.median(samples.host_s)
         facts["host_ahead"] = 2 * samples.ahead > len(samples.host_s)
-    nodes = tuple(_node(graph, name, samples, size) for name, size in _parameter_bytes(graph))
-    return agreeing(Profile(nodes, graph.edges, (metadata or {}) | facts, together(graph)))
+    return facts
 
 
 def agreeing(profile: Profile) -> Profile:
@@ -326,8 +334,8 @@ class _Samples:
             self.backward_s[name].append(parts.backward_s[name])
 
 
-def _node(graph: OperatorGraph, name: str, samples: _Samples, parameter_bytes: int) -> Node:
-    return Node(
+def _node(graph: OperatorGraph, name: str, samples: _Samples, parameter_bytes: int) -> Operator:
+    return Operator(
         id=name,
         description=graph.description(name),
         forward_s=statistics.median(samples.forward_s[name]),

@@ -65,7 +65,7 @@ class DependsOnImagesError(Exception):
     others."""
 
 
-class _Known:
+class _ReadInExample:
     """What the stand-in for a value says of it: its length, and a number from it, are those in the
     example."""
 
@@ -76,7 +76,7 @@ class _Known:
         return _Attribute(self, name)  # type: ignore[arg-type] # mixed into Proxy below
 
     def __len__(self) -> int:
-        return int(self.tracer.known(self.node, len, "the length"))
+        return int(self.tracer.read_in_runs(self.node, len, "the length"))
 
     def __index__(self) -> int:
         return int(self.tracer.number(self.node, operator.index))
@@ -95,11 +95,11 @@ class _Known:
         self.tracer.create_proxy("call_function", with_item, (self, index, part), {})
 
 
-class _Value(_Known, fx.Proxy):  # type: ignore[misc] # Proxy has them all, and raises
+class _Value(_ReadInExample, fx.Proxy):  # type: ignore[misc] # Proxy has them all, and raises
     """The stand-in for a value."""
 
 
-class _Attribute(_Known, fx.proxy.Attribute):  # type: ignore[misc] # as above
+class _Attribute(_ReadInExample, fx.proxy.Attribute):  # type: ignore[misc] # as above
     """The stand-in for an attribute of a value, which may turn out to be a method."""
 
 
@@ -116,7 +116,7 @@ class ModelTracer(fx.Tracer):
     def __init__(self, example: torch.Tensor) -> None:
         super().__init__()
         self.longest_gap = (_GAP_S, "")
-        self._example = example
+        self.example = example
         self._runs: list[_ExampleRun] = []
         self._runs_in_types: list[_ExampleRun] = []
         self._regions = RegionWatch()
@@ -194,9 +194,9 @@ class ModelTracer(fx.Tracer):
             raise DependsOnImagesError(
                 f"control flow depends on the value of operation {node.name!r}"
             )
-        return self.known(node, read, "the value", of_types=not _is_made_of(node, SIZES))
+        return self.read_in_runs(node, read, "the value", of_types=not _is_made_of(node, SIZES))
 
-    def known(
+    def read_in_runs(
         self, node: fx.Node, read: Callable[[Any], Any], what: str, of_types: bool = False
     ) -> Any:
         """What `read` gives for the value of a node, for any number of images, and, of a value that
@@ -218,7 +218,7 @@ class ModelTracer(fx.Tracer):
     def _sized(self) -> list["_ExampleRun"]:
         """Runs of two numbers of images."""
         if not self._runs:
-            example = self._example
+            example = self.example
             more = torch.cat([example, example[:1].flip(-1)])
             self._runs = [
                 _ExampleRun(copied(self.root), images, f"{len(images)} images")
@@ -229,7 +229,7 @@ class ModelTracer(fx.Tracer):
     def _typed(self) -> list["_ExampleRun"]:
         """A run in the types of the proof, and one under autocast."""
         if not self._runs_in_types:
-            images, device = self._example, self._example.device.type
+            images, device = self.example, self.example.device.type
             label = f"{len(images)} images"
             self._runs_in_types = [
                 _ExampleRun(widen(copied(self.root)), widened(images), f"{label} in float64"),
@@ -276,22 +276,22 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _is_made_of(node: fx.Node, told: set[str]) -> bool:
+def _is_made_of(node: fx.Node, attributes: set[str]) -> bool:
     """Whether a value is made of what these attributes tell of tensors alone: no value of a tensor
     has a part in it, and no device."""
-    if node.op == "call_method" and node.target in told:
+    if node.op == "call_method" and node.target in attributes:
         return True
     if node.op != "call_function":
         return False
-    if node.target is getattr and node.args[1] in told:
+    if node.target is getattr and node.args[1] in attributes:
         return True
     if node.target in (torch.is_floating_point, torch.is_complex):
-        return told >= TYPES
+        return attributes >= TYPES
     of_torch = getattr(node.target, "__module__", "").startswith("torch")
     if of_torch and node.target not in _OF_TYPES:
         return False
     inputs = node.all_input_nodes
-    return bool(inputs) and all(_is_made_of(value, told) for value in inputs)
+    return bool(inputs) and all(_is_made_of(value, attributes) for value in inputs)
 
 
 class _ExampleRun:

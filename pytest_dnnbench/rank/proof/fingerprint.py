@@ -11,13 +11,13 @@ from pytest_dnnbench.rank.proof.shelf import bytes_of
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """A fingerprint of every bit of the tensors: equal on two ranks exactly when the tensors
     are."""
-    fingerprint = Fingerprint()
+    fingerprint = TensorFingerprint()
     for name in sorted(tensors):
         fingerprint.add(name, tensors[name])
     return fingerprint.hexdigest()
 
 
-class Fingerprint:
+class TensorFingerprint:
     """A fingerprint of every bit of tensors that are at hand one after the other."""
 
     def __init__(self) -> None:

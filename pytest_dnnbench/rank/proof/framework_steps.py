@@ -8,7 +8,7 @@ import torch
 
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic
 from pytest_dnnbench.rank.proof.distance import Tensors
-from pytest_dnnbench.rank.proof.fingerprint import Fingerprint
+from pytest_dnnbench.rank.proof.fingerprint import TensorFingerprint
 from pytest_dnnbench.rank.proof.low_rank import LowRank
 from pytest_dnnbench.rank.proof.proven_worker import (
     ProvenWorker,
@@ -107,7 +107,7 @@ class FrameworkSteps:
     def _aside(self, tensors: Mapping[str, torch.Tensor]) -> Shelf:
         """Takes the fingerprint of tensors, and puts them aside on rank 0. Ranks gather them one by
         one, where they hold parts."""
-        shelf, fingerprint = Shelf(), Fingerprint()
+        shelf, fingerprint = Shelf(), TensorFingerprint()
         for name in sorted(tensors):
             gathered = whole(tensors[name].detach())
             fingerprint.add(name, gathered)

@@ -11,6 +11,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic, TypesUsed, coarsest
 from pytest_dnnbench.rank.proof.lone_forward import LoneForward, check_gradient, checked_loss
+from pytest_dnnbench.rank.workloads.first_pass import first_loss
 from pytest_dnnbench.rank.workloads.workload import Batch, Workload
 
 
@@ -33,7 +34,7 @@ def own_arithmetic(
     before = held.copies()
     with torch.set_grad_enabled(model.training), LoneForward():
         with TypesUsed() as used, autocast():
-            loss = checked_loss(workload, workload.loss_of(model, batch))
+            loss = checked_loss(workload, first_loss(workload, model, batch))
         if model.training and not loss.requires_grad:
             raise UsageError(
                 f"{type(workload).__name__}.loss has no gradient, so nothing can be trained: let it"

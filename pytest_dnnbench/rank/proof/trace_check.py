@@ -9,7 +9,6 @@ host, a sleep. (A lost `torch.no_grad` shows in the proof's gradients.) Three ru
   UNNOTICED of the step that the plan predicts, whichever is more. The ratio is recorded.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -18,6 +17,7 @@ from torch import nn
 
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.rank.buffers import Buffers
+from pytest_dnnbench.rank.core_clock import seconds_beside_waiting
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic, TypesUsed, coarsest
 from pytest_dnnbench.rank.proof.comparison import Comparison
 from pytest_dnnbench.rank.proof.lone_forward import LoneForward, logits_of
@@ -37,8 +37,9 @@ UNNOTICED = 0.25
 
 REPETITIONS = 3
 PATIENT_REPETITIONS = 10
-"""Forward passes of each side, taken in turn, of which the fastest counts: other work on the cores
-only ever adds. What looks wrong is measured again before it is believed."""
+"""Forward passes of each side, taken in turn, of which the fastest counts, without its waiting for
+a core: other work on the cores only ever adds. What looks wrong is measured again before it is
+believed."""
 
 
 def _types(
@@ -166,8 +167,8 @@ def _times(
 def _seconds(forward: Callable[[torch.Tensor], object], images: torch.Tensor) -> float:
     if images.is_cuda:
         torch.cuda.synchronize(images.device)
-    start = time.perf_counter()
+    start = seconds_beside_waiting()
     forward(images)
     if images.is_cuda:
         torch.cuda.synchronize(images.device)
-    return time.perf_counter() - start
+    return seconds_beside_waiting() - start

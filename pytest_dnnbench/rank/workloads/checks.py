@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from torch import nn
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Sample
 from pytest_dnnbench.rank.workloads.workload import Batch, Workload, tensors_of
@@ -78,7 +79,8 @@ def checked_batch(batch: Any, workload: Workload, size: int, method: str = "batc
     """
     name = f"{type(workload).__name__}.{method}"
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
-        what = f"{len(batch)} values" if isinstance(batch, tuple | list) else type(batch).__name__
+        is_sequence = isinstance(batch, tuple | list)
+        what = counted(len(batch), "value") if is_sequence else type(batch).__name__
         raise UsageError(
             f"{name} returned {what}: return two, the inputs of the model and the targets of the"
             " loss"
@@ -93,7 +95,7 @@ def checked_batch(batch: Any, workload: Workload, size: int, method: str = "batc
     wrong = by_length and method != "proof_batch" and (first.dim() == 0 or len(first) != size)
     if wrong or first.numel() == 0:
         raise UsageError(
-            f"{name} was asked for {size} samples and returned inputs of shape"
+            f"{name} was asked for {counted(size, 'sample')} and returned inputs of shape"
             f" {tuple(first.shape)}: make the first dimension that long, or say in"
             f" {type(workload).__name__}.samples how many samples they are"
         )
@@ -118,8 +120,8 @@ def _checked_in_turn(
     for number, batch in enumerate(batches, 1):  # noqa: B007 - of use after the last
         yield checked_batch(batch, workload, size, "batches")
     raise UsageError(
-        f"{name} ended after {number} minibatches: return an iterator without end, which starts"
-        " over after the last"
+        f"{name} ended after {counted(number, 'minibatch')}: return an iterator without end,"
+        " which starts over after the last"
     )
 
 

@@ -3,9 +3,9 @@ from elsewhere does not say which they are.
 
     feed-forward   a Sequential with two linear layers, only functions of single elements between
                    them, and as many features at the end as at the beginning
-    attention      nn.MultiheadAttention, by heads
+    attention      nn.MultiheadAttention and torchvision's attention in windows, by heads
 
-Not here: attention of other classes, as torchvision's Swin Transformer has it; it stays whole.
+Not here: attention of other classes; it stays whole.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.attention_split import can_split_heads
+from pytest_dnnbench.rank.attention_split import can_split_heads, is_attention
 
 ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish, nn.Identity, nn.Dropout)
 
@@ -26,9 +26,7 @@ def transformer_split(model: nn.Module, ranks: int) -> dict[str, str]:
     for first, second in pairs:
         if model.get_submodule(first).out_features % ranks == 0:  # type: ignore[operator]
             split |= {first: "column", second: "row"}
-    attentions = [
-        name for name, part in model.named_modules() if isinstance(part, nn.MultiheadAttention)
-    ]
+    attentions = [name for name, part in model.named_modules() if is_attention(part)]
     split |= {
         name: "heads" for name in attentions if can_split_heads(model.get_submodule(name), ranks)
     }

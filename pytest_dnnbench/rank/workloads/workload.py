@@ -125,8 +125,9 @@ class Workload(ABC):
         """The linear layers that tensor parallelism splits among ranks, by name: "column" (each
         rank makes a part of the outputs) or "row" (each rank takes a part of the inputs, which a
         column layer has made, and the results are added), or "heads" for nn.MultiheadAttention
-        (each rank makes a part of the heads). Empty: the model cannot be split. Raises
-        UsageError for a number of ranks that does not divide what is split."""
+        and torchvision's attention in windows (each rank makes a part of the heads). Empty: the
+        model cannot be split. Raises UsageError for a number of ranks that does not divide what is
+        split."""
         return {}
 
     def sequence(self, model: nn.Module, ranks: int) -> dict[str, str]:

@@ -46,7 +46,10 @@ def load_anchor(wanted: str, storage: Path) -> AnchorSource:
         return load_baseline(wanted, storage)
     paths = [path for _, _, path in reversed(stored_files(storage))]
     if not paths:
-        raise UsageError(f"--dnn-anchor {FIRST}: {storage} holds no saved session")
+        raise UsageError(
+            f"--dnn-anchor {FIRST}: {storage} holds no saved session: save"
+            " one with --benchmark-autosave, without an anchor"
+        )
     return FirstSessions(_since_acceptance(paths))
 
 
@@ -105,7 +108,7 @@ class _Head(msgspec.Struct):
     accepted: Acceptance | None = None
 
 
-class _Saved(msgspec.Struct):
+class _AcceptanceFile(msgspec.Struct):
     dnnbench: _Head | None = None
 
 
@@ -113,7 +116,7 @@ def _since_acceptance(paths: Sequence[Path]) -> Sequence[Path]:
     """The files from the newest accepted one on: what was accepted begins a new history."""
     for place in range(len(paths) - 1, 0, -1):
         try:
-            head = msgspec.json.decode(paths[place].read_bytes(), type=_Saved).dnnbench
+            head = msgspec.json.decode(paths[place].read_bytes(), type=_AcceptanceFile).dnnbench
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             continue
         if head and head.accepted:

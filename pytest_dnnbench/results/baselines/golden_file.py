@@ -78,14 +78,17 @@ def read_golden(path: Path) -> Golden:
     is wrong."""
     content = check_json(path, read_bytes(path, MOST_BYTES))
     if not isinstance(content, dict) or KEY not in content:
-        raise DataError(f"{path} is not a golden file: it has no {KEY!r}")
+        raise DataError(
+            f"{path} is not a golden file: it has no {KEY!r}; name one that"
+            " `dnnbench baseline update` has written"
+        )
     if content[KEY] != GOLDEN_SCHEMA:
         raise DataError(
             f"{path}: {KEY} is {content[KEY]!r}: this version reads {GOLDEN_SCHEMA};"
             " update pytest-dnnbench"
         )
     if unknown := sorted(set(content) - {KEY, "machine", "accepted", "cases"}):
-        raise DataError(f"{path}: the key {unknown[0]!r} is unknown")
+        raise DataError(f"{path}: the key {unknown[0]!r} is unknown: remove it")
     golden = Golden(path)
     machine = _read(path, "machine", content.get("machine", {}), dict[str, Any])
     golden.accepted = _read(path, "accepted", content.get("accepted", []), list[GoldenAcceptance])

@@ -124,7 +124,7 @@ def stored_limits(thresholds: Mapping[str, LimitEntry]) -> dict[str, Limit]:
     return {metric: limit for metric, limit in limits.items() if limit is not None}
 
 
-def resolve(metric: str, layers: Layers) -> Limit | None:
+def limit_in_force(metric: str, layers: Layers) -> Limit | None:
     """The limit that holds: of each kind the nearest layer's, of a relative one else the default.
     None when no kind has one."""
     resolved = Limit()

@@ -20,11 +20,11 @@ class _Session(msgspec.Struct, frozen=True):
     preflight: PreflightEntry | None = None
 
 
-class _Saved(msgspec.Struct, frozen=True):
+class _PreflightFile(msgspec.Struct, frozen=True):
     dnnbench: _Session | None = None
 
 
-_DECODER = msgspec.json.Decoder(_Saved)
+_DECODER = msgspec.json.Decoder(_PreflightFile)
 
 
 def stored_preflights(folder: Path) -> list[PreflightEntry]:

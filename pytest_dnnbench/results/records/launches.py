@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import metric_row
 
 Reasons = Sequence[str | None]
@@ -91,7 +92,7 @@ class Launches(msgspec.Struct, frozen=True, gc=False):
         reasons = [reason for reason in self.reasons if reason is not None]
         if not reasons:
             return None
-        return f"{len(reasons)} of {len(self.values)} launches disturbed ({reasons[0]})"
+        return f"{len(reasons)} of {counted(len(self.values), 'launch')} disturbed ({reasons[0]})"
 
     def followed_by(self, later: "Launches") -> "Launches":
         """Both together."""

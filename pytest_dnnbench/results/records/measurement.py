@@ -391,7 +391,7 @@ def check_figures(case: MeasuredCase, launch: Launch) -> None:
             if impossible := metric.impossible(value):
                 raise WrongResult(
                     f"{case.label}: {impossible}: the clock that the ranks read, or what the model"
-                    " computes, is wrong"
+                    " computes, is wrong; look for code that replaces a clock on the ranks"
                 )
 
 

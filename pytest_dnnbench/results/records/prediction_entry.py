@@ -9,31 +9,36 @@ from pytest_dnnbench.results.records.measurement import Measurement
 from pytest_dnnbench.results.records.plan_entry import measured_step_time_s
 from pytest_dnnbench.results.records.schema import CollectiveEntry, PredictionEntry
 
+_NO_TIMES = "the plan that was given has no times in it"
+
 
 def prediction_entry(measurement: Measurement) -> PredictionEntry | None:
     """What a step of training should have taken, beside what it took: of the plan of a pipeline, or
-    of what the case was predicted to take. None where nothing was predicted."""
+    of what the case was predicted to take. None where nobody asked, and no plan says."""
     if not measurement.case.has_phase(("train",)):
         return None
+    asked = measurement.prediction is not None
     pipeline = measurement.launches[0].reports[0].pipeline
     if pipeline is not None:
         return _compared(
             measurement,
             pipeline.predicted_step_time_s,
             PredictionEntry(
+                asked=asked,
                 profile_parts_over_whole=pipeline.decision.profile_parts_over_whole,
             ),
-        )
+        ) or (PredictionEntry(asked=True, refused=_NO_TIMES) if asked else None)
     predicted = measurement.prediction
     if predicted is None:
         return None
     if predicted.refused:
-        return PredictionEntry(refused=predicted.refused)
+        return PredictionEntry(asked=True, refused=predicted.refused)
     return _compared(measurement, predicted.step_s, _parts(predicted))
 
 
 def _parts(predicted: PredictedStep) -> PredictionEntry:
     return PredictionEntry(
+        asked=True,
         compute_s=predicted.compute_s,
         exposed_s=predicted.exposed_s,
         update_s=predicted.update_s,

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.harmless import lines
+from pytest_dnnbench.outputs import check_file
 from pytest_dnnbench.results.baselines.golden import Golden
 from pytest_dnnbench.results.baselines.golden_file import is_golden, read_golden, write_golden
 from pytest_dnnbench.results.baselines.golden_update import update_golden
 from pytest_dnnbench.results.records.json_text import any_json, read_bytes
 from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.records.schema import Acceptance
-from pytest_dnnbench.results.verdicts.calibration import summary
+from pytest_dnnbench.results.verdicts.calibration import noise_summary
 
 
 def main(arguments: list[str]) -> int:
@@ -49,11 +51,12 @@ def acceptance(reason: str) -> Acceptance:
 
 
 def _update(path: Path, runs: list[Path], accepted: Acceptance | None) -> list[str]:
+    check_file("the golden file", path)
     golden = read_golden(path) if path.exists() else Golden(path)
     anew = [name for run in runs for name in update_golden(golden, read_saved(run), accepted)]
     write_golden(golden)
     restarted = f"; begun anew: {', '.join(anew)}" if anew else ""
-    return [f"{path}: {len(golden.cases)} cases{restarted}", *golden.passed_over]
+    return [f"{path}: {counted(len(golden.cases), 'case')}{restarted}", *golden.passed_over]
 
 
 def _accept(path: Path, runs: list[Path], accepted: Acceptance) -> list[str]:
@@ -80,7 +83,9 @@ def _shown(golden: Golden) -> list[str]:
         for metric, stored in sorted(case.metrics.items()):
             if stored.noise is not None:
                 newest, limit = stored.sessions[-1], case.limits.get(metric)
-                shown.append(f"  {summary(metric, newest, stored.sessions, stored.noise, limit)}")
+                shown.append(
+                    f"  {noise_summary(metric, newest, stored.sessions, stored.noise, limit)}"
+                )
     for accepted in golden.accepted:
         shown.append(f"accepted {accepted.when} by {accepted.who}: {accepted.why}")
     return shown

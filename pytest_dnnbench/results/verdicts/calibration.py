@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.baselines.limits import Limit, default_limit
 from pytest_dnnbench.results.statistics.decision import POWER, decide
@@ -13,7 +14,7 @@ INTERESTING = 0.05
 """The change that users of training benchmarks care for."""
 
 
-def summary(
+def noise_summary(
     metric: str,
     session: Sequence[float],
     history: Sequence[Sequence[float]],
@@ -29,7 +30,7 @@ def summary(
     `false_alarms` is the rate of a session of so many `tests`. Of a metric without a row, which no
     session judges, the noise alone is told.
     """
-    sessions = f"by {noise.session_sd:.2%}" if noise.sessions > 1 else "by what one cannot tell"
+    sessions = f"by {noise.session_sd:.2%}" if noise.sessions != 1 else "by what one cannot tell"
     spread = f"{metric}: launches differ by {noise.launch_sd:.2%}, sessions {sessions}"
     if metric not in METRICS:
         return f"{spread}; no metric of this installation, so it is not judged"
@@ -45,10 +46,10 @@ def summary(
         power=POWER,
         history=[len(launches) for launches in history],
     )
-    enough = f"{needed} launches" if needed else "no number of launches"
+    enough = counted(needed, "launch") if needed else "no number of launches"
     return (
-        f"{spread}; detects {decision.minimum_detectable:.1%} with {len(session)} launches;"
-        f" {enough} would detect a {INTERESTING:.0%} change"
+        f"{spread}; detects {decision.minimum_detectable:.1%} with"
+        f" {counted(len(session), 'launch')}; {enough} would detect a {INTERESTING:.0%} change"
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from pytest_dnnbench import harmless
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.verdict import MetricVerdict, Verdict
 from pytest_dnnbench.results.verdicts.compare import SessionComparison
@@ -121,4 +122,4 @@ def _missing(comparison: SessionComparison) -> list[str]:
 def _counts(comparison: SessionComparison) -> str:
     counts = (f"{count} {status}" for status, count in comparison.counts().items())
     number = len(comparison.verdicts)
-    return f"{'1 case' if number == 1 else f'{number} cases'}: {', '.join(counts)}"
+    return f"{counted(number, 'case')}: {', '.join(counts)}"

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from pytest_dnnbench.counted import counted, verb
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline, NoBaseline
 from pytest_dnnbench.results.baselines.limits import Layers, Limit
@@ -31,14 +32,14 @@ class Foresight:
 
     def __str__(self) -> str:
         middle, most = statistics.median(self.slowdowns.values()), max(self.slowdowns.values())
-        stored = "1 session is" if self.sessions == 1 else f"{self.sessions} sessions are"
+        stored = f"{counted(self.sessions, 'session')} {verb(self.sessions, 'is', 'are')}"
         widest = f", in the noisiest from {most:.0%} on" if most > 1.2 * middle else ""
         return (
             f"{stored} stored, so how much sessions differ is hardly known yet: with"
-            f" {self.launches} launches a slowdown is detected from {middle:.0%} on in half of the"
-            f" cases{widest}. What helps: store {ENOUGH} sessions of the old state or more before"
-            " you look for smaller differences, or measure the old state next to the new one"
-            " (--dnn-against); more launches alone help little"
+            f" {counted(self.launches, 'launch')} a slowdown is detected from {middle:.0%} on in"
+            f" half of the cases{widest}. What helps: store {ENOUGH} sessions of the old state or"
+            " more before you look for smaller differences, or measure the old state next to the"
+            " new one (--dnn-against); more launches alone help little"
         )
 
 

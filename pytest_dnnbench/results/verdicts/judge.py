@@ -11,9 +11,10 @@ from typing import Any
 
 import msgspec
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
-from pytest_dnnbench.results.baselines.limits import Layers, Limit, resolve
+from pytest_dnnbench.results.baselines.limits import Layers, Limit, limit_in_force
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.records.schema import LimitEntry, MetricEntry
 from pytest_dnnbench.results.records.verdict import MetricVerdict, Status, Verdict
@@ -60,7 +61,7 @@ class Judged:
 def limits_of(metrics: Iterable[str], baseline: ComparedWith, layers: Layers) -> dict[str, Limit]:
     """The limit of each of these metrics that has one. `layers` are the user's; the baseline's
     limits come after them."""
-    resolved = {metric: resolve(metric, (*layers, baseline.limits)) for metric in metrics}
+    resolved = {metric: limit_in_force(metric, (*layers, baseline.limits)) for metric in metrics}
     return {metric: limit for metric, limit in resolved.items() if limit is not None}
 
 
@@ -240,7 +241,7 @@ def _declined(
 def _since(anchor: Anchor) -> str:
     """What a declined metric was compared with."""
     if anchor.named:
-        sessions = f"{len(anchor.first)} session{'' if len(anchor.first) == 1 else 's'}"
+        sessions = counted(len(anchor.first), "session")
         return f"compared with the anchor {anchor.named} ({sessions}), not with the latest ones"
     return (
         f"a slow decline: compared with the first {len(anchor.first)} of the last"

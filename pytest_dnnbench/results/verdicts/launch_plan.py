@@ -4,6 +4,7 @@ baseline."""
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline, NoBaseline
 from pytest_dnnbench.results.baselines.limits import Layers, Limit
@@ -50,7 +51,7 @@ class LaunchPlan:
         change = f"a {100 * self.effect:g}% change of {METRIC}"
         planned = len(self.needed) - len(self.beyond)
         if planned:
-            text = f"the fewest that detect {change} in {planned} case{'s' * (planned > 1)}"
+            text = f"the fewest that detect {change} in {counted(planned, 'case')}"
         elif self.needed:
             text = "the default: no case can be planned"
         else:
@@ -63,7 +64,9 @@ class LaunchPlan:
                 " limit is too near"
             )
         return (
-            f"{self.launches} launches: {text}" if planned else f"{self.launches} launches, {text}"
+            f"{counted(self.launches, 'launch')}: {text}"
+            if planned
+            else f"{counted(self.launches, 'launch')}, {text}"
         )
 
 

@@ -256,28 +256,17 @@ def other_side_of(
     if b is None:
         return OtherSide(side=side, failure=failure)
     before, after = a.values(), b.values()
-    figures = {name: each.per_launch for name, each in after.items()}
     reasons = [launch.conditions.disturbed for launch in b.launches]
     reasons_a = [launch.conditions.disturbed for launch in a.launches]
     disturbed = sum(map(bool, either(reasons_a, reasons)))
-    decided = {} if failure else questions.decisions.get(case, {})
     return OtherSide(
         side=msgspec.structs.replace(side, differences=_with_facts(side.differences, a, b)),
         step_time_s=[launch.step_time_s for launch in b.launches],
-        per_launch=figures,
+        per_launch={name: each.per_launch for name, each in after.items()},
         disturbed=reasons,
         b_first=list(b_first),
         looks=[rounds for rounds in questions.looked if rounds <= len(b.launches)],
-        compared={
-            metric: side_metric(
-                metric,
-                decision,
-                questions.metrics[metric],
-                (before[metric].per_launch, figures[metric]),
-                disturbed,
-            )
-            for metric, decision in decided.items()
-        },
+        compared={} if failure else _compared(questions, case, before, after, disturbed),
         must_match=dict(b.environment.must_match),
         recorded=dict(b.environment.recorded),
         checked=dict(b.correctness.largest_deviation),
@@ -285,6 +274,26 @@ def other_side_of(
         failure=failure,
         breakdown=breakdown_of(b.launches),
     )
+
+
+def _compared(
+    questions: Questions,
+    case: str,
+    before: Mapping[str, Figures],
+    after: Mapping[str, Figures],
+    disturbed: int,
+) -> dict[str, SideMetric]:
+    """What was decided of each metric of a case."""
+    return {
+        metric: side_metric(
+            metric,
+            decision,
+            questions.metrics[metric],
+            (before[metric].per_launch, after[metric].per_launch),
+            disturbed,
+        )
+        for metric, decision in questions.decisions.get(case, {}).items()
+    }
 
 
 def _uncompared(

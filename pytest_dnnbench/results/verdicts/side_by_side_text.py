@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_dnnbench import harmless
+from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import THROUGHPUT, metric_row
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.side_by_side import OtherSide, SideEntry, SideMetric
@@ -99,11 +100,13 @@ def answers(others: Mapping[str, OtherSide]) -> list[str]:
         ]
         called = any(each.status != "no evidence" for each in compared)
         if compared and (called or metric == THROUGHPUT):
-            sentences.append(answer(metric, compared, next(iter(others.values())).side.name))
+            sentences.append(
+                metric_sentence(metric, compared, next(iter(others.values())).side.name)
+            )
     return sentences
 
 
-def answer(metric: str, compared: Sequence[SideMetric], name: str) -> str:
+def metric_sentence(metric: str, compared: Sequence[SideMetric], name: str) -> str:
     """One sentence for one metric: in how many cases B differs, by how much, and what would have
     been seen in the others."""
     parts = []
@@ -216,13 +219,13 @@ def _compared_rows(name: str, record: Record, other: OtherSide) -> list[SideRow]
 
 
 def _remark(each: SideMetric) -> str:
-    parts = [f"{each.pairs} pairs"]
+    parts = [f"{counted(each.pairs, 'pair')}"]
     if each.status == "no evidence":
         parts.append(_would([each]))
     if each.limit is not None:
         parts.append(f"limit {each.limit:+.1%}{' BROKEN' if each.broken else ''}")
     if each.disturbed:
-        parts.append(f"{each.disturbed} pairs disturbed")
+        parts.append(f"{counted(each.disturbed, 'pair')} disturbed")
     return ", ".join(parts)
 
 
@@ -249,7 +252,7 @@ def failure_of(other: OtherSide) -> bool:
     return other.failure is not None or any(each.broken for each in other.compared.values())
 
 
-def failure_message(record: Record) -> str | None:
+def side_failure_message(record: Record) -> str | None:
     """Why side B fails the case's test: it could not be measured, or a limit is broken; None where
     it does not."""
     other = record.against

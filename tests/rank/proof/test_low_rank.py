@@ -1,8 +1,6 @@
 """PowerSGD written out: what it gives and keeps; `ddp` with torch's hook does the same over
 ranks."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -12,8 +10,7 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
-from pytest_dnnbench.messages import Place, RankReport, RunRequest
-from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
+from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.rank.proof.low_rank import LowRank, orthonormal
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
@@ -157,20 +154,6 @@ def test_all_timed_steps_are_approximated_and_recorded(server: ForkServer) -> No
     assert (details["hook"], details["powersgd_rank"]) == ("powersgd", 1)
     # Of 4*9 + 4 + 4 + 4 + 64*10 + 10 gradients 13 + 12 + 74 + 10 are exchanged.
     assert details["powersgd_compression"] == round(698 / 109, 2)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"powersgd_rank": 0}, "--dnn-ddp-powersgd-rank is 0: it must be at least 1"),
-        ({"powersgd_rank": 2, "hook": "none"}, "is about --dnn-ddp-hook powersgd: give that too"),
-    ],
-)
-def test_ranks_that_mean_nothing_are_refused(options: dict[str, Scalar], message: str) -> None:
-    asked = request(TINY)
-    asked = replace(asked, case=replace(asked.case, options={**asked.case.options, **options}))
-    with pytest.raises(UsageError, match=message):
-        DdpWorker(Place(0, 2, "cpu", 1, "", 60.0), asked)
 
 
 def test_a_weight_without_dimensions_is_refused(server: ForkServer) -> None:

@@ -1,0 +1,131 @@
+"""What a step of a framework takes beside what `--dnn-predict` says: a step of each rank alone and
+the framework's own step, without operators, added up.
+
+    python -m benchmarks.predicted_steps [--frameworks ddp,fsdp] [--models resnet18,...]
+                                         [--ranks 2] [--rounds 9]
+
+The three kinds of step run in turn, in the same ranks, so that a busy machine slows all of them
+alike. Medians of the rounds on rank 0: wall clock, and processor time, which hardly depends on
+other work. In a session the steps are minutes apart, and the machine's speed changes too.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pytest_dnnbench.case import Case
+from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.controller.case_run import load
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank import group
+from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
+from pytest_dnnbench.rank.frameworks.single import SingleWorker
+from pytest_dnnbench.rank.trial_steps import bare_worker, worker_class
+from pytest_dnnbench.rank.workloads.workload import Batch
+
+CLOCKS: dict[str, Callable[[], float]] = {
+    "wall clock": time.perf_counter,
+    "processor": time.process_time,
+}
+WARMUPS = 2
+
+
+class Alone(SingleWorker):
+    """Steps without the others; `update_s` are the seconds of the last update."""
+
+    update_s = 0.0
+    read: Callable[[], float] = staticmethod(time.perf_counter)
+
+    def update(self) -> None:
+        """As DataParallelWorker.update, timed."""
+        start_s = self.read()
+        super().update()
+        self.update_s = self.read() - start_s
+
+
+def steps(place: Place, request: RunRequest, rounds: int) -> dict[str, tuple[float, float]]:
+    """By clock: median seconds predicted, and of the step itself."""
+    kind: type[DataParallelWorker] = worker_class(request)
+    with group.membership(place):
+        real, alone = kind(place, request), Alone(place, request)
+        if real.has_own_group:
+            real.connect()
+        bare = bare_worker(kind, place, request)
+        for worker in (real, alone, bare):
+            worker.build()
+        return {clock: in_turn(alone, real, bare, rounds, read) for clock, read in CLOCKS.items()}
+
+
+def in_turn(
+    alone: Alone, real: DataParallelWorker, bare: Any, rounds: int, read: Callable[[], float]
+) -> tuple[float, float]:
+    """The medians by one clock, which the model without operators takes as well."""
+    bare.bare.clock = read
+    alone.read = read
+    nothing: Batch = torch.ones(1, 1), None
+    batches = real._new_batches()
+    figures = []
+    for number in range(WARMUPS + rounds):
+        batch = next(batches)
+        alone_s = seconds(alone, batch, read)
+        bare.bare.own_s = 0.0
+        bare_s = seconds(bare, nothing, read) - bare.bare.own_s
+        if number >= WARMUPS:
+            figures.append((alone_s - alone.update_s + bare_s, seconds(real, batch, read)))
+        else:
+            seconds(real, batch, read)
+    predicted_s, real_s = map(statistics.median, zip(*figures, strict=True))
+    return predicted_s, real_s
+
+
+def seconds(worker: DataParallelWorker, batch: Batch, read: Callable[[], float]) -> float:
+    """Of a step that all ranks begin together."""
+    dist.barrier()
+    start_s = read()
+    worker.train_step([batch])
+    return read() - start_s
+
+
+def main() -> None:
+    """Prints a row for each case, in milliseconds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frameworks", default="ddp,fsdp")
+    parser.add_argument("--models", default="resnet18,efficientnet_b0")
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    settings = parser.parse_args()
+    catalog = Catalog()
+    threads = max(1, len(os.sched_getaffinity(0)) // settings.ranks)
+    print("| case | clock | predicted | step | error |")
+    print("|---|---|---|---|---|")
+    with ForkServer() as server:
+        ranks = Ranks(server, ["cpu"] * settings.ranks, threads=threads, timeout_s=600)
+        for model in settings.models.split(","):
+            for framework in settings.frameworks.split(","):
+                row = catalog.framework(framework)
+                case = Case(framework, model, settings.ranks, "train", batch_size=32)
+                request = RunRequest(case, row.worker, catalog.model(model), 1, 0)
+                first, *_ = ranks.launch(
+                    "benchmarks.predicted_steps:steps",
+                    request,
+                    settings.rounds,
+                    rendezvous=load(row.rendezvous),
+                )
+                for clock, (predicted_s, real_s) in first.items():
+                    print(
+                        f"| `{framework}`, {model} | {clock} | {predicted_s * 1e3:.0f} ms"
+                        f" | {real_s * 1e3:.0f} ms | {real_s / predicted_s - 1:+.1%} |",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Beside other plugins of pytest: what they wrap around a test, and tests that they run again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_dnnbench.results.records.saved import read_saved
+from tests.fake_launches import CONFTEST
+
+CASES = """
+def test_train(framework, gpus, process_group, dnnbench):
+    dnnbench.measure(framework, "resnet18", process_group(gpus), phase="train")
+"""
+
+WRAPS = """
+import pytest
+
+WRAPPED = []
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    \"\"\"As pytest-timeout starts and stops its clock.\"\"\"
+    WRAPPED.append(item.name)
+    try:
+        return (yield)
+    finally:
+        WRAPPED.append("over")
+
+def pytest_unconfigure():
+    with open("wrapped.txt", "w") as file:
+        file.write("\\n".join(WRAPPED))
+"""
+
+TIMES_OUT = """
+import pytest
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    pytest.fail("Timeout (>1.0s) from pytest-timeout.")
+    yield
+"""
+
+RUNS_AGAIN = """
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    \"\"\"As pytest-rerunfailures: one run without a report, then pytest's own.\"\"\"
+    runtestprotocol(item, nextitem=nextitem, log=False)
+"""
+
+
+def measured(pytester: pytest.Pytester, plugin: str, *more: str) -> pytest.RunResult:
+    """A session with two cases of made-up launches, and a plugin."""
+    pytester.syspathinsert(Path(__file__).resolve().parents[2])
+    pytester.makeconftest(CONFTEST + plugin)
+    pytester.makepyfile(test_cases=CASES)
+    return pytester.runpytest_inprocess(
+        "--dnn-device=cpu",
+        "--gpus=1",
+        "--dnn-frameworks=single,ddp",
+        "--dnn-launches=2",
+        "--benchmark-json=out.json",
+        *more,
+    )
+
+
+def test_what_others_wrap_around_a_test_is_around_every_round(pytester: pytest.Pytester) -> None:
+    """pytest-timeout had no clock in any but the last round."""
+    measured(pytester, WRAPS).assert_outcomes(passed=2)
+    cases = ["test_train[single-1gpu]", "over", "test_train[ddp-1gpu]", "over"]
+    assert (pytester.path / "wrapped.txt").read_text().splitlines() == 2 * cases
+
+
+def test_a_limit_of_another_plugin_fails_the_case_once_in_the_round_that_it_ends(
+    pytester: pytest.Pytester,
+) -> None:
+    result = measured(pytester, TIMES_OUT)
+    result.assert_outcomes(failed=2)
+    assert result.stdout.str().count("from pytest-timeout.") == 4, "each with its line at the end"
+
+
+def test_a_test_that_is_run_again_is_saved_once_and_read(pytester: pytest.Pytester) -> None:
+    """The file held the case as often as it ran, and could be no baseline: a case twice."""
+    measured(pytester, RUNS_AGAIN).assert_outcomes(passed=2)
+    saved = json.loads((pytester.path / "out.json").read_text())
+    names = [f"test_cases.py::test_train[{framework}-1gpu]" for framework in ("single", "ddp")]
+    assert [benchmark["fullname"] for benchmark in saved["benchmarks"]] == names
+    assert set(read_saved(pytester.path / "out.json").cases) == set(names)
