@@ -479,7 +479,7 @@ def test_the_launches_that_find_a_change_are_planned_run_and_recorded(
     assert counts(pytester, 6) == [(6, 6)] * 3
     entry = records(saved(pytester, 6))[TRAIN.format("single", 1)]["launch_plan"]
     assert entry == {
-        "effect": 0.056,
+        "effect": pytest.approx(0.056),
         "metric": "throughput",
         "launches": 6,
         "needed": 6,
