@@ -5,16 +5,19 @@ start-up beside torchrun's over the same two, and whether many of them leave som
     python -m benchmarks.two_nodes --slurm [--pairs 5] [--model resnet18]
 
 Start-up: from asking for a rank on each node to the end of their first step, ours / torchrun. Ours
-has its agents running, as in a session; torchrun is started on both nodes at once. With --slurm, a
-Slurm of its own runs over the nodes (Debian's slurm-wlm and munge): inside an allocation, our
-agents are job steps, and `srun torchrun` is a step per launch. Without it, also growth: of the
-controller, both agents and their fork servers, memory, descriptors, threads and temporary files;
-every tenth launch fails on the second node. The exit status is 1 if one of them has grown.
+has its agents running, as in a session; torchrun is started on both nodes at once. The processor
+time of all processes of a launch, to their end, is printed too; it hardly depends on other work.
+With --slurm, a Slurm of its own runs over the nodes (Debian's slurm-wlm and munge): inside an
+allocation, our agents are job steps, and `srun torchrun` is a step per launch. Without it, also
+growth: of the controller, both agents and their fork servers, memory, descriptors, threads and
+temporary files; every tenth launch fails on the second node. The exit status is 1 if one of them
+has grown.
 """
 
 import argparse
 import json
 import os
+import resource
 import shlex
 import subprocess
 import sys
@@ -25,6 +28,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from unittest.mock import patch
 
 from benchmarks.by_hand import SCRIPT
@@ -40,7 +44,7 @@ from pytest_dnnbench.controller.server_environment import DEFAULTS
 from pytest_dnnbench.controller.slurm import Slurm
 from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.messages import RankReport, RunRequest
-from pytest_dnnbench.proc import descendants_of
+from pytest_dnnbench.proc import descendants_of, process_fields
 from tests.cluster.nodes import NAMES, allocation, cluster, namespaces, ranks, slurm
 
 TORCHRUN = (
@@ -59,10 +63,23 @@ def request_of(model: str) -> RunRequest:
     return RunRequest(case, worker, Catalog().model(model), steps=1, warmup=0)
 
 
-def our_start_s(nodes: Cluster, model: str) -> float:
-    """Seconds to the end of the first step, by one clock."""
-    job, begin_s = ranks(nodes), time.monotonic()
+def processor_s(nodes: Cluster) -> float:
+    """The processor time of this process, of the agents with their fork servers, and of ranks that
+    have ended."""
+    agents = [pid for node in nodes.nodes if (pid := getattr(node, "pid", None))]
+    lasting = [pid for agent in agents for pid in (agent, *descendants_of(agent))]
+    # utime and stime, and both of children that have been waited for: proc(5).
+    ticks = sum(int(field) for pid in lasting for field in process_fields(pid)[11:15])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def our_start_s(nodes: Cluster, model: str, work_s: list[float] | None = None) -> float:
+    """Seconds to the end of the first step, by one clock. Adds the processor time of the whole
+    launch to `work_s`."""
+    job, work_before_s, begin_s = ranks(nodes), processor_s(nodes), time.monotonic()
     reports = job.launch(MEASURE, request_of(model), returns=RankReport)
+    if work_s is not None:
+        work_s.append(processor_s(nodes) - work_before_s)
     ours = on_ours(reports, job.clock.offsets)
     return max(report.step_end_s[0] for report in ours) - begin_s
 
@@ -84,7 +101,7 @@ def started_by_srun(net: str) -> list[list[str]]:
     return [[*srun, "sh", "-c", own, "sh"]]
 
 
-def their_start_s(commands: list[list[str]], model: str) -> float:
+def their_start_s(commands: list[list[str]], model: str, work_s: list[float]) -> float:
     """The same of torchrun on both nodes. The namespaces share this machine's clock."""
     variables = {
         **DEFAULTS,
@@ -94,7 +111,7 @@ def their_start_s(commands: list[list[str]], model: str) -> float:
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     script = [*SCRIPT, f"--model={Catalog().model(model)}", "--steps=1", "--warmup=0"]
-    begin_s = time.monotonic()
+    begin_s, work_before_s = time.monotonic(), _children_s()
     started = [
         subprocess.Popen([*command, *script], env=variables, stdout=subprocess.PIPE, text=True)
         for command in commands
@@ -102,21 +119,38 @@ def their_start_s(commands: list[list[str]], model: str) -> float:
     answers = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
         raise SystemExit("torchrun failed")
+    work_s.append(_children_s() - work_before_s)
     return float(json.loads(answers[0].splitlines()[-1])["first_step_at_s"]) - begin_s
 
 
+def _children_s() -> float:
+    """The processor time of children that have been waited for, and of theirs."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
 def compare_starts(nodes: Cluster, commands: list[list[str]], settings: argparse.Namespace) -> None:
-    """Prints the comparison with torchrun for the model and for a small one."""
+    """Prints the comparison with torchrun for the model and for a small one, and where processes
+    of ours do both sides' work, its processor time."""
     our_start_s(nodes, SMALL)  # waits until the fork servers are ready
     other = "srun torchrun" if settings.slurm else "torchrun"
     for model in dict.fromkeys((settings.model, SMALL)):
+        our_work, their_work = list[float](), list[float]()
         compare(
             f"time to the first finished step of {model} on 2 nodes, ours / {other}",
-            partial(our_start_s, nodes, model),
-            partial(their_start_s, commands, model),
+            partial(our_start_s, nodes, model, our_work),
+            partial(their_start_s, commands, model, their_work),
             settings.pairs,
             "s",
         )
+        if not settings.slurm:  # whose daemons start what runs
+            ratios = [mine / theirs for mine, theirs in zip(our_work, their_work, strict=True)]
+            print(
+                f"  processor time of a launch, all processes: ours {median(our_work):.2f} s,"
+                f" theirs {median(their_work):.2f} s, median ratio {median(ratios):.3f}"
+                f" (lowest {min(ratios):.3f}, highest {max(ratios):.3f})\n",
+                flush=True,
+            )
 
 
 def processes(nodes: Cluster) -> dict[str, Figures]:
@@ -170,7 +204,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--launches", type=int, default=200)
+    parser.add_argument("--launches", type=int, default=200, help="0: none")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--slurm", action="store_true", help="start-up beside srun torchrun's")
     settings = parser.parse_args()
@@ -183,7 +217,8 @@ def main() -> int:
         nodes = ends.enter_context(cluster(engine, folder / "leases", PRELOAD))
         commands = started_by_srun(net) if settings.slurm else started_by_hand(enter, net)
         compare_starts(nodes, commands, settings)
-        return 0 if settings.slurm or soak(nodes, settings.launches) else 1
+        only_start = settings.slurm or not settings.launches
+        return 0 if only_start or soak(nodes, settings.launches) else 1
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def test_the_load_of_others_is_what_neither_ranks_nor_pytest_used() -> None:
     before = CpuSample(at_s=10.0, busy_s=100.0, ours_s=50.0, server=7)
     assert others_cores(before, CpuSample(14.0, 106.0, 54.0, 7)) == 0.5
     assert others_cores(before, CpuSample(14.0, 104.05, 54.0, 7)) == 0.0
+    assert others_cores(before, CpuSample(14.0, 104.2, 54.0, 7)) == 0.05
     assert others_cores(before, CpuSample(14.0, 103.0, 54.0, 7)) == 0.0
     assert others_cores(before, CpuSample(14.0, 106.0, 54.0, 8)) is None
     assert others_cores(before, CpuSample(14.0, None, 54.0, 7)) is None
@@ -110,6 +111,7 @@ def test_a_gpu_is_read_when_its_ranks_start_and_report_however_short_the_launch(
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml("GPU-a"))
     watch = Watch(["GPU-a"], [], lambda: None)
     watch.ranks_started([1])
+    assert len(watch.samples.samples["GPU-a"]) == 1
     watch.sample()
     assert len(watch.samples.samples["GPU-a"]) == 1, "the next is not due"
     watch.ranks_reported()

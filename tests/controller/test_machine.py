@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_dnnbench.controller.machine import Gpu, cpu_quota, detect, usable_cores
+from pytest_dnnbench.controller.machine import Gpu, Machine, cpu_quota, detect, usable_cores
 from pytest_dnnbench.controller.nvml import close_nvml, nvml
 from pytest_dnnbench.controller.torch_build import TorchBuild, installed_torch
 from pytest_dnnbench.errors import UsageError
@@ -178,6 +178,19 @@ def test_the_build_of_torch_is_read_without_importing_it() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "False"
+
+
+def test_ranks_that_find_no_gpu_or_no_memory_are_a_shortage() -> None:
+    two = (Gpu("H100", "GPU-a"), Gpu("H100", "GPU-b"))
+    machine = Machine("cuda", two, "550.1", cores=8, cpu="", why="", ranks_per_gpu=2)
+    assert machine.shortage(4) is None
+    assert machine.shortage(5) == "3 GPUs needed and 2 here"
+    without_gpus = Machine("cpu", (), None, cores=2, cpu="", why="", memory_bytes=2 * 1024**3)
+    assert without_gpus.shortage(2) is None
+    refusal = without_gpus.shortage(1000)
+    assert refusal is not None
+    assert refusal.startswith("1000 CPU ranks need ")
+    assert refusal.endswith(" GiB of memory at least, and this machine has 2")
 
 
 def test_a_quota_bounds_the_usable_cores() -> None:

@@ -195,8 +195,9 @@ class DataParallelWorker(WorkloadWorker):
     def fresh_module(self, rank: int, wide: bool = False) -> nn.Module:
         """The case's model with the first weights of a rank, in its own types or in double
         precision."""
+        workload = self.workload  # made before the seed is set: a user's factory may draw numbers
         seed(self.case.seed + rank)
-        model = self._on_host().to(self.device)
+        model = model_of(workload).train().to(self.device)
         return widen(model) if wide else model
 
     def _on_host(self) -> nn.Module:

@@ -8,7 +8,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
 
 import msgspec
 import torch
@@ -60,6 +59,9 @@ VALIDATION_IMAGES = 250
 class StagedWorker(WorkloadWorker):
     """One rank of a framework that cuts the model as the case's plan says."""
 
+    _normalises_batches: bool | None = None
+    """Whether the model has batch normalisation; known once it has been made."""
+
     takes_ties = False
     """Whether stages may have a weight in common."""
 
@@ -103,8 +105,11 @@ class StagedWorker(WorkloadWorker):
         return widen(model) if wide else model
 
     def _on_host(self) -> nn.Module:
+        workload = self.workload  # made before the seed is set: a user's factory may draw numbers
         seed(self.case.seed)
-        return model_of(self.workload).train()
+        model = model_of(workload).train()
+        self._normalises_batches = _normalises_batches(model)
+        return model
 
     def stages(self, wide: bool = False) -> list[nn.Module]:
         """All stages of the model, on the host."""
@@ -188,20 +193,18 @@ class StagedWorker(WorkloadWorker):
             # Other models of torchvision, and a user's, may not take images of another size.
             if self.request.model in OF_ANY_SIZE and self.case.image_size > PROOF_IMAGE_SIZE:
                 workload = ImageWorkload(self.request.model, PROOF_IMAGE_SIZE)
-            if self._normalises_batches:
+            if self._has_batch_normalisation():
                 size = PROOF_IMAGES[workload.channels == 1]
         batch = batches.synthetic_batch(
             workload, 0, index, self.device, size=size, seed=self.case.seed, proof=True
         )
         return laid_out(batch, self.case.form)
 
-    @cached_property
-    def _normalises_batches(self) -> bool:
-        """Whether the model has batch normalisation, as a module or as its statistics."""
-        model = self._on_host()
-        return any(isinstance(part, _BatchNorm) for part in model.modules()) or any(
-            name.endswith("running_mean") for name, _ in model.named_buffers()
-        )
+    def _has_batch_normalisation(self) -> bool:
+        """Of the case's model."""
+        if self._normalises_batches is None:
+            self._on_host()
+        return bool(self._normalises_batches)
 
     @property
     def samples_of_row(self) -> int:
@@ -215,6 +218,13 @@ class StagedWorker(WorkloadWorker):
         share = DataShare(case.phase, case.batch_size, shard, shards, case.seed, pinned)
         form = case.form
         return (laid_out(b, form) for b in batches.batches(self.workload, share, self.device))
+
+
+def _normalises_batches(model: nn.Module) -> bool:
+    """Whether a model has batch normalisation, as a module or as its statistics."""
+    return any(isinstance(part, _BatchNorm) for part in model.modules()) or any(
+        name.endswith("running_mean") for name, _ in model.named_buffers()
+    )
 
 
 def step_of(index: int, share: list[Completed], samples_of_row: int) -> Step:

@@ -42,6 +42,18 @@ class Comparison:
         if where:
             self.failures.append(f"{kind} of {when}: {where} deviates by {deviates:.3g}")
 
+    def take(self, other: "Comparison") -> None:
+        """Adds what another comparison has compared."""
+        for kind in other.deviations:
+            self.deviations.setdefault(kind, 0.0)
+            self.tolerances.setdefault(kind, 0.0)
+            part = other._nearest.get(kind)
+            if part is not None and not part <= self._nearest.get(kind, -1.0):
+                self._nearest[kind] = part
+                self.deviations[kind] = other.deviations[kind]
+                self.tolerances[kind] = other.tolerances[kind]
+        self.failures += other.failures
+
 
 def _part(difference: float, bound: float) -> float:
     """How much of its bound a difference uses up."""

@@ -85,7 +85,7 @@ class Reference:
         self._held = Buffers(model)
         self._buffers: list[Tensors] = []
         self._buffer_errors: Errors = {}
-        self._gradient_errors: Errors = {}
+        self._errors: tuple[Errors, Errors] = {}, {}  # of this step's gradients and buffers
 
     def differentiate(
         self,
@@ -164,27 +164,46 @@ class Reference:
         plain: Derivatives,
         arithmetic: Arithmetic = FLOAT64,
         approximation: LowRank | None = None,
+        directions: Sequence[float] | None = None,
     ) -> StepBounds:
         """How far rounding in an arithmetic may move `plain`, the derivatives of these shards:
-        measured by one more pass over them in each direction. `approximation` is as of
-        `differentiate`; what rounding has done to the state of the exchange in the steps before
-        counts too."""
+        measured by one more pass over them in each direction, of those given or of all.
+        `approximation` is as of `differentiate`; what rounding has done to the state of the
+        exchange in the steps before counts too."""
         start = approximation or self._moved_approximation
         errors = [
             self._distances(shards, passes, plain, EveryOperatorRounds(arithmetic, 0, way), start)
-            for way in arithmetic.directions
+            for way in directions or arithmetic.directions
         ]
         gradients, of_buffers, losses = (furthest(each) for each in zip(*errors, strict=True))
         buffers = {
             name: error + self._buffer_errors.get(name, 0.0) for name, error in of_buffers.items()
         }
         if arithmetic == FLOAT64:
-            self._gradient_errors, self._buffer_errors = gradients, buffers
-        return StepBounds(
-            bounds_of(gradients, plain.gradients, arithmetic),
-            bounds_of(buffers, plain.buffers[0], arithmetic),
-            bounds_of(losses, plain.losses, arithmetic),
+            self._errors = gradients, buffers
+        return _step_bounds(gradients, buffers, losses, plain, arithmetic)
+
+    @property
+    def has_least_bounds(self) -> bool:
+        """Whether `least_bounds` can be asked for: not of an exchange that approximates, whose
+        state each measurement moves for the next."""
+        return self._approximation is None
+
+    def least_bounds(self, plain: Derivatives) -> StepBounds:
+        """The part of `bounds` in float64 that needs no pass: as if the model kept rounding as
+        small as it is in its results. Of a framework that is so near, no measurement would say
+        otherwise, for it only adds."""
+        nothing = dict.fromkeys(plain.gradients, 0.0)
+        bounds = _step_bounds(
+            nothing,
+            {name: self._buffer_errors.get(name, 0.0) for name in plain.buffers[0]},
+            dict.fromkeys(plain.losses, 0.0),
+            plain,
+            FLOAT64,
         )
+        # What the comparison within these bounds says of the framework, in units of rounding.
+        self._errors = _in_units(bounds.gradients), _in_units(bounds.buffers)
+        return bounds
 
     def _distances(
         self,
@@ -218,7 +237,8 @@ class Reference:
         self._approximation = approximation
         self._buffers = [buffers[0]] * len(buffers) if self._shares_buffers else list(buffers)
         self._held.put(self._buffers[0])
-        self.rule.update(self.model, gradients, self._gradient_errors)
+        errors, self._buffer_errors = self._errors
+        self.rule.update(self.model, gradients, errors)
 
     @property
     def parameters(self) -> Tensors:
@@ -229,3 +249,18 @@ class Reference:
         """How far a right framework's weights may be from the reference's; 0 for weights that no
         update has touched."""
         return self.rule.bounds()
+
+
+def _step_bounds(
+    gradients: Errors, buffers: Errors, losses: Errors, plain: Derivatives, arithmetic: Arithmetic
+) -> StepBounds:
+    """The bounds of a step whose tensors rounding moves so far."""
+    return StepBounds(
+        bounds_of(gradients, plain.gradients, arithmetic),
+        bounds_of(buffers, plain.buffers[0], arithmetic),
+        bounds_of(losses, plain.losses, arithmetic),
+    )
+
+
+def _in_units(bounds: Errors) -> Errors:
+    return {name: bound / FLOAT64.factor for name, bound in bounds.items()}

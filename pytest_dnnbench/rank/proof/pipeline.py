@@ -21,6 +21,7 @@ from functools import partial
 from itertools import islice
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.errors import WrongResult
@@ -36,10 +37,9 @@ from pytest_dnnbench.rank.proof.pipeline_reference import PipelineReference
 from pytest_dnnbench.rank.proof.proven_pipeline import (
     Assembled,
     Batch,
+    Checked,
     Proven,
-    about_of,
     checked_trace,
-    owned_by_stage,
     trained,
     update_size,
 )
@@ -57,17 +57,17 @@ update. At a 1024th of it, updates hardly do."""
 def prove_training(proven: Proven, assembled: Assembled) -> Correctness:
     """Trains on batch(0), batch(1), ... and compares what this rank's replica holds after each
     run."""
-    comparison, about = Comparison(), about_of(proven)
-    arithmetic = checked_trace(proven, about, training=True)
-    _prove_timed_update(proven, assembled, arithmetic, comparison)
-    done = _prove_float64(proven, assembled, comparison)
+    comparison, checked = Comparison(), checked_trace(proven, training=True)
+    arithmetic = checked.arithmetic
+    _prove_timed_update(proven, assembled, checked, comparison)
+    done = _prove_float64(proven, assembled, checked.owned, comparison)
     if isinstance(proven.rule, OwnRule):
         prove_own_update(proven, assembled, comparison)
     if comparison.failures and is_random(
         proven.workload, proven.model(wide=True), wide(proven.batch(0))[0]
     ):
         comparison.failures.insert(0, RANDOM)
-    about |= {
+    about = checked.about | {
         "reference": "the untraced model in one process, the update rule minibatch by minibatch",
         "minibatches": done,
         "runs": len(proven.proof_runs),
@@ -78,15 +78,41 @@ def prove_training(proven: Proven, assembled: Assembled) -> Correctness:
     )
 
 
+def agreed(compared: Callable[[bool], Comparison]) -> Comparison:
+    """Compares with bounds that are measured on the very first minibatch, and only where a rank is
+    beyond them, with those of a `thorough` reference: it has no others but wider ones, and passes
+    every minibatch again. Called on all ranks."""
+    comparison = compared(False)
+    beyond: list[bool] = [False] * dist.get_world_size()
+    dist.all_gather_object(beyond, bool(comparison.failures))
+    if any(beyond):
+        del comparison
+        give_back_memory()
+        comparison = compared(True)
+    return comparison
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Ran:
+    """What this rank has of the runs of a pipeline: of which stages, as which replica of them; by
+    run, the losses by the number of the minibatch."""
+
+    owned: Sequence[Mapping[str, str]]
+    stages: tuple[int, ...]
+    replica: int
+    losses: Sequence[Tensors]
+
+    def shared(self, reference: PipelineReference | None, proven: Proven) -> SharedReference:
+        """Rank 0's reference, as this rank asks it."""
+        return SharedReference(reference, self.stages, self.replica, proven.device)
+
+
 def _prove_timed_update(
-    proven: Proven, assembled: Assembled, arithmetic: Arithmetic, comparison: Comparison
+    proven: Proven, assembled: Assembled, checked: Checked, comparison: Comparison
 ) -> None:
     """One run of one update per stage at least, in the types that are timed."""
-    stages = proven.stages()
-    owned = owned_by_stage(proven.model(), stages)
     # Under SGD, as the reference: a stage may update before another has its first gradients.
-    runtime = assembled(stages, proven.settings, proven.autocast)
-    del stages
+    runtime = assembled(checked.take_stages(), proven.settings, proven.autocast)
     arrived: dict[int, Mapping[str, torch.Tensor]] = {}
 
     def keep(gradients: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
@@ -97,16 +123,28 @@ def _prove_timed_update(
     runtime.observe_updates(keep)
     batches = [proven.batch(index) for index in range(update_size(proven.schedule))]
     losses = trained(runtime, proven.schedule, batches)
-    own_stages, replica = tuple(runtime.modules), runtime.replica
+    ran = _Ran(checked.owned, tuple(runtime.modules), runtime.replica, [losses])
     runtime.close()
     del runtime
     give_back_memory()
-    shared = SharedReference(
-        _reference(proven, owned, proven.settings, arithmetic, keeps_first=True),
-        own_stages,
-        replica,
-        proven.device,
+    compared = partial(_compared_timed, proven, ran, arrived, batches, checked.arithmetic)
+    comparison.take(agreed(compared))
+
+
+def _compared_timed(
+    proven: Proven,
+    ran: _Ran,
+    arrived: Mapping[int, Mapping[str, torch.Tensor]],
+    batches: Sequence[Batch],
+    arithmetic: Arithmetic,
+    thorough: bool,
+) -> Comparison:
+    """The gradients that reached the optimiser and the losses, compared with the reference's."""
+    comparison = Comparison()
+    reference = _reference(
+        proven, ran.owned, proven.settings, arithmetic, thorough, keeps_first=True
     )
+    shared = ran.shared(reference, proven)
     expected, bounds = shared.run([wide(batch) for batch in batches])
     for stage, answer in shared.first_gradients().items():
         gradients = arrived.get(stage, {})
@@ -118,7 +156,9 @@ def _prove_timed_update(
             f"stage {stage} in the timed run",
         )
     name, rank = f"loss in {arithmetic.name}", f"rank {proven.place.rank} in the timed run"
+    losses = ran.losses[0]
     comparison.add(name, losses, _losses(expected, losses), _numbered(bounds), rank)
+    return comparison
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -143,36 +183,52 @@ def _left(module: nn.Module) -> _Left:
     return _Left(parameters, {name: each.clone() for name, each in module.named_buffers()})
 
 
-def _prove_float64(proven: Proven, assembled: Assembled, comparison: Comparison) -> int:
+def _prove_float64(
+    proven: Proven,
+    assembled: Assembled,
+    owned: Sequence[Mapping[str, str]],
+    comparison: Comparison,
+) -> int:
     """The two runs in float64; the number of their minibatches."""
     rate = proven.settings.learning_rate / SLOWER
     optimiser = dataclasses.replace(proven.settings, learning_rate=rate)
     stages = [stage.train() for stage in proven.stages(wide=True)]
-    owned = owned_by_stage(proven.model(), stages)
     runtime = assembled(stages, optimiser, nullcontext)
     del stages
-    runs, left, losses = _runs(proven), list[dict[int, _Left]](), list[Tensors]()
-    for batches in runs:
+    left, losses = list[dict[int, _Left]](), list[Tensors]()
+    for batches in _runs(proven):
         losses.append(trained(runtime, proven.schedule, [wide(batch()) for batch in batches]))
         left.append({stage: _left(module) for stage, module in runtime.modules.items()})
-    own_stages, replica = tuple(runtime.modules), runtime.replica
+    ran = _Ran(owned, tuple(runtime.modules), runtime.replica, losses)
     runtime.close()
     del runtime
     give_back_memory()
-    reference = _reference(proven, owned, optimiser, FLOAT64)
-    shared = SharedReference(reference, own_stages, replica, proven.device)
-    for number, batches in enumerate(runs):
+    comparison.take(agreed(partial(_compared_float64, proven, ran, left, optimiser)))
+    return sum(proven.proof_runs)
+
+
+def _compared_float64(
+    proven: Proven,
+    ran: _Ran,
+    left: Sequence[Mapping[int, _Left]],
+    optimiser: Sgd,
+    thorough: bool,
+) -> Comparison:
+    """What the runs in float64 left, compared with the reference's. Raises WrongResult on rank 0
+    where nothing can be proven of a stage."""
+    comparison = Comparison()
+    reference = _reference(proven, ran.owned, optimiser, FLOAT64, thorough)
+    shared = ran.shared(reference, proven)
+    for number, batches in enumerate(_runs(proven)):
         expected, bounds = shared.run([wide(batch()) for batch in batches])
         if reference is not None and reference.uncertain_stages:
             raise WrongResult(_why_uncertain(proven, reference.uncertain_stages))
         parameters, buffers, when = shared.parameters(), shared.buffers(), f"after run {number}"
         for stage, held in left[number].items():
             _compare(held, parameters[stage], buffers[stage], comparison, f"stage {stage} {when}")
-        rank = f"rank {proven.place.rank} {when}"
-        wanted = _losses(expected, losses[number])
-        comparison.add("loss", losses[number], wanted, _numbered(bounds), rank)
-        left[number].clear()
-    return sum(proven.proof_runs)
+        rank, losses = f"rank {proven.place.rank} {when}", ran.losses[number]
+        comparison.add("loss", losses, _losses(expected, losses), _numbered(bounds), rank)
+    return comparison
 
 
 def _runs(proven: Proven) -> list[list[Callable[[], Batch]]]:
@@ -189,6 +245,7 @@ def _reference(
     owned: Sequence[Mapping[str, str]],
     optimiser: Sgd,
     arithmetic: Arithmetic,
+    thorough: bool,
     *,
     keeps_first: bool = False,
 ) -> PipelineReference | None:
@@ -202,6 +259,7 @@ def _reference(
         optimiser,
         proven.workload.loss,
         arithmetic,
+        thorough=thorough,
         keeps_first=keeps_first,
         clip_norm=proven.workload.clip_norm,
     )

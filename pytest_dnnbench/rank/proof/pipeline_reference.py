@@ -60,9 +60,14 @@ class PipelineReference:
     `model` is the user's own, untraced, which the reference takes over: it runs whole, with the
     weights of each stage in the version that the rule names. `owned` says what is in each stage:
     the stage's names of its parameters and buffers, and the model's names for them. Parameters in
-    no stage stay as they are. With an `arithmetic`, every minibatch passes once more with rounding,
-    which gives `bounds`. `keeps_first` keeps the gradients of each stage's first update.
-    `clip_norm` limits the norm of all gradients together, where all stages update at once.
+    no stage stay as they are.
+
+    With an `arithmetic`, minibatches pass once more with rounding, which gives `bounds`: every one
+    in all directions, or, unless `thorough`, the very first in one. Of the others, bounds then have
+    only the part that needs no pass, as if the model kept rounding as small as it is in its
+    results: a thorough reference's are no narrower. `keeps_first` keeps the gradients of each
+    stage's first update. `clip_norm` limits the norm of all gradients together, where all stages
+    update at once.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class PipelineReference:
         loss: Loss,
         arithmetic: Arithmetic | None = None,
         *,
+        thorough: bool = True,
         keeps_first: bool = False,
         clip_norm: float | None = None,
     ) -> None:
@@ -83,6 +89,8 @@ class PipelineReference:
         self.optimiser = optimiser
         self.loss = loss
         self.arithmetic = arithmetic
+        self._thorough = thorough
+        self._passed = 0
         self._keeps_first = keeps_first
         self.drift = Drift(optimiser)
         self._held = Buffers(model)
@@ -170,6 +178,7 @@ class PipelineReference:
         if self.arithmetic is not None:
             errors = self._measure(minibatch, batch, loss, gradients, buffers, self.arithmetic)
             self._note_certainty(gradients, errors, self.arithmetic)
+        self._passed += 1
         for state in self.states:
             place = minibatch % len(state.buffers)
             state.buffers[place] = {name: buffers[name] for name in state.buffers[place]}
@@ -219,23 +228,26 @@ class PipelineReference:
         buffers: Tensors,
         arithmetic: Arithmetic,
     ) -> Errors:
-        """Passes the minibatch again, with rounding: how far it may move its gradients. What it
-        does to buffers and loss is added up here."""
+        """Passes the minibatch again, with rounding, where that is measured: how far it may move
+        its gradients. What it does to buffers and loss is added up here."""
+        directions = arithmetic.directions if self._thorough else arithmetic.directions[:1]
         passes = [
             self._distances(
                 EveryOperatorRounds(arithmetic, seed=minibatch, direction=direction),
                 *(minibatch, batch, loss, gradients, buffers),
             )
-            for direction in arithmetic.directions
-        ]
+            for direction in directions
+            if self._thorough or self._passed == 0
+        ] or [({}, {}, {})]
         of_loss, of_gradients, of_buffers = (furthest(each) for each in zip(*passes, strict=True))
         for state in self.states:
             errors = state.buffer_errors[minibatch % len(state.buffers)]
             for name in errors:
-                errors[name] += of_buffers[name]
-        self._loss_bounds.append(arithmetic.factor * (of_loss[""] + arithmetic.unit * abs(loss)))
+                errors[name] += of_buffers.get(name, 0.0)
+        moved = of_loss.get("", 0.0)
+        self._loss_bounds.append(arithmetic.factor * (moved + arithmetic.unit * abs(loss)))
         return {
-            name: of_gradients[name] + arithmetic.unit * largest(gradient)
+            name: of_gradients.get(name, 0.0) + arithmetic.unit * largest(gradient)
             for name, gradient in gradients.items()
         }
 

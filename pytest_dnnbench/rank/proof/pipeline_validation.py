@@ -19,7 +19,6 @@ from pytest_dnnbench.rank.proof.proven_pipeline import (
     Assembled,
     Batch,
     Proven,
-    about_of,
     checked_trace,
     share_of,
 )
@@ -33,14 +32,15 @@ from pytest_dnnbench.rank.workloads.workload import Workload
 def prove_validation(proven: Proven, assembled: Assembled) -> Correctness:
     """Validates a few batches in the types that are timed and in float64, and compares each loss
     and number of right answers with those of the model itself."""
-    comparison, about = Comparison(), about_of(proven)
-    arithmetic = checked_trace(proven, about, training=False)
+    comparison, checked = Comparison(), checked_trace(proven, training=False)
+    arithmetic = checked.arithmetic
     batches = [proven.batch(index) for index in range(proven.proof_validation)]
     reference = proven.model(wide=True).eval()
     widened = [wide(batch) for batch in batches]
     for each in (arithmetic, FLOAT64):
         context = nullcontext if each == FLOAT64 else proven.autocast
-        runtime = assembled(proven.stages(each == FLOAT64), Sgd(0.0), context)
+        stages = proven.stages(wide=True) if each == FLOAT64 else checked.take_stages()
+        runtime = assembled(stages, Sgd(0.0), context)
         cast = widened if each == FLOAT64 else batches
         got = _validated(runtime, proven.schedule, cast)
         runtime.close()
@@ -49,7 +49,7 @@ def prove_validation(proven: Proven, assembled: Assembled) -> Correctness:
         comparison.add(name, got, expected, bounds, f"rank {proven.place.rank}")
     if comparison.failures and is_random(proven.workload, reference, widened[0][0]):
         comparison.failures.insert(0, RANDOM)
-    about |= {
+    about = checked.about | {
         "reference": "the untraced model in one process, in evaluation mode",
         "minibatches": len(batches),
         "timed arithmetic": arithmetic.name,

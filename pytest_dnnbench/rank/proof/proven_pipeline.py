@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -130,27 +131,43 @@ def update_size(schedule: Schedule) -> int:
     return max(schedule.update_size(stage) for stage in range(len(schedule.layout.replicas)))
 
 
-def about_of(proven: Proven) -> dict[str, Scalar]:
-    about: dict[str, Scalar] = {"dtype": "float64", "weights": weight_types(proven.model())}
-    about["rows of a minibatch"] = len(proven.batch(0)[0])
-    if proven.form.changed:
-        about["form"] = proven.form.label
-    return about
+@dataclass(slots=True)
+class Checked:
+    """What a look at the model as it is timed says: its arithmetic; what each stage holds of it;
+    what goes to the record. Its stages, as they are timed, run before they are made anew."""
+
+    arithmetic: Arithmetic
+    owned: list[dict[str, str]]
+    about: dict[str, Scalar]
+    stages: list[nn.Module]
+
+    def take_stages(self) -> list[nn.Module]:
+        """The stages, for the one who runs them: given up here."""
+        stages, self.stages = self.stages, []
+        return stages
 
 
-def checked_trace(proven: Proven, about: dict[str, Scalar], *, training: bool) -> Arithmetic:
-    """The arithmetic of the model as it is timed; on rank 0, after the check of its trace."""
+def checked_trace(proven: Proven, *, training: bool) -> Checked:
+    """Cuts the model as it is timed; on rank 0, checks its trace too."""
     model = proven.model().train(training)
     check_room(proven.request.model, model, proven.place, proven.proof_copies)
     inputs, _ = batch = proven.batch(0)
+    about: dict[str, Scalar] = {
+        "dtype": "float64",
+        "weights": weight_types(model),
+        "rows of a minibatch": len(inputs),
+    }
+    if proven.form.changed:
+        about["form"] = proven.form.label
     arithmetic = own_arithmetic(proven.workload, model, batch, proven.precision, proven.autocast)
+    stages = proven.stages()
     if proven.place.rank == 0:
-        stages = [stage.to(proven.device).train(training) for stage in proven.stages()]
+        stages = [stage.to(proven.device).train(training) for stage in stages]
         ratio = check_trace(
             model, stages, inputs, proven.precision, proven.autocast, proven.predicted_step_s
         )
         about["untraced forward over traced"] = round(ratio, 2)
-    return arithmetic
+    return Checked(arithmetic, owned_by_stage(model, stages), about, stages)
 
 
 def owned_by_stage(model: nn.Module, stages: Sequence[nn.Module]) -> list[dict[str, str]]:

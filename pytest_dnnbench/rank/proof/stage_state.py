@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import torch
+
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.proof.distance import Errors, Tensors
 from pytest_dnnbench.rank.proof.drift import Drift
@@ -47,11 +49,12 @@ class StageState:
             following[name] = weight
             if name in self.total:
                 gradient = self.total[name].div_(self.minibatches)
-                change = gradient + optimiser.weight_decay * weight
+                # With `alpha`, so that no tensor is made for a product.
+                change = torch.add(gradient, weight, alpha=optimiser.weight_decay)
                 if name in self.velocity:
-                    change += optimiser.momentum * self.velocity[name]
+                    change.add_(self.velocity[name], alpha=optimiser.momentum)
                 self.velocity[name] = change
-                following[name] = weight - optimiser.learning_rate * change
+                following[name] = torch.sub(weight, change, alpha=optimiser.learning_rate)
                 drift.step(name, errors[name], following[name], change)
         self.last_gradients, self.last_errors = self.total, errors
         self.weights.append(following)

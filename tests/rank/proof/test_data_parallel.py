@@ -1,5 +1,7 @@
 """The correctness gate: right steps pass on real models, planted faults do not."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -11,14 +13,16 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.rank_launcher import PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import WrongResult
-from pytest_dnnbench.messages import RunRequest
+from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank.frameworks.pipedream import PipeDreamWorker
+from pytest_dnnbench.rank.frameworks.single import SingleWorker
 from pytest_dnnbench.rank.proof.comparison import deviation
 from pytest_dnnbench.rank.proof.data_parallel_reference import Reference
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
-TRAINED = ["loss in float32", "gradients in float32", "gradients", "parameters", "buffers"]
+TRAINED = ["loss in float32", "gradients in float32", "gradients", "buffers", "parameters"]
 VALIDATED = ["logits in float32", "logits"]
 TINY = "tests.tiny_models:tiny"
 
@@ -120,3 +124,19 @@ def test_a_deviation_is_relative_to_large_tensors_and_absolute_for_small_ones() 
     assert deviation({"a": torch.tensor([0.02])}, {"a": torch.tensor([0.01])})[0] == pytest.approx(
         0.01
     )
+
+
+@pytest.mark.parametrize(
+    ("worker", "weights"),
+    [
+        (SingleWorker, lambda worker: worker.fresh_module(0)),
+        (PipeDreamWorker, lambda worker: worker.model()),
+    ],
+)
+def test_a_model_has_the_weights_of_its_seed_the_first_time_too(worker: Any, weights: Any) -> None:
+    """A launch trained other weights than its proof: its workload was made, by a call of the user's
+    factory that drew numbers, after the seed was set."""
+    request = RunRequest(Case("single", "tiny", 1, "train"), "", "tests.tiny_models:tiny", 1, 0)
+    made = worker(Place(0, 1, "cpu", 1, "", 60.0), request)
+    first, second = weights(made).state_dict(), weights(made).state_dict()
+    assert all(torch.equal(each, second[name]) for name, each in first.items())
