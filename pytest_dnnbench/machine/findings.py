@@ -35,8 +35,8 @@ def findings(noise: Noise) -> list[Finding]:
     return [
         Finding(
             count,
-            _smallest(replace(noise, session_sd=0.0), count, [count]),
-            _smallest(replace(noise, session_sd=noise.launch_sd), count, [count] * WINDOW),
+            _smallest(replace(noise, ratios=((0.0, 1.0),)), count, [count]),
+            _smallest(replace(noise, ratios=((1.0, 1.0),)), count, [count] * WINDOW),
         )
         for count in COUNTS
     ]

@@ -454,7 +454,7 @@ def test_cases_side_by_side_are_judged_and_never_against_a_serial_session(run: A
     result.stdout.fnmatch_lines(["NOT COMPARABLE: *single*: *parallel: True -> (none)"])
 
 
-PLANNED = "dnnbench: 7 launches: the fewest that detect a 8% change of throughput in 3 cases"
+PLANNED = "dnnbench: 6 launches: the fewest that detect a 5.6% change of throughput in 3 cases"
 
 
 def counts(pytester: pytest.Pytester, number: int) -> list[tuple[int, int]]:
@@ -466,23 +466,23 @@ def counts(pytester: pytest.Pytester, number: int) -> list[tuple[int, int]]:
 def test_the_launches_that_find_a_change_are_planned_run_and_recorded(
     run: Any, pytester: pytest.Pytester
 ) -> None:
-    for _ in range(3):
+    for _ in range(5):
         run("--benchmark-save=nightly", FAKE_NOISE=12)
-    auto = ("--dnn-baseline=latest", "--dnn-launches=auto:8%")
+    auto = ("--dnn-baseline=latest", "--dnn-launches=auto:5.6%")
     result = run(*auto, "--benchmark-save=today", FAKE_NOISE=12, FAKE_LEVELS={"single": 60})
     result.assert_outcomes(passed=2, failed=1, deselected=3)
     result.stdout.fnmatch_lines(
-        [PLANNED, "dnnbench: round 1 of 7, 3 cases", "dnnbench: round 6 of 7, 3 cases"]
+        [PLANNED, "dnnbench: round 1 of 6, 3 cases", "dnnbench: round 5 of 6, 3 cases"]
     )
-    result.stdout.fnmatch_lines(["    measured again in 7 fresh launches: *"])
+    result.stdout.fnmatch_lines(["    measured again in 6 fresh launches: *"])
     assert result.stdout.str().count(PLANNED) == 1
-    assert counts(pytester, 4) == [(7, 7)] * 3
-    entry = records(saved(pytester, 4))[TRAIN.format("single", 1)]["launch_plan"]
+    assert counts(pytester, 6) == [(6, 6)] * 3
+    entry = records(saved(pytester, 6))[TRAIN.format("single", 1)]["launch_plan"]
     assert entry == {
-        "effect": 0.08,
+        "effect": pytest.approx(0.056),
         "metric": "throughput",
-        "launches": 7,
-        "needed": 7,
+        "launches": 6,
+        "needed": 6,
         "stored": True,
     }
     run("--dnn-baseline=latest", "--dnn-launches=auto:1%").stdout.fnmatch_lines(
@@ -495,25 +495,25 @@ def test_the_launches_that_find_a_change_are_planned_run_and_recorded(
     stopped = run(*auto, "-x", FAKE_NOISE=12, FAKE_LEVELS={"single": 60})
     stopped.stdout.fnmatch_lines(["*continue with --dnn-resume"])
     refused = run("--dnn-baseline=latest", "--dnn-launches=5", "--dnn-resume")
-    refused.stderr.fnmatch_lines(["*the session in * was another one: launches: 7 then, 5 now.*"])
+    refused.stderr.fnmatch_lines(["*the session in * was another one: launches: 6 then, 5 now.*"])
     resumed = run(
         *auto, "--dnn-resume", "--benchmark-save=resumed", "--dnn-accept=x", FAKE_NOISE=12
     )
     resumed.assert_outcomes(passed=3, deselected=3)
-    assert counts(pytester, 5) == [(7, 7)] * 3
+    assert counts(pytester, 7) == [(6, 6)] * 3
 
 
 def test_workers_plan_the_same_launches_each_for_itself(
     run: Any, pytester: pytest.Pytester
 ) -> None:
     side_by_side = ("-n2", "--dnn-parallel")
-    for _ in range(3):
+    for _ in range(5):
         run(*side_by_side, "--benchmark-save=nightly", FAKE_NOISE=12)
-    auto = ("--dnn-baseline=latest", "--dnn-launches=auto:8%", "--benchmark-save=today")
+    auto = ("--dnn-baseline=latest", "--dnn-launches=auto:5.6%", "--benchmark-save=today")
     result = run(*side_by_side, *auto, FAKE_NOISE=12)
     result.assert_outcomes(passed=3)
     assert result.stdout.str().count(PLANNED) == 1
-    assert counts(pytester, 4) == [(7, 7)] * 3
+    assert counts(pytester, 6) == [(6, 6)] * 3
 
 
 def test_a_session_that_lacks_cases_is_not_said_to_have_judged_them(

@@ -109,7 +109,7 @@ def golden(path: Path, **metric: Any) -> Path:
     """A golden file of one case and one metric, with some of its fields replaced."""
     entry = {
         "sessions": [[3000.0, 3001.0]],
-        "noise": {"launch_sd": 0.01, "launch_dof": 3.0, "session_sd": 0.01, "session_dof": 4.0},
+        "noise": {"launch_sd": 0.01, "launch_dof": 3.0, "ratios": [[1.0, 1.0]]},
     }
     name = metric.pop("name", "throughput")
     case = {"facts": facts_of(record()), "metrics": {name: entry | metric}}
@@ -117,7 +117,7 @@ def golden(path: Path, **metric: Any) -> Path:
     return path
 
 
-NOISE = {"launch_sd": 0.01, "launch_dof": 3.0, "session_sd": 0.01, "session_dof": 4.0}
+NOISE = {"launch_sd": 0.01, "launch_dof": 3.0, "ratios": [[1.0, 1.0]]}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,10 @@ NOISE = {"launch_sd": 0.01, "launch_dof": 3.0, "session_sd": 0.01, "session_dof"
             "noise: only values above zero have a relative noise",
         ),
         ({"noise": {**NOISE, "launch_dof": 1e-300}}, "degrees of freedom lie between 0.1"),
-        ({"noise": {**NOISE, "session_sd": 1e300}}, "lie between 0 and 1,000"),
+        ({"noise": {**NOISE, "launch_sd": 1e300}}, "lie between 0 and 1,000"),
+        ({"noise": {**NOISE, "ratios": []}}, "chances add up to 1"),
+        ({"noise": {**NOISE, "ratios": [[1e300, 1.0]]}}, "ratios lie between 0"),
+        ({"noise": {**NOISE, "ratios": [[1.0, 2.0], [2.0, -1.0]]}}, "chances add up to 1"),
         ({"limit": "-5"}, "'throughput=-5' is not a limit"),
         ({"name": "no name"}, "metrics: 'no name' is not the name of a metric"),
         ({"sessions": [[]]}, "a session without a launch"),

@@ -18,7 +18,7 @@ from pytest_dnnbench.results.statistics.decision import (
 from pytest_dnnbench.results.statistics.noise import EXACT, Noise
 
 # 1% between launches, 0.5% between sessions, well known.
-NOISE = Noise(0.01, 100, 0.005, 50, "learnt", 20, 60)
+NOISE = Noise(0.01, 100, ((0.5, 1.0),), "learnt", 20, 60)
 STEADY = (0.99, 1.0, 1.01)
 ALPHA = 1e-4
 

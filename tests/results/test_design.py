@@ -1,5 +1,7 @@
 """What a comparison can tell is known before it is made."""
 
+from statistics import NormalDist
+
 import pytest
 
 from pytest_dnnbench.results.statistics.design import (
@@ -11,7 +13,8 @@ from pytest_dnnbench.results.statistics.design import (
 from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import Noise
 
-NOISE = Noise(0.01, 1000, 0.0, 1000, "learnt")
+CALM, UNSURE = ((0.0, 1.0),), ((0.0, 0.5), (1.0, 0.3), (4.0, 0.2))
+NOISE = Noise(0.01, 1000, CALM, "learnt")
 ALPHA = alpha_per_test(0.01, 36)
 
 
@@ -27,20 +30,31 @@ def test_a_difference_of_two_medians_of_three() -> None:
 
 
 def test_noise_between_sessions_is_not_averaged_away_by_launches() -> None:
-    restless = Noise(0.01, 1000, 0.02, 1000, "learnt")
-    assert precision(restless, 10_000, [10_000]).error == pytest.approx(0.02 * 2**0.5, rel=0.01)
-    assert precision(restless, 10_000, [10_000] * 5).error < 0.024
+    restless = Noise(0.01, 1e6, ((2.0, 1.0),))
+    normal = NormalDist().inv_cdf(0.99)
+    one, five = precision(restless, 10_000, [10_000]), precision(restless, 10_000, [10_000] * 5)
+    assert one.reach(0.01) == pytest.approx(0.02 * 2**0.5 * normal, rel=0.01)
+    assert five.reach(0.01) < 0.024 * normal
 
 
-def test_degrees_of_freedom_are_those_of_the_part_that_matters() -> None:
-    assert precision(Noise(0.01, 50, 0.0, 2), 3, [3]).dof == pytest.approx(50)
-    assert precision(Noise(0.0, 50, 0.01, 2), 3, [3]).dof == pytest.approx(2)
-    assert precision(Noise(0.0, 50, 0.0, 2), 3, [3]) == Precision(0.0, 50)
+def test_what_is_not_known_of_sessions_counts_by_its_chance() -> None:
+    """Against the same sum, written out for normal errors."""
+    unsure = precision(Noise(0.01, 1e6, UNSURE), 1, [1])
+    errors = [0.01 * (2 + 2 * ratio**2) ** 0.5 for ratio, _ in UNSURE]
+    for distance in (0.0, 0.01, 0.05, 0.2):
+        expected = sum(
+            chance * NormalDist(0, error).cdf(distance)
+            for error, (_, chance) in zip(errors, UNSURE, strict=True)
+        )
+        assert unsure.below(distance) == pytest.approx(expected, abs=1e-6)
+        assert unsure.below(-distance) == pytest.approx(1 - expected, abs=1e-6)
 
 
 def test_reach_and_below_agree() -> None:
-    exact = Precision(0.01, 7)
-    assert exact.below(exact.reach(1e-4)) == pytest.approx(1 - 1e-4)
+    for exact in (Precision(0.01, 7), precision(Noise(0.01, 7, UNSURE), 3, [3])):
+        for alpha in (1e-6, 1e-4, 0.01, 0.05, 0.3):
+            assert exact.below(exact.reach(alpha)) == pytest.approx(1 - alpha, rel=1e-4 * alpha)
+        assert exact.reach(0.5) == pytest.approx(0.0, abs=1e-6)
     assert Precision(0.0, 7).reach(1e-4) == 0.0
     assert [Precision(0.0, 7).below(difference) for difference in (-1.0, 0.0, 1.0)] == [
         0.0,
@@ -59,7 +73,7 @@ def planned(
 
 def test_more_noise_or_a_smaller_effect_takes_more_launches() -> None:
     usual = planned()
-    noisy = planned(noise=Noise(0.015, 1000, 0.0, 1000))
+    noisy = planned(noise=Noise(0.015, 1000, CALM))
     small = planned(effect=0.045)
     assert usual is not None
     assert noisy is not None
@@ -68,7 +82,7 @@ def test_more_noise_or_a_smaller_effect_takes_more_launches() -> None:
 
 
 def test_a_second_look_saves_launches_of_the_first() -> None:
-    noise = Noise(0.02, 1000, 0.0, 1000)
+    noise = Noise(0.02, 1000, CALM)
     single, twofold = planned(0.07, noise, confirmation=False), planned(0.07, noise)
     assert single is not None
     assert twofold is not None
@@ -77,5 +91,5 @@ def test_a_second_look_saves_launches_of_the_first() -> None:
 
 def test_no_number_is_promised_where_none_helps() -> None:
     assert planned(effect=0.03) is None  # as small as the limit
-    assert planned(noise=Noise(0.01, 1000, 0.03, 1000)) is None  # sessions differ too much
-    assert planned(noise=Noise(0.01, 3, 0.005, 2)) is None  # too little is known of them
+    assert planned(noise=Noise(0.01, 1000, ((3.0, 1.0),))) is None  # sessions differ too much
+    assert planned(noise=Noise(0.01, 3, UNSURE)) is None  # too little is known of them

@@ -2,17 +2,21 @@
 
 import math
 from dataclasses import asdict
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from benchmarks.simulated_sessions import Array, World, quiet, suite
+from benchmarks.simulated_sessions import Array, World, quiet, restless, suite
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.results.statistics.noise import (
+    ASSUMED,
     EXACT,
+    MACHINE,
     MEMORY,
     TIME,
     Noise,
+    Prior,
     baseline_of,
     learn,
     median_variance,
@@ -25,6 +29,11 @@ def cases(world: World, sessions: int, launches: int, seed: int = 0) -> list[lis
     values: Array = world.sessions(np.random.default_rng(seed), sessions, launches)[0]
     by_case: list[list[list[float]]] = values.transpose(1, 0, 2).tolist()
     return by_case
+
+
+def likelier(prior: Prior, least: float) -> float:
+    """The chance of this ratio or a larger one."""
+    return math.fsum(chance for ratio, chance in prior.ratios if ratio >= least)
 
 
 def typical(noises: list[Noise], name: str) -> float:
@@ -48,7 +57,7 @@ def test_one_launch_adds_nothing_to_the_prior() -> None:
         TIME.launch_sd,
         TIME.launch_dof,
     )
-    assert noise.session_sd == pytest.approx(TIME.launch_sd * math.sqrt(TIME.session_ratio))
+    assert noise.ratios[:5] == TIME.ratios[:5]
 
 
 def test_a_drifting_machine_is_as_noisy_as_its_drift() -> None:
@@ -88,12 +97,44 @@ def test_a_value_without_a_logarithm_is_refused() -> None:
         learn([[1.0], []])
 
 
+def test_ratios_become_likelier_by_bayes_rule() -> None:
+    """Against the normal likelihood written out, launches being as good as known."""
+    launches = [0.99, 1.0, 1.01]
+    sessions = [[level * launch for launch in launches] for level in (100.0, 104.0, 99.0)]
+    prior = Prior(0.01, 1e9, ((0.0, 0.5), (1.0, 0.3), (4.0, 0.2)))
+    errors = [math.log(104 / 100) / 2**0.5, math.log(99 / 102) / 1.5**0.5]
+    weights = [
+        chance * math.prod(NormalDist(0, 0.01 * (0.44867 + r * r) ** 0.5).pdf(e) for e in errors)
+        for r, chance in prior.ratios
+    ]
+    learnt = dict(learn(sessions, prior).ratios)
+    for (ratio, _), weight in zip(prior.ratios, weights, strict=True):
+        assert learnt[ratio] == pytest.approx(weight / sum(weights), rel=0.02)
+
+
+def test_what_is_assumed_of_sessions_is_a_distribution() -> None:
+    for ratios in (ASSUMED, MACHINE.ratios):
+        assert math.fsum(chance for _, chance in ratios) == pytest.approx(1, abs=1e-12)
+    assert ASSUMED[-1][0] > 1e6
+
+
+def test_memory_that_moves_between_sessions_gets_their_noise() -> None:
+    levels = [1.0, 1.03, 0.98, 1.01, 0.97, 1.02, 1.0, 1.03]
+    noise = learn([[2.0**30 * level] * 3 for level in levels], EXACT)
+    assert 0.01 < noise.session_sd < 0.1
+    calm = learn([[2.0**30] * 3] * 8, EXACT)
+    assert calm.session_sd < 1e-5
+
+
 def test_cases_that_are_alike_know_each_others_noise() -> None:
     prior = pool(cases(quiet(0.02), 5, 3))
     assert prior.launch_sd == pytest.approx(0.02, rel=0.1)
     assert prior.launch_dof == 10
-    assert prior.session_ratio < 0.5
-    assert prior.session_dof > TIME.session_dof
+    assert likelier(prior, 2.0) < 0.03
+
+
+def test_a_few_cases_that_differ_leave_every_case_a_chance_to() -> None:
+    assert likelier(pool(cases(restless(), 5, 3)), 2.0) == pytest.approx(3 / 36, rel=0.4)
 
 
 def test_cases_that_are_unlike_say_little_about_each_other() -> None:
@@ -101,15 +142,24 @@ def test_cases_that_are_unlike_say_little_about_each_other() -> None:
 
 
 def test_a_day_on_which_all_cases_were_slow_counts_as_one() -> None:
-    alone = World(np.full(36, 0.01), session_share=3.0, walk_sd=0.0, slope_sd=0.0, odd_cases=False)
-    together = World(
-        np.full(36, 0.01), session_share=0.0, walk_sd=0.1, slope_sd=0.0, odd_cases=False
-    )
-    assert pool(cases(together, 4, 3)).session_dof < pool(cases(alone, 4, 3)).session_dof
+    """Two sessions that were all alike may be chance: of cases that move together they say less."""
+    apart = [[[1.0, 1.01, 0.99]] * 3] * 36
+    rng = np.random.default_rng(0)
+    noisy = (np.exp(rng.standard_normal((36, 3, 3)) * 0.01)).tolist()
+    days = [1.0, 1.01, 1.02]
+    together = [
+        [[value * day for value in launches] for launches, day in zip(case, days, strict=True)]
+        for case in noisy
+    ]
+    assert likelier(pool(noisy), 4.0) < likelier(pool(together), 4.0)
+    assert likelier(pool(apart), 4.0) < 0.1
+
+
+def test_one_error_of_each_case_is_worth_two_cases_at_most() -> None:
+    assert likelier(pool(cases(quiet(), 2, 3)), 4.0) > 4 * likelier(pool(cases(quiet(), 3, 3)), 4.0)
 
 
 def test_too_few_cases_leave_the_prior_alone() -> None:
     assert pool(cases(quiet(), 5, 3)[:3]) == TIME
     assert pool([[[5.0] * 3] * 3] * 10, EXACT) == EXACT
-    single = pool(cases(quiet(), 1, 3))
-    assert (single.session_ratio, single.session_dof) == (TIME.session_ratio, TIME.session_dof)
+    assert pool(cases(quiet(), 1, 3)).ratios == TIME.ratios

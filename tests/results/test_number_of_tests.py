@@ -52,7 +52,7 @@ def test_a_case_that_is_not_stored_counts_what_its_device_can_have(device: str, 
 
 
 def test_what_a_calibration_promises_follows_the_false_alarm_rate() -> None:
-    launches, noise = [100.0, 101.0, 99.0], Noise(0.01, 20, 0.005, 20, "learnt", 5, 15)
+    launches, noise = [100.0, 101.0, 99.0], Noise(0.01, 20, ((0.5, 1.0),), "learnt", 5, 15)
 
     def detects(false_alarms: float) -> float:
         text = noise_summary(

@@ -29,7 +29,7 @@ from pytest_dnnbench.results.verdicts.side_by_side import (
     ratios_of,
 )
 
-NOTHING_ASSUMED = Prior(0.0, 0.0, 0.0, 1.0)
+NOTHING_ASSUMED = Prior(0.0, 0.0)
 
 
 @pytest.mark.parametrize("most", [FIRST_LOOK, 9, 16, 33, 100, 1000])

@@ -20,7 +20,7 @@ def example_input(workload: Workload, size: int, number: int = 0) -> torch.Tenso
             raise WorkloadRefused(
                 f"the {part} of {type(workload).__name__}.batch are a {type(tree).__name__}, and a"
                 " pipeline takes one tensor: pack them into one, and take it apart in the model or"
-                " the loss"
+                " the loss; single, ddp, horovod and fsdp take them as they are"
             )
     inputs: torch.Tensor = batch[0]
     return inputs

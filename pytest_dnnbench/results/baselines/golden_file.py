@@ -174,16 +174,21 @@ def _read_metric(path: Path, place: str, name: str, entry: Any) -> GoldenMetric:
     if metric.noise and not _is_noise(metric.noise):
         raise DataError(
             f"{path}: {place}.noise: standard deviations are relative and lie between 0 and 1,000;"
-            " degrees of freedom lie between 0.1 and a million"
+            " degrees of freedom lie between 0.1 and a million; ratios lie between 0 and 10"
+            " million, and their chances add up to 1"
         )
     return metric
 
 
 def _is_noise(noise: Noise) -> bool:
     """Whether the formulas of noise have an answer; the least that is learnt is 0.5 degrees."""
-    deviations = (noise.launch_sd, noise.session_sd)
-    return all(sd == 0 or 1e-18 <= sd <= 1000 for sd in deviations) and all(
-        0.1 <= dof <= 1e6 for dof in (noise.launch_dof, noise.session_dof)
+    chances = [chance for _, chance in noise.ratios]
+    return (
+        (noise.launch_sd == 0 or 1e-18 <= noise.launch_sd <= 1000)
+        and 0.1 <= noise.launch_dof <= 1e6
+        and all(ratio == 0 or 1e-9 <= ratio <= 1e7 for ratio, _ in noise.ratios)
+        and all(0 < chance <= 1 + 1e-9 for chance in chances)
+        and abs(math.fsum(chances) - 1) < 1e-6
     )
 
 

@@ -45,6 +45,9 @@ rest."""
 FEWEST = WINDOW + 2
 """Sessions from which on the first ones are another baseline than the latest."""
 
+# Chosen by simulation: benchmarks/decline.py --anchor.
+_ASSUMED_DOF = 4.0
+
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
@@ -76,22 +79,22 @@ class Anchor:
         return Precision(math.sqrt(squares / dof * self.distance), dof)
 
     def _precision_of_a_level(self) -> Precision:
-        """The anchor's own sessions and the latest ones say how much sessions differ. What their
-        launches alone would give is assumed at the weight of the prior."""
+        """The anchor's own sessions and the latest ones say how much sessions differ. That they
+        differ as much as launches do is assumed at the weight of _ASSUMED_DOF."""
         noise = learn([*self.first, *self.latest], self.prior)
         launches = min(len(session) for session in (*self.first, *self.latest))
-        assumed = noise.launch_sd**2 * (median_variance(launches) + self.prior.session_ratio)
+        assumed = noise.launch_sd**2 * (median_variance(launches) + 1)
         squares, dof = map(
             sum, zip(*map(_squares_of_steps, (self.first, self.latest)), strict=True)
         )
         # Neighbouring differences share a session: so many of them say as much as 2/3 as many
         # independent ones (von Neumann 1941).
         worth = 2 * dof / 3
-        variance = (self.prior.session_dof * assumed + worth * squares / max(dof, 1) / 2) / (
-            self.prior.session_dof + worth
+        variance = (_ASSUMED_DOF * assumed + worth * squares / max(dof, 1) / 2) / (
+            _ASSUMED_DOF + worth
         )
         both = 1 + median_variance(min(len(self.first), WINDOW))
-        return Precision(math.sqrt(variance * both), self.prior.session_dof + worth)
+        return Precision(math.sqrt(variance * both), _ASSUMED_DOF + worth)
 
 
 def _squares_of_steps(sessions: Sequence[Sequence[float]]) -> tuple[float, int]:

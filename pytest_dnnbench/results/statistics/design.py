@@ -9,6 +9,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TypeAlias
 
 from pytest_dnnbench.results.statistics.false_alarms import SCREEN_ALPHA
 from pytest_dnnbench.results.statistics.noise import WINDOW, Noise, median_variance
@@ -20,27 +22,72 @@ MOST_LAUNCHES = 20
 """A session is planned with no more launches of a case than this."""
 
 
+Factors: TypeAlias = tuple[tuple[float, float], ...]
+
+# A reach is known to this share of itself, after some six steps.
+_EXACT, _MOST_STEPS = 1e-5, 50
+
+
 @dataclass(frozen=True, slots=True)
 class Precision:
     """How exactly a difference of logarithms is estimated: its standard error, and the degrees of
-    freedom of that."""
+    freedom of that. `factors`: by how much the error may be larger, each with its chance, which add
+    up to 1."""
 
     error: float
     dof: float
+    factors: Factors = ((1.0, 1.0),)
 
     def reach(self, alpha: float) -> float:
-        """How far chance alone takes the difference to one side with probability alpha."""
-        from scipy.special import stdtrit
-
-        return -float(stdtrit(self.dof, alpha)) * self.error
+        """How far chance alone takes the difference to one side with probability alpha, at most
+        0.5."""
+        return self.error * _reach(alpha, self.dof, self.factors) if self.error else 0.0
 
     def below(self, difference: float) -> float:
         """The probability that chance alone stays below a difference."""
-        from scipy.special import stdtr
-
         if not self.error:
             return 0.5 + 0.5 * (difference > 0) - 0.5 * (difference < 0)
-        return float(stdtr(self.dof, difference / self.error))
+        beyond = _Tail(self.dof, self.factors).beyond(abs(difference) / self.error)
+        return 1 - beyond if difference > 0 else beyond
+
+
+@lru_cache(4096)  # a verdict asks for the same several times, and cases that are alike too
+def _reach(alpha: float, dof: float, factors: Factors) -> float:
+    """In units of the error: by the rule of false position on the logarithm of the probability,
+    whose curve is nearly straight, halving the weight of an end that stays (Illinois)."""
+    from scipy.special import stdtrit
+
+    low, high = 0.0, -float(stdtrit(dof, alpha)) * max(factor for factor, _ in factors)
+    if len(factors) == 1 or not high:
+        return high
+    tail = _Tail(dof, factors)
+    above, under = math.log(0.5 / alpha), math.log(tail.beyond(high) / alpha)
+    for _ in range(_MOST_STEPS):
+        middle = high + (high - low) * under / (above - under)
+        excess = math.log(tail.beyond(middle) / alpha)
+        if excess > 0:
+            low, above, under = middle, excess, under / 2
+        else:
+            high, above, under = middle, above / 2, excess
+        if high - low <= _EXACT * high or abs(excess) <= _EXACT:
+            return middle
+    return high
+
+
+class _Tail:
+    """The upper tail of errors that are larger by one of the factors."""
+
+    def __init__(self, dof: float, factors: Factors) -> None:
+        import numpy as np
+        from scipy.special import stdtr
+
+        self._dof, self._stdtr = dof, stdtr
+        sizes, self._chances = np.array(factors).T
+        self._scales = -1 / sizes
+
+    def beyond(self, distance: float) -> float:
+        """The probability of more than this."""
+        return float(self._chances @ self._stdtr(self._dof, distance * self._scales))
 
 
 def precision(noise: Noise, launches: int, history: Sequence[int] = ()) -> Precision:
@@ -56,14 +103,11 @@ def precision(noise: Noise, launches: int, history: Sequence[int] = ()) -> Preci
         spread = median_variance(len(latest))
         share += spread * sum([median_variance(count) for count in latest]) / len(latest)
         sessions += spread
-    within = share * noise.launch_sd**2
-    between = sessions * noise.session_sd**2
-    variance = within + between
-    if not variance:
-        return Precision(0.0, noise.launch_dof)
-    # Satterthwaite's degrees of freedom for two parts whose errors may go together.
-    loss = within / math.sqrt(noise.launch_dof) + between / math.sqrt(noise.session_dof)
-    return Precision(math.sqrt(variance), (variance / loss) ** 2)
+    error = math.sqrt(share) * noise.launch_sd
+    factors = tuple(
+        (math.sqrt(1 + ratio * ratio * sessions / share), chance) for ratio, chance in noise.ratios
+    )
+    return Precision(error, noise.launch_dof, factors)
 
 
 def launches_for(

@@ -9,9 +9,10 @@ figure of a session is the median of its launches; a baseline is the median of i
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from pytest_dnnbench.errors import DataError
-from pytest_dnnbench.metrics import metric_row
+from pytest_dnnbench.metrics import YARDSTICK, metric_row
 
 WINDOW = 5
 """A baseline is the median of this many latest sessions: enough to average, few enough to follow a
@@ -27,38 +28,63 @@ _MEDIAN_OF_FEW = (1.0, 0.5, 0.44867, 0.29825, 0.28683, 0.21478)
 # When a session's launches differ by more than was learnt, the past counts no more than this.
 _PAST_DOF = 4.0
 
-# When a case's sessions differ by more than was assumed, what was assumed counts no more than this:
-# other cases say little about one that is unlike them.
-_ASSUMED_DOF = 3.0
+Ratios: TypeAlias = tuple[tuple[float, float], ...]
+"""What a case's sessions may differ by, in units of what its launches differ by, each with its
+chance; the chances add up to 1."""
+
+# Chances below this are left out: no test is made at as low a rate.
+_LEAST_CHANCE = 1e-9
+
+# With one stored session nothing is known of how much sessions differ. Two fifths for 4 keep the
+# false alarms of one case at 1% while its sessions differ by up to three times what its launches
+# do (docs/statistics.md). The rest, a third of it for each further doubling, lets the sessions of a
+# case say in the course of time that they differ by more, up to a million times: an allocator's
+# launches do not differ at all.
+_TAIL = 0.0003
+ASSUMED: Ratios = (
+    *((ratio, chance * (1 - _TAIL)) for ratio, chance in (
+        (0.0, 0.2), (0.5, 0.15), (1.0, 0.15), (2.0, 0.1), (4.0, 0.4)
+    )),
+    *((2.0 ** (3 + doubling), _TAIL * 2 / 3 ** (1 + doubling)) for doubling in range(17)),
+    (2.0**20, _TAIL / 3**17),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is assumed about a case's noise before it is measured, worth `launch_dof` and
-    `session_dof` observations.
+    """What is assumed about a case's noise before it is measured.
 
-    `launch_sd` is relative. `session_ratio` is the variance between sessions / the variance between
-    launches.
+    `launch_sd` is relative and worth `launch_dof` observations. `ratios`: the standard deviation
+    between sessions / that between launches.
     """
 
     launch_sd: float
     launch_dof: float
-    session_ratio: float
-    session_dof: float
+    ratios: Ratios = ASSUMED
 
 
 # Centre and breadth of 130 training and inference benchmarks on an A100 (pytorch/benchmark, range
 # over 15 rounds: median 1.8%, 90th percentile 7.3%): so broad that it counts as one degree of
-# freedom. Sessions are assumed to differ as much as launches do, until some are stored: on a shared
-# machine they do.
-TIME = Prior(launch_sd=0.0052, launch_dof=1.0, session_ratio=1.0, session_dof=4.0)
+# freedom.
+TIME = Prior(launch_sd=0.0052, launch_dof=1.0)
 
-# Memory of an allocator: the same program allocates the same bytes.
-EXACT = Prior(launch_sd=1e-6, launch_dof=1.0, session_ratio=1.0, session_dof=4.0)
+# Memory of an allocator: the same program allocates the same bytes. With one degree of freedom, one
+# launch against another would not show 1% more: Cauchy's tails are that long.
+EXACT = Prior(launch_sd=1e-6, launch_dof=2.0)
+
+# The yardstick asks whether the machine has changed. To think so by mistake costs nothing but
+# doubt, so less is assumed between sessions than where a case would fail.
+MACHINE = Prior(
+    launch_sd=0.0052,
+    launch_dof=1.0,
+    ratios=((0.0, 0.2), (0.5, 0.2), (1.0, 0.3), (2.0, 0.2), (4.0, 0.1)),
+)
 
 
 def prior_of(metric: str) -> Prior:
     """What to assume about a metric's noise before anything of it was measured."""
+    if metric == YARDSTICK:
+        return MACHINE
     return EXACT if metric_row(metric).exact else TIME
 
 
@@ -66,18 +92,26 @@ def prior_of(metric: str) -> Prior:
 class Noise:
     """The noise of one metric of one case.
 
-    Standard deviations are relative; degrees of freedom say how well each is known. `session_sd` is
-    how much sessions differ beyond the noise of their launches. `source` is "prior" when no data
-    entered the estimate, else "learnt". `sessions` and `launches` count what it was learnt from.
+    `launch_sd` is relative; `launch_dof` says how well it is known, in degrees of freedom. `ratios`
+    says how much sessions differ beyond the noise of their launches: their standard deviation /
+    that of launches, and the chance of each value. `source` is "prior" when no data entered the
+    estimate, else "learnt". `sessions` and `launches` count what it was learnt from.
     """
 
     launch_sd: float
     launch_dof: float
-    session_sd: float
-    session_dof: float
+    ratios: Ratios
     source: str = "prior"
     sessions: int = 0
     launches: int = 0
+
+    @property
+    def session_sd(self) -> float:
+        """How much sessions differ beyond the noise of their launches: the root of the mean
+        variance."""
+        return self.launch_sd * math.sqrt(
+            math.fsum(chance * ratio * ratio for ratio, chance in self.ratios)
+        )
 
     def updated(self, logs: Sequence[float]) -> "Noise":
         """The noise updated with one more session, whose level is unknown. A session noisier than
@@ -102,9 +136,10 @@ def learn(sessions: Sequence[Sequence[float]], prior: Prior = TIME) -> Noise:
     oldest first; the latest MEMORY of them count.
 
     The sessions are A/A: nothing was changed between them on purpose. The estimate from few
-    sessions is drawn towards the prior. How much sessions differ is estimated from the errors with
+    sessions is drawn towards the prior. How much sessions differ is learnt from the errors with
     which the earlier sessions predict each one, so that the noise of a drifting machine includes
-    its drift. Raises DataError for a value that has no logarithm.
+    its drift: each ratio of the prior becomes as much likelier as it explains these errors better
+    (Bayes). Raises DataError for a value that has no logarithm.
     """
     sessions = sessions[-MEMORY:]
     spreads = [squares_of(logarithms(session)) for session in sessions]
@@ -112,39 +147,68 @@ def learn(sessions: Sequence[Sequence[float]], prior: Prior = TIME) -> Noise:
     launch_dof = prior.launch_dof + own_dof
     squares = sum(square for square, _ in spreads)
     launch_variance = (prior.launch_dof * prior.launch_sd**2 + squares) / launch_dof
-    errors, shares = prediction_errors(sessions)
-    share = sum(shares) / len(shares) if shares else 0.0
-    own = sum(error * error for error in errors)
-    assumed = (prior.session_ratio + share) * launch_variance
-    total = max(
-        (dof * assumed + own) / (dof + len(errors))
-        for dof in (prior.session_dof, min(prior.session_dof, _ASSUMED_DOF))
-    )
+    errors = prediction_errors(sessions)
+    likely = likelihoods(errors, launch_variance, launch_dof, [each for each, _ in prior.ratios])
     return Noise(
         launch_sd=math.sqrt(launch_variance),
         launch_dof=launch_dof,
-        session_sd=math.sqrt(max(total - share * launch_variance, 0.0)),
-        session_dof=prior.session_dof + len(errors),
+        ratios=_weighed(prior.ratios, likely),
         source="learnt" if own_dof or errors else "prior",
         sessions=len(sessions),
         launches=sum(len(session) for session in sessions),
     )
 
 
-def prediction_errors(sessions: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+def likelihoods(
+    errors: Sequence[tuple[float, float]],
+    launch_variance: float,
+    launch_dof: float,
+    ratios: Sequence[float],
+) -> list[float]:
+    """How well each ratio explains a case's errors of prediction, the best of them as 1.
+
+    The errors are normal of the variance (share + ratio^2) times that of launches, which is itself
+    known to `launch_dof` degrees of freedom: together they follow Student's distribution of several
+    variables.
+    """
+    if not errors or not launch_variance:
+        return [1.0] * len(ratios)
+    import numpy as np
+
+    distances, shares = np.array(errors).T
+    sizes = shares + np.square(ratios)[:, None]
+    squares = (distances**2 / sizes).sum(axis=1) / launch_variance
+    logs = -(launch_dof + len(errors)) / 2 * np.log1p(squares / launch_dof)
+    logs -= np.log(sizes).sum(axis=1) / 2
+    likely: list[float] = np.exp(logs - logs.max()).tolist()
+    return likely
+
+
+def _weighed(ratios: Ratios, likely: Sequence[float]) -> Ratios:
+    """The chances after the errors were heard."""
+    chances = [chance * weight for (_, chance), weight in zip(ratios, likely, strict=True)]
+    total = math.fsum(chances)
+    return tuple(
+        (ratio, chance / total)
+        for (ratio, _), chance in zip(ratios, chances, strict=True)
+        if chance >= _LEAST_CHANCE * total
+    )
+
+
+def prediction_errors(sessions: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
     """For each session but the first: its distance from its baseline (of logarithms, as if it were
-    one session's own deviation) and the share of the launches' variance in that distance."""
+    one session's own deviation) and the share of the launches' variance in the square of that."""
     middles = [median(session) for session in sessions]
     variances = [median_variance(len(session)) for session in sessions]
-    errors, shares = [], []
+    errors = []
     for number in range(1, len(sessions)):
         first = max(0, number - WINDOW)
         spread = median_variance(number - first)
         error = math.log(middles[number] / median(middles[first:number]))
-        errors.append(error / math.sqrt(1 + spread))
         earlier = spread * sum(variances[first:number]) / (number - first)
-        shares.append((variances[number] + earlier) / (1 + spread))
-    return errors, shares
+        share = (variances[number] + earlier) / (1 + spread)
+        errors.append((error / math.sqrt(1 + spread), share))
+    return errors
 
 
 def baseline_of(sessions: Sequence[Sequence[float]]) -> float:

@@ -48,7 +48,7 @@ _GROWTH = 1.6
 """Each look has this many times the pairs of the one before: a look at hardly more pairs has little
 to say, and takes its share of the false-alarm rate."""
 
-_UNKNOWN = Prior(launch_sd=0.0, launch_dof=0.0, session_ratio=0.0, session_dof=1.0)
+_UNKNOWN = Prior(launch_sd=0.0, launch_dof=0.0)
 """Nothing is assumed: what stored sessions teach of launches says little about pairs."""
 
 PairStatus: TypeAlias = Literal["higher", "lower", "no evidence"]

@@ -1,20 +1,25 @@
 """The noise that the cases of a suite have in common: a prior for each case, which alone has few
 launches.
 
-Empirical Bayes: the more alike the cases' variances are, the more the prior is worth (Smyth 2004,
-"Linear models and empirical Bayes methods for assessing differential expression", section 6.2).
-Cases of 1% beside cases of 11% are worth little to each other, and then this changes nothing.
+Empirical Bayes. Of launches: the more alike the cases' variances are, the more the prior is worth
+(Smyth 2004, "Linear models and empirical Bayes methods for assessing differential expression",
+section 6.2). Cases of 1% beside cases of 11% are worth little to each other, and then this changes
+nothing. Of sessions: how many of the cases have sessions that differ much is the chance that one
+of them has (Robbins 1956, "An empirical Bayes approach to statistics"; the shares by Laird 1978,
+"Nonparametric maximum likelihood estimation of a mixing distribution").
 """
 
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_dnnbench.results.statistics.noise import (
     MEMORY,
     TIME,
     Prior,
+    Ratios,
+    likelihoods,
     logarithms,
     prediction_errors,
     squares_of,
@@ -22,12 +27,19 @@ from pytest_dnnbench.results.statistics.noise import (
 
 # However alike, other cases never count for more than these degrees of freedom of this one.
 _MOST_DOF = 10.0
-_MOST_SESSION_DOF = 30.0
 _FEWEST_CASES = 4
 
+_ASSUMED_CASES = 1.0
+"""What is assumed of how sessions differ counts as much as this many cases. Less would find more
+with three and four stored sessions, and raise more false alarms (docs/statistics.md)."""
+
 _ONE_SESSION = 2.0
-"""What all cases together say about how sessions differ is worth no more errors of one case than
-this, if they say it of one session only: that all are as fast as before may be chance once."""
+"""All cases together count for no more than this many, if they say how sessions differ of one
+session only: that all are as fast as before may be chance once."""
+
+# Each round of expectation-maximisation brings the shares nearer to their limit; by this one they
+# move by less than a hundredth.
+_ROUNDS = 25
 
 Sessions = Sequence[Sequence[float]]
 
@@ -47,45 +59,24 @@ def pool(cases: Sequence[Sessions], prior: Prior = TIME) -> Prior:
     )
     if launch_dof < prior.launch_dof:
         launch_variance, launch_dof = prior.launch_sd**2, prior.launch_dof
-    common = Prior(math.sqrt(launch_variance), launch_dof, prior.session_ratio, prior.session_dof)
-    ratio, session_dof = _session_ratio(
-        [spread.scaled(common) for spread in spreads if spread.errors], prior
-    )
-    return Prior(math.sqrt(launch_variance), launch_dof, ratio, session_dof)
+    common = Prior(math.sqrt(launch_variance), launch_dof, prior.ratios)
+    return replace(common, ratios=_ratios([each for each in spreads if each.errors], common))
 
 
 @dataclass(frozen=True, slots=True)
 class _Spread:
-    """One case: the variance of its launches, and its sessions' distances from their baselines,
-    of logarithms; `share` is the part of the launches' variance that is in those."""
+    """One case: the variance of its launches, and its errors of prediction (noise.py)."""
 
     launch_variance: float
     launch_dof: int
-    errors: list[float]
-    share: float
+    errors: list[tuple[float, float]]
 
-    def scaled(self, common: Prior) -> "_Scaled":
-        """The errors in units of what the launches vary by, as far as the other cases say."""
+    def launches(self, common: Prior) -> tuple[float, float]:
+        """The variance of its launches as the other cases would have it, and its degrees of
+        freedom."""
         dof = self.launch_dof + common.launch_dof
         squares = self.launch_dof * self.launch_variance + common.launch_dof * common.launch_sd**2
-        sd = math.sqrt(squares / dof)
-        return _Scaled([error / sd for error in self.errors], dof, self.share)
-
-
-@dataclass(frozen=True, slots=True)
-class _Scaled:
-    """The errors of one case in units of its launches' deviation, which is known to `dof` degrees
-    of freedom."""
-
-    errors: list[float]
-    dof: float
-    share: float
-
-    @property
-    def total(self) -> float:
-        """The variance of the errors. A quotient of variances is F-distributed: its mean is dof /
-        (dof - 2)."""
-        return _mean_square(self.errors) * (self.dof - 2) / self.dof
+        return squares / dof, dof
 
 
 def _spread(sessions: Sessions) -> _Spread | None:
@@ -94,43 +85,51 @@ def _spread(sessions: Sessions) -> _Spread | None:
     squares, dof = sum(square for square, _ in spreads), sum(free for _, free in spreads)
     if not squares:
         return None
-    errors, shares = prediction_errors(sessions)
-    return _Spread(squares / dof, dof, errors, statistics.fmean(shares) if shares else 0.0)
+    return _Spread(squares / dof, dof, prediction_errors(sessions))
 
 
-def _session_ratio(cases: list[_Scaled], prior: Prior) -> tuple[float, float]:
-    """The variance between sessions / between launches that the cases share, and its degrees of
-    freedom."""
-    cases = [case for case in cases if case.dof > 2]
+def _ratios(cases: list[_Spread], prior: Prior) -> Ratios:
+    """How often the sessions of a case differ by each ratio: the share of the cases of which that
+    is so, by expectation-maximisation, with what is assumed as _ASSUMED_CASES more.
+
+    A few cases whose sessions differ much, among many whose do not, thus leave every case a small
+    chance to be such a one, until its own sessions have shown that it is not.
+    """
     if len(cases) < _FEWEST_CASES:
-        return prior.session_ratio, prior.session_dof
-    total = statistics.fmean(case.total for case in cases)
-    share = statistics.fmean(case.share for case in cases)
-    if not total:
-        return prior.session_ratio, prior.session_dof
-    alike = _alike(cases, total)
-    worth = min(alike, _independent_errors([case.errors for case in cases]))
-    blended = (prior.session_dof * prior.session_ratio + worth * max(total - share, 0.0)) / (
-        prior.session_dof + worth
-    )
-    return blended, prior.session_dof + worth
+        return prior.ratios
+    import numpy as np
+
+    values = [ratio for ratio, _ in prior.ratios]
+    likely = np.array([likelihoods(case.errors, *case.launches(prior), values) for case in cases])
+    assumed = np.array([chance for _, chance in prior.ratios])
+    weight = _independent_cases(cases, prior)
+    shares = assumed
+    for _ in range(_ROUNDS):
+        of_cases = likely * shares
+        of_cases /= of_cases.sum(axis=1, keepdims=True)
+        shares = (_ASSUMED_CASES * assumed + weight * of_cases.mean(axis=0)) / (
+            _ASSUMED_CASES + weight
+        )
+    return tuple(zip(values, shares.tolist(), strict=True))
 
 
-def _independent_errors(errors: list[list[float]]) -> float:
-    """The number of independent errors that these are worth: a session in which all cases are
-    slower together counts once.
-
-    A single session is worth _ONE_SESSION at most."""
+def _independent_cases(cases: list[_Spread], prior: Prior) -> float:
+    """The number of independent cases that these are worth: those that are all slower in the same
+    sessions count as few."""
+    deviations = [math.sqrt(case.launches(prior)[0]) for case in cases]
     together = apart = 0.0
-    count = min(len(case) for case in errors)
-    for session in range(1, count + 1):
-        of_session = [case[-session] for case in errors]
-        together += statistics.fmean(of_session) ** 2
-        apart += _mean_square(of_session)
-    cases = len(errors)
-    correlation = max((cases * together / apart - 1) / (cases - 1), 0.0) if apart else 0.0
-    independent = cases / (1 + (cases - 1) * correlation**2)
-    return count * independent if count > 1 else min(independent, _ONE_SESSION)
+    sessions = min(len(case.errors) for case in cases)
+    for session in range(1, sessions + 1):
+        errors = [
+            case.errors[-session][0] / deviation
+            for case, deviation in zip(cases, deviations, strict=True)
+        ]
+        together += statistics.fmean(errors) ** 2
+        apart += statistics.fmean(error * error for error in errors)
+    count = len(cases)
+    correlation = max((count * together / apart - 1) / (count - 1), 0.0) if apart else 0.0
+    independent = count / (1 + (count - 1) * correlation**2)
+    return independent if sessions > 1 else min(independent, _ONE_SESSION)
 
 
 def _common(variances: list[float], dofs: Sequence[int]) -> tuple[float, float]:
@@ -149,21 +148,3 @@ def _common(variances: list[float], dofs: Sequence[int]) -> tuple[float, float]:
     while worth > 0.5 and polygamma(1, worth / 2) < excess:
         worth -= 0.5
     return math.exp(statistics.fmean(logs) + psi(worth / 2) - math.log(worth / 2)), worth
-
-
-def _alike(cases: Sequence[_Scaled], total: float) -> float:
-    """How many degrees of freedom the variance of all cases' errors is worth for one of them, by
-    the second moment. Squares, and no logarithms: a few cases whose sessions differ much are what
-    matters, and errors that happen to be nearly zero are not."""
-    spread = _mean_square([case.total / total for case in cases])
-    chance = statistics.fmean(
-        1 + 2 * (len(case.errors) + case.dof - 2) / (len(case.errors) * max(case.dof - 4, 1.0))
-        for case in cases
-    )
-    excess = spread / chance - 1
-    # A variance of inverse chi-squared of f degrees has (deviation / mean)^2 = 2 / (f - 4).
-    return min(4 + 2 / excess, _MOST_SESSION_DOF) if excess > 0 else _MOST_SESSION_DOF
-
-
-def _mean_square(values: list[float]) -> float:
-    return statistics.fmean(value * value for value in values)

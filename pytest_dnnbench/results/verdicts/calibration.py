@@ -30,9 +30,8 @@ def noise_summary(
     `false_alarms` is the rate of a session of so many `tests`. Of a metric without a row, which no
     session judges, the noise alone is told.
     """
-    spread = (
-        f"{metric}: launches differ by {noise.launch_sd:.2%}, sessions by {noise.session_sd:.2%}"
-    )
+    sessions = f"by {noise.session_sd:.2%}" if noise.sessions != 1 else "by what one cannot tell"
+    spread = f"{metric}: launches differ by {noise.launch_sd:.2%}, sessions {sessions}"
     if metric not in METRICS:
         return f"{spread}; no metric of this installation, so it is not judged"
     size = _size(metric, limit)

@@ -17,7 +17,7 @@ from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import learn
 from pytest_dnnbench.results.verdicts.number_of_tests import expected_limits, stored_case
 
-ENOUGH = 3
+ENOUGH = 5
 """From so many stored sessions on, a change of 5% is found at 1% of noise (docs/statistics.md)."""
 
 
@@ -35,11 +35,11 @@ class Foresight:
         stored = f"{counted(self.sessions, 'session')} {verb(self.sessions, 'is', 'are')}"
         widest = f", in the noisiest from {most:.0%} on" if most > 1.2 * middle else ""
         return (
-            f"{stored} stored, so how much sessions differ is not known yet: with"
+            f"{stored} stored, so how much sessions differ is hardly known yet: with"
             f" {counted(self.launches, 'launch')} a slowdown is detected from {middle:.0%} on in"
             f" half of the cases{widest}. What helps: store {ENOUGH} sessions of the old state or"
-            " more, or calibrate (--dnn-calibrate), before you trust smaller differences; or"
-            " measure the old state again next to the new one; more launches alone help little"
+            " more before you look for smaller differences, or measure the old state next to the"
+            " new one (--dnn-against); more launches alone help little"
         )
 
 

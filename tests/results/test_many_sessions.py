@@ -1,0 +1,68 @@
+"""The detector in many worlds: at most one session in a hundred with a false alarm. The rules on
+arrays, by which thousands of sessions are judged in seconds, are held to the detector itself."""
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks.detection import Setting, try_out
+from benchmarks.many_sessions import WORLDS, by_chance, failed, learn
+from benchmarks.simulated_sessions import quiet, restless
+from pytest_dnnbench.results.statistics import noise
+from pytest_dnnbench.results.statistics.design import precision
+from pytest_dnnbench.results.statistics.suite_noise import pool
+
+
+@pytest.mark.parametrize(("cases", "stored"), [(1, 1), (1, 4), (4, 2), (12, 3), (12, 7)])
+def test_the_rules_on_arrays_are_those_of_the_detector(cases: int, stored: int) -> None:
+    world = restless(cases)
+    values = world.sessions(np.random.default_rng(cases), stored + 1, 3)[0]
+    logs = np.log(values)
+    learnt = learn(logs[None, :-1])
+    worse = np.linspace(0.01, 0.2, cases)[None]
+    chances = by_chance(worse, logs[None, -1], learnt, stored)
+    histories: list[list[list[float]]] = values[:-1].transpose(1, 0, 2).tolist()
+    prior = pool(histories)
+    for case, history in enumerate(histories):
+        expected = noise.learn(history, prior)
+        assert learnt.variance[0, case] == pytest.approx(expected.launch_sd**2)
+        assert learnt.dof[0, case] == pytest.approx(expected.launch_dof)
+        updated = expected.updated(logs[-1, case].tolist())
+        exact = precision(updated, 3, [3] * stored)
+        # Of two figures, one takes the middle of logarithms, the other the logarithm of the middle.
+        assert chances[0, case] == pytest.approx(1 - exact.below(worse[0, case]), rel=0.02)
+
+
+SESSIONS = 2000
+MOST = SESSIONS * 0.01 + 2 * math.sqrt(SESSIONS * 0.01)
+"""One in a hundred, and two standard errors."""
+
+
+@pytest.mark.parametrize(("cases", "stored"), [
+    *((1, stored) for stored in (1, 2, 3, 5, 20)), *((4, stored) for stored in (1, 2, 3, 5)),
+    (12, 2), (12, 3),
+])  # fmt: skip
+def test_a_case_whose_sessions_differ_by_three_times_what_launches_do(
+    cases: int, stored: int
+) -> None:
+    assert failed(restless(cases), stored, SESSIONS).any(axis=1).sum() <= MOST
+
+
+@pytest.mark.parametrize("name", ["quiet", "1 launch in 50: -20%", "to and fro by 2%"])
+def test_worlds_of_twelve_cases_that_do_not_change(name: str) -> None:
+    for stored in (1, 3, 5):
+        assert failed(WORLDS[name](12), stored, 500).any(axis=1).sum() <= 5
+
+
+def test_five_percent_are_found_at_the_defaults_from_five_stored_sessions_on() -> None:
+    """36 cases of 1% noise; three stored sessions find ten percent."""
+    assert failed(quiet(), 5, 100, slower=0.05).mean() > 0.93
+    assert failed(quiet(), 3, 100, slower=0.1).mean() > 0.95
+    assert failed(quiet(), 1, 100, slower=0.4).mean() > 0.95
+
+
+def test_arrays_and_detector_find_the_same_share_of_slowed_cases() -> None:
+    tally = try_out(Setting("", quiet(cases=12), 5, 3, stored_launches=3, slowdown=0.05), 20, 3)
+    share = failed(quiet(cases=12), 5, 200, slower=0.05).mean()
+    assert tally.called["ours"] / tally.cases == pytest.approx(share, abs=0.06)
