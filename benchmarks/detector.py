@@ -61,9 +61,9 @@ POWER = [
         for slow in (0.05, 0.1, 0.2)
     ),
 ]
-SURE = 3
-"""The power must hold from this many stored sessions on: enough to estimate the noise between
-them."""
+SURE = 5
+"""The power must hold from this many stored sessions on: fewer cannot tell restless cases from calm
+ones (docs/statistics.md)."""
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
 TINY = "tests.tiny_models:tiny"
-TRAINED = ["loss in float32", "gradients in float32", "gradients", "parameters", "buffers"]
+TRAINED = ["loss in float32", "gradients in float32", "gradients", "buffers", "parameters"]
 VALIDATED = ["logits in float32", "logits"]
 HOROVOD = "pytest_dnnbench.rank.frameworks.horovod:HorovodWorker"
 
