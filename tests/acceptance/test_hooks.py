@@ -78,8 +78,8 @@ def test_a_framework_from_a_hook_is_measured_by_its_worker(
         "loss in float32",
         "gradients in float32",
         "gradients",
-        "parameters",
         "buffers",
+        "parameters",
     ]
 
 
