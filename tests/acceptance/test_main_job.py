@@ -303,4 +303,4 @@ def test_oversubscription_is_marked(run: Any, pytester: pytest.Pytester) -> None
     assert machine.shortage(257) == (
         "257 CPU ranks need 16 GiB of memory at least, and this machine has 16"
     )
-    assert Machine("cuda", (), None, 2, "", "").shortage(3) == "3 GPUs are needed and 0 are here"
+    assert Machine("cuda", (), None, 2, "", "").shortage(3) == "3 GPUs needed and 0 here"

@@ -49,7 +49,7 @@ def test_ranks_that_share_a_gpu_are_placed_in_a_row_and_kept_apart_for_nccl() ->
     """NCCL refuses two ranks of one host on one GPU."""
     shared = replace(WITH_GPUS, ranks_per_gpu=2)
     assert (shared.default_count, shared.shortage(8)) == (8, None)
-    assert shared.shortage(9) == "5 GPUs are needed and 4 are here"
+    assert shared.shortage(9) == "5 GPUs needed and 4 here"
     assert shared.places(3) == ("cuda:0", "cuda:0", "cuda:1")
     with placements(shared, 1, 2, 4)(1) as first, placements(shared, 3)(3) as placement:
         assert (first.devices, first.rank_variables) == (("cuda:0",), ())
