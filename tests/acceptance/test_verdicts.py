@@ -454,7 +454,7 @@ def test_cases_side_by_side_are_judged_and_never_against_a_serial_session(run: A
     result.stdout.fnmatch_lines(["NOT COMPARABLE: *single*: *parallel: True -> (none)"])
 
 
-PLANNED = "dnnbench: 6 launches: the fewest that detect a 5.6% change of throughput in 3 cases"
+PLANNED = "dnnbench: 4 launches: the fewest that detect a 5.6% change of throughput in 3 cases"
 
 
 def counts(pytester: pytest.Pytester, number: int) -> list[tuple[int, int]]:
@@ -472,17 +472,17 @@ def test_the_launches_that_find_a_change_are_planned_run_and_recorded(
     result = run(*auto, "--benchmark-save=today", FAKE_NOISE=12, FAKE_LEVELS={"single": 60})
     result.assert_outcomes(passed=2, failed=1, deselected=3)
     result.stdout.fnmatch_lines(
-        [PLANNED, "dnnbench: round 1 of 6, 3 cases", "dnnbench: round 5 of 6, 3 cases"]
+        [PLANNED, "dnnbench: round 1 of 4, 3 cases", "dnnbench: round 3 of 4, 3 cases"]
     )
-    result.stdout.fnmatch_lines(["    measured again in 6 fresh launches: *"])
+    result.stdout.fnmatch_lines(["    measured again in 4 fresh launches: *"])
     assert result.stdout.str().count(PLANNED) == 1
-    assert counts(pytester, 6) == [(6, 6)] * 3
+    assert counts(pytester, 6) == [(4, 4)] * 3
     entry = records(saved(pytester, 6))[TRAIN.format("single", 1)]["launch_plan"]
     assert entry == {
         "effect": pytest.approx(0.056),
         "metric": "throughput",
-        "launches": 6,
-        "needed": 6,
+        "launches": 4,
+        "needed": 4,
         "stored": True,
     }
     run("--dnn-baseline=latest", "--dnn-launches=auto:1%").stdout.fnmatch_lines(
@@ -495,12 +495,12 @@ def test_the_launches_that_find_a_change_are_planned_run_and_recorded(
     stopped = run(*auto, "-x", FAKE_NOISE=12, FAKE_LEVELS={"single": 60})
     stopped.stdout.fnmatch_lines(["*continue with --dnn-resume"])
     refused = run("--dnn-baseline=latest", "--dnn-launches=5", "--dnn-resume")
-    refused.stderr.fnmatch_lines(["*the session in * was another one: launches: 6 then, 5 now.*"])
+    refused.stderr.fnmatch_lines(["*the session in * was another one: launches: 4 then, 5 now.*"])
     resumed = run(
         *auto, "--dnn-resume", "--benchmark-save=resumed", "--dnn-accept=x", FAKE_NOISE=12
     )
     resumed.assert_outcomes(passed=3, deselected=3)
-    assert counts(pytester, 7) == [(6, 6)] * 3
+    assert counts(pytester, 7) == [(4, 4)] * 3
 
 
 def test_workers_plan_the_same_launches_each_for_itself(
@@ -513,7 +513,7 @@ def test_workers_plan_the_same_launches_each_for_itself(
     result = run(*side_by_side, *auto, FAKE_NOISE=12)
     result.assert_outcomes(passed=3)
     assert result.stdout.str().count(PLANNED) == 1
-    assert counts(pytester, 6) == [(6, 6)] * 3
+    assert counts(pytester, 6) == [(4, 4)] * 3
 
 
 def test_a_session_that_lacks_cases_is_not_said_to_have_judged_them(

@@ -34,19 +34,19 @@ def test_the_rules_on_arrays_are_those_of_the_detector(cases: int, stored: int) 
         assert chances[0, case] == pytest.approx(1 - exact.below(worse[0, case]), rel=0.02)
 
 
-SESSIONS = 2000
-MOST = SESSIONS * 0.01 + 2 * math.sqrt(SESSIONS * 0.01)
-"""One in a hundred, and two standard errors."""
+SESSIONS = 1000
 
 
-@pytest.mark.parametrize(("cases", "stored"), [
-    *((1, stored) for stored in (1, 2, 3, 5, 20)), *((4, stored) for stored in (1, 2, 3, 5)),
-    (12, 2), (12, 3),
+@pytest.mark.parametrize(("cases", "stored", "rate"), [
+    *((36, stored, 0.01) for stored in (1, 2, 5, 20)), (36, 3, 0.016), (12, 3, 0.022),
+    (4, 2, 0.025), (1, 1, 0.042), (1, 3, 0.031),
 ])  # fmt: skip
-def test_a_case_whose_sessions_differ_by_three_times_what_launches_do(
-    cases: int, stored: int
+def test_cases_of_which_some_have_sessions_that_differ_by_three_times_what_launches_do(
+    cases: int, stored: int, rate: float
 ) -> None:
-    assert failed(restless(cases), stored, SESSIONS).any(axis=1).sum() <= MOST
+    """One case in twelve, and one at least, of the suite. `rate`: of docs/statistics.md."""
+    most = SESSIONS * rate + 2 * math.sqrt(SESSIONS * rate)
+    assert failed(restless(cases), stored, SESSIONS, seed=1).any(axis=1).sum() <= most
 
 
 @pytest.mark.parametrize("name", ["quiet", "1 launch in 50: -20%", "to and fro by 2%"])
@@ -56,10 +56,11 @@ def test_worlds_of_twelve_cases_that_do_not_change(name: str) -> None:
 
 
 def test_five_percent_are_found_at_the_defaults_from_five_stored_sessions_on() -> None:
-    """36 cases of 1% noise; three stored sessions find ten percent."""
+    """36 cases of 1% noise; three stored sessions find most of them, and ten percent."""
     assert failed(quiet(), 5, 100, slower=0.05).mean() > 0.93
+    assert failed(quiet(), 3, 100, slower=0.05).mean() > 0.7
     assert failed(quiet(), 3, 100, slower=0.1).mean() > 0.95
-    assert failed(quiet(), 1, 100, slower=0.4).mean() > 0.95
+    assert failed(quiet(), 1, 100, slower=0.35).mean() > 0.95
 
 
 def test_arrays_and_detector_find_the_same_share_of_slowed_cases() -> None:
