@@ -109,7 +109,12 @@ def read_run(path: Path) -> Run:
     """The session in a file that pytest-benchmark saved. Raises DataError for a file that cannot
     be read, is of another kind, or has a newer schema."""
     # A NaN or a damaged text in one benchmark does not cost the others.
-    return run_of(any_json(path, read_bytes(path), errors="replace"), path.name)
+    content = any_json(path, read_bytes(path), errors="replace")
+    try:
+        return run_of(content, path.name)
+    except DataError as error:
+        # It begins with the file's name. Files of several folders may have the same.
+        raise DataError(f"{printable(str(path.parent))}/{error}") from None
 
 
 def distinct_runs(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
