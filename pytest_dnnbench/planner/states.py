@@ -42,6 +42,7 @@ class States:
     graph          the graph that is cut
     members        n sets of nodes, as bits
     compute_s      forward and backward seconds of all nodes in the state
+    forward_s      the forward seconds of them
     activation_bytes, parameter_bytes    of all nodes in the state
     output_bytes   the results that leave a stage that ends here: of the nodes that feed something
                    outside the state, and of the last nodes of the graph in it. Each counts once,
@@ -55,6 +56,7 @@ class States:
     graph: Graph
     members: tuple[int, ...]
     compute_s: Floats
+    forward_s: Floats
     activation_bytes: Floats
     parameter_bytes: Floats
     output_bytes: Floats
@@ -105,6 +107,7 @@ def measured(graph: Graph, unordered: set[int]) -> States:
         graph,
         tuple(members),
         table @ np.array([node.forward_s + node.backward_s for node in graph.nodes]),
+        table @ np.array([node.forward_s for node in graph.nodes]),
         table @ activation_bytes,
         table @ np.array([node.parameter_bytes for node in graph.nodes]),
         (feeds_outside | (table > 0) & (fed == 0)) @ activation_bytes,
