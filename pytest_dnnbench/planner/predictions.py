@@ -155,15 +155,15 @@ def predictions(
 
 def _without_data(profile: Profile) -> Profile:
     """The profile, in which what the planner gives no stage takes nothing: in PipeDream's format a
-    model's input is a node too, whose time is that of loading it."""
-    planned = {node.id for node in planned_graph(profile).nodes}
-    nodes = (
-        node
-        if node.id in planned
-        else replace(node, forward_s=0.0, backward_s=0.0, activation_bytes=0.0)
-        for node in profile.nodes
+    model's input is an operator too, whose time is that of loading it."""
+    planned = {operator.id for operator in planned_graph(profile).operators}
+    operators = (
+        operator
+        if operator.id in planned
+        else replace(operator, forward_s=0.0, backward_s=0.0, activation_bytes=0.0)
+        for operator in profile.operators
     )
-    return replace(profile, nodes=tuple(nodes))
+    return replace(profile, operators=tuple(operators))
 
 
 def unpredicted(rows: Sequence[Prediction]) -> dict[str, str]:
@@ -278,7 +278,7 @@ def _own_bytes(profile: Profile, plan: Plan, schedule: Schedule, number: int) ->
     entering = plan.stages[number - 1].output_bytes if number else 0.0
     weights = stage.parameter_bytes
     copies = (schedule.microbatches > 1) + (schedule.variant == "pipedream-2bw")
-    return stage_bytes(profile, stage.nodes, weights, entering, kept) + copies * weights
+    return stage_bytes(profile, stage.operators, weights, entering, kept) + copies * weights
 
 
 class _Cuts:
@@ -290,7 +290,7 @@ class _Cuts:
 
     def of(self, pipelines: Pipelines) -> Plan | None:
         """For these pipelines."""
-        if pipelines.stages > len(self._given.profile.nodes):
+        if pipelines.stages > len(self._given.profile.operators):
             return None
         key = pipelines.stages, pipelines.replicas
         if key not in self._plans:
@@ -353,7 +353,7 @@ def _on_pipelines(
         sum(
             stage_bytes(
                 given.profile,
-                stages[number].nodes,
+                stages[number].operators,
                 stages[number].parameter_bytes,
                 stages[number - 1].output_bytes if number else 0.0,
                 kept,
