@@ -205,9 +205,11 @@ def _planned(given: Predicting, plan: Plan, variant: str) -> Prediction | None:
     schedule = _own_schedule(given, plan, variant)
     if schedule is None:
         return None
-    averages, messages = [0.0] * len(plan.stages), {}
-    if variant != "pipedream":  # whose messages and averages are in the planner's bottleneck
-        averages, messages = _own_wiring(given.fabric, schedule.layout, plan)
+    # The planner's bottleneck has those of `pipedream`.
+    wiring: tuple[list[float], dict[_Pair, float]] = [0.0] * len(plan.stages), {}
+    if variant != "pipedream":
+        wiring = _own_wiring(given.fabric, schedule.layout, plan)
+    averages, messages = wiring
     if variant == "pipedream-flush":
         step_s = flushed_s(plan, schedule, averages, messages)
     else:

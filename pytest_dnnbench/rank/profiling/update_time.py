@@ -39,13 +39,14 @@ def update_facts(
     sums = [torch.zeros_like(parameter) for parameter in trained]
     updates_s, adds_s = [], []
     for _ in range(warmup + repetitions):
-        for parameter in trained:
-            parameter.grad = torch.full_like(parameter, _GRADIENT)
+        gradients = [torch.full_like(parameter, _GRADIENT) for parameter in trained]
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            parameter.grad = gradient
         if head is not None:
             head.begin_pass()
             head.give()
         begin = watch.mark()
-        torch._foreach_add_(sums, [parameter.grad for parameter in trained])
+        torch._foreach_add_(sums, gradients)
         start = watch.mark()
         rule.update()
         end = watch.mark()
