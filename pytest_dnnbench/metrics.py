@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.row_fields import check_fields
 
 Better = Literal["higher", "lower"]
 OverRanks = Literal["job", "max", "mean", "sum"]
@@ -70,6 +71,7 @@ class Metric:
     phases: tuple[str, ...] = ("train", "validate")
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.name.isidentifier():
             raise UsageError(f"metric {self.name!r}: a name has letters, digits and underscores")
         if self.better not in ("higher", "lower"):

@@ -1,4 +1,4 @@
-"""The Plan: which nodes run on which stage, on how many replicas, and the predicted cost.
+"""The Plan: which operators run on which stage, on how many replicas, and the predicted cost.
 
 What lives here: plain records and their JSON file. Not here: how a plan is found (predict.py) or
 shown (table.py).
@@ -29,7 +29,7 @@ class PlannedStage:
     parameter_bytes, output_bytes    of one replica: its weights, and what it sends on per minibatch
     versions         of its weights, and of its activations, that each replica keeps
     memory_bytes     of one replica at its fullest (memory.py)
-    nodes            ids of the nodes that run on the stage
+    operators        ids of the operators that run on the stage
     """
 
     first: int
@@ -40,7 +40,7 @@ class PlannedStage:
     output_bytes: float
     memory_bytes: float
     versions: int
-    nodes: tuple[str, ...]
+    operators: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,6 @@ def _check(plan: Plan) -> None:
     if not all(math.isfinite(figure) and figure >= 0 for figure in figures):
         raise ValueError("a time or a size is negative or not finite")
     texts = [plan.cost_model, plan.reason, *plan.remarks]
-    texts += [node for stage in plan.stages for node in stage.nodes]
+    texts += [operator for stage in plan.stages for operator in stage.operators]
     if not all(text.isprintable() for text in texts):
         raise ValueError("a text holds characters that cannot be printed")

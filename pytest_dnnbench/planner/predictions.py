@@ -162,15 +162,15 @@ def predictions(
 
 def _without_data(profile: Profile) -> Profile:
     """The profile, in which what the planner gives no stage takes nothing: in PipeDream's format a
-    model's input is a node too, whose time is that of loading it."""
-    planned = {node.id for node in planned_graph(profile).nodes}
-    nodes = (
-        node
-        if node.id in planned
-        else replace(node, forward_s=0.0, backward_s=0.0, activation_bytes=0.0)
-        for node in profile.nodes
+    model's input is an operator too, whose time is that of loading it."""
+    planned = {operator.id for operator in planned_graph(profile).operators}
+    operators = (
+        operator
+        if operator.id in planned
+        else replace(operator, forward_s=0.0, backward_s=0.0, activation_bytes=0.0)
+        for operator in profile.operators
     )
-    return replace(profile, nodes=tuple(nodes))
+    return replace(profile, operators=tuple(operators))
 
 
 def unpredicted(rows: Sequence[Prediction]) -> dict[str, str]:
@@ -224,7 +224,7 @@ class _Cuts:
 
     def of(self, pipelines: Pipelines) -> Plan | None:
         """For these pipelines."""
-        if pipelines.stages > len(self._given.profile.nodes):
+        if pipelines.stages > len(self._given.profile.operators):
             return None
         key = pipelines.stages, pipelines.replicas
         if key not in self._plans:
@@ -273,14 +273,14 @@ def _pipelines(given: Predicting, framework: str) -> Iterator[Pipelines]:
 def _on_pipelines(
     given: Predicting, pipelines: Pipelines, stages: Sequence[PlannedStage], wiring: "_Wiring"
 ) -> Prediction:
-    nodes = {node.id: node for node in given.profile.nodes}
+    operators = {operator.id: operator for operator in given.profile.operators}
     weights = weight_bytes(given.profile) or 1.0
     rings = wiring.rings(pipelines)
     seconds: dict[tuple[int, str], float] = {}
     for number, stage in enumerate(stages):
         ring = rings[pipelines.place_of(number)]
-        backward_s = sum(nodes[name].backward_s for name in stage.nodes)
-        seconds[number, "F"] = sum(nodes[name].forward_s for name in stage.nodes)
+        backward_s = sum(operators[name].backward_s for name in stage.operators)
+        seconds[number, "F"] = sum(operators[name].forward_s for name in stage.operators)
         seconds[number, "B"] = backward_s
         seconds[number, "I"] = seconds[number, "W"] = backward_s / 2
         averaged_s = ring.all_reduce(pipelines.replicas).seconds(stage.parameter_bytes)
@@ -291,7 +291,7 @@ def _on_pipelines(
         sum(
             stage_bytes(
                 given.profile,
-                stages[number].nodes,
+                stages[number].operators,
                 stages[number].parameter_bytes,
                 stages[number - 1].output_bytes if number else 0.0,
                 kept,

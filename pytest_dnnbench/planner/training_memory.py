@@ -22,7 +22,7 @@ def number_in(profile: Profile, key: str) -> float:
 
 def weight_bytes(profile: Profile) -> float:
     """Of all operators."""
-    return sum(node.parameter_bytes for node in profile.nodes)
+    return sum(operator.parameter_bytes for operator in profile.operators)
 
 
 def held_bytes(profile: Profile, weights: float) -> float:
@@ -57,14 +57,16 @@ def sharded_bytes(profile: Profile, ranks: int, *, resharded: bool = True) -> fl
 
 
 def stage_bytes(
-    profile: Profile, nodes: Collection[str], weights: float, entering: float, kept: int
+    profile: Profile, operators: Collection[str], weights: float, entering: float, kept: int
 ) -> float:
     """Of a stage that keeps the activations and the inputs (`entering` bytes) of so many
     microbatches."""
-    inside = set(nodes)
-    activations = sum(node.activation_bytes for node in profile.nodes if node.id in inside)
+    inside = set(operators)
+    activations = sum(
+        operator.activation_bytes for operator in profile.operators if operator.id in inside
+    )
     return held_bytes(profile, weights) + kept * (activations + entering)
 
 
 def _activation_bytes(profile: Profile) -> float:
-    return sum(node.activation_bytes for node in profile.nodes)
+    return sum(operator.activation_bytes for operator in profile.operators)

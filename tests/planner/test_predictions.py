@@ -21,9 +21,11 @@ MIB = 2**20
 
 def chain(count: int = 4, **metadata: object) -> Profile:
     """Equal layers: 1 s forward, 2 s backward, 40 MiB of weights, 10 MiB of activations each."""
-    nodes = tuple(Operator(f"layer{n}", "Linear", 1, 2, 10 * MIB, 40 * MIB) for n in range(count))
-    edges = tuple((a.id, b.id) for a, b in pairwise(nodes))
-    return Profile(nodes, edges, {"batch_size": 8, "update_s": 1.0, **metadata})
+    operators = tuple(
+        Operator(f"layer{n}", "Linear", 1, 2, 10 * MIB, 40 * MIB) for n in range(count)
+    )
+    edges = tuple((a.id, b.id) for a, b in pairwise(operators))
+    return Profile(operators, edges, {"batch_size": 8, "update_s": 1.0, **metadata})
 
 
 def predicted(
@@ -141,13 +143,13 @@ def test_an_optimisers_state_is_the_profiles() -> None:
 
 
 def test_loading_the_data_is_no_part_of_a_step() -> None:
-    """PipeDream's profiles have a node of the input; the planner leaves it out too."""
+    """PipeDream's profiles have an operator of the input; the planner leaves it out too."""
     plain = chain()
     loading = Operator("data", "Input", 100.0, 0.0, 1e9, 0.0)
     loaded = replace(
         plain,
-        nodes=(loading, *plain.nodes),
-        edges=(("data", plain.nodes[0].id), *plain.edges),
+        operators=(loading, *plain.operators),
+        edges=(("data", plain.operators[0].id), *plain.edges),
     )
     assert predicted(loaded, [4], [1e9]) == predicted(plain, [4], [1e9])
 

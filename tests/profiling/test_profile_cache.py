@@ -101,7 +101,7 @@ def test_a_profile_of_fewer_repetitions_is_replaced_and_one_of_more_serves(cache
 
 
 def test_a_rank_that_keeps_no_profile_leaves_none(cache: Path) -> None:
-    assert cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK, keeps=False).nodes
+    assert cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK, keeps=False).operators
     assert not cache.exists()
 
 
@@ -138,7 +138,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     with pytest.warns(UserWarning, match="the profile cannot be kept"):
-        assert cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK).nodes
+        assert cached_profile(MODEL, 28, 4, "fp32", "cpu", effort=QUICK).operators
 
 
 def test_without_the_variable_the_cache_is_in_the_home(

@@ -183,7 +183,7 @@ def _check_cut(place: Place, request: RunRequest, plan: Plan, *, tied: bool = Fa
     model = model_of(workload).train().to(place.device)
     inputs = example_input(workload, request.case.batch_size).to(place.device)
     graph = trace(model, inputs[:TRACED_IMAGES])
-    cut(graph, None, [stage.nodes for stage in plan.stages], tied=tied)
+    cut(graph, None, [stage.operators for stage in plan.stages], tied=tied)
     refuse_host_work(graph, inputs)
 
 
