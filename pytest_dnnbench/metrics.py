@@ -318,6 +318,13 @@ def can_be_measured(value: float) -> bool:
     return value == 0 or SMALLEST <= abs(value) <= LARGEST
 
 
+def are_ordinary(values: Sequence[float]) -> bool:
+    """Whether all of these figures can be measured and are above zero: nearly all are, and this is
+    the fast way to know it. At least one value."""
+    # The sum, for a NaN may be neither the smallest nor the largest.
+    return min(values) >= SMALLEST and max(values) <= LARGEST and sum(values) < math.inf
+
+
 METRICS: dict[str, Metric] = {metric.name: metric for metric in BUILT_IN}
 """The metrics of this process. Third parties' rows join at the start of a session; a command that
 reads files of theirs without them takes unit and direction from the file (`metric_row`)."""
