@@ -61,7 +61,7 @@ class BareModel:
         self.own_s = 0.0
         self.clock: Callable[[], float] = thread_time if pace else perf_counter
         self._evicted = torch.ones(EVICTED_BYTES // 4)
-        self._chunks: Iterator[torch.Tensor] = cycle(self._evicted.split(_CHUNK_BYTES // 4))
+        self._chunks: Iterator[torch.Tensor] = cycle(torch.split(self._evicted, _CHUNK_BYTES // 4))
         if pace:
             module.forward = partial(self._paced, [(_owner(module, n), s) for n, s in pace[::-1]])
             return

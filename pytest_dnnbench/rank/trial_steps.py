@@ -92,7 +92,8 @@ class _PacedWorker(SingleWorker):
         super().build()
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(partial(self._note, name))
+                note = partial(self._note, name)
+                parameter.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call] # torch's gap
 
     def _note(self, name: str, _: torch.Tensor) -> None:
         self.arrivals_s.append((name, thread_time() - self._begun_s))

@@ -75,7 +75,7 @@ def test_gradients_come_in_the_order_and_at_the_pace_that_is_given() -> None:
     came: list[tuple[str, float]] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            parameter.register_post_accumulate_grad_hook(
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call] # torch's gap
                 lambda _, name=name: came.append((name, model.own_s))
             )
     number = module(torch.ones(1, 1))
