@@ -121,8 +121,8 @@ class StagedWorker(WorkloadWorker):
         model = self._on_host()
         self._fingerprint = digest(model.state_dict())
         example = example_input(self.workload, TRACED_IMAGES)
-        nodes = [stage.nodes for stage in self.plan.stages]
-        stages = cut(model, example, nodes, tied=self.takes_ties)
+        operators = [stage.operators for stage in self.plan.stages]
+        stages = cut(model, example, operators, tied=self.takes_ties)
         self._ties = untied(stages)
         for stage in stages:
             lay_out(stage, self.case.form)
