@@ -1,7 +1,7 @@
 """The part of a pipeline's proof in the types that are timed: one run of one update per stage at
 least. Compared are the gradients that reached the optimiser, and the losses."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -56,7 +56,7 @@ class TimedUpdate(PipelinePart):
         """As PipelinePart.compared."""
         comparison, name = Comparison(), self.arithmetic.name
         for stage, answer in shared.first_gradients().items():
-            gradients = self._arrived.get(stage, {})
+            gradients: Mapping[str, torch.Tensor] = self._arrived.get(stage, {})
             comparison.add(
                 f"gradients in {name}",
                 gradients,
@@ -72,5 +72,5 @@ def _batches(proven: Proven) -> MadeBatches:
     return [partial(proven.batch, number) for number in range(update_size(proven.schedule))]
 
 
-def _widened(made: partial[Batch]) -> Batch:
+def _widened(made: Callable[[], Batch]) -> Batch:
     return wide(made())
