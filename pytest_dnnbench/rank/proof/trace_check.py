@@ -42,18 +42,18 @@ a core: other work on the cores only ever adds. What looks wrong is measured aga
 believed."""
 
 
-def _types(
+def _passed(
     holder: nn.Module,
-    forward: Callable[[torch.Tensor], object],
     images: torch.Tensor,
     autocast: Callable[[], AbstractContextManager[object]],
-) -> set[torch.dtype]:
+) -> tuple[torch.Tensor, set[torch.dtype]]:
+    """The logits of a pass, and the types that it computes in."""
     held = Buffers(holder)
     before = held.copies()
     with torch.no_grad(), LoneForward(), TypesUsed() as used, autocast():
-        logits_of(forward(images))
+        logits = logits_of(holder(images))
     held.put(before)
-    return {kind for kind in used.types if kind.is_floating_point or kind.is_complex}
+    return logits, {kind for kind in used.types if kind.is_floating_point or kind.is_complex}
 
 
 def check_trace(
@@ -67,14 +67,18 @@ def check_trace(
     """The time of the model's forward pass over that of its stages. Raises WrongResult where one of
     the rules is broken. All arguments are on one device, in the types that are timed."""
     together = _InTurn(stages)
-    types = [_types(each, each, images, autocast) for each in (model, together)]
-    if types[0] != types[1]:
-        names = [", ".join(sorted(str(each).split(".")[1] for each in part)) for part in types]
+    expected, types = _passed(model, images, autocast)
+    got, types_of_stages = _passed(together, images, autocast)
+    if types != types_of_stages:
+        names = [
+            ", ".join(sorted(str(each).split(".")[1] for each in part))
+            for part in (types, types_of_stages)
+        ]
         raise WrongResult(
             f"the model computes in {names[0]}, and its traced stages in {names[1]}: the trace lost"
             f" an autocast or a cast in the forward; {REMEDY}"
         )
-    _check_outputs(model, together, images, coarsest(types[0], precision), autocast)
+    _check_outputs(model, images, expected, got, coarsest(types, precision), autocast)
     ratio, longer_s = _times(model, together, images, autocast, REPETITIONS)
     if _is_lost(ratio, longer_s, predicted_step_s):
         ratio, longer_s = _times(model, together, images, autocast, PATIENT_REPETITIONS)
@@ -114,24 +118,21 @@ class _InTurn(nn.Module):
 
 def _check_outputs(
     model: nn.Module,
-    together: nn.Module,
     images: torch.Tensor,
+    logits: torch.Tensor,
+    logits_of_stages: torch.Tensor,
     arithmetic: Arithmetic,
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> None:
-    held, held_by_stages = Buffers(model), Buffers(together)
-    before, before_stages = held.copies(), held_by_stages.copies()
+    held = Buffers(model)
+    before = held.copies()
     rounds, moved_images = EveryOperatorRounds(arithmetic), images.clone()
     rounds.move(moved_images)
-    with torch.no_grad(), LoneForward(), autocast():
-        expected = {"logits": model(images)}
-        got = {"logits": together(images)}
-        held.put(before)
-        with moved_weights(model, rounds, {}), rounds:
-            moved = model(moved_images)
+    with torch.no_grad(), LoneForward(), autocast(), moved_weights(model, rounds, {}), rounds:
+        moved = model(moved_images)
     held.put(before)
-    held_by_stages.put(before_stages)
-    errors = {"logits": moved_by(moved, expected["logits"], arithmetic)}
+    expected, got = {"logits": logits}, {"logits": logits_of_stages}
+    errors = {"logits": moved_by(moved, logits, arithmetic)}
     comparison = Comparison()
     comparison.add(
         "outputs", got, expected, bounds_of(errors, expected, arithmetic), "the traced stages"
