@@ -69,6 +69,10 @@ class DataParallelWorker(WorkloadWorker):
     has_own_group = False
     """Whether `connect` joins another group of ranks than torch.distributed's."""
 
+    exchanges_on_arrival = False
+    """Whether gradients that have come by then are exchanged together, at moments that the
+    framework chooses: what a step exchanges then depends on when they come."""
+
     wraps_blocks = False
     """Whether `wrap` wraps blocks, which then may not change their inputs in place."""
 
