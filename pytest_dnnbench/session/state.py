@@ -27,6 +27,8 @@ CHOSEN = pytest.StashKey[dict[object, frozenset[str]]]()
 """Of each test function: its parameters that the session's options decide."""
 EARLY_ROUND = pytest.StashKey[int]()
 """Of an item that runs in an early round: the number of that round, from 1."""
+MEASURED = "measured; reported in the last round"
+"""The reason for which a test is left after its launch in an early round."""
 EARLY_FAILURE = pytest.StashKey[list[pytest.TestReport]]()
 """Of an item that failed in an early round: its reports."""
 ELSEWHERE = pytest.StashKey[bool]()
