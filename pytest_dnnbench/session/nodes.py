@@ -9,8 +9,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 
 from pytest_dnnbench.controller.agent_messages import Hello
 from pytest_dnnbench.controller.cluster import Cluster, HereNode, Node, is_this_machine
@@ -24,6 +22,7 @@ from pytest_dnnbench.controller.slurm import (
     has_several_nodes,
     in_allocation,
     slurm,
+    tell_the_script,
 )
 from pytest_dnnbench.counted import counted, verb
 from pytest_dnnbench.errors import UsageError
@@ -108,9 +107,8 @@ def stopping(announce: Callable[[str], None], *, for_time: bool = False) -> Call
 
     def stop(why: str) -> None:
         announce(f"dnnbench: {why}; stopping as after Ctrl-C")
-        if for_time and (file := os.environ.get(STOPPED_FILE)):
-            with suppress(OSError):  # the job is then not requeued; it stops all the same
-                Path(file).write_text(f"{why}\n")
+        if for_time:
+            tell_the_script(STOPPED_FILE, why)
         os.kill(os.getpid(), signal.SIGTERM)
 
     return stop
