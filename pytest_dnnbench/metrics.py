@@ -71,9 +71,6 @@ class Metric:
     phases: tuple[str, ...] = ("train", "validate")
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        if not self.name.isidentifier():
-            raise UsageError(f"metric {self.name!r}: a name has letters, digits and underscores")
         if self.better not in ("higher", "lower"):
             raise UsageError(
                 f"metric {self.name}: better is {self.better!r}: write 'higher' or 'lower'"
@@ -83,6 +80,9 @@ class Metric:
                 f"metric {self.name}: over_ranks is {self.over_ranks!r}:"
                 f" choose from {', '.join(_REDUCTIONS)}"
             )
+        check_fields(self)
+        if not self.name.isidentifier():
+            raise UsageError(f"metric {self.name!r}: a name has letters, digits and underscores")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise UsageError(
                 f"metric {self.name}: tolerance {self.tolerance} is not between 0 and 1"

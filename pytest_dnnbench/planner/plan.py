@@ -30,6 +30,7 @@ class PlannedStage:
     versions         of its weights, and of its activations, that each replica keeps
     memory_bytes     of one replica at its fullest (memory.py)
     operators        ids of the operators that run on the stage
+    forward_s        the part of compute_s that is forward; None in a plan that does not say
     """
 
     first: int
@@ -41,6 +42,14 @@ class PlannedStage:
     memory_bytes: float
     versions: int
     operators: tuple[str, ...]
+    forward_s: float | None = None
+
+    @property
+    def passes_s(self) -> tuple[float, float]:
+        """Forward and backward seconds of one minibatch. Where the plan does not say, a backward
+        pass takes twice as long as a forward: it has a product with each weight more."""
+        forward_s = self.compute_s / 3 if self.forward_s is None else self.forward_s
+        return forward_s, self.compute_s - forward_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,8 @@ class Plan:
     single_s            on one worker
     reason              why nothing fits, where there are no stages
     remarks             what makes the profile, and so the plan, doubtful
+    update_s            of an update of all weights, as the optimiser alone takes; 0 if unknown
+    add_s               of adding the gradients of all weights to others; 0 if unknown
     """
 
     cost_model: str
@@ -65,6 +76,8 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     reason: str = ""
     remarks: tuple[str, ...] = ()
+    update_s: float = 0.0
+    add_s: float = 0.0
 
     @property
     def replicas(self) -> tuple[int, ...]:
@@ -130,8 +143,10 @@ def _check(plan: Plan) -> None:
     if plan.stages and plan.bottleneck_s is None:
         raise ValueError("there are stages, and `$.bottleneck_s` is null")
     figures += [] if plan.bottleneck_s is None else [plan.bottleneck_s]
+    figures += [plan.update_s, plan.add_s]
     for stage in plan.stages:
         figures += [stage.compute_s, stage.parameter_bytes, stage.output_bytes, stage.memory_bytes]
+        figures += stage.passes_s
         if min(stage.replicas, stage.versions) < 1 or not 0 <= stage.first <= stage.last:
             raise ValueError(
                 f"a stage of states {stage.first} to {stage.last} with"

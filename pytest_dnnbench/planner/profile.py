@@ -198,3 +198,11 @@ class Profile:
                     f"the profile has {key} {actual!r}, required is {value!r}: profile the model"
                     " again"
                 )
+
+
+def number_in(profile: Profile, key: str) -> float:
+    """A number of the profile's metadata, at least 0; 0 where it has none."""
+    value = profile.metadata.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e18:
+        return 0.0
+    return float(value)

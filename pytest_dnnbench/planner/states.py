@@ -43,6 +43,7 @@ class States:
     graph          the graph that is cut
     members        n sets of operators, as bits
     compute_s      forward and backward seconds of all operators in the state
+    forward_s      the forward seconds of them
     activation_bytes, parameter_bytes    of all operators in the state
     output_bytes   the results that leave a stage that ends here: of the operators that feed
                    something outside the state, and of the last operators of the graph in it. Each
@@ -56,6 +57,7 @@ class States:
     graph: Graph
     members: tuple[int, ...]
     compute_s: Floats
+    forward_s: Floats
     activation_bytes: Floats
     parameter_bytes: Floats
     output_bytes: Floats
@@ -108,6 +110,7 @@ def measured(graph: Graph, unordered: set[int]) -> States:
         tuple(members),
         table
         @ np.array([operator.forward_s + operator.backward_s for operator in graph.operators]),
+        table @ np.array([operator.forward_s for operator in graph.operators]),
         table @ activation_bytes,
         table @ np.array([operator.parameter_bytes for operator in graph.operators]),
         (feeds_outside | (table > 0) & (fed == 0)) @ activation_bytes,

@@ -8,16 +8,8 @@ Not here: stages of PipeDream, which keep several versions (memory.py).
 from collections.abc import Collection
 
 from pytest_dnnbench.planner.memory import COPIES_BESIDE_WEIGHTS
-from pytest_dnnbench.planner.profile import Profile
+from pytest_dnnbench.planner.profile import Profile, number_in
 from pytest_dnnbench.planner.sharded import units_of
-
-
-def number_in(profile: Profile, key: str) -> float:
-    """A number of the profile's metadata, at least 0; 0 where it has none."""
-    value = profile.metadata.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e18:
-        return 0.0
-    return float(value)
 
 
 def weight_bytes(profile: Profile) -> float:

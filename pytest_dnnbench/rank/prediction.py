@@ -25,12 +25,11 @@ from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.messages import Place, PredictedStep, RunRequest
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, StepTime, data_parallel_step
 from pytest_dnnbench.planner.fabric import FREE, CollectiveCost
-from pytest_dnnbench.planner.profile import Operator, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile, number_in
 from pytest_dnnbench.planner.sharded import Reshard, sharded_step, units_of
 from pytest_dnnbench.planner.training_memory import (
     alone_bytes,
     data_parallel_bytes,
-    number_in,
     sharded_bytes,
     weight_bytes,
 )

@@ -13,7 +13,7 @@ from pytest_dnnbench.planner.profile_file import write_profile
 
 STAGE_KEYS = {
     *("first", "last", "replicas", "versions", "operators"),
-    *("compute_s", "parameter_bytes", "output_bytes", "memory_bytes"),
+    *("compute_s", "forward_s", "parameter_bytes", "output_bytes", "memory_bytes"),
 }
 
 
