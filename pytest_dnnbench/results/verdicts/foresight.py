@@ -40,9 +40,9 @@ class Foresight:
         return (
             f"{stored} stored, so how much sessions differ is hardly known yet: with"
             f" {counted(self.launches, 'launch')} a slowdown is detected from {middle:.0%} on in"
-            f" half of the cases{widest}{earlier}. What helps: store {ENOUGH} sessions of the old state or"
-            " more before you look for smaller differences, or measure the old state next to the"
-            " new one (--dnn-against); more launches alone help little"
+            f" half of the cases{widest}{earlier}. What helps: store {ENOUGH} sessions of the old"
+            " state or more before you look for smaller differences, or measure the old state next"
+            " to the new one (--dnn-against); more launches alone help little"
         )
 
 
