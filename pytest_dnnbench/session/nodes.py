@@ -36,6 +36,13 @@ NONE = "none"
 ENGINES: dict[str, EngineFactory] = {"prefix": prefix, "slurm": slurm, "mpirun": mpirun}
 
 
+def stays_here(settings: Settings) -> bool:
+    """Whether a session stays on this machine, whatever its options of nodes say."""
+    if settings.engine is not None:
+        return settings.engine == NONE
+    return not in_allocation() or not (settings.nodes or has_several_nodes())
+
+
 def engine_of(settings: Settings, added: Mapping[str, EngineFactory]) -> Engine | None:
     """The engine of a session; None where it stays on this machine. Raises UsageError."""
     factories, names = {**ENGINES, **added}, _names(settings.nodes)
@@ -43,7 +50,7 @@ def engine_of(settings: Settings, added: Mapping[str, EngineFactory]) -> Engine 
     if settings.engine == NONE:
         return None
     if settings.engine is None:
-        if in_allocation() and (settings.nodes or has_several_nodes()):
+        if not stays_here(settings):
             return factories["slurm"](names, command)
         for option, given in (
             ("--dnn-nodes", settings.nodes),
