@@ -21,8 +21,8 @@ from pytest_dnnbench.files import cache_folder
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.profile_file import read_profile, write_profile
 from pytest_dnnbench.rank.profiling.conditions import profile_environment, usable_device
-from pytest_dnnbench.rank.profiling.example_input import example_input
-from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
+from pytest_dnnbench.rank.profiling.example_input import traced_example
+from pytest_dnnbench.rank.profiling.operator_graph import trace
 from pytest_dnnbench.rank.profiling.profiler import (
     Effort,
     fingerprint,
@@ -119,9 +119,7 @@ def _require_samples(kept: Profile, path: Path, effort: Effort) -> None:
 
 def _fingerprint(workload: Workload) -> str:
     with torch.random.fork_rng(devices=[]):
-        return fingerprint(
-            trace(model_of(workload).train(), example_input(workload, TRACED_IMAGES))
-        )
+        return fingerprint(trace(model_of(workload).train(), traced_example(workload)))
 
 
 def _file_name(conditions: dict[str, Any]) -> str:

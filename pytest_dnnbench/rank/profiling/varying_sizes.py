@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import fx
 from torch.utils._pytree import tree_leaves
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.plan import Plan
-from pytest_dnnbench.rank.profiling.fx_calls import calls
+from pytest_dnnbench.rank.profiling.fx_calls import calls, fed
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
 from pytest_dnnbench.rank.workloads.model_copy import copied
+from pytest_dnnbench.rank.workloads.structure import mapped
 
 Group = tuple[str, ...]
 
 
-def of_varying_sizes(graph: OperatorGraph, examples: Sequence[torch.Tensor]) -> tuple[Group, ...]:
+def of_varying_sizes(graph: OperatorGraph, examples: Sequence[Any]) -> tuple[Group, ...]:
     """By operator whose result has another size in one of these minibatches than in another: the
     operator with all that take the result. Each such group has to run on one stage.
 
@@ -55,13 +55,13 @@ def check_sizes(plan: Plan, groups: Sequence[Group]) -> None:
                 )
 
 
-def _sizes(graph: OperatorGraph, example: torch.Tensor) -> dict[str, tuple[torch.Size, ...]]:
+def _sizes(graph: OperatorGraph, example: Any) -> dict[str, tuple[torch.Size, ...]]:
     """By node, the sizes of the tensors in its result."""
     model = copied(graph.model).train()
-    (placeholder,) = graph.training.find_nodes(op="placeholder")
-    values: dict[fx.Node, Any] = {placeholder: example.clone()}
+    row = graph.inputs.row(mapped(example, torch.clone))
+    values = fed(graph.training, row)
     sizes: dict[str, tuple[torch.Size, ...]] = {}
-    devices = [example.device] if example.is_cuda else []
+    devices = [row[0].device] if row[0].is_cuda else []
     with torch.no_grad(), torch.random.fork_rng(devices):
         for call in calls(model, graph.training):
             positional, keyword = call.arguments(values)

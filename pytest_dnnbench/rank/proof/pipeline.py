@@ -36,7 +36,6 @@ from pytest_dnnbench.rank.proof.pipeline_own_update import prove_own_update
 from pytest_dnnbench.rank.proof.pipeline_reference import PipelineReference
 from pytest_dnnbench.rank.proof.proven_pipeline import (
     Assembled,
-    Batch,
     Checked,
     Proven,
     checked_trace,
@@ -48,6 +47,7 @@ from pytest_dnnbench.rank.proof.shelf import Shelf
 from pytest_dnnbench.rank.proof.unprovable import RANDOM, UNCERTAIN, is_random
 from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.workloads.batches import wide
+from pytest_dnnbench.rank.workloads.workload import Batch
 
 SLOWER = 1024.0
 """At the case's learning rate, efficientnet_b0 on 16 images multiplies a difference by 5 in every
@@ -262,6 +262,7 @@ def _reference(
         thorough=thorough,
         keeps_first=keeps_first,
         clip_norm=proven.workload.clip_norm,
+        forward=proven.workload.forward,
     )
 
 

@@ -17,8 +17,7 @@ import torch.distributed as dist
 
 from pytest_dnnbench.rank.proof.pipeline_reference import PipelineBounds, PipelineReference
 from pytest_dnnbench.rank.proof.shelf import Shelf
-
-Batch = tuple[torch.Tensor, torch.Tensor]
+from pytest_dnnbench.rank.workloads.workload import Batch
 
 
 @dataclass(frozen=True, slots=True)
