@@ -21,6 +21,8 @@ class Graph:
 
     `carried[n]` are the ids that run on the stage of node n: the node's, and those of nodes next to
     it that the graph leaves out. `together` has the sets of nodes, as bits, that run on one stage.
+    `inputs` are the model's: the bytes of each, and the nodes that use it, as bits; `returned` are
+    the nodes that make its output.
     """
 
     nodes: tuple[Operator, ...]
@@ -28,6 +30,8 @@ class Graph:
     successors: tuple[tuple[int, ...], ...]
     carried: tuple[tuple[str, ...], ...]
     together: tuple[int, ...] = ()
+    inputs: tuple[tuple[float, int], ...] = ()
+    returned: int = 0
 
     @cached_property
     def ancestors(self) -> tuple[int, ...]:
@@ -87,16 +91,19 @@ def planned_graph(profile: Profile) -> Graph:
         if source in position and target in position:
             predecessors[position[target]].append(position[source])
             successors[position[source]].append(position[target])
-    together = (
-        _union(1 << position[name] for name in group if name in position)
-        for group in profile.together
-    )
+
+    def bits_of(names: Iterable[str]) -> int:
+        return _union(1 << position[name] for name in names if name in position)
+
+    together = map(bits_of, profile.together)
     return Graph(
         tuple(nodes),
         _frozen(predecessors),
         _frozen(successors),
         _carried(profile, nodes, position),
         tuple(group for group in together if group),
+        tuple((each.size_bytes, bits_of(each.users)) for each in profile.inputs),
+        bits_of(profile.outputs),
     )
 
 

@@ -1,6 +1,6 @@
-"""Workloads whose models take or return several tensors, small enough for tests: an encoder-decoder,
-a U-Net with time and condition, masks, an auxiliary output. The package treats them as a user's
-own."""
+"""Workloads whose models take or return several tensors, small enough for tests: an
+encoder-decoder, a U-Net with time and condition, masks, an auxiliary output. The package treats
+them as a user's own."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +84,7 @@ class Translation(Workload):
         """Random tokens."""
         target = torch.randint(TOKENS, (size, LENGTH + 1))
         inputs = {
-            "source": torch.randint(TOKENS, (size, LENGTH + 2)),
+            "source": torch.randint(TOKENS, (size, LENGTH)),
             "target": target[:, :-1].contiguous(),
             "causal": torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril(),
         }
@@ -220,7 +220,8 @@ class Auxiliary(Workload):
         """Cross entropy of both heads, weighted by sample."""
         losses = cross_entropy(output["out"], targets["labels"], reduction="none")
         aside = cross_entropy(output["aux"], targets["labels"], reduction="none")
-        return ((losses + 0.4 * aside) * targets["weights"]).mean()
+        loss: torch.Tensor = ((losses + 0.4 * aside) * targets["weights"]).mean()
+        return loss
 
 
 class Changing(Masked):

@@ -24,12 +24,13 @@ Forward = Callable[[nn.Module, Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Inputs that a model is traced with, how it is called with them, and how to get those of
-    another number of samples."""
+    """Inputs that a model is traced with, how to get those of another number of samples, how the
+    model is called with them, and their name in messages."""
 
     inputs: Any
     more: Callable[[], Any]
     forward: Forward = called
+    what: str = "the inputs"
 
     @property
     def device(self) -> torch.device:
@@ -62,6 +63,7 @@ def traced_example(workload: Workload, device: torch.device | str = "cpu") -> Ex
         inputs,
         lambda: example_input(workload, TRACED_IMAGES + 1, device=device),
         workload.forward,
+        f"the inputs of {type(workload).__name__}",
     )
 
 

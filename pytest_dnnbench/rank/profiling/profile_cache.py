@@ -108,13 +108,15 @@ def _kept_profile(path: Path, conditions: dict[str, Any], effort: Effort) -> Pro
 
 def _require_samples(kept: Profile, path: Path, effort: Effort) -> None:
     """Raises ProfileError for a profile of fewer repetitions, and for one of an earlier version,
-    without the time of an update or, on a GPU, without a head start."""
+    without the time of an update, the model's inputs or, on a GPU, a head start."""
     if len(kept.metadata.get("whole_samples_s", ())) < effort.repetitions:
         raise ProfileError(f"{path} is of fewer repetitions: profile the model again")
     if kept.metadata.get("device") == "cuda" and "host_s" not in kept.metadata:
         raise ProfileError(f"{path} has the times of Python in it: profile the model again")
     if "update_s" not in kept.metadata:
         raise ProfileError(f"{path} lacks the time of an update: profile the model again")
+    if not kept.inputs:
+        raise ProfileError(f"{path} lacks the model's inputs: profile the model again")
 
 
 def _fingerprint(workload: Workload) -> str:

@@ -51,6 +51,7 @@ from pytest_dnnbench.rank.profiling.head_start import (
 )
 from pytest_dnnbench.rank.profiling.marked_pass import MarkedPass, whole_pass
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph, trace
+from pytest_dnnbench.rank.profiling.passed_through import inputs_of, outputs_of
 from pytest_dnnbench.rank.profiling.update_time import update_facts
 from pytest_dnnbench.rank.profiling.weights import block_of, tensors_used, together
 from pytest_dnnbench.rank.step_forms import laid_out, lay_out
@@ -227,7 +228,16 @@ def profile_module(
     if device.type == "cpu":
         facts["core_share"] = core_share
     nodes = tuple(_node(graph, name, samples, size) for name, size in _parameter_bytes(graph))
-    return agreeing(Profile(nodes, graph.edges, (metadata or {}) | facts, together(graph)))
+    return agreeing(
+        Profile(
+            nodes,
+            graph.edges,
+            (metadata or {}) | facts,
+            together(graph),
+            inputs_of(graph, inputs),
+            outputs_of(graph),
+        )
+    )
 
 
 def _facts_of_the_whole(samples: "_Samples") -> dict[str, Any]:

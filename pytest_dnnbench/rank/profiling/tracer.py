@@ -126,7 +126,7 @@ class ModelTracer(fx.Tracer):
         super().__init__()
         self.longest_gap = (_GAP_S, "")
         self.example = example
-        self.inputs = Structure(example.inputs, "the inputs")
+        self.inputs = Structure(example.inputs, example.what)
         self._runs: list[_ExampleRun] = []
         self._runs_in_types: list[_ExampleRun] = []
         self._regions = RegionWatch()
