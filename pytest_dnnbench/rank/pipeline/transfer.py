@@ -5,7 +5,7 @@
     compute <─ Inbox ── thread ─ group 1>0 ─ thread <─ Outbox <─ compute
 
 Each direction has a process group of its own, used by one thread on either side: nothing else is
-safe with gloo. A message is a header (a number beside the tensors, types, shapes, which tensors
+safe with gloo. A message is a header (how many tensors, a number beside them, types, shapes, which
 want a gradient) and its tensors. On a GPU, sends and receives are queued in an order that cannot
 block (turns.py), and a send only when its data are computed. A transfer that fails wakes the
 computing thread wherever it waits; all threads are daemons, so that a broken peer cannot keep a
@@ -46,7 +46,7 @@ _Arrived = tuple[Tensors, int, object]
 
 
 def _header(tensors: Sequence[torch.Tensor], beside: int) -> torch.Tensor:
-    numbers = [beside, len(tensors)]
+    numbers = [len(tensors), beside]
     for tensor in tensors:
         if tensor.dtype not in _TYPES:
             raise UsageError(
@@ -68,9 +68,10 @@ def _header(tensors: Sequence[torch.Tensor], beside: int) -> torch.Tensor:
 
 def _blanks(header: torch.Tensor, device: torch.device) -> Tensors:
     """Empty tensors of the types and shapes in a header."""
-    numbers = iter(header.tolist()[1:])
+    count, _, *rest = header.tolist()
+    numbers = iter(rest)
     blanks = []
-    for _ in range(next(numbers)):
+    for _ in range(count):
         dtype, wants_gradient, dimensions = (
             _TYPES[next(numbers)],
             bool(next(numbers)),
@@ -257,4 +258,4 @@ class Inbox:
             tensors = _blanks(header, self._device)
             for tensor in tensors:
                 dist.recv(_as_sent(tensor.detach()), self._peer, self._group)
-            return tensors, int(header[0]), self._stream.mark()
+            return tensors, int(header[1]), self._stream.mark()
