@@ -105,7 +105,7 @@ class Sides:
             "wrap": ",".join(self.wrapped),
         }
         if isinstance(decision, PlanDecision):
-            settings["cuts"] = json.dumps([stage.nodes for stage in decision.plan.stages])
+            settings["cuts"] = json.dumps([stage.operators for stage in decision.plan.stages])
         words = [f"--{name}={value}" for name, value in settings.items()]
         answer = torchrun(self.ranks, words)
         self.their_work.append(answer["cpu_s"])

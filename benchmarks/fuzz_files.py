@@ -131,12 +131,12 @@ def _session(records: dict[str, Record]) -> bytes:
 
 
 def _profile() -> Profile:
-    nodes = tuple(
+    operators = tuple(
         Operator(f"node{number}", "Conv2d(3, 64)", 0.01 * number, 0.02 * number, 1e6, 4e6 * number)
         for number in range(1, 6)
     )
     edges = (("node1", "node2"), ("node1", "node3"), ("node2", "node4"), ("node3", "node4"))
-    return Profile(nodes, (*edges, ("node4", "node5")))
+    return Profile(operators, (*edges, ("node4", "node5")))
 
 
 def _launch() -> KeptLaunch:

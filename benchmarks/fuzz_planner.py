@@ -48,7 +48,7 @@ def planner_inputs(rng: random.Random) -> Iterator[tuple[str, Callable[[], objec
     """Damaged profiles, plans and texts of options, without end: what is damaged, and the call that
     reads it and plans from it."""
     profile = _profile(rng)
-    json_text, text = format_json(profile), format_text(Profile(profile.nodes, profile.edges))
+    json_text, text = format_json(profile), format_text(Profile(profile.operators, profile.edges))
     plan_text = plan_for(profile, (4,), (1e9,)).to_json()
     while True:
         kind = rng.choice(("profile as JSON", "profile as text", "plan", "stages"))
@@ -67,12 +67,12 @@ def planner_inputs(rng: random.Random) -> Iterator[tuple[str, Callable[[], objec
 
 
 def _profile(rng: random.Random) -> Profile:
-    nodes = [
+    operators = [
         Operator(f"node{n}", "Linear(8, 8)", rng.random() / 100, rng.random() / 100, 4096.0, 1e6)
         for n in range(6)
     ]
     edges = [(f"node{n}", f"node{n + 1}") for n in range(5)] + [("node1", "node4")]
-    return Profile(tuple(nodes), tuple(edges), {"whole_s": 0.1}, (("node2", "node3"),))
+    return Profile(tuple(operators), tuple(edges), {"whole_s": 0.1}, (("node2", "node3"),))
 
 
 def _planned(profile: Profile, rng: random.Random) -> None:

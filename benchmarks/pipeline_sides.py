@@ -38,7 +38,7 @@ def stages_of(model: str, image_size: int, groups: Groups) -> list[nn.Module]:
 def plan_groups(model: str, image_size: int, size: int) -> Groups:
     """The operators of two stages of about equal time, from a profile on one thread."""
     profile = cached_profile(model, image_size, size, "fp32", "cpu", threads=1)
-    return tuple(stage.nodes for stage in even_plan(profile, (1, 1)).stages)
+    return tuple(stage.operators for stage in even_plan(profile, (1, 1)).stages)
 
 
 def batch(size: int, image_size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -54,7 +54,7 @@ def main() -> int:
     """Prints one row per plan; 1 if an answer is not the original's."""
     options = _parser().parse_args()
     wrong = _beside_the_original(options.oracle) if options.oracle else 0
-    print(f"\n{'graph':20}{'nodes':>6}{'workers':>9}{'cost model':>12}{'ours s':>9}  plan")
+    print(f"\n{'graph':20}{'operators':>10}{'workers':>9}{'cost model':>12}{'ours s':>9}  plan")
     for name, profile, shape in GRAPHS:
         for cost_model in COST_MODELS:
             _self_made(name, profile, shape, cost_model)
@@ -110,7 +110,7 @@ def _self_made(name: str, profile: Profile, shape: Shape, cost_model: str) -> No
     workers = "x".join(map(str, shape[0]))
     stages = plan.shape if len(plan.stages) <= 8 else f"{len(plan.stages)} stages"
     print(
-        f"{name:20}{len(profile.nodes):6}{workers:>9}{cost_model:>12}{ours_s:9.3f}  {stages}",
+        f"{name:20}{len(profile.operators):10}{workers:>9}{cost_model:>12}{ours_s:9.3f}  {stages}",
         flush=True,
     )
 

@@ -1,7 +1,7 @@
 """Profiles made up in the shapes of known models: for the planner's benchmark and its tests.
 
-Times and sizes are drawn from a seed; the graphs have the branches, and about the number of nodes,
-of the models that they are named after. No model is built and nothing is measured.
+Times and sizes are drawn from a seed; the graphs have the branches, and about the number of
+operators, of the models that they are named after. No model is built and nothing is measured.
 """
 
 import random
@@ -10,20 +10,20 @@ from pytest_dnnbench.planner.profile import Operator, Profile
 
 
 class Sketch:
-    """A profile being drawn: every call adds nodes and returns the name of the last one."""
+    """A profile being drawn: every call adds operators and returns the name of the last one."""
 
     def __init__(self, seed: int = 0) -> None:
         self._random = random.Random(seed)
-        self._nodes: list[Operator] = []
+        self._operators: list[Operator] = []
         self._edges: list[tuple[str, str]] = []
 
-    def node(self, kind: str, *sources: str) -> str:
+    def operator(self, kind: str, *sources: str) -> str:
         """One operator; convolutions take time and have weights, the others take a tenth of it."""
-        name = f"{kind}{len(self._nodes)}"
+        name = f"{kind}{len(self._operators)}"
         heavy = kind in ("conv", "linear")
         time_s = self._random.uniform(0.5e-3, 5e-3) * (1.0 if heavy else 0.1)
         weights = 4 * self._random.randrange(1 << 10, 1 << 20) if heavy else 0
-        self._nodes.append(
+        self._operators.append(
             Operator(
                 name,
                 kind,
@@ -39,19 +39,21 @@ class Sketch:
     def unit(self, *sources: str, depth: int = 1) -> str:
         """`depth` times convolution, normalisation, activation."""
         for _ in range(depth):
-            sources = (self.node("relu", self.node("norm", self.node("conv", *sources))),)
+            sources = (
+                self.operator("relu", self.operator("norm", self.operator("conv", *sources))),
+            )
         return sources[0]
 
     def profile(self) -> Profile:
-        return Profile(tuple(self._nodes), tuple(self._edges))
+        return Profile(tuple(self._operators), tuple(self._edges))
 
 
 def chain(length: int, seed: int = 0) -> Profile:
-    """Nodes in a row."""
+    """Operators in a row."""
     sketch = Sketch(seed)
-    last = sketch.node("conv")
+    last = sketch.operator("conv")
     for _ in range(length - 1):
-        last = sketch.node("conv", last)
+        last = sketch.operator("conv", last)
     return sketch.profile()
 
 
@@ -61,10 +63,10 @@ def residual(blocks: int, seed: int = 0) -> Profile:
     sketch = Sketch(seed)
     last = sketch.unit()
     for block in range(blocks):
-        long = sketch.node("norm", sketch.node("conv", sketch.unit(last, depth=2)))
-        short = last if block % 4 else sketch.node("norm", sketch.node("conv", last))
-        last = sketch.node("relu", sketch.node("add", long, short))
-    sketch.node("linear", last)
+        long = sketch.operator("norm", sketch.operator("conv", sketch.unit(last, depth=2)))
+        short = last if block % 4 else sketch.operator("norm", sketch.operator("conv", last))
+        last = sketch.operator("relu", sketch.operator("add", long, short))
+    sketch.operator("linear", last)
     return sketch.profile()
 
 
@@ -75,9 +77,11 @@ def dense(layers: tuple[int, ...] = (6, 12, 24, 16), seed: int = 0) -> Profile:
     for count in layers:
         features = [last]
         for _ in range(count):
-            features.append(sketch.node("conv", sketch.unit(sketch.node("concat", *features))))
-        last = sketch.unit(sketch.node("concat", *features))
-    sketch.node("linear", last)
+            features.append(
+                sketch.operator("conv", sketch.unit(sketch.operator("concat", *features)))
+            )
+        last = sketch.unit(sketch.operator("concat", *features))
+    sketch.operator("linear", last)
     return sketch.profile()
 
 
@@ -87,7 +91,7 @@ def inception(blocks: int = 11, seed: int = 0) -> Profile:
     sketch = Sketch(seed)
     last = sketch.unit(depth=5)
     for block in range(blocks):
-        pooled = sketch.unit(sketch.node("pool", last))
+        pooled = sketch.unit(sketch.operator("pool", last))
         branches = [
             sketch.unit(last),
             sketch.unit(last, depth=2),
@@ -101,8 +105,8 @@ def inception(blocks: int = 11, seed: int = 0) -> Profile:
                 pooled,
                 *(sketch.unit(fork) for fork in forks for _ in range(2)),
             ]
-        last = sketch.node("concat", *branches)
-    sketch.node("linear", last)
+        last = sketch.operator("concat", *branches)
+    sketch.operator("linear", last)
     return sketch.profile()
 
 
@@ -114,12 +118,12 @@ def nasnet(cells: int = 18, seed: int = 0) -> Profile:
     for _ in range(cells):
         left, right = sketch.unit(before), sketch.unit(last)
         pairs = [
-            sketch.node("add", sketch.unit(left, depth=2), sketch.unit(right)),
-            sketch.node("add", sketch.unit(right, depth=2), sketch.unit(left)),
-            sketch.node("add", sketch.node("pool", left), right),
-            sketch.node("add", sketch.node("pool", right), sketch.node("pool", left)),
-            sketch.node("add", sketch.unit(left), right),
+            sketch.operator("add", sketch.unit(left, depth=2), sketch.unit(right)),
+            sketch.operator("add", sketch.unit(right, depth=2), sketch.unit(left)),
+            sketch.operator("add", sketch.operator("pool", left), right),
+            sketch.operator("add", sketch.operator("pool", right), sketch.operator("pool", left)),
+            sketch.operator("add", sketch.unit(left), right),
         ]
-        before, last = last, sketch.node("concat", *pairs)
-    sketch.node("linear", last)
+        before, last = last, sketch.operator("concat", *pairs)
+    sketch.operator("linear", last)
     return sketch.profile()

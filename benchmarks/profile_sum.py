@@ -44,7 +44,7 @@ def _row(model: str, options: argparse.Namespace) -> bool:
     ratio = parts_over_whole(profile)
     parts_ms, whole_ms = profile.parts_s * 1e3, profile.metadata["whole_s"] * 1e3
     print(
-        f"{model:18}{len(profile.nodes):10}{parts_ms:10.2f}{whole_ms:10.2f}{ratio:15.3f}",
+        f"{model:18}{len(profile.operators):10}{parts_ms:10.2f}{whole_ms:10.2f}{ratio:15.3f}",
         flush=True,
     )
     return is_trusted(profile)

@@ -144,7 +144,7 @@ def _fill(row: Row, model: nn.Module, minute: float) -> None:
         return
     plan = even_plan(profile, (1, 1))
     row.shape = plan.shape
-    row.deviates, where = _step(model, images, [stage.nodes for stage in plan.stages])
+    row.deviates, where = _step(model, images, [stage.operators for stage in plan.stages])
     if not row.deviates <= TOLERANCE:
         row.reason, row.fails = f"the gradient of {where} is another", True
 

@@ -137,15 +137,13 @@ class PlanDecision:
 
     `bandwidth_bytes_s` is the bandwidth between two ranks that the plan assumes;
     `profile_parts_over_whole` is far from 1 where the profile was taken on a busy machine. Both are
-    None where the user gave a plan. `update_s` are the seconds of an update of all weights, 0 where
-    the user gave a plan.
+    None where the user gave a plan.
     """
 
     plan: Plan
     decided_by: Literal["user", "planner"]
     bandwidth_bytes_s: float | None = None
     profile_parts_over_whole: float | None = None
-    update_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

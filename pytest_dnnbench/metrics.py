@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.row_fields import check_fields
 
 Better = Literal["higher", "lower"]
 OverRanks = Literal["job", "max", "mean", "sum"]
@@ -70,8 +71,6 @@ class Metric:
     phases: tuple[str, ...] = ("train", "validate")
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise UsageError(f"metric {self.name!r}: a name has letters, digits and underscores")
         if self.better not in ("higher", "lower"):
             raise UsageError(
                 f"metric {self.name}: better is {self.better!r}: write 'higher' or 'lower'"
@@ -81,6 +80,9 @@ class Metric:
                 f"metric {self.name}: over_ranks is {self.over_ranks!r}:"
                 f" choose from {', '.join(_REDUCTIONS)}"
             )
+        check_fields(self)
+        if not self.name.isidentifier():
+            raise UsageError(f"metric {self.name!r}: a name has letters, digits and underscores")
         if self.tolerance is not None and not 0 < self.tolerance < 1:
             raise UsageError(
                 f"metric {self.name}: tolerance {self.tolerance} is not between 0 and 1"
@@ -314,6 +316,13 @@ figures between them are finite."""
 def can_be_measured(value: float) -> bool:
     """Whether a figure is zero, or of a size that is measured."""
     return value == 0 or SMALLEST <= abs(value) <= LARGEST
+
+
+def are_ordinary(values: Sequence[float]) -> bool:
+    """Whether all of these figures can be measured and are above zero: nearly all are, and this is
+    the fast way to know it. At least one value."""
+    # The sum, for a NaN may be neither the smallest nor the largest.
+    return min(values) >= SMALLEST and max(values) <= LARGEST and sum(values) < math.inf
 
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in BUILT_IN}

@@ -58,8 +58,9 @@ class StepForm:
                 raise UsageError(f"{each.name} is {value!r}: give a value of type {kind.__name__}")
         if self.accumulate < 1:
             raise UsageError(f"accumulate is {self.accumulate}: it must be at least 1")
+        changed = self.changed
         for name, other, why in _NEVER_TOGETHER:
-            if name in self.changed and other in self.changed:
+            if name in changed and other in changed:
                 raise UsageError(
                     f"{flag_of(name)} with {flag_of(other)}: {why}; leave one of them out"
                 )

@@ -36,6 +36,7 @@ LEAVES = {
         "text_file",
         "run_length",
         "harmless",
+        "row_fields",
         "collectives",
         "function_case",
         "powercap",

@@ -4,13 +4,18 @@ that a row points to is imported here.
 Not here: the built-in rows (frameworks.py)."""
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.row_fields import check_fields, check_paths
 from pytest_dnnbench.shape import AXES, Shape
 from pytest_dnnbench.step_form import StepForm, check_form
+
+_WORD = r"\w[\w.+-]*"
+"""What the command line can name: in lists, which commas part, and in the ids of tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,15 @@ class FrameworkOption:
     choices: tuple[str, ...] = ()
     at_least: float | None = None
     at_most: float | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.name.isidentifier() or not re.fullmatch(_WORD, self.flag):
+            raise UsageError(
+                f"FrameworkOption {self.name!r} with the flag {self.flag!r}: give a name of"
+                " letters, digits and underscores, and a flag as 'bucket-mb', which becomes"
+                " --dnn-bucket-mb"
+            )
 
     @property
     def wanted(self) -> str:
@@ -103,6 +117,13 @@ class FrameworkSpec:
     axes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        if not re.fullmatch(_WORD, self.name) or self.name == "all":
+            raise UsageError(
+                f"FrameworkSpec {self.name!r}: give a name of letters, digits, '-', '_', '.' and"
+                " '+', other than 'all': --dnn-frameworks lists names with commas"
+            )
+        check_paths(self, ("worker", "rendezvous", "fits", "rules", "planning", "prediction"))
         options = {"", *(row.name for row in self.options)}
         for axis, option in self.axes.items():
             if axis not in AXES or option not in options:

@@ -16,7 +16,9 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.function_case import GROUPS
 
 TORCH_GROUP = FrameworkSpec(
-    "torch", "", "torch.distributed's process group, for timed functions: no framework trains here"
+    "torch",
+    "pytest_dnnbench.rank.timed_function:TorchGroup",
+    "torch.distributed's process group, for timed functions: no framework trains here",
 )
 """Stands for torch in `Catalog.group`."""
 
@@ -39,6 +41,10 @@ class Catalog:
         """This catalog and more rows; a row of the same name replaces ours."""
         rows = {**self.frameworks, **{row.name: row for row in frameworks}}
         return replace(self, frameworks=rows, models={**self.models, **models})
+
+    def replaces_ours(self, name: str) -> bool:
+        """Whether another package's row stands for a framework of ours."""
+        return any(row.name == name and row != self.frameworks[name] for row in FRAMEWORKS)
 
     def behind(self, folder: str | None) -> "Catalog":
         """This catalog for ranks that have a folder first on `sys.path`; None: they have not."""

@@ -24,7 +24,7 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller import gpu_links
 from pytest_dnnbench.controller.machine import Gpu, Machine
-from pytest_dnnbench.errors import LaunchError, RankFailure
+from pytest_dnnbench.errors import LaunchError, RankFailure, UsageError
 from pytest_dnnbench.messages import (
     Correctness,
     FunctionRequest,
@@ -87,7 +87,8 @@ class CaseRun:
     ones; `traces` is the path of their traces, to which launch and rank are added.
     `predicted`: what a step of training should take is predicted before the first launch.
     `software` is the version of Python and of each package, by name, of ranks in another
-    environment than this process's; None: they are in this one.
+    environment than this process's; None: they are in this one. `replacement`: the worker of
+    another package that stands for a framework of ours, and is another thing to compare.
     """
 
     request: TimedRequest
@@ -100,6 +101,7 @@ class CaseRun:
     profiled: bool = False
     predicted: bool = False
     traces: str | None = None
+    replacement: str | None = None
     correctness: CorrectnessEntry | None = None
     prediction: PredictedStep | None = None
     launches: list[Launch] = field(default_factory=list)
@@ -118,6 +120,12 @@ class CaseRun:
         self.prepare()
         return [self._timed_launch(profiled) for _ in range(count)]
 
+    def _environment(self, launches: Sequence[Launch]) -> Environment:
+        facts = _environment(self.machine, launches, self.packages, self.software)
+        if self.replacement is not None:
+            facts.must_match["worker"] = self.replacement
+        return facts
+
     def measurement(self, launches: Sequence[Launch] | None = None) -> Measurement:
         """All launches so far, or the given ones, as a measurement of this case."""
         case = self.request.case
@@ -127,7 +135,7 @@ class CaseRun:
             case=case,
             launches=measured,
             correctness=self.correctness,
-            environment=_environment(self.machine, measured, self.packages, self.software),
+            environment=self._environment(measured),
             oversubscribed=self.machine.oversubscribed(case.gpus),
             steps=self.request.steps,
             warmup=self.request.warmup,
@@ -250,7 +258,8 @@ def prepare_run(
         data=data,
         text=text,
     )
-    return CaseRun(request, launcher, machine, spec.requires)
+    replacement = spec.worker if catalog.replaces_ours(case.framework) else None
+    return CaseRun(request, launcher, machine, spec.requires, replacement=replacement)
 
 
 def prepare_function(
@@ -267,11 +276,18 @@ def check_rules(spec: FrameworkSpec, case: Case) -> None:
 
 
 def load(path: str | None) -> Any:
-    """The object behind "module:name" in a framework's row; None for None."""
+    """The object behind "module:name" in a framework's row; None for None. Raises UsageError where
+    it cannot be imported."""
     if path is None:
         return None
     module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # of the module's own code, whatever it is
+        raise UsageError(
+            f"{path!r}, which a framework's row names, cannot be imported:"
+            f" {type(error).__name__}: {error}"
+        ) from error
 
 
 def _shared_gpus(machine: Machine, ranks: int) -> dict[str, Scalar]:

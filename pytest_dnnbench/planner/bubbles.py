@@ -6,7 +6,9 @@ that each pass takes on each stage, and each message to the next. No torch here.
 
 There is no formula per schedule: whatever the order, a pass begins when its rank is free and the
 passes that it needs are done. Batch follows batch; the last of a few is looked at, when ranks that
-are done early have begun the next. Not here: where the order and the times come from.
+are done early have begun the next. Where a stage has several replicas, each on a rank of its own,
+microbatch m goes to replica m mod R, and they update together. Not here: where the order and the
+times come from.
 """
 
 from collections import deque
@@ -28,7 +30,8 @@ _BATCHES = 4
 
 
 class Pass(NamedTuple):
-    """One pass of a microbatch through a stage. Prints as 2F0: stage 2, forward, microbatch 0.
+    """One pass of a microbatch through a stage, or the update of a replica of it. Prints as 2F0:
+    stage 2, forward, microbatch 0.
 
     A tuple: a long pipeline makes tens of thousands, and looks each of them up.
     """
@@ -123,8 +126,9 @@ def _moves(
 ) -> list[_Move]:
     """All passes of a batch, each after those that it needs and after those that its rank makes
     before. Raises PlanError where there is no such order."""
-    rank_of = {each.stage: rank for rank, order in enumerate(orders) for each in order}
-    stages = 1 + max(rank_of)
+    homes = _homes(orders)
+    stages = 1 + max(homes)
+    updates = _before_updates(orders, homes)
     moves: list[_Move] = []
     places: dict[Pass, int] = {}
     waiting: dict[Pass, list[int]] = {}
@@ -134,7 +138,7 @@ def _moves(
         rank = ready.popleft()
         while coming[rank]:
             each = coming[rank][0]
-            needs = list(each.needs(stages))
+            needs = [*each.needs(stages), *updates.get((rank, each), ())]
             if missing := [before for before in needs if before not in places]:
                 waiting.setdefault(missing[0], []).append(rank)
                 break
@@ -142,7 +146,7 @@ def _moves(
             sent = [places[before] for before in needs if before.stage != each.stage]
             pair = each.stage, each.stage + (1 if each.kind == "F" else -1)
             sending = transfers.get(pair) if each.kind in ("F", "B", "I") else None
-            link = None if sending is None else (rank, rank_of[pair[1]])
+            link = None if sending is None else (rank, _home(homes[pair[1]], each.microbatch))
             moves.append(_Move(rank, seconds[each.stage, each.kind], here, sent, link, sending))
             for result in each.results():
                 places[result] = len(moves) - 1
@@ -151,6 +155,41 @@ def _moves(
     if stuck := [str(order[0]) for order in coming if order]:
         raise PlanError(f"the passes {', '.join(stuck)} wait for each other: no such schedule")
     return moves
+
+
+def _homes(orders: Sequence[Sequence[Pass]]) -> dict[int, list[int]]:
+    """By stage, the ranks of its replicas."""
+    homes: dict[int, list[int]] = {}
+    for rank, order in enumerate(orders):
+        for stage in {each.stage for each in order}:
+            homes.setdefault(stage, []).append(rank)
+    return homes
+
+
+def _home(ranks: Sequence[int], microbatch: int) -> int:
+    """The rank that has a microbatch of a stage with replicas on these."""
+    return ranks[microbatch % len(ranks)]
+
+
+def _before_updates(
+    orders: Sequence[Sequence[Pass]], homes: Mapping[int, Sequence[int]]
+) -> dict[tuple[int, Pass], list[Pass]]:
+    """By rank and update, the last passes of all replicas of the stage: their mean needs them all.
+    Nothing for a stage on a single rank, whose own order says it."""
+    if all(len(ranks) == 1 for ranks in homes.values()):
+        return {}
+    last = {
+        (rank, each.stage): each
+        for rank, order in enumerate(orders)
+        for each in order
+        if each.kind != "U"
+    }
+    return {
+        (rank, each): [last[other, each.stage] for other in homes[each.stage]]
+        for rank, order in enumerate(orders)
+        for each in order
+        if each.kind == "U" and len(homes[each.stage]) > 1
+    }
 
 
 def _play(moves: Sequence[_Move], free: list[Any], free_links: dict[tuple[int, int], Any]) -> None:

@@ -49,16 +49,16 @@ class Bucket:
     size: float
 
 
-def buckets_of(nodes: Sequence[Operator], bucket_bytes: float = BUCKET_BYTES) -> list[Bucket]:
+def buckets_of(operators: Sequence[Operator], bucket_bytes: float = BUCKET_BYTES) -> list[Bucket]:
     """The buckets of a model whose operators run in this order, the last operator's gradients
     first. A bucket is full when it holds `bucket_bytes` or more, by default FIRST_BUCKET_BYTES in
     the first one."""
     buckets: list[Bucket] = []
     limit = FIRST_BUCKET_BYTES if bucket_bytes == BUCKET_BYTES else bucket_bytes
     passed_s = size = 0.0
-    for node in reversed(nodes):
-        passed_s += node.backward_s
-        size += node.parameter_bytes
+    for operator in reversed(operators):
+        passed_s += operator.backward_s
+        size += operator.parameter_bytes
         if size >= limit:
             buckets.append(Bucket(passed_s, size))
             size, limit = 0.0, bucket_bytes
@@ -68,18 +68,18 @@ def buckets_of(nodes: Sequence[Operator], bucket_bytes: float = BUCKET_BYTES) ->
 
 
 def data_parallel_step(
-    nodes: Sequence[Operator],
+    operators: Sequence[Operator],
     all_reduce: CollectiveCost,
     *,
     update_s: float = 0.0,
     bucket_bytes: float = BUCKET_BYTES,
 ) -> StepTime:
-    """One step of every rank on a minibatch of its own. `nodes` are in the order of the forward
+    """One step of every rank on a minibatch of its own. `operators` are in the order of the forward
     pass."""
-    forward_s = sum(node.forward_s for node in nodes)
-    backward_s = sum(node.backward_s for node in nodes)
+    forward_s = sum(operator.forward_s for operator in operators)
+    backward_s = sum(operator.backward_s for operator in operators)
     left_s = last_s = 0.0
-    for bucket in reversed(buckets_of(nodes, bucket_bytes)):
+    for bucket in reversed(buckets_of(operators, bucket_bytes)):
         left_s += all_reduce.seconds(bucket.size)
         last_s = max(last_s, bucket.ready_s + left_s)
     exposed_s = max(0.0, last_s - backward_s)

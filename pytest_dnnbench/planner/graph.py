@@ -1,7 +1,8 @@
-"""The operator graph that a plan cuts: which nodes count, who depends on whom, where it is narrow.
+"""The operator graph that a plan cuts: which operators count, who depends on whom, where it is
+narrow.
 
-What lives here: sets of nodes as the bits of an integer (bit n stands for `nodes[n]`), ancestors
-and descendants, and the narrow places. Not here: the cuts themselves (states.py).
+What lives here: sets of operators as the bits of an integer (bit n stands for `operators[n]`),
+ancestors and descendants, and the narrow places. Not here: the cuts themselves (states.py).
 """
 
 from collections.abc import Iterable
@@ -17,15 +18,16 @@ GET_ITEM = "__getitem__"
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes in topological order; `predecessors[n]` and `successors[n]` are positions in `nodes`.
+    """Operators in topological order; `predecessors[n]` and `successors[n]` are positions in
+    `operators`.
 
-    `carried[n]` are the ids that run on the stage of node n: the node's, and those of nodes next to
-    it that the graph leaves out. `together` has the sets of nodes, as bits, that run on one stage.
-    `inputs` are the model's: the bytes of each, and the nodes that use it, as bits; `returned` are
-    the nodes that make its output.
+    `carried[n]` are the ids that run on the stage of operator n: the operator's, and those of
+    operators next to it that the graph leaves out. `together` has the sets of operators, as bits,
+    that run on one stage. `inputs` are the model's: the bytes of each, and the operators that use
+    it, as bits; `returned` are the operators that make its output.
     """
 
-    nodes: tuple[Operator, ...]
+    operators: tuple[Operator, ...]
     predecessors: tuple[tuple[int, ...], ...]
     successors: tuple[tuple[int, ...], ...]
     carried: tuple[tuple[str, ...], ...]
@@ -35,7 +37,7 @@ class Graph:
 
     @cached_property
     def ancestors(self) -> tuple[int, ...]:
-        """For each node, the set of all nodes before it, as bits."""
+        """For each operator, the set of all operators before it, as bits."""
         sets: list[int] = []
         for sources in self.predecessors:
             sets.append(_union(sets[source] | 1 << source for source in sources))
@@ -43,18 +45,18 @@ class Graph:
 
     @cached_property
     def descendants(self) -> tuple[int, ...]:
-        """For each node, the set of all nodes after it, as bits."""
-        sets = [0] * len(self.nodes)
-        for position in reversed(range(len(self.nodes))):
+        """For each operator, the set of all operators after it, as bits."""
+        sets = [0] * len(self.operators)
+        for position in reversed(range(len(self.operators))):
             sets[position] = _union(
                 sets[target] | 1 << target for target in self.successors[position]
             )
         return tuple(sets)
 
     def narrow_places(self) -> list[int]:
-        """The nodes that are before or after every other node, in order: all data flow through
-        each."""
-        others = len(self.nodes) - 1
+        """The operators that are before or after every other operator, in order: all data flow
+        through each."""
+        others = len(self.operators) - 1
         return [
             position
             for position, (before, after) in enumerate(
@@ -70,23 +72,23 @@ def planned_graph(profile: Profile) -> Graph:
 
     As in PipeDream, these are sources whose description starts with `Input` and sinks whose
     description starts with `__getitem__`. They run with their first user, or with their last
-    source. Raises ProfileError when no node is left.
+    source. Raises ProfileError when no operator is left.
     """
     has_predecessor = {target for _, target in profile.edges}
     has_successor = {source for source, _ in profile.edges}
-    nodes = [
-        node
-        for node in profile.in_topological_order()
-        if not (node.description.startswith(INPUT) and node.id not in has_predecessor)
-        and not (node.description.startswith(GET_ITEM) and node.id not in has_successor)
+    operators = [
+        operator
+        for operator in profile.in_topological_order()
+        if not (operator.description.startswith(INPUT) and operator.id not in has_predecessor)
+        and not (operator.description.startswith(GET_ITEM) and operator.id not in has_successor)
     ]
-    if not nodes:
+    if not operators:
         raise ProfileError(
             "the profile has inputs and unpacked outputs only: profile a model that computes"
         )
-    position = {node.id: index for index, node in enumerate(nodes)}
-    predecessors: list[list[int]] = [[] for _ in nodes]
-    successors: list[list[int]] = [[] for _ in nodes]
+    position = {operator.id: index for index, operator in enumerate(operators)}
+    predecessors: list[list[int]] = [[] for _ in operators]
+    successors: list[list[int]] = [[] for _ in operators]
     for source, target in profile.edges:
         if source in position and target in position:
             predecessors[position[target]].append(position[source])
@@ -97,10 +99,10 @@ def planned_graph(profile: Profile) -> Graph:
 
     together = map(bits_of, profile.together)
     return Graph(
-        tuple(nodes),
+        tuple(operators),
         _frozen(predecessors),
         _frozen(successors),
-        _carried(profile, nodes, position),
+        _carried(profile, operators, position),
         tuple(group for group in together if group),
         tuple((each.size_bytes, bits_of(each.users)) for each in profile.inputs),
         bits_of(profile.outputs),
@@ -108,10 +110,10 @@ def planned_graph(profile: Profile) -> Graph:
 
 
 def _carried(
-    profile: Profile, nodes: list[Operator], position: dict[str, int]
+    profile: Profile, operators: list[Operator], position: dict[str, int]
 ) -> tuple[tuple[str, ...], ...]:
-    before: list[list[str]] = [[] for _ in nodes]
-    after: list[list[str]] = [[] for _ in nodes]
+    before: list[list[str]] = [[] for _ in operators]
+    after: list[list[str]] = [[] for _ in operators]
     users_of: dict[str, list[int]] = {}
     sources_of: dict[str, list[int]] = {}
     for source, target in profile.edges:
@@ -119,13 +121,13 @@ def _carried(
             users_of.setdefault(source, []).append(position[target])
         if source in position:
             sources_of.setdefault(target, []).append(position[source])
-    for left_out in (node.id for node in profile.nodes if node.id not in position):
+    for left_out in (operator.id for operator in profile.operators if operator.id not in position):
         users, sources = users_of.get(left_out, []), sources_of.get(left_out, [])
         if sources:
             after[max(sources)].append(left_out)
         else:
             before[min(users, default=0)].append(left_out)
-    return tuple((*before[n], node.id, *after[n]) for n, node in enumerate(nodes))
+    return tuple((*before[n], operator.id, *after[n]) for n, operator in enumerate(operators))
 
 
 def _union(sets: Iterable[int]) -> int:

@@ -1,18 +1,20 @@
-"""In which order the ranks of a pipeline make their passes, under those of torch's schedules whose
-order is a rule of a line or two. P ranks, v stages on each, M microbatches; P = 3, v = 1, M = 3:
+"""In which order the ranks of a pipeline make their passes, under each of torch's schedules and
+under `pipedream-flush`. P ranks, v stages on each, M microbatches; P = 3, v = 1, M = 3:
 
     gpipe   rank 0  F0 F1 F2 .  .  .  .  B0 B1 B2      1f1b   rank 0  F0 F1 F2 .  .  B0 B1 B2
             rank 1  .  F0 F1 F2 .  .  B0 B1 B2 .              rank 1  .  F0 F1 .  B0 F2 B1 .  B2
             rank 2  .  .  F0 F1 F2 B0 B1 B2 .  .              rank 2  .  .  F0 B0 F1 B1 F2 B2
 
-Sources: as in synchronous.py. Not here: the orders of the schedules on a V, which torch makes by
-playing them through; how long an order takes (bubbles.py).
+Sources: as in synchronous.py. Not here: the rules of the schedules on a V (v_orders.py); how long
+an order takes (bubbles.py).
 """
 
 from collections.abc import Callable, Mapping
 
 from pytest_dnnbench.planner.bubbles import Kind, Pass
+from pytest_dnnbench.planner.schedule import Backward, Forward, Schedule
 from pytest_dnnbench.planner.synchronous import Pipelines
+from pytest_dnnbench.planner.v_orders import dual_pipe_v, zero_bubble_v
 
 
 def _all_forwards_first(pipelines: Pipelines, rank: int) -> list[Pass]:
@@ -89,10 +91,12 @@ _ORDERS: Mapping[str, Callable[[Pipelines, int], list[Pass]]] = {
     "interleaved": _in_turn,
     "bfs": _breadth_first,
     "zero-bubble": _zero_bubble,
+    "zbv": zero_bubble_v,
+    "dualpipev": dual_pipe_v,
 }
 
 ORDERED = tuple(_ORDERS)
-"""The schedules whose order is known here."""
+"""Torch's schedules."""
 
 
 def orders_of(pipelines: Pipelines, *, updates: bool = False) -> list[list[Pass]]:
@@ -103,6 +107,24 @@ def orders_of(pipelines: Pipelines, *, updates: bool = False) -> list[list[Pass]
     if updates:
         for rank, passes in enumerate(orders):
             passes += [Pass(stage, "U", 0) for stage in pipelines.stages_of(rank)]
+    return orders
+
+
+def flushing_orders(schedule: Schedule) -> list[list[Pass]]:
+    """The passes and the update of each rank in a batch of `pipedream-flush`. Replicas of a stage
+    take turns, and update together."""
+    orders = []
+    for rank in range(schedule.layout.world_size):
+        stage, replica = schedule.layout.place(rank)
+        order = []
+        for action in schedule.actions(rank, schedule.microbatches):
+            if isinstance(action, Forward):
+                order.append(Pass(stage, "F", action.minibatch))
+            elif isinstance(action, Backward):
+                order.append(Pass(stage, "B", action.minibatch))
+            else:
+                order.append(Pass(stage, "U", replica))
+        orders.append(order)
     return orders
 
 

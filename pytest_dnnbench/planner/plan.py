@@ -1,4 +1,4 @@
-"""The Plan: which nodes run on which stage, on how many replicas, and the predicted cost.
+"""The Plan: which operators run on which stage, on how many replicas, and the predicted cost.
 
 What lives here: plain records and their JSON file. Not here: how a plan is found (predict.py) or
 shown (table.py).
@@ -29,7 +29,8 @@ class PlannedStage:
     parameter_bytes, output_bytes    of one replica: its weights, and what it sends on per minibatch
     versions         of its weights, and of its activations, that each replica keeps
     memory_bytes     of one replica at its fullest (memory.py)
-    nodes            ids of the nodes that run on the stage
+    operators        ids of the operators that run on the stage
+    forward_s        the part of compute_s that is forward; None in a plan that does not say
     """
 
     first: int
@@ -40,7 +41,15 @@ class PlannedStage:
     output_bytes: float
     memory_bytes: float
     versions: int
-    nodes: tuple[str, ...]
+    operators: tuple[str, ...]
+    forward_s: float | None = None
+
+    @property
+    def passes_s(self) -> tuple[float, float]:
+        """Forward and backward seconds of one minibatch. Where the plan does not say, a backward
+        pass takes twice as long as a forward: it has a product with each weight more."""
+        forward_s = self.compute_s / 3 if self.forward_s is None else self.forward_s
+        return forward_s, self.compute_s - forward_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,8 @@ class Plan:
     single_s            on one worker
     reason              why nothing fits, where there are no stages
     remarks             what makes the profile, and so the plan, doubtful
+    update_s            of an update of all weights, as the optimiser alone takes; 0 if unknown
+    add_s               of adding the gradients of all weights to others; 0 if unknown
     """
 
     cost_model: str
@@ -65,6 +76,8 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     reason: str = ""
     remarks: tuple[str, ...] = ()
+    update_s: float = 0.0
+    add_s: float = 0.0
 
     @property
     def replicas(self) -> tuple[int, ...]:
@@ -130,8 +143,10 @@ def _check(plan: Plan) -> None:
     if plan.stages and plan.bottleneck_s is None:
         raise ValueError("there are stages, and `$.bottleneck_s` is null")
     figures += [] if plan.bottleneck_s is None else [plan.bottleneck_s]
+    figures += [plan.update_s, plan.add_s]
     for stage in plan.stages:
         figures += [stage.compute_s, stage.parameter_bytes, stage.output_bytes, stage.memory_bytes]
+        figures += stage.passes_s
         if min(stage.replicas, stage.versions) < 1 or not 0 <= stage.first <= stage.last:
             raise ValueError(
                 f"a stage of states {stage.first} to {stage.last} with"
@@ -141,6 +156,6 @@ def _check(plan: Plan) -> None:
     if not all(math.isfinite(figure) and figure >= 0 for figure in figures):
         raise ValueError("a time or a size is negative or not finite")
     texts = [plan.cost_model, plan.reason, *plan.remarks]
-    texts += [node for stage in plan.stages for node in stage.nodes]
+    texts += [operator for stage in plan.stages for operator in stage.operators]
     if not all(text.isprintable() for text in texts):
         raise ValueError("a text holds characters that cannot be printed")

@@ -21,7 +21,7 @@ from pytest_dnnbench.planner.levels import Level, levels_of
 from pytest_dnnbench.planner.memory import memory_of, stage_memory
 from pytest_dnnbench.planner.nested_stages import NestedStage, flat_stages
 from pytest_dnnbench.planner.plan import Plan, PlannedStage
-from pytest_dnnbench.planner.profile import Profile
+from pytest_dnnbench.planner.profile import Profile, number_in
 from pytest_dnnbench.planner.remarks import remarks_on
 from pytest_dnnbench.planner.states import Floats, States, states_of
 
@@ -48,16 +48,15 @@ def plan_for(
     """
     levels = levels_of(workers, bandwidths)
     check_limits(memory_bytes, activation_compression)
-    remarks = remarks_on(profile)
     states = states_of(profile)
     limits = PlanLimits(memory_bytes, replication, activation_compression)
     best = best_arrangement(states, levels, limits)
     if best is None:
         least = leanest_bytes(states, levels, limits)
         reason = _too_little(memory_bytes, least, workers_of(levels))
-        return plan_of(states, levels, (), None, reason=reason, remarks=remarks)
+        return plan_of(profile, states, levels, (), None, reason=reason)
     bottleneck_s = corrected.stages_s(states, best.stages, best.levels, activation_compression)
-    return plan_of(states, levels, flat_stages(best.stages), bottleneck_s, remarks=remarks)
+    return plan_of(profile, states, levels, flat_stages(best.stages), bottleneck_s)
 
 
 def even_plan(
@@ -78,7 +77,6 @@ def even_plan(
     """
     counts = warmup_counts(replicas)
     check_limits(memory_bytes, activation_compression)
-    remarks = remarks_on(profile)
     states = states_of(profile)
     _check_stages(profile, states, len(replicas))
     level = Level(workers or sum(replicas), math.inf if bandwidth is None else bandwidth)
@@ -94,10 +92,10 @@ def even_plan(
         leanest = best_cuts([np.where(states.inside, n, np.inf) for n in needed], replicas) or ()
         least = max(memory_of(states, [NestedStage(*stage) for stage in leanest]))
         reason = _too_little(memory_bytes, least, level.workers)
-        return plan_of(states, (level,), (), None, reason=reason, remarks=remarks)
+        return plan_of(profile, states, (level,), (), None, reason=reason)
     stages = tuple(NestedStage(*stage) for stage in cuts)
     bottleneck_s = corrected.stages_s(states, stages, (level,), activation_compression)
-    return plan_of(states, (level,), stages, bottleneck_s, remarks=remarks)
+    return plan_of(profile, states, (level,), stages, bottleneck_s)
 
 
 def _check_stages(profile: Profile, states: States, stages: int) -> None:
@@ -128,18 +126,18 @@ def check_limits(memory_bytes: float | None, activation_compression: float | Non
 
 
 def plan_of(
+    profile: Profile,
     states: States,
     levels: Sequence[Level],
     stages: Sequence[NestedStage],
     bottleneck_s: float | None,
     *,
     reason: str = "",
-    remarks: tuple[str, ...] = (),
     cost_model: str = CORRECTED,
     data_parallel_s: float | None = None,
 ) -> Plan:
-    """The record of a search's answer. `stages` are flat; without `data_parallel_s` the default
-    cost model gives it."""
+    """The record of a search's answer for a profile. `stages` are flat; without `data_parallel_s`
+    the default cost model gives it."""
     single_s, parameter_bytes = float(states.compute_s[-1]), float(states.parameter_bytes[-1])
     if data_parallel_s is None:
         data_parallel_s = corrected.data_parallel_s(single_s, parameter_bytes, levels)
@@ -153,7 +151,9 @@ def plan_of(
         single_s,
         _stages(states, stages),
         reason,
-        remarks,
+        remarks_on(profile),
+        number_in(profile, "update_s"),
+        number_in(profile, "add_s"),
     )
 
 
@@ -178,6 +178,7 @@ def _stages(states: States, stages: Sequence[NestedStage]) -> tuple[PlannedStage
             _whole(need),
             count + 1,
             states.node_ids(stage.start, stage.end),
+            float(states.forward_s[stage.end] - states.forward_s[stage.start]),
         )
         for stage, count, need in zip(stages, counts, needs, strict=True)
     )

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from pytest_dnnbench.planner.predictions import Prediction, unpredicted
-from pytest_dnnbench.planner.profile import Profile
+from pytest_dnnbench.planner.profile import Profile, number_in
 from pytest_dnnbench.planner.table import aligned
-from pytest_dnnbench.planner.training_memory import number_in
 
 COLUMNS = ("minibatches", "step ms", "{}/s", "efficiency", "memory MB", "shape", "framework")
 

@@ -4,7 +4,7 @@ time, throughput and memory of a worker.
     one worker           forward + backward + update
     ddp                  data_parallel.py
     fsdp                 sharded.py
-    pipedream            the planner's plan
+    our own pipelines    the planner's plan, time by plan_seconds.py
     torch's schedules    of each the best length of the pipelines, replicated over all workers; cuts
                          by the planner, order by orders.py, time by bubbles.py
 
@@ -24,21 +24,21 @@ from pytest_dnnbench.planner.bubbles import batch_seconds
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, data_parallel_step
 from pytest_dnnbench.planner.fabric import Fabric, Link, Workers, hops_of
 from pytest_dnnbench.planner.graph import planned_graph
+from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.levels import levels_of
 from pytest_dnnbench.planner.orders import ORDERED, in_flight, orders_of
 from pytest_dnnbench.planner.plan import Plan, PlannedStage
-from pytest_dnnbench.planner.plan_seconds import minibatch_s
+from pytest_dnnbench.planner.plan_seconds import flushed_s, minibatch_s, pass_seconds
 from pytest_dnnbench.planner.predict import even_plan
-from pytest_dnnbench.planner.profile import Profile
+from pytest_dnnbench.planner.profile import Profile, number_in
+from pytest_dnnbench.planner.schedule import VARIANTS, Schedule, default_microbatches
 from pytest_dnnbench.planner.sharded import sharded_step, units_of
 from pytest_dnnbench.planner.synchronous import RULES, Pipelines
 from pytest_dnnbench.planner.training_memory import (
     alone_bytes,
     data_parallel_bytes,
-    number_in,
     sharded_bytes,
     stage_bytes,
-    weight_bytes,
 )
 
 _Pair = tuple[int, int]
@@ -48,17 +48,10 @@ MOST_MICROBATCHES = 1 << 12
 """Of each pipeline in an update: every pass of each of them is played."""
 
 
-_PIPEDREAM = "pipedream"
-_OWN_UPDATES = "when its stages update, and what of that shows, is in no formula"
-_ORDER_OF_TORCH = "torch makes its order by playing it through, rank by rank"
 _NOTHING_FITS = "no stages of the model for these GPUs, or none that fit their memory"
 _REASONS = {
     "horovod": "how much of its exchange compute hides is in no formula",
     "tp": "what ranks that split layers exchange within them is in no formula",
-    "pipedream-2bw": _OWN_UPDATES,
-    "pipedream-flush": _OWN_UPDATES,
-    "zbv": _ORDER_OF_TORCH,
-    "dualpipev": _ORDER_OF_TORCH,
 }
 """Why nothing is predicted of a framework, whatever the model."""
 
@@ -153,7 +146,7 @@ def predictions(
     if fabric.workers == 1:
         return [alone]
     others = [_ddp(given), _fsdp(given)]
-    others += [_pipedream(given, plan)] if plan.stages else []
+    others += [best for name in VARIANTS if (best := _planned(given, plan, name))]
     wiring = _Wiring(fabric)
     cuts = _Cuts(given, wiring)
     others += [best for name in ORDERED if (best := _scheduled(given, name, cuts, wiring))]
@@ -162,15 +155,15 @@ def predictions(
 
 def _without_data(profile: Profile) -> Profile:
     """The profile, in which what the planner gives no stage takes nothing: in PipeDream's format a
-    model's input is a node too, whose time is that of loading it."""
-    planned = {node.id for node in planned_graph(profile).nodes}
-    nodes = (
-        node
-        if node.id in planned
-        else replace(node, forward_s=0.0, backward_s=0.0, activation_bytes=0.0)
-        for node in profile.nodes
+    model's input is an operator too, whose time is that of loading it."""
+    planned = {operator.id for operator in planned_graph(profile).operators}
+    operators = (
+        operator
+        if operator.id in planned
+        else replace(operator, forward_s=0.0, backward_s=0.0, activation_bytes=0.0)
+        for operator in profile.operators
     )
-    return replace(profile, nodes=tuple(nodes))
+    return replace(profile, operators=tuple(operators))
 
 
 def unpredicted(rows: Sequence[Prediction]) -> dict[str, str]:
@@ -179,7 +172,7 @@ def unpredicted(rows: Sequence[Prediction]) -> dict[str, str]:
     have_row = {row.framework for row in rows}
     if have_row <= {"single"}:
         return {}
-    fitting_none = dict.fromkeys((_PIPEDREAM, *ORDERED), _NOTHING_FITS)
+    fitting_none = dict.fromkeys((*VARIANTS, *ORDERED), _NOTHING_FITS)
     return {
         name: reason
         for name, reason in {**fitting_none, **_REASONS}.items()
@@ -207,12 +200,87 @@ def _fsdp(given: Predicting) -> Prediction:
     return given.made("fsdp", f"dp{workers}", workers, step.step_s, sharded_bytes(profile, workers))
 
 
-def _pipedream(given: Predicting, plan: Plan) -> Prediction:
-    """The planner's plan. A replica updates once in as many minibatches as there are replicas."""
-    each_s = minibatch_s(plan, given.update_s, math.inf, overlaps=True)
-    memory_bytes = max(stage.memory_bytes for stage in plan.stages)
+def _planned(given: Predicting, plan: Plan, variant: str) -> Prediction | None:
+    """The planner's plan under a schedule of ours."""
+    schedule = _own_schedule(given, plan, variant)
+    if schedule is None:
+        return None
+    # The planner's bottleneck has those of `pipedream`.
+    wiring: tuple[list[float], dict[_Pair, float]] = [0.0] * len(plan.stages), {}
+    if variant != "pipedream":
+        wiring = _own_wiring(given.fabric, schedule.layout, plan)
+    averages, messages = wiring
+    if variant == "pipedream-flush":
+        step_s = flushed_s(plan, schedule, averages, messages)
+    else:
+        each_s = minibatch_s(plan, schedule, averages, messages, overlaps=True)
+        step_s = each_s * schedule.microbatches
     shape = plan.shape if len(plan.stages) > 1 else f"dp{plan.replicas[0]}"
-    return given.made(_PIPEDREAM, shape, 1, each_s, memory_bytes)
+    memory_bytes = max(
+        _own_bytes(given.profile, plan, schedule, number) for number in range(len(plan.stages))
+    )
+    return given.made(variant, shape, schedule.microbatches, step_s, memory_bytes)
+
+
+def _own_schedule(given: Predicting, plan: Plan, variant: str) -> Schedule | None:
+    """None where there are no stages, or no number of microbatches that can be played. Where a
+    number is given, it is that of the stage with the fewest per replica."""
+    if not plan.stages:
+        return None
+    layout = Layout(plan.replicas)
+    if variant == "pipedream":
+        return Schedule(variant, layout)
+    shared = math.lcm(*plan.replicas)
+    microbatches = default_microbatches(layout)
+    if given.microbatches is not None:
+        microbatches = math.ceil(given.microbatches * max(plan.replicas) / shared) * shared
+    even = len(set(plan.replicas)) == 1
+    if (microbatches // plan.replicas[0] if even else microbatches) > MOST_MICROBATCHES:
+        return None
+    try:
+        return Schedule(variant, layout, microbatches)
+    except PlanError:  # too few microbatches for two versions of the weights
+        return None
+
+
+def _own_wiring(
+    fabric: Fabric, layout: Layout, plan: Plan
+) -> tuple[list[float], dict[_Pair, float]]:
+    """The average of each stage, while all stages average; and each message between neighbours,
+    while all replicas of all stages send."""
+    ends = np.cumsum((0, *layout.replicas))
+    stages = [np.arange(first, end) for first, end in pairwise(ends)]
+    load = fabric.load(np.concatenate([hops_of(each) for each in stages]))
+    averages = [
+        fabric.ring(ranks, load).all_reduce(len(ranks)).seconds(stage.parameter_bytes)
+        for ranks, stage in zip(stages, plan.stages, strict=True)
+    ]
+    flows: dict[_Pair, Workers] = {}
+    for number, (before, after) in enumerate(pairwise(stages)):
+        turns = np.arange(math.lcm(len(before), len(after)))
+        forward = np.stack([before[turns % len(before)], after[turns % len(after)]], axis=1)
+        flows[number, number + 1], flows[number + 1, number] = forward, forward[:, ::-1]
+    if not flows:
+        return averages, {}
+    load = fabric.load(np.concatenate(list(flows.values())))
+    return averages, {
+        pair: fabric.slowest(each, load).seconds(plan.stages[min(pair)].output_bytes)
+        for pair, each in flows.items()
+    }
+
+
+def _own_bytes(profile: Profile, plan: Plan, schedule: Schedule, number: int) -> float:
+    """Of a replica of a stage. Where an update has several minibatches, their sum is beside the
+    gradients of the newest; 2BW keeps two versions of the weights."""
+    stage = plan.stages[number]
+    if schedule.variant == "pipedream":
+        return stage.memory_bytes
+    of_each = schedule.microbatches // stage.replicas
+    kept = min(stage.versions, of_each)
+    entering = plan.stages[number - 1].output_bytes if number else 0.0
+    weights = stage.parameter_bytes
+    copies = (schedule.microbatches > 1) + (schedule.variant == "pipedream-2bw")
+    return stage_bytes(profile, stage.operators, weights, entering, kept) + copies * weights
 
 
 class _Cuts:
@@ -224,7 +292,7 @@ class _Cuts:
 
     def of(self, pipelines: Pipelines) -> Plan | None:
         """For these pipelines."""
-        if pipelines.stages > len(self._given.profile.nodes):
+        if pipelines.stages > len(self._given.profile.operators):
             return None
         key = pipelines.stages, pipelines.replicas
         if key not in self._plans:
@@ -249,7 +317,7 @@ def _scheduled(
     for pipelines in _pipelines(given, framework):
         plan = cuts.of(pipelines)
         if plan is not None and plan.stages:
-            candidates.append(_on_pipelines(given, pipelines, plan.stages, wiring))
+            candidates.append(_on_pipelines(given, pipelines, plan, wiring))
     fitting = [each for each in candidates if each.fits]
     return min(fitting, key=lambda each: each.minibatch_s, default=None)
 
@@ -271,27 +339,23 @@ def _pipelines(given: Predicting, framework: str) -> Iterator[Pipelines]:
 
 
 def _on_pipelines(
-    given: Predicting, pipelines: Pipelines, stages: Sequence[PlannedStage], wiring: "_Wiring"
+    given: Predicting, pipelines: Pipelines, plan: Plan, wiring: "_Wiring"
 ) -> Prediction:
-    nodes = {node.id: node for node in given.profile.nodes}
-    weights = weight_bytes(given.profile) or 1.0
-    rings = wiring.rings(pipelines)
-    seconds: dict[tuple[int, str], float] = {}
-    for number, stage in enumerate(stages):
-        ring = rings[pipelines.place_of(number)]
-        backward_s = sum(nodes[name].backward_s for name in stage.nodes)
-        seconds[number, "F"] = sum(nodes[name].forward_s for name in stage.nodes)
-        seconds[number, "B"] = backward_s
-        seconds[number, "I"] = seconds[number, "W"] = backward_s / 2
-        averaged_s = ring.all_reduce(pipelines.replicas).seconds(stage.parameter_bytes)
-        seconds[number, "U"] = averaged_s + stage.parameter_bytes / weights * given.update_s
+    stages, rings = plan.stages, wiring.rings(pipelines)
+    averages = [
+        rings[pipelines.place_of(number)]
+        .all_reduce(pipelines.replicas)
+        .seconds(stage.parameter_bytes)
+        for number, stage in enumerate(stages)
+    ]
+    seconds = pass_seconds(plan, averages, *pipelines.additions)
     orders = orders_of(pipelines, updates=True)
     step_s = batch_seconds(orders, seconds, _transfers(wiring, pipelines, stages))
     memory_bytes = max(
         sum(
             stage_bytes(
                 given.profile,
-                stages[number].nodes,
+                stages[number].operators,
                 stages[number].parameter_bytes,
                 stages[number - 1].output_bytes if number else 0.0,
                 kept,

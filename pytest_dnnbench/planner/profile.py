@@ -20,7 +20,7 @@ LARGEST = {
     "activation_bytes": 1e18,
     "parameter_bytes": 1e18,
 }
-"""Of one node: 30 years, an exabyte. With these bounds no sum and no quotient of a plan
+"""Of one operator: 30 years, an exabyte. With these bounds no sum and no quotient of a plan
 overflows."""
 
 
@@ -48,14 +48,14 @@ class Operator:
     def __post_init__(self) -> None:
         if not self.id.isprintable() or " " in self.id or not self.id:
             raise ProfileError(
-                f"node id {shortened(repr(self.id))} is empty, or holds white space or characters"
-                " that cannot be printed: give the operator's name"
+                f"operator id {shortened(repr(self.id))} is empty, or holds white space or"
+                " characters that cannot be printed: give the operator's name"
             )
         for quantity, most in LARGEST.items():
             value = getattr(self, quantity)
             if not 0 <= value <= most:
                 raise ProfileError(
-                    f"node {shortened(self.id)}: {quantity} is {value}, not finite and >= 0, or"
+                    f"operator {shortened(self.id)}: {quantity} is {value}, not finite and >= 0, or"
                     f" above {most:.0e}"
                 )
 
@@ -80,20 +80,20 @@ class ModelInput:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A directed acyclic graph of nodes, in the order they run, and the conditions of the
+    """A directed acyclic graph of operators, in the order they run, and the conditions of the
     measurement.
 
-    `edges` are pairs (source id, target id). The order of `nodes` decides wherever the graph leaves
-    a choice, so the same profile always gives the same plan. `metadata` is plain JSON data: the
-    profiler writes model, image_size, batch_size, precision, device, environment and whole_s
+    `edges` are pairs (source id, target id). The order of `operators` decides wherever the graph
+    leaves a choice, so the same profile always gives the same plan. `metadata` is plain JSON data:
+    the profiler writes model, image_size, batch_size, precision, device, environment and whole_s
     (seconds of one forward and backward pass of the whole model). `together` has groups of ids that
-    run on one stage: nodes that use the same weight, or change a value of one another. `inputs`
-    are the tensors that the model is given, `outputs` the ids of the nodes that make what it
-    returns; profiles in PipeDream's text have neither. Raises ProfileError for nodes, edges and
+    run on one stage: operators that use the same weight, or change a value of one another. `inputs`
+    are the tensors that the model is given, `outputs` the ids of the operators that make what it
+    returns; profiles in PipeDream's text have neither. Raises ProfileError for operators, edges and
     groups that are no such graph.
     """
 
-    nodes: tuple[Operator, ...]
+    operators: tuple[Operator, ...]
     edges: tuple[tuple[str, str], ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     together: tuple[tuple[str, ...], ...] = ()
@@ -101,36 +101,37 @@ class Profile:
     outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "nodes", tuple(self.nodes))
+        object.__setattr__(self, "operators", tuple(self.operators))
         object.__setattr__(self, "edges", tuple((source, target) for source, target in self.edges))
-        self._check_nodes()
+        self._check_operators()
         self._check_edges()
         self._check_together()
         self._check_ends()
         self.in_topological_order()
 
-    def _check_nodes(self) -> None:
-        if not self.nodes:
+    def _check_operators(self) -> None:
+        if not self.operators:
             raise ProfileError(
-                "the profile has no nodes: profile a model with at least one operator"
+                "the profile has no operators: profile a model with at least one operator"
             )
         ids: set[str] = set()
-        for node in self.nodes:
-            if node.id in ids:
+        for operator in self.operators:
+            if operator.id in ids:
                 raise ProfileError(
-                    f"node {shortened(node.id)} appears twice: give every node an id of its own"
+                    f"operator {shortened(operator.id)} appears twice: give every operator an id"
+                    " of its own"
                 )
-            ids.add(node.id)
+            ids.add(operator.id)
 
     def _check_edges(self) -> None:
-        ids = {node.id for node in self.nodes}
+        ids = {operator.id for operator in self.operators}
         checked: set[tuple[str, str]] = set()
         for edge in self.edges:
             for end in edge:
                 if end not in ids:
                     raise ProfileError(
-                        f"edge {shortened(' -- '.join(edge))}: there is no node"
-                        f" {shortened(end)}; list every node"
+                        f"edge {shortened(' -- '.join(edge))}: there is no operator"
+                        f" {shortened(end)}; list every operator"
                     )
             if edge in checked:
                 raise ProfileError(f"edge {shortened(' -- '.join(edge))} appears twice: remove one")
@@ -138,32 +139,33 @@ class Profile:
 
     def _check_together(self) -> None:
         object.__setattr__(self, "together", tuple(tuple(group) for group in self.together))
-        ids = {node.id for node in self.nodes}
+        ids = {operator.id for operator in self.operators}
         for group in self.together:
             unknown = next((end for end in group if end not in ids), None)
             if unknown is not None:
                 raise ProfileError(
-                    f"nodes that stay together: there is no node {shortened(unknown)};"
-                    " list every node"
+                    f"operators that stay together: there is no operator {shortened(unknown)};"
+                    " list every operator"
                 )
 
     def _check_ends(self) -> None:
         object.__setattr__(self, "inputs", tuple(self.inputs))
         object.__setattr__(self, "outputs", tuple(self.outputs))
-        ids = {node.id for node in self.nodes}
+        ids = {operator.id for operator in self.operators}
         named = [*self.outputs, *(user for each in self.inputs for user in each.users)]
         unknown = next((end for end in named if end not in ids), None)
         if unknown is not None:
             raise ProfileError(
-                f"inputs and outputs: there is no node {shortened(unknown)}; list every node"
+                f"inputs and outputs: there is no operator {shortened(unknown)}; list every"
+                " operator"
             )
 
     def in_topological_order(self) -> tuple[Operator, ...]:
-        """The nodes, each after its predecessors. Where several could come next, the first in
-        `nodes` does."""
-        position = {node.id: index for index, node in enumerate(self.nodes)}
-        waits_for = [0] * len(self.nodes)
-        successors: list[list[int]] = [[] for _ in self.nodes]
+        """The operators, each after its predecessors. Where several could come next, the first in
+        `operators` does."""
+        position = {operator.id: index for index, operator in enumerate(self.operators)}
+        waits_for = [0] * len(self.operators)
+        successors: list[list[int]] = [[] for _ in self.operators]
         for source, target in self.edges:
             successors[position[source]].append(position[target])
             waits_for[position[target]] += 1
@@ -175,17 +177,17 @@ class Profile:
                 waits_for[successor] -= 1
                 if not waits_for[successor]:
                     heapq.heappush(ready, successor)
-        if len(order) < len(self.nodes):
-            stuck = next(self.nodes[index].id for index, count in enumerate(waits_for) if count)
+        if len(order) < len(self.operators):
+            stuck = next(self.operators[index].id for index, count in enumerate(waits_for) if count)
             raise ProfileError(
-                f"node {shortened(stuck)} waits for a cycle of edges: a model runs forward only"
+                f"operator {shortened(stuck)} waits for a cycle of edges: a model runs forward only"
             )
-        return tuple(self.nodes[index] for index in order)
+        return tuple(self.operators[index] for index in order)
 
     def pieces(self) -> tuple[tuple[str, ...], ...]:
-        """The ids of the nodes in groups that no edge connects, the largest first; one group in the
-        profile of a whole model."""
-        neighbours: dict[str, list[str]] = {node.id: [] for node in self.nodes}
+        """The ids of the operators in groups that no edge connects, the largest first; one group in
+        the profile of a whole model."""
+        neighbours: dict[str, list[str]] = {operator.id: [] for operator in self.operators}
         for source, target in self.edges:
             neighbours[source].append(target)
             neighbours[target].append(source)
@@ -195,11 +197,11 @@ class Profile:
             waiting = [next(iter(left))]
             piece: dict[str, None] = {}
             while waiting:
-                node = waiting.pop()
-                if node not in piece:
-                    piece[node] = None
-                    waiting += neighbours[node]
-            left = {node: None for node in left if node not in piece}
+                operator = waiting.pop()
+                if operator not in piece:
+                    piece[operator] = None
+                    waiting += neighbours[operator]
+            left = {operator: None for operator in left if operator not in piece}
             pieces.append(tuple(piece))
         return tuple(sorted(pieces, key=len, reverse=True))
 
@@ -217,9 +219,9 @@ class Profile:
 
     @property
     def parts_s(self) -> float:
-        """Forward and backward seconds of all nodes together, to compare with the time of the whole
-        model."""
-        return math.fsum(node.forward_s + node.backward_s for node in self.nodes)
+        """Forward and backward seconds of all operators together, to compare with the time of the
+        whole model."""
+        return math.fsum(operator.forward_s + operator.backward_s for operator in self.operators)
 
     def require(self, **expected: Any) -> None:
         """Raises ProfileError unless the metadata has exactly these values, for instance
@@ -231,3 +233,11 @@ class Profile:
                     f"the profile has {key} {actual!r}, required is {value!r}: profile the model"
                     " again"
                 )
+
+
+def number_in(profile: Profile, key: str) -> float:
+    """A number of the profile's metadata, at least 0; 0 where it has none."""
+    value = profile.metadata.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e18:
+        return 0.0
+    return float(value)

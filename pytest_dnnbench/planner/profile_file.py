@@ -26,7 +26,7 @@ SCHEMA = 1
 class _Document:
     """The JSON beside its schema."""
 
-    nodes: tuple[Operator, ...]
+    operators: tuple[Operator, ...]
     edges: tuple[tuple[str, str], ...]
     metadata: dict[str, Any] = field(default_factory=dict)
     together: tuple[tuple[str, ...], ...] = ()
@@ -73,11 +73,12 @@ def _parser(content: str) -> Callable[[str], Profile]:
 
 
 def format_json(profile: Profile) -> str:
-    """JSON with one node and one edge to a line, so that people can read it and diff it."""
+    """JSON with one operator and one edge to a line, so that people can read it and diff it."""
     metadata = json.dumps(dict(profile.metadata), indent=1, sort_keys=True, allow_nan=False)
     return (
         f'{{\n"schema": {SCHEMA},\n"metadata": {metadata},\n'
-        f'"nodes": [\n{_lines(profile.nodes)}\n],\n"edges": [\n{_lines(profile.edges)}\n],\n'
+        f'"operators": [\n{_lines(profile.operators)}\n],\n'
+        f'"edges": [\n{_lines(profile.edges)}\n],\n'
         f'"together": [\n{_lines(profile.together)}\n],\n'
         f'"inputs": [\n{_lines(profile.inputs)}\n],\n'
         f'"outputs": {json.dumps(profile.outputs)}\n}}\n'
@@ -100,7 +101,7 @@ def parse_json(content: str) -> Profile:
     except ValueError as error:
         raise ProfileError(f"not a profile: {error}; profile again") from error
     return Profile(
-        profile.nodes,
+        profile.operators,
         profile.edges,
         profile.metadata,
         profile.together,

@@ -15,14 +15,15 @@ def remarks_on(profile: Profile) -> tuple[str, ...]:
     any plan of it would be as good as any other."""
     if not profile.parts_s:
         raise ProfileError(
-            f"none of the {len(profile.nodes)} operators takes any time: profile the model again"
+            f"none of the {len(profile.operators)} operators takes any time: profile the model"
+            " again"
         )
     remarks = []
     pieces = profile.pieces()
     if len(pieces) > 1:
         loose = sum(len(piece) for piece in pieces[1:])
         remarks.append(
-            f"no edge connects {loose} of the {len(profile.nodes)} operators to the others"
+            f"no edge connects {loose} of the {len(profile.operators)} operators to the others"
             f" ({pieces[1][0]} is one): was the file, whose edges come last, cut off?"
         )
     ratio = profile.parts_over_whole

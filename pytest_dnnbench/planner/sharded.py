@@ -74,22 +74,24 @@ def units_of(profile: Profile) -> Units:
     segments: list[Segment] = []
     parameter_bytes: dict[str, float] = {}
     unit = ROOT
-    for node in profile.in_topological_order():
-        if node.parameter_bytes:
-            unit = str(blocks.get(node.id, ROOT)) if blocks is not None else node.id
-            parameter_bytes[unit] = parameter_bytes.get(unit, 0.0) + node.parameter_bytes
-        _add(segments, unit, node)
+    for operator in profile.in_topological_order():
+        if operator.parameter_bytes:
+            unit = str(blocks.get(operator.id, ROOT)) if blocks is not None else operator.id
+            parameter_bytes[unit] = parameter_bytes.get(unit, 0.0) + operator.parameter_bytes
+        _add(segments, unit, operator)
     return Units(tuple(segments), parameter_bytes)
 
 
-def _add(segments: list[Segment], unit: str, node: Operator) -> None:
+def _add(segments: list[Segment], unit: str, operator: Operator) -> None:
     if segments and segments[-1].unit == unit:
         before = segments.pop()
         segments.append(
-            Segment(unit, before.forward_s + node.forward_s, before.backward_s + node.backward_s)
+            Segment(
+                unit, before.forward_s + operator.forward_s, before.backward_s + operator.backward_s
+            )
         )
     else:
-        segments.append(Segment(unit, node.forward_s, node.backward_s))
+        segments.append(Segment(unit, operator.forward_s, operator.backward_s))
 
 
 def sharded_step(

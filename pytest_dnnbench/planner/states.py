@@ -1,15 +1,16 @@
 """States: the places where a model can be cut, with the sums of all that lies before each.
 
-A state is a set of nodes closed under ancestors; it stands for its last nodes, an antichain of the
-graph. A stage is the set of nodes that one state has and an earlier state does not. State 0 is
-empty, the last state has every node, and each state comes after the states that it contains: this
-is a topological order of PipeDream's antichain DAG (SOSP 2019, section 3.1, and the optimizer of
-msr-fiddle/pipedream).
+A state is a set of operators closed under ancestors; it stands for its last operators, an antichain
+of the graph. A stage is the set of operators that one state has and an earlier state does not.
+State 0 is empty, the last state has every operator, and each state comes after the states that it
+contains: this is a topological order of PipeDream's antichain DAG (SOSP 2019, section 3.1, and the
+optimizer of msr-fiddle/pipedream).
 
 While there are few states, all of them count. Graphs with wide blocks (inception, nasnet) have more
 than any plan needs: there each block keeps the states that do not cut inside an unbranched run, and
-a block that still has too many keeps a single line of cuts, its nodes in topological order. Every
-state that is kept is a valid cut; only the choice of where to cut inside a branch gets smaller.
+a block that still has too many keeps a single line of cuts, its operators in topological order.
+Every state that is kept is a valid cut; only the choice of where to cut inside a branch gets
+smaller.
 
 Not here: the times of stages (corrected.py) and the searches (pipelines.py, outermost_level.py).
 """
@@ -40,14 +41,16 @@ class States:
     state.
 
     graph          the graph that is cut
-    members        n sets of nodes, as bits
-    compute_s      forward and backward seconds of all nodes in the state
-    activation_bytes, parameter_bytes    of all nodes in the state
-    output_bytes   the results that leave a stage that ends here: of the nodes that feed something
-                   outside the state, or make the model's output, and of the last nodes of the graph
-                   in it; and the model's inputs that are used outside it. Each counts once, however
-                   many nodes it feeds. Inputs count as results, though of some no gradient returns.
-    sent_bytes     the same without last nodes that nobody needs: the bytes that cross the cut
+    members        n sets of operators, as bits
+    compute_s      forward and backward seconds of all operators in the state
+    forward_s      the forward seconds of them
+    activation_bytes, parameter_bytes    of all operators in the state
+    output_bytes   the results that leave a stage that ends here: of the operators that feed
+                   something outside the state, or make the model's output, and of the last
+                   operators of the graph in it; and the model's inputs that are used outside it.
+                   Each counts once, however many operators it feeds. Inputs count as results,
+                   though of some no gradient returns.
+    sent_bytes     the same without last operators that nobody needs: the bytes that cross the cut
     augmented_bytes    the figure that PipeDream's optimizer has in place of output_bytes (see
                    `_augmented`)
     inside         n x n, true at [a, b] where a is a proper part of b: (a, b) is a stage
@@ -56,6 +59,7 @@ class States:
     graph: Graph
     members: tuple[int, ...]
     compute_s: Floats
+    forward_s: Floats
     activation_bytes: Floats
     parameter_bytes: Floats
     output_bytes: Floats
@@ -71,9 +75,9 @@ class States:
         return quantity[None, :] - quantity[:, None]
 
     def node_ids(self, start: int, end: int) -> tuple[str, ...]:
-        """The nodes of stage (start, end), in topological order."""
+        """The operators of stage (start, end), in topological order."""
         added = self.members[end] & ~self.members[start]
-        return tuple(node for n in bits(added) for node in self.graph.carried[n])
+        return tuple(operator for n in bits(added) for operator in self.graph.carried[n])
 
 
 def states_of(profile: Profile) -> States:
@@ -84,33 +88,36 @@ def states_of(profile: Profile) -> States:
 
 
 def without_divided_groups(graph: Graph, members: set[int]) -> set[int]:
-    """The states that have all or none of each group of nodes that run on one stage. Every stage
-    between two of these has all or none of the group as well."""
+    """The states that have all or none of each group of operators that run on one stage. Every
+    stage between two of these has all or none of the group as well."""
     return {
         state for state in members if all(group & state in (0, group) for group in graph.together)
     }
 
 
 def measured(graph: Graph, unordered: set[int]) -> States:
-    """The States of these sets of nodes, which include the empty set and the set of all."""
+    """The States of these sets of operators, which include the empty set and the set of all."""
     members = sorted(unordered, key=lambda state: (state.bit_count(), state))
-    table = _table(members, len(graph.nodes))
+    table = _table(members, len(graph.operators))
     sizes = table.sum(axis=1)
     feeds = _table(
-        [sum(1 << target for target in targets) for targets in graph.successors], len(graph.nodes)
+        [sum(1 << target for target in targets) for targets in graph.successors],
+        len(graph.operators),
     )
     fed = feeds.sum(axis=1)
     feeds_outside = (table > 0) & (table @ feeds.T < fed)
-    returned = _table([graph.returned], len(graph.nodes)) > 0
-    crossing = feeds_outside | (table > 0) & returned & (sizes < len(graph.nodes))[:, None]
+    returned = _table([graph.returned], len(graph.operators)) > 0
+    crossing = feeds_outside | (table > 0) & returned & (sizes < len(graph.operators))[:, None]
     inputs_bytes = _crossing_inputs(graph, table, sizes)
-    activation_bytes = np.array([node.activation_bytes for node in graph.nodes])
+    activation_bytes = np.array([operator.activation_bytes for operator in graph.operators])
     return States(
         graph,
         tuple(members),
-        table @ np.array([node.forward_s + node.backward_s for node in graph.nodes]),
+        table
+        @ np.array([operator.forward_s + operator.backward_s for operator in graph.operators]),
+        table @ np.array([operator.forward_s for operator in graph.operators]),
         table @ activation_bytes,
-        table @ np.array([node.parameter_bytes for node in graph.nodes]),
+        table @ np.array([operator.parameter_bytes for operator in graph.operators]),
         (crossing | (table > 0) & (fed == 0)) @ activation_bytes + inputs_bytes,
         crossing @ activation_bytes + inputs_bytes,
         _augmented(graph, table, feeds) @ activation_bytes,
@@ -121,20 +128,20 @@ def measured(graph: Graph, unordered: set[int]) -> States:
 def _crossing_inputs(graph: Graph, table: Floats, sizes: Floats) -> Floats:
     """For each state: the bytes of the inputs that something outside uses. The first stage has all
     of them; nothing crosses a cut before it."""
-    users = _table([users for _, users in graph.inputs], len(graph.nodes))
+    users = _table([users for _, users in graph.inputs], len(graph.operators))
     used_outside = (table @ users.T < users.sum(axis=1)) & (sizes > 0)[:, None]
     crossing: Floats = used_outside @ np.array([size for size, _ in graph.inputs], np.float64)
     return crossing
 
 
 def _augmented(graph: Graph, table: Floats, feeds: Floats) -> Flags:
-    """For each state: its last nodes, and each ancestor of a last node that also feeds something
-    other than that node and its ancestors.
+    """For each state: its last operators, and each ancestor of a last operator that also feeds
+    something other than that operator and its ancestors.
 
-    So a node that feeds two open branches counts even when both begin inside the state: PipeDream
-    counts more than crosses the cut.
+    So an operator that feeds two open branches counts even when both begin inside the state:
+    PipeDream counts more than crosses the cut.
     """
-    count = len(graph.nodes)
+    count = len(graph.operators)
     ancestors = _table(list(graph.ancestors), count)
     last = (table > 0) & (table @ ancestors == 0)
     feeds_others = (ancestors > 0) & ((ancestors + np.eye(count)) @ feeds.T < feeds.sum(axis=1))
@@ -144,7 +151,7 @@ def _augmented(graph: Graph, table: Floats, feeds: Floats) -> Flags:
 
 
 def _table(sets: list[int], count: int) -> Floats:
-    """One row per set, with 1.0 for each of `count` nodes that is in it."""
+    """One row per set, with 1.0 for each of `count` operators that is in it."""
     width = -(-count // 8)
     packed = np.frombuffer(
         b"".join(each.to_bytes(width, "little") for each in sets), dtype=np.uint8
@@ -154,9 +161,9 @@ def _table(sets: list[int], count: int) -> Floats:
 
 
 def _all_states(graph: Graph, most: int) -> set[int]:
-    """Every set of nodes that has the ancestors of its nodes; empty if there are more than `most`
-    such sets."""
-    return _grown(0, [[n] for n in range(len(graph.nodes))], graph, most)
+    """Every set of operators that has the ancestors of its operators; empty if there are more than
+    `most` such sets."""
+    return _grown(0, [[n] for n in range(len(graph.operators))], graph, most)
 
 
 def _chosen_states(graph: Graph) -> set[int]:
@@ -179,18 +186,19 @@ def _states_by_block(graph: Graph, most: int) -> set[int]:
 
 
 def _blocks(graph: Graph) -> Iterator[list[int]]:
-    """The nodes between two narrow places and the second of the two, block by block."""
+    """The operators between two narrow places and the second of the two, block by block."""
     members = 0
     for place in graph.narrow_places():
         yield list(bits((graph.ancestors[place] | 1 << place) & ~members))
         members |= graph.ancestors[place] | 1 << place
-    rest = ~members & ((1 << len(graph.nodes)) - 1)
+    rest = ~members & ((1 << len(graph.operators)) - 1)
     if rest:
         yield list(bits(rest))
 
 
 def _runs(graph: Graph, block: list[int]) -> list[list[int]]:
-    """The block's nodes grouped into unbranched runs, in the order of each run's first node."""
+    """The block's operators grouped into unbranched runs, in the order of each run's first
+    operator."""
     run_of: dict[int, list[int]] = {}
     runs = []
     for n in block:
@@ -208,7 +216,7 @@ def _runs(graph: Graph, block: list[int]) -> list[list[int]]:
 
 
 def _grown(start: int, runs: list[list[int]], graph: Graph, most: int) -> set[int]:
-    """All states that adding whole runs to `start` can reach, each run after the nodes that it
+    """All states that adding whole runs to `start` can reach, each run after the operators that it
     needs; empty if there are more than `most`."""
     adds = [(graph.ancestors[run[0]] & ~start, sum(1 << n for n in run)) for run in runs]
     run_at = {run[0]: number for number, run in enumerate(runs)}
@@ -241,7 +249,7 @@ def _line(members: int, runs: list[list[int]]) -> set[int]:
 
 
 def bits(members: int) -> tuple[int, ...]:
-    """The positions of the nodes in a set, ascending."""
+    """The positions of the operators in a set, ascending."""
     positions = []
     while members:
         lowest = members & -members

@@ -119,6 +119,14 @@ class Pipelines:
         """Microbatches of one replica in an update."""
         return self.microbatches // self.replicas
 
+    @property
+    def additions(self) -> tuple[float, float]:
+        """How often gradients of all weights of a stage are added up, in the backward pass of one
+        microbatch and before the update. The first microbatch's are taken as they are; in the end
+        torch divides, and copies are summed and divided once more for their mean."""
+        copies = self.replicas > 1 and not self.shares_out
+        return 1 - 1 / self.microbatches_of_each, 3.0 if copies else 1.0
+
     def stages_of(self, place: int) -> tuple[int, ...]:
         """The stages on one rank of a pipeline, in the order of the model."""
         if self.rule.shape == "v":

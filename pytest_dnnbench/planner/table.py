@@ -53,13 +53,13 @@ def _row(number: int, stage: PlannedStage) -> tuple[str, ...]:
     return (
         str(number),
         str(stage.replicas),
-        str(len(stage.nodes)),
+        str(len(stage.operators)),
         f"{stage.compute_s * 1e3:.3f}",
         f"{stage.parameter_bytes / 1e6:.2f}",
         f"{stage.output_bytes / 1e6:.2f}",
         str(stage.versions),
         f"{stage.memory_bytes / 1e6:.1f}",
-        f"{stage.nodes[0]}, {stage.nodes[-1]}",
+        f"{stage.operators[0]}, {stage.operators[-1]}",
     )
 
 

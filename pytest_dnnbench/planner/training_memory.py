@@ -8,21 +8,13 @@ Not here: stages of PipeDream, which keep several versions (memory.py).
 from collections.abc import Collection
 
 from pytest_dnnbench.planner.memory import COPIES_BESIDE_WEIGHTS
-from pytest_dnnbench.planner.profile import Profile
+from pytest_dnnbench.planner.profile import Profile, number_in
 from pytest_dnnbench.planner.sharded import units_of
-
-
-def number_in(profile: Profile, key: str) -> float:
-    """A number of the profile's metadata, at least 0; 0 where it has none."""
-    value = profile.metadata.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e18:
-        return 0.0
-    return float(value)
 
 
 def weight_bytes(profile: Profile) -> float:
     """Of all operators."""
-    return sum(node.parameter_bytes for node in profile.nodes)
+    return sum(operator.parameter_bytes for operator in profile.operators)
 
 
 def held_bytes(profile: Profile, weights: float) -> float:
@@ -57,14 +49,16 @@ def sharded_bytes(profile: Profile, ranks: int, *, resharded: bool = True) -> fl
 
 
 def stage_bytes(
-    profile: Profile, nodes: Collection[str], weights: float, entering: float, kept: int
+    profile: Profile, operators: Collection[str], weights: float, entering: float, kept: int
 ) -> float:
     """Of a stage that keeps the activations and the inputs (`entering` bytes) of so many
     microbatches."""
-    inside = set(nodes)
-    activations = sum(node.activation_bytes for node in profile.nodes if node.id in inside)
+    inside = set(operators)
+    activations = sum(
+        operator.activation_bytes for operator in profile.operators if operator.id in inside
+    )
     return held_bytes(profile, weights) + kept * (activations + entering)
 
 
 def _activation_bytes(profile: Profile) -> float:
-    return sum(node.activation_bytes for node in profile.nodes)
+    return sum(operator.activation_bytes for operator in profile.operators)

@@ -25,12 +25,11 @@ from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.messages import Place, PredictedStep, RunRequest
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, StepTime, data_parallel_step
 from pytest_dnnbench.planner.fabric import FREE, CollectiveCost
-from pytest_dnnbench.planner.profile import Operator, Profile
+from pytest_dnnbench.planner.profile import Operator, Profile, number_in
 from pytest_dnnbench.planner.sharded import Reshard, sharded_step, units_of
 from pytest_dnnbench.planner.training_memory import (
     alone_bytes,
     data_parallel_bytes,
-    number_in,
     sharded_bytes,
     weight_bytes,
 )
@@ -87,7 +86,7 @@ class _Measured:
         return self.profile.parts_s * _passes(self.case)
 
     @property
-    def nodes(self) -> tuple[Operator, ...]:
+    def operators(self) -> tuple[Operator, ...]:
         """In the order of the forward pass."""
         return self.profile.in_topological_order()
 
@@ -183,12 +182,14 @@ def _adding_up(profile: Profile, alone_s: float, passes: int) -> Profile:
     of another hour; and a step has a loss and data besides."""
     update_s = number_in(profile, "update_s")
     factor = alone_s / (profile.parts_s * passes + update_s)
-    nodes = tuple(
-        replace(node, forward_s=node.forward_s * factor, backward_s=node.backward_s * factor)
-        for node in profile.nodes
+    operators = tuple(
+        replace(
+            operator, forward_s=operator.forward_s * factor, backward_s=operator.backward_s * factor
+        )
+        for operator in profile.operators
     )
     return replace(
-        profile, nodes=nodes, metadata={**profile.metadata, "update_s": update_s * factor}
+        profile, operators=operators, metadata={**profile.metadata, "update_s": update_s * factor}
     )
 
 
@@ -244,7 +245,7 @@ def _alone_bytes(measured: _Measured) -> float:
 def _ddp_time(measured: _Measured) -> StepTime:
     options = measured.case.options
     step = data_parallel_step(
-        measured.nodes,
+        measured.operators,
         measured.cost("all_reduce", narrow=options.get("hook") in _HALF),
         update_s=measured.update_s,
         bucket_bytes=float(options["bucket_mb"]) * _MIB if "bucket_mb" in options else BUCKET_BYTES,

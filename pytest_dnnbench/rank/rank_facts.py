@@ -2,21 +2,20 @@
 and the environment variables that decide speed (speed_variables.py), as they are in the rank."""
 
 import os
+from collections.abc import Mapping
 
 import torch
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.messages import Place
+from pytest_dnnbench.rank.interpreter import peculiarities
 from pytest_dnnbench.speed_variables import speed_variables
 
-MALLOC_VARIABLES = (
-    "LD_PRELOAD",
-    "GLIBC_TUNABLES",
-    "MALLOC_MMAP_MAX_",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TRIM_THRESHOLD_",
-)
-"""These decide how the C library hands out memory: on CPU ranks, up to a tenth of a step's time."""
+_LOADED_FIRST = ("LD_PRELOAD", "GLIBC_TUNABLES")
+
+_OF_ALLOCATORS = ("MALLOC_", "MIMALLOC_", "TCMALLOC_")
+"""Beginnings of the names of what the C library, jemalloc and others read. They decide how memory
+is handed out: on CPU ranks, up to a tenth of a step's time."""
 
 
 def environment(place: Place) -> dict[str, Scalar | None]:
@@ -33,12 +32,18 @@ def environment(place: Place) -> dict[str, Scalar | None]:
         "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "mkldnn": bool(torch.backends.mkldnn.enabled),
         "matmul_precision": _matmul_precision(),
-        "malloc": " ".join(
-            f"{name}={os.environ[name]}" for name in MALLOC_VARIABLES if name in os.environ
-        ),
+        "malloc": malloc_settings(os.environ),
+        "interpreter": peculiarities(),
     }
     facts |= speed_variables(os.environ, place.launch_variables)
     return facts | (_gpu_facts(place.device) if place.device.startswith("cuda") else {})
+
+
+def malloc_settings(variables: Mapping[str, str]) -> str:
+    """The variables by which memory is handed out, as NAME=VALUE."""
+    others = sorted(name for name in variables if name.startswith(_OF_ALLOCATORS))
+    names = [name for name in (*_LOADED_FIRST, *others) if name in variables]
+    return " ".join(f"{name}={variables[name]}" for name in names)
 
 
 def _matmul_precision() -> str:

@@ -165,7 +165,7 @@ class DnnBench:
             self._show(ranks, failure)
             pytest.fail(failure, pytrace=False)
         if EARLY_ROUND in self._item.stash:
-            pytest.skip("measured; reported in the last round")
+            pytest.skip(state.MEASURED)
         return self._record(run)
 
     def _kept_run(

@@ -17,7 +17,7 @@ from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import check_histogram, check_storage, is_timed
 from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.side_by_side import side_by_side
-from pytest_dnnbench.session.state import EARLY_FAILURE, EARLY_ROUND
+from pytest_dnnbench.session.state import EARLY_FAILURE, EARLY_ROUND, MEASURED
 
 
 class Rounds:
@@ -52,7 +52,7 @@ class Rounds:
         if EARLY_ROUND in item.stash:
             early = runtestprotocol(item, nextitem=nextitem, log=False)
             if any(report.failed for report in early):
-                item.stash[EARLY_FAILURE] = early
+                item.stash[EARLY_FAILURE] = [report for report in early if not _is_our_skip(report)]
             return True
         reports = item.stash.get(EARLY_FAILURE, None)
         if reports is None:
@@ -62,6 +62,12 @@ class Rounds:
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
+
+
+def _is_our_skip(report: pytest.TestReport) -> bool:
+    """Whether a test was only left, after its launch: where a fixture's teardown then fails, the
+    test has an error and was not skipped."""
+    return report.skipped and MEASURED in str(report.longrepr)
 
 
 def _check(config: pytest.Config) -> None:

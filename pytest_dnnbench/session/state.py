@@ -25,6 +25,8 @@ REFUSED = pytest.StashKey[pytest.UsageError]()
 """Why no case of the session can be, noticed while pytest collects."""
 EARLY_ROUND = pytest.StashKey[int]()
 """Of an item that runs in an early round: the number of that round, from 1."""
+MEASURED = "measured; reported in the last round"
+"""The reason for which a test is left after its launch in an early round."""
 EARLY_FAILURE = pytest.StashKey[list[pytest.TestReport]]()
 """Of an item that failed in an early round: its reports."""
 ELSEWHERE = pytest.StashKey[bool]()

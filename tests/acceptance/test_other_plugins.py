@@ -65,6 +65,49 @@ def measured(pytester: pytest.Pytester, plugin: str, *more: str) -> pytest.RunRe
     )
 
 
+UNDOES = """
+import pytest
+
+@pytest.fixture(autouse=True)
+def undone():
+    yield
+    raise OSError("cannot undo")
+"""
+
+
+def test_a_fixture_that_fails_when_it_is_undone_gives_errors_and_no_skips(
+    pytester: pytest.Pytester,
+) -> None:
+    """The summary counted "measured; reported in the last round" as skipped tests."""
+    result = measured(pytester, UNDOES, "-rA")
+    result.assert_outcomes(errors=2)
+    result.stdout.no_fnmatch_line("*SKIPPED*")
+    assert (
+        sum("OSError: cannot undo" in line and line.startswith("E  ") for line in result.outlines)
+        == 2
+    )
+
+
+REPLACES = """
+from pytest_dnnbench import FrameworkSpec
+
+def pytest_dnnbench_frameworks():
+    return [FrameworkSpec("ddp", "mine:Worker", "instead of ours")]
+"""
+
+
+def test_a_framework_that_replaces_ours_is_not_compared_with_it(pytester: pytest.Pytester) -> None:
+    """A record said `ddp`, whatever ran under that name."""
+    measured(pytester, "").assert_outcomes(passed=2)
+    pytester.path.joinpath("out.json").rename(pytester.path / "before.json")
+    result = measured(pytester, REPLACES, "--dnn-baseline=before.json")
+    result.assert_outcomes(passed=2)
+    records = read_saved(pytester.path / "out.json").cases.values()
+    workers = [record.environment.must_match.get("worker") for record in records]
+    assert workers == [None, "mine:Worker"]
+    result.stdout.fnmatch_lines("*NOT COMPARABLE: *ddp-1gpu*; worker: (none) -> mine:Worker")
+
+
 def test_what_others_wrap_around_a_test_is_around_every_round(pytester: pytest.Pytester) -> None:
     """pytest-timeout had no clock in any but the last round."""
     measured(pytester, WRAPS).assert_outcomes(passed=2)

@@ -28,7 +28,9 @@ def profile_facts() -> ProfileFacts:
     profile = profile_model(
         "torchvision.models:resnet18", 28, 16, "bf16", "cuda:0", effort=Effort(3, 10)
     )
-    times = {node.id: node.forward_s + node.backward_s for node in profile.nodes}
+    times = {
+        operator.id: operator.forward_s + operator.backward_s for operator in profile.operators
+    }
     facts = profile.metadata
     return ProfileFacts(
         parts_over_whole(profile),

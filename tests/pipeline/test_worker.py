@@ -14,8 +14,15 @@ from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import PlanError, UsageError, WrongResult
 from pytest_dnnbench.messages import PipelineFacts, PlanDecision, RankReport, RunRequest
-from pytest_dnnbench.planner.plan_seconds import minibatch_s
+from pytest_dnnbench.planner.layout import Layout
+from pytest_dnnbench.planner.plan_seconds import (
+    averages_s,
+    flushed_s,
+    messages_s,
+    minibatch_s,
+)
 from pytest_dnnbench.planner.predict import even_plan
+from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.profiling.profiler import Effort, profile_model
 from pytest_dnnbench.results.records.measurement import Launch, agree, check_times
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
@@ -197,13 +204,16 @@ def test_a_step_of_the_variants_is_one_update(
     assert len(last.loss) == 10
     assert first.metrics["bubble_fraction_ideal"] == pytest.approx(ideal)
     assert facts(first).versions_kept == (2 if framework == "pipedream-2bw" else 1)
-    decision = facts(first).decision
-    assert decision.update_s > 0
-    assert decision.bandwidth_bytes_s is not None
-    each_s = minibatch_s(
-        decision.plan, decision.update_s, decision.bandwidth_bytes_s, overlaps=False
-    )
-    assert facts(first).predicted_step_time_s == pytest.approx(4 * each_s / (1 - ideal))
+    plan, bandwidth = facts(first).decision.plan, facts(first).decision.bandwidth_bytes_s
+    assert bandwidth is not None
+    assert min(plan.update_s, plan.add_s, *(stage.forward_s or 0.0 for stage in plan.stages)) > 0
+    schedule = Schedule(framework, Layout((1, 1)), 4)
+    averages, messages = averages_s(plan, bandwidth), messages_s(plan, bandwidth)
+    if framework == "pipedream-flush":
+        expected = flushed_s(plan, schedule, averages, messages)
+    else:
+        expected = 4 * minibatch_s(plan, schedule, averages, messages, overlaps=False)
+    assert facts(first).predicted_step_time_s == pytest.approx(expected)
 
 
 def test_auto_lets_the_planner_decide_and_says_what_it_decided(server: ForkServer) -> None:

@@ -1,8 +1,8 @@
 """Every plan of a small graph, costed by the formulas as they are written down: slow, and obviously
 right.
 
-Stages are sets of node positions; nothing here is shared with the planner but the profile and the
-levels.
+Stages are sets of operator positions; nothing here is shared with the planner but the profile and
+the levels.
 """
 
 import math
@@ -30,9 +30,9 @@ class BruteForce:
 
     @cached_property
     def cuts(self) -> list[Cut]:
-        """Every set of nodes that holds the source of each edge whose target it holds, and all or
-        none of the nodes that stay together."""
-        names = [node.id for node in self.profile.nodes]
+        """Every set of operators that holds the source of each edge whose target it holds, and all
+        or none of the operators that stay together."""
+        names = [operator.id for operator in self.profile.operators]
         subsets = (
             frozenset(some) for size in range(len(names) + 1) for some in combinations(names, size)
         )
@@ -66,14 +66,18 @@ class BruteForce:
             if allowed and (sum(shape) == workers if all_used else sum(shape) <= workers):
                 yield shape
 
-    def total(self, quantity: str, nodes: Cut) -> float:
-        return math.fsum(getattr(node, quantity) for node in self.profile.nodes if node.id in nodes)
+    def total(self, quantity: str, operators: Cut) -> float:
+        return math.fsum(
+            getattr(operator, quantity)
+            for operator in self.profile.operators
+            if operator.id in operators
+        )
 
-    def compute_s(self, nodes: Cut) -> float:
-        return self.total("forward_s", nodes) + self.total("backward_s", nodes)
+    def compute_s(self, operators: Cut) -> float:
+        return self.total("forward_s", operators) + self.total("backward_s", operators)
 
     def crossing(self, cut: Cut) -> float:
-        """Bytes of the nodes before a cut that a node after it reads."""
+        """Bytes of the operators before a cut that an operator after it reads."""
         return self.total(
             "activation_bytes",
             frozenset(a for a, b in self.profile.edges if a in cut and b not in cut),
@@ -123,12 +127,16 @@ class BruteForce:
         together = max(self.data_parallel_s(end - start, inner), reduced / group) / r
         return min(as_pipeline, together)
 
-    def data_parallel_s(self, nodes: Cut, levels: Sequence[Level]) -> float:
-        time_s, group = self.compute_s(nodes), 1
+    def data_parallel_s(self, operators: Cut, levels: Sequence[Level]) -> float:
+        time_s, group = self.compute_s(operators), 1
         for level in levels:
             m = level.workers
             reduced = (
-                2 * (m - 1) / m * self.total("parameter_bytes", nodes) / (level.bandwidth * group)
+                2
+                * (m - 1)
+                / m
+                * self.total("parameter_bytes", operators)
+                / (level.bandwidth * group)
             )
             time_s, group = max(time_s, reduced) / m, group * m
         return time_s
@@ -158,11 +166,11 @@ class BruteForce:
         """The cuts of its antichain DAG, smallest first, and the empty one: its own algorithm, step
         by step (graph/graph.py, `antichain_dag`)."""
         targets = {
-            node.id: [b for a, b in self.profile.edges if a == node.id]
-            for node in self.profile.nodes
+            operator.id: [b for a, b in self.profile.edges if a == operator.id]
+            for operator in self.profile.operators
         }
         fed = {b for _, b in self.profile.edges}
-        first = next(node.id for node in self.profile.nodes if node.id not in fed)
+        first = next(operator.id for operator in self.profile.operators if operator.id not in fed)
         antichains = {frozenset([first])}
         waiting = [frozenset([first])]
         while waiting:
@@ -234,8 +242,8 @@ class BruteForce:
         return slowest
 
     def augmented(self, cut: Cut) -> float:
-        """Bytes of PipeDream's augmented antichain: the last nodes, and ancestors of one that feed
-        anything else."""
+        """Bytes of PipeDream's augmented antichain: the last operators, and ancestors of one that
+        feed anything else."""
         last = frozenset(
             name for name in cut if not any(a == name and b in cut for a, b in self.profile.edges)
         )
@@ -251,6 +259,6 @@ class BruteForce:
         return antichain | extra
 
     def before(self, name: str) -> Cut:
-        """All ancestors of a node."""
+        """All ancestors of an operator."""
         sources = frozenset(a for a, b in self.profile.edges if b == name)
         return sources.union(*(self.before(source) for source in sources))

@@ -1,5 +1,5 @@
-"""Random small profiles for tests against brute force: few nodes, few different figures, so that
-ties occur."""
+"""Random small profiles for tests against brute force: few operators, few different figures, so
+that ties occur."""
 
 from hypothesis import strategies as st
 
@@ -9,10 +9,11 @@ from pytest_dnnbench.planner.profile import Operator, Profile
 
 @st.composite
 def small_profiles(draw: st.DrawFn, most_nodes: int = 5, together: bool = False) -> Profile:
-    """Acyclic graphs of every shape, with several sources and sinks, unconnected parts and nodes
-    without time; the last has some. With `together`, two nodes may have to stay together."""
+    """Acyclic graphs of every shape, with several sources and sinks, unconnected parts and
+    operators without time; the last has some. With `together`, two operators may have to stay
+    together."""
     count = draw(st.integers(1, most_nodes))
-    nodes = [
+    operators = [
         Operator(
             f"n{number}",
             "Conv2d",
@@ -26,9 +27,9 @@ def small_profiles(draw: st.DrawFn, most_nodes: int = 5, together: bool = False)
     pairs = [(a, b) for b in range(count) for a in range(b)]
     kept = draw(st.lists(st.booleans(), min_size=len(pairs), max_size=len(pairs)))
     edges = [(f"n{a}", f"n{b}") for (a, b), keep in zip(pairs, kept, strict=True) if keep]
-    pair = st.sets(st.sampled_from([node.id for node in nodes]), max_size=2)
+    pair = st.sets(st.sampled_from([operator.id for operator in operators]), max_size=2)
     groups = (tuple(sorted(draw(pair))),) if together else ()
-    return Profile(tuple(nodes), tuple(edges), {}, tuple(group for group in groups if group))
+    return Profile(tuple(operators), tuple(edges), {}, tuple(group for group in groups if group))
 
 
 bandwidths = st.sampled_from([0.7, 3.0, 10.0, 64.0, 1e6])

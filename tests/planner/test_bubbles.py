@@ -108,7 +108,7 @@ def test_a_message_takes_its_time_beside_the_compute() -> None:
 
 
 @given(
-    st.sampled_from(["gpipe", "1f1b", "interleaved", "bfs", "zero-bubble"]),
+    st.sampled_from([*RULES]),
     st.integers(2, 3),
     st.integers(1, 2),
     st.data(),
@@ -117,7 +117,9 @@ def test_every_batch_takes_as_long_as_its_simulation(
     framework: str, ranks: int, rounds: int, data: st.DataObject
 ) -> None:
     of_each = RULES[framework].stages_per_rank or 2
-    pipelines = Pipelines(framework, ranks, 1, of_each, ranks * rounds)
+    pipelines = Pipelines(
+        framework, ranks, 1, of_each, ranks * rounds * max(1, RULES[framework].least)
+    )
     orders = orders_of(pipelines, updates=True)
     length = st.integers(0, 4)
     seconds = {(s, k): data.draw(length) for s in range(pipelines.stages) for k in "FBIWU"}

@@ -12,19 +12,19 @@ from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.profile_file import write_profile
 
 STAGE_KEYS = {
-    *("first", "last", "replicas", "versions", "nodes"),
-    *("compute_s", "parameter_bytes", "output_bytes", "memory_bytes"),
+    *("first", "last", "replicas", "versions", "operators"),
+    *("compute_s", "forward_s", "parameter_bytes", "output_bytes", "memory_bytes"),
 }
 
 
 @pytest.fixture
 def profile_file(tmp_path: Path) -> Path:
     """A model whose weights are all at its end."""
-    nodes = (
+    operators = (
         Operator("features", "Conv2d", 0.5, 1.0, 1e6, 1e6),
         Operator("classifier", "Linear", 0.2, 0.3, 1e4, 5e8),
     )
-    write_profile(Profile(nodes, (("features", "classifier"),)), tmp_path / "heavy_end.json")
+    write_profile(Profile(operators, (("features", "classifier"),)), tmp_path / "heavy_end.json")
     return tmp_path / "heavy_end.json"
 
 
@@ -63,7 +63,7 @@ def test_programs_get_json(profile_file: Path, capsys: pytest.CaptureFixture[str
     )
     assert [set(stage) for stage in document["stages"]] == [STAGE_KEYS, STAGE_KEYS]
     assert [(stage["first"], stage["last"]) for stage in document["stages"]] == [(0, 0), (1, 1)]
-    assert [stage["nodes"] for stage in document["stages"]] == [["features"], ["classifier"]]
+    assert [stage["operators"] for stage in document["stages"]] == [["features"], ["classifier"]]
     assert '"parameter_bytes": 1000000,' in output, "whole byte counts are written as integers"
 
 
@@ -77,7 +77,7 @@ def test_options_reach_the_planner(profile_file: Path, capsys: pytest.CaptureFix
     assert shape("--memory", "1e3") == []
     assert shape("--memory", "5e6") == []
     assert shape("--cost-model", "original", "--no-replication") == [], (
-        "two nodes do not make four stages"
+        "two operators do not make four stages"
     )
     assert shape("--activations-free", "--cost-model", "original") == [3, 1]
 

@@ -27,15 +27,15 @@ def model(*operators: tuple[float, float, float]) -> list[Operator]:
 
 def test_what_the_backward_pass_hides_costs_nothing() -> None:
     # B2 1-3, B1 3-9; the bucket of n2 is on the link 2 seconds from 3 on, that of n1 from 9 on.
-    nodes = model((1, 6, 1), (0, 2, 2))
-    step = data_parallel_step(nodes, A_BYTE_A_SECOND, bucket_bytes=1, update_s=0.5)
+    operators = model((1, 6, 1), (0, 2, 2))
+    step = data_parallel_step(operators, A_BYTE_A_SECOND, bucket_bytes=1, update_s=0.5)
     assert (step.compute_s, step.exposed_s, step.update_s, step.step_s) == (9, 1, 0.5, 10.5)
 
 
 def test_what_follows_a_long_exchange_waits_for_it() -> None:
     # The backward pass ends at 4; the link is busy 1-6 with n2's gradients, then 6-7 with n1's.
-    nodes = model((0, 3, 1), (0, 1, 5))
-    assert data_parallel_step(nodes, A_BYTE_A_SECOND, bucket_bytes=1).exposed_s == 3
+    operators = model((0, 3, 1), (0, 1, 5))
+    assert data_parallel_step(operators, A_BYTE_A_SECOND, bucket_bytes=1).exposed_s == 3
 
 
 def test_one_rank_exchanges_nothing() -> None:
@@ -43,8 +43,8 @@ def test_one_rank_exchanges_nothing() -> None:
 
 
 def test_a_bucket_closes_when_it_is_full_and_the_last_one_when_the_pass_ends() -> None:
-    nodes = model((0, 1, 4), (0, 1, 0), (0, 1, 3), (0, 1, 9), (0, 1, 2))
-    assert buckets_of(nodes, 10) == [Bucket(2, 11), Bucket(5, 7)]
+    operators = model((0, 1, 4), (0, 1, 0), (0, 1, 3), (0, 1, 9), (0, 1, 2))
+    assert buckets_of(operators, 10) == [Bucket(2, 11), Bucket(5, 7)]
     assert buckets_of(model((0, 1, 0)), 10) == []
 
 
@@ -53,14 +53,14 @@ def test_buckets_are_torchs_own() -> None:
     torch = pytest.importorskip("torch")
     sizes = [3, 9, 40, 1, 1, 7, 30, 2, 12, 5, 5, 5]
     weights = [torch.zeros(size << 18) for size in reversed(sizes)]
-    nodes = model(*((0, 1, size << 20) for size in sizes))
+    operators = model(*((0, 1, size << 20) for size in sizes))
     for size, limits in (
         (BUCKET_BYTES, [torch.distributed._DEFAULT_FIRST_BUCKET_BYTES, BUCKET_BYTES]),
         (10 << 20, [10 << 20]),
     ):
         places, _ = torch.distributed._compute_bucket_assignment_by_size(weights, limits)
         theirs = [sum(weights[place].nbytes for place in bucket) for bucket in places]
-        assert [bucket.size for bucket in buckets_of(nodes, size)] == theirs
+        assert [bucket.size for bucket in buckets_of(operators, size)] == theirs
 
 
 figures = st.tuples(*[st.integers(0, 6)] * 3)

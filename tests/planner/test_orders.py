@@ -1,15 +1,19 @@
 """The orders of passes beside those that torch makes, and what they keep."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.bubbles import Pass
-from pytest_dnnbench.planner.orders import ORDERED, in_flight, orders_of
+from pytest_dnnbench.planner.layout import Layout
+from pytest_dnnbench.planner.orders import ORDERED, flushing_orders, in_flight, orders_of
+from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.planner.synchronous import RULES, Pipelines
 
 SEVERAL_STAGES = ("interleaved", "bfs", "zero-bubble")
+ON_A_V = ("zbv", "dualpipev")
 
 
 def written(orders: list[list[Pass]]) -> list[str]:
@@ -28,13 +32,28 @@ def test_one_stage_per_rank_follows_the_drawing() -> None:
     ]
 
 
-@pytest.mark.parametrize("framework", SEVERAL_STAGES)
-@pytest.mark.parametrize(("ranks", "of_each"), [(2, 2), (2, 3), (3, 2), (4, 2)])
+def test_replicas_with_flushes_take_turns_and_update_together() -> None:
+    orders = flushing_orders(Schedule("pipedream-flush", Layout((2, 1)), 4))
+    assert written(orders) == [
+        "0F0 0F2 0B0 0B2 0U0",
+        "0F1 0F3 0B1 0B3 0U1",
+        "1F0 1B0 1F1 1B1 1F2 1B2 1F3 1B3 1U0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("framework", "ranks", "of_each"),
+    [
+        *((name, *size) for name in SEVERAL_STAGES for size in ((2, 2), (2, 3), (3, 2), (4, 2))),
+        *((name, ranks, 2) for name in ON_A_V for ranks in range(2, 7)),
+    ],
+)
 def test_several_stages_per_rank_run_in_torchs_order(
     framework: str, ranks: int, of_each: int
 ) -> None:
     torch = pytest.importorskip("torch")
     schedules = pytest.importorskip("torch.distributed.pipelining").schedules
+    some = Pipelines(framework, ranks, 1, of_each, 3 * ranks)
 
     class Stage:
         """What torch's schedules ask of a stage before they run."""
@@ -45,17 +64,28 @@ def test_several_stages_per_rank_run_in_torchs_order(
 
         def __init__(self, number: int) -> None:
             self.stage_index = number
-            self.stage_index_to_group_rank = {n: n % ranks for n in range(self.num_stages)}
+            self.stage_index_to_group_rank = {n: some.place_of(n) for n in range(self.num_stages)}
 
     made: Any = getattr(schedules, RULES[framework].torch_class)
-    for microbatches in (ranks, 2 * ranks, 3 * ranks):
-        theirs = made([Stage(n) for n in range(0, ranks * of_each, ranks)], microbatches)
+    counts = [ranks, 2 * ranks, 3 * ranks]
+    if framework in ON_A_V:
+        counts += [2 * ranks - 1, 2 * ranks + 1, 3 * ranks + 1]
+    for microbatches in counts:
+        if microbatches < RULES[framework].least * ranks:
+            continue
+        theirs = made([Stage(n) for n in some.stages_of(0)], microbatches)
         expected = [
-            " ".join(str(action) for action in theirs.pipeline_order[rank] if action is not None)
-            for rank in range(ranks)
+            " ".join(map(str, _passes(theirs.pipeline_order[rank]))) for rank in range(ranks)
         ]
         ours = orders_of(Pipelines(framework, ranks, 1, of_each, microbatches))
         assert written(ours) == expected
+
+
+def _passes(actions: Any) -> Iterator[Any]:
+    """One by one; torch may write two down as one, and runs them in turn."""
+    for action in actions:
+        if action is not None:
+            yield from getattr(action, "sub_actions", None) or (action,)
 
 
 @pytest.mark.parametrize("framework", ORDERED)
@@ -63,15 +93,20 @@ def test_every_microbatch_passes_every_stage_forward_and_back(framework: str) ->
     each = RULES[framework].stages_per_rank or 2
     pipelines = Pipelines(framework, 4, 1, each, 1 if framework == "mp" else 8)
     passes = [each for order in orders_of(pipelines, updates=True) for each in order]
-    back = ("I", "W") if framework == "zero-bubble" else ("B",)
+    # A whole backward pass gives what two halves give.
+    parts = [part for each in passes for part in _parts(each)]
     expected = {
         Pass(stage, kind, microbatch)
         for stage in range(pipelines.stages)
-        for kind in ("F", *back)
+        for kind in ("F", "I", "W")
         for microbatch in range(pipelines.microbatches)
     } | {Pass(stage, "U", 0) for stage in range(pipelines.stages)}
-    assert set(passes) == expected
-    assert len(passes) == len(expected)
+    assert set(parts) == expected
+    assert len(parts) == len(expected)
+
+
+def _parts(each: Pass) -> list[Pass]:
+    return [each._replace(kind="I"), each._replace(kind="W")] if each.kind == "B" else [each]
 
 
 def test_what_a_rank_keeps_follows_from_its_order() -> None:
@@ -83,7 +118,7 @@ def test_what_a_rank_keeps_follows_from_its_order() -> None:
     assert kept("zero-bubble", 2)[2][5] == 3, "until the gradients of the weights are there"
 
 
-def test_a_schedule_without_a_rule_of_its_own_has_no_order_here() -> None:
-    assert set(RULES) - set(ORDERED) == {"zbv", "dualpipev"}
+def test_every_schedule_has_an_order_where_it_has_enough_microbatches() -> None:
+    assert set(RULES) == set(ORDERED)
     with pytest.raises(PlanError):
         Pipelines("1f1b", 4, 1, 1, 3)

@@ -248,9 +248,11 @@ def test_stages_hold_every_node_once_and_no_node_before_one_it_needs(
             planning(profile, (2, 2), (1e10, 1e9))
         return
     plan = planning(profile, (2, 2), (1e10, 1e9))
-    stage_of = {name: number for number, stage in enumerate(plan.stages) for name in stage.nodes}
-    assert sorted(name for stage in plan.stages for name in stage.nodes) == sorted(
-        node.id for node in profile.nodes
+    stage_of = {
+        name: number for number, stage in enumerate(plan.stages) for name in stage.operators
+    }
+    assert sorted(name for stage in plan.stages for name in stage.operators) == sorted(
+        operator.id for operator in profile.operators
     )
     assert all(stage_of[source] <= stage_of[target] for source, target in profile.edges)
     assert math.isclose(sum(stage.compute_s for stage in plan.stages), profile.parts_s)
@@ -280,17 +282,20 @@ def test_the_outermost_search_agrees_with_the_one_for_levels_inside(
 
 
 def test_inputs_and_unpacked_outputs_run_beside_their_neighbours() -> None:
-    nodes = [
+    operators = [
         Operator("image", "Input", 5.0, 0.0, 10, 0),
         Operator("first", "Conv2d", 1.0, 1.0, 10, 4),
         Operator("second", "Conv2d", 1.0, 1.0, 10, 4),
         Operator("unpacked", "__getitem__(0)", 9.0, 9.0, 10, 0),
     ]
     profile = Profile(
-        tuple(nodes), (("image", "first"), ("first", "second"), ("second", "unpacked"))
+        tuple(operators), (("image", "first"), ("first", "second"), ("second", "unpacked"))
     )
     plan = even_plan(profile, (1, 1))
-    assert [stage.nodes for stage in plan.stages] == [("image", "first"), ("second", "unpacked")]
+    assert [stage.operators for stage in plan.stages] == [
+        ("image", "first"),
+        ("second", "unpacked"),
+    ]
     assert (plan.single_s, plan.bottleneck_s) == (4.0, 2.0)
 
 
@@ -303,11 +308,14 @@ def test_a_plan_survives_json() -> None:
 
 def test_a_malformed_plan_is_refused_with_its_file_and_the_place(tmp_path: Path) -> None:
     text = plan_for(residual(4), (4,), (1e9,)).to_json()
-    first = plan_for(residual(4), (4,), (1e9,)).stages[0].nodes[0]
+    first = plan_for(residual(4), (4,), (1e9,)).stages[0].operators[0]
     for content, message in (
         (text.replace('"schema": 1', '"schema": 7'), "schema is 7, this version reads 1"),
         ('{"schema": 1, "stages": []}', "not a plan: .*missing required field"),
-        (text.replace('"nodes": [', '"nodes": [3,', 1), r"`\$\.stages\[0\]\.nodes\[0\]`"),
+        (
+            text.replace('"operators": [', '"operators": [3,', 1),
+            r"`\$\.stages\[0\]\.operators\[0\]`",
+        ),
         (text[:50], "not JSON"),
         (
             "[1]",
@@ -407,9 +415,9 @@ def test_a_profile_cut_off_among_its_edges_is_planned_with_a_remark(
     edges: int, remark: str
 ) -> None:
     whole = chain(5)
-    names = {node.id: f"n{number}" for number, node in enumerate(whole.nodes)}
+    names = {operator.id: f"n{number}" for number, operator in enumerate(whole.operators)}
     profile = Profile(
-        tuple(replace(node, id=names[node.id]) for node in whole.nodes),
+        tuple(replace(operator, id=names[operator.id]) for operator in whole.operators),
         tuple((names[a], names[b]) for a, b in whole.edges[:edges]),
     )
     for plan in (plan_for(profile, (2,), (1e9,)), even_plan(profile, (1, 1))):
@@ -432,9 +440,9 @@ def test_a_profile_cut_off_among_its_edges_is_planned_with_a_remark(
 def test_parts_that_do_not_add_up_to_the_whole_are_told_beside_the_plan(
     device: str, whole_s: object, remark: str
 ) -> None:
-    nodes = (Operator("a", "Linear", 0.5, 0.5, 1, 1), Operator("b", "Linear", 0.5, 0.5, 1, 1))
+    operators = (Operator("a", "Linear", 0.5, 0.5, 1, 1), Operator("b", "Linear", 0.5, 0.5, 1, 1))
     plan = plan_for(
-        Profile(nodes, (("a", "b"),), {"device": device, "whole_s": whole_s}), (2,), (1e9,)
+        Profile(operators, (("a", "b"),), {"device": device, "whole_s": whole_s}), (2,), (1e9,)
     )
     assert len(plan.remarks) == bool(remark)
     assert remark in "".join(plan.remarks)
@@ -482,8 +490,8 @@ def test_on_two_chains_of_inputs_the_original_begins_at_the_first_in_the_file(
 
 
 def test_the_original_model_is_refused_for_weights_that_nodes_share() -> None:
-    profile = replace(chain(4), together=((chain(4).nodes[0].id, chain(4).nodes[2].id),))
-    with pytest.raises(PlanError, match="knows nothing of nodes that share a weight"):
+    profile = replace(chain(4), together=((chain(4).operators[0].id, chain(4).operators[2].id),))
+    with pytest.raises(PlanError, match="knows nothing of operators that share a weight"):
         original_plan(profile, (2,), (1e9,))
     with pytest.raises(PlanError, match=r"into 2 at most .operators such as .* stay together"):
         even_plan(profile, (1, 1, 1))

@@ -15,15 +15,18 @@ from pytest_dnnbench.planner.predict import plan_for
 from pytest_dnnbench.planner.predictions import Prediction, predictions, unpredicted
 from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.profile_file import write_profile
+from pytest_dnnbench.planner.schedule import VARIANTS
 
 MIB = 2**20
 
 
 def chain(count: int = 4, **metadata: object) -> Profile:
     """Equal layers: 1 s forward, 2 s backward, 40 MiB of weights, 10 MiB of activations each."""
-    nodes = tuple(Operator(f"layer{n}", "Linear", 1, 2, 10 * MIB, 40 * MIB) for n in range(count))
-    edges = tuple((a.id, b.id) for a, b in pairwise(nodes))
-    return Profile(nodes, edges, {"batch_size": 8, "update_s": 1.0, **metadata})
+    operators = tuple(
+        Operator(f"layer{n}", "Linear", 1, 2, 10 * MIB, 40 * MIB) for n in range(count)
+    )
+    edges = tuple((a.id, b.id) for a, b in pairwise(operators))
+    return Profile(operators, edges, {"batch_size": 8, "update_s": 1.0, **metadata})
 
 
 def predicted(
@@ -102,8 +105,10 @@ def test_what_does_not_fit_the_memory_comes_last_and_is_marked(
 ) -> None:
     rows = predicted(chain(), [4], [1e12], memory_bytes=650 * MIB)
     assert rows["ddp"].memory_bytes == 680 * MIB
-    assert [name for name, row in rows.items() if not row.fits] == ["ddp"]
-    assert (next(iter(rows)), [*rows][-1]) == ("single", "ddp")
+    too_large = {"ddp", "pipedream-2bw", "pipedream-flush"}  # with a sum of gradients beside them
+    assert {name for name, row in rows.items() if not row.fits} == too_large
+    assert next(iter(rows)) == "single"
+    assert {*[*rows][-3:]} == too_large
     assert all(row.fits for row in predicted(chain(), [4], [1e12]).values())
     path = tmp_path / "chain.json"
     write_profile(chain(), path)
@@ -131,7 +136,7 @@ def test_one_worker_has_nothing_to_compare_with() -> None:
 
 def test_a_model_of_one_operator_has_no_pipelines() -> None:
     rows = predicted(chain(1), [2], [1e9])
-    assert set(rows) == {"single", "ddp", "fsdp", "pipedream"}
+    assert set(rows) == {"single", "ddp", "fsdp", *VARIANTS}
     assert unpredicted([*rows.values()])["gpipe"].startswith("no stages of the model")
 
 
@@ -141,13 +146,13 @@ def test_an_optimisers_state_is_the_profiles() -> None:
 
 
 def test_loading_the_data_is_no_part_of_a_step() -> None:
-    """PipeDream's profiles have a node of the input; the planner leaves it out too."""
+    """PipeDream's profiles have an operator of the input; the planner leaves it out too."""
     plain = chain()
     loading = Operator("data", "Input", 100.0, 0.0, 1e9, 0.0)
     loaded = replace(
         plain,
-        nodes=(loading, *plain.nodes),
-        edges=(("data", plain.nodes[0].id), *plain.edges),
+        operators=(loading, *plain.operators),
+        edges=(("data", plain.operators[0].id), *plain.edges),
     )
     assert predicted(loaded, [4], [1e9]) == predicted(plain, [4], [1e9])
 
@@ -177,7 +182,7 @@ def test_the_command_prints_them_below_the_plan(
     rates = [float(row[2]) for row in rows]
     assert rates == sorted(rates, reverse=True)
     reasons = [" ".join(row) for row in others[len(rows) + 1 :]]
-    assert "not predicted: zbv: torch makes its order by playing it through" in reasons[-2]
+    assert reasons[-1].startswith("not predicted: tp: what ranks that split layers exchange")
     assert {row[-1] for row in rows} | {each.split(": ")[1] for each in reasons} == {
         each.name for each in FRAMEWORKS if each.name != "single"
     }
@@ -200,7 +205,7 @@ def test_programs_get_them_beside_a_plan_that_can_still_be_run(
         "memory_bytes": 545259520,
         "fits": True,
     }
-    assert {"tp", "zbv"} <= set(document["not_predicted"])
+    assert "tp" in document["not_predicted"]
     assert read_plan(plan).replicas == tuple(s["replicas"] for s in document["stages"])
 
 

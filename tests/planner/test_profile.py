@@ -29,13 +29,13 @@ node9 -- Conv2d(3, 64, kernel_size=(3, 3)) -- {TIMES.replace("64.000", "[4; 8; 0
 """
 
 
-def node(name: str, forward_s: float = 1.0) -> Operator:
+def operator(name: str, forward_s: float = 1.0) -> Operator:
     return Operator(name, "Conv2d", forward_s, 2.0, 3.0, 4.0)
 
 
 def test_pipedreams_text_is_read_with_its_units_and_numbers_in_order() -> None:
     profile = parse_text(TEXT)
-    assert profile.nodes == (
+    assert profile.operators == (
         Operator("node9", "Conv2d(3, 64, kernel_size=(3, 3))", 0.0015, 0.003, 12.5, 8.0),
         Operator("node10", "ReLU(inplace)", 0.0015, 0.003, 64.0, 8.0),
     )
@@ -92,13 +92,15 @@ def test_both_formats_keep_the_graph_and_its_figures(profile: Profile) -> None:
 
 def test_json_keeps_metadata_and_is_told_from_text_by_its_content(tmp_path: Path) -> None:
     profile = Profile(
-        (node("conv1"), node("relu")), (("conv1", "relu"),), {"model": "tiny", "batch_size": 4}
+        (operator("conv1"), operator("relu")),
+        (("conv1", "relu"),),
+        {"model": "tiny", "batch_size": 4},
     )
     write_profile(profile, tmp_path / "profile.json")
     (tmp_path / "odd.name").write_text((tmp_path / "profile.json").read_text())
     assert read_profile(tmp_path / "odd.name") == profile
     write_profile(profile, tmp_path / "profile.txt")
-    assert read_profile(tmp_path / "profile.txt") == Profile(profile.nodes, profile.edges)
+    assert read_profile(tmp_path / "profile.txt") == Profile(profile.operators, profile.edges)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "odd.name",
         "profile.json",
@@ -118,17 +120,17 @@ def test_a_profile_that_cannot_be_written_leaves_the_old_file(tmp_path: Path) ->
     ("change", "message"),
     [
         ({"schema": 2}, "schema is 2, this version reads 1"),
-        ({"nodes": None}, r"got `null` - at `\$\.nodes`; profile again"),
-        ({"nodes": [{"id": "conv1"}]}, r"missing .*`description` - at `\$\.nodes\[0\]`"),
+        ({"operators": None}, r"got `null` - at `\$\.operators`; profile again"),
+        ({"operators": [{"id": "conv1"}]}, r"missing .*`description` - at `\$\.operators\[0\]`"),
         ({"edges": [["conv1"]]}, r"of length 2, got 1 - at `\$\.edges\[0\]`"),
-        ({"edges": [["conv1", "pool"]]}, "edge conv1 -- pool: there is no node pool"),
+        ({"edges": [["conv1", "pool"]]}, "edge conv1 -- pool: there is no operator pool"),
         ({"metadata": []}, r"got `array` - at `\$\.metadata`"),
     ],
 )
 def test_a_malformed_json_profile_is_refused(
     change: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    document = json.loads(format_json(Profile((node("conv1"),), ())))
+    document = json.loads(format_json(Profile((operator("conv1"),), ())))
     path = tmp_path / "profile.json"
     path.write_text(json.dumps(document | change))
     with pytest.raises(ProfileError, match=message):
@@ -139,20 +141,20 @@ def test_a_malformed_json_profile_is_refused(
     ("key", "value"), [("id", 1), ("forward_s", "1"), ("parameter_bytes", True)]
 )
 def test_a_json_node_of_wrong_types_is_refused(key: str, value: object) -> None:
-    document = json.loads(format_json(Profile((node("conv1"),), ())))
-    document["nodes"][0][key] = value
-    with pytest.raises(ProfileError, match=rf"at `\$\.nodes\[0\]\.{key}`"):
+    document = json.loads(format_json(Profile((operator("conv1"),), ())))
+    document["operators"][0][key] = value
+    with pytest.raises(ProfileError, match=rf"at `\$\.operators\[0\]\.{key}`"):
         parse_json(json.dumps(document))
 
 
 def test_files_that_are_no_profile_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="cannot be read"):
         read_profile(tmp_path / "missing.json")
-    (tmp_path / "half.json").write_text('{"schema": 1,\n"nodes": [')
+    (tmp_path / "half.json").write_text('{"schema": 1,\n"operators": [')
     with pytest.raises(ProfileError, match="line 2: not JSON"):
         read_profile(tmp_path / "half.json")
     (tmp_path / "empty.txt").write_text("\n")
-    with pytest.raises(ProfileError, match="has no nodes"):
+    with pytest.raises(ProfileError, match="has no operators"):
         read_profile(tmp_path / "empty.txt")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(ProfileError, match="cannot be read"):
@@ -161,20 +163,22 @@ def test_files_that_are_no_profile_are_refused(tmp_path: Path) -> None:
 
 def test_a_graph_with_a_cycle_is_refused() -> None:
     edges = (("a", "b"), ("b", "c"), ("c", "b"))
-    with pytest.raises(ProfileError, match="node b waits for a cycle"):
-        Profile((node("a"), node("b"), node("c")), edges)
+    with pytest.raises(ProfileError, match="operator b waits for a cycle"):
+        Profile((operator("a"), operator("b"), operator("c")), edges)
     with pytest.raises(ProfileError, match="appears twice"):
-        Profile((node("a"), node("a")), ())
+        Profile((operator("a"), operator("a")), ())
 
 
 def test_topological_order_follows_the_list_where_the_graph_leaves_a_choice() -> None:
-    nodes = tuple(node(name) for name in ("d", "b", "a", "c"))
-    profile = Profile(nodes, (("a", "d"), ("b", "d")))
+    operators = tuple(operator(name) for name in ("d", "b", "a", "c"))
+    profile = Profile(operators, (("a", "d"), ("b", "d")))
     assert [each.id for each in profile.in_topological_order()] == ["b", "a", "d", "c"]
 
 
 def test_a_profile_of_another_shape_or_device_is_refused() -> None:
-    profile = Profile((node("a"),), (), {"model": "resnet18", "image_size": 224, "device": "cpu"})
+    profile = Profile(
+        (operator("a"),), (), {"model": "resnet18", "image_size": 224, "device": "cpu"}
+    )
     profile.require(model="resnet18", image_size=224)
     with pytest.raises(ProfileError, match="image_size 224, required is 28"):
         profile.require(model="resnet18", image_size=28)
@@ -185,4 +189,4 @@ def test_a_profile_of_another_shape_or_device_is_refused() -> None:
 
 
 def test_the_sum_of_the_parts_counts_forward_and_backward() -> None:
-    assert Profile((node("a"), node("b", 0.5)), ()).parts_s == 5.5
+    assert Profile((operator("a"), operator("b", 0.5)), ()).parts_s == 5.5

@@ -44,12 +44,12 @@ def test_a_step_without_weights_is_its_compute() -> None:
 
 
 def test_units_follow_the_blocks_that_the_profile_names() -> None:
-    nodes = tuple(
+    operators = tuple(
         Operator(name, "Linear", 1, 2, 0, size)
         for name, size in [("embed", 7), ("q", 1), ("relu", 0), ("v", 2), ("head", 5), ("act", 0)]
     )
-    edges = tuple((a.id, b.id) for a, b in pairwise(nodes))
-    named = Profile(nodes, edges, {"blocks": {"q": "blocks.0", "v": "blocks.1"}})
+    edges = tuple((a.id, b.id) for a, b in pairwise(operators))
+    named = Profile(operators, edges, {"blocks": {"q": "blocks.0", "v": "blocks.1"}})
     assert units_of(named) == Units(
         (
             Segment(ROOT, 1, 2),
@@ -59,7 +59,7 @@ def test_units_follow_the_blocks_that_the_profile_names() -> None:
         ),
         {ROOT: 12, "blocks.0": 1, "blocks.1": 2},
     )
-    each = units_of(Profile(nodes, edges))
+    each = units_of(Profile(operators, edges))
     assert each.blocks == ["embed", "q", "v", "head"]
     assert (each.root_bytes, each.largest_bytes) == (0, 7)
 

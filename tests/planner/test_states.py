@@ -46,17 +46,17 @@ BIG = {"chain": chain(1200), "inception": inception(), "nasnet": nasnet(), "resi
 def test_a_graph_with_too_many_states_keeps_cuts_that_are_valid_and_few(name: str) -> None:
     profile = BIG[name]
     states = states_of(profile)
-    assert MOST_STATES / 10 < len(states) <= max(MOST_STATES, len(profile.nodes) + 1)
+    assert MOST_STATES / 10 < len(states) <= max(MOST_STATES, len(profile.operators) + 1)
     for members in states.members:
         for n, needs in enumerate(states.graph.ancestors):
             assert not members >> n & 1 or needs & ~members == 0
     assert states.members[0] == 0
-    assert states.members[-1].bit_count() == len(profile.nodes)
+    assert states.members[-1].bit_count() == len(profile.operators)
 
 
 def test_few_states_are_all_kept() -> None:
     assert len(states_of(chain(400))) == 401
-    assert len(states_of(dense())) == len(dense().nodes) + 1, (
+    assert len(states_of(dense())) == len(dense().operators) + 1, (
         "a densely connected model is a chain of states"
     )
 
@@ -70,7 +70,9 @@ def test_compression_cuts_a_block_of_branches_between_whole_branches(
     chosen = cuts(states_of(profile))
     assert len(chosen) <= 100 < len(every)
     assert set(chosen) < every
-    concatenations = [node.id for node in profile.nodes if node.description == "concat"]
+    concatenations = [
+        operator.id for operator in profile.operators if operator.description == "concat"
+    ]
     for name in concatenations:
         done = BruteForce(profile).before(name) | {name}
         assert done in chosen, "the narrow place after each block stays a cut"

@@ -30,7 +30,7 @@ def test_a_profile_is_written_in_the_format_of_its_name(
     assert main([*TINY, "-o", str(tmp_path / name)]) == 0
     output = capsys.readouterr().out
     profile = read_profile(tmp_path / name)
-    assert len(profile.nodes) == 7
+    assert len(profile.operators) == 7
     assert "7 operators, 6 edges" in output
     assert "parts / whole = " in output
     assert f"written to {tmp_path / name}" in output

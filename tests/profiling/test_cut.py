@@ -346,7 +346,7 @@ def test_no_plan_divides_what_has_to_stay_together() -> None:
         for stages in range(1, len(graph.operators) + 1):
             with suppress(PlanError):
                 plan = even_plan(profile, (1,) * stages)
-                assert len(cut(graph, None, [s.nodes for s in plan.stages])) == stages
+                assert len(cut(graph, None, [s.operators for s in plan.stages])) == stages
                 shapes += 1
         assert shapes >= 2, type(model)
 

@@ -111,7 +111,7 @@ def profiled(
 
 def ratio_of_halves(profile: Profile) -> float:
     """How many times longer the second half of the layers takes."""
-    times = [node.forward_s + node.backward_s for node in profile.nodes]
+    times = [operator.forward_s + operator.backward_s for operator in profile.operators]
     return sum(times[LAYERS // 2 :]) / sum(times[: LAYERS // 2])
 
 
@@ -126,9 +126,9 @@ def test_with_a_head_start_operators_take_their_kernels_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     profile = profiled(Gpu(), monkeypatch)
-    for layer, node in enumerate(profile.nodes):
-        assert node.forward_s == pytest.approx(kernel_s(layer))
-        assert node.backward_s == pytest.approx(2 * kernel_s(layer))
+    for layer, operator in enumerate(profile.operators):
+        assert operator.forward_s == pytest.approx(kernel_s(layer))
+        assert operator.backward_s == pytest.approx(2 * kernel_s(layer))
     assert parts_over_whole(profile) == pytest.approx(1)
     assert profile.metadata["host_ahead"] is True
     assert profile.metadata["host_s"] == pytest.approx(2 * LAYERS * HOST_S)
@@ -142,8 +142,8 @@ def test_a_marked_pass_gets_ahead_where_the_queue_has_little_room(
     """A head start for the whole pass would fill the queue, and the host would wait."""
     room = 3 * OPERATORS + 2  # a kernel and its marks, and a sleep
     profile = profiled(Gpu(room), monkeypatch)
-    for layer, node in enumerate(profile.nodes):
-        assert node.forward_s == pytest.approx(kernel_s(layer))
+    for layer, operator in enumerate(profile.operators):
+        assert operator.forward_s == pytest.approx(kernel_s(layer))
     assert profile.metadata["host_ahead"] is False, "the whole pass, without marks, could not"
 
 
@@ -180,8 +180,8 @@ def test_a_head_start_is_as_long_as_the_host_needs() -> None:
 
 def profile_of(parts_s: float, **metadata: Any) -> Profile:
     """Two operators, the second three times as long as the first; the whole takes 1 ms."""
-    nodes = tuple(Operator(name, name, part, part, 1, 1) for name, part in times(parts_s))
-    return Profile(nodes, (("a", "b"),), {"whole_s": 1e-3, "device": "cuda", **metadata})
+    operators = tuple(Operator(name, name, part, part, 1, 1) for name, part in times(parts_s))
+    return Profile(operators, (("a", "b"),), {"whole_s": 1e-3, "device": "cuda", **metadata})
 
 
 def times(parts_s: float) -> list[tuple[str, float]]:
@@ -192,7 +192,7 @@ def times(parts_s: float) -> list[tuple[str, float]]:
 def test_parts_that_disagree_with_the_whole_are_scaled_to_it_and_the_record_says_so() -> None:
     scaled = agreeing(profile_of(1.6e-3, host_ahead=True))
     assert scaled.parts_s == pytest.approx(1e-3)
-    assert scaled.nodes[1].forward_s == pytest.approx(3 * scaled.nodes[0].forward_s)
+    assert scaled.operators[1].forward_s == pytest.approx(3 * scaled.operators[0].forward_s)
     assert parts_over_whole(scaled) == pytest.approx(1.6)
     (remark,) = remarks_on(scaled)
     assert remark.startswith("the operators take 1.6 ms one by one, 1.60 times as long")

@@ -27,15 +27,15 @@ def test_a_profile_has_every_operator_and_every_parameter(image_size: int, preci
     )
     model = build_model("torchvision.models:resnet18", image_size)
     assert (
-        tuple(node.id for node in profile.nodes)
+        tuple(operator.id for operator in profile.operators)
         == trace(model, example_images(image_size, 2)).operators
     )
-    assert sum(node.parameter_bytes for node in profile.nodes) == sum(
+    assert sum(operator.parameter_bytes for operator in profile.operators) == sum(
         p.nbytes for p in model.parameters()
     )
-    assert all(node.forward_s > 0 for node in profile.nodes)
-    assert sum(node.backward_s > 0 for node in profile.nodes) == len(profile.nodes)
-    sizes = {node.id: node.activation_bytes for node in profile.nodes}
+    assert all(operator.forward_s > 0 for operator in profile.operators)
+    assert sum(operator.backward_s > 0 for operator in profile.operators) == len(profile.operators)
+    sizes = {operator.id: operator.activation_bytes for operator in profile.operators}
     element = 2 if precision == "bf16" else 4
     assert sizes["conv1"] == 2 * 64 * (image_size // 2) ** 2 * element
     assert sizes["fc"] == 2 * (10 if image_size == 28 else 1000) * element
@@ -65,12 +65,14 @@ def test_a_profile_says_what_it_was_measured_under() -> None:
 
 def test_a_users_module_is_profiled_with_lone_parameters_counted_once() -> None:
     profile = profile_module(Chunks(), torch.randn(4, 1, 28, 28), effort=QUICK)
-    sizes = {node.id: node.parameter_bytes for node in profile.nodes}
+    sizes = {operator.id: operator.parameter_bytes for operator in profile.operators}
     assert sizes["add_"] == 3 * 4
     assert sum(sizes.values()) == sum(p.nbytes for p in Chunks().parameters())
     tied = profile_module(Tied(), torch.randn(4, 1, 28, 28), effort=QUICK)
     assert {
-        node.id: node.parameter_bytes for node in tied.nodes if node.id in ("first", "last")
+        operator.id: operator.parameter_bytes
+        for operator in tied.operators
+        if operator.id in ("first", "last")
     } == {
         "first": 28 * 28 * 4,
         "last": 0,
@@ -79,7 +81,7 @@ def test_a_users_module_is_profiled_with_lone_parameters_counted_once() -> None:
 
 def test_a_profile_has_the_update_and_the_blocks_of_the_workload() -> None:
     resnet = profile_model("torchvision.models:resnet18", 28, 2, "fp32", "cpu", effort=QUICK)
-    weights = sum(node.parameter_bytes for node in resnet.nodes)
+    weights = sum(operator.parameter_bytes for operator in resnet.operators)
     assert resnet.metadata["update_s"] > 0
     assert resnet.metadata["optimiser_bytes"] == weights, "a momentum"
     blocks = resnet.metadata["blocks"]
@@ -90,7 +92,7 @@ def test_a_profile_has_the_update_and_the_blocks_of_the_workload() -> None:
     gpt = profile_model(
         "pytest_dnnbench.rank.workloads.gpt:nano", 28, 2, "fp32", "cpu", effort=QUICK
     )
-    weights = sum(node.parameter_bytes for node in gpt.nodes)
+    weights = sum(operator.parameter_bytes for operator in gpt.operators)
     assert gpt.metadata["optimiser_bytes"] >= 2 * weights, "AdamW's two moments, and its counts"
     assert gpt.metadata["optimiser_bytes"] < 2.1 * weights
     units = units_of(gpt)
@@ -101,7 +103,7 @@ def test_a_profile_has_the_update_and_the_blocks_of_the_workload() -> None:
 
 def test_the_nodes_of_a_profile_are_what_a_model_is_cut_into() -> None:
     profile = profile_model("torchvision.models:resnet18", 28, 2, "fp32", "cpu", effort=QUICK)
-    ids = [node.id for node in profile.in_topological_order()]
+    ids = [operator.id for operator in profile.in_topological_order()]
     stages = cut(
         build_model("torchvision.models:resnet18", 28),
         example_images(28, 2),

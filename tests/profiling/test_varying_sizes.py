@@ -21,8 +21,8 @@ def grouped(model: nn.Module) -> tuple[OperatorGraph, tuple[Group, ...]]:
 
 def profiled(graph: OperatorGraph, groups: tuple[Group, ...]) -> Profile:
     """Every operator takes as long as another."""
-    nodes = tuple(Operator(name, name, 1.0, 1.0, 8, 8) for name in graph.operators)
-    return Profile(nodes, graph.edges, together=groups)
+    operators = tuple(Operator(name, name, 1.0, 1.0, 8, 8) for name in graph.operators)
+    return Profile(operators, graph.edges, together=groups)
 
 
 def test_rows_that_a_router_chooses_and_all_who_take_them_stay_together() -> None:
@@ -41,7 +41,7 @@ def test_a_plan_cuts_between_layers_of_experts_and_not_inside_one() -> None:
     plan = even_plan(profiled(graph, groups), (1, 1)).require_feasible()
     check_sizes(plan, groups)
     for experts in (("experts_0", "experts_1"), ("experts_2", "experts_3")):
-        assert len({n for n, s in enumerate(plan.stages) if {*experts} & {*s.nodes}}) == 1
+        assert len({n for n, s in enumerate(plan.stages) if {*experts} & {*s.operators}}) == 1
 
 
 def test_a_plan_that_cuts_an_expert_off_is_refused_with_what_to_do() -> None:

@@ -199,10 +199,15 @@ def spin_count() -> tuple[str | None, int]:
     return os.environ.get("GOMP_SPINCOUNT"), os.getppid()
 
 
+def each_line(frame: Any, event: str, argument: Any) -> None:
+    """A function that Python calls for every call of another, as coverage's and debuggers'."""
+
+
 def facts_with_settings(at: Any, double: bool) -> dict[str, Any]:
     """The facts of a rank's environment, as a record has them, after a model has changed torch's
-    settings."""
+    settings and Python's."""
     if double:
+        sys.settrace(each_line)
         torch.set_default_dtype(torch.float64)
         torch.use_deterministic_algorithms(True)
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment] # a property of the module

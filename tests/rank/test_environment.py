@@ -121,6 +121,8 @@ def test_a_rank_records_variables_and_torchs_settings_as_it_sees_them(
     names = ("default_dtype", "deterministic_algorithms", "mkldnn", "matmul_precision")
     assert [plain[name] for name in names] == ["float32", False, True, "highest"]
     assert [changed[name] for name in names] == ["float64", True, False, "highest"]
+    traced = "traced by tests.rank.fault_programs.each_line"
+    assert [plain["interpreter"], changed["interpreter"]] == ["", traced]
 
 
 def test_a_models_width_from_a_fixture_is_the_width_that_is_measured(

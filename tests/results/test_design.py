@@ -2,7 +2,9 @@
 
 from statistics import NormalDist
 
+import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from pytest_dnnbench.results.statistics.design import (
     MOST_LAUNCHES,
@@ -93,3 +95,18 @@ def test_no_number_is_promised_where_none_helps() -> None:
     assert planned(effect=0.03) is None  # as small as the limit
     assert planned(noise=Noise(0.01, 1000, ((3.0, 1.0),))) is None  # sessions differ too much
     assert planned(noise=Noise(0.01, 3, UNSURE)) is None  # too little is known of them
+
+
+def test_a_reach_is_passed_with_its_probability() -> None:
+    """Against the tail of Student's distribution itself, for mixtures of every kind."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        count = int(rng.integers(1, 23))
+        sizes = np.sort(2.0 ** rng.uniform(0, 20, count))
+        chances = rng.dirichlet(np.full(count, rng.choice([0.05, 0.3, 3.0]))) + 1e-9
+        chances /= chances.sum()
+        dof, alpha = float(rng.choice([0.5, 1, 3, 12.3, 400])), float(10 ** rng.uniform(-8, -1.2))
+        factors = tuple(zip(sizes.tolist(), chances.tolist(), strict=True))
+        reach = Precision(0.01, dof, factors).reach(alpha)
+        tail = student.sf(reach / 0.01 / sizes, dof)
+        assert float(chances @ tail) == pytest.approx(alpha, rel=1e-7)

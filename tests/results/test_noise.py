@@ -21,6 +21,7 @@ from pytest_dnnbench.results.statistics.noise import (
     learn,
     median_variance,
     prior_of,
+    spread_of,
 )
 from pytest_dnnbench.results.statistics.suite_noise import pool
 
@@ -95,6 +96,28 @@ def test_a_value_without_a_logarithm_is_refused() -> None:
         learn([[1.0, 0.0]])
     with pytest.raises(DataError, match="without a launch"):
         learn([[1.0], []])
+    for value in (math.nan, math.inf, -1.0):
+        with pytest.raises(DataError, match="launch 2 has the value"):
+            learn([[3.0, value, 1.0]])
+
+
+def test_the_spread_of_a_history_by_its_definition() -> None:
+    """With sessions of one to six launches, against the formulas written out."""
+    rng = np.random.default_rng(0)
+    sessions = [np.exp(0.01 * rng.standard_normal(1 + n % 6)).tolist() for n in range(12)]
+    spread = spread_of(sessions)
+    assert (spread.counts, spread.dof) == (list(map(len, sessions)), sum(map(len, sessions)) - 12)
+    squares = sum(np.var(np.log(each)) * len(each) for each in sessions)
+    assert spread.squares == pytest.approx(squares, rel=1e-12)
+    middles = [float(np.median(each)) for each in sessions]
+    for number in range(1, 12):
+        before = slice(max(0, number - 5), number)
+        share = median_variance(len(middles[before]))
+        error = math.log(middles[number] / float(np.median(middles[before])))
+        assert spread.errors[number - 1] == pytest.approx(error / (1 + share) ** 0.5, rel=1e-9)
+        launches = [median_variance(len(each)) for each in sessions]
+        variance = launches[number] + share * float(np.mean(launches[before]))
+        assert spread.shares[number - 1] == pytest.approx(variance / (1 + share), rel=1e-12)
 
 
 def test_ratios_become_likelier_by_bayes_rule() -> None:

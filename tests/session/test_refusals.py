@@ -119,6 +119,77 @@ def test_a_hook_that_returns_something_else_is_refused_in_one_line(
     assert line.endswith(f": let it return {HOOKS[hook]}")
 
 
+ROWS = "from pytest_dnnbench import FrameworkOption, FrameworkSpec, Metric\n"
+RAISING_HOOKS = {
+    "frameworks(): return {}['mine']": " raised KeyError: 'mine' (*conftest.py, line 2)",
+    "engines(): return 1 / 0": " raised ZeroDivisionError: division by zero (*conftest.py, line 2)",
+    "models(): import nil": " raised ModuleNotFoundError: No module named 'nil' (*, line 2)",
+    "metrics(): yield Metric('a b', '', 'lower')": " (*, line 2): metric 'a b': a name has *",
+    "frameworks(): return [FrameworkSpec('x')]": " raised TypeError: * (*conftest.py, line 2)",
+    "frameworks(): return [FrameworkSpec('x', 'm:W', '', requires='mine')]": (
+        " (*, line 2): FrameworkSpec 'x': requires is 'mine': give a tuple, each text"
+    ),
+    "frameworks(): return [FrameworkSpec('x', FrameworkSpec, '')]": (
+        " (*, line 2): FrameworkSpec 'x': worker is <class *>: give text"
+    ),
+    "frameworks(): return [FrameworkSpec('x', 'm', '')]": (
+        " (*, line 2): FrameworkSpec 'x': worker is 'm': give 'package.module:name', *"
+    ),
+    "frameworks(): return [FrameworkSpec('x', 'm:W', '', fits=lambda: True)]": (
+        " (*, line 2): FrameworkSpec 'x': fits is <function *>: give text or None"
+    ),
+    "frameworks(): return [FrameworkSpec('x,y', 'm:W', '')]": (
+        " (*, line 2): FrameworkSpec 'x,y': give a name of letters, *"
+    ),
+    "frameworks(): return [FrameworkSpec('x', 'm:W', '', options='ab')]": (
+        " (*): FrameworkSpec 'x': options is 'ab': give a tuple, each a FrameworkOption"
+    ),
+    "frameworks(): return [FrameworkSpec('x', 'm:W', '', axes={'dp': 1})]": (
+        " (*): FrameworkSpec 'x': axes is {'dp': 1}: give a dict of text to text"
+    ),
+    "frameworks(): return [FrameworkOption('x', '--x', 1, 'about')]": (
+        " (*): FrameworkOption 'x' with the flag '--x': give a name *"
+    ),
+    "metrics(): return [Metric('x', 'B', 'lower', timed=1)]": (
+        " (*): Metric 'x': timed is 1: give True or False"
+    ),
+}
+
+
+@pytest.mark.parametrize("hook", RAISING_HOOKS)
+def test_a_hook_that_raises_is_refused_in_one_line_with_its_place(
+    pytester: pytest.Pytester, hook: str
+) -> None:
+    """A page of traceback ended in status 1, which is that of a regression; what was wrong with a
+    row showed in its first launch, or never: the letters of "mine" were modules not installed."""
+    pytester.makepyfile(NOTHING)
+    pytester.makeconftest(f"{ROWS}def pytest_dnnbench_{hook}\n")
+    wanted = f"ERROR: the hook pytest_dnnbench_{hook.partition('(')[0]}{RAISING_HOOKS[hook]}"
+    line = refusal(pytester)
+    assert fnmatch(line, wanted.replace("[", "[[]")), line
+
+
+@pytest.mark.parametrize(
+    ("hook", "rows", "message"),
+    [
+        ("frameworks", "[FrameworkSpec('x', '{}:W', '')]", "two frameworks named 'x': *:W and *:W"),
+        ("models", "{{'x': '{}:make'}}", "two models named 'x': *:make and *:make"),
+        ("engines", "{{'x': lambda nodes, command: '{}'}}", "two engines named 'x': <* and <*"),
+    ],
+)
+def test_two_plugins_with_rows_of_one_name_are_refused(
+    pytester: pytest.Pytester, hook: str, rows: str, message: str
+) -> None:
+    """Which of them was measured depended on the order in which pytest loads plugins."""
+    pytester.makepyfile(NOTHING)
+    text = f"{ROWS}def pytest_dnnbench_{hook}(): return {rows}\n"
+    pytester.makepyfile(of_another=text.format("another"))
+    pytester.makeconftest(text.format("mine"))
+    pytester.syspathinsert()
+    line = refusal(pytester, "-p", "of_another")
+    assert fnmatch(line, f"ERROR: hooks add {message}: name one otherwise"), line
+
+
 MARKED = """
 import pytest
 

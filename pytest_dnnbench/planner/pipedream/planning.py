@@ -19,7 +19,6 @@ from pytest_dnnbench.planner.pipedream.states import original_states_of
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.planner.predict import check_limits, plan_of, workers_of
 from pytest_dnnbench.planner.profile import Profile
-from pytest_dnnbench.planner.remarks import remarks_on
 from pytest_dnnbench.planner.states import States
 
 ORIGINAL = "original"
@@ -43,7 +42,6 @@ def original_plan(
     without a plan that uses every worker, one without stages that says why."""
     levels = levels_of(workers, bandwidths)
     check_limits(memory_bytes, activation_compression)
-    remarks = remarks_on(profile)
     states = original_states_of(profile)
     options = OriginalOptions(activation_compression, memory_bytes, replication)
     stages = best_stages(states, levels, options)
@@ -58,12 +56,12 @@ def original_plan(
             " cost model"
         )
     return plan_of(
+        profile,
         states,
         levels,
         flat_stages(stages),
         bottleneck_s,
         reason=reason,
-        remarks=remarks,
         cost_model=ORIGINAL,
         data_parallel_s=data_parallel_s(
             float(states.compute_s[-1]), float(states.parameter_bytes[-1]), levels

@@ -1,7 +1,7 @@
 """The states that PipeDream's published optimizer plans with.
 
 Its antichain DAG begins at one source of the graph, the first in the profile's file, and moves on
-to successors. So a state has, beside that source, only nodes that it reached in this way, and
+to successors. So a state has, beside that source, only operators that it reached in this way, and
 everything before them: a second chain of inputs (a translator has one for each language) is never
 cut by itself. With one source these are all states of the graph. Source: msr-fiddle/pipedream,
 graph/graph.py, `antichain_dag` and `next_antichains`.
@@ -18,14 +18,14 @@ def original_states_of(profile: Profile) -> States:
     """The states of the original's optimizer, and the empty one.
 
     Raises PlanError where its plan would be of less than the profile, or would differ from ours: a
-    graph in several pieces, of which it plans one; one with more states than we keep; nodes that
-    share a weight, which it would part.
+    graph in several pieces, of which it plans one; one with more states than we keep; operators
+    that share a weight, which it would part.
     """
     graph = planned_graph(profile)
     if graph.together:
         raise PlanError(
-            "the original cost model knows nothing of nodes that share a weight, and may part them:"
-            " use the default cost model"
+            "the original cost model knows nothing of operators that share a weight, and may part"
+            " them: use the default cost model"
         )
     start = _first_source(graph, profile)
     members = {0, start}
@@ -42,7 +42,7 @@ def original_states_of(profile: Profile) -> States:
                 f"the graph has more than {MOST_STATES} states, too many to search all of them as"
                 " the original does: use the default cost model"
             )
-    if max(members, key=int.bit_count).bit_count() < len(graph.nodes):
+    if max(members, key=int.bit_count).bit_count() < len(graph.operators):
         raise PlanError(
             "the graph is in several pieces, of which the original plans the first only:"
             " use the default cost model"
@@ -52,14 +52,14 @@ def original_states_of(profile: Profile) -> States:
 
 def _first_source(graph: Graph, profile: Profile) -> int:
     """The state of the source that comes first in the profile's file."""
-    order = profile.metadata.get(FILE_ORDER) or [node.id for node in graph.nodes]
+    order = profile.metadata.get(FILE_ORDER) or [operator.id for operator in graph.operators]
     rank = {name: number for number, name in enumerate(map(str, order))}
     sources = [n for n, before in enumerate(graph.predecessors) if not before]
-    return 1 << min(sources, key=lambda n: rank.get(graph.nodes[n].id, len(rank)))
+    return 1 << min(sources, key=lambda n: rank.get(graph.operators[n].id, len(rank)))
 
 
 def _successors(graph: Graph, state: int) -> set[int]:
-    """The nodes outside a state that a node of the state feeds."""
+    """The operators outside a state that an operator of the state feeds."""
     return {
         target for n in bits(state) for target in graph.successors[n] if not state >> target & 1
     }

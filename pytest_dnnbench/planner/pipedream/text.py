@@ -58,7 +58,7 @@ def format_text(profile: Profile) -> str:
             f"nodes {' and '.join(profile.together[0][:2])} share a weight or a value, which the"
             " text format cannot say: use JSON"
         )
-    lines = [_node_line(node) for node in profile.nodes]
+    lines = [_node_line(node) for node in profile.operators]
     lines += [f"\t{source}{SEPARATOR}{target}" for source, target in profile.edges]
     return "\n".join(lines) + "\n"
 

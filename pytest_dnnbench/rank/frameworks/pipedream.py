@@ -16,7 +16,12 @@ from torch import nn
 from pytest_dnnbench.messages import PipelineFacts
 from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.options import schedule_of
-from pytest_dnnbench.planner.plan_seconds import minibatch_s
+from pytest_dnnbench.planner.plan_seconds import (
+    averages_s,
+    flushed_s,
+    messages_s,
+    minibatch_s,
+)
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.staged_worker import (
@@ -194,17 +199,25 @@ class PipeDreamWorker(StagedWorker):
             "planned_versions": self.plan.stages[self._stage].versions,
         }
 
-    def pipeline_facts(self) -> PipelineFacts:
-        """As Worker.pipeline_facts. A step takes the slowest stage's time for each of its
-        minibatches, and with flushes the bubble on top."""
-        stash, size = self._runtime.stage.stash, self._minibatches_per_step
+    def _predicted_s(self) -> float:
+        """Seconds of a step: with flushes the schedule, played through; else the busiest stage's
+        time for each of its minibatches."""
+        plan, schedule = self.plan, self.schedule
+        averages, messages = averages_s(plan, self.bandwidth), messages_s(plan, self.bandwidth)
+        if schedule.variant == "pipedream-flush":
+            return flushed_s(plan, schedule, averages, messages)
         overlaps = self.device.type == "cuda"
-        each_s = minibatch_s(self.plan, self.decision.update_s, self.bandwidth, overlaps=overlaps)
+        each_s = minibatch_s(plan, schedule, averages, messages, overlaps=overlaps)
+        return each_s * self._minibatches_per_step
+
+    def pipeline_facts(self) -> PipelineFacts:
+        """As Worker.pipeline_facts."""
+        stash, size = self._runtime.stage.stash, self._minibatches_per_step
         return PipelineFacts(
             decision=self.decision,
             shape=self.plan.shape,
             parallelism="data" if self.plan.is_data_parallel else "pipeline",
-            predicted_step_time_s=each_s * size / (1 - self.schedule.ideal_bubble()),
+            predicted_step_time_s=self._predicted_s(),
             predicted_data_parallel_step_time_s=self.plan.data_parallel_s * size,
             stage=self._stage,
             replica=self._replica,

@@ -125,8 +125,8 @@ class StagedWorker(WorkloadWorker):
         self._fingerprint = digest(model.state_dict())
         graph = trace(model, traced_example(self.workload))
         self._ends = self._ends_of(graph)
-        nodes = [stage.nodes for stage in self.plan.stages]
-        stages = cut(graph, None, nodes, tied=self.takes_ties)
+        operators = [stage.operators for stage in self.plan.stages]
+        stages = cut(graph, None, operators, tied=self.takes_ties)
         self._ties = untied(stages)
         for stage in stages:
             lay_out(stage, self.case.form)

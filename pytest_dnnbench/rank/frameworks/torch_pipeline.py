@@ -9,7 +9,6 @@ the pipeline. The rank with the last stage alone counts images. Not here: what a
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from itertools import pairwise
 
 import torch
 import torch.distributed as dist
@@ -17,8 +16,7 @@ from torch import nn
 
 from pytest_dnnbench.messages import PipelineFacts
 from pytest_dnnbench.planner.bubbles import Pass, batch_seconds, idle_fractions
-from pytest_dnnbench.planner.fabric import Link
-from pytest_dnnbench.planner.plan_seconds import averages_s, updates_s
+from pytest_dnnbench.planner.plan_seconds import averages_s, messages_s, pass_seconds
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.planner.synchronous import Pipelines, pipelines_of
 from pytest_dnnbench.rank import group
@@ -35,10 +33,6 @@ from pytest_dnnbench.rank.workloads import mnist
 _NO_LABEL = -100
 """Of images that fill up the last microbatches of a validation: no answer is right, and torch's
 losses leave it out."""
-
-_PART = {"F": 1 / 3, "L": 0.0, "B": 2 / 3, "I": 1 / 3, "W": 1 / 3}
-"""Of a stage's compute in a plan, by kind of pass, for the predicted step: a backward pass takes
-twice as long as a forward, half of it for the weights."""
 
 
 class TorchPipelineWorker(StagedWorker):
@@ -195,24 +189,17 @@ class TorchPipelineWorker(StagedWorker):
     def _predicted_s(self) -> float:
         """Seconds of a step: the schedule's own order with the plan's times and messages; last,
         each stage averages over its replicas and updates."""
-        stages, link = self.plan.stages, Link(self.bandwidth)
-        seconds = {
-            (number, kind): part * stage.compute_s
-            for number, stage in enumerate(stages)
-            for kind, part in _PART.items()
-        }
-        updates = updates_s(self.plan, self.decision.update_s)
-        for number, average_s in enumerate(averages_s(self.plan, self.bandwidth)):
-            seconds[number, "U"] = average_s + updates[number]
+        pipelines = self._pipelines
+        averages = averages_s(self.plan, self.bandwidth)
+        seconds = pass_seconds(self.plan, averages, *pipelines.additions)
         orders = [
-            order + [Pass(stage, "U", 0) for stage in self._pipelines.stages_of(rank)]
+            order + [Pass(stage, "U", 0) for stage in pipelines.stages_of(rank)]
             for rank, order in enumerate(self._orders)
         ]
         messages = {
-            pair: link.seconds(stages[before].output_bytes)
-            for before, after in pairwise(range(len(stages)))
-            if self._pipelines.place_of(before) != self._pipelines.place_of(after)
-            for pair in ((before, after), (after, before))
+            pair: each
+            for pair, each in messages_s(self.plan, self.bandwidth).items()
+            if len({pipelines.place_of(stage) for stage in pair}) > 1
         }
         return float(batch_seconds(orders, seconds, messages))
 

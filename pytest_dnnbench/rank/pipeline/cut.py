@@ -39,7 +39,7 @@ def cut(
     - a number of stages, about equal in floating-point operations, cut only where a single tensor
       passes;
     - or the names of the operators after which to cut, in program order;
-    - or one set of operator names per stage: the nodes of a planner's stages.
+    - or one set of operator names per stage: the operators of a planner's stages.
 
     Raises UsageError if the model cannot be traced, and PlanError if the stages do not fit it:
     unknown, missing or doubled operators, an operator before what it needs, a parameter in two
@@ -71,7 +71,7 @@ def _after(graph: OperatorGraph, points: Sequence[str]) -> list[Collection[str]]
     unknown = [point for point in points if point not in graph.operators]
     if unknown:
         raise PlanError(
-            f"the model has no operator {unknown[0]!r} to cut after: see the nodes of its profile"
+            f"the model has no operator {unknown[0]!r} to cut after: see those of its profile"
         )
     ends = [graph.operators.index(point) + 1 for point in points]
     if sorted(set(ends)) != ends or len(graph.operators) in ends:

@@ -24,7 +24,6 @@ from pytest_dnnbench.planner.plan import Plan, read_plan
 from pytest_dnnbench.planner.predict import even_plan, plan_for
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.synchronous import pipelines_of
-from pytest_dnnbench.planner.training_memory import number_in
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.profiling.case_profile import case_profile
@@ -94,7 +93,6 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
                 "planner" if options.get("stages", AUTO) == AUTO else "user",
                 bandwidth,
                 parts_over_whole(profile),
-                number_in(profile, "update_s"),
             )
         _check_cut(place, request, decision.plan, tied=True)
         check_sizes(decision.plan, varying)
@@ -145,7 +143,6 @@ def _planned(
         "user" if layout is not None else "planner",
         bandwidth,
         parts_over_whole(profile),
-        number_in(profile, "update_s"),
     )
 
 
@@ -181,7 +178,7 @@ def _check_cut(place: Place, request: RunRequest, plan: Plan, *, tied: bool = Fa
     model = model_of(workload).train().to(place.device)
     inputs = example_input(workload, request.case.batch_size, device=place.device)
     graph = trace(model, traced_example(workload, place.device))
-    cut(graph, None, [stage.nodes for stage in plan.stages], tied=tied)
+    cut(graph, None, [stage.operators for stage in plan.stages], tied=tied)
     refuse_host_work(graph, inputs)
 
 

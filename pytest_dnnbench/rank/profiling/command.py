@@ -54,18 +54,20 @@ def profile_summary(profile: Profile) -> str:
     take longest."""
     facts = profile.metadata
     forward_s, backward_s = (
-        sum(getattr(node, key) for node in profile.nodes) for key in ("forward_s", "backward_s")
+        sum(getattr(operator, key) for operator in profile.operators)
+        for key in ("forward_s", "backward_s")
     )
     form = facts.get("inputs") or f"{facts['image_size']} px"
+    parameters = sum(operator.parameter_bytes for operator in profile.operators)
+    results = sum(operator.activation_bytes for operator in profile.operators)
     lines = [
         f"{facts['model']}, {form}, batch {facts['batch_size']},"
         f" {facts['precision']}, {facts['device']}:"
-        f" {counted(len(profile.nodes), 'operator')}, {counted(len(profile.edges), 'edge')}",
+        f" {counted(len(profile.operators), 'operator')}, {counted(len(profile.edges), 'edge')}",
         f"parts: {forward_s * 1e3:.2f} ms forward + {backward_s * 1e3:.2f} ms backward"
         f" = {profile.parts_s * 1e3:.2f} ms",
         f"whole: {facts['whole_s'] * 1e3:.2f} ms; parts / whole = {parts_over_whole(profile):.3f}",
-        f"parameters {sum(node.parameter_bytes for node in profile.nodes) / 1e6:.2f} MB, "
-        f"results {sum(node.activation_bytes for node in profile.nodes) / 1e6:.2f} MB",
+        f"parameters {parameters / 1e6:.2f} MB, results {results / 1e6:.2f} MB",
         "costliest operators:",
     ]
     if not is_trusted(profile):
@@ -79,13 +81,13 @@ def profile_summary(profile: Profile) -> str:
             "other work was in the way: this process had a core for"
             f" {facts['core_share']:.0%} of the time",
         )
-    costliest = sorted(profile.nodes, key=lambda node: -(node.forward_s + node.backward_s))[
-        :COSTLIEST
-    ]
+    costliest = sorted(
+        profile.operators, key=lambda operator: -(operator.forward_s + operator.backward_s)
+    )[:COSTLIEST]
     lines += [
-        f"  {node.forward_s * 1e3:8.3f} ms forward {node.backward_s * 1e3:8.3f} ms backward"
-        f"  {node.id}"
-        for node in costliest
+        f"  {operator.forward_s * 1e3:8.3f} ms forward {operator.backward_s * 1e3:8.3f} ms backward"
+        f"  {operator.id}"
+        for operator in costliest
     ]
     return "\n".join(lines)
 

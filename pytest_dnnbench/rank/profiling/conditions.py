@@ -11,6 +11,7 @@ import torch
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.proc import cpu_model
+from pytest_dnnbench.rank.interpreter import peculiarities
 
 
 def profile_environment(device: torch.device, threads: int) -> dict[str, str | int]:
@@ -21,6 +22,8 @@ def profile_environment(device: torch.device, threads: int) -> dict[str, str | i
         "threads": threads,
         "processor": cpu_model(),
     }
+    if peculiar := peculiarities():
+        facts["interpreter"] = peculiar
     if device.type == "cuda":
         facts |= {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
     return facts

@@ -227,10 +227,12 @@ def profile_module(
     }
     if device.type == "cpu":
         facts["core_share"] = core_share
-    nodes = tuple(_node(graph, name, samples, size) for name, size in _parameter_bytes(graph))
+    operators = tuple(
+        _operator(graph, name, samples, size) for name, size in _parameter_bytes(graph)
+    )
     return agreeing(
         Profile(
-            nodes,
+            operators,
             graph.edges,
             (metadata or {}) | facts,
             together(graph),
@@ -266,14 +268,14 @@ def agreeing(profile: Profile) -> Profile:
             f" {MOST_DISAGREEMENT:g}, these times say nothing; profile again while nothing else"
             " uses the GPU, or take larger minibatches"
         )
-    nodes = tuple(
+    operators = tuple(
         dataclasses.replace(
-            node, forward_s=node.forward_s / ratio, backward_s=node.backward_s / ratio
+            operator, forward_s=operator.forward_s / ratio, backward_s=operator.backward_s / ratio
         )
-        for node in profile.nodes
+        for operator in profile.operators
     )
     facts = {**profile.metadata, "parts_over_whole": ratio}
-    return dataclasses.replace(profile, nodes=nodes, metadata=facts)
+    return dataclasses.replace(profile, operators=operators, metadata=facts)
 
 
 def _sampled(graph: OperatorGraph, inputs: Any, precision: str, effort: Effort) -> "_Samples":
@@ -360,7 +362,7 @@ class _Samples:
             self.backward_s[name].append(parts.backward_s[name])
 
 
-def _node(graph: OperatorGraph, name: str, samples: _Samples, parameter_bytes: int) -> Operator:
+def _operator(graph: OperatorGraph, name: str, samples: _Samples, parameter_bytes: int) -> Operator:
     return Operator(
         id=name,
         description=graph.description(name),

@@ -25,31 +25,36 @@ _GRADIENT = 1e-6
 def update_facts(
     workload: Workload, model: nn.Module, *, warmup: int, repetitions: int, fused: bool = False
 ) -> dict[str, float]:
-    """`update_s`, the median seconds of an update of all weights, clipping included, and
-    `optimiser_bytes`, the size of the optimiser's state. The weights move; gradients are cleared
-    afterwards."""
+    """`update_s`, the median seconds of an update of all weights, clipping included; `add_s`, those
+    of adding gradients of all weights to others; and `optimiser_bytes`, the size of the optimiser's
+    state. The weights move; gradients are cleared afterwards."""
     trained = [each for each in model.parameters() if each.requires_grad]
     if not trained:
-        return {"update_s": 0.0, "optimiser_bytes": 0}
+        return {"update_s": 0.0, "add_s": 0.0, "optimiser_bytes": 0}
     optimiser = optimiser_for(workload, model, _SETTINGS)
     rule = UpdateRule(workload, model, fuse(optimiser) if fused else optimiser)
     watch = stopwatch(trained[0].device)
     device = trained[0].device
     head = gpu_head_start(device) if has_head_start(device) else None
-    seconds = []
+    sums = [torch.zeros_like(parameter) for parameter in trained]
+    updates_s, adds_s = [], []
     for _ in range(warmup + repetitions):
-        for parameter in trained:
-            parameter.grad = torch.full_like(parameter, _GRADIENT)
+        gradients = [torch.full_like(parameter, _GRADIENT) for parameter in trained]
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            parameter.grad = gradient
         if head is not None:
             head.begin_pass()
             head.give()
+        begin = watch.mark()
+        torch._foreach_add_(sums, gradients)
         start = watch.mark()
         rule.update()
         end = watch.mark()
         if head is not None:
             head.end()
         watch.settle()
-        seconds.append(watch.seconds(start, end))
+        adds_s.append(watch.seconds(begin, start))
+        updates_s.append(watch.seconds(start, end))
     model.zero_grad(set_to_none=True)
     size = sum(
         value.nbytes
@@ -57,4 +62,8 @@ def update_facts(
         for value in state.values()
         if isinstance(value, torch.Tensor)
     )
-    return {"update_s": statistics.median(seconds[warmup:]), "optimiser_bytes": size}
+    return {
+        "update_s": statistics.median(updates_s[warmup:]),
+        "add_s": statistics.median(adds_s[warmup:]),
+        "optimiser_bytes": size,
+    }

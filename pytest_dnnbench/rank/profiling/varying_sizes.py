@@ -43,7 +43,7 @@ def of_varying_sizes(graph: OperatorGraph, examples: Sequence[Any]) -> tuple[Gro
 
 def check_sizes(plan: Plan, groups: Sequence[Group]) -> None:
     """Raises PlanError where a plan cuts one of these groups apart."""
-    home = {name: number for number, stage in enumerate(plan.stages) for name in stage.nodes}
+    home = {name: number for number, stage in enumerate(plan.stages) for name in stage.operators}
     for source, *takers in groups:
         for taker in takers:
             if home.get(source) != home.get(taker):

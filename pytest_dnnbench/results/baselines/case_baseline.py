@@ -61,7 +61,7 @@ class CaseBaseline:
     def sessions_of(self, metric: str) -> Sessions:
         """The sessions of a metric that can be compared: those whose values are all above zero."""
         sessions = self.history.get(metric, [])
-        return [session for session in sessions if all(value > 0 for value in session)]
+        return [session for session in sessions if not session or min(session) > 0]
 
     def anchor_of(self, metric: str) -> Anchor | None:
         """The sessions that the user chose, else the first of a metric's history; None where it is

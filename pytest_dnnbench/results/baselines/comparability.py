@@ -142,7 +142,8 @@ def _partition(plan: PlanEntry) -> Any:
     case."""
     return {
         "stages": [
-            {"nodes": list(stage.nodes), "replicas": stage.replicas} for stage in plan.plan.stages
+            {"operators": list(stage.operators), "replicas": stage.replicas}
+            for stage in plan.plan.stages
         ]
     }
 

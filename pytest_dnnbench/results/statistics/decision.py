@@ -124,8 +124,7 @@ def confirm(
     both = decide(
         [*first, *again], history, better=better, limit=limit, alpha=alpha, noise=noise, prior=prior
     )
-    repeated = _worse(median(again), both.baseline, better) > _bound(better, limit)
-    return _last_word(both, repeated)
+    return _last_word(both, is_worse(again, both.baseline, better=better, limit=limit))
 
 
 def decide_bound(
@@ -177,7 +176,7 @@ def confirm_bound(
         noise=noise,
         prior=prior,
     )
-    return _last_word(both, _worse(median(again), bound, better) > 0)
+    return _last_word(both, is_worse(again, bound, better=better, limit=0.0))
 
 
 def decide_anchored(
@@ -200,7 +199,13 @@ def decide_anchored(
     both = _call(launches, anchor.figure, lambda _: exactness, better, bound, alpha)
     if again is None:
         return both
-    return _last_word(both, _worse(median(again), anchor.figure, better) > bound)
+    return _last_word(both, is_worse(again, anchor.figure, better=better, limit=limit))
+
+
+def is_worse(now: Sequence[float], figure: float, *, better: Better, limit: float) -> bool:
+    """Whether launches are worse than a figure by more than the limit, a positive fraction below 1,
+    be it by chance or not."""
+    return _worse(median(now), figure, better) > _bound(better, limit)
 
 
 def _fraction(log: float) -> float:
@@ -245,7 +250,7 @@ def _call(
         launches_needed=_launches_needed(worse, bound, alpha, len(now), precision_at)
         if status == "noisy"
         else None,
-        suspect=worse > max(bound, precision_now.reach(max(alpha, SCREEN_ALPHA))),
+        suspect=worse > bound and worse > precision_now.reach(max(alpha, SCREEN_ALPHA)),
     )
 
 

@@ -24,8 +24,8 @@ MOST_LAUNCHES = 20
 
 Factors: TypeAlias = tuple[tuple[float, float], ...]
 
-# A reach is known to this share of itself, after some six steps.
-_EXACT, _MOST_STEPS = 1e-5, 50
+# The probability of a reach is alpha to this share of it, after some five steps.
+_EXACT, _MOST_STEPS = 1e-9, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +53,26 @@ class Precision:
 
 @lru_cache(4096)  # a verdict asks for the same several times, and cases that are alike too
 def _reach(alpha: float, dof: float, factors: Factors) -> float:
-    """In units of the error: by the rule of false position on the logarithm of the probability,
-    whose curve is nearly straight, halving the weight of an end that stays (Illinois)."""
+    """In units of the error: by Newton's rule on the logarithms of distance and probability, whose
+    curve is nearly straight far out; where a step leaves what is known to hold the reach, it goes
+    to the middle of that."""
     from scipy.special import stdtrit
 
-    low, high = 0.0, -float(stdtrit(dof, alpha)) * max(factor for factor, _ in factors)
-    if len(factors) == 1 or not high:
-        return high
+    if len(factors) == 1 or alpha == 0.5:
+        return -float(stdtrit(dof, alpha)) * factors[0][0]
     tail = _Tail(dof, factors)
-    above, under = math.log(0.5 / alpha), math.log(tail.beyond(high) / alpha)
+    distance = low = tail.least(alpha)
+    high = math.inf
     for _ in range(_MOST_STEPS):
-        middle = high + (high - low) * under / (above - under)
-        excess = math.log(tail.beyond(middle) / alpha)
-        if excess > 0:
-            low, above, under = middle, excess, under / 2
-        else:
-            high, above, under = middle, above / 2, excess
-        if high - low <= _EXACT * high or abs(excess) <= _EXACT:
-            return middle
-    return high
+        beyond, slope = tail.at(distance)
+        excess = math.log(beyond / alpha)
+        if abs(excess) <= _EXACT:
+            break
+        low, high = (distance, high) if excess > 0 else (low, distance)
+        step = math.exp(min(excess / slope, 1.0))
+        inside = low < distance * step < high
+        distance = distance * step if inside else math.sqrt(low * min(high, 4 * low))
+    return distance
 
 
 class _Tail:
@@ -82,12 +83,38 @@ class _Tail:
         from scipy.special import stdtr
 
         self._dof, self._stdtr = dof, stdtr
-        sizes, self._chances = np.array(factors).T
-        self._scales = -1 / sizes
+        self._sizes, self._chances = np.array(factors).T
+        self._scales = -1 / self._sizes
 
     def beyond(self, distance: float) -> float:
         """The probability of more than this."""
         return float(self._chances @ self._stdtr(self._dof, distance * self._scales))
+
+    def at(self, distance: float) -> tuple[float, float]:
+        """The probability of more than this distance, above zero, and how steeply its logarithm
+        falls with that of the distance."""
+        import numpy as np
+
+        dof, places = self._dof, distance * self._scales
+        beyond = float(self._chances @ self._stdtr(dof, places))
+        heights = np.exp(-(dof + 1) / 2 * np.log1p(places * places / dof))
+        density = _student_height(dof) * float(self._chances @ (heights * -places))
+        return beyond, density / beyond
+
+    def least(self, alpha: float) -> float:
+        """A distance above zero that chance passes with a probability of alpha at least, alpha
+        below 0.5: each of the errors alone, taken for normal, whose tail is the lightest."""
+        import numpy as np
+        from scipy.special import ndtri
+
+        alone = self._sizes * -ndtri(np.minimum(alpha / self._chances, 0.5))
+        return max(float(alone.max()), -float(self._sizes.min() * ndtri(alpha)))
+
+
+@lru_cache(256)
+def _student_height(dof: float) -> float:
+    """The density of Student's distribution at zero."""
+    return math.exp(math.lgamma((dof + 1) / 2) - math.lgamma(dof / 2)) / math.sqrt(math.pi * dof)
 
 
 def precision(noise: Noise, launches: int, history: Sequence[int] = ()) -> Precision:

@@ -141,31 +141,74 @@ def learn(sessions: Sequence[Sequence[float]], prior: Prior = TIME) -> Noise:
     its drift: each ratio of the prior becomes as much likelier as it explains these errors better
     (Bayes). Raises DataError for a value that has no logarithm.
     """
-    sessions = sessions[-MEMORY:]
-    spreads = [squares_of(logarithms(session)) for session in sessions]
-    own_dof = sum(dof for _, dof in spreads)
-    launch_dof = prior.launch_dof + own_dof
-    squares = sum(square for square, _ in spreads)
-    launch_variance = (prior.launch_dof * prior.launch_sd**2 + squares) / launch_dof
-    errors = prediction_errors(sessions)
-    likely = likelihoods(errors, launch_variance, launch_dof, [each for each, _ in prior.ratios])
+    spread = spread_of(sessions[-MEMORY:])
+    launch_dof = prior.launch_dof + spread.dof
+    launch_variance = (prior.launch_dof * prior.launch_sd**2 + spread.squares) / launch_dof
+    ratios = [ratio for ratio, _ in prior.ratios]
+    likely = likelihoods(spread.errors, spread.shares, launch_variance, launch_dof, ratios)
     return Noise(
         launch_sd=math.sqrt(launch_variance),
         launch_dof=launch_dof,
         ratios=_weighed(prior.ratios, likely),
-        source="learnt" if own_dof or errors else "prior",
-        sessions=len(sessions),
-        launches=sum(len(session) for session in sessions),
+        source="learnt" if spread.dof or spread.errors else "prior",
+        sessions=len(spread.counts),
+        launches=sum(spread.counts),
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How one metric of one case has varied.
+
+    `counts`: the launches of each session. `squares` is the sum of squares of the logarithms around
+    the mean of their session, with `dof` degrees of freedom. `errors`: for each session but the
+    first its distance from its baseline, of logarithms, as if it were one session's own deviation;
+    `shares`: the share of the launches' variance in the square of each.
+    """
+
+    counts: list[int]
+    squares: float
+    dof: int
+    errors: list[float]
+    shares: list[float]
+
+
+def spread_of(sessions: Sequence[Sequence[float]]) -> Spread:
+    """How the per-launch values of a case's sessions, oldest first, have varied. Raises DataError
+    for a value that has no logarithm, or a session without any."""
+    squares, dof = 0.0, 0
+    for session in sessions:
+        square, free = squares_of(logarithms(session))
+        squares, dof = squares + square, dof + free
+    counts = [len(session) for session in sessions]
+    errors, shares = _prediction_errors([median(session) for session in sessions], counts)
+    return Spread(counts, squares, dof, errors, shares)
+
+
+def _prediction_errors(
+    middles: Sequence[float], counts: Sequence[int]
+) -> tuple[list[float], list[float]]:
+    """`Spread.errors` and `Spread.shares`, from the median and the launches of each session."""
+    errors, shares = [], []
+    variances = [median_variance(count) for count in counts]
+    for number in range(1, len(middles)):
+        first = max(0, number - WINDOW)
+        spread = median_variance(number - first)
+        error = math.log(middles[number] / median(middles[first:number]))
+        earlier = spread * sum(variances[first:number]) / (number - first)
+        errors.append(error / math.sqrt(1 + spread))
+        shares.append((variances[number] + earlier) / (1 + spread))
+    return errors, shares
+
+
 def likelihoods(
-    errors: Sequence[tuple[float, float]],
+    errors: Sequence[float],
+    shares: Sequence[float],
     launch_variance: float,
     launch_dof: float,
     ratios: Sequence[float],
 ) -> list[float]:
-    """How well each ratio explains a case's errors of prediction, the best of them as 1.
+    """How well each ratio explains a case's errors of prediction (Spread), the best of them as 1.
 
     The errors are normal of the variance (share + ratio^2) times that of launches, which is itself
     known to `launch_dof` degrees of freedom: together they follow Student's distribution of several
@@ -175,9 +218,8 @@ def likelihoods(
         return [1.0] * len(ratios)
     import numpy as np
 
-    distances, shares = np.array(errors).T
-    sizes = shares + np.square(ratios)[:, None]
-    squares = (distances**2 / sizes).sum(axis=1) / launch_variance
+    sizes = np.array(shares) + np.square(ratios)[:, None]
+    squares = (np.square(errors) / sizes).sum(axis=1) / launch_variance
     logs = -(launch_dof + len(errors)) / 2 * np.log1p(squares / launch_dof)
     logs -= np.log(sizes).sum(axis=1) / 2
     likely: list[float] = np.exp(logs - logs.max()).tolist()
@@ -193,22 +235,6 @@ def _weighed(ratios: Ratios, likely: Sequence[float]) -> Ratios:
         for (ratio, _), chance in zip(ratios, chances, strict=True)
         if chance >= _LEAST_CHANCE * total
     )
-
-
-def prediction_errors(sessions: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """For each session but the first: its distance from its baseline (of logarithms, as if it were
-    one session's own deviation) and the share of the launches' variance in the square of that."""
-    middles = [median(session) for session in sessions]
-    variances = [median_variance(len(session)) for session in sessions]
-    errors = []
-    for number in range(1, len(sessions)):
-        first = max(0, number - WINDOW)
-        spread = median_variance(number - first)
-        error = math.log(middles[number] / median(middles[first:number]))
-        earlier = spread * sum(variances[first:number]) / (number - first)
-        share = (variances[number] + earlier) / (1 + spread)
-        errors.append((error / math.sqrt(1 + spread), share))
-    return errors
 
 
 def baseline_of(sessions: Sequence[Sequence[float]]) -> float:
@@ -238,13 +264,14 @@ def logarithms(values: Sequence[float]) -> list[float]:
     for no values."""
     if not values:
         raise DataError("a session without a launch cannot be compared: measure it again")
-    for number, value in enumerate(values, 1):
-        if not 0 < value < math.inf:
-            raise DataError(
-                f"launch {number} has the value {value!r}, which has no relative change: values to"
-                " compare must be finite and above zero; leave this metric without a limit or"
-                " measure again"
-            )
+    if not (min(values) > 0 and sum(values) < math.inf):  # no NaN passes; a sum may be too large
+        for number, value in enumerate(values, 1):
+            if not 0 < value < math.inf:
+                raise DataError(
+                    f"launch {number} has the value {value!r}, which has no relative change:"
+                    " values to compare must be finite and above zero; leave this metric without a"
+                    " limit or measure again"
+                )
     return [math.log(value) for value in values]
 
 

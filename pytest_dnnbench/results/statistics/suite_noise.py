@@ -12,17 +12,16 @@ of them has (Robbins 1956, "An empirical Bayes approach to statistics"; the shar
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pytest_dnnbench.results.statistics.noise import (
     MEMORY,
     TIME,
     Prior,
     Ratios,
+    Spread,
     likelihoods,
-    logarithms,
-    prediction_errors,
-    squares_of,
+    spread_of,
 )
 
 # However alike, other cases never count for more than these degrees of freedom of this one.
@@ -51,11 +50,12 @@ def pool(cases: Sequence[Sessions], prior: Prior = TIME) -> Prior:
     What cannot be estimated from the cases (fewer than four of them, no second session) stays as in
     `prior`.
     """
-    spreads = [spread for spread in map(_spread, cases) if spread is not None]
+    spreads = [spread_of(sessions[-MEMORY:]) for sessions in cases]
+    spreads = [spread for spread in spreads if spread.squares]
     if len(spreads) < _FEWEST_CASES:
         return prior
     launch_variance, launch_dof = _common(
-        [spread.launch_variance for spread in spreads], [spread.launch_dof for spread in spreads]
+        [spread.squares / spread.dof for spread in spreads], [spread.dof for spread in spreads]
     )
     if launch_dof < prior.launch_dof:
         launch_variance, launch_dof = prior.launch_sd**2, prior.launch_dof
@@ -63,32 +63,14 @@ def pool(cases: Sequence[Sessions], prior: Prior = TIME) -> Prior:
     return replace(common, ratios=_ratios([each for each in spreads if each.errors], common))
 
 
-@dataclass(frozen=True, slots=True)
-class _Spread:
-    """One case: the variance of its launches, and its errors of prediction (noise.py)."""
-
-    launch_variance: float
-    launch_dof: int
-    errors: list[tuple[float, float]]
-
-    def launches(self, common: Prior) -> tuple[float, float]:
-        """The variance of its launches as the other cases would have it, and its degrees of
-        freedom."""
-        dof = self.launch_dof + common.launch_dof
-        squares = self.launch_dof * self.launch_variance + common.launch_dof * common.launch_sd**2
-        return squares / dof, dof
+def _launches(case: Spread, common: Prior) -> tuple[float, float]:
+    """The variance of a case's launches as the other cases would have it, and its degrees of
+    freedom."""
+    dof = case.dof + common.launch_dof
+    return (case.squares + common.launch_dof * common.launch_sd**2) / dof, dof
 
 
-def _spread(sessions: Sessions) -> _Spread | None:
-    sessions = sessions[-MEMORY:]
-    spreads = [squares_of(logarithms(session)) for session in sessions]
-    squares, dof = sum(square for square, _ in spreads), sum(free for _, free in spreads)
-    if not squares:
-        return None
-    return _Spread(squares / dof, dof, prediction_errors(sessions))
-
-
-def _ratios(cases: list[_Spread], prior: Prior) -> Ratios:
+def _ratios(cases: list[Spread], prior: Prior) -> Ratios:
     """How often the sessions of a case differ by each ratio: the share of the cases of which that
     is so, by expectation-maximisation, with what is assumed as _ASSUMED_CASES more.
 
@@ -100,7 +82,9 @@ def _ratios(cases: list[_Spread], prior: Prior) -> Ratios:
     import numpy as np
 
     values = [ratio for ratio, _ in prior.ratios]
-    likely = np.array([likelihoods(case.errors, *case.launches(prior), values) for case in cases])
+    likely = np.array(
+        [likelihoods(case.errors, case.shares, *_launches(case, prior), values) for case in cases]
+    )
     assumed = np.array([chance for _, chance in prior.ratios])
     weight = _independent_cases(cases, prior)
     shares = assumed
@@ -113,19 +97,17 @@ def _ratios(cases: list[_Spread], prior: Prior) -> Ratios:
     return tuple(zip(values, shares.tolist(), strict=True))
 
 
-def _independent_cases(cases: list[_Spread], prior: Prior) -> float:
+def _independent_cases(cases: list[Spread], prior: Prior) -> float:
     """The number of independent cases that these are worth: those that are all slower in the same
     sessions count as few."""
-    deviations = [math.sqrt(case.launches(prior)[0]) for case in cases]
-    together = apart = 0.0
+    import numpy as np
+
     sessions = min(len(case.errors) for case in cases)
-    for session in range(1, sessions + 1):
-        errors = [
-            case.errors[-session][0] / deviation
-            for case, deviation in zip(cases, deviations, strict=True)
-        ]
-        together += statistics.fmean(errors) ** 2
-        apart += statistics.fmean(error * error for error in errors)
+    errors = np.array(
+        [np.array(case.errors[-sessions:]) / math.sqrt(_launches(case, prior)[0]) for case in cases]
+    )
+    together = float((errors.mean(axis=0) ** 2).sum())
+    apart = float((errors**2).mean(axis=0).sum())
     count = len(cases)
     correlation = max((count * together / apart - 1) / (count - 1), 0.0) if apart else 0.0
     independent = count / (1 + (count - 1) * correlation**2)

@@ -12,7 +12,7 @@ from pytest_dnnbench.results.baselines.comparability import check_across, elsewh
 from pytest_dnnbench.results.baselines.limits import Layers, Limit
 from pytest_dnnbench.results.baselines.stored_sessions import Baseline
 from pytest_dnnbench.results.records.launches import Launches
-from pytest_dnnbench.results.records.saved import SavedRun
+from pytest_dnnbench.results.records.saved import SavedRun, no_collection
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.verdict import Status, Verdict
 from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
@@ -92,6 +92,17 @@ def compare(
     all cases; `across` names facts that may differ. Raises UsageError for one that no side has."""
     if across:
         check_across(across, [*baseline.facts(), *map(facts_of, now.cases.values())])
+    with no_collection():
+        return _compare(baseline, now, layers, false_alarms, across)
+
+
+def _compare(
+    baseline: Baseline,
+    now: SavedRun,
+    layers: Layers,
+    false_alarms: float,
+    across: Collection[str],
+) -> SessionComparison:
     stored = {
         name: baseline.of(name, facts_of(record), across) for name, record in now.cases.items()
     }

@@ -26,6 +26,7 @@ from pytest_dnnbench.results.statistics.decision import (
     decide,
     decide_anchored,
     decide_bound,
+    is_worse,
 )
 from pytest_dnnbench.results.statistics.noise import baseline_of
 from pytest_dnnbench.results.verdicts.machine_speed import (
@@ -221,14 +222,11 @@ def _declined(
     positive = all(value > 0 for value in (*first, *(again or ())))
     if anchor is None or limit.relative is None or not looks.enough or not positive:
         return None
-    decision = decide_anchored(
-        first,
-        again,
-        anchor,
-        better=METRICS[metric].better,
-        limit=_smallest_effect(metric, limit.relative, anchor.figure),
-        alpha=alpha,
-    )
+    size = _smallest_effect(metric, limit.relative, anchor.figure)
+    better = METRICS[metric].better
+    if not is_worse([*first, *(again or ())], anchor.figure, better=better, limit=size):
+        return None  # as nearly always, and then the noise need not be learnt
+    decision = decide_anchored(first, again, anchor, better=better, limit=size, alpha=alpha)
     if decision.status != "regressed":
         return None
     drift = machine_drift(measured, fresh, baseline)
