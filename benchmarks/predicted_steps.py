@@ -28,7 +28,7 @@ from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
-from pytest_dnnbench.rank.trial_steps import bare_worker, worker_class
+from pytest_dnnbench.rank.trial_steps import bare_worker, gradient_pace, worker_class
 from pytest_dnnbench.rank.workloads.workload import Batch
 
 CLOCKS: dict[str, Callable[[], float]] = {
@@ -58,7 +58,8 @@ def steps(place: Place, request: RunRequest, rounds: int) -> dict[str, tuple[flo
         real, alone = kind(place, request), Alone(place, request)
         if real.has_own_group:
             real.connect()
-        bare = bare_worker(kind, place, request)
+        pace = gradient_pace(place, request) if kind.exchanges_on_arrival else ()
+        bare = bare_worker(kind, place, request, pace)
         for worker in (real, alone, bare):
             worker.build()
         return {clock: in_turn(alone, real, bare, rounds, read) for clock, read in CLOCKS.items()}
@@ -67,8 +68,10 @@ def steps(place: Place, request: RunRequest, rounds: int) -> dict[str, tuple[flo
 def in_turn(
     alone: Alone, real: DataParallelWorker, bare: Any, rounds: int, read: Callable[[], float]
 ) -> tuple[float, float]:
-    """The medians by one clock, which the model without operators takes as well."""
-    bare.bare.clock = read
+    """The medians by one clock, which the model without operators takes as well, unless it keeps a
+    pace by its thread's."""
+    if bare.bare.clock is not time.thread_time:
+        bare.bare.clock = read
     alone.read = read
     nothing: Batch = torch.ones(1, 1), None
     batches = real._new_batches()

@@ -6,6 +6,7 @@ import pytest
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
+from pytest_dnnbench.catalog.models import OWN_MODELS, SHARED_BY_RANKS
 from pytest_dnnbench.controller.case_run import check_rules
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.step_form import StepForm
@@ -71,3 +72,46 @@ def test_what_goes_together_is_taken() -> None:
     check("fsdp", {"reduce": "last"}, form=THREE)
     check("gpipe", {"replicas": "copies"}, form=StepForm("channels_last"))
     check("single", {})
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "options", "message"),
+    [
+        ("gpt-nano", 2, {}, "gpt-nano among 2 ranks, .* its 3 heads evenly: .* a divisor of 3"),
+        ("gpt-nano", 4, {"ranks": 2}, "among 2 ranks"),
+        ("llama-tiny", 4, {}, "among 4 ranks, .* its 2 heads of keys"),
+        ("mlp", 3, {}, "its 256 features"),
+        ("pytest_dnnbench.rank.workloads.gpt:nano", 2, {}, "its 3 heads"),
+    ],
+)
+def test_a_model_that_ranks_cannot_share_is_refused_before_they_start(
+    model: str, gpus: int, options: dict[str, Any], message: str
+) -> None:
+    case = Case("tp", model, gpus, "train", options=options)
+    with pytest.raises(UsageError, match=message):
+        check_rules(Catalog().framework("tp"), case)
+
+
+def test_what_ranks_can_share_and_what_is_not_known_goes_on() -> None:
+    for model, gpus, options in (
+        ("gpt-nano", 3, {}),
+        ("gpt-nano", 6, {"ranks": 3}),
+        ("gpt-nano", 1, {}),
+        ("vit_b_16", 5, {}),
+        ("their.package:model", 7, {}),
+    ):
+        case = Case("tp", model, gpus, "train", options=options)  # type: ignore[arg-type] # of one
+        check_rules(Catalog().framework("tp"), case)
+
+
+def test_the_catalog_knows_what_ranks_share_of_each_model_of_ours() -> None:
+    torch = pytest.importorskip("torch")
+    from pytest_dnnbench.rank.workloads.image_models import factory_of
+
+    assert {*SHARED_BY_RANKS} == {*OWN_MODELS.values()}
+    for path, (count, _) in SHARED_BY_RANKS.items():
+        workload: Any = factory_of(path)()
+        shared = workload.width if hasattr(workload, "width") else workload.heads
+        assert shared == count, path
+        with pytest.raises(UsageError, match=f"ha(s|ve) {count} "):
+            workload.split(torch.nn.Identity(), count + 1)

@@ -34,7 +34,7 @@ stopped=$(mktemp)
 export DNNBENCH_STOPPED_FILE="$stopped"
 {command} "${{resume[@]}}" &
 session=$!
-trap 'echo SIGTERM > "$stopped"; kill -TERM $session' TERM
+trap 'echo SIGTERM > "$stopped"; kill -TERM $session 2>/dev/null' TERM
 wait $session
 status=$?
 while kill -0 $session 2>/dev/null; do wait $session; status=$?; done

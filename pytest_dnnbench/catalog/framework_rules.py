@@ -2,10 +2,12 @@
 and with its device. Each rule takes a case and raises UsageError, before any rank starts.
 
 Not here: the values that one option may have (frameworks.py), on how many ranks a framework runs
-(FrameworkSpec.fits), and what depends on the model (on the rank).
+(FrameworkSpec.fits), and what depends on a model whose sizes
+the catalog does not have (on the rank).
 """
 
 from pytest_dnnbench.case import Case
+from pytest_dnnbench.catalog.models import OWN_MODELS, SHARED_BY_RANKS
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.step_form import CONTIGUOUS
 
@@ -64,6 +66,17 @@ def fsdp(case: Case) -> None:
         raise UsageError(
             f"--dnn-fsdp-reduce {reduce} is about steps of several backward passes: give"
             " --dnn-accumulate N too, or leave it out"
+        )
+
+
+def tensor_parallel(case: Case) -> None:
+    """Raises UsageError for a model of ours that so many ranks cannot share evenly."""
+    ranks = int(case.options.get("ranks", 0)) or case.gpus
+    count, parts = SHARED_BY_RANKS.get(OWN_MODELS.get(case.model, case.model), (0, ""))
+    if count % ranks:
+        raise UsageError(
+            f"tp splits each layer of {case.model} among {ranks} ranks, which cannot share its"
+            f" {count} {parts} evenly: give --dnn-gpu-counts or --dnn-tp-ranks a divisor of {count}"
         )
 
 

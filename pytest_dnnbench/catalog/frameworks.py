@@ -282,6 +282,7 @@ FRAMEWORKS = (
         prediction=_PREDICTION,
         preload=("pytest_dnnbench.rank.frameworks.tp",),
         fits="pytest_dnnbench.shape:splits_evenly",
+        rules=f"{_RULES}:tensor_parallel",
         axes={"tp": "ranks", **_REPLICAS},
         by_default=False,
         options=(

@@ -83,7 +83,8 @@ class Catalog:
         ahead = importlib.machinery.PathFinder.find_spec(first, [*self.front])
         if ahead is None and importlib.util.find_spec(first) is None:
             raise UsageError(
-                f"model {name!r}: no module {first!r} can be imported; is it on sys.path?"
+                f"model {name!r}: no module {first!r} can be imported: install its package, or add"
+                ' its folder to sys.path, as by pythonpath = ["."] in pytest\'s configuration'
             )
         return name
 

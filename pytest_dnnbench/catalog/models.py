@@ -53,4 +53,26 @@ _OF_RANK = {
 OWN_MODELS = {name: f"pytest_dnnbench.rank.workloads.{path}" for name, path in _OF_RANK.items()}
 """Our own: models of tokens, and plain layers. Each is a workload."""
 
+SHARED_BY_RANKS = {
+    OWN_MODELS[name]: parts
+    for name, parts in {
+        "gpt-nano": (3, "heads"),
+        "gpt-tiny": (4, "heads"),
+        "gpt-mini": (6, "heads"),
+        "gpt2-124m": (12, "heads"),
+        "gpt2-355m": (16, "heads"),
+        "gpt2-774m": (20, "heads"),
+        "gpt2-1558m": (25, "heads"),
+        "llama-tiny": (2, "heads of keys"),
+        "llama-mini": (4, "heads of keys"),
+        "llama2-7b": (32, "heads of keys"),
+        "llama3-1b": (8, "heads of keys"),
+        "llama3-8b": (8, "heads of keys"),
+        "mlp": (256, "features"),
+        "mlp-wide": (4096, "features"),
+    }.items()
+}
+"""Of our own models, by "module:factory", what tensor parallelism shares out evenly among ranks:
+how many, and of what."""
+
 DEFAULT_MODELS = ("resnet18", "resnet50", "resnext50_32x4d", "efficientnet_b0")

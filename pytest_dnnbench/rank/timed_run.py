@@ -10,7 +10,6 @@ peaks of the timed steps (timed_window.py), how many steps a warm-up has (warmup
 the environment (rank_facts.py).
 """
 
-import importlib
 import math
 import statistics
 from dataclasses import dataclass, field, replace
@@ -37,6 +36,7 @@ from pytest_dnnbench.rank.suspension import asleep_s as asleep_s
 from pytest_dnnbench.rank.timed_window import Timing, Window, window_for
 from pytest_dnnbench.rank.warmup import CPU, CUDA, Warmup, whole_turns
 from pytest_dnnbench.rank.worker import Step, Stepper
+from pytest_dnnbench.rank.worker_checks import begun, check_pace, figures, worker_kind
 from pytest_dnnbench.rank.workloads import model_flops
 from pytest_dnnbench.run_length import seconds_of
 from pytest_dnnbench.step_form import PLAIN
@@ -66,12 +66,13 @@ def measure(place: Place, request: TimedRequest) -> RankReport:
     timing = run.run()
     suspended_s = asleep_s() - asleep_before_s
     rank_phase.enter("report")
+    step_s = (timing.end_s - timing.start_s) / len(run.to_time)
+    check_pace(step_s, warmed.step_s)
     report = _report(worker, run, timing, warmed, suspended_s)
     if isinstance(request, RunRequest) and request.recheck and (wrong := worker.recheck()):
         raise WrongResult(wrong)
     if request.profiled:
         rank_phase.enter("breakdown")
-        step_s = (timing.end_s - timing.start_s) / len(run.to_time)
         report = replace(report, profile=profile_steps(worker, window, step_s, request.traces))
     rank_phase.enter("teardown")
     worker.close()
@@ -113,7 +114,8 @@ class _Warmed:
 
     `steps` have run since `began_s`, with these losses; `lead` untimed steps and `timed_steps` are
     to come. `steady` is None where nobody looked: the number of steps was given. `first_s` is how
-    long the very first step took, where that is compiled.
+    long the very first step took, where that is compiled; `step_s` how long one of the last stretch
+    took.
     """
 
     began_s: float
@@ -123,6 +125,7 @@ class _Warmed:
     losses: tuple[torch.Tensor, ...] = ()
     steady: bool | None = None
     first_s: float | None = None
+    step_s: float | None = None
 
 
 def _unlike_the_others(request: TimedRequest) -> int:
@@ -139,7 +142,7 @@ def _first_steps(worker: Stepper, window: Window, steps: int) -> tuple[float, li
     sees them."""
     rank_phase.enter("warm-up", steps)
     start_s = monotonic()
-    losses = [step.loss for step in worker.run(steps) if step.loss is not None]
+    losses = [step.loss for step in begun(worker, steps) if step.loss is not None]
     window.settle()
     return monotonic() - start_s, losses
 
@@ -165,7 +168,7 @@ def _warm_up(worker: Stepper, window: Window) -> _Warmed:
     agreement.longest(0.0)  # ranks that wait for a late one must not take that for a slow step
     while steps := plan.next_stretch():
         start_s = monotonic()
-        for step in worker.run(steps):
+        for step in begun(worker, steps):
             rank_phase.step(plan.steps + step.index + 1)
             if step.loss is not None:
                 losses.append(step.loss)
@@ -182,6 +185,7 @@ def _warm_up(worker: Stepper, window: Window) -> _Warmed:
         losses=tuple(losses),
         steady=plan.was_steady,
         first_s=first_s,
+        step_s=plan.last_step_s,
     )
 
 
@@ -226,7 +230,7 @@ class _TimedRun:
         self.window.begin()
         if self.to_time.start < self.worker.stride:  # [0]
             self._open()
-        for step in self.worker.run(self.to_time.stop + self.worker.run_on):
+        for step in begun(self.worker, self.to_time.stop + self.worker.run_on):
             if step.index >= self.to_time.stop:
                 self._close()  # [2]
                 continue
@@ -270,7 +274,7 @@ def _report(
     worker: Stepper, run: _TimedRun, timing: Timing, warmed: _Warmed, suspended_s: float
 ) -> RankReport:
     # Before the validation, which is a run as well: they are about the timed one.
-    metrics = {**timing.peaks, **worker.metrics()}
+    metrics = {**timing.peaks, **figures(worker)}
     if warmed.first_s is not None:
         ends_s = (timing.start_s, *timing.step_ends_s)
         usual_s = statistics.median(end - begin for begin, end in pairwise(ends_s))
@@ -307,8 +311,7 @@ def _report(
 
 
 def _worker(place: Place, request: TimedRequest) -> Stepper:
-    module, _, name = request.worker.partition(":")
-    kind: type[Stepper] = getattr(importlib.import_module(module), name)
+    kind = worker_kind(request.worker)
     rank_phase.enter("device")
     group.take_place(place)
     if isinstance(request, RunRequest) and place.device.startswith("cuda"):

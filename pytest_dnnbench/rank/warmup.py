@@ -81,6 +81,11 @@ class Warmup:
         left no two to compare."""
         return self.steady if self._compared or self.length == AUTO else None
 
+    @property
+    def last_step_s(self) -> float | None:
+        """Seconds of a step in the last stretch; None before the first one."""
+        return None if self._last is None else self._last[1] / self._last[0]
+
     def next_stretch(self) -> int:
         """The steps of the next stretch; 0 when the warm-up is over."""
         if self._is_over():

@@ -13,6 +13,7 @@ from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE, RankLaunche
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
+from pytest_dnnbench.rank.trial_steps import worker_class
 from pytest_dnnbench.results.records.measurement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
@@ -145,5 +146,7 @@ def test_a_step_of_several_passes_is_predicted_from_what_horovod_adds(
     assert thrice is not None
     assert (once.refused, thrice.refused) == ("", "")
     assert min(once.compute_s, once.exposed_s, once.update_s) > 0
+    # Its thread averages what has come, so the gradients come at the model's own pace.
+    assert worker_class(request(2)).exchanges_on_arrival
     # Three passes of a rank alone; on a busy machine not exactly three times as long.
     assert thrice.compute_s > once.compute_s

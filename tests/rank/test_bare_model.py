@@ -1,5 +1,8 @@
 """A model without operators: it uses every weight once, and knows how long it took itself."""
 
+from itertools import pairwise
+from time import thread_time
+
 import torch
 from torch import nn
 
@@ -58,3 +61,38 @@ def test_it_knows_the_time_of_its_own_parts() -> None:
     # Three parts, each with a forward and a backward pass between two readings of the clock.
     assert model.own_s == 6
     assert next(ticks) == 12
+
+
+PACE = [("table.weight", 3.0), ("block.norm.weight", 0.0), ("block.inner.bias", 5.0)]
+
+
+def test_gradients_come_in_the_order_and_at_the_pace_that_is_given() -> None:
+    """The clock ticks when it is read: a part computes until its seconds are over."""
+    ticks = iter(range(1000))
+    module = Tied()
+    model = BareModel(module, [], PACE)
+    model.clock = lambda: float(next(ticks))
+    came: list[tuple[str, float]] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call] # torch's gap
+                lambda _, name=name: came.append((name, model.own_s))
+            )
+    number = module(torch.ones(1, 1))
+    forward_s = model.own_s
+    number.backward()
+    assert [name for name, _ in came] == [name for name, _ in PACE], "the others never come"
+    moments = [forward_s, *(moment for _, moment in came)]
+    spent = [now - before for before, now in pairwise(moments)]
+    # Two readings around each part, and one more that finds that its time is over.
+    assert spent == [max(seconds, 1.0) + 1.0 for _, seconds in PACE]
+    assert all(
+        torch.equal(module.get_parameter(name).grad, torch.ones_like(module.get_parameter(name)))  # type: ignore[arg-type] # they came
+        for name, _ in PACE
+    )
+
+
+def test_a_paced_model_counts_its_threads_own_time() -> None:
+    """What another thread takes of the core is the framework's."""
+    assert BareModel(Tied(), [], PACE).clock is thread_time
+    assert BareModel(Tied(), []).clock is not thread_time

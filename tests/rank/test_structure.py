@@ -1,6 +1,7 @@
 """Trees of tensors as rows, and rows as trees again, of whatever classes they are made."""
 
 from collections import OrderedDict, UserDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ def numbered(*numbers: int) -> list[torch.Tensor]:
     return [torch.tensor(number) for number in numbers]
 
 
-TREES = {
+TREES: dict[str, Callable[..., Any]] = {
     "tensor": lambda a, b, c: a,
     "nested": lambda a, b, c: {"x": (a, [b, None]), "y": Pair(3, c)},
     "dataclass": lambda a, b, c: (a, Told(b), "text"),
@@ -59,7 +60,7 @@ def test_a_row_goes_back_to_the_very_structure(name: str) -> None:
 def test_classes_are_those_of_the_user() -> None:
     first, second = numbered(1, 2)
     named = Structure(Named(loss=first, parts=Told(second))).tree(numbered(7, 8))
-    assert (named.loss, named["parts"].time, named.parts.scale) == (7, 8, 0.5)  # type: ignore[attr-defined] # made so
+    assert (named.loss, named["parts"].time, named.parts.scale) == (7, 8, 0.5)
     doubled = mapped((Told(first), UserDict(x=second)), lambda tensor: tensor * 2)
     assert (int(doubled[0].time), doubled[0].scale) == (2, 0.5)
     assert doubled[1] == {"x": torch.tensor(4)}

@@ -15,7 +15,8 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
-from pytest_dnnbench.rank.trial_steps import bare_worker, worker_class
+from pytest_dnnbench.rank.frameworks.single import SingleWorker
+from pytest_dnnbench.rank.trial_steps import bare_worker, gradient_pace, worker_class
 from pytest_dnnbench.rank.workloads.workload import Batch
 from pytest_dnnbench.step_form import StepForm
 
@@ -74,3 +75,19 @@ def test_a_step_without_operators_exchanges_what_the_real_one_does(
     for whole, bare in ranks.launch("tests.rank.test_trial_steps:exchanges", asked):
         assert whole == bare
         assert sum(whole.values()) > 1
+
+
+def test_the_pace_of_gradients_is_that_of_the_ranks_own_backward_passes() -> None:
+    place = Place(0, 1, "cpu", 1, "", 60.0)
+    pace = gradient_pace(place, request_of("horovod", TINY))
+    names = {name for name, parameter in built(place).module.named_parameters()}
+    assert {name for name, _ in pace} == names
+    assert len(pace) == len(names)
+    assert all(seconds >= 0 for _, seconds in pace)
+    assert sum(seconds for _, seconds in pace) > 0
+
+
+def built(place: Place) -> SingleWorker:
+    worker = SingleWorker(place, request_of("single", TINY))
+    worker.build()
+    return worker

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.block_trial import copy_changed_inputs, try_blocks
@@ -68,6 +69,10 @@ class DataParallelWorker(WorkloadWorker):
 
     has_own_group = False
     """Whether `connect` joins another group of ranks than torch.distributed's."""
+
+    exchanges_on_arrival = False
+    """Whether gradients that have come by then are exchanged together, at moments that the
+    framework chooses: what a step exchanges then depends on when they come."""
 
     wraps_blocks = False
     """Whether `wrap` wraps blocks, which then may not change their inputs in place."""
@@ -141,7 +146,13 @@ class DataParallelWorker(WorkloadWorker):
         form_module(self.module, self.case.form, self.workload)
         # What computes a rank's own forward pass: the module itself, or its compiled form.
         self.local = self.module if wide else compiled(self.module, self.case.form)
-        self.model, self.optimizer = self.wrap(self.local, self.fresh_optimizer(self.module))
+        wrapped = self.wrap(self.local, self.fresh_optimizer(self.module))
+        if not isinstance(wrapped, tuple) or len(wrapped) != 2:
+            raise UsageError(
+                f"{type(self).__name__}.wrap returned {type(wrapped).__name__}: let it return the"
+                " model and its optimiser, both as they are where it changes neither"
+            )
+        self.model, self.optimizer = wrapped
         self.rule = UpdateRule(self.workload, self.module, self.optimizer)
 
     def replaced_layers(self) -> Sequence[str]:

@@ -30,6 +30,7 @@ class HorovodWorker(DataParallelWorker):
     runs."""
 
     has_own_group = True
+    exchanges_on_arrival = True
 
     def __init__(self, place: Place, request: RunRequest) -> None:
         super().__init__(place, request)

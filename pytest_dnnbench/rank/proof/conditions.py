@@ -101,6 +101,13 @@ def check_room(model: str, module: nn.Module, place: Place, copies: ProofCopies)
         )
 
 
+def is_plentiful(parameters: int, place: Place, copies: float) -> bool:
+    """Whether so many float64 copies of the weights are free where this rank keeps its tensors; no
+    where nobody knows."""
+    free = free_bytes(torch.device(place.device))
+    return free is not None and 8 * copies * parameters <= free
+
+
 def _sharing(place: Place) -> int:
     """Ranks that keep their tensors where this one does."""
     if place.device != "cpu":

@@ -2,65 +2,53 @@
 (pipeline_reference.py).
 
     trace check     rank 0: the traced stages beside the model itself (trace_check.py)
-    timed types     one run of one update: the gradients that reach the optimiser, and the losses
-    float64         two runs under SGD: parameters, buffers and losses after each
+    timed types     one run of one update (timed_update.py)
+    float64         two runs under SGD (float64_runs.py)
     own update      where the workload has an optimiser or a scheduler: a run in float64, in which a
                     fresh one of the whole model takes the gradients that reach those of the stages
 
-Two runs check the drain between them, and the stash right after it. Neither number of minibatches
-is a multiple of anything. Ranks put aside what a run leaves in their stages, and give the stages
-up; then rank 0 runs the reference, and sends each rank what it should hold (shared_reference.py).
-The learning rate is SLOWER times smaller than the case's: rounding would grow from update to update
-otherwise, and a long pipeline makes many.
+    rank 0        timed run ─> float64 runs ─> | float64 reference ──────────> | compare
+    rank 1        timed run ─> float64 runs ─> | reference of the timed run ─> | compare
+    other ranks   timed run ─> float64 runs ─> | wait                          | compare
+
+Ranks put aside what a run leaves in their stages, and give the stages up; then one rank runs the
+reference, and sends each rank what it should hold (shared_reference.py). The two references know
+nothing of each other: where memory is plentiful, two ranks run them at the same time, otherwise
+rank 0 one after the other.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import islice
 
-import torch
 import torch.distributed as dist
-from torch import nn
 
-from pytest_dnnbench.errors import WrongResult
-from pytest_dnnbench.messages import Correctness
-from pytest_dnnbench.rank.pipeline.sgd import Sgd
+from pytest_dnnbench.messages import Correctness, Place
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
-from pytest_dnnbench.rank.proof.arithmetic import FLOAT64, Arithmetic, widened_by_type
 from pytest_dnnbench.rank.proof.comparison import Comparison
-from pytest_dnnbench.rank.proof.distance import Tensors
+from pytest_dnnbench.rank.proof.conditions import is_plentiful
+from pytest_dnnbench.rank.proof.float64_runs import Float64Runs
 from pytest_dnnbench.rank.proof.heap import give_back_memory
 from pytest_dnnbench.rank.proof.pipeline_own_update import prove_own_update
-from pytest_dnnbench.rank.proof.pipeline_reference import PipelineReference
-from pytest_dnnbench.rank.proof.proven_pipeline import (
-    Assembled,
-    Checked,
-    Proven,
-    checked_trace,
-    trained,
-    update_size,
-)
-from pytest_dnnbench.rank.proof.shared_reference import Answer, SharedReference
-from pytest_dnnbench.rank.proof.shelf import Shelf
-from pytest_dnnbench.rank.proof.unprovable import RANDOM, UNCERTAIN, is_random
-from pytest_dnnbench.rank.whole import whole
+from pytest_dnnbench.rank.proof.pipeline_part import PipelinePart
+from pytest_dnnbench.rank.proof.proven_pipeline import Assembled, Proven, checked_trace
+from pytest_dnnbench.rank.proof.shared_reference import SharedReference
+from pytest_dnnbench.rank.proof.timed_update import TimedUpdate
+from pytest_dnnbench.rank.proof.unprovable import RANDOM, is_random
 from pytest_dnnbench.rank.workloads.batches import wide
-from pytest_dnnbench.rank.workloads.workload import Batch
 
-SLOWER = 1024.0
-"""At the case's learning rate, efficientnet_b0 on 16 images multiplies a difference by 5 in every
-update. At a 1024th of it, updates hardly do."""
+PLENTY = 16.0
+"""Float64 copies of the weights that have to be free where two references are held at once: each
+has 6 at most (docs/how-it-works.md), and others may need memory too."""
 
 
 def prove_training(proven: Proven, assembled: Assembled) -> Correctness:
     """Trains on batch(0), batch(1), ... and compares what this rank's replica holds after each
     run."""
     comparison, checked = Comparison(), checked_trace(proven, training=True)
-    arithmetic = checked.arithmetic
-    _prove_timed_update(proven, assembled, checked, comparison)
-    done = _prove_float64(proven, assembled, checked.owned, comparison)
+    timed = TimedUpdate(proven, assembled, checked)
+    float64 = Float64Runs(proven, assembled, checked.owned)
+    timed_at = 1 if _two_may_follow(proven.place, checked.parameters) else 0
+    compare_parts(comparison, {timed: timed_at, float64: 0})
     if isinstance(proven.rule, OwnRule):
         prove_own_update(proven, assembled, comparison)
     if comparison.failures and is_random(
@@ -69,13 +57,28 @@ def prove_training(proven: Proven, assembled: Assembled) -> Correctness:
         comparison.failures.insert(0, RANDOM)
     about = checked.about | {
         "reference": "the untraced model in one process, the update rule minibatch by minibatch",
-        "minibatches": done,
+        "minibatches": sum(proven.proof_runs),
         "runs": len(proven.proof_runs),
-        "timed arithmetic": arithmetic.name,
+        "timed arithmetic": checked.arithmetic.name,
     }
     return Correctness(
         comparison.deviations, comparison.tolerances, tuple(comparison.failures), about
     )
+
+
+def compare_parts(comparison: Comparison, holders: Mapping[PipelinePart, int]) -> None:
+    """Compares parts of the proof, each with its reference on a rank, which the others follow at
+    the same time where the ranks differ. Called on all ranks."""
+    started: dict[PipelinePart, SharedReference] = {}
+    if len({*holders.values()}) == len(holders):
+        started |= {part: part.follow(False, holder) for part, holder in holders.items()}
+
+    def compared(part: PipelinePart, thorough: bool) -> Comparison:
+        shared = None if thorough else started.pop(part, None)
+        return part.compared(shared or part.follow(thorough, holders[part]))
+
+    for part in holders:
+        comparison.take(agreed(partial(compared, part)))
 
 
 def agreed(compared: Callable[[bool], Comparison]) -> Comparison:
@@ -92,200 +95,8 @@ def agreed(compared: Callable[[bool], Comparison]) -> Comparison:
     return comparison
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Ran:
-    """What this rank has of the runs of a pipeline: of which stages, as which replica of them; by
-    run, the losses by the number of the minibatch."""
-
-    owned: Sequence[Mapping[str, str]]
-    stages: tuple[int, ...]
-    replica: int
-    losses: Sequence[Tensors]
-
-    def shared(self, reference: PipelineReference | None, proven: Proven) -> SharedReference:
-        """Rank 0's reference, as this rank asks it."""
-        return SharedReference(reference, self.stages, self.replica, proven.device)
-
-
-def _prove_timed_update(
-    proven: Proven, assembled: Assembled, checked: Checked, comparison: Comparison
-) -> None:
-    """One run of one update per stage at least, in the types that are timed."""
-    # Under SGD, as the reference: a stage may update before another has its first gradients.
-    runtime = assembled(checked.take_stages(), proven.settings, proven.autocast)
-    arrived: dict[int, Mapping[str, torch.Tensor]] = {}
-
-    def keep(gradients: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
-        for stage, named in gradients.items():
-            if stage not in arrived:
-                arrived[stage] = _aside(named)
-
-    runtime.observe_updates(keep)
-    batches = [proven.batch(index) for index in range(update_size(proven.schedule))]
-    losses = trained(runtime, proven.schedule, batches)
-    ran = _Ran(checked.owned, tuple(runtime.modules), runtime.replica, [losses])
-    runtime.close()
-    del runtime
-    give_back_memory()
-    compared = partial(_compared_timed, proven, ran, arrived, batches, checked.arithmetic)
-    comparison.take(agreed(compared))
-
-
-def _compared_timed(
-    proven: Proven,
-    ran: _Ran,
-    arrived: Mapping[int, Mapping[str, torch.Tensor]],
-    batches: Sequence[Batch],
-    arithmetic: Arithmetic,
-    thorough: bool,
-) -> Comparison:
-    """The gradients that reached the optimiser and the losses, compared with the reference's."""
-    comparison = Comparison()
-    reference = _reference(
-        proven, ran.owned, proven.settings, arithmetic, thorough, keeps_first=True
-    )
-    shared = ran.shared(reference, proven)
-    expected, bounds = shared.run([wide(batch) for batch in batches])
-    for stage, answer in shared.first_gradients().items():
-        gradients = arrived.get(stage, {})
-        comparison.add(
-            f"gradients in {arithmetic.name}",
-            gradients,
-            answer.expected,
-            widened_by_type(answer.bounds, gradients, answer.expected),
-            f"stage {stage} in the timed run",
-        )
-    name, rank = f"loss in {arithmetic.name}", f"rank {proven.place.rank} in the timed run"
-    losses = ran.losses[0]
-    comparison.add(name, losses, _losses(expected, losses), _numbered(bounds), rank)
-    return comparison
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Left:
-    """What a run left in a stage of this rank, put aside."""
-
-    parameters: Shelf
-    buffers: Tensors
-
-
-def _aside(tensors: Mapping[str, torch.Tensor]) -> Shelf:
-    shelf = Shelf()
-    for name, tensor in tensors.items():
-        shelf.put(name, tensor)
-    return shelf
-
-
-def _left(module: nn.Module) -> _Left:
-    parameters = Shelf()
-    for name, each in module.named_parameters():
-        parameters.put(name, whole(each.detach()))
-    return _Left(parameters, {name: each.clone() for name, each in module.named_buffers()})
-
-
-def _prove_float64(
-    proven: Proven,
-    assembled: Assembled,
-    owned: Sequence[Mapping[str, str]],
-    comparison: Comparison,
-) -> int:
-    """The two runs in float64; the number of their minibatches."""
-    rate = proven.settings.learning_rate / SLOWER
-    optimiser = dataclasses.replace(proven.settings, learning_rate=rate)
-    stages = [stage.train() for stage in proven.stages(wide=True)]
-    runtime = assembled(stages, optimiser, nullcontext)
-    del stages
-    left, losses = list[dict[int, _Left]](), list[Tensors]()
-    for batches in _runs(proven):
-        losses.append(trained(runtime, proven.schedule, [wide(batch()) for batch in batches]))
-        left.append({stage: _left(module) for stage, module in runtime.modules.items()})
-    ran = _Ran(owned, tuple(runtime.modules), runtime.replica, losses)
-    runtime.close()
-    del runtime
-    give_back_memory()
-    comparison.take(agreed(partial(_compared_float64, proven, ran, left, optimiser)))
-    return sum(proven.proof_runs)
-
-
-def _compared_float64(
-    proven: Proven,
-    ran: _Ran,
-    left: Sequence[Mapping[int, _Left]],
-    optimiser: Sgd,
-    thorough: bool,
-) -> Comparison:
-    """What the runs in float64 left, compared with the reference's. Raises WrongResult on rank 0
-    where nothing can be proven of a stage."""
-    comparison = Comparison()
-    reference = _reference(proven, ran.owned, optimiser, FLOAT64, thorough)
-    shared = ran.shared(reference, proven)
-    for number, batches in enumerate(_runs(proven)):
-        expected, bounds = shared.run([wide(batch()) for batch in batches])
-        if reference is not None and reference.uncertain_stages:
-            raise WrongResult(_why_uncertain(proven, reference.uncertain_stages))
-        parameters, buffers, when = shared.parameters(), shared.buffers(), f"after run {number}"
-        for stage, held in left[number].items():
-            _compare(held, parameters[stage], buffers[stage], comparison, f"stage {stage} {when}")
-        rank, losses = f"rank {proven.place.rank} {when}", ran.losses[number]
-        comparison.add("loss", losses, _losses(expected, losses), _numbered(bounds), rank)
-    return comparison
-
-
-def _runs(proven: Proven) -> list[list[Callable[[], Batch]]]:
-    """The minibatches of the runs in float64, each made when it is called for."""
-    numbers = iter(range(sum(proven.proof_runs)))
-    return [
-        [partial(proven.batch, number) for number in islice(numbers, minibatches)]
-        for minibatches in proven.proof_runs
-    ]
-
-
-def _reference(
-    proven: Proven,
-    owned: Sequence[Mapping[str, str]],
-    optimiser: Sgd,
-    arithmetic: Arithmetic,
-    thorough: bool,
-    *,
-    keeps_first: bool = False,
-) -> PipelineReference | None:
-    """The reference, on rank 0."""
-    if proven.place.rank != 0:
-        return None
-    return PipelineReference(
-        proven.model(wide=True),
-        owned,
-        proven.schedule,
-        optimiser,
-        proven.workload.loss,
-        arithmetic,
-        thorough=thorough,
-        keeps_first=keeps_first,
-        clip_norm=proven.workload.clip_norm,
-        forward=proven.workload.forward,
-    )
-
-
-def _why_uncertain(proven: Proven, stages: Sequence[int]) -> str:
-    """Why nothing can be proven of some stages: a random model, or one that is ill-conditioned."""
-    if is_random(proven.workload, proven.model(wide=True), wide(proven.batch(0))[0]):
-        return RANDOM
-    return f"stage {stages[0]}: {UNCERTAIN}"
-
-
-def _compare(
-    held: _Left, parameters: Answer, buffers: Answer, comparison: Comparison, when: str
-) -> None:
-    comparison.add("parameters", held.parameters, parameters.expected, parameters.bounds, when)
-    # A constant that the trace made is no buffer of the model.
-    of_model = {name: each for name, each in held.buffers.items() if name in buffers.expected}
-    comparison.add("buffers", of_model, buffers.expected, buffers.bounds, when)
-
-
-def _losses(expected: Sequence[float], got: Mapping[str, object]) -> Tensors:
-    """Those of the reference's losses that this rank has as well."""
-    return {name: torch.tensor(expected[int(name)], dtype=torch.float64) for name in got}
-
-
-def _numbered(bounds: Sequence[float]) -> dict[str, float]:
-    return {str(number): bound for number, bound in enumerate(bounds)}
+def _two_may_follow(place: Place, parameters: int) -> bool:
+    """Whether ranks 0 and 1 may hold a reference at the same time. Called on all ranks."""
+    plentiful = [False] * place.world_size
+    dist.all_gather_object(plentiful, is_plentiful(parameters, place, PLENTY))
+    return len(plentiful) > 1 and all(plentiful[:2])

@@ -34,7 +34,7 @@ from pytest_dnnbench.rank.proof.arithmetic import Arithmetic
 from pytest_dnnbench.rank.proof.distance import Errors, Tensors, furthest, largest
 from pytest_dnnbench.rank.proof.drift import Drift
 from pytest_dnnbench.rank.proof.lone_forward import LoneForward, check_gradient
-from pytest_dnnbench.rank.proof.rounding import EveryOperatorRounds, moved_by, moved_weights
+from pytest_dnnbench.rank.proof.rounding import EveryOperatorRounds, distances, moved_weights
 from pytest_dnnbench.rank.proof.stage_state import StageState
 from pytest_dnnbench.rank.proof.unprovable import is_certain
 from pytest_dnnbench.rank.proof.weight_versions import weights_met
@@ -54,6 +54,16 @@ class PipelineBounds:
     first_gradients: list[Errors]
 
 
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """What one pass of the whole model gives: the loss; by name, the gradients and the buffers
+    after it."""
+
+    loss: float
+    gradients: Tensors
+    buffers: Tensors
+
+
 class PipelineReference:
     """The state of a model under the rule of a pipeline.
 
@@ -65,9 +75,11 @@ class PipelineReference:
     With an `arithmetic`, minibatches pass once more with rounding, which gives `bounds`: every one
     in all directions, or, unless `thorough`, the very first in one. Of the others, bounds then have
     only the part that needs no pass, as if the model kept rounding as small as it is in its
-    results: a thorough reference's are no narrower. `keeps_first` keeps the gradients of each
-    stage's first update. `clip_norm` limits the norm of all gradients together, where all stages
-    update at once. `forward` is how the model is called.
+    results; but of the first of each replica, whose buffers nothing else measures, and where the
+    pipeline's loss is beyond that, a forward pass measures loss and buffers. A thorough reference's
+    bounds are no narrower. `keeps_first` keeps the gradients of each stage's first update.
+    `clip_norm` limits the norm of all gradients together, where all stages update at once.
+    `forward` is how the model is called.
     """
 
     def __init__(
@@ -119,14 +131,15 @@ class PipelineReference:
         errors = [dict.fromkeys(buffers, 0.0) for _ in range(replicas)]
         return StageState([weights], [dict(buffers) for _ in range(replicas)], errors)
 
-    def run(self, batches: Sequence[Batch]) -> list[float]:
-        """One run over minibatches, from the newest weights; the loss of each."""
+    def run(self, batches: Sequence[Batch], got: Mapping[int, float] | None = None) -> list[float]:
+        """One run over minibatches, from the newest weights; the loss of each. `got` are those that
+        the pipeline has, by the number of the minibatch."""
         for state in self.states:
             del state.weights[:-1]
         losses = []
         self._loss_bounds = []
         for minibatch, batch in enumerate(batches):
-            losses.append(self._learn(minibatch, batch))
+            losses.append(self._learn(minibatch, batch, (got or {}).get(minibatch)))
             self._clip(minibatch == len(batches) - 1)
             for number, state in enumerate(self.states):
                 if state.minibatches == self._update_size(number) or minibatch == len(batches) - 1:
@@ -169,23 +182,23 @@ class PipelineReference:
         pipedream = self.schedule.variant == "pipedream"
         return self.schedule.layout.replicas[stage] if pipedream else self.schedule.microbatches
 
-    def _learn(self, minibatch: int, batch: Batch) -> float:
+    def _learn(self, minibatch: int, batch: Batch, got: float | None) -> float:
         """Passes one minibatch, measures what rounding does to it, and adds its gradients."""
         for number, state in enumerate(self.states):
             version = state.weights[weights_met(self.schedule, number, minibatch)]
             for name, weight in version.items():
                 self._parameters[name].data = weight
-        loss, gradients, buffers = self._pass(minibatch, batch)
+        passed = self._pass(minibatch, batch)
         errors: Errors = {}
         if self.arithmetic is not None:
-            errors = self._measure(minibatch, batch, loss, gradients, buffers, self.arithmetic)
-            self._note_certainty(gradients, errors, self.arithmetic)
+            errors = self._measure(minibatch, batch, passed, got, self.arithmetic)
+            self._note_certainty(passed.gradients, errors, self.arithmetic)
         self._passed += 1
         for state in self.states:
             place = minibatch % len(state.buffers)
-            state.buffers[place] = {name: buffers[name] for name in state.buffers[place]}
-            state.add(gradients, errors)
-        return loss
+            state.buffers[place] = {name: passed.buffers[name] for name in state.buffers[place]}
+            state.add(passed.gradients, errors)
+        return passed.loss
 
     def _note_certainty(self, gradients: Tensors, errors: Errors, arithmetic: Arithmetic) -> None:
         """Of the first minibatch: later ones meet weights that rounding has moved by themselves."""
@@ -200,13 +213,13 @@ class PipelineReference:
         """The stages of whose gradients rounding in the arithmetic may make anything."""
         return [number for number, state in enumerate(self.states) if state.is_certain is False]
 
-    def _pass(self, minibatch: int, batch: Batch) -> tuple[float, Tensors, Tensors]:
-        """Loss, gradients and buffers after one pass of the whole model."""
+    def _pass(self, minibatch: int, batch: Batch, backward: bool = True) -> _Passed:
+        """One pass of the whole model; without `backward` there are no gradients."""
         inputs, targets = batch
         for state in self.states:
             self._held.put(state.buffers[minibatch % len(state.buffers)])
         self.model.zero_grad(set_to_none=True)
-        with LoneForward():
+        with torch.set_grad_enabled(backward), LoneForward():
             loss = self.loss(self._forward(self.model, inputs), targets)
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call] # torch's gap
@@ -219,27 +232,25 @@ class PipelineReference:
             if parameter.grad is not None
         }
         self.model.zero_grad(set_to_none=True)
-        return float(loss.detach()), gradients, self._held.copies()
+        return _Passed(float(loss.detach()), gradients, self._held.copies())
 
     def _measure(
         self,
         minibatch: int,
         batch: Batch,
-        loss: float,
-        gradients: Tensors,
-        buffers: Tensors,
+        plain: _Passed,
+        got: float | None,
         arithmetic: Arithmetic,
     ) -> Errors:
         """Passes the minibatch again, with rounding, where that is measured: how far it may move
         its gradients. What it does to buffers and loss is added up here."""
-        directions = arithmetic.directions if self._thorough else arithmetic.directions[:1]
+        directions, backward = self._measured(plain.loss, got, arithmetic)
         passes = [
             self._distances(
                 EveryOperatorRounds(arithmetic, seed=minibatch, direction=direction),
-                *(minibatch, batch, loss, gradients, buffers),
+                *(minibatch, batch, plain, backward),
             )
             for direction in directions
-            if self._thorough or self._passed == 0
         ] or [({}, {}, {})]
         of_loss, of_gradients, of_buffers = (furthest(each) for each in zip(*passes, strict=True))
         for state in self.states:
@@ -247,32 +258,42 @@ class PipelineReference:
             for name in errors:
                 errors[name] += of_buffers.get(name, 0.0)
         moved = of_loss.get("", 0.0)
-        self._loss_bounds.append(arithmetic.factor * (moved + arithmetic.unit * abs(loss)))
+        self._loss_bounds.append(arithmetic.factor * (moved + arithmetic.unit * abs(plain.loss)))
         return {
             name: of_gradients.get(name, 0.0) + arithmetic.unit * largest(gradient)
-            for name, gradient in gradients.items()
+            for name, gradient in plain.gradients.items()
         }
+
+    def _measured(
+        self, loss: float, got: float | None, arithmetic: Arithmetic
+    ) -> tuple[Sequence[float], bool]:
+        """The directions in which a minibatch passes again, and whether backward too."""
+        if self._thorough:
+            return arithmetic.directions, True
+        if self._passed == 0:
+            return arithmetic.directions[:1], True
+        # "Not at most" and not "above": a NaN is beyond as well.
+        within = got is None or abs(got - loss) <= arithmetic.factor * arithmetic.unit * abs(loss)
+        of_new_replica = self._passed < max(self.schedule.layout.replicas)
+        return (arithmetic.directions[:1] if of_new_replica or not within else ()), False
 
     def _distances(
         self,
         rounds: EveryOperatorRounds,
         minibatch: int,
         batch: Batch,
-        loss: float,
-        gradients: Tensors,
-        buffers: Tensors,
+        plain: _Passed,
+        backward: bool,
     ) -> tuple[Errors, Errors, Errors]:
         """How far one unit of rounding moves the loss (named ""), gradients and buffers."""
         inputs, arithmetic = rounds.moved(batch[0]), rounds.arithmetic
         with moved_weights(self.model, rounds, self.drift.weights), rounds:
-            moved_loss, moved, moved_buffers = self._pass(minibatch, (inputs, batch[1]))
+            moved = self._pass(minibatch, (inputs, batch[1]), backward)
+        gradients = plain.gradients if backward else {}
         return (
-            {"": abs(moved_loss - loss) / arithmetic.moved},
-            {name: moved_by(moved[name], each, arithmetic) for name, each in gradients.items()},
-            {
-                name: moved_by(moved_buffers[name], each, arithmetic)
-                for name, each in buffers.items()
-            },
+            {"": abs(moved.loss - plain.loss) / arithmetic.moved},
+            distances(moved.gradients, gradients, arithmetic),
+            distances(moved.buffers, plain.buffers, arithmetic),
         )
 
     def parameters(self, stage: int) -> Tensors:

@@ -83,6 +83,9 @@ class Proven(Protocol):
     def batch(self, index: int) -> Batch:
         """Minibatch `index` in its own types, on the rank's device."""
 
+    def wide_batch(self, index: int) -> Batch:
+        """Minibatch `index` of the runs in double precision, which need fewer samples."""
+
     @property
     def workload(self) -> Workload:
         """What is trained."""
@@ -132,10 +135,12 @@ def update_size(schedule: Schedule) -> int:
 
 @dataclass(slots=True)
 class Checked:
-    """What a look at the model as it is timed says: its arithmetic; what each stage holds of it;
-    what goes to the record. Its stages, as they are timed, run before they are made anew."""
+    """What a look at the model as it is timed says: its arithmetic; its number of weights, and what
+    each stage holds of it; what goes to the record. Its stages, as they are timed, run before they
+    are made anew."""
 
     arithmetic: Arithmetic
+    parameters: int
     owned: list[dict[str, str]]
     about: dict[str, Scalar]
     stages: list[nn.Module]
@@ -172,7 +177,8 @@ def checked_trace(proven: Proven, *, training: bool) -> Checked:
             forward=proven.workload.forward,
         )
         about["untraced forward over traced"] = round(ratio, 2)
-    return Checked(arithmetic, owned_by_stage(model, stages), about, stages)
+    parameters = sum(each.numel() for each in model.parameters())
+    return Checked(arithmetic, parameters, owned_by_stage(model, stages), about, stages)
 
 
 def owned_by_stage(model: nn.Module, stages: Sequence[nn.Module]) -> list[dict[str, str]]:

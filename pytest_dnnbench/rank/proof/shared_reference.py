@@ -1,6 +1,6 @@
-"""The reference of a pipeline (pipeline_reference.py), which rank 0 runs, as all ranks ask it.
+"""The reference of a pipeline (pipeline_reference.py), which one rank runs, as all ranks ask it.
 
-    rank 0        reference ─> own stages     others' stages ─> tensor by tensor ─┐
+    its holder    reference ─> own stages     others' stages ─> tensor by tensor ─┐
     other ranks                                      own stages, put aside <──────┘
 
 So one process holds a whole reference, and any other no more than its own stages. Messages go
@@ -19,6 +19,9 @@ from pytest_dnnbench.rank.proof.pipeline_reference import PipelineBounds, Pipeli
 from pytest_dnnbench.rank.proof.shelf import Shelf
 from pytest_dnnbench.rank.workloads.workload import Batch
 
+MadeBatches = Sequence[Callable[[], Batch]]
+"""The minibatches of a run, each made when it is called for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -33,8 +36,8 @@ class SharedReference:
     """A reference as ranks ask it. Every method is called on all ranks of the job at the same
     time.
 
-    `reference` is rank 0's, with an arithmetic; None on the others. `stages` are those of this
-    rank, which is replica `replica` of them.
+    `reference` is that of the rank `holder`, with an arithmetic; None on the others. `stages` are
+    those of this rank, which is replica `replica` of them.
     """
 
     def __init__(
@@ -43,23 +46,36 @@ class SharedReference:
         stages: Sequence[int],
         replica: int,
         device: torch.device,
+        holder: int = 0,
     ) -> None:
         self._reference = reference
+        self._holder = holder
+        self._losses: list[float] = []
         self._bounds: PipelineBounds | None = None
         self._stages = tuple(stages)
         self._replica = replica
         self._device = device
 
-    def run(self, batches: Sequence[Batch]) -> tuple[list[float], list[float]]:
-        """Runs the reference. The loss of each minibatch, and how far it may be missed."""
-        losses: list[Any] = [None]
+    def run(self, batches: MadeBatches, got: Mapping[int, float]) -> None:
+        """Runs the reference over minibatches, which are made where it is held; the pipeline got
+        these losses. Other ranks go on at once; for what they ask next, they wait."""
         if self._reference is not None:
-            expected = self._reference.run(batches)
+            self._losses = self._reference.run([batch() for batch in batches], got)
             self._bounds = self._reference.bounds()
-            losses = [(expected, self._bounds.losses)]
-        dist.broadcast_object_list(losses)
+
+    def losses(self) -> tuple[list[float], list[float]]:
+        """The loss of each minibatch of the last run, and how far it may be missed."""
+        losses: list[Any] = [None]
+        if self._bounds is not None:
+            losses = [(self._losses, self._bounds.losses)]
+        dist.broadcast_object_list(losses, src=self._holder)
         expected, bounds = losses[0]
         return expected, bounds
+
+    @property
+    def uncertain_stages(self) -> list[int]:
+        """On the holder, the stages of which nothing can be proven; none on the others."""
+        return [] if self._reference is None else self._reference.uncertain_stages
 
     def first_gradients(self) -> dict[int, Answer]:
         """By stage of this rank, the mean gradients of its first update."""
@@ -96,7 +112,7 @@ class SharedReference:
         asked: list[tuple[tuple[int, ...], int]] = [((), 0)] * dist.get_world_size()
         dist.all_gather_object(asked, (self._stages, self._replica))
         if self._reference is None or self._bounds is None:
-            return {stage: _received(self._device) for stage in self._stages}
+            return {stage: _received(self._device, self._holder) for stage in self._stages}
         answer = partial(answering, self._reference, self._bounds)
         for peer, (stages, replica) in enumerate(asked):
             if peer != dist.get_rank():
@@ -115,14 +131,14 @@ def _send(answer: Answer, peer: int) -> None:
             dist.send(plain.reshape(-1).view(torch.uint8), peer)
 
 
-def _received(device: torch.device) -> Answer:
+def _received(device: torch.device, holder: int) -> Answer:
     head: list[Any] = [None, None]
-    dist.recv_object_list(head, src=0)
+    dist.recv_object_list(head, src=holder)
     forms, bounds = head
     expected = Shelf()
     for name, shape, dtype in forms:
         tensor = torch.empty(shape, dtype=dtype)
         if tensor.numel():
-            dist.recv(tensor.reshape(-1).view(torch.uint8), src=0)
+            dist.recv(tensor.reshape(-1).view(torch.uint8), src=holder)
         expected.put(name, tensor.to(device))
     return Answer(expected, bounds)

@@ -101,6 +101,14 @@ class Shelf(Mapping[str, torch.Tensor]):
         return len(self._places)
 
 
+def put_aside(tensors: Mapping[str, torch.Tensor]) -> Shelf:
+    """A shelf with the values of these tensors."""
+    shelf = Shelf()
+    for name, tensor in tensors.items():
+        shelf.put(name, tensor)
+    return shelf
+
+
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     """The memory of a contiguous tensor on the host, for as long as the tensor is held. Not
     through NumPy, which has no bfloat16 and whose readings keep FSDP from freeing a storage."""
