@@ -199,9 +199,8 @@ class StagedWorker(WorkloadWorker):
 
     @property
     def proof_copies(self) -> ProofCopies:
-        """What the proof cannot do without: the reference's weights, momentum and gradients, and
-        those of a pass that rounding has moved. Of the stages, ranks hold parts."""
-        return ProofCopies(reference=4.0 if self.case.phase == "train" else 1.0, steps=0.0)
+        """What the proof cannot do without."""
+        return ProofCopies.of_pipeline(self.case.phase)
 
     def prove(self) -> Correctness:
         """As Worker.prove: the case's plan and model, on small minibatches."""

@@ -33,6 +33,7 @@ from pytest_dnnbench.rank.profiling.operator_graph import trace
 from pytest_dnnbench.rank.profiling.profiler import parts_over_whole
 from pytest_dnnbench.rank.profiling.varying_sizes import check_sizes, of_varying_sizes
 from pytest_dnnbench.rank.profiling.weights import tied_weights, together
+from pytest_dnnbench.rank.proof.conditions import ProofCopies, check_room_ahead
 from pytest_dnnbench.rank.workloads.checks import model_of
 from pytest_dnnbench.rank.workloads.factory import workload_of
 from pytest_dnnbench.rank.workloads.image_models import seed
@@ -54,6 +55,7 @@ def decide(place: Place, request: RunRequest) -> PlanDecision | None:
         rank_phase.enter("plan")
         options = request.case.options
         _refuse_clipping(request)
+        _check_room(place, request)
         layout = forced_layout(options, place.world_size)
         if path := plan_file(options):
             decision = PlanDecision(read_plan(path), "user")
@@ -75,6 +77,7 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
     with group.membership(place):
         rank_phase.enter("plan")
         options = request.case.options
+        _check_room(place, request)
         pipelines = pipelines_of(request.case.framework, place.world_size, options)
         if path := plan_file(options):
             decision = PlanDecision(read_plan(path), "user")
@@ -97,6 +100,13 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
         _check_cut(place, request, decision.plan, tied=True)
         check_sizes(decision.plan, varying)
         return decision
+
+
+def _check_room(place: Place, request: RunRequest) -> None:
+    """Raises ProofOutOfMemory for a model whose proof, which every launch needs, does not fit."""
+    workload = workload_of(request)
+    copies = ProofCopies.of_pipeline(request.case.phase)
+    check_room_ahead(request.model, lambda: model_of(workload), place, copies)
 
 
 def _with_ties_apart(
