@@ -14,11 +14,15 @@ help:
 
 .PHONY: help bench picture faults test gpu-test lint types horovod clean
 
+# All but these are pipelines.
+COMMA := ,
+PIPELINES := $(filter-out single ddp horovod fsdp tp,$(subst $(COMMA), ,$(FRAMEWORKS)))
+
 # Two stages are forced: between two ranks of one machine the planner would often choose pure data parallelism.
 bench: .venv/.ready
 	@$(MAKE) --no-print-directory .venv/.horovod || echo "bench: Horovod could not be built, so its cases are skipped"
 	@mkdir -p .benchmarks
-	$(BIN)/pytest bench_cases --gpus 2 --dnn-frameworks $(FRAMEWORKS) --dnn-stages 2 --dnn-models $(MODELS) \
+	$(BIN)/pytest bench_cases --gpus 2 --dnn-frameworks $(FRAMEWORKS) $(if $(PIPELINES),--dnn-stages 2) --dnn-models $(MODELS) \
 	    --dnn-launches 5 --dnn-steps 8 --benchmark-columns=median,iqr,rounds --benchmark-sort=name --benchmark-autosave \
 	    --benchmark-json .benchmarks/bench.json --dnn-report .benchmarks/report
 

@@ -66,7 +66,7 @@ def pytest_dnnbench_frameworks():
 """
 OPTIONS = (
     *("test_cases.py", "-q", "-p", "no:cacheprovider", "--junit-xml=junit.xml"),
-    *("--dnn-device", "cpu", "--gpus", "2", "--dnn-gpu-counts", "2", "--dnn-batch-size", "8"),
+    *("--dnn-device", "cpu", "--dnn-gpu-counts", "2", "--dnn-batch-size", "8"),
     *("--dnn-models", "tests.tiny_models:tiny"),
     *("--benchmark-storage=file://stored", "--benchmark-autosave"),
 )

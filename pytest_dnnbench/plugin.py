@@ -71,6 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     try:
         catalog = hook_rows.catalog(config)
+        config.stash[state.CHOSEN] = {}
         config.stash[state.ENGINES] = hook_rows.engines(config)
         add_metrics(hook_rows.metrics(config))
         settings = config.stash[state.SETTINGS] = read_settings(config, catalog)
@@ -109,6 +110,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     except UsageError as error:
         metafunc.config.stash[state.REFUSED] = state.refused(error)
     else:
+        metafunc.config.stash[state.CHOSEN][metafunc.function] = frozenset(names)
         metafunc.parametrize(names, rows, indirect=[name for name in names if name not in wanted])
 
 

@@ -32,6 +32,8 @@ if [ "${{SLURM_RESTART_COUNT:-0}}" -gt 0 ]; then resume=(--dnn-resume); fi
 
 stopped=$(mktemp)
 export DNNBENCH_STOPPED_FILE="$stopped"
+progress=$(mktemp)
+export DNNBENCH_PROGRESS_FILE="$progress"
 {command} "${{resume[@]}}" &
 session=$!
 trap 'echo SIGTERM > "$stopped"; kill -TERM $session 2>/dev/null' TERM
@@ -39,9 +41,17 @@ wait $session
 status=$?
 while kill -0 $session 2>/dev/null; do wait $session; status=$?; done
 
-# Status 2: the session was stopped, and has launches left to make.
-if [ -s "$stopped" ] && [ "$status" -eq 2 ]; then requeue=yes; fi
-rm -f "$stopped"
+# Status 2: the session was stopped, and has launches left to make. Where it has made none, the next
+# job would make none either, and so on without end.
+if [ -s "$stopped" ] && [ "$status" -eq 2 ]; then
+    if [ -s "$progress" ]; then
+        requeue=yes
+    else
+        echo "dnnbench: no launch ended in the time of this job, so it is not requeued: allow" \\
+            "more time (--directive=--time=...), and add --dnn-resume to continue a session" >&2
+    fi
+fi
+rm -f "$stopped" "$progress"
 if [ -n "${{requeue:-}}" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$status"
 """

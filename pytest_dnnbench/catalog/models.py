@@ -53,6 +53,11 @@ _OF_RANK = {
 OWN_MODELS = {name: f"pytest_dnnbench.rank.workloads.{path}" for name, path in _OF_RANK.items()}
 """Our own: models of tokens, and plain layers. Each is a workload."""
 
+TOKEN_MODELS = frozenset(
+    OWN_MODELS[name] for name, path in _OF_RANK.items() if path.startswith(("gpt:", "llama:"))
+)
+"""The suite's models of tokens, by "module:factory"."""
+
 SHARED_BY_RANKS = {
     OWN_MODELS[name]: parts
     for name, parts in {

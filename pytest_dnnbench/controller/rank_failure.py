@@ -82,6 +82,17 @@ def hang_of(ranks: Sequence[Rank], timeout_s: float) -> RankHung:
     return _blame(RankHung, culprit, _message(culprit, headline, *stacks))
 
 
+def printed_by(rank: Rank, failure: DnnbenchError | None) -> str:
+    """What a rank printed, to be shown below the failure of its launch. Of an exception that is not
+    the failure's cause, mostly a connection that the rank which failed first has closed, a line
+    says what it was."""
+    output, error = rank.last_output(), rank.error
+    if failure is None or error is None or error.message in str(failure):
+        return output
+    reason = next(iter(error.message.splitlines()), "")
+    return f"{output.rstrip()}\nraised {error.type.rpartition('.')[2]}: {reason}\n".lstrip()
+
+
 def _loss_of(rank: Rank, world_size: int) -> NodeLost:
     where = rank.status.describe() or "before it reported"
     headline = f"node {rank.node} was lost: {rank.lost}; rank {rank.number} of {world_size} ran"

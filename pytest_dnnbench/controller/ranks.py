@@ -22,12 +22,12 @@ from pytest_dnnbench.controller.oom_kills import OomWatch
 from pytest_dnnbench.controller.placement import Placement, PlacementSource
 from pytest_dnnbench.controller.rank_answer import Unreadable, plain_of
 from pytest_dnnbench.controller.rank_clock import LaunchClock
-from pytest_dnnbench.controller.rank_failure import failure_of, hang_of, unreadable_of
+from pytest_dnnbench.controller.rank_failure import failure_of, hang_of, printed_by, unreadable_of
 from pytest_dnnbench.controller.rank_process import Rank, RankProcess
 from pytest_dnnbench.controller.server_environment import changes
 from pytest_dnnbench.controller.this_node import ThisNode
 from pytest_dnnbench.controller.unpickling import unpickled
-from pytest_dnnbench.errors import RankFailure, UsageError
+from pytest_dnnbench.errors import DnnbenchError, RankFailure, UsageError
 from pytest_dnnbench.frames import PLAIN, PORTABLE
 from pytest_dnnbench.messages import Place, Target
 from pytest_dnnbench.rank_status import RankStatus
@@ -147,19 +147,19 @@ class Ranks:
             self._begun(rendezvous) as job,
         ):
             kind = job.kind(returns)
-            failure: RankFailure | None = None
+            failure: DnnbenchError | None = None
             try:
                 deadline = self._run(job, (module, name, None), job.packed(arguments), kind)
                 return [self._result(rank, kind, returns, deadline) for rank in job.ranks]
-            except RankFailure as error:
+            except DnnbenchError as error:
                 failure = error
                 raise
             finally:
                 job.end()
-                self.outputs = [rank.last_output() for rank in job.ranks]
-                if failure is not None:
-                    # Now that the rank has ended, everything that it wrote has arrived.
-                    failure.output = self.outputs[failure.rank]
+                # Now that the ranks have ended, everything that they wrote has arrived.
+                self.outputs = [printed_by(rank, failure) for rank in job.ranks]
+                if isinstance(failure, RankFailure):
+                    failure.output = job.ranks[failure.rank].last_output()
                 self._progress.clear()
 
     @contextmanager

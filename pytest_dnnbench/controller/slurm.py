@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pytest_dnnbench.controller.engines import Engine, described_end
@@ -16,6 +17,19 @@ from pytest_dnnbench.errors import UsageError
 STOPPED_FILE = "DNNBENCH_STOPPED_FILE"
 """The variable by which a batch script (batch/command.py) names the file that a session writes to
 when it stops for want of time: nobody has sent the script a signal then."""
+
+PROGRESS_FILE = "DNNBENCH_PROGRESS_FILE"
+"""The variable by which a batch script names the file that a session writes to for each launch that
+a requeued job need not make again."""
+
+
+def tell_the_script(variable: str, line: str) -> None:
+    """Adds a line to the file that a batch script has named in a variable, if there is one. A file
+    that cannot be written leaves the job as it is: it is then not requeued."""
+    if file := os.environ.get(variable):
+        with suppress(OSError), open(file, "a", encoding="utf-8") as lines:
+            lines.write(f"{line}\n")
+
 
 _ANSWER_S = 30.0
 """How long a command of Slurm may take."""

@@ -91,9 +91,8 @@ def main(
         place = replace(place, store_descriptor=store)
         body = _encoded(function(place, *arguments), kind)
     except BaseException as error:
-        description = described(error)
-        print(description.traceback, file=sys.stderr)
-        _send(result, ERROR, msgspec.msgpack.encode(description))
+        # Nothing is printed: the failure of the launch shows the traceback of its cause.
+        _send(result, ERROR, msgspec.msgpack.encode(described(error)))
         return 1
     _send(result, kind, body)
     return 0

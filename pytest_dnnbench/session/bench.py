@@ -162,7 +162,7 @@ class DnnBench:
             pytest.skip(failure)
         if failure is not None:  # outside the handler, so that pytest shows the message once
             self._benchmark.has_error = True
-            self._show(ranks, failure)
+            self._show(ranks)
             pytest.fail(failure, pytrace=False)
         if EARLY_ROUND in self._item.stash:
             pytest.skip(state.MEASURED)
@@ -377,17 +377,11 @@ class DnnBench:
         )
         return own or not taken or framework in (self._resources.settings.frameworks or ())
 
-    def _show(self, ranks: Ranks, failure: str) -> None:
-        """Shows what the ranks wrote, without the traceback that the failure has already."""
-        traceback = "".join(failure.partition(TRACEBACK)[1:]).rstrip()
+    def _show(self, ranks: Ranks) -> None:
+        """Shows what the ranks wrote."""
         for number, output in enumerate(ranks.outputs):
-            rest = output.replace(traceback, "") if traceback else output
-            if rest.strip():
-                self._item.add_report_section("call", f"rank {number}", rest)
-
-
-TRACEBACK = "Traceback (most recent call last):"
-"""How Python begins one."""
+            if output.strip():
+                self._item.add_report_section("call", f"rank {number}", output)
 
 
 def name_of(named: str | Callable[..., Any], what: str = "model") -> str:

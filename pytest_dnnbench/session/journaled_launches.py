@@ -7,6 +7,7 @@ from typing import Literal
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.controller.case_run import CaseRun
+from pytest_dnnbench.controller.slurm import PROGRESS_FILE, tell_the_script
 from pytest_dnnbench.errors import DataError
 from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.results.records.journal_file import Journal, KeptLaunch
@@ -82,5 +83,6 @@ class KeptLaunches:
         try:
             self.journal.keep(kept)
             self.is_empty = False
+            tell_the_script(PROGRESS_FILE, name)
         except OSError as error:
             self.trouble = f"from {name} on nothing could be written to it: {error}"

@@ -9,8 +9,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 
 from pytest_dnnbench.controller.agent_messages import Hello
 from pytest_dnnbench.controller.cluster import Cluster, HereNode, Node, is_this_machine
@@ -24,6 +22,7 @@ from pytest_dnnbench.controller.slurm import (
     has_several_nodes,
     in_allocation,
     slurm,
+    tell_the_script,
 )
 from pytest_dnnbench.counted import counted, verb
 from pytest_dnnbench.errors import UsageError
@@ -37,6 +36,13 @@ NONE = "none"
 ENGINES: dict[str, EngineFactory] = {"prefix": prefix, "slurm": slurm, "mpirun": mpirun}
 
 
+def stays_here(settings: Settings) -> bool:
+    """Whether a session stays on this machine, whatever its options of nodes say."""
+    if settings.engine is not None:
+        return settings.engine == NONE
+    return not in_allocation() or not (settings.nodes or has_several_nodes())
+
+
 def engine_of(settings: Settings, added: Mapping[str, EngineFactory]) -> Engine | None:
     """The engine of a session; None where it stays on this machine. Raises UsageError."""
     factories, names = {**ENGINES, **added}, _names(settings.nodes)
@@ -44,7 +50,7 @@ def engine_of(settings: Settings, added: Mapping[str, EngineFactory]) -> Engine 
     if settings.engine == NONE:
         return None
     if settings.engine is None:
-        if in_allocation() and (settings.nodes or has_several_nodes()):
+        if not stays_here(settings):
             return factories["slurm"](names, command)
         for option, given in (
             ("--dnn-nodes", settings.nodes),
@@ -101,9 +107,8 @@ def stopping(announce: Callable[[str], None], *, for_time: bool = False) -> Call
 
     def stop(why: str) -> None:
         announce(f"dnnbench: {why}; stopping as after Ctrl-C")
-        if for_time and (file := os.environ.get(STOPPED_FILE)):
-            with suppress(OSError):  # the job is then not requeued; it stops all the same
-                Path(file).write_text(f"{why}\n")
+        if for_time:
+            tell_the_script(STOPPED_FILE, why)
         os.kill(os.getpid(), signal.SIGTERM)
 
     return stop

@@ -6,8 +6,9 @@ Not here: which options there are (settings.py), and which values go together
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_dnnbench.catalog import FrameworkOption, FrameworkSpec
@@ -56,7 +57,12 @@ class Option:
     @property
     def key(self) -> str:
         """The option in the ini file, and as an attribute of pytest's options."""
-        return "dnn_" + self.name.replace("-", "_")
+        return f"dnn_{self.field}"
+
+    @property
+    def field(self) -> str:
+        """The field of Settings."""
+        return self.name.replace("-", "_")
 
     @property
     def help(self) -> str:
@@ -93,6 +99,25 @@ class Option:
             raise UsageError(f"{place} is {value}: it must be at most {most:.10g}")
         return value
 
+    def given(self, config: pytest.Config) -> tuple[str, Any]:
+        """Where the user has given the option, as messages name it, and the value; the command line
+        (with addopts) goes before the ini file. An empty text and None where it is not given.
+        Raises UsageError as `parse` and `of_command_line`."""
+        places = {
+            self.flag: self.of_command_line(config.getoption(self.key)),
+            f"{self.key} in the ini file": config.getini(self.key),
+        }
+        for place, text in places.items():
+            if text is not None and text != "":
+                return place, self.parse(text, place)
+        return "", None
+
+    def is_typed(self, config: pytest.Config) -> bool:
+        """Whether the option is among the arguments that pytest was started with: not in addopts,
+        nor in PYTEST_ADDOPTS."""
+        arguments = map(str, config.invocation_params.args)
+        return any(text == self.flag or text.startswith(f"{self.flag}=") for text in arguments)
+
     def of_command_line(self, given: Any) -> Any:
         """What pytest has of the command line, as `parse` takes it; None where the user has not
         given it. Raises UsageError for an empty text: mostly a shell's variable that is not set,
@@ -107,7 +132,7 @@ class Option:
 
 def option(kind: type, default: Any, about: str, **more: Any) -> Any:
     """A field of Settings that is an option."""
-    return field(
+    return dataclasses.field(
         default=default, metadata={"kind": kind, "default": default, "about": about, **more}
     )
 

@@ -10,6 +10,7 @@ from pytest_dnnbench.session.interrupts import Interrupts
 from pytest_dnnbench.session.journal import Journaling
 from pytest_dnnbench.session.launch_planning import LaunchPlanning
 from pytest_dnnbench.session.machine_fingerprint import MachineFingerprint
+from pytest_dnnbench.session.option_effects import OptionEffects
 from pytest_dnnbench.session.preflight import Preflight
 from pytest_dnnbench.session.progress import ProgressDisplay
 from pytest_dnnbench.session.replay_clock import ReplayClocks
@@ -28,6 +29,7 @@ from pytest_dnnbench.session.xdist import Xdist
 def parts_of(config: pytest.Config) -> list[object]:
     """The parts, in the order in which pytest registers them."""
     everywhere = [
+        OptionEffects(config),
         Completion(),
         ReplayClocks(),
         ServerLife(config),

@@ -27,13 +27,14 @@ from pytest_dnnbench.shape import shapes_of
 if TYPE_CHECKING:
     import pytest
 
+_BY_NAME = {option.field: option for option in OPTIONS}
 _PERCENTAGE = re.compile(r"(?P<percent>[0-9]{1,9}(\.[0-9]{1,9})?)%")
 _AUTO = re.compile(r"auto(:(?P<percent>[0-9]+(\.[0-9]+)?)%)?")
 
 
 def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     """The settings of this session. Raises UsageError for any bad value, before anything starts."""
-    values = {option.key.removeprefix("dnn_"): _value(config, option) for option in OPTIONS}
+    values = {option.field: _value(config, option) for option in OPTIONS}
     if values["gpu_counts"] is not None:
         values["gpu_counts"] = tuple(_count(text) for text in values["gpu_counts"])
     values["shapes"] = tuple(str(shape) for shape in shapes_of(values["shapes"]))
@@ -41,8 +42,11 @@ def read_settings(config: pytest.Config, catalog: Catalog) -> Settings:
     values["launches"], values["effect"] = _launches(values["launches"])
     values["warmup"] = as_warmup(values["warmup"], "--dnn-warmup")
     values["prediction_error"] = _percentage(values["prediction_error"])
-    _choose_steps_or_window(config, values)
-    limits = next(option for option in OPTIONS if option.name == "limits")
+    if values["window"] is not None:
+        values["window"] = as_seconds(values["window"], "--dnn-window")
+    _choose_one_of("steps", "window", "how long to time", config, values)
+    _choose_one_of("gpus", "gpu_counts", "on how many devices to run", config, values)
+    limits = _BY_NAME["limits"]
     values["limits"] = limits.parse(limits.of_command_line(config.getoption(limits.key)) or ())
     values["ini_limits"] = limits.parse(config.getini(limits.key) or ())
     settings = Settings(**values, framework_options=_read_framework_options(config, catalog))
@@ -81,17 +85,11 @@ def _check(settings: Settings, catalog: Catalog) -> None:
             "--dnn-launches auto needs --dnn-baseline: launches are planned from the noise of"
             " stored sessions; add --dnn-baseline latest, or give a number of launches"
         )
-    if settings.anchor is not None and settings.baseline is None:
-        raise UsageError(
-            "--dnn-anchor needs --dnn-baseline: an anchor is judged beside the latest sessions; add"
-            " --dnn-baseline latest"
-        )
     if settings.accept is not None and not settings.accept.strip():
         raise UsageError("--dnn-accept is empty: write why the change is right")
-    if (settings.dataset == "text") != bool(settings.text):
+    if settings.dataset == "text" and not settings.text:
         raise UsageError(
-            "--dnn-dataset text and --dnn-text FILE need each other: the file's bytes are the"
-            f" tokens; --dnn-dataset is {settings.dataset}"
+            "--dnn-dataset text needs --dnn-text FILE: the file's bytes are the tokens"
         )
     if settings.dataset == "mnist" and not settings.data_dir:
         raise UsageError(
@@ -105,30 +103,34 @@ def _check(settings: Settings, catalog: Catalog) -> None:
 
 
 def _value(config: pytest.Config, option: Option) -> Any:
-    places = {
-        "": option.of_command_line(config.getoption(option.key)),
-        f"{option.key} in the ini file": config.getini(option.key),
-    }
-    for place, given in places.items():
-        if given is not None and given != "":
-            return option.parse(given, place)
-    return option.default
+    place, value = option.given(config)
+    return value if place else option.default
 
 
-def _choose_steps_or_window(config: pytest.Config, values: dict[str, Any]) -> None:
-    """Lets one of --dnn-steps and --dnn-window stand: that of the command line, where the other is
-    the ini file's. Raises UsageError where both are in the same place."""
-    if values["window"] is not None:
-        values["window"] = as_seconds(values["window"], "--dnn-window")
-    if values["steps"] is None or values["window"] is None:
+def _choose_one_of(
+    first: str, second: str, what: str, config: pytest.Config, values: dict[str, Any]
+) -> None:
+    """Lets one of two options stand that say the same: the one that is nearer to the user, of the
+    typed command line, addopts and the ini file. Raises UsageError where they are equally near."""
+    if values[first] is None or values[second] is None:
         return
-    on_line = [name for name in ("steps", "window") if config.getoption(f"dnn_{name}") is not None]
-    if len(on_line) != 1:
-        raise UsageError(
-            f"--dnn-steps {values['steps']} and --dnn-window {values['window']} both say how long"
-            " to time: leave one of them out"
-        )
-    values["window" if on_line == ["steps"] else "steps"] = None
+    options = [_BY_NAME[name] for name in (first, second)]
+    distances = [_distance(option, config) for option in options]
+    if distances[0] == distances[1]:
+        former, latter = (f"{option.flag} {_text(values[option.field])}" for option in options)
+        raise UsageError(f"{former} and {latter} both say {what}: leave one of them out")
+    values[first if distances[1] < distances[0] else second] = None
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _distance(option: Option, config: pytest.Config) -> int:
+    """How far from the user an option is given: 0 typed, 1 in addopts, 2 in the ini file."""
+    if option.is_typed(config):
+        return 0
+    return 1 if config.getoption(option.key) is not None else 2
 
 
 def _choose_rounds(config: pytest.Config, values: dict[str, Any]) -> None:

@@ -315,11 +315,6 @@ def _check(settings: Settings, *, distributed: bool) -> None:
 
     against_limits(settings.against_limits, "--dnn-against-limits")
     if not settings.has_other_side:
-        if settings.against_limits:
-            raise UsageError(
-                "--dnn-against-limits needs another side: add --dnn-against, --dnn-against-path or"
-                " --dnn-against-env"
-            )
         return
     asked_side(settings)
     if distributed:

@@ -23,6 +23,8 @@ ENGINES = pytest.StashKey[Mapping[str, EngineFactory]]()
 PARTS = pytest.StashKey[dict[type, object]]()
 REFUSED = pytest.StashKey[pytest.UsageError]()
 """Why no case of the session can be, noticed while pytest collects."""
+CHOSEN = pytest.StashKey[dict[object, frozenset[str]]]()
+"""Of each test function: its parameters that the session's options decide."""
 EARLY_ROUND = pytest.StashKey[int]()
 """Of an item that runs in an early round: the number of that round, from 1."""
 MEASURED = "measured; reported in the last round"

@@ -1,6 +1,7 @@
 """The one terminal summary of a session, in order: the table and what disturbed its launches, the
-machine beside its fingerprint, the preflight, the verdicts, the other side, the launch plan, what
-was not timed, the journal, the report, GitHub's annotations, a failed save."""
+options without effect, the machine beside its fingerprint, the preflight, the verdicts, the other
+side, the launch plan, what was not timed, the journal, the report, GitHub's annotations, a failed
+save."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from pytest_dnnbench.session.github import GitHub
 from pytest_dnnbench.session.journal import Journaling
 from pytest_dnnbench.session.launch_planning import LaunchPlanning
 from pytest_dnnbench.session.machine_fingerprint import MachineFingerprint
+from pytest_dnnbench.session.option_effects import OptionEffects
 from pytest_dnnbench.session.preflight import Preflight
 from pytest_dnnbench.session.report import SessionReport
 from pytest_dnnbench.session.resources import resources_in_use
@@ -34,6 +36,7 @@ class Summarised(Protocol):
 
 # A failed save comes last, so that it is seen.
 ORDER: tuple[type[Summarised], ...] = (
+    OptionEffects,
     MachineFingerprint,
     Preflight,
     Verdicts,

@@ -59,7 +59,7 @@ def test_cases_that_cannot_be_compared_with_the_anchor_are_named(
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--dnn-anchor=first"], "*--dnn-anchor needs --dnn-baseline*"),
+        (["--dnn-anchor=first"], "*--dnn-anchor has no effect without --dnn-baseline*"),
         (["--dnn-anchor=latest", "--dnn-baseline=latest"], "*latest moves with every session*"),
         (["--dnn-anchor=first", "--dnn-baseline=latest"], "*holds no saved session*"),
         (

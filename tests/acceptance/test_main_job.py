@@ -292,9 +292,9 @@ def test_a_framework_that_is_not_installed_is_skipped_with_its_command(
 
 
 def test_oversubscription_is_marked(run: Any, pytester: pytest.Pytester) -> None:
-    run(
-        "--dnn-frameworks", "ddp", "--dnn-gpu-counts", "65", "--collect-only", "-q"
-    ).stdout.fnmatch_lines(["*-65gpu*"])
+    run("--dnn-frameworks", "ddp", "--gpus", "65", "--collect-only", "-q").stdout.fnmatch_lines(
+        ["*-65gpu*"]
+    )
     from pytest_dnnbench.controller.machine import Machine
 
     machine = Machine("cpu", (), None, cores=2, cpu="", why="", memory_bytes=2**34)

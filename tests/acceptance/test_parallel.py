@@ -104,7 +104,7 @@ def test_the_share_of_a_worker_that_dies_is_measured_by_another(
     train = CASES.partition("def test_plain")[0]
     pytester.makepyfile(test_cases=train + train.replace("train", "validate"))
     pytester.makeconftest(CONFTEST + DIES)
-    options = ("--dnn-gpu-counts", "1", "--dnn-frameworks", "single,ddp")
+    options = ("--gpus", "1", "--dnn-frameworks", "single,ddp")
     result = run(
         "-n", "2", "--dnn-parallel", "--dnn-launches", "2", *options, "--benchmark-json", "out.json"
     )

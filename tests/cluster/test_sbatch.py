@@ -10,7 +10,12 @@ import pytest
 from pytest_dnnbench.batch.command import main
 from pytest_dnnbench.errors import UsageError
 
-STOPPED = "import sys, time, signal; signal.signal(15, lambda *_: sys.exit(2)); time.sleep(60)"
+STOPPED = "import sys, time, signal; signal.signal(15, lambda *_: sys.exit(2)); {}; time.sleep(60)"
+LAUNCH = (
+    "from pytest_dnnbench.controller.slurm import PROGRESS_FILE, tell_the_script;"
+    " tell_the_script(PROGRESS_FILE, 'a case')"
+)
+"""What a session does when it has put a launch into its journal."""
 
 
 def written(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -58,18 +63,23 @@ def test_a_requeued_job_continues_the_session(
     assert (done.returncode, done.stdout.strip()) == (3, str(["pytest", *resumes]))
 
 
-def test_a_session_that_is_stopped_before_its_end_is_requeued(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("made", "asked"), [(LAUNCH, "asked: requeue 77"), ("pass", "")], ids=["a launch", "none"]
+)
+def test_a_session_that_is_stopped_before_its_end_is_requeued_if_it_made_a_launch(
+    made: str, asked: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    script = written(capsys, "--", sys.executable, "-c", STOPPED, "pytest")
+    """A job whose time was too short for a launch was requeued without end."""
+    script = written(capsys, "--", sys.executable, "-c", STOPPED.format(made), "pytest")
     (tmp_path / "scontrol").write_text('#!/bin/sh\necho "asked: $*"\n')
     (tmp_path / "scontrol").chmod(0o700)
     notice = script.replace(
-        "wait $session\nstatus", "(sleep 1; kill -TERM $$) & wait $session\nstatus"
+        "wait $session\nstatus", "(sleep 3; kill -TERM $$) & wait $session\nstatus"
     )
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = run(notice, tmp_path, SLURM_JOB_ID="77", PATH=path)
-    assert (done.returncode, done.stdout.strip()) == (2, "asked: requeue 77")
+    assert (done.returncode, done.stdout.strip()) == (2, asked)
+    assert ("no launch ended in the time of this job" in done.stderr) == (not asked)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +97,7 @@ def test_a_session_that_stops_for_want_of_time_is_requeued_and_others_are_not(
     ends: str, asked: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """The session had stopped by itself, with launches left, and its job ended for good."""
-    code = f"import sys, signal; signal.signal(15, lambda *_: sys.exit(2)); {ends}"
+    code = f"import sys, signal; signal.signal(15, lambda *_: sys.exit(2)); {LAUNCH}; {ends}"
     script = written(capsys, "--", sys.executable, "-c", code, "pytest")
     (tmp_path / "scontrol").write_text('#!/bin/sh\necho "asked: $*"\n')
     (tmp_path / "scontrol").chmod(0o700)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_dnnbench.controller.oom_kills import OomWatch
-from pytest_dnnbench.controller.rank_failure import failure_of
+from pytest_dnnbench.controller.rank_failure import failure_of, printed_by
 from pytest_dnnbench.controller.rank_process import RankProcess
 from pytest_dnnbench.errors import RankCrashed, RankOutOfMemory, RankRaised, WrongResult
 from pytest_dnnbench.frames import RankError
@@ -90,6 +90,32 @@ def test_a_rank_that_knows_the_wrong_step_comes_first_and_of_these_the_earliest_
     error = failure_of(ranks, OomWatch())
     assert isinstance(error, WrongResult)
     assert str(error) == "rank 2: planted"
+
+
+def test_what_follows_from_a_failure_is_one_line_and_its_cause_is_not_shown_twice(
+    rank: Make,
+) -> None:
+    lost = RankError(
+        "builtins.RuntimeError", "peer closed\nat line 1", "Traceback: far\n", 2.0, False
+    )
+    refused = RankError(
+        "pytest_dnnbench.errors.UsageError", "use less", "Traceback: here\n", 1.0, False
+    )
+    ranks = [
+        rank(0, lost, output="epoch 1\n"),
+        rank(1, refused, output="about to fail\n"),
+        rank(2, lost),
+        rank(3, output="never mind\n"),
+    ]
+    failure = failure_of(ranks, OomWatch())
+    assert str(failure) == "rank 1: use less"
+    assert [printed_by(each, failure) for each in ranks] == [
+        "epoch 1\nraised RuntimeError: peer closed\n",
+        "about to fail\n",
+        "raised RuntimeError: peer closed\n",
+        "never mind\n",
+    ]
+    assert printed_by(ranks[0], None) == "epoch 1\n"
 
 
 def test_memory_that_ran_out_is_an_error_of_its_own(rank: Make) -> None:

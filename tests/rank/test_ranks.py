@@ -100,6 +100,9 @@ def test_a_rank_that_raises_is_named_with_its_traceback(two_ranks: Ranks) -> Non
         two_ranks.run(programs.raise_on, 1)
     assert "in raise_on" in str(caught.value)
     assert caught.value.rank == 1
+    # The cause is shown once; what its peer raises because of it is a line.
+    assert two_ranks.outputs[1].strip() == "about to fail"
+    assert "Traceback" not in two_ranks.outputs[0]
     assert "about to fail" in caught.value.output
 
 

@@ -67,6 +67,24 @@ def test_the_command_lines_length_stands_against_the_ini_files(
     assert (chosen.steps, chosen.window) == expected
 
 
+@pytest.mark.parametrize(
+    ("ini", "arguments", "counts"),
+    [
+        ("dnn_gpu_counts = 1,3", ["--gpus=2"], (1, 2)),
+        ("dnn_gpus = 2", ["--dnn-gpu-counts=3"], (3,)),
+        ("addopts = --gpus=2", ["--dnn-gpu-counts=3"], (3,)),
+        ("dnn_gpus = 2\naddopts = --dnn-gpu-counts=3", [], (3,)),
+    ],
+)
+def test_of_two_options_that_say_the_same_the_nearer_to_the_user_stands(
+    pytester: pytest.Pytester, ini: str, arguments: list[str], counts: tuple[int, ...]
+) -> None:
+    """The ini file's counts took the effect of --gpus away in silence."""
+    pytester.makeini(f"[pytest]\n{ini}\n")
+    chosen = read_settings(pytester.parseconfig(*arguments), Catalog())
+    assert chosen.counts(available=8) == counts
+
+
 def test_what_is_left_open_depends_on_the_device() -> None:
     cpu, cuda = settings().on("cpu"), settings().on("cuda")
     assert (cpu.image_size, cpu.batch_size, cpu.precision) == (28, 32, "fp32")
@@ -127,8 +145,11 @@ def test_strong_scaling_divides_or_says_what_would() -> None:
             ["--dnn-dataset", "mnist", "--dnn-data-dir", ".", "--dnn-image-size", "64"],
             "MNIST's images have 28",
         ),
-        (["--dnn-dataset", "text"], "--dnn-dataset text and --dnn-text FILE need each other"),
-        (["--dnn-text", "a"], "need each other: the file's bytes are the tokens; --dnn-dataset is"),
+        (["--dnn-dataset", "text"], "--dnn-dataset text needs --dnn-text FILE: the file's"),
+        (
+            ["--gpus", "2", "--dnn-gpu-counts", "1,2"],
+            "--gpus 2 and --dnn-gpu-counts 1,2 both say on how many devices to run: leave one",
+        ),
         (["--dnn-dataset", "text", "--dnn-text", "nowhere"], "--dnn-text 'nowhere' cannot be read"),
         (["--dnn-sequence-length", "-1"], "--dnn-sequence-length is -1: it must be at least 0"),
         (["--dnn-launches", "0"], "--dnn-launches is 0"),

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 import torch
@@ -22,12 +23,18 @@ from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
 from pytest_dnnbench.rank.pipeline.cut import cut
+from pytest_dnnbench.rank.pipeline.ends import Ends
 from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.pipeline.ties import untied
-from pytest_dnnbench.rank.profiling.example_input import example_input
-from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, OperatorGraph, trace
+from pytest_dnnbench.rank.profiling.example_input import (
+    TRACED_IMAGES,
+    example_batch,
+    example_input,
+    traced_example,
+)
+from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph, trace
 from pytest_dnnbench.rank.proof.conditions import ProofCopies, proof_conditions
 from pytest_dnnbench.rank.proof.fingerprint import digest
 from pytest_dnnbench.rank.proof.pipeline import prove_training
@@ -37,9 +44,10 @@ from pytest_dnnbench.rank.step_forms import laid_out, lay_out
 from pytest_dnnbench.rank.update_rule import has_own_update
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workloads import batches
-from pytest_dnnbench.rank.workloads.checks import model_of
+from pytest_dnnbench.rank.workloads.checks import model_of, samples_of
 from pytest_dnnbench.rank.workloads.image_models import seed, widen
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
+from pytest_dnnbench.rank.workloads.structure import Structure
 from pytest_dnnbench.rank.workloads.workload import Batch, DataShare
 from pytest_dnnbench.step_form import StepForm
 
@@ -125,8 +133,10 @@ class StagedWorker(WorkloadWorker):
         model = self._on_host()
         if not wide:
             self._fingerprint = digest(model.state_dict())
+        graph = self._graph_of(model)
+        self._ends = self._ends_of(graph)
         operators = [stage.operators for stage in self.plan.stages]
-        stages = cut(self._graph_of(model), None, operators, tied=self.takes_ties)
+        stages = cut(graph, None, operators, tied=self.takes_ties)
         self._ties = untied(stages)
         for stage in stages:
             lay_out(stage, self.case.form)
@@ -136,9 +146,20 @@ class StagedWorker(WorkloadWorker):
         """The operator graph of a model of the case, traced once where that can be."""
         if self._graph is not None:
             return replace(self._graph, model=model)
-        graph = trace(model, example_input(self.workload, TRACED_IMAGES))
+        graph = trace(model, traced_example(self.workload))
         self._graph = graph.without_weights()
         return graph
+
+    def _ends_of(self, graph: OperatorGraph) -> Ends:
+        """What the workload's minibatches and the model's output are made of."""
+        _, targets = example_batch(self.workload, TRACED_IMAGES)
+        name = type(self.workload).__name__
+        return Ends(
+            Structure(example_input(self.workload, TRACED_IMAGES), f"the inputs of {name}"),
+            Structure(targets, f"the targets of {name}"),
+            graph.returns,
+            partial(samples_of, self.workload),
+        )
 
     @property
     def settings(self) -> Sgd:
@@ -191,9 +212,8 @@ class StagedWorker(WorkloadWorker):
 
     @property
     def proof_copies(self) -> ProofCopies:
-        """What the proof cannot do without: the reference's weights, momentum and gradients, and
-        those of a pass that rounding has moved. Of the stages, ranks hold parts."""
-        return ProofCopies(reference=4.0 if self.case.phase == "train" else 1.0, steps=0.0)
+        """What the proof cannot do without."""
+        return ProofCopies.of_pipeline(self.case.phase)
 
     def prove(self) -> Correctness:
         """As Worker.prove: the case's plan and model, on small minibatches."""
@@ -232,10 +252,9 @@ class StagedWorker(WorkloadWorker):
         return bool(self._normalises_batches)
 
     @property
-    def samples_of_row(self) -> int:
-        """Samples in one row of the inputs: its tokens, or 1."""
-        inputs = example_input(self.workload, TRACED_IMAGES)
-        return self.workload.samples(inputs) // len(inputs)
+    def samples_of_minibatch(self) -> int:
+        """Samples in a minibatch of the case: its rows, or their tokens."""
+        return samples_of(self.workload, example_input(self.workload, self.case.batch_size))
 
     def new_batches(self, shard: int, shards: int) -> Batches:
         """The data of one shard, from its begin."""
@@ -252,12 +271,12 @@ def _normalises_batches(model: nn.Module) -> bool:
     )
 
 
-def step_of(index: int, share: list[Completed], samples_of_row: int) -> Step:
+def step_of(index: int, share: list[Completed]) -> Step:
     """A rank's share of a step: the samples of its minibatches and the mean of their losses, if it
     sees any."""
     losses = [minibatch.loss for minibatch in share if minibatch.loss is not None]
     loss = torch.stack(losses).mean() if losses else None
-    return Step(index, sum(minibatch.samples for minibatch in share) * samples_of_row, loss)
+    return Step(index, sum(minibatch.samples for minibatch in share), loss)
 
 
 def counts_of(completed: Sequence[Completed]) -> tuple[int, int]:
