@@ -20,12 +20,13 @@ from pytest_dnnbench.rank.proof.comparison import Comparison
 from pytest_dnnbench.rank.proof.distance import Tensors
 from pytest_dnnbench.rank.proof.heap import give_back_memory
 from pytest_dnnbench.rank.proof.pipeline_part import PipelinePart, Ran
-from pytest_dnnbench.rank.proof.proven_pipeline import Assembled, Batch, Proven, trained
+from pytest_dnnbench.rank.proof.proven_pipeline import Assembled, Proven, trained
 from pytest_dnnbench.rank.proof.shared_reference import MadeBatches, SharedReference
 from pytest_dnnbench.rank.proof.shelf import Shelf, put_aside
 from pytest_dnnbench.rank.proof.unprovable import RANDOM, UNCERTAIN, is_random
 from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.workloads.batches import wide
+from pytest_dnnbench.rank.workloads.workload import Batch
 
 SLOWER = 1024.0
 """At the case's learning rate, efficientnet_b0 on 16 images multiplies a difference by 5 in every
