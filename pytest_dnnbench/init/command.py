@@ -25,11 +25,11 @@ def main(arguments: list[str]) -> int:
     """Exit status 0. Raises UsageError for a file that exists already or a folder that cannot be
     written to; then nothing was written."""
     options = _parser().parse_args(arguments)
-    wanted = {Path(options.folder, CASES): _file(f"{CASES}.txt")}
+    texts = {Path(options.folder, CASES): _file(f"{CASES}.txt")}
     if options.ci:
-        wanted[WORKFLOW] = _file(WORKFLOW.name).replace(DEFAULT_FOLDER, options.folder)
-    _refuse_existing(wanted)
-    for path, text in wanted.items():
+        texts[WORKFLOW] = _file(WORKFLOW.name).replace(DEFAULT_FOLDER, options.folder)
+    _refuse_existing(texts)
+    for path, text in texts.items():
         _write(path, text)
         print(f"wrote {path}")
     print(_next_steps(options.folder))
@@ -40,8 +40,8 @@ def _file(name: str) -> str:
     return files("pytest_dnnbench.init").joinpath("files", name).read_text(encoding="utf-8")
 
 
-def _refuse_existing(wanted: dict[Path, str]) -> None:
-    existing = [str(path) for path in wanted if path.exists()]
+def _refuse_existing(texts: dict[Path, str]) -> None:
+    existing = [str(path) for path in texts if path.exists()]
     if existing:
         raise UsageError(
             f"{' and '.join(existing)} exists already, and no file is overwritten:"

@@ -159,12 +159,14 @@ class DnnBench:
             failure = text_block(f"{type(error).__name__}: {error}")
             refused = isinstance(error, WorkloadRefused)
         if failure is not None and refused and not self._is_named(framework):
+            # One of the session's frameworks that cannot train this model: nobody asked for it.
             pytest.skip(failure)
         if failure is not None:  # outside the handler, so that pytest shows the message once
             self._benchmark.has_error = True
             self._show(ranks)
             pytest.fail(failure, pytrace=False)
         if EARLY_ROUND in self._item.stash:
+            # Only the last round has a report; rounds.py takes this one back.
             pytest.skip(state.MEASURED)
         return self._record(run)
 
@@ -342,11 +344,13 @@ class DnnBench:
         except UsageError as error:
             pytest.fail(str(error), pytrace=False)
         if missing := spec.missing():
+            # A suite names more frameworks than every machine has.
             pytest.skip(
                 f"{framework} needs {', '.join(missing)}, which is not installed:"
                 f" run `{spec.install}`"
             )
         if not spec.min_gpus <= gpus <= (spec.max_gpus or gpus):
+            # The session's counts are those of all frameworks, and `single` takes one device.
             pytest.skip(f"{framework} does not run on {counted(gpus, 'device')}")
         return spec
 
@@ -366,6 +370,8 @@ class DnnBench:
             reason = str(error)
         else:
             return form
+        # The session's form is that of all frameworks. A form that none takes, or a framework that
+        # the user has named does not, was refused before (combinations.py).
         pytest.skip(reason)
 
     def _is_named(self, framework: str) -> bool:
