@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,36 @@ def test_the_original_model_finds_the_best_of_all_plans_for_nodes_of_gpus(
     assume(plan is not None)
     assert plan is not None
     assert agrees(bottleneck_s(plan), BruteForce(profile, free).original_s(levels))
+
+
+@HUNDREDS
+@given(small_profiles(), hierarchies((*ONE_LEVEL[1:], *TWO_LEVELS)), st.booleans())
+def test_the_plan_of_the_original_model_is_never_better_by_the_default_one(
+    profile: Profile, levels: tuple[Level, ...], free: bool
+) -> None:
+    """Its stages are costed by the formulas as they are written down, all workers in a row."""
+    assume(len(profile.pieces()) == 1)
+    compression = None if free else 1.0
+    theirs = None
+    with suppress(PlanError):  # impossible stages
+        theirs = planned(profile, levels, original_plan, activation_compression=compression)
+    assume(theirs is not None and theirs.stages)
+    assert theirs is not None
+    ours = planned(profile, levels, activation_compression=compression)
+    force, row = BruteForce(profile, free), in_a_row(levels)
+    cuts = [frozenset[str]()]
+    for stage in theirs.stages:
+        cuts.append(cuts[-1] | {*stage.operators})
+    times = [
+        force.stage_s(before, after, replicas, row)
+        for (before, after), replicas in zip(pairwise(cuts), theirs.replicas, strict=True)
+    ]
+    if not free:
+        times += [
+            2 * force.crossing(cut) / row[0].bandwidth / min(pair)
+            for cut, pair in zip(cuts[1:], pairwise(theirs.replicas), strict=False)
+        ]
+    assert bottleneck_s(ours) <= max(times) * (1 + 1e-9)
 
 
 @HUNDREDS

@@ -8,7 +8,12 @@ from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph, trace
-from pytest_dnnbench.rank.profiling.varying_sizes import Group, check_sizes, of_varying_sizes
+from pytest_dnnbench.rank.profiling.varying_sizes import (
+    Group,
+    _needs_no_values,
+    check_sizes,
+    of_varying_sizes,
+)
 from tests.profiling.branching_models import Concat, FollowsSizes, Routed
 
 
@@ -55,3 +60,18 @@ def test_sizes_that_follow_from_other_sizes_do_not_vary() -> None:
     for model in (Concat(), FollowsSizes()):
         _, groups = grouped(model)
         assert groups == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "without_values"),
+    [(Concat(), True), (FollowsSizes(), True), (Routed(), False)],
+    ids=lambda each: type(each).__name__,
+)
+def test_only_a_model_whose_sizes_may_depend_on_values_runs_for_it(
+    model: nn.Module, without_values: bool
+) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = torch.randn(3, 1, 28, 28)
+    assert _needs_no_values(trace(model, images), images) == without_values
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
