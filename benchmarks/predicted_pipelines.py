@@ -32,10 +32,11 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Place, PlanDecision, RunRequest
 from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.options import schedule_of
+from pytest_dnnbench.planner.orders import orders_of
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.planner.plan_seconds import pass_seconds
 from pytest_dnnbench.planner.predict import even_plan
-from pytest_dnnbench.planner.profile import Profile, number_in
+from pytest_dnnbench.planner.profile import Profile, halves_in, number_in
 from pytest_dnnbench.planner.schedule import VARIANTS
 from pytest_dnnbench.planner.synchronous import RULES, pipelines_of
 from pytest_dnnbench.rank import group, stopwatch
@@ -53,7 +54,7 @@ wall clock, predicted and measured."""
 
 def rows_of(place: Place, request: RunRequest, frameworks: list[str], rounds: int) -> list[Row]:
     """All rounds on this rank."""
-    stopwatch.perf_counter = time.thread_time  # what marks read on a CPU
+    vars(stopwatch)["perf_counter"] = time.thread_time  # what marks read on a CPU
     with group.membership(place):
         first = profile(place, request)
         workers = {name: worker(place, request, name, first) for name in frameworks}
@@ -111,6 +112,7 @@ def retimed(plan: Plan, profile: Profile) -> Plan:
         plan,
         stages=tuple(stages),
         bottleneck_s=max(stage.compute_s for stage in stages),
+        halves=halves_in(profile),
         update_s=number_in(profile, "update_s"),
         add_s=number_in(profile, "add_s"),
     )
@@ -140,16 +142,13 @@ def own_seconds(worker: Any, place: Place, framework: str) -> float:
     if framework in VARIANTS:
         schedule = schedule_of(framework, Layout((1,) * RANKS), options(framework))
         summed = float(schedule.update_size(0) > 1)
-        count, stages = schedule.microbatches, (place.rank,)
         seconds = pass_seconds(worker.plan, nothing, summed, summed)
-    else:
-        pipelines = pipelines_of(framework, RANKS, options(framework))
-        count, stages = pipelines.microbatches, pipelines.stages_of(place.rank)
-        seconds = pass_seconds(worker.plan, nothing, *pipelines.additions)
-    return sum(
-        count * (seconds[stage, "F"] + seconds[stage, "B"]) + seconds[stage, "U"]
-        for stage in stages
-    )
+        stage, count = place.rank, schedule.microbatches
+        return count * (seconds[stage, "F"] + seconds[stage, "B"]) + seconds[stage, "U"]
+    pipelines = pipelines_of(framework, RANKS, options(framework))
+    seconds = pass_seconds(worker.plan, nothing, *pipelines.additions)
+    order = orders_of(pipelines, updates=True)[place.rank]
+    return sum(seconds[each.stage, each.kind] for each in order)
 
 
 def table(rows: list[list[Row]]) -> Iterator[str]:
