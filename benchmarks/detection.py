@@ -15,7 +15,7 @@ from pytest_dnnbench.results.statistics.decision import Decision, confirm, decid
 from pytest_dnnbench.results.statistics.design import MOST_LAUNCHES, launches_for
 from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import TIME, Noise, Prior, learn
-from pytest_dnnbench.results.statistics.suite_noise import pool
+from pytest_dnnbench.results.statistics.suite_noise import calmer, pool
 from pytest_dnnbench.results.verdicts.machine_speed import machine_change
 
 SESSION_ALPHA, LIMIT, EFFECT = 0.01, 0.03, 0.05
@@ -113,6 +113,10 @@ def _ours(
     """Judges every case of one session; returns the launches that each was measured with."""
     alpha = alpha_per_test(SESSION_ALPHA, setting.world.cases)
     prior = pool(past) if setting.pooled else TIME
+    if setting.pooled and setting.stored == 1:
+        early = (setting.launches or DEFAULT_LAUNCHES) - 1
+        pairs = [(case[-1], new[:early]) for case, new in zip(past, now, strict=True)]
+        prior = calmer(prior, pairs, "higher")
     calls, alone, counts = [], [], []
     for case, (sessions, values) in enumerate(zip(past, now, strict=True)):
         noise = learn(sessions, prior) if setting.calibration else None

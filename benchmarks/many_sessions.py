@@ -46,6 +46,7 @@ WORLDS: dict[str, Callable[[int], World]] = {
     "rough machine": lambda cases: replace(rough(cases), odd_cases=cases > 2),
 }
 SLOWER = (0.05, 0.1, 0.2, 0.35)
+FIRST = (0.1, 0.15, 0.2, 0.3)
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,11 @@ def main() -> int:
             shares = [failed(quiet(cases=cases), stored, count, slow).mean() for slow in SLOWER]
             row.append(" ".join(f"{100 * share:.0f}" for share in shares))
         print(f"{'':23}{cases:5}" + "".join(f"{text:>16}" for text in row), flush=True)
+    print("\nSo many of 36, at the first comparison, by " + ", ".join(f"{s:.0%}" for s in FIRST))
+    for slowed in (1, 3, 12, 30, 36):
+        calls = [failed(quiet(), 1, options.sessions // 2, slow, slowed=slowed) for slow in FIRST]
+        text = " ".join(f"{100 * each[:, :slowed].mean():.0f}" for each in calls)
+        print(f"{'':23}{slowed:5}{text:>16}", flush=True)
     return 0
 
 
@@ -96,12 +102,20 @@ def share_with_interval(failed_sessions: Flags) -> str:
     return f"{100 * share:.2f} ({low:.1f}-{high:.1f})"
 
 
-def failed(world: World, stored: int, sessions: int, slower: float = 0.0, seed: int = 0) -> Flags:
+def failed(
+    world: World,
+    stored: int,
+    sessions: int,
+    slower: float = 0.0,
+    seed: int = 0,
+    slowed: int | None = None,
+) -> Flags:
     """Whether each case of each of these sessions failed: sessions x cases. `slower`: by how much
-    more time every case takes now."""
+    more time the first `slowed` cases take now, all of them by default."""
     rng = np.random.default_rng([seed, stored, world.cases])
     logs = np.log([world.sessions(rng, stored + 1, 2 * LAUNCHES)[0] for _ in range(sessions)])
-    return judged(logs[:, :-1, :, :LAUNCHES], logs[:, -1] - math.log1p(slower))
+    logs[:, -1, :slowed] -= math.log1p(slower)
+    return judged(logs[:, :-1, :, :LAUNCHES], logs[:, -1])
 
 
 def judged(past: Array, now: Array) -> Flags:
@@ -111,6 +125,8 @@ def judged(past: Array, now: Array) -> Flags:
     learnt = learn(past)
     baseline = np.median(np.median(past, axis=-1)[:, -WINDOW:], axis=1)
     first, fresh, both = now[..., :LAUNCHES], now[..., LAUNCHES:], now
+    if past.shape[1] == 1:
+        learnt = at_first_comparison(learnt, baseline, first[..., :-1])
     worse = [baseline - np.median(part, axis=-1) for part in (first, fresh, both)]
     suspect = (worse[0] > bound) & (
         by_chance(worse[0], first, learnt, past.shape[1]) < max(alpha, SCREEN_ALPHA)
@@ -144,13 +160,9 @@ def learn(past: Array) -> Learnt:
     total = (worth + dof)[:, None] + np.zeros_like(own)
     variance = (own + (worth * common)[:, None]) / total
     errors, shares = _errors(np.median(past, axis=-1))
-    sizes = shares[:, None] + RATIOS**2
     if not len(shares):
         return Learnt(variance, total, np.broadcast_to(CHANCES, (*own.shape, len(RATIOS))))
-    distances = np.einsum("stc,tr->scr", errors**2, 1 / sizes) / variance[..., None]
-    logs = -(total[..., None] + len(shares)) / 2 * np.log1p(distances / total[..., None])
-    logs -= np.log(sizes).sum(axis=0) / 2
-    likely = np.exp(logs - logs.max(axis=-1, keepdims=True))
+    likely = _likely(errors, shares, variance, total)
     chances = np.broadcast_to(CHANCES, (len(past), len(RATIOS)))
     if cases >= 4:
         weight = _independent(errors / np.sqrt(variance)[:, None, :])[:, None]
@@ -159,9 +171,36 @@ def learn(past: Array) -> Learnt:
     return Learnt(variance, total, _after(likely, chances))
 
 
+def at_first_comparison(learnt: Learnt, baseline: Array, early: Array) -> Learnt:
+    """What `suite_noise.calmer` makes of it, with the launches of all rounds but the last."""
+    if baseline.shape[1] < 12:
+        return learnt
+    errors = (np.median(early, axis=-1) - baseline) / math.sqrt(2)
+    launches = [median_variance(count) for count in (early.shape[-1], LAUNCHES)]
+    likely = _likely(errors[:, None], np.array([sum(launches) / 2]), learnt.variance, learnt.dof)
+    better = errors > 0
+    weight, shares = 2.0 * better.sum(axis=1)[:, None], np.broadcast_to(CHANCES, likely[:, 0].shape)
+    for _ in range(25):
+        sums = 2 * (_after(likely, shares) * better[..., None]).sum(axis=1)
+        shares = (8 * CHANCES + sums) / (8 + weight)
+    calm = shares[:, RATIOS >= 4].sum(axis=1) < CHANCES[RATIOS >= 4].sum()
+    chances = np.where(calm[:, None], shares, CHANCES)[:, None]
+    return replace(learnt, chances=np.broadcast_to(chances, likely.shape))
+
+
 def squares(logs: Array) -> Array:
     """Around the mean, over launches."""
     answer: Array = ((logs - logs.mean(axis=-1, keepdims=True)) ** 2).sum(axis=-1)
+    return answer
+
+
+def _likely(errors: Array, shares: Array, variance: Array, dof: Array) -> Array:
+    """How well each ratio explains the errors, sessions x errors x cases, of each case."""
+    sizes = shares[:, None] + RATIOS**2
+    distances = np.einsum("stc,tr->scr", errors**2, 1 / sizes) / variance[..., None]
+    logs = -(dof[..., None] + len(shares)) / 2 * np.log1p(distances / dof[..., None])
+    logs -= np.log(sizes).sum(axis=0) / 2
+    answer: Array = np.exp(logs - logs.max(axis=-1, keepdims=True))
     return answer
 
 

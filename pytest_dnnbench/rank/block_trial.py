@@ -31,9 +31,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.proof.lone_forward import outputs_of
 from pytest_dnnbench.rank.proof.randomness import NoRandomness
-from pytest_dnnbench.rank.workloads.batches import mapped
 from pytest_dnnbench.rank.workloads.model_copy import copied
-from pytest_dnnbench.rank.workloads.workload import Workload, tensors_of
+from pytest_dnnbench.rank.workloads.structure import mapped, tensors_of
+from pytest_dnnbench.rank.workloads.workload import Workload
 
 Pass = Callable[[nn.Module], Any]
 """Runs a model once and returns its output."""

@@ -35,9 +35,14 @@ from pytest_dnnbench.results.records.side_by_side import TIMES
 from pytest_dnnbench.results.records.speed_up import relate, speed_ups_of
 from pytest_dnnbench.results.records.verdict import Confirmation, MetricVerdict
 from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
-from pytest_dnnbench.results.statistics.noise import learn, prior_of
+from pytest_dnnbench.results.statistics.noise import Prior, learn, prior_of
 from pytest_dnnbench.results.verdicts.baseline_command import acceptance
 from pytest_dnnbench.results.verdicts.calibration import noise_summary
+from pytest_dnnbench.results.verdicts.first_comparison import (
+    at_first_comparison,
+    calmer_priors,
+    early_of_launches,
+)
 from pytest_dnnbench.results.verdicts.judge import (
     judge,
     judge_again,
@@ -45,7 +50,7 @@ from pytest_dnnbench.results.verdicts.judge import (
     thresholds,
     unmeasured,
 )
-from pytest_dnnbench.results.verdicts.number_of_tests import number_of_tests
+from pytest_dnnbench.results.verdicts.number_of_tests import number_of_tests, stored_case
 from pytest_dnnbench.results.verdicts.text import (
     failure_message,
     notes_of,
@@ -87,6 +92,7 @@ class Verdicts:
         self._failed: list[str] = []
         self._interrupted = False
         self._tests: int | None = None
+        self._priors: dict[str, Prior] | None = None
 
     @property
     def _settings(self) -> Settings:
@@ -157,7 +163,9 @@ class Verdicts:
         """Adds limits and verdict to a record. `again(n)` measures the case in n fresh launches."""
         session_baseline = state.part(self._config, SessionBaseline)
         layers = session_baseline.layers(item)
-        baseline = session_baseline.compared_with(item.nodeid, record)
+        baseline = at_first_comparison(
+            session_baseline.compared_with(item.nodeid, record), self._first_priors(item.session)
+        )
         limits = limits_of(record.metrics, baseline, layers)
         record.thresholds = thresholds(record.metrics, limits)
         if lacks := session_baseline.lacks_anchor(item.nodeid, record):
@@ -224,6 +232,23 @@ class Verdicts:
             if record.breakdown
             else unexplained("the framework completes no two steps on some rank")
         )
+
+    def _first_priors(self, session: pytest.Session) -> dict[str, Prior]:
+        """What the cases of this process say of how much sessions differ; learnt once, at the
+        first verdict, so that the order of the cases changes nothing."""
+        if self._priors is None:
+            baseline = state.part(self._config, SessionBaseline).current
+            runs, early = resources(self._config).runs, self._settings.rounds - 1
+            launches = {
+                case.nodeid: runs[case.nodeid].launches[:early]
+                for case in state.cases_here(session)
+                if case.nodeid in runs
+            }
+            self._priors = calmer_priors(
+                (stored_case(baseline, name), early_of_launches(each))
+                for name, each in launches.items()
+            )
+        return self._priors
 
     def _number_of_tests(self, item: pytest.Item) -> int:
         """The tests of all cases of the session, those of other xdist workers too; counted once, at

@@ -528,3 +528,28 @@ def test_a_session_that_lacks_cases_is_not_said_to_have_judged_them(
         "--dnn-baseline=latest", "--deselect", "test_cases.py::test_train[ddp-resnet18-2gpu]"
     )
     result.stdout.fnmatch_lines(["verdicts against 0002_b.json: 2 ok"])
+
+
+def test_a_first_comparison_counts_the_other_cases_and_its_saved_file_is_judged_alike(
+    run: Any, pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Calm cases that are a little faster say that sessions differ little; slower ones say
+    nothing."""
+    from pytest_dnnbench.__main__ import main
+
+    models = "--dnn-models=resnet18,resnet34,resnet50,alexnet"
+    run(models, "--benchmark-save=old", FAKE_NOISE="10").assert_outcomes(passed=12, deselected=12)
+    finds = []
+    for number, level in ((2, 101), (3, 98)):
+        levels = {"single": level, "ddp": level}
+        environment = {"FAKE_LEVELS": levels, "FAKE_NOISE": "10"}
+        run(models, "--dnn-baseline=1", f"--benchmark-save=s{number}", **environment)
+        verdict = records(saved(pytester, number))[TRAIN.format("single", 1)]["verdict"]
+        finds.append(verdict["metrics"]["throughput"]["minimum_detectable"])
+    assert finds[0] < 0.9 * finds[1]
+    files = [str(path) for path in sorted((pytester.path / "saved").rglob("*.json"))]
+    capsys.readouterr()
+    assert main(["compare", *files[:2], "--json"]) == 0
+    compared = json.loads(capsys.readouterr().out)["verdicts"]
+    for case, record in records(saved(pytester, 2)).items():
+        assert compared[case]["metrics"] == record["verdict"]["metrics"]

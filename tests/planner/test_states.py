@@ -17,7 +17,7 @@ def cuts(states: States) -> list[frozenset[str]]:
     return [frozenset(states.node_ids(0, number)) for number in range(len(states))]
 
 
-@given(small_profiles())
+@given(small_profiles(ends=True))
 def test_a_small_graph_has_every_state_with_its_sums(profile: Profile) -> None:
     states, force = states_of(profile), BruteForce(profile)
     assert len(cuts(states)) == len(force.cuts)

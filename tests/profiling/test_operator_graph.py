@@ -167,7 +167,7 @@ class Iterating(nn.Module):
 def test_a_loop_over_data_is_named_with_its_line(images: torch.Tensor) -> None:
     with pytest.raises(
         UsageError,
-        match=r"test_operator_graph.py:\d+ `return torch.stack\(.*is 2 for 2 images and 3.*leaf",
+        match=r"test_operator_graph.py:\d+ `return torch.stack\(.*is 2 for 2 samples and 3.*leaf",
     ):
         trace(Iterating(), images)
 
@@ -184,13 +184,6 @@ class Moody(nn.Module):
         return value + 1 if self.training else value
 
 
-class Pair(Moody):
-    """Returns two tensors."""
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override] # on purpose
-        return images, images
-
-
 class SecondReference(Moody):
     """Changes a tensor under one name and uses it under another, which tracing cannot see."""
 
@@ -205,7 +198,6 @@ class SecondReference(Moody):
     ("model", "message"),
     [
         (Moody(), "does add in training where it does output in evaluation"),
-        (Pair(), "not one tensor"),
         (
             Joined(),
             "'attention' returns tensors together with other things, which 'mul' takes as a whole",
@@ -302,14 +294,14 @@ class Auxiliary(Moody):
     [
         (
             ByTheBatch(),
-            r"`return value if images.shape\[0\] .* which is False for 2 images and True",
+            r"`return value if images.shape\[0\] .* which is False for 2 samples and True",
         ),
         (
             ByTheDtype(),
             r"`return value if images.dtype == .* the value of operation 'eq', which is False for"
-            r" 2 images and True for 2 images in float64",
+            r" 2 samples and True for 2 samples in float64",
         ),
-        (ByTheActivation(), "is False for 2 images and True for 2 images under autocast"),
+        (ByTheActivation(), "is False for 2 samples and True for 2 samples under autocast"),
         (ByTheDevice(), "control flow depends on the value of operation 'getattr_1'"),
         (Random(), "makes tensors in its forward that are others each time, from random numbers"),
         (Counting(), "'add_' changes count and nothing uses its result, so no stage would run it"),

@@ -2,16 +2,24 @@
 arrays, by which thousands of sessions are judged in seconds, are held to the detector itself."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks.detection import Setting, try_out
-from benchmarks.many_sessions import WORLDS, by_chance, failed, learn
+from benchmarks.many_sessions import (
+    CHANCES,
+    WORLDS,
+    at_first_comparison,
+    by_chance,
+    failed,
+    learn,
+)
 from benchmarks.simulated_sessions import quiet, restless
 from pytest_dnnbench.results.statistics import noise
 from pytest_dnnbench.results.statistics.design import precision
-from pytest_dnnbench.results.statistics.suite_noise import pool
+from pytest_dnnbench.results.statistics.suite_noise import calmer, pool
 
 
 @pytest.mark.parametrize(("cases", "stored"), [(1, 1), (1, 4), (4, 2), (12, 3), (12, 7)])
@@ -32,6 +40,24 @@ def test_the_rules_on_arrays_are_those_of_the_detector(cases: int, stored: int) 
         exact = precision(updated, 3, [3] * stored)
         # Of two figures, one takes the middle of logarithms, the other the logarithm of the middle.
         assert chances[0, case] == pytest.approx(1 - exact.below(worse[0, case]), rel=0.02)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3, 4])
+def test_a_first_comparison_on_arrays_is_that_of_the_detector(seed: int) -> None:
+    """In calm suites, and in one of which all sessions differ."""
+    world = replace(restless(12), restless_cases=0 if seed else 12)
+    values = world.sessions(np.random.default_rng(seed), 2, 3)[0]
+    logs = np.log(values)
+    learnt = at_first_comparison(
+        learn(logs[None, :1]), np.median(logs[:1], axis=-1), logs[None, 1, :, :2]
+    )
+    stored: list[list[float]] = values[0].tolist()
+    now: list[list[float]] = values[1, :, :2].tolist()
+    assumed = pool([[case] for case in stored])
+    prior = calmer(assumed, list(zip(stored, now, strict=True)), "higher")
+    chances = [chance for _, chance in prior.ratios]
+    assert learnt.chances[0, 0].tolist() == pytest.approx(chances, rel=0.05)
+    assert (chances != CHANCES.tolist()) == bool(seed)
 
 
 SESSIONS = 1000
@@ -61,6 +87,14 @@ def test_five_percent_are_found_at_the_defaults_from_five_stored_sessions_on() -
     assert failed(quiet(), 3, 100, slower=0.05).mean() > 0.7
     assert failed(quiet(), 3, 100, slower=0.1).mean() > 0.95
     assert failed(quiet(), 1, 100, slower=0.35).mean() > 0.95
+
+
+@pytest.mark.parametrize(("slower_cases", "share"), [(1, 0.8), (3, 0.8), (12, 0.75), (36, 0.35)])
+def test_a_fifth_slower_is_found_at_the_first_comparison(slower_cases: int, share: float) -> None:
+    """Of 36 cases, the more surely the more of them are as they were."""
+    calls = failed(quiet(), 1, 100, 0.2, slowed=slower_cases)
+    assert calls[:, :slower_cases].mean() > share
+    assert not calls[:, slower_cases:].any()
 
 
 def test_arrays_and_detector_find_the_same_share_of_slowed_cases() -> None:

@@ -7,7 +7,8 @@ import torch
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.proof.randomness import NoRandomness
-from pytest_dnnbench.rank.workloads.workload import Workload, tensors_of
+from pytest_dnnbench.rank.workloads.structure import tensors_of
+from pytest_dnnbench.rank.workloads.workload import Workload
 
 _COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
 """Where torch.distributed's operators are."""

@@ -24,8 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic, strided_tensors
 from pytest_dnnbench.rank.proof.distance import distance, largest, pieces
 from pytest_dnnbench.rank.proof.shelf import Shelf
-from pytest_dnnbench.rank.workloads.batches import mapped
-from pytest_dnnbench.rank.workloads.workload import tensors_of
+from pytest_dnnbench.rank.workloads.structure import mapped, tensors_of
 
 NOISE_LENGTH = 1_000_003
 """Random numbers in the row that moves results, of which each piece of a tensor takes a stretch."""

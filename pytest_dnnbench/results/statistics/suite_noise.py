@@ -14,6 +14,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pytest_dnnbench.metrics import Better
 from pytest_dnnbench.results.statistics.noise import (
     MEMORY,
     TIME,
@@ -35,6 +36,17 @@ with three and four stored sessions, and raise more false alarms (docs/statistic
 _ONE_SESSION = 2.0
 """All cases together count for no more than this many, if they say how sessions differ of one
 session only: that all are as fast as before may be chance once."""
+
+_ASSUMED_FIRST = 8.0
+"""As _ASSUMED_CASES, at a first comparison. With 4 in its place, a case that is alone restless
+raises false alarms in more than 1% of the sessions (docs/statistics.md)."""
+
+FEWEST_FIRST = 12
+"""In smaller suites large changes are found all the same, and this would only add false alarms."""
+
+_LARGE = 4.0
+"""Sessions that differ by so many times what launches do, or more, decide how far chance alone
+takes a case at a first comparison."""
 
 # Each round of expectation-maximisation brings the shares nearer to their limit; by this one they
 # move by less than a hundredth.
@@ -63,6 +75,41 @@ def pool(cases: Sequence[Sessions], prior: Prior = TIME) -> Prior:
     return replace(common, ratios=_ratios([each for each in spreads if each.errors], common))
 
 
+def calmer(
+    prior: Prior, cases: Sequence[tuple[Sequence[float], Sequence[float]]], better: Better
+) -> Prior:
+    """The prior of each case at its first comparison, from per-launch values of one metric of all
+    cases: in their only stored session, and now.
+
+    Where nothing has changed, the stored session and the present one are alike, so that a case is
+    as often and as much better now as it is worse. What became slower only makes cases worse. So
+    those that are better say how much sessions differ, each for two cases; none of them is judged
+    for having become worse. Where too few are better, as when the machine or a framework made all
+    slower, or where they differ much, the prior stays.
+    """
+    if len(cases) < FEWEST_FIRST:
+        return prior
+    sign = 1 if better == "higher" else -1
+    spreads = [(spread_of([stored]), spread_of([stored, now])) for stored, now in cases]
+    better_now = [(own, both) for own, both in spreads if sign * both.errors[0] > 0]
+    if not better_now:
+        return prior
+    likely = [
+        likelihoods(both.errors, both.shares, *_launches(own, prior), _values(prior.ratios))
+        for own, both in better_now
+    ]
+    ratios = _shares(likely, prior.ratios, 2.0 * len(better_now), _ASSUMED_FIRST)
+    return replace(prior, ratios=ratios) if _large(ratios) < _large(prior.ratios) else prior
+
+
+def _large(ratios: Ratios) -> float:
+    return math.fsum(chance for ratio, chance in ratios if ratio >= _LARGE)
+
+
+def _values(ratios: Ratios) -> list[float]:
+    return [ratio for ratio, _ in ratios]
+
+
 def _launches(case: Spread, common: Prior) -> tuple[float, float]:
     """The variance of a case's launches as the other cases would have it, and its degrees of
     freedom."""
@@ -71,30 +118,37 @@ def _launches(case: Spread, common: Prior) -> tuple[float, float]:
 
 
 def _ratios(cases: list[Spread], prior: Prior) -> Ratios:
-    """How often the sessions of a case differ by each ratio: the share of the cases of which that
-    is so, by expectation-maximisation, with what is assumed as _ASSUMED_CASES more.
+    """How often the sessions of a case differ by each ratio.
 
-    A few cases whose sessions differ much, among many whose do not, thus leave every case a small
-    chance to be such a one, until its own sessions have shown that it is not.
+    A few cases whose sessions differ much, among many whose do not, leave every case a small chance
+    to be such a one, until its own sessions have shown that it is not.
     """
     if len(cases) < _FEWEST_CASES:
         return prior.ratios
+    values = _values(prior.ratios)
+    likely = [
+        likelihoods(case.errors, case.shares, *_launches(case, prior), values) for case in cases
+    ]
+    return _shares(likely, prior.ratios, _independent_cases(cases, prior), _ASSUMED_CASES)
+
+
+def _shares(
+    likely: Sequence[Sequence[float]], assumed: Ratios, weight: float, assumed_cases: float
+) -> Ratios:
+    """The share of the cases of which each ratio is true, by expectation-maximisation: `likely` is
+    how well each explains each case. All cases together are worth `weight` cases, and what is
+    assumed `assumed_cases` more."""
     import numpy as np
 
-    values = [ratio for ratio, _ in prior.ratios]
-    likely = np.array(
-        [likelihoods(case.errors, case.shares, *_launches(case, prior), values) for case in cases]
-    )
-    assumed = np.array([chance for _, chance in prior.ratios])
-    weight = _independent_cases(cases, prior)
-    shares = assumed
+    explained, before = np.array(likely), np.array([chance for _, chance in assumed])
+    shares = before
     for _ in range(_ROUNDS):
-        of_cases = likely * shares
+        of_cases = explained * shares
         of_cases /= of_cases.sum(axis=1, keepdims=True)
-        shares = (_ASSUMED_CASES * assumed + weight * of_cases.mean(axis=0)) / (
-            _ASSUMED_CASES + weight
+        shares = (assumed_cases * before + weight * of_cases.mean(axis=0)) / (
+            assumed_cases + weight
         )
-    return tuple(zip(values, shares.tolist(), strict=True))
+    return tuple(zip(_values(assumed), shares.tolist(), strict=True))
 
 
 def _independent_cases(cases: list[Spread], prior: Prior) -> float:

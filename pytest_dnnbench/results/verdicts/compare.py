@@ -16,6 +16,11 @@ from pytest_dnnbench.results.records.saved import SavedRun, no_collection
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.verdict import Status, Verdict
 from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
+from pytest_dnnbench.results.verdicts.first_comparison import (
+    at_first_comparison,
+    calmer_priors,
+    early_of_record,
+)
 from pytest_dnnbench.results.verdicts.judge import judge, limits_of
 
 SCHEMA = 1
@@ -106,6 +111,10 @@ def _compare(
     stored = {
         name: baseline.of(name, facts_of(record), across) for name, record in now.cases.items()
     }
+    priors = calmer_priors(
+        (stored[name], early_of_record(record)) for name, record in now.cases.items()
+    )
+    stored = {name: at_first_comparison(each, priors) for name, each in stored.items()}
     limits = {
         name: limits_of(record.metrics, stored[name], layers) for name, record in now.cases.items()
     }

@@ -15,6 +15,7 @@ from pytest_dnnbench.results.statistics.decision import POWER
 from pytest_dnnbench.results.statistics.design import precision
 from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import learn
+from pytest_dnnbench.results.statistics.suite_noise import FEWEST_FIRST
 from pytest_dnnbench.results.verdicts.number_of_tests import expected_limits, stored_case
 
 ENOUGH = 5
@@ -34,12 +35,14 @@ class Foresight:
         middle, most = statistics.median(self.slowdowns.values()), max(self.slowdowns.values())
         stored = f"{counted(self.sessions, 'session')} {verb(self.sessions, 'is', 'are')}"
         widest = f", in the noisiest from {most:.0%} on" if most > 1.2 * middle else ""
+        among_calm = self.sessions == 1 and len(self.slowdowns) >= FEWEST_FIRST
+        earlier = "; earlier, where most cases are as fast as before" if among_calm else ""
         return (
             f"{stored} stored, so how much sessions differ is hardly known yet: with"
             f" {counted(self.launches, 'launch')} a slowdown is detected from {middle:.0%} on in"
-            f" half of the cases{widest}. What helps: store {ENOUGH} sessions of the old state or"
-            " more before you look for smaller differences, or measure the old state next to the"
-            " new one (--dnn-against); more launches alone help little"
+            f" half of the cases{widest}{earlier}. What helps: store {ENOUGH} sessions of the old"
+            " state or more before you look for smaller differences, or measure the old state next"
+            " to the new one (--dnn-against); more launches alone help little"
         )
 
 
