@@ -25,16 +25,16 @@ def main(arguments: list[str]) -> int:
     """Exit status 0. Files that exist are kept: --ci adds a workflow to cases of before. Raises
     UsageError where all exist, and for a folder that cannot be written to."""
     options = _parser().parse_args(arguments)
-    wanted = {Path(options.folder, CASES): _file(f"{CASES}.txt")}
+    texts = {Path(options.folder, CASES): _file(f"{CASES}.txt")}
     if options.ci:
-        wanted[WORKFLOW] = _file(WORKFLOW.name).replace(DEFAULT_FOLDER, options.folder)
-    existing = [path for path in wanted if path.exists()]
-    if len(existing) == len(wanted):
+        texts[WORKFLOW] = _file(WORKFLOW.name).replace(DEFAULT_FOLDER, options.folder)
+    existing = [path for path in texts if path.exists()]
+    if len(existing) == len(texts):
         raise UsageError(
             f"{' and '.join(map(str, existing))} exists already, and no file is overwritten:"
             " name another folder, or move the file away"
         )
-    for path, text in wanted.items():
+    for path, text in texts.items():
         if path in existing:
             print(f"kept {path}, which exists already")
         else:

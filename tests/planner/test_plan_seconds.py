@@ -132,8 +132,8 @@ def test_a_flush_of_uneven_replicas_takes_as_long_as_its_simulation(
     stages = []
     for number, count in enumerate(replicas):
         forward, backward = data.draw(length), data.draw(length)
-        one = stage(number, count, float(forward + backward), 1.0, 0.0)
-        stages.append(replace(one, forward_s=float(forward)))
+        planned_stage = stage(number, count, float(forward + backward), 1.0, 0.0)
+        stages.append(replace(planned_stage, forward_s=float(forward)))
     planned = plan(1.0, *stages, update_s=float(len(stages)))  # 1 s each
     averages = [float(data.draw(length)) for _ in stages]
     messages = {
