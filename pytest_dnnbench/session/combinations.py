@@ -47,23 +47,23 @@ class Combinations:
         }
         self._check_rules()
 
-    def parameters(self, wanted: Sequence[str]) -> list[str]:
-        """The wanted parameters, and the shape where the session has any and the test lets it
-        choose both framework and count."""
-        takes = bool(self.shapes) and {"framework", "gpus"} <= set(wanted)
-        return [*wanted, *([shapes.FIXTURE] if takes else [])]
+    def parameters(self, parameters: Sequence[str]) -> list[str]:
+        """The parameters that a test leaves open, and the shape where the session has any and the
+        test lets it choose both framework and count."""
+        takes = bool(self.shapes) and {"framework", "gpus"} <= set(parameters)
+        return [*parameters, *([shapes.FIXTURE] if takes else [])]
 
-    def rows(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Rows of the wanted parameters, in the order model, framework, count or shape: those on
-        which a framework runs. Raises UsageError for a model that a framework cannot train."""
-        if {"framework", "model"} <= set(wanted):
+    def rows(self, parameters: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Rows of the parameters, in the order model, framework, count or shape: those on which a
+        framework runs. Raises UsageError for a model that a framework cannot train."""
+        if {"framework", "model"} <= set(parameters):
             self._check_models()
         rows: list[dict[str, Any]] = [
             {"framework": spec.name, "model": model, "gpus": count, shapes.FIXTURE: shape}
             for model, spec in itertools.product(self._settings.models, self._specs)
-            for count, shape in self._sizes(spec, wanted)
+            for count, shape in self._sizes(spec, parameters)
         ]
-        return list(dict.fromkeys(tuple(row[name] for name in wanted) for row in rows))
+        return list(dict.fromkeys(tuple(row[name] for name in parameters) for row in rows))
 
     def id_of(
         self, names: Sequence[str], row: Sequence[Any], nodes_for: Callable[[int], int]
@@ -101,11 +101,11 @@ class Combinations:
         names = self._settings.frameworks
         return names is not None and ALL not in names
 
-    def _sizes(self, spec: FrameworkSpec, wanted: Sequence[str]) -> list[tuple[int, str]]:
+    def _sizes(self, spec: FrameworkSpec, parameters: Sequence[str]) -> list[tuple[int, str]]:
         """The counts that a framework runs on, each with a shape where tests have one."""
-        if shapes.FIXTURE in wanted:
+        if shapes.FIXTURE in parameters:
             return [(shape.gpus, str(shape)) for shape in self.shapes.of(spec)]
-        fit = self._fitting[spec.name] if {"framework", "gpus"} <= set(wanted) else self.counts
+        fit = self._fitting[spec.name] if {"framework", "gpus"} <= set(parameters) else self.counts
         return [(count, "") for count in fit]
 
     def _check_forms(self) -> None:

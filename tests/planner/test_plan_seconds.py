@@ -106,8 +106,8 @@ def test_a_flush_is_played_through() -> None:
 
 
 def test_a_plan_that_knows_forward_from_backward_is_played_with_both() -> None:
-    one = replace(stage(0, 1, 5.0, 8.0, 0.0), forward_s=4.0)
-    seconds = pass_seconds(plan(5.0, one), [7.0], 0.0, 0.0)
+    planned_stage = replace(stage(0, 1, 5.0, 8.0, 0.0), forward_s=4.0)
+    seconds = pass_seconds(plan(5.0, planned_stage), [7.0], 0.0, 0.0)
     assert seconds == {
         (0, "F"): 4.0,
         (0, "L"): 0.0,
@@ -131,8 +131,8 @@ def test_a_flush_of_uneven_replicas_takes_as_long_as_its_simulation(
     stages = []
     for number, count in enumerate(replicas):
         forward, backward = data.draw(length), data.draw(length)
-        one = stage(number, count, float(forward + backward), 1.0, 0.0)
-        stages.append(replace(one, forward_s=float(forward)))
+        planned_stage = stage(number, count, float(forward + backward), 1.0, 0.0)
+        stages.append(replace(planned_stage, forward_s=float(forward)))
     planned = plan(1.0, *stages, update_s=float(len(stages)))  # 1 s each
     averages = [float(data.draw(length)) for _ in stages]
     messages = {

@@ -164,9 +164,9 @@ def test_a_hook_that_raises_is_refused_in_one_line_with_its_place(
     row showed in its first launch, or never: the letters of "mine" were modules not installed."""
     pytester.makepyfile(NOTHING)
     pytester.makeconftest(f"{ROWS}def pytest_dnnbench_{hook}\n")
-    wanted = f"ERROR: the hook pytest_dnnbench_{hook.partition('(')[0]}{RAISING_HOOKS[hook]}"
+    pattern = f"ERROR: the hook pytest_dnnbench_{hook.partition('(')[0]}{RAISING_HOOKS[hook]}"
     line = refusal(pytester)
-    assert fnmatch(line, wanted.replace("[", "[[]")), line
+    assert fnmatch(line, pattern.replace("[", "[[]")), line
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import operator
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -72,6 +72,14 @@ class OperatorGraph:
     edges: tuple[tuple[str, str], ...]
     observed: dict[str, NodeObservation]
     after_gap: str = ""
+
+    def without_weights(self) -> "OperatorGraph | None":
+        """The graph without its model, for other models of the same factory; None where it has
+        constants or modules of its own, which belong to this model."""
+        for graph in (self.training, self.evaluation):
+            if any(constant_of(node) is not None or "module" in node.meta for node in graph.nodes):
+                return None
+        return replace(self, model=nn.Module())
 
     def description(self, name: str) -> str:
         """The operator for people: its module with settings and path, or the name of its
