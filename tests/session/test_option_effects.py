@@ -136,6 +136,18 @@ def test_an_option_with_an_effect_is_taken_in_silence(
     assert "without effect" not in result.stdout.str()
 
 
+def test_the_script_of_a_job_may_name_the_interface_on_a_single_node_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [rule] = [rule for rule in RULES if "interface" in rule.options]
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n1")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    assert not rule.has_effect(Session(Settings()))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert rule.has_effect(Session(Settings()))
+    assert not rule.has_effect(Session(Settings(engine="none")))
+
+
 def test_a_session_without_cases_may_have_any_options(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_nothing(): pass")
     result = pytester.runpytest_inprocess("--dnn-confirm=2", "--dnn-sequence-length=3", "-q")
