@@ -44,9 +44,9 @@ SETTINGS: dict[str, dict[str, str]] = {
 
 
 @contextmanager
-def busy_loop(wanted: bool) -> Iterator[None]:
-    """One process that takes a core, where wanted."""
-    if not wanted:
+def busy_loop(is_busy: bool) -> Iterator[None]:
+    """One process that takes a core, if `is_busy`."""
+    if not is_busy:
         yield
         return
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:

@@ -19,6 +19,8 @@ from pytest_dnnbench.messages import Correctness, Place, PlanDecision, RankRepor
 from pytest_dnnbench.planner.options import forced_layout
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.rank.profiling.profiler import Effort, profile_workload
+from pytest_dnnbench.rank.proof.conditions import ProofCopies, check_room_ahead
+from pytest_dnnbench.rank.workloads.checks import model_of
 from pytest_dnnbench.rank.workloads.factory import workload_of
 from pytest_dnnbench.results.records.measurement import Launch, agree, check_times
 
@@ -105,9 +107,11 @@ def decide(place: Place, request: RunRequest) -> PlanDecision | None:
     cut is no matter here."""
     if place.rank:
         return None
-    case = request.case
+    case, workload = request.case, workload_of(request)
+    copies = ProofCopies.of_pipeline(case.phase)
+    check_room_ahead(request.model, lambda: model_of(workload), place, copies)
     profile = profile_workload(
-        workload_of(request),
+        workload,
         request.model,
         case.image_size,
         case.batch_size,

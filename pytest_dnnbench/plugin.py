@@ -94,13 +94,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     marks = metafunc.definition.iter_markers("parametrize")
     marked = {name for mark in marks for name in _names(mark.args[0])}
-    wanted = [name for name in PARAMETERS if name in metafunc.fixturenames and name not in marked]
-    if "dnnbench" not in metafunc.fixturenames or not wanted:
+    left_open = [
+        name for name in PARAMETERS if name in metafunc.fixturenames and name not in marked
+    ]
+    if "dnnbench" not in metafunc.fixturenames or not left_open:
         return
     try:
         shared = resources(metafunc.config)
         combinations = shared.combinations
-        names = combinations.parameters(wanted)
+        names = combinations.parameters(left_open)
         rows = [
             pytest.param(*row, id=combinations.id_of(names, row, shared.nodes_for))
             for row in combinations.rows(names)
@@ -111,7 +113,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.config.stash[state.REFUSED] = state.refused(error)
     else:
         metafunc.config.stash[state.CHOSEN][metafunc.function] = frozenset(names)
-        metafunc.parametrize(names, rows, indirect=[name for name in names if name not in wanted])
+        metafunc.parametrize(
+            names, rows, indirect=[name for name in names if name not in left_open]
+        )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -34,3 +34,20 @@ def test_a_training_step_of_ones_own_is_measured_as_the_page_says(
         assert record["correctness"]["about"]["reference"].endswith("a fresh AdamW")
     page = pytester.path.joinpath("report", "index.html").read_text()
     assert "28 px" not in page, "a sample that is no image has no size"
+
+
+def test_a_model_of_several_tensors_is_cut_as_the_page_says(pytester: pytest.Pytester) -> None:
+    _, test, module = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    pytester.path.joinpath("denoising.py").write_text(module)
+    pytester.path.joinpath("test_denoising.py").write_text(
+        test.replace("training:Regression", "denoising:Denoising")
+    )
+    pytester.makepyprojecttoml('[tool.pytest.ini_options]\npythonpath = ["."]\n')
+    result = pytester.runpytest_subprocess(
+        "test_denoising.py",
+        *("--gpus=2", "--dnn-frameworks=pipedream,gpipe", "--dnn-stages=2", "--dnn-device=cpu"),
+        *("--dnn-launches=1", "--dnn-steps=3", "--dnn-warmup=1", "--benchmark-json=out.json"),
+    )
+    result.assert_outcomes(passed=2)
+    for each in json.loads(pytester.path.joinpath("out.json").read_text())["benchmarks"]:
+        assert each["extra_info"]["dnnbench"]["plan"]["shape"] == "1-1"

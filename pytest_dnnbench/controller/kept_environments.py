@@ -59,8 +59,8 @@ class KeptEnvironment:
 
     def is_meant_by(self, text: str) -> bool:
         """Whether a user's text names it: the begin of its name, or its requirements."""
-        wanted = sorted(text.split())
-        return self.name.startswith(text) or (bool(wanted) and wanted == sorted(self.requirements))
+        words = sorted(text.split())
+        return self.name.startswith(text) or (bool(words) and words == sorted(self.requirements))
 
 
 def environments_folder() -> Path:

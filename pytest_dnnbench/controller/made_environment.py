@@ -84,9 +84,9 @@ def _build(folder: Path, requirements: Sequence[str]) -> None:
     constraints = folder / "constraints.txt"
     constraints.write_text("\n".join(constraints_of(requirements)) + "\n")
     tied = tied_to({normal(name_of(each)) for each in requirements}, _pins())
-    wanted = [*requirements, *sorted(tied & _needs_the_required(requirements))]
+    packages_to_install = [*requirements, *sorted(tied & _needs_the_required(requirements))]
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
-    _run([*command, "-c", str(constraints), *wanted], requirements)
+    _run([*command, "-c", str(constraints), *packages_to_install], requirements)
 
 
 def _name_place(building: Path, folder: Path) -> None:

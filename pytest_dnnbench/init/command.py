@@ -22,31 +22,30 @@ dnn_models = "resnet18"    # or your own: "my_package.my_module:factory"
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 0. Raises UsageError for a file that exists already or a folder that cannot be
-    written to; then nothing was written."""
+    """Exit status 0. Files that exist are kept: --ci adds a workflow to cases of before. Raises
+    UsageError where all exist, and for a folder that cannot be written to."""
     options = _parser().parse_args(arguments)
-    wanted = {Path(options.folder, CASES): _file(f"{CASES}.txt")}
+    texts = {Path(options.folder, CASES): _file(f"{CASES}.txt")}
     if options.ci:
-        wanted[WORKFLOW] = _file(WORKFLOW.name).replace(DEFAULT_FOLDER, options.folder)
-    _refuse_existing(wanted)
-    for path, text in wanted.items():
-        _write(path, text)
-        print(f"wrote {path}")
+        texts[WORKFLOW] = _file(WORKFLOW.name).replace(DEFAULT_FOLDER, options.folder)
+    existing = [path for path in texts if path.exists()]
+    if len(existing) == len(texts):
+        raise UsageError(
+            f"{' and '.join(map(str, existing))} exists already, and no file is overwritten:"
+            " name another folder, or move the file away"
+        )
+    for path, text in texts.items():
+        if path in existing:
+            print(f"kept {path}, which exists already")
+        else:
+            _write(path, text)
+            print(f"wrote {path}")
     print(_next_steps(options.folder))
     return 0
 
 
 def _file(name: str) -> str:
     return files("pytest_dnnbench.init").joinpath("files", name).read_text(encoding="utf-8")
-
-
-def _refuse_existing(wanted: dict[Path, str]) -> None:
-    existing = [str(path) for path in wanted if path.exists()]
-    if existing:
-        raise UsageError(
-            f"{' and '.join(existing)} exists already, and no file is overwritten:"
-            " name another folder, or move the file away"
-        )
 
 
 def _write(path: Path, text: str) -> None:

@@ -23,7 +23,8 @@ class Graph:
 
     `carried[n]` are the ids that run on the stage of operator n: the operator's, and those of
     operators next to it that the graph leaves out. `together` has the sets of operators, as bits,
-    that run on one stage.
+    that run on one stage. `inputs` are the model's: the bytes of each, and the operators that use
+    it, as bits; `returned` are the operators that make its output.
     """
 
     operators: tuple[Operator, ...]
@@ -31,6 +32,8 @@ class Graph:
     successors: tuple[tuple[int, ...], ...]
     carried: tuple[tuple[str, ...], ...]
     together: tuple[int, ...] = ()
+    inputs: tuple[tuple[float, int], ...] = ()
+    returned: int = 0
 
     @cached_property
     def ancestors(self) -> tuple[int, ...]:
@@ -90,16 +93,19 @@ def planned_graph(profile: Profile) -> Graph:
         if source in position and target in position:
             predecessors[position[target]].append(position[source])
             successors[position[source]].append(position[target])
-    together = (
-        _union(1 << position[name] for name in group if name in position)
-        for group in profile.together
-    )
+
+    def bits_of(names: Iterable[str]) -> int:
+        return _union(1 << position[name] for name in names if name in position)
+
+    together = map(bits_of, profile.together)
     return Graph(
         tuple(operators),
         _frozen(predecessors),
         _frozen(successors),
         _carried(profile, operators, position),
         tuple(group for group in together if group),
+        tuple((each.size_bytes, bits_of(each.users)) for each in profile.inputs),
+        bits_of(profile.outputs),
     )
 
 

@@ -3,8 +3,8 @@
 What lives here: the bytes of a stage from the versions that it keeps, for all stages at once and
 for a given plan. For each minibatch between its forward and its backward pass, a replica holds the
 version of the weights, the activations, and the input that they were made from. It holds the
-gradient and the momentum of its parameters once. The input of the whole model does not count: a
-profile has no size for it.
+gradient and the momentum of its parameters once. The model's own inputs count where a stage has
+them from the stage before.
 """
 
 from collections.abc import Sequence

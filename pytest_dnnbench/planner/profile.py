@@ -24,6 +24,9 @@ LARGEST = {
 overflows."""
 
 
+_MOST_OF_A_HALF = 100.0
+"""Of a whole backward pass: above it, the times mean nothing."""
+
 MOMENT_S = 1e-12
 """A whole model cannot take less."""
 
@@ -61,6 +64,24 @@ class Operator:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelInput:
+    """A tensor that the model is given: its bytes for one minibatch, and the ids of the operators
+    that use it. The first stage of a pipeline hands it on to these. Raises ProfileError for a size
+    that is negative, not finite or beyond what any machine has."""
+
+    id: str
+    size_bytes: float
+    users: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.size_bytes <= LARGEST["activation_bytes"]:
+            raise ProfileError(
+                f"input {shortened(self.id)}: size_bytes is {self.size_bytes}, not finite and >= 0,"
+                f" or above {LARGEST['activation_bytes']:.0e}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """A directed acyclic graph of operators, in the order they run, and the conditions of the
     measurement.
@@ -69,14 +90,18 @@ class Profile:
     leaves a choice, so the same profile always gives the same plan. `metadata` is plain JSON data:
     the profiler writes model, image_size, batch_size, precision, device, environment and whole_s
     (seconds of one forward and backward pass of the whole model). `together` has groups of ids that
-    run on one stage: operators that use the same weight, or change a value of one another. Raises
-    ProfileError for operators, edges and groups that are no such graph.
+    run on one stage: operators that use the same weight, or change a value of one another. `inputs`
+    are the tensors that the model is given, `outputs` the ids of the operators that make what it
+    returns; profiles in PipeDream's text have neither. Raises ProfileError for operators, edges and
+    groups that are no such graph.
     """
 
     operators: tuple[Operator, ...]
     edges: tuple[tuple[str, str], ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     together: tuple[tuple[str, ...], ...] = ()
+    inputs: tuple[ModelInput, ...] = ()
+    outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "operators", tuple(self.operators))
@@ -84,6 +109,7 @@ class Profile:
         self._check_operators()
         self._check_edges()
         self._check_together()
+        self._check_ends()
         self.in_topological_order()
 
     def _check_operators(self) -> None:
@@ -124,6 +150,18 @@ class Profile:
                     f"operators that stay together: there is no operator {shortened(unknown)};"
                     " list every operator"
                 )
+
+    def _check_ends(self) -> None:
+        object.__setattr__(self, "inputs", tuple(self.inputs))
+        object.__setattr__(self, "outputs", tuple(self.outputs))
+        ids = {operator.id for operator in self.operators}
+        named = [*self.outputs, *(user for each in self.inputs for user in each.users)]
+        unknown = next((end for end in named if end not in ids), None)
+        if unknown is not None:
+            raise ProfileError(
+                f"inputs and outputs: there is no operator {shortened(unknown)}; list every"
+                " operator"
+            )
 
     def in_topological_order(self) -> tuple[Operator, ...]:
         """The operators, each after its predecessors. Where several could come next, the first in
@@ -206,3 +244,14 @@ def number_in(profile: Profile, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e18:
         return 0.0
     return float(value)
+
+
+def halves_in(profile: Profile) -> tuple[float, float]:
+    """What a backward pass in two takes, over a whole one, by the profile's metadata; two halves
+    where it does not say."""
+    value = profile.metadata.get("halves")
+    if isinstance(value, list | tuple) and len(value) == 2:
+        first, second = value
+        if all(isinstance(each, float) and 0 <= each <= _MOST_OF_A_HALF for each in value):
+            return first, second
+    return 0.5, 0.5

@@ -16,7 +16,7 @@ import msgspec
 from pytest_dnnbench.errors import ProfileError
 from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.planner.parsing import converted, parsed, shortened
-from pytest_dnnbench.planner.profile import Operator, Profile
+from pytest_dnnbench.planner.profile import ModelInput, Operator, Profile
 
 SCHEMA = 1
 """Of the JSON. History: 1, the first."""
@@ -30,6 +30,8 @@ class _Document:
     edges: tuple[tuple[str, str], ...]
     metadata: dict[str, Any] = field(default_factory=dict)
     together: tuple[tuple[str, ...], ...] = ()
+    inputs: tuple[ModelInput, ...] = ()
+    outputs: tuple[str, ...] = ()
 
 
 def read_profile(path: Path) -> Profile:
@@ -77,7 +79,9 @@ def format_json(profile: Profile) -> str:
         f'{{\n"schema": {SCHEMA},\n"metadata": {metadata},\n'
         f'"operators": [\n{_lines(profile.operators)}\n],\n'
         f'"edges": [\n{_lines(profile.edges)}\n],\n'
-        f'"together": [\n{_lines(profile.together)}\n]\n}}\n'
+        f'"together": [\n{_lines(profile.together)}\n],\n'
+        f'"inputs": [\n{_lines(profile.inputs)}\n],\n'
+        f'"outputs": {json.dumps(profile.outputs)}\n}}\n'
     )
 
 
@@ -96,7 +100,14 @@ def parse_json(content: str) -> Profile:
         profile = converted(document, _Document)
     except ValueError as error:
         raise ProfileError(f"not a profile: {error}; profile again") from error
-    return Profile(profile.operators, profile.edges, profile.metadata, profile.together)
+    return Profile(
+        profile.operators,
+        profile.edges,
+        profile.metadata,
+        profile.together,
+        profile.inputs,
+        profile.outputs,
+    )
 
 
 def _lines(entries: tuple[Any, ...]) -> str:

@@ -46,9 +46,11 @@ class States:
     forward_s      the forward seconds of them
     activation_bytes, parameter_bytes    of all operators in the state
     output_bytes   the results that leave a stage that ends here: of the operators that feed
-                   something outside the state, and of the last operators of the graph in it. Each
-                   counts once, however many operators it feeds.
-    sent_bytes     the same without those that feed nothing: the bytes that cross the cut
+                   something outside the state, or make the model's output, and of the last
+                   operators of the graph in it; and the model's inputs that are used outside it.
+                   Each counts once, however many operators it feeds. Inputs count as results,
+                   though of some no gradient returns.
+    sent_bytes     the same without last operators that nobody needs: the bytes that cross the cut
     augmented_bytes    the figure that PipeDream's optimizer has in place of output_bytes (see
                    `_augmented`)
     inside         n x n, true at [a, b] where a is a proper part of b: (a, b) is a stage
@@ -104,6 +106,9 @@ def measured(graph: Graph, unordered: set[int]) -> States:
     )
     fed = feeds.sum(axis=1)
     feeds_outside = (table > 0) & (table @ feeds.T < fed)
+    returned = _table([graph.returned], len(graph.operators)) > 0
+    crossing = feeds_outside | (table > 0) & returned & (sizes < len(graph.operators))[:, None]
+    inputs_bytes = _crossing_inputs(graph, table, sizes)
     activation_bytes = np.array([operator.activation_bytes for operator in graph.operators])
     return States(
         graph,
@@ -113,11 +118,20 @@ def measured(graph: Graph, unordered: set[int]) -> States:
         table @ np.array([operator.forward_s for operator in graph.operators]),
         table @ activation_bytes,
         table @ np.array([operator.parameter_bytes for operator in graph.operators]),
-        (feeds_outside | (table > 0) & (fed == 0)) @ activation_bytes,
-        feeds_outside @ activation_bytes,
+        (crossing | (table > 0) & (fed == 0)) @ activation_bytes + inputs_bytes,
+        crossing @ activation_bytes + inputs_bytes,
         _augmented(graph, table, feeds) @ activation_bytes,
         (table @ table.T == sizes[:, None]) & (sizes[:, None] < sizes[None, :]),
     )
+
+
+def _crossing_inputs(graph: Graph, table: Floats, sizes: Floats) -> Floats:
+    """For each state: the bytes of the inputs that something outside uses. The first stage has all
+    of them; nothing crosses a cut before it."""
+    users = _table([users for _, users in graph.inputs], len(graph.operators))
+    used_outside = (table @ users.T < users.sum(axis=1)) & (sizes > 0)[:, None]
+    crossing: Floats = used_outside @ np.array([size for size, _ in graph.inputs], np.float64)
+    return crossing
 
 
 def _augmented(graph: Graph, table: Floats, feeds: Floats) -> Flags:

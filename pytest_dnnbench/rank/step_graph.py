@@ -19,8 +19,7 @@ from torch import nn
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.entry import is_out_of_memory
 from pytest_dnnbench.rank.update_rule import UpdateRule
-from pytest_dnnbench.rank.workloads.batches import mapped
-from pytest_dnnbench.rank.workloads.workload import tensors_of
+from pytest_dnnbench.rank.workloads.structure import mapped, tensors_of
 
 EAGER = 3
 """Steps before the capture: libraries may still choose kernels in the second one."""

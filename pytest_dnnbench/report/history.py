@@ -17,7 +17,12 @@ from pytest_dnnbench.report.axes import drawable
 from pytest_dnnbench.report.figures import amount, change
 from pytest_dnnbench.report.runs import Result, Run
 from pytest_dnnbench.report.study import Study, unlike
-from pytest_dnnbench.results.statistics.change_points import RATE, ChangePoint, change_points
+from pytest_dnnbench.results.statistics.change_points import (
+    FEWEST,
+    RATE,
+    ChangePoint,
+    change_points,
+)
 
 SCHEMA = 1
 """The version of the output of `history --json`. History: 1, the first."""
@@ -121,9 +126,16 @@ def history_lines(runs: Sequence[Run], shown: Sequence[History], rate: float = R
         for point in each.changes:
             lines += _change_lines(runs, point)
     quiet = [each for each in shown if not each.changes]
-    if quiet:
-        lines += ["", "no change:", *(f"  {_quiet_line(each)}" for each in quiet)]
+    least = 2 * FEWEST
+    enough = [each for each in quiet if len(each.results) >= least]
+    too_few = [each for each in quiet if len(each.results) < least]
+    for head, some in (("no change:", enough), (_too_few(least), too_few)):
+        lines += ["", head, *(f"  {_quiet_line(each)}" for each in some)] if some else []
     return lines
+
+
+def _too_few(least: int) -> str:
+    return f"not known, for a change shows in {least} sessions at the earliest:"
 
 
 def to_data(runs: Sequence[Run], shown: Sequence[History], rate: float = RATE) -> dict[str, Any]:

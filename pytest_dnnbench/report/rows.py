@@ -32,11 +32,13 @@ _ABSURD = 1e15
 @dataclass(frozen=True, slots=True)
 class Row:
     """One case. `series`: the framework with its options where they vary. `rank`: CLEAR, AHEAD or
-    empty; always empty where ranks are crowded."""
+    empty; always empty where ranks are crowded. `test`: the test that measured it, where nothing
+    else tells the row from another: several tests of one case, or a test that is repeated."""
 
     result: Result
     series: str
     rank: str = ""
+    test: str = ""
 
     @property
     def crowded(self) -> bool:
@@ -82,10 +84,10 @@ class Column:
 def sections(study: Study) -> list[Section]:
     """All rows of a study, group by group."""
     ranks = {id(contest.first): _rank(contest) for contest in contests(study)}
-    mixed = has_mixed_rates(study.latest)
+    mixed, tests = has_mixed_rates(study.latest), _tests(study)
 
     def row(result: Result) -> Row:
-        unranked = Row(result, study.label(result))
+        unranked = Row(result, study.label(result), test=tests.get(id(result), ""))
         return unranked if unranked.crowded else replace(unranked, rank=ranks.get(id(result), ""))
 
     def heading(group: CaseGroup) -> str:
@@ -94,6 +96,22 @@ def sections(study: Study) -> list[Section]:
     return [
         Section(group, tuple(map(row, group.results)), heading(group)) for group in study.groups
     ]
+
+
+def _tests(study: Study) -> dict[int, str]:
+    """The tests of those results, by their id, whose rows would be alike: without the file where
+    that is enough."""
+    rows: dict[object, list[Result]] = {}
+    for group in study.groups:
+        for result in group.results:
+            case, label = result.case, study.label(result)
+            looks = (group.label, result.run, label, case.shape, case.gpus, case.nodes)
+            rows.setdefault(looks, []).append(result)
+    alike = [result for results in rows.values() if len(results) > 1 for result in results]
+    short = [result.name.rpartition("::")[2] for result in alike]
+    if len(set(zip(short, (result.run for result in alike), strict=True))) < len(alike):
+        short = [result.name for result in alike]
+    return {id(result): name for result, name in zip(alike, short, strict=True)}
 
 
 def has_mixed_rates(results: Sequence[Result]) -> bool:
@@ -184,6 +202,10 @@ def _series(row: Row) -> str:
     return row.series
 
 
+def _test(row: Row) -> str | None:
+    return row.test or None
+
+
 def _shape(row: Row) -> str | None:
     return row.result.case.shape or None
 
@@ -217,6 +239,7 @@ def _verdict(row: Row) -> str | None:
 
 COLUMNS = (
     Column("framework", "framework", _series, _series, is_text=True),
+    Column("test", "test", lambda row: row.test, _test, worth=8, is_text=True),
     Column("shape", "shape", lambda row: _shape(row) or "", _shape, worth=5, is_text=True),
     Column("plan", "plan", lambda row: _plan(row) or "", _plan, worth=5, is_text=True),
     Column("gpus", "GPUs", lambda row: f"{_gpus(row)}{'*' if row.crowded else ''}", _gpus),

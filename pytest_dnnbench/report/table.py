@@ -26,7 +26,7 @@ MARKS = {CLEAR: ">", AHEAD: "~", "": " "}
 COLOURS = {"regressed": "red", "improved": "green", "noisy": "yellow", "incomparable": "yellow"}
 """Of a verdict's status, by pytest's names."""
 
-MOST_WIDTH = {"framework": 28, "plan": 12, "verdict": 28}
+MOST_WIDTH = {"framework": 28, "test": 32, "plan": 12, "verdict": 28}
 """What a column of text may take where there is room for all columns."""
 
 MIN_NAME = 8

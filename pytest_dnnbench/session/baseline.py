@@ -115,12 +115,12 @@ class SessionBaseline:
         """What --dnn-baseline names, read once. Raises UsageError where it cannot be a baseline."""
         if self._baseline is None:
             settings = state.settings(self._config)
-            wanted = settings.baseline or ""
-            baseline = load_baseline(wanted, benchmark_file.storage_folder(self._config))
-            self._refuse_overwriting("--dnn-baseline", wanted)
+            source = settings.baseline or ""
+            baseline = load_baseline(source, benchmark_file.storage_folder(self._config))
+            self._refuse_overwriting("--dnn-baseline", source)
             if settings.effect is not None and not baseline.names():
                 raise UsageError(
-                    f"--dnn-launches auto: --dnn-baseline {wanted} holds no usable"
+                    f"--dnn-launches auto: --dnn-baseline {source} holds no usable"
                     f" session{_why_not(baseline)}:"
                     " first save a few with --benchmark-save and a number of launches, as in"
                     " --dnn-launches 3"
@@ -139,15 +139,15 @@ class SessionBaseline:
         required, baseline = "--dnn-require-baseline", self._baseline
         if baseline is None:
             raise UsageError(f"{required}: there is no --dnn-baseline: name one, as in latest")
-        wanted = f"--dnn-baseline {state.settings(self._config).baseline}"
+        source = f"--dnn-baseline {state.settings(self._config).baseline}"
         if not baseline.names():
             raise UsageError(
-                f"{required}: {wanted} holds no usable session{_why_not(baseline)}: save one"
+                f"{required}: {source} holds no usable session{_why_not(baseline)}: save one"
                 " without this option first, with --benchmark-autosave"
             )
         if cases and not any(baseline.stored(case.nodeid).metrics for case in cases):
             raise UsageError(
-                f"{required}: {wanted} has none of this session's {counted(len(cases), 'case')}: it"
+                f"{required}: {source} has none of this session's {counted(len(cases), 'case')}: it"
                 f" has {baseline.names()[0]} and {len(baseline.names()) - 1} more"
             )
 
@@ -232,9 +232,9 @@ class SessionBaseline:
             if only_failed or name in self.deselected or not is_chosen(name, self._config)
         ]
 
-    def _refuse_overwriting(self, flag: str, wanted: str) -> None:
+    def _refuse_overwriting(self, flag: str, file: str) -> None:
         target = benchmark_file.json_target(self._config)
-        if target and Path(wanted).resolve() == Path(target).resolve():
+        if target and Path(file).resolve() == Path(target).resolve():
             raise UsageError(
                 f"--benchmark-json {target} would overwrite {flag} in place: save the session"
                 " elsewhere, then run `dnnbench baseline update`"

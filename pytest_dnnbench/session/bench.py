@@ -8,7 +8,7 @@ import pytest
 from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import FrameworkSpec
 from pytest_dnnbench.controller.case_run import CaseRun, prepare_function, prepare_run
-from pytest_dnnbench.controller.ranks import Ranks, target_of
+from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DnnbenchError, UsageError, WorkloadRefused
 from pytest_dnnbench.function_case import FunctionCase
@@ -19,6 +19,7 @@ from pytest_dnnbench.results.records.record import make_record
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.verdicts.prediction import prediction_failure
 from pytest_dnnbench.session import benchmark_file, state
+from pytest_dnnbench.session.given_by_name import arguments_by_name, name_of, target_by_name
 from pytest_dnnbench.session.replay_clock import clock_of
 from pytest_dnnbench.session.resources import Resources
 from pytest_dnnbench.session.shapes import options_in
@@ -125,7 +126,7 @@ class DnnBench:
             function=name_of(function, "function"),
             framework=framework,
             gpus=ranks.world_size,
-            arguments=_by_name(arguments or {}),
+            arguments=arguments_by_name(arguments or {}),
             check="" if check is None else name_of(check, "check"),
             collective=collective,
             device=self._resources.machine.kind,
@@ -159,12 +160,14 @@ class DnnBench:
             failure = text_block(f"{type(error).__name__}: {error}")
             refused = isinstance(error, WorkloadRefused)
         if failure is not None and refused and not self._is_named(framework):
+            # One of the session's frameworks that cannot train this model: nobody asked for it.
             pytest.skip(failure)
         if failure is not None:  # outside the handler, so that pytest shows the message once
             self._benchmark.has_error = True
             self._show(ranks)
             pytest.fail(failure, pytrace=False)
         if EARLY_ROUND in self._item.stash:
+            # Only the last round has a report; rounds.py takes this one back.
             pytest.skip(state.MEASURED)
         return self._record(run)
 
@@ -342,11 +345,13 @@ class DnnBench:
         except UsageError as error:
             pytest.fail(str(error), pytrace=False)
         if missing := spec.missing():
+            # A suite names more frameworks than every machine has.
             pytest.skip(
                 f"{framework} needs {', '.join(missing)}, which is not installed:"
                 f" run `{spec.install}`"
             )
         if not spec.min_gpus <= gpus <= (spec.max_gpus or gpus):
+            # The session's counts are those of all frameworks, and `single` takes one device.
             pytest.skip(f"{framework} does not run on {counted(gpus, 'device')}")
         return spec
 
@@ -366,6 +371,8 @@ class DnnBench:
             reason = str(error)
         else:
             return form
+        # The session's form is that of all frameworks. A form that none takes, or a framework that
+        # the user has named does not, was refused before (combinations.py).
         pytest.skip(reason)
 
     def _is_named(self, framework: str) -> bool:
@@ -382,34 +389,3 @@ class DnnBench:
         for number, output in enumerate(ranks.outputs):
             if output.strip():
                 self._item.add_report_section("call", f"rank {number}", output)
-
-
-def name_of(named: str | Callable[..., Any], what: str = "model") -> str:
-    """The "module:name" of what is given by name or as itself: a model by its factory, a function,
-    a check. Raises UsageError for what ranks cannot import by name."""
-    if isinstance(named, str):
-        return named
-    module, name = getattr(named, "__module__", None), getattr(named, "__qualname__", None)
-    if not callable(named) or module is None or name is None or "<" in name:
-        raise UsageError(
-            f"{what} {named!r} cannot be imported by ranks: give a function or class at the top"
-            " level of a module, or its name as package.module:factory"
-        )
-    return f"{module}:{name}"
-
-
-def _by_name(arguments: object) -> dict[str, Scalar]:
-    """The arguments of a timed function. Raises UsageError for what has no names."""
-    if not isinstance(arguments, Mapping):
-        raise UsageError(f"arguments is {arguments!r}: give names and values, as in {{'size': 64}}")
-    return dict(arguments)
-
-
-def target_by_name(named: str | Callable[..., Any]) -> Target:
-    """How ranks find what is given as "module:name" or as itself. Raises UsageError."""
-    if not isinstance(named, str):
-        return target_of(named)
-    module, colon, name = named.partition(":")
-    if not colon or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-        raise UsageError(f"{named!r} is not of the form package.module:function")
-    return module, name, None

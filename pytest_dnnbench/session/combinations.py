@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_dnnbench.case import Case, devices_id
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
-from pytest_dnnbench.controller.case_run import check_rules, load
+from pytest_dnnbench.controller.case_run import check_rules, fits
 from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session import shapes
@@ -47,23 +47,23 @@ class Combinations:
         }
         self._check_rules()
 
-    def parameters(self, wanted: Sequence[str]) -> list[str]:
-        """The wanted parameters, and the shape where the session has any and the test lets it
-        choose both framework and count."""
-        takes = bool(self.shapes) and {"framework", "gpus"} <= set(wanted)
-        return [*wanted, *([shapes.FIXTURE] if takes else [])]
+    def parameters(self, parameters: Sequence[str]) -> list[str]:
+        """The parameters that a test leaves open, and the shape where the session has any and the
+        test lets it choose both framework and count."""
+        takes = bool(self.shapes) and {"framework", "gpus"} <= set(parameters)
+        return [*parameters, *([shapes.FIXTURE] if takes else [])]
 
-    def rows(self, wanted: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Rows of the wanted parameters, in the order model, framework, count or shape: those on
-        which a framework runs. Raises UsageError for a model that a framework cannot train."""
-        if {"framework", "model"} <= set(wanted):
+    def rows(self, parameters: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Rows of the parameters, in the order model, framework, count or shape: those on which a
+        framework runs. Raises UsageError for a model that a framework cannot train."""
+        if {"framework", "model"} <= set(parameters):
             self._check_models()
         rows: list[dict[str, Any]] = [
             {"framework": spec.name, "model": model, "gpus": count, shapes.FIXTURE: shape}
             for model, spec in itertools.product(self._settings.models, self._specs)
-            for count, shape in self._sizes(spec, wanted)
+            for count, shape in self._sizes(spec, parameters)
         ]
-        return list(dict.fromkeys(tuple(row[name] for name in wanted) for row in rows))
+        return list(dict.fromkeys(tuple(row[name] for name in parameters) for row in rows))
 
     def id_of(
         self, names: Sequence[str], row: Sequence[Any], nodes_for: Callable[[int], int]
@@ -101,11 +101,11 @@ class Combinations:
         names = self._settings.frameworks
         return names is not None and ALL not in names
 
-    def _sizes(self, spec: FrameworkSpec, wanted: Sequence[str]) -> list[tuple[int, str]]:
+    def _sizes(self, spec: FrameworkSpec, parameters: Sequence[str]) -> list[tuple[int, str]]:
         """The counts that a framework runs on, each with a shape where tests have one."""
-        if shapes.FIXTURE in wanted:
+        if shapes.FIXTURE in parameters:
             return [(shape.gpus, str(shape)) for shape in self.shapes.of(spec)]
-        fit = self._fitting[spec.name] if {"framework", "gpus"} <= set(wanted) else self.counts
+        fit = self._fitting[spec.name] if {"framework", "gpus"} <= set(parameters) else self.counts
         return [(count, "") for count in fit]
 
     def _check_forms(self) -> None:
@@ -158,10 +158,7 @@ class Combinations:
             count for count in self.counts if spec.min_gpus <= count <= (spec.max_gpus or count)
         )
         options = self._settings.framework_options.get(spec.name, {})
-        check = load(spec.fits)
-        fitting = tuple(
-            count for count in possible if check is None or check(spec.name, count, options)
-        )
+        fitting = tuple(count for count in possible if fits(spec, count, options))
         if possible and not fitting:
             given = [
                 (row.flag, options.get(row.name, row.default), row.default) for row in spec.options
@@ -170,7 +167,7 @@ class Combinations:
                 f"--dnn-{flag} {value}" for flag, value, default in given if value != default
             )
             raise UsageError(
-                f"{spec.name} with {asked} fits none of the device counts"
+                f"{spec.name} with {asked or 'its defaults'} fits none of the device counts"
                 f" {', '.join(map(str, possible))}: change it, or give counts that fit"
                 " with --dnn-gpu-counts"
             )

@@ -60,8 +60,8 @@ class GitHub:
     def _is_on(self) -> bool:
         if state.is_xdist_worker(self._config):
             return False
-        wanted = state.settings(self._config).github
-        return wanted == "on" or (wanted == "auto" and os.environ.get("GITHUB_ACTIONS") == "true")
+        choice = state.settings(self._config).github
+        return choice == "on" or (choice == "auto" and os.environ.get("GITHUB_ACTIONS") == "true")
 
     def _annotations(self, records: Mapping[str, Record]) -> Iterator[tuple[str, str]]:
         """Kind and command of each annotation, errors first."""

@@ -38,10 +38,10 @@ def catalog(config: pytest.Config) -> Catalog:
     for row in frameworks:
         _add(named, row.name, row, f"frameworks named {row.name!r}", row.worker)
     models: dict[str, str] = {}
-    wanted = 'a dict of name: "module:factory"'
-    for name, path in _entries(config, "pytest_dnnbench_models", wanted):
+    form = 'a dict of name: "module:factory"'
+    for name, path in _entries(config, "pytest_dnnbench_models", form):
         if not isinstance(path, str) or ":" not in path:
-            raise _unlike("pytest_dnnbench_models", {name: path}, wanted)
+            raise _unlike("pytest_dnnbench_models", {name: path}, form)
         _add(models, name, path, f"models named {name!r}", path)
     return Catalog().with_rows(named.values(), models)
 
@@ -49,10 +49,10 @@ def catalog(config: pytest.Config) -> Catalog:
 def engines(config: pytest.Config) -> dict[str, EngineFactory]:
     """The engines that the hooks add. Raises as `catalog` does."""
     factories: dict[str, EngineFactory] = {}
-    wanted = "a dict of name: function of nodes and command"
-    for name, factory in _entries(config, "pytest_dnnbench_engines", wanted):
+    form = "a dict of name: function of nodes and command"
+    for name, factory in _entries(config, "pytest_dnnbench_engines", form):
         if not callable(factory):
-            raise _unlike("pytest_dnnbench_engines", {name: factory}, wanted)
+            raise _unlike("pytest_dnnbench_engines", {name: factory}, form)
         _add(factories, name, factory, f"engines named {name!r}", repr(factory))
     return factories
 
@@ -73,27 +73,27 @@ def _add(rows: dict[str, Any], name: str, row: object, what: str, shown: str) ->
 def _rows(config: pytest.Config, hook: str, kind: type[_Row], module: str) -> list[_Row]:
     """The rows of all implementations of a hook. `module` is where users import the kind from."""
     rows: list[_Row] = []
-    wanted = f"a list of {module}.{kind.__name__}"
+    form = f"a list of {module}.{kind.__name__}"
     for returned in _called(config, hook):
         if not isinstance(returned, Iterable) or isinstance(returned, str):
-            raise _unlike(hook, returned, wanted)
+            raise _unlike(hook, returned, form)
         with _naming(hook):  # a generator runs only now
             given = list(returned)
         for row in given:
             if not isinstance(row, kind):
-                raise _unlike(hook, row, wanted)
+                raise _unlike(hook, row, form)
             rows.append(row)
     return rows
 
 
-def _entries(config: pytest.Config, hook: str, wanted: str) -> Iterator[tuple[str, Any]]:
+def _entries(config: pytest.Config, hook: str, form: str) -> Iterator[tuple[str, Any]]:
     """The entries of the dicts that all implementations of a hook return."""
     for returned in _called(config, hook):
         if not isinstance(returned, Mapping):
-            raise _unlike(hook, returned, wanted)
+            raise _unlike(hook, returned, form)
         for name, value in returned.items():
             if not isinstance(name, str):
-                raise _unlike(hook, {name: value}, wanted)
+                raise _unlike(hook, {name: value}, form)
             yield name, value
 
 
@@ -126,5 +126,5 @@ def _place(error: Exception) -> str:
     return f" ({own[0].filename}, line {own[0].lineno})" if own else ""
 
 
-def _unlike(hook: str, returned: object, wanted: str) -> UsageError:
-    return UsageError(f"the hook {hook} returned {returned!r}: let it return {wanted}")
+def _unlike(hook: str, returned: object, form: str) -> UsageError:
+    return UsageError(f"the hook {hook} returned {returned!r}: let it return {form}")

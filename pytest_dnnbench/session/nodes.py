@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from pytest_dnnbench.controller.agent_messages import Hello
+from pytest_dnnbench.controller.checked_engine import checked_engine
 from pytest_dnnbench.controller.cluster import Cluster, HereNode, Node, is_this_machine
 from pytest_dnnbench.controller.engines import Engine, EngineFactory, mpirun, prefix
 from pytest_dnnbench.controller.forkserver import ForkServer
@@ -51,7 +52,9 @@ def engine_of(settings: Settings, added: Mapping[str, EngineFactory]) -> Engine 
         return None
     if settings.engine is None:
         if not stays_here(settings):
-            return factories["slurm"](names, command)
+            if "slurm" in added:
+                return checked_engine("slurm", added["slurm"], names, command)
+            return slurm(names, command)
         for option, given in (
             ("--dnn-nodes", settings.nodes),
             ("--dnn-engine-command", settings.engine_command),
@@ -65,6 +68,8 @@ def engine_of(settings: Settings, added: Mapping[str, EngineFactory]) -> Engine 
     if settings.engine not in factories:
         choices = ", ".join((*factories, NONE))
         raise UsageError(f"--dnn-engine {settings.engine!r} is unknown: choose from {choices}")
+    if settings.engine in added:
+        return checked_engine(settings.engine, added[settings.engine], names, command)
     return factories[settings.engine](names, command)
 
 

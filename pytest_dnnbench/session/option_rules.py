@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pytest_dnnbench.catalog import FrameworkSpec
 from pytest_dnnbench.catalog.models import IMAGE_CLASSIFIERS, TOKEN_MODELS
+from pytest_dnnbench.controller.slurm import in_allocation
 from pytest_dnnbench.session import shapes
 from pytest_dnnbench.session.nodes import NONE, stays_here
 from pytest_dnnbench.session.option import Option, framework_options
@@ -65,6 +66,12 @@ def _any_model_outside(paths: Iterable[str]) -> Callable[[Session], bool]:
     )
 
 
+def _may_have_nodes(session: Session) -> bool:
+    """Inside an allocation of one node too: the script of a job stands for any number of nodes."""
+    settings = session.settings
+    return (settings.engine is None and in_allocation()) or not stays_here(settings)
+
+
 def _is_judged(session: Session) -> bool:
     settings = session.settings
     limited = settings.limits or settings.ini_limits or settings.baseline
@@ -85,7 +92,7 @@ RULES = (
     ),
     Rule(
         ("interface", "ranks_per_node", "preflight"),
-        lambda session: not stays_here(session.settings),
+        _may_have_nodes,
         "on one machine",
         "say with --dnn-engine how processes are started on nodes",
     ),

@@ -42,8 +42,8 @@ class ProgressDisplay:
         idle = config.option.collectonly or not any(map(state.needs_ranks, session.items))
         if writer is None or idle:
             return
-        terminal, wanted = Terminal(config, writer), state.settings(config).progress
-        if shows(wanted, terminal.rewrites, config.option.verbose):
+        terminal, choice = Terminal(config, writer), state.settings(config).progress
+        if shows(choice, terminal.rewrites, config.option.verbose):
             shared = resources(config)
             launches = shared.settings.rounds if is_timed(config) else 1
             live = LiveProgress(terminal, shared, state.cases_here(session), launches)
@@ -51,10 +51,10 @@ class ProgressDisplay:
             state.add_part(config, live)
 
 
-def shows(wanted: str, rewrites: bool, verbosity: int) -> bool:
+def shows(choice: str, rewrites: bool, verbosity: int) -> bool:
     """Whether there is a display: what --dnn-progress says; "auto" bows to -q, and a status line to
     -qq only."""
-    return wanted == "on" or (wanted == "auto" and verbosity >= (-1 if rewrites else 0))
+    return choice == "on" or (choice == "auto" and verbosity >= (-1 if rewrites else 0))
 
 
 class Terminal:
@@ -113,6 +113,8 @@ class LiveProgress:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Times a case's launch, and tells of it in an early round."""
+        # What another plugin raises around a test is not of our doing.
+        __tracebackhide__ = True
         before = self._launched(item)
         self._item, self._began_s = item, time.monotonic()
         failed = True

@@ -30,9 +30,9 @@ def _named(text: str, folder: Path) -> tuple[Path, list[str]]:
     return (folder / path).resolve(), split
 
 
-def _begins(names: list[str], wanted: list[str]) -> bool:
-    """Whether names are those wanted, or lie in their class; without parameters, a name stands for
+def _begins(names: list[str], chosen: list[str]) -> bool:
+    """Whether names are those chosen, or lie in their class; without parameters, a name stands for
     a test with any."""
-    if not wanted or names[: len(wanted)] == wanted:
+    if not chosen or names[: len(chosen)] == chosen:
         return True
-    return [*names[:-1], names[-1].partition("[")[0]] == wanted if names else False
+    return [*names[:-1], names[-1].partition("[")[0]] == chosen if names else False

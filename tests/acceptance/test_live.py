@@ -128,14 +128,14 @@ def test_a_pipe_gets_a_plain_line_per_early_launch_and_no_control_characters(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "status_line", "plain_lines"),
+    ("choice", "status_line", "plain_lines"),
     [("auto", (-1, 2), (0, 2)), ("on", (-3, 2), (-3, 2)), ("off", (9, 9), (9, 9))],
 )
 def test_the_option_and_quietness_decide(
-    wanted: str, status_line: tuple[int, int], plain_lines: tuple[int, int]
+    choice: str, status_line: tuple[int, int], plain_lines: tuple[int, int]
 ) -> None:
     for rewrites, (low, high) in ((True, status_line), (False, plain_lines)):
-        assert [shows(wanted, rewrites, verbosity) for verbosity in range(-3, 3)] == [
+        assert [shows(choice, rewrites, verbosity) for verbosity in range(-3, 3)] == [
             low <= verbosity <= high for verbosity in range(-3, 3)
         ]
 

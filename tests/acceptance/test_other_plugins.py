@@ -41,6 +41,14 @@ def pytest_runtest_call(item):
     yield
 """
 
+FAILS_INSIDE = """
+import pytest
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    raise OSError("the other plugin's")
+"""
+
 RUNS_AGAIN = """
 from _pytest.runner import runtestprotocol
 
@@ -131,3 +139,13 @@ def test_a_test_that_is_run_again_is_saved_once_and_read(pytester: pytest.Pytest
     names = [f"test_cases.py::test_train[{framework}-1gpu]" for framework in ("single", "ddp")]
     assert [benchmark["fullname"] for benchmark in saved["benchmarks"]] == names
     assert set(read_saved(pytester.path / "out.json").cases) == set(names)
+
+
+def test_what_another_plugin_raises_around_a_test_shows_none_of_our_frames(
+    pytester: pytest.Pytester,
+) -> None:
+    result = measured(pytester, FAILS_INSIDE, "--dnn-progress=on")
+    result.assert_outcomes(failed=2)
+    text = result.stdout.str()
+    assert "OSError: the other plugin's" in text
+    assert "pytest_dnnbench/session" not in text

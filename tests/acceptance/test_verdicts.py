@@ -94,8 +94,8 @@ def test_the_case_that_got_slower_fails_alone_with_its_figures(
     assert "regressed: single-resnet18-1gpu" in (pytester.path / "out.xml").read_text()
     today = saved(pytester, 4)
     assert today["dnnbench"]["failed"] == [TRAIN.format("single", 1)]
-    verdicts = {name: one["verdict"] for name, one in records(today).items()}
-    assert [one["status"] for one in verdicts.values()] == ["regressed", "ok", "ok"]
+    verdicts = {name: record["verdict"] for name, record in records(today).items()}
+    assert [verdict["status"] for verdict in verdicts.values()] == ["regressed", "ok", "ok"]
     worse = verdicts[TRAIN.format("single", 1)]
     assert worse["against"]["sessions"] == 3
     assert worse["metrics"]["throughput"]["change"] == pytest.approx(-0.2, abs=0.01)
@@ -143,8 +143,8 @@ def test_on_a_slower_machine_only_the_case_that_lost_far_more_fails(
     result.stdout.fnmatch_lines(
         [f"    {machine}, which does not explain it", f"noisy: *ddp*: {machine}: measure again *"]
     )
-    verdicts = {name: one["verdict"] for name, one in records(saved(pytester, 4)).items()}
-    assert [one["status"] for one in verdicts.values()] == ["regressed", "noisy", "noisy"]
+    verdicts = {name: record["verdict"] for name, record in records(saved(pytester, 4)).items()}
+    assert [verdict["status"] for verdict in verdicts.values()] == ["regressed", "noisy", "noisy"]
     assert verdicts[TRAIN.format("ddp", 2)]["metrics"]["throughput"]["machine"]["explains"] is True
     result = stored("--dnn-baseline=latest", "--dnn-compare-across=driver", **slower)
     result.assert_outcomes(failed=3, deselected=3)

@@ -50,7 +50,7 @@ def contexts_elsewhere() -> list[int]:
     tensors = (torch.ones(1 << 20, device=device, requires_grad=True),)
     links.expect([Backward(0)] if rank == 0 else [Forward(0, 0)])
     if rank == 0:
-        links.send_activations(0, tensors)
+        links.send_activations(0, tensors, 1)
         links.take_gradients(0)
     else:
         links.take_activations(0)

@@ -52,15 +52,20 @@ def test_the_workflow_is_written_when_asked_for_and_names_the_folder(folder: Pat
 
 
 @pytest.mark.parametrize("existing", ["speed/test_steps.py", ".github/workflows/dnnbench.yml"])
-def test_an_existing_file_is_kept_and_nothing_else_is_written(
+def test_an_existing_file_is_kept_and_the_other_one_is_written(
     existing: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """`dnnbench init --ci` after `dnnbench init` wrote no workflow."""
     path = folder / existing
     path.parent.mkdir(parents=True)
     path.write_text("mine")
+    assert main(["init", "speed", "--ci"]) == 0
+    assert f"kept {existing}, which exists already\n" in capsys.readouterr().out
+    assert path.read_text() == "mine"
+    files = [folder / "speed" / "test_steps.py", folder / ".github" / "workflows" / "dnnbench.yml"]
+    assert all(file.read_text() for file in files)
     assert main(["init", "speed", "--ci"]) == 2
-    assert f"{existing} exists already" in capsys.readouterr().err
-    assert [file.read_text() for file in folder.rglob("*.*") if file.is_file()] == ["mine"]
+    assert "exists already, and no file is overwritten" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(

@@ -8,6 +8,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from pytest_dnnbench.rank.frameworks.torch_pipeline import TorchPipelineWorker
+from pytest_dnnbench.rank.pipeline.passes import Row
 from pytest_dnnbench.rank.pipeline.torch_runtime import TorchRuntime
 
 
@@ -18,8 +19,8 @@ class GradientsSummed(TorchPipelineWorker):
         runtime = super()._assembled(*arguments)
         made = runtime._schedule
 
-        def unscaled(images: torch.Tensor, *, training: bool) -> Any:
-            schedule = made(images, training=training)
+        def unscaled(*, training: bool) -> Any:
+            schedule = made(training=training)
             schedule.scale_grads = False
             return schedule
 
@@ -72,11 +73,11 @@ class OneForwardTooMany(TorchPipelineWorker):
         runtime = super()._assembled(*arguments)
         made = runtime._schedule
 
-        def rehearsed(images: torch.Tensor, *, training: bool) -> Any:
+        def rehearsed(*, training: bool) -> Any:
             for part in (part for module in runtime.modules.values() for part in module.modules()):
                 if isinstance(part, nn.BatchNorm2d) and part.num_batches_tracked is not None:
                     part.num_batches_tracked += 1
-            return made(images, training=training)
+            return made(training=training)
 
         runtime._schedule = rehearsed  # type: ignore[method-assign]
         return runtime
@@ -89,9 +90,8 @@ class LastMicrobatchLost(TorchPipelineWorker):
         runtime = super()._assembled(*arguments)
         loss, count = runtime._noted_loss, runtime.pipelines.microbatches_of_each
 
-        def forgetful(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-            last = runtime._losses_noted == count - 1
-            return loss(output, target) * (0.0 if last else 1.0)
+        def forgetful(row: Row, target: torch.Tensor) -> torch.Tensor:
+            return loss(row, target) * (0.0 if int(target) == count - 1 else 1.0)
 
         runtime._noted_loss = forgetful  # type: ignore[method-assign]
         return runtime

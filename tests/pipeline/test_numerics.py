@@ -105,13 +105,13 @@ def check(
         layout.place(rank) for rank in range(len(reports))
     ]
     for report in reports:
-        for got, wanted in (
+        for got, expected in (
             (report.parameters, reference.parameters(report.stage)),
             (report.buffers, reference.buffers(report.stage, report.replica)),
         ):
-            assert got.keys() == wanted.keys()
+            assert got.keys() == expected.keys()
             deviates, where = deviation(
-                {name: torch.as_tensor(value) for name, value in got.items()}, wanted
+                {name: torch.as_tensor(value) for name, value in got.items()}, expected
             )
             assert deviates <= TOLERANCE, (
                 f"{where} of stage {report.stage}, replica {report.replica}: {deviates}"

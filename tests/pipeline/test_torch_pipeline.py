@@ -146,7 +146,6 @@ def test_an_optimiser_that_looks_at_all_weights_fails_its_proof(prove: Any) -> N
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (f"{TOKENS}:TwoInputs", r"TwoInputs.batch are a tuple, .* takes one tensor"),
         ("tests.own_workloads:NoModel", "NoModel.model returned a NoneType: return a torch.nn"),
     ],
 )

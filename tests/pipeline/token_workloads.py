@@ -103,15 +103,6 @@ class Routed(Tokens):
         return model
 
 
-class TwoInputs(Tokens):
-    """Its model takes two tensors."""
-
-    def batch(self, size: int) -> Batch:
-        """Tokens twice."""
-        tokens, following = super().batch(size)
-        return (tokens, tokens), following
-
-
 class Tied(Clipped):
     """Its head has the weights of its embedding, and its gradients are clipped."""
 

@@ -77,11 +77,16 @@ class BruteForce:
         return self.total("forward_s", operators) + self.total("backward_s", operators)
 
     def crossing(self, cut: Cut) -> float:
-        """Bytes of the operators before a cut that an operator after it reads."""
-        return self.total(
-            "activation_bytes",
-            frozenset(a for a, b in self.profile.edges if a in cut and b not in cut),
-        )
+        """Bytes of the operators before a cut that an operator after it reads, or that make the
+        model's output, and of the inputs that an operator after it reads. Before the first stage
+        and after the last nothing crosses."""
+        profile = self.profile
+        if not cut or len(cut) == len(profile.operators):
+            return 0.0
+        read = {a for a, b in profile.edges if a in cut and b not in cut}
+        handed_on = (each.size_bytes for each in profile.inputs if {*each.users} - cut)
+        returned = cut & {*profile.outputs}
+        return self.total("activation_bytes", frozenset(read | returned)) + sum(handed_on)
 
     # The default cost model.
 

@@ -4,14 +4,16 @@ that ties occur."""
 from hypothesis import strategies as st
 
 from pytest_dnnbench.planner.levels import Level
-from pytest_dnnbench.planner.profile import Operator, Profile
+from pytest_dnnbench.planner.profile import ModelInput, Operator, Profile
 
 
 @st.composite
-def small_profiles(draw: st.DrawFn, most_nodes: int = 5, together: bool = False) -> Profile:
+def small_profiles(
+    draw: st.DrawFn, most_nodes: int = 5, together: bool = False, ends: bool = False
+) -> Profile:
     """Acyclic graphs of every shape, with several sources and sinks, unconnected parts and
     operators without time; the last has some. With `together`, two operators may have to stay
-    together."""
+    together; with `ends`, the model has inputs of a size and outputs."""
     count = draw(st.integers(1, most_nodes))
     operators = [
         Operator(
@@ -29,7 +31,14 @@ def small_profiles(draw: st.DrawFn, most_nodes: int = 5, together: bool = False)
     edges = [(f"n{a}", f"n{b}") for (a, b), keep in zip(pairs, kept, strict=True) if keep]
     pair = st.sets(st.sampled_from([operator.id for operator in operators]), max_size=2)
     groups = (tuple(sorted(draw(pair))),) if together else ()
-    return Profile(tuple(operators), tuple(edges), {}, tuple(group for group in groups if group))
+    some = st.sets(st.sampled_from([operator.id for operator in operators]))
+    inputs = [
+        ModelInput(f"i{number}", draw(st.integers(0, 8)), tuple(sorted(draw(some))))
+        for number in range(2 * ends)
+    ]
+    outputs = tuple(sorted(draw(some))) if ends else ()
+    kept_groups = tuple(group for group in groups if group)
+    return Profile(tuple(operators), tuple(edges), {}, kept_groups, tuple(inputs), outputs)
 
 
 bandwidths = st.sampled_from([0.7, 3.0, 10.0, 64.0, 1e6])

@@ -221,9 +221,9 @@ class FollowsTypes(nn.Module):
         if torch.is_floating_point(value) and value.dtype.itemsize < 16:
             value = value * round(value.shape[1] / 27)
         least = torch.finfo(value.dtype).min
-        seen = torch.ones(value.shape, dtype=value.dtype)
-        seen[:, 20:] = 0
-        value = (value + (1.0 - seen) * least).softmax(-1)
+        visible = torch.ones(value.shape, dtype=value.dtype)
+        visible[:, 20:] = 0
+        value = (value + (1.0 - visible) * least).softmax(-1)
         logits: torch.Tensor = self.head(value)
         return logits
 

@@ -95,7 +95,8 @@ def test_a_session_on_a_text_records_tokens_per_second(
         data = record["run"]["data"]
         assert (data["source"], data["bytes"], data["sequence_length"]) == ("text", 2000, 32)
         assert data["sha256"] == find_text(str(text)).sha256
-    result = pytester.runpytest_subprocess(*arguments, "--dnn-models=resnet18")
+    images = ("--dnn-models=resnet18", "--dnn-sequence-length=0")
+    result = pytester.runpytest_subprocess(*arguments, *images)
     result.stdout.fnmatch_lines(
         ["*--dnn-dataset text with 'torchvision.models:resnet18', which takes images: use*"]
     )

@@ -80,6 +80,19 @@ def test_programs_get_every_value_and_change(
     assert memory["changes"] == []
 
 
+def test_a_history_of_too_few_sessions_is_not_said_to_have_no_change(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cases whose every session was disturbed stood under "no change"."""
+    files = list(map(str, sorted(storage.rglob("*.json"))))
+    head = "not known, for a change shows in 4 sessions at the earliest:"
+    for count, expected in ((3, head), (4, "no change:")):
+        assert main(["history", *files[:count]]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[1:3] == ["", expected]
+        assert lines[3].endswith(f": {count} sessions")
+
+
 def test_sessions_of_another_environment_count_only_when_asked_for(
     storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,6 +119,24 @@ def test_columns_that_say_nothing_are_left_out() -> None:
     assert texts(resident)[-1] == "no verdict: there is no baseline to compare with"
 
 
+def test_tests_of_one_case_are_told_apart_by_their_names() -> None:
+    """As those that pytest-repeat runs again: their rows were alike."""
+    names = ["a.py::test_train[ddp-1-2]", "a.py::test_train[ddp-2-2]", "a.py::test_other[single]"]
+    made = [full("ddp"), full("ddp"), full("single", gpus=1)]
+    lines = [line.text for line in table_lines(study_of(dict(zip(names, made, strict=True))), 120)]
+    head = next(line for line in lines if "GPUs" in line)
+    assert head.split()[:2] == ["framework", "test"]
+    shown = [line[2:].split()[:2] for line in lines if line[2:].startswith("ddp")]
+    assert sorted(shown)[:2] == [["ddp", "test_train[ddp-1-2]"], ["ddp", "test_train[ddp-2-2]"]]
+
+
+def test_tests_of_one_name_in_two_files_are_told_apart_by_their_files() -> None:
+    made = {"a.py::test_it": full("ddp"), "b.py::test_it": full("ddp")}
+    text = "\n".join(line.text for line in table_lines(study_of(made), 120))
+    assert "a.py::test_it" in text
+    assert "b.py::test_it" in text
+
+
 def test_groups_are_sorted_by_model_and_train_comes_first() -> None:
     made = [
         record("ddp", gpus, [10.0], case={"model": model, "phase": phase})

@@ -26,8 +26,8 @@ def history(folder: Path, levels: list[float]) -> Path:
     return folder
 
 
-def files_of(folder: Path, wanted: str = "first") -> CaseBaseline:
-    anchor = load_anchor(wanted, folder).of(NAME, facts_of(record()))
+def files_of(folder: Path, source: str = "first") -> CaseBaseline:
+    anchor = load_anchor(source, folder).of(NAME, facts_of(record()))
     assert isinstance(anchor, CaseBaseline)
     return anchor
 

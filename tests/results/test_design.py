@@ -34,9 +34,12 @@ def test_a_difference_of_two_medians_of_three() -> None:
 def test_noise_between_sessions_is_not_averaged_away_by_launches() -> None:
     restless = Noise(0.01, 1e6, ((2.0, 1.0),))
     normal = NormalDist().inv_cdf(0.99)
-    one, five = precision(restless, 10_000, [10_000]), precision(restless, 10_000, [10_000] * 5)
-    assert one.reach(0.01) == pytest.approx(0.02 * 2**0.5 * normal, rel=0.01)
-    assert five.reach(0.01) < 0.024 * normal
+    one_launch, five_launches = (
+        precision(restless, 10_000, [10_000]),
+        precision(restless, 10_000, [10_000] * 5),
+    )
+    assert one_launch.reach(0.01) == pytest.approx(0.02 * 2**0.5 * normal, rel=0.01)
+    assert five_launches.reach(0.01) < 0.024 * normal
 
 
 def test_what_is_not_known_of_sessions_counts_by_its_chance() -> None:

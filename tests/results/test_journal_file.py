@@ -57,10 +57,10 @@ def written(tmp_path: Path) -> Path:
 
 
 def opened(
-    path: Path, head: JournalHead = HEAD, wanted: bool = True
+    path: Path, head: JournalHead = HEAD, resume: bool = True
 ) -> tuple[Journal | None, list[str]]:
     said: list[str] = []
-    return open_journal(path.parent, head, wanted, said.append), said
+    return open_journal(path.parent, head, resume, said.append), said
 
 
 def test_launches_come_back_as_they_were_bit_for_bit(written: Path) -> None:
@@ -135,19 +135,19 @@ def test_a_damaged_or_later_journal_is_reported_with_its_line(
 
 def test_a_new_session_sets_an_old_journal_aside_whatever_is_in_it(written: Path) -> None:
     written.write_text("damaged\n")
-    journal, said = opened(written, wanted=False)
+    journal, said = opened(written, resume=False)
     assert journal is not None
     journal.close()
     assert written.with_name("dnnbench-journal.previous.jsonl").read_text() == "damaged\n"
     assert "would have continued it" in said[0]
 
 
-@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("resume", [True, False])
 def test_the_journal_of_a_session_that_still_runs_is_not_touched(
-    written: Path, wanted: bool
+    written: Path, resume: bool
 ) -> None:
     running, before = Journal(written), written.read_bytes()
-    journal, said = opened(written, wanted=wanted)
+    journal, said = opened(written, resume=resume)
     running.close()
     assert journal is None
     assert "another one is writing" in said[0]

@@ -218,12 +218,12 @@ def test_disturbed_launches_are_no_part_of_the_history(tmp_path: Path) -> None:
     assert case.disturbed == ()
 
 
-@pytest.mark.parametrize("wanted", ["latest", "2"])
+@pytest.mark.parametrize("source", ["latest", "2"])
 def test_a_baseline_in_which_every_launch_was_disturbed_has_no_times_and_says_so(
-    tmp_path: Path, wanted: str
+    tmp_path: Path, source: str
 ) -> None:
-    hits = [(0, 1, 2), (0, 1, 2)] if wanted == "latest" else [(), (0, 1, 2)]
-    runs = storage_runs(stored(tmp_path / "s", *hits), wanted)
+    hits = [(0, 1, 2), (0, 1, 2)] if source == "latest" else [(), (0, 1, 2)]
+    runs = storage_runs(stored(tmp_path / "s", *hits), source)
     case = runs.of(NAME, facts_of(record()))
     assert isinstance(case, CaseBaseline)
     assert set(case.history) == {MEMORY}

@@ -80,14 +80,14 @@ def test_an_accepted_session_begins_the_history_anew(tmp_path: Path) -> None:
 def test_a_name_a_number_and_a_path_choose(tmp_path: Path) -> None:
     folder = storage(tmp_path / "s", 3)
     save(folder / "0004_other.json")
-    for wanted, expected, sessions in (
+    for source, expected, sessions in (
         ("latest", "0004_other.json", 4),
         ("nightly", "0003_nightly.json", 3),
         ("2", "0002_nightly.json", 1),
         ("0002", "0002_nightly.json", 1),
         (str(folder / "0001_nightly.json"), "0001_nightly.json", 1),
     ):
-        stored = case(load_baseline(wanted, folder))
+        stored = case(load_baseline(source, folder))
         assert isinstance(stored, CaseBaseline)
         assert (stored.file, stored.sessions) == (expected, sessions)
     two = case(load_baseline("2", folder))
@@ -97,11 +97,11 @@ def test_a_name_a_number_and_a_path_choose(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
     folder = storage(tmp_path / "s", 2)
-    for wanted in ("9", "weekly"):
+    for source in ("9", "weekly"):
         with pytest.raises(
-            UsageError, match=rf"--dnn-baseline {wanted}: .*0002 \(nightly\), 0001 \(nightly\)"
+            UsageError, match=rf"--dnn-baseline {source}: .*0002 \(nightly\), 0001 \(nightly\)"
         ):
-            load_baseline(wanted, folder)
+            load_baseline(source, folder)
     with pytest.raises(DataError, match=r"none\.json cannot be read"):
         load_baseline(str(tmp_path / "none.json"), folder)
     assert load_baseline("latest", tmp_path / "empty").names() == []

@@ -8,7 +8,7 @@ import pytest
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.session.bench import name_of
+from pytest_dnnbench.session.given_by_name import name_of
 from tests import tiny_models
 from tests.fake_launches import CONFTEST
 

@@ -91,7 +91,7 @@ def test_what_stands_for_all_sessions_is_told_in_one_line(pytester: pytest.Pytes
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "line_end"),
     [
         ("--dnn-frameworks=ddp", "--dnn-frameworks (on tests that choose their framework thems*"),
         ("--dnn-models=resnet34", "--dnn-models (on tests that choose their model themselves)"),
@@ -103,13 +103,13 @@ def test_what_stands_for_all_sessions_is_told_in_one_line(pytester: pytest.Pytes
     ],
 )
 def test_what_a_suites_tests_decide_is_told_and_not_refused(
-    pytester: pytest.Pytester, arguments: str, told: str
+    pytester: pytest.Pytester, arguments: str, line_end: str
 ) -> None:
     pytester.makepyfile(OWN_CASE)
     result = pytester.runpytest_inprocess(*QUIET, *arguments.split())
     assert result.ret == pytest.ExitCode.OK
     [line] = [line for line in result.outlines if "without effect" in line]
-    assert fnmatch(line, f"dnnbench: without effect here: {told}")
+    assert fnmatch(line, f"dnnbench: without effect here: {line_end}")
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,18 @@ def test_an_option_with_an_effect_is_taken_in_silence(
     assert "without effect" not in result.stdout.str()
 
 
+def test_the_script_of_a_job_may_name_the_interface_on_a_single_node_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [rule] = [rule for rule in RULES if "interface" in rule.options]
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n1")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    assert not rule.has_effect(Session(Settings()))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert rule.has_effect(Session(Settings()))
+    assert not rule.has_effect(Session(Settings(engine="none")))
+
+
 def test_a_session_without_cases_may_have_any_options(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_nothing(): pass")
     result = pytester.runpytest_inprocess("--dnn-confirm=2", "--dnn-sequence-length=3", "-q")
@@ -153,8 +165,8 @@ def test_an_xdist_worker_refuses_what_the_controllers_command_line_has(
     [line] = [line for line in result.errlines if line.startswith("ERROR")]
     assert line.startswith("ERROR: --dnn-confirm has no effect without a baseline and without")
     pytester.makeini("[pytest]\naddopts = --dnn-confirm=2\n")
-    told = pytester.runpytest_subprocess("-n2", "--dnn-device=cpu", "-k", "none")
-    assert told.ret != pytest.ExitCode.USAGE_ERROR
+    later = pytester.runpytest_subprocess("-n2", "--dnn-device=cpu", "-k", "none")
+    assert later.ret != pytest.ExitCode.USAGE_ERROR
 
 
 def framework_rules() -> Iterator[tuple[str, Session]]:

@@ -423,7 +423,7 @@ def test_limits_and_facts_of_several_uses_add_up_and_other_options_keep_the_last
 
 
 @pytest.mark.parametrize(
-    ("framework", "option", "value", "wanted"),
+    ("framework", "option", "value", "bounds"),
     [
         ("ddp", "bucket_mb", 0.0, "a number of at least 1e-06 and at most 1e\\+06"),
         ("ddp", "bucket_mb", float("nan"), "a number"),
@@ -435,13 +435,13 @@ def test_limits_and_facts_of_several_uses_add_up_and_other_options_keep_the_last
     ],
 )
 def test_a_number_out_of_bounds_is_refused_on_the_command_line_and_in_a_test(
-    pytester: pytest.Pytester, framework: str, option: str, value: float, wanted: str
+    pytester: pytest.Pytester, framework: str, option: str, value: float, bounds: str
 ) -> None:
     spec = next(each for each in FRAMEWORKS if each.name == framework)
     flag = next(row.flag for row in spec.options if row.name == option)
     with pytest.raises(UsageError, match=f"--dnn-{flag} is {value}: it must be at "):
         read_settings(pytester.parseconfig(f"--dnn-{flag}={value}"), Catalog())
-    with pytest.raises(UsageError, match=f"{option!r} is {value}: give {wanted}"):
+    with pytest.raises(UsageError, match=f"{option!r} is {value}: give {bounds}"):
         spec.check_options({option: value})
     spec.check_options({row.name: row.default for row in spec.options})
 

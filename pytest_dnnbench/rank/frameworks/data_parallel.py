@@ -35,9 +35,10 @@ from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimis
 from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workloads import batches
-from pytest_dnnbench.rank.workloads.batches import mapped, wide
+from pytest_dnnbench.rank.workloads.batches import wide
 from pytest_dnnbench.rank.workloads.checks import blocks_of, model_of, samples_of
 from pytest_dnnbench.rank.workloads.image_models import seed, widen
+from pytest_dnnbench.rank.workloads.structure import mapped
 from pytest_dnnbench.rank.workloads.workload import Batch, DataShare
 
 

@@ -48,7 +48,7 @@ class PipeDreamWorker(StagedWorker):
         factory gives it (bf16 is autocast)."""
         self._take_plan()
         self._runtime = self._assembled(self.stages(), self.rule, self.autocast)
-        self._row = self.samples_of_row
+        self._samples = self.samples_of_minibatch
 
     def _scheduled(self) -> Schedule:
         layout = Layout(self.plan.replicas)
@@ -69,6 +69,7 @@ class PipeDreamWorker(StagedWorker):
             loss=self.workload.loss,
             clip_norm=self.workload.clip_norm,
             precision=precision,
+            ends=self._ends,
         )
 
     @property
@@ -94,7 +95,7 @@ class PipeDreamWorker(StagedWorker):
         for minibatch in pass_through(self._batches, steps * size):
             share.append(minibatch)
             if len(share) * replicas[self._stage] >= size:
-                yield step_of(minibatch.minibatch // size, share, self._row)
+                yield step_of(minibatch.minibatch // size, share)
                 share.clear()
 
     @property
@@ -149,11 +150,7 @@ class PipeDreamWorker(StagedWorker):
         """As Worker.samples_per_update; that of the stage with the most replicas, where stages
         differ."""
         stages = range(len(self.schedule.layout.replicas))
-        return (
-            self._row
-            * self.case.batch_size
-            * max(self.schedule.update_size(stage) for stage in stages)
-        )
+        return self._samples * max(self.schedule.update_size(stage) for stage in stages)
 
     def close(self) -> None:
         """Ends the transfers and leaves the process group."""

@@ -18,7 +18,7 @@ from pytest_dnnbench.rank.step_graph import (
     check_capturable,
 )
 from pytest_dnnbench.rank.stopwatch import HostStopwatch
-from pytest_dnnbench.rank.workloads.batches import mapped
+from pytest_dnnbench.rank.workloads.structure import mapped
 from pytest_dnnbench.rank.workloads.workload import Batch
 
 

@@ -8,6 +8,8 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 
 import msgspec
 import torch
@@ -21,12 +23,18 @@ from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
 from pytest_dnnbench.rank.pipeline.cut import cut
+from pytest_dnnbench.rank.pipeline.ends import Ends
 from pytest_dnnbench.rank.pipeline.runtime import Batches, Completed
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.pipeline.ties import untied
-from pytest_dnnbench.rank.profiling.example_input import example_input
-from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
+from pytest_dnnbench.rank.profiling.example_input import (
+    TRACED_IMAGES,
+    example_batch,
+    example_input,
+    traced_example,
+)
+from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph, trace
 from pytest_dnnbench.rank.proof.conditions import ProofCopies, proof_conditions
 from pytest_dnnbench.rank.proof.fingerprint import digest
 from pytest_dnnbench.rank.proof.pipeline import prove_training
@@ -36,9 +44,10 @@ from pytest_dnnbench.rank.step_forms import laid_out, lay_out
 from pytest_dnnbench.rank.update_rule import has_own_update
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workloads import batches
-from pytest_dnnbench.rank.workloads.checks import model_of
+from pytest_dnnbench.rank.workloads.checks import model_of, samples_of
 from pytest_dnnbench.rank.workloads.image_models import seed, widen
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
+from pytest_dnnbench.rank.workloads.structure import Structure
 from pytest_dnnbench.rank.workloads.workload import Batch, DataShare
 from pytest_dnnbench.step_form import StepForm
 
@@ -52,8 +61,8 @@ amplifies rounding where it has few values: with 8 images, the bound of efficien
 in single precision is 2 to 37 times as wide. Without it, images do not act on each other, and as
 many as in the proofs of other frameworks do (`Workload.proof_size`): a quarter of the time."""
 
-WIDE_PROOF_IMAGES = {True: 8, False: 4}
-"""In those of the runs in double precision, which has digits to spare: on 8 images of 28 pixels
+FEWER_PROOF_IMAGES = {True: 8, False: 4}
+"""In those of its runs in double precision, which has digits to spare: on 8 images of 28 pixels
 efficientnet_b0 keeps bounds of 1e-18 of its weights. On 4, a minibatch among them turned 1e-16 into
 6e-12 by a learning rate of 1e-5."""
 
@@ -66,6 +75,9 @@ class StagedWorker(WorkloadWorker):
 
     _normalises_batches: bool | None = None
     """Whether the model has batch normalisation; known once it has been made."""
+
+    _graph: OperatorGraph | None = None
+    """That of the case's model, without its weights, once it has been traced."""
 
     takes_ties = False
     """Whether stages may have a weight in common."""
@@ -119,14 +131,36 @@ class StagedWorker(WorkloadWorker):
     def stages(self, wide: bool = False) -> list[nn.Module]:
         """All stages of the model, on the host."""
         model = self._on_host()
-        self._fingerprint = digest(model.state_dict())
-        example = example_input(self.workload, TRACED_IMAGES)
+        if not wide:
+            self._fingerprint = digest(model.state_dict())
+        graph = self._graph_of(model)
+        self._ends = self._ends_of(graph)
         operators = [stage.operators for stage in self.plan.stages]
-        stages = cut(model, example, operators, tied=self.takes_ties)
+        stages = cut(graph, None, operators, tied=self.takes_ties)
         self._ties = untied(stages)
         for stage in stages:
             lay_out(stage, self.case.form)
         return [widen(stage) if wide else stage for stage in stages]
+
+    def _graph_of(self, model: nn.Module) -> OperatorGraph:
+        """The operator graph of a model of the case, traced once where that can be."""
+        if self._graph is not None:
+            return replace(self._graph, model=model)
+        graph = trace(model, traced_example(self.workload))
+        self._graph = graph.without_weights()
+        return graph
+
+    def _ends_of(self, graph: OperatorGraph) -> Ends:
+        """What the workload's minibatches and the model's output are made of."""
+        _, targets = example_batch(self.workload, TRACED_IMAGES)
+        name = type(self.workload).__name__
+        return Ends(
+            Structure(example_input(self.workload, TRACED_IMAGES), f"the inputs of {name}"),
+            Structure(targets, f"the targets of {name}"),
+            graph.returns[True],
+            graph.returns[False],
+            partial(samples_of, self.workload),
+        )
 
     @property
     def settings(self) -> Sgd:
@@ -179,9 +213,8 @@ class StagedWorker(WorkloadWorker):
 
     @property
     def proof_copies(self) -> ProofCopies:
-        """What the proof cannot do without: the reference's weights, momentum and gradients, and
-        those of a pass that rounding has moved. Of the stages, ranks hold parts."""
-        return ProofCopies(reference=4.0 if self.case.phase == "train" else 1.0, steps=0.0)
+        """What the proof cannot do without."""
+        return ProofCopies.of_pipeline(self.case.phase)
 
     def prove(self) -> Correctness:
         """As Worker.prove: the case's plan and model, on small minibatches."""
@@ -194,9 +227,9 @@ class StagedWorker(WorkloadWorker):
         """Minibatch `index` of the proof."""
         return self._proof_batch(index, PROOF_IMAGES)
 
-    def wide_batch(self, index: int) -> Batch:
-        """As Proven.wide_batch."""
-        return batches.wide(self._proof_batch(index, WIDE_PROOF_IMAGES))
+    def small_batch(self, index: int) -> Batch:
+        """As Proven.small_batch."""
+        return self._proof_batch(index, FEWER_PROOF_IMAGES)
 
     def _proof_batch(self, index: int, normalised: Mapping[bool, int]) -> Batch:
         """A minibatch of the proof, of so many images where batch normalisation needs them."""
@@ -220,10 +253,9 @@ class StagedWorker(WorkloadWorker):
         return bool(self._normalises_batches)
 
     @property
-    def samples_of_row(self) -> int:
-        """Samples in one row of the inputs: its tokens, or 1."""
-        inputs = example_input(self.workload, TRACED_IMAGES)
-        return self.workload.samples(inputs) // len(inputs)
+    def samples_of_minibatch(self) -> int:
+        """Samples in a minibatch of the case: its rows, or their tokens."""
+        return samples_of(self.workload, example_input(self.workload, self.case.batch_size))
 
     def new_batches(self, shard: int, shards: int) -> Batches:
         """The data of one shard, from its begin."""
@@ -240,12 +272,12 @@ def _normalises_batches(model: nn.Module) -> bool:
     )
 
 
-def step_of(index: int, share: list[Completed], samples_of_row: int) -> Step:
+def step_of(index: int, share: list[Completed]) -> Step:
     """A rank's share of a step: the samples of its minibatches and the mean of their losses, if it
     sees any."""
     losses = [minibatch.loss for minibatch in share if minibatch.loss is not None]
     loss = torch.stack(losses).mean() if losses else None
-    return Step(index, sum(minibatch.samples for minibatch in share) * samples_of_row, loss)
+    return Step(index, sum(minibatch.samples for minibatch in share), loss)
 
 
 def counts_of(completed: Sequence[Completed]) -> tuple[int, int]:

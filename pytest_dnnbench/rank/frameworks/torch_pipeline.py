@@ -49,7 +49,7 @@ class TorchPipelineWorker(StagedWorker):
         factory gives it (bf16 is autocast)."""
         self._take_plan()
         self._runtime = self._assembled(self.stages(), self.rule, self.autocast)
-        self._row = self.samples_of_row
+        self._samples = self.samples_of_minibatch
         self._orders: list[list[Pass]] = []
 
     def _scheduled(self) -> Schedule:
@@ -74,6 +74,7 @@ class TorchPipelineWorker(StagedWorker):
             clip_norm=self.workload.clip_norm,
             precision=precision,
             ties=self._ties,
+            ends=self._ends,
         )
 
     @property
@@ -99,7 +100,7 @@ class TorchPipelineWorker(StagedWorker):
         for minibatch in pass_through(self._batches, steps * pipelines.microbatches):
             share.append(minibatch)
             if len(share) == pipelines.microbatches_of_each:
-                yield step_of(minibatch.minibatch // pipelines.microbatches, share, self._row)
+                yield step_of(minibatch.minibatch // pipelines.microbatches, share)
                 share.clear()
 
     def align(self) -> None:
@@ -113,7 +114,7 @@ class TorchPipelineWorker(StagedWorker):
     @property
     def samples_per_update(self) -> int:
         """As Worker.samples_per_update."""
-        return self._row * self.case.batch_size * self._pipelines.microbatches
+        return self._samples * self._pipelines.microbatches
 
     def close(self) -> None:
         """Leaves the process group."""

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.planner.schedule import Schedule
+from pytest_dnnbench.rank.pipeline.ends import ONE_EACH, Ends
 from pytest_dnnbench.rank.pipeline.links import Links
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
@@ -28,12 +29,14 @@ def assemble(
     loss: Loss = cross_entropy,
     clip_norm: float | None = None,
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ends: Ends = ONE_EACH,
 ) -> Runtime:
     """The runtime of this rank, inside the default process group. Raises PlanError if the number of
     stages or of ranks does not fit the schedule.
 
     `stages` are all stages, alike on every rank. This rank moves its own to its device, and keeps
-    no other. `clip_norm` limits the norm of the gradients of all stages together.
+    no other. `clip_norm` limits the norm of the gradients of all stages together. `ends` says what
+    minibatches and the model's output are made of.
     """
     layout = schedule.layout
     if len(stages) != len(layout.replicas):
@@ -49,10 +52,14 @@ def assemble(
     number, _ = layout.place(place.rank)
     module = stages[number].to(device)
     stage = Stage(
-        module, Stash(module, optimiser), loss if number == layout.last else None, precision
+        module,
+        Stash(module, optimiser),
+        loss if number == layout.last else None,
+        precision,
+        ends.output,
     )
     links = Links(schedule, place.rank, device, place.timeout_s)
     limit = None
     if clip_norm is not None:
         limit = NormLimit(clip_norm, part=1 / layout.replicas[number], turns=links.turns)
-    return Runtime(schedule, place.rank, stage, links, device, limit)
+    return Runtime(schedule, place.rank, stage, links, device, limit, ends)

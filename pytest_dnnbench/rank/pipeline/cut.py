@@ -15,6 +15,7 @@ from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.rank.pipeline.even_cuts import even_points
 from pytest_dnnbench.rank.pipeline.stage_graph import StageBuilder
 from pytest_dnnbench.rank.pipeline.stage_module import StageModule
+from pytest_dnnbench.rank.profiling.example_input import Example
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph, trace
 from pytest_dnnbench.rank.profiling.weights import read_only_buffers, tied_weights
 
@@ -23,7 +24,7 @@ Into = int | Sequence[str] | Sequence[Collection[str]]
 
 def cut(
     model: nn.Module | OperatorGraph,
-    example: torch.Tensor | None,
+    example: Example | torch.Tensor | None,
     into: Into,
     *,
     tied: bool = False,
@@ -31,8 +32,9 @@ def cut(
     """The stages of a model, in order. Composed, they compute what the model computes, bit for bit.
     With `tied`, modules that share a weight may be in different stages, which then hold the same.
 
-    `model` is the model, with an `example` batch of images on its device, or its graph, which needs
-    no example. `into` is
+    `model` is the model, with an `example` of its inputs on its device, or its graph, which needs
+    none. The first stage takes the tensors of the inputs, the last returns those of the output, in
+    the order of the graph's structures. `into` is
 
     - a number of stages, about equal in floating-point operations, cut only where a single tensor
       passes;

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.rank.profiling.fx_calls import returned
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
 from pytest_dnnbench.rank.profiling.weights import together
 
@@ -31,14 +32,18 @@ def even_points(graph: OperatorGraph, stages: int) -> list[str]:
 
 
 def cut_points(graph: OperatorGraph) -> tuple[str, ...]:
-    """The operators after which exactly one tensor passes, and which divide no group of operators
-    that have to stay together, in program order."""
+    """The operators after which exactly one tensor passes, made by themselves, and which divide no
+    group of operators that have to stay together, in program order."""
     position = {name: index for index, name in enumerate(graph.operators)}
     last_use = {name: position[name] for name in graph.operators}
     for source, target in graph.edges:
         last_use[source] = max(last_use[source], position[target])
+    for node in returned(graph.training):  # passes to the end
+        source = graph.items.get(node.name, node.name)
+        if source in position:
+            last_use[source] = len(position)
     spans = [(position[group[0]], position[group[-1]]) for group in together(graph)]
-    needs_images = _last_use_of_images(graph, position)
+    needs_inputs = _last_use_of_inputs(graph, position)
     points = []
     for index, name in enumerate(graph.operators[:-1]):
         passing = [other for other in graph.operators[: index + 1] if last_use[other] > index]
@@ -46,15 +51,15 @@ def cut_points(graph: OperatorGraph) -> tuple[str, ...]:
         if (
             passing == [name]
             and not divides
-            and needs_images <= index
+            and needs_inputs <= index
             and graph.observed[name].is_tensor
         ):
             points.append(name)
     return tuple(points)
 
 
-def _last_use_of_images(graph: OperatorGraph, position: dict[str, int]) -> int:
-    """The position of the last operator that uses the images themselves or their size."""
+def _last_use_of_inputs(graph: OperatorGraph, position: dict[str, int]) -> int:
+    """The position of the last operator that uses an input itself or its size."""
     reached = set(graph.training.find_nodes(op="placeholder"))
     last = -1
     for node in graph.training.nodes:

@@ -58,17 +58,17 @@ class Links:
             if 0 <= self.stage + step <= self.layout.last:
                 self._inboxes[self.layout.route(self.stage + step, action.minibatch)].expect(1)
 
-    def take_activations(self, minibatch: int) -> Tensors:
-        """The tensors of a minibatch from the stage before; the labels come last."""
+    def take_activations(self, minibatch: int) -> tuple[Tensors, int]:
+        """The tensors of a minibatch from the stage before, targets last, and its samples."""
         return self._inboxes[self.layout.route(self.stage - 1, minibatch)].take()
 
     def take_gradients(self, minibatch: int) -> Tensors:
         """The gradients of a minibatch from the stage after."""
-        return self._inboxes[self.layout.route(self.stage + 1, minibatch)].take()
+        return self._inboxes[self.layout.route(self.stage + 1, minibatch)].take()[0]
 
-    def send_activations(self, minibatch: int, tensors: Tensors) -> None:
-        """Sends a minibatch to the stage after."""
-        self._outboxes[self.layout.route(self.stage + 1, minibatch)].send(tensors)
+    def send_activations(self, minibatch: int, tensors: Tensors, samples: int) -> None:
+        """Sends a minibatch of so many samples to the stage after."""
+        self._outboxes[self.layout.route(self.stage + 1, minibatch)].send(tensors, samples)
 
     def send_gradients(self, minibatch: int, tensors: Tensors) -> None:
         """Sends the gradients of a minibatch's activations back to the stage before."""

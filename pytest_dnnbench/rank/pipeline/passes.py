@@ -9,6 +9,7 @@ schedule's own, whatever lists torch keeps of it. Not here: what the order costs
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch.distributed.pipelining import PipelineStage
 
 from pytest_dnnbench.planner.bubbles import Kind, Pass
 from pytest_dnnbench.rank.pipeline.occupancy import Occupancy
+
+Row = tuple[torch.Tensor, ...]
 
 
 class Passes:
@@ -56,18 +59,42 @@ class Passes:
         return {kind: statistics.median(times) for kind, times in by_kind.items()}
 
 
+@dataclass(slots=True)
+class Waiting:
+    """The microbatches of one update, in their order: the tensors of their inputs, where this rank
+    has the first stage; their targets and samples, where it has the last; by number, what the last
+    stage makes of each in a validation."""
+
+    inputs: list[Row] = field(default_factory=list)
+    targets: list[Any] = field(default_factory=list)
+    samples: list[int] = field(default_factory=list)
+    left: dict[int, Row] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        """Gives up the microbatches."""
+        for each in (self.inputs, self.targets, self.samples, self.left):
+            each.clear()
+
+
 class NotedStage(PipelineStage):
     """A stage of torch's that notes its passes. The compute alone is in an interval: torch waits
-    for messages before it calls these."""
+    for messages before it calls these. The first stage takes the inputs that wait."""
 
-    def __init__(self, passes: Passes, *arguments: Any, **settings: Any) -> None:
+    def __init__(self, passes: Passes, waiting: Waiting, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._passes = passes
+        self._waiting = waiting
 
-    def forward_one_chunk(self, fwd_chunk_id: int, *arguments: Any, **settings: Any) -> Any:
+    def forward_one_chunk(
+        self, fwd_chunk_id: int, args: tuple[Any, ...], *arguments: Any, **settings: Any
+    ) -> Any:
         """Torch's forward pass of a microbatch."""
+        entering = self._waiting.inputs[fwd_chunk_id] if self.is_first else args
         with self._passes.noting(self.stage_index, "F", fwd_chunk_id):
-            return super().forward_one_chunk(fwd_chunk_id, *arguments, **settings)
+            left = super().forward_one_chunk(fwd_chunk_id, entering, *arguments, **settings)
+        if self.is_last and not self.has_backward:
+            self._waiting.left[fwd_chunk_id] = left
+        return left
 
     def backward_one_chunk(
         self,

@@ -27,12 +27,13 @@ from pytest_dnnbench.planner.synchronous import pipelines_of
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.profiling.case_profile import case_profile
-from pytest_dnnbench.rank.profiling.example_input import example_input
+from pytest_dnnbench.rank.profiling.example_input import example_input, traced_example
 from pytest_dnnbench.rank.profiling.host_work import refuse_host_work
-from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
+from pytest_dnnbench.rank.profiling.operator_graph import trace
 from pytest_dnnbench.rank.profiling.profiler import parts_over_whole
 from pytest_dnnbench.rank.profiling.varying_sizes import check_sizes, of_varying_sizes
 from pytest_dnnbench.rank.profiling.weights import tied_weights, together
+from pytest_dnnbench.rank.proof.conditions import ProofCopies, check_room_ahead
 from pytest_dnnbench.rank.workloads.checks import model_of
 from pytest_dnnbench.rank.workloads.factory import workload_of
 from pytest_dnnbench.rank.workloads.image_models import seed
@@ -54,6 +55,7 @@ def decide(place: Place, request: RunRequest) -> PlanDecision | None:
         rank_phase.enter("plan")
         options = request.case.options
         _refuse_clipping(request)
+        _check_room(place, request)
         layout = forced_layout(options, place.world_size)
         if path := plan_file(options):
             decision = PlanDecision(read_plan(path), "user")
@@ -75,6 +77,7 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
     with group.membership(place):
         rank_phase.enter("plan")
         options = request.case.options
+        _check_room(place, request)
         pipelines = pipelines_of(request.case.framework, place.world_size, options)
         if path := plan_file(options):
             decision = PlanDecision(read_plan(path), "user")
@@ -99,25 +102,30 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
         return decision
 
 
+def _check_room(place: Place, request: RunRequest) -> None:
+    """Raises ProofOutOfMemory for a model whose proof, which every launch needs, does not fit."""
+    workload = workload_of(request)
+    copies = ProofCopies.of_pipeline(request.case.phase)
+    check_room_ahead(request.model, lambda: model_of(workload), place, copies)
+
+
 def _with_ties_apart(
     profile: Profile, request: RunRequest, varying: tuple[tuple[str, ...], ...]
 ) -> Profile:
     """The profile with tied weights on any stages, for all stages update at once, and with these
     groups of operators on one."""
     workload = workload_of(request)
-    graph = trace(model_of(workload).train(), example_input(workload, TRACED_IMAGES))
+    graph = trace(model_of(workload).train(), traced_example(workload))
     return dataclasses.replace(profile, together=together(graph, tied_weights(graph)) + varying)
 
 
 def _varying(place: Place, request: RunRequest) -> tuple[tuple[str, ...], ...]:
     """The operators whose sizes depend on values, in a few minibatches of the case."""
     workload, size = workload_of(request), request.case.batch_size
-    examples = [
-        example_input(workload, size, number).to(place.device) for number in range(_EXAMPLES)
-    ]
+    examples = [example_input(workload, size, number, place.device) for number in range(_EXAMPLES)]
     seed(request.case.seed)
     model = model_of(workload).train().to(place.device)
-    return of_varying_sizes(trace(model, examples[0][:TRACED_IMAGES]), examples)
+    return of_varying_sizes(trace(model, traced_example(workload, place.device)), examples)
 
 
 def _profile(place: Place, request: RunRequest) -> Profile | None:
@@ -178,8 +186,8 @@ def _check_cut(place: Place, request: RunRequest, plan: Plan, *, tied: bool = Fa
     UsageError when the model does more than its operators."""
     workload = workload_of(request)
     model = model_of(workload).train().to(place.device)
-    inputs = example_input(workload, request.case.batch_size).to(place.device)
-    graph = trace(model, inputs[:TRACED_IMAGES])
+    inputs = example_input(workload, request.case.batch_size, device=place.device)
+    graph = trace(model, traced_example(workload, place.device))
     cut(graph, None, [stage.operators for stage in plan.stages], tied=tied)
     refuse_host_work(graph, inputs)
 

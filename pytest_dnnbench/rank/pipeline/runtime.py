@@ -6,21 +6,24 @@ every update is made, and only the newest weights are left. The next run starts 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from pytest_dnnbench.planner.schedule import Backward, Forward, Schedule, Update
 from pytest_dnnbench.rank import marks
+from pytest_dnnbench.rank.pipeline.ends import ONE_EACH, Ends
 from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
 from pytest_dnnbench.rank.pipeline.links import Links
 from pytest_dnnbench.rank.pipeline.occupancy import Occupancy
 from pytest_dnnbench.rank.pipeline.run_ahead import RunAhead
 from pytest_dnnbench.rank.pipeline.stage import Stage, Tensors
 from pytest_dnnbench.rank.pipeline.stage_update import NormLimit
+from pytest_dnnbench.rank.workloads.workload import Batch
 
-Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
-"""Images and labels, in the order in which a replica of the first stage takes them."""
+Batches = Iterator[Batch]
+"""Inputs and targets, in the order in which a replica of the first stage takes them."""
 
 
 UpdateObserver = Callable[[Mapping[int, Mapping[str, torch.Tensor]]], None]
@@ -31,7 +34,7 @@ UpdateObserver = Callable[[Mapping[int, Mapping[str, torch.Tensor]]], None]
 class Completed:
     """A minibatch that this rank has completed.
 
-    `samples` (the length of its labels) and `loss` (detached) are set on the last stage only.
+    `samples` and `loss` (detached) are set on the last stage only.
     `correct` counts the right answers, in the validation of a classifier only.
     """
 
@@ -41,9 +44,21 @@ class Completed:
     correct: torch.Tensor | None = None
 
 
-def right_answers(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
+@dataclass(frozen=True, slots=True)
+class _Entering:
+    """A minibatch as it comes to a stage: the tensors of its inputs or of the stage before, those
+    of its targets, its samples."""
+
+    inputs: Tensors
+    targets: Tensors
+    samples: int
+
+
+def right_answers(output: Any, labels: Any) -> torch.Tensor | None:
     """How many rows of logits, (batch, classes), have their largest at the label, (batch,); None
     for any other output."""
+    if not (isinstance(output, torch.Tensor) and isinstance(labels, torch.Tensor)):
+        return None
     if output.dim() != 2 or labels.dim() != 1 or labels.is_floating_point():
         return None
     return (output.argmax(1) == labels).sum()
@@ -67,6 +82,7 @@ class Runtime:
         links: Links,
         device: torch.device,
         limit: NormLimit | None = None,
+        ends: Ends = ONE_EACH,
     ) -> None:
         self.schedule = schedule
         self.rank = rank
@@ -74,6 +90,7 @@ class Runtime:
         self.links = links
         self.device = device
         self.occupancy = Occupancy(device)
+        self._ends = ends
         self._ahead = RunAhead(device)
         self._limit = limit
         self._first, self._last = links.stage == 0, links.stage == schedule.layout.last
@@ -157,26 +174,35 @@ class Runtime:
         self.links.settle()
 
     def _forward(self, action: Forward, batches: Batches) -> None:
-        inputs, labels = self._inputs(action.minibatch, batches)
+        entering = self._entering(action.minibatch, batches)
+        targets = self._ends.targets.tree(entering.targets) if self._last else None
         start = self.occupancy.mark()
-        outputs = self.stage.forward(action.minibatch, self._base + action.version, inputs, labels)
+        outputs = self.stage.forward(
+            action.minibatch, self._base + action.version, entering.inputs, targets
+        )
         self.occupancy.add(action.minibatch, start)
         if self._last:
             self._completed[action.minibatch] = Completed(
-                action.minibatch, len(labels), outputs[0].detach()
+                action.minibatch, entering.samples, outputs[0].detach()
             )
         else:
             self._completed[action.minibatch] = Completed(action.minibatch)
-            self.links.send_activations(action.minibatch, (*outputs, labels))
+            self._send_on(action.minibatch, outputs, entering)
         self._ahead.passed()
 
-    def _inputs(self, minibatch: int, batches: Batches) -> tuple[Tensors, torch.Tensor]:
+    def _entering(self, minibatch: int, batches: Batches) -> _Entering:
+        ends = self._ends
         if self._first:
-            images, labels = next(batches)
-            return (images,), labels
+            inputs, targets = next(batches)
+            row, samples = ends.inputs.row(inputs), ends.samples(inputs)
+            return _Entering(row, ends.targets.row(targets), samples)
         with marks.mark("bubble", "activations"):
-            *inputs, labels = self.links.take_activations(minibatch)
-        return tuple(inputs), labels
+            tensors, samples = self.links.take_activations(minibatch)
+        first_target = len(tensors) - len(ends.targets)
+        return _Entering(tensors[:first_target], tensors[first_target:], samples)
+
+    def _send_on(self, minibatch: int, outputs: Tensors, entered: _Entering) -> None:
+        self.links.send_activations(minibatch, (*outputs, *entered.targets), entered.samples)
 
     def _backward(self, action: Backward) -> Completed:
         with marks.mark("bubble", "gradients"):
@@ -230,18 +256,20 @@ class Runtime:
         self.links.settle()
 
     def _evaluate(self, minibatch: int, batches: Batches) -> Completed:
-        inputs, labels = self._inputs(minibatch, batches)
+        entering = self._entering(minibatch, batches)
         start = self.occupancy.mark()
-        outputs = self.stage.evaluate(inputs)
+        outputs = self.stage.evaluate(entering.inputs)
         self.occupancy.add(minibatch, start)
         if not self._first:
             self.links.send_gradients(minibatch, ())  # the receipt: a message without tensors
         self._ahead.passed()
         if not self._last:
-            self.links.send_activations(minibatch, (*outputs, labels))
+            self._send_on(minibatch, outputs, entering)
             return Completed(minibatch)
-        correct = right_answers(outputs[0], labels)
-        return Completed(minibatch, len(labels), self.stage.loss_of(outputs[0], labels), correct)
+        output = self._ends.output_in_evaluation.tree(outputs)
+        targets = self._ends.targets.tree(entering.targets)
+        loss, correct = self.stage.loss_of(output, targets), right_answers(output, targets)
+        return Completed(minibatch, entering.samples, loss, correct)
 
     def close(self) -> None:
         """Ends this rank's transfers, after the last run."""

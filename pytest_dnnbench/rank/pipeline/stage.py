@@ -4,15 +4,17 @@ does not know of other ranks."""
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from pytest_dnnbench.rank.pipeline.stash import Stash
+from pytest_dnnbench.rank.workloads.structure import ONE, Structure
 
 Tensors = tuple[torch.Tensor, ...]
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(logits, labels) -> a scalar, the mean over the minibatch."""
+Loss = Callable[[Any, Any], torch.Tensor]
+"""(output, targets) -> a scalar, the mean over the minibatch."""
 
 
 @dataclass(slots=True)
@@ -28,8 +30,8 @@ class _Flight:
 class Stage:
     """A module that takes and returns tuples of tensors, with the versions of its weights.
 
-    `loss` is set on the last stage, whose module returns the logits alone. `precision` gives the
-    context of a forward pass.
+    `loss` is set on the last stage, whose module returns the tensors of the model's output, which
+    has the structure `output`. `precision` gives the context of a forward pass.
     """
 
     def __init__(
@@ -38,16 +40,16 @@ class Stage:
         stash: Stash,
         loss: Loss | None,
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
+        output: Structure = ONE,
     ) -> None:
         self.module = module
+        self._output = output
         self.stash = stash
         self._loss = loss
         self._precision = precision
         self._flights: dict[int, _Flight] = {}
 
-    def forward(
-        self, minibatch: int, version: int, inputs: Tensors, labels: torch.Tensor | None
-    ) -> Tensors:
+    def forward(self, minibatch: int, version: int, inputs: Tensors, targets: Any) -> Tensors:
         """Runs a minibatch with a version of the weights. Returns the outputs, on the last stage
         the loss, with their autograd graph.
 
@@ -57,8 +59,7 @@ class Stage:
         with self._precision():
             outputs: Tensors = self.module(*inputs)
             if self._loss is not None:
-                assert labels is not None, "labels travel to the last stage"
-                outputs = (self._loss(outputs[0], labels),)
+                outputs = (self._loss(self._output.tree(outputs), targets),)
         starts = [tensor for tensor in inputs if tensor.requires_grad]
         ends = [tensor for tensor in outputs if tensor.requires_grad]
         self._flights[minibatch] = _Flight(starts, ends, parameters)
@@ -87,8 +88,7 @@ class Stage:
 
     @torch.no_grad()
     def evaluate(self, inputs: Tensors) -> Tensors:
-        """The outputs of a minibatch in evaluation mode, with the newest weights. On the last stage
-        these are the logits."""
+        """The outputs of a minibatch in evaluation mode, with the newest weights."""
         self.stash.install(self.stash.newest)
         assert not self.module.training
         with self._precision():
@@ -96,8 +96,8 @@ class Stage:
         return outputs
 
     @torch.no_grad()
-    def loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The loss of logits in evaluation mode, on the last stage."""
+    def loss_of(self, output: Any, targets: Any) -> torch.Tensor:
+        """The loss of the model's output in evaluation mode, on the last stage."""
         assert self._loss is not None, "only the last stage has a loss"
         with self._precision():
-            return self._loss(logits, labels)
+            return self._loss(output, targets)

@@ -1,8 +1,9 @@
 """The graph of one stage: the part of a model's graph that the stage runs, and the values that
 cross its two cuts.
 
-A value that a stage makes and a later one needs travels through all stages between, once. A value
-that is no tensor (a size) and one that depends on no image (a parameter by itself) does not travel:
+A value that a stage makes and a later one needs travels through all stages between, once; so does
+an input of the model, from the first stage, and a part of its output, to the last. A value that is
+no tensor (a size) and one that depends on no input (a parameter by itself) does not travel:
 each stage that needs it computes it again. Not here: which operators are in a stage (cut.py), the
 stage as a module (stage_module.py).
 """
@@ -22,6 +23,7 @@ from pytest_dnnbench.rank.profiling.forward_region import (
     leave_region,
     region_of,
 )
+from pytest_dnnbench.rank.profiling.fx_calls import returned
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
 from pytest_dnnbench.rank.profiling.weights import is_metadata
 
@@ -49,7 +51,7 @@ class _Regions:
 
 @dataclass(frozen=True, slots=True)
 class StageBuilder:
-    """Builds one stage. `home` maps each operator and item to its stage; the images come from
+    """Builds one stage. `home` maps each operator and item to its stage; the inputs come from
     outside, as from stage -1."""
 
     graph: OperatorGraph
@@ -105,7 +107,9 @@ class StageBuilder:
 
     def _passing(self, whole: fx.Graph, index: int) -> list[fx.Node]:
         """The values that enter stage `index`, in program order: an earlier stage makes them, this
-        stage or a later one needs them."""
+        stage or a later one needs them. The first stage takes all inputs."""
+        if index == 0:
+            return list(whole.find_nodes(op="placeholder"))
         needed = set(whole.output_node().all_input_nodes)
         for node in reversed(whole.nodes):
             late = self.home.get(node.name, -1) >= index
@@ -127,9 +131,7 @@ class StageBuilder:
         self, part: fx.Graph, whole: fx.Graph, values: dict[fx.Node, fx.node.Argument]
     ) -> Iterator[fx.node.Argument]:
         last = self.index == max(self.home.values())
-        for value in (
-            whole.output_node().all_input_nodes if last else self._passing(whole, self.index + 1)
-        ):
+        for value in returned(whole) if last else self._passing(whole, self.index + 1):
             for tensor in self._tensors(part, value, values[value]):
                 yield (
                     tensor if self._is_used_later(value) else part.call_method("detach", (tensor,))

@@ -30,7 +30,7 @@ SEPARATE: dict[Callable[..., Any], Callable[..., Any]] = {
 
 class StageModule(nn.Module):
     """`stage(*tensors)` returns a tuple of tensors: the inputs of the next stage, from the last
-    stage `(logits,)`.
+    stage the tensors of the model's output.
 
     An output may be an input that a later stage needs. Neither inputs nor outputs are changed in
     place. `operators` are the names of the stage's operators.

@@ -18,7 +18,7 @@ from pytest_dnnbench.rank.pipeline.assembly import assemble
 from pytest_dnnbench.rank.pipeline.cut import cut
 from pytest_dnnbench.rank.pipeline.runtime import Runtime
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
-from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES
+from pytest_dnnbench.rank.profiling.example_input import TRACED_IMAGES
 from pytest_dnnbench.rank.workloads.image_models import build_model, example_images, seed
 
 

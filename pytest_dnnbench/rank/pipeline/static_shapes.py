@@ -16,6 +16,17 @@ from torch import nn
 
 from pytest_dnnbench.rank.buffers import Buffers
 
+_SMALL = (torch.bool, torch.uint8, torch.int8)
+"""Types of whole numbers that float16 holds exactly."""
+
+_AS_BITS = {
+    torch.int64: torch.float64,
+    torch.int32: torch.float32,
+    torch.int16: torch.float16,
+    torch.complex64: torch.float64,
+}
+"""Others have more digits than a floating-point type of their size: their bits travel."""
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -35,15 +46,15 @@ class Form:
         """A tensor of this form as floating-point numbers."""
         if tensor.is_floating_point():
             return tensor
-        # int64 has more digits than float64: its bits travel.
-        bits = tensor.dtype == torch.int64
-        return tensor.view(torch.float64) if bits else tensor.to(torch.float64)
+        if tensor.dtype in _SMALL:
+            return tensor.to(torch.float16)
+        return tensor.view(_AS_BITS[tensor.dtype])
 
     def unpacked(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor of this form that was packed."""
         if self.dtype.is_floating_point:
             return tensor
-        return tensor.view(torch.int64) if self.dtype == torch.int64 else tensor.to(self.dtype)
+        return tensor.to(self.dtype) if self.dtype in _SMALL else tensor.view(self.dtype)
 
     def zeros(self, device: torch.device) -> torch.Tensor:
         """A tensor of this form."""
@@ -71,7 +82,7 @@ class Making(Protocol):
 
 def learnt_forms(
     own_stages: Mapping[int, Making],
-    first: Form | None,
+    first: Forms | None,
     stages: int,
     owner: Callable[[int], int],
     group: dist.ProcessGroup | None,
@@ -80,11 +91,11 @@ def learnt_forms(
 ) -> list[Forms]:
     """What enters each stage, and at the end what leaves the last. All ranks of a pipeline call it.
 
-    `own_stages` are those of this rank, `first` is the form of a microbatch on the rank that has
+    `own_stages` are those of this rank, `first` has the forms of a microbatch on the rank that has
     stage 0, `owner` gives the rank of the job that holds a stage. Each module's `made` says what
     the stage makes.
     """
-    forms: list[Forms] = [_shared((first,) if first else None, owner(0), group)]
+    forms: list[Forms] = [_shared(first, owner(0), group)]
     for stage in range(stages):
         module = own_stages.get(stage)
         leaving = None if module is None else _run(module, forms[-1], device, no_gradients)

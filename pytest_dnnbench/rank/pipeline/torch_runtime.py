@@ -1,14 +1,18 @@
 """One rank's run through a pipeline that torch.distributed.pipelining schedules.
 
-    batches ──> m microbatches ──> torch's schedule ──> gradients ──> mean over replicas ──> update
-                                   (our stages)          of m each     (GradientMean)
+    m microbatches ──> torch's schedule ──> gradients ──> mean over replicas ──> update
+                       (our stages)          of m each     (GradientMean)
 
-It gives what runtime.py gives, so the same proof and the same worker can hold both. Replicas with
-copies are averaged by hand: schedules that split the backward pass go around the hooks of
-DistributedDataParallel, which would average nothing. Where replicas share their weights out, torch
-averages (shared_stage.py), and from there to the update everything is a part. Not here: which ranks
-run which stages (planner/synchronous.py), the cut of the model (cut.py), the notes of passes
-(passes.py).
+A microbatch is a minibatch of the workload's own, never a part of one: its tensors wait on the
+ranks that have the first or the last stage until torch calls for its number. So nothing is split,
+and an input need not have samples in any dimension.
+
+The runtime gives what runtime.py gives, so the same proof and the same worker can hold both.
+Replicas with copies are averaged by hand: schedules that split the backward pass go around the
+hooks of DistributedDataParallel, which would average nothing. Where replicas share their weights
+out, torch averages (shared_stage.py), and from there to the update everything is a part. Not here:
+which ranks run which stages (planner/synchronous.py), the cut of the model (cut.py), the notes of
+passes (passes.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,12 +28,13 @@ from torch.distributed import pipelining
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LRScheduler
 
-from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.errors import PlanError, UsageError
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.planner.synchronous import Pipelines
 from pytest_dnnbench.rank.fused_parts import update_parts
+from pytest_dnnbench.rank.pipeline.ends import ONE_EACH, Ends
 from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
-from pytest_dnnbench.rank.pipeline.passes import NotedStage, Passes
+from pytest_dnnbench.rank.pipeline.passes import NotedStage, Passes, Row, Waiting
 from pytest_dnnbench.rank.pipeline.runtime import (
     Batches,
     Completed,
@@ -42,7 +47,7 @@ from pytest_dnnbench.rank.pipeline.stage import Loss
 from pytest_dnnbench.rank.pipeline.stage_update import NormLimit, OwnRule
 from pytest_dnnbench.rank.pipeline.static_shapes import Form, learnt_forms
 from pytest_dnnbench.rank.pipeline.ties import Tie, TiedGradients
-from pytest_dnnbench.rank.pipeline.torch_stage import Precision, TorchStage, alias
+from pytest_dnnbench.rank.pipeline.torch_stage import Precision, TorchStage
 from pytest_dnnbench.rank.update_rule import optimiser_for, scheduler_for
 from pytest_dnnbench.rank.whole import part, parted_like, whole
 
@@ -62,9 +67,11 @@ class TorchRuntime:
         clip_norm: float | None = None,
         precision: Precision = nullcontext,
         ties: Sequence[Tie] = (),
+        ends: Ends = ONE_EACH,
     ) -> None:
         """`stages` are all stages of the model, alike on every rank; `clip_norm` limits the norm of
-        the gradients of all of them together; `ties` are the weights that several of them have.
+        the gradients of all of them together; `ties` are the weights that several of them have;
+        `ends` says what minibatches and the model's output are made of.
         Raises PlanError if their number or that of the ranks does not fit the pipelines."""
         _check_numbers(pipelines, len(stages), place)
         self.pipelines = pipelines
@@ -78,7 +85,8 @@ class TorchRuntime:
         self._torch_stages = _torch_stages(
             self._modules, pipelines, precision, replicas, self.device.type
         )
-        self._loss, self._precision = loss, precision
+        self._loss, self._precision, self._ends = loss, precision, ends
+        self._waiting = Waiting()
         modules = self._modules.values()
         self._parameters = [
             weight for module in modules for weight in module.parameters() if weight.requires_grad
@@ -95,7 +103,7 @@ class TorchRuntime:
         self._observer: UpdateObserver | None = None
         self._training: Any = None
         self._evaluation: Any = None
-        self._losses_noted = 0
+        self._input_forms: tuple[Form, ...] = ()
 
     def _parameter(self, stage: int, name: str) -> nn.Parameter | None:
         """A parameter of this rank; None where the stage is another's."""
@@ -153,17 +161,14 @@ class TorchRuntime:
             module.train()
         for step in range(self._steps(minibatches)):
             self.passes.step = step
-            images, labels = self._take(batches)
+            self._take(batches)
             if self._training is None:
-                self._training = self._schedule(images, training=True)
+                self._training = self._schedule(training=True)
             losses: list[torch.Tensor] = []
-            self._losses_noted = 0
             self._gather()
+            numbers = torch.arange(self.pipelines.microbatches_of_each)
             self._training.step(
-                *self._inputs(images),
-                target=labels if self.has_last else None,
-                losses=losses,
-                return_outputs=False,
+                target=numbers if self.has_last else None, losses=losses, return_outputs=False
             )
             self._update()
             yield from self._completed(step, [loss.detach() for loss in losses])
@@ -176,21 +181,20 @@ class TorchRuntime:
             module.eval()
         for step in range(self._steps(minibatches)):
             self.passes.step = step
-            images, labels = self._take(batches)
+            self._take(batches)
             if self._evaluation is None:
-                self._evaluation = self._schedule(images, training=False)
+                self._evaluation = self._schedule(training=False)
             self._gather()
-            output = self._evaluation.step(*self._inputs(images))
+            self._evaluation.step(return_outputs=False)
             release(self._torch_stages.values())
             right: list[torch.Tensor | None] = []
             losses: list[torch.Tensor] = []
-            if self.has_last:
-                count = self.pipelines.microbatches_of_each
-                parts = zip(output.chunk(count), labels.chunk(count), strict=True)
-                for number, (logits, wanted) in enumerate(parts):
-                    with self._noting_loss(number):
-                        losses.append(self._loss_of(logits, wanted))
-                        right.append(right_answers(logits, wanted))
+            for number, left in sorted(self._waiting.left.items()):
+                output = self._ends.output_in_evaluation.tree(left)
+                targets = self._waiting.targets[number]
+                with self._noting_loss(number):
+                    losses.append(self._loss_of(output, targets))
+                    right.append(right_answers(output, targets))
             yield from self._completed(step, losses, right)
 
     def close(self) -> None:
@@ -207,15 +211,35 @@ class TorchRuntime:
         assert not rest, "every update has all its microbatches"
         return steps
 
-    def _take(self, batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
-        """The microbatches of one update, one after the other; torch divides them again."""
+    def _take(self, batches: Batches) -> None:
+        """Lets the microbatches of one update wait for their passes."""
+        self._waiting.clear()
         if not (self.has_first or self.has_last):
-            return torch.empty(0), torch.empty(0)
-        taken = list(islice(batches, self.pipelines.microbatches_of_each))
-        return torch.cat([images for images, _ in taken]), torch.cat([each for _, each in taken])
+            return
+        for inputs, targets in islice(batches, self.pipelines.microbatches_of_each):
+            if self.has_first:
+                row = self._ends.inputs.row(inputs)
+                self._check_forms(row)
+                self._waiting.inputs.append(row)
+            if self.has_last:
+                self._waiting.targets.append(targets)
+                self._waiting.samples.append(self._ends.samples(inputs))
 
-    def _inputs(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (images,) if self.has_first else ()
+    def _check_forms(self, row: Row) -> None:
+        """Raises UsageError for inputs of another shape or type than those before."""
+        forms = tuple(map(Form.of, row))
+        self._input_forms = self._input_forms or forms
+        if forms == self._input_forms:
+            return
+        first, other = (
+            ", ".join(f"{list(form.shape)} of {form.dtype}" for form in each)
+            for each in (self._input_forms, forms)
+        )
+        raise UsageError(
+            f"the inputs of a microbatch are {other}, and of the first {first}: messages of torch's"
+            " schedules have one size, so let every minibatch have the same shapes, or use"
+            " pipedream or pipedream-flush"
+        )
 
     def _completed(
         self,
@@ -228,7 +252,8 @@ class TorchRuntime:
             minibatch = step * self.pipelines.microbatches + number * replicas + self.replica
             if self.has_last:
                 correct = right[number] if right else None
-                yield Completed(minibatch, self._size, losses[number], correct)
+                samples = self._waiting.samples[number]
+                yield Completed(minibatch, samples, losses[number], correct)
             else:
                 yield Completed(minibatch)
 
@@ -271,24 +296,26 @@ class TorchRuntime:
             for stage, module in self._modules.items()
         }
 
-    def _loss_of(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def _loss_of(self, output: Any, targets: Any) -> torch.Tensor:
         with self._precision():
-            return self._loss(output, target)
+            return self._loss(output, targets)
 
-    def _noted_loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss as torch's schedule calls it: microbatch after microbatch."""
-        number = self._losses_noted
-        self._losses_noted += 1
+    def _noted_loss(self, row: Row, target: torch.Tensor) -> torch.Tensor:
+        """The loss as torch's schedule calls it, with what the last stage returned, and with the
+        number of the microbatch as its target."""
+        number = int(target)
+        stage = self._torch_stages[self.pipelines.stages - 1]
         with self._noting_loss(number):
-            return alias(self._loss_of(output, target))
+            output, targets = self._ends.output.tree(row), self._waiting.targets[number]
+            return stage.loss_for_all(self._loss_of(output, targets))
 
     def _noting_loss(self, microbatch: int) -> AbstractContextManager[None]:
         return self.passes.noting(self.pipelines.stages - 1, "L", microbatch)
 
-    def _schedule(self, images: torch.Tensor, *, training: bool) -> Any:
-        """torch's schedule, for microbatches of the size of these."""
+    def _schedule(self, *, training: bool) -> Any:
+        """torch's schedule, for microbatches of the size of those that wait."""
         count, rule = self.pipelines.microbatches_of_each, self.pipelines.rule
-        forms = self._forms(images, training)
+        forms = self._forms(training)
         examples = [
             tuple(
                 form.travelling(self.device) if training and place else form.zeros(self.device)
@@ -305,18 +332,19 @@ class TorchRuntime:
                 "group": self.group,
             }
             total, device = self.pipelines.stages, self.device
-            stages.append(NotedStage(self.passes, module, number, total, device, **settings))
+            stages.append(
+                NotedStage(self.passes, self._waiting, module, number, total, device, **settings)
+            )
         kind = getattr(pipelining.schedules, rule.torch_class)
         loss = self._noted_loss if training else None
         return kind(stages[0] if rule.stages_per_rank == 1 else stages, count, loss_fn=loss)
 
-    def _forms(self, images: torch.Tensor, training: bool) -> list[tuple[Form, ...]]:
-        count, rank_of = self.pipelines.microbatches_of_each, self.pipelines.layout.rank
-        self._size = len(images) // count
+    def _forms(self, training: bool) -> list[tuple[Form, ...]]:
+        rank_of = self.pipelines.layout.rank
         with gathered(self._torch_stages.values()):
             return learnt_forms(
                 self._torch_stages,
-                Form.of(images[: self._size]) if self.has_first else None,
+                tuple(map(Form.of, self._waiting.inputs[0])) if self.has_first else None,
                 self.pipelines.stages,
                 lambda stage: rank_of(self.pipelines.place_of(stage), self.replica),
                 self.group,

@@ -13,9 +13,10 @@ wants one, and a gradient of zeros comes back:
                tokens ─> carried ─┤ stage 2 ┤                          ^
                                   └─────────┴─> tokens ── zeros <──────┘
 
-Between the two halves of a backward pass torch keeps the weights that lie on a way from the inputs
-to the outputs. An output that depends on no input is therefore put on such a way, or its weights
-would have no gradients.
+So do other inputs of which a stage makes nothing, and what enters the last stage and is no part of
+the loss. Between the two halves of a backward pass torch keeps the weights that lie on a way from
+the inputs to the outputs. An output that depends on no input is therefore put on such a way, or its
+weights would have no gradients.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,7 +58,7 @@ def alias(tensor: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
 
 
 class TorchStage(nn.Module):
-    """Takes tensors, and returns a tuple of them; the last stage returns its output alone.
+    """Takes tensors, and returns a tuple of them: on the last stage those of the model's output.
 
     `precision` gives the context of a forward pass; `entering` are the forms of what enters from
     another stage, set before the first training step.
@@ -69,7 +70,11 @@ class TorchStage(nn.Module):
         self.entering: Sequence[Form] = ()
         self._is_last = is_last
         self._precision = precision
+        # As a trace, these are the same for every minibatch.
         self._apart: list[bool] | None = None
+        self._missed: list[bool] = []
+        self._missed_by_loss: list[bool] | None = None
+        self._wanting: list[torch.Tensor] = []
         self._anchors: dict[torch.device, torch.Tensor] = {}
 
     def made(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -78,33 +83,35 @@ class TorchStage(nn.Module):
             outputs: tuple[torch.Tensor, ...] = self.module(*inputs)
         return outputs
 
-    def forward(self, *inputs: torch.Tensor) -> Any:
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Runs the stage."""
         if not torch.is_grad_enabled():
-            leaving = [output.contiguous() for output in self.made(*inputs)]
-        else:
-            leaving = self._trained(inputs)
-        return leaving[0] if self._is_last else tuple(leaving)
+            return tuple(output.contiguous() for output in self.made(*inputs))
+        return self._trained(inputs)
 
-    def _trained(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        entered, carried = list(inputs), []
+    def _trained(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        entered = list(inputs)
         for place, form in enumerate(self.entering):
-            if form.wants_gradient:
-                entered[place] = alias(inputs[place])
-            else:
-                carried.append(inputs[place])
-                entered[place] = form.unpacked(inputs[place].detach())
+            entered[place] = (
+                alias(inputs[place])
+                if form.wants_gradient
+                else form.unpacked(inputs[place].detach())
+            )
         made, wanting = self.made(*entered), [each for each in inputs if each.requires_grad]
         if self._apart is None:
-            # As a trace, which is the same for every minibatch.
-            self._apart = [bool(wanting) and not _reaches(output, wanting) for output in made]
+            self._apart = [bool(wanting) and not any(_reached([each], wanting)) for each in made]
+            self._missed = [not reached for reached in _reached(made, wanting)]
+        joined = min(wanting, key=torch.numel) if any(self._apart) else None
+        leave = self._handed_to_loss if self._is_last else self._leaving
         leaving = [
-            self._leaving(output, min(wanting, key=torch.numel) if apart else None)
+            leave(output, joined if apart else None)
             for output, apart in zip(made, self._apart, strict=True)
         ]
-        if carried:
-            leaving[0] = alias(leaving[0], *carried)
-        return leaving
+        if self._is_last:
+            self._wanting = wanting
+        elif any(self._missed):
+            leaving[0] = alias(leaving[0], *_chosen(wanting, self._missed))
+        return tuple(leaving)
 
     def _leaving(self, output: torch.Tensor, joined: torch.Tensor | None) -> torch.Tensor:
         if output.requires_grad:
@@ -114,19 +121,45 @@ class TorchStage(nn.Module):
         )
         return alias(Form.of(output).packed(output.contiguous()), anchor)
 
+    def _handed_to_loss(self, output: torch.Tensor, joined: torch.Tensor | None) -> torch.Tensor:
+        return self._leaving(output, joined) if output.requires_grad else output
 
-def _reaches(output: torch.Tensor, inputs: Sequence[torch.Tensor]) -> bool:
-    """Whether the backward pass of an output comes to one of the inputs. These are leaves, or what
-    fully_shard's function made of them, one node for all."""
-    wanted, passed = set(map(id, inputs)), set[Any]()
-    made_by = {each.grad_fn for each in inputs} - {None}
-    waiting: list[Any] = [output.grad_fn]
+    def loss_for_all(self, loss: torch.Tensor) -> torch.Tensor:
+        """The loss of the microbatch that has just passed the last stage. What entered the stage
+        and is no part of the loss, as an output that the loss leaves out, gets zeros."""
+        wanting, self._wanting = self._wanting, []
+        if self._missed_by_loss is None:
+            self._missed_by_loss = [not reached for reached in _reached([loss], wanting)]
+        return alias(loss, *_chosen(wanting, self._missed_by_loss))
+
+
+def _chosen(tensors: Sequence[torch.Tensor], flags: Sequence[bool]) -> list[torch.Tensor]:
+    return [each for each, is_chosen in zip(tensors, flags, strict=True) if is_chosen]
+
+
+def _edge(tensor: torch.Tensor) -> tuple[Any, int]:
+    """Where autograd comes to a tensor: a result of a node, or the tensor itself where it is a
+    leaf."""
+    if tensor.grad_fn is None:
+        return id(tensor), 0
+    return tensor.grad_fn, tensor.output_nr
+
+
+def _reached(outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> list[bool]:
+    """Whether the backward pass of the outputs comes to each of the inputs. These are leaves, or
+    what fully_shard's function made of them, all results of one node."""
+    edges = list(map(_edge, inputs))
+    wanted, arrived, passed = set(edges), set[Any](), set[Any]()
+    waiting: list[tuple[Any, int]] = [_edge(each) for each in outputs if each.grad_fn is not None]
     while waiting:
-        node = waiting.pop()
-        if node is None or node in passed:
+        edge = waiting.pop()
+        node = edge[0]
+        if edge in wanted:
+            arrived.add(edge)
+        if node is None or node in passed or edge in wanted:
             continue
         passed.add(node)
-        if node in made_by or id(getattr(node, "variable", None)) in wanted:
-            return True
-        waiting += [following for following, _ in node.next_functions]
-    return False
+        leaf = (id(getattr(node, "variable", None)), 0)
+        arrived |= {leaf} & wanted
+        waiting += node.next_functions
+    return [edge in arrived for edge in edges]

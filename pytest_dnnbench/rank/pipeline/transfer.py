@@ -5,10 +5,11 @@
     compute <─ Inbox ── thread ─ group 1>0 ─ thread <─ Outbox <─ compute
 
 Each direction has a process group of its own, used by one thread on either side: nothing else is
-safe with gloo. A message is a header (types, shapes, which tensors want a gradient) and its
-tensors. On a GPU, sends and receives are queued in an order that cannot block (turns.py), and a
-send only when its data are computed. A transfer that fails wakes the computing thread wherever it
-waits; all threads are daemons, so that a broken peer cannot keep a rank from ending.
+safe with gloo. A message is a header (how many tensors, a number beside them, types, shapes, which
+want a gradient) and its tensors. On a GPU, sends and receives are queued in an order that cannot
+block (turns.py), and a send only when its data are computed. A transfer that fails wakes the
+computing thread wherever it waits; all threads are daemons, so that a broken peer cannot keep a
+rank from ending.
 """
 
 import queue
@@ -32,15 +33,26 @@ _AHEAD = 2
 """Messages that an inbox receives ahead of need."""
 
 _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_TYPES = (*_FLOATING, torch.int64, torch.int32, torch.uint8, torch.bool)
+_SENT = (*_FLOATING, torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool)
+"""Types that gloo and NCCL send. Others travel as bytes."""
+
+_TYPES = (*_SENT, torch.int16, torch.complex64, torch.complex128)
 
 _Message = tuple[torch.Tensor, Tensors, object]
 """A header, its tensors, and the mark when they are computed."""
 
+_Arrived = tuple[Tensors, int, object]
+"""Tensors, the number beside them, and the mark when they are there."""
 
-def _header(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    numbers = [len(tensors)]
+
+def _header(tensors: Sequence[torch.Tensor], beside: int) -> torch.Tensor:
+    numbers = [len(tensors), beside]
     for tensor in tensors:
+        if tensor.dtype not in _TYPES:
+            raise UsageError(
+                f"a tensor of {tensor.dtype} crosses a cut, which no message takes: cut the model"
+                " elsewhere, or give it another type"
+            )
         numbers += [
             _TYPES.index(tensor.dtype),
             int(tensor.requires_grad),
@@ -56,9 +68,10 @@ def _header(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _blanks(header: torch.Tensor, device: torch.device) -> Tensors:
     """Empty tensors of the types and shapes in a header."""
-    numbers = iter(header.tolist())
+    count, _, *rest = header.tolist()
+    numbers = iter(rest)
     blanks = []
-    for _ in range(next(numbers)):
+    for _ in range(count):
         dtype, wants_gradient, dimensions = (
             _TYPES[next(numbers)],
             bool(next(numbers)),
@@ -67,6 +80,13 @@ def _blanks(header: torch.Tensor, device: torch.device) -> Tensors:
         shape = [next(numbers) for _ in range(dimensions)]
         blanks.append(torch.empty(shape, dtype=dtype, device=device, requires_grad=wants_gradient))
     return tuple(blanks)
+
+
+def _as_sent(tensor: torch.Tensor) -> torch.Tensor:
+    """The same memory in a type that can be sent."""
+    if tensor.dtype in _SENT:
+        return tensor
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 @dataclass
@@ -114,12 +134,12 @@ class Outbox:
         self._thread = threading.Thread(target=self._work, name=f"send to rank {peer}", daemon=True)
         self._thread.start()
 
-    def send(self, tensors: Tensors) -> None:
-        """Queues a message; it must not be changed afterwards. Raises ConnectionError if a transfer
-        has failed."""
+    def send(self, tensors: Tensors, beside: int = 0) -> None:
+        """Queues a message, with a number beside the tensors; they must not be changed afterwards.
+        Raises ConnectionError if a transfer has failed."""
         self._alarm.check()
         detached = tuple(tensor.detach().contiguous() for tensor in tensors)
-        self._waiting.put((_header(tensors), detached, self._stream.mark()))
+        self._waiting.put((_header(tensors, beside), detached, self._stream.mark()))
 
     def settle(self) -> None:
         """Waits until the messages sent so far are on their way. Raises ConnectionError if a
@@ -164,7 +184,7 @@ class Outbox:
         ):
             self._stream.follow(ready, tensors)
             for tensor in tensors:
-                dist.send(tensor, self._peer, self._group)
+                dist.send(_as_sent(tensor), self._peer, self._group)
 
 
 class Inbox:
@@ -186,7 +206,7 @@ class Inbox:
         self._stream: Stream = stream_for(device)
         self._expected: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._room = threading.Semaphore(_AHEAD)
-        self.arrived: queue.SimpleQueue[tuple[Tensors, object] | None] = queue.SimpleQueue()
+        self.arrived: queue.SimpleQueue[_Arrived | None] = queue.SimpleQueue()
         alarm.inboxes.append(self)
         self._thread = threading.Thread(
             target=self._work, name=f"receive from rank {peer}", daemon=True
@@ -198,17 +218,18 @@ class Inbox:
         for _ in range(messages):
             self._expected.put(True)
 
-    def take(self) -> Tensors:
-        """The next message. Raises ConnectionError if a transfer on any link has failed."""
+    def take(self) -> tuple[Tensors, int]:
+        """The next message, and the number beside it. Raises ConnectionError if a transfer on any
+        link has failed."""
         self._alarm.check()
         item = self.arrived.get()
         if item is None:
             self._alarm.check()
             raise AssertionError("an inbox is woken by a failure only")
         self._room.release()
-        tensors, ready = item
+        tensors, beside, ready = item
         self._stream.follow(ready, tensors)
-        return tensors
+        return tensors, beside
 
     def close(self, timeout_s: float) -> None:
         """Lets the thread end, once all expected messages have come."""
@@ -224,7 +245,7 @@ class Inbox:
         except Exception as failure:
             self._alarm.raise_(f"receiving from rank {self._peer}", failure)
 
-    def _receive(self) -> tuple[Tensors, object]:
+    def _receive(self) -> _Arrived:
         self._turns.invite(self._peer, self._group)
         header = torch.empty(_HEADER, dtype=torch.int64)
         dist.recv(header, self._peer, self._group)
@@ -236,5 +257,5 @@ class Inbox:
         ):
             tensors = _blanks(header, self._device)
             for tensor in tensors:
-                dist.recv(tensor.detach(), self._peer, self._group)
-            return tensors, self._stream.mark()
+                dist.recv(_as_sent(tensor.detach()), self._peer, self._group)
+            return tensors, int(header[1]), self._stream.mark()

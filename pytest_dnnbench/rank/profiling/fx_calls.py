@@ -1,6 +1,6 @@
 """A traced graph as a list of calls, to run one operator at a time. Not here: stages and clocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, methodcaller
 from typing import Any
@@ -40,7 +40,7 @@ def with_item(value: torch.Tensor, index: Any, part: Any) -> torch.Tensor:
 
 
 def calls(model: nn.Module, graph: fx.Graph) -> list[Call]:
-    """The calls of a graph in program order. The placeholder and the output are no calls."""
+    """The calls of a graph in program order. Placeholders and the output are no calls."""
     output = graph.output_node()
     last_use = {value: node for node in graph.nodes for value in node.all_input_nodes}
     dead_after: dict[fx.Node, list[fx.Node]] = {node: [] for node in graph.nodes}
@@ -54,6 +54,16 @@ def calls(model: nn.Module, graph: fx.Graph) -> list[Call]:
         for node in graph.nodes
         if node.op not in ("placeholder", "output")
     ]
+
+
+def fed(graph: fx.Graph, row: Sequence[torch.Tensor]) -> dict[fx.Node, Any]:
+    """The values of the placeholders of a graph: the tensors of the model's inputs."""
+    return dict(zip(graph.find_nodes(op="placeholder"), row, strict=True))
+
+
+def returned(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes whose values the model returns, in the order of the row, some perhaps twice."""
+    return list(graph.output_node().args[0])  # type: ignore[arg-type] # a row, always
 
 
 def constant_of(node: fx.Node) -> torch.Tensor | None:

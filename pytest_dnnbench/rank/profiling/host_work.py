@@ -6,12 +6,13 @@ its operators one after the other. Not here: the times of operators (profiler.py
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.core_clock import seconds_beside_waiting
-from pytest_dnnbench.rank.profiling.fx_calls import calls
+from pytest_dnnbench.rank.profiling.fx_calls import calls, fed
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
 from pytest_dnnbench.rank.workloads.model_copy import copied
 
@@ -30,17 +31,17 @@ _RUNS = (2, 3, 5)
 
 def refuse_host_work(
     graph: OperatorGraph,
-    images: torch.Tensor,
+    inputs: Any,
     clock: Callable[[], float] = seconds_beside_waiting,
 ) -> None:
     """Raises UsageError where the forward of a model takes much longer than its operators do.
-    `images` are a minibatch on the model's device."""
+    `inputs` are a minibatch's on the model's device."""
     model = copied(graph.model).train()
     operators = calls(model, graph.training)
-    (placeholder,) = graph.training.find_nodes(op="placeholder")
+    row = graph.inputs.row(inputs)
 
     def one_by_one() -> None:
-        values = {placeholder: images}
+        values = fed(graph.training, row)
         for call in operators:
             positional, keyword = call.arguments(values)
             values[call.node] = call.function(*positional, **keyword)
@@ -51,17 +52,17 @@ def refuse_host_work(
     def seconds(run: Callable[[], object]) -> float:
         start = clock()
         run()
-        if images.is_cuda:
-            torch.cuda.synchronize(images.device)
+        if row[0].is_cuda:
+            torch.cuda.synchronize(row[0].device)
         return clock() - start
 
     whole_s = parts_s = float("inf")
-    devices = [images.device] if images.is_cuda else []
+    devices = [row[0].device] if row[0].is_cuda else []
     with torch.no_grad(), torch.random.fork_rng(devices):
         for runs in _RUNS:
             for _ in range(runs):
                 parts_s = min(parts_s, seconds(one_by_one))
-                whole_s = min(whole_s, seconds(lambda: model(images)))
+                whole_s = min(whole_s, seconds(lambda: graph.forward(model, inputs)))
             if whole_s <= max(TIMES_AS_LONG * parts_s, parts_s + LEAST_S):
                 return
     raise UsageError(_refusal(graph, whole_s, parts_s))

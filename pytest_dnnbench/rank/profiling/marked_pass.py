@@ -12,6 +12,7 @@ here: repetitions and medians (profiler.py), the clock itself (stopwatch.py).
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,10 +21,13 @@ from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 from pytest_dnnbench.rank.precision import autocast
-from pytest_dnnbench.rank.profiling.fx_calls import Call, calls
+from pytest_dnnbench.rank.profiling.example_input import Forward
+from pytest_dnnbench.rank.profiling.fx_calls import Call, calls, fed, returned
 from pytest_dnnbench.rank.profiling.head_start import NO_HEAD_START, OPERATORS, HeadStart
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
 from pytest_dnnbench.rank.stopwatch import Stopwatch
+from pytest_dnnbench.rank.workloads.structure import tensors_of
+from pytest_dnnbench.rank.workloads.workload import called
 
 
 @dataclass(slots=True)
@@ -37,7 +41,7 @@ class MarkedPass:
     """
 
     graph: OperatorGraph
-    images: torch.Tensor
+    inputs: Any
     watch: Stopwatch
     precision: str = "fp32"
     head: HeadStart = NO_HEAD_START
@@ -47,23 +51,23 @@ class MarkedPass:
     reached: list[tuple[str, Any, Any]] = field(default_factory=list)
 
     def run(self) -> "MarkedPass":
-        """Runs the pass on `images`, with a gradient of ones. Returns the object itself."""
+        """Runs the pass on `inputs`, with gradients of ones. Returns the object itself."""
         self.graph.model.zero_grad(set_to_none=True)
-        (placeholder,) = self.graph.training.find_nodes(op="placeholder")
-        (output,) = self.graph.training.output_node().all_input_nodes
-        values: dict[fx.Node, Any] = {placeholder: self.images}
-        with autocast(self.precision, self.images.device):
+        graph, row = self.graph.training, self.graph.inputs.row(self.inputs)
+        values = fed(graph, row)
+        with autocast(self.precision, row[0].device):
             spans = []
-            for number, call in enumerate(calls(self.graph.model, self.graph.training)):
+            for number, call in enumerate(calls(self.graph.model, graph)):
                 if number % OPERATORS == 0:
                     self.head.give()
                 spans.append(self._forward(call, values))
             self.head.end()
-        result = values.pop(output)
-        gradient = torch.ones_like(result)
+        results = _differentiable(values[node] for node in dict.fromkeys(returned(graph)))
+        values.clear()
+        gradients = list(map(torch.ones_like, results))
         self.head.give()
         start = self.watch.mark()
-        torch.autograd.backward(result, gradient)
+        torch.autograd.backward(results, gradients)
         end = self.watch.mark()
         self.head.end()
         self.watch.settle()
@@ -116,26 +120,32 @@ class MarkedPass:
             self.backward_s[owner] += self.watch.seconds(begun, ended)
 
 
+def _differentiable(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return [each for each in tensors if each.requires_grad]
+
+
 def whole_pass(
     model: nn.Module,
-    images: torch.Tensor,
+    inputs: Any,
     watch: Stopwatch,
     precision: str = "fp32",
     head: HeadStart = NO_HEAD_START,
+    forward: Forward = called,
 ) -> float:
-    """Seconds of a plain forward and backward pass, with a gradient of ones. As in the marked pass,
-    making that gradient does not count."""
+    """Seconds of a plain forward and backward pass, with gradients of ones. As in the marked pass,
+    making these does not count."""
     model.zero_grad(set_to_none=True)
     head.give()
     start = watch.mark()
-    with autocast(precision, images.device):
-        result = model(images)
+    with autocast(precision, next(tensors_of(inputs)).device):
+        result = forward(model, inputs)
     forward_end = watch.mark()
     head.end()
-    gradient = torch.ones_like(result)
+    results = _differentiable({id(each): each for each in tensors_of(result)}.values())
+    gradients = list(map(torch.ones_like, results))
     head.give()
     backward_start = watch.mark()
-    torch.autograd.backward(result, gradient)
+    torch.autograd.backward(results, gradients)
     end = watch.mark()
     head.end()
     watch.settle()

@@ -5,6 +5,7 @@ The version counters of the tensors show in-place operators: an operator has wri
 whose counter it raises, be it `relu(inplace=True)`, `+=` or a block of the user's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.rank.profiling.fx_calls import calls, constant_of
+from pytest_dnnbench.rank.profiling.example_input import Example
+from pytest_dnnbench.rank.profiling.fx_calls import calls, constant_of, fed, returned
 from pytest_dnnbench.rank.workloads.model_copy import copied
+from pytest_dnnbench.rank.workloads.structure import mapped, tensors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,52 +42,54 @@ class NodeObservation:
 
 
 def observe(
-    model: nn.Module, graphs: dict[bool, fx.Graph], example: torch.Tensor
+    model: nn.Module, graphs: dict[bool, fx.Graph], example: Example
 ) -> dict[str, NodeObservation]:
     """Observations by node name, of training and evaluation (the keys of `graphs`: True and False)
-    taken together.
+    taken together; of what training alone runs, that of training.
 
     Runs on copies of the model and restores torch's generators, so nothing is changed afterwards.
     Raises UsageError if the evaluation graph computes something other than the model itself.
     """
-    of_mode = {}
-    with torch.random.fork_rng([example.device] if example.is_cuda else []), torch.no_grad():
+    of_mode, on_gpu = {}, example.device.type == "cuda"
+    with torch.random.fork_rng([example.device] if on_gpu else []), torch.no_grad():
         for mode, graph in graphs.items():
-            of_mode[mode], result = _observe(copied(model).train(mode), graph, example)
+            row = tensors_of(mapped(example.inputs, torch.clone))
+            of_mode[mode], result = _observe(copied(model).train(mode), graph, list(row))
         _check_same(copied(model).eval(), example, result)
     return {
-        name: _together(training, of_mode[False][name], name)
+        name: _together(training, of_mode[False].get(name, training), name)
         for name, training in of_mode[True].items()
     }
 
 
-def _check_same(model: nn.Module, example: torch.Tensor, result: Any) -> None:
+def _check_same(model: nn.Module, example: Example, result: Sequence[Any]) -> None:
     """Raises UsageError where the traced graph gives another result than the model: tracing misses,
     for instance, a change through a second reference."""
-    expected = model(example.clone())
-    if isinstance(expected, torch.Tensor) and not torch.allclose(
-        result, expected, rtol=1e-3, atol=1e-3, equal_nan=True
-    ):
-        raise UsageError(
-            f"{type(model).__name__} computes something else when traced (largest difference"
-            f" {(result - expected).abs().max():.3g}): does it change a tensor in place that it"
-            " uses under another name, or draw random numbers in evaluation? Mark that block as a"
-            " leaf (`pipeline_leaf = True`)"
-        )
+    expected = tensors_of(example.forward(model, mapped(example.inputs, torch.clone)))
+    # What is no tensor in the graph is refused later, by its name.
+    for ours, theirs in zip(result, expected, strict=False):
+        if not isinstance(ours, torch.Tensor) or ours.shape != theirs.shape:
+            continue
+        ours, theirs = ours.to(torch.float64), theirs.to(torch.float64)
+        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3, equal_nan=True):
+            raise UsageError(
+                f"{type(model).__name__} computes something else when traced (largest difference"
+                f" {(ours - theirs).abs().max():.3g}): does it change a tensor in place that it"
+                " uses under another name, or draw random numbers in evaluation? Mark that block as"
+                " a leaf (`pipeline_leaf = True`)"
+            )
 
 
 def _observe(
-    model: nn.Module, graph: fx.Graph, example: torch.Tensor
-) -> tuple[dict[str, NodeObservation], Any]:
-    """The observations of one run, and the result of the graph."""
-    (images,) = graph.find_nodes(op="placeholder")
-    values: dict[fx.Node, Any] = {images: example.clone()}
+    model: nn.Module, graph: fx.Graph, row: Sequence[torch.Tensor]
+) -> tuple[dict[str, NodeObservation], Sequence[Any]]:
+    """The observations of one run, and the values that the graph returns."""
+    values = fed(graph, row)
     watch = _WriteWatch()
-    watch.add(images, values[images])
-    observed = {
-        images.name: NodeObservation(is_tensor=True),
-        graph.output_node().name: NodeObservation(),
-    }
+    observed = {graph.output_node().name: NodeObservation()}
+    for placeholder, tensor in values.items():
+        watch.add(placeholder, tensor)
+        observed[placeholder.name] = NodeObservation(is_tensor=True)
     for call in calls(model, graph):
         positional, keyword = call.arguments(values)
         with FlopCounterMode(display=False) as counter:
@@ -92,7 +97,7 @@ def _observe(
         written = watch.written()
         _check_unchanged(call.node, written)
         overwritten = frozenset(value.name for value in written)
-        returned = [value.name for value in call.node.all_input_nodes if values[value] is result]
+        passed_on = [value.name for value in call.node.all_input_nodes if values[value] is result]
         values[call.node] = result
         watch.add(call.node, result)
         observed[call.node.name] = NodeObservation(
@@ -100,11 +105,11 @@ def _observe(
             parts=_parts(result),
             is_mixed=_is_mixed(result),
             overwrites=overwritten,
-            returns=next((name for name in returned if name in overwritten), None),
+            returns=next((name for name in passed_on if name in overwritten), None),
             operations=counter.get_total_flops()
             + sum(tensor.numel() for tensor in _tensors(result)),
         )
-    return observed, fx.node.map_arg(graph.output_node().args[0], values.__getitem__)
+    return observed, [values[node] for node in returned(graph)]
 
 
 def _check_unchanged(node: fx.Node, overwritten: list[fx.Node]) -> None:

@@ -1,6 +1,7 @@
-"""The operator graph of a model: traced with torch.fx, once for training and once for evaluation.
+"""The operator graph of a model: traced with torch.fx, once for training and once for evaluation,
+which may leave out what training alone runs, as auxiliary heads.
 
-An operator is one call of the traced model that returns a tensor and depends on the images: a leaf
+An operator is one call of the traced model that returns a tensor and depends on the inputs: a leaf
 module, a function or a method. A leaf is a module of torch.nn, a module without child modules, or a
 module whose class says `pipeline_leaf = True`. It is called as a whole, so its inside (control
 flow, running statistics) needs no tracing. Taking an item of a tuple belongs to the operator that
@@ -10,12 +11,11 @@ operator: every stage that needs it computes it again.
 Not here: what the operators do to tensors (observation.py), stages (cut.py), times (profiler.py).
 """
 
-import inspect
 import operator
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -23,17 +23,15 @@ import torch
 from torch import fx, nn
 
 from pytest_dnnbench.errors import DnnbenchError, UsageError
+from pytest_dnnbench.rank.profiling.example_input import Example, Forward, of_tensor
 from pytest_dnnbench.rank.profiling.forward_region import region_of
-from pytest_dnnbench.rank.profiling.fx_calls import constant_of
+from pytest_dnnbench.rank.profiling.fx_calls import CONSTANT, constant_of, returned
 from pytest_dnnbench.rank.profiling.observation import NodeObservation, observe
 from pytest_dnnbench.rank.profiling.tracer import DependsOnImagesError, ModelTracer, user_line
 from pytest_dnnbench.rank.proof.lone_forward import LoneForward
 from pytest_dnnbench.rank.workloads.first_pass import IN_PLACE_OF_IMAGES, described
 from pytest_dnnbench.rank.workloads.model_copy import copied
-
-TRACED_IMAGES = 2
-"""The smallest batch that batch normalisation takes at any image size. The operators do not depend
-on the size of the batch."""
+from pytest_dnnbench.rank.workloads.structure import Structure, mapped
 
 REMEDY = (
     "let it depend on sizes or settings only, or mark the block as a leaf (`pipeline_leaf = True`"
@@ -41,11 +39,20 @@ REMEDY = (
 )
 
 
+_MOST_TRIES = 100_000
+"""Of the search for the nodes of one mode among those of the other."""
+
+
 @dataclass(frozen=True, slots=True)
 class OperatorGraph:
-    """A model as a graph of operators, in program order.
+    """A model as a graph of operators, in program order. A graph takes the tensors of the model's
+    inputs, and returns those of its output as a tuple.
 
-    training, evaluation    the same graph, except for constants that follow the model's mode
+    forward      how the model is called
+    inputs       the structure of its inputs
+    returns      that of its output, in training (True) and in evaluation (False)
+    training     the graph in training mode
+    evaluation   the same graph, or a part of it, except for constants that follow the mode
     operators    the names of the operators
     items        by the name of a node that takes an item of a tuple: the operator that made the
                  tuple
@@ -55,6 +62,9 @@ class OperatorGraph:
     """
 
     model: nn.Module
+    forward: Forward
+    inputs: Structure
+    returns: Mapping[bool, Structure]
     training: fx.Graph
     evaluation: fx.Graph
     operators: tuple[str, ...]
@@ -62,6 +72,14 @@ class OperatorGraph:
     edges: tuple[tuple[str, str], ...]
     observed: dict[str, NodeObservation]
     after_gap: str = ""
+
+    def without_weights(self) -> "OperatorGraph | None":
+        """The graph without its model, for other models of the same factory; None where it has
+        constants or modules of its own, which belong to this model."""
+        for graph in (self.training, self.evaluation):
+            if any(constant_of(node) is not None or "module" in node.meta for node in graph.nodes):
+                return None
+        return replace(self, model=nn.Module())
 
     def description(self, name: str) -> str:
         """The operator for people: its module with settings and path, or the name of its
@@ -73,43 +91,54 @@ class OperatorGraph:
         return " ".join(f"{type(module).__name__}({module.extra_repr()}) {node.target}".split())
 
 
-def trace(model: nn.Module, example: torch.Tensor) -> OperatorGraph:
-    """The operator graph of a model whose forward takes a batch of images and returns one tensor.
+def trace(model: nn.Module, example: Example | torch.Tensor) -> OperatorGraph:
+    """The operator graph of a model.
 
-    `example` is a small batch on the model's device. Copies of the model run on it in both modes.
-    Raises UsageError for a model that cannot be traced, with the operation, the line and the
-    remedy.
+    `example` has small inputs on the model's device, or is a small batch where the model takes one
+    tensor. Copies of the model run on it in both modes. Raises UsageError for a model that cannot
+    be traced, with the operation, the line and the remedy.
     """
+    if isinstance(example, torch.Tensor):
+        example = of_tensor(example)
     tracers = {mode: ModelTracer(example) for mode in (True, False)}
     graphs = {mode: _symbolic(model, mode, tracer) for mode, tracer in tracers.items()}
-    _check_modes_agree(graphs[True], graphs[False])
+    _align(graphs[True], graphs[False])
     _check_repeats(model, graphs, example)
     observed = _observed(model, graphs, example)
     for graph in graphs.values():
         _follow_overwriting(graph, observed)
-    _check_output(graphs[True], observed)
+    for mode, tracer in tracers.items():
+        _check_output(graphs[mode], tracer.returns, observed)
     items = _items(graphs[True], observed)
     operators = tuple(name for name in _operators(graphs[True], observed) if name not in items)
     edges = _edges(graphs[True], operators)
     after_gap = tracers[True].longest_gap[1]
     return OperatorGraph(
-        model, graphs[True], graphs[False], operators, items, edges, observed, after_gap
+        model,
+        example.forward,
+        tracers[True].inputs,
+        {mode: tracer.returns for mode, tracer in tracers.items()},
+        graphs[True],
+        graphs[False],
+        operators,
+        items,
+        edges,
+        observed,
+        after_gap,
     )
 
 
 def _symbolic(model: nn.Module, training: bool, tracer: ModelTracer) -> fx.Graph:
     with _mode(model, training):
         try:
-            graph = tracer.traced(model, _defaults(model))
+            return tracer.traced(model)
         except Exception as error:
             _check_runs(model, tracer.example)
             raise UsageError(_untraceable(model, tracer, error)) from error
-    _drop_defaults(graph)
-    return graph
 
 
 def _observed(
-    model: nn.Module, graphs: dict[bool, fx.Graph], example: torch.Tensor
+    model: nn.Module, graphs: dict[bool, fx.Graph], example: Example
 ) -> dict[str, NodeObservation]:
     try:
         return observe(model, graphs, example)
@@ -124,42 +153,21 @@ def _observed(
         ) from error
 
 
-def _check_runs(model: nn.Module, example: torch.Tensor) -> None:
+def _check_runs(model: nn.Module, example: Example) -> None:
     """Raises UsageError where the model itself does not take the example: that no trace can."""
-    devices = [example.device] if example.is_cuda else []
+    devices = [example.device] if example.device.type == "cuda" else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices), LoneForward():
-            copied(model)(example.clone())
+            example.forward(copied(model), mapped(example.inputs, torch.clone))
     except (DnnbenchError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise UsageError(
             f"{type(model).__name__} raises {type(error).__name__} when it is called with"
-            f" {described(example)}: {' '.join(str(error).split())}; a plain module is called with"
-            f" the suite's images, and a model of anything else needs a {IN_PLACE_OF_IMAGES}"
+            f" {described(example.inputs)}: {' '.join(str(error).split())}; a plain module is"
+            " called with the suite's images, and a model of anything else needs a"
+            f" {IN_PLACE_OF_IMAGES}"
         ) from error
-
-
-def _defaults(model: nn.Module) -> dict[str, Any]:
-    """The defaults of the forward's parameters after the images: a pipeline passes the images
-    only."""
-    _, *others = inspect.signature(model.forward).parameters.values()
-    return {
-        other.name: other.default
-        for other in others
-        if other.default is not inspect.Parameter.empty
-    }
-
-
-def _drop_defaults(graph: fx.Graph) -> None:
-    """Removes the placeholders of defaulted parameters, and the checks that fx adds for them."""
-    _, *others = graph.find_nodes(op="placeholder")
-    for placeholder in others:
-        for check in list(placeholder.users):
-            for assertion in list(check.users):
-                graph.erase_node(assertion)
-            graph.erase_node(check)
-        graph.erase_node(placeholder)
 
 
 @contextmanager
@@ -208,6 +216,45 @@ def _check_modes_agree(training: fx.Graph, evaluation: fx.Graph) -> None:
             )
 
 
+def _align(training: fx.Graph, evaluation: fx.Graph) -> None:
+    """Gives the nodes of the evaluation graph the names that they have in training, where there may
+    be more. Raises UsageError where evaluation does something that training does not.
+
+    Each node takes the first one after that of its predecessor which does the same to the same
+    values. Where two do, as tanh(x) for an auxiliary head and tanh(x) after it, the first may be
+    the wrong one: its users then have no counterpart, and the search goes back to it.
+    """
+    ours = [node for node in training.nodes if node.op != "output"]
+    theirs = [node for node in evaluation.nodes if node.op != "output"]
+    works = [_work(node, {}) for node in ours]
+    names: dict[fx.Node, str] = {}
+    chosen: list[int] = []
+    start = tries = 0
+    while len(chosen) < len(theirs):
+        node, tries = theirs[len(chosen)], tries + 1
+        wanted = _work(node, names)
+        place = next((n for n in range(start, len(ours)) if works[n] == wanted), None)
+        if place is not None:
+            names[node], start = ours[place].name, place + 1
+            chosen.append(place)
+        elif not chosen or tries > _MOST_TRIES:
+            _check_modes_agree(training, evaluation)  # says where they part
+            raise AssertionError("graphs that agree are aligned")
+        else:
+            start = chosen.pop() + 1
+            del names[theirs[len(chosen)]]
+    for node, name in names.items():
+        node.name = name
+
+
+def _work(node: fx.Node, names: Mapping[fx.Node, str]) -> tuple[Any, ...]:
+    """What a node does, and to which values, by these names of theirs or their own. Constants may
+    follow the mode."""
+    inputs = [names.get(value, value.name) for value in node.all_input_nodes]
+    target = node.target if constant_of(node) is None else CONSTANT
+    return node.op, target, inputs, region_of(node)
+
+
 def _only_in(training: fx.Graph, evaluation: fx.Graph) -> list[str]:
     """The outermost modules that only training calls."""
     called = [
@@ -217,7 +264,7 @@ def _only_in(training: fx.Graph, evaluation: fx.Graph) -> list[str]:
     return sorted(called[0] - called[1])
 
 
-def _check_repeats(model: nn.Module, graphs: dict[bool, fx.Graph], example: torch.Tensor) -> None:
+def _check_repeats(model: nn.Module, graphs: dict[bool, fx.Graph], example: Example) -> None:
     """Raises UsageError where the constants of a forward are others each time: a trace would keep
     those of one time for ever."""
     if _same_constants(graphs[True], graphs[False]):
@@ -233,7 +280,10 @@ def _check_repeats(model: nn.Module, graphs: dict[bool, fx.Graph], example: torc
 
 
 def _same_constants(left: fx.Graph, right: fx.Graph) -> bool:
-    pairs = zip(left.find_nodes(op="get_attr"), right.find_nodes(op="get_attr"), strict=True)
+    others = {node.name: node for node in right.find_nodes(op="get_attr")}
+    pairs = [
+        (node, others[node.name]) for node in left.find_nodes(op="get_attr") if node.name in others
+    ]
     return all(
         ours is theirs
         or (
@@ -267,21 +317,21 @@ def _follow_overwriting(graph: fx.Graph, observed: dict[str, NodeObservation]) -
                     user.replace_input_with(value, node)
 
 
-def _check_output(graph: fx.Graph, observed: dict[str, NodeObservation]) -> None:
-    result = graph.output_node().args[0]
-    if isinstance(result, fx.Node) and observed[result.name].is_tensor:
-        return
-    if isinstance(result, Mapping):
-        what = f"a dict with the keys {', '.join(map(repr, result))}"
-    elif isinstance(result, tuple | list):
-        what = f"{len(result)} values"
-    else:
-        what = str(result)
-    raise UsageError(
-        f"the model returns {what}, not one tensor, which is what a pipeline's last stage hands to"
-        " the loss: wrap it in a module that returns the one that the loss needs (an image"
-        " classifier's logits), or several packed into one"
-    )
+def _check_output(
+    graph: fx.Graph, structure: Structure, observed: dict[str, NodeObservation]
+) -> None:
+    nodes = returned(graph)
+    if not nodes:
+        raise UsageError(
+            f"the model returns {structure.described()}, and a loss needs a tensor: return one"
+        )
+    for name, node in zip(structure.names, nodes, strict=True):
+        if not observed[node.name].is_tensor:
+            what = f"{name!r} of its output" if name else "its output"
+            raise UsageError(
+                f"the model returns as {what} what {node.name!r} makes, which is no tensor: return"
+                " the tensors in it one by one (`first, second = ...`), and no sizes"
+            )
 
 
 def _operators(graph: fx.Graph, observed: dict[str, NodeObservation]) -> tuple[str, ...]:

@@ -21,8 +21,8 @@ from pytest_dnnbench.files import cache_folder
 from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.profile_file import read_profile, write_profile
 from pytest_dnnbench.rank.profiling.conditions import profile_environment, usable_device
-from pytest_dnnbench.rank.profiling.example_input import example_input
-from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, trace
+from pytest_dnnbench.rank.profiling.example_input import traced_example
+from pytest_dnnbench.rank.profiling.operator_graph import trace
 from pytest_dnnbench.rank.profiling.profiler import (
     Effort,
     fingerprint,
@@ -108,20 +108,20 @@ def _kept_profile(path: Path, conditions: dict[str, Any], effort: Effort) -> Pro
 
 def _require_samples(kept: Profile, path: Path, effort: Effort) -> None:
     """Raises ProfileError for a profile of fewer repetitions, and for one of an earlier version,
-    without the time of an update or, on a GPU, without a head start."""
+    without the time of an update, the model's inputs or, on a GPU, a head start."""
     if len(kept.metadata.get("whole_samples_s", ())) < effort.repetitions:
         raise ProfileError(f"{path} is of fewer repetitions: profile the model again")
     if kept.metadata.get("device") == "cuda" and "host_s" not in kept.metadata:
         raise ProfileError(f"{path} has the times of Python in it: profile the model again")
     if not {"update_s", "add_s"} <= kept.metadata.keys():
         raise ProfileError(f"{path} lacks the time of an update: profile the model again")
+    if not kept.inputs:
+        raise ProfileError(f"{path} lacks the model's inputs: profile the model again")
 
 
 def _fingerprint(workload: Workload) -> str:
     with torch.random.fork_rng(devices=[]):
-        return fingerprint(
-            trace(model_of(workload).train(), example_input(workload, TRACED_IMAGES))
-        )
+        return fingerprint(trace(model_of(workload).train(), traced_example(workload)))
 
 
 def _file_name(conditions: dict[str, Any]) -> str:

@@ -30,13 +30,20 @@ from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.remarks import SUM_TOLERANCE
 from pytest_dnnbench.rank.precision import matmul_precision
+from pytest_dnnbench.rank.profiling.backward_halves import halves_facts
 from pytest_dnnbench.rank.profiling.conditions import (
     compute_threads,
     no_collector,
     profile_environment,
     usable_device,
 )
-from pytest_dnnbench.rank.profiling.example_input import example_input
+from pytest_dnnbench.rank.profiling.example_input import (
+    TRACED_IMAGES,
+    Example,
+    example_input,
+    of_tensor,
+    traced_example,
+)
 from pytest_dnnbench.rank.profiling.head_start import (
     NO_HEAD_START,
     GpuHeadStart,
@@ -44,7 +51,8 @@ from pytest_dnnbench.rank.profiling.head_start import (
     has_head_start,
 )
 from pytest_dnnbench.rank.profiling.marked_pass import MarkedPass, whole_pass
-from pytest_dnnbench.rank.profiling.operator_graph import TRACED_IMAGES, OperatorGraph, trace
+from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph, trace
+from pytest_dnnbench.rank.profiling.passed_through import inputs_of, outputs_of
 from pytest_dnnbench.rank.profiling.update_time import update_facts
 from pytest_dnnbench.rank.profiling.weights import block_of, tensors_used, together
 from pytest_dnnbench.rank.step_forms import laid_out, lay_out
@@ -52,6 +60,7 @@ from pytest_dnnbench.rank.stopwatch import stopwatch
 from pytest_dnnbench.rank.workloads.checks import model_of
 from pytest_dnnbench.rank.workloads.factory import workload_of
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
+from pytest_dnnbench.rank.workloads.structure import Structure, tensors_of
 from pytest_dnnbench.rank.workloads.workload import Workload
 from pytest_dnnbench.step_form import StepForm
 
@@ -114,7 +123,15 @@ def input_facts(workload: Workload) -> dict[str, str]:
     if isinstance(workload, ImageWorkload):
         return {}
     sample = example_input(workload, TRACED_IMAGES)
-    return {"inputs": f"{list(sample.shape[1:])} of {str(sample.dtype).removeprefix('torch.')}"}
+    if isinstance(sample, torch.Tensor):
+        return {"inputs": f"{list(sample.shape[1:])} of {_type(sample)}"}
+    row = zip(Structure(sample).names, tensors_of(sample), strict=True)
+    shapes = (f"{name}: {list(each.shape)} of {_type(each)}" for name, each in row)
+    return {"inputs": f"of {TRACED_IMAGES} samples: {', '.join(shapes)}"}
+
+
+def _type(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def profile_workload(
@@ -135,7 +152,7 @@ def profile_workload(
     form, effort = form or StepForm(), effort or Effort()
     built = model_of(workload).to(place)
     lay_out(built, form)
-    inputs, _ = laid_out((example_input(workload, batch_size).to(place), ()), form)
+    inputs, _ = laid_out((example_input(workload, batch_size, device=place), ()), form)
     metadata = {"model": model, "image_size": image_size, "batch_size": batch_size}
     metadata |= input_facts(workload) | form_facts(form)
     profile = profile_module(
@@ -146,6 +163,7 @@ def profile_workload(
         effort=effort,
         metadata=metadata,
         blocks=workload.blocks(built),
+        example=traced_example(workload, place),
     )
     with compute_threads(threads), no_collector():
         update = update_facts(
@@ -155,7 +173,8 @@ def profile_workload(
             repetitions=effort.repetitions,
             fused=form.fused,
         )
-    return dataclasses.replace(profile, metadata={**profile.metadata, **update})
+        halves = halves_facts(built, inputs)
+    return dataclasses.replace(profile, metadata={**profile.metadata, **update, **halves})
 
 
 def form_facts(form: StepForm) -> dict[str, str]:
@@ -172,16 +191,17 @@ def form_facts(form: StepForm) -> dict[str, str]:
 
 def profile_module(
     model: nn.Module,
-    images: torch.Tensor,
+    inputs: Any,
     precision: str = "fp32",
     *,
     threads: int = 1,
     effort: Effort | None = None,
     metadata: dict[str, Any] | None = None,
     blocks: Sequence[str] = (),
+    example: Example | None = None,
 ) -> Profile:
-    """The profile of any module that takes this batch of images and returns one tensor. Both are on
-    one device.
+    """The profile of any module that takes these inputs, on its device. `example` has smaller ones,
+    which it is traced with; unless given, the first samples of one tensor.
 
     The module's gradients are cleared and its running statistics move, as in training. The profile
     has this `metadata` beside what it always has: precision, device, environment, graph, whole_s
@@ -191,27 +211,37 @@ def profile_module(
     an operator's weights are. Raises ProfileError for a GPU's times that mean nothing.
     """
     effort = effort or Effort()
-    graph = trace(model, images[:TRACED_IMAGES])
+    graph = trace(model, example or of_tensor(inputs[:TRACED_IMAGES]))
+    device = next(tensors_of(inputs)).device
     began, used = time.perf_counter(), time.process_time()
     with compute_threads(threads), matmul_precision(precision), no_collector():
-        samples = _sampled(graph, images, precision, effort)
+        samples = _sampled(graph, inputs, precision, effort)
     core_share = (time.process_time() - used) / (time.perf_counter() - began)
     model.zero_grad(set_to_none=True)
     facts = {
         "precision": precision,
-        "device": images.device.type,
-        "environment": profile_environment(images.device, threads),
+        "device": device.type,
+        "environment": profile_environment(device, threads),
         "graph": fingerprint(graph),
         "warmup": effort.warmup,
         "blocks": block_of(graph, blocks),
         **_facts_of_the_whole(samples),
     }
-    if images.device.type == "cpu":
+    if device.type == "cpu":
         facts["core_share"] = core_share
     operators = tuple(
         _operator(graph, name, samples, size) for name, size in _parameter_bytes(graph)
     )
-    return agreeing(Profile(operators, graph.edges, (metadata or {}) | facts, together(graph)))
+    return agreeing(
+        Profile(
+            operators,
+            graph.edges,
+            (metadata or {}) | facts,
+            together(graph),
+            inputs_of(graph, inputs),
+            outputs_of(graph),
+        )
+    )
 
 
 def _facts_of_the_whole(samples: "_Samples") -> dict[str, Any]:
@@ -250,20 +280,18 @@ def agreeing(profile: Profile) -> Profile:
     return dataclasses.replace(profile, operators=operators, metadata=facts)
 
 
-def _sampled(
-    graph: OperatorGraph, images: torch.Tensor, precision: str, effort: Effort
-) -> "_Samples":
+def _sampled(graph: OperatorGraph, inputs: Any, precision: str, effort: Effort) -> "_Samples":
     """Plain and marked passes in turn: a drift of the machine's speed meets both alike."""
-    samples, heads = _Samples(), _Heads()
-    if has_head_start(images.device):
-        heads = _Heads(gpu_head_start(images.device), gpu_head_start(images.device))
+    samples, heads, device = _Samples(), _Heads(), next(tensors_of(inputs)).device
+    if has_head_start(device):
+        heads = _Heads(gpu_head_start(device), gpu_head_start(device))
     for repetition in range(effort.warmup + effort.repetitions):
-        watch = stopwatch(images.device)
+        watch = stopwatch(device)
         heads.begin_pass()
         head = heads.whole or NO_HEAD_START
-        whole_s = whole_pass(graph.model.train(), images, watch, precision, head)
+        whole_s = whole_pass(graph.model.train(), inputs, watch, precision, head, graph.forward)
         head = heads.marked or NO_HEAD_START
-        parts = MarkedPass(graph, images, watch, precision, head).run()
+        parts = MarkedPass(graph, inputs, watch, precision, head).run()
         if repetition >= effort.warmup:
             samples.add(whole_s, parts, heads)
     return samples

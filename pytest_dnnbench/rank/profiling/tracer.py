@@ -13,11 +13,13 @@ stand-ins for its values, and what is added to it.
 Not here: which nodes are operators (operator_graph.py).
 """
 
+import inspect
 import linecache
 import operator
+import re
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -26,10 +28,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from pytest_dnnbench.rank.profiling.example_input import Example, rows
 from pytest_dnnbench.rank.profiling.forward_region import RegionWatch
-from pytest_dnnbench.rank.profiling.fx_calls import CONSTANT, function_of, with_item
+from pytest_dnnbench.rank.profiling.fx_calls import CONSTANT, fed, function_of, with_item
+from pytest_dnnbench.rank.workloads import workload
 from pytest_dnnbench.rank.workloads.image_models import widen, widened
 from pytest_dnnbench.rank.workloads.model_copy import copied
+from pytest_dnnbench.rank.workloads.structure import Structure, mapped
 
 SIZES = {"shape", "ndim", "size", "dim", "ndimension", "numel", "nelement", "__len__"}
 """Attributes and methods of a tensor that tell its size."""
@@ -104,7 +109,9 @@ class _Attribute(_ReadInExample, fx.proxy.Attribute):  # type: ignore[misc] # as
 
 
 class ModelTracer(fx.Tracer):
-    """Traces one model, once. `example` is a batch of images, on which sizes are looked up.
+    """Traces one model, once. `example` has inputs, on which sizes are looked up; `inputs` is their
+    structure, `returns` that of the model's output. Graphs take the tensors of the inputs as
+    placeholders, one each, and return those of the output as a tuple.
 
     `longest_gap` has the most seconds that the forward took on the host between two operators, and
     the line of the second.
@@ -113,10 +120,13 @@ class ModelTracer(fx.Tracer):
     # A buffer is a node of the graph, as a parameter is: arithmetic on it belongs to the forward.
     proxy_buffer_attributes = True
 
-    def __init__(self, example: torch.Tensor) -> None:
+    returns: Structure
+
+    def __init__(self, example: Example) -> None:
         super().__init__()
         self.longest_gap = (_GAP_S, "")
         self.example = example
+        self.inputs = Structure(example.inputs, example.what)
         self._runs: list[_ExampleRun] = []
         self._runs_in_types: list[_ExampleRun] = []
         self._regions = RegionWatch()
@@ -124,11 +134,27 @@ class ModelTracer(fx.Tracer):
         self._last = 0.0
         self._looks_up = False
 
-    def traced(self, model: nn.Module, defaults: dict[str, Any]) -> fx.Graph:
-        """The graph of the model's forward, whose parameters after the images have `defaults`."""
+    def traced(self, model: nn.Module) -> fx.Graph:
+        """The graph of the model's forward. Parameters that the inputs do not fill have their
+        defaults."""
         with self._regions.watching(), self._factories():
             self._last = time.perf_counter()
-            return self.trace(model, concrete_args=defaults)
+            return self.trace(model)
+
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """In place of torch.fx's placeholders, which are the parameters of the forward: one for
+        each tensor of the inputs, in whatever structure the model is called with."""
+        names = _placeholder_names(self.root, self.inputs.names)
+        stand_ins = [self.create_proxy("placeholder", name, (), {}) for name in names]
+
+        def forward() -> tuple[Any, ...]:
+            output = self.example.forward(self.root, self.inputs.tree(stand_ins))
+            self.returns = Structure(output, "the output", (fx.Proxy, torch.Tensor))
+            return self.returns.row(output)
+
+        return forward, []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         childless = not any(True for _ in m.children())
@@ -146,7 +172,7 @@ class ModelTracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         # While an example runs, torch.fx's hooks on modules are in place too.
-        if self._looks_up:
+        if self._looks_up or m is self.root:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
@@ -199,8 +225,8 @@ class ModelTracer(fx.Tracer):
     def read_in_runs(
         self, node: fx.Node, read: Callable[[Any], Any], what: str, of_types: bool = False
     ) -> Any:
-        """What `read` gives for the value of a node, for any number of images, and, of a value that
-        is made of types, in those of any pass."""
+        """What `read` gives for the value of a node, for any number of samples, and, of a value
+        that is made of types, in those of any pass."""
         runs = [*self._sized(), *(self._typed() if of_types else ())]
         self._looks_up = True
         try:
@@ -216,26 +242,31 @@ class ModelTracer(fx.Tracer):
         return first
 
     def _sized(self) -> list["_ExampleRun"]:
-        """Runs of two numbers of images."""
+        """Runs of two numbers of samples."""
         if not self._runs:
             example = self.example
-            more = torch.cat([example, example[:1].flip(-1)])
             self._runs = [
-                _ExampleRun(copied(self.root), images, f"{len(images)} images")
-                for images in (example, more)
+                _ExampleRun(copied(self.root), self._row(inputs), f"{rows(inputs)} samples")
+                for inputs in (example.inputs, example.more())
             ]
         return self._runs
+
+    def _row(self, inputs: Any) -> tuple[torch.Tensor, ...]:
+        """The tensors of inputs, in memory of their own."""
+        row: tuple[torch.Tensor, ...] = self.inputs.row(mapped(inputs, torch.clone))
+        return row
 
     def _typed(self) -> list["_ExampleRun"]:
         """A run in the types of the proof, and one under autocast."""
         if not self._runs_in_types:
-            images, device = self.example, self.example.device.type
-            label = f"{len(images)} images"
+            example, device = self.example, self.example.device.type
+            label = f"{example.samples} samples"
+            wide = self._row(mapped(example.inputs, widened))
             self._runs_in_types = [
-                _ExampleRun(widen(copied(self.root)), widened(images), f"{label} in float64"),
+                _ExampleRun(widen(copied(self.root)), wide, f"{label} in float64"),
                 _ExampleRun(
                     copied(self.root),
-                    images,
+                    self._row(example.inputs),
                     f"{label} under autocast",
                     lambda: torch.autocast(device, torch.bfloat16),
                 ),
@@ -301,23 +332,25 @@ class _ExampleRun:
     def __init__(
         self,
         model: nn.Module,
-        images: torch.Tensor,
+        row: tuple[torch.Tensor, ...],
         label: str,
         precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.label = label
         self._model = model
-        self._images = images.clone()
+        self._row = row
         self._precision = precision
         self._values: dict[fx.Node, Any] = {}
 
     def value(self, graph: fx.Graph, wanted: fx.Node) -> Any:
         """The value of a node in the example."""
+        if not self._values:
+            self._values = fed(graph, self._row)
         needed = {wanted}
         for node in reversed(graph.nodes):
             if node in needed:
                 needed.update(node.all_input_nodes)
-        devices = [self._images.device] if self._images.is_cuda else []
+        devices = list({each.device for each in self._row if each.is_cuda})
         with torch.no_grad(), torch.random.fork_rng(devices), self._precision():
             for node in graph.nodes:
                 if node in needed and node not in self._values:
@@ -325,13 +358,33 @@ class _ExampleRun:
         return self._values[wanted]
 
     def _run(self, node: fx.Node) -> Any:
-        if node.op == "placeholder":
-            return self._images
         positional, keyword = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
         return function_of(self._model, node)(*positional, **keyword)
 
 
-_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+def _placeholder_names(model: nn.Module, paths: Sequence[str]) -> list[str]:
+    """A name for each tensor of the inputs: the parameter of the forward that takes it, or the name
+    that it is given by, and its place inside that."""
+    try:
+        parameters = list(inspect.signature(model.forward).parameters)
+    except (TypeError, ValueError):
+        parameters = []
+    names = []
+    for path in paths:
+        first, _, rest = path.partition("_")
+        place = int(first or "0") if first.isdigit() or not path else None
+        if place is not None:
+            path = parameters[place] if place < len(parameters) else f"input_{place}"
+            path = f"{path}_{rest}".strip("_")
+        names.append(re.sub(r"\W", "_", path))
+    return names
+
+
+_OURS = (
+    str(Path(torch.__file__).parent),
+    str(Path(__file__).parent),
+    str(Path(workload.__file__)),
+)
 
 
 def user_line(frames: Iterable[tuple[FrameType, int]]) -> str:

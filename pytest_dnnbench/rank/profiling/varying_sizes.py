@@ -12,20 +12,20 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from pytest_dnnbench.errors import PlanError
 from pytest_dnnbench.planner.plan import Plan
-from pytest_dnnbench.rank.profiling.fx_calls import calls
+from pytest_dnnbench.rank.profiling.fx_calls import calls, fed
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph
 from pytest_dnnbench.rank.workloads.model_copy import copied
+from pytest_dnnbench.rank.workloads.structure import mapped
 
 Group = tuple[str, ...]
 
 
-def of_varying_sizes(graph: OperatorGraph, examples: Sequence[torch.Tensor]) -> tuple[Group, ...]:
+def of_varying_sizes(graph: OperatorGraph, examples: Sequence[Any]) -> tuple[Group, ...]:
     """By operator whose result has another size in one of these minibatches than in another: the
     operator with all that take the result. Each such group has to run on one stage.
 
@@ -60,7 +60,7 @@ def check_sizes(plan: Plan, groups: Sequence[Group]) -> None:
                 )
 
 
-def _needs_no_values(graph: OperatorGraph, example: torch.Tensor) -> bool:
+def _needs_no_values(graph: OperatorGraph, example: Any) -> bool:
     """Whether the operators give results for inputs that have a size and no values. Of one that
     does not, or of which torch does not know how it would, nothing follows."""
     try:
@@ -71,14 +71,14 @@ def _needs_no_values(graph: OperatorGraph, example: torch.Tensor) -> bool:
 
 
 def _sizes(
-    graph: OperatorGraph, example: torch.Tensor, mode: AbstractContextManager[object] | None = None
+    graph: OperatorGraph, example: Any, mode: AbstractContextManager[object] | None = None
 ) -> dict[str, tuple[torch.Size, ...]]:
     """By node, the sizes of the tensors in its result; where a `mode` is given, in that."""
     model = copied(graph.model).train()
-    (placeholder,) = graph.training.find_nodes(op="placeholder")
-    values: dict[fx.Node, Any] = {placeholder: example.clone()}
+    row = graph.inputs.row(mapped(example, torch.clone))
+    values = fed(graph.training, row)
     sizes: dict[str, tuple[torch.Size, ...]] = {}
-    devices = [example.device] if example.is_cuda else []
+    devices = [row[0].device] if row[0].is_cuda else []
     with torch.no_grad(), torch.random.fork_rng(devices), mode or nullcontext():
         for call in calls(model, graph.training):
             positional, keyword = call.arguments(values)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.messages import Place
@@ -35,6 +36,12 @@ class ProofCopies:
 
     reference: float
     steps: float
+
+    @classmethod
+    def of_pipeline(cls, phase: str) -> "ProofCopies":
+        """The reference's weights, momentum and gradients, and those of a pass that rounding has
+        moved. Of the stages, ranks hold parts."""
+        return cls(reference=4.0 if phase == "train" else 1.0, steps=0.0)
 
     def needed(self, place: Place) -> float:
         """Copies that have to fit where this rank keeps its tensors: of all CPU ranks of a machine
@@ -85,14 +92,31 @@ def check_room(model: str, module: nn.Module, place: Place, copies: ProofCopies)
     """Raises ProofOutOfMemory where less memory is free than the proof cannot do without: before
     the kernel ends the ranks, or other programs. Called where `module`, in its own types, is all
     that each rank holds. Of CPU ranks, the first of a machine counts for all of them."""
+    tensors = [*module.parameters(), *module.buffers()]
+    # The module itself is given up before the proof's own copies are made.
+    held = _sharing(place) * sum(each.nbytes for each in tensors)
+    weights = sum(each.numel() for each in module.parameters())
+    _refuse_without_room(model, weights, held, place, copies)
+
+
+def check_room_ahead(
+    model: str, fresh: Callable[[], nn.Module], place: Place, copies: ProofCopies
+) -> None:
+    """As `check_room`, before any work is done for the case: a large model's profile takes minutes.
+    `fresh` makes the model, without memory where it can; of one that cannot nothing is known."""
+    if (weights := _weights(fresh)) is not None:
+        _refuse_without_room(model, weights, 0, place, copies)
+
+
+def _refuse_without_room(
+    model: str, weights: int, held: int, place: Place, copies: ProofCopies
+) -> None:
+    """`held`: bytes that the model has now and the proof will not."""
     on_host = place.device == "cpu"
     free = free_bytes(torch.device(place.device))
     if free is None or (on_host and (place.local_rank if place.node else place.rank) != 0):
         return
-    tensors = [*module.parameters(), *module.buffers()]
-    # The module itself is given up before the proof's own copies are made.
-    free += _sharing(place) * sum(each.nbytes for each in tensors)
-    weights = sum(each.numel() for each in module.parameters())
+    free += held
     if 8 * copies.needed(place) * weights > free:
         where = "this machine has" if on_host else f"{place.device} has"
         raise ProofOutOfMemory(
@@ -101,11 +125,20 @@ def check_room(model: str, module: nn.Module, place: Place, copies: ProofCopies)
         )
 
 
-def is_plentiful(parameters: int, place: Place, copies: float) -> bool:
-    """Whether so many float64 copies of the weights are free where this rank keeps its tensors; no
-    where nobody knows."""
+PLENTY = 16.0
+"""Float64 copies of the weights that have to be free where two references are held at once: each
+has 6 at most (docs/how-it-works.md), and others may need memory too."""
+
+
+def two_may_follow(place: Place, parameters: int) -> bool:
+    """Whether ranks 0 and 1 may each hold a reference of so many weights at the same time: where
+    memory is plentiful. Called on all ranks; no where they have no process group of torch's."""
+    if not dist.is_initialized() or place.world_size == 1:
+        return False
     free = free_bytes(torch.device(place.device))
-    return free is not None and 8 * copies * parameters <= free
+    plentiful = [False] * place.world_size
+    dist.all_gather_object(plentiful, free is not None and 8 * PLENTY * parameters <= free)
+    return all(plentiful[:2])
 
 
 def _sharing(place: Place) -> int:

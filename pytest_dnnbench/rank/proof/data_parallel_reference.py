@@ -27,7 +27,8 @@ from pytest_dnnbench.rank.proof.rounding import (
 )
 from pytest_dnnbench.rank.update_rule import SgdSettings
 from pytest_dnnbench.rank.workloads.batches import joined, parted
-from pytest_dnnbench.rank.workloads.workload import Batch, Workload, tensors_of
+from pytest_dnnbench.rank.workloads.structure import tensors_of
+from pytest_dnnbench.rank.workloads.workload import Batch, Workload
 
 
 @dataclass(slots=True)

@@ -94,6 +94,7 @@ class PipelinePart(ABC):
                 thorough=thorough,
                 keeps_first=self.keeps_first,
                 clip_norm=proven.workload.clip_norm,
+                forward=proven.workload.forward,
             )
         ran = self.ran
         shared = SharedReference(reference, ran.stages, ran.replica, proven.device, holder)

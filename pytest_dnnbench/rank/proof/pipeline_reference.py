@@ -29,6 +29,7 @@ from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage import Loss
+from pytest_dnnbench.rank.profiling.example_input import Forward
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic
 from pytest_dnnbench.rank.proof.distance import Errors, Tensors, furthest, largest
 from pytest_dnnbench.rank.proof.drift import Drift
@@ -38,8 +39,7 @@ from pytest_dnnbench.rank.proof.stage_state import StageState
 from pytest_dnnbench.rank.proof.unprovable import is_certain
 from pytest_dnnbench.rank.proof.weight_versions import weights_met
 from pytest_dnnbench.rank.update_rule import CLIP_EPSILON
-
-Batch = tuple[torch.Tensor, torch.Tensor]
+from pytest_dnnbench.rank.workloads.workload import Batch, called
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ class PipelineReference:
     pipeline's loss is beyond that, a forward pass measures loss and buffers. A thorough reference's
     bounds are no narrower. `keeps_first` keeps the gradients of each stage's first update.
     `clip_norm` limits the norm of all gradients together, where all stages update at once.
+    `forward` is how the model is called.
     """
 
     def __init__(
@@ -93,9 +94,11 @@ class PipelineReference:
         thorough: bool = True,
         keeps_first: bool = False,
         clip_norm: float | None = None,
+        forward: Forward = called,
     ) -> None:
         self.model = model.train()
         self._clip_norm = clip_norm
+        self._forward = forward
         self.schedule = schedule
         self.optimiser = optimiser
         self.loss = loss
@@ -212,12 +215,12 @@ class PipelineReference:
 
     def _pass(self, minibatch: int, batch: Batch, backward: bool = True) -> _Passed:
         """One pass of the whole model; without `backward` there are no gradients."""
-        images, labels = batch
+        inputs, targets = batch
         for state in self.states:
             self._held.put(state.buffers[minibatch % len(state.buffers)])
         self.model.zero_grad(set_to_none=True)
         with torch.set_grad_enabled(backward), LoneForward():
-            loss = self.loss(self.model(images), labels)
+            loss = self.loss(self._forward(self.model, inputs), targets)
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call] # torch's gap
         gradients = {
@@ -283,10 +286,9 @@ class PipelineReference:
         backward: bool,
     ) -> tuple[Errors, Errors, Errors]:
         """How far one unit of rounding moves the loss (named ""), gradients and buffers."""
-        images, arithmetic = batch[0].clone(), rounds.arithmetic
-        rounds.move(images)
+        inputs, arithmetic = rounds.moved(batch[0]), rounds.arithmetic
         with moved_weights(self.model, rounds, self.drift.weights), rounds:
-            moved = self._pass(minibatch, (images, batch[1]), backward)
+            moved = self._pass(minibatch, (inputs, batch[1]), backward)
         gradients = plain.gradients if backward else {}
         return (
             {"": abs(moved.loss - plain.loss) / arithmetic.moved},

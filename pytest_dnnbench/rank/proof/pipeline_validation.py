@@ -17,7 +17,6 @@ from pytest_dnnbench.rank.proof.lone_forward import LoneForward
 from pytest_dnnbench.rank.proof.proven_pipeline import (
     AnyRuntime,
     Assembled,
-    Batch,
     Proven,
     checked_trace,
     share_of,
@@ -26,7 +25,7 @@ from pytest_dnnbench.rank.proof.randomness import NoRandomness
 from pytest_dnnbench.rank.proof.rounding import EveryOperatorRounds
 from pytest_dnnbench.rank.proof.unprovable import RANDOM, is_random
 from pytest_dnnbench.rank.workloads.batches import wide
-from pytest_dnnbench.rank.workloads.workload import Workload
+from pytest_dnnbench.rank.workloads.workload import Batch, Workload
 
 
 def prove_validation(proven: Proven, assembled: Assembled) -> Correctness:

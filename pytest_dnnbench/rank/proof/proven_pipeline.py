@@ -14,18 +14,17 @@ from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.pipeline.runtime import Completed, UpdateObserver
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
+from pytest_dnnbench.rank.profiling.example_input import rows
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic
 from pytest_dnnbench.rank.proof.conditions import ProofCopies, check_room
 from pytest_dnnbench.rank.proof.distance import Tensors
 from pytest_dnnbench.rank.proof.own_arithmetic import own_arithmetic
 from pytest_dnnbench.rank.proof.randomness import NoRandomness
 from pytest_dnnbench.rank.proof.trace_check import check_trace
+from pytest_dnnbench.rank.workloads.batches import moved
 from pytest_dnnbench.rank.workloads.image_models import weight_types
-from pytest_dnnbench.rank.workloads.workload import Workload
+from pytest_dnnbench.rank.workloads.workload import Batch, Workload
 from pytest_dnnbench.step_form import StepForm
-
-Batch = tuple[torch.Tensor, torch.Tensor]
-
 
 Batches = Iterator[Batch]
 
@@ -84,12 +83,12 @@ class Proven(Protocol):
     def batch(self, index: int) -> Batch:
         """Minibatch `index` in its own types, on the rank's device."""
 
-    def wide_batch(self, index: int) -> Batch:
-        """Minibatch `index` of the runs in double precision, which need fewer samples."""
+    def small_batch(self, index: int) -> Batch:
+        """As `batch`, of the fewer samples that the runs in double precision need."""
 
     @property
     def workload(self) -> Workload:
-        """What is trained: of one tensor, with one tensor of targets."""
+        """What is trained."""
 
     @property
     def settings(self) -> Sgd:
@@ -156,20 +155,27 @@ def checked_trace(proven: Proven, *, training: bool) -> Checked:
     """Cuts the model as it is timed; on rank 0, checks its trace too."""
     model = proven.model().train(training)
     check_room(proven.request.model, model, proven.place, proven.proof_copies)
-    inputs, _ = batch = proven.batch(0)
+    inputs, _ = proven.batch(0)
     about: dict[str, Scalar] = {
         "dtype": "float64",
         "weights": weight_types(model),
-        "rows of a minibatch": len(inputs),
+        "rows of a minibatch": rows(inputs),
     }
     if proven.form.changed:
         about["form"] = proven.form.label
-    arithmetic = own_arithmetic(proven.workload, model, batch, proven.precision, proven.autocast)
+    small = proven.small_batch(0)
+    arithmetic = own_arithmetic(proven.workload, model, small, proven.precision, proven.autocast)
     stages = proven.stages()
     if proven.place.rank == 0:
         stages = [stage.to(proven.device).train(training) for stage in stages]
         ratio = check_trace(
-            model, stages, inputs, proven.precision, proven.autocast, proven.predicted_step_s
+            model,
+            stages,
+            inputs,
+            proven.precision,
+            proven.autocast,
+            proven.predicted_step_s,
+            forward=proven.workload.forward,
         )
         about["untraced forward over traced"] = round(ratio, 2)
     parameters = sum(each.numel() for each in model.parameters())
@@ -192,11 +198,8 @@ def owned_by_stage(model: nn.Module, stages: Sequence[nn.Module]) -> list[dict[s
 
 def share_of(runtime: AnyRuntime, schedule: Schedule, batches: Sequence[Batch]) -> Batches:
     """The batches of this rank's replica, on its device, in case it feeds them in."""
-    device = runtime.device
-    return (
-        (images.to(device), labels.to(device))
-        for images, labels in batches[runtime.replica :: schedule.layout.replicas[0]]
-    )
+    share = batches[runtime.replica :: schedule.layout.replicas[0]]
+    return (moved(batch, runtime.device) for batch in share)
 
 
 def trained(runtime: AnyRuntime, schedule: Schedule, batches: Sequence[Batch]) -> Tensors:

@@ -16,8 +16,9 @@ from pytest_dnnbench.rank.proof.proven_worker import ProvenWorker, proof_size, r
 from pytest_dnnbench.rank.proof.randomness import NoRandomness
 from pytest_dnnbench.rank.step_forms import laid_out
 from pytest_dnnbench.rank.whole import whole
-from pytest_dnnbench.rank.workloads.batches import joined, mapped, parted, synthetic_batch, wide
-from pytest_dnnbench.rank.workloads.workload import Batch, tensors_of
+from pytest_dnnbench.rank.workloads.batches import joined, parted, synthetic_batch, wide
+from pytest_dnnbench.rank.workloads.structure import mapped, tensors_of
+from pytest_dnnbench.rank.workloads.workload import Batch
 
 STEP = 1_000_000
 """The step whose synthetic minibatch is taken: no run has had it."""

@@ -15,12 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pytest_dnnbench.rank.proof.pipeline_reference import (
-    Batch,
-    PipelineBounds,
-    PipelineReference,
-)
+from pytest_dnnbench.rank.proof.pipeline_reference import PipelineBounds, PipelineReference
 from pytest_dnnbench.rank.proof.shelf import Shelf
+from pytest_dnnbench.rank.workloads.workload import Batch
 
 MadeBatches = Sequence[Callable[[], Batch]]
 """The minibatches of a run, each made when it is called for."""

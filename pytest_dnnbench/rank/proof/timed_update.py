@@ -12,7 +12,6 @@ from pytest_dnnbench.rank.proof.heap import give_back_memory
 from pytest_dnnbench.rank.proof.pipeline_part import PipelinePart, Ran
 from pytest_dnnbench.rank.proof.proven_pipeline import (
     Assembled,
-    Batch,
     Checked,
     Proven,
     trained,
@@ -21,6 +20,7 @@ from pytest_dnnbench.rank.proof.proven_pipeline import (
 from pytest_dnnbench.rank.proof.shared_reference import MadeBatches, SharedReference
 from pytest_dnnbench.rank.proof.shelf import Shelf, put_aside
 from pytest_dnnbench.rank.workloads.batches import wide
+from pytest_dnnbench.rank.workloads.workload import Batch
 
 
 class TimedUpdate(PipelinePart):

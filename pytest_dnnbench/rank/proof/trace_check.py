@@ -11,6 +11,9 @@ host, a sleep. (A lost `torch.no_grad` shows in the proof's gradients.) Three ru
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,15 +21,18 @@ from torch import nn
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.core_clock import seconds_beside_waiting
+from pytest_dnnbench.rank.profiling.example_input import Forward
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic, TypesUsed, coarsest
 from pytest_dnnbench.rank.proof.comparison import Comparison
-from pytest_dnnbench.rank.proof.lone_forward import LoneForward, logits_of
+from pytest_dnnbench.rank.proof.lone_forward import LoneForward
 from pytest_dnnbench.rank.proof.rounding import (
     EveryOperatorRounds,
     bounds_of,
     moved_by,
     moved_weights,
 )
+from pytest_dnnbench.rank.workloads.structure import tensors_of
+from pytest_dnnbench.rank.workloads.workload import called
 
 LONGER = 2.0
 """Times that the untraced forward may take. Calls of modules that a trace saves are a few
@@ -42,42 +48,50 @@ a core: other work on the cores only ever adds. What looks wrong is measured aga
 believed."""
 
 
-def _types(
+def _passed(
     holder: nn.Module,
-    forward: Callable[[torch.Tensor], object],
-    images: torch.Tensor,
+    forward: Callable[[Any], object],
+    inputs: Any,
     autocast: Callable[[], AbstractContextManager[object]],
-) -> set[torch.dtype]:
+) -> tuple[dict[str, torch.Tensor], set[torch.dtype]]:
+    """The outputs of a pass by name, and the types that it computes in."""
     held = Buffers(holder)
     before = held.copies()
     with torch.no_grad(), LoneForward(), TypesUsed() as used, autocast():
-        logits_of(forward(images))
+        outputs = _named(forward(inputs))
     held.put(before)
-    return {kind for kind in used.types if kind.is_floating_point or kind.is_complex}
+    return outputs, {kind for kind in used.types if kind.is_floating_point or kind.is_complex}
 
 
 def check_trace(
     model: nn.Module,
     stages: Sequence[nn.Module],
-    images: torch.Tensor,
+    inputs: Any,
     precision: str,
     autocast: Callable[[], AbstractContextManager[object]],
     predicted_step_s: float,
+    forward: Forward = called,
 ) -> float:
     """The time of the model's forward pass over that of its stages. Raises WrongResult where one of
-    the rules is broken. All arguments are on one device, in the types that are timed."""
-    together = _InTurn(stages)
-    types = [_types(each, each, images, autocast) for each in (model, together)]
-    if types[0] != types[1]:
-        names = [", ".join(sorted(str(each).split(".")[1] for each in part)) for part in types]
+    the rules is broken. All arguments are on one device, in the types that are timed; `forward` is
+    how the model is called."""
+    together, row = _InTurn(stages), tuple(tensors_of(inputs))
+    whole = _Sides(model, together, partial(forward, model), inputs, row)
+    expected, types = _passed(model, whole.forward, inputs, autocast)
+    got, types_of_stages = _passed(together, together, row, autocast)
+    if types != types_of_stages:
+        names = [
+            ", ".join(sorted(str(each).split(".")[1] for each in part))
+            for part in (types, types_of_stages)
+        ]
         raise WrongResult(
             f"the model computes in {names[0]}, and its traced stages in {names[1]}: the trace lost"
             f" an autocast or a cast in the forward; {REMEDY}"
         )
-    _check_outputs(model, together, images, coarsest(types[0], precision), autocast)
-    ratio, longer_s = _times(model, together, images, autocast, REPETITIONS)
+    _check_outputs(whole, expected, got, coarsest(types, precision), autocast)
+    ratio, longer_s = _times(whole, autocast, REPETITIONS)
     if _is_lost(ratio, longer_s, predicted_step_s):
-        ratio, longer_s = _times(model, together, images, autocast, PATIENT_REPETITIONS)
+        ratio, longer_s = _times(whole, autocast, PATIENT_REPETITIONS)
     if _is_lost(ratio, longer_s, predicted_step_s):
         raise WrongResult(
             f"the model's forward takes {longer_s * 1e3:.1f} ms longer than its traced stages"
@@ -104,34 +118,56 @@ class _InTurn(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The logits."""
-        values: tuple[torch.Tensor, ...] = (images,)
+    def forward(self, row: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The tensors of the output, for those of the inputs."""
         for stage in self.stages:
-            values = stage(*values)
-        return values[0]
+            row = stage(*row)
+        return row
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """The model and its stages: how each is called, and with what."""
+
+    model: nn.Module
+    together: _InTurn
+    forward: Callable[[Any], object]
+    inputs: Any
+    row: tuple[torch.Tensor, ...]
+
+
+def _named(outputs: object) -> dict[str, torch.Tensor]:
+    """The tensors of an output; of whole numbers or truth values, as floating-point numbers, which
+    compare."""
+    tensors = list(tensors_of(outputs))
+    names = ["output"] if len(tensors) == 1 else [f"output {n}" for n in range(len(tensors))]
+    return {
+        name: each if each.is_floating_point() or each.is_complex() else each.double()
+        for name, each in zip(names, tensors, strict=True)
+    }
 
 
 def _check_outputs(
-    model: nn.Module,
-    together: nn.Module,
-    images: torch.Tensor,
+    sides: _Sides,
+    expected: dict[str, torch.Tensor],
+    got: dict[str, torch.Tensor],
     arithmetic: Arithmetic,
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> None:
-    held, held_by_stages = Buffers(model), Buffers(together)
-    before, before_stages = held.copies(), held_by_stages.copies()
-    rounds, moved_images = EveryOperatorRounds(arithmetic), images.clone()
-    rounds.move(moved_images)
-    with torch.no_grad(), LoneForward(), autocast():
-        expected = {"logits": model(images)}
-        got = {"logits": together(images)}
-        held.put(before)
-        with moved_weights(model, rounds, {}), rounds:
-            moved = model(moved_images)
+    held = Buffers(sides.model)
+    before = held.copies()
+    rounds = EveryOperatorRounds(arithmetic)
+    moved_inputs = rounds.moved(sides.inputs)
+    with (
+        torch.no_grad(),
+        LoneForward(),
+        autocast(),
+        moved_weights(sides.model, rounds, {}),
+        rounds,
+    ):
+        moved = _named(sides.forward(moved_inputs))
     held.put(before)
-    held_by_stages.put(before_stages)
-    errors = {"logits": moved_by(moved, expected["logits"], arithmetic)}
+    errors = {name: moved_by(moved[name], tensor, arithmetic) for name, tensor in expected.items()}
     comparison = Comparison()
     comparison.add(
         "outputs", got, expected, bounds_of(errors, expected, arithmetic), "the traced stages"
@@ -144,31 +180,30 @@ def _check_outputs(
 
 
 def _times(
-    model: nn.Module,
-    together: nn.Module,
-    images: torch.Tensor,
+    sides: _Sides,
     autocast: Callable[[], AbstractContextManager[object]],
     repetitions: int,
 ) -> tuple[float, float]:
     """The fastest forward of the model over that of the stages, and the difference in seconds."""
-    held = [Buffers(model), Buffers(together)]
+    held = [Buffers(sides.model), Buffers(sides.together)]
     before = [each.copies() for each in held]
     fastest = [float("inf")] * 2
     with torch.no_grad(), autocast():
-        together(images)  # the first pass of all loads kernels
+        sides.together(sides.row)  # the first pass of all loads kernels
+        device = sides.row[0].device
         for _ in range(repetitions):
-            for side, forward in enumerate((model, together)):
-                fastest[side] = min(fastest[side], _seconds(forward, images))
+            fastest[0] = min(fastest[0], _seconds(sides.forward, sides.inputs, device))
+            fastest[1] = min(fastest[1], _seconds(sides.together, sides.row, device))
     for each, values in zip(held, before, strict=True):
         each.put(values)
     return fastest[0] / fastest[1], fastest[0] - fastest[1]
 
 
-def _seconds(forward: Callable[[torch.Tensor], object], images: torch.Tensor) -> float:
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
+def _seconds(forward: Callable[[Any], object], inputs: Any, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     start = seconds_beside_waiting()
-    forward(images)
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
+    forward(inputs)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return seconds_beside_waiting() - start

@@ -5,7 +5,7 @@ Not here: what is in a batch (workload.py), MNIST's images (mnist.py).
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import repeat
@@ -18,6 +18,7 @@ from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank import marks
 from pytest_dnnbench.rank.workloads.checks import checked_batch, checked_batches
 from pytest_dnnbench.rank.workloads.image_models import seed, widened
+from pytest_dnnbench.rank.workloads.structure import Structure, mapped, tensors_of
 from pytest_dnnbench.rank.workloads.workload import Batch, DataShare, Workload
 
 SYNTHETIC_BATCHES = 4
@@ -73,34 +74,12 @@ def _on(tree: Any, device: torch.device) -> Any:
     return mapped(tree, lambda tensor: tensor.to(device, non_blocking=True))
 
 
-def mapped(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Inputs or targets with every tensor changed; other values stay as they are."""
-    if isinstance(tree, torch.Tensor):
-        return change(tree)
-    if isinstance(tree, Mapping):
-        return {name: mapped(value, change) for name, value in tree.items()}
-    if isinstance(tree, tuple | list):
-        values = [mapped(value, change) for value in tree]
-        if hasattr(tree, "_fields"):  # a named tuple
-            return type(tree)(*values)
-        return tuple(values) if isinstance(tree, tuple) else values
-    return tree
-
-
 def joined(trees: Sequence[Any]) -> Any:
     """Inputs of several minibatches as those of one, along the first dimension; values that are no
     tensors are the first's."""
     first = trees[0]
-    if isinstance(first, torch.Tensor):
-        return torch.cat(list(trees))
-    if isinstance(first, Mapping):
-        return {name: joined([tree[name] for tree in trees]) for name in first}
-    if isinstance(first, tuple | list):
-        values = [joined(values) for values in zip(*trees, strict=True)]
-        if hasattr(first, "_fields"):  # a named tuple
-            return type(first)(*values)
-        return tuple(values) if isinstance(first, tuple) else values
-    return first
+    rows = [tuple(tensors_of(tree)) for tree in trees]
+    return Structure(first).tree([torch.cat(tensors) for tensors in zip(*rows, strict=True)])
 
 
 def parted(tree: Any, lengths: Sequence[int]) -> list[Any]:

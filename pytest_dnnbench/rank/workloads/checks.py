@@ -14,7 +14,8 @@ from torch import nn
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Sample
-from pytest_dnnbench.rank.workloads.workload import Batch, Workload, tensors_of
+from pytest_dnnbench.rank.workloads.structure import tensors_of
+from pytest_dnnbench.rank.workloads.workload import Batch, Workload
 
 
 def check_settings(workload: Workload) -> None:

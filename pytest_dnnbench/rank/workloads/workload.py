@@ -7,7 +7,7 @@ which class or factory stands behind "module:factory" (factory.py), batches on a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +19,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.messages import Sample
+from pytest_dnnbench.rank.workloads.structure import tensors_of
 
 Batch = tuple[Any, Any]
-"""Inputs of the model, and targets of the loss. Both are a tensor or tuples, lists or dicts of
-tensors, on the host where a workload makes them."""
+"""Inputs of the model, and targets of the loss. Both are a tensor or tuples, lists, dicts or
+dataclasses of tensors (structure.py), on the host where a workload makes them."""
 
 Context = AbstractContextManager[object]
 
@@ -142,9 +143,7 @@ class Workload(ABC):
     def forward(self, model: nn.Module, inputs: Any) -> Any:
         """The model's output: of a tensor, of a tuple's or list's values in their order, or of a
         dict's by their names."""
-        if isinstance(inputs, Mapping):
-            return model(**inputs)
-        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+        return called(model, inputs)
 
     def loss_of(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Forward pass and loss."""
@@ -159,13 +158,9 @@ class Workload(ABC):
         return None
 
 
-def tensors_of(tree: Any) -> Iterator[torch.Tensor]:
-    """The tensors of a batch's inputs or targets, or of an output, in their order."""
-    if isinstance(tree, torch.Tensor):
-        yield tree
-    elif isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from tensors_of(value)
-    elif isinstance(tree, tuple | list):
-        for value in tree:
-            yield from tensors_of(value)
+def called(model: Callable[..., Any], inputs: Any) -> Any:
+    """What a model returns for a tensor, for a tuple's or list's values in their order, or for a
+    dict's by their names."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)

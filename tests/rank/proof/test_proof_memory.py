@@ -3,6 +3,8 @@ memory."""
 
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank import group
+from pytest_dnnbench.rank.pipeline import planning
 from pytest_dnnbench.rank.proof import conditions, shelf
 from pytest_dnnbench.rank.proof.conditions import ProofCopies, ProofOutOfMemory, check_room
 from pytest_dnnbench.rank.timed_run import prove
@@ -153,3 +157,26 @@ def test_where_free_memory_is_not_known_nothing_is_refused(
 ) -> None:
     monkeypatch.setattr(conditions, "free_bytes", lambda device: None)
     check_room("m", nn.Linear(9, 1), place(0), ProofCopies(reference=4.0, steps=3.0))
+
+
+@pytest.mark.parametrize("decide", [planning.decide, planning.decide_synchronous])
+def test_a_pipeline_without_room_for_its_proof_is_refused_before_it_is_profiled(
+    monkeypatch: pytest.MonkeyPatch, decide: Callable[[Place, RunRequest], object]
+) -> None:
+    """vit_h_14 was profiled for ten minutes first."""
+
+    def profiled(at: Place, request: RunRequest) -> object:
+        raise AssertionError("no profile is needed to know")
+
+    monkeypatch.setattr(planning, "case_profile", profiled)
+    monkeypatch.setattr(group, "membership", lambda at: nullcontext())
+    monkeypatch.setattr(conditions, "free_bytes", lambda device: 4 * COPY - 1)
+    case = Case("1f1b", "m", 2, "train", batch_size=4, options={"bandwidth": 1e9})
+    request = RunRequest(case, "", WIDE, steps=2, warmup=1)
+    at = Place(0, 2, "cpu", 1, "", 60.0)
+    with pytest.raises(ProofOutOfMemory, match=r"at least 4 float64 copies .* 7,950,010 param"):
+        decide(at, request)
+    monkeypatch.setattr(planning, "_profile", profiled)
+    monkeypatch.setattr(conditions, "free_bytes", lambda device: 4 * COPY)
+    with pytest.raises(AssertionError, match="no profile"):
+        decide(at, request)

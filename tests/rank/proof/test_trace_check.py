@@ -60,7 +60,7 @@ def test_a_lost_autocast_is_found_by_its_types() -> None:
 def test_other_outputs_are_found() -> None:
     model = Base()
     with pytest.raises(
-        WrongResult, match=r"outputs of the traced stages: logits deviates by 0\.001"
+        WrongResult, match=r"outputs of the traced stages: output deviates by 0\.001"
     ):
         check(model, AsTuple(model, added=0.001))
 
