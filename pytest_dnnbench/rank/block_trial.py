@@ -26,10 +26,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.proof.lone_forward import outputs_of
+from pytest_dnnbench.rank.proof.operator_mode import Arguments, Named, OperatorMode
 from pytest_dnnbench.rank.proof.randomness import NoRandomness
 from pytest_dnnbench.rank.workloads.model_copy import copied
 from pytest_dnnbench.rank.workloads.structure import mapped, tensors_of
@@ -149,12 +149,12 @@ class _Version:
         return self.tensor._version != self.version
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
+class _Watch(OperatorMode):
     """Watches the blocks of a model in one pass. A block that hands its input on, or a view of it,
     has changed it if anybody does."""
 
     def __init__(self, module: nn.Module, blocks: Sequence[str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # torch's gap
+        super().__init__()
         self.shared: set[str] = set()
         self._owners: defaultdict[int, set[str]] = defaultdict(set)
         self._running: Counter[str] = Counter()
@@ -169,18 +169,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
             block.register_forward_pre_hook(self._entering(name), with_kwargs=True)
             block.register_forward_hook(self._leaving(name))
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def run(self, operator: Any, args: Arguments, named: Named) -> Any:
         """Runs an operator, and notes the blocks that do not run whose weights it takes."""
-        for tensor in tensors_of((args, kwargs or {})):
+        for tensor in tensors_of((args, named)):
             owners = self._owners.get(_memory(tensor), ())
             self.shared.update(name for name in owners if not self._running[name])
-        return func(*args, **(kwargs or {}))
+        return operator(*args, **named)
 
     def changed(self) -> Places:
         """The arguments that were changed, after the pass."""

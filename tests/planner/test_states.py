@@ -39,6 +39,19 @@ def test_a_state_comes_after_those_inside_it(profile: Profile) -> None:
             assert not states.inside[a, b] or a < b
 
 
+@given(small_profiles())
+def test_a_stage_has_what_its_operators_add(profile: Profile) -> None:
+    states, force = states_of(profile), BruteForce(profile)
+    seconds, size = states.between(states.compute_s), states.between(states.parameter_bytes)
+    for a, early in enumerate(cuts(states)):
+        for b, late in enumerate(cuts(states)):
+            if states.inside[a, b]:
+                stage = frozenset(states.node_ids(a, b))
+                assert stage == late - early
+                assert seconds[a, b] == pytest.approx(force.compute_s(stage))
+                assert size[a, b] == force.total("parameter_bytes", stage)
+
+
 BIG = {"chain": chain(1200), "inception": inception(), "nasnet": nasnet(), "residual": residual(80)}
 
 

@@ -112,7 +112,7 @@ def test_validation_is_proven(server: ForkServer, model: str) -> None:
     ("fault", "failure"),
     [
         ("UnevenCopies", "holds other values than rank 0"),
-        ("NoSum", "gradients in float32 of the timed step"),
+        ("NoSum", "loss in float32 of the timed step"),
         ("OtherSamples", "gradients of step 0"),
     ],
 )

@@ -8,6 +8,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 
 import msgspec
@@ -60,8 +61,8 @@ amplifies rounding where it has few values: with 8 images, the bound of efficien
 in single precision is 2 to 37 times as wide. Without it, images do not act on each other, and as
 many as in the proofs of other frameworks do (`Workload.proof_size`): a quarter of the time."""
 
-WIDE_PROOF_IMAGES = {True: 8, False: 4}
-"""In those of the runs in double precision, which has digits to spare: on 8 images of 28 pixels
+FEWER_PROOF_IMAGES = {True: 8, False: 4}
+"""In those of its runs in double precision, which has digits to spare: on 8 images of 28 pixels
 efficientnet_b0 keeps bounds of 1e-18 of its weights. On 4, a minibatch among them turned 1e-16 into
 6e-12 by a learning rate of 1e-5."""
 
@@ -74,6 +75,9 @@ class StagedWorker(WorkloadWorker):
 
     _normalises_batches: bool | None = None
     """Whether the model has batch normalisation; known once it has been made."""
+
+    _graph: OperatorGraph | None = None
+    """That of the case's model, without its weights, once it has been traced."""
 
     takes_ties = False
     """Whether stages may have a weight in common."""
@@ -127,8 +131,9 @@ class StagedWorker(WorkloadWorker):
     def stages(self, wide: bool = False) -> list[nn.Module]:
         """All stages of the model, on the host."""
         model = self._on_host()
-        self._fingerprint = digest(model.state_dict())
-        graph = trace(model, traced_example(self.workload))
+        if not wide:
+            self._fingerprint = digest(model.state_dict())
+        graph = self._graph_of(model)
         self._ends = self._ends_of(graph)
         operators = [stage.operators for stage in self.plan.stages]
         stages = cut(graph, None, operators, tied=self.takes_ties)
@@ -137,6 +142,14 @@ class StagedWorker(WorkloadWorker):
             lay_out(stage, self.case.form)
         return [widen(stage) if wide else stage for stage in stages]
 
+    def _graph_of(self, model: nn.Module) -> OperatorGraph:
+        """The operator graph of a model of the case, traced once where that can be."""
+        if self._graph is not None:
+            return replace(self._graph, model=model)
+        graph = trace(model, traced_example(self.workload))
+        self._graph = graph.without_weights()
+        return graph
+
     def _ends_of(self, graph: OperatorGraph) -> Ends:
         """What the workload's minibatches and the model's output are made of."""
         _, targets = example_batch(self.workload, TRACED_IMAGES)
@@ -144,7 +157,8 @@ class StagedWorker(WorkloadWorker):
         return Ends(
             Structure(example_input(self.workload, TRACED_IMAGES), f"the inputs of {name}"),
             Structure(targets, f"the targets of {name}"),
-            graph.returns,
+            graph.returns[True],
+            graph.returns[False],
             partial(samples_of, self.workload),
         )
 
@@ -213,9 +227,9 @@ class StagedWorker(WorkloadWorker):
         """Minibatch `index` of the proof."""
         return self._proof_batch(index, PROOF_IMAGES)
 
-    def wide_batch(self, index: int) -> Batch:
-        """As Proven.wide_batch."""
-        return batches.wide(self._proof_batch(index, WIDE_PROOF_IMAGES))
+    def small_batch(self, index: int) -> Batch:
+        """As Proven.small_batch."""
+        return self._proof_batch(index, FEWER_PROOF_IMAGES)
 
     def _proof_batch(self, index: int, normalised: Mapping[bool, int]) -> Batch:
         """A minibatch of the proof, of so many images where batch normalisation needs them."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_dnnbench.rank.proof.distance import largest
+from pytest_dnnbench.rank.proof.operator_mode import Arguments, Named, OperatorMode
 
 SUMMED_FACTOR = 64.0
 """For types in which an operator also sums: K terms in an unlucky order err by sqrt(K/2) units of
@@ -97,22 +97,16 @@ def widened_by_type(
     return widened
 
 
-class TypesUsed(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
+class TypesUsed(OperatorMode):
     """Notes the number types of everything that is computed in a `with`."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # torch's gap
+        super().__init__()
         self.types: set[torch.dtype] = set()
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def run(self, operator: Any, args: Arguments, named: Named) -> Any:
         """Runs an operator and looks at its result."""
-        result = func(*args, **(kwargs or {}))
+        result = operator(*args, **named)
         self.types.update(tensor.dtype for tensor in strided_tensors(result))
         return result
 

@@ -27,8 +27,7 @@ class Comparison:
     ) -> None:
         """Compares tensors of one kind. `when` completes "KIND of ...": a step, a run, a rank."""
         worst, where, deviates = -1.0, "", 0.0
-        self.deviations.setdefault(kind, 0.0)
-        self.tolerances.setdefault(kind, 0.0)
+        self._name(kind)
         for name, difference, scale in _differences(got, expected):
             bound = bounds.get(name, 0.0)
             part = _part(difference, bound)
@@ -42,11 +41,19 @@ class Comparison:
         if where:
             self.failures.append(f"{kind} of {when}: {where} deviates by {deviates:.3g}")
 
+    def leave_to_another_rank(self, *kinds: str) -> None:
+        """Names kinds that another rank compares, in their place among this rank's."""
+        for kind in kinds:
+            self._name(kind)
+
+    def _name(self, kind: str) -> None:
+        self.deviations.setdefault(kind, 0.0)
+        self.tolerances.setdefault(kind, 0.0)
+
     def take(self, other: "Comparison") -> None:
         """Adds what another comparison has compared."""
         for kind in other.deviations:
-            self.deviations.setdefault(kind, 0.0)
-            self.tolerances.setdefault(kind, 0.0)
+            self._name(kind)
             part = other._nearest.get(kind)
             if part is not None and not part <= self._nearest.get(kind, -1.0):
                 self._nearest[kind] = part

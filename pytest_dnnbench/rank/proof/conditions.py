@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.messages import Place
@@ -124,11 +125,20 @@ def _refuse_without_room(
         )
 
 
-def is_plentiful(parameters: int, place: Place, copies: float) -> bool:
-    """Whether so many float64 copies of the weights are free where this rank keeps its tensors; no
-    where nobody knows."""
+PLENTY = 16.0
+"""Float64 copies of the weights that have to be free where two references are held at once: each
+has 6 at most (docs/how-it-works.md), and others may need memory too."""
+
+
+def two_may_follow(place: Place, parameters: int) -> bool:
+    """Whether ranks 0 and 1 may each hold a reference of so many weights at the same time: where
+    memory is plentiful. Called on all ranks; no where they have no process group of torch's."""
+    if not dist.is_initialized() or place.world_size == 1:
+        return False
     free = free_bytes(torch.device(place.device))
-    return free is not None and 8 * copies * parameters <= free
+    plentiful = [False] * place.world_size
+    dist.all_gather_object(plentiful, free is not None and 8 * PLENTY * parameters <= free)
+    return all(plentiful[:2])
 
 
 def _sharing(place: Place) -> int:

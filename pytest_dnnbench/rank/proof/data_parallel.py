@@ -1,18 +1,21 @@
 """The proof of a data-parallel framework: a step in the types that are timed, and a few steps in
 float64, compared with the reference (data_parallel_reference.py) tensor by tensor.
 
-    rank 0       timed step ─> step in float64, twice ─> | reference's step, bounds, compare | twice
+    rank 0       timed step ─> step in float64, twice ─> | reference's step, compare | twice
+    rank 1       timed step ─> step in float64, twice ─> | the same of the timed step, with bounds
     other ranks  timed step ─> step in float64, twice
 
 Rank 0 puts aside what each step leaves (shelf.py), gives up the framework's model and follows with
 the reference: no rank holds both at once. The other ranks send a fingerprint of what they hold,
 which must be rank 0's. The timed step starts from the same weights and samples as the first step in
-float64.
+float64. Where memory is plentiful, rank 1 follows it meanwhile; otherwise rank 0 does, beside the
+first step in float64.
 """
 
 from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
 
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Correctness
@@ -44,20 +47,42 @@ def prove_training(worker: ProvenWorker) -> Correctness:
         "steps": len(ran.steps),
         "digest": " ".join(ran.fingerprints),
     }
-    if worker.place.rank != 0:
-        return Correctness({}, {}, (), about)
-    proof = TrainingProof(worker, arithmetic, ran.approximation)
-    for index, step in enumerate(ran.steps):
-        proof.follow(index, step, ran.timed if index == 0 else None)
-        step.clear()
-        ran.timed.clear()
-    proof.explain_failures()
-    done = proof.comparison
+    done = _followed(worker, arithmetic, ran)
     return Correctness(done.deviations, done.tolerances, tuple(done.failures), about)
 
 
+def _followed(worker: ProvenWorker, arithmetic: Arithmetic, ran: FrameworkSteps) -> Comparison:
+    """Compares the steps with the reference, on the ranks that follow them. Called on all ranks."""
+    rank, done, is_apart = worker.place.rank, Comparison(), ran.timed_at != 0
+    is_certain = [True]
+    if rank in (0, ran.timed_at):
+        proof = TrainingProof(worker, arithmetic, ran.approximation)
+        if rank == 0:
+            if is_apart:
+                proof.comparison.leave_to_another_rank(*kinds_in(arithmetic))
+            for index, step in enumerate(ran.steps):
+                proof.follow(index, step, None if is_apart or index else ran.timed)
+                step.clear()
+                ran.timed.clear()
+        else:
+            is_certain = [proof.follow_timed(ran.timed)]
+        proof.explain_failures()
+        done = proof.comparison
+        del proof
+    if is_apart:
+        dist.broadcast_object_list(is_certain, src=ran.timed_at)
+        if rank == 0 and not is_certain[0]:
+            TrainingProof(worker, arithmetic, None).check_certainty()
+    return done
+
+
+def kinds_in(arithmetic: Arithmetic) -> tuple[str, str]:
+    """What is compared of the timed step."""
+    return f"loss in {arithmetic.name}", f"gradients in {arithmetic.name}"
+
+
 class TrainingProof:
-    """Rank 0's part: the reference, and the comparison of every step with it."""
+    """The part of a rank that follows: the reference, and the comparison of steps with it."""
 
     def __init__(
         self, worker: ProvenWorker, arithmetic: Arithmetic, approximation: LowRank | None
@@ -79,12 +104,27 @@ class TrainingProof:
         """Runs the reference's step, and compares what the framework's left, and the timed step
         beside the first."""
         passes = self.worker.passes
-        shards = [wide(batch) for batch in minibatches_of(self.worker, index)]
+        shards = self._shards(index)
         expected = self.reference.differentiate(shards, passes)
         measured = None
         if timed is not None and not self._follow_timed(shards, expected, timed):
             measured = self._certain_bounds(shards, expected)
         self._compare(index, shards, expected, measured, step)
+
+    def follow_timed(self, timed: FrameworkStep) -> bool:
+        """Compares the timed step alone; as `_follow_timed`."""
+        shards = self._shards(0)
+        return self._follow_timed(
+            shards, self.reference.differentiate(shards, self.worker.passes), timed
+        )
+
+    def check_certainty(self) -> None:
+        """Raises WrongResult where bounds in float64 tell no right first step from a wrong one."""
+        shards = self._shards(0)
+        self._certain_bounds(shards, self.reference.differentiate(shards, self.worker.passes))
+
+    def _shards(self, index: int) -> list[Batch]:
+        return [wide(batch) for batch in minibatches_of(self.worker, index)]
 
     def _follow_timed(
         self, shards: list[Batch], expected: Derivatives, timed: FrameworkStep
@@ -120,15 +160,18 @@ class TrainingProof:
     def _compared_timed(
         self, timed: FrameworkStep, expected: Derivatives, bounds: StepBounds
     ) -> Comparison:
-        name, passes, compared = self.arithmetic.name, self.worker.passes, Comparison()
+        passes, compared = self.worker.passes, Comparison()
+        of_loss, of_gradients = kinds_in(self.arithmetic)
         when = "the timed step"
-        assert timed.loss is not None, "of a timed step the loss is kept"
-        losses = [str(number) for number in range(passes)]
-        mean = torch.stack([expected.losses[each] for each in losses]).mean()
-        bound = max(bounds.losses[each] for each in losses)
-        compared.add(f"loss in {name}", {"loss": timed.loss}, {"loss": mean}, {"loss": bound}, when)
+        means, within = {}, {}
+        for shard in timed.losses:
+            numbers = [str(int(shard) * passes + number) for number in range(passes)]
+            means[shard] = torch.stack([expected.losses[each] for each in numbers]).mean()
+            within[shard] = max(bounds.losses[each] for each in numbers)
+        losses = {shard: loss.to(self.worker.device) for shard, loss in timed.losses.items()}
+        compared.add(of_loss, losses, means, within, when)
         compared.add(
-            f"gradients in {name}",
+            of_gradients,
             timed.gradients,
             expected.gradients,
             widened_by_type(

@@ -25,6 +25,8 @@ from pytest_dnnbench.rank.proof.shared_reference import MadeBatches, SharedRefer
 from pytest_dnnbench.rank.proof.shelf import Shelf, put_aside
 from pytest_dnnbench.rank.proof.unprovable import RANDOM, UNCERTAIN, is_random
 from pytest_dnnbench.rank.whole import whole
+from pytest_dnnbench.rank.workloads.batches import wide
+from pytest_dnnbench.rank.workloads.workload import Batch
 
 SLOWER = 1024.0
 """At the case's learning rate, efficientnet_b0 on 16 images multiplies a difference by 5 in every
@@ -104,13 +106,17 @@ class Float64Runs(PipelinePart):
 def _runs(proven: Proven) -> list[MadeBatches]:
     numbers = iter(range(sum(proven.proof_runs)))
     return [
-        [partial(proven.wide_batch, number) for number in islice(numbers, minibatches)]
+        [partial(_widened, proven, number) for number in islice(numbers, minibatches)]
         for minibatches in proven.proof_runs
     ]
 
 
+def _widened(proven: Proven, number: int) -> Batch:
+    return wide(proven.small_batch(number))
+
+
 def _why_uncertain(proven: Proven, stages: Sequence[int]) -> str:
     """Why nothing can be proven of some stages: a random model, or one that is ill-conditioned."""
-    if is_random(proven.workload, proven.model(wide=True), proven.wide_batch(0)[0]):
+    if is_random(proven.workload, proven.model(wide=True), _widened(proven, 0)[0]):
         return RANDOM
     return f"stage {stages[0]}: {UNCERTAIN}"

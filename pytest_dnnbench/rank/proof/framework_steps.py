@@ -1,12 +1,14 @@
-"""The framework's part of the proof of a data-parallel step: it runs on every rank, and rank 0 puts
-aside what each step leaves."""
+"""The framework's part of the proof of a data-parallel step: it runs on every rank. Rank 0 puts
+aside what each step leaves; of the timed step, the rank that follows it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic
+from pytest_dnnbench.rank.proof.conditions import two_may_follow
 from pytest_dnnbench.rank.proof.distance import Tensors
 from pytest_dnnbench.rank.proof.fingerprint import TensorFingerprint
 from pytest_dnnbench.rank.proof.low_rank import LowRank
@@ -34,13 +36,14 @@ CAPTURED_STEPS = 3
 @dataclass(slots=True)
 class FrameworkStep:
     """What a step left on this rank, put aside; rank 0 keeps it. Of a step in the timed types the
-    gradients only, its loss, and what its exchange started from where that approximates."""
+    gradients only, its losses by the number of the shard, and what its exchange started from where
+    that approximates."""
 
     gradients: Mapping[str, torch.Tensor]
     parameters: Mapping[str, torch.Tensor]
     buffers: Tensors
     rates: Tensors
-    loss: torch.Tensor | None = None
+    losses: Tensors = field(default_factory=dict)
     approximation: LowRank | None = None
 
     def clear(self) -> None:
@@ -54,6 +57,8 @@ class FrameworkSteps:
     def __init__(self, worker: ProvenWorker, arithmetic: Arithmetic) -> None:
         self.worker = worker
         self.fingerprints: list[str] = []
+        self.timed_at = 0
+        """The rank that follows the timed step with a reference."""
         self.timed = self._timed_step()
         self.about = about_of(worker, arithmetic)
         self.approximation: LowRank | None = None
@@ -77,7 +82,14 @@ class FrameworkSteps:
         with randomness_off(worker, own[0]):
             worker.rehearse(own)
             loss = worker.train_step(own)
-        return FrameworkStep(self._gradients(), {}, {}, {}, loss, worker.approximation())
+        approximation = worker.approximation()
+        losses = {str(worker.shard): loss.detach()}
+        parameters = sum(each.numel() for each in worker.module.parameters())
+        # The state of an approximation is rank 0's.
+        if approximation is None and two_may_follow(worker.place, parameters):
+            self.timed_at = 1
+            losses = _of_all_ranks(losses, worker.place.world_size)
+        return FrameworkStep(self._gradients(self.timed_at), {}, {}, {}, losses, approximation)
 
     def _step(self, index: int) -> FrameworkStep:
         """A step in float64."""
@@ -95,23 +107,24 @@ class FrameworkSteps:
         rates = rates_of(worker.rule.optimiser, worker.rule.scheduler)
         return FrameworkStep(self._gradients(), parameters, buffers, rates)
 
-    def _gradients(self) -> Shelf:
+    def _gradients(self, keeper: int = 0) -> Shelf:
         return self._aside(
             {
                 name: parameter.grad
                 for name, parameter in self.worker.module.named_parameters()
                 if parameter.grad is not None
-            }
+            },
+            keeper,
         )
 
-    def _aside(self, tensors: Mapping[str, torch.Tensor]) -> Shelf:
-        """Takes the fingerprint of tensors, and puts them aside on rank 0. Ranks gather them one by
-        one, where they hold parts."""
+    def _aside(self, tensors: Mapping[str, torch.Tensor], keeper: int = 0) -> Shelf:
+        """Takes the fingerprint of tensors, and puts them aside on one rank. Ranks gather them one
+        by one, where they hold parts."""
         shelf, fingerprint = Shelf(), TensorFingerprint()
         for name in sorted(tensors):
             gathered = whole(tensors[name].detach())
             fingerprint.add(name, gathered)
-            if self.worker.place.rank == 0:
+            if self.worker.place.rank == keeper:
                 shelf.put(name, gathered)
         self.fingerprints.append(fingerprint.hexdigest())
         return shelf
@@ -120,3 +133,12 @@ class FrameworkSteps:
         batch = "the shards together" if self.worker.synchronised else "the shards one by one"
         approximated = ", by PowerSGD written out" if self.approximation else ""
         return f"{batch}, the mean of their gradients{approximated}"
+
+
+def _of_all_ranks(losses: Tensors, ranks: int) -> Tensors:
+    """The losses of all shards, on the host."""
+    own = {name: loss.cpu() for name, loss in losses.items()}
+    gathered: list[Tensors] = [{} for _ in range(ranks)]
+    dist.all_gather_object(gathered, own)
+    # Of ranks that compute a shard together, the first's.
+    return {name: loss for of_rank in reversed(gathered) for name, loss in of_rank.items()}

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank.proof.operator_mode import Arguments, Named, name_of
 from pytest_dnnbench.rank.proof.randomness import NoRandomness
 from pytest_dnnbench.rank.workloads.structure import tensors_of
 from pytest_dnnbench.rank.workloads.workload import Workload
@@ -14,26 +15,20 @@ _COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")
 """Where torch.distributed's operators are."""
 
 
-class LoneForward(NoRandomness):  # type: ignore[no-untyped-call] # torch's gap
+class LoneForward(NoRandomness):
     """NoRandomness in one process: a collective raises UsageError. It would wait for ranks that do
     not run the reference."""
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def run(self, operator: Any, args: Arguments, named: Named) -> Any:
         """Runs an operator, unless it is a collective."""
-        if func.namespace in _COLLECTIVES:
+        if operator.namespace in _COLLECTIVES:
             raise UsageError(
-                f"the model's forward calls a collective ({func._schema.name}), as synchronised"
+                f"the model's forward calls a collective ({name_of(operator)}), as synchronised"
                 " batch normalisation does: the reference of the proof runs the model in one"
                 " process, where nobody answers it; leave it out of the model (of ddp, give"
                 " --dnn-ddp-sync-batchnorm instead), or benchmark the model without it"
             )
-        return super().__torch_dispatch__(func, types, args, kwargs)
+        return super().run(operator, args, named)
 
 
 def logits_of(output: object) -> torch.Tensor:

@@ -22,10 +22,10 @@ from functools import partial
 
 import torch.distributed as dist
 
-from pytest_dnnbench.messages import Correctness, Place
+from pytest_dnnbench.messages import Correctness
 from pytest_dnnbench.rank.pipeline.stage_update import OwnRule
 from pytest_dnnbench.rank.proof.comparison import Comparison
-from pytest_dnnbench.rank.proof.conditions import is_plentiful
+from pytest_dnnbench.rank.proof.conditions import two_may_follow
 from pytest_dnnbench.rank.proof.float64_runs import Float64Runs
 from pytest_dnnbench.rank.proof.heap import give_back_memory
 from pytest_dnnbench.rank.proof.pipeline_own_update import prove_own_update
@@ -36,10 +36,6 @@ from pytest_dnnbench.rank.proof.timed_update import TimedUpdate
 from pytest_dnnbench.rank.proof.unprovable import RANDOM, is_random
 from pytest_dnnbench.rank.workloads.batches import wide
 
-PLENTY = 16.0
-"""Float64 copies of the weights that have to be free where two references are held at once: each
-has 6 at most (docs/how-it-works.md), and others may need memory too."""
-
 
 def prove_training(proven: Proven, assembled: Assembled) -> Correctness:
     """Trains on batch(0), batch(1), ... and compares what this rank's replica holds after each
@@ -47,7 +43,7 @@ def prove_training(proven: Proven, assembled: Assembled) -> Correctness:
     comparison, checked = Comparison(), checked_trace(proven, training=True)
     timed = TimedUpdate(proven, assembled, checked)
     float64 = Float64Runs(proven, assembled, checked.owned)
-    timed_at = 1 if _two_may_follow(proven.place, checked.parameters) else 0
+    timed_at = 1 if two_may_follow(proven.place, checked.parameters) else 0
     compare_parts(comparison, {timed: timed_at, float64: 0})
     if isinstance(proven.rule, OwnRule):
         prove_own_update(proven, assembled, comparison)
@@ -93,10 +89,3 @@ def agreed(compared: Callable[[bool], Comparison]) -> Comparison:
         give_back_memory()
         comparison = compared(True)
     return comparison
-
-
-def _two_may_follow(place: Place, parameters: int) -> bool:
-    """Whether ranks 0 and 1 may hold a reference at the same time. Called on all ranks."""
-    plentiful = [False] * place.world_size
-    dist.all_gather_object(plentiful, is_plentiful(parameters, place, PLENTY))
-    return len(plentiful) > 1 and all(plentiful[:2])

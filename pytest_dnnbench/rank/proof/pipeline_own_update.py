@@ -9,6 +9,7 @@ from pytest_dnnbench.rank.proof.comparison import Comparison
 from pytest_dnnbench.rank.proof.proven_pipeline import Assembled, Proven, owned_by_stage, trained
 from pytest_dnnbench.rank.proof.reference_update import OwnOptimiser
 from pytest_dnnbench.rank.whole import whole
+from pytest_dnnbench.rank.workloads.batches import wide
 
 
 def prove_own_update(proven: Proven, assembled: Assembled, comparison: Comparison) -> None:
@@ -37,7 +38,7 @@ def prove_own_update(proven: Proven, assembled: Assembled, comparison: Compariso
 
     runtime.observe_updates(follow)
     minibatches = proven.proof_runs[0]
-    trained(runtime, proven.schedule, [proven.wide_batch(i) for i in range(minibatches)])
+    trained(runtime, proven.schedule, [wide(proven.small_batch(i)) for i in range(minibatches)])
     bounds = reference.bounds()
     for stage, module in runtime.modules.items():
         parameters = {name: whole(each.detach()) for name, each in module.named_parameters()}

@@ -83,8 +83,8 @@ class Proven(Protocol):
     def batch(self, index: int) -> Batch:
         """Minibatch `index` in its own types, on the rank's device."""
 
-    def wide_batch(self, index: int) -> Batch:
-        """Minibatch `index` of the runs in double precision, which need fewer samples."""
+    def small_batch(self, index: int) -> Batch:
+        """As `batch`, of the fewer samples that the runs in double precision need."""
 
     @property
     def workload(self) -> Workload:
@@ -155,7 +155,7 @@ def checked_trace(proven: Proven, *, training: bool) -> Checked:
     """Cuts the model as it is timed; on rank 0, checks its trace too."""
     model = proven.model().train(training)
     check_room(proven.request.model, model, proven.place, proven.proof_copies)
-    inputs, _ = batch = proven.batch(0)
+    inputs, _ = proven.batch(0)
     about: dict[str, Scalar] = {
         "dtype": "float64",
         "weights": weight_types(model),
@@ -163,7 +163,8 @@ def checked_trace(proven: Proven, *, training: bool) -> Checked:
     }
     if proven.form.changed:
         about["form"] = proven.form.label
-    arithmetic = own_arithmetic(proven.workload, model, batch, proven.precision, proven.autocast)
+    small = proven.small_batch(0)
+    arithmetic = own_arithmetic(proven.workload, model, small, proven.precision, proven.autocast)
     stages = proven.stages()
     if proven.place.rank == 0:
         stages = [stage.to(proven.device).train(training) for stage in stages]

@@ -7,14 +7,21 @@ fails says that the model is random, where two passes of the reference differ.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank.proof.operator_mode import (
+    Arguments,
+    Named,
+    OperatorMode,
+    argument_names,
+    name_of,
+)
 
 Means = dict[str, Callable[..., Any]]
 
@@ -38,65 +45,59 @@ def drawing() -> Iterator[None]:
         _THREAD.draws = False
 
 
-class NoRandomness(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
+class NoRandomness(OperatorMode):
     """For the length of a `with`, random operators of this thread give means, forward and backward.
 
     Raises UsageError for a random operator whose mean is not known.
     """
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # torch's gap
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def run(self, operator: Any, args: Arguments, named: Named) -> Any:
         """Runs an operator, or what stands for it."""
-        kwargs = kwargs or {}
         if getattr(_THREAD, "draws", False):
-            return func(*args, **kwargs)
-        name = func._schema.name.removeprefix("aten::")
+            return operator(*args, **named)
+        name = name_of(operator)
         if mean := _MEANS.get(name):
-            return mean(func, *args, **kwargs)
-        names = [argument.name for argument in func._schema.arguments]
-        if rate := next((each for each in DROPOUT_ARGUMENTS if each in names), None):
-            args, kwargs = _with_argument(names, rate, 0.0, args, kwargs)
-        elif torch.Tag.nondeterministic_seeded in func.tags and name not in _SOUND:
+            return mean(operator, *args, **named)
+        if rate := _rate_of(operator):
+            args, named = _with_argument(argument_names(operator), rate, 0.0, args, named)
+        elif _draws_without_rate(operator):
             raise UsageError(
                 f"the model draws random numbers with torch's {name!r}, which the proof can neither"
                 " switch off nor repeat: use torch.nn.Dropout, torch.rand or torch.randn instead,"
                 " or draw only in evaluation mode of your own"
             )
-        return func(*args, **kwargs)
+        return operator(*args, **named)
 
 
-class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
+class _Draws(OperatorMode):
     """Notes the first operator that draws random numbers."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # torch's gap
+        super().__init__()
         self.drawn: str = ""
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def run(self, operator: Any, args: Arguments, named: Named) -> Any:
         """Runs an operator."""
-        kwargs = kwargs or {}
-        name = func._schema.name.removeprefix("aten::")
-        names = [argument.name for argument in func._schema.arguments]
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        rates = [given.get(each, 0.0) for each in DROPOUT_ARGUMENTS if each in names]
-        seeded = torch.Tag.nondeterministic_seeded in func.tags and name not in _SOUND
-        if any(rates) if rates else (seeded or name in _MEANS):
+        rate, name = _rate_of(operator), name_of(operator)
+        given = {**dict(zip(argument_names(operator), args, strict=False)), **named}
+        draws = given.get(rate, 0.0) if rate else _draws_without_rate(operator) or name in _MEANS
+        if draws:
             self.drawn = self.drawn or name
-        return func(*args, **kwargs)
+        return operator(*args, **named)
+
+
+@cache
+def _rate_of(operator: Any) -> str:
+    """What an operator calls its rate of dropout; empty where it has none."""
+    names = argument_names(operator)
+    return next((each for each in DROPOUT_ARGUMENTS if each in names), "")
+
+
+@cache
+def _draws_without_rate(operator: Any) -> bool:
+    """Whether an operator draws random numbers whatever its arguments."""
+    drawing = torch.Tag.nondeterministic_seeded in operator.tags
+    return drawing and name_of(operator) not in _SOUND
 
 
 def draws(call: Callable[[], object]) -> str:
@@ -108,8 +109,8 @@ def draws(call: Callable[[], object]) -> str:
 
 
 def _with_argument(
-    names: list[str], name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    names: Sequence[str], name: str, value: Any, args: Arguments, kwargs: Named
+) -> tuple[Arguments, Named]:
     place = names.index(name)
     if place < len(args):
         return (*args[:place], value, *args[place + 1 :]), kwargs
@@ -150,8 +151,7 @@ def _normal(func: Any, mean: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _randint(func: Any, *args: Any, **kwargs: Any) -> Any:
-    names = [argument.name for argument in func._schema.arguments]
-    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    given = {**dict(zip(argument_names(func), args, strict=False)), **kwargs}
     return func(*args, **kwargs).fill_((given.get("low", 0) + given["high"] - 1) // 2)
 
 
@@ -165,8 +165,7 @@ def _most_likely(func: Any, weights: torch.Tensor, samples: int, *args: Any, **k
 
 def _leaky(func: Any, *args: Any, **kwargs: Any) -> Any:
     """RReLU as in evaluation: the mean of its slopes."""
-    names = [argument.name for argument in func._schema.arguments]
-    args, kwargs = _with_argument(names, "training", False, args, kwargs)
+    args, kwargs = _with_argument(argument_names(func), "training", False, args, kwargs)
     return func(*args, **kwargs)
 
 

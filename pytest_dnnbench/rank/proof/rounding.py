@@ -19,10 +19,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic, strided_tensors
 from pytest_dnnbench.rank.proof.distance import distance, largest, pieces
+from pytest_dnnbench.rank.proof.operator_mode import (
+    Arguments,
+    Named,
+    OperatorMode,
+    name_of,
+)
 from pytest_dnnbench.rank.proof.shelf import Shelf
 from pytest_dnnbench.rank.workloads.structure import mapped, tensors_of
 
@@ -30,29 +35,22 @@ NOISE_LENGTH = 1_000_003
 """Random numbers in the row that moves results, of which each piece of a tensor takes a stretch."""
 
 
-class EveryOperatorRounds(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's gap
+class EveryOperatorRounds(OperatorMode):
     """Moves every result of this thread by up to the `moved` units of an arithmetic, at random.
     With a `direction` of -1, everything is moved the opposite way of what it is with 1."""
 
     def __init__(self, arithmetic: Arithmetic, seed: int = 0, direction: float = 1.0) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # torch's gap
+        super().__init__()
         self.arithmetic = arithmetic
         self._direction = direction
         self._reach = arithmetic.moved * arithmetic.unit
         self._places = random.Random(seed)  # noqa: S311 - places in a row of noise
         self._noise: dict[torch.device, torch.Tensor] = {}
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def run(self, operator: Any, args: Arguments, named: Named) -> Any:
         """Runs an operator and moves what it returns, unless that is a view or exact."""
-        result = func(*args, **(kwargs or {}))
-        name = func._schema.name.removeprefix("aten::")
-        if name in EXACT or func.is_view:
+        result, name = operator(*args, **named), name_of(operator)
+        if name in EXACT or operator.is_view:
             return result
         for tensor in strided_tensors(result):
             self.move(tensor)

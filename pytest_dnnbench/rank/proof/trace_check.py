@@ -48,18 +48,19 @@ a core: other work on the cores only ever adds. What looks wrong is measured aga
 believed."""
 
 
-def _types(
+def _passed(
     holder: nn.Module,
     forward: Callable[[Any], object],
     inputs: Any,
     autocast: Callable[[], AbstractContextManager[object]],
-) -> set[torch.dtype]:
+) -> tuple[dict[str, torch.Tensor], set[torch.dtype]]:
+    """The outputs of a pass by name, and the types that it computes in."""
     held = Buffers(holder)
     before = held.copies()
     with torch.no_grad(), LoneForward(), TypesUsed() as used, autocast():
-        forward(inputs)
+        outputs = _named(forward(inputs))
     held.put(before)
-    return {kind for kind in used.types if kind.is_floating_point or kind.is_complex}
+    return outputs, {kind for kind in used.types if kind.is_floating_point or kind.is_complex}
 
 
 def check_trace(
@@ -76,17 +77,18 @@ def check_trace(
     how the model is called."""
     together, row = _InTurn(stages), tuple(tensors_of(inputs))
     whole = _Sides(model, together, partial(forward, model), inputs, row)
-    types = [
-        _types(model, whole.forward, inputs, autocast),
-        _types(together, together, row, autocast),
-    ]
-    if types[0] != types[1]:
-        names = [", ".join(sorted(str(each).split(".")[1] for each in part)) for part in types]
+    expected, types = _passed(model, whole.forward, inputs, autocast)
+    got, types_of_stages = _passed(together, together, row, autocast)
+    if types != types_of_stages:
+        names = [
+            ", ".join(sorted(str(each).split(".")[1] for each in part))
+            for part in (types, types_of_stages)
+        ]
         raise WrongResult(
             f"the model computes in {names[0]}, and its traced stages in {names[1]}: the trace lost"
             f" an autocast or a cast in the forward; {REMEDY}"
         )
-    _check_outputs(whole, coarsest(types[0], precision), autocast)
+    _check_outputs(whole, expected, got, coarsest(types, precision), autocast)
     ratio, longer_s = _times(whole, autocast, REPETITIONS)
     if _is_lost(ratio, longer_s, predicted_step_s):
         ratio, longer_s = _times(whole, autocast, PATIENT_REPETITIONS)
@@ -147,20 +149,24 @@ def _named(outputs: object) -> dict[str, torch.Tensor]:
 
 def _check_outputs(
     sides: _Sides,
+    expected: dict[str, torch.Tensor],
+    got: dict[str, torch.Tensor],
     arithmetic: Arithmetic,
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> None:
-    held, held_by_stages = Buffers(sides.model), Buffers(sides.together)
-    before, before_stages = held.copies(), held_by_stages.copies()
+    held = Buffers(sides.model)
+    before = held.copies()
     rounds = EveryOperatorRounds(arithmetic)
     moved_inputs = rounds.moved(sides.inputs)
-    with torch.no_grad(), LoneForward(), autocast():
-        expected, got = _named(sides.forward(sides.inputs)), _named(sides.together(sides.row))
-        held.put(before)
-        with moved_weights(sides.model, rounds, {}), rounds:
-            moved = _named(sides.forward(moved_inputs))
+    with (
+        torch.no_grad(),
+        LoneForward(),
+        autocast(),
+        moved_weights(sides.model, rounds, {}),
+        rounds,
+    ):
+        moved = _named(sides.forward(moved_inputs))
     held.put(before)
-    held_by_stages.put(before_stages)
     errors = {name: moved_by(moved[name], tensor, arithmetic) for name, tensor in expected.items()}
     comparison = Comparison()
     comparison.add(

@@ -23,6 +23,7 @@ from pytest_dnnbench.rank.proof.arithmetic import FLOAT32, FLOAT64, Arithmetic
 from pytest_dnnbench.rank.proof.comparison import Comparison
 from pytest_dnnbench.rank.proof.data_parallel import TrainingProof
 from pytest_dnnbench.rank.proof.data_parallel_reference import Reference
+from pytest_dnnbench.rank.proof.distance import largest
 from pytest_dnnbench.rank.proof.framework_steps import FrameworkStep
 from pytest_dnnbench.rank.proof.pipeline import agreed
 from pytest_dnnbench.rank.proof.pipeline_reference import PipelineReference
@@ -148,8 +149,8 @@ def test_a_wrong_step_fails_once_it_is_measured(make: Make) -> None:
     assert any(failure.startswith("gradients of step 0") for failure in comparison.failures)
 
 
-def pipeline(make: Make, arithmetic: Arithmetic, thorough: bool) -> PipelineReference:
-    """A reference of two stages after two runs, of three minibatches and two."""
+def reference_of(make: Make, arithmetic: Arithmetic, thorough: bool) -> PipelineReference:
+    """A reference of two stages, the second with two replicas."""
     model = fresh(make)
     names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
     first = names[0].partition(".")[0]
@@ -157,7 +158,7 @@ def pipeline(make: Make, arithmetic: Arithmetic, thorough: bool) -> PipelineRefe
         {name: name for name in names if (name.partition(".")[0] == first) is mine}
         for mine in (True, False)
     ]
-    reference = PipelineReference(
+    return PipelineReference(
         model,
         owned,
         Schedule("pipedream", Layout((1, 2))),
@@ -167,6 +168,11 @@ def pipeline(make: Make, arithmetic: Arithmetic, thorough: bool) -> PipelineRefe
         thorough=thorough,
         keeps_first=True,
     )
+
+
+def pipeline(make: Make, arithmetic: Arithmetic, thorough: bool) -> PipelineReference:
+    """The same after two runs, of three minibatches and two."""
+    reference = reference_of(make, arithmetic, thorough)
     reference.run([batch(number) for number in range(3)])
     reference.run([batch(number) for number in range(3, 5)])
     return reference
@@ -188,6 +194,32 @@ def test_one_measured_minibatch_bounds_a_pipeline_no_wider_than_all_do(
     for stage in range(2):
         for name, weight in few.parameters(stage).items():
             assert torch.equal(weight, every.parameters(stage)[name]), "measuring changes nothing"
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_loss_beyond_the_least_bound_is_measured_and_no_other(make: Make) -> None:
+    batches = [batch(number) for number in range(4)]
+    plain, every = reference_of(make, FLOAT64, False), reference_of(make, FLOAT64, True)
+    losses = plain.run(batches)
+    every.run(batches)
+    got = {2: losses[2] * (1 + 1e-13), 3: losses[3] * (1 + 1e-15)}
+    few = reference_of(make, FLOAT64, False)
+    assert few.run(batches, got) == losses, "measuring changes nothing"
+    least, bounds, full = (each.bounds().losses for each in (plain, few, every))
+    assert bounds[2] > least[2]
+    assert bounds[:2] == least[:2]
+    assert bounds[3] == least[3]
+    assert all(map(float.__le__, bounds, full))
+
+
+def test_the_buffers_of_every_replica_are_measured_once() -> None:
+    reference = reference_of(Base, FLOAT64, False)
+    reference.run([batch(number) for number in range(4)])
+    for state, bounds in zip(reference.states, reference.bounds().buffers, strict=True):
+        for held, of_replica in zip(state.buffers, bounds, strict=True):
+            for name, bound in of_replica.items():
+                least = FLOAT64.factor * FLOAT64.unit * largest(held[name])
+                assert bound > least or not held[name].is_floating_point()
 
 
 def agreement(place: Place) -> list[bool]:
