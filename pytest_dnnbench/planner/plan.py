@@ -65,6 +65,8 @@ class Plan:
     remarks             what makes the profile, and so the plan, doubtful
     update_s            of an update of all weights, as the optimiser alone takes; 0 if unknown
     add_s               of adding the gradients of all weights to others; 0 if unknown
+    halves              what a backward pass in two takes, over a whole one: the gradients of the
+                        inputs, and those of the weights
     """
 
     cost_model: str
@@ -78,6 +80,7 @@ class Plan:
     remarks: tuple[str, ...] = ()
     update_s: float = 0.0
     add_s: float = 0.0
+    halves: tuple[float, float] = (0.5, 0.5)
 
     @property
     def replicas(self) -> tuple[int, ...]:
@@ -143,7 +146,7 @@ def _check(plan: Plan) -> None:
     if plan.stages and plan.bottleneck_s is None:
         raise ValueError("there are stages, and `$.bottleneck_s` is null")
     figures += [] if plan.bottleneck_s is None else [plan.bottleneck_s]
-    figures += [plan.update_s, plan.add_s]
+    figures += [plan.update_s, plan.add_s, *plan.halves]
     for stage in plan.stages:
         figures += [stage.compute_s, stage.parameter_bytes, stage.output_bytes, stage.memory_bytes]
         figures += stage.passes_s

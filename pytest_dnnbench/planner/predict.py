@@ -21,7 +21,7 @@ from pytest_dnnbench.planner.levels import Level, levels_of
 from pytest_dnnbench.planner.memory import memory_of, stage_memory
 from pytest_dnnbench.planner.nested_stages import NestedStage, flat_stages
 from pytest_dnnbench.planner.plan import Plan, PlannedStage
-from pytest_dnnbench.planner.profile import Profile, number_in
+from pytest_dnnbench.planner.profile import Profile, halves_in, number_in
 from pytest_dnnbench.planner.remarks import remarks_on
 from pytest_dnnbench.planner.states import Floats, States, states_of
 
@@ -154,6 +154,7 @@ def plan_of(
         remarks_on(profile),
         number_in(profile, "update_s"),
         number_in(profile, "add_s"),
+        halves_in(profile),
     )
 
 

@@ -24,6 +24,9 @@ LARGEST = {
 overflows."""
 
 
+_MOST_OF_A_HALF = 100.0
+"""Of a whole backward pass: above it, the times mean nothing."""
+
 MOMENT_S = 1e-12
 """A whole model cannot take less."""
 
@@ -241,3 +244,14 @@ def number_in(profile: Profile, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e18:
         return 0.0
     return float(value)
+
+
+def halves_in(profile: Profile) -> tuple[float, float]:
+    """What a backward pass in two takes, over a whole one, by the profile's metadata; two halves
+    where it does not say."""
+    value = profile.metadata.get("halves")
+    if isinstance(value, list | tuple) and len(value) == 2:
+        first, second = value
+        if all(isinstance(each, float) and 0 <= each <= _MOST_OF_A_HALF for each in value):
+            return first, second
+    return 0.5, 0.5

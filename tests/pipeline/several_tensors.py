@@ -224,6 +224,47 @@ class Auxiliary(Workload):
         return loss
 
 
+class HeadInTraining(TwoHeads):
+    """Its auxiliary head runs in training only, and it returns a tensor else, as googlenet."""
+
+    def forward(self, rows: torch.Tensor) -> Any:
+        """Logits, in training of both heads."""
+        value = torch.tanh(self.norm(self.stem(rows)))
+        auxiliary = self.auxiliary(torch.tanh(value)) if self.training else None
+        for layer in self.body:
+            value = layer(torch.tanh(value))
+        logits = self.head(value)
+        return (logits, auxiliary) if self.training else logits
+
+
+class InTraining(Workload):
+    """The training of that model."""
+
+    def model(self) -> nn.Module:
+        """A classifier of one head, and of one more in training."""
+        return HeadInTraining()
+
+    def batch(self, size: int) -> Batch:
+        """Vectors and labels."""
+        return torch.randn(size, 6), torch.randint(CLASSES, (size,))
+
+    def loss(self, output: Any, targets: Any) -> torch.Tensor:
+        """Cross entropy of what there is."""
+        if isinstance(output, torch.Tensor):
+            return cross_entropy(output, targets)
+        return cross_entropy(output[0], targets) + 0.3 * cross_entropy(output[1], targets)
+
+
+class Ragged(Masked):
+    """Its minibatches have samples of other lengths each time."""
+
+    def batch(self, size: int) -> Batch:
+        """Random tokens, as many as the first of them says."""
+        inputs, targets = super().batch(size)
+        length = 2 + int(inputs["ids"][0, 0]) % (LENGTH - 1)
+        return {name: each[:, :length] for name, each in inputs.items()}, targets
+
+
 class Changing(Masked):
     """One of its inputs is a number, and another one each time."""
 

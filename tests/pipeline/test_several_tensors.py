@@ -35,7 +35,7 @@ def kinds(model: str, trained: list[str]) -> list[str]:
         ("Diffusion", "pipedream-2bw", 4, "1-2-1"),
         ("Masked", "pipedream", 4, "4"),
         ("Auxiliary", "pipedream-flush", 4, "2-1-1"),
-        ("Auxiliary", "pipedream", 2, "2"),
+        ("InTraining", "pipedream", 2, "2"),
     ],
 )
 def test_our_pipelines_compute_what_one_process_computes(
@@ -58,7 +58,7 @@ def test_our_pipelines_compute_what_one_process_computes(
         ("Diffusion", "zbv", 2, {}),
         ("Masked", "interleaved", 2, {}),
         ("Masked", "mp", 2, {}),
-        ("Auxiliary", "gpipe", 2, {}),
+        ("InTraining", "zero-bubble", 2, {}),
         ("Auxiliary", "1f1b", 4, {}),
         ("Auxiliary", "zero-bubble", 2, {}),
         ("Auxiliary", "zbv", 4, {"stages": 2}),
@@ -76,7 +76,7 @@ def test_torchs_schedules_compute_what_one_process_computes(
 
 @pytest.mark.parametrize(
     ("model", "framework"),
-    [("Auxiliary", "pipedream"), ("Masked", "gpipe"), ("Diffusion", "zbv")],
+    [("Auxiliary", "pipedream"), ("InTraining", "gpipe"), ("Diffusion", "zbv")],
 )
 def test_validation_is_proven(server: ForkServer, prove: Any, model: str, framework: str) -> None:
     settings: dict[str, Any] = {"model": f"{MODELS}:{model}", "phase": "validate"}
@@ -116,6 +116,13 @@ def test_each_minibatch_counts_once_with_its_own_samples(server: ForkServer, lau
     assert (last.sample, last.samples_per_update) == ("tok", tokens)
     reports: list[RankReport] = launch(MEASURE, "gpipe", 2, model=model)
     assert [report.step_samples for report in reports] == [(0,) * 3, (2 * tokens,) * 3]
+
+
+def test_lengths_may_change_where_messages_have_any_size(server: ForkServer, prove: Any) -> None:
+    model = f"{MODELS}:Ragged"
+    assert ours.prove(server, 2, stages="2", model=model).checked == TRAINED
+    with pytest.raises(UsageError, match=r"of a microbatch are .* have one size, so let"):
+        prove("gpipe", 2, model=model)
 
 
 def test_what_changes_beside_the_tensors_is_refused_in_one_line(server: ForkServer) -> None:

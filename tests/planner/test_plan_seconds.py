@@ -106,15 +106,16 @@ def test_a_flush_is_played_through() -> None:
 
 
 def test_a_plan_that_knows_forward_from_backward_is_played_with_both() -> None:
-    planned_stage = replace(stage(0, 1, 5.0, 8.0, 0.0), forward_s=4.0)
-    seconds = pass_seconds(plan(5.0, planned_stage), [7.0], 0.0, 0.0)
-    assert seconds == {
-        (0, "F"): 4.0,
-        (0, "L"): 0.0,
-        (0, "B"): 1.0,
-        (0, "I"): 0.5,
-        (0, "W"): 0.5,
-        (0, "U"): 11.0,
+    """In two, the backward pass of the first stage has nothing to do for its inputs."""
+    two = [replace(stage(number, 1, 5.0, 8.0, 0.0), forward_s=3.0) for number in range(2)]
+    planned = replace(plan(5.0, *two), halves=(0.25, 1.0))
+    kinds = {"F": 3.0, "L": 0.0, "B": 2.0, "U": 9.0}
+    assert pass_seconds(planned, [7.0, 7.0], 0.0, 0.0) == {
+        **{(number, kind): seconds for number in range(2) for kind, seconds in kinds.items()},
+        (0, "I"): 0.0,
+        (0, "W"): 2.0,
+        (1, "I"): 0.5,
+        (1, "W"): 2.0,
     }
 
 

@@ -157,7 +157,8 @@ class StagedWorker(WorkloadWorker):
         return Ends(
             Structure(example_input(self.workload, TRACED_IMAGES), f"the inputs of {name}"),
             Structure(targets, f"the targets of {name}"),
-            graph.returns,
+            graph.returns[True],
+            graph.returns[False],
             partial(samples_of, self.workload),
         )
 

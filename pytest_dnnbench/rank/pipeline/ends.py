@@ -20,12 +20,13 @@ from pytest_dnnbench.rank.workloads.structure import ONE, Structure
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """The structures of inputs, of targets and of the model's output, each one tensor unless said
-    otherwise, and how to count the samples of inputs."""
+    """The structures of inputs, of targets and of the model's output in training and in evaluation,
+    each one tensor unless said otherwise, and how to count the samples of inputs."""
 
     inputs: Structure = ONE
     targets: Structure = ONE
     output: Structure = ONE
+    output_in_evaluation: Structure = ONE
     samples: Callable[[Any], int] = rows
 
 

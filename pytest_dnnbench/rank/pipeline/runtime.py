@@ -266,7 +266,7 @@ class Runtime:
         if not self._last:
             self._send_on(minibatch, outputs, entering)
             return Completed(minibatch)
-        output = self._ends.output.tree(outputs)
+        output = self._ends.output_in_evaluation.tree(outputs)
         targets = self._ends.targets.tree(entering.targets)
         loss, correct = self.stage.loss_of(output, targets), right_answers(output, targets)
         return Completed(minibatch, entering.samples, loss, correct)

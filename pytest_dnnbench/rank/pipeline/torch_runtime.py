@@ -28,7 +28,7 @@ from torch.distributed import pipelining
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LRScheduler
 
-from pytest_dnnbench.errors import PlanError
+from pytest_dnnbench.errors import PlanError, UsageError
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.planner.synchronous import Pipelines
 from pytest_dnnbench.rank.fused_parts import update_parts
@@ -103,6 +103,7 @@ class TorchRuntime:
         self._observer: UpdateObserver | None = None
         self._training: Any = None
         self._evaluation: Any = None
+        self._input_forms: tuple[Form, ...] = ()
 
     def _parameter(self, stage: int, name: str) -> nn.Parameter | None:
         """A parameter of this rank; None where the stage is another's."""
@@ -189,7 +190,8 @@ class TorchRuntime:
             right: list[torch.Tensor | None] = []
             losses: list[torch.Tensor] = []
             for number, left in sorted(self._waiting.left.items()):
-                output, targets = self._ends.output.tree(left), self._waiting.targets[number]
+                output = self._ends.output_in_evaluation.tree(left)
+                targets = self._waiting.targets[number]
                 with self._noting_loss(number):
                     losses.append(self._loss_of(output, targets))
                     right.append(right_answers(output, targets))
@@ -216,10 +218,28 @@ class TorchRuntime:
             return
         for inputs, targets in islice(batches, self.pipelines.microbatches_of_each):
             if self.has_first:
-                self._waiting.inputs.append(self._ends.inputs.row(inputs))
+                row = self._ends.inputs.row(inputs)
+                self._check_forms(row)
+                self._waiting.inputs.append(row)
             if self.has_last:
                 self._waiting.targets.append(targets)
                 self._waiting.samples.append(self._ends.samples(inputs))
+
+    def _check_forms(self, row: Row) -> None:
+        """Raises UsageError for inputs of another shape or type than those before."""
+        forms = tuple(map(Form.of, row))
+        self._input_forms = self._input_forms or forms
+        if forms == self._input_forms:
+            return
+        first, other = (
+            ", ".join(f"{list(form.shape)} of {form.dtype}" for form in each)
+            for each in (self._input_forms, forms)
+        )
+        raise UsageError(
+            f"the inputs of a microbatch are {other}, and of the first {first}: messages of torch's"
+            " schedules have one size, so let every minibatch have the same shapes, or use"
+            " pipedream or pipedream-flush"
+        )
 
     def _completed(
         self,

@@ -45,7 +45,7 @@ def observe(
     model: nn.Module, graphs: dict[bool, fx.Graph], example: Example
 ) -> dict[str, NodeObservation]:
     """Observations by node name, of training and evaluation (the keys of `graphs`: True and False)
-    taken together.
+    taken together; of what training alone runs, that of training.
 
     Runs on copies of the model and restores torch's generators, so nothing is changed afterwards.
     Raises UsageError if the evaluation graph computes something other than the model itself.
@@ -57,7 +57,7 @@ def observe(
             of_mode[mode], result = _observe(copied(model).train(mode), graph, list(row))
         _check_same(copied(model).eval(), example, result)
     return {
-        name: _together(training, of_mode[False][name], name)
+        name: _together(training, of_mode[False].get(name, training), name)
         for name, training in of_mode[True].items()
     }
 

@@ -1,4 +1,5 @@
-"""The operator graph of a model: traced with torch.fx, once for training and once for evaluation.
+"""The operator graph of a model: traced with torch.fx, once for training and once for evaluation,
+which may leave out what training alone runs, as auxiliary heads.
 
 An operator is one call of the traced model that returns a tensor and depends on the inputs: a leaf
 module, a function or a method. A leaf is a module of torch.nn, a module without child modules, or a
@@ -12,7 +13,7 @@ Not here: what the operators do to tensors (observation.py), stages (cut.py), ti
 
 import operator
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -24,7 +25,7 @@ from torch import fx, nn
 from pytest_dnnbench.errors import DnnbenchError, UsageError
 from pytest_dnnbench.rank.profiling.example_input import Example, Forward, of_tensor
 from pytest_dnnbench.rank.profiling.forward_region import region_of
-from pytest_dnnbench.rank.profiling.fx_calls import constant_of, returned
+from pytest_dnnbench.rank.profiling.fx_calls import CONSTANT, constant_of, returned
 from pytest_dnnbench.rank.profiling.observation import NodeObservation, observe
 from pytest_dnnbench.rank.profiling.tracer import DependsOnImagesError, ModelTracer, user_line
 from pytest_dnnbench.rank.proof.lone_forward import LoneForward
@@ -38,6 +39,10 @@ REMEDY = (
 )
 
 
+_MOST_TRIES = 100_000
+"""Of the search for the nodes of one mode among those of the other."""
+
+
 @dataclass(frozen=True, slots=True)
 class OperatorGraph:
     """A model as a graph of operators, in program order. A graph takes the tensors of the model's
@@ -45,8 +50,9 @@ class OperatorGraph:
 
     forward      how the model is called
     inputs       the structure of its inputs
-    returns      that of its output
-    training, evaluation    the same graph, except for constants that follow the model's mode
+    returns      that of its output, in training (True) and in evaluation (False)
+    training     the graph in training mode
+    evaluation   the same graph, or a part of it, except for constants that follow the mode
     operators    the names of the operators
     items        by the name of a node that takes an item of a tuple: the operator that made the
                  tuple
@@ -58,7 +64,7 @@ class OperatorGraph:
     model: nn.Module
     forward: Forward
     inputs: Structure
-    returns: Structure
+    returns: Mapping[bool, Structure]
     training: fx.Graph
     evaluation: fx.Graph
     operators: tuple[str, ...]
@@ -96,13 +102,13 @@ def trace(model: nn.Module, example: Example | torch.Tensor) -> OperatorGraph:
         example = of_tensor(example)
     tracers = {mode: ModelTracer(example) for mode in (True, False)}
     graphs = {mode: _symbolic(model, mode, tracer) for mode, tracer in tracers.items()}
-    _check_modes_agree(graphs[True], graphs[False])
-    _check_outputs_agree(tracers[True].returns, tracers[False].returns)
+    _align(graphs[True], graphs[False])
     _check_repeats(model, graphs, example)
     observed = _observed(model, graphs, example)
     for graph in graphs.values():
         _follow_overwriting(graph, observed)
-    _check_output(graphs[True], tracers[True].returns, observed)
+    for mode, tracer in tracers.items():
+        _check_output(graphs[mode], tracer.returns, observed)
     items = _items(graphs[True], observed)
     operators = tuple(name for name in _operators(graphs[True], observed) if name not in items)
     edges = _edges(graphs[True], operators)
@@ -111,7 +117,7 @@ def trace(model: nn.Module, example: Example | torch.Tensor) -> OperatorGraph:
         model,
         example.forward,
         tracers[True].inputs,
-        tracers[True].returns,
+        {mode: tracer.returns for mode, tracer in tracers.items()},
         graphs[True],
         graphs[False],
         operators,
@@ -210,12 +216,43 @@ def _check_modes_agree(training: fx.Graph, evaluation: fx.Graph) -> None:
             )
 
 
-def _check_outputs_agree(training: Structure, evaluation: Structure) -> None:
-    if training != evaluation:
-        raise UsageError(
-            f"the model returns {training.described()} in training and {evaluation.described()} in"
-            " evaluation: let it return the same tensors in both"
-        )
+def _align(training: fx.Graph, evaluation: fx.Graph) -> None:
+    """Gives the nodes of the evaluation graph the names that they have in training, where there may
+    be more. Raises UsageError where evaluation does something that training does not.
+
+    Each node takes the first one after that of its predecessor which does the same to the same
+    values. Where two do, as tanh(x) for an auxiliary head and tanh(x) after it, the first may be
+    the wrong one: its users then have no counterpart, and the search goes back to it.
+    """
+    ours = [node for node in training.nodes if node.op != "output"]
+    theirs = [node for node in evaluation.nodes if node.op != "output"]
+    works = [_work(node, {}) for node in ours]
+    names: dict[fx.Node, str] = {}
+    chosen: list[int] = []
+    start = tries = 0
+    while len(chosen) < len(theirs):
+        node, tries = theirs[len(chosen)], tries + 1
+        wanted = _work(node, names)
+        place = next((n for n in range(start, len(ours)) if works[n] == wanted), None)
+        if place is not None:
+            names[node], start = ours[place].name, place + 1
+            chosen.append(place)
+        elif not chosen or tries > _MOST_TRIES:
+            _check_modes_agree(training, evaluation)  # says where they part
+            raise AssertionError("graphs that agree are aligned")
+        else:
+            start = chosen.pop() + 1
+            del names[theirs[len(chosen)]]
+    for node, name in names.items():
+        node.name = name
+
+
+def _work(node: fx.Node, names: Mapping[fx.Node, str]) -> tuple[Any, ...]:
+    """What a node does, and to which values, by these names of theirs or their own. Constants may
+    follow the mode."""
+    inputs = [names.get(value, value.name) for value in node.all_input_nodes]
+    target = node.target if constant_of(node) is None else CONSTANT
+    return node.op, target, inputs, region_of(node)
 
 
 def _only_in(training: fx.Graph, evaluation: fx.Graph) -> list[str]:
@@ -243,7 +280,10 @@ def _check_repeats(model: nn.Module, graphs: dict[bool, fx.Graph], example: Exam
 
 
 def _same_constants(left: fx.Graph, right: fx.Graph) -> bool:
-    pairs = zip(left.find_nodes(op="get_attr"), right.find_nodes(op="get_attr"), strict=True)
+    others = {node.name: node for node in right.find_nodes(op="get_attr")}
+    pairs = [
+        (node, others[node.name]) for node in left.find_nodes(op="get_attr") if node.name in others
+    ]
     return all(
         ours is theirs
         or (

@@ -30,6 +30,7 @@ from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.planner.profile import Operator, Profile
 from pytest_dnnbench.planner.remarks import SUM_TOLERANCE
 from pytest_dnnbench.rank.precision import matmul_precision
+from pytest_dnnbench.rank.profiling.backward_halves import halves_facts
 from pytest_dnnbench.rank.profiling.conditions import (
     compute_threads,
     no_collector,
@@ -172,7 +173,8 @@ def profile_workload(
             repetitions=effort.repetitions,
             fused=form.fused,
         )
-    return dataclasses.replace(profile, metadata={**profile.metadata, **update})
+        halves = halves_facts(built, inputs)
+    return dataclasses.replace(profile, metadata={**profile.metadata, **update, **halves})
 
 
 def form_facts(form: StepForm) -> dict[str, str]:
