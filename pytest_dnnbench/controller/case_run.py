@@ -24,7 +24,7 @@ from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.controller import gpu_links
 from pytest_dnnbench.controller.machine import Gpu, Machine
-from pytest_dnnbench.errors import LaunchError, RankFailure, UsageError
+from pytest_dnnbench.errors import DnnbenchError, LaunchError, RankFailure, UsageError
 from pytest_dnnbench.messages import (
     Correctness,
     FunctionRequest,
@@ -271,8 +271,26 @@ def prepare_function(
 
 def check_rules(spec: FrameworkSpec, case: Case) -> None:
     """Raises UsageError, with the reason, where a framework's rules do not allow a case."""
-    if (check := load(spec.rules)) is not None:
-        check(case)
+    if spec.rules is not None:
+        _answer(spec.rules, case)
+
+
+def fits(spec: FrameworkSpec, count: int, options: Mapping[str, Scalar]) -> bool:
+    """Whether a framework runs on so many devices with these options. Raises UsageError."""
+    return spec.fits is None or bool(_answer(spec.fits, spec.name, count, options))
+
+
+def _answer(path: str, *arguments: object) -> Any:
+    """What the function behind "module:name" returns. Raises UsageError for all that it raises."""
+    function = load(path)
+    try:
+        return function(*arguments)
+    except DnnbenchError:
+        raise
+    except Exception as error:  # of another package's code, whatever it is
+        raise UsageError(
+            f"{path!r}, which a framework's row names, raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def load(path: str | None) -> Any:

@@ -29,6 +29,7 @@ from pytest_dnnbench.report.plots import plots
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.runs import Run, distinct_runs, read_run
 from pytest_dnnbench.report.study import Study
+from pytest_dnnbench.results.records.saved import no_collection
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +45,8 @@ def main(arguments: list[str]) -> int:
         check_file("--picture", options.picture)
     if options.latex:
         check_file("--latex", options.latex)
-    runs, again = distinct_runs([read_run(path) for path in options.files])
+    with no_collection():
+        runs, again = distinct_runs([read_run(path) for path in options.files])
     for note in again:
         say(note, sys.stderr)
     if options.models:

@@ -8,6 +8,7 @@ figure that is drawn is finite.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ import msgspec
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.metrics import LARGEST, THROUGHPUT, can_be_measured
-from pytest_dnnbench.report.text import NAME_LENGTH, printable
+from pytest_dnnbench.report.text import NAME_LENGTH, TEXT_LENGTH, printable
 from pytest_dnnbench.results.records.json_text import any_json, read_bytes
 from pytest_dnnbench.results.records.launches import Launches, launches_of
 from pytest_dnnbench.results.records.preflight import PreflightEntry
@@ -255,12 +256,21 @@ def _converted(content: object, kind: type[Struct]) -> Struct:
 def _printable(content: Any) -> Any:
     """The data with every text printable and bounded."""
     if isinstance(content, str):
-        return printable(content)
-    if isinstance(content, Mapping):
-        return {printable(key, NAME_LENGTH): _printable(value) for key, value in content.items()}
+        return _printable_text(content, TEXT_LENGTH)
+    if isinstance(content, dict):
+        return {
+            _printable_text(key, NAME_LENGTH): _printable(value) for key, value in content.items()
+        }
     if isinstance(content, (list, tuple)):
+        if _NUMBERS.issuperset(map(type, content)):
+            return content  # most of a file is lists of times
         return [_printable(value) for value in content]
     return content
+
+
+# Sessions repeat each other's names, and most texts of a file are names.
+_printable_text = lru_cache(4096)(printable)
+_NUMBERS = frozenset({int, float})
 
 
 def _fault(record: Record) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_dnnbench.case import Case, devices_id
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
-from pytest_dnnbench.controller.case_run import check_rules, load
+from pytest_dnnbench.controller.case_run import check_rules, fits
 from pytest_dnnbench.controller.machine import Machine
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session import shapes
@@ -158,10 +158,7 @@ class Combinations:
             count for count in self.counts if spec.min_gpus <= count <= (spec.max_gpus or count)
         )
         options = self._settings.framework_options.get(spec.name, {})
-        check = load(spec.fits)
-        fitting = tuple(
-            count for count in possible if check is None or check(spec.name, count, options)
-        )
+        fitting = tuple(count for count in possible if fits(spec, count, options))
         if possible and not fitting:
             given = [
                 (row.flag, options.get(row.name, row.default), row.default) for row in spec.options
@@ -170,7 +167,7 @@ class Combinations:
                 f"--dnn-{flag} {value}" for flag, value, default in given if value != default
             )
             raise UsageError(
-                f"{spec.name} with {asked} fits none of the device counts"
+                f"{spec.name} with {asked or 'its defaults'} fits none of the device counts"
                 f" {', '.join(map(str, possible))}: change it, or give counts that fit"
                 " with --dnn-gpu-counts"
             )

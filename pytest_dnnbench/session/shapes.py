@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.catalog import Catalog, FrameworkSpec
 from pytest_dnnbench.catalog.frameworks import OF_SHAPES
-from pytest_dnnbench.controller.case_run import load
+from pytest_dnnbench.controller.case_run import fits
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session.settings import ALL, Settings
@@ -67,8 +67,7 @@ class Shapes:
                     f"--dnn-shapes {shape} and --dnn-{row.flag} {given[row.name]} both say it:"
                     " leave one of them out"
                 )
-        check = load(spec.fits)
-        if check is not None and not check(spec.name, shape.gpus, {**given, **needed}):
+        if not fits(spec, shape.gpus, {**given, **needed}):
             asked = [
                 f"--dnn-{row.flag} {given[row.name]}"
                 for row in spec.options

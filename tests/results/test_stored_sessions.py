@@ -327,3 +327,21 @@ def test_cases_of_the_stored_sessions_tell_of_each_others_noise(tmp_path: Path) 
     assert suite.priors["throughput"].launch_dof > TIME.launch_dof
     assert suite.priors["throughput"].ratios != TIME.ratios
     assert alone.priors["throughput"] == TIME
+
+
+def test_a_case_that_is_new_changes_nothing_for_the_others(tmp_path: Path) -> None:
+    """What cases know of each other was learnt from the sessions of the case that was asked for
+    first, and of a new case that is one session."""
+    names = [NAME.replace("resnet18", f"model{number}") for number in range(6)]
+    for number in range(1, 6):
+        records = {name: record(seed=10 * number + at) for at, name in enumerate(names)}
+        if number == 5:
+            records["test_steps.py::test_new"] = record()
+        save(tmp_path / f"{number:04}_n.json", records)
+    facts = facts_of(record())
+    alone = storage_runs(tmp_path, "latest").of(names[0], facts)
+    stored = storage_runs(tmp_path, "latest")
+    assert stored.of("test_steps.py::test_new", facts).sessions_of("throughput")
+    after = stored.of(names[0], facts)
+    assert after.prior_of("throughput") == alone.prior_of("throughput")
+    assert stored.of(names[1], facts).prior_of("throughput") is after.prior_of("throughput")

@@ -170,6 +170,35 @@ def test_a_hook_that_raises_is_refused_in_one_line_with_its_place(
 
 
 @pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            "fits='my_rules:wrong'",
+            "'my_rules:wrong', which a framework's row names, raised K*",
+        ),
+        ("rules='my_rules:wrong'", "'my_rules:wrong', which a framework's row names, raised Key*"),
+        ("rules='my_rules:none'", "'my_rules:none', which a framework's row names, cannot be imp*"),
+        ("fits='my_rules:never'", "x with its defaults fits none of the device counts 1: change *"),
+    ],
+)
+def test_what_a_row_names_is_refused_in_one_line_when_it_fails(
+    pytester: pytest.Pytester, fields: str, message: str
+) -> None:
+    """Each test file had an error with a traceback."""
+    pytester.makepyfile(ANY_CASE)
+    pytester.makepyfile(
+        my_rules="def wrong(*given): raise KeyError('a')\ndef never(*given): return False"
+    )
+    pytester.makeconftest(
+        f"{ROWS}def pytest_dnnbench_frameworks():\n"
+        f"    return [FrameworkSpec('x', 'm:W', '', {fields})]\n"
+    )
+    pytester.syspathinsert()
+    line = refusal(pytester, "--dnn-frameworks=x", "--dnn-gpu-counts=1", "--dnn-device=cpu")
+    assert fnmatch(line, f"ERROR: {message}"), line
+
+
+@pytest.mark.parametrize(
     ("hook", "rows", "message"),
     [
         ("frameworks", "[FrameworkSpec('x', '{}:W', '')]", "two frameworks named 'x': *:W and *:W"),

@@ -96,7 +96,7 @@ class StoredRuns:
         self._unread = list(paths[:MOST_FILES])[::-1]
         self._alone = newest is not None
         self._runs = [newest] if newest else []
-        self._priors: dict[str, Prior] = {}
+        self._priors: dict[tuple[Path, ...], dict[str, Prior]] = {}
         self._unfit: list[str] = []
         self._disturbed: dict[str, set[str]] = {}
         run = next(self._newest_first(), None)
@@ -179,21 +179,29 @@ class StoredRuns:
             if self._alone
             else learnt
         )
-        self._priors = self._priors or _priors([run for run, _ in sessions])
+        priors = self._priors_of([run for run, _ in sessions])
         return CaseBaseline(
             file=run.path.name,
             saved=run.saved,
             sessions=len(compared),
             history={metric: launches for metric, launches in history.items() if launches},
             limits=stored_limits(newest.thresholds),
-            noise=_noise(learnt, self._priors) if self._alone and len(sessions) > 1 else {},
-            priors=self._priors,
+            noise=_noise(learnt, priors) if self._alone and len(sessions) > 1 else {},
+            priors=priors,
             disturbed=tuple(metric for metric, launches in history.items() if not launches),
             recorded=recorded_of(record for _, record in compared[-WINDOW:]),
             breakdown=next(
                 (record.breakdown for _, record in compared[::-1] if record.breakdown), None
             ),
         )
+
+    def _priors_of(self, runs: list[SavedRun]) -> dict[str, Prior]:
+        """What the cases of these sessions say about each other; learnt once for all cases that
+        have the same sessions: those of a case that is new say little of the others."""
+        sessions = tuple(run.path for run in runs)
+        if sessions not in self._priors:
+            self._priors[sessions] = _priors(runs)
+        return self._priors[sessions]
 
     def _undisturbed(self, name: str, metric: str, sessions: list[_Stored]) -> Sessions:
         """The undisturbed launches of each session that has any."""
