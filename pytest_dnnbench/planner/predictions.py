@@ -12,7 +12,6 @@ All of them train on minibatches of the profile's size, so throughput compares. 
 (prediction_table.py).
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,14 +23,19 @@ from pytest_dnnbench.planner.bubbles import batch_seconds
 from pytest_dnnbench.planner.data_parallel import BUCKET_BYTES, data_parallel_step
 from pytest_dnnbench.planner.fabric import Fabric, Link, Workers, hops_of
 from pytest_dnnbench.planner.graph import planned_graph
-from pytest_dnnbench.planner.layout import Layout
 from pytest_dnnbench.planner.levels import levels_of
 from pytest_dnnbench.planner.orders import ORDERED, in_flight, orders_of
+from pytest_dnnbench.planner.own_pipelines import (
+    MOST_MICROBATCHES,
+    own_bytes,
+    own_schedule,
+    own_wiring,
+)
 from pytest_dnnbench.planner.plan import Plan, PlannedStage
 from pytest_dnnbench.planner.plan_seconds import flushed_s, minibatch_s, pass_seconds
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.planner.profile import Profile, number_in
-from pytest_dnnbench.planner.schedule import VARIANTS, Schedule, default_microbatches
+from pytest_dnnbench.planner.schedule import VARIANTS
 from pytest_dnnbench.planner.sharded import sharded_step, units_of
 from pytest_dnnbench.planner.synchronous import RULES, Pipelines
 from pytest_dnnbench.planner.training_memory import (
@@ -43,10 +47,6 @@ from pytest_dnnbench.planner.training_memory import (
 
 _Pair = tuple[int, int]
 """Two stages, or two places in a pipeline."""
-
-MOST_MICROBATCHES = 1 << 12
-"""Of each pipeline in an update: every pass of each of them is played."""
-
 
 _NOTHING_FITS = "no stages of the model for these GPUs, or none that fit their memory"
 _REASONS = {
@@ -202,13 +202,13 @@ def _fsdp(given: Predicting) -> Prediction:
 
 def _planned(given: Predicting, plan: Plan, variant: str) -> Prediction | None:
     """The planner's plan under a schedule of ours."""
-    schedule = _own_schedule(given, plan, variant)
+    schedule = own_schedule(plan, variant, given.microbatches)
     if schedule is None:
         return None
     # The planner's bottleneck has those of `pipedream`.
     wiring: tuple[list[float], dict[_Pair, float]] = [0.0] * len(plan.stages), {}
     if variant != "pipedream":
-        wiring = _own_wiring(given.fabric, schedule.layout, plan)
+        wiring = own_wiring(given.fabric, schedule.layout, plan)
     averages, messages = wiring
     if variant == "pipedream-flush":
         step_s = flushed_s(plan, schedule, averages, messages)
@@ -217,70 +217,9 @@ def _planned(given: Predicting, plan: Plan, variant: str) -> Prediction | None:
         step_s = each_s * schedule.microbatches
     shape = plan.shape if len(plan.stages) > 1 else f"dp{plan.replicas[0]}"
     memory_bytes = max(
-        _own_bytes(given.profile, plan, schedule, number) for number in range(len(plan.stages))
+        own_bytes(given.profile, plan, schedule, number) for number in range(len(plan.stages))
     )
     return given.made(variant, shape, schedule.microbatches, step_s, memory_bytes)
-
-
-def _own_schedule(given: Predicting, plan: Plan, variant: str) -> Schedule | None:
-    """None where there are no stages, or no number of microbatches that can be played. Where a
-    number is given, it is that of the stage with the fewest per replica."""
-    if not plan.stages:
-        return None
-    layout = Layout(plan.replicas)
-    if variant == "pipedream":
-        return Schedule(variant, layout)
-    shared = math.lcm(*plan.replicas)
-    microbatches = default_microbatches(layout)
-    if given.microbatches is not None:
-        microbatches = math.ceil(given.microbatches * max(plan.replicas) / shared) * shared
-    even = len(set(plan.replicas)) == 1
-    if (microbatches // plan.replicas[0] if even else microbatches) > MOST_MICROBATCHES:
-        return None
-    try:
-        return Schedule(variant, layout, microbatches)
-    except PlanError:  # too few microbatches for two versions of the weights
-        return None
-
-
-def _own_wiring(
-    fabric: Fabric, layout: Layout, plan: Plan
-) -> tuple[list[float], dict[_Pair, float]]:
-    """The average of each stage, while all stages average; and each message between neighbours,
-    while all replicas of all stages send."""
-    ends = np.cumsum((0, *layout.replicas))
-    stages = [np.arange(first, end) for first, end in pairwise(ends)]
-    load = fabric.load(np.concatenate([hops_of(each) for each in stages]))
-    averages = [
-        fabric.ring(ranks, load).all_reduce(len(ranks)).seconds(stage.parameter_bytes)
-        for ranks, stage in zip(stages, plan.stages, strict=True)
-    ]
-    flows: dict[_Pair, Workers] = {}
-    for number, (before, after) in enumerate(pairwise(stages)):
-        turns = np.arange(math.lcm(len(before), len(after)))
-        forward = np.stack([before[turns % len(before)], after[turns % len(after)]], axis=1)
-        flows[number, number + 1], flows[number + 1, number] = forward, forward[:, ::-1]
-    if not flows:
-        return averages, {}
-    load = fabric.load(np.concatenate(list(flows.values())))
-    return averages, {
-        pair: fabric.slowest(each, load).seconds(plan.stages[min(pair)].output_bytes)
-        for pair, each in flows.items()
-    }
-
-
-def _own_bytes(profile: Profile, plan: Plan, schedule: Schedule, number: int) -> float:
-    """Of a replica of a stage. Where an update has several minibatches, their sum is beside the
-    gradients of the newest; 2BW keeps two versions of the weights."""
-    stage = plan.stages[number]
-    if schedule.variant == "pipedream":
-        return stage.memory_bytes
-    of_each = schedule.microbatches // stage.replicas
-    kept = min(stage.versions, of_each)
-    entering = plan.stages[number - 1].output_bytes if number else 0.0
-    weights = stage.parameter_bytes
-    copies = (schedule.microbatches > 1) + (schedule.variant == "pipedream-2bw")
-    return stage_bytes(profile, stage.operators, weights, entering, kept) + copies * weights
 
 
 class _Cuts:

@@ -4,6 +4,7 @@ Not here: how a framework updates (rank/update_rule.py, which this runs).
 """
 
 import statistics
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -33,12 +34,31 @@ def update_facts(
         return {"update_s": 0.0, "add_s": 0.0, "optimiser_bytes": 0}
     optimiser = optimiser_for(workload, model, _SETTINGS)
     rule = UpdateRule(workload, model, fuse(optimiser) if fused else optimiser)
+    adds_s, updates_s = _timed(trained, rule, warmup + repetitions)
+    model.zero_grad(set_to_none=True)
+    size = sum(
+        value.nbytes
+        for state in optimiser.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    )
+    return {
+        "update_s": statistics.median(updates_s[warmup:]),
+        "add_s": statistics.median(adds_s[warmup:]),
+        "optimiser_bytes": size,
+    }
+
+
+def _timed(
+    trained: Sequence[nn.Parameter], rule: UpdateRule, repetitions: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of each sum of gradients, and of each update."""
     watch = stopwatch(trained[0].device)
     device = trained[0].device
     head = gpu_head_start(device) if has_head_start(device) else None
     sums = [torch.zeros_like(parameter) for parameter in trained]
     updates_s, adds_s = [], []
-    for _ in range(warmup + repetitions):
+    for _ in range(repetitions):
         gradients = [torch.full_like(parameter, _GRADIENT) for parameter in trained]
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad = gradient
@@ -55,15 +75,4 @@ def update_facts(
         watch.settle()
         adds_s.append(watch.seconds(begin, start))
         updates_s.append(watch.seconds(start, end))
-    model.zero_grad(set_to_none=True)
-    size = sum(
-        value.nbytes
-        for state in optimiser.state.values()
-        for value in state.values()
-        if isinstance(value, torch.Tensor)
-    )
-    return {
-        "update_s": statistics.median(updates_s[warmup:]),
-        "add_s": statistics.median(adds_s[warmup:]),
-        "optimiser_bytes": size,
-    }
+    return adds_s, updates_s
