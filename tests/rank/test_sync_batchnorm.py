@@ -55,16 +55,9 @@ def test_statistics_of_all_samples_are_proven(
         assert evidence.largest_deviation[kind] <= evidence.tolerance[kind] < 1e-9
 
 
-@pytest.mark.parametrize(
-    ("fault", "failure"),
-    [
-        ("Unsynchronised", "gradients in float32 of the timed step"),
-        ("MeansAlone", "gradients in float32 of the timed step"),
-        ("ForwardAlone", "gradients in float32 of the timed step"),
-    ],
-)
-def test_statistics_of_a_part_are_caught(server: ForkServer, fault: str, failure: str) -> None:
-    with pytest.raises(WrongResult, match=failure):
+@pytest.mark.parametrize("fault", ["Unsynchronised", "MeansAlone", "ForwardAlone"])
+def test_statistics_of_a_part_are_caught(server: ForkServer, fault: str) -> None:
+    with pytest.raises(WrongResult, match="gradients of step 0"):
         prove(server, request(DEEP, fault))
 
 
