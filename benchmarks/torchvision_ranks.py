@@ -22,7 +22,8 @@ from pytest_dnnbench.rank.profiling.profiler import Effort, profile_workload
 from pytest_dnnbench.rank.proof.conditions import ProofCopies, check_room_ahead
 from pytest_dnnbench.rank.workloads.checks import model_of
 from pytest_dnnbench.rank.workloads.factory import workload_of
-from pytest_dnnbench.results.records.measurement import Launch, agree, check_times
+from pytest_dnnbench.results.records.measurement import Launch, check_times
+from pytest_dnnbench.results.records.rank_agreement import agree
 
 LEAST_SIZE = {
     "inception_v3": 96,

@@ -36,12 +36,11 @@ from pytest_dnnbench.mnist_files import MnistFiles
 from pytest_dnnbench.results.records.measurement import (
     Launch,
     Measurement,
-    agree,
     check_figures,
     check_metrics,
     check_times,
-    same_model,
 )
+from pytest_dnnbench.results.records.rank_agreement import agree, same_model
 from pytest_dnnbench.results.records.schema import CorrectnessEntry, Environment
 from pytest_dnnbench.run_length import Length
 from pytest_dnnbench.text_file import TextFile

@@ -14,7 +14,7 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.rank.trial_steps import worker_class
-from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
 TINY = "tests.tiny_models:tiny"

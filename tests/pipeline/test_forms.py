@@ -18,7 +18,7 @@ from pytest_dnnbench.rank.pipeline.gradient_mean import GradientMean
 from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.pipeline.stash import Stash
 from pytest_dnnbench.rank.step_forms import lay_out
-from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.step_form import StepForm
 
 MODEL = "tests.pipeline.models:residual"

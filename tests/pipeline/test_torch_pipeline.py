@@ -15,7 +15,8 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.planner.synchronous import RULES
-from pytest_dnnbench.results.records.measurement import Launch, agree, check_times
+from pytest_dnnbench.results.records.measurement import Launch, check_times
+from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import PLAIN, StepForm
 from tests.pipeline.models import Residual

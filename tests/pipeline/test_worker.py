@@ -24,7 +24,8 @@ from pytest_dnnbench.planner.plan_seconds import (
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.profiling.profiler import Effort, profile_model
-from pytest_dnnbench.results.records.measurement import Launch, agree, check_times
+from pytest_dnnbench.results.records.measurement import Launch, check_times
+from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
 MODELS = "tests.pipeline.models"

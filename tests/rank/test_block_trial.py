@@ -20,7 +20,7 @@ from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.rank.block_trial import copy_changed_inputs, try_blocks
 from pytest_dnnbench.rank.step_forms import form_module
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
-from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.step_form import StepForm
 from tests.awkward_models import ChangesInputs, GoesOn
 from tests.own_workloads import Words

@@ -26,7 +26,7 @@ from pytest_dnnbench.rank.step_forms import form_module, fuse, laid_out
 from pytest_dnnbench.rank.workloads.batches import synthetic_batch, wide
 from pytest_dnnbench.rank.workloads.image_models import widen
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
-from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
 from tests.own_workloads import Tuples, Words

@@ -16,7 +16,7 @@ from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
 from pytest_dnnbench.rank.workloads.batches import joined, parted
-from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
 

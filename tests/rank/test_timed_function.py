@@ -13,7 +13,8 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import RankRaised, UsageError, WrongResult
 from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.messages import Correctness, FunctionRequest, RankReport
-from pytest_dnnbench.results.records.measurement import Launch, agree, check_times
+from pytest_dnnbench.results.records.measurement import Launch, check_times
+from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.run_length import Length
 
 PROGRAMS = "tests.rank.functions"

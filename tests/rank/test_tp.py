@@ -12,7 +12,7 @@ from pytest_dnnbench.controller.rank_launcher import MEASURE, PROVE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RankReport, RunRequest
-from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
 

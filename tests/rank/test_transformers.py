@@ -19,7 +19,7 @@ from pytest_dnnbench.rank.workloads import gpt, llama
 from pytest_dnnbench.rank.workloads.factory import workload_of
 from pytest_dnnbench.rank.workloads.image_models import seed
 from pytest_dnnbench.rank.workloads.workload import Workload
-from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.rank_agreement import agree
 
 
 def built_in(name: str, **fields: int) -> Workload:

@@ -26,7 +26,7 @@ from pytest_dnnbench.rank.workloads.factory import workload_of
 from pytest_dnnbench.rank.workloads.image_models import build_model, seed, widen
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
 from pytest_dnnbench.rank.workloads.workload import Batch
-from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from tests.own_workloads import Ranking, Words
 

@@ -12,7 +12,6 @@ import pytest
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import (
-    Correctness,
     PipelineFacts,
     PlanDecision,
     PredictedStep,
@@ -22,13 +21,7 @@ from pytest_dnnbench.metrics import METRICS, Metric
 from pytest_dnnbench.planner.plan import Plan
 from pytest_dnnbench.results.baselines.case_baseline import NoBaseline
 from pytest_dnnbench.results.baselines.comparability import alike, differences, facts_of
-from pytest_dnnbench.results.records.measurement import (
-    Launch,
-    Measurement,
-    agree,
-    check_metrics,
-    same_model,
-)
+from pytest_dnnbench.results.records.measurement import Launch, Measurement, check_metrics
 from pytest_dnnbench.results.records.record import make_record
 from pytest_dnnbench.results.records.schema import (
     Conditions,
@@ -293,38 +286,6 @@ def test_thresholds_are_one_sided_and_in_the_metrics_own_unit() -> None:
     assert limits["throughput"].limit == pytest.approx(8 * 0.97)
     assert limits["step_time_s"].limit == pytest.approx(1.03)
     assert limits["resident_peak_bytes"].source == "default"
-
-
-def test_ranks_that_differ_in_a_bit_are_no_result() -> None:
-    case = Case("ddp", "m", 2, "train")
-    right = Correctness({"parameters": 0.0}, {"parameters": 1e-9}, about={"digest": "a", "seed": 1})
-    other = Correctness({}, {}, about={"digest": "b"})
-    assert agree(case, [right, right]) == CorrectnessEntry(
-        checked=["parameters"],
-        largest_deviation={"parameters": 0.0},
-        tolerance={"parameters": 1e-9},
-        ranks_agree="bit for bit",
-        about={"seed": 1},
-    )
-    with pytest.raises(WrongResult, match="rank 1 holds other values than rank 0"):
-        agree(case, [right, other])
-
-
-def test_ranks_that_hold_the_same_weights_have_trained_the_same_model() -> None:
-    case = Case("ddp", "m", 3, "train")
-    same_model(case, [report(rank, [1.0], fingerprint="a") for rank in range(3)])
-
-
-@pytest.mark.parametrize(
-    ("fingerprints", "culprit"),
-    [("aba", "rank 1 of 3"), ("baa", "rank 0 of 3"), ("ab", "rank 1 of 2")],
-)
-def test_a_rank_that_holds_other_weights_than_most_is_named(
-    fingerprints: str, culprit: str
-) -> None:
-    reports = [report(rank, [1.0], fingerprint=mark) for rank, mark in enumerate(fingerprints)]
-    with pytest.raises(WrongResult, match=f"{culprit} holds another model"):
-        same_model(Case("ddp", "m", len(fingerprints), "train"), reports)
 
 
 def test_a_pipelines_plan_is_on_record_with_what_came_of_it() -> None:

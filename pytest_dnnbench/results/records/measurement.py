@@ -1,9 +1,9 @@
 """The launches of a measured case: from what the ranks report to one figure per launch and metric.
-Raw samples are kept. Here too: the checks of what the ranks report."""
+Raw samples are kept. Here too: the checks of times and metrics; what the ranks have to agree upon:
+rank_agreement.py."""
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,7 +12,7 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.device_peaks import peak_flops
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.function_case import MeasuredCase
-from pytest_dnnbench.messages import Correctness, PredictedStep, RankReport
+from pytest_dnnbench.messages import PredictedStep, RankReport
 from pytest_dnnbench.metrics import ALGORITHM_BANDWIDTH, METRICS, MFU, Metric
 from pytest_dnnbench.results.records.schema import Conditions, CorrectnessEntry, Environment
 from pytest_dnnbench.run_length import Length
@@ -241,64 +241,6 @@ class Measurement:
         if metric.over_ranks == "job" or {len(ranks) for ranks in launches} != {self.case.gpus}:
             return []
         return [statistics.median(figures) for figures in zip(*launches, strict=True)]
-
-
-def agree(case: MeasuredCase, results: Sequence[Correctness]) -> CorrectnessEntry:
-    """The check of a case's step, for its record. Raises WrongResult when a rank failed the check
-    or does not hold, bit for bit, what rank 0 holds."""
-    digests = [result.about.get("digest") for result in results]
-    others = [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]
-    failures = [
-        f"rank {', '.join(others)} hold{'s' if len(others) == 1 else ''} other values than rank 0"
-    ] * bool(others)
-    failures += [
-        f"rank {rank}: {failure}"
-        for rank, result in enumerate(results)
-        for failure in result.failures
-    ]
-    if failures:
-        raise WrongResult(
-            f"{case.label}: the step is wrong, so it was not timed: " + "; ".join(failures[:6])
-        )
-    # Every rank has tolerances of its own: the figures are those of the rank nearest to its own.
-    worst = {
-        kind: max(
-            (
-                (result.deviations[kind], result.tolerances[kind])
-                for result in results
-                if kind in result.deviations
-            ),
-            key=lambda pair: (pair[0] / pair[1] if pair[1] else pair[0], pair[1]),
-        )
-        for kind in dict.fromkeys(kind for result in results for kind in result.deviations)
-    }
-    return CorrectnessEntry(
-        checked=[*worst, *results[0].checked],
-        largest_deviation={kind: deviation for kind, (deviation, _) in worst.items()},
-        tolerance={kind: tolerance for kind, (_, tolerance) in worst.items()},
-        ranks_agree=_agreement(digests[0] is not None, bool(worst)),
-        about={key: fact for key, fact in results[0].about.items() if key != "digest"},
-    )
-
-
-def _agreement(has_digest: bool, has_figures: bool) -> str:
-    if has_digest:
-        return "bit for bit"
-    return "within the tolerance" if has_figures else ""
-
-
-def same_model(case: MeasuredCase, reports: Sequence[RankReport]) -> None:
-    """Raises WrongResult when a rank holds other weights after a run than most ranks, or, of two,
-    than rank 0."""
-    counts = Counter(report.fingerprint for report in reports)
-    most = max(reports, key=lambda report: counts[report.fingerprint]).fingerprint
-    others = [str(report.rank) for report in reports if report.fingerprint != most]
-    if others:
-        raise WrongResult(
-            f"{case.label}: rank {', '.join(others)} of {len(reports)} holds another model than the"
-            " others after the run: the ranks did not train the same model, so their speed means"
-            " nothing; look for random numbers or updates that differ from rank to rank"
-        )
 
 
 def check_times(case: MeasuredCase, launch: Launch) -> None:

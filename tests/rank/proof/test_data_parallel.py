@@ -19,7 +19,7 @@ from pytest_dnnbench.rank.frameworks.single import SingleWorker
 from pytest_dnnbench.rank.proof.comparison import deviation
 from pytest_dnnbench.rank.proof.data_parallel_reference import Reference
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
-from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 
 TRAINED = ["loss in float32", "gradients in float32", "gradients", "buffers", "parameters"]

@@ -16,7 +16,7 @@ from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.rank.proof import conditions
 from pytest_dnnbench.rank.proof.conditions import PLENTY, two_may_follow
 from pytest_dnnbench.rank.timed_run import prove
-from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.rank_agreement import agree
 
 
 def prove_apart(place: Place, request: RunRequest) -> Correctness:

@@ -18,7 +18,7 @@ from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
 from pytest_dnnbench.rank.worker import Step
-from pytest_dnnbench.results.records.measurement import agree
+from pytest_dnnbench.results.records.rank_agreement import agree
 from tests.tiny_models import tiny
 
 STEPS = 14
