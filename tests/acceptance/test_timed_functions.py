@@ -129,8 +129,8 @@ def test_functions_have_a_table_of_their_own(session: Session) -> None:
 
 
 def test_functions_are_broken_down_and_traced(session: Session) -> None:
-    """Which part is the largest depends on what else the machine does in five short steps; which
-    part an exchange counts as does not."""
+    """Which part is the largest depends on what else the machine does in five short steps, and so
+    does how many launches are left out as disturbed; which part an exchange counts as does not."""
     heads, *rows = session.text.partition("where a step's time goes\n")[2].splitlines()
     for framework, name, exchange in (
         ("torch", "test_all_reduce[2gpu-4096]", "gloo:all_reduce"),
@@ -142,16 +142,15 @@ def test_functions_are_broken_down_and_traced(session: Session) -> None:
         shown = dict(zip(heads.split()[1:], row.removeprefix(start).split(), strict=True))
         assert shown["comm."] == f"{breakdown['shares']['communication']:.0%}"
         ranks = [rank for launch in breakdown["launches"] for rank in launch]
-        assert len(ranks) == 4
+        assert len(ranks) == 2 * (2 - breakdown["left_out"]) > 0
         # Of Horovod's exchange the wait for it is marked.
         assert all(rank["parts_s"]["communication"] > 0 for rank in ranks)
         parts = {each["name"]: each["part"] for each in breakdown["operators"]}
         assert parts[exchange] == "communication"
         assert "compute" not in parts.values()
-    record = session.records["test_all_reduce[2gpu-4096]"]
-    traces = {each["trace"] for launch in record["breakdown"]["launches"] for each in launch}
-    assert len(traces) == 4
-    assert traces <= {path.name for path in (session.folder / "traces").iterdir()}
+        traces = {rank["trace"] for rank in ranks}
+        assert len(traces) == len(ranks)
+        assert traces <= {path.name for path in (session.folder / "traces").iterdir()}
 
 
 def test_horovods_group_is_joined(session: Session) -> None:

@@ -121,8 +121,3 @@ def test_operators_that_do_not_run_where_the_model_does_are_told_so() -> None:
     message = r"WrongInPieces cannot be cut .* one by one they end in RuntimeError: .*pipeline_leaf"
     with pytest.raises(UsageError, match=message):
         trace(WrongInPieces(), torch.ones(2, 3))
-
-
-def test_a_dict_of_outputs_is_named_by_its_keys_in_a_pipeline() -> None:
-    with pytest.raises(UsageError, match="returns a dict with the keys 'logits', 'mask', not one"):
-        trace(OfTokens(), torch.ones(2, 3))
