@@ -154,11 +154,11 @@ def own_seconds(worker: Any, place: Place, framework: str) -> float:
 def table(rows: list[list[Row]]) -> Iterator[str]:
     """By framework: both ranks' own time, and the step's on the rank with the last stage."""
     together = [
-        (one[0], one[1] + other[1], one[2] + other[2], *other[3:])
-        for one, other in zip(*rows, strict=True)
+        (first[0], first[1] + last[1], first[2] + last[2], *last[3:])
+        for first, last in zip(*rows, strict=True)
     ]
-    for name, found in groupby(sorted(together, key=itemgetter(0)), key=itemgetter(0)):
-        of_framework = list(found)
+    for name, group_of_rows in groupby(sorted(together, key=itemgetter(0)), key=itemgetter(0)):
+        of_framework = list(group_of_rows)
         _, *figures = zip(*of_framework, strict=True)
         own, own_real, step, step_real = (statistics.median(each) * 1e3 for each in figures)
         errors = [measured / predicted - 1 for _, predicted, measured, *_ in of_framework]

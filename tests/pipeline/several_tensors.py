@@ -119,8 +119,8 @@ class UNet(nn.Module):
     def forward(self, noisy: torch.Tensor, condition: Condition) -> torch.Tensor:
         """The noise, as large as the images."""
         first = torch.tanh(self.first(noisy))
-        told = self.times(condition.time) + condition.scale * self.labels(condition.label)
-        middle = self.norm(self.down(first)) + told[:, :, None, None]
+        embedding = self.times(condition.time) + condition.scale * self.labels(condition.label)
+        middle = self.norm(self.down(first)) + embedding[:, :, None, None]
         middle = torch.tanh(self.middle(torch.tanh(middle)))
         up = self.up(middle) + self.late_times(condition.time)[:, :, None, None]
         noise: torch.Tensor = self.last(torch.cat([first, torch.tanh(up)], 1))

@@ -7,27 +7,13 @@ from torch import nn
 from pytest_dnnbench.planner.predict import even_plan
 from pytest_dnnbench.planner.profile import Operator, Profile, halves_in
 from pytest_dnnbench.rank.profiling.backward_halves import halves_facts
-
-
-class Ticks:
-    """A clock that passes one second with each gradient of a layer's inputs or of its weights."""
-
-    now = 0.0
-
-    def mark(self) -> float:
-        return self.now
-
-    def settle(self) -> None:
-        """Nothing is outstanding."""
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
+from tests.set_stopwatch import SetStopwatch
 
 
 class Ticking(torch.autograd.Function):
     """Lets its input through; its backward pass takes a second."""
 
-    clock = Ticks()
+    clock = SetStopwatch()
 
     @staticmethod
     def forward(context: object, entering: torch.Tensor) -> torch.Tensor:

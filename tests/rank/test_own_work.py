@@ -14,6 +14,7 @@ from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.own_work import OwnWork
 from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.verdicts.straggler import LaunchTimes, straggler
+from tests.set_stopwatch import SetStopwatch
 
 TINY = "tests.tiny_models:tiny"
 DDP, HOROVOD = "tests.rank.planted_workers:LateDdp", "tests.horovod.workers:LateHorovod"
@@ -21,27 +22,10 @@ LATE_S = 0.1
 STEPS = 5
 
 
-class Ticks:
-    """A stopwatch that a test sets."""
-
-    now = 0.0
-
-    def mark(self) -> float:
-        """The time that was set."""
-        return self.now
-
-    def settle(self) -> None:
-        """Nothing is outstanding."""
-
-    def seconds(self, start: float, end: float) -> float:
-        """The difference."""
-        return end - start
-
-
 def test_only_stretches_alone_count_and_those_before_the_restart_and_of_the_first_step_do_not() -> (
     None
 ):
-    ticks = Ticks()
+    ticks = SetStopwatch()
     own_work = OwnWork(ticks)
 
     def take(seconds: float) -> None:
@@ -66,7 +50,7 @@ def test_only_stretches_alone_count_and_those_before_the_restart_and_of_the_firs
 
 
 def test_a_worker_without_marks_reports_nothing() -> None:
-    own_work = OwnWork(Ticks())
+    own_work = OwnWork(SetStopwatch())
     own_work.restart()
     own_work.alone()
     own_work.step_done()
