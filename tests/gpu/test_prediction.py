@@ -27,9 +27,11 @@ def test_the_step_takes_about_what_its_profile_says(
     )
     outcome = run_lane(lane)
     entry = outcome.record["prediction"]
-    assert entry["exposed_s"] == 0
     if bench.kind == "cpu":
-        return  # what a step takes beside other work says nothing
+        # There, frameworks compute with the cores that the step needs, and what else runs too.
+        assert entry["compute_s"] > 0
+        return
+    assert entry["exposed_s"] == 0
     assert abs(entry["error"]) <= MOST_ERROR, entry
     assert entry["overlaps"]
     if framework == "single":
