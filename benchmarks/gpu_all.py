@@ -61,7 +61,7 @@ def programs(device: str, folder: Path, gpus: int) -> list[Program]:
     checks = f"pytest tests/gpu --gpu-tests-on {device} --gpu-folder {inside}"
     few = f"-k {shlex.quote('proven_and_timed[fsdp]')}" if small else ""
     where = f"--device {device} --folder {inside}"
-    tiny = "--model resnet18 --batch-size 4 --image-size 28"
+    tiny = "--model resnet18 --batch-size 4 --image-size 32"
     parity = f"--pairs 1 --window 0.2 {tiny}" if small else "--pairs 2"
     startup = f"--launches 1 --window 0.2 {tiny}" if small else "--launches 3"
     hand = f"--pairs 1 --steps 2 {tiny}" if small else "--pairs 2 --steps 60 --batch-size 128"
