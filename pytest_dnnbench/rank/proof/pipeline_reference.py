@@ -49,8 +49,8 @@ class Measured(IntEnum):
     The bounds of a later one are no narrower.
 
     NONE     of none
-    FIRST    of the very first, in one direction; of the first of each further replica, whose
-             buffers nothing else measures, by a forward pass
+    FIRST    of the very first, in one direction; where buffers are compared, of the first of each
+             further replica too, by a forward pass: nothing else measures its buffers
     EVERY    of every one, in all directions
     """
 
@@ -92,7 +92,7 @@ class PipelineReference:
     With an `arithmetic`, minibatches pass once more with rounding, which gives `bounds`: those that
     `measured` says. Where the pipeline's loss of another is beyond the part of its bound that needs
     no pass, a forward pass measures loss and buffers. `keeps_first` keeps the gradients of each
-    stage's first update.
+    stage's first update, which are then compared instead of buffers.
     `clip_norm` limits the norm of all gradients together, where all stages update at once.
     `forward` is how the model is called.
     """
@@ -292,7 +292,8 @@ class PipelineReference:
             return arithmetic.directions[:1], True
         # "Not at most" and not "above": a NaN is beyond as well.
         within = got is None or abs(got - loss) <= arithmetic.factor * arithmetic.unit * abs(loss)
-        of_new_replica = is_first and self._passed < max(self.schedule.layout.replicas)
+        has_buffers = is_first and not self._keeps_first
+        of_new_replica = has_buffers and self._passed < max(self.schedule.layout.replicas)
         return (arithmetic.directions[:1] if of_new_replica or not within else ()), False
 
     def _distances(

@@ -48,7 +48,9 @@ class StageState:
         for name, weight in self.weights[-1].items():
             following[name] = weight
             if name in self.total:
-                gradient = self.total[name].div_(self.minibatches)
+                gradient = self.total[name]
+                if self.minibatches > 1:  # a division by one only takes time
+                    gradient.div_(self.minibatches)
                 # With `alpha`, so that no tensor is made for a product.
                 change = torch.add(gradient, weight, alpha=optimiser.weight_decay)
                 if name in self.velocity:

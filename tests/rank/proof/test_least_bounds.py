@@ -150,7 +150,9 @@ def test_a_wrong_step_fails_once_it_is_measured(make: Make) -> None:
     assert any(failure.startswith("gradients of step 0") for failure in comparison.failures)
 
 
-def reference_of(make: Make, arithmetic: Arithmetic, measured: Measured) -> PipelineReference:
+def reference_of(
+    make: Make, arithmetic: Arithmetic, measured: Measured, keeps_first: bool = True
+) -> PipelineReference:
     """A reference of two stages, the second with two replicas."""
     model = fresh(make)
     names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
@@ -167,7 +169,7 @@ def reference_of(make: Make, arithmetic: Arithmetic, measured: Measured) -> Pipe
         cross_entropy,
         arithmetic,
         measured=measured,
-        keeps_first=True,
+        keeps_first=keeps_first,
     )
 
 
@@ -231,13 +233,22 @@ def test_a_loss_beyond_the_least_bound_is_measured_and_no_other(make: Make) -> N
 
 
 def test_the_buffers_of_every_replica_are_measured_once() -> None:
-    reference = reference_of(Base, FLOAT64, Measured.FIRST)
+    reference = reference_of(Base, FLOAT64, Measured.FIRST, keeps_first=False)
+    passes = count_calls(reference, "_distances")
     reference.run([batch(number) for number in range(4)])
+    assert len(passes) == 2
     for state, bounds in zip(reference.states, reference.bounds().buffers, strict=True):
         for held, of_replica in zip(state.buffers, bounds, strict=True):
             for name, bound in of_replica.items():
                 least = FLOAT64.factor * FLOAT64.unit * largest(held[name])
                 assert bound > least or not held[name].is_floating_point()
+
+
+def test_of_a_run_whose_buffers_are_not_compared_one_minibatch_is_measured() -> None:
+    reference = reference_of(Base, FLOAT32, Measured.FIRST)
+    passes = count_calls(reference, "_distances")
+    reference.run([batch(number) for number in range(4)])
+    assert len(passes) == 1
 
 
 def agreement(place: Place) -> list[int]:
