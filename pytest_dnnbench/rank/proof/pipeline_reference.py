@@ -158,11 +158,7 @@ class PipelineReference:
             self._clip(minibatch == len(batches) - 1)
             for number, state in enumerate(self.states):
                 if state.minibatches == self._update_size(number) or minibatch == len(batches) - 1:
-                    state.step(self.optimiser, self.drift)
-                    if self._keeps_first and not state.first_gradients:
-                        state.first_gradients = state.last_gradients
-                        state.first_errors = state.last_errors
-                    state.last_gradients = {}
+                    state.step(self.optimiser, self.drift, keeps_first=self._keeps_first)
                 # No later minibatch meets these versions. They keep their number and give up their
                 # memory.
                 for old in range(weights_met(self.schedule, number, minibatch + 1)):
