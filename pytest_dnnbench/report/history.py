@@ -107,7 +107,7 @@ def history(
     )
 
 
-def history_lines(runs: Sequence[Run], shown: Sequence[History], rate: float = RATE) -> list[str]:
+def history_lines(runs: Sequence[Run], shown: Sequence[History], rate: float) -> list[str]:
     """For people: each history with a change, the latest change last; then the others in a line."""
     changed = [each for each in shown if each.changes]
     lines = [

@@ -171,13 +171,13 @@ def run_of(content: object, source: str) -> Run:
 def run_in_memory(
     records: Mapping[str, Record],
     *,
-    source: str,
     saved: str = "",
     failures: Iterable[tuple[str, str]] = (),
     preflight: PreflightEntry | None = None,
 ) -> Run:
     """A session that was not saved: its records by the names of their tests, what failed (name and
     message), and what was measured of its nodes."""
+    source = "this session"
     shown = _Shown(source)
     for name, record in records.items():
         shown.add(name, msgspec.to_builtins(record), source)

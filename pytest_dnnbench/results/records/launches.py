@@ -101,7 +101,7 @@ class Launches(msgspec.Struct, frozen=True, gc=False):
         return Launches((*self.values, *later.values), (*_padded(self), *_padded(later)))
 
 
-def launches_of(metric: str, values: Sequence[float], reasons: Reasons = ()) -> Launches:
+def launches_of(metric: str, values: Sequence[float], reasons: Reasons) -> Launches:
     """The launches of a metric. `reasons` are dropped for a metric that no disturbance changes."""
     if not any(reasons):
         return Launches(tuple(values))
