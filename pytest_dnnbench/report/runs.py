@@ -23,6 +23,9 @@ from pytest_dnnbench.results.records.launches import Launches, launches_of
 from pytest_dnnbench.results.records.preflight import PreflightEntry
 from pytest_dnnbench.results.records.schema import SCHEMA, Record, SessionEntry
 
+COMMIT_LETTERS = 12
+"""Of a commit's name: as many as git takes for it in any repository, without an ellipsis."""
+
 MESSAGE_LINES = 64
 """Lines kept of the message of a failed test."""
 
@@ -158,7 +161,7 @@ def run_of(content: object, source: str) -> Run:
     return Run(
         source=shown.source,
         saved=printable(file.get("datetime") or "", 40),
-        commit=printable(_mapping(file.get("commit_info")).get("id") or "", 12),
+        commit=printable(_mapping(file.get("commit_info")).get("id") or "")[:COMMIT_LETTERS],
         results=tuple(shown.results),
         functions=tuple(shown.functions),
         failures=tuple((name, "") for name in session.failed),
