@@ -103,6 +103,12 @@ def storage_root(config: pytest.Config) -> Path | None:
     return Path(rest if separator else storage).absolute()
 
 
+def is_stored(config: pytest.Config) -> bool:
+    """Whether pytest-benchmark saves the session in its storage."""
+    session = _session(config)
+    return session is not None and bool(session.save or session.autosave)
+
+
 def json_target(config: pytest.Config) -> str | None:
     """The file of --benchmark-json, which pytest-benchmark writes whole."""
     return getattr(config.option, "benchmark_json", None)

@@ -259,6 +259,19 @@ def test_a_run_without_a_case_gives_a_page_that_says_so(content: Any, note: str)
     assert note in page(content)
 
 
+def test_a_failure_counts_until_its_case_has_passed() -> None:
+    """A report of four weeks showed the failures of the first as those of today."""
+    name = benchmark("ddp", "tiny", 2)["fullname"]
+    begin = '<section id="failures">'
+    passed, failed = [benchmark("ddp", "tiny", 2)], {"failed": [name, "other.py::test_gone"]}
+    first, second = saved(*passed, day=10, **failed), saved(*passed, day=11)
+    assert begin in page(first)
+    assert f"<li><code>{name}</code>" not in page(first, second)
+    assert "<li><code>other.py::test_gone</code>" in page(first, second)
+    third = saved(*passed, day=12, failed=[name])
+    assert page(first, second, third).count(f"<li><code>{name}</code>") == 1
+
+
 def damaged(*place: str | int, value: object) -> dict[str, Any]:
     """A benchmark whose record holds this value at this place."""
     benchmark_data = benchmark("ddp", "damaged", 2)
