@@ -40,10 +40,6 @@ class TorchPipelineWorker(StagedWorker):
 
     takes_ties = True
 
-    @property
-    def _shares_out(self) -> bool:
-        return self.case.options.get("replicas") == "fsdp"
-
     def build(self) -> None:
         """Cuts the model as planned, and takes this rank's stages in the types that the model's
         factory gives it (bf16 is autocast)."""
