@@ -214,9 +214,7 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
 
 def test_hostile_names_in_memory_do_nothing_either() -> None:
     record = measured("ddp", HOSTILE, 2)
-    run = run_in_memory(
-        {HOSTILE: record}, source="this session", failures=[(HOSTILE, f"{HOSTILE}\n{HOSTILE}")]
-    )
+    run = run_in_memory({HOSTILE: record}, failures=[(HOSTILE, f"{HOSTILE}\n{HOSTILE}")])
     text = rendered(Study([run]))
     assert text.count("<script") == text.count("</script") == 1
     assert not any(letter in text for letter in "\x00\x1b\u202e")

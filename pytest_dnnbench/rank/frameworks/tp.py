@@ -68,6 +68,9 @@ class TpWorker(DataParallelWorker):
 
     runs_alone = False
 
+    axes = ("dp", "tp")
+    """Names of the mesh's dimensions."""
+
     def __init__(self, place: Place, request: RunRequest) -> None:
         super().__init__(place, request)
         options = request.case.options
@@ -104,7 +107,7 @@ class TpWorker(DataParallelWorker):
     def mesh(self) -> DeviceMesh:
         """Replicas by ranks that split layers together."""
         shape = (self.replicas, self.width)
-        return init_device_mesh(self.device.type, shape, mesh_dim_names=("dp", "tp"))
+        return init_device_mesh(self.device.type, shape, mesh_dim_names=self.axes)
 
     def replaced_layers(self) -> Sequence[str]:
         """Those that are split, and the parts between which the sequence is shared out."""
@@ -125,16 +128,16 @@ class TpWorker(DataParallelWorker):
         plan = {name: SPLITS[way](self.shares_sequence) for name, way in self.split.items()}
         if self.shares_sequence:
             plan |= self._sequence_plan(module)
-        parallelize_module(module, self.mesh["tp"], plan)
+        parallelize_module(module, self.mesh[self.axes[1]], plan)
         copy_outputs(module, self.rewritten)
         if self.shares_out:
             types = MixedPrecisionPolicy()
             self.wrapped = shard_blocks(
-                module, self.units, self.mesh["dp"], self.reshard, types, shard_packed
+                module, self.units, self.mesh[self.axes[0]], self.reshard, types, shard_packed
             )
         elif self.replicas > 1:
             parts = [part(each.detach()) for each in module.parameters()]
-            self._mean = GradientMean(parts, self.mesh["dp"].get_group(), self.replicas)
+            self._mean = GradientMean(parts, self.mesh[self.axes[0]].get_group(), self.replicas)
         # The ranks' layers wait for each other in every block.
         module.register_forward_pre_hook(lambda *_: self.own_work.together(), prepend=True)
         # Dropout between the pairs must hit the same elements on every rank of a replica, or the
@@ -195,11 +198,14 @@ class TpWorker(DataParallelWorker):
         for parameters in partial.values():
             gradients = [part(each.grad).flatten() for each in parameters if each.grad is not None]
             flat = torch.cat(gradients)
-            dist.all_reduce(flat, group=self.mesh["tp"].get_group())
+            dist.all_reduce(flat, group=self.mesh[self.axes[1]].get_group())
             pieces = torch.split_with_sizes(flat, [each.numel() for each in gradients])
             for parameter, piece in zip(parameters, pieces, strict=True):
                 parameter.grad = DTensor.from_local(
-                    piece.view(parameter.shape), self.mesh["tp"], [Replicate()], run_check=False
+                    piece.view(parameter.shape),
+                    self.mesh[self.axes[1]],
+                    [Replicate()],
+                    run_check=False,
                 )
 
     def _average(self, mean: GradientMean) -> None:

@@ -244,7 +244,7 @@ class StoredRuns:
         return launches
 
 
-def storage_runs(folder: Path, wanted: str) -> StoredRuns:
+def storage_runs(folder: Path, source: str) -> StoredRuns:
     """The sessions in pytest-benchmark's folder: `latest`, those of one NAME, or the one of a
     NUMBER.
 
@@ -252,16 +252,16 @@ def storage_runs(folder: Path, wanted: str) -> StoredRuns:
     damaged or not fit.
     """
     stored = stored_files(folder)
-    if wanted.isdigit():
-        chosen = [path for number, _, path in stored if number == int(wanted)]
+    if source.isdigit():
+        chosen = [path for number, _, path in stored if number == int(source)]
         if not chosen:
-            raise UsageError(f"--dnn-baseline {wanted}: {_nothing(folder, stored)}")
-        earlier = [path for number, _, path in stored if number < int(wanted)]
+            raise UsageError(f"--dnn-baseline {source}: {_nothing(folder, stored)}")
+        earlier = [path for number, _, path in stored if number < int(source)]
         return StoredRuns(earlier, newest=read_fit(chosen[0]))
-    paths = [path for _, name, path in stored if wanted in ("latest", name)]
-    if wanted != "latest" and not paths:
+    paths = [path for _, name, path in stored if source in ("latest", name)]
+    if source != "latest" and not paths:
         raise UsageError(
-            f"--dnn-baseline {wanted}: no file of this path, and {_nothing(folder, stored)}"
+            f"--dnn-baseline {source}: no file of this path, and {_nothing(folder, stored)}"
         )
     return StoredRuns(paths)
 
