@@ -1,14 +1,13 @@
 """Reading and judging a large suite: 1,000 cases against 50 stored sessions, as figures. Takes
 about a minute.
 
-    python benchmarks/verdict_speed.py [--cases 1000] [--runs 50]
+    python -m benchmarks.verdict_speed [--cases 1000] [--runs 50]
 
 It writes the sessions (about 600 MB) to a temporary folder, with what real records hold (several
 launches of ten steps, environment, proof), and times a fresh process: import, read, judge.
 """
 
 import argparse
-import json
 import random
 import subprocess
 import sys
@@ -18,20 +17,14 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_dnnbench.case import Case
-from pytest_dnnbench.results.records.record import metric_entry
 from pytest_dnnbench.results.records.schema import (
-    SCHEMA,
     Conditions,
     CorrectnessEntry,
     Environment,
     LaunchEntry,
-    LimitEntry,
     Record,
-    RunFacts,
-    SessionEntry,
 )
-from pytest_dnnbench.results.records.verdict import Verdict
+from tests.results.synthetic import GIB, judged, record, save, with_metric
 
 SCRIPT = """
 import sys, time
@@ -62,9 +55,8 @@ def main() -> None:
         storage = Path(folder, "storage")
         storage.mkdir()
         for number in range(1, asked.runs + 1):
-            (storage / f"{number:04}_nightly.json").write_text(session(asked.cases, number))
-        now = Path(folder, "now.json")
-        now.write_text(session(asked.cases, 0))
+            save(storage / f"{number:04}_nightly.json", session(asked.cases, number))
+        now = save(Path(folder, "now.json"), session(asked.cases, 0))
         size = sum(path.stat().st_size for path in storage.iterdir())
         print(f"{asked.cases} cases x {asked.runs} stored sessions, {size / 2**20:,.0f} MiB")
         for _ in range(3):
@@ -78,77 +70,34 @@ def main() -> None:
             print(f"{time.perf_counter() - start:.2f} s in all: {answer.stdout.strip()}")
 
 
-def session(cases: int, seed: int) -> str:
-    """One saved session, in the form that pytest-benchmark writes."""
-    rng = random.Random(seed)
-    benchmarks = [
-        benchmark(f"test_steps.py::test_train[ddp-model{number}-2gpu]", rng)
-        for number in range(cases)
-    ]
-    return json.dumps(
-        {
-            "machine_info": {},
-            "commit_info": {},
-            "benchmarks": benchmarks,
-            "datetime": "2026-01-01T00:00:00+00:00",
-            "version": "5.3.1",
-            "dnnbench": msgspec.to_builtins(SessionEntry(schema=SCHEMA)),
-        },
-        indent=4,
-    )
-
-
-def benchmark(name: str, rng: random.Random) -> dict[str, object]:
-    """One case: 1% noise between launches."""
-    stats = {"min": 1.0, "max": 1.0, "mean": 1.0, "stddev": 0.0, "rounds": 30, "median": 1.0}
+def session(cases: int, seed: int) -> dict[str, Record]:
+    """The records of one session, by the names of their tests."""
+    names = [f"model{number}" for number in range(cases)]
     return {
-        "fullname": name,
-        "name": name,
-        "group": None,
-        "extra_info": {"dnnbench": msgspec.to_builtins(record(name, rng))},
-        "stats": {**stats, "iqr": 0.0},
+        f"test_steps.py::test_train[ddp-{name}-2gpu]": full_record(name, cases * seed + number)
+        for number, name in enumerate(names)
     }
 
 
-def record(model: str, rng: random.Random) -> Record:
-    """The record of the case."""
-    rates = [3000 * rng.gauss(1, 0.01) for _ in range(3)]
-    values = {
-        "throughput": rates,
-        "step_time_s": [64 / rate for rate in rates],
-        "allocated_peak_bytes": [2.0**30] * 3,
-        "cached_peak_bytes": [1.25 * 2.0**30] * 3,
-        "loss": [2.3] * 3,
-    }
-    return Record(
-        schema=SCHEMA,
-        case=Case("ddp", model, 2, "train"),
-        run=RunFacts(
-            sample="img",
-            samples_per_update=64,
-            oversubscribed=False,
-            steps=10,
-            warmup=3,
-            data={"source": "synthetic"},
-        ),
-        metrics={
-            metric: metric_entry(metric, launches, sample="img")
-            for metric, launches in values.items()
-        },
-        launches=[launch(rate, rng) for rate in rates],
-        environment=ENVIRONMENT,
-        correctness=CORRECTNESS,
-        thresholds={"throughput": LimitEntry(limit=2910.0, relative=-0.03)},
-        verdict=Verdict(status="ok"),
-    )
+def full_record(model: str, seed: int) -> Record:
+    """The record of a case with 1% noise between launches, and all that a real one has."""
+    full = judged(record(noise=0.01, seed=seed, model=model), "ok")
+    with_metric(full, "cached_peak_bytes", [1.25 * GIB] * 3)
+    with_metric(full, "loss", [2.3] * 3)
+    rng = random.Random(seed)
+    times = full.metrics["step_time_s"].per_launch
+    full.launches = [launch(step_time_s, rng) for step_time_s in times]
+    full.run = msgspec.structs.replace(full.run, steps=10, warmup=3)
+    full.environment, full.correctness = ENVIRONMENT, CORRECTNESS
+    return full
 
 
-def launch(rate: float, rng: random.Random) -> LaunchEntry:
-    """A launch at about this rate."""
+def launch(step_time_s: float, rng: random.Random) -> LaunchEntry:
+    """A launch of ten steps of about this length."""
     return LaunchEntry(
-        step_time_s=[64 / rate * rng.gauss(1, 0.01) for _ in range(10)],
+        step_time_s=[step_time_s * rng.gauss(1, 0.01) for _ in range(10)],
         loss=[rng.random() for _ in range(13)],
-        rank_wall_s=[640 / rate] * 2,
+        rank_wall_s=[10 * step_time_s] * 2,
         page_faults=[0, 0],
         conditions=Conditions(others_cores=0.0, cores=(0, 1)),
     )

@@ -29,7 +29,7 @@ def image_form(image_size: int) -> tuple[int, int]:
     return (1, 10) if image_size == MNIST_IMAGE_SIZE else (3, 1000)
 
 
-def devices_id(gpus: int, nodes: int = 1) -> str:
+def devices_id(gpus: int, nodes: int) -> str:
     """The devices in the id of a test: `4gpu`, over nodes `4gpu-2node`."""
     return f"{gpus}gpu" + (f"-{nodes}node" if nodes > 1 else "")
 

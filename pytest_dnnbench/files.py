@@ -8,16 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def replace_file(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
+def replace_file(path: Path, content: str | bytes) -> None:
     """Replaces the file's content at once: killed at any moment, it is whole, either the old or
-    the new one, and on the disk when this returns.
-
-    `mode`: its permission bits; None keeps those of an existing file, else what the umask gives.
-    """
+    the new one, and on the disk when this returns. An existing file keeps its permission bits."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), _mode(path) if mode is None else mode)
+            os.fchmod(file.fileno(), _mode(path))
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())

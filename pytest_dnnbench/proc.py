@@ -47,7 +47,7 @@ def descendants_of(pid: int) -> list[int]:
     return descendants
 
 
-def control_groups(membership: Path = Path("/proc/self/cgroup")) -> dict[str, str]:
+def control_groups(membership: Path) -> dict[str, str]:
     """The path of a process's control group, by controller; "" is the one group of version 2.
 
     `membership` is the process's file in /proc. Empty where the process is gone.

@@ -4,7 +4,6 @@ a busy machine and too long on any other."""
 import time
 
 from pytest_dnnbench.controller.ranks import Ranks
-from tests.rank import programs
 
 HANG_S = 300.0
 """What nothing but a hang takes, on any machine."""
@@ -13,6 +12,9 @@ HANG_S = 300.0
 def patience_of(ranks: Ranks) -> float:
     """A time-out for ranks that hang on purpose: long enough that, on this machine and at this
     moment, they get as far as the hang."""
+    # Here, because every test imports this module, and most can do without the seconds of torch.
+    from tests.rank import programs
+
     ranks.run(programs.sum_of_ranks)  # the first launch may start servers
     begun = time.monotonic()
     ranks.run(programs.sum_of_ranks)

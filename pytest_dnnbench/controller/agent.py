@@ -100,7 +100,6 @@ class Agent:
         self.channel = channel
         self.server = ForkServer(())
         self.placements: Placements | None = None
-        self.shared_placements: Placements | None = None
         self.part: LocalPart | None = None
         self.memory = OomWatch()
         self.clock = LaunchClock()

@@ -291,7 +291,7 @@ def _joined(facts: Iterable[str | None]) -> str | None:
     return ", ".join(values) or None
 
 
-def is_this_machine(node: str, environment: Mapping[str, str] = os.environ) -> bool:
+def is_this_machine(node: str) -> bool:
     """Whether a node of a batch system is the machine that pytest runs on."""
     own = platform.node()
-    return node in (environment.get("SLURMD_NODENAME"), own, own.partition(".")[0])
+    return node in (os.environ.get("SLURMD_NODENAME"), own, own.partition(".")[0])

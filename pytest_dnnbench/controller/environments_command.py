@@ -22,29 +22,27 @@ def main(arguments: list[str]) -> int:
     """Exit status 0. Raises UsageError for names that are not there and environments in use; what
     could be removed has been then."""
     options = _parser().parse_args(arguments)
-    kept = kept_environments()
+    environments = kept_environments()
     if options.remove:
-        return _remove([_named(text, kept) for text in options.remove])
+        return _remove([_named(text, environments) for text in options.remove])
     if options.unused is not None:
         oldest_s = time.time() - _seconds(options.unused)
-        return _remove([each for each in kept if each.used_s < oldest_s])
-    _show(kept)
+        return _remove([each for each in environments if each.used_s < oldest_s])
+    _show(environments)
     return 0
 
 
-def _show(kept: list[KeptEnvironment]) -> None:
+def _show(environments: list[KeptEnvironment]) -> None:
     folder = environments_folder()
-    if not kept:
+    if not environments:
         say(f"no environments in {folder}")
         return
     say(f"{'name':18}{'size':>10}  {'last used':18}made for")
-    for each in kept:
+    for each in environments:
         used = f"{_age(time.time() - each.used_s)} ago"
         say(f"{each.name:18}{_size(each.size_bytes):>10}  {used:18}{one_line(each.label)}")
-    say(
-        f"{counted(len(kept), 'environment')}, {_size(sum(each.size_bytes for each in kept))},"
-        f" in {folder}"
-    )
+    size_bytes = sum(each.size_bytes for each in environments)
+    say(f"{counted(len(environments), 'environment')}, {_size(size_bytes)}, in {folder}")
 
 
 def _remove(chosen: list[KeptEnvironment]) -> int:
@@ -63,11 +61,11 @@ def _remove(chosen: list[KeptEnvironment]) -> int:
     return 0
 
 
-def _named(text: str, kept: list[KeptEnvironment]) -> KeptEnvironment:
+def _named(text: str, environments: list[KeptEnvironment]) -> KeptEnvironment:
     """The only environment that the text names."""
     # The whole name first: it is also the begin of the names of what is left over of its kind.
-    matches = [each for each in kept if each.name == text]
-    matches = matches or [each for each in kept if each.is_meant_by(text)]
+    matches = [each for each in environments if each.name == text]
+    matches = matches or [each for each in environments if each.is_meant_by(text)]
     if len(matches) == 1:
         return matches[0]
     if not matches:

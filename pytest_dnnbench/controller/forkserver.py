@@ -196,7 +196,7 @@ class ForkServer:
         with suppress(LaunchError):
             self._send({"op": "signal", "pid": pid, "signal": int(number), "group": group})
 
-    def exits(self, timeout_s: float = 0.0) -> list[Exited]:
+    def exits(self, timeout_s: float) -> list[Exited]:
         """The ranks that have ended since the last call; waits up to `timeout_s` for the first."""
         while not self._exits or self._readable(0.0):
             if not self._readable(0.0 if self._exits else timeout_s):

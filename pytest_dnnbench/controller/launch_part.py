@@ -7,8 +7,10 @@ and how this machine does it (`LocalPart`).
 Not here: the part of another node (remote_node.py).
 """
 
+import errno
 import os
 import pickle
+import resource
 import selectors
 import shutil
 import signal
@@ -16,7 +18,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -31,6 +33,18 @@ from pytest_dnnbench.rank_status import StatusPage
 
 EXIT_S = 10.0
 """How long a rank may take to end after it has reported, and the fork server to confirm an end."""
+
+_LIMITS = {
+    errno.EMFILE: (
+        resource.RLIMIT_NOFILE,
+        "this process may open {:,} files: raise that with `ulimit -n`, or start fewer ranks",
+    ),
+    errno.EFBIG: (
+        resource.RLIMIT_FSIZE,
+        "this process may write files of {:,} bytes: raise that with `ulimit -f`",
+    ),
+}
+"""Errors of starting a rank that a limit of this process explains: which one, and the words."""
 
 _STACKS_S = 3.0
 """How long ranks may take to write the stacks of their threads."""
@@ -51,6 +65,17 @@ class RankTask:
     environment: Mapping[str, str]
     unset: tuple[str, ...] = ()
     cores: tuple[int, ...] = ()
+
+
+def _limit_text(number: int) -> str:
+    """The limit behind an error number, and how to raise it."""
+    limit, words = _LIMITS[number]
+    return words.format(resource.getrlimit(limit)[0])
+
+
+def _closed_by(stack: ExitStack, descriptor: int) -> int:
+    stack.callback(os.close, descriptor)
+    return descriptor
 
 
 class LaunchPart(Protocol):
@@ -147,7 +172,20 @@ class LocalPart:
         """Nothing to wait for: it has begun when it is made."""
 
     def start(self, task: RankTask) -> RankProcess:
-        """Starts one rank, which reads its request from memory that it inherits."""
+        """Starts one rank, which reads its request from memory that it inherits. Raises LaunchError
+        where a limit of this process does not allow it."""
+        try:
+            return self._start(task)
+        except OSError as error:
+            if error.errno not in _LIMITS:
+                raise
+            place = task.place
+            raise LaunchError(
+                f"rank {place.rank} of {place.world_size} cannot be started:"
+                f" {os.strerror(error.errno)}: {_limit_text(error.errno)}"
+            ) from None
+
+    def _start(self, task: RankTask) -> RankProcess:
         number, folder = task.place.rank, self._folder
         output, stacks = folder / f"rank{number}.log", folder / f"rank{number}.stacks"
         message = SpawnMessage(
@@ -162,22 +200,20 @@ class LocalPart:
         )
         place = replace(task.place, rendezvous=str(folder / "store"))
         request = pickle.dumps((place, task.target, task.arguments, task.kind))
-        memory = os.memfd_create("dnnbench-request")
-        page, page_descriptor = StatusPage.make()
-        reading_end, writing_end = os.pipe()
-        keeps_store = [self._store.fileno()] if self._store is not None and number == 0 else []
-        try:
+        with ExitStack() as undo, ExitStack() as ours:
+            memory = _closed_by(ours, os.memfd_create("dnnbench-request"))
+            page, page_descriptor = StatusPage.make()
+            undo.callback(page.close)
+            ours.callback(os.close, page_descriptor)
+            reading_end, writing_end = os.pipe()
+            undo.callback(os.close, reading_end)
+            ours.callback(os.close, writing_end)
+            keeps_store = [self._store.fileno()] if self._store is not None and number == 0 else []
             with open(memory, "wb", closefd=False) as file:
                 file.write(request)
             descriptors = [memory, writing_end, page_descriptor, *keeps_store]
             pid = self.server.spawn(message, descriptors, timeout_s=self.timeout_s)
-        except BaseException:
-            os.close(reading_end)
-            page.close()
-            raise
-        finally:
-            for descriptor in (memory, writing_end, page_descriptor):
-                os.close(descriptor)
+            undo.pop_all()  # the rank has started: its page and its pipe stay
         if keeps_store and self._store is not None:
             self._store.close()  # the rank has it, and its end must end the store
         rank = RankProcess(number, pid, reading_end, output, stacks, page, node=self.node)

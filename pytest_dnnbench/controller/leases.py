@@ -42,9 +42,9 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.25
 def lease_directory() -> Path:
     """The user's own directory of lock files, created if it is missing. Raises UsageError if
     others could write to it."""
-    given, runtime = os.environ.get(VARIABLE), os.environ.get("XDG_RUNTIME_DIR")
-    if given:
-        path = Path(given)
+    named, runtime = os.environ.get(VARIABLE), os.environ.get("XDG_RUNTIME_DIR")
+    if named:
+        path = Path(named)
     elif runtime and os.access(runtime, os.W_OK):
         path = Path(runtime) / "pytest-dnnbench"
     else:
@@ -110,13 +110,13 @@ class Leases:
                 while not (entered := self._try([TURNSTILE], 1)):
                     wait.pause([TURNSTILE])
                 turn.enter_context(_Held(entered))
-                while not (taken := self._try(names, count)):
+                while not (descriptors := self._try(names, count)):
                     wait.pause(names)
-                held.enter_context(_Held(taken))
+                held.enter_context(_Held(descriptors))
         except _NoLocks as error:
             self._go_on_without(error)
             return None
-        return tuple(taken)
+        return tuple(descriptors)
 
     def _go_on_without(self, error: "_NoLocks") -> None:
         """Says once that there are no leases. Raises LaunchError if they are needed."""
@@ -146,8 +146,8 @@ class Leases:
     def _try(self, names: Sequence[str], count: int) -> dict[str, int]:
         """Locks the first `count` free names and returns their descriptors; locks nothing if fewer
         are free."""
-        taken: dict[str, int] = {}
-        with _Held(taken) as locks:
+        descriptors: dict[str, int] = {}
+        with _Held(descriptors) as locks:
             for name in names:
                 descriptor = self._open(name)
                 locked = False
@@ -158,12 +158,12 @@ class Leases:
                         os.close(descriptor)
                 if not locked:
                     continue
-                taken[name] = descriptor
+                descriptors[name] = descriptor
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-                if len(taken) == count:
+                if len(descriptors) == count:
                     locks.keep()
-                    return dict(taken)
+                    return dict(descriptors)
         return {}
 
     def _open(self, name: str) -> int:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -67,28 +67,28 @@ class Slurm:
         return described_end(status, "its job step")
 
 
-def in_allocation(environment: Mapping[str, str] = os.environ) -> bool:
+def in_allocation() -> bool:
     """Whether this process is inside an allocation of Slurm."""
-    return "SLURM_JOB_ID" in environment and "SLURM_JOB_NODELIST" in environment
+    return "SLURM_JOB_ID" in os.environ and "SLURM_JOB_NODELIST" in os.environ
 
 
-def allocated_nodes(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+def allocated_nodes() -> tuple[str, ...]:
     """The names of the allocation's nodes. Raises UsageError."""
-    names = _answer(["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]])
+    names = _answer(["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]])
     return tuple(names.split())
 
 
-def has_several_nodes(environment: Mapping[str, str] = os.environ) -> bool:
+def has_several_nodes() -> bool:
     """Whether the allocation has more than one node. Asks Slurm only where the job's own variable
     does not say: a container on one node often has no commands of Slurm. Raises UsageError."""
-    number = environment.get("SLURM_JOB_NUM_NODES", "")
-    return int(number) > 1 if number.isdigit() else len(allocated_nodes(environment)) > 1
+    number = os.environ.get("SLURM_JOB_NUM_NODES", "")
+    return int(number) > 1 if number.isdigit() else len(allocated_nodes()) > 1
 
 
-def time_left_s(environment: Mapping[str, str] = os.environ) -> float | None:
+def time_left_s() -> float | None:
     """Seconds until the job's time limit; None without a limit, or where Slurm does not say."""
     try:
-        job = environment["SLURM_JOB_ID"]
+        job = os.environ["SLURM_JOB_ID"]
         return seconds_of(_answer(["squeue", "-h", "-j", job, "-O", "TimeLeft"]).strip())
     except (KeyError, UsageError):
         return None

@@ -39,14 +39,14 @@ def wheel_for(
 ) -> Path:
     """The recipe's wheel: from the store, or built now. `again` builds in any case. Raises
     BuildError."""
-    if (kept := store.find(recipe.key)) and not again:
-        print(f"found the wheel: {kept}")
-        return kept
+    if (stored := store.find(recipe.key)) and not again:
+        print(f"found the wheel: {stored}")
+        return stored
     with store.turn(
         recipe.key, lambda: print("another process builds this wheel: waiting for it", flush=True)
     ):
-        if (kept := store.find(recipe.key)) and not again:  # another process has just built it
-            return kept
+        if (stored := store.find(recipe.key)) and not again:  # another process has just built it
+            return stored
         check_compiler()
         start = time.monotonic()
         print(
@@ -57,9 +57,9 @@ def wheel_for(
         with store.scratch(recipe.key) as folder:
             log = BuildLog(folder / "build.log", store.failure_log(recipe.key), _say)
             wheel = steps.build_wheel(recipe, folder, log, jobs=jobs, sdist=sdist)
-            kept = store.keep(recipe.key, wheel, log.path, recipe.facts)
-    print(f"built in {time.monotonic() - start:.0f} s; kept as {kept}")
-    return kept
+            stored = store.keep(recipe.key, wheel, log.path, recipe.facts)
+    print(f"built in {time.monotonic() - start:.0f} s; kept as {stored}")
+    return stored
 
 
 def _provide(recipe: Recipe, store: WheelStore, options: argparse.Namespace) -> None:

@@ -49,7 +49,7 @@ class Bucket:
     size: float
 
 
-def buckets_of(operators: Sequence[Operator], bucket_bytes: float = BUCKET_BYTES) -> list[Bucket]:
+def buckets_of(operators: Sequence[Operator], bucket_bytes: float) -> list[Bucket]:
     """The buckets of a model whose operators run in this order, the last operator's gradients
     first. A bucket is full when it holds `bucket_bytes` or more, by default FIRST_BUCKET_BYTES in
     the first one."""

@@ -85,7 +85,7 @@ def minibatch_s(
     once in as many minibatches as the schedule says. Without `overlaps`, messages and averages add
     to the compute; with it the planner's bottleneck has `pipedream`'s average."""
     is_planned = schedule.variant == "pipedream"
-    times = [(plan.bottleneck_s or 0.0) if is_planned else 0.0]
+    times = [plan.bottleneck_s or 0.0] if is_planned else []
     adding = _by_weights(plan, plan.add_s)
     for number, (stage, update_s) in enumerate(zip(plan.stages, updates_s(plan), strict=True)):
         size = schedule.update_size(number)

@@ -108,7 +108,7 @@ class Predicting:
         """Seconds of one worker's step alone."""
         return self.profile.parts_s + self.update_s
 
-    def made(
+    def prediction(
         self, framework: str, shape: str, minibatches: int, step_s: float, memory_bytes: float
     ) -> Prediction:
         """A prediction, with its efficiency."""
@@ -141,15 +141,17 @@ def predictions(
             f"{microbatches} microbatches: give at least 1, and at most {MOST_MICROBATCHES}"
         )
     fabric = Fabric(levels_of(plan.workers, bandwidths), tuple(latencies_s))
-    given = Predicting(_without_data(profile), fabric, memory_bytes, microbatches)
-    alone = given.made("single", "1", 1, given.alone_s, alone_bytes(given.profile))
+    predicting = Predicting(_without_data(profile), fabric, memory_bytes, microbatches)
+    alone = predicting.prediction(
+        "single", "1", 1, predicting.alone_s, alone_bytes(predicting.profile)
+    )
     if fabric.workers == 1:
         return [alone]
-    others = [_ddp(given), _fsdp(given)]
-    others += [best for name in VARIANTS if (best := _planned(given, plan, name))]
+    others = [_ddp(predicting), _fsdp(predicting)]
+    others += [best for name in VARIANTS if (best := _planned(predicting, plan, name))]
     wiring = _Wiring(fabric)
-    cuts = _Cuts(given, wiring)
-    others += [best for name in ORDERED if (best := _scheduled(given, name, cuts, wiring))]
+    cuts = _Cuts(predicting, wiring)
+    others += [best for name in ORDERED if (best := _scheduled(predicting, name, cuts, wiring))]
     return [alone, *sorted(others, key=lambda each: (not each.fits, each.minibatch_s))]
 
 
@@ -180,35 +182,37 @@ def unpredicted(rows: Sequence[Prediction]) -> dict[str, str]:
     }
 
 
-def _ddp(given: Predicting) -> Prediction:
-    workers = given.workers
+def _ddp(predicting: Predicting) -> Prediction:
+    workers = predicting.workers
     step = data_parallel_step(
-        given.profile.in_topological_order(),
-        given.fabric.ring(range(workers)).all_reduce(workers),
-        update_s=given.update_s,
+        predicting.profile.in_topological_order(),
+        predicting.fabric.ring(range(workers)).all_reduce(workers),
+        update_s=predicting.update_s,
         bucket_bytes=BUCKET_BYTES,
     )
-    memory_bytes = data_parallel_bytes(given.profile)
-    return given.made("ddp", f"dp{workers}", workers, step.step_s, memory_bytes)
+    memory_bytes = data_parallel_bytes(predicting.profile)
+    return predicting.prediction("ddp", f"dp{workers}", workers, step.step_s, memory_bytes)
 
 
-def _fsdp(given: Predicting) -> Prediction:
-    workers, profile = given.workers, given.profile
+def _fsdp(predicting: Predicting) -> Prediction:
+    workers, profile = predicting.workers, predicting.profile
     units = units_of(profile)
-    cost = given.fabric.ring(range(workers)).all_gather(workers)
-    step = sharded_step(units, cost, cost, update_s=given.update_s / workers)
-    return given.made("fsdp", f"dp{workers}", workers, step.step_s, sharded_bytes(profile, workers))
+    cost = predicting.fabric.ring(range(workers)).all_gather(workers)
+    step = sharded_step(units, cost, cost, update_s=predicting.update_s / workers)
+    return predicting.prediction(
+        "fsdp", f"dp{workers}", workers, step.step_s, sharded_bytes(profile, workers)
+    )
 
 
-def _planned(given: Predicting, plan: Plan, variant: str) -> Prediction | None:
+def _planned(predicting: Predicting, plan: Plan, variant: str) -> Prediction | None:
     """The planner's plan under a schedule of ours."""
-    schedule = own_schedule(plan, variant, given.microbatches)
+    schedule = own_schedule(plan, variant, predicting.microbatches)
     if schedule is None:
         return None
     # The planner's bottleneck has those of `pipedream`.
     wiring: tuple[list[float], dict[_Pair, float]] = [0.0] * len(plan.stages), {}
     if variant != "pipedream":
-        wiring = own_wiring(given.fabric, schedule.layout, plan)
+        wiring = own_wiring(predicting.fabric, schedule.layout, plan)
     averages, messages = wiring
     if variant == "pipedream-flush":
         step_s = flushed_s(plan, schedule, averages, messages)
@@ -217,30 +221,30 @@ def _planned(given: Predicting, plan: Plan, variant: str) -> Prediction | None:
         step_s = each_s * schedule.microbatches
     shape = plan.shape if len(plan.stages) > 1 else f"dp{plan.replicas[0]}"
     memory_bytes = max(
-        own_bytes(given.profile, plan, schedule, number) for number in range(len(plan.stages))
+        own_bytes(predicting.profile, plan, schedule, number) for number in range(len(plan.stages))
     )
-    return given.made(variant, shape, schedule.microbatches, step_s, memory_bytes)
+    return predicting.prediction(variant, shape, schedule.microbatches, step_s, memory_bytes)
 
 
 class _Cuts:
     """The planner's cuts into equally replicated stages, each found once. None: no such cuts."""
 
-    def __init__(self, given: Predicting, wiring: "_Wiring") -> None:
-        self._given, self._wiring = given, wiring
+    def __init__(self, predicting: Predicting, wiring: "_Wiring") -> None:
+        self._predicting, self._wiring = predicting, wiring
         self._plans: dict[tuple[int, int], Plan | None] = {}
 
     def of(self, pipelines: Pipelines) -> Plan | None:
         """For these pipelines."""
-        if pipelines.stages > len(self._given.profile.operators):
+        if pipelines.stages > len(self._predicting.profile.operators):
             return None
         key = pipelines.stages, pipelines.replicas
         if key not in self._plans:
             links = self._wiring.messages(pipelines).values()
             try:
                 self._plans[key] = even_plan(
-                    self._given.profile,
+                    self._predicting.profile,
                     (pipelines.replicas,) * pipelines.stages,
-                    workers=self._given.workers,
+                    workers=self._predicting.workers,
                     bandwidth=min(link.bandwidth for link in links),
                 )
             except PlanError:  # the model cannot be cut into so many
@@ -249,26 +253,28 @@ class _Cuts:
 
 
 def _scheduled(
-    given: Predicting, framework: str, cuts: _Cuts, wiring: "_Wiring"
+    predicting: Predicting, framework: str, cuts: _Cuts, wiring: "_Wiring"
 ) -> Prediction | None:
     """The best pipelines of a schedule."""
     candidates = []
-    for pipelines in _pipelines(given, framework):
+    for pipelines in _pipelines(predicting, framework):
         plan = cuts.of(pipelines)
         if plan is not None and plan.stages:
-            candidates.append(_on_pipelines(given, pipelines, plan, wiring))
+            candidates.append(_on_pipelines(predicting, pipelines, plan, wiring))
     fitting = [each for each in candidates if each.fits]
     return min(fitting, key=lambda each: each.minibatch_s, default=None)
 
 
-def _pipelines(given: Predicting, framework: str) -> Iterator[Pipelines]:
+def _pipelines(predicting: Predicting, framework: str) -> Iterator[Pipelines]:
     """Of every length that divides the workers."""
     rule = RULES[framework]
-    for length in range(2, given.workers + 1):
-        if given.workers % length:
+    for length in range(2, predicting.workers + 1):
+        if predicting.workers % length:
             continue
-        of_each = 1 if rule.one_at_a_time else given.microbatches or length * max(1, rule.least)
-        replicas = given.workers // length
+        of_each = (
+            1 if rule.one_at_a_time else predicting.microbatches or length * max(1, rule.least)
+        )
+        replicas = predicting.workers // length
         try:
             yield Pipelines(
                 framework, length, replicas, rule.stages_per_rank or 2, of_each * replicas
@@ -278,7 +284,7 @@ def _pipelines(given: Predicting, framework: str) -> Iterator[Pipelines]:
 
 
 def _on_pipelines(
-    given: Predicting, pipelines: Pipelines, plan: Plan, wiring: "_Wiring"
+    predicting: Predicting, pipelines: Pipelines, plan: Plan, wiring: "_Wiring"
 ) -> Prediction:
     stages, rings = plan.stages, wiring.rings(pipelines)
     averages = [
@@ -293,7 +299,7 @@ def _on_pipelines(
     memory_bytes = max(
         sum(
             stage_bytes(
-                given.profile,
+                predicting.profile,
                 stages[number].operators,
                 stages[number].parameter_bytes,
                 stages[number - 1].output_bytes if number else 0.0,
@@ -304,7 +310,9 @@ def _on_pipelines(
         for kept_of in map(in_flight, orders)
     )
     shape = f"pp{pipelines.ranks}" + (f"xdp{pipelines.replicas}" if pipelines.replicas > 1 else "")
-    return given.made(pipelines.framework, shape, pipelines.microbatches, step_s, memory_bytes)
+    return predicting.prediction(
+        pipelines.framework, shape, pipelines.microbatches, step_s, memory_bytes
+    )
 
 
 def _transfers(

@@ -108,7 +108,7 @@ def style(salt: str) -> Iterator[None]:
         yield
 
 
-def svg_panel(draw: Draw, salt: str, width: float = PANEL_INCHES[0]) -> str:
+def svg_panel(draw: Draw, salt: str, width: float) -> str:
     """One panel as SVG, its text as text."""
     with style(salt):
         return _svg(_sheet([draw], "", 1, width))

@@ -144,10 +144,10 @@ def _once_each(exported: Iterable[Point]) -> None:
 def _one_per_time(exported: Iterable[Point]) -> None:
     """Raises UsageError where two sessions of a case have the same time, or none: a series has one
     sample per time."""
-    taken: dict[tuple[str, str, datetime | None], int] = {}
+    run_of: dict[tuple[str, str, datetime | None], int] = {}
     for point in exported:
         key = (point.result.name, point.metric, point.at)
-        if taken.setdefault(key, point.result.run) != point.result.run:
+        if run_of.setdefault(key, point.result.run) != point.result.run:
             raise UsageError(
                 f"two of the files hold the case {point.result.name} at the time"
                 f" {point.at or '(none)'}: leave one of them out"

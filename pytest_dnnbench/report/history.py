@@ -1,34 +1,28 @@
 """The history of each case over stored sessions, with the changes in it: in which session, by how
 much, how sure, and what else was other from then on.
 
-A history has the sessions that may be compared with the newest one, and of those the ones with
-enough undisturbed launches. The statistics are in results/statistics/change_points.py; what is
-drawn is in panels.py.
+A case has a history for each environment that it was measured in: its sessions may be compared with
+each other, and of them those count that have enough undisturbed launches. So a change is named also
+after torch or the machine has become another. The statistics are in
+results/statistics/change_points.py; what people read is in history_text.py, what is drawn in
+panels.py.
 """
 
 import statistics
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import THROUGHPUT, YARDSTICK, metric_row
 from pytest_dnnbench.report.axes import drawable
-from pytest_dnnbench.report.figures import amount, change
 from pytest_dnnbench.report.runs import Result, Run
 from pytest_dnnbench.report.study import Study, unlike
-from pytest_dnnbench.results.statistics.change_points import (
-    FEWEST,
-    RATE,
-    ChangePoint,
-    change_points,
-)
+from pytest_dnnbench.results.statistics.change_points import RATE, ChangePoint, change_points
 
 SCHEMA = 1
 """The version of the output of `history --json`. History: 1, the first."""
 
 _EVER_OTHER = {"load_1min"}
-_MOST_FACTS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +42,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """One metric of one case. `results` are the sessions that count, oldest first; `disturbed` and
-    `unlike` count those that do not."""
+    """One metric of one case in one environment. `results` are the sessions that count, oldest
+    first; `disturbed` and `unlike` count those that do not. `elsewhere` has the facts that are
+    other in the newest session of the case, as in `torch: 2.12.0 -> 2.13.0`: none where that
+    session is in this history."""
 
     name: str
     metric: str
@@ -58,6 +54,7 @@ class History:
     changes: tuple[Change, ...]
     disturbed: int
     unlike: int
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def values(self) -> list[float]:
@@ -73,23 +70,43 @@ def histories(
     across: Collection[str] = (),
     rate: float = RATE,
 ) -> list[History]:
-    """The history of each of these metrics of each case whose name holds `case`. `across` names
-    facts of the environment that may differ from the newest session's."""
+    """The histories of each of these metrics of each case whose name holds `case`: that of the
+    newest session's environment first, then those of earlier ones. `across` names facts that may
+    differ within a history."""
     return [
-        history(results, metric, across=across, rate=rate)
+        each
         for results in (*study.history.values(), *study.function_history.values())
         if case in results[-1].name
         for metric in metrics
         if metric in results[-1].record.metrics
+        for each in _environments(results, metric, across=across, rate=rate)
     ]
+
+
+def _environments(
+    results: Sequence[Result], metric: str, *, across: Collection[str], rate: float
+) -> list[History]:
+    """The history of a case in the environment of its newest session, in that of the newest session
+    which is not in it, and so on."""
+    newest, shown, left = results[-1], list[History](), list(results)
+    while left:
+        each = history(left, metric, across=across, rate=rate)
+        others = [result for result in left if not _alike(result, left[-1], across)]
+        differs = tuple(_other_facts([left[-1]], [newest], unlike(left[-1], newest)))
+        shown.append(
+            replace(each, unlike=len(results) - len(left) + len(others), elsewhere=differs)
+        )
+        left = others
+    return shown
 
 
 def history(
     results: Sequence[Result], metric: str, *, across: Collection[str] = (), rate: float = RATE
 ) -> History:
-    """The history of a metric of one case, from its results in all sessions, oldest first."""
+    """The history of a metric of one case in the environment of its newest session, from its
+    results in all sessions, oldest first."""
     newest = results[-1]
-    alike = [result for result in results if not set(unlike(result, newest)) - set(across)]
+    alike = [result for result in results if _alike(result, newest, across)]
     whole = tuple(result for result in alike if drawable(result, metric))
     points = change_points([result.value(metric) or 1.0 for result in whole], rate=rate)
     ends = [0, *(point.at for point in points), len(whole)]
@@ -107,35 +124,8 @@ def history(
     )
 
 
-def history_lines(runs: Sequence[Run], shown: Sequence[History], rate: float = RATE) -> list[str]:
-    """For people: each history with a change, the latest change last; then the others in a line."""
-    changed = [each for each in shown if each.changes]
-    lines = [
-        f"{counted(len(runs), 'session')}, {counted(len(shown), 'history')}:"
-        f" {len(changed)} with changes (where nothing changed, chance"
-        f" names one in {rate:.0%} of them)"
-    ]
-    for each in changed:
-        first, last = each.values[0], each.values[-1]
-        title = metric_row(each.metric).title
-        lines += [
-            "",
-            f"{each.name}: {title}, {_counts(each)}",
-            f"  {amount(first, each.unit)} in the first, {amount(last, each.unit)} in the last",
-        ]
-        for point in each.changes:
-            lines += _change_lines(runs, point)
-    quiet = [each for each in shown if not each.changes]
-    least = 2 * FEWEST
-    enough = [each for each in quiet if len(each.results) >= least]
-    too_few = [each for each in quiet if len(each.results) < least]
-    for head, some in (("no change:", enough), (_too_few(least), too_few)):
-        lines += ["", head, *(f"  {_quiet_line(each)}" for each in some)] if some else []
-    return lines
-
-
-def _too_few(least: int) -> str:
-    return f"not known, for a change shows in {least} sessions at the earliest:"
+def _alike(result: Result, newest: Result, across: Collection[str]) -> bool:
+    return not set(unlike(result, newest)) - set(across)
 
 
 def to_data(runs: Sequence[Run], shown: Sequence[History], rate: float = RATE) -> dict[str, Any]:
@@ -155,6 +145,7 @@ def to_data(runs: Sequence[Run], shown: Sequence[History], rate: float = RATE) -
                 "values": each.values,
                 "disturbed": each.disturbed,
                 "other_environment": each.unlike,
+                "newest_differs": list(each.elsewhere),
                 "changes": [_change_data(point) for point in each.changes],
             }
             for each in shown
@@ -181,12 +172,16 @@ def _unit_and_direction(result: Result, metric: str) -> tuple[str, Any]:
     return entry.unit, entry.better
 
 
-def _other_facts(before: Sequence[Result], after: Sequence[Result]) -> list[str]:
-    """Facts with one value in all sessions before and another one in all since."""
+def _other_facts(
+    before: Sequence[Result], after: Sequence[Result], names: Collection[str] | None = None
+) -> list[str]:
+    """Facts, of these or of all, with one value in all sessions before and another one in all
+    since."""
     earlier, later = _facts(before), _facts(after)
+    both = earlier.keys() & later.keys()
     return [
         f"{name}: {next(iter(earlier[name]))} -> {next(iter(later[name]))}"
-        for name in sorted(earlier.keys() & later.keys())
+        for name in sorted(both if names is None else both & {*names})
         if len(earlier[name]) == len(later[name]) == 1 and earlier[name] != later[name]
     ]
 
@@ -214,43 +209,6 @@ def _machine(
     speed = statistics.median(sides[0]) / statistics.median(sides[1]) - 1
     of_case = point.change if is_rate else -point.change
     return speed if speed * of_case > 0 else None
-
-
-def _counts(each: History) -> str:
-    left_out = [
-        f"{each.disturbed} left out as disturbed" if each.disturbed else "",
-        f"{each.unlike} of another environment" if each.unlike else "",
-    ]
-    return ", ".join(filter(None, (f"{counted(len(each.results), 'session')}", *left_out)))
-
-
-def _quiet_line(each: History) -> str:
-    metric = "" if each.metric == THROUGHPUT else f" {metric_row(each.metric).title}"
-    return f"{each.name}{metric}: {_counts(each)}"
-
-
-def _change_lines(runs: Sequence[Run], changed: Change) -> list[str]:
-    point, run = changed.point, runs[changed.after.run]
-    low, high = map(change, point.interval)
-    direction = "worse" if changed.worse else "better"
-    lines = [
-        f"  from {_session(run)} on: {change(point.change)} ({low} to {high}), {direction};"
-        f" {point.chance:.1%} by chance"
-    ]
-    earlier = runs[changed.before.run]
-    if run.commit and earlier.commit and run.commit != earlier.commit:
-        lines.append(f"    commits: {earlier.commit}..{run.commit}")
-    if changed.elsewhere:
-        more = len(changed.elsewhere) - _MOST_FACTS
-        shown = "; ".join(changed.elsewhere[:_MOST_FACTS])
-        lines.append(f"    since then other: {shown}{f'; {more} more' if more > 0 else ''}")
-    if changed.machine is not None:
-        lines.append(f"    the machine's yardstick: {change(changed.machine)} of its speed")
-    return lines
-
-
-def _session(run: Run) -> str:
-    return f"{run.source} ({run.saved[:10]})" if run.saved else run.source
 
 
 def _change_data(changed: Change) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.harmless import lines, say
 from pytest_dnnbench.metrics import THROUGHPUT
-from pytest_dnnbench.report.history import histories, history_lines, to_data
+from pytest_dnnbench.report.history import histories, to_data
+from pytest_dnnbench.report.history_text import history_lines
 from pytest_dnnbench.report.runs import Run, distinct_runs, read_run
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.results.statistics.change_points import RATE
@@ -133,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         parser,
         "--across",
         "FACT,...",
-        "facts in which sessions may differ from the newest one, as in torch,driver",
+        "facts in which sessions of one history may differ, as in torch,driver",
     )
     parser.add_argument(
         "--false-alarms",

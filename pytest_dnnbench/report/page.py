@@ -175,11 +175,17 @@ def page_html(study: Study, sections: Sequence[Section], drawn: Sequence[Drawn],
 
 
 def _failures(study: Study) -> list[tuple[str, str]]:
-    """What failed, with its message or, where the file has none, what its verdict says."""
+    """What failed where it ran last, with its message or, where the file has none, what its verdict
+    says. What has passed since is in the history."""
+    latest: dict[str, int] = {}
+    for number, run in enumerate(study.runs):
+        measured = [result.name for result in (*run.results, *run.functions)]
+        latest |= dict.fromkeys([*measured, *(name for name, _ in run.failures)], number)
     return [
         (name, message or _regression(run, name))
-        for run in study.runs
+        for number, run in enumerate(study.runs)
         for name, message in run.failures
+        if latest[name] == number
     ]
 
 

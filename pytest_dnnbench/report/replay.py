@@ -49,9 +49,9 @@ class Variables:
     @property
     def words(self) -> list[str]:
         """They as a shell has them before a command; none without any."""
-        taken = [word for name in self.unset for word in ("-u", name)]
-        given = [f"{name}={value}" for name, value in self.set.items()]
-        return ["env", *taken, *given] if taken or given else []
+        removals = [word for name in self.unset for word in ("-u", name)]
+        assignments = [f"{name}={value}" for name, value in self.set.items()]
+        return ["env", *removals, *assignments] if removals or assignments else []
 
 
 def variables_of(
@@ -60,15 +60,15 @@ def variables_of(
     """The recorded variables beside those of a process. `across`: facts that may differ."""
     recorded = _compared(result.record.environment.must_match, across)
     here = _compared(speed_variables(environment), across)
-    given, refused = {}, []
+    differing, refused = {}, []
     for name, value in recorded.items():
         if here.get(name) == value:
             continue
         if why := cannot_be_set(name, value):
             refused.append(f"{name}={value}, here {here.get(name, 'not set')} ({why})")
         else:
-            given[name] = value
-    return Variables(given, tuple(sorted({*here} - {*recorded})), tuple(refused))
+            differing[name] = value
+    return Variables(differing, tuple(sorted({*here} - {*recorded})), tuple(refused))
 
 
 def _compared(facts: Mapping[str, object], across: Sequence[str]) -> dict[str, str]:

@@ -82,13 +82,13 @@ def _words(result: Result, options: argparse.Namespace, folder: Path) -> list[st
     """The arguments of pytest: those of the record, the user's files, and the recorded plan."""
     words = [*shlex.split(command(result))[1:], "--dnn-github", "off"]
     if (needed := _FILES.get(result.case.dataset)) is not None:
-        given = options.data_dir if result.case.dataset == "mnist" else options.text
-        if given is None:
+        path = options.data_dir if result.case.dataset == "mnist" else options.text
+        if path is None:
             raise UsageError(
                 f"the case read {result.case.dataset} data: say where they lie here, with"
                 f" {needed[0]} {needed[1]}"
             )
-        words[words.index(needed[1])] = given
+        words[words.index(needed[1])] = path
     if result.record.plan is not None and result.record.plan.decided_by == "planner":
         plan = folder / "plan.json"
         plan.write_text(result.record.plan.plan.to_json())

@@ -23,6 +23,9 @@ from pytest_dnnbench.results.records.launches import Launches, launches_of
 from pytest_dnnbench.results.records.preflight import PreflightEntry
 from pytest_dnnbench.results.records.schema import SCHEMA, Record, SessionEntry
 
+COMMIT_LETTERS = 12
+"""Of a commit's name: as many as git takes for it in any repository, without an ellipsis."""
+
 MESSAGE_LINES = 64
 """Lines kept of the message of a failed test."""
 
@@ -122,15 +125,15 @@ def distinct_runs(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
     """Each session once, and a line for each that came again: a copy of a session, counted as
     another, makes figures look surer than they are. Sessions are the same that were saved in the
     same microsecond and hold the same launches."""
-    kept: list[Run] = []
+    distinct: list[Run] = []
     notes = []
     for run in runs:
-        same = next((each for each in kept if run.saved and _same_session(each, run)), None)
+        same = next((each for each in distinct if run.saved and _same_session(each, run)), None)
         if same is None:
-            kept.append(run)
+            distinct.append(run)
         else:
             notes.append(f"passed over: {run.source} holds the session of {same.source} again")
-    return kept, notes
+    return distinct, notes
 
 
 def _same_session(run: Run, other: Run) -> bool:
@@ -158,7 +161,7 @@ def run_of(content: object, source: str) -> Run:
     return Run(
         source=shown.source,
         saved=printable(file.get("datetime") or "", 40),
-        commit=printable(_mapping(file.get("commit_info")).get("id") or "", 12),
+        commit=printable(_mapping(file.get("commit_info")).get("id") or "")[:COMMIT_LETTERS],
         results=tuple(shown.results),
         functions=tuple(shown.functions),
         failures=tuple((name, "") for name in session.failed),
@@ -171,13 +174,13 @@ def run_of(content: object, source: str) -> Run:
 def run_in_memory(
     records: Mapping[str, Record],
     *,
-    source: str,
     saved: str = "",
     failures: Iterable[tuple[str, str]] = (),
     preflight: PreflightEntry | None = None,
 ) -> Run:
     """A session that was not saved: its records by the names of their tests, what failed (name and
     message), and what was measured of its nodes."""
+    source = "this session"
     shown = _Shown(source)
     for name, record in records.items():
         shown.add(name, msgspec.to_builtins(record), source)

@@ -46,7 +46,7 @@ class Line:
 
 def study_of(records: Mapping[str, Record]) -> Study:
     """The study of one session's records, by the names of their tests."""
-    return Study([run_in_memory(records, source="this session")])
+    return Study([run_in_memory(records)])
 
 
 def table_lines(study: Study, width: int = 80) -> list[Line]:

@@ -111,6 +111,12 @@ class SessionBaseline:
         """The baseline, once it has been read; None without --dnn-baseline."""
         return self._baseline
 
+    def how_to_store(self) -> str:
+        """How later sessions get something to be compared with."""
+        if benchmark_file.is_stored(self._config):
+            return "this one is saved: if it passes, the next one is compared with it"
+        return "save one with --benchmark-autosave"
+
     def read(self) -> Baseline:
         """What --dnn-baseline names, read once. Raises UsageError where it cannot be a baseline."""
         if self._baseline is None:

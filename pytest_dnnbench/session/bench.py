@@ -355,15 +355,19 @@ class DnnBench:
             pytest.skip(f"{framework} does not run on {counted(gpus, 'device')}")
         return spec
 
-    def _checked_form(self, spec: FrameworkSpec, model: str, own: StepForm | None) -> StepForm:
+    def _checked_form(
+        self, spec: FrameworkSpec, model: str, test_form: StepForm | None
+    ) -> StepForm:
         """The test's own form, or that of the session. Raises UsageError where the framework does
         not take the test's; skips the test where it does not take the session's."""
         kind = self._resources.machine.kind
-        if own is not None:
-            if not isinstance(own, StepForm):
-                raise UsageError(f"form is {own!r}: give a StepForm, as in StepForm(fused=True)")
-            spec.check_form(own, kind)
-            return own
+        if test_form is not None:
+            if not isinstance(test_form, StepForm):
+                raise UsageError(
+                    f"form is {test_form!r}: give a StepForm, as in StepForm(fused=True)"
+                )
+            spec.check_form(test_form, kind)
+            return test_form
         form = self._resources.combinations.form(model, spec)
         try:
             spec.check_form(form, kind)
@@ -377,12 +381,16 @@ class DnnBench:
 
     def _is_named(self, framework: str) -> bool:
         """Whether the user has named the framework, on the command line or in the test itself."""
-        taken = "framework" in getattr(self._item, "fixturenames", ())
-        own = any(
+        takes_framework = "framework" in getattr(self._item, "fixturenames", ())
+        parametrised = any(
             mark.args and "framework" in mark.args[0]
             for mark in self._item.iter_markers("parametrize")
         )
-        return own or not taken or framework in (self._resources.settings.frameworks or ())
+        return (
+            parametrised
+            or not takes_framework
+            or framework in (self._resources.settings.frameworks or ())
+        )
 
     def _show(self, ranks: Ranks) -> None:
         """Shows what the ranks wrote."""

@@ -61,8 +61,10 @@ def attach(benchmark: Any, record: Record) -> None:
 def drop_earlier(config: pytest.Config, fullname: str) -> None:
     """Drops what an earlier run of the same test has left, as pytest-rerunfailures makes them: a
     file that holds a case twice could not be read again."""
-    kept = _session(config).benchmarks
-    kept[:] = [each for each in kept if not (is_ours(each) and each.fullname == fullname)]
+    benchmarks = _session(config).benchmarks
+    benchmarks[:] = [
+        each for each in benchmarks if not (is_ours(each) and each.fullname == fullname)
+    ]
 
 
 def make_plain(output: dict[str, Any], session: SessionEntry) -> None:
@@ -99,6 +101,12 @@ def storage_root(config: pytest.Config) -> Path | None:
     if separator and kind != "file":
         return None
     return Path(rest if separator else storage).absolute()
+
+
+def is_stored(config: pytest.Config) -> bool:
+    """Whether pytest-benchmark saves the session in its storage."""
+    session = _session(config)
+    return session is not None and bool(session.save or session.autosave)
 
 
 def json_target(config: pytest.Config) -> str | None:
@@ -221,9 +229,9 @@ def time_under_xdist(config: pytest.Config) -> None:
 def take_packed(config: pytest.Config) -> list[dict[str, Any]]:
     """Takes the benchmarks of the test that has just run, as plain data that a report can carry."""
     session = _session(config)
-    taken = packed(config)
+    benchmarks = packed(config)
     session.benchmarks.clear()
-    return taken
+    return benchmarks
 
 
 def add_packed(config: pytest.Config, benchmark_data: dict[str, Any]) -> None:

@@ -138,7 +138,7 @@ class Combinations:
             sizes.append(shapes.FIXTURE)
         for spec, model in itertools.product(self._specs, settings.models):
             for count, shape in self._sizes(spec, sizes):
-                given = settings.framework_options.get(spec.name, {})
+                options = settings.framework_options.get(spec.name, {})
                 case = Case(
                     framework=spec.name,
                     model=model,
@@ -146,7 +146,7 @@ class Combinations:
                     phase="train",
                     precision=settings.precision,
                     device=self._kind,
-                    options={**given, **options_in(shape, spec, count, {})},
+                    options={**options, **options_in(shape, spec, count, {})},
                     form=self.form(model, spec),
                 )
                 check_rules(spec, case)
@@ -160,11 +160,11 @@ class Combinations:
         options = self._settings.framework_options.get(spec.name, {})
         fitting = tuple(count for count in possible if fits(spec, count, options))
         if possible and not fitting:
-            given = [
+            rows = [
                 (row.flag, options.get(row.name, row.default), row.default) for row in spec.options
             ]
             asked = " ".join(
-                f"--dnn-{flag} {value}" for flag, value, default in given if value != default
+                f"--dnn-{flag} {value}" for flag, value, default in rows if value != default
             )
             raise UsageError(
                 f"{spec.name} with {asked or 'its defaults'} fits none of the device counts"

@@ -18,7 +18,7 @@ from pytest_dnnbench.results.records.saved import SavedRun
 from pytest_dnnbench.results.records.schema import SCHEMA, Record, SessionEntry
 from pytest_dnnbench.results.verdicts import compare_text, side_by_side_text
 from pytest_dnnbench.results.verdicts.compare import SessionComparison
-from pytest_dnnbench.results.verdicts.text import failure_message, notes_of
+from pytest_dnnbench.results.verdicts.text import failure_message, notes_of, worst_change
 from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.baseline import SessionBaseline
 from pytest_dnnbench.session.verdicts import Verdicts
@@ -64,12 +64,13 @@ class GitHub:
         return choice == "on" or (choice == "auto" and os.environ.get("GITHUB_ACTIONS") == "true")
 
     def _annotations(self, records: Mapping[str, Record]) -> Iterator[tuple[str, str]]:
-        """Kind and command of each annotation, errors first."""
+        """Kind and command of each annotation, errors first, then the most suspicious warnings."""
         worse = [name for name in records if name in self._failed]
         for name in worse:
             record = records[name]
             yield "error", self._annotation("error", name, record, _failure(record))
-        for name, record in records.items():
+        first = sorted(records.items(), key=lambda each: -worst_change(each[1].verdict))
+        for name, record in first:
             if name not in worse and (remarks := _remarks(record)):
                 yield "warning", self._annotation("warning", name, record, "\n".join(remarks))
         for name, record in records.items():

@@ -78,8 +78,8 @@ def _rows(config: pytest.Config, hook: str, kind: type[_Row], module: str) -> li
         if not isinstance(returned, Iterable) or isinstance(returned, str):
             raise _unlike(hook, returned, form)
         with _naming(hook):  # a generator runs only now
-            given = list(returned)
-        for row in given:
+            entries = list(returned)
+        for row in entries:
             if not isinstance(row, kind):
                 raise _unlike(hook, row, form)
             rows.append(row)
@@ -122,8 +122,8 @@ def _place(error: Exception) -> str:
     """Where the hook's own code is in a traceback: after what calls hooks, and before libraries
     that it calls, this package among them."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_HOOKS)]
-    return f" ({own[0].filename}, line {own[0].lineno})" if own else ""
+    of_the_hook = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_HOOKS)]
+    return f" ({of_the_hook[0].filename}, line {of_the_hook[0].lineno})" if of_the_hook else ""
 
 
 def _unlike(hook: str, returned: object, form: str) -> UsageError:

@@ -40,10 +40,10 @@ class KeptLaunches:
         self._restore(name, other, [sides["B"][number] for number in complete])
 
     @staticmethod
-    def _restore(name: str, run: CaseRun, kept: Sequence[KeptLaunch]) -> None:
-        if not kept:
+    def _restore(name: str, run: CaseRun, launches: Sequence[KeptLaunch]) -> None:
+        if not launches:
             return
-        case, before = run.request.case, kept[0].measured_case
+        case, before = run.request.case, launches[0].measured_case
         if case != before:
             unlike = [
                 field.name
@@ -54,10 +54,10 @@ class KeptLaunches:
                 f"--dnn-resume: {name} measured another case when it was interrupted"
                 f" ({', '.join(unlike)}): run without --dnn-resume"
             )
-        run.request = replace(run.request, plan=kept[0].plan)
-        run.correctness = kept[0].correctness
-        run.prediction = kept[0].prediction
-        run.launches += [Launch(launch.reports, launch.conditions) for launch in kept]
+        run.request = replace(run.request, plan=launches[0].plan)
+        run.correctness = launches[0].correctness
+        run.prediction = launches[0].prediction
+        run.launches += [Launch(launch.reports, launch.conditions) for launch in launches]
 
     def keep(
         self, name: str, run: CaseRun, *, side: Literal["A", "B"] = "A", number: int = 0
@@ -68,7 +68,7 @@ class KeptLaunches:
             return
         assert run.correctness is not None, "a launch comes after the proof"
         launch, request = run.launches[-1], run.request
-        kept = KeptLaunch(
+        newest = KeptLaunch(
             item=name,
             case=request.case if isinstance(request.case, Case) else None,
             function=request.case if isinstance(request.case, FunctionCase) else None,
@@ -81,7 +81,7 @@ class KeptLaunches:
             prediction=run.prediction,
         )
         try:
-            self.journal.keep(kept)
+            self.journal.keep(newest)
             self.is_empty = False
             tell_the_script(PROGRESS_FILE, name)
         except OSError as error:

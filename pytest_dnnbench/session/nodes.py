@@ -55,13 +55,13 @@ def engine_of(settings: Settings, added: Mapping[str, EngineFactory]) -> Engine 
             if "slurm" in added:
                 return checked_engine("slurm", added["slurm"], names, command)
             return slurm(names, command)
-        for option, given in (
+        for option, value in (
             ("--dnn-nodes", settings.nodes),
             ("--dnn-engine-command", settings.engine_command),
         ):
-            if given:
+            if value:
                 raise UsageError(
-                    f"{option} {given!r} needs an engine: say how processes are started on nodes"
+                    f"{option} {value!r} needs an engine: say how processes are started on nodes"
                     f" with --dnn-engine ({', '.join(factories)})"
                 )
         return None

@@ -118,16 +118,16 @@ class Option:
         arguments = map(str, config.invocation_params.args)
         return any(text == self.flag or text.startswith(f"{self.flag}=") for text in arguments)
 
-    def of_command_line(self, given: Any) -> Any:
+    def of_command_line(self, value: Any) -> Any:
         """What pytest has of the command line, as `parse` takes it; None where the user has not
         given it. Raises UsageError for an empty text: mostly a shell's variable that is not set,
         which must not take a baseline or a limit away in silence."""
-        if given is None or given == []:
+        if value is None or value == []:
             return None
-        texts = given if isinstance(given, list) else [given]
+        texts = value if isinstance(value, list) else [value]
         if any(isinstance(text, str) and not text.strip(" ,") for text in texts):
             raise UsageError(f"{self.flag} is empty: give a value, or leave it out")
-        return ",".join(given) if self.adds_up and isinstance(given, list) else given
+        return ",".join(value) if self.adds_up and isinstance(value, list) else value
 
 
 def option(kind: type, default: Any, about: str, **more: Any) -> Any:

@@ -89,8 +89,8 @@ class OptionEffects:
         for option, rule in self._rules:
             if rule.of_cases != (session.cases is not None):
                 continue
-            place, given = option.given(self._config)
-            if place and given not in (option.default, None) and not rule.has_effect(session):
+            place, value = option.given(self._config)
+            if place and value not in (option.default, None) and not rule.has_effect(session):
                 yield option, place, rule
 
     def _is_typed(self, option: Option) -> bool:

@@ -82,7 +82,7 @@ def _name_and_spec(text: str) -> tuple[str, str]:
     return name, os.path.expanduser(spec.strip())
 
 
-def _interpreter(spec: str, given: str) -> str:
+def _interpreter(spec: str, text: str) -> str:
     """The interpreter at a path, which the user gave with or without a name before it."""
     path = Path(spec).absolute()
     if path.is_dir():
@@ -94,11 +94,11 @@ def _interpreter(spec: str, given: str) -> str:
             " environment, or an interpreter"
         )
     if not path.exists():
-        if spec[:1].isdigit() and given != spec:
-            package = given.partition("=")[0]
-            raise UsageError(f"--dnn-against {given}: write the requirement as {package}=={spec}")
+        if spec[:1].isdigit() and text != spec:
+            package = text.partition("=")[0]
+            raise UsageError(f"--dnn-against {text}: write the requirement as {package}=={spec}")
         raise UsageError(
-            f"--dnn-against {given}: there is no such interpreter or folder, and it is no"
+            f"--dnn-against {text}: there is no such interpreter or folder, and it is no"
             " requirement such as torch==2.9.1"
         )
     if not os.access(path, os.X_OK):

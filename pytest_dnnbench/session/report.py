@@ -66,7 +66,6 @@ class SessionReport:
 
         return run_in_memory(
             benchmark_file.records(self._config),
-            source="this session",
             saved=datetime.now(UTC).isoformat(timespec="seconds"),
             failures=self._failures,
             preflight=state.part(self._config, Preflight).entry,

@@ -398,17 +398,17 @@ class Settings:
             precision=self.precision or ("bf16" if cuda else "fp32"),
         )
 
-    def form(self, device: str, path: str, taken: Collection[str] = FORM_FIELDS) -> StepForm:
+    def form(self, device: str, path: str, takes: Collection[str] = FORM_FIELDS) -> StepForm:
         """The form of a step on this kind of device, of the model behind "module:factory" and of a
         framework that takes these fields of it. On CUDA the suite's models, which all have images,
         are in channels_last by default, where the framework takes that."""
-        chosen = {name: getattr(self, name) for name in FORM_FIELDS}
+        values = {name: getattr(self, name) for name in FORM_FIELDS}
         images = path in IMAGE_CLASSIFIERS
-        by_default = device == "cuda" and images and "memory_format" in taken
-        chosen["memory_format"] = chosen["memory_format"] or (
+        by_default = device == "cuda" and images and "memory_format" in takes
+        values["memory_format"] = values["memory_format"] or (
             CHANNELS_LAST if by_default else CONTIGUOUS
         )
-        return StepForm(**chosen)
+        return StepForm(**values)
 
     def timed(self, device: str) -> Length:
         """How long a launch on this kind of device is timed."""

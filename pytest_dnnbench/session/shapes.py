@@ -60,18 +60,18 @@ class Shapes:
         return _run_by(spec, self.shapes)
 
     def _check_options(self, spec: FrameworkSpec, shape: Shape) -> None:
-        given, needed = self._options.get(spec.name, {}), spec.options_of(shape) or {}
+        options, needed = self._options.get(spec.name, {}), spec.options_of(shape) or {}
         for row in spec.options:
-            if row.name in needed and given.get(row.name, row.default) != row.default:
+            if row.name in needed and options.get(row.name, row.default) != row.default:
                 raise UsageError(
-                    f"--dnn-shapes {shape} and --dnn-{row.flag} {given[row.name]} both say it:"
+                    f"--dnn-shapes {shape} and --dnn-{row.flag} {options[row.name]} both say it:"
                     " leave one of them out"
                 )
-        if not fits(spec, shape.gpus, {**given, **needed}):
+        if not fits(spec, shape.gpus, {**options, **needed}):
             asked = [
-                f"--dnn-{row.flag} {given[row.name]}"
+                f"--dnn-{row.flag} {options[row.name]}"
                 for row in spec.options
-                if given.get(row.name, row.default) != row.default
+                if options.get(row.name, row.default) != row.default
             ]
             raise UsageError(
                 f"--dnn-shapes {shape}: {spec.name} does not run it with"
@@ -80,10 +80,10 @@ class Shapes:
 
 
 def options_in(
-    text: str, spec: FrameworkSpec, ranks: int, own: Mapping[str, Scalar]
+    text: str, spec: FrameworkSpec, ranks: int, test_options: Mapping[str, Scalar]
 ) -> dict[str, Scalar]:
     """A framework's options for the shape of a case on so many ranks, whose test gives options of
-    its `own`. Raises UsageError where the shape is that of another case."""
+    its own, `test_options`. Raises UsageError where the shape is that of another case."""
     if not text:
         return {}
     shape = shape_of(text)
@@ -95,7 +95,7 @@ def options_in(
             f"the shape of this case is {shape}, and the test measures on"
             f" {counted(ranks, 'rank')}: give process_group(gpus)"
         )
-    if both := sorted(options.keys() & own.keys()):
+    if both := sorted(options.keys() & test_options.keys()):
         raise UsageError(
             f"the shape of this case, {shape}, sets {both[0]!r}, and so does the test: leave it out"
             " of the test's options"

@@ -48,15 +48,15 @@ def has_options(config: pytest.Config) -> bool:
     return any(value is not None for name, value in options if name.startswith("dnn_"))
 
 
-def add_part(config: pytest.Config, added: object) -> None:
+def add_part(config: pytest.Config, new_part: object) -> None:
     """Registers a part and its hooks."""
-    config.stash.setdefault(PARTS, {})[type(added)] = added
-    config.pluginmanager.register(added, f"dnnbench-{type(added).__name__}")
+    config.stash.setdefault(PARTS, {})[type(new_part)] = new_part
+    config.pluginmanager.register(new_part, f"dnnbench-{type(new_part).__name__}")
 
 
-def keep(config: pytest.Config, kept: object) -> None:
+def keep(config: pytest.Config, shared: object) -> None:
     """Keeps an object without hooks for the other parts, as a part."""
-    config.stash.setdefault(PARTS, {})[type(kept)] = kept
+    config.stash.setdefault(PARTS, {})[type(shared)] = shared
 
 
 def part(config: pytest.Config, kind: type[Part]) -> Part:

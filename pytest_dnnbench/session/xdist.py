@@ -104,9 +104,9 @@ class MeasuringWorker:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        given: dict[str, Any] = config.workerinput  # type: ignore[attr-defined] # xdist adds it
-        self._number = state.xdist_worker_number(given["workerid"])
-        self._workers = int(given["workercount"])
+        worker: dict[str, Any] = config.workerinput  # type: ignore[attr-defined] # xdist adds it
+        self._number = state.xdist_worker_number(worker["workerid"])
+        self._workers = int(worker["workercount"])
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Deals as the controller does, so that early rounds are those of the own share."""

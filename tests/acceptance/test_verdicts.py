@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -201,13 +202,33 @@ def test_disturbed_launches_fail_nothing_and_hide_nothing(
     )
 
 
+def test_a_report_in_junit_xml_has_the_figures_and_the_verdict(
+    stored: Any, pytester: pytest.Pytester
+) -> None:
+    """It had a time that is none of the case's."""
+    stored("--dnn-baseline=latest", "--junitxml=junit.xml", FAKE_LEVELS={"ddp": 80})
+    cases = {
+        case.attrib["name"]: {
+            each.attrib["name"]: each.attrib["value"] for each in case.iter("property")
+        }
+        for case in ElementTree.parse(pytester.path / "junit.xml").iter("testcase")
+    }
+    steady, slow = cases["test_train[single-resnet18-1gpu]"], cases["test_train[ddp-resnet18-2gpu]"]
+    assert steady["dnnbench.verdict"] == "ok"
+    assert slow["dnnbench.verdict"] == "regressed"
+    assert float(steady["dnnbench.throughput"]) == pytest.approx(800, rel=0.01)
+    assert float(slow["dnnbench.throughput"]) == pytest.approx(1280, rel=0.01)
+    assert slow["dnnbench.sample"] == "img"
+    assert float(slow["dnnbench.allocated_peak_bytes"]) == 2**30
+
+
 def test_more_memory_fails_and_faster_is_reported(stored: Any) -> None:
     result = stored("--dnn-baseline=latest", FAKE_MEMORY_MIB=1050, FAKE_LEVELS={"single": 130})
     result.assert_outcomes(failed=3, deselected=3)
     result.stdout.fnmatch_lines(["  allocated_peak_bytes: baseline 1 GiB, now 1.025 GiB, +2.54%"])
     result = stored("--dnn-baseline=latest", FAKE_LEVELS={"single": 130})
     result.assert_outcomes(passed=3, deselected=3)
-    result.stdout.fnmatch_lines(["improved: *single*: throughput +*"])
+    result.stdout.fnmatch_lines(["improved: *single*: throughput +*%, step_time_s -*%, confid*"])
 
 
 def test_the_rank_that_the_others_wait_for_is_named_with_and_without_a_baseline(
@@ -316,7 +337,7 @@ def test_what_was_compared_with_nothing_is_said_and_fails_when_required(
 ) -> None:
     result = run("--dnn-baseline=latest", "--benchmark-save=nightly", "--dnn-frameworks=single")
     result.assert_outcomes(passed=1, deselected=1)
-    result.stdout.fnmatch_lines(["NO BASELINE: *"])
+    result.stdout.fnmatch_lines(["NO BASELINE: *; this one is saved: if it passes, the next one *"])
     result = run("--dnn-baseline=latest")
     result.assert_outcomes(passed=3, deselected=3)
     result.stdout.fnmatch_lines(
@@ -345,7 +366,11 @@ def test_another_torch_is_not_compared_unless_asked_for(stored: Any) -> None:
     result = stored("--dnn-baseline=latest", **newer)
     result.assert_outcomes(passed=3, deselected=3)
     result.stdout.fnmatch_lines(
-        ["NOT COMPARABLE: *single*: not comparable with 0003*: torch: 2.13.0 -> 2.14.0"]
+        [
+            "NOT COMPARABLE: *single-resnet18-1gpu?, *ddp-resnet18-1gpu?, *ddp-resnet18-2gpu?:"
+            " not comparable with 0003*: torch: 2.13.0 -> 2.14.0",
+            "NOT COMPARABLE: --dnn-compare-across torch compares all the same; once this session*",
+        ]
     )
     stored("--dnn-baseline=latest", "--dnn-require-baseline", **newer).assert_outcomes(
         failed=3, deselected=3

@@ -72,6 +72,7 @@ def test_flows_between_racks_take_the_links_of_racks() -> None:
     racks = Fabric((Level(2, 300e9), Level(2, 50e9), Level(2, 25e9)))
     links = {target: racks.slowest([(0, target)], racks.load([(0, target)])) for target in range(8)}
     assert [link.bandwidth / 1e9 for link in links.values()] == [math.inf, 300, 50, 50, *[25] * 4]
+    assert {link.latency_s for link in links.values()} == {0.0}, "none unless they are given"
     # Rank 3 is of the same rack as 0 and another node: both flows leave the rack.
     assert racks.slowest([(0, 4)], racks.load([(0, 4), (3, 6)])).bandwidth == 12.5e9
     assert racks.slowest([(0, 4)], racks.load([(0, 4), (0, 2)])).bandwidth == 25e9
@@ -88,8 +89,9 @@ def test_messages_share_links_by_direction() -> None:
 def test_latencies_are_one_for_each_level() -> None:
     with pytest.raises(PlanError, match="latencies of 1 levels, and workers of 2"):
         Fabric((Level(4, 1e9), Level(2, 1e9)), (1e-6,))
-    with pytest.raises(PlanError, match="at least 0"):
-        Fabric((Level(4, 1e9),), (-1e-6,))
+    for latency_s in (-1e-6, math.inf, math.nan):
+        with pytest.raises(PlanError, match="at least 0 and finite"):
+            Fabric((Level(4, 1e9), Level(2, 1e9)), (0.0, latency_s))
 
 
 def test_a_measured_cost_goes_through_both_measurements() -> None:

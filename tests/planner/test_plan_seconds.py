@@ -105,6 +105,26 @@ def test_a_flush_is_played_through() -> None:
     assert flushed_s(double, twice, [0.0, 0.0], {}) == pytest.approx(9 + 1)
 
 
+def test_the_gradients_of_a_single_pass_are_its_mean_and_are_added_to_nothing() -> None:
+    """One microbatch: 0F 0-1, 1F 1-2, 1B 2-4, 0B 4-6; and the update of stage 0, 1 s."""
+    even = plan(3.0, *(stage(n, 1, 3.0, 100.0, 0.0) for n in range(2)), update_s=2.0)
+    summed = replace(even, add_s=2.0)  # 1 s of each stage
+    alone = Schedule("pipedream-flush", Layout((1, 1)), 1)
+    assert flushed_s(summed, alone, [0.0, 0.0], {}) == pytest.approx(6 + 1)
+    # The mean over two replicas is added up: after each backward pass, and before the update.
+    pair = replace(summed, stages=tuple(replace(each, replicas=2) for each in summed.stages))
+    both = Schedule("pipedream-flush", Layout((2, 2)), 2)
+    assert flushed_s(pair, both, [0.0, 0.0], {}) == pytest.approx(6 + 2 + 1 + 1)
+
+
+def test_steps_of_microseconds_take_microseconds() -> None:
+    small = plan(0.0, *(replace(each, compute_s=1e-6) for each in TWO.stages), update_s=0.0)
+    for variant in ("pipedream", "pipedream-2bw"):
+        schedule = Schedule(variant, Layout((2, 1)), 1 if variant == "pipedream" else 4)
+        seconds = minibatch_s(small, schedule, [0.0, 0.0], {}, overlaps=True)
+        assert seconds == pytest.approx(1e-6)
+
+
 def test_a_plan_that_knows_forward_from_backward_is_played_with_both() -> None:
     """In two, the backward pass of the first stage has nothing to do for its inputs."""
     two = [replace(stage(number, 1, 5.0, 8.0, 0.0), forward_s=3.0) for number in range(2)]

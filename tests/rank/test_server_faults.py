@@ -2,6 +2,7 @@
 
 import glob
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -46,6 +47,28 @@ def script(*lines: str, **settings: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+def test_a_rank_that_a_limit_of_open_files_forbids_is_refused_with_the_limit(
+    server: ForkServer,
+) -> None:
+    """The case failed with a bare OSError, and each try left descriptors open."""
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
+    assert ranks.run(programs.sum_of_ranks) == [1, 1]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = os.listdir("/proc/self/fd")
+    spare = os.dup(0)
+    os.close(spare)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 2, hard))
+        with pytest.raises(
+            LaunchError, match=f"rank 0 of 2 cannot .* may open {spare + 2:,} files"
+        ):
+            ranks.run(programs.sum_of_ranks)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert os.listdir("/proc/self/fd") == before
+    assert ranks.run(programs.sum_of_ranks) == [1, 1]
 
 
 def test_a_stopped_server_holds_a_launch_for_its_time_out_only() -> None:

@@ -174,7 +174,7 @@ def test_an_empty_report_renders_too(
     tab: chromium.Page, tmp_path: Path, failures: list[tuple[str, str]]
 ) -> None:
     tab.complaints.clear()
-    run = run_in_memory({}, source="this session", failures=failures)
+    run = run_in_memory({}, failures=failures)
     tab.open(write_report(Study([run]), tmp_path), PHONE)
     assert tab.evaluate("document.querySelector('h2').textContent") == "Nothing was measured"
     assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE

@@ -63,6 +63,90 @@ def test_the_session_of_the_change_is_named_with_its_size_and_what_was_other(
     assert change.endswith(", worse; 0.1% by chance")
     assert any("since then other: driver: 565 -> 570" in line for line in lines)
     assert f"    commits: {STEP - 1}abcdef..{STEP}abcdef" in lines
+    assert lines[-1].startswith(
+        f"`dnnbench bisect --good {STEP - 1}abcdef --bad {STEP}abcdef -- ARGUMENTS` measures"
+    )
+
+
+def test_the_commits_of_a_change_can_be_given_to_git(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names of 40 letters stood there with an ellipsis, which git does not know."""
+    for path in storage.rglob("*.json"):
+        content = json.loads(path.read_text())
+        content["commit_info"]["id"] = content["commit_info"]["id"] * 5
+        path.write_text(json.dumps(content))
+    assert main(["history", str(storage)]) == 0
+    before, after = (f"{day}abcdef" * 2 for day in (STEP - 1, STEP))
+    assert f"    commits: {before[:12]}..{after[:12]}" in capsys.readouterr().out.splitlines()
+
+
+def set_torch(storage: Path, days: range, version: str) -> None:
+    """The sessions of these days were measured with this torch."""
+    for path in sorted(storage.rglob("*.json"))[days.start - 1 : days.stop - 1]:
+        content = json.loads(path.read_text())
+        record = content["benchmarks"][0]["extra_info"]["dnnbench"]
+        record["environment"]["must_match"]["torch"] = version
+        path.write_text(json.dumps(content))
+
+
+def test_a_change_before_an_upgrade_is_named_still(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After an upgrade of torch every earlier session was left out, and its changes with it."""
+    set_torch(storage, range(26, 29), "2.14.0")
+    assert main(["history", str(storage)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("28 sessions, 1 history and 1 in earlier environments: 1 with")
+    head = f"{CASE}: throughput, 25 sessions, 3 of another environment,"
+    assert f"{head} before torch: 2.13.0 -> 2.14.0" in lines
+    assert any(line.startswith(f"  from {STEP:04}_night.json") for line in lines)
+    assert f"  {CASE}: 3 sessions, 25 of another environment" in lines
+    assert any("`--across torch` makes one of them" in line for line in lines)
+    assert main(["history", str(storage), "--json"]) == 0
+    newest, earlier = json.loads(capsys.readouterr().out)["histories"]
+    assert newest["newest_differs"] == []
+    assert earlier["newest_differs"] == ["torch: 2.13.0 -> 2.14.0"]
+    assert earlier["sessions"] == list(range(25))
+
+
+def test_sessions_of_two_machines_in_turn_have_a_history_each(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for day in range(1, 29, 2):
+        set_torch(storage, range(day, day + 1), "2.14.0")
+    assert main(["history", str(storage), "--json"]) == 0
+    newest, earlier = json.loads(capsys.readouterr().out)["histories"]
+    assert newest["sessions"] == list(range(1, 28, 2))
+    assert earlier["sessions"] == list(range(0, 27, 2))
+    assert newest["other_environment"] == earlier["other_environment"] == 14
+
+
+def suite(storage: Path, slower: int, steady: int) -> None:
+    """Gives every session more cases: some as slow as the first, some that never change."""
+    first = next(iter(sorted(storage.rglob("*.json"))))
+    before = json.loads(first.read_text())["benchmarks"][0]
+    for path in storage.rglob("*.json"):
+        content = json.loads(path.read_text())
+        (own,) = content["benchmarks"]
+        for number in range(slower + steady):
+            entry = dict(own if number < slower else before)
+            entry["fullname"] = CASE.replace("test_train", f"test_{number}")
+            content["benchmarks"].append(entry)
+        path.write_text(json.dumps(content))
+
+
+def test_cases_that_change_together_stand_in_one_line_and_quiet_ones_too(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite(storage, slower=4, steady=5)
+    assert main(["history", str(storage)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = f"from {STEP:04}_night.json (2026-03-{STEP}) on: throughput worse in 5 cases, -"
+    (digest,) = [line for line in lines if line.startswith(head)]
+    assert digest.endswith(" and 2 more")
+    (quiet,) = [line for line in lines if line.startswith("  cases.py::test_4")]
+    assert quiet.endswith(" and 2 more: 28 sessions")
 
 
 def test_programs_get_every_value_and_change(
@@ -96,11 +180,7 @@ def test_a_history_of_too_few_sessions_is_not_said_to_have_no_change(
 def test_sessions_of_another_environment_count_only_when_asked_for(
     storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path in sorted(storage.rglob("*.json"))[: STEP - 1]:
-        content = json.loads(path.read_text())
-        record = content["benchmarks"][0]["extra_info"]["dnnbench"]
-        record["environment"]["must_match"]["torch"] = "2.12.0"
-        path.write_text(json.dumps(content))
+    set_torch(storage, range(1, STEP), "2.12.0")
     assert main(["history", str(storage)]) == 0
     assert f"11 sessions, {STEP - 1} of another environment" in capsys.readouterr().out
     assert main(["history", str(storage), "--across", "torch"]) == 0

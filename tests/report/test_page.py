@@ -214,9 +214,7 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
 
 def test_hostile_names_in_memory_do_nothing_either() -> None:
     record = measured("ddp", HOSTILE, 2)
-    run = run_in_memory(
-        {HOSTILE: record}, source="this session", failures=[(HOSTILE, f"{HOSTILE}\n{HOSTILE}")]
-    )
+    run = run_in_memory({HOSTILE: record}, failures=[(HOSTILE, f"{HOSTILE}\n{HOSTILE}")])
     text = rendered(Study([run]))
     assert text.count("<script") == text.count("</script") == 1
     assert not any(letter in text for letter in "\x00\x1b\u202e")
@@ -259,6 +257,19 @@ def test_markdown_and_csv_hold_every_case(tmp_path: Path) -> None:
 )
 def test_a_run_without_a_case_gives_a_page_that_says_so(content: Any, note: str) -> None:
     assert note in page(content)
+
+
+def test_a_failure_counts_until_its_case_has_passed() -> None:
+    """A report of four weeks showed the failures of the first as those of today."""
+    name = benchmark("ddp", "tiny", 2)["fullname"]
+    begin = '<section id="failures">'
+    passed, failed = [benchmark("ddp", "tiny", 2)], {"failed": [name, "other.py::test_gone"]}
+    first, second = saved(*passed, day=10, **failed), saved(*passed, day=11)
+    assert begin in page(first)
+    assert f"<li><code>{name}</code>" not in page(first, second)
+    assert "<li><code>other.py::test_gone</code>" in page(first, second)
+    third = saved(*passed, day=12, failed=[name])
+    assert page(first, second, third).count(f"<li><code>{name}</code>") == 1
 
 
 def damaged(*place: str | int, value: object) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def study_of(*against: OtherSide | None) -> Study:
         f"case {number}": case(framework, other)
         for number, (framework, other) in enumerate(zip(("ddp", "horovod"), against, strict=False))
     }
-    return Study([run_in_memory(records, source="this session")])
+    return Study([run_in_memory(records)])
 
 
 def test_the_page_the_markdown_and_the_csv_have_the_same_comparison(tmp_path: Path) -> None:

@@ -68,12 +68,8 @@ def test_reach_and_below_agree() -> None:
     ]
 
 
-def planned(
-    effect: float = 0.05, noise: Noise = NOISE, limit: float = 0.03, confirmation: bool = True
-) -> int | None:
-    return launches_for(
-        effect, noise, limit=limit, alpha=ALPHA, history=[3] * 5, confirmation=confirmation
-    )
+def planned(effect: float = 0.05, noise: Noise = NOISE, limit: float = 0.03) -> int | None:
+    return launches_for(effect, noise, limit=limit, alpha=ALPHA, history=[3] * 5)
 
 
 def test_more_noise_or_a_smaller_effect_takes_more_launches() -> None:
@@ -84,14 +80,6 @@ def test_more_noise_or_a_smaller_effect_takes_more_launches() -> None:
     assert noisy is not None
     assert small is not None
     assert 3 <= usual < min(noisy, small) <= MOST_LAUNCHES
-
-
-def test_a_second_look_saves_launches_of_the_first() -> None:
-    noise = Noise(0.02, 1000, CALM)
-    single, twofold = planned(0.07, noise, confirmation=False), planned(0.07, noise)
-    assert single is not None
-    assert twofold is not None
-    assert twofold < single
 
 
 def test_no_number_is_promised_where_none_helps() -> None:

@@ -69,6 +69,14 @@ def test_a_list_of_limits_is_read_and_doubles_are_refused() -> None:
         parse_limit_list(["fast"], "--dnn-limits")
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"), [("-5% -3%", "change"), ("-0% -3%", "change"), (">=3000 -3% >=2000", "bound")]
+)
+def test_of_two_limits_of_a_kind_in_one_text_none_wins_in_silence(text: str, kind: str) -> None:
+    with pytest.raises(UsageError, match=f"two limits of a {kind}: keep one"):
+        parse_limit("throughput", text, "marker")
+
+
 def test_the_nearest_to_the_user_wins_for_each_kind_of_limit() -> None:
     def layer(text: str, source: str) -> dict[str, Limit]:
         return {"throughput": parse_limit("throughput", text, source)}

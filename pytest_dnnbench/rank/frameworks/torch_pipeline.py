@@ -40,15 +40,11 @@ class TorchPipelineWorker(StagedWorker):
 
     takes_ties = True
 
-    @property
-    def _shares_out(self) -> bool:
-        return self.case.options.get("replicas") == "fsdp"
-
     def build(self) -> None:
         """Cuts the model as planned, and takes this rank's stages in the types that the model's
         factory gives it (bf16 is autocast)."""
         self._take_plan()
-        self._runtime = self._assembled(self.stages(), self.rule, self.autocast)
+        self._runtime = self._assembled(self.stages_to_time(), self.rule, self.autocast)
         self._samples = self.samples_of_minibatch
         self._orders: list[list[Pass]] = []
 

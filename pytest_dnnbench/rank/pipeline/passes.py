@@ -68,11 +68,11 @@ class Waiting:
     inputs: list[Row] = field(default_factory=list)
     targets: list[Any] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
-    left: dict[int, Row] = field(default_factory=dict)
+    outputs: dict[int, Row] = field(default_factory=dict)
 
     def clear(self) -> None:
         """Gives up the microbatches."""
-        for each in (self.inputs, self.targets, self.samples, self.left):
+        for each in (self.inputs, self.targets, self.samples, self.outputs):
             each.clear()
 
 
@@ -91,10 +91,10 @@ class NotedStage(PipelineStage):
         """Torch's forward pass of a microbatch."""
         entering = self._waiting.inputs[fwd_chunk_id] if self.is_first else args
         with self._passes.noting(self.stage_index, "F", fwd_chunk_id):
-            left = super().forward_one_chunk(fwd_chunk_id, entering, *arguments, **settings)
+            outputs = super().forward_one_chunk(fwd_chunk_id, entering, *arguments, **settings)
         if self.is_last and not self.has_backward:
-            self._waiting.left[fwd_chunk_id] = left
-        return left
+            self._waiting.outputs[fwd_chunk_id] = outputs
+        return outputs
 
     def backward_one_chunk(
         self,

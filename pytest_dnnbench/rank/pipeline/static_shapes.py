@@ -76,7 +76,7 @@ class Making(Protocol):
 
     module: nn.Module
 
-    def made(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def outputs_of(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What it makes of its inputs."""
 
 
@@ -92,8 +92,8 @@ def learnt_forms(
     """What enters each stage, and at the end what leaves the last. All ranks of a pipeline call it.
 
     `own_stages` are those of this rank, `first` has the forms of a microbatch on the rank that has
-    stage 0, `owner` gives the rank of the job that holds a stage. Each module's `made` says what
-    the stage makes.
+    stage 0, `owner` gives the rank of the job that holds a stage. Each stage's `outputs_of` says
+    what it makes.
     """
     forms: list[Forms] = [_shared(first, owner(0), group)]
     for stage in range(stages):
@@ -113,7 +113,7 @@ def _run(
     before = buffers.copies()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), no_gradients():
-        leaving = module.made(*(form.zeros(device) for form in entering))
+        leaving = module.outputs_of(*(form.zeros(device) for form in entering))
     buffers.put(before)
     return tuple(map(Form.of, leaving))
 

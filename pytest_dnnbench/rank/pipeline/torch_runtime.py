@@ -114,15 +114,15 @@ class TorchRuntime:
         """The tied weights that this rank has. All ranks of the job call it."""
         layout, limit, mine = self.pipelines.layout, timedelta(seconds=place.timeout_s), []
         for tie in ties:
-            own = [each for copy in tie.places if (each := self._parameter(*copy)) is not None]
+            copies = [each for copy in tie.places if (each := self._parameter(*copy)) is not None]
             holders = sorted({self.pipelines.place_of(stage) for stage, _ in tie.places})
             group = None
             for replica in range(self.pipelines.replicas if len(holders) > 1 else 0):
                 ranks = [layout.rank(holder, replica) for holder in holders]
-                made = dist.new_group(ranks, timeout=limit)
-                group = made if place.rank in ranks else group
-            if own and own[0].requires_grad:
-                mine.append(TiedGradients(own, group))
+                of_replica = dist.new_group(ranks, timeout=limit)
+                group = of_replica if place.rank in ranks else group
+            if copies and copies[0].requires_grad:
+                mine.append(TiedGradients(copies, group))
         return mine
 
     @property
@@ -187,15 +187,15 @@ class TorchRuntime:
             self._gather()
             self._evaluation.step(return_outputs=False)
             release(self._torch_stages.values())
-            right: list[torch.Tensor | None] = []
+            correct: list[torch.Tensor | None] = []
             losses: list[torch.Tensor] = []
-            for number, left in sorted(self._waiting.left.items()):
-                output = self._ends.output_in_evaluation.tree(left)
+            for number, row in sorted(self._waiting.outputs.items()):
+                output = self._ends.output_in_evaluation.tree(row)
                 targets = self._waiting.targets[number]
                 with self._noting_loss(number):
                     losses.append(self._loss_of(output, targets))
-                    right.append(right_answers(output, targets))
-            yield from self._completed(step, losses, right)
+                    correct.append(right_answers(output, targets))
+            yield from self._completed(step, losses, correct)
 
     def close(self) -> None:
         """Nothing is left open: torch has waited for all messages of a step."""
@@ -245,15 +245,15 @@ class TorchRuntime:
         self,
         step: int,
         losses: Sequence[torch.Tensor],
-        right: Sequence[torch.Tensor | None] = (),
+        correct: Sequence[torch.Tensor | None] = (),
     ) -> Iterator[Completed]:
         replicas = self.pipelines.replicas
         for number in range(self.pipelines.microbatches_of_each):
             minibatch = step * self.pipelines.microbatches + number * replicas + self.replica
             if self.has_last:
-                correct = right[number] if right else None
                 samples = self._waiting.samples[number]
-                yield Completed(minibatch, samples, losses[number], correct)
+                answers = correct[number] if correct else None
+                yield Completed(minibatch, samples, losses[number], answers)
             else:
                 yield Completed(minibatch)
 
@@ -425,15 +425,18 @@ def _optimiser(
     if not trained:
         return None
     if isinstance(rule, OwnRule):
-        own = optimiser_for(rule.workload, module, rule.settings)
-        if shares_out and rule.settings.fused:
-            own = update_parts(own)
-        return own, scheduler_for(rule.workload, own)
-    made: torch.optim.Optimizer = torch.optim.SGD(
-        trained,
-        lr=rule.learning_rate,
-        momentum=rule.momentum,
-        weight_decay=rule.weight_decay,
-        fused=rule.fused or None,
-    )
-    return (update_parts(made) if shares_out and rule.fused else made), None
+        optimiser = optimiser_for(rule.workload, module, rule.settings)
+        fused = rule.settings.fused
+    else:
+        fused = rule.fused
+        optimiser = torch.optim.SGD(
+            trained,
+            lr=rule.learning_rate,
+            momentum=rule.momentum,
+            weight_decay=rule.weight_decay,
+            fused=fused or None,
+        )
+    if shares_out and fused:
+        optimiser = update_parts(optimiser)
+    scheduler = scheduler_for(rule.workload, optimiser) if isinstance(rule, OwnRule) else None
+    return optimiser, scheduler

@@ -9,7 +9,7 @@ torch also waits for a gradient of every tensor that crosses a cut. One that has
 (tokens, an image, a value of which only the size is used) travels as a floating-point tensor that
 wants one, and a gradient of zeros comes back:
 
-    stage 1    made ─> alias ─────┐         ┌─> entered ─> module ─> alias ─> stage 3
+    stage 1  output ─> alias ─────┐         ┌─> entered ─> module ─> alias ─> stage 3
                tokens ─> carried ─┤ stage 2 ┤                          ^
                                   └─────────┴─> tokens ── zeros <──────┘
 
@@ -77,7 +77,7 @@ class TorchStage(nn.Module):
         self._wanting: list[torch.Tensor] = []
         self._anchors: dict[torch.device, torch.Tensor] = {}
 
-    def made(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def outputs_of(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """What the stage itself makes of its inputs."""
         with self._precision():
             outputs: tuple[torch.Tensor, ...] = self.module(*inputs)
@@ -86,7 +86,7 @@ class TorchStage(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Runs the stage."""
         if not torch.is_grad_enabled():
-            return tuple(output.contiguous() for output in self.made(*inputs))
+            return tuple(output.contiguous() for output in self.outputs_of(*inputs))
         return self._trained(inputs)
 
     def _trained(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -97,15 +97,18 @@ class TorchStage(nn.Module):
                 if form.wants_gradient
                 else form.unpacked(inputs[place].detach())
             )
-        made, wanting = self.made(*entered), [each for each in inputs if each.requires_grad]
+        outputs, wanting = (
+            self.outputs_of(*entered),
+            [each for each in inputs if each.requires_grad],
+        )
         if self._apart is None:
-            self._apart = [bool(wanting) and not any(_reached([each], wanting)) for each in made]
-            self._missed = [not reached for reached in _reached(made, wanting)]
+            self._apart = [bool(wanting) and not any(_reached([each], wanting)) for each in outputs]
+            self._missed = [not reached for reached in _reached(outputs, wanting)]
         joined = min(wanting, key=torch.numel) if any(self._apart) else None
         leave = self._handed_to_loss if self._is_last else self._leaving
         leaving = [
             leave(output, joined if apart else None)
-            for output, apart in zip(made, self._apart, strict=True)
+            for output, apart in zip(outputs, self._apart, strict=True)
         ]
         if self._is_last:
             self._wanting = wanting
@@ -149,17 +152,17 @@ def _reached(outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) ->
     """Whether the backward pass of the outputs comes to each of the inputs. These are leaves, or
     what fully_shard's function made of them, all results of one node."""
     edges = list(map(_edge, inputs))
-    wanted, arrived, passed = set(edges), set[Any](), set[Any]()
+    targets, arrived, passed = set(edges), set[Any](), set[Any]()
     waiting: list[tuple[Any, int]] = [_edge(each) for each in outputs if each.grad_fn is not None]
     while waiting:
         edge = waiting.pop()
         node = edge[0]
-        if edge in wanted:
+        if edge in targets:
             arrived.add(edge)
-        if node is None or node in passed or edge in wanted:
+        if node is None or node in passed or edge in targets:
             continue
         passed.add(node)
         leaf = (id(getattr(node, "variable", None)), 0)
-        arrived |= {leaf} & wanted
+        arrived |= {leaf} & targets
         waiting += node.next_functions
     return [edge in arrived for edge in edges]

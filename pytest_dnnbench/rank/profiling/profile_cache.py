@@ -98,24 +98,24 @@ def _kept_profile(path: Path, conditions: dict[str, Any], effort: Effort) -> Pro
     """The profile in a file; None where it is of other conditions or too few samples, or cannot be
     read."""
     try:
-        kept = read_profile(path)
-        kept.require(**conditions)
-        _require_samples(kept, path, effort)
+        profile = read_profile(path)
+        profile.require(**conditions)
+        _require_samples(profile, path, effort)
     except ProfileError:
         return None
-    return kept
+    return profile
 
 
-def _require_samples(kept: Profile, path: Path, effort: Effort) -> None:
+def _require_samples(profile: Profile, path: Path, effort: Effort) -> None:
     """Raises ProfileError for a profile of fewer repetitions, and for one of an earlier version,
     without the time of an update, the model's inputs or, on a GPU, a head start."""
-    if len(kept.metadata.get("whole_samples_s", ())) < effort.repetitions:
+    if len(profile.metadata.get("whole_samples_s", ())) < effort.repetitions:
         raise ProfileError(f"{path} is of fewer repetitions: profile the model again")
-    if kept.metadata.get("device") == "cuda" and "host_s" not in kept.metadata:
+    if profile.metadata.get("device") == "cuda" and "host_s" not in profile.metadata:
         raise ProfileError(f"{path} has the times of Python in it: profile the model again")
-    if not {"update_s", "add_s"} <= kept.metadata.keys():
+    if not {"update_s", "add_s"} <= profile.metadata.keys():
         raise ProfileError(f"{path} lacks the time of an update: profile the model again")
-    if not kept.inputs:
+    if not profile.inputs:
         raise ProfileError(f"{path} lacks the model's inputs: profile the model again")
 
 

@@ -24,7 +24,7 @@ _GRADIENT = 1e-6
 
 
 def update_facts(
-    workload: Workload, model: nn.Module, *, warmup: int, repetitions: int, fused: bool = False
+    workload: Workload, model: nn.Module, *, warmup: int, repetitions: int, fused: bool
 ) -> dict[str, float]:
     """`update_s`, the median seconds of an update of all weights, clipping included; `add_s`, those
     of adding gradients of all weights to others; and `optimiser_bytes`, the size of the optimiser's

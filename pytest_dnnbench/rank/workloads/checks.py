@@ -70,7 +70,7 @@ def blocks_of(workload: Workload, module: nn.Module) -> list[str]:
     return names
 
 
-def checked_batch(batch: Any, workload: Workload, size: int, method: str = "batch") -> Batch:
+def checked_batch(batch: Any, workload: Workload, size: int, method: str) -> Batch:
     """The batch that `method` returned, if it is a pair whose inputs have tensors, of `size`
     samples.
 

@@ -33,11 +33,11 @@ def workload_of(request: RunRequest) -> Workload:
     case, target = request.case, request.model
     images = ImageWorkload(target, case.image_size, request.data)
     if is_torchvision(target) or module_class(factory := factory_of(target)):
-        made: object = None
+        product: object = None
     else:
         # A function tells only by what it returns.
-        made = call_factory(factory, target, _offered(request))
-    if not isinstance(made, Workload):
+        product = call_factory(factory, target, _offered(request))
+    if not isinstance(product, Workload):
         _refuse(request.text is not None, "text", target, "images", "model of tokens, as gpt-tiny")
         return images
     _refuse(request.data is not None, "mnist", target, "its own data", "module that takes images")
@@ -48,8 +48,8 @@ def workload_of(request: RunRequest) -> Workload:
         "its own data",
         "factory with the parameter `text`",
     )
-    check_settings(made)
-    return made
+    check_settings(product)
+    return product
 
 
 def _offered(request: RunRequest) -> dict[str, object]:
@@ -63,9 +63,9 @@ def _offered(request: RunRequest) -> dict[str, object]:
     }
 
 
-def _refuse(wrong: bool, dataset: str, target: str, taken: str, other: str) -> None:
+def _refuse(wrong: bool, dataset: str, target: str, data: str, other: str) -> None:
     if wrong:
         raise UsageError(
-            f"--dnn-dataset {dataset} with {target!r}, which takes {taken}: use --dnn-dataset"
+            f"--dnn-dataset {dataset} with {target!r}, which takes {data}: use --dnn-dataset"
             f" synthetic, or a {other}"
         )

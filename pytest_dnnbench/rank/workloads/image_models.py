@@ -155,15 +155,15 @@ def call_factory(
     """What a factory makes of those of the offered arguments that it takes. Raises UsageError where
     it needs others."""
     signature = inspect.signature(factory)
-    taken = {key: value for key, value in offered.items() if key in signature.parameters}
+    arguments = {key: value for key, value in offered.items() if key in signature.parameters}
     try:
-        signature.bind(**taken)
+        signature.bind(**arguments)
     except TypeError as error:
         raise UsageError(
-            f"model {path!r}: its factory takes {signature} and is called with {sorted(taken)}"
+            f"model {path!r}: its factory takes {signature} and is called with {sorted(arguments)}"
             f" ({error}): give its other parameters defaults"
         ) from None
-    return factory(**taken)
+    return factory(**arguments)
 
 
 def _checked(model: object, path: str) -> nn.Module:

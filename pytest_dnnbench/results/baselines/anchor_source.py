@@ -34,16 +34,16 @@ class AnchorSource(Protocol):
         """The sessions of this case that are the anchor. `across`: facts that may differ."""
 
 
-def load_anchor(wanted: str, storage: Path) -> AnchorSource:
+def load_anchor(source: str, storage: Path) -> AnchorSource:
     """The anchor. Raises UsageError for one that is not there or that moves, DataError for one that
     is damaged or not fit."""
-    if wanted == "latest":
+    if source == "latest":
         raise UsageError(
             "--dnn-anchor latest moves with every session: name a fixed one, as in first, a NUMBER"
             " of the storage, or a file"
         )
-    if wanted != FIRST:
-        return load_baseline(wanted, storage)
+    if source != FIRST:
+        return load_baseline(source, storage)
     paths = [path for _, _, path in reversed(stored_files(storage))]
     if not paths:
         raise UsageError(
@@ -84,9 +84,9 @@ class FirstSessions:
             saved=first[0].saved,
             sessions=len(comparable),
             history={
-                metric: kept
+                metric: undisturbed
                 for metric, sessions in launches.items()
-                if (kept := [session for session in sessions if session])
+                if (undisturbed := [session for session in sessions if session])
             },
         )
 

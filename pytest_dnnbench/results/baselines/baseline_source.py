@@ -14,13 +14,13 @@ from pytest_dnnbench.results.baselines.stored_sessions import (
 from pytest_dnnbench.results.records.json_text import read_bytes
 
 
-def load_baseline(wanted: str, storage: Path) -> Baseline:
+def load_baseline(source: str, storage: Path) -> Baseline:
     """The baseline. Raises UsageError for one that is not there, DataError for one that is damaged
     or not fit."""
-    path = Path(wanted)
+    path = Path(source)
     if path.is_file() or path.suffix == ".json" or len(path.parts) > 1:
         return read_baseline(path)
-    return storage_runs(storage, wanted)
+    return storage_runs(storage, source)
 
 
 def read_baseline(path: Path) -> Baseline:

@@ -134,7 +134,7 @@ def fact_names(sides: Iterable[Iterable[str]]) -> set[str]:
 
 def nearest_facts(name: str, names: Iterable[str]) -> list[str]:
     """The names that a misspelt one may mean, nearest first."""
-    return difflib.get_close_matches(name, sorted(names), 3, 0.6)
+    return difflib.get_close_matches(name, names)
 
 
 def _partition(plan: PlanEntry) -> Any:

@@ -55,12 +55,15 @@ def parse_limit(metric: str, text: object, source: str) -> Limit:
         return Limit(off=True)
     limit = Limit()
     for part in re.sub(r"([<>]=)\s+", r"\1", written).split() or [""]:
-        if match := _RELATIVE.fullmatch(part):
+        if (match := _RELATIVE.fullmatch(part)) and limit.relative is None:
             relative = _relative(source, form, match["number"], row.better)
             limit = replace(limit, relative=relative, relative_source=source)
-        elif match := _ABSOLUTE.fullmatch(part):
-            absolute = _absolute(source, form, match, row)
+        elif (bound := _ABSOLUTE.fullmatch(part)) and limit.absolute is None:
+            absolute = _absolute(source, form, bound, row)
             limit = replace(limit, absolute=absolute, absolute_source=source)
+        elif match or bound:
+            kind = "change" if match else "bound"
+            raise UsageError(f"{source}: {form!r} has two limits of a {kind}: keep one of the two")
         else:
             raise UsageError(
                 f"{source}: {form!r} is not a limit: write a change such as {_example(row.better)},"

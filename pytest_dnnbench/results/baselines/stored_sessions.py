@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from pytest_dnnbench.errors import DataError, UsageError
-from pytest_dnnbench.metrics import METRICS
+from pytest_dnnbench.metrics import METRICS, YARDSTICK, metric_row
 from pytest_dnnbench.results.baselines.case_baseline import (
     CaseBaseline,
     ComparedWith,
@@ -39,8 +39,10 @@ from pytest_dnnbench.results.statistics.noise import (
     Noise,
     Prior,
     learn,
+    median,
     prior_of,
 )
+from pytest_dnnbench.results.statistics.other_speeds import other_speeds
 from pytest_dnnbench.results.statistics.suite_noise import pool
 
 HISTORY = MEMORY
@@ -99,6 +101,8 @@ class StoredRuns:
         self._priors: dict[tuple[Path, ...], dict[str, Prior]] = {}
         self._unfit: list[str] = []
         self._disturbed: dict[str, set[str]] = {}
+        self._yardsticks: dict[Path, float | None] = {}
+        self._other_speeds: dict[str, float] = {}
         run = next(self._newest_first(), None)
         self.name = run.path.name if run else ""
         self._names = list(run.cases) if run else []
@@ -109,6 +113,7 @@ class StoredRuns:
         return [
             *self._unfit,
             *(f"{file}: {disturbed_text(names)}" for file, names in self._disturbed.items()),
+            *(f"{file}: {_speed_text(speed)}" for file, speed in self._other_speeds.items()),
         ]
 
     def names(self) -> list[str]:
@@ -173,13 +178,19 @@ class StoredRuns:
         """The baseline of a case, from its comparable sessions, oldest first."""
         run, newest = sessions[-1]
         compared = sessions[-1:] if self._alone else sessions
-        learnt = {metric: self._undisturbed(name, metric, sessions) for metric in newest.metrics}
+        usual = self._at_usual_speed(sessions)
+        learnt = {
+            metric: self._undisturbed(
+                name, metric, usual if _depends_on_speed(metric) else sessions
+            )
+            for metric in newest.metrics
+        }
         history = (
             {metric: self._undisturbed(name, metric, compared) for metric in newest.metrics}
             if self._alone
             else learnt
         )
-        priors = self._priors_of([run for run, _ in sessions])
+        priors = self._priors_of([run for run, _ in sessions], [run for run, _ in usual])
         return CaseBaseline(
             file=run.path.name,
             saved=run.saved,
@@ -195,12 +206,30 @@ class StoredRuns:
             ),
         )
 
-    def _priors_of(self, runs: list[SavedRun]) -> dict[str, Prior]:
-        """What the cases of these sessions say about each other; learnt once for all cases that
-        have the same sessions: those of a case that is new say little of the others."""
+    def _at_usual_speed(self, sessions: list[_Stored]) -> list[_Stored]:
+        """Those in which the machine itself was as fast as in most; the others are noted. A session
+        that the user named counts whatever its speed."""
+        speeds = other_speeds([self._yardstick_s(run) for run, _ in sessions])
+        if self._alone:
+            speeds.pop(len(sessions) - 1, None)
+        self._other_speeds |= {sessions[at].run.path.name: each for at, each in speeds.items()}
+        return [each for at, each in enumerate(sessions) if at not in speeds]
+
+    def _yardstick_s(self, run: SavedRun) -> float | None:
+        """The machine's yardstick in a session: the median over its cases, seconds."""
+        if run.path not in self._yardsticks:
+            every = [_yardstick_s(record) for record in run.cases.values()]
+            seconds = [each for each in every if each]
+            self._yardsticks[run.path] = median(seconds) if seconds else None
+        return self._yardsticks[run.path]
+
+    def _priors_of(self, runs: list[SavedRun], usual: list[SavedRun]) -> dict[str, Prior]:
+        """What the cases of these sessions say about each other, of times those at the machine's
+        usual speed; learnt once for all cases that have the same sessions: those of a case that is
+        new say little of the others."""
         sessions = tuple(run.path for run in runs)
         if sessions not in self._priors:
-            self._priors[sessions] = _priors(runs)
+            self._priors[sessions] = _priors(runs, usual)
         return self._priors[sessions]
 
     def _undisturbed(self, name: str, metric: str, sessions: list[_Stored]) -> Sessions:
@@ -215,7 +244,7 @@ class StoredRuns:
         return launches
 
 
-def storage_runs(folder: Path, wanted: str) -> StoredRuns:
+def storage_runs(folder: Path, source: str) -> StoredRuns:
     """The sessions in pytest-benchmark's folder: `latest`, those of one NAME, or the one of a
     NUMBER.
 
@@ -223,16 +252,16 @@ def storage_runs(folder: Path, wanted: str) -> StoredRuns:
     damaged or not fit.
     """
     stored = stored_files(folder)
-    if wanted.isdigit():
-        chosen = [path for number, _, path in stored if number == int(wanted)]
+    if source.isdigit():
+        chosen = [path for number, _, path in stored if number == int(source)]
         if not chosen:
-            raise UsageError(f"--dnn-baseline {wanted}: {_nothing(folder, stored)}")
-        earlier = [path for number, _, path in stored if number < int(wanted)]
+            raise UsageError(f"--dnn-baseline {source}: {_nothing(folder, stored)}")
+        earlier = [path for number, _, path in stored if number < int(source)]
         return StoredRuns(earlier, newest=read_fit(chosen[0]))
-    paths = [path for _, name, path in stored if wanted in ("latest", name)]
-    if wanted != "latest" and not paths:
+    paths = [path for _, name, path in stored if source in ("latest", name)]
+    if source != "latest" and not paths:
         raise UsageError(
-            f"--dnn-baseline {wanted}: no file of this path, and {_nothing(folder, stored)}"
+            f"--dnn-baseline {source}: no file of this path, and {_nothing(folder, stored)}"
         )
     return StoredRuns(paths)
 
@@ -300,13 +329,35 @@ def _noise(history: dict[str, Sessions], priors: dict[str, Prior]) -> dict[str, 
     }
 
 
-def _priors(runs: Sequence[SavedRun]) -> dict[str, Prior]:
+def _depends_on_speed(metric: str) -> bool:
+    """Whether the machine's speed changes a metric: a time, and not what is exact."""
+    return metric in METRICS and metric_row(metric).timed
+
+
+def _yardstick_s(record: Record) -> float | None:
+    values = record.undisturbed(YARDSTICK) if YARDSTICK in record.metrics else []
+    return median(values) if values else None
+
+
+def _speed_text(speed: float) -> str:
+    """Why the times of a session are not used."""
+    pace = f"{abs(speed):.0%} {'slower' if speed < 0 else 'faster'}"
+    return f"the machine itself was {pace} than in the other sessions: times are not used"
+
+
+def _priors(runs: Sequence[SavedRun], usual: Sequence[SavedRun]) -> dict[str, Prior]:
     """What the cases of these sessions of one machine, oldest first, say about each other's
-    noise."""
+    noise; of times, `usual` ones."""
     newest = runs[-1].cases
     names = list(newest)[:: max(len(newest) // POOLED_CASES, 1)]
     metrics = {metric for name in names for metric in newest[name].metrics if metric in METRICS}
-    return {metric: pool(_histories(runs, names, metric), prior_of(metric)) for metric in metrics}
+    return {
+        metric: pool(
+            _histories(usual if _depends_on_speed(metric) else runs, names, metric),
+            prior_of(metric),
+        )
+        for metric in metrics
+    }
 
 
 def _histories(runs: Sequence[SavedRun], names: Sequence[str], metric: str) -> list[Sessions]:

@@ -134,13 +134,13 @@ def _read(path: Path) -> tuple[JournalHead | None, list[KeptLaunch], bool]:
             " with the version that wrote it"
         )
     head = _convert(path, 1, raw, JournalHead)
-    kept = []
+    launches = []
     for number, line in enumerate(lines[1:], 2):
         launch = _convert(path, number, _json(path, number, line), KeptLaunch)
         if fault := _fault(launch):
             raise DataError(f"{path}, line {number}: {fault}; {_FIX}")
-        kept.append(launch)
-    return head, kept, bool(rest)
+        launches.append(launch)
+    return head, launches, bool(rest)
 
 
 def _json(path: Path, number: int, line: bytes) -> Any:

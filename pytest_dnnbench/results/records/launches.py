@@ -50,8 +50,8 @@ class Launches(msgspec.Struct, frozen=True, gc=False):
     def enough(self) -> bool:
         """Whether a verdict may rest on the undisturbed launches alone: at least FEWEST of them,
         and at least half of all."""
-        kept = len(self.undisturbed)
-        return kept == len(self.values) or (kept >= FEWEST and 2 * kept >= len(self.values))
+        count = len(self.undisturbed)
+        return count == len(self.values) or (count >= FEWEST and 2 * count >= len(self.values))
 
     @property
     def trusted(self) -> tuple[float, ...]:
@@ -101,7 +101,7 @@ class Launches(msgspec.Struct, frozen=True, gc=False):
         return Launches((*self.values, *later.values), (*_padded(self), *_padded(later)))
 
 
-def launches_of(metric: str, values: Sequence[float], reasons: Reasons = ()) -> Launches:
+def launches_of(metric: str, values: Sequence[float], reasons: Reasons) -> Launches:
     """The launches of a metric. `reasons` are dropped for a metric that no disturbance changes."""
     if not any(reasons):
         return Launches(tuple(values))

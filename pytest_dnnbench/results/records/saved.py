@@ -134,11 +134,11 @@ def _only_ours(content: bytes) -> bytes | None:
             for each in file["benchmarks"]
             if each["extra_info"].get("dnnbench") is not None
         ]
-        kept = {
+        content_of_ours = {
             "benchmarks": benchmarks,
             **{name: file.get(name) for name in ("datetime", "dnnbench")},
         }
-        ours = json.dumps(kept, allow_nan=False, ensure_ascii=False).encode()
+        ours = json.dumps(content_of_ours, allow_nan=False, ensure_ascii=False).encode()
         msgspec.json.decode(ours)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, msgspec.MsgspecError):
         return None

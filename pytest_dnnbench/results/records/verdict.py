@@ -76,7 +76,8 @@ class Confirmation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The verdict on a case: the worst of its metrics. `reason` says why it could not be compared.
+    """The verdict on a case: the worst of its metrics. `reason` says why it could not be compared;
+    `differs` names the facts of it, as `--dnn-compare-across` takes them.
 
     `unjudged` maps each limited metric that was not judged to the reason. `elsewhere` lists the
     facts that are only recorded and differ from those of the baseline's sessions, as in "hostname:
@@ -89,4 +90,5 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     metrics: dict[str, MetricVerdict] = {}
     unjudged: dict[str, str] = {}
     elsewhere: list[str] = []
+    differs: list[str] = []
     confirmation: Confirmation | None = None

@@ -144,24 +144,22 @@ def launches_for(
     limit: float,
     alpha: float,
     power: float = 0.95,
-    history: Sequence[int] = (),
-    confirmation: bool = True,
+    history: Sequence[int],
 ) -> int | None:
     """The launches that a session needs so that a change for the worse of `effect` fails with
     probability `power`.
 
     `effect` and `limit` (the smallest interesting effect) are positive fractions; `alpha` is the
-    rate of one test. Without a history, the baseline is one session of as many launches. With
-    confirmation, the session's own launches need only raise the suspicion; as many fresh ones then
-    decide. None when no number of launches up to MOST_LAUNCHES is enough: the limit is too near the
-    effect, sessions differ too much, or too few of them are stored.
+    rate of one test. `history` has the launches of each stored session; where it is empty, the
+    baseline is one session of as many launches. The session's own launches need only raise the
+    suspicion; as many fresh ones then decide. None when no number of launches up to MOST_LAUNCHES
+    is enough: the limit is too near the effect, sessions differ too much, or too few of them are
+    stored.
     """
     shift, bound = math.log1p(effect), -math.log1p(-limit)
 
     def enough(launches: int) -> bool:
         past = history or (launches,)
-        if not confirmation:
-            return _miss(noise, launches, past, shift, bound, alpha) <= 1 - power
         first = _miss(noise, launches, past, shift, bound, SCREEN_ALPHA)
         again = _miss(noise, launches, past, shift, bound, 0.5)
         both = _miss(noise, 2 * launches, past, shift, bound, alpha)

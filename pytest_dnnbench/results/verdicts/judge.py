@@ -13,7 +13,7 @@ import msgspec
 
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import METRICS
-from pytest_dnnbench.results.baselines.case_baseline import ComparedWith
+from pytest_dnnbench.results.baselines.case_baseline import ComparedWith, Incomparable
 from pytest_dnnbench.results.baselines.limits import Layers, Limit, limit_in_force
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.records.schema import LimitEntry, MetricEntry
@@ -333,6 +333,11 @@ def _verdict(
         reason=baseline.reason,
         metrics=metrics,
         unjudged=unjudged,
+        differs=(
+            [each.fact for each in baseline.differences]
+            if isinstance(baseline, Incomparable)
+            else []
+        ),
     )
 
 

@@ -77,18 +77,38 @@ def notes_of(verdict: Verdict) -> list[str]:
     if verdict.status == "incomparable":
         file = verdict.against.file if verdict.against else "the baseline"
         return [f"not comparable with {file}: {verdict.reason}"]
-    notes = []
+    noisy: dict[str, list[str]] = {}
+    improved: dict[str, list[str]] = {}
     for name, metric in verdict.metrics.items():
+        shown = f"{name} {metric.change:+.1%}"
         if metric.status == "noisy":
-            notes.append(f"{name} {metric.change:+.1%}: {_remedy(metric)}")
+            noisy.setdefault(_remedy(metric), []).append(shown)
         elif metric.status == "improved":
-            notes.append(f"{name} {metric.change:+.1%}, {_confidence(metric.confidence)}")
-        if metric.warning:
-            notes.append(f"{name}: WARNING: {metric.warning}")
+            improved.setdefault(_confidence(metric.confidence), []).append(shown)
+    notes = [f"{', '.join(names)}: {remedy}" for remedy, names in noisy.items()]
+    notes += [f"{', '.join(names)}, {confidence}" for confidence, names in improved.items()]
+    notes += [
+        f"{name}: WARNING: {metric.warning}"
+        for name, metric in verdict.metrics.items()
+        if metric.warning
+    ]
     notes += unjudged_lines(verdict)
     if notes and (other := elsewhere_text(verdict)):
         notes.append(other)
     return notes
+
+
+def worst_change(verdict: Verdict) -> float:
+    """The largest change for the worse of a metric, as a positive fraction: what to look at first
+    of cases that are noisy. Below zero where all metrics got better."""
+    return max(
+        (
+            -metric.change if METRICS[name].better == "higher" else metric.change
+            for name, metric in verdict.metrics.items()
+            if name in METRICS
+        ),
+        default=0.0,
+    )
 
 
 def unjudged_lines(verdict: Verdict) -> list[str]:
@@ -156,7 +176,10 @@ def _remedy(metric: MetricVerdict) -> str:
         )
     if metric.launches_needed:
         return f"--dnn-launches {metric.launches_needed} would settle it"
-    return "no number of launches up to 100 would settle it"
+    return (
+        "no number of launches up to 100 would settle it; more stored sessions may, or"
+        " --dnn-against"
+    )
 
 
 def _machine(machine: MachineChange) -> str:
