@@ -96,7 +96,7 @@ def test_the_proof_passes_for_the_variants(server: ForkServer, framework: str) -
 
 
 def test_the_proof_passes_with_vertical_sync_and_for_validation(server: ForkServer) -> None:
-    assert prove(server, 3, stages="3", vertical_sync=True).about["minibatches"] == 9
+    assert prove(server, 3, stages="3", vertical_sync=True).about["minibatches"] == 8
     assert prove(server, 3, stages="2-1", phase="validate").checked == [
         "validation in float32",
         "validation",

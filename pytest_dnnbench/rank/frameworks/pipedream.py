@@ -47,7 +47,7 @@ class PipeDreamWorker(StagedWorker):
         """Cuts the model as planned, and assembles this rank's stage in the types that the model's
         factory gives it (bf16 is autocast)."""
         self._take_plan()
-        self._runtime = self._assembled(self.stages(), self.rule, self.autocast)
+        self._runtime = self._assembled(self.stages_to_time(), self.rule, self.autocast)
         self._samples = self.samples_of_minibatch
 
     def _scheduled(self) -> Schedule:

@@ -130,9 +130,15 @@ class StagedWorker(WorkloadWorker):
 
     def stages(self, wide: bool = False) -> list[nn.Module]:
         """All stages of the model, on the host."""
+        return self._cut(self._on_host(), wide)
+
+    def stages_to_time(self) -> list[nn.Module]:
+        """The same, and the fingerprint of the model that they are cut from."""
         model = self._on_host()
-        if not wide:
-            self._fingerprint = digest(model.state_dict())
+        self._fingerprint = digest(model.state_dict())
+        return self._cut(model)
+
+    def _cut(self, model: nn.Module, wide: bool = False) -> list[nn.Module]:
         graph = self._graph_of(model)
         self._ends = self._ends_of(graph)
         operators = [stage.operators for stage in self.plan.stages]

@@ -44,7 +44,7 @@ class TorchPipelineWorker(StagedWorker):
         """Cuts the model as planned, and takes this rank's stages in the types that the model's
         factory gives it (bf16 is autocast)."""
         self._take_plan()
-        self._runtime = self._assembled(self.stages(), self.rule, self.autocast)
+        self._runtime = self._assembled(self.stages_to_time(), self.rule, self.autocast)
         self._samples = self.samples_of_minibatch
         self._orders: list[list[Pass]] = []
 

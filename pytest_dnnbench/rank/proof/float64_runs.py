@@ -1,8 +1,8 @@
 """The part of a pipeline's proof in float64: two runs under SGD. Compared are parameters, buffers
 and losses after each.
 
-Two runs check the drain between them, and the stash right after it. Neither number of minibatches
-is a multiple of anything. The learning rate is SLOWER times smaller than the case's: rounding would
+Two runs check the drain between them, and the stash right after it; what else their minibatches
+prove says `proof_runs`. The learning rate is SLOWER times smaller than the case's: rounding would
 grow from update to update otherwise, and a long pipeline makes many.
 """
 

@@ -17,8 +17,7 @@ nothing of each other: where memory is plentiful, two ranks run them at the same
 rank 0 one after the other.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 
 import torch.distributed as dist
 
@@ -29,7 +28,7 @@ from pytest_dnnbench.rank.proof.conditions import two_may_follow
 from pytest_dnnbench.rank.proof.float64_runs import Float64Runs
 from pytest_dnnbench.rank.proof.heap import give_back_memory
 from pytest_dnnbench.rank.proof.pipeline_own_update import prove_own_update
-from pytest_dnnbench.rank.proof.pipeline_part import PipelinePart
+from pytest_dnnbench.rank.proof.pipeline_reference import Measured
 from pytest_dnnbench.rank.proof.proven_pipeline import Assembled, Proven, checked_trace
 from pytest_dnnbench.rank.proof.shared_reference import SharedReference
 from pytest_dnnbench.rank.proof.timed_update import TimedUpdate
@@ -44,7 +43,7 @@ def prove_training(proven: Proven, assembled: Assembled) -> Correctness:
     timed = TimedUpdate(proven, assembled, checked)
     float64 = Float64Runs(proven, assembled, checked.owned)
     timed_at = 1 if two_may_follow(proven.place, checked.parameters) else 0
-    compare_parts(comparison, {timed: timed_at, float64: 0})
+    compare_parts(comparison, timed, timed_at, float64)
     if isinstance(proven.rule, OwnRule):
         prove_own_update(proven, assembled, comparison)
     if comparison.failures and is_random(
@@ -62,30 +61,50 @@ def prove_training(proven: Proven, assembled: Assembled) -> Correctness:
     )
 
 
-def compare_parts(comparison: Comparison, holders: Mapping[PipelinePart, int]) -> None:
-    """Compares parts of the proof, each with its reference on a rank, which the others follow at
-    the same time where the ranks differ. Called on all ranks."""
-    started: dict[PipelinePart, SharedReference] = {}
-    if len({*holders.values()}) == len(holders):
-        started |= {part: part.follow(False, holder) for part, holder in holders.items()}
+def compare_parts(
+    comparison: Comparison, timed: TimedUpdate, timed_at: int, float64: Float64Runs
+) -> None:
+    """Compares the timed run with the reference of the rank `timed_at`, and the runs in float64
+    with that of rank 0, which follows at the same time where that is another. Called on all ranks.
 
-    def compared(part: PipelinePart, thorough: bool) -> Comparison:
-        shared = None if thorough else started.pop(part, None)
-        return part.compared(shared or part.follow(thorough, holders[part]))
+    Whether a model is too ill-conditioned for any proof shows in the timed run, whose types are
+    coarser than float64. Where it shows there that it is not, nothing is measured in float64.
+    """
+    least = Measured.NONE if timed.tells_certainty else Measured.FIRST
+    early: dict[Measured, SharedReference] = {}
+    if timed_at:
+        early[least] = float64.follow(least, 0)
 
-    for part in holders:
-        comparison.take(agreed(partial(compared, part)))
+    def timed_compared(measured: Measured) -> Comparison:
+        return timed.compared(timed.follow(measured, timed_at))
+
+    def float64_compared(measured: Measured) -> Comparison:
+        started = early.pop(measured) if measured in early else float64.follow(measured, 0)
+        return float64.compared(started)
+
+    comparison.take(agreed(timed_compared, Measured.FIRST))
+    if least == Measured.NONE and any_rank(timed.is_uncertain):
+        least = Measured.FIRST
+        early.clear()
+    comparison.take(agreed(float64_compared, least))
 
 
-def agreed(compared: Callable[[bool], Comparison]) -> Comparison:
-    """Compares with bounds that are measured on the very first minibatch, and only where a rank is
-    beyond them, with those of a `thorough` reference: it has no others but wider ones, and passes
-    every minibatch again. Called on all ranks."""
-    comparison = compared(False)
-    beyond: list[bool] = [False] * dist.get_world_size()
-    dist.all_gather_object(beyond, bool(comparison.failures))
-    if any(beyond):
+def agreed(compared: Callable[[Measured], Comparison], least: Measured) -> Comparison:
+    """Compares within the bounds of a reference that measures `least`, and only where a rank is
+    beyond them, within those of one that measures more, which passes every minibatch again: it has
+    no others but wider ones. Called on all ranks."""
+    *narrower, last = [each for each in Measured if each >= least]
+    for measured in narrower:
+        comparison = compared(measured)
+        if not any_rank(bool(comparison.failures)):
+            return comparison
         del comparison
         give_back_memory()
-        comparison = compared(True)
-    return comparison
+    return compared(last)
+
+
+def any_rank(holds: bool) -> bool:
+    """Whether something holds on any rank. Called on all ranks."""
+    answers = [False] * dist.get_world_size()
+    dist.all_gather_object(answers, holds)
+    return any(answers)

@@ -17,7 +17,7 @@ from pytest_dnnbench.rank.pipeline.sgd import Sgd
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic
 from pytest_dnnbench.rank.proof.comparison import Comparison
 from pytest_dnnbench.rank.proof.distance import Tensors
-from pytest_dnnbench.rank.proof.pipeline_reference import PipelineReference
+from pytest_dnnbench.rank.proof.pipeline_reference import Measured, PipelineReference
 from pytest_dnnbench.rank.proof.proven_pipeline import AnyRuntime, Proven
 from pytest_dnnbench.rank.proof.shared_reference import MadeBatches, SharedReference
 
@@ -79,7 +79,7 @@ class PipelinePart(ABC):
         """What the runs left, compared with the reference's, which has followed the first of
         them."""
 
-    def follow(self, thorough: bool, holder: int) -> SharedReference:
+    def follow(self, measured: Measured, holder: int) -> SharedReference:
         """The reference, which `holder` runs; the first run is passed there. Called on all ranks,
         of which the others do not wait."""
         proven, reference = self.proven, None
@@ -91,7 +91,7 @@ class PipelinePart(ABC):
                 self.optimiser,
                 proven.workload.loss,
                 self.arithmetic,
-                thorough=thorough,
+                measured=measured,
                 keeps_first=self.keeps_first,
                 clip_norm=proven.workload.clip_norm,
                 forward=proven.workload.forward,

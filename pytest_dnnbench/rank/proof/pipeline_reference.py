@@ -21,6 +21,7 @@ Sources: those of planner/schedule.py. Weight decay and momentum act on the newe
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
 from torch import nn
@@ -40,6 +41,22 @@ from pytest_dnnbench.rank.proof.unprovable import is_certain
 from pytest_dnnbench.rank.proof.weight_versions import weights_met
 from pytest_dnnbench.rank.update_rule import CLIP_EPSILON
 from pytest_dnnbench.rank.workloads.workload import Batch, called
+
+
+class Measured(IntEnum):
+    """Of which minibatches a reference measures what rounding does. The others have the part of
+    their bounds that needs no pass, as if the model kept rounding as small as it is in its results.
+    The bounds of a later one are no narrower.
+
+    NONE     of none
+    FIRST    of the very first, in one direction; where buffers are compared, of the first of each
+             further replica too, by a forward pass: nothing else measures its buffers
+    EVERY    of every one, in all directions
+    """
+
+    NONE = 0
+    FIRST = 1
+    EVERY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +89,10 @@ class PipelineReference:
     the stage's names of its parameters and buffers, and the model's names for them. Parameters in
     no stage stay as they are.
 
-    With an `arithmetic`, minibatches pass once more with rounding, which gives `bounds`: every one
-    in all directions, or, unless `thorough`, the very first in one. Of the others, bounds then have
-    only the part that needs no pass, as if the model kept rounding as small as it is in its
-    results; but of the first of each replica, whose buffers nothing else measures, and where the
-    pipeline's loss is beyond that, a forward pass measures loss and buffers. A thorough reference's
-    bounds are no narrower. `keeps_first` keeps the gradients of each stage's first update.
+    With an `arithmetic`, minibatches pass once more with rounding, which gives `bounds`: those that
+    `measured` says. Where the pipeline's loss of another is beyond the part of its bound that needs
+    no pass, a forward pass measures loss and buffers. `keeps_first` keeps the gradients of each
+    stage's first update, which are then compared instead of buffers.
     `clip_norm` limits the norm of all gradients together, where all stages update at once.
     `forward` is how the model is called.
     """
@@ -91,7 +106,7 @@ class PipelineReference:
         loss: Loss,
         arithmetic: Arithmetic | None = None,
         *,
-        thorough: bool = True,
+        measured: Measured = Measured.EVERY,
         keeps_first: bool = False,
         clip_norm: float | None = None,
         forward: Forward = called,
@@ -103,7 +118,7 @@ class PipelineReference:
         self.optimiser = optimiser
         self.loss = loss
         self.arithmetic = arithmetic
-        self._thorough = thorough
+        self._measured = measured
         self._passed = 0
         self._keeps_first = keeps_first
         self.drift = Drift(optimiser)
@@ -143,11 +158,7 @@ class PipelineReference:
             self._clip(minibatch == len(batches) - 1)
             for number, state in enumerate(self.states):
                 if state.minibatches == self._update_size(number) or minibatch == len(batches) - 1:
-                    state.step(self.optimiser, self.drift)
-                    if self._keeps_first and not state.first_gradients:
-                        state.first_gradients = state.last_gradients
-                        state.first_errors = state.last_errors
-                    state.last_gradients = {}
+                    state.step(self.optimiser, self.drift, keeps_first=self._keeps_first)
                 # No later minibatch meets these versions. They keep their number and give up their
                 # memory.
                 for old in range(weights_met(self.schedule, number, minibatch + 1)):
@@ -192,7 +203,8 @@ class PipelineReference:
         errors: Errors = {}
         if self.arithmetic is not None:
             errors = self._measure(minibatch, batch, passed, got, self.arithmetic)
-            self._note_certainty(passed.gradients, errors, self.arithmetic)
+            if self._measured != Measured.NONE:
+                self._note_certainty(passed.gradients, errors, self.arithmetic)
         self._passed += 1
         for state in self.states:
             place = minibatch % len(state.buffers)
@@ -210,7 +222,8 @@ class PipelineReference:
 
     @property
     def uncertain_stages(self) -> list[int]:
-        """The stages of whose gradients rounding in the arithmetic may make anything."""
+        """The stages of whose gradients rounding in the arithmetic may make anything, as far as the
+        first minibatch was measured."""
         return [number for number, state in enumerate(self.states) if state.is_certain is False]
 
     def _pass(self, minibatch: int, batch: Batch, backward: bool = True) -> _Passed:
@@ -244,7 +257,7 @@ class PipelineReference:
     ) -> Errors:
         """Passes the minibatch again, with rounding, where that is measured: how far it may move
         its gradients. What it does to buffers and loss is added up here."""
-        directions, backward = self._measured(plain.loss, got, arithmetic)
+        directions, backward = self._directions(plain.loss, got, arithmetic)
         passes = [
             self._distances(
                 EveryOperatorRounds(arithmetic, seed=minibatch, direction=direction),
@@ -264,17 +277,19 @@ class PipelineReference:
             for name, gradient in plain.gradients.items()
         }
 
-    def _measured(
+    def _directions(
         self, loss: float, got: float | None, arithmetic: Arithmetic
     ) -> tuple[Sequence[float], bool]:
         """The directions in which a minibatch passes again, and whether backward too."""
-        if self._thorough:
+        if self._measured == Measured.EVERY:
             return arithmetic.directions, True
-        if self._passed == 0:
+        is_first = self._measured == Measured.FIRST
+        if is_first and self._passed == 0:
             return arithmetic.directions[:1], True
         # "Not at most" and not "above": a NaN is beyond as well.
         within = got is None or abs(got - loss) <= arithmetic.factor * arithmetic.unit * abs(loss)
-        of_new_replica = self._passed < max(self.schedule.layout.replicas)
+        has_buffers = is_first and not self._keeps_first
+        of_new_replica = has_buffers and self._passed < max(self.schedule.layout.replicas)
         return (arithmetic.directions[:1] if of_new_replica or not within else ()), False
 
     def _distances(

@@ -21,6 +21,7 @@ from pytest_dnnbench.rank.proof.distance import Tensors
 from pytest_dnnbench.rank.proof.own_arithmetic import own_arithmetic
 from pytest_dnnbench.rank.proof.randomness import NoRandomness
 from pytest_dnnbench.rank.proof.trace_check import check_trace
+from pytest_dnnbench.rank.proof.weight_versions import weights_met
 from pytest_dnnbench.rank.workloads.batches import moved
 from pytest_dnnbench.rank.workloads.image_models import weight_types
 from pytest_dnnbench.rank.workloads.workload import Batch, Workload
@@ -123,10 +124,32 @@ class Proven(Protocol):
 
 
 def proof_runs(schedule: Schedule) -> tuple[int, int]:
-    """Minibatches of the two runs: enough to pass the warm-up of the first stage, and to end in an
-    incomplete update."""
-    size = update_size(schedule)
-    return 2 * max(size, schedule.layout.world_size) + 1, size + 1
+    """Minibatches of the two runs in float64. Each part of them proves something:
+
+    first run     its start        the warm-up: minibatches that meet the weights of the start
+                  then             a steady state, up to the first minibatch at which no stage has
+                                   one in flight that meets those; momentum of an earlier update
+                  its end          the drain, in an incomplete update where a stage averages several
+    second run    its minibatches  the pipeline filled again, with the weights, momentum and buffers
+                                   that the drain left: one update, of two minibatches at least, so
+                                   that one enters while another is in flight
+    """
+    stages = range(len(schedule.layout.replicas))
+    first = 0
+    while any(
+        weights_met(schedule, stage, first) < _in_flight(schedule, stage) for stage in stages
+    ):
+        first += 1
+    first += 1
+    sizes = {schedule.update_size(stage) for stage in stages} - {1}
+    while any(first % size == 0 for size in sizes):
+        first += 1
+    return first, max(2, update_size(schedule))
+
+
+def _in_flight(schedule: Schedule, stage: int) -> int:
+    """Versions that the minibatches in flight on a stage meet."""
+    return schedule.warmup[stage] + 1 if schedule.variant == "pipedream" else 1
 
 
 def update_size(schedule: Schedule) -> int:

@@ -12,7 +12,8 @@ from pytest_dnnbench.rank.proof.drift import Drift
 @dataclass
 class StageState:
     """A stage in the reference, by the model's names: its weights by version, newest last; the
-    buffers of each replica; the momentum; the sum of the next update's gradients.
+    buffers of each replica; the momentum; the sum of the next update's gradients; the mean
+    gradients of the first update, where they are kept.
 
     The errors are how far rounding may move the sum of the gradients and the buffers. `is_certain`
     is whether the gradients of the first minibatch tell a wrong stage from a right one, where they
@@ -26,8 +27,6 @@ class StageState:
     total: Tensors = field(default_factory=dict)
     total_errors: Errors = field(default_factory=dict)
     minibatches: int = 0
-    last_gradients: Tensors = field(default_factory=dict)
-    last_errors: Errors = field(default_factory=dict)
     is_certain: bool | None = None
     first_gradients: Tensors = field(default_factory=dict)
     first_errors: Errors = field(default_factory=dict)
@@ -41,21 +40,29 @@ class StageState:
                 self.total_errors[name] = self.total_errors.get(name, 0.0) + errors.get(name, 0.0)
         self.minibatches += 1
 
-    def step(self, optimiser: Sgd, drift: Drift) -> None:
-        """One update by the mean gradients, which stay in `last_gradients`."""
-        following = {}
+    def step(self, optimiser: Sgd, drift: Drift, *, keeps_first: bool = False) -> None:
+        """One update by the mean gradients; with `keeps_first`, those of the first stay."""
+        keeps, following = keeps_first and not self.first_gradients, {}
         errors = {name: error / self.minibatches for name, error in self.total_errors.items()}
         for name, weight in self.weights[-1].items():
             following[name] = weight
             if name in self.total:
-                gradient = self.total[name].div_(self.minibatches)
-                # With `alpha`, so that no tensor is made for a product.
-                change = torch.add(gradient, weight, alpha=optimiser.weight_decay)
-                if name in self.velocity:
-                    change.add_(self.velocity[name], alpha=optimiser.momentum)
+                gradient = self.total[name]
+                if self.minibatches > 1:  # a division by one only takes time
+                    gradient.div_(self.minibatches)
+                # In place of what is not needed again, and with `alpha`: new memory costs as much
+                # time as the sums. Versions of the weights stay as they are.
+                into = torch.empty_like(gradient) if keeps else gradient
+                change = torch.add(gradient, weight, alpha=optimiser.weight_decay, out=into)
+                before = self.velocity.get(name)
+                if before is not None:
+                    change.add_(before, alpha=optimiser.momentum)
                 self.velocity[name] = change
-                following[name] = torch.sub(weight, change, alpha=optimiser.learning_rate)
+                following[name] = torch.sub(
+                    weight, change, alpha=optimiser.learning_rate, out=before
+                )
                 drift.step(name, errors[name], following[name], change)
-        self.last_gradients, self.last_errors = self.total, errors
+        if keeps:
+            self.first_gradients, self.first_errors = self.total, errors
         self.weights.append(following)
         self.total, self.total_errors, self.minibatches = {}, {}, 0

@@ -19,6 +19,7 @@ from pytest_dnnbench.rank.proof.proven_pipeline import (
 )
 from pytest_dnnbench.rank.proof.shared_reference import MadeBatches, SharedReference
 from pytest_dnnbench.rank.proof.shelf import Shelf, put_aside
+from pytest_dnnbench.rank.proof.unprovable import MOST_BOUND
 from pytest_dnnbench.rank.workloads.batches import wide
 from pytest_dnnbench.rank.workloads.workload import Batch
 
@@ -31,6 +32,9 @@ class TimedUpdate(PipelinePart):
     def __init__(self, proven: Proven, assembled: Assembled, checked: Checked) -> None:
         self.arithmetic = checked.arithmetic
         self.optimiser = proven.settings
+        self.is_uncertain = False
+        """On the reference's rank, once compared: whether rounding may make anything of the
+        gradients of a stage."""
         self._arrived: dict[int, Shelf] = {}
         # Under SGD, as the reference: a stage may update before another has its first gradients.
         runtime = assembled(checked.take_stages(), proven.settings, proven.autocast)
@@ -41,6 +45,11 @@ class TimedUpdate(PipelinePart):
         runtime.close()
         del runtime
         give_back_memory()
+
+    @property
+    def tells_certainty(self) -> bool:
+        """Whether the timed types are fine enough for gradients ever to be certain in them."""
+        return self.arithmetic.factor * self.arithmetic.unit <= MOST_BOUND
 
     def _keep(self, gradients: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
         for stage, named in gradients.items():
@@ -55,6 +64,7 @@ class TimedUpdate(PipelinePart):
     def compared(self, shared: SharedReference) -> Comparison:
         """As PipelinePart.compared."""
         comparison, name = Comparison(), self.arithmetic.name
+        self.is_uncertain = bool(shared.uncertain_stages)
         for stage, answer in shared.first_gradients().items():
             gradients: Mapping[str, torch.Tensor] = self._arrived.get(stage, {})
             comparison.add(

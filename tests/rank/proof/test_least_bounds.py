@@ -3,6 +3,7 @@ full, wide enough for a step that sums in another order, and far below a wrong o
 step is beyond them, the full ones are measured."""
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from pytest_dnnbench.rank.proof.data_parallel_reference import Reference
 from pytest_dnnbench.rank.proof.distance import largest
 from pytest_dnnbench.rank.proof.framework_steps import FrameworkStep
 from pytest_dnnbench.rank.proof.pipeline import agreed
-from pytest_dnnbench.rank.proof.pipeline_reference import PipelineReference
+from pytest_dnnbench.rank.proof.pipeline_reference import Measured, PipelineReference
 from pytest_dnnbench.rank.proof.proven_worker import ProvenWorker, minibatches_of
 from pytest_dnnbench.rank.proof.rounding import EveryOperatorRounds
 from pytest_dnnbench.rank.workloads.batches import wide
@@ -149,7 +150,9 @@ def test_a_wrong_step_fails_once_it_is_measured(make: Make) -> None:
     assert any(failure.startswith("gradients of step 0") for failure in comparison.failures)
 
 
-def reference_of(make: Make, arithmetic: Arithmetic, thorough: bool) -> PipelineReference:
+def reference_of(
+    make: Make, arithmetic: Arithmetic, measured: Measured, keeps_first: bool = True
+) -> PipelineReference:
     """A reference of two stages, the second with two replicas."""
     model = fresh(make)
     names = [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
@@ -165,14 +168,14 @@ def reference_of(make: Make, arithmetic: Arithmetic, thorough: bool) -> Pipeline
         Sgd(1e-5, 0.9, 1e-4),
         cross_entropy,
         arithmetic,
-        thorough=thorough,
-        keeps_first=True,
+        measured=measured,
+        keeps_first=keeps_first,
     )
 
 
-def pipeline(make: Make, arithmetic: Arithmetic, thorough: bool) -> PipelineReference:
+def pipeline(make: Make, arithmetic: Arithmetic, measured: Measured) -> PipelineReference:
     """The same after two runs, of three minibatches and two."""
-    reference = reference_of(make, arithmetic, thorough)
+    reference = reference_of(make, arithmetic, measured)
     reference.run([batch(number) for number in range(3)])
     reference.run([batch(number) for number in range(3, 5)])
     return reference
@@ -180,30 +183,47 @@ def pipeline(make: Make, arithmetic: Arithmetic, thorough: bool) -> PipelineRefe
 
 @pytest.mark.parametrize("arithmetic", [FLOAT32, FLOAT64], ids=lambda each: each.name)
 @pytest.mark.parametrize("make", MODELS)
-def test_one_measured_minibatch_bounds_a_pipeline_no_wider_than_all_do(
+def test_a_pipeline_that_is_measured_less_has_no_wider_bounds(
     make: Make, arithmetic: Arithmetic
 ) -> None:
-    few, every = (pipeline(make, arithmetic, thorough) for thorough in (False, True))
-    narrow, wide_ones = few.bounds(), every.bounds()
-    assert no_wider(narrow.parameters, wide_ones.parameters)
-    assert all(map(no_wider, narrow.first_gradients, wide_ones.first_gradients))
-    for ours, theirs in zip(narrow.buffers, wide_ones.buffers, strict=True):
-        assert all(map(no_wider, ours, theirs))
-    assert all(map(float.__le__, narrow.losses, wide_ones.losses))
-    assert few.uncertain_stages == every.uncertain_stages == []
-    for stage in range(2):
-        for name, weight in few.parameters(stage).items():
-            assert torch.equal(weight, every.parameters(stage)[name]), "measuring changes nothing"
+    references = [pipeline(make, arithmetic, measured) for measured in Measured]
+    for less, more in pairwise(references):
+        narrow, wide_ones = less.bounds(), more.bounds()
+        assert no_wider(narrow.parameters, wide_ones.parameters)
+        assert all(map(no_wider, narrow.first_gradients, wide_ones.first_gradients))
+        for ours, theirs in zip(narrow.buffers, wide_ones.buffers, strict=True):
+            assert all(map(no_wider, ours, theirs))
+        assert all(map(float.__le__, narrow.losses, wide_ones.losses))
+        assert less.uncertain_stages == more.uncertain_stages == []
+        for stage in range(2):
+            for name, weight in less.parameters(stage).items():
+                assert torch.equal(weight, more.parameters(stage)[name]), (
+                    "measuring changes nothing"
+                )
+
+
+def test_a_pipeline_of_which_nothing_is_measured_passes_each_minibatch_once() -> None:
+    """Its bounds still tell a weight that is 1e-12 of itself away."""
+    reference = reference_of(Base, FLOAT64, Measured.NONE)
+    passes = count_calls(reference, "_pass")
+    reference.run([batch(number) for number in range(3)])
+    assert len(passes) == 3
+    weights, bounds = reference.parameters(0), reference.bounds().parameters
+    slightly = {name: weight * (1 + 1e-12) for name, weight in weights.items()}
+    for got, fails in ((weights, False), (slightly, True)):
+        comparison = Comparison()
+        comparison.add("parameters", got, weights, reference.named(0, bounds), "stage 0")
+        assert bool(comparison.failures) is fails
 
 
 @pytest.mark.parametrize("make", MODELS)
 def test_a_loss_beyond_the_least_bound_is_measured_and_no_other(make: Make) -> None:
     batches = [batch(number) for number in range(4)]
-    plain, every = reference_of(make, FLOAT64, False), reference_of(make, FLOAT64, True)
+    plain, every = (reference_of(make, FLOAT64, each) for each in (Measured.FIRST, Measured.EVERY))
     losses = plain.run(batches)
     every.run(batches)
     got = {2: losses[2] * (1 + 1e-13), 3: losses[3] * (1 + 1e-15)}
-    few = reference_of(make, FLOAT64, False)
+    few = reference_of(make, FLOAT64, Measured.FIRST)
     assert few.run(batches, got) == losses, "measuring changes nothing"
     least, bounds, full = (each.bounds().losses for each in (plain, few, every))
     assert bounds[2] > least[2]
@@ -213,8 +233,10 @@ def test_a_loss_beyond_the_least_bound_is_measured_and_no_other(make: Make) -> N
 
 
 def test_the_buffers_of_every_replica_are_measured_once() -> None:
-    reference = reference_of(Base, FLOAT64, False)
+    reference = reference_of(Base, FLOAT64, Measured.FIRST, keeps_first=False)
+    passes = count_calls(reference, "_distances")
     reference.run([batch(number) for number in range(4)])
+    assert len(passes) == 2
     for state, bounds in zip(reference.states, reference.bounds().buffers, strict=True):
         for held, of_replica in zip(state.buffers, bounds, strict=True):
             for name, bound in of_replica.items():
@@ -222,25 +244,32 @@ def test_the_buffers_of_every_replica_are_measured_once() -> None:
                 assert bound > least or not held[name].is_floating_point()
 
 
-def agreement(place: Place) -> list[bool]:
-    """On a rank: the ways in which it compared, where rank 1 is beyond the first bounds, and
+def test_of_a_run_whose_buffers_are_not_compared_one_minibatch_is_measured() -> None:
+    reference = reference_of(Base, FLOAT32, Measured.FIRST)
+    passes = count_calls(reference, "_distances")
+    reference.run([batch(number) for number in range(4)])
+    assert len(passes) == 1
+
+
+def agreement(place: Place) -> list[int]:
+    """On a rank: what was measured when it compared, where rank 1 is beyond all but the last, and
     whether anything failed in the end."""
     group.join(place)
-    ways: list[bool] = []
+    ways: list[int] = []
 
-    def compared(thorough: bool) -> Comparison:
-        ways.append(thorough)
+    def compared(measured: Measured) -> Comparison:
+        ways.append(measured)
         comparison = Comparison()
-        if place.rank == 1 and not thorough:
+        if place.rank == 1 and measured != Measured.EVERY:
             comparison.failures.append("beyond")
         return comparison
 
-    failed = bool(agreed(compared).failures)
+    failed = bool(agreed(compared, Measured.NONE).failures)
     group.leave()
     return [*ways, failed]
 
 
-def test_all_ranks_measure_in_full_where_one_of_them_is_beyond(server: ForkServer) -> None:
+def test_all_ranks_measure_more_where_one_of_them_is_beyond(server: ForkServer) -> None:
     ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60)
     answers = ranks.launch(f"{__name__}:agreement", returns=list)
-    assert answers == [[False, True, False]] * 2
+    assert answers == [[Measured.NONE, Measured.FIRST, Measured.EVERY, False]] * 2
