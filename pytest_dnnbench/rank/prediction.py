@@ -114,7 +114,7 @@ def predict(place: Place, request: RunRequest) -> PredictedStep | None:
         return PredictedStep(refused=reason)
     with group.membership(place):
         rank_phase.enter("prediction")
-        dist.barrier()
+        group.meet()
         profile, reason = _profile_or_reason(place, request)
         if profile is None:
             return PredictedStep(refused=reason)

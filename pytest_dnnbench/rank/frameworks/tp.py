@@ -18,12 +18,13 @@ Not here: which layers a workload can split, and where its sequence is whole
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from functools import cached_property
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -105,9 +106,28 @@ class TpWorker(DataParallelWorker):
 
     @cached_property
     def mesh(self) -> DeviceMesh:
-        """Replicas by ranks that split layers together."""
-        shape = (self.replicas, self.width)
-        return init_device_mesh(self.device.type, shape, mesh_dim_names=self.axes)
+        """Replicas by ranks that split layers together; without replicas, those ranks alone.
+
+        Its groups are made here. Left to itself, torch splits the default group, which some
+        versions cannot where it has a backend for each kind of device (pytorch issue 159200).
+        """
+        kind = self.device.type
+        if self.replicas == 1:
+            everyone = dist.group.WORLD
+            assert everyone is not None, "the ranks have joined it"
+            return DeviceMesh.from_group(everyone, kind, mesh_dim_names=self.axes[1:])
+        ranks = torch.arange(self.place.world_size).view(self.replicas, self.width)
+        groups = [self._own_group(rows.tolist()) for rows in (ranks.t(), ranks)]
+        return DeviceMesh.from_group(groups, kind, mesh=ranks, mesh_dim_names=self.axes)
+
+    def _own_group(self, sets: Sequence[list[int]]) -> dist.ProcessGroup:
+        """The group of this rank, of those that all ranks make together: each rank is in one."""
+        limit = timedelta(seconds=self.place.timeout_s)
+        # Every rank must take part in making every group, its own or not: that is torch's rule.
+        made = {tuple(ranks): dist.new_group(ranks, timeout=limit) for ranks in sets}
+        (own,) = (group for ranks, group in made.items() if self.place.rank in ranks)
+        assert own is not None
+        return own  # type: ignore[no-any-return] # torch's gap
 
     def replaced_layers(self) -> Sequence[str]:
         """Those that are split, and the parts between which the sequence is shared out."""
