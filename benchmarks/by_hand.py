@@ -1,14 +1,19 @@
-"""Our cases beside the same training written by hand and started with torchrun: throughput, in
-interleaved pairs.
+"""Our cases beside the same training written by hand and started with torchrun, or for Horovod with
+horovodrun: throughput, in interleaved pairs, and processor time.
 
-    python -m benchmarks.by_hand [--frameworks ddp,fsdp,1f1b] [--pairs 5] [--model resnet18]
-                                 [--batch-size 32] [--steps 20] [--device cuda]
+    python -m benchmarks.by_hand [--frameworks ddp,fsdp,...] [--pairs 3] [--model resnet18]
+                                 [--tp-model gpt-tiny] [--batch-size 8] [--steps 10]
+                                 [--device cuda]
 
-Ours / theirs should be at least 0.98: measuring with us costs nothing. Both sides run in fresh
-processes, with as many threads, on the same sizes; of FSDP they wrap the same blocks, of a pipeline
-they run the same stages. On GPUs each rank has one of its own. Processor time of a step, over all
-ranks, is printed too: it hardly depends on other work on the machine. With the defaults, some five
-minutes on two idle cores.
+Ours / theirs should be at least 0.98: measuring with us costs nothing. Both sides have as many
+threads, the same heap and sizes; of FSDP they wrap the same blocks, of tensor parallelism they
+split the same layers, of a pipeline they run the same stages, whose schedule learns the sizes of
+its messages by itself there. On GPUs each rank has one of its own. Ours are fresh processes in each
+pair. Theirs stay, and wait while ours run: they make all else anew in each pair (Horovod's, whose
+thread would go on while it waits, are started anew). Processor time of a step, over all ranks, is
+printed too: it hardly depends on other work on the machine. `pipedream` and its variants are our
+own: no library has them, so nobody writes them by hand. With the defaults, some five minutes on two
+idle cores.
 """
 
 import argparse
@@ -17,99 +22,149 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import msgspec
 
 from benchmarks.pairs import compare
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
-from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.case_run import load
+from pytest_dnnbench.controller.forkserver import PRELOAD, ForkServer
 from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.controller.route import LOOPBACK_INTERFACE
 from pytest_dnnbench.controller.server_environment import DEFAULTS
 from pytest_dnnbench.messages import PlanDecision, RankReport, RunRequest
-from pytest_dnnbench.planner.synchronous import RULES
+from pytest_dnnbench.planner.synchronous import RULES, pipelines_of
 from pytest_dnnbench.results.records.measurement import Launch
 
 SCRIPT = ("--module", "benchmarks.torchrun_loops")
 """Not by its path: this folder would be first on sys.path, its names before those of libraries."""
 
-DATA_PARALLEL = ("ddp", "fsdp")
-SCHEDULES = tuple(
-    name for name, rule in RULES.items() if rule.stages_per_rank == 1 and not rule.one_at_a_time
-)
-"""Of torch, with one stage on each rank."""
+FRAMEWORKS = ("single", "ddp", "horovod", "fsdp", "tp", *RULES)
+"""Those that libraries have."""
 
 
-_WORKERS = {"ddp": "Ddp", "fsdp": "Fsdp"}
+class ByHand:
+    """The script at work, to be used in a `with`. `stays`: its processes wait for the next run.
+    A run without a figure raises ChildProcessError; what it has to say is on stderr."""
+
+    def __init__(
+        self, ranks: Ranks, arguments: Sequence[str], *, horovod: bool = False, stays: bool = False
+    ) -> None:
+        self._starts = _horovodrun(ranks) if horovod else _torchrun(ranks)
+        self._arguments = list(arguments)
+        self._environment = {
+            **DEFAULTS,
+            **os.environ,
+            "OMP_NUM_THREADS": str(ranks.placement.threads),
+            "GLOO_SOCKET_IFNAME": "lo",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        self._stays = stays
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="by-hand-")
+        pipe = Path(self._folder.name) / "turns"
+        os.mkfifo(pipe)
+        self._turns = os.open(pipe, os.O_RDWR)
+        if self._stays:
+            self._arguments.append(f"--turns={pipe}")
+            self._process = self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._turns)  # for the script, the end
+        if self._process is not None:
+            self._end(self._process)
+        self._folder.cleanup()
+
+    def run(self) -> dict[str, float]:
+        """What the script prints of one run."""
+        if self._process is not None:
+            os.write(self._turns, b"run\n")
+            return self._answer(self._process)
+        process = self._start()
+        try:
+            return self._answer(process)
+        finally:
+            self._end(process)
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*self._starts, *self._arguments],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def _answer(self, process: subprocess.Popen[str]) -> dict[str, float]:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if '"rate"' in line:  # horovodrun writes the rank before it
+                return dict(json.loads(line[line.index("{") :]))
+        raise ChildProcessError(f"{' '.join(self._starts)} ended with status {process.wait()}")
+
+    @staticmethod
+    def _end(process: subprocess.Popen[str]) -> None:
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _torchrun(ranks: Ranks) -> list[str]:
+    count = f"--nproc-per-node={ranks.world_size}"
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", count, *SCRIPT]
+
+
+def _horovodrun(ranks: Ranks) -> list[str]:
+    horovodrun = str(Path(sys.executable).with_name("horovodrun"))
+    where = ("--gloo", "--network-interfaces", LOOPBACK_INTERFACE)
+    count = ("-np", str(ranks.world_size))
+    return [horovodrun, *where, *count, sys.executable, "-m", SCRIPT[-1]]
 
 
 def torchrun(ranks: Ranks, arguments: Sequence[str]) -> dict[str, float]:
-    """What the script prints under torchrun, with as many threads per rank and as calm a heap as
-    ours."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={ranks.world_size}",
-    ]
-    variables = {
-        "OMP_NUM_THREADS": str(ranks.placement.threads),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    answer = subprocess.run(
-        [*command, *SCRIPT, *arguments],
-        env={**DEFAULTS, **os.environ, **variables},
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    return dict(json.loads(answer.stdout.splitlines()[-1]))
+    """What one run of the script says under torchrun, with as many threads per rank and as calm a
+    heap as ours."""
+    with ByHand(ranks, arguments) as script:
+        return script.run()
 
 
 @dataclass(frozen=True)
 class Sides:
-    """One framework's case, and the same written by hand, which wraps these blocks. Each side notes
-    the processor seconds of a step."""
+    """One framework's case, and the same written by hand. Each side notes the processor seconds of
+    a step."""
 
     ranks: Ranks
     request: RunRequest
-    wrapped: tuple[str, ...] = ()
+    script: ByHand
     our_work: list[float] = field(default_factory=list)
     their_work: list[float] = field(default_factory=list)
 
     def ours(self) -> float:
-        """Images per second of a launch."""
-        reports: list[RankReport] = self.ranks.launch(MEASURE, self.request)
+        """Samples per second of a launch."""
+        rendezvous = load(Catalog().framework(self.request.case.framework).rendezvous)
+        reports: list[RankReport] = self.ranks.launch(MEASURE, self.request, rendezvous=rendezvous)
         self.our_work.append(sum(float(str(each.details["cpu_s"])) for each in reports))
         return Launch(tuple(reports)).throughput
 
     def theirs(self) -> float:
-        """Images per second of a run of the script."""
-        case, decision = self.request.case, self.request.plan
-        rule = RULES.get(case.framework)
-        settings: dict[str, Any] = {
-            "loop": rule.torch_class if rule else case.framework,
-            "device": case.device,
-            "model": self.request.model,
-            "image-size": case.image_size,
-            "batch-size": case.batch_size,
-            "microbatches": case.options.get("microbatches", 1),
-            "steps": self.request.steps,
-            "warmup": self.request.warmup,
-            "wrap": ",".join(self.wrapped),
-        }
-        if isinstance(decision, PlanDecision):
-            settings["cuts"] = json.dumps([stage.operators for stage in decision.plan.stages])
-        words = [f"--{name}={value}" for name, value in settings.items()]
-        answer = torchrun(self.ranks, words)
+        """Samples per second of a run of the script."""
+        answer = self.script.run()
         self.their_work.append(answer["cpu_s"])
-        return answer["img_s"]
+        return answer["rate"]
 
     def work(self) -> str:
         """Processor time of both sides: medians, and the ratios of the pairs."""
@@ -122,65 +177,113 @@ class Sides:
         )
 
 
-def sides(ranks: Ranks, framework: str, settings: argparse.Namespace) -> Sides:
+@contextmanager
+def sides(ranks: Ranks, framework: str, settings: argparse.Namespace) -> Iterator[Sides]:
     """Both sides of a framework: its plan is made, and its blocks are asked for, once."""
-    row, target = Catalog().framework(framework), Catalog().model(settings.model)
-    case = Case(
-        framework,
-        settings.model,
-        ranks.world_size,
-        "train",
-        image_size=settings.image_size,
-        batch_size=settings.batch_size,
-        device=settings.device,
-        options={"microbatches": settings.microbatches} if framework in SCHEDULES else {},
+    row = Catalog().framework(framework)
+    model = settings.tp_model if framework == "tp" else settings.model
+    request = RunRequest(
+        Case(
+            framework,
+            model,
+            ranks.world_size,
+            "train",
+            image_size=settings.image_size,
+            batch_size=settings.batch_size,
+            device=settings.device,
+            options=_options(framework, settings),
+        ),
+        f"benchmarks.processor_time:{framework}",
+        Catalog().model(model),
+        settings.steps,
+        settings.warmup,
     )
-    worker = f"benchmarks.processor_time:{_WORKERS.get(framework, 'Schedule')}"
-    request = RunRequest(case, worker, target, settings.steps, settings.warmup)
     if row.planning:
         decision = ranks.launch(row.planning, request, returns=Any)[0]
         request = replace(request, plan=msgspec.convert(decision, PlanDecision))
-    reports: list[RankReport] = ranks.launch(MEASURE, replace(request, steps=1, warmup=1))
-    wrapped = reports[0].details.get("wrapped", ())
-    assert isinstance(wrapped, list | tuple)
-    return Sides(ranks, request, tuple(name for name in wrapped if name != "(root)"))
+    first = replace(request, steps=1, warmup=1)
+    reports: list[RankReport] = ranks.launch(MEASURE, first, rendezvous=load(row.rendezvous))
+    words = [f"--{name}={value}" for name, value in _by_hand(request, reports[0].details).items()]
+    is_horovod = framework == "horovod"
+    with ByHand(ranks, words, horovod=is_horovod, stays=not is_horovod) as script:
+        yield Sides(ranks, request, script)
+
+
+def _options(framework: str, settings: argparse.Namespace) -> dict[str, Any]:
+    rule = RULES.get(framework)
+    takes_several = rule is not None and not rule.one_at_a_time
+    return {"microbatches": settings.microbatches} if takes_several else {}
+
+
+def _by_hand(request: RunRequest, details: Any) -> dict[str, Any]:
+    """The script's options for a case, of which a launch has told these details."""
+    case, decision = request.case, request.plan
+    rule = RULES.get(case.framework)
+    options: dict[str, Any] = {
+        "loop": rule.torch_class if rule else case.framework,
+        "device": case.device,
+        "model": request.model,
+        "image-size": case.image_size,
+        # Ranks of tensor parallelism share their samples.
+        "batch-size": case.batch_size * (case.gpus if case.framework == "tp" else 1),
+        "microbatches": case.options.get("microbatches", 1),
+        "steps": request.steps,
+        "warmup": request.warmup,
+        "wrap": ",".join(name for name in details.get("wrapped", ()) if name != "(root)"),
+        "split": json.dumps(details.get("split", {})),
+    }
+    if isinstance(decision, PlanDecision):
+        pipelines = pipelines_of(case.framework, case.gpus, case.options)
+        options["cuts"] = json.dumps([stage.operators for stage in decision.plan.stages])
+        options["placed"] = json.dumps([pipelines.stages_of(rank) for rank in range(case.gpus)])
+    return options
+
+
+def _settings() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--frameworks", default=",".join(FRAMEWORKS))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--model", default="resnet18", help="of images")
+    parser.add_argument("--tp-model", default="gpt-tiny", help="of tokens")
+    parser.add_argument("--image-size", type=int, default=28)
+    parser.add_argument("--batch-size", type=int, default=8, help="of a microbatch, in pipelines")
+    parser.add_argument("--microbatches", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--warmup", type=int, default=4)
+    parser.add_argument("--pairs", type=int, default=3)
+    settings = parser.parse_args()
+    settings.names = settings.frameworks.split(",")
+    if wrong := [name for name in settings.names if name not in FRAMEWORKS]:
+        parser.error(f"{', '.join(wrong)}: choose from {', '.join(FRAMEWORKS)}")
+    return settings
 
 
 def main() -> None:
     """Prints a comparison for each framework."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frameworks", default="ddp,fsdp,1f1b")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--model", default="resnet18", help="of images")
-    parser.add_argument("--image-size", type=int, default=28)
-    parser.add_argument("--batch-size", type=int, default=32, help="of a microbatch, in pipelines")
-    parser.add_argument("--microbatches", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--pairs", type=int, default=5)
-    settings = parser.parse_args()
-    names = settings.frameworks.split(",")
-    if wrong := [name for name in names if name not in (*DATA_PARALLEL, *SCHEDULES)]:
-        parser.error(f"{', '.join(wrong)}: choose from {', '.join((*DATA_PARALLEL, *SCHEDULES))}")
-    devices = [
-        f"cuda:{rank}" if settings.device == "cuda" else "cpu" for rank in range(settings.ranks)
-    ]
-    threads = max(1, len(os.sched_getaffinity(0)) // settings.ranks)
-    with ForkServer() as server:
+    settings = _settings()
+    preload = [*PRELOAD, *(["horovod.torch"] if "horovod" in settings.names else [])]
+    cores = len(os.sched_getaffinity(0))
+    with ForkServer(preload) as server:
         server.wait_ready()
-        ranks = Ranks(server, devices, threads=threads, timeout_s=600)
-        for name in names:
-            both = sides(ranks, name, settings)
-            compare(
-                f"throughput of {name} {settings.model} on {settings.ranks} {settings.device}"
-                " ranks, ours / torchrun",
-                both.ours,
-                both.theirs,
-                settings.pairs,
-                "img/s",
-            )
-            print(both.work(), flush=True)
+        for name in settings.names:
+            count = 1 if name == "single" else settings.ranks
+            cuda = [f"cuda:{rank}" for rank in range(count)]
+            devices = cuda if settings.device == "cuda" else ["cpu"] * count
+            ranks = Ranks(server, devices, threads=max(1, cores // count), timeout_s=600)
+            with sides(ranks, name, settings) as both:
+                case = both.request.case
+                compare(
+                    f"throughput of {name} {case.model} on {count} {case.device} ranks, ours / by"
+                    " hand",
+                    both.ours,
+                    both.theirs,
+                    settings.pairs,
+                    "tok/s" if name == "tp" else "img/s",
+                )
+                print(both.work(), flush=True)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main() -> None:
         compare(
             f"throughput of ddp {settings.model} on 2 ranks, ours / torchrun",
             lambda: Launch(tuple(ours(ranks, settings, settings.steps, 3))).throughput,
-            lambda: theirs(ranks, settings, settings.steps, 3)["img_s"],
+            lambda: theirs(ranks, settings, settings.steps, 3)["rate"],
             settings.pairs,
             "img/s",
         )

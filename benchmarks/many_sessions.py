@@ -126,7 +126,7 @@ def judged(past: Array, now: Array) -> Flags:
     baseline = np.median(np.median(past, axis=-1)[:, -WINDOW:], axis=1)
     first, fresh, both = now[..., :LAUNCHES], now[..., LAUNCHES:], now
     if past.shape[1] == 1:
-        learnt = at_first_comparison(learnt, baseline, first[..., :-1])
+        learnt = at_first_comparison(learnt, past[:, 0], first[..., :-1])
     worse = [baseline - np.median(part, axis=-1) for part in (first, fresh, both)]
     suspect = (worse[0] > bound) & (
         by_chance(worse[0], first, learnt, past.shape[1]) < max(alpha, SCREEN_ALPHA)
@@ -159,7 +159,7 @@ def learn(past: Array) -> Learnt:
     common, worth = _common_variance(own / dof, dof)
     total = (worth + dof)[:, None] + np.zeros_like(own)
     variance = (own + (worth * common)[:, None]) / total
-    errors, shares = _errors(np.median(past, axis=-1))
+    errors, shares = _errors(past.mean(axis=-1))
     if not len(shares):
         return Learnt(variance, total, np.broadcast_to(CHANCES, (*own.shape, len(RATIOS))))
     likely = _likely(errors, shares, variance, total)
@@ -171,13 +171,14 @@ def learn(past: Array) -> Learnt:
     return Learnt(variance, total, _after(likely, chances))
 
 
-def at_first_comparison(learnt: Learnt, baseline: Array, early: Array) -> Learnt:
-    """What `suite_noise.calmer` makes of it, with the launches of all rounds but the last."""
-    if baseline.shape[1] < 12:
+def at_first_comparison(learnt: Learnt, stored: Array, early: Array) -> Learnt:
+    """What `suite_noise.calmer` makes of it, with the launches of the stored session and those of
+    all rounds but the last."""
+    if stored.shape[1] < 12:
         return learnt
-    errors = (np.median(early, axis=-1) - baseline) / math.sqrt(2)
-    launches = [median_variance(count) for count in (early.shape[-1], LAUNCHES)]
-    likely = _likely(errors[:, None], np.array([sum(launches) / 2]), learnt.variance, learnt.dof)
+    errors = (early.mean(axis=-1) - stored.mean(axis=-1)) / math.sqrt(2)
+    share = (1 / early.shape[-1] + 1 / LAUNCHES) / 2
+    likely = _likely(errors[:, None], np.array([share]), learnt.variance, learnt.dof)
     better = errors > 0
     weight, shares = 2.0 * better.sum(axis=1)[:, None], np.broadcast_to(CHANCES, likely[:, 0].shape)
     for _ in range(25):
@@ -225,15 +226,15 @@ def _common_variance(variances: Array, dof: int) -> tuple[Array, Array]:
     return np.where(enough, common, assumed[0]), np.where(enough, worth, assumed[1])
 
 
-def _errors(middles: Array) -> tuple[Array, Array]:
+def _errors(means: Array) -> tuple[Array, Array]:
     """Errors of prediction, sessions x errors x cases, and the share of launches in each."""
     errors, shares = [], []
-    for number in range(1, middles.shape[1]):
+    for number in range(1, means.shape[1]):
         first = max(0, number - WINDOW)
         spread = median_variance(number - first)
-        error = middles[:, number] - np.median(middles[:, first:number], axis=1)
+        error = means[:, number] - np.median(means[:, first:number], axis=1)
         errors.append(error / math.sqrt(1 + spread))
-        shares.append(median_variance(LAUNCHES))
+        shares.append(1 / LAUNCHES)
     return np.array(errors).swapaxes(0, 1) if errors else np.zeros(0), np.array(shares)
 
 

@@ -2,15 +2,14 @@
 proofs and launches. It hardly depends on other work on the machine, so that it tells work from
 waiting where the rate cannot."""
 
+import importlib
 import time
 from collections.abc import Iterator
 
+from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank import timed_run
-from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
-from pytest_dnnbench.rank.frameworks.fsdp import FsdpWorker
-from pytest_dnnbench.rank.frameworks.torch_pipeline import TorchPipelineWorker
 from pytest_dnnbench.rank.worker import Step, Worker
 
 
@@ -28,20 +27,20 @@ class _Timed(Worker):
             yield step
 
     def details(self) -> dict[str, object]:
-        """With `cpu_s`: seconds of a step on this rank, of all its threads."""
-        return {**super().details(), "cpu_s": self._cpu_s}
+        """With `cpu_s`, the seconds of a step on this rank, of all its threads; and the layers that
+        tensor parallelism splits."""
+        return {**super().details(), "cpu_s": self._cpu_s, "split": getattr(self, "split", {})}
 
 
-class Ddp(_Timed, DdpWorker):
-    """`ddp`."""
-
-
-class Fsdp(_Timed, FsdpWorker):
-    """`fsdp`."""
-
-
-class Schedule(_Timed, TorchPipelineWorker):
-    """A schedule of torch."""
+def __getattr__(framework: str) -> type[Worker]:
+    """The worker of a built-in framework, by its name, timed. Horovod is imported for its own
+    alone."""
+    rows = {row.name: row for row in FRAMEWORKS}
+    if framework not in rows:
+        raise AttributeError(framework)
+    module, _, name = rows[framework].worker.partition(":")
+    kind = getattr(importlib.import_module(module), name)
+    return type(name, (_Timed, kind), {})
 
 
 def prove(place: Place, request: RunRequest) -> float:

@@ -38,7 +38,8 @@ class Place:
     `device` is "cpu" or "cuda:INDEX"; `threads` the compute threads of this rank; `rendezvous` the
     path of the file store in which the ranks of a launch meet; `timeout_s` bounds every collective.
     `launch_variables` are the environment variables that this launch alone has, as the port of its
-    rendezvous. `gpu_uuid` is that of the leased GPU, empty on CPU ranks.
+    rendezvous. `gpu_uuid` is that of the leased GPU, empty on CPU ranks; `sharing` ranks of the
+    launch, this one too, have that GPU.
 
     Of a launch over several nodes, `node` names this rank's, with `local_rank` of
     `local_world_size` ranks on it, and `store` is the address and port of the store in which the
@@ -59,6 +60,7 @@ class Place:
     local_world_size: int = 0
     store: tuple[str, int] | None = None
     store_descriptor: int | None = None
+    sharing: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,11 @@ class Placement:
         """The environment variables of a rank that this launch alone has."""
         return self.rank_variables[rank] if self.rank_variables else {}
 
+    def sharing(self, rank: int, of_node: range) -> int:
+        """How many ranks have this rank's GPU, itself too, of those on its node; 1 on a CPU."""
+        own = self.devices[rank]
+        return 1 if own == "cpu" else [self.devices[each] for each in of_node].count(own)
+
 
 PlacementSource = Callable[[int], AbstractContextManager[Placement]]
 """Given the world size: the placement of one launch, held while the launch lasts."""

@@ -234,6 +234,7 @@ class Ranks:
     ) -> RankTask:
         """What one rank is to do."""
         of_launch = {**self.placement.variables_of(number), **job.environments[number]}
+        of_node = range(share.first_rank, share.first_rank + share.ranks)
         place = Place(
             rank=number,
             world_size=self.world_size,
@@ -247,6 +248,7 @@ class Ranks:
             local_rank=number - share.first_rank,
             local_world_size=share.ranks,
             store=job.store,
+            sharing=self.placement.sharing(number, of_node),
         )
         environment, unset = self._environment(share, of_launch)
         return RankTask(

@@ -48,6 +48,12 @@ def sharded_bytes(profile: Profile, ranks: int, *, resharded: bool = True) -> fl
     return held + _activation_bytes(profile) + whole + units.largest_bytes
 
 
+def tensor_parallel_bytes(profile: Profile, held: float) -> float:
+    """Of a rank of tp that holds this share of the weights; all activations, as if those within
+    split layers were whole too."""
+    return held_bytes(profile, held * weight_bytes(profile)) + _activation_bytes(profile)
+
+
 def stage_bytes(
     profile: Profile, operators: Collection[str], weights: float, entering: float, kept: int
 ) -> float:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.planner.fabric import FREE, CollectiveCost, cost_through
+from pytest_dnnbench.rank import group
 
 _SMALL_BYTES = 1 << 12
 _LARGE_BYTES = {"cpu": 1 << 24, "cuda": 1 << 26}
@@ -74,7 +75,7 @@ def _seconds(place: Place, collective: Collective, size: int) -> float:
     seconds = []
     for _ in range(_WARMUPS + _REPETITIONS):
         whole.fill_(1.0)
-        dist.barrier()
+        group.meet()
         start = time.perf_counter()
         collective(whole, part, bucket)
         if whole.is_cuda:

@@ -49,19 +49,25 @@ def join(place: Place) -> None:
     )
 
 
+def meet() -> None:
+    """Waits for this rank's GPU, if it has one, and for all ranks. They wait on their hosts: a
+    barrier of NCCL's is a kernel, which keeps a GPU busy for as long as the slowest rank takes, and
+    that rank may be timing something on the same GPU."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch's gap
+        torch.cuda.synchronize()
+    dist.all_reduce(torch.zeros(1))
+
+
 def leave() -> None:
     """Leaves the process group together with the other ranks: no rank goes while another still
-    needs it. They wait in gloo: a barrier of NCCL's would keep a GPU busy for as long as the
-    slowest rank takes, which may be profiling on it.
+    needs it.
 
     The group itself stays until the process ends, which is soon. Gloo's destructor joins threads
     that may wait for Python's lock, which the caller of the destructor holds; a group on GPUs has
     gloo's beside NCCL's, whose own end has been seen to hang (pytorch issues 75097 and 132696).
     """
     if dist.is_initialized():
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch's gap
-            torch.cuda.synchronize()
-        dist.all_reduce(torch.zeros(1))
+        meet()
 
 
 @contextmanager

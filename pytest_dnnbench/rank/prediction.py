@@ -4,11 +4,13 @@ launches.
     all ranks    profile, all at once (kept between sessions) ────────┐
     all ranks    a step of each rank alone ───────────────────────────┤
     GPUs         collectives of the framework, one by one             ├─> rank 0: PredictedStep
-    CPU ranks    the framework's step on a model without operators ───┘
+    CPU ranks    the framework's step on a model without operators ───┤
+    tp           a step of each rank's parts; its collectives ────────┘
 
 On GPUs compute hides communication, as the formulae say (planner/data_parallel.py,
 planner/sharded.py). On CPU ranks the cores do both: what a rank takes alone and what the framework
-takes without operators come one after the other.
+takes without operators come one after the other. So do the two parts of tensor parallelism
+everywhere, which take the place of the other steps (split_steps.py).
 
 All ranks profile at the same time, because that is how they train: on one machine they share caches
 and memory. A kept profile says how the time is shared out, and the step alone how much it is now.
@@ -31,6 +33,7 @@ from pytest_dnnbench.planner.training_memory import (
     alone_bytes,
     data_parallel_bytes,
     sharded_bytes,
+    tensor_parallel_bytes,
     weight_bytes,
 )
 from pytest_dnnbench.rank import group, rank_phase
@@ -56,24 +59,28 @@ _MIB = 2**20
 class _Rule:
     """How a framework's step is predicted: the collectives that it uses; why a case of it cannot be
     predicted; its time where compute hides communication (None: there is no formula), and its
-    memory."""
+    memory. `splits`: ranks split the layers."""
 
     collectives: tuple[str, ...]
     refusal: Callable[[Case], str]
     overlapping: Callable[["_Measured"], StepTime] | None
     memory_bytes: Callable[["_Measured"], float]
+    splits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
     """What was measured: the profile, whose times add up to a step of one rank alone; the costs by
     collective, where compute hides them; `bare_s`, what the framework takes in a step without
-    operators, where nothing does."""
+    operators, where nothing does; `split`, the step of ranks that split layers, each of which has
+    `held` of the weights."""
 
     case: Case
     profile: Profile
     costs: Mapping[str, CollectiveCost]
     bare_s: float | None = None
+    split: StepTime | None = None
+    held: float = 1.0
 
     @property
     def update_s(self) -> float:
@@ -107,7 +114,7 @@ def predict(place: Place, request: RunRequest) -> PredictedStep | None:
         return PredictedStep(refused=reason)
     with group.membership(place):
         rank_phase.enter("prediction")
-        dist.barrier()
+        group.meet()
         profile, reason = _profile_or_reason(place, request)
         if profile is None:
             return PredictedStep(refused=reason)
@@ -138,6 +145,11 @@ def _overlaps(place: Place) -> bool:
 def _measured(place: Place, request: RunRequest, rule: _Rule, profile: Profile) -> _Measured:
     """What is measured now, beside the profile. All ranks call it."""
     case = request.case
+    if rule.splits:
+        from pytest_dnnbench.rank.split_steps import split_step
+
+        split, held = split_step(place, request)
+        return _Measured(case, profile, {}, split=split, held=held)
     form = replace(case.form, accumulate=_passes(case))
     alone_s = alone_seconds(place, replace(request, case=replace(case, form=form)))
     scaled = _adding_up(profile, alone_s, form.accumulate)
@@ -149,6 +161,8 @@ def _measured(place: Place, request: RunRequest, rule: _Rule, profile: Profile) 
 
 
 def _time(rule: _Rule, measured: _Measured) -> StepTime:
+    if measured.split is not None:
+        return measured.split
     if measured.bare_s is None:
         assert rule.overlapping is not None, "refused where compute hides communication"
         return rule.overlapping(measured)
@@ -234,8 +248,15 @@ def _unknown_exchange(case: Case) -> str:
     return "" if hook in ("none", *_HALF) else f"nothing is known of the hook {hook}"
 
 
-def _exchanges_within_layers(case: Case) -> str:
-    return "what ranks that split layers exchange within them is in no formula"
+def _hidden_replicas(case: Case) -> str:
+    ranks = int(case.options.get("ranks", 0)) or case.gpus
+    if case.device == "cuda" and ranks < case.gpus:
+        return "how much of its replicas' exchange a GPU's compute hides is in no formula"
+    return ""
+
+
+def _split_bytes(measured: _Measured) -> float:
+    return tensor_parallel_bytes(measured.profile, measured.held)
 
 
 def _alone_bytes(measured: _Measured) -> float:
@@ -297,7 +318,7 @@ _RULES: Mapping[str, _Rule] = {
     "single": _Rule((), _no_refusal, None, _alone_bytes),
     "ddp": _Rule(("all_reduce",), _unknown_exchange, _ddp_time, _ddp_bytes),
     "horovod": _Rule(("all_reduce",), _no_refusal, None, _ddp_bytes),
-    "tp": _Rule((), _exchanges_within_layers, None, _alone_bytes),
+    "tp": _Rule((), _hidden_replicas, None, _split_bytes, splits=True),
     "fsdp": _Rule(("all_gather", "reduce_scatter"), _no_refusal, _fsdp_time, _fsdp_bytes),
 }
 """By framework."""

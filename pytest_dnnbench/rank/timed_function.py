@@ -13,8 +13,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import torch.distributed as dist
-
 from pytest_dnnbench.collectives import bus_factor
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Correctness, FunctionRequest, Place, Sample
@@ -46,7 +44,7 @@ class TorchGroup:
 
     def align(self) -> None:
         """As Group.align."""
-        dist.barrier()
+        group.meet()
 
     def leave(self) -> None:
         """As Group.leave."""

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.bare_model import Arrival, BareModel
 from pytest_dnnbench.rank.frameworks.data_parallel import DataParallelWorker
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
@@ -114,7 +115,7 @@ def gradient_pace(place: Place, request: RunRequest) -> list[Arrival]:
     worker.build()
     passes: list[dict[str, float]] = []
     if place.world_size > 1:
-        dist.barrier()
+        group.meet()
     for _ in worker.run(1 + _PACED_STEPS):
         passes.append(dict(worker.arrivals_s))
     worker.give_up()

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterable
 
 import pytest
 
+from pytest_dnnbench.counted import counted, verb
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.benchmark_file import excuse
@@ -68,13 +69,25 @@ class ReplayClocks:
         return report
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
         """Adds the mark `benchmark(timer=...)`. pytest-benchmark reads only the closest mark, so
-        the author's own is repeated in it."""
-        for item in filter(state.is_case, items):
+        the author's own is repeated in it. Without pytest-benchmark nobody knows the mark."""
+        cases = filter(state.is_case, items) if config.pluginmanager.hasplugin("benchmark") else ()
+        for item in cases:
             mark = item.get_closest_marker("benchmark")
             settings = {**(mark.kwargs if mark else {}), "timer": ReplayClock()}
             item.add_marker(pytest.mark.benchmark(**settings), append=False)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Refuses cases, those that are left after deselection, where nobody could record them."""
+        cases = sum(map(state.is_case, session.items))
+        if cases and not session.config.pluginmanager.hasplugin("benchmark"):
+            raise pytest.UsageError(
+                f"{counted(cases, 'case')} {verb(cases, 'needs', 'need')} pytest-benchmark, which"
+                " -p no:benchmark turns off: leave that out, or deselect what requests `dnnbench`"
+            )
 
 
 def clock_of(item: pytest.Item) -> ReplayClock:

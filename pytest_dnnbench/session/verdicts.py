@@ -62,6 +62,7 @@ from pytest_dnnbench.session import benchmark_file, state
 from pytest_dnnbench.session.baseline import SessionBaseline
 from pytest_dnnbench.session.case_marks import known_regression
 from pytest_dnnbench.session.completeness import Completion
+from pytest_dnnbench.session.junit import add_properties
 from pytest_dnnbench.session.preflight import Preflight
 from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.settings import Settings
@@ -183,6 +184,7 @@ class Verdicts:
         if names := unmeasured(record.metrics, layers):
             _note(record, "limited but not measured", ", ".join(names))
             unheld.append(f"limited but not measured: {', '.join(names)}")
+        add_properties(item, record)
         return self._outcome(item, record, unheld)
 
     def _decide(

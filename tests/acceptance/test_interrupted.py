@@ -330,6 +330,21 @@ def test_sessions_without_pytest_benchmark_go_on(
     assert result.ret == pytest.ExitCode.OK
 
 
+def test_cases_without_pytest_benchmark_are_refused_unless_deselected(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where marks are strict: the mark that carries a case's clock is pytest-benchmark's."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile("def test_case(dnnbench): pass\ndef test_plain(): pass")
+    strict = ("-p", "no:benchmark", "--strict-markers")
+    result = pytester.runpytest_subprocess(*strict)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: 1 case needs pytest-benchmark, which -p no:benchmark *"])
+    result.stderr.no_fnmatch_line("*INTERNALERROR*")
+    result = pytester.runpytest_subprocess(*strict, "-k", "plain")
+    result.assert_outcomes(passed=1, deselected=1)
+
+
 def test_a_table_that_cannot_be_shown_hides_nothing(
     made_up: None, pytester: pytest.Pytester
 ) -> None:

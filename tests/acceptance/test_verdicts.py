@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -199,6 +200,26 @@ def test_disturbed_launches_fail_nothing_and_hide_nothing(
     result.stdout.fnmatch_lines(
         ["    2 of 6 launches disturbed (other processes used 1.0 of 2 cores), left out"]
     )
+
+
+def test_a_report_in_junit_xml_has_the_figures_and_the_verdict(
+    stored: Any, pytester: pytest.Pytester
+) -> None:
+    """It had a time that is none of the case's."""
+    stored("--dnn-baseline=latest", "--junitxml=junit.xml", FAKE_LEVELS={"ddp": 80})
+    cases = {
+        case.attrib["name"]: {
+            each.attrib["name"]: each.attrib["value"] for each in case.iter("property")
+        }
+        for case in ElementTree.parse(pytester.path / "junit.xml").iter("testcase")
+    }
+    steady, slow = cases["test_train[single-resnet18-1gpu]"], cases["test_train[ddp-resnet18-2gpu]"]
+    assert steady["dnnbench.verdict"] == "ok"
+    assert slow["dnnbench.verdict"] == "regressed"
+    assert float(steady["dnnbench.throughput"]) == pytest.approx(800, rel=0.01)
+    assert float(slow["dnnbench.throughput"]) == pytest.approx(1280, rel=0.01)
+    assert slow["dnnbench.sample"] == "img"
+    assert float(slow["dnnbench.allocated_peak_bytes"]) == 2**30
 
 
 def test_more_memory_fails_and_faster_is_reported(stored: Any) -> None:

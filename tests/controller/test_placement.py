@@ -56,10 +56,18 @@ def test_ranks_that_share_a_gpu_are_placed_in_a_row_and_kept_apart_for_nccl() ->
         assert placement.devices == ("cuda:1", "cuda:1", "cuda:2")
         assert placement.gpu_uuids == ("GPU-b", "GPU-b", "GPU-c")
         hosts = [placement.variables_of(rank)["NCCL_HOSTID"] for rank in range(3)]
+        assert [placement.sharing(rank, range(3)) for rank in range(3)] == [2, 2, 1]
     assert len(set(hosts)) == 3
     assert placement.conditions.gpu_uuids == ("GPU-b", "GPU-c")
     assert [shared.oversubscribed(count) for count in (1, 2, 3)] == [False, True, True]
     assert not WITH_GPUS.oversubscribed(4)
+
+
+def test_ranks_of_two_nodes_do_not_share_a_gpu_and_cpu_ranks_have_none() -> None:
+    placement = Placement(("cuda:0", "cuda:0", "cuda:0", "cuda:1"), 1)
+    nodes = [range(2), range(2), range(2, 4), range(2, 4)]
+    assert [placement.sharing(rank, node) for rank, node in enumerate(nodes)] == [2, 2, 1, 1]
+    assert Placement(("cpu", "cpu"), 1).sharing(1, range(2)) == 1
 
 
 def test_a_timed_launch_on_the_cpu_has_every_core_for_itself() -> None:

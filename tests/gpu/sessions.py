@@ -25,11 +25,15 @@ class Session:
         return self.records[test]  # type: ignore[no-any-return] # JSON
 
 
-def run_session(folder: Path, cases: str, words: str, *, timeout_s: float = 150.0) -> Session:
-    """Runs pytest on a file of these cases, in a new process whose cache is in `folder`."""
+def run_session(
+    folder: Path, cases: str, kind: str, words: str, *, timeout_s: float = 150.0
+) -> Session:
+    """Runs pytest on a file of these cases on devices of a kind, in a new process whose cache is in
+    `folder`. What it printed stays there."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "test_cases.py").write_text(cases)
     out = folder / "out.json"
-    command = f"-p no:cacheprovider --dnn-device cuda --benchmark-json {out} {words}"
+    command = f"-p no:cacheprovider --dnn-device {kind} --benchmark-json {out} {words}"
     printed = folder / "printed.txt"  # stays where the test itself is ended
     with (
         printed.open("w") as output,

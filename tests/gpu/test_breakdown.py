@@ -15,6 +15,8 @@ from pytest_dnnbench.results.verdicts.why import explain, why_lines
 
 MODULE, WAITS = "tests.rank.functions", 40
 
+pytestmark = [pytest.mark.only_on_a_gpu, pytest.mark.costs(12)]
+
 
 def profiled(server: ForkServer, waits: int) -> BreakdownEntry:
     """Two launches of a step that waits for the GPU so often."""

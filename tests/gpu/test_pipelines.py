@@ -1,71 +1,67 @@
-"""Pipelines whose ranks share one GPU, or have one each: proof, order of transfers, memory."""
+"""Our pipelines on ranks that share a GPU, or have one each: proof, order of transfers, memory."""
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
-from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.controller.machine import detect
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.metrics import METRICS
 from tests.gpu import programs
-from tests.gpu.sessions import Session
+from tests.gpu.lanes import GIVEN, Lane, LaneBench, LaneOutcome, RunLane
 
-CASES = [
-    "test_pipeline[pipedream-2-1-1-resnet18]",
-    "test_pipeline[pipedream-2bw-1-1-resnet18]",
-    "test_pipeline[pipedream-flush-1-1-mlp]",
-]
+ONE_QUEUE = {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+"""All streams of a rank share a queue of the GPU: an order of transfers that can wait for ever
+does."""
 
-
-def per_launch(record: dict[str, Any], metric: str) -> list[float]:
-    """The values of a metric, a launch each."""
-    return record["metrics"][metric]["per_launch"]  # type: ignore[no-any-return] # JSON
-
-
-def check_proof(record: dict[str, Any]) -> None:
-    """The step was proven, on every rank."""
-    correctness = record["correctness"]
-    assert correctness["checked"]
-    for checked in correctness["checked"]:
-        assert correctness["largest_deviation"][checked] <= correctness["tolerance"][checked]
-    assert len(record["plan"]["ranks"]) == record["case"]["gpus"]
-    assert record["metrics"]["throughput"]["value"] > 0
+SKEWED: dict[str, Scalar] = {**GIVEN, "stages": "2-1-1"}
+LANES = {
+    "flush": Lane("pipedream-flush", "mlp", 2, {**GIVEN, "stages": "1-1"}),
+    "pipedream-2-1-1": Lane("pipedream", "mlp", 4, SKEWED),
+    "2bw": Lane("pipedream-2bw", "resnet18", 2, {**GIVEN, "stages": "1-1"}, launches=2),
+    "validation": Lane("pipedream", "mlp", 2, {**GIVEN, "stages": "1-1"}, phase="validate"),
+    "bandwidth-measured": Lane("pipedream", "mlp", 4, {"stages": "1-1-1-1"}),
+    "one-queue": Lane("pipedream", "resnet18", 4, SKEWED, environment=ONE_QUEUE),
+    "deep": replace(
+        Lane("pipedream", "efficientnet_b0", 4, {**GIVEN, "stages": "1-1-1-1"}), timeout_s=120.0
+    ),
+}
+COSTS = {"pipedream-2-1-1": 20, "bandwidth-measured": 20, "one-queue": 25, "deep": 60}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_pipeline_is_proven_and_timed(pipelines: Session, case: str) -> None:
-    """In the first case all streams of a rank share a queue of the GPU: an order of transfers that
-    can wait for ever does."""
-    record = pipelines.record(case)
-    check_proof(record)
-    assert f"-{record['plan']['shape']}-" in case
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.costs(COSTS.get(name, 14))) for name in LANES],
+)
+def test_a_pipeline_is_proven_and_timed(bench: LaneBench, name: str, run_lane: RunLane) -> None:
+    lane = LANES[name]
+    outcome = run_lane(lane)
+    outcome.check_proof()
+    record = outcome.record
+    assert record["plan"]["shape"] == lane.options["stages"]
+    assert len(record["plan"]["ranks"]) == lane.ranks
+    if len(record["launches"]) > 1:
+        check_memory(outcome, "resident_peak_bytes" if bench.kind == "cpu" else "cached_peak_bytes")
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_launches_of_a_pipeline_need_as_much_memory(pipelines: Session, case: str) -> None:
-    """The allocator needs more where a host runs further ahead of its GPU. It takes memory in
-    segments: one more or less is within the limit of every case."""
-    metric = METRICS["cached_peak_bytes"]
+def check_memory(outcome: LaneOutcome, name: str) -> None:
+    """Launches need as much. The allocator needs more where a host runs further ahead of its GPU;
+    it takes memory in segments, and one more or less is within the limit of every case."""
+    metric = METRICS[name]
     assert metric.tolerance is not None
-    values = per_launch(pipelines.record(case), metric.name)
+    values = outcome.per_launch(name)
     assert len(values) == 2
     allowed = max(metric.tolerance * min(values), metric.granularity)
     assert max(values) - min(values) <= allowed, values
 
 
-def test_a_deep_model_on_four_stages_is_proven(deep: Session) -> None:
-    """The reference once ran on the CPU, and the rounding of many updates added up."""
-    record = deep.record("test_deep")
-    check_proof(record)
-    assert record["plan"]["shape"] == "1-1-1-1"
-
-
-def test_a_rank_touches_no_other_gpu(server: ForkServer) -> None:
+@pytest.mark.only_on_a_gpu
+def test_a_rank_touches_no_other_gpu(bench: LaneBench) -> None:
     """Each transfer thread once made a context on GPU 0, of hundreds of MB."""
     gpus = len(detect("auto").gpus)
     if gpus < 2:
-        pytest.skip("needs two GPUs: on one, every context is where it should be")
+        pytest.skip("needs a GPU beside the first: on one, every context is where it should be")
     devices = [f"cuda:{index}" for index in range(2)]
-    ranks = Ranks(server, devices, threads=1, timeout_s=60)
+    ranks = Ranks(bench.server, devices, threads=1, timeout_s=60)
     assert ranks.run(programs.contexts_elsewhere) == [[], []]

@@ -6,6 +6,8 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
 from tests.gpu import programs
 
+pytestmark = [pytest.mark.only_on_a_gpu, pytest.mark.costs(8)]
+
 
 @pytest.fixture(scope="module")
 def profile(server: ForkServer) -> programs.ProfileFacts:

@@ -1,5 +1,6 @@
 """A short session on one GPU: what only a real GPU, its driver and NVML can show."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from pytest_dnnbench.controller.nvml import gpu_handles, nvml
 from pytest_dnnbench.device_peaks import peak_flops
 from tests.gpu.sessions import Session, run_session
+
+only_on_a_gpu = pytest.mark.only_on_a_gpu
 
 CASES = """
 import pytest
@@ -24,16 +27,26 @@ def test_copies(process_group, dnnbench):
 """
 
 
+ALWAYS = "--dnn-gpu-counts 1 --dnn-launches 1"
+WORDS = {
+    "cuda": "--dnn-models resnet18 --dnn-image-size 224 --dnn-batch-size 64 --dnn-precision bf16"
+    " --dnn-window 2.5s",
+    "cpu": "--dnn-models mlp --dnn-batch-size 4 --dnn-warmup 1 --dnn-steps 2",
+}
+
+
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+def session(kind: str, folder: Path) -> Session:
     """Two training cases and a timed function on one GPU, a launch each."""
-    words = (
-        "--dnn-gpu-counts 1 --dnn-models resnet18 --dnn-image-size 224 --dnn-batch-size 64"
-        " --dnn-precision bf16 --dnn-launches 1 --dnn-window 2.5s"
-    )
-    done = run_session(tmp_path_factory.mktemp("gpu"), CASES, words)
+    done = run_session(folder / "session", CASES, kind, f"{ALWAYS} {WORDS[kind]}")
     assert "3 passed" in done.text, done.text
     return done
+
+
+@pytest.mark.costs(35)
+def test_a_session_has_a_record_of_every_case(session: Session) -> None:
+    assert len(session.records) == 3
+    assert all(len(record["launches"]) == 1 for record in session.records.values())
 
 
 def windows(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -44,6 +57,7 @@ def windows(record: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+@only_on_a_gpu
 def test_the_gpu_is_read_a_few_times_a_second(session: Session) -> None:
     for record in session.records.values():
         for window in windows(record):
@@ -54,6 +68,7 @@ def test_the_gpu_is_read_a_few_times_a_second(session: Session) -> None:
             assert window["temperature_c"] > 0
 
 
+@only_on_a_gpu
 def test_energy_is_power_times_time(session: Session) -> None:
     """Two ways that NVML has to say it."""
     for record in session.records.values():
@@ -65,11 +80,13 @@ def test_energy_is_power_times_time(session: Session) -> None:
         assert entry["value"] > 0
 
 
+@only_on_a_gpu
 def test_ranks_warm_up_until_steps_are_steady(session: Session) -> None:
     for record in session.records.values():
         assert all(launch["steady"] for launch in record["launches"])
 
 
+@only_on_a_gpu
 def test_each_launch_is_followed_by_the_gpus_yardstick(session: Session) -> None:
     """It does not depend on the case; a round takes a millisecond or a few."""
     figures = []
@@ -80,6 +97,7 @@ def test_each_launch_is_followed_by_the_gpus_yardstick(session: Session) -> None
     assert 1e-4 < min(figures) <= max(figures) < 1.05 * min(figures)
 
 
+@only_on_a_gpu
 def test_mfu_is_a_fraction_where_the_gpus_peak_is_known(session: Session) -> None:
     record = session.records["test_train[resnet18-channels_last-single]"]
     peak = peak_flops(record["environment"]["must_match"]["gpu"], "bf16")
@@ -89,12 +107,14 @@ def test_mfu_is_a_fraction_where_the_gpus_peak_is_known(session: Session) -> Non
         assert 0 < record["metrics"]["mfu"]["value"] < 1
 
 
+@only_on_a_gpu
 def test_no_launch_was_disturbed_by_our_own_ranks(session: Session) -> None:
     for record in session.records.values():
         for launch in record["launches"]:
             assert "process" not in (launch["conditions"].get("disturbed") or "")
 
 
+@only_on_a_gpu
 def test_the_driver_has_the_counters_that_throttling_is_taken_from() -> None:
     with nvml() as library:
         for handle in gpu_handles(library):

@@ -64,8 +64,29 @@ class Unsplittable(nn.Module):
         raise TypeError("no gradients here")
 
 
-def test_of_tokens_and_of_what_fails_nothing_is_known() -> None:
-    assert halves_facts(nn.Embedding(4, 3), torch.ones(2, 3, dtype=torch.int64)) == {}
+def test_a_model_of_tokens_begins_behind_its_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the layers alone; the embedding takes tokens again afterwards, with a gradient."""
+    monkeypatch.setattr(
+        "pytest_dnnbench.rank.profiling.backward_halves.stopwatch", lambda _: Ticking.clock
+    )
+    table, layers = nn.Embedding(4, 3), Layers()
+    tokens = torch.ones(2, 3, dtype=torch.int64)
+    of_tokens = halves_facts(nn.Sequential(table, layers), tokens)
+    assert of_tokens == halves_facts(layers, torch.ones(2, 3, 3))
+    assert of_tokens["halves"][0] == 1.0
+    assert table(tokens).grad_fn is not None
+
+
+class OneHot(nn.Linear):
+    """Tokens without an embedding."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """A layer of ones and zeros."""
+        return super().forward(nn.functional.one_hot(tokens, 3).to(self.weight.dtype))
+
+
+def test_of_tokens_without_an_embedding_and_of_what_fails_nothing_is_known() -> None:
+    assert halves_facts(OneHot(3, 2), torch.ones(2, 3, dtype=torch.int64)) == {}
     assert halves_facts(Unsplittable(), torch.ones(2, 3)) == {}
 
 

@@ -40,7 +40,7 @@ def predicted(
         server,
         ["cpu"] * request.case.gpus,
         threads=1,
-        timeout_s=120,
+        timeout_s=300,
         environment={"XDG_CACHE_HOME": str(folder)},
     )
     first, *others = ranks.launch(code, request, returns=PredictedStep | None)
@@ -93,12 +93,7 @@ def costs(place: Place) -> dict[str, tuple[float, float]]:
     ("framework", "form", "options", "reason"),
     [
         ("ddp", StepForm(compile="default"), {}, "a profile knows nothing of compile"),
-        (
-            "tp",
-            StepForm(),
-            {},
-            "what ranks that split layers exchange within them is in no formula",
-        ),
+        ("tp", StepForm(checkpointing=True), {}, "a profile knows nothing of checkpointing"),
         ("single", StepForm(checkpointing=True), {}, "a profile knows nothing of checkpointing"),
         ("ddp", StepForm(), {"hook": "powersgd"}, "nothing is known of the hook powersgd"),
         (
@@ -197,6 +192,26 @@ def test_a_worker_without_a_model_to_empty_is_refused() -> None:
     step = predict(Place(0, 2, "cpu", 1, "", 1.0), other)
     assert step is not None
     assert step.refused.startswith(f"{other.worker} is no DataParallelWorker")
+
+
+def test_ranks_that_split_layers_compute_their_parts_and_exchange(
+    server: ForkServer, tmp_path: Path
+) -> None:
+    asked = request_of("tp", "gpt-tiny")
+    step = predicted(server, tmp_path, replace(asked, model=Catalog().model("gpt-tiny")))
+    assert step.refused == ""
+    assert step.collectives == {}, "they are timed together"
+    assert min(step.compute_s, step.exposed_s, step.update_s) > 0
+    held = 53 / 100 * 4 * 820_000  # test_split_steps.py has the very share
+    assert step.memory_bytes > 4 * held, "weights, gradients, two moments of AdamW; activations"
+
+
+def test_replicas_of_split_layers_are_predicted_on_cpu_ranks_only() -> None:
+    gpus = Place(0, 4, "cuda:0", 1, "", 1.0)
+    asked = request_of("tp", "gpt-tiny", gpus=4, device="cuda", options={"ranks": 2})
+    assert predict(gpus, asked) == PredictedStep(
+        refused="how much of its replicas' exchange a GPU's compute hides is in no formula"
+    )
 
 
 def test_horovod_is_predicted_on_cpu_ranks_only() -> None:

@@ -56,9 +56,10 @@ def test_a_slower_case_among_calm_ones_is_found_and_they_are_not(tmp_path: Path)
 
 
 def test_cases_that_all_became_slower_say_nothing_of_each_other(tmp_path: Path) -> None:
-    """And those that became better do: as many of them are calm as there are."""
+    """And those that became better do, the more of them the more; of these twelve calm cases some
+    six, which halve the chance of large differences."""
     alone, calm = verdicts(tmp_path, [0.8] * CASES)[0], verdicts(tmp_path, [1.0] * CASES)[0]
-    assert alone.minimum_detectable > 1.1 * calm.minimum_detectable
+    assert alone.minimum_detectable > 1.05 * calm.minimum_detectable
 
 
 def test_cases_that_differ_much_for_the_better_lower_no_limit(tmp_path: Path) -> None:

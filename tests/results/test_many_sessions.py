@@ -38,8 +38,7 @@ def test_the_rules_on_arrays_are_those_of_the_detector(cases: int, stored: int) 
         assert learnt.dof[0, case] == pytest.approx(expected.launch_dof)
         updated = expected.updated(logs[-1, case].tolist())
         exact = precision(updated, 3, [3] * stored)
-        # Of two figures, one takes the middle of logarithms, the other the logarithm of the middle.
-        assert chances[0, case] == pytest.approx(1 - exact.below(worse[0, case]), rel=0.02)
+        assert chances[0, case] == pytest.approx(1 - exact.below(worse[0, case]), rel=1e-4)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 3, 4])
@@ -48,9 +47,7 @@ def test_a_first_comparison_on_arrays_is_that_of_the_detector(seed: int) -> None
     world = replace(restless(12), restless_cases=0 if seed else 12)
     values = world.sessions(np.random.default_rng(seed), 2, 3)[0]
     logs = np.log(values)
-    learnt = at_first_comparison(
-        learn(logs[None, :1]), np.median(logs[:1], axis=-1), logs[None, 1, :, :2]
-    )
+    learnt = at_first_comparison(learn(logs[None, :1]), logs[:1], logs[None, 1, :, :2])
     stored: list[list[float]] = values[0].tolist()
     now: list[list[float]] = values[1, :, :2].tolist()
     assumed = pool([[case] for case in stored])
@@ -58,9 +55,6 @@ def test_a_first_comparison_on_arrays_is_that_of_the_detector(seed: int) -> None
     chances = [chance for _, chance in prior.ratios]
     assert learnt.chances[0, 0].tolist() == pytest.approx(chances, rel=0.05)
     assert (chances != CHANCES.tolist()) == bool(seed)
-
-
-SESSIONS = 1000
 
 
 @pytest.mark.parametrize(("cases", "stored", "rate"), [
@@ -71,8 +65,9 @@ def test_cases_of_which_some_have_sessions_that_differ_by_three_times_what_launc
     cases: int, stored: int, rate: float
 ) -> None:
     """One case in twelve, and one at least, of the suite. `rate`: of docs/statistics.md."""
-    most = SESSIONS * rate + 2 * math.sqrt(SESSIONS * rate)
-    assert failed(restless(cases), stored, SESSIONS, seed=1).any(axis=1).sum() <= most
+    sessions = 1000 if cases > 4 else 4000
+    most = sessions * rate + 2 * math.sqrt(sessions * rate)
+    assert failed(restless(cases), stored, sessions, seed=1).any(axis=1).sum() <= most
 
 
 @pytest.mark.parametrize("name", ["quiet", "1 launch in 50: -20%", "to and fro by 2%"])
@@ -84,7 +79,7 @@ def test_worlds_of_twelve_cases_that_do_not_change(name: str) -> None:
 def test_five_percent_are_found_at_the_defaults_from_five_stored_sessions_on() -> None:
     """36 cases of 1% noise; three stored sessions find most of them, and ten percent."""
     assert failed(quiet(), 5, 100, slower=0.05).mean() > 0.93
-    assert failed(quiet(), 3, 100, slower=0.05).mean() > 0.7
+    assert failed(quiet(), 3, 100, slower=0.05).mean() > 0.78
     assert failed(quiet(), 3, 100, slower=0.1).mean() > 0.95
     assert failed(quiet(), 1, 100, slower=0.35).mean() > 0.95
 

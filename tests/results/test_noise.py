@@ -109,13 +109,13 @@ def test_the_spread_of_a_history_by_its_definition() -> None:
     assert (spread.counts, spread.dof) == (list(map(len, sessions)), sum(map(len, sessions)) - 12)
     squares = sum(np.var(np.log(each)) * len(each) for each in sessions)
     assert spread.squares == pytest.approx(squares, rel=1e-12)
-    middles = [float(np.median(each)) for each in sessions]
+    means = [float(np.mean(np.log(each))) for each in sessions]
     for number in range(1, 12):
         before = slice(max(0, number - 5), number)
-        share = median_variance(len(middles[before]))
-        error = math.log(middles[number] / float(np.median(middles[before])))
+        share = median_variance(len(means[before]))
+        error = means[number] - float(np.median(means[before]))
         assert spread.errors[number - 1] == pytest.approx(error / (1 + share) ** 0.5, rel=1e-9)
-        launches = [median_variance(len(each)) for each in sessions]
+        launches = [1 / len(each) for each in sessions]
         variance = launches[number] + share * float(np.mean(launches[before]))
         assert spread.shares[number - 1] == pytest.approx(variance / (1 + share), rel=1e-12)
 
@@ -125,14 +125,14 @@ def test_ratios_become_likelier_by_bayes_rule() -> None:
     launches = [0.99, 1.0, 1.01]
     sessions = [[level * launch for launch in launches] for level in (100.0, 104.0, 99.0)]
     prior = Prior(0.01, 1e9, ((0.0, 0.5), (1.0, 0.3), (4.0, 0.2)))
-    errors = [math.log(104 / 100) / 2**0.5, math.log(99 / 102) / 1.5**0.5]
+    errors = [math.log(104 / 100) / 2**0.5, math.log(99 / 10400**0.5) / 1.5**0.5]
     weights = [
-        chance * math.prod(NormalDist(0, 0.01 * (0.44867 + r * r) ** 0.5).pdf(e) for e in errors)
+        chance * math.prod(NormalDist(0, 0.01 * (1 / 3 + r * r) ** 0.5).pdf(e) for e in errors)
         for r, chance in prior.ratios
     ]
     learnt = dict(learn(sessions, prior).ratios)
     for (ratio, _), weight in zip(prior.ratios, weights, strict=True):
-        assert learnt[ratio] == pytest.approx(weight / sum(weights), rel=0.02)
+        assert learnt[ratio] == pytest.approx(weight / sum(weights), rel=1e-4)
 
 
 def test_what_is_assumed_of_sessions_is_a_distribution() -> None:

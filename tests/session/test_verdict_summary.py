@@ -53,7 +53,7 @@ def test_the_case_that_lost_most_comes_first_with_all_its_metrics_in_one_line() 
     cases = {"a": noisy(0.04), "b": noisy(-0.01), "c": noisy(-0.05), "d": noisy(0.0)}
     assert verdict_lines(cases, WITHOUT_BASELINE, []) == [
         f"noisy: {name}: throughput {change}, step_time_s {other}: no number of launches up to 100"
-        " would settle it"
+        " would settle it; more stored sessions may, or --dnn-against"
         for name, change, other in (
             ("c", "-5.0%", "+5.0%"),
             ("b", "-1.0%", "+1.0%"),

@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.errors import UsageError
@@ -114,7 +113,7 @@ class DataParallelWorker(WorkloadWorker):
 
     def align(self) -> None:
         """Waits for all ranks."""
-        dist.barrier()
+        group.meet()
 
     @abstractmethod
     def wrap(

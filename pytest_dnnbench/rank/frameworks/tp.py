@@ -18,12 +18,13 @@ Not here: which layers a workload can split, and where its sequence is whole
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from functools import cached_property
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -68,6 +69,9 @@ class TpWorker(DataParallelWorker):
 
     runs_alone = False
 
+    axes = ("dp", "tp")
+    """Names of the mesh's dimensions."""
+
     def __init__(self, place: Place, request: RunRequest) -> None:
         super().__init__(place, request)
         options = request.case.options
@@ -102,9 +106,28 @@ class TpWorker(DataParallelWorker):
 
     @cached_property
     def mesh(self) -> DeviceMesh:
-        """Replicas by ranks that split layers together."""
-        shape = (self.replicas, self.width)
-        return init_device_mesh(self.device.type, shape, mesh_dim_names=("dp", "tp"))
+        """Replicas by ranks that split layers together; without replicas, those ranks alone.
+
+        Its groups are made here. Left to itself, torch splits the default group, which some
+        versions cannot where it has a backend for each kind of device (pytorch issue 159200).
+        """
+        kind = self.device.type
+        if self.replicas == 1:
+            everyone = dist.group.WORLD
+            assert everyone is not None, "the ranks have joined it"
+            return DeviceMesh.from_group(everyone, kind, mesh_dim_names=self.axes[1:])
+        ranks = torch.arange(self.place.world_size).view(self.replicas, self.width)
+        groups = [self._own_group(rows.tolist()) for rows in (ranks.t(), ranks)]
+        return DeviceMesh.from_group(groups, kind, mesh=ranks, mesh_dim_names=self.axes)
+
+    def _own_group(self, sets: Sequence[list[int]]) -> dist.ProcessGroup:
+        """The group of this rank, of those that all ranks make together: each rank is in one."""
+        limit = timedelta(seconds=self.place.timeout_s)
+        # Every rank must take part in making every group, its own or not: that is torch's rule.
+        made = {tuple(ranks): dist.new_group(ranks, timeout=limit) for ranks in sets}
+        (own,) = (group for ranks, group in made.items() if self.place.rank in ranks)
+        assert own is not None
+        return own  # type: ignore[no-any-return] # torch's gap
 
     def replaced_layers(self) -> Sequence[str]:
         """Those that are split, and the parts between which the sequence is shared out."""
@@ -125,16 +148,16 @@ class TpWorker(DataParallelWorker):
         plan = {name: SPLITS[way](self.shares_sequence) for name, way in self.split.items()}
         if self.shares_sequence:
             plan |= self._sequence_plan(module)
-        parallelize_module(module, self.mesh["tp"], plan)
+        parallelize_module(module, self.mesh[self.axes[1]], plan)
         copy_outputs(module, self.rewritten)
         if self.shares_out:
             types = MixedPrecisionPolicy()
             self.wrapped = shard_blocks(
-                module, self.units, self.mesh["dp"], self.reshard, types, shard_packed
+                module, self.units, self.mesh[self.axes[0]], self.reshard, types, shard_packed
             )
         elif self.replicas > 1:
             parts = [part(each.detach()) for each in module.parameters()]
-            self._mean = GradientMean(parts, self.mesh["dp"].get_group(), self.replicas)
+            self._mean = GradientMean(parts, self.mesh[self.axes[0]].get_group(), self.replicas)
         # The ranks' layers wait for each other in every block.
         module.register_forward_pre_hook(lambda *_: self.own_work.together(), prepend=True)
         # Dropout between the pairs must hit the same elements on every rank of a replica, or the
@@ -195,11 +218,14 @@ class TpWorker(DataParallelWorker):
         for parameters in partial.values():
             gradients = [part(each.grad).flatten() for each in parameters if each.grad is not None]
             flat = torch.cat(gradients)
-            dist.all_reduce(flat, group=self.mesh["tp"].get_group())
+            dist.all_reduce(flat, group=self.mesh[self.axes[1]].get_group())
             pieces = torch.split_with_sizes(flat, [each.numel() for each in gradients])
             for parameter, piece in zip(parameters, pieces, strict=True):
                 parameter.grad = DTensor.from_local(
-                    piece.view(parameter.shape), self.mesh["tp"], [Replicate()], run_check=False
+                    piece.view(parameter.shape),
+                    self.mesh[self.axes[1]],
+                    [Replicate()],
+                    run_check=False,
                 )
 
     def _average(self, mean: GradientMean) -> None:

@@ -40,6 +40,8 @@ from pytest_dnnbench.rank.workloads.image_models import seed
 
 _PROBE_BYTES = {"cpu": 1 << 24, "cuda": 1 << 28}
 """16 MiB take 50 us over NVLink, about as long as what is around them."""
+_SHARED_PROBE_BYTES = 1 << 24
+"""Between ranks that share a GPU, which take turns on it for every piece of a transfer."""
 _PROBES = 5
 _EXAMPLES = 3
 """Minibatches in which a size that depends on values has more than one. A router of a few samples
@@ -130,10 +132,15 @@ def _varying(place: Place, request: RunRequest) -> tuple[tuple[str, ...], ...]:
 
 def _profile(place: Place, request: RunRequest) -> Profile | None:
     """Rank 0's profile; None on the others, which profile the same meanwhile, for that is how the
-    ranks of a pipeline compute. What fails there alone is no matter."""
-    dist.barrier()
+    ranks of a pipeline compute. What fails there alone is no matter.
+
+    Where ranks share a GPU, rank 0 profiles alone: while they take turns on it, a time holds the
+    turns of the others, and parts and whole say nothing of each other."""
+    group.meet()
     if place.rank == 0:
         return case_profile(place, request)
+    if place.sharing > 1:
+        return None
     with suppress(DnnbenchError):
         case_profile(place, request)
     return None
@@ -193,12 +200,12 @@ def _check_cut(place: Place, request: RunRequest, plan: Plan, *, tied: bool = Fa
 
 
 def device_memory(place: Place) -> float | None:
-    """Bytes that a rank may fill: most of those free on its GPU, for NCCL and fragments take some;
-    None on a CPU, whose memory all ranks share."""
+    """Bytes that a rank may fill: most of those free on its GPU, for NCCL and fragments take some,
+    shared by its ranks; None on a CPU, whose memory all ranks share."""
     if not place.device.startswith("cuda"):
         return None
     free_bytes, _ = torch.cuda.mem_get_info(place.device)
-    return USABLE_MEMORY * free_bytes
+    return USABLE_MEMORY * free_bytes / place.sharing
 
 
 def measured_bandwidth(place: Place) -> float:
@@ -207,9 +214,11 @@ def measured_bandwidth(place: Place) -> float:
         return 1.0  # nothing is sent
     seconds = []
     size = _PROBE_BYTES[torch.device(place.device).type]
+    if place.sharing > 1:
+        size = _SHARED_PROBE_BYTES
     probe = torch.zeros(size // 4, device=place.device)
     for _ in range(_PROBES):
-        dist.barrier()
+        group.meet()
         start = time.perf_counter()
         if place.rank == 0:
             dist.send(probe, 1)

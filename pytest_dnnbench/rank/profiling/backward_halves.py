@@ -21,10 +21,11 @@ WARMUP, REPETITIONS = 1, 3
 def halves_facts(model: nn.Module, inputs: Any) -> dict[str, list[float]]:
     """`halves`: the two parts, each over the time of a whole backward pass, in turn with it.
 
-    Empty for inputs that have no gradient, as tokens, and for a model or a torch of which the parts
-    cannot be timed. Running statistics move; gradients are cleared.
+    Tokens have no gradient: for them the first embedding's output is where the model begins, as for
+    a stage that gets it. Empty for other inputs without gradients, and for a model or a torch of
+    which the parts cannot be timed. Running statistics move; gradients are cleared.
     """
-    if not (isinstance(inputs, torch.Tensor) and inputs.is_floating_point()):
+    if not isinstance(inputs, torch.Tensor):
         return {}
     try:
         passes = [_timed(model, inputs) for _ in range(WARMUP + REPETITIONS)][WARMUP:]
@@ -59,8 +60,27 @@ def _timed(model: nn.Module, inputs: torch.Tensor) -> tuple[float, float, float]
 
 
 def _forward(model: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A number, and the inputs that it was made from, which take a gradient."""
+    """A number, and the inputs that it was made from, or what was made of tokens, which take a
+    gradient. Raises ValueError for tokens that no embedding takes."""
     model.zero_grad(set_to_none=True)
-    entering = inputs.detach().clone().requires_grad_()
-    number: torch.Tensor = model.train()(entering).sum()
-    return number, entering
+    entering: list[torch.Tensor] = []
+
+    def enter(tensor: torch.Tensor) -> torch.Tensor:
+        entering.append(tensor.detach().clone().requires_grad_())
+        return entering[0]
+
+    def embed(_: nn.Module, __: Any, embedded: torch.Tensor) -> torch.Tensor | None:
+        return None if entering else enter(embedded)
+
+    if inputs.is_floating_point():
+        inputs = enter(inputs)
+    tables = [each for each in model.modules() if isinstance(each, nn.Embedding)]
+    hooks = [table.register_forward_hook(embed) for table in tables]
+    try:
+        number: torch.Tensor = model.train()(inputs).sum()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not entering:
+        raise ValueError("no embedding takes these inputs")
+    return number, entering[0]

@@ -144,7 +144,7 @@ def two_may_follow(place: Place, parameters: int) -> bool:
 def _sharing(place: Place) -> int:
     """Ranks that keep their tensors where this one does."""
     if place.device != "cpu":
-        return 1
+        return place.sharing
     return place.local_world_size if place.node else place.world_size
 
 

@@ -25,32 +25,37 @@ def furthest(errors: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 def largest(tensor: torch.Tensor) -> float:
     """The largest absolute value of a tensor, 0 of an empty one; not a number where one is none."""
-    most = 0.0
     # In pieces: torch copies what does not lie in rows.
-    for piece in pieces(tensor.detach()):
-        if not piece.numel():
-            continue
-        plain = torch.view_as_real(piece) if piece.is_complex() else piece
-        if plain.dtype == torch.bool:
-            plain = plain.to(torch.uint8)
-        least, greatest = (float(end) for end in torch.aminmax(plain))
-        if math.isnan(least):
-            return least
-        most = max(most, -least, greatest)
-    return most
+    return _furthest_end(map(_ends, pieces(tensor.detach())))
+
+
+def _ends(piece: torch.Tensor) -> torch.Tensor | None:
+    """The least and the largest element, where there are any; of complex numbers, of their
+    parts."""
+    if not piece.numel():
+        return None
+    plain = torch.view_as_real(piece) if piece.is_complex() else piece
+    if plain.dtype == torch.bool:
+        plain = plain.to(torch.uint8)
+    return torch.stack(torch.aminmax(plain))
+
+
+def _furthest_end(ends: Iterable[torch.Tensor | None]) -> float:
+    """The absolute value of the end that is furthest from 0; not a number where one is none. All of
+    them come to the host together: one by one, each would wait for a GPU."""
+    there = [each for each in ends if each is not None]
+    if not there:
+        return 0.0
+    numbers = [abs(float(number)) for number in torch.cat(there).tolist()]
+    return math.nan if any(map(math.isnan, numbers)) else max(numbers)
 
 
 def distance(tensor: torch.Tensor, other: torch.Tensor) -> float:
     """The largest absolute difference of two tensors of one shape, in double precision; of complex
     numbers, that of their parts."""
     kind = torch.complex128 if other.is_complex() else torch.float64
-    most = 0.0
-    for ours, theirs in zip(pieces(tensor.detach()), pieces(other.detach()), strict=True):
-        apart = largest(ours.to(kind) - theirs.to(kind))
-        if math.isnan(apart):
-            return apart
-        most = max(most, apart)
-    return most
+    pairs = zip(pieces(tensor.detach()), pieces(other.detach()), strict=True)
+    return _furthest_end(_ends(ours.to(kind) - theirs.to(kind)) for ours, theirs in pairs)
 
 
 PIECE = 1 << 17

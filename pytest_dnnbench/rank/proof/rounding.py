@@ -76,8 +76,9 @@ class EveryOperatorRounds(OperatorMode):
         if not (tensor.is_floating_point() or tensor.is_complex()) or not tensor.numel():
             return
         real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-        # In place of itself where it can be: a copy would cost memory.
-        finite = _is_finite(real)
+        # In place of itself where it can be: a copy would cost memory. A GPU is not asked, for the
+        # host would wait for the answer, operator by operator.
+        finite = not real.is_cuda and _is_finite(real)
         size = real if finite else real.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         further *= self.arithmetic.moved
         for part, size_of_part in zip(pieces(real), pieces(size), strict=True):

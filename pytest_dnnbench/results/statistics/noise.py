@@ -162,8 +162,8 @@ class Spread:
 
     `counts`: the launches of each session. `squares` is the sum of squares of the logarithms around
     the mean of their session, with `dof` degrees of freedom. `errors`: for each session but the
-    first its distance from its baseline, of logarithms, as if it were one session's own deviation;
-    `shares`: the share of the launches' variance in the square of each.
+    first the distance of its mean from the median of those before, of logarithms, as if it were one
+    session's own deviation; `shares`: the share of the launches' variance in the square of each.
     """
 
     counts: list[int]
@@ -176,25 +176,33 @@ class Spread:
 def spread_of(sessions: Sequence[Sequence[float]]) -> Spread:
     """How the per-launch values of a case's sessions, oldest first, have varied. Raises DataError
     for a value that has no logarithm, or a session without any."""
-    squares, dof = 0.0, 0
+    squares, dof, means = 0.0, 0, []
     for session in sessions:
-        square, free = squares_of(logarithms(session))
+        logs = logarithms(session)
+        square, free = squares_of(logs)
         squares, dof = squares + square, dof + free
+        means.append(sum(logs) / len(logs))
     counts = [len(session) for session in sessions]
-    errors, shares = _prediction_errors([median(session) for session in sessions], counts)
+    errors, shares = _prediction_errors(means, counts)
     return Spread(counts, squares, dof, errors, shares)
 
 
 def _prediction_errors(
-    middles: Sequence[float], counts: Sequence[int]
+    means: Sequence[float], counts: Sequence[int]
 ) -> tuple[list[float], list[float]]:
-    """`Spread.errors` and `Spread.shares`, from the median and the launches of each session."""
+    """`Spread.errors` and `Spread.shares`, from the mean logarithm and the launches of each
+    session.
+
+    Means, where a figure is a median: of three launches a mean keeps less of their noise, and more
+    of what sessions differ by. An unusual launch does no harm here, for it widens the launches'
+    variance too, of which a mean has 1/n whatever the distribution.
+    """
     errors, shares = [], []
-    variances = [median_variance(count) for count in counts]
-    for number in range(1, len(middles)):
+    variances = [1 / count for count in counts]
+    for number in range(1, len(means)):
         first = max(0, number - WINDOW)
         spread = median_variance(number - first)
-        error = math.log(middles[number] / median(middles[first:number]))
+        error = means[number] - median(means[first:number])
         earlier = spread * sum(variances[first:number]) / (number - first)
         errors.append(error / math.sqrt(1 + spread))
         shares.append((variances[number] + earlier) / (1 + spread))

@@ -176,7 +176,10 @@ def _remedy(metric: MetricVerdict) -> str:
         )
     if metric.launches_needed:
         return f"--dnn-launches {metric.launches_needed} would settle it"
-    return "no number of launches up to 100 would settle it"
+    return (
+        "no number of launches up to 100 would settle it; more stored sessions may, or"
+        " --dnn-against"
+    )
 
 
 def _machine(machine: MachineChange) -> str:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,9 +114,10 @@ def test_a_proof_that_runs_out_of_memory_all_the_same_says_what_it_needs() -> No
     assert "0.2 GiB for 7,950,010 parameters" in message
 
 
-def place(rank: int, device: str = "cpu", node: str = "") -> Place:
+def place(rank: int, device: str = "cpu", node: str = "", sharing: int = 1) -> Place:
     """One of four ranks, two on a node."""
-    return Place(rank, 4, device, 1, "", 60.0, node=node, local_rank=rank % 2, local_world_size=2)
+    at = Place(rank, 4, device, 1, "", 60.0, node=node, local_rank=rank % 2, local_world_size=2)
+    return replace(at, sharing=sharing)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +128,7 @@ def place(rank: int, device: str = "cpu", node: str = "") -> Place:
         (place(2, node="b"), 8.0),
         (place(0, device="cuda:0"), 5.0),  # the reference
         (place(1, device="cuda:1"), 4.0),
+        (place(1, device="cuda:0", sharing=3), 12.0),  # the steps of the ranks of that GPU
     ],
 )
 def test_ranks_that_share_memory_need_it_together(
@@ -134,7 +137,7 @@ def test_ranks_that_share_memory_need_it_together(
     needs = ProofCopies(reference=5.0, steps=4.0)
     assert needs.needed(at) == copies
     module = nn.Linear(999, 1)
-    sharing = 1 if at.device != "cpu" else 2 if at.node else 4
+    sharing = at.sharing if at.device != "cpu" else 2 if at.node else 4
     just = int(copies * 8000) - sharing * 4000  # which the module itself takes and gives up
     monkeypatch.setattr(conditions, "free_bytes", lambda device: just)
     check_room("m", module, at, needs)

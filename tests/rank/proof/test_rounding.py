@@ -9,6 +9,7 @@ from torch import nn
 
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.messages import RunRequest
+from pytest_dnnbench.rank.proof import rounding
 from pytest_dnnbench.rank.proof.arithmetic import BFLOAT16, FLOAT32, FLOAT64
 from pytest_dnnbench.rank.proof.data_parallel_reference import Reference
 from pytest_dnnbench.rank.proof.distance import PIECE, distance, largest
@@ -154,6 +155,18 @@ def test_infinite_elements_are_not_moved() -> None:
     assert torch.equal(moved.isinf(), mask.isinf())
     assert torch.equal(moved[mask.isinf()], mask[mask.isinf()])
     assert 0 < distance(moved[mask == 1], mask[mask == 1]) <= FLOAT64.moved * FLOAT64.unit
+
+
+@pytest.mark.parametrize("further", [0.0, 1e-3])
+def test_a_tensor_is_moved_alike_whether_it_is_asked_for_infinite_elements_or_not(
+    monkeypatch: pytest.MonkeyPatch, further: float
+) -> None:
+    """A GPU is not asked: the host would wait for each answer."""
+    asked, unasked = (torch.linspace(-3, 3, 101, dtype=torch.float64) for _ in range(2))
+    EveryOperatorRounds(FLOAT64, seed=5).move(asked, further)
+    monkeypatch.setattr(rounding, "_is_finite", lambda tensor: False)
+    EveryOperatorRounds(FLOAT64, seed=5).move(unasked, further)
+    assert torch.equal(asked, unasked)
 
 
 @pytest.mark.parametrize("further", [0.0, 1e-3])
