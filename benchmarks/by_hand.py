@@ -2,7 +2,7 @@
 horovodrun: throughput, in interleaved pairs, and processor time.
 
     python -m benchmarks.by_hand [--frameworks ddp,fsdp,...] [--pairs 3] [--model resnet18]
-                                 [--tp-model gpt-tiny] [--batch-size 16] [--steps 10]
+                                 [--tp-model gpt-tiny] [--batch-size 8] [--steps 10]
                                  [--device cuda]
 
 Ours / theirs should be at least 0.98: measuring with us costs nothing. Both sides have as many
@@ -249,7 +249,7 @@ def _settings() -> argparse.Namespace:
     parser.add_argument("--model", default="resnet18", help="of images")
     parser.add_argument("--tp-model", default="gpt-tiny", help="of tokens")
     parser.add_argument("--image-size", type=int, default=28)
-    parser.add_argument("--batch-size", type=int, default=16, help="of a microbatch, in pipelines")
+    parser.add_argument("--batch-size", type=int, default=8, help="of a microbatch, in pipelines")
     parser.add_argument("--microbatches", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=4)

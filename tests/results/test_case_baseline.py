@@ -1,9 +1,19 @@
 """What a case is compared with: which sessions of a metric count, and which are its anchor."""
 
+from dataclasses import replace
+
 import pytest
 
-from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline, Earlier, Sessions
+from pytest_dnnbench.results.baselines.case_baseline import (
+    CaseBaseline,
+    Earlier,
+    Incomparable,
+    NoBaseline,
+    Sessions,
+)
+from pytest_dnnbench.results.records.verdict import Status
 from pytest_dnnbench.results.statistics.anchor import FEWEST, Anchor
+from pytest_dnnbench.results.statistics.noise import prior_of
 
 METRIC = "throughput"
 LATEST: Sessions = [[100.0 + number] * 3 for number in range(FEWEST)]
@@ -51,3 +61,21 @@ def test_too_few_latest_sessions_have_no_anchor_but_the_users() -> None:
     anchor = anchored.anchor_of(METRIC)
     assert anchor is not None
     assert (anchor.named, anchor.first, anchor.latest) == ("first", FIRST, LATEST[1:])
+
+
+@pytest.mark.parametrize(
+    ("missing", "status"),
+    [(NoBaseline(), "no-baseline"), (Incomparable("b.json", None, []), "incomparable")],
+)
+def test_without_sessions_a_case_regresses_by_an_absolute_limit_alone(
+    missing: NoBaseline | Incomparable, status: Status
+) -> None:
+    assert missing.status("regressed") == "regressed"
+    assert missing.status("ok") == status
+    assert missing.against is None or missing.against.sessions == 0
+
+
+def test_what_other_cases_say_about_the_noise_comes_before_what_is_assumed() -> None:
+    learnt = replace(prior_of(METRIC), launch_sd=0.5)
+    assert baseline(LATEST, priors={METRIC: learnt}).prior_of(METRIC) is learnt
+    assert baseline(LATEST).prior_of(METRIC) == prior_of(METRIC)

@@ -292,3 +292,12 @@ def test_a_golden_file_does_not_begin_anew_with_a_disturbed_session(tmp_path: Pa
     before = path.read_text()
     assert main(["baseline", "accept", str(path), run, "--reason", "x"]) == 2
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize(("why", "why_again"), [([BUSY, None], []), ([], [None, BUSY])])
+def test_launches_that_follow_others_change_nobodys_reason(
+    why: list[str | None], why_again: list[str | None]
+) -> None:
+    both = launches_of(TIME, [1.0, 2.0], why).followed_by(launches_of(TIME, [3.0, 4.0], why_again))
+    assert both.values == (1.0, 2.0, 3.0, 4.0)
+    assert both.reasons == (*(why or [None] * 2), *(why_again or [None] * 2))

@@ -266,7 +266,8 @@ def test_one_rank_on_each_node_is_held_against_its_own_framework_or_else_single(
     relate([single, both])
     assert both.metrics["efficiency_across_nodes"].value == 0.5
     assert both.metrics["efficiency_within_node"].value == 1.0
-    relate([single, both, on_nodes("ddp", [1], [1.25])])
+    # A session on one machine records no nodes.
+    relate([single, both, measured("ddp", 1, [1.25])])
     assert both.metrics["efficiency_across_nodes"].value == 0.625
     assert both.metrics["efficiency_within_node"].value == 0.8
 

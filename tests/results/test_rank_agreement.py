@@ -60,3 +60,27 @@ def test_failures_of_every_rank_are_shown_before_all_of_one() -> None:
         "rank 0: float64 3",
         "and 3 more",
     ]
+
+
+def test_the_record_has_the_figures_of_the_rank_that_is_nearest_to_its_own_tolerance() -> None:
+    """Half of a narrow tolerance is nearer than a fifth of a wide one, though it deviates less."""
+    ranks = [
+        Correctness(
+            {"gradients": 2e-10, "buffers": 0.0, "loss": 0.0},
+            {"gradients": 1e-9, "buffers": 1e-9, "loss": 0.0},
+        ),
+        Correctness({"gradients": 1e-10, "loss": 0.0}, {"gradients": 2e-10, "loss": 1e-9}),
+    ]
+    for order in (ranks, ranks[::-1]):
+        entry = agree(Case("ddp", "m", 2, "train"), order)
+        assert entry.largest_deviation == {"gradients": 1e-10, "buffers": 0.0, "loss": 0.0}
+        assert entry.tolerance == {"gradients": 2e-10, "buffers": 1e-9, "loss": 1e-9}
+        assert entry.ranks_agree == "within the tolerance"
+
+
+@pytest.mark.parametrize(("failures", "last"), [(6, "rank 0: wrong 5"), (7, "and 1 more")])
+def test_failures_are_counted_from_the_seventh_on(failures: int, last: str) -> None:
+    rank = Correctness({}, {}, tuple(f"wrong {number}" for number in range(failures)))
+    with pytest.raises(WrongResult) as caught:
+        agree(Case("ddp", "m", 1, "train"), [rank])
+    assert str(caught.value).rpartition("; ")[2] == last

@@ -165,7 +165,7 @@ def test_an_xdist_worker_refuses_what_the_controllers_command_line_has(
     [line] = [line for line in result.errlines if line.startswith("ERROR")]
     assert line.startswith("ERROR: --dnn-confirm has no effect without a baseline and without")
     pytester.makeini("[pytest]\naddopts = --dnn-confirm=2\n")
-    later = pytester.runpytest_subprocess("-n2", "--dnn-device=cpu", "-k", "none")
+    later = pytester.runpytest_subprocess("-n1", "--dnn-device=cpu", "-k", "none")
     assert later.ret != pytest.ExitCode.USAGE_ERROR
 
 

@@ -46,9 +46,10 @@ from pytest_dnnbench.rank.workloads.workload import Batch, called
 class Measured(IntEnum):
     """Of which minibatches a reference measures what rounding does. The others have the part of
     their bounds that needs no pass, as if the model kept rounding as small as it is in its results.
-    The bounds of a later one are no narrower.
+    EVERY has no narrower bounds than the others.
 
-    NONE     of none
+    NONE     of none, as long as the pipeline has the reference's loss to the last bit; then of the
+             first that differs, in one direction
     FIRST    of the very first, in one direction; where buffers are compared, of the first of each
              further replica too, by a forward pass: nothing else measures its buffers
     EVERY    of every one, in all directions
@@ -120,6 +121,7 @@ class PipelineReference:
         self.arithmetic = arithmetic
         self._measured = measured
         self._passed = 0
+        self._has_differed = False
         self._keeps_first = keeps_first
         self.drift = Drift(optimiser)
         self._held = Buffers(model)
@@ -283,6 +285,9 @@ class PipelineReference:
         """The directions in which a minibatch passes again, and whether backward too."""
         if self._measured == Measured.EVERY:
             return arithmetic.directions, True
+        if self._measured == Measured.NONE and not self._has_differed and got not in (None, loss):
+            self._has_differed = True
+            return arithmetic.directions[:1], True
         is_first = self._measured == Measured.FIRST
         if is_first and self._passed == 0:
             return arithmetic.directions[:1], True

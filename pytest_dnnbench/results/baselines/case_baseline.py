@@ -81,8 +81,7 @@ class CaseBaseline:
         """The same baseline beside an anchor: the latest sessions of `anchor`, which the user calls
         `name`."""
         sessions = {metric: anchor.sessions_of(metric)[-WINDOW:] for metric in anchor.history}
-        chosen = {metric: each for metric, each in sessions.items() if each}
-        return replace(self, anchored=chosen, anchor_name=name)
+        return replace(self, anchored=sessions, anchor_name=name)
 
     def noise_of(self, metric: str) -> Noise | None:
         """The noise of a metric; None: to be learnt from `sessions_of`."""

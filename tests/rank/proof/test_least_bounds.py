@@ -251,6 +251,27 @@ def test_of_a_run_whose_buffers_are_not_compared_one_minibatch_is_measured() -> 
     assert len(passes) == 1
 
 
+@pytest.mark.parametrize("make", MODELS)
+def test_the_first_minibatch_whose_loss_differs_is_measured_where_nothing_else_is(
+    make: Make,
+) -> None:
+    """efficientnet_b0 under `1f1b` has the reference's losses to the last bit until its weights
+    have been summed in another order, twice."""
+    batches = [batch(number) for number in range(4)]
+    plain, every = (reference_of(make, FLOAT64, each) for each in (Measured.NONE, Measured.EVERY))
+    losses = plain.run(batches)
+    every.run(batches)
+    got = dict(enumerate(losses)) | {number: losses[number] * (1 + 1e-15) for number in (2, 3)}
+    few = reference_of(make, FLOAT64, Measured.NONE)
+    passes = count_calls(few, "_distances")
+    assert few.run(batches, got) == losses, "measuring changes nothing"
+    assert len(passes) == 1
+    least, bounds, full = (each.bounds().parameters for each in (plain, few, every))
+    assert no_wider(least, bounds)
+    assert no_wider(bounds, full)
+    assert bounds != least
+
+
 def agreement(place: Place) -> list[int]:
     """On a rank: what was measured when it compared, where rank 1 is beyond all but the last, and
     whether anything failed in the end."""
