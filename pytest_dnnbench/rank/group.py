@@ -55,7 +55,7 @@ def meet() -> None:
     that rank may be timing something on the same GPU."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call] # torch's gap
         torch.cuda.synchronize()
-    dist.all_reduce(torch.zeros(1))
+    dist.all_reduce(torch.zeros(1, device="cpu"))  # whatever the user's default device is
 
 
 def leave() -> None:

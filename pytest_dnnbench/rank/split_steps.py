@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.planner.data_parallel import StepTime
+from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.frameworks.tp import TpWorker
 from pytest_dnnbench.rank.timed_window import window_for
 from pytest_dnnbench.rank.whole import part
@@ -153,7 +154,7 @@ def shard_step(place: Place, request: RunRequest) -> tuple[StepTime, float]:
     worker = SilentTpWorker(place, request)
     worker.build()
     steps = worker.run(WARMUPS + STEPS)
-    dist.barrier()
+    group.meet()
     step_s = _seconds_of(place, lambda: next(steps))
     update_s = min(step_s, _seconds_of(place, worker.update))
     held = held_by(worker)

@@ -124,10 +124,10 @@ class TpWorker(DataParallelWorker):
         """The group of this rank, of those that all ranks make together: each rank is in one."""
         limit = timedelta(seconds=self.place.timeout_s)
         # Every rank must take part in making every group, its own or not: that is torch's rule.
-        made = {tuple(ranks): dist.new_group(ranks, timeout=limit) for ranks in sets}
-        (own,) = (group for ranks, group in made.items() if self.place.rank in ranks)
-        assert own is not None
-        return own  # type: ignore[no-any-return] # torch's gap
+        groups = [(ranks, dist.new_group(ranks, timeout=limit)) for ranks in sets]
+        (mine,) = (group for ranks, group in groups if self.place.rank in ranks)
+        assert mine is not None
+        return mine  # type: ignore[no-any-return] # torch's gap
 
     def replaced_layers(self) -> Sequence[str]:
         """Those that are split, and the parts between which the sequence is shared out."""

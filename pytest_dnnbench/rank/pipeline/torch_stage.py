@@ -97,10 +97,8 @@ class TorchStage(nn.Module):
                 if form.wants_gradient
                 else form.unpacked(inputs[place].detach())
             )
-        outputs, wanting = (
-            self.outputs_of(*entered),
-            [each for each in inputs if each.requires_grad],
-        )
+        outputs = self.outputs_of(*entered)
+        wanting = [each for each in inputs if each.requires_grad]
         if self._apart is None:
             self._apart = [bool(wanting) and not any(_reached([each], wanting)) for each in outputs]
             self._missed = [not reached for reached in _reached(outputs, wanting)]
