@@ -92,9 +92,9 @@ def main() -> None:
     facts = card_facts(machine)
     print(json.dumps(facts, indent=1), flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = programs(settings.device, folder, len(machine.gpus))
-    results = [Result(each.name, "not run") for each in wanted]
-    for place, program in enumerate(wanted):
+    in_order = programs(settings.device, folder, len(machine.gpus))
+    results = [Result(each.name, "not run") for each in in_order]
+    for place, program in enumerate(in_order):
         results[place] = run(program, folder, end_s - time.monotonic())
         write(folder, facts, results)
         print(f"{results[place].name}: {_said(results[place])}", flush=True)

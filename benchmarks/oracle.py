@@ -54,9 +54,9 @@ def main() -> int:
     print("stored   cases   found" + "".join(f"{sd:>8.1%}" for sd in RESTLESS))
     for stored in STORED:
         for cases in SUITES:
-            found, alarms = ours(stored, cases, count // 50)
+            power, alarms = ours(stored, cases, count // 50)
             texts = "".join(f"{100 * rate:8.1f}" for rate in alarms)
-            print(f"{stored:6} {cases:7} {100 * found:7.0f}{texts}", flush=True)
+            print(f"{stored:6} {cases:7} {100 * power:7.0f}{texts}", flush=True)
     return 0
 
 
@@ -111,9 +111,9 @@ def ours(stored: int, cases: int, count: int) -> tuple[float, list[float]]:
     of sessions in which nothing changed, of which one of the cases is restless by each of RESTLESS,
     those in which a case failed."""
     calm = quiet(LAUNCH_SD, cases)
-    found = float(failed(calm, stored, max(count // cases, 100), slower=EFFECT).mean())
+    power = float(failed(calm, stored, max(count // cases, 100), slower=EFFECT).mean())
     worlds = [replace(calm, restless_cases=1, restless_sd=sd) for sd in RESTLESS]
-    return found, [float(failed(world, stored, count).any(axis=1).mean()) for world in worlds]
+    return power, [float(failed(world, stored, count).any(axis=1).mean()) for world in worlds]
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def test_checks_run_on_cpu_ranks_and_their_outcomes_are_written(tmp_path: Path) 
 def test_what_does_not_fit_into_the_budget_is_listed_as_not_run(tmp_path: Path) -> None:
     printed, outcomes = checked(tmp_path, "--gpu-budget", "0")
     assert len(outcomes) > 30
-    left = {name for name, each in outcomes.items() if each["outcome"] == NOT_RUN}
-    others = {each["message"] for name, each in outcomes.items() if name not in left}
+    not_run = {name for name, each in outcomes.items() if each["outcome"] == NOT_RUN}
+    others = {each["message"] for name, each in outcomes.items() if name not in not_run}
     assert others <= {"Skipped: needs a GPU: it has no form on CPU ranks"}
     name = "test_a_framework_is_proven_and_timed[fsdp]"
     assert outcomes[name]["message"].startswith(
@@ -107,11 +107,11 @@ def test_a_program_that_does_not_end_is_cut_and_what_it_said_stays(
 def test_programs_are_named_for_the_device(
     tmp_path: Path, device: str, gpus: int, ranks: int
 ) -> None:
-    wanted = programs(device, tmp_path / "a folder", gpus)
-    assert [each.name for each in wanted] == ["checks", "gpu_parity", "gpu_startup", "by_hand"]
-    assert all(f"{device}" in each.words for each in wanted)
-    assert f"--ranks {ranks} " in wanted[-1].words
-    assert "'" in wanted[0].words  # the folder's name has a space
+    in_order = programs(device, tmp_path / "a folder", gpus)
+    assert [each.name for each in in_order] == ["checks", "gpu_parity", "gpu_startup", "by_hand"]
+    assert all(f"{device}" in each.words for each in in_order)
+    assert f"--ranks {ranks} " in in_order[-1].words
+    assert "'" in in_order[0].words  # the folder's name has a space
 
 
 def test_the_summary_says_what_was_not_run(tmp_path: Path) -> None:

@@ -88,15 +88,15 @@ def _environments(
 ) -> list[History]:
     """The history of a case in the environment of its newest session, in that of the newest session
     which is not in it, and so on."""
-    newest, shown, left = results[-1], list[History](), list(results)
-    while left:
-        each = history(left, metric, across=across, rate=rate)
-        others = [result for result in left if not _alike(result, left[-1], across)]
-        differs = tuple(_other_facts([left[-1]], [newest], unlike(left[-1], newest)))
+    newest, shown, remaining = results[-1], list[History](), list(results)
+    while remaining:
+        each = history(remaining, metric, across=across, rate=rate)
+        others = [result for result in remaining if not _alike(result, remaining[-1], across)]
+        differs = tuple(_other_facts([remaining[-1]], [newest], unlike(remaining[-1], newest)))
         shown.append(
-            replace(each, unlike=len(results) - len(left) + len(others), elsewhere=differs)
+            replace(each, unlike=len(results) - len(remaining) + len(others), elsewhere=differs)
         )
-        left = others
+        remaining = others
     return shown
 
 

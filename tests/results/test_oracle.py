@@ -25,18 +25,18 @@ def test_the_oracle_is_as_good_as_the_best_of_many_plain_rules() -> None:
         for limit in np.linspace(0.0, 0.05, 51)
         if _share(unchanged, calm, limit) <= RATE
     )
-    found = oracle(3, RESTLESS_SD, (RATE,), CASES)[0]
-    assert best - 0.01 < found < best + 0.05
+    power = oracle(3, RESTLESS_SD, (RATE,), CASES)[0]
+    assert best - 0.01 < power < best + 0.05
 
 
 def test_our_rule_finds_no_more_than_the_oracle() -> None:
     """With three stored sessions and one case: where one of the two finds more, it fails more."""
     case = quiet(LAUNCH_SD, 1)
-    found = failed(case, 3, 2000, slower=EFFECT).mean()
+    power = failed(case, 3, 2000, slower=EFFECT).mean()
     world = replace(case, restless_cases=1, restless_sd=RESTLESS_SD)
     alarms = float(failed(world, 3, 2000).mean())
     assert 0.01 < alarms < 0.04
-    assert found < oracle(3, RESTLESS_SD, (alarms,), CASES)[0] + 0.01
+    assert power < oracle(3, RESTLESS_SD, (alarms,), CASES)[0] + 0.01
 
 
 def test_more_stored_sessions_and_more_alarms_find_more() -> None:
