@@ -114,7 +114,7 @@ class SessionBaseline:
     def how_to_store(self) -> str:
         """How later sessions get something to be compared with."""
         if benchmark_file.is_stored(self._config):
-            return "this one is saved: if it passes, the next one is compared with it"
+            return "this one is saved: the next one is compared with those of its cases that pass"
         return "save one with --benchmark-autosave"
 
     def read(self) -> Baseline:

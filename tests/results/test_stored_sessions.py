@@ -35,9 +35,12 @@ def case(baseline: Baseline, now: Record | None = None) -> ComparedWith:
     return baseline.of(NAME, facts_of(now or record()))
 
 
+OTHER = NAME.replace("train", "validate")
+
+
 def test_latest_takes_all_fit_sessions_as_history(tmp_path: Path) -> None:
     folder = storage(tmp_path / "s")
-    save(folder / "0006_nightly.json", failed=["test_steps.py::test_other"])
+    save(folder / "0006_nightly.json", failed=[NAME])
     save(folder / "0007_nightly.json", interrupted=True)
     (folder / "0008_nightly.json").write_text('{"benchmarks": [')
     baseline = storage_runs(folder, "latest")
@@ -48,7 +51,32 @@ def test_latest_takes_all_fit_sessions_as_history(tmp_path: Path) -> None:
     damaged, interrupted, failed = baseline.passed_over
     assert "0008_nightly.json, line 1: not JSON, or cut off" in damaged
     assert interrupted == "0007_nightly.json: its session was interrupted"
-    assert failed == "0006_nightly.json: its session failed (test_steps.py::test_other)"
+    assert failed == f"0006_nightly.json: {NAME} failed in it: not used"
+
+
+def test_a_case_that_fails_night_by_night_leaves_the_others_their_history(tmp_path: Path) -> None:
+    for night in (1, 2):
+        save(tmp_path / f"000{night}_nightly.json", {NAME: record(), OTHER: record()})
+    regressed = judged(record(0.8), "regressed")
+    save(tmp_path / "0003_nightly.json", {NAME: record(), OTHER: regressed}, failed=[OTHER])
+    save(tmp_path / "0004_nightly.json", {NAME: record()}, failed=[OTHER, "test_of_another_kind"])
+    baseline = storage_runs(tmp_path, "latest")
+    passing, failing = case(baseline), baseline.of(OTHER, facts_of(record()))
+    assert isinstance(passing, CaseBaseline)
+    assert isinstance(failing, CaseBaseline)
+    assert (passing.file, passing.sessions) == ("0004_nightly.json", 4)
+    assert (failing.file, failing.sessions) == ("0002_nightly.json", 2)
+    assert baseline.passed_over == [
+        f"{file}: {OTHER} failed in it: not used"
+        for file in ("0004_nightly.json", "0003_nightly.json")
+    ]
+
+
+def test_a_session_of_other_benchmarks_hides_no_baseline(tmp_path: Path) -> None:
+    folder = storage(tmp_path / "s", 2)
+    save(folder / "0003_nightly.json", {})
+    baseline = storage_runs(folder, "latest")
+    assert (baseline.name, baseline.names()) == ("0002_nightly.json", [NAME])
 
 
 def test_a_case_that_regressed_is_not_the_next_baseline(tmp_path: Path) -> None:

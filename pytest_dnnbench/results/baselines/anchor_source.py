@@ -65,9 +65,9 @@ class FirstSessions:
         """As AnchorSource.of."""
         comparable: list[tuple[SavedRun, Record]] = []
         for run in self._oldest_first():
-            record = run.cases.get(name)
-            if record is None or not is_fit(run, record):
+            if not is_fit(run, name):
                 continue
+            record = run.cases[name]
             if not differences(facts_of(record), now, across):
                 comparable.append((run, record))
             if len(comparable) == WINDOW:
@@ -97,7 +97,7 @@ class FirstSessions:
                 run = read_saved(self._unread.pop())
             except DataError:
                 continue  # the baseline names it where it is among the latest
-            if not run.unfit:
+            if not run.cut_off:
                 self._runs.append(run)
                 yield run
 

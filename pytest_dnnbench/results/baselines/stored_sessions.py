@@ -4,8 +4,8 @@
     a saved file                          ──┼──> Baseline.of(case, facts) ──> ComparedWith
     a golden file (golden.py)             ──┘                                 (case_baseline.py)
 
-Failed or interrupted sessions, and cases that regressed, are never used as a baseline unless they
-are accepted.
+Interrupted sessions, and cases that failed or regressed, are never used as a baseline unless they
+are accepted. A session that the user names must be whole, with no test failed.
 """
 
 import re
@@ -100,10 +100,11 @@ class StoredRuns:
         self._runs = [newest] if newest else []
         self._priors: dict[tuple[Path, ...], dict[str, Prior]] = {}
         self._unfit: list[str] = []
+        self._failed: dict[str, set[str]] = {}
         self._disturbed: dict[str, set[str]] = {}
         self._yardsticks: dict[Path, float | None] = {}
         self._other_speeds: dict[str, float] = {}
-        run = next(self._newest_first(), None)
+        run = next((run for run in self._newest_first() if run.cases), None)
         self.name = run.path.name if run else ""
         self._names = list(run.cases) if run else []
 
@@ -112,12 +113,13 @@ class StoredRuns:
         """As Baseline.passed_over."""
         return [
             *self._unfit,
+            *(f"{file}: {_failed_text(names)}" for file, names in self._failed.items()),
             *(f"{file}: {disturbed_text(names)}" for file, names in self._disturbed.items()),
             *(f"{file}: {_speed_text(speed)}" for file, speed in self._other_speeds.items()),
         ]
 
     def names(self) -> list[str]:
-        """The cases of the newest session that is fit."""
+        """The cases of the newest session that has any and was not interrupted."""
         return self._names
 
     def facts(self) -> list[Facts]:
@@ -152,14 +154,17 @@ class StoredRuns:
         return NoBaseline()
 
     def _newest_of(self, name: str) -> Iterator[_Stored]:
-        """A case in the sessions that have it, newest first, where it may be a baseline."""
+        """A case in the sessions that have it, newest first, where it may be a baseline. Notes in
+        which it failed."""
         for run in self._newest_first():
-            record = run.cases.get(name)
-            if record is not None and is_fit(run, record):
-                yield _Stored(run, record)
+            if is_fit(run, name):
+                yield _Stored(run, run.cases[name])
+            elif name in run.cases or name in run.session.failed:
+                self._failed.setdefault(run.path.name, set()).add(name)
 
     def _newest_first(self) -> Iterator[SavedRun]:
-        """The sessions that are whole and fit. Notes why the others were passed over."""
+        """The sessions that can be read and were not interrupted. Notes why the others were passed
+        over."""
         yield from self._runs
         while self._unread:
             path = self._unread.pop()
@@ -168,8 +173,8 @@ class StoredRuns:
             except DataError as error:
                 self._unfit.append(str(error))
                 continue
-            if run.unfit:
-                self._unfit.append(f"{path.name}: {run.unfit}")
+            if run.cut_off:
+                self._unfit.append(f"{path.name}: {run.cut_off}")
             else:
                 self._runs.append(run)
                 yield run
@@ -316,9 +321,19 @@ def _nothing(folder: Path, stored: list[tuple[int, str, Path]]) -> str:
     return f"{folder} holds no such session; the newest are {names}"
 
 
-def is_fit(run: SavedRun, record: Record) -> bool:
-    """Whether a case of a session may be a baseline."""
-    return record.verdict.status != "regressed" or run.session.accepted is not None
+def is_fit(run: SavedRun, name: str) -> bool:
+    """Whether a session has the case, and it may be a baseline: it passed, or the session was
+    accepted. What other tests of the session did says nothing of it."""
+    record = run.cases.get(name)
+    if record is None or run.session.accepted is not None:
+        return record is not None
+    return record.verdict.status != "regressed" and name not in run.session.failed
+
+
+def _failed_text(cases: Collection[str]) -> str:
+    """Of cases of a session that failed in it, that they are not used."""
+    more = f" and {len(cases) - 1} more" if len(cases) > 1 else ""
+    return f"{min(cases)}{more} failed in it: not used"
 
 
 def _noise(history: dict[str, Sessions], priors: dict[str, Prior]) -> dict[str, Noise]:
@@ -363,9 +378,7 @@ def _priors(runs: Sequence[SavedRun], usual: Sequence[SavedRun]) -> dict[str, Pr
 def _histories(runs: Sequence[SavedRun], names: Sequence[str], metric: str) -> list[Sessions]:
     histories = []
     for name in names:
-        records = [
-            run.cases[name] for run in runs if name in run.cases and is_fit(run, run.cases[name])
-        ]
+        records = [run.cases[name] for run in runs if is_fit(run, name)]
         every = [record.undisturbed(metric) for record in records if metric in record.metrics]
         histories.append([launches for launches in every if launches])
     return [sessions for sessions in histories if sessions and _positive(sessions)]

@@ -40,12 +40,19 @@ class SavedRun(msgspec.Struct, frozen=True):
     cases: dict[str, Record]
 
     @property
+    def cut_off(self) -> str | None:
+        """Why no case of this session may be a baseline; None when those that passed may be."""
+        if self.session.interrupted and not self.session.accepted:
+            return "its session was interrupted"
+        return None
+
+    @property
     def unfit(self) -> str | None:
-        """Why this session must not be a baseline; None when it may be one."""
+        """Why this session, named alone, must not be a baseline; None when it may be one."""
         if self.session.accepted:
             return None
-        if self.session.interrupted:
-            return "its session was interrupted"
+        if self.cut_off:
+            return self.cut_off
         if failed := self.session.failed:
             more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
             return f"its session failed ({one_line(failed[0])}{more})"
