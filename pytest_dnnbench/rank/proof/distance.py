@@ -41,13 +41,15 @@ def _ends(piece: torch.Tensor) -> torch.Tensor | None:
 
 
 def _furthest_end(ends: Iterable[torch.Tensor | None]) -> float:
-    """The absolute value of the end that is furthest from 0; not a number where one is none. All of
-    them come to the host together: one by one, each would wait for a GPU."""
-    there = [each for each in ends if each is not None]
-    if not there:
-        return 0.0
-    numbers = [abs(float(number)) for number in torch.cat(there).tolist()]
-    return math.nan if any(map(math.isnan, numbers)) else max(numbers)
+    """The absolute value of the end that is most from 0; not a number where one is none. It
+    comes to the host once: each of them would wait for a GPU."""
+    most: torch.Tensor | None = None
+    for each in ends:
+        if each is not None:
+            # In double precision first: the least integer of a type has no absolute value in it.
+            end = each.double().abs().amax()
+            most = end if most is None else torch.maximum(most, end)
+    return 0.0 if most is None else float(most)
 
 
 def distance(tensor: torch.Tensor, other: torch.Tensor) -> float:
