@@ -41,7 +41,7 @@ def _ends(piece: torch.Tensor) -> torch.Tensor | None:
 
 
 def _furthest_end(ends: Iterable[torch.Tensor | None]) -> float:
-    """The absolute value of the end that is most from 0; not a number where one is none. It
+    """The absolute value of the end that is furthest from 0; not a number where one is none. It
     comes to the host once: each of them would wait for a GPU."""
     most: torch.Tensor | None = None
     for each in ends:
