@@ -8,11 +8,10 @@ horovodrun: throughput, in interleaved pairs, and processor time.
 Ours / theirs should be at least 0.98: measuring with us costs nothing. Both sides have as many
 threads, the same heap and sizes; of FSDP they wrap the same blocks, of tensor parallelism they
 split the same layers, of a pipeline they run the same stages, whose schedule learns the sizes of
-its messages by itself there. On GPUs each rank has one of its own. Ours are fresh processes in each
-pair. Theirs stay, and wait while ours run: they make all else anew in each pair (Horovod's, whose
-thread would go on while it waits, are started anew). Processor time of a step, over all ranks, is
-printed too: it hardly depends on other work on the machine. `pipedream` and its variants are our
-own: no library has them, so nobody writes them by hand. With the defaults, some five minutes on two
+its messages by itself there. On GPUs each rank has one of its own. Both are fresh processes in each
+pair: a process that has trained before has a warm heap. Processor time of a step, over all ranks,
+is printed too: it hardly depends on other work on the machine. `pipedream` and its variants are our
+own: no library has them, so nobody writes them by hand. With the defaults, some ten minutes on two
 idle cores.
 """
 
@@ -22,12 +21,10 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -52,14 +49,11 @@ FRAMEWORKS = ("single", "ddp", "horovod", "fsdp", "tp", *RULES)
 
 
 class ByHand:
-    """The script at work, to be used in a `with`. `stays`: its processes wait for the next run.
-    A run without a figure raises ChildProcessError; what it has to say is on stderr."""
+    """The script under torchrun or horovodrun, with as many threads per rank and as calm a heap as
+    ours. A run without a figure raises ChildProcessError; what it has to say is on stderr."""
 
-    def __init__(
-        self, ranks: Ranks, arguments: Sequence[str], *, horovod: bool = False, stays: bool = False
-    ) -> None:
-        self._starts = _horovodrun(ranks) if horovod else _torchrun(ranks)
-        self._arguments = list(arguments)
+    def __init__(self, ranks: Ranks, arguments: Sequence[str], *, horovod: bool = False) -> None:
+        self._command = [*(_horovodrun(ranks) if horovod else _torchrun(ranks)), *arguments]
         self._environment = {
             **DEFAULTS,
             **os.environ,
@@ -67,60 +61,16 @@ class ByHand:
             "GLOO_SOCKET_IFNAME": "lo",
             "PYTHONPATH": os.pathsep.join(sys.path),
         }
-        self._stays = stays
-        self._process: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="by-hand-")
-        pipe = Path(self._folder.name) / "turns"
-        os.mkfifo(pipe)
-        self._turns = os.open(pipe, os.O_RDWR)
-        if self._stays:
-            self._arguments.append(f"--turns={pipe}")
-            self._process = self._start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._turns)  # for the script, the end
-        if self._process is not None:
-            self._end(self._process)
-        self._folder.cleanup()
 
     def run(self) -> dict[str, float]:
-        """What the script prints of one run."""
-        if self._process is not None:
-            os.write(self._turns, b"run\n")
-            return self._answer(self._process)
-        process = self._start()
-        try:
-            return self._answer(process)
-        finally:
-            self._end(process)
-
-    def _start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*self._starts, *self._arguments],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            text=True,
+        """What the script prints, in processes of its own."""
+        done = subprocess.run(
+            self._command, env=self._environment, stdout=subprocess.PIPE, text=True, check=False
         )
-
-    def _answer(self, process: subprocess.Popen[str]) -> dict[str, float]:
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in done.stdout.splitlines():
             if '"rate"' in line:  # horovodrun writes the rank before it
                 return dict(json.loads(line[line.index("{") :]))
-        raise ChildProcessError(f"{' '.join(self._starts)} ended with status {process.wait()}")
-
-    @staticmethod
-    def _end(process: subprocess.Popen[str]) -> None:
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+        raise ChildProcessError(f"{' '.join(self._command)} ended with status {done.returncode}")
 
 
 def _torchrun(ranks: Ranks) -> list[str]:
@@ -133,13 +83,6 @@ def _horovodrun(ranks: Ranks) -> list[str]:
     where = ("--gloo", "--network-interfaces", LOOPBACK_INTERFACE)
     count = ("-np", str(ranks.world_size))
     return [horovodrun, *where, *count, sys.executable, "-m", SCRIPT[-1]]
-
-
-def torchrun(ranks: Ranks, arguments: Sequence[str]) -> dict[str, float]:
-    """What one run of the script says under torchrun, with as many threads per rank and as calm a
-    heap as ours."""
-    with ByHand(ranks, arguments) as script:
-        return script.run()
 
 
 @dataclass(frozen=True)
@@ -177,8 +120,7 @@ class Sides:
         )
 
 
-@contextmanager
-def sides(ranks: Ranks, framework: str, settings: argparse.Namespace) -> Iterator[Sides]:
+def sides(ranks: Ranks, framework: str, settings: argparse.Namespace) -> Sides:
     """Both sides of a framework: its plan is made, and its blocks are asked for, once."""
     row = Catalog().framework(framework)
     model = settings.tp_model if framework == "tp" else settings.model
@@ -204,9 +146,7 @@ def sides(ranks: Ranks, framework: str, settings: argparse.Namespace) -> Iterato
     first = replace(request, steps=1, warmup=1)
     reports: list[RankReport] = ranks.launch(MEASURE, first, rendezvous=load(row.rendezvous))
     words = [f"--{name}={value}" for name, value in _by_hand(request, reports[0].details).items()]
-    is_horovod = framework == "horovod"
-    with ByHand(ranks, words, horovod=is_horovod, stays=not is_horovod) as script:
-        yield Sides(ranks, request, script)
+    return Sides(ranks, request, ByHand(ranks, words, horovod=framework == "horovod"))
 
 
 def _options(framework: str, settings: argparse.Namespace) -> dict[str, Any]:
@@ -273,17 +213,16 @@ def main() -> None:
             cuda = [f"cuda:{rank}" for rank in range(count)]
             devices = cuda if settings.device == "cuda" else ["cpu"] * count
             ranks = Ranks(server, devices, threads=max(1, cores // count), timeout_s=600)
-            with sides(ranks, name, settings) as both:
-                case = both.request.case
-                compare(
-                    f"throughput of {name} {case.model} on {count} {case.device} ranks, ours / by"
-                    " hand",
-                    both.ours,
-                    both.theirs,
-                    settings.pairs,
-                    "tok/s" if name == "tp" else "img/s",
-                )
-                print(both.work(), flush=True)
+            both = sides(ranks, name, settings)
+            case = both.request.case
+            compare(
+                f"throughput of {name} {case.model} on {count} {case.device} ranks, ours / by hand",
+                both.ours,
+                both.theirs,
+                settings.pairs,
+                "tok/s" if name == "tp" else "img/s",
+            )
+            print(both.work(), flush=True)
 
 
 if __name__ == "__main__":

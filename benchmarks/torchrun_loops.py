@@ -1,20 +1,17 @@
 """Training loops written by hand, for torchrun and horovodrun, as the documentation of torch and of
 Horovod writes them: the other side of by_hand.py and ddp.py.
 
-Prints a JSON line on rank 0 for each run: samples per second of the job, processor seconds of a
-step on all ranks together, and when the first step was complete. With `--turns`, each line of that
-named pipe asks for a run, with everything but the processes made anew.
+Prints a JSON line on rank 0: samples per second of the job, processor seconds of a step on all
+ranks together, and when the first step was complete.
 """
 
 import argparse
-import gc
 import importlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -264,7 +261,6 @@ def _settings() -> argparse.Namespace:
     parser.add_argument("--placed", default="")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--turns", default="", help="named pipe, a line for each run")
     return parser.parse_args()
 
 
@@ -332,29 +328,13 @@ def _figures(settings: argparse.Namespace, ranks: Ranks) -> dict[str, float]:
     }
 
 
-def _turns(settings: argparse.Namespace, ranks: Ranks) -> Iterator[None]:
-    """A turn for each line of the named pipe, which rank 0 reads; one without a pipe."""
-    if not settings.turns:
-        yield
-        return
-    with open(settings.turns) if ranks.rank == 0 else nullcontext() as pipe:
-        while True:
-            asked = torch.tensor(int(bool(pipe and pipe.readline())), device=ranks.device)
-            dist.broadcast(asked, src=0)
-            if not asked:
-                return
-            yield
-            gc.collect()
-
-
 def main() -> None:
     """Trains and prints."""
     settings = _settings()
     ranks = _joined(settings)
-    for _ in _turns(settings, ranks):
-        figures = _figures(settings, ranks)
-        if ranks.rank == 0:
-            print(json.dumps(figures), flush=True)
+    figures = _figures(settings, ranks)
+    if ranks.rank == 0:
+        print(json.dumps(figures), flush=True)
     ranks.barrier()
     sys.stdout.flush()
     # Destroying gloo's group sometimes hangs, and leaving that to Python sometimes aborts.
