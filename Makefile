@@ -38,7 +38,8 @@ test: .venv/.horovod
 faults: .venv/.horovod
 	$(BIN)/pytest tests/faults -m faults -q
 
-# What needs a GPU, what fits into 4 minutes of it; skipped where there is none. GPU_FOLDER gets the outcomes.
+# What needs a GPU, as much as fits into 4 minutes; skipped where there is none.
+# GPU_FOLDER gets the outcomes.
 GPU_FOLDER ?= benchmarks/gpu/new
 gpu-test: .venv/.ready
 	$(BIN)/pytest tests/gpu --gpu-budget 240 --gpu-folder $(GPU_FOLDER)

@@ -11,7 +11,7 @@ split the same layers, of a pipeline they run the same stages, whose schedule le
 its messages by itself there. On GPUs each rank has one of its own. Both are fresh processes in each
 pair: a process that has trained before has a warm heap. Processor time of a step, over all ranks,
 is printed too: it hardly depends on other work on the machine. `pipedream` and its variants are our
-own: no library has them, so nobody writes them by hand. With the defaults, some ten minutes on two
+own: no library has them, so nobody writes them by hand. With the defaults, some nine minutes on two
 idle cores.
 """
 
@@ -21,8 +21,9 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,29 +49,25 @@ FRAMEWORKS = ("single", "ddp", "horovod", "fsdp", "tp", *RULES)
 """Those that libraries have."""
 
 
-class ByHand:
-    """The script under torchrun or horovodrun, with as many threads per rank and as calm a heap as
-    ours. A run without a figure raises ChildProcessError; what it has to say is on stderr."""
-
-    def __init__(self, ranks: Ranks, arguments: Sequence[str], *, horovod: bool = False) -> None:
-        self._command = [*(_horovodrun(ranks) if horovod else _torchrun(ranks)), *arguments]
-        self._environment = {
-            **DEFAULTS,
-            **os.environ,
-            "OMP_NUM_THREADS": str(ranks.placement.threads),
-            "GLOO_SOCKET_IFNAME": "lo",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        }
-
-    def run(self) -> dict[str, float]:
-        """What the script prints, in processes of its own."""
-        done = subprocess.run(
-            self._command, env=self._environment, stdout=subprocess.PIPE, text=True, check=False
-        )
-        for line in done.stdout.splitlines():
-            if '"rate"' in line:  # horovodrun writes the rank before it
-                return dict(json.loads(line[line.index("{") :]))
-        raise ChildProcessError(f"{' '.join(self._command)} ended with status {done.returncode}")
+def run_by_hand(
+    ranks: Ranks, arguments: Sequence[str], *, horovod: bool = False
+) -> dict[str, float]:
+    """What the script prints under torchrun or horovodrun, in processes of its own, with as many
+    threads per rank and as calm a heap as ours. Raises ChildProcessError where it prints no figure;
+    what it has to say is on stderr."""
+    command = [*(_horovodrun(ranks) if horovod else _torchrun(ranks)), *arguments]
+    environment = {
+        **DEFAULTS,
+        **os.environ,
+        "OMP_NUM_THREADS": str(ranks.placement.threads),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    for line in done.stdout.splitlines():
+        if '"rate"' in line:  # horovodrun writes the rank before it
+            return dict(json.loads(line[line.index("{") :]))
+    raise ChildProcessError(f"{' '.join(command)} ended with status {done.returncode}")
 
 
 def _torchrun(ranks: Ranks) -> list[str]:
@@ -92,7 +89,7 @@ class Sides:
 
     ranks: Ranks
     request: RunRequest
-    script: ByHand
+    script: Callable[[], dict[str, float]]
     our_work: list[float] = field(default_factory=list)
     their_work: list[float] = field(default_factory=list)
 
@@ -105,7 +102,7 @@ class Sides:
 
     def theirs(self) -> float:
         """Samples per second of a run of the script."""
-        answer = self.script.run()
+        answer = self.script()
         self.their_work.append(answer["cpu_s"])
         return answer["rate"]
 
@@ -146,7 +143,8 @@ def sides(ranks: Ranks, framework: str, settings: argparse.Namespace) -> Sides:
     first = replace(request, steps=1, warmup=1)
     reports: list[RankReport] = ranks.launch(MEASURE, first, rendezvous=load(row.rendezvous))
     words = [f"--{name}={value}" for name, value in _by_hand(request, reports[0].details).items()]
-    return Sides(ranks, request, ByHand(ranks, words, horovod=framework == "horovod"))
+    is_horovod = framework == "horovod"
+    return Sides(ranks, request, partial(run_by_hand, ranks, words, horovod=is_horovod))
 
 
 def _options(framework: str, settings: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import os
 import time
 from functools import partial
 
-from benchmarks.by_hand import ByHand
+from benchmarks.by_hand import run_by_hand
 from benchmarks.pairs import compare
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.catalog import Catalog
@@ -38,7 +38,7 @@ def ours(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) ->
 def theirs(ranks: Ranks, settings: argparse.Namespace, steps: int, warmup: int) -> dict[str, float]:
     """One run under torchrun."""
     sizes = [f"--model={Catalog().model(settings.model)}", f"--batch-size={settings.batch_size}"]
-    return ByHand(ranks, [*sizes, f"--steps={steps}", f"--warmup={warmup}"]).run()
+    return run_by_hand(ranks, [*sizes, f"--steps={steps}", f"--warmup={warmup}"])
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """What a case is compared with: which sessions of a metric count, and which are its anchor."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,8 @@ LATEST: Sessions = [[100.0 + number] * 3 for number in range(FEWEST)]
 FIRST: Sessions = [[200.0 + number] * 3 for number in range(5)]
 
 
-def baseline(sessions: Sessions, **fields: object) -> CaseBaseline:
-    return CaseBaseline("b.json", None, len(sessions), {METRIC: sessions}, **fields)  # type: ignore[arg-type] # fields of several types
+def baseline(sessions: Sessions, **fields: Any) -> CaseBaseline:
+    return CaseBaseline("b.json", None, len(sessions), {METRIC: sessions}, **fields)
 
 
 def test_a_metric_is_named_once_though_some_of_its_sessions_were_disturbed() -> None:
