@@ -9,6 +9,7 @@ from torch import nn
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank import timed_run, timed_window
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
 from pytest_dnnbench.rank.timed_run import measure
 from pytest_dnnbench.rank.worker import Step
@@ -25,12 +26,30 @@ class ReturnsAList(TakesTurns):
         return list(super().run(steps))
 
 
+class WorkedClock:
+    """A clock on which only work takes time: no other process can make a step longer."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds of work so far."""
+        return self.now_s
+
+
+CLOCK = WorkedClock()
+
+
 class RunsAhead(TakesTurns):
-    """All steps have run when the first one is asked for."""
+    """All steps have run when the first one is asked for. Its steps take time on CLOCK alone."""
 
     def run(self, steps: int) -> Iterator[Step]:
         """An iterator, of what is over."""
         yield from list(super().run(steps))
+
+    def work(self) -> None:
+        """A millisecond."""
+        CLOCK.now_s += 0.001
 
 
 class ListsItsFigures(TakesTurns):
@@ -78,7 +97,11 @@ def test_a_worker_that_breaks_its_promise_is_told_which(worker: str, message: st
         measured(worker)
 
 
-def test_steps_that_ran_before_they_were_asked_for_are_not_timed() -> None:
+def test_steps_that_ran_before_they_were_asked_for_are_not_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (timed_run, timed_window):
+        monkeypatch.setattr(module, "monotonic", CLOCK.monotonic)
     with pytest.raises(WrongResult, match="the timed steps ran before they were asked for"):
         measured("RunsAhead", warmup="auto")
 
