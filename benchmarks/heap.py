@@ -49,8 +49,8 @@ def launched(server: ForkServer, model: str, steps: int) -> RankReport:
     case = Case("single", model, 1, "train", batch_size=32)
     target = Catalog().model(model)
     request = RunRequest(case, "benchmarks.heap:Counting", target, steps=steps, warmup=3)
-    [report] = ranks.launch(MEASURE, request, returns=RankReport)
-    return report
+    reports: list[RankReport] = ranks.launch(MEASURE, request)
+    return reports[0]
 
 
 def main() -> None:
