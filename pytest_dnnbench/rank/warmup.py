@@ -71,9 +71,6 @@ class Warmup:
     steps: int = 0
     seconds: float = 0.0
     steady: bool = False
-    quickest_step_s: float = math.inf
-    """Seconds of a step in the quickest stretch: a rank that loses its core makes another one
-    longer."""
     _last: tuple[int, float] | None = None
     _stretches: int = 0
     _compared: bool = False
@@ -83,6 +80,11 @@ class Warmup:
         """Whether the last two stretches took equally long; None where the length was given and
         left no two to compare."""
         return self.steady if self._compared or self.length == AUTO else None
+
+    @property
+    def last_step_s(self) -> float | None:
+        """Seconds of a step in the last stretch; None before the first one."""
+        return None if self._last is None else self._last[1] / self._last[0]
 
     def next_stretch(self) -> int:
         """The steps of the next stretch; 0 when the warm-up is over."""
@@ -112,7 +114,6 @@ class Warmup:
                 seconds, before_s
             )
         self._last = (steps, seconds)
-        self.quickest_step_s = min(self.quickest_step_s, seconds / steps)
         self._stretches += 1
         self.steps += steps
         self.seconds += seconds

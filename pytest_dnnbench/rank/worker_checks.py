@@ -12,10 +12,9 @@ from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.rank.worker import Step, Stepper
 
 AHEAD = 100
-"""How many times shorter a timed step is at most than one of the quickest stretch of the warm-up.
-Nothing but steps that ran before they were asked for explains more: a machine that does other work
-makes steps ten or twenty times as long, and no step can hide from its own run, which includes
-it."""
+"""How many times shorter a timed step is at most than one of the last warm-up, by which nothing but
+steps that ran before they were asked for can be explained: a machine that does other work makes
+steps ten or twenty times as long, and no step can hide from its own run, which includes it."""
 
 
 def worker_kind(path: str) -> type[Stepper]:
@@ -44,8 +43,7 @@ def begun(worker: Stepper, steps: int) -> Iterator[Step]:
 
 def check_pace(step_s: float, warm_step_s: float | None) -> None:
     """Raises WrongResult for timed steps whose work was done before the window. `warm_step_s`: of
-    a step in the quickest stretch of the warm-up, a whole run from call to end; None without
-    one."""
+    a step in the last stretch of the warm-up, a whole run from call to end; None without one."""
     if warm_step_s is not None and step_s * AHEAD < warm_step_s:
         raise WrongResult(
             f"a timed step took {step_s:.3g} s, and one of the warm-up, which is timed as a whole"

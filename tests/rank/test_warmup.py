@@ -7,7 +7,6 @@ import pytest
 
 from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.rank.warmup import CPU, CUDA, LEAST_STEPS, Bounds, Warmup, whole_turns
-from pytest_dnnbench.rank.worker_checks import check_pace
 from pytest_dnnbench.run_length import AUTO
 
 
@@ -53,17 +52,6 @@ def test_steps_that_never_get_steady_end_at_the_bound_and_say_so() -> None:
     slow = Warmup("auto", CPU)
     assert warm(slow, lambda number: 3.0 + number) == [1, 1, 1]
     assert not slow.steady
-
-
-def test_a_core_that_is_lost_in_the_last_stretch_makes_no_step_longer() -> None:
-    """Timed steps of a millisecond were taken for work done before they were asked for."""
-    plan = Warmup("auto", CPU)
-    plan.ran(plan.next_stretch(), 0.0012)
-    plan.ran(steps := plan.next_stretch(), steps * 0.001 + 5.0)
-    assert plan.next_stretch() == 0, "it has taken as long as a warm-up may"
-    with pytest.raises(WrongResult, match="ran before they were asked for"):
-        check_pace(0.001, 5.0 / steps)
-    check_pace(0.001, plan.quickest_step_s)
 
 
 def test_seconds_are_kept_and_counts_too() -> None:

@@ -9,13 +9,13 @@ from torch import nn
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Place, RunRequest
+from pytest_dnnbench.rank import timed_run, timed_window
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
 from pytest_dnnbench.rank.timed_run import measure
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.worker_checks import check_pace
 from pytest_dnnbench.run_length import Length
 from tests.rank.turn_taking import TakesTurns
-from tests.worked_clock import CLOCK, time_by_work
 
 
 class ReturnsAList(TakesTurns):
@@ -24,6 +24,20 @@ class ReturnsAList(TakesTurns):
     def run(self, steps: int) -> Any:
         """A list, where an iterator is asked for."""
         return list(super().run(steps))
+
+
+class WorkedClock:
+    """A clock on which only work takes time: no other process can make a step longer."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        """Seconds of work so far."""
+        return self.now_s
+
+
+CLOCK = WorkedClock()
 
 
 class RunsAhead(TakesTurns):
@@ -35,7 +49,7 @@ class RunsAhead(TakesTurns):
 
     def work(self) -> None:
         """A millisecond."""
-        CLOCK.work(0.001)
+        CLOCK.now_s += 0.001
 
 
 class ListsItsFigures(TakesTurns):
@@ -86,7 +100,8 @@ def test_a_worker_that_breaks_its_promise_is_told_which(worker: str, message: st
 def test_steps_that_ran_before_they_were_asked_for_are_not_timed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    time_by_work(monkeypatch)
+    for module in (timed_run, timed_window):
+        monkeypatch.setattr(module, "monotonic", CLOCK.monotonic)
     with pytest.raises(WrongResult, match="the timed steps ran before they were asked for"):
         measured("RunsAhead", warmup="auto")
 
