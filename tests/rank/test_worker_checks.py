@@ -47,7 +47,7 @@ class MeetsABusyMachine(TakesTurns):
     def work(self) -> None:
         """A second, or a millisecond."""
         self.steps += 1
-        CLOCK.now_s += 1.0 if self.steps <= LEAST_STEPS else 0.001
+        CLOCK.work(1.0 if self.steps <= LEAST_STEPS else 0.001)
 
 
 class ListsItsFigures(TakesTurns):
