@@ -16,6 +16,7 @@ from torch import nn
 from pytest_dnnbench.rank.buffers import Buffers
 from pytest_dnnbench.rank.proof.arithmetic import FLOAT64, Arithmetic
 from pytest_dnnbench.rank.proof.distance import Errors, Tensors, furthest
+from pytest_dnnbench.rank.proof.float64_convolutions import Float64Convolutions
 from pytest_dnnbench.rank.proof.lone_forward import LoneForward, check_gradient
 from pytest_dnnbench.rank.proof.low_rank import LowRank
 from pytest_dnnbench.rank.proof.reference_update import clip_gradients, reference_update
@@ -118,7 +119,7 @@ class Reference:
         for number, batch in enumerate(shards):
             if number % passes == 0:
                 self._held.put(start[number // passes])
-            with LoneForward():
+            with LoneForward(), Float64Convolutions():
                 loss = self.workload.loss_of(self.model, batch)
                 if loss.requires_grad:
                     loss.backward()  # type: ignore[no-untyped-call] # torch's gap
@@ -136,7 +137,7 @@ class Reference:
         self._held.put(start[0])
         for number in range(passes):
             at_once = shards[number::passes]
-            with LoneForward():
+            with LoneForward(), Float64Convolutions():
                 outputs = self.workload.forward(self.model, joined([each for each, _ in at_once]))
                 parts = parted(outputs, [len(next(tensors_of(each))) for each, _ in at_once])
                 every = [

@@ -18,6 +18,7 @@ from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.rank.proof.arithmetic import FLOAT64
 from pytest_dnnbench.rank.proof.comparison import Comparison
 from pytest_dnnbench.rank.proof.distance import Tensors
+from pytest_dnnbench.rank.proof.float64_convolutions import Float64Convolutions
 from pytest_dnnbench.rank.proof.heap import give_back_memory
 from pytest_dnnbench.rank.proof.pipeline_part import PipelinePart, Ran
 from pytest_dnnbench.rank.proof.proven_pipeline import Assembled, Proven, trained
@@ -63,7 +64,8 @@ class Float64Runs(PipelinePart):
         self._left: list[dict[int, _Left]] = []
         losses: list[Tensors] = []
         for batches in _runs(proven):
-            losses.append(trained(runtime, proven.schedule, [batch() for batch in batches]))
+            with Float64Convolutions():
+                losses.append(trained(runtime, proven.schedule, [batch() for batch in batches]))
             left = {stage: _Left.of(module) for stage, module in runtime.modules.items()}
             self._left.append(left)
         super().__init__(proven, Ran.of(runtime, owned, losses))

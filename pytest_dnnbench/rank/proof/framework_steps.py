@@ -11,6 +11,7 @@ from pytest_dnnbench.rank.proof.arithmetic import Arithmetic
 from pytest_dnnbench.rank.proof.conditions import two_may_follow
 from pytest_dnnbench.rank.proof.distance import Tensors
 from pytest_dnnbench.rank.proof.fingerprint import TensorFingerprint
+from pytest_dnnbench.rank.proof.float64_convolutions import Float64Convolutions
 from pytest_dnnbench.rank.proof.low_rank import LowRank
 from pytest_dnnbench.rank.proof.proven_worker import (
     ProvenWorker,
@@ -100,7 +101,7 @@ class FrameworkSteps:
         if index == 0:
             self.approximation = worker.approximation()
         worker.module.zero_grad(set_to_none=True)
-        with NoRandomness():
+        with NoRandomness(), Float64Convolutions():
             worker.train_step(own)
         parameters = self._aside(dict(worker.module.named_parameters()))
         buffers = {name: each.detach().clone() for name, each in worker.module.named_buffers()}

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import torch
 
 from pytest_dnnbench.rank.proof.comparison import Comparison
+from pytest_dnnbench.rank.proof.float64_convolutions import Float64Convolutions
 from pytest_dnnbench.rank.proof.proven_pipeline import Assembled, Proven, owned_by_stage, trained
 from pytest_dnnbench.rank.proof.reference_update import OwnOptimiser
 from pytest_dnnbench.rank.whole import whole
@@ -38,7 +39,9 @@ def prove_own_update(proven: Proven, assembled: Assembled, comparison: Compariso
 
     runtime.observe_updates(follow)
     minibatches = proven.proof_runs[0]
-    trained(runtime, proven.schedule, [wide(proven.small_batch(i)) for i in range(minibatches)])
+    batches = [wide(proven.small_batch(number)) for number in range(minibatches)]
+    with Float64Convolutions():
+        trained(runtime, proven.schedule, batches)
     bounds = reference.bounds()
     for stage, module in runtime.modules.items():
         parameters = {name: whole(each.detach()) for name, each in module.named_parameters()}

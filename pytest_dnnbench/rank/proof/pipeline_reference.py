@@ -34,6 +34,7 @@ from pytest_dnnbench.rank.profiling.example_input import Forward
 from pytest_dnnbench.rank.proof.arithmetic import Arithmetic
 from pytest_dnnbench.rank.proof.distance import Errors, Tensors, furthest, largest
 from pytest_dnnbench.rank.proof.drift import Drift
+from pytest_dnnbench.rank.proof.float64_convolutions import Float64Convolutions
 from pytest_dnnbench.rank.proof.lone_forward import LoneForward, check_gradient
 from pytest_dnnbench.rank.proof.rounding import EveryOperatorRounds, distances, moved_weights
 from pytest_dnnbench.rank.proof.stage_state import StageState
@@ -234,7 +235,7 @@ class PipelineReference:
         for state in self.states:
             self._held.put(state.buffers[minibatch % len(state.buffers)])
         self.model.zero_grad(set_to_none=True)
-        with torch.set_grad_enabled(backward), LoneForward():
+        with torch.set_grad_enabled(backward), LoneForward(), Float64Convolutions():
             loss = self.loss(self._forward(self.model, inputs), targets)
             if loss.requires_grad:
                 loss.backward()  # type: ignore[no-untyped-call] # torch's gap

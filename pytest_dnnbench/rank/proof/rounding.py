@@ -162,7 +162,7 @@ _EXACT = """
     _to_copy abs alias argmax arange as_strided bernoulli bernoulli_ bincount
     cat ceil clamp clamp_ clamp_max clamp_min clone constant_pad_nd contiguous copy copy_ detach
     detach_ embedding empty empty_like empty_strided expand fill fill_ flip floor floor_ full
-    full_like gather hardtanh hardtanh_ hardtanh_backward index index_select leaky_relu lift
+    full_like gather im2col hardtanh hardtanh_ hardtanh_backward index index_select leaky_relu lift
     lift_fresh lift_fresh_copy masked_fill masked_fill_ max max_pool2d_with_indices max_pool2d
     maximum min minimum native_dropout neg neg_ new_empty new_empty_strided new_full new_ones
     new_zeros ones ones_like one_hot pixel_shuffle pixel_unshuffle rand rand_like randn randn_like
