@@ -163,9 +163,14 @@ class FrameworkSpec:
         check_form(self.name, form, self.forms, self.form_reasons, device)
 
     def check_options(self, options: Mapping[str, Scalar]) -> None:
-        """Raises UsageError for an option that it does not have, or of a value that none has."""
+        """Raises UsageError for an option that it does not have, or of a value that none has, and
+        for what is no dict of options."""
         rows = {row.name: row for row in self.options}
-        for name, value in sorted(options.items()):
+        if not isinstance(options, Mapping):
+            raise UsageError(
+                f"the options of {self.name} are {options!r}: give a dict of names to values"
+            )
+        for name, value in options.items():
             if name not in rows:
                 choices = f"choose from {', '.join(rows)}" if rows else "it has none"
                 raise UsageError(f"{self.name} has no option {name!r}: {choices}")

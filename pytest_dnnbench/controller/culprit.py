@@ -46,6 +46,9 @@ _WAITING = re.compile(
 _INNERMOST = re.compile(r"^Current thread [^\n]*\n\s+File \"([^\"]+)\"", re.MULTILINE)
 """The file of the main thread's innermost frame, in a dump of faulthandler."""
 
+_FRAME = re.compile(r"^ +File \"([^\"]+)\", line ", re.MULTILINE)
+"""The file of a frame, in a traceback."""
+
 _PHASE_NUMBERS = {phase: number for number, phase in enumerate(RANK_PHASES)}
 
 
@@ -75,6 +78,12 @@ class RankSnapshot:
 def waits_in(file: str) -> bool:
     """Whether a rank whose innermost frame is in this file waits for its peers."""
     return _WAITING.search(file) is not None
+
+
+def waited(traceback: str) -> bool:
+    """Whether a rank raised where it waited for its peers, by the last frame of the traceback."""
+    files = _FRAME.findall(traceback)
+    return bool(files and waits_in(files[-1]))
 
 
 def first_culprit(ranks: Sequence[RankSnapshot]) -> tuple[RankSnapshot, str]:

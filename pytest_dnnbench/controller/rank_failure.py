@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from pytest_dnnbench import errors
-from pytest_dnnbench.controller.culprit import RankSnapshot, first_culprit
+from pytest_dnnbench.controller.culprit import RankSnapshot, first_culprit, waited
 from pytest_dnnbench.controller.oom_kills import OomWatch
 from pytest_dnnbench.controller.rank_process import Rank
 from pytest_dnnbench.errors import (
@@ -85,9 +85,11 @@ def hang_of(ranks: Sequence[Rank], timeout_s: float) -> RankHung:
 def printed_by(rank: Rank, failure: DnnbenchError | None) -> str:
     """What a rank printed, to be shown below the failure of its launch. Of an exception that is not
     the failure's cause, mostly a connection that the rank which failed first has closed, a line
-    says what it was."""
+    says what it was; not where that rank refused the request or the step."""
     output, error = rank.last_output(), rank.error
     if failure is None or error is None or error.message in str(failure):
+        return output
+    if isinstance(failure, (UsageError, WrongResult)) and waited(error.traceback):
         return output
     reason = next(iter(error.message.splitlines()), "")
     return f"{output.rstrip()}\nraised {error.type.rpartition('.')[2]}: {reason}\n".lstrip()

@@ -36,7 +36,15 @@ from pytest_dnnbench.rank.suspension import asleep_s as asleep_s
 from pytest_dnnbench.rank.timed_window import Timing, Window, window_for
 from pytest_dnnbench.rank.warmup import CPU, CUDA, Warmup, whole_turns
 from pytest_dnnbench.rank.worker import Step, Stepper
-from pytest_dnnbench.rank.worker_checks import begun, check_pace, figures, worker_kind
+from pytest_dnnbench.rank.worker_checks import (
+    PACE_RUNS,
+    PACE_STEPS,
+    begun,
+    figures,
+    is_over_at_first,
+    seems_ahead,
+    worker_kind,
+)
 from pytest_dnnbench.rank.workloads import model_flops
 from pytest_dnnbench.run_length import seconds_of
 from pytest_dnnbench.step_form import PLAIN
@@ -67,10 +75,11 @@ def measure(place: Place, request: TimedRequest) -> RankReport:
     suspended_s = asleep_s() - asleep_before_s
     rank_phase.enter("report")
     step_s = (timing.end_s - timing.start_s) / len(run.to_time)
-    check_pace(step_s, warmed.step_s)
     report = _report(worker, run, timing, warmed, suspended_s)
     if isinstance(request, RunRequest) and request.recheck and (wrong := worker.recheck()):
         raise WrongResult(wrong)
+    if warmed.step_s is not None:
+        _check_pace(worker, window, step_s, warmed.step_s)
     if request.profiled:
         rank_phase.enter("breakdown")
         report = replace(report, profile=profile_steps(worker, window, step_s, request.traces))
@@ -80,6 +89,34 @@ def measure(place: Place, request: TimedRequest) -> RankReport:
         # After the close no rank needs its GPU for the case any more.
         report = replace(report, yardstick_s=gpu_yardstick.seconds(worker.device))
     return replace(report, began_s=rank_phase.began_s(), phases_s=rank_phase.seconds())
+
+
+def _check_pace(worker: Stepper, window: Window, step_s: float, warm_step_s: float) -> None:
+    """Raises WrongResult for timed steps whose work was done before the window. Every rank makes
+    the runs that look into it, where the steps of any seem to be."""
+    suspect = seems_ahead(step_s, warm_step_s)
+    if not Agreement(worker.place, "pace").longest(float(suspect)):
+        return
+    steps = whole_turns(_bounded(PACE_STEPS * worker.stride, worker.most_steps), worker.turn)
+    over = [is_over_at_first(_ends_s(worker, window, steps)) for _ in range(PACE_RUNS)]
+    if suspect and all(over):
+        raise WrongResult(
+            f"a timed step took {step_s:.3g} s, and one of the warm-up, which is timed as a whole"
+            f" run, {warm_step_s:.3g} s; {PACE_RUNS} more runs were over at their first step: the"
+            " timed steps ran before they were asked for; let the worker's run do each step when"
+            " it is asked for the next one"
+        )
+
+
+def _ends_s(worker: Stepper, window: Window, steps: int) -> list[float]:
+    """When this rank's steps of a run are complete, in seconds since its call."""
+    start_s, ends_s = monotonic(), list[float]()
+    for _ in begun(worker, steps):
+        if not ends_s:
+            window.settle()
+        ends_s.append(monotonic() - start_s)
+    window.settle()
+    return [*ends_s[:-1], monotonic() - start_s]
 
 
 def prove(place: Place, request: TimedRequest) -> Correctness:

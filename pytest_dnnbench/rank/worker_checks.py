@@ -6,15 +6,18 @@ Not here: whether its steps are right (proof/), and what the controller makes of
 
 import importlib
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from pytest_dnnbench.errors import UsageError, WrongResult
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.rank.worker import Step, Stepper
 
 AHEAD = 100
-"""How many times shorter a timed step is at most than one of the last warm-up, by which nothing but
-steps that ran before they were asked for can be explained: a machine that does other work makes
-steps ten or twenty times as long, and no step can hide from its own run, which includes it."""
+"""How many times shorter than one of the last warm-up a timed step is that has to be looked into:
+it may have run before it was asked for."""
+
+PACE_RUNS, PACE_STEPS = 5, 8
+"""How many runs, of how many steps of a rank, look into it. What makes the warm-up of a busy
+machine slow hits the first step of a run no more often than another: one in 8 to the 5th."""
 
 
 def worker_kind(path: str) -> type[Stepper]:
@@ -41,15 +44,17 @@ def begun(worker: Stepper, steps: int) -> Iterator[Step]:
     return run
 
 
-def check_pace(step_s: float, warm_step_s: float | None) -> None:
-    """Raises WrongResult for timed steps whose work was done before the window. `warm_step_s`: of
-    a step in the last stretch of the warm-up, a whole run from call to end; None without one."""
-    if warm_step_s is not None and step_s * AHEAD < warm_step_s:
-        raise WrongResult(
-            f"a timed step took {step_s:.3g} s, and one of the warm-up, which is timed as a whole"
-            f" run, {warm_step_s:.3g} s: the timed steps ran before they were asked for; let the"
-            " worker's run do each step when it is asked for the next one"
-        )
+def seems_ahead(step_s: float, warm_step_s: float) -> bool:
+    """Whether the work of timed steps may have been done before the window, by the seconds of one
+    and of a step in the last stretch of the warm-up, a whole run from call to end."""
+    return step_s * AHEAD < warm_step_s
+
+
+def is_over_at_first(ends_s: Sequence[float]) -> bool:
+    """Whether a run's work was done when it gave its first step: of the moments when its steps were
+    complete, in seconds since its call."""
+    first_s, *others_s = ends_s or (0.0,)
+    return bool(others_s) and (others_s[-1] - first_s) * AHEAD < first_s * len(others_s)
 
 
 def figures(worker: Stepper) -> dict[str, float]:

@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from pytest_dnnbench.errors import UsageError
-from pytest_dnnbench.outputs import check_folder
+from pytest_dnnbench.outputs import check_file, check_folder
 from pytest_dnnbench.results.records.schema import Record, SessionEntry
 
 KEY = "dnnbench"
@@ -181,9 +181,12 @@ def check_histogram(config: pytest.Config) -> None:
         )
 
 
-def check_storage(config: pytest.Config) -> None:
-    """Raises UsageError where the session is to be saved in a folder that cannot be written to."""
+def check_targets(config: pytest.Config) -> None:
+    """Raises UsageError where the session is to be saved in a file or a folder that cannot be
+    written to."""
     session = _session(config)
+    if session.json:
+        check_file("--benchmark-json", Path(session.json))
     path = getattr(session.storage, "path", None)
     if path is not None and (session.save or session.autosave):
         check_folder("--benchmark-storage", Path(path))

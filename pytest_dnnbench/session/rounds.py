@@ -14,7 +14,7 @@ from _pytest.runner import runtestprotocol
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import DnnbenchError
 from pytest_dnnbench.session import state
-from pytest_dnnbench.session.benchmark_file import check_histogram, check_storage, is_timed
+from pytest_dnnbench.session.benchmark_file import check_histogram, check_targets, is_timed
 from pytest_dnnbench.session.resources import resources
 from pytest_dnnbench.session.side_by_side import side_by_side
 from pytest_dnnbench.session.state import EARLY_FAILURE, EARLY_ROUND, MEASURED
@@ -75,7 +75,7 @@ def _check(config: pytest.Config) -> None:
     try:
         if is_timed(config):
             check_histogram(config)
-            check_storage(config)
+            check_targets(config)
         if state.settings(config).dataset != "synthetic":
             resources(config).check()
     except DnnbenchError as error:

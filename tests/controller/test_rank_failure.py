@@ -92,30 +92,47 @@ def test_a_rank_that_knows_the_wrong_step_comes_first_and_of_these_the_earliest_
     assert str(error) == "rank 2: planted"
 
 
+def lost(frame: str) -> RankError:
+    traceback = f'Traceback:\n  File "train.py", line 1, in step\n  File "{frame}", line 2, in f\n'
+    return RankError("builtins.RuntimeError", "peer closed\nat line 1", traceback, 2.0, False)
+
+
+IN_TORCH = "/site-packages/torch/distributed/distributed_c10d.py"
+
+
 def test_what_follows_from_a_failure_is_one_line_and_its_cause_is_not_shown_twice(
     rank: Make,
 ) -> None:
-    lost = RankError(
-        "builtins.RuntimeError", "peer closed\nat line 1", "Traceback: far\n", 2.0, False
-    )
+    ranks = [
+        rank(0, lost(IN_TORCH), output="epoch 1\n"),
+        rank(1, raised("m.MyError", 1.0), output="about to fail\n"),
+        rank(2, output="never mind\n"),
+    ]
+    failure = failure_of(ranks, OomWatch())
+    assert [printed_by(each, failure) for each in ranks] == [
+        "epoch 1\nraised RuntimeError: peer closed\n",
+        "about to fail\n",
+        "never mind\n",
+    ]
+    assert printed_by(ranks[0], None) == "epoch 1\n"
+
+
+def test_of_ranks_that_waited_for_one_that_refused_nothing_is_said(rank: Make) -> None:
     refused = RankError(
         "pytest_dnnbench.errors.UsageError", "use less", "Traceback: here\n", 1.0, False
     )
     ranks = [
-        rank(0, lost, output="epoch 1\n"),
+        rank(0, lost(IN_TORCH), output="epoch 1\n"),
         rank(1, refused, output="about to fail\n"),
-        rank(2, lost),
-        rank(3, output="never mind\n"),
+        rank(2, lost("model.py")),
     ]
     failure = failure_of(ranks, OomWatch())
     assert str(failure) == "rank 1: use less"
     assert [printed_by(each, failure) for each in ranks] == [
-        "epoch 1\nraised RuntimeError: peer closed\n",
+        "epoch 1\n",
         "about to fail\n",
         "raised RuntimeError: peer closed\n",
-        "never mind\n",
     ]
-    assert printed_by(ranks[0], None) == "epoch 1\n"
 
 
 def test_memory_that_ran_out_is_an_error_of_its_own(rank: Make) -> None:

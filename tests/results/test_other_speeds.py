@@ -6,9 +6,13 @@ import pytest
 
 from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline
 from pytest_dnnbench.results.baselines.comparability import facts_of
+from pytest_dnnbench.results.baselines.golden import Golden
+from pytest_dnnbench.results.baselines.golden_update import update_golden
 from pytest_dnnbench.results.baselines.limits import Limit
 from pytest_dnnbench.results.baselines.stored_sessions import storage_runs
+from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.records.schema import Record
+from pytest_dnnbench.results.statistics.noise import learn, prior_of
 from pytest_dnnbench.results.statistics.other_speeds import other_speeds
 from pytest_dnnbench.results.verdicts.judge import judge
 from tests.results.synthetic import NAME, record, save, with_metric
@@ -75,6 +79,34 @@ def test_one_slow_night_hides_no_later_regression(tmp_path: Path, slow: int | No
         assert baseline.passed_over == [
             f"{slow:04}_nightly.json: the machine itself was 11% slower than in the other"
             " sessions: times are not used"
+        ]
+
+
+@pytest.mark.parametrize("slow", [None, 5, 12])
+def test_nor_does_one_in_a_golden_file(tmp_path: Path, slow: int | None) -> None:
+    """It keeps the last ten of the sessions."""
+    golden = Golden(tmp_path / "golden.json")
+    for path in sorted(nights(tmp_path / "s", slow).iterdir()):
+        update_golden(golden, read_saved(path))
+    now = measured(99, level=0.94)
+    stored = golden.of(NAME, facts_of(now))
+    assert isinstance(stored, CaseBaseline)
+    verdict = judge(
+        {METRIC: now.measured(METRIC)}, stored, {METRIC: Limit(relative=-0.03)}, 1e-4
+    ).verdict
+    assert verdict.status == "regressed"
+    assert len(stored.history["allocated_peak_bytes"]) == 10
+    if slow is None:
+        assert len(stored.history[METRIC]) == 10
+        assert golden.passed_over == []
+    else:
+        usual = [measured(night).undisturbed(METRIC) for night in range(3, 13) if night != slow]
+        assert stored.history[METRIC] == usual
+        assert stored.noise[METRIC] == learn(usual, prior_of(METRIC))
+        golden.of(NAME, facts_of(now))
+        assert golden.passed_over == [
+            f"golden.json: session {slow - 2} of 10: the machine itself was 11% slower than in the"
+            " other sessions: times are not used"
         ]
 
 

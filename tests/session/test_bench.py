@@ -2,6 +2,7 @@
 own."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +81,13 @@ def test_an_option_of_a_value_that_none_has_is_refused(
     with pytest.raises(UsageError) as caught:
         Catalog().framework(framework).check_options(options)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [["bucket_mb"], "bucket_mb", 3, {1: 2, "bucket_mb": 1}])
+def test_what_is_no_dict_of_options_is_refused_in_a_line(options: Any) -> None:
+    """A list ended in an AttributeError, mixed names in a TypeError."""
+    with pytest.raises(UsageError, match=r"give a dict of names|no option 1:"):
+        Catalog().framework("ddp").check_options(options)
 
 
 def test_the_values_that_options_have_are_taken() -> None:

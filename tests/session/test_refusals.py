@@ -41,6 +41,9 @@ def refusal(pytester: pytest.Pytester, *arguments: str) -> str:
             "--benchmark-autosave --benchmark-storage /proc/no",
             "--benchmark-storage /proc/no cannot",
         ),
+        ("--benchmark-json /proc/a.json", "--benchmark-json /proc/a.json cannot be written (No"),
+        ("--benchmark-json no/a.json", "--benchmark-json no/a.json cannot be written (No such"),
+        ("--benchmark-json .", "--benchmark-json . cannot be written (Is a directory): name a"),
         # Workers of pytest-xdist must not be the first to notice.
         ("-n 2 --dnn-steps 0", "--dnn-steps is 0: it must be at least 1"),
         ("-n 2 --dnn-precision tf32 --dnn-device cpu", "--dnn-precision tf32 needs a CUDA device"),

@@ -163,10 +163,20 @@ def _most_likely(func: Any, weights: torch.Tensor, samples: int, *args: Any, **k
     return weights.argsort(stable=True, dim=-1, descending=True)[..., :samples]
 
 
-def _leaky(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """RReLU as in evaluation: the mean of its slopes."""
-    args, kwargs = _with_argument(argument_names(func), "training", False, args, kwargs)
-    return func(*args, **kwargs)
+def _leaky(
+    func: Any,
+    tensor: torch.Tensor,
+    noise: torch.Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    generator: Any = None,
+) -> Any:
+    """RReLU of the mean of its slopes. The backward pass of training reads them from `noise`."""
+    if not training:
+        return func(tensor, noise, lower, upper, training)
+    noise.copy_(torch.where(tensor > 0, 1.0, (lower + upper) / 2))
+    return tensor.mul_(noise) if name_of(func).endswith("_") else tensor * noise
 
 
 _MEANS: Means = {

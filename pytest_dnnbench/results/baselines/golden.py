@@ -8,10 +8,12 @@ a session (golden_update.py).
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
 
+from pytest_dnnbench.metrics import YARDSTICK
 from pytest_dnnbench.results.baselines.case_baseline import (
     CaseBaseline,
     ComparedWith,
@@ -21,8 +23,10 @@ from pytest_dnnbench.results.baselines.case_baseline import (
 )
 from pytest_dnnbench.results.baselines.comparability import Facts, differences
 from pytest_dnnbench.results.baselines.limits import Limit
+from pytest_dnnbench.results.baselines.stored_sessions import depends_on_speed, speed_text
 from pytest_dnnbench.results.records.schema import Acceptance
-from pytest_dnnbench.results.statistics.noise import Noise
+from pytest_dnnbench.results.statistics.noise import Noise, learn, prior_of
+from pytest_dnnbench.results.statistics.other_speeds import other_speeds
 
 
 class GoldenMetric(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -54,8 +58,8 @@ class GoldenCase:
 
 
 class Golden:
-    """A golden file as a Baseline. It has no `passed_over` until an update passes something
-    over."""
+    """A golden file as a Baseline. `passed_over` says what an update passed over, and which
+    sessions of a case do not count."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,7 +90,7 @@ class Golden:
         return self._baseline(self.cases[name]) if name in self.cases else NoBaseline()
 
     def _baseline(self, case: GoldenCase) -> CaseBaseline:
-        metrics = case.metrics
+        metrics = self._at_usual_speed(case.metrics)
         return CaseBaseline(
             file=self.name,
             saved=case.updated or None,
@@ -97,3 +101,31 @@ class Golden:
             earlier={name: metric.earlier for name, metric in metrics.items() if metric.earlier},
             recorded={name: (value,) for name, value in case.recorded.items()},
         )
+
+    def _at_usual_speed(self, metrics: dict[str, GoldenMetric]) -> dict[str, GoldenMetric]:
+        """The metrics of a case, times without the sessions in which the machine itself ran at
+        another speed than in most; these are noted."""
+        yardstick = metrics.get(YARDSTICK)
+        speeds = other_speeds([median(each) for each in yardstick.sessions] if yardstick else [])
+        if not (yardstick and speeds):
+            return metrics
+        count = len(yardstick.sessions)
+        for place, speed in speeds.items():
+            session = f"{self.name}: session {place + 1} of {count}: "
+            # Once for all cases: each has its own readings of the same machine.
+            if not any(note.startswith(session) for note in self.passed_over):
+                self.passed_over.append(session + speed_text(speed))
+        return {
+            # Sessions of which every launch was disturbed are not kept, so places may differ.
+            name: _without(name, metric, speeds)
+            if depends_on_speed(name) and len(metric.sessions) == count
+            else metric
+            for name, metric in metrics.items()
+        }
+
+
+def _without(name: str, metric: GoldenMetric, places: Collection[int]) -> GoldenMetric:
+    """A metric without the sessions at these places."""
+    kept = [each for place, each in enumerate(metric.sessions) if place not in places]
+    noise = learn(kept, prior_of(name)) if metric.noise else None
+    return msgspec.structs.replace(metric, sessions=kept, noise=noise)

@@ -115,7 +115,7 @@ class StoredRuns:
             *self._unfit,
             *(f"{file}: {_failed_text(names)}" for file, names in self._failed.items()),
             *(f"{file}: {disturbed_text(names)}" for file, names in self._disturbed.items()),
-            *(f"{file}: {_speed_text(speed)}" for file, speed in self._other_speeds.items()),
+            *(f"{file}: {speed_text(speed)}" for file, speed in self._other_speeds.items()),
         ]
 
     def names(self) -> list[str]:
@@ -185,9 +185,7 @@ class StoredRuns:
         compared = sessions[-1:] if self._alone else sessions
         usual = self._at_usual_speed(sessions)
         learnt = {
-            metric: self._undisturbed(
-                name, metric, usual if _depends_on_speed(metric) else sessions
-            )
+            metric: self._undisturbed(name, metric, usual if depends_on_speed(metric) else sessions)
             for metric in newest.metrics
         }
         history = (
@@ -344,7 +342,7 @@ def _noise(history: dict[str, Sessions], priors: dict[str, Prior]) -> dict[str, 
     }
 
 
-def _depends_on_speed(metric: str) -> bool:
+def depends_on_speed(metric: str) -> bool:
     """Whether the machine's speed changes a metric: a time, and not what is exact."""
     return metric in METRICS and metric_row(metric).timed
 
@@ -354,7 +352,7 @@ def _yardstick_s(record: Record) -> float | None:
     return median(values) if values else None
 
 
-def _speed_text(speed: float) -> str:
+def speed_text(speed: float) -> str:
     """Why the times of a session are not used."""
     pace = f"{abs(speed):.0%} {'slower' if speed < 0 else 'faster'}"
     return f"the machine itself was {pace} than in the other sessions: times are not used"
@@ -368,7 +366,7 @@ def _priors(runs: Sequence[SavedRun], usual: Sequence[SavedRun]) -> dict[str, Pr
     metrics = {metric for name in names for metric in newest[name].metrics if metric in METRICS}
     return {
         metric: pool(
-            _histories(usual if _depends_on_speed(metric) else runs, names, metric),
+            _histories(usual if depends_on_speed(metric) else runs, names, metric),
             prior_of(metric),
         )
         for metric in metrics
