@@ -316,7 +316,7 @@ class ModelTracer(fx.Tracer):
                 setattr(torch, name, function)
 
 
-def _taken_apart(whole: fx.Proxy, value: Any) -> Any:
+def _taken_apart(whole: Any, value: Any) -> Any:
     """The items of a stand-in for tuples, lists or dicts, by its value in an example."""
     if not isinstance(value, Mapping | tuple | list) or (inside := opened(value)) is None:
         return None if value is None else whole
