@@ -29,8 +29,7 @@ def pytest_runtest_logstart():  # of the last round only
         os._exit(3)
 """
 TINY = (
-    "--gpus 2 --dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-batch-size 8"
-    " --dnn-steps 2 --dnn-timeout 90"
+    "--gpus 2 --dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-batch-size 8 --dnn-steps 2"
 )
 
 

@@ -18,6 +18,7 @@ from pytest_dnnbench.controller.remote_node import RemoteNode
 from pytest_dnnbench.controller.route import Host
 from pytest_dnnbench.session.nodes import hello
 from tests.cluster.test_cluster import fake
+from tests.patience import HANG_S
 
 WATTS = {"n1": 100.0, "n2": 300.0}
 WINDOW_S = 1.6
@@ -29,7 +30,7 @@ def test_each_agent_reads_the_gpus_of_its_node_within_the_window(
     monkeypatch.setenv("DNNBENCH_LEASE_DIR", str(tmp_path))
 
     def first_message() -> Hello:
-        return hello((), device="cuda", timed=True, lease_timeout_s=60)
+        return hello((), device="cuda", timed=True, lease_timeout_s=HANG_S)
 
     nodes = []
     for name, watts in WATTS.items():
@@ -40,7 +41,7 @@ def test_each_agent_reads_the_gpus_of_its_node_within_the_window(
     both.connect()
     try:
         placements = NodePlacements(both, 60)
-        job = Ranks(None, ["cuda:0"] * 2, threads=1, timeout_s=60, placements=placements)
+        job = Ranks(None, ["cuda:0"] * 2, threads=1, timeout_s=HANG_S, placements=placements)
         answers = job.launch("tests.cluster.programs:window_of", WINDOW_S)
     finally:
         both.close()

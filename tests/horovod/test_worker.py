@@ -16,6 +16,7 @@ from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.rank.trial_steps import worker_class
 from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
+from tests.patience import HANG_S
 
 TINY = "tests.tiny_models:tiny"
 TRAINED = ["loss in float32", "gradients in float32", "gradients", "buffers", "parameters"]
@@ -36,7 +37,7 @@ def request(
 
 
 def ranks(server: ForkServer, gpus: int) -> Ranks:
-    return Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=60)
+    return Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=HANG_S)
 
 
 def prove(server: ForkServer, asked: RunRequest) -> CorrectnessEntry:

@@ -14,6 +14,7 @@ from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.own_work import OwnWork
 from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.verdicts.straggler import LaunchTimes, straggler
+from tests.patience import HANG_S
 from tests.set_stopwatch import SetStopwatch
 
 TINY = "tests.tiny_models:tiny"
@@ -75,7 +76,7 @@ def _launch(
     )
     request = RunRequest(case, worker, TINY, steps=STEPS, warmup=1)
     rendezvous = horovod_rendezvous if worker == HOROVOD else None
-    reports = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=60).launch(
+    reports = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=HANG_S).launch(
         MEASURE, request, rendezvous=rendezvous
     )
     return Launch(tuple(reports))
