@@ -30,6 +30,13 @@ def is_stopped(pid: int) -> bool:
     return False
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, though its parent may not have taken note of it."""
+    with suppress(OSError, IndexError):
+        return process_fields(pid)[0] in ("Z", "X")
+    return True
+
+
 def children_of(pid: int) -> list[int]:
     """The process ids of a process's children; empty if it is gone."""
     children: list[int] = []

@@ -51,7 +51,7 @@ Each has eight bytes, so that each is stored whole."""
 STAMP_S = 0.01
 """How far the kernel's times of a file are off at most: a tick, at its lowest rate of 100 Hz."""
 
-_NOTE_S, _MOST_NOTES = 0.0005, 200
+_NOTE_S, _MOST_NOTES = 0.0005, 2000
 """How often, and how many times, a rank looks whether the kernel's clock has moved."""
 
 

@@ -5,6 +5,7 @@ import glob
 import importlib
 import os
 import pkgutil
+import random
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest_dnnbench
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.leases import VARIABLE as LEASES
 from pytest_dnnbench.controller.ranks import Ranks
-from tests.patience import patience_of
+from tests.patience import HANG_S
 from tests.processes import ranks_of
 from tests.sockets import listening
 
@@ -38,9 +39,13 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # They wait for each other's devices, not for those of the user's other sessions.
 USERS_LEASES = os.environ.get(LEASES)
 
-# How long an example takes depends on the machine.
+# How long an example takes depends on the machine, and every run has the same examples: new ones
+# are looked for with --hypothesis-profile=default.
 settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "any machine",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("any machine")
 
@@ -90,13 +95,7 @@ def server() -> Iterator[ForkServer]:
 @pytest.fixture
 def two_ranks(server: ForkServer) -> Ranks:
     """Two CPU ranks."""
-    return Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60)
-
-
-@pytest.fixture
-def patience_s(two_ranks: Ranks) -> float:
-    """A time-out for two ranks that hang on purpose."""
-    return patience_of(two_ranks)
+    return Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
 
 
 @pytest.fixture
@@ -110,6 +109,16 @@ def shared_data() -> Path:
             " an equivalent"
         )
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _random_numbers_repeat() -> None:
+    """Each test draws the same numbers in every run, whichever tests ran before it."""
+    random.seed(0)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

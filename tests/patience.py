@@ -1,21 +1,32 @@
-"""How long a test may wait, measured at the moment when it matters: a fixed number is too short on
-a busy machine and too long on any other."""
+"""How long a test may wait: longer than anything but a hang takes, and for ranks that hang on
+purpose until they do. A machine may be slow, and a process may lose its core for seconds."""
 
-import time
+from collections.abc import Callable
 
 from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.errors import DnnbenchError, RankHung
 
-HANG_S = 300.0
+HANG_S = 600.0
 """What nothing but a hang takes, on any machine."""
 
+TIME_OUTS_S = (2.0, 8.0, 32.0, 128.0, HANG_S)
+"""Of launches that hang on purpose, one after the other until the ranks get as far as the hang."""
 
-def patience_of(ranks: Ranks) -> float:
-    """A time-out for ranks that hang on purpose: long enough that, on this machine and at this
-    moment, they get as far as the hang."""
-    # Here, because every test imports this module, and most can do without the seconds of torch.
-    from tests.rank import programs
 
-    ranks.run(programs.sum_of_ranks)  # the first launch may start servers
-    begun = time.monotonic()
-    ranks.run(programs.sum_of_ranks)
-    return round(2.0 + 4 * (time.monotonic() - begun), 1)
+def failure_at_hang(
+    ranks: Ranks, launch: Callable[[], object], is_there: Callable[[RankHung], bool]
+) -> DnnbenchError:
+    """What a launch fails with whose ranks hang on purpose. It is made again, with a longer
+    time-out of `ranks`, while it only says that they have not got as far as the hang."""
+    for timeout_s in TIME_OUTS_S:
+        ranks.timeout_s = timeout_s
+        try:
+            launch()
+        except RankHung as hung:
+            if is_there(hung):
+                return hung
+        except DnnbenchError as error:
+            return error
+        else:
+            raise AssertionError("the launch did not hang")
+    raise AssertionError("the ranks did not get as far as the hang")

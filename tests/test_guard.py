@@ -4,38 +4,44 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from pytest_dnnbench.controller.forkserver import ForkServer
-from pytest_dnnbench.controller.ranks import PROGRESS_S, Ranks
+from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.rank_status import RankStatus
+from tests.patience import HANG_S
 from tests.processes import ranks_of
 from tests.sockets import listening
 
 
-def run_for_two_looks() -> None:
-    """On ranks: long enough to be displayed."""
-    time.sleep(2.5 * PROGRESS_S)
+def run_until(file: str) -> None:
+    """On ranks: until this file is there."""
+    while not os.path.exists(file):
+        time.sleep(0.02)
 
 
 class Display:
-    """Notes how many ranks run while a launch lasts."""
+    """Lets the ranks end once two of them run."""
 
-    def __init__(self) -> None:
-        self.most = 0
+    def __init__(self, end: Path) -> None:
+        self.end = end
 
     def show(self, statuses: Sequence[RankStatus], /) -> None:
         """Called by the controller."""
-        self.most = max(self.most, len(ranks_of(os.getpid())))
+        if len(ranks_of(os.getpid())) == 2:
+            self.end.touch()
 
     def clear(self) -> None:
         """Called by the controller."""
 
 
-def test_running_ranks_are_found_and_none_after_their_launch(server: ForkServer) -> None:
-    display = Display()
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60, progress=display)
-    ranks.run(run_for_two_looks)
-    assert display.most == 2
+def test_running_ranks_are_found_and_none_after_their_launch(
+    server: ForkServer, tmp_path: Path
+) -> None:
+    end = tmp_path / "end"
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S, progress=Display(end))
+    ranks.run(run_until, str(end))
+    assert end.exists()
     assert ranks_of(os.getpid()) == []
 
 

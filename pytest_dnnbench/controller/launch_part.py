@@ -46,7 +46,7 @@ _LIMITS = {
 }
 """Errors of starting a rank that a limit of this process explains: which one, and the words."""
 
-_STACKS_S = 3.0
+_STACKS_S = 10.0
 """How long ranks may take to write the stacks of their threads."""
 
 
@@ -99,6 +99,10 @@ class LaunchPart(Protocol):
 
     def look(self) -> None:
         """Asks for the ranks' statuses, without waiting for them."""
+
+    def confirm_ends(self) -> None:
+        """Waits until it is known how ranks ended that have ended: a fork server that has no core
+        for a while says so late, and a peer that raises because of it is not to blame."""
 
     def ask_gather(self, *, stacks: bool) -> None:
         """Asks for the ranks' outputs and timings, and for their stacks where these are wanted."""
@@ -234,6 +238,15 @@ class LocalPart:
 
     def look(self) -> None:
         """Nothing to ask: a status is a look at a page of memory."""
+
+    def confirm_ends(self) -> None:
+        """As LaunchPart.confirm_ends."""
+        deadline = Deadline(EXIT_S)
+        with suppress(LaunchError):  # the server is gone, which is said later
+            while any(rank.ends_unconfirmed for rank in self.ranks):
+                if not (left_s := deadline.left_s()):
+                    return
+                self.note_exits(min(left_s, LOOK_S))
 
     def ask_gather(self, *, stacks: bool) -> None:
         """As LaunchPart.ask_gather."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_dnnbench.controller.rank_answer import FrameReader, Unreadable, error_of
 from pytest_dnnbench.frames import ERROR, RankError
-from pytest_dnnbench.proc import is_stopped
+from pytest_dnnbench.proc import has_ended, is_stopped
 from pytest_dnnbench.rank_status import RankStatus, StatusPage
 
 CHUNK_BYTES = 1 << 20
@@ -65,6 +65,12 @@ class Rank:
     def stopped(self) -> bool:
         """Whether its process is stopped by a signal."""
         raise NotImplementedError
+
+    @property
+    def ends_unconfirmed(self) -> bool:
+        """Whether its process has ended without a report, and nobody has said how. Not known of
+        another node's."""
+        return False
 
     @property
     def status(self) -> RankStatus:
@@ -120,6 +126,11 @@ class RankProcess(Rank):
     def stopped(self) -> bool:
         """As Rank.stopped."""
         return is_stopped(self.pid)
+
+    @property
+    def ends_unconfirmed(self) -> bool:
+        """As Rank.ends_unconfirmed."""
+        return self.pending and has_ended(self.pid)
 
     @property
     def status(self) -> RankStatus:

@@ -312,6 +312,8 @@ class Ranks:
     def _check(self, job: Job, memory: OomWatch) -> None:
         """Raises the error of a launch that has not ended well."""
         if any(rank.failed for rank in job.ranks):
+            for share in job.shares:
+                share.part.confirm_ends()
             job.gather()
             raise failure_of(job.ranks, memory)
         if not all(rank.reported for rank in job.ranks):

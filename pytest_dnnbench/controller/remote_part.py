@@ -159,6 +159,9 @@ class RemotePart:
         with suppress(LaunchError):
             self.link.tell(say.Poll())
 
+    def confirm_ends(self) -> None:
+        """Nothing to wait for: the node's agent says when a rank has ended."""
+
     def ask_gather(self, *, stacks: bool) -> None:
         """As LaunchPart.ask_gather."""
         self._gathering = 0

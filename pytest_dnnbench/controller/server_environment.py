@@ -19,10 +19,10 @@ DEFAULTS = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 """Makes the C library keep freed memory. By default it returns large pieces to the kernel or keeps
-them, depending on what was freed before: a training step then takes 3 page faults in one launch and
-11,000 in the next, a tenth of its time. It also asks for huge pages, which the kernel gives 2 MiB
-at a time: 1,800 page faults to the end of resnet18's first step instead of 37,000. Variables that
-the user has set are kept."""
+them, depending on what was freed before: a training step then takes 4 page faults in one launch and
+4,580 in the next. It also asks for huge pages, which the kernel gives 2 MiB at a time: 5,500 page
+faults to the end of resnet18's first step instead of 55,000. Variables that the user has set are
+kept. (docs/appendix/measured.md, "The heap of CPU ranks")"""
 
 OURS = {
     **LOOPBACK,

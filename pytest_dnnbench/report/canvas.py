@@ -63,6 +63,7 @@ _STYLE: dict[str, Any] = {
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # else every tick's text is laid out once more, to keep off the title
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -108,10 +109,22 @@ def style(salt: str) -> Iterator[None]:
         yield
 
 
-def svg_panel(draw: Draw, salt: str, width: float) -> str:
-    """One panel as SVG, its text as text."""
-    with style(salt):
-        return _svg(_sheet([draw], "", 1, width))
+def png_and_svgs(
+    panels: Sequence[Draw], caption: str, name: str, width: float
+) -> tuple[bytes, tuple[str, ...]]:
+    """The panels as one picture of dots over the caption, and each by itself as SVG without it,
+    text as text. Each panel is drawn once: to make its lines and ticks takes as long as to write
+    them."""
+    with style(name):
+        sheet = _Sheet(panels, width)
+        sheet.arrange(sheet.axes, caption, 2)
+        png = _png(sheet.figure, DOTS_PER_INCH)
+    svgs = []
+    for number, axes in enumerate(sheet.axes, 1):
+        with style(f"{name}-{number}"):
+            sheet.arrange([axes], "", 1)
+            svgs.append(_svg(sheet.figure))
+    return png, tuple(svgs)
 
 
 def svg_sheet(panels: Sequence[Draw], caption: str, salt: str) -> str:
@@ -120,23 +133,10 @@ def svg_sheet(panels: Sequence[Draw], caption: str, salt: str) -> str:
         return _svg(_sheet(panels, caption, 2))
 
 
-def png_sheet(
-    panels: Sequence[Draw],
-    caption: str,
-    *,
-    dots_per_inch: int = DOTS_PER_INCH,
-    width: float = PANEL_INCHES[0],
-) -> bytes:
+def png_sheet(panels: Sequence[Draw], caption: str, *, dots_per_inch: int) -> bytes:
     """The same as a picture of dots."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    stream = io.BytesIO()
     with style("sheet"):
-        figure = _sheet(panels, caption, 2, width)
-        figure.set_dpi(dots_per_inch)
-        canvas: Any = FigureCanvasAgg(figure)
-        canvas.print_png(stream)
-    return stream.getvalue()
+        return _png(_sheet(panels, caption, 2), dots_per_inch)
 
 
 def pdf_sheet(panels: Sequence[Draw], caption: str) -> bytes:
@@ -182,69 +182,90 @@ def title_text(title: str) -> str:
     return "\n".join(short(line, TITLE_COLUMNS) for line in lines)
 
 
-def _sheet(
-    panels: Sequence[Draw], caption: str, columns: int, width: float = PANEL_INCHES[0]
-) -> "Figure":
-    """A figure of panels, each with its legend below it, where no line can be. Every panel has the
-    same place in its cell: asking each text for its size first would take as long as drawing."""
-    from matplotlib.figure import Figure
-
-    columns = min(columns, len(panels))
-    figure = Figure(dpi=DOTS_PER_INCH)
-    drawn = [
-        figure.add_axes((0.1, 0.1, 0.8, 0.8), label=str(place)) for place in range(len(panels))
-    ]
-    for axes, draw in zip(drawn, panels, strict=True):
-        draw(axes)
-    legend = max(_legend_lines(axes, width) for axes in drawn) * _LEGEND_LINE
-    lines = textwrap.wrap(caption, int((width * columns - 0.3) / _CAPTION_LETTER))
-    foot = 0.16 * len(lines) + 0.1 if lines else 0.0
-    cell = PANEL_INCHES[1] + legend
-    whole = (width * columns, cell * -(-len(panels) // columns) + foot)
-    figure.set_size_inches(*whole)
-    for place, axes in enumerate(drawn):
-        row, column = divmod(place, columns)
-        _place(axes, (column * width, whole[1] - (row + 1) * cell), legend, width, whole)
-    if lines:
-        foot_style: dict[str, Any] = {"fontsize": 7.5, "color": QUIET, "va": "bottom"}
-        figure.text(0.15 / whole[0], 0.08 / whole[1], "\n".join(lines), **foot_style)
-    return figure
+def _sheet(panels: Sequence[Draw], caption: str, columns: int) -> "Figure":
+    sheet = _Sheet(panels, PANEL_INCHES[0])
+    sheet.arrange(sheet.axes, caption, columns)
+    return sheet.figure
 
 
-def _place(
-    axes: "Axes",
-    corner: tuple[float, float],
-    legend: float,
-    panel_width: float,
-    whole: tuple[float, float],
-) -> None:
-    """Puts axes and legend into their cell, whose lower left corner is given; all in inches."""
-    (x, y), (left, bottom, right, top) = corner, MARGIN_INCHES
-    left = max([left, *(0.2 + _CAPTION_LETTER * len(name) for name in _names(axes))])
-    width, height = panel_width - left - right, PANEL_INCHES[1] - bottom - top
-    axes.set_position(
-        (
-            (x + left) / whole[0],
-            (y + legend + bottom) / whole[1],
-            width / whole[0],
-            height / whole[1],
+class _Sheet:
+    """A figure of panels, drawn once, each with its legend below it, where no line can be."""
+
+    def __init__(self, panels: Sequence[Draw], width: float) -> None:
+        from matplotlib.figure import Figure
+
+        self.figure = Figure(dpi=DOTS_PER_INCH)
+        self._width = width
+        self._foot: Any = None
+        self.axes = [
+            self.figure.add_axes((0.1, 0.1, 0.8, 0.8), label=str(place))
+            for place in range(len(panels))
+        ]
+        self._legends: dict[Axes, Any] = {}
+        for axes, draw in zip(self.axes, panels, strict=True):
+            draw(axes)
+            self._legends[axes] = _legend(axes, width)
+
+    def arrange(self, shown: Sequence["Axes"], caption: str, columns: int) -> None:
+        """Shows these panels alone, so many in a row, over the caption. Every panel has the same
+        place in its cell: asking each text for its size first would take as long as drawing."""
+        columns, width = min(columns, len(shown)), self._width
+        legend = max(_legend_lines(axes, width) for axes in shown) * _LEGEND_LINE
+        lines = textwrap.wrap(caption, int((width * columns - 0.3) / _CAPTION_LETTER))
+        foot = 0.16 * len(lines) + 0.1 if lines else 0.0
+        cell = PANEL_INCHES[1] + legend
+        whole = (width * columns, cell * -(-len(shown) // columns) + foot)
+        self.figure.set_size_inches(*whole)
+        for axes in self.axes:
+            axes.set_visible(axes in shown)
+        for place, axes in enumerate(shown):
+            row, column = divmod(place, columns)
+            corner = (column * width, whole[1] - (row + 1) * cell)
+            self._place(axes, corner, legend, whole)
+        if self._foot is not None:
+            self._foot.remove()
+            self._foot = None
+        if lines:
+            foot_style: dict[str, Any] = {"fontsize": 7.5, "color": QUIET, "va": "bottom"}
+            text = "\n".join(lines)
+            self._foot = self.figure.text(0.15 / whole[0], 0.08 / whole[1], text, **foot_style)
+
+    def _place(
+        self, axes: "Axes", corner: tuple[float, float], legend: float, whole: tuple[float, float]
+    ) -> None:
+        """Puts axes and legend into their cell, whose lower left corner is given; all in inches."""
+        (x, y), (left, bottom, right, top) = corner, MARGIN_INCHES
+        left = max([left, *(0.2 + _CAPTION_LETTER * len(name) for name in _names(axes))])
+        width, height = self._width - left - right, PANEL_INCHES[1] - bottom - top
+        axes.set_position(
+            (
+                (x + left) / whole[0],
+                (y + legend + bottom) / whole[1],
+                width / whole[0],
+                height / whole[1],
+            )
         )
-    )
+        if entries := self._legends[axes]:
+            anchor = ((x + 0.1) / whole[0], (y + legend + 0.06) / whole[1])
+            entries.set_bbox_to_anchor(anchor, self.figure.transFigure)
+
+
+def _legend(axes: "Axes", width: float) -> Any:
+    """The legend of a panel, which has no place yet; None where nothing has a label."""
     handles, labels = _legend_entries(axes)
-    if handles:
-        axes.legend(
-            handles,
-            labels,
-            loc="upper left",
-            bbox_to_anchor=((x + 0.1) / whole[0], (y + legend + 0.06) / whole[1]),
-            bbox_transform=axes.figure.transFigure,
-            ncols=_legend_columns(labels, panel_width),
-            borderaxespad=0,
-            borderpad=0,
-            labelspacing=0.25,
-            handlelength=2,
-            columnspacing=1.2,
-        )
+    if not handles:
+        return None
+    return axes.legend(
+        handles,
+        labels,
+        loc="upper left",
+        ncols=_legend_columns(labels, width),
+        borderaxespad=0,
+        borderpad=0,
+        labelspacing=0.25,
+        handlelength=2,
+        columnspacing=1.2,
+    )
 
 
 def _names(axes: "Axes") -> list[str]:
@@ -273,6 +294,16 @@ def _legend_columns(labels: Sequence[str], width: float) -> int:
     """As many columns as the longest label allows."""
     longest = max(map(len, labels)) * _LEGEND_LETTER + _LEGEND_MARK
     return max(1, int((width - 0.1) / longest))
+
+
+def _png(figure: "Figure", dots_per_inch: int) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    stream = io.BytesIO()
+    figure.set_dpi(dots_per_inch)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(stream)
+    return stream.getvalue()
 
 
 def _svg(figure: "Figure") -> str:

@@ -27,9 +27,9 @@ from pytest_dnnbench.report.captions import caption
 from pytest_dnnbench.report.latex import latex_table
 from pytest_dnnbench.report.plots import plots
 from pytest_dnnbench.report.rows import sections
-from pytest_dnnbench.report.runs import Run, distinct_runs, read_run
+from pytest_dnnbench.report.runs import Run, distinct_runs, read_runs
+from pytest_dnnbench.report.session_files import add_last, add_paths, session_files
 from pytest_dnnbench.report.study import Study
-from pytest_dnnbench.results.records.saved import no_collection
 
 
 def main(arguments: list[str]) -> int:
@@ -45,9 +45,10 @@ def main(arguments: list[str]) -> int:
         check_file("--picture", options.picture)
     if options.latex:
         check_file("--latex", options.latex)
-    with no_collection():
-        runs, again = distinct_runs([read_run(path) for path in options.files])
-    for note in again:
+    files = session_files(options.paths, options.last)
+    read, damaged = read_runs(files, named=options.paths)
+    runs, again = distinct_runs(read)
+    for note in (*damaged, *again):
         say(note, sys.stderr)
     if options.models:
         models = {*options.models}
@@ -123,13 +124,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Make one page, plots and tables of saved sessions. Several sessions of one"
         " case make its history.",
     )
-    parser.add_argument(
-        "files",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="a file that --benchmark-json or --benchmark-autosave wrote",
-    )
+    add_paths(parser)
+    add_last(parser)
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the report"
     )

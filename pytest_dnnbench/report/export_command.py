@@ -11,7 +11,8 @@ from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.harmless import say
 from pytest_dnnbench.outputs import make_folder, unwritable
 from pytest_dnnbench.report.exports import FORMATS, points
-from pytest_dnnbench.report.runs import Run, read_run
+from pytest_dnnbench.report.runs import Run, read_runs
+from pytest_dnnbench.report.session_files import add_last, add_paths, session_files
 
 
 def main(arguments: list[str]) -> int:
@@ -20,9 +21,11 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     make_folder("-o", options.output)
     metrics = tuple(options.metrics)
-    runs = [_numbered(read_run(path), number) for number, path in enumerate(options.files)]
+    files = session_files(options.paths, options.last)
+    read, damaged = read_runs(files, named=options.paths)
+    runs = [_numbered(run, number) for number, run in enumerate(read)]
     exported, absent = points(runs, metrics)
-    for line in (*(note for run in runs for note in run.notes), *absent):
+    for line in (*damaged, *(note for run in runs for note in run.notes), *absent):
         say(line, sys.stderr)
     if not exported:
         measured = {
@@ -62,13 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="dnnbench export",
         description="Write saved sessions in the format of a service that keeps histories.",
     )
-    parser.add_argument(
-        "files",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="a file that --benchmark-json or --benchmark-autosave wrote",
-    )
+    add_paths(parser)
+    add_last(parser)
     parser.add_argument(
         "--to", required=True, choices=[*FORMATS], help="the format: see docs/ci.md for each"
     )

@@ -2,29 +2,30 @@
 
 import argparse
 import json
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_dnnbench.argument_list import add_list
 from pytest_dnnbench.counted import counted
-from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.harmless import lines, say
 from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.history import histories, to_data
 from pytest_dnnbench.report.history_text import history_lines
-from pytest_dnnbench.report.runs import Run, distinct_runs, read_run
+from pytest_dnnbench.report.runs import Run, distinct_runs, read_runs
+from pytest_dnnbench.report.session_files import (
+    STORAGE,
+    add_last,
+    add_paths,
+    left_out,
+    session_files,
+)
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.results.statistics.change_points import RATE
 
-STORAGE = Path(".benchmarks")
-"""Where pytest-benchmark stores sessions."""
-
 LATEST = 200
 """Sessions of a machine that are read: the search takes time with the square of their number."""
-
-_STORED = re.compile(r"\d{4,}_.*\.json")
 
 
 def main(arguments: list[str]) -> int:
@@ -33,7 +34,11 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     if not 0 < options.false_alarms < 0.5:
         raise UsageError(f"--false-alarms {options.false_alarms}: it must lie between 0 and 0.5")
-    runs = _runs(_files(options.paths or [STORAGE], options.last))
+    paths = options.paths or [STORAGE]
+    files = session_files(paths, options.last or LATEST)
+    if options.last is None and (note := left_out(paths, files)):
+        say(note, sys.stderr)
+    runs = _runs(files)
     study = Study(runs)
     metrics = options.metric or [THROUGHPUT]
     shown = histories(
@@ -52,50 +57,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _files(paths: Iterable[Path], latest: int) -> list[Path]:
-    """Files as they are named, and of a storage the latest sessions of each machine, whose folders
-    are in it."""
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            machines: dict[Path, list[Path]] = {}
-            for each in path.rglob("*.json"):
-                if _STORED.fullmatch(each.name):
-                    machines.setdefault(each.parent, []).append(each)
-            if not machines:
-                raise UsageError(
-                    f"{path} holds no stored session: save some with --benchmark-autosave, or name"
-                    " another folder"
-                )
-            for _, stored in sorted(machines.items()):
-                files += sorted(stored, key=_number)[-latest:]
-        elif path.exists():
-            files.append(path)
-        else:
-            raise UsageError(
-                f"{path} does not exist: name the folder of --benchmark-storage, or saved files"
-            )
-    return files
-
-
-def _number(path: Path) -> int:
-    return int(path.name.partition("_")[0])
-
-
 def _runs(files: Sequence[Path]) -> list[Run]:
     """The sessions. A damaged file is named and passed over: the others have a history still."""
-    runs = []
-    for path in files:
-        try:
-            run = read_run(path)
-        except DataError as error:
-            say(f"passed over: {error}", sys.stderr)
-            continue
-        for note in run.notes:
-            say(note, sys.stderr)
-        runs.append(run)
+    runs, damaged = read_runs(files)
     distinct, again = distinct_runs(runs)
-    for note in again:
+    for note in (*damaged, *(note for run in runs for note in run.notes), *again):
         say(note, sys.stderr)
     return distinct
 
@@ -116,11 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="dnnbench history",
         description="Name the sessions from which on a case was faster or slower.",
     )
-    parser.add_argument(
-        "paths",
+    add_paths(
+        parser,
         nargs="*",
-        type=Path,
-        metavar="PATH",
         help=f"the folder of --benchmark-storage, or saved files (default: {STORAGE})",
     )
     parser.add_argument("--case", default="", metavar="TEXT", help="cases whose name holds it")
@@ -143,18 +107,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="P",
         help="share of the histories without a change in which one is named (default: %(default)s)",
     )
-    parser.add_argument(
-        "--last",
-        type=_count,
-        default=LATEST,
-        metavar="N",
-        help="read the latest N sessions of each machine (default: %(default)s)",
-    )
+    add_last(parser, usual=str(LATEST))
     parser.add_argument("--json", action="store_true", help="for programs")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
-    return int(text)

@@ -147,9 +147,7 @@ def history(runs: Sequence[Run], results: Sequence[Result], metric: str, axes: "
     axes.plot(range(len(results)), values, color=FAINT, zorder=1)
     whiskers(axes, range(len(results)), results, quantity, GREY)
     disturbed_dots(axes, range(len(results)), results, quantity)
-    labelled: set[str] = set()
-    for place, result in enumerate(results):
-        _verdict_mark(axes, (place, values[place]), result, metric, newest, labelled)
+    _verdict_marks(axes, values, results, metric)
     _change_lines(results, metric, axes)
     shown = evenly(list(range(len(results))), 5)
     axes.set_xticks(shown, [_day(runs[results[place].run]) for place in shown])
@@ -254,29 +252,30 @@ def _round_values(low: float, high: float) -> list[float]:
     return [value for value in values if low <= value <= high]
 
 
-def _verdict_mark(
-    axes: "Axes",
-    point: tuple[float, float],
-    result: Result,
-    metric: str,
-    newest: Result,
-    labelled: set[str],
+def _verdict_marks(
+    axes: "Axes", values: Sequence[float], results: Sequence[Result], metric: str
 ) -> None:
-    """The mark of one session; the first of a kind adds its label to the legend."""
-    label = result.metric_status(metric)
-    marker, colour, filled = _VERDICTS[label]
-    if unlike(result, newest):
-        colour, label = "#b6bcc4", "other environment"
-    axes.plot(
-        [point[0]],
-        [point[1]],
-        marker,
-        color=colour,
-        markerfacecolor=colour if filled else "white",
-        markersize=6.5,
-        label=None if label in labelled else label,
-    )
-    labelled.add(label)
+    """The marks of the sessions, those of a kind together."""
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for place, result in enumerate(results):
+        status = result.metric_status(metric)
+        label = "other environment" if unlike(result, results[-1]) else status
+        kinds.setdefault((label, status), []).append(place)
+    labelled: set[str] = set()
+    for (label, status), places in kinds.items():
+        marker, colour, filled = _VERDICTS[status]
+        if label != status:
+            colour = "#b6bcc4"
+        axes.plot(
+            places,
+            [values[place] for place in places],
+            marker,
+            color=colour,
+            markerfacecolor=colour if filled else "white",
+            markersize=6.5,
+            label=None if label in labelled else label,
+        )
+        labelled.add(label)
 
 
 def _day(run: Run) -> str:

@@ -6,7 +6,7 @@ baselines (results/records/saved.py). Every text of a `Run` is printable and bou
 figure that is drawn is finite.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from pytest_dnnbench.report.text import NAME_LENGTH, TEXT_LENGTH, printable
 from pytest_dnnbench.results.records.json_text import any_json, read_bytes
 from pytest_dnnbench.results.records.launches import Launches, launches_of
 from pytest_dnnbench.results.records.preflight import PreflightEntry
+from pytest_dnnbench.results.records.saved import no_collection
 from pytest_dnnbench.results.records.schema import SCHEMA, Record, SessionEntry
 
 COMMIT_LETTERS = 12
@@ -119,6 +120,22 @@ def read_run(path: Path) -> Run:
     except DataError as error:
         # It begins with the file's name. Files of several folders may have the same.
         raise DataError(f"{printable(str(path.parent))}/{error}") from None
+
+
+def read_runs(files: Iterable[Path], named: Collection[Path] = ()) -> tuple[list[Run], list[str]]:
+    """The sessions in these files, and a line for each file that cannot be read and is passed over.
+    Raises DataError for one of those that were named themselves."""
+    runs: list[Run] = []
+    damaged: list[str] = []
+    with no_collection():
+        for file in files:
+            try:
+                runs.append(read_run(file))
+            except DataError as error:
+                if file in named:
+                    raise
+                damaged.append(f"passed over: {error}")
+    return runs, damaged
 
 
 def distinct_runs(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:
@@ -262,7 +279,8 @@ def _printable(content: Any) -> Any:
         return _printable_text(content, TEXT_LENGTH)
     if isinstance(content, dict):
         return {
-            _printable_text(key, NAME_LENGTH): _printable(value) for key, value in content.items()
+            _printable_text(key, NAME_LENGTH): value if type(value) in _PLAIN else _printable(value)
+            for key, value in content.items()
         }
     if isinstance(content, (list, tuple)):
         if _NUMBERS.issuperset(map(type, content)):
@@ -274,6 +292,7 @@ def _printable(content: Any) -> Any:
 # Sessions repeat each other's names, and most texts of a file are names.
 _printable_text = lru_cache(4096)(printable)
 _NUMBERS = frozenset({int, float})
+_PLAIN = _NUMBERS | {bool, type(None)}
 
 
 def _fault(record: Record) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.outputs import make_folder, unwritable
 from pytest_dnnbench.report import nodes, side_by_side
-from pytest_dnnbench.report.canvas import png_sheet, require_matplotlib, svg_panel
+from pytest_dnnbench.report.canvas import png_and_svgs, require_matplotlib
 from pytest_dnnbench.report.captions import caption
 from pytest_dnnbench.report.functions import csv_rows, function_table
 from pytest_dnnbench.report.page import Drawn, page_html
@@ -73,12 +73,8 @@ def _write(study: Study, directory: Path, title: str) -> Path:
 def _write_plot(plot: Plot, study: Study, directory: Path) -> Drawn:
     if not plot.panels:
         return Drawn(plot, (), ())
-    svgs = tuple(
-        svg_panel(panel.draw, f"{plot.key}-{number}", plot.width)
-        for number, panel in enumerate(plot.panels, 1)
-    )
     draws = [panel.draw for panel in plot.panels]
-    png = png_sheet(draws, caption(study, plot.key), width=plot.width)
+    png, svgs = png_and_svgs(draws, caption(study, plot.key), plot.key, plot.width)
     files = {f"{PLOTS}/{plot.key}.png": png}
     for number, svg in enumerate(svgs, 1):
         files[f"{PLOTS}/{plot.key}-{number}.svg"] = svg.encode()

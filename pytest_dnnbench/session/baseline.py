@@ -122,7 +122,11 @@ class SessionBaseline:
         if self._baseline is None:
             settings = state.settings(self._config)
             source = settings.baseline or ""
-            baseline = load_baseline(source, benchmark_file.storage_folder(self._config))
+            baseline = load_baseline(
+                source,
+                benchmark_file.storage_folder(self._config),
+                benchmark_file.saved_as(self._config),
+            )
             self._refuse_overwriting("--dnn-baseline", source)
             if settings.effect is not None and not baseline.names():
                 raise UsageError(

@@ -31,6 +31,7 @@ from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.records.profile_entry import ADDS_UP, BreakdownEntry, WhyEntry
 from pytest_dnnbench.results.verdicts.why import explain, why_lines
 from pytest_dnnbench.step_parts import Part
+from tests.patience import HANG_S
 from tests.quiet_launches import quiet_launches
 from tests.rank.slowed_workers import CAUSES, PLANTED
 
@@ -52,7 +53,7 @@ def launched(
         server,
         ["cpu"] * request.case.gpus,
         threads=1,
-        timeout_s=120,
+        timeout_s=HANG_S,
         environment=environment,
     )
     if planning is not None:
@@ -222,7 +223,9 @@ def test_unequal_stages_of_a_pipeline_show_a_bubble(
     case = replace(case, options={"stages": "2"})
     request = RunRequest(case, row.worker, case.model, steps=4, warmup=2, profiled=True)
     caches = {"XDG_CACHE_HOME": str(tmp_path)}
-    launch = launched(server, request, caches, row.planning, row.rendezvous)
+    launch, _ = quiet_launches(
+        lambda: launched(server, request, caches, row.planning, row.rendezvous)
+    )
     parts = [rank_profile(launch, rank) for rank in (0, 1)]
     bubbles = [each.parts_s.get("bubble", 0.0) / each.step_s for each in parts]
     computes = [each.parts_s.get("compute", 0.0) / each.step_s for each in parts]

@@ -43,7 +43,7 @@ def measured(pytester: pytest.Pytester, framework: str, model: str) -> dict[str,
     """The record of the one case, in one launch."""
     names = ("--dnn-frameworks", framework, "--dnn-models", model)
     size = ("--dnn-batch-size", "4", "--dnn-steps", "2", "--dnn-launches", "1")
-    where = ("--dnn-device", "cpu", "--gpus", "1", "--dnn-timeout", "90")
+    where = ("--dnn-device", "cpu", "--gpus", "1")
     pytester.runpytest_subprocess(
         *names, *size, *where, "--benchmark-json", "o.json"
     ).assert_outcomes(passed=1)

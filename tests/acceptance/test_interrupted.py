@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from pytest_dnnbench.session.interrupts import PATIENCE_S
 from tests.fake_launches import CONFTEST
+from tests.patience import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = """
@@ -99,7 +101,7 @@ def start(
             command(*more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         running.append(session)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + HANG_S
         while len(texts := [path.read_text() for path in pids.iterdir()]) < 2 or not all(texts):
             assert session.poll() is None, session.stdout and session.stdout.read()
             assert time.monotonic() < deadline
@@ -115,7 +117,7 @@ def start(
 
 
 def await_end(pids: list[int]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG_S
     while left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.05)
@@ -127,7 +129,7 @@ def test_a_stopped_session_saves_what_it_has_and_leaves_no_rank(
 ) -> None:
     session, pids = start("--benchmark-json", "out.json")
     session.send_signal(number)
-    output, _ = session.communicate(timeout=300)
+    output, _ = session.communicate(timeout=HANG_S)
     assert session.returncode == pytest.ExitCode.INTERRUPTED, output
     await_end(pids)
     saved = json.loads((pytester.path / "out.json").read_text())
@@ -145,10 +147,13 @@ def test_more_interrupts_lose_nothing(
     after the summary changed the status. A hundred last as long as the session's end takes, and not
     as long as its patience."""
     session, pids = start("--benchmark-json", "out.json", "--benchmark-storage", "saved")
+    last_s = time.monotonic() + PATIENCE_S / 3
     for _ in range(interrupts):
         session.send_signal(signal.SIGINT)
         time.sleep(pause_s)
-    output, _ = session.communicate(timeout=300)
+        if time.monotonic() > last_s:
+            break
+    output, _ = session.communicate(timeout=HANG_S)
     assert session.returncode == pytest.ExitCode.INTERRUPTED, output
     await_end(pids)
     assert len(json.loads((pytester.path / "out.json").read_text())["benchmarks"]) == 1
@@ -168,7 +173,7 @@ def test_a_session_that_a_test_ends_early_is_not_complete(
         + "def test_never(framework, model, gpus, process_group, dnnbench): pass\n"
     )
     arguments = ["--benchmark-json", "out.json", "--benchmark-storage", "saved"]
-    result = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=HANG_S)
     assert result.returncode == status, result.stdout + result.stderr
     assert (pytester.path / "saved" / "dnnbench-journal.jsonl").exists()
     assert "not all cases ran" in result.stdout
@@ -181,9 +186,9 @@ def test_ranks_of_a_killed_session_end_by_themselves_and_leave_nothing_behind(
     session, pids = start()
     assert list((pytester.path / "tmp").glob("dnnbench-*"))
     session.kill()
-    session.communicate(timeout=120)
+    session.communicate(timeout=HANG_S)
     await_end(pids)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANG_S
     while left := list((pytester.path / "tmp").glob("dnnbench-*")):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
@@ -200,7 +205,7 @@ def made_up(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(*more: str) -> subprocess.CompletedProcess[str]:
     """A session of the measured cases alone."""
     return subprocess.run(
-        command(*more, "-k", "measured"), capture_output=True, text=True, timeout=300
+        command(*more, "-k", "measured"), capture_output=True, text=True, timeout=HANG_S
     )
 
 
@@ -241,7 +246,7 @@ def test_a_killed_fork_server_fails_its_case_and_no_other(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(test_cases=SERVER_DIES)
-    result = pytester.runpytest_subprocess("--dnn-device", "cpu", "--dnn-timeout", "120")
+    result = pytester.runpytest_subprocess("--dnn-device", "cpu")
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines(
         ["*LaunchError: the fork server has died*the next launch starts a new one*"]
@@ -277,7 +282,7 @@ def test_a_case_that_fails_is_one_failure_and_hides_no_other(
         """
     )
     more = ("--benchmark-save", "a", "--junitxml", "junit.xml", "--dnn-gpu-counts", "1")
-    result = subprocess.run(command(*more), capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command(*more), capture_output=True, text=True, timeout=HANG_S)
     assert result.returncode == pytest.ExitCode.TESTS_FAILED
     assert "2 failed" in result.stdout
     assert "error" not in result.stdout.splitlines()[-1]
@@ -289,14 +294,14 @@ def test_a_case_that_fails_is_one_failure_and_hides_no_other(
             raise KeyboardInterrupt
         """
     )
-    result = subprocess.run(command(), capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command(), capture_output=True, text=True, timeout=HANG_S)
     assert result.returncode == pytest.ExitCode.INTERRUPTED
     assert "not used" not in result.stdout + result.stderr
     nothing = subprocess.run(
         command("--benchmark-save", "a", "-k", "nosuch"),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_S,
     )
     assert nothing.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
     assert "Traceback" not in nothing.stdout + nothing.stderr
@@ -313,7 +318,7 @@ def test_measuring_twice_in_one_test_says_what_to_do(
         """
     )
     result = subprocess.run(
-        command("--dnn-gpu-counts", "1"), capture_output=True, text=True, timeout=300
+        command("--dnn-gpu-counts", "1"), capture_output=True, text=True, timeout=HANG_S
     )
     assert result.returncode == pytest.ExitCode.TESTS_FAILED
     assert "called twice in one test" in result.stdout

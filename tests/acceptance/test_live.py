@@ -23,7 +23,7 @@ def test_train(framework, model, gpus, process_group, dnnbench):
 TINY = (
     "-p", "no:cacheprovider", "--dnn-device", "cpu", "--dnn-models", "tests.tiny_models:tiny",
     "--dnn-batch-size", "8",
-    "--dnn-steps", "3", "--dnn-timeout", "300", "--dnn-frameworks", "single", "--dnn-launches", "2",
+    "--dnn-steps", "3", "--dnn-frameworks", "single", "--dnn-launches", "2",
 )  # fmt: skip
 LEFT = r"about [\d.]+ (s|min|h) left"
 LINE = r"\r\ntest_\S+: launch {} of 2, "

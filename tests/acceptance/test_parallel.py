@@ -29,14 +29,14 @@ def pytest_runtest_logstart():  # of the last round only
         os._exit(3)
 """
 TINY = (
-    "--gpus 2 --dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-batch-size 8"
-    " --dnn-steps 2 --dnn-timeout 90"
+    "--gpus 2 --dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-batch-size 8 --dnn-steps 2"
 )
 
 
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    monkeypatch.setenv("COLUMNS", "200")  # a range instead of a figure takes more room
     pytester.makepyfile(test_cases=CASES)
     return lambda *arguments: pytester.runpytest_subprocess(*TINY.split(), *arguments)
 

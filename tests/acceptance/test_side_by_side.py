@@ -56,7 +56,7 @@ def pytest_unconfigure():
 """
 OPTIONS = (
     "-s --dnn-device cpu --gpus 1 --dnn-frameworks single --dnn-models sleepy:model"
-    " --dnn-batch-size 4 --dnn-steps 3 --dnn-warmup 1 --dnn-timeout 90 --dnn-lease-timeout 600"
+    " --dnn-batch-size 4 --dnn-steps 6 --dnn-warmup 1"
     " --dnn-launches 8 --benchmark-json out.json"
 )
 

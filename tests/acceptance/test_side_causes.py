@@ -21,6 +21,7 @@ from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.side_by_side import OtherSide, SideEntry, SideMetric
 from pytest_dnnbench.results.verdicts.side_by_side_text import reason
 from pytest_dnnbench.session.side_profiles import explain_pair
+from tests.patience import HANG_S
 from tests.quiet_launches import quiet_launches
 from tests.rank.sides import SIDE_CAUSES, step_module
 from tests.report.records import measured
@@ -71,7 +72,7 @@ class QuietRun(CaseRun):
 def run_of(server: ForkServer, cause: str) -> CaseRun:
     case = FunctionCase("sided_step:Step", "torch", 2, {"cause": cause})
     request = FunctionRequest(case, ("sided_step", "Step", None), None, steps=4, warmup=2)
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     return QuietRun(request, RankLauncher(ranks), detect("cpu"))
 
 

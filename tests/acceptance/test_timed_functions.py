@@ -14,6 +14,7 @@ import pytest
 
 from tests.acceptance.test_resume import COUNTING
 from tests.fake_launches import CONFTEST
+from tests.patience import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "timing-functions.md"
@@ -67,7 +68,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     (folder / "test_others.py").write_text(OTHERS)
     words = (
         "-p no:cacheprovider --dnn-device cpu --dnn-gpu-counts 2 --dnn-launches 2 --dnn-steps 10"
-        " --benchmark-json out.json --dnn-report report --dnn-timeout 120"
+        " --benchmark-json out.json --dnn-report report"
         " --dnn-breakdown --dnn-traces traces"
     )
     done = subprocess.run(
@@ -76,7 +77,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=HANG_S,
     )
     benchmarks = json.loads((folder / "out.json").read_text())["benchmarks"]
     records = {each["name"]: each["extra_info"]["dnnbench"] for each in benchmarks}

@@ -24,6 +24,7 @@ from pytest_dnnbench.bisection.comparing import (
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.results.records.profile_entry import WhyEntry
 from pytest_dnnbench.results.records.side_by_side import OtherSide, SideEntry, SideMetric
+from tests.patience import HANG_S
 from tests.results.synthetic import record, save, with_metric
 
 SLOWER = SideMetric(
@@ -178,7 +179,7 @@ def test_output_that_was_shown_is_not_said_again(tmp_path: Path) -> None:
 
 def test_a_signal_that_comes_before_the_session_is_there_ends_it(tmp_path: Path) -> None:
     started = tmp_path / "started"
-    program = fake_pytest(tmp_path, f"open({str(started)!r}, 'w'); time.sleep(60)")
+    program = fake_pytest(tmp_path, f"open({str(started)!r}, 'w'); time.sleep(3600)")
     sessions: list[subprocess.Popen[bytes]] = []
 
     def interrupted() -> None:
@@ -208,7 +209,7 @@ def test_a_signal_reaches_the_session_once_and_waits_for_what_it_saves(
         signal.signal(signal.SIGINT, save)
         signal.signal(signal.SIGTERM, save)
         open({str(tmp_path / "started")!r}, "w")
-        time.sleep(60)
+        time.sleep(3600)
         """,
     )
     script = (
@@ -227,7 +228,7 @@ def test_a_signal_reaches_the_session_once_and_waits_for_what_it_saves(
         assert searching.poll() is None
         time.sleep(0.02)
     os.kill(searching.pid, number)
-    said, _ = searching.communicate(timeout=60)
+    said, _ = searching.communicate(timeout=HANG_S)
     assert said.split() == ["interrupted", "saved", "after", str(int(number))]
 
 

@@ -20,6 +20,7 @@ from pytest_dnnbench.controller.node_placement import NodePlacements
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.controller.remote_node import RemoteNode
 from pytest_dnnbench.session.nodes import hello
+from tests.patience import HANG_S
 
 NAMES = ("n1", "n2")
 
@@ -54,7 +55,7 @@ def cluster(
     what their fork servers import."""
 
     def first_message() -> Hello:
-        message = hello(preload, device="cpu", timed=False, lease_timeout_s=60)
+        message = hello(preload, device="cpu", timed=False, lease_timeout_s=HANG_S)
         message.environment["DNNBENCH_LEASE_DIR"] = str(leases)
         return message
 
@@ -68,9 +69,9 @@ def cluster(
         nodes.close()
 
 
-def ranks(nodes: Cluster, timeout_s: float = 60.0, world_size: int = 2) -> Ranks:
+def ranks(nodes: Cluster, timeout_s: float = HANG_S, world_size: int = 2) -> Ranks:
     """Ranks on these nodes."""
-    placements = NodePlacements(nodes, 60)
+    placements = NodePlacements(nodes, HANG_S)
     devices = ["cpu"] * world_size
     return Ranks(None, devices, threads=1, timeout_s=timeout_s, placements=placements)
 
@@ -190,7 +191,7 @@ def allocation(variables: dict[str, str], *more: str) -> Iterator[dict[str, str]
     asked = ["salloc", "--no-shell", f"--nodes={len(NAMES)}", "--cpus-per-task=2", *more]
     deadline = time.monotonic() + _DAEMONS_ANSWER_S
     while True:  # before slurmctld listens, its commands fail
-        made = subprocess.run(asked, env=variables, capture_output=True, text=True, timeout=300)
+        made = subprocess.run(asked, env=variables, capture_output=True, text=True, timeout=HANG_S)
         if made.returncode == 0:
             break
         if time.monotonic() > deadline:

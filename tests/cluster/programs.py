@@ -36,7 +36,7 @@ def kill_agent_on(rank: int) -> None:
     if dist.get_rank() == rank:
         agent = _parent_of(os.getppid())
         os.kill(agent, signal.SIGKILL)
-        time.sleep(60)
+        time.sleep(3600)
     dist.barrier()
 
 
@@ -44,7 +44,7 @@ def kill_agent_at_once(place: Place, rank: int) -> None:
     """The same outside any process group, while others may still be starting."""
     if place.rank == rank:
         os.kill(_parent_of(os.getppid()), signal.SIGKILL)
-    time.sleep(60)
+    time.sleep(3600)
 
 
 def sign(place: Place, folder: str) -> int:
@@ -59,7 +59,7 @@ def stop_agent_on(rank: int, file: str) -> None:
         with open(file, "w") as pids:
             pids.write(f"{os.getpid()} {os.getppid()} {_parent_of(os.getppid())}")
         os.kill(_parent_of(os.getppid()), signal.SIGSTOP)
-        time.sleep(60)
+        time.sleep(3600)
     dist.barrier()
 
 
@@ -102,6 +102,6 @@ def use_memory_on(rank: int, size_bytes: int) -> None:
     """One rank touches so much memory and holds it; the others wait for it."""
     if dist.get_rank() == rank:
         held = torch.ones(size_bytes, dtype=torch.uint8)
-        time.sleep(60)
+        time.sleep(3600)
         held.sum()
     dist.barrier()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.nodes import ROOT, namespaces, slurm
+from tests.patience import HANG_S
 
 CASES = """
 import pytest
@@ -26,7 +27,7 @@ def test_train(framework, gpus, process_group, dnnbench):
 """
 OPTIONS = (
     *("-p", "no:cacheprovider", "--dnn-device", "cpu", "--dnn-batch-size", "8"),
-    *("--dnn-steps", "3", "--dnn-warmup", "1", "--dnn-timeout", "120"),
+    *("--dnn-steps", "3", "--dnn-warmup", "1"),
     *("--dnn-ranks-per-node", "1", "--benchmark-json", "saved.json"),
 )
 _AGENT = """#!/bin/sh
@@ -173,7 +174,7 @@ def test_mpirun_starts_the_agents_of_a_session(
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=HANG_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "preflight" not in done.stdout

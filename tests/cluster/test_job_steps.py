@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.nodes import ROOT, allocation, namespaces, slurm
+from tests.patience import HANG_S
 from tests.rank.test_ranks import await_end
 
 CASES = '''
@@ -70,10 +71,7 @@ def test_a_node_goes_down_and_the_job_with_it(process_group):
 def test_never_reached():
     pass
 '''
-OPTIONS = (
-    *("-p", "no:cacheprovider", "--dnn-device", "cpu", "--dnn-timeout", "60"),
-    *("--dnn-ranks-per-node", "1"),
-)
+OPTIONS = (*("-p", "no:cacheprovider", "--dnn-device", "cpu", "--dnn-ranks-per-node", "1"),)
 MEMORY_MB = 1400
 """What a step may use: less than a rank that takes 1 GiB, with its agent and fork server."""
 
@@ -97,7 +95,7 @@ def test_a_step_that_ends_is_named_and_the_session_goes_on_until_its_job_ends(
             env=variables,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=HANG_S,
         )
         await_end(_named_in(tmp_path / "ranks"))
     said = session.stdout + session.stderr

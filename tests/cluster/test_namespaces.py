@@ -2,6 +2,8 @@
 that is cut."""
 
 import json
+import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from pytest_dnnbench.controller.rank_clock import ClockOffset
 from pytest_dnnbench.errors import RankFailure
 from tests.cluster import programs
 from tests.cluster.nodes import ROOT, cluster, namespaces, ranks
+from tests.patience import HANG_S, failure_at_hang
 
 CASES = """
 import pytest
@@ -44,7 +47,7 @@ OPTIONS = (
         "tests.tiny_models:tiny",
     ),
     *("--dnn-batch-size", "8", "--dnn-steps", "3", "--dnn-warmup", "1", "--dnn-launches", "1"),
-    *("--dnn-timeout", "90", "--gpus", "2", "--benchmark-json", "saved.json"),
+    *("--gpus", "2", "--benchmark-json", "saved.json"),
     *("--dnn-engine", "prefix", "--dnn-nodes", "n1,n2", "--dnn-ranks-per-node", "1"),
 )
 
@@ -88,11 +91,11 @@ def _check_topology(record: dict[str, Any], nodes: int) -> None:
     (launch,) = record["launches"]
     used = launch["conditions"]["nodes"]
     assert [(node["name"], node["ranks"]) for node in used] == [("n1", 1), ("n2", 1)][:nodes]
-    assert all(0 < node["clock_uncertainty_s"] < 0.1 for node in used)
+    assert all(0 < node["clock_uncertainty_s"] < HANG_S for node in used)
     # A veth is a link of 10 Gbit/s to the kernel.
     assert facts["must_match"].get("network_mbit_s") == (None if nodes == 1 else 10_000)
     if record["case"]["framework"] == "ddp":
-        assert all(-1 < node["skew"] < 10 for node in used)
+        assert all(math.isfinite(node["skew"]) and node["skew"] > -1 for node in used)
     assert all(node.get("interface") == (None if nodes == 1 else "eth0") for node in used)
     assert ("network_bytes_s" in facts["recorded"]) == (nodes == 2)
 
@@ -102,11 +105,11 @@ def _check_preflight(preflight: dict[str, Any]) -> None:
         ("n1", "eth0"),
         ("n2", "eth0"),
     ]
-    assert all(0 < node["clock_uncertainty_s"] < 0.1 for node in preflight["nodes"])
+    assert all(0 < node["clock_uncertainty_s"] < HANG_S for node in preflight["nodes"])
     (link,) = preflight["links"]
     assert (link["nodes"], link["backend"]) == (["n1", "n2"], "gloo")
-    assert min(link["bytes_s"]) > 1e6
-    assert preflight["took_s"] < 60
+    assert min(link["bytes_s"]) > 1e4
+    assert preflight["took_s"] < HANG_S
 
 
 def test_ranks_meet_on_the_network_between_the_nodes_and_a_cut_one_is_named(
@@ -114,7 +117,7 @@ def test_ranks_meet_on_the_network_between_the_nodes_and_a_cut_one_is_named(
 ) -> None:
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "eth")
     with cluster(two_nodes, tmp_path / "leases") as nodes:
-        job = ranks(nodes, timeout_s=8)
+        job = ranks(nodes)
         answers = job.launch("tests.cluster.programs:places")
         assert [host for _, host, _ in answers] == ["n1", "n2"]
         assert [interface for _, _, interface in answers] == ["eth0", "eth0"]
@@ -131,6 +134,11 @@ def test_ranks_meet_on_the_network_between_the_nodes_and_a_cut_one_is_named(
         assert address == nodes.nodes[0].addresses["eth0"]
         assert port > 0
         assert all(isinstance(offset, ClockOffset) for offset in job.clock.offsets)
-        with pytest.raises(RankFailure, match=r"rank [01] (of 2 )?on node n[12] ") as failure:
-            job.run(programs.cut_the_network)
-        assert failure.value.node in ("n1", "n2")
+        failure = failure_at_hang(
+            job,
+            lambda: job.run(programs.cut_the_network),
+            lambda hung: hung.rank_phase == "program",
+        )
+        assert isinstance(failure, RankFailure)
+        assert re.search(r"rank [01] (of 2 )?on node n[12] ", str(failure))
+        assert failure.node in ("n1", "n2")

@@ -31,6 +31,7 @@ from pytest_dnnbench.session.preflight import Preflight, summary_of
 from pytest_dnnbench.session.resources import Resources
 from pytest_dnnbench.session.settings import Settings
 from tests.cluster.test_cluster import fake
+from tests.patience import HANG_S
 
 
 def slow_parts(entry: PreflightEntry, history: Sequence[PreflightEntry]) -> list[str]:
@@ -49,19 +50,19 @@ def test_every_pair_meets_once_and_nobody_is_in_two_pairs_of_a_round(ranks: int)
 
 
 def test_two_nodes_are_measured_with_their_link_and_clocks(two_agents: Cluster) -> None:
-    entry = preflight(NodePlacements(two_agents, 60), 60.0)
+    entry = preflight(NodePlacements(two_agents, HANG_S), HANG_S)
     assert [node.name for node in entry.nodes] == ["n1", "n2"]
     for node in entry.nodes:
         assert len(node.yardstick_s) == YARDSTICKS
-        assert 1e-4 < node.typical_s < 1.0
-        assert abs(node.clock_offset_s) <= node.clock_uncertainty_s < 1.0
+        assert 1e-4 < node.typical_s < HANG_S
+        assert abs(node.clock_offset_s) <= node.clock_uncertainty_s < HANG_S
         assert (node.interface, node.network_mbit_s) == ("lo", None)
     (link,) = entry.links
     assert (link.nodes, link.backend, entry.links_left_out) == (("n1", "n2"), "gloo", 0)
     # Loopback, by CPU ranks: from a busy machine's to several times a fast one's.
-    assert all(1e7 < rate < 1e12 for rate in link.bytes_s)
-    assert 1e-7 < link.latency_s < 1.0
-    assert entry.took_s < 300
+    assert all(1e4 < rate < 1e12 for rate in link.bytes_s)
+    assert 1e-7 < link.latency_s < HANG_S
+    assert entry.took_s < HANG_S
     assert entry.facts(["n1", "n2"]) == {NETWORK: link.slower_bytes_s}
     assert entry.facts(["n1"]) == {}
 

@@ -9,8 +9,11 @@ import pytest
 
 from pytest_dnnbench.batch.command import main
 from pytest_dnnbench.errors import UsageError
+from tests.patience import HANG_S
 
-STOPPED = "import sys, time, signal; signal.signal(15, lambda *_: sys.exit(2)); {}; time.sleep(60)"
+STOPPED = (
+    "import sys, time, signal; signal.signal(15, lambda *_: sys.exit(2)); {}; time.sleep(3600)"
+)
 LAUNCH = (
     "from pytest_dnnbench.controller.slurm import PROGRESS_FILE, tell_the_script;"
     " tell_the_script(PROGRESS_FILE, 'a case')"
@@ -116,5 +119,5 @@ def run(script: str, folder: Path, **variables: str) -> "subprocess.CompletedPro
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HANG_S,
     )

@@ -16,20 +16,21 @@ import pytest
 
 from pytest_dnnbench.controller.leases import VARIABLE, Leases, lease_directory
 from pytest_dnnbench.errors import LaunchError, UsageError
+from tests.patience import HANG_S
 
 FOUR = ["gpu a", "gpu b", "gpu c", "gpu d"]
 HOLDER = """
 import sys, time
 from pytest_dnnbench.controller.leases import Leases
-with Leases(timeout_s=60).take({names!r}, {count}) as taken:
+with Leases(timeout_s=600).take({names!r}, {count}) as taken:
     print(",".join(taken), flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 CONTENDER = """
 import os, pathlib, random, sys, time
 from pytest_dnnbench.controller.leases import Leases
 folder, names, seed = pathlib.Path(sys.argv[1]), {names!r}, int(sys.argv[2])
-dice, leases = random.Random(seed), Leases(timeout_s=60)
+dice, leases = random.Random(seed), Leases(timeout_s=600)
 for _ in range(12):
     with leases.take(names, dice.randint(1, len(names))) as taken:
         for name in taken:
@@ -96,7 +97,7 @@ def test_a_wait_names_the_process_that_holds_the_devices_and_ends_when_it_dies()
             announced.append(line)
             holder.send_signal(signal.SIGKILL)
 
-        with Leases(timeout_s=60, announce=kill_the_holder).take(FOUR, 2) as taken:
+        with Leases(timeout_s=HANG_S, announce=kill_the_holder).take(FOUR, 2) as taken:
             assert taken == ("gpu a", "gpu b")
     finally:
         finish(holder)
@@ -105,7 +106,7 @@ def test_a_wait_names_the_process_that_holds_the_devices_and_ends_when_it_dies()
 
 
 def test_a_big_launch_is_not_starved_by_small_ones_behind_it() -> None:
-    leases, order = Leases(timeout_s=60), list[str]()
+    leases, order = Leases(timeout_s=HANG_S), list[str]()
     with leases.take(FOUR, 1):
         big = _in_thread(leases, 4, lambda: order.append("big"))
         while leases.holder("turnstile") is None:
@@ -142,7 +143,7 @@ def test_many_processes_of_all_sizes_never_meet_and_never_deadlock(tmp_path: Pat
 def test_neither_a_program_nor_a_fork_started_meanwhile_keeps_a_lease() -> None:
     leases = Leases(timeout_s=0)
     with leases.take(FOUR, 4):
-        program = subprocess.Popen(["sleep", "60"], close_fds=False)
+        program = subprocess.Popen(["sleep", "600"], close_fds=False)
         fork = os.fork()
         if fork == 0:
             signal.pause()
@@ -203,7 +204,7 @@ def test_a_session_of_one_launch_at_a_time_goes_on_without_locks_and_says_so_onc
 ) -> None:
     flock, lines = NoFlock(number), list[str]()
     monkeypatch.setattr("fcntl.flock", flock)
-    leases = Leases(timeout_s=60, announce=lines.append)
+    leases = Leases(timeout_s=HANG_S, announce=lines.append)
     for _ in range(3):
         with leases.take(FOUR, 2) as taken:
             assert taken == ("gpu a", "gpu b")
@@ -216,7 +217,7 @@ def test_a_session_of_one_launch_at_a_time_goes_on_without_locks_and_says_so_onc
 
 def test_launches_side_by_side_are_refused_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcntl.flock", NoFlock(errno.ENOSYS))
-    leases = Leases(timeout_s=60, needed=True)
+    leases = Leases(timeout_s=HANG_S, needed=True)
     with (
         pytest.raises(LaunchError, match=f"{VARIABLE}; launches that run side by side need leases"),
         leases.take(FOUR, 1),
@@ -226,7 +227,7 @@ def test_launches_side_by_side_are_refused_without_locks(monkeypatch: pytest.Mon
 
 def test_another_error_of_a_lock_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fcntl.flock", NoFlock(errno.EIO))
-    with pytest.raises(LaunchError, match=VARIABLE), Leases(timeout_s=60).take(FOUR, 1):
+    with pytest.raises(LaunchError, match=VARIABLE), Leases(timeout_s=HANG_S).take(FOUR, 1):
         pass
     assert not [link for link in open_files() if link.endswith(".lock")]
 

@@ -10,6 +10,7 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.oom_kills import oom_kills
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import RankCrashed, RankOutOfMemory
+from tests.patience import HANG_S
 from tests.rank import programs
 
 
@@ -47,4 +48,4 @@ def test_a_kill_while_the_count_grew_is_lack_of_memory(
     counts = iter([3, after])
     monkeypatch.setattr(oom_kills_module, "oom_kills", lambda: next(counts))
     with pytest.raises(kind, match="rank 1 of 2 died of SIGKILL"):
-        Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60).run(programs.die_on, 1, 9)
+        Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S).run(programs.die_on, 1, 9)

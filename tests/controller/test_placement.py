@@ -14,6 +14,7 @@ from pytest_dnnbench.controller.machine import Gpu, Machine
 from pytest_dnnbench.controller.placement import Placement, Placements
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.results.records.schema import Conditions
+from tests.patience import HANG_S
 from tests.rank import programs
 
 GPUS = tuple(Gpu("A fast one", f"GPU-{letter}") for letter in "abcd")
@@ -105,7 +106,7 @@ def test_variables_of_a_placement_reach_their_rank_and_are_the_launchs_alone(
             ("cpu",) * world_size, 1, rank_variables=({"NCCL_HOSTID": "a"}, {"NCCL_HOSTID": "b"})
         )
 
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60, placements=apart)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S, placements=apart)
     answers = ranks.launch("tests.rank.programs:host_of_nccl")
     assert answers == [("a", ("NCCL_HOSTID",)), ("b", ("NCCL_HOSTID",))]
 
@@ -117,7 +118,7 @@ def test_ranks_stay_on_the_cores_of_their_lease(server: ForkServer) -> None:
         server,
         ["cpu"],
         threads=4,
-        timeout_s=60,
+        timeout_s=HANG_S,
         placements=placements(machine, 1, timed=False, side_by_side=True),
     )
     assert ranks.run(programs.cores_and_threads) == [([cores[0]], "1")]

@@ -17,6 +17,7 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import DnnbenchError, WrongResult
 from pytest_dnnbench.messages import RankReport
 from pytest_dnnbench.rank_status import STAMP_S, StatusPage
+from tests.patience import HANG_S
 
 CASE = Case("mine", "m", 1, "train")
 
@@ -89,7 +90,7 @@ def test_a_wall_clock_that_was_set_during_the_launch_says_nothing(
 def run_of(server: ForkServer, clock: str, warmup: int | str = 1) -> CaseRun:
     """A case whose model breaks this clock."""
     case = Case("single", f"tests.rank.broken_clocks:{clock}", 1, "train", batch_size=4)
-    launcher = RankLauncher(Ranks(server, ["cpu"], threads=1, timeout_s=60))
+    launcher = RankLauncher(Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S))
     steps = 30  # of 3 ms: a clock that counts an eighth misses more than a tick
     return prepare_run(
         case, Catalog(), launcher, detect("cpu"), steps=steps, warmup=warmup, data=None

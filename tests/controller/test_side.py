@@ -16,6 +16,7 @@ from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.controller.side import Side, other_side, software_of
 from pytest_dnnbench.errors import UsageError
+from tests.patience import HANG_S
 from tests.rank import programs
 
 
@@ -111,7 +112,7 @@ def test_variables_and_folders_reach_the_ranks_of_side_b_alone(
     b = Side("B", front=(str(tmp_path),), variables=variables)
     assert b.threads == 3
     with ForkServer(side=b) as server:
-        ranks = Ranks(server, ["cpu"], threads=3, timeout_s=60)
+        ranks = Ranks(server, ["cpu"], threads=3, timeout_s=HANG_S)
         names = ["DNNBENCH_SIDE", "OMP_NUM_THREADS"]
         assert ranks.run(programs.variables_and_first_path, names) == [["B", "3", str(tmp_path)]]
     a = two_ranks.run(programs.variables_and_first_path, names)[0]

@@ -21,6 +21,7 @@ from pytest_dnnbench.messages import Correctness, PredictedStep, TimedRequest
 from pytest_dnnbench.rank import timed_run
 from pytest_dnnbench.results.records.measurement import Launch
 from tests.fake_launches import FakeLauncher
+from tests.patience import HANG_S
 
 SINGLE = "pytest_dnnbench.rank.frameworks.single:SingleWorker"
 
@@ -33,7 +34,7 @@ def case_run(launcher: Launcher, worker: str = SINGLE) -> CaseRun:
 
 
 def one_rank(server: ForkServer) -> RankLauncher:
-    return RankLauncher(Ranks(server, ["cpu"], threads=1, timeout_s=60))
+    return RankLauncher(Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S))
 
 
 class SleepyMachine:

@@ -22,6 +22,7 @@ from pytest_dnnbench.horovod_build.requisites import find_cmake
 from pytest_dnnbench.horovod_build.wheel_store import WheelStore
 from tests.horovod import recipes, stand_in
 from tests.horovod.stand_in.pip.__main__ import SOURCE
+from tests.patience import HANG_S
 
 Calls = Callable[[str], list[dict[str, Any]]]
 
@@ -147,13 +148,13 @@ def test_one_of_three_builders_builds_and_all_get_the_wheel(
         with path.open("w") as output:
             builders.append(subprocess.Popen([sys.executable, "-c", script], stdout=output))
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + HANG_S
         while sum("waiting for it" in path.read_text() for path in outputs) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.02)
     finally:
         (tmp_path / "go on").touch()
-        statuses = [builder.wait(120) for builder in builders]
+        statuses = [builder.wait(HANG_S) for builder in builders]
     assert statuses == [0, 0, 0]
     assert all(path.read_text().splitlines()[-1] == "whole" for path in outputs)
     assert len(calls("wheel")) == 1

@@ -8,9 +8,10 @@ import torch._dynamo  # noqa: F401 - torch.optim imports it at first use, and it
 
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
+from tests.patience import HANG_S
 
 
 @pytest.fixture
 def cpu_ranks(server: ForkServer) -> Callable[[int], Ranks]:
     """`cpu_ranks(n)` gives n ranks of one thread each."""
-    return lambda count: Ranks(server, ["cpu"] * count, threads=1, timeout_s=60)
+    return lambda count: Ranks(server, ["cpu"] * count, threads=1, timeout_s=HANG_S)

@@ -20,6 +20,7 @@ from pytest_dnnbench.rank.pipeline.stash import Stash
 from pytest_dnnbench.rank.step_forms import lay_out
 from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.step_form import StepForm
+from tests.patience import HANG_S
 
 MODEL = "tests.pipeline.models:residual"
 
@@ -42,7 +43,7 @@ def test_a_pipeline_in_a_form_is_proven(
         server,
         ["cpu"] * ranks,
         threads=1,
-        timeout_s=120,
+        timeout_s=HANG_S,
         environment={"XDG_CACHE_HOME": str(tmp_path)},
     )
     asked = RunRequest(case, spec.worker, MODEL, steps=3, warmup=2)

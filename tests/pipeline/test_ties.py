@@ -8,6 +8,7 @@ from torch import nn
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.rank.pipeline.ties import TiedGradients
+from tests.patience import HANG_S
 
 Gradients = list[float | None]
 
@@ -40,6 +41,6 @@ def added(by_rank: list[Gradients], steps: int = 2) -> list[Gradients]:
 def test_copies_get_the_sum_and_none_where_nobody_has_one(
     server: ForkServer, by_rank: list[Gradients], expected: float | None
 ) -> None:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     for own, after in zip(by_rank, ranks.run(added, by_rank), strict=True):
         assert after == [[expected] * len(own)] * 2

@@ -27,6 +27,7 @@ from pytest_dnnbench.rank.profiling.profiler import Effort, profile_model
 from pytest_dnnbench.results.records.measurement import Launch, check_times
 from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
+from tests.patience import HANG_S
 
 MODELS = "tests.pipeline.models"
 RESIDUAL = f"{MODELS}:residual"
@@ -57,7 +58,7 @@ def launch(
     **options: str | int | float | bool,
 ) -> list[RankReport]:
     case = Case(framework, model, gpus, phase, batch_size=4, options=options)
-    ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120, environment=PROFILES)
+    ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=HANG_S, environment=PROFILES)
     request = RunRequest(case, worker, Catalog().model(model), steps=lengths[1], warmup=lengths[0])
     decision: PlanDecision = ranks.launch(PLANNING, request)[0]
     results: list[RankReport] = ranks.launch(what, replace(request, plan=decision))
@@ -229,7 +230,7 @@ def test_auto_lets_the_planner_decide_and_says_what_it_decided(server: ForkServe
 
 def test_a_decision_from_a_journal_is_run_as_well(server: ForkServer) -> None:
     case = Case("pipedream", RESIDUAL, 2, "train", batch_size=4, options={"stages": "2"})
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=120, environment=PROFILES)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S, environment=PROFILES)
     request = RunRequest(case, WORKER, RESIDUAL, steps=2, warmup=1)
     decision = ranks.launch(PLANNING, request)[0]
     plain = msgspec.json.decode(msgspec.json.encode(decision))

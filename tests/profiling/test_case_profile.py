@@ -18,6 +18,7 @@ from pytest_dnnbench.rank.profiling import profiler
 from pytest_dnnbench.rank.profiling.case_profile import case_profile
 from pytest_dnnbench.rank.profiling.profiler import Effort
 from pytest_dnnbench.step_form import StepForm
+from tests.patience import HANG_S
 
 MODEL = "tests.pipeline.models:residual"
 FORM = StepForm(memory_format="channels_last", fused=True)
@@ -45,7 +46,7 @@ def test_a_plan_is_made_from_the_profile_of_the_form_that_is_timed(
     case = Case(framework, MODEL, 2, "train", batch_size=4, form=FORM)
     request = RunRequest(case, Catalog().framework(framework).worker, MODEL, steps=1, warmup=0)
     variables = {"XDG_CACHE_HOME": str(tmp_path)}
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=120, environment=variables)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S, environment=variables)
     decision, other = ranks.launch(f"{__name__}:decide_undisturbed", request)
     assert isinstance(decision, PlanDecision)
     assert other is None

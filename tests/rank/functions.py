@@ -11,24 +11,30 @@ import torch
 import torch.distributed as dist
 
 from pytest_dnnbench.messages import Place
+from tests.worked_clock import CLOCK
 
 SETUP_S = 0.2
 
-SLOW_S = 0.06
-"""Long beside a small step."""
+FAST_S, SLOW_S = 0.005, 0.06
+"""The second is long beside a small step."""
 
 
 class Sleeps:
-    """Takes SETUP_S to make, and notes when it was made; a step of rank r takes r + 1 times `ms`
-    milliseconds."""
+    """Takes SETUP_S to make, and notes when it was made; a step of rank 0 takes FAST_S, one of
+    another rank SLOW_S."""
 
-    def __init__(self, ms: int, folder: str, place: Place) -> None:
+    def __init__(self, folder: str, place: Place) -> None:
         time.sleep(SETUP_S)
-        self._step_s = ms * (place.rank + 1) / 1e3
+        self._step_s = SLOW_S if place.rank else FAST_S
         (Path(folder) / f"made-{place.rank}").write_text(repr(time.monotonic()))
 
     def __call__(self) -> None:
         time.sleep(self._step_s)
+
+
+def works(steps_per_second: int) -> Callable[[], None]:
+    """Its step takes time on CLOCK alone."""
+    return lambda: CLOCK.work(1 / steps_per_second)
 
 
 def counts(first: int, later: int) -> Callable[[], int | None]:

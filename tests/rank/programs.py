@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 
@@ -63,6 +64,17 @@ def die_on(rank: int, number: int) -> None:
     if dist.get_rank() == rank:
         print("last words", flush=True)
         os.kill(os.getpid(), number)
+    dist.barrier()
+
+
+def die_behind_a_late_server(late_s: float) -> None:
+    """Rank 1 dies while the fork server stands still for so long; its peer raises because of it."""
+    if dist.get_rank() == 1:
+        server = os.getppid()
+        wake = f"sleep {late_s}; kill -CONT {server}"
+        subprocess.Popen(["sh", "-c", wake], start_new_session=True)
+        os.kill(server, signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGKILL)
     dist.barrier()
 
 

@@ -24,6 +24,7 @@ from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.step_form import StepForm
 from tests.awkward_models import ChangesInputs, GoesOn
 from tests.own_workloads import Words
+from tests.patience import HANG_S
 from tests.tiny_models import tiny
 
 IMAGES = ImageWorkload("tests.awkward_models:ChangesInputs", 28)
@@ -125,7 +126,7 @@ def prove(server: ForkServer, framework: str, model: str, form: StepForm) -> Ran
     gpus = 1 if framework == "single" else 2
     case = Case(framework, model, gpus, "train", batch_size=4, form=form)
     asked = RunRequest(case, Catalog().framework(framework).worker, model, 2, 1)
-    ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=HANG_S)
     evidence = agree(case, ranks.launch(PROVE, asked))
     for kind in ("gradients", "parameters", "buffers"):
         assert evidence.largest_deviation[kind] <= evidence.tolerance[kind] < 1e-9

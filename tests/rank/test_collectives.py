@@ -16,6 +16,7 @@ from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.function_case import FunctionCase
 from pytest_dnnbench.messages import Correctness, FunctionRequest, Place
 from pytest_dnnbench.rank.collectives import MOST_RANKS, AllGather
+from tests.patience import HANG_S
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = "pytest_dnnbench.rank.collectives"
@@ -35,7 +36,7 @@ def proven(server: ForkServer, module: str, name: str, size: int, ranks: int) ->
     library = "horovod" if name in OF_HOROVOD else "torch"
     case = FunctionCase(f"{module}:{name}", library, ranks, {"size": size}, "check")
     request = FunctionRequest(case, (module, name, None), (OURS, "check", None), 1, 0)
-    joined = Ranks(server, ["cpu"] * ranks, threads=1, timeout_s=60)
+    joined = Ranks(server, ["cpu"] * ranks, threads=1, timeout_s=HANG_S)
     rendezvous = load(Catalog().group(library).rendezvous)
     answers: list[Correctness] = joined.launch(
         PROVE, request, rendezvous=rendezvous, returns=Correctness
@@ -75,7 +76,7 @@ def test_more_ranks_than_the_check_can_count_are_refused() -> None:
 def collected(*words: str) -> str:
     """What a session of the suite would run."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "--dnn-device=cpu", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG_S)
     return done.stdout + done.stderr
 
 

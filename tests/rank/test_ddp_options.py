@@ -16,6 +16,7 @@ from pytest_dnnbench.rank.frameworks.ddp import DdpWorker
 from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
+from tests.patience import HANG_S
 
 TINY = "tests.tiny_models:tiny"
 OWN = "tests.own_workloads:Ranking"
@@ -30,7 +31,7 @@ def request(
 
 
 def prove(server: ForkServer, asked: RunRequest) -> CorrectnessEntry:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     return agree(asked.case, ranks.launch(PROVE, asked))
 
 
@@ -97,7 +98,7 @@ def test_the_bf16_hook_is_taken_on_a_gpu() -> None:
 
 
 def test_the_options_in_force_are_recorded(server: ForkServer) -> None:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     reports: list[RankReport] = ranks.launch(MEASURE, request({"bucket_mb": 2.0, "hook": "fp16"}))
     details = reports[0].details
     assert (details["bucket_mb"], details["hook"], details["static_graph"]) == (2.0, "fp16", False)

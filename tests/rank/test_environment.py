@@ -13,6 +13,7 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.speed_variables import MOST_VALUE, cannot_be_set, speed_variables
+from tests.patience import HANG_S
 from tests.rank import fault_programs
 
 NAMES = ("MODEL_WIDTH", "DNNBENCH_TEST_GONE", "GLOO_SOCKET_IFNAME", "PYTEST_CURRENT_TEST")
@@ -25,7 +26,7 @@ def test_what_a_fixture_sets_changes_and_removes_reaches_the_ranks(
     monkeypatch.setenv("MODEL_WIDTH", "8")
     with ForkServer(["torch"]) as server:
         server.wait_ready()
-        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
+        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S)
         pid = server.pid
         monkeypatch.setenv("MODEL_WIDTH", "512")
         monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no-such-interface")
@@ -46,7 +47,7 @@ def test_a_variable_that_is_read_when_a_library_is_loaded_needs_another_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with ForkServer(["torch"]) as server:
-        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
+        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S)
         ((default, first),) = ranks.run(fault_programs.spin_count)
         monkeypatch.setenv("GOMP_SPINCOUNT", "77")
         assert ranks.run(fault_programs.spin_count) == [("77", server.pid)]
@@ -58,7 +59,7 @@ def test_a_variable_that_is_read_when_a_library_is_loaded_needs_another_server(
 def test_an_environment_that_is_too_large_is_told(
     server: ForkServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
+    ranks = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S)
     for number in range(2):
         monkeypatch.setenv(f"DNNBENCH_TEST_{number}", "x" * 100_000)
     with pytest.raises(LaunchError, match=r"environment variables that have changed .* set fewer"):
@@ -109,7 +110,7 @@ def test_a_value_that_a_terminal_would_obey_is_recorded_as_text() -> None:
 def test_a_rank_records_variables_and_torchs_settings_as_it_sees_them(
     server: ForkServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
+    ranks = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S)
     target = "tests.rank.fault_programs:facts_with_settings"
     monkeypatch.setenv("HOROVOD_AUTOTUNE", "1")
     (plain,) = ranks.launch(target, False, returns=dict, rendezvous=horovod_rendezvous)
@@ -148,7 +149,7 @@ def test_a_models_width_from_a_fixture_is_the_width_that_is_measured(
     losses = []
     for width in ("8", "512"):
         monkeypatch.setenv("MODEL_WIDTH", width)
-        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
+        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S)
         (report,) = ranks.launch("pytest_dnnbench.rank.timed_run:measure", request)
         losses.append(report.loss)
     assert losses[0] != losses[1]

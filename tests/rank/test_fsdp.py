@@ -17,6 +17,7 @@ from pytest_dnnbench.rank.shardable import check_shardable
 from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
+from tests.patience import HANG_S
 
 TINY = "tests.tiny_models:tiny"
 GPT = "gpt-nano"
@@ -33,7 +34,7 @@ def request(
 
 
 def prove(server: ForkServer, asked: RunRequest) -> CorrectnessEntry:
-    ranks = Ranks(server, ["cpu"] * asked.case.gpus, threads=1, timeout_s=180)
+    ranks = Ranks(server, ["cpu"] * asked.case.gpus, threads=1, timeout_s=HANG_S)
     return agree(asked.case, ranks.launch(PROVE, asked))
 
 
@@ -78,7 +79,7 @@ def test_gradients_are_reduced_as_often_as_the_option_says(
     server: ForkServer, reduce: str, passes: int
 ) -> None:
     asked = accumulating(reduce, "tests.rank.counting_workers:CountsReductions")
-    reports: list[RankReport] = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=180).launch(
+    reports: list[RankReport] = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S).launch(
         MEASURE, replace(asked, recheck=False)
     )
     units = len(reports[0].details["wrapped"])  # type: ignore[arg-type] # a list
@@ -92,7 +93,7 @@ def test_validation_is_proven(server: ForkServer) -> None:
 def test_weights_of_the_root_are_freed_after_validation(server: ForkServer) -> None:
     """They stay whole after a pass without gradients, and the fingerprint reads them: NumPy must
     not, or torch could not free them for the check that follows."""
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=180)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     reports: list[RankReport] = ranks.launch(MEASURE, request(GPT, 2, "validate"))
     assert reports[0].fingerprint == reports[1].fingerprint != ""
 
@@ -145,7 +146,7 @@ def test_a_model_in_channels_last_is_refused(server: ForkServer) -> None:
 @pytest.fixture(scope="module")
 def reports(server: ForkServer) -> list[RankReport]:
     """One timed run of a GPT on two ranks."""
-    return Ranks(server, ["cpu"] * 2, threads=1, timeout_s=180).launch(MEASURE, request(GPT, 2))
+    return Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S).launch(MEASURE, request(GPT, 2))
 
 
 def test_a_rank_holds_its_part_of_the_weights_and_of_their_state(

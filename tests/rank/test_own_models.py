@@ -14,6 +14,7 @@ from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
+from tests.patience import HANG_S
 
 
 def prove(
@@ -33,7 +34,7 @@ def prove(
     case = Case(framework, model, gpus, phase, batch_size=4, precision=precision, options=settings)
     row = Catalog().framework(framework)
     request = RunRequest(case, worker or row.worker, model, steps=1, warmup=0)
-    ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=HANG_S)
     rendezvous = {"rendezvous": horovod_rendezvous} if framework == "horovod" else {}
     return agree(case, ranks.launch(PROVE, request, **rendezvous))
 

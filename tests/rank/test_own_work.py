@@ -14,12 +14,15 @@ from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.own_work import OwnWork
 from pytest_dnnbench.results.records.measurement import Launch
 from pytest_dnnbench.results.verdicts.straggler import LaunchTimes, straggler
+from tests.patience import HANG_S
 from tests.set_stopwatch import SetStopwatch
 
 TINY = "tests.tiny_models:tiny"
 DDP, HOROVOD = "tests.rank.planted_workers:LateDdp", "tests.horovod.workers:LateHorovod"
 LATE_S = 0.1
 STEPS = 5
+MOST_TRIES = 6
+"""Where the other rank loses its core in one of its few steps, no rank is slow throughout."""
 
 
 def test_only_stretches_alone_count_and_those_before_the_restart_and_of_the_first_step_do_not() -> (
@@ -75,7 +78,7 @@ def _launch(
     )
     request = RunRequest(case, worker, TINY, steps=STEPS, warmup=1)
     rendezvous = horovod_rendezvous if worker == HOROVOD else None
-    reports = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=60).launch(
+    reports = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=HANG_S).launch(
         MEASURE, request, rendezvous=rendezvous
     )
     return Launch(tuple(reports))
@@ -93,11 +96,14 @@ def _launch(
 def test_a_late_rank_is_blamed_although_every_rank_takes_as_long_for_a_step(
     server: ForkServer, worker: str, rank: int, options: dict[str, Scalar]
 ) -> None:
-    launches = [_launch(server, worker, {"late_rank": rank, **options}) for _ in range(3)]
-    for launch in launches:
-        assert [len(report.own_work_s) for report in launch.reports] == [STEPS - 1] * 2
-        assert launch.own_work_s[rank][0] >= LATE_S
-    slow = straggler([LaunchTimes(LATE_S, launch.own_work_s) for launch in launches])
+    slow = None
+    for _ in range(MOST_TRIES):
+        launches = [_launch(server, worker, {"late_rank": rank, **options}) for _ in range(3)]
+        for launch in launches:
+            assert [len(report.own_work_s) for report in launch.reports] == [STEPS - 1] * 2
+            assert launch.own_work_s[rank][0] >= LATE_S
+        if slow := straggler([LaunchTimes(LATE_S, launch.own_work_s) for launch in launches]):
+            break
     assert slow is not None
     assert slow.rank == rank
 

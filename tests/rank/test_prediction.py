@@ -22,6 +22,7 @@ from pytest_dnnbench.rank.collective_costs import measured_costs
 from pytest_dnnbench.rank.prediction import _Measured, predict
 from pytest_dnnbench.rank.workloads.image_models import build_model
 from pytest_dnnbench.step_form import StepForm
+from tests.patience import HANG_S
 
 TINY = "tests.tiny_models:tiny"
 PREDICT = "pytest_dnnbench.rank.prediction:predict"
@@ -40,7 +41,7 @@ def predicted(
         server,
         ["cpu"] * request.case.gpus,
         threads=1,
-        timeout_s=300,
+        timeout_s=HANG_S,
         environment={"XDG_CACHE_HOME": str(folder)},
     )
     first, *others = ranks.launch(code, request, returns=PredictedStep | None)
@@ -61,7 +62,8 @@ def test_on_cores_that_do_all_compute_and_the_frameworks_own_step_add_up(
     assert step.refused == ""
     assert not step.overlaps
     assert step.collectives == {}, "they are not timed one by one"
-    assert min(step.compute_s, step.exposed_s, step.update_s) > 0
+    assert min(step.compute_s, step.update_s) > 0
+    assert step.exposed_s >= 0
     assert step.profile_parts_over_whole is not None
     least = {"ddp": 4.0, "fsdp": 2.0}[framework] * weight_bytes()
     assert step.memory_bytes > least, "weights, gradients, momentum (of two ranks), buffers"
@@ -75,7 +77,7 @@ def test_a_rank_of_single_exchanges_nothing(server: ForkServer, tmp_path: Path) 
 
 def test_on_gpus_the_collectives_are_timed_one_by_one(server: ForkServer) -> None:
     """On CPU ranks here: what is timed is called as the frameworks call it."""
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     costs, others = ranks.launch("tests.rank.test_prediction:costs")
     assert set(costs) == {"all_reduce", "all_gather", "reduce_scatter"}
     assert all(fixed_s >= 0 and 0 < bytes_s < math.inf for fixed_s, bytes_s in costs.values())
@@ -201,7 +203,8 @@ def test_ranks_that_split_layers_compute_their_parts_and_exchange(
     step = predicted(server, tmp_path, replace(asked, model=Catalog().model("gpt-tiny")))
     assert step.refused == ""
     assert step.collectives == {}, "they are timed together"
-    assert min(step.compute_s, step.exposed_s, step.update_s) > 0
+    assert min(step.compute_s, step.update_s) > 0
+    assert step.exposed_s >= 0
     held = 53 / 100 * 4 * 820_000  # test_split_steps.py has the very share
     assert step.memory_bytes > 4 * held, "weights, gradients, two moments of AdamW; activations"
 

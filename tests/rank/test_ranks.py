@@ -11,22 +11,17 @@ from pathlib import Path
 import pytest
 
 from pytest_dnnbench.controller.forkserver import ForkServer
-from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.controller.ranks import GRACE_S, Ranks
 from pytest_dnnbench.errors import LaunchError, RankCrashed, RankHung, RankRaised, UsageError
+from pytest_dnnbench.proc import has_ended
+from tests.patience import HANG_S, failure_at_hang
 from tests.rank import programs
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def await_end(pids: list[int]) -> None:
-    deadline = time.monotonic() + 60
-    while any(alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, f"still alive: {[pid for pid in pids if alive(pid)]}"
+    deadline = time.monotonic() + HANG_S
+    while left := [pid for pid in pids if not has_ended(pid)]:
+        assert time.monotonic() < deadline, f"still alive: {left}"
         time.sleep(0.05)
 
 
@@ -61,10 +56,8 @@ def test_another_interface_in_the_environment_changes_nothing(
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "no-such-interface")
     with ForkServer(["torch"]) as server:
-        assert Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60).run(programs.sum_of_ranks) == [
-            1,
-            1,
-        ]
+        ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
+        assert ranks.run(programs.sum_of_ranks) == [1, 1]
 
 
 def test_memory_that_a_rank_frees_is_not_fetched_again_page_by_page(two_ranks: Ranks) -> None:
@@ -81,7 +74,7 @@ def test_the_users_own_heap_settings_stay(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("MALLOC_MMAP_MAX_", "65536")
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
     with ForkServer(["torch"]) as server:
-        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
+        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S)
         assert ranks.run(programs.variable, "GLIBC_TUNABLES") == ["glibc.malloc.hugetlb=0"]
         assert ranks.run(programs.page_faults_of_large_buffers)[0] > 10_000
 
@@ -117,25 +110,37 @@ def test_a_rank_that_dies_is_named_with_its_signal_and_last_output(
     assert "last words" in str(caught.value)
 
 
+def test_a_rank_that_died_is_to_blame_though_its_fork_server_says_so_after_its_peer_raised(
+    two_ranks: Ranks,
+) -> None:
+    """A fork server without a core for a second made its peer the culprit."""
+    with pytest.raises(RankCrashed, match="rank 1 of 2 died of SIGKILL"):
+        two_ranks.run(programs.die_behind_a_late_server, 3 * GRACE_S)
+
+
 def test_a_rank_that_leaves_early_has_crashed(two_ranks: Ranks) -> None:
     with pytest.raises(RankCrashed, match="rank 0 of 2 ended with status 0 before it reported"):
         two_ranks.run(programs.leave_on, 0)
 
 
-def test_a_rank_that_hangs_shows_the_stacks_of_its_threads(
-    server: ForkServer, patience_s: float
-) -> None:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=patience_s)
-    with pytest.raises(RankHung, match=f"did not finish within {patience_s:g} s") as caught:
-        ranks.run(programs.hang_on, 1)
-    assert "in sleep_forever" in str(caught.value)
+def test_a_rank_that_hangs_shows_the_stacks_of_its_threads(two_ranks: Ranks) -> None:
+    hung = failure_at_hang(
+        two_ranks,
+        lambda: two_ranks.run(programs.hang_on, 1),
+        lambda hung: hung.rank_phase == "program",
+    )
+    assert f"did not finish within {two_ranks.timeout_s:g} s" in str(hung)
+    assert "in sleep_forever" in str(hung)
 
 
-def test_a_stopped_rank_is_the_culprit_of_its_hang(server: ForkServer, patience_s: float) -> None:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=patience_s)
-    with pytest.raises(RankHung, match="stopped by a signal") as caught:
-        ranks.run(programs.stop_on, 1)
-    assert caught.value.rank == 1
+def test_a_stopped_rank_is_the_culprit_of_its_hang(two_ranks: Ranks) -> None:
+    hung = failure_at_hang(
+        two_ranks,
+        lambda: two_ranks.run(programs.stop_on, 1),
+        lambda hung: "stopped by a signal" in str(hung),
+    )
+    assert isinstance(hung, RankHung)
+    assert hung.rank == 1
 
 
 def test_the_server_serves_on_after_failures(two_ranks: Ranks) -> None:
@@ -146,7 +151,7 @@ def test_the_server_serves_on_after_failures(two_ranks: Ranks) -> None:
 
 def test_a_killed_server_is_replaced_at_the_next_launch() -> None:
     with ForkServer() as server:
-        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
+        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S)
         (fact,) = ranks.run(programs.facts)
         process = server._process  # the process to kill is nobody else's business
         assert process is not None
@@ -171,7 +176,7 @@ def test_ranks_die_with_a_killed_pytest(
     )
     root = Path(__file__).resolve().parents[2]
     with subprocess.Popen([sys.executable, "-c", script], cwd=root, env=elsewhere) as controller:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + HANG_S
         while len(list(tmp_path.iterdir())) < 2 or not all(
             path.read_text() for path in tmp_path.iterdir()
         ):

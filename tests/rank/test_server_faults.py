@@ -17,9 +17,9 @@ from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import LaunchError, RankCrashed
 from pytest_dnnbench.proc import children_of, is_stopped
 from pytest_dnnbench.rank.server import open_gpus
-from tests.patience import HANG_S, patience_of
+from tests.patience import HANG_S, failure_at_hang
 from tests.rank import fault_programs, programs
-from tests.rank.test_ranks import alive, await_end
+from tests.rank.test_ranks import await_end
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW_IMPORT = "slow_to_import_for_a_test"
@@ -36,6 +36,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 def script(*lines: str, **settings: str) -> "subprocess.Popen[str]":
     """A process that stands for pytest."""
     begin = [
+        "import os",
         "from pytest_dnnbench.controller.forkserver import ForkServer",
         "from pytest_dnnbench.controller.ranks import Ranks",
         "from tests.rank import fault_programs, programs",
@@ -79,7 +80,7 @@ def test_a_stopped_server_holds_a_launch_for_its_time_out_only() -> None:
         os.kill(server.pid, signal.SIGSTOP)
         with pytest.raises(LaunchError, match="did not answer within 3 s, for it is stopped"):
             ranks.run(programs.sum_of_ranks)
-        ranks.timeout_s = 60  # of a fresh server
+        ranks.timeout_s = HANG_S  # of a fresh server
         assert ranks.run(programs.sum_of_ranks) == [0]
 
 
@@ -95,33 +96,40 @@ def test_a_server_that_is_stopped_while_it_imports_is_given_up() -> None:
 def test_a_server_that_is_stopped_during_a_launch_ends_with_its_ranks(tmp_path: Path) -> None:
     with ForkServer(["torch"]) as server:
         ranks = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S)
-        ranks.timeout_s = patience_of(ranks)
-        said = f"did not answer within {ranks.timeout_s:g} s, for it is stopped"
-        with pytest.raises(LaunchError, match=said):
-            ranks.run(fault_programs.stop_parent_and_sleep, str(tmp_path / "pid"))
+        lost = failure_at_hang(
+            ranks,
+            lambda: ranks.run(fault_programs.stop_parent_and_sleep, str(tmp_path / "pid")),
+            lambda hung: False,
+        )
+        assert isinstance(lost, LaunchError)
+        assert f"did not answer within {ranks.timeout_s:g} s, for it is stopped" in str(lost)
         await_end([int((tmp_path / "pid").read_text())])
 
 
 def test_a_result_that_came_before_the_server_was_stopped_counts() -> None:
     with ForkServer(["torch"]) as server:
-        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
+        ranks = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S)
         assert ranks.run(fault_programs.stop_parent) == [None]
         assert ranks.run(programs.sum_of_ranks) == [0]
 
 
-def test_a_pytest_that_was_stopped_does_not_call_a_sound_rank_hung() -> None:
+def test_a_pytest_that_was_stopped_does_not_call_a_sound_rank_hung(tmp_path: Path) -> None:
     """It and its ranks are stopped for longer than the time-out, as by a frozen container."""
-    run = "print(ranks.run(fault_programs.say_and_nap, 3.0), flush=True)"
+    end = tmp_path / "end"
+    run = f"print(ranks.run(fault_programs.rest_until, {str(end)!r}), flush=True)"
+    end.touch()
     with script(
         "server = ForkServer(['torch'])",
         "server.wait_ready()",
         "ranks = Ranks(server, ['cpu'], threads=1, timeout_s=10)",
         run,
+        f"os.unlink({str(end)!r})",
         run,
         "server.close()",
     ) as controller:
         assert controller.stdout is not None
         assert controller.stdout.readline() == "['rested']\n"
+        wait_for(lambda: not end.exists())
         wait_for(lambda: [c for s in children_of(controller.pid) for c in children_of(s)])
         (server,) = children_of(controller.pid)
         stopped = [controller.pid, server, *children_of(server)]
@@ -129,6 +137,7 @@ def test_a_pytest_that_was_stopped_does_not_call_a_sound_rank_hung() -> None:
             os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: is_stopped(controller.pid))
         time.sleep(12)
+        end.touch()
         for pid in reversed(stopped):
             os.kill(pid, signal.SIGCONT)
         assert controller.stdout.readline() == "['rested']\n"
@@ -142,7 +151,7 @@ def test_a_pytest_that_dies_while_the_server_imports_leaves_no_folder(
     settings = {"TMPDIR": str(tmp_path), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     with script(
         f"server = ForkServer(['{SLOW_IMPORT}'])",
-        "Ranks(server, ['cpu'], threads=1, timeout_s=60).run(programs.sum_of_ranks)",
+        "Ranks(server, ['cpu'], threads=1, timeout_s=600).run(programs.sum_of_ranks)",
         **settings,
     ) as controller:
         pattern = str(tmp_path / f"dnnbench-{controller.pid}-*")
@@ -157,7 +166,7 @@ def test_a_pytest_that_dies_while_the_server_imports_leaves_no_folder(
 def test_a_process_that_left_the_session_of_its_rank_ends_with_the_launch(
     two_ranks: Ranks,
 ) -> None:
-    assert not [pid for pid in two_ranks.run(fault_programs.leave_a_daemon) if alive(pid)]
+    await_end(two_ranks.run(fault_programs.leave_a_daemon))
 
 
 def test_a_daemon_of_a_rank_that_is_killed_ends_with_the_launch(
@@ -167,14 +176,15 @@ def test_a_daemon_of_a_rank_that_is_killed_ends_with_the_launch(
         two_ranks.run(fault_programs.leave_a_daemon_and_die, str(tmp_path))
     daemons = [int(path.read_text()) for path in tmp_path.iterdir()]
     assert daemons
-    assert not [pid for pid in daemons if alive(pid)]
+    await_end(daemons)
 
 
-def test_workers_of_a_loader_leave_no_folders(server: ForkServer) -> None:
-    before = set(glob.glob("/tmp/pymp-*"))
-    ranks = Ranks(server, ["cpu"], threads=1, timeout_s=60)
+def test_workers_of_a_loader_leave_no_folders(server: ForkServer, tmp_path: Path) -> None:
+    # Not in /tmp, where other sessions' loaders have folders too.
+    here = {"TMPDIR": str(tmp_path)}
+    ranks = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S, environment=here)
     assert ranks.run(fault_programs.keep_loader_workers) == [8]
-    assert set(glob.glob("/tmp/pymp-*")) <= before
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_gpu_that_an_import_has_opened_is_found_and_the_server_refused(

@@ -23,6 +23,7 @@ from pytest_dnnbench.rank.split_steps import (
     replaying,
 )
 from pytest_dnnbench.rank.whole import part
+from tests.patience import HANG_S
 
 LAYERS, WIDTH, TOKENS, VOCABULARY = 4, 128, 128, 256
 SAMPLES = 2 * 2
@@ -66,7 +67,7 @@ def steps_alone(place: Place, request: RunRequest) -> tuple[float, int]:
 
 
 def test_the_parts_of_a_step_are_those_of_the_split(server: ForkServer) -> None:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=300)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     answers = ranks.launch("tests.rank.test_split_steps:parts", request_of())
     norms = ("all_reduce", 4), LAYERS * 10
     for sent, sequence, held, steps in answers:

@@ -30,6 +30,7 @@ from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
 from tests.own_workloads import Tuples, Words
+from tests.patience import HANG_S
 
 TINY = "tests.tiny_models:tiny"
 WHOLE = "memory_format", "fused", "checkpointing", "accumulate"
@@ -55,7 +56,7 @@ def prove(
 ) -> CorrectnessEntry:
     case = Case(framework, model, gpus, phase, batch_size=4, form=form, options={**options})
     asked = RunRequest(case, worker or Catalog().framework(framework).worker, model, 3, 1)
-    ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=HANG_S)
     meeting = {"rendezvous": horovod_rendezvous} if framework == "horovod" else {}
     return agree(case, ranks.launch(PROVE, asked, **meeting))
 

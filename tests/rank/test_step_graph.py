@@ -17,6 +17,7 @@ from pytest_dnnbench.rank.step_graph import EAGER, StepGraph
 from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
+from tests.patience import HANG_S
 from tests.rank.recorded_graphs import Recording
 
 TINY = "tests.tiny_models:tiny"
@@ -37,7 +38,8 @@ def prove(
     phase: str = "train",
 ) -> CorrectnessEntry:
     asked = request_of(model, worker, form, phase)
-    return agree(asked.case, Ranks(server, ["cpu"], threads=1, timeout_s=120).launch(PROVE, asked))
+    ranks = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S)
+    return agree(asked.case, ranks.launch(PROVE, asked))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_what_cannot_be_captured_is_refused_with_the_reason(
 
 def test_a_captured_run_trains_as_the_plain_one(server: ForkServer) -> None:
     """The same losses, bit for bit, whatever was captured when; nothing of it before the window."""
-    ranks = Ranks(server, ["cpu"], threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S)
     reports: list[RankReport] = []
     for form in (GRAPH, StepForm()):
         warmup = EAGER + 2 if form == StepForm() else 1

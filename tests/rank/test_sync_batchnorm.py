@@ -19,6 +19,7 @@ from pytest_dnnbench.rank.workloads.batches import joined, parted
 from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
+from tests.patience import HANG_S
 
 DEEP = "tests.tiny_models:deep"
 RANKING = "tests.own_workloads:Ranking"
@@ -41,7 +42,7 @@ def request(
 
 
 def prove(server: ForkServer, asked: RunRequest) -> CorrectnessEntry:
-    ranks = Ranks(server, ["cpu"] * asked.case.gpus, threads=1, timeout_s=180)
+    ranks = Ranks(server, ["cpu"] * asked.case.gpus, threads=1, timeout_s=HANG_S)
     return agree(asked.case, ranks.launch(PROVE, asked))
 
 
@@ -65,7 +66,7 @@ def test_the_trained_model_is_checked_against_the_samples_of_all_ranks(
     server: ForkServer,
 ) -> None:
     asked = request(DEEP)
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=180)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     reports = ranks.launch(MEASURE, asked)
     assert reports[0].details["sync_batchnorm"] is True
     own_statistics = replace(asked, worker="tests.rank.synchronising_workers:Unsynchronised")

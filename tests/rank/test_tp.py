@@ -15,6 +15,7 @@ from pytest_dnnbench.messages import RankReport, RunRequest
 from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
+from tests.patience import HANG_S
 
 VIT, SWIN = "tests.tiny_models:vit", "tests.tiny_models:swin"
 WINDOWS = tuple(f"tests.tiny_models:{name}" for name in ("windows", "windows_v2", "maxvit"))
@@ -34,7 +35,7 @@ def request(
 
 
 def prove(server: ForkServer, asked: RunRequest) -> CorrectnessEntry:
-    ranks = Ranks(server, ["cpu"] * asked.case.gpus, threads=1, timeout_s=180)
+    ranks = Ranks(server, ["cpu"] * asked.case.gpus, threads=1, timeout_s=HANG_S)
     return agree(asked.case, ranks.launch(PROVE, asked))
 
 
@@ -190,7 +191,7 @@ def test_a_sequence_that_cannot_be_shared_out_is_refused(
 
 
 def test_replicas_count_their_samples_and_share_out_their_weights(server: ForkServer) -> None:
-    ranks = Ranks(server, ["cpu"] * 4, threads=1, timeout_s=180)
+    ranks = Ranks(server, ["cpu"] * 4, threads=1, timeout_s=HANG_S)
     reports: list[RankReport] = ranks.launch(MEASURE, request(GPT, 4, FSDP | SEQUENCE))
     assert [set(report.step_samples) for report in reports] == [{2 * 2 * 32}, {0}] * 2
     assert {report.samples_per_update for report in reports} == {4 * 2 * 32}
@@ -202,7 +203,7 @@ def test_replicas_count_their_samples_and_share_out_their_weights(server: ForkSe
 
 
 def test_samples_are_counted_once_and_weights_are_shared_out(server: ForkServer) -> None:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=180)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     reports: list[RankReport] = ranks.launch(MEASURE, request("gpt-tiny", 2))
     assert [set(report.step_samples) for report in reports] == [{2 * 2 * 128}, {0}]
     assert {report.samples_per_update for report in reports} == {2 * 2 * 128}

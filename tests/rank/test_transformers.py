@@ -20,6 +20,7 @@ from pytest_dnnbench.rank.workloads.factory import workload_of
 from pytest_dnnbench.rank.workloads.image_models import seed
 from pytest_dnnbench.rank.workloads.workload import Workload
 from pytest_dnnbench.results.records.rank_agreement import agree
+from tests.patience import HANG_S
 
 
 def built_in(name: str, **fields: int) -> Workload:
@@ -119,7 +120,7 @@ def test_attention_equals_plain_loops() -> None:
 def test_a_right_step_is_proven(server: ForkServer, framework: str, gpus: int, model: str) -> None:
     case = Case(framework, model, gpus, "train", batch_size=4)
     row, path = Catalog().framework(framework), Catalog().model(model)
-    ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=HANG_S)
     horovod = {"rendezvous": horovod_rendezvous} if framework == "horovod" else {}
     request = RunRequest(case, row.worker, path, 1, 0)
     evidence = agree(case, ranks.launch(PROVE, request, **horovod))

@@ -19,6 +19,7 @@ from pytest_dnnbench.rank.frameworks.single import SingleWorker
 from pytest_dnnbench.rank.trial_steps import bare_worker, gradient_pace, worker_class
 from pytest_dnnbench.rank.workloads.workload import Batch
 from pytest_dnnbench.step_form import StepForm
+from tests.patience import HANG_S
 
 TINY = "tests.tiny_models:tiny"
 
@@ -70,7 +71,7 @@ def counted(worker: DataParallelWorker, batches: Sequence[Batch]) -> Exchanges:
 def test_a_step_without_operators_exchanges_what_the_real_one_does(
     server: ForkServer, framework: str, model: str, passes: int, options: dict[str, Scalar]
 ) -> None:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     asked = request_of(framework, model, passes, **options)
     for whole, bare in ranks.launch("tests.rank.test_trial_steps:exchanges", asked):
         assert whole == bare

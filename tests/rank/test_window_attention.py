@@ -17,6 +17,7 @@ from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.whole import whole
 from pytest_dnnbench.rank.window_attention import split_windows
 from pytest_dnnbench.rank.workloads.torchvision_ops import load_torchvision
+from tests.patience import HANG_S
 
 HEADS, FEATURES = 4, 12
 
@@ -89,7 +90,7 @@ def results(
 def test_every_gradient_is_that_of_the_whole(server: ForkServer, ranks: int) -> None:
     """Sums of at most 12 features, 28 pixels and 60 windows, of some rounding each: a thousand
     units of double precision are far more, and any wrong head is of the order of one."""
-    launched = Ranks(server, ["cpu"] * ranks, threads=1, timeout_s=120)
+    launched = Ranks(server, ["cpu"] * ranks, threads=1, timeout_s=HANG_S)
     for errors in launched.launch("tests.rank.test_window_attention:deviations"):
         assert len(errors) == 33
         for name, error in errors.items():

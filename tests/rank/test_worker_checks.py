@@ -9,7 +9,6 @@ from torch import nn
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Place, RunRequest
-from pytest_dnnbench.rank import timed_run, timed_window
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
 from pytest_dnnbench.rank.timed_run import measure
 from pytest_dnnbench.rank.warmup import LEAST_STEPS
@@ -17,6 +16,7 @@ from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.worker_checks import is_over_at_first, seems_ahead
 from pytest_dnnbench.run_length import Length
 from tests.rank.turn_taking import TakesTurns
+from tests.worked_clock import CLOCK, time_by_work
 
 
 class ReturnsAList(TakesTurns):
@@ -25,20 +25,6 @@ class ReturnsAList(TakesTurns):
     def run(self, steps: int) -> Any:
         """A list, where an iterator is asked for."""
         return list(super().run(steps))
-
-
-class WorkedClock:
-    """A clock on which only work takes time: no other process can make a step longer."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def monotonic(self) -> float:
-        """Seconds of work so far."""
-        return self.now_s
-
-
-CLOCK = WorkedClock()
 
 
 class RunsAhead(TakesTurns):
@@ -50,7 +36,7 @@ class RunsAhead(TakesTurns):
 
     def work(self) -> None:
         """A millisecond."""
-        CLOCK.now_s += 0.001
+        CLOCK.work(0.001)
 
 
 class MeetsABusyMachine(TakesTurns):
@@ -61,7 +47,7 @@ class MeetsABusyMachine(TakesTurns):
     def work(self) -> None:
         """A second, or a millisecond."""
         self.steps += 1
-        CLOCK.now_s += 1.0 if self.steps <= LEAST_STEPS else 0.001
+        CLOCK.work(1.0 if self.steps <= LEAST_STEPS else 0.001)
 
 
 class ListsItsFigures(TakesTurns):
@@ -112,8 +98,7 @@ def test_a_worker_that_breaks_its_promise_is_told_which(worker: str, message: st
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """The timed run reads CLOCK."""
-    for module in (timed_run, timed_window):
-        monkeypatch.setattr(module, "monotonic", CLOCK.monotonic)
+    time_by_work(monkeypatch)
 
 
 @pytest.mark.usefixtures("clock")

@@ -29,6 +29,7 @@ from pytest_dnnbench.rank.workloads.workload import Batch
 from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from tests.own_workloads import Ranking, Words
+from tests.patience import HANG_S
 
 CPU = torch.device("cpu")
 
@@ -42,7 +43,7 @@ def request(
 
 
 def launch(server: ForkServer, target: str, asked: RunRequest) -> list[RankReport]:
-    ranks = Ranks(server, ["cpu"] * asked.case.gpus, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * asked.case.gpus, threads=1, timeout_s=HANG_S)
     horovod = asked.case.framework == "horovod"
     return ranks.launch(target, asked, **({"rendezvous": horovod_rendezvous} if horovod else {}))
 

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.patience import HANG_S
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = (
     "--headless",
@@ -136,7 +138,7 @@ def _pipe() -> tuple[int, int]:
 
 
 @contextmanager
-def browser(path: str, patience_s: float = 120) -> Iterator[Page]:
+def browser(path: str, patience_s: float = HANG_S) -> Iterator[Page]:
     """A tab of a fresh browser, which is ended with all its processes."""
     to_browser, from_browser = _pipe(), _pipe()
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as folder:

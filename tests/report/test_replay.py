@@ -27,6 +27,7 @@ from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.results.records.saved import SavedRun
 from pytest_dnnbench.results.records.schema import Environment, Record, SessionEntry
 from pytest_dnnbench.speed_variables import speed_variables
+from tests.patience import HANG_S
 from tests.report import records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +53,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_S,
         check=False,
         env=environment,
     )

@@ -171,7 +171,7 @@ def test_an_xdist_worker_refuses_what_the_controllers_command_line_has(
 ) -> None:
     """A worker's own arguments are no command line."""
     pytester.makepyfile(OPEN_CASE)
-    result = pytester.runpytest_subprocess("-n2", "--dnn-device=cpu", "--dnn-confirm=2")
+    result = pytester.runpytest_subprocess("-n1", "--dnn-device=cpu", "--dnn-confirm=2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     [line] = [line for line in result.errlines if line.startswith("ERROR")]
     assert line.startswith("ERROR: --dnn-confirm has no effect without a baseline and without")

@@ -21,6 +21,7 @@ from pytest_dnnbench.rank.proof.data_parallel_reference import Reference
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
 from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
+from tests.patience import HANG_S
 
 TRAINED = ["loss in float32", "gradients in float32", "gradients", "buffers", "parameters"]
 VALIDATED = ["logits in float32", "logits"]
@@ -31,7 +32,7 @@ def prove(
     server: ForkServer, worker: str, gpus: int, *, model: str = TINY, phase: str = "train"
 ) -> CorrectnessEntry:
     case = Case("planted", model, gpus, phase, batch_size=4)
-    ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * gpus, threads=1, timeout_s=HANG_S)
     request = RunRequest(case, worker, Catalog().model(model), steps=1, warmup=0)
     return agree(case, ranks.launch(PROVE, request))
 

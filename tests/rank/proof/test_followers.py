@@ -17,6 +17,7 @@ from pytest_dnnbench.rank.proof import conditions
 from pytest_dnnbench.rank.proof.conditions import PLENTY, two_may_follow
 from pytest_dnnbench.rank.timed_run import prove
 from pytest_dnnbench.results.records.rank_agreement import agree
+from tests.patience import HANG_S
 
 
 def prove_apart(place: Place, request: RunRequest) -> Correctness:
@@ -35,7 +36,7 @@ CASE = Case("planted", "tests.tiny_models:tiny", 2, "train", batch_size=4)
 
 
 def results(server: ForkServer, worker: str, code: Callable[..., Any]) -> list[Correctness]:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     request = RunRequest(CASE, worker, CASE.model, steps=1, warmup=0)
     return ranks.launch(f"{__name__}:{code.__name__}", request, returns=Correctness)
 

@@ -35,6 +35,7 @@ from pytest_dnnbench.rank.workloads.image_models import widen
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
 from pytest_dnnbench.rank.workloads.workload import Batch
 from tests.awkward_models import Base, Transformer
+from tests.patience import HANG_S
 
 IMAGES = ImageWorkload("tests.awkward_models:Base", 28)
 REQUEST = RunRequest(Case("single", "m", 1, "train"), "", "m", 1, 0)
@@ -291,6 +292,6 @@ def agreement(place: Place) -> list[int]:
 
 
 def test_all_ranks_measure_more_where_one_of_them_is_beyond(server: ForkServer) -> None:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=60)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     answers = ranks.launch(f"{__name__}:agreement", returns=list)
     assert answers == [[Measured.NONE, Measured.FIRST, Measured.EVERY, False]] * 2

@@ -15,6 +15,7 @@ from pytest_dnnbench.rank.proof.low_rank import LowRank, orthonormal
 from pytest_dnnbench.results.records.rank_agreement import agree
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from pytest_dnnbench.step_form import StepForm
+from tests.patience import HANG_S
 
 TINY = "tests.tiny_models:tiny"
 OWN = "tests.own_workloads"
@@ -101,7 +102,7 @@ def request(
 
 
 def prove(server: ForkServer, asked: RunRequest) -> CorrectnessEntry:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=180)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     return agree(asked.case, ranks.launch(PROVE, asked))
 
 
@@ -147,7 +148,7 @@ def test_another_approximation_is_caught(server: ForkServer, fault: str, failure
 
 
 def test_all_timed_steps_are_approximated_and_recorded(server: ForkServer) -> None:
-    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * 2, threads=1, timeout_s=HANG_S)
     reports: list[RankReport] = ranks.launch(MEASURE, request(TINY))
     assert reports[0].fingerprint == reports[1].fingerprint
     details = reports[0].details

@@ -21,6 +21,7 @@ from pytest_dnnbench.rank.pipeline import planning
 from pytest_dnnbench.rank.proof import conditions, shelf
 from pytest_dnnbench.rank.proof.conditions import ProofCopies, ProofOutOfMemory, check_room
 from pytest_dnnbench.rank.timed_run import prove
+from tests.patience import HANG_S
 
 WIDE = "tests.awkward_models:Wide"
 WIDE_ADAM = "tests.own_workloads:WideAdam"
@@ -68,7 +69,7 @@ def test_a_proof_holds_a_bounded_number_of_copies(
     case = Case(framework, model, count, "train", batch_size=4)
     worker = Catalog().framework(framework).worker
     request = RunRequest(case, worker, model, steps=1, warmup=0)
-    ranks = Ranks(server, ["cpu"] * count, threads=1, timeout_s=300)
+    ranks = Ranks(server, ["cpu"] * count, threads=1, timeout_s=HANG_S)
     first, *others = ranks.launch("tests.rank.proof.test_proof_memory:peak_of_proof", request)
     assert first < of_rank_0 + LARGEST + BESIDE
     assert all(other < (of_others or 0) + LARGEST + BESIDE for other in others)

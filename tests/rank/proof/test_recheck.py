@@ -19,6 +19,7 @@ from pytest_dnnbench.messages import RunRequest
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.results.records.rank_agreement import agree
+from tests.patience import HANG_S
 from tests.tiny_models import tiny
 
 STEPS = 14
@@ -107,7 +108,7 @@ def request(framework: str, gpus: int, model: str, phase: str, precision: str) -
 
 
 def launch(server: ForkServer, target: str, asked: RunRequest) -> object:
-    ranks = Ranks(server, ["cpu"] * asked.case.gpus, threads=1, timeout_s=120)
+    ranks = Ranks(server, ["cpu"] * asked.case.gpus, threads=1, timeout_s=HANG_S)
     horovod = asked.case.framework == "horovod"
     return ranks.launch(target, asked, **({"rendezvous": horovod_rendezvous} if horovod else {}))
 
