@@ -180,6 +180,7 @@ def test_a_measured_case_counts_each_image_once_and_tells_its_schedule(launch: A
         assert report.pipeline.shape == "2-2 x2"
         assert report.pipeline.decision.plan.replicas == (2, 2, 2, 2)
         assert report.pipeline.predicted_step_time_s > 0
+        assert (report.pipeline.decision.runtime_s or 0.0) > 0
         assert report.pipeline.version_bytes > 0
         assert report.details["schedule"] == "ScheduleInterleaved1F1B"
         assert report.details["replicas_hold"] == "copies"
