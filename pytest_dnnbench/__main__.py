@@ -36,6 +36,10 @@ COMMANDS = {
         "pytest_dnnbench.report.history_command",
         "name the stored sessions from which on a case was faster or slower",
     ),
+    "rename": (
+        "pytest_dnnbench.report.rename_command",
+        "keep the history of a renamed or moved test: its new name in saved files",
+    ),
     "bisect": (
         "pytest_dnnbench.bisection.command",
         "find the commit, or the version of a package, that made cases slower",

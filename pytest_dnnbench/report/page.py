@@ -28,13 +28,16 @@ from pytest_dnnbench.report.plots import LEADS, Plot
 from pytest_dnnbench.report.rows import Section, has_mixed_rates
 from pytest_dnnbench.report.runs import Result, Run
 from pytest_dnnbench.report.side_by_side import SideTable, side_table
-from pytest_dnnbench.report.study import Study, throughput_unit
+from pytest_dnnbench.report.study import Study, natural, throughput_unit
 from pytest_dnnbench.report.text import printable
 from pytest_dnnbench.report.verdicts import judged_lines
 from pytest_dnnbench.report.winners import Contest, contests
 
 MOST_CONTESTS, MOST_ENVIRONMENTS, MOST_CHOICES = 150, 60, 100
 """Entries shown: of comparisons, of environments, and of each filter's choices."""
+
+MOST_OPEN = 20
+"""Comparisons and failures that are shown before a reader opens the others."""
 
 
 MOST_FACTS = 4
@@ -122,6 +125,7 @@ class Page:
     lead: PlotSection | None
     comparisons: list[WinnerRow]
     comparisons_left_out: int
+    most_open: int
     rate_unit: str
     devices: str
     plots: list[PlotSection]
@@ -161,6 +165,7 @@ def page_html(study: Study, sections: Sequence[Section], drawn: Sequence[Drawn],
         lead=next((_plot_section(each, study) for each in drawn if each.plot.key == LEADS), None),
         comparisons=_comparisons(fought[:MOST_CONTESTS], study),
         comparisons_left_out=max(len(fought) - MOST_CONTESTS, 0),
+        most_open=MOST_OPEN,
         rate_unit=throughput_unit(study.latest),
         devices=_devices(study),
         plots=[_plot_section(plot, study) for plot in drawn if plot.plot.key != LEADS],
@@ -285,7 +290,7 @@ def _filters(study: Study) -> list[Filter]:
         ("Verdict", "verdict", {result.status for result in study.latest}),
     ]
     return [
-        Filter(label, key, sorted(choices)[:MOST_CHOICES])
+        Filter(label, key, sorted(choices, key=natural)[:MOST_CHOICES])
         for label, key, choices in values
         if len(choices) > 1
     ]
@@ -307,7 +312,7 @@ def _contents(study: Study, drawn: Sequence[Drawn], failed: bool) -> list[tuple[
         (drawing.plot.key, drawing.plot.title) for drawing in drawn if drawing.plot.key != LEADS
     ]
     tables = [("cases", "All cases"), *functions, *environments]
-    return [("summary", "Who wins"), *failures, *plots, *tables, about]
+    return [*failures, ("summary", "Who wins"), *plots, *tables, about]
 
 
 def _devices(study: Study) -> str:

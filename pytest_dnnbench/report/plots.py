@@ -65,12 +65,19 @@ def plots(study: Study) -> list[Plot]:
 
 
 def _leads(study: Study) -> Plot:
-    drawn = standings(contests(study), study)
+    outcomes = contests(study)
+    drawn = standings(outcomes, study)
+    compared = sum(outcome.lead is not None for outcome in outcomes)
     return _plot(
         LEADS,
         "Who is the fastest",
         "Each row is a comparison: every case in percent of its fastest one. Where an interval"
-        " reaches 100%, nobody is clearly ahead.",
+        " reaches 100%, nobody is clearly ahead."
+        + (
+            f" Drawn are {len(drawn)} of {compared}, those on most devices first."
+            if len(drawn) < compared
+            else ""
+        ),
         [Panel("throughput in percent of the fastest", partial(panels.leads, drawn))]
         if drawn
         else [],

@@ -7,6 +7,7 @@ point    a number of GPUs
 """
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -221,11 +222,16 @@ def _framework_place(result: Result) -> int:
     return _ORDER.get(result.case.framework, len(_ORDER))
 
 
-def _place(result: Result) -> tuple[str, int, str, int, int, str]:
+def natural(text: str) -> list[str | int]:
+    """A key that sorts numbers within names as numbers: resnet18 before resnet101."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", text))]
+
+
+def _place(result: Result) -> tuple[list[str | int], int, str, int, int, str]:
     """Where a result stands in the study."""
     case = result.case
     return (
-        case.model,
+        natural(case.model),
         PHASES.index(case.phase),
         str(case_settings(result)),
         case.gpus,

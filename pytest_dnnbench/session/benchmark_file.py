@@ -109,6 +109,12 @@ def is_stored(config: pytest.Config) -> bool:
     return session is not None and bool(session.save or session.autosave)
 
 
+def saved_as(config: pytest.Config) -> str | None:
+    """The NAME of --benchmark-save."""
+    session = _session(config)
+    return session.save or None if session is not None else None
+
+
 def json_target(config: pytest.Config) -> str | None:
     """The file of --benchmark-json, which pytest-benchmark writes whole."""
     return getattr(config.option, "benchmark_json", None)

@@ -47,7 +47,9 @@ class OptionEffects:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Asks the rules about cases."""
+        """Asks the rules about cases, where there can be any."""
+        if state.REFUSED in self._config.stash:
+            return
         cases = tuple(map(self._collected, state.cases(session)))
         if not cases:
             return

@@ -66,6 +66,27 @@ def _how_to_compare(records: Iterable[Record]) -> list[str]:
     ]
 
 
+def _how_to_rename(new: Iterable[str], lacking: Iterable[str]) -> list[str]:
+    """The command that gives the cases of the baseline the name of a test that has none there and
+    has all their parameters; none where several tests could be meant."""
+    tests = [_parameters_by_test(names) for names in (lacking, new)]
+    return [
+        f"if {name} was {old}, `dnnbench rename {old} {name} STORAGE` keeps its history"
+        for old, parameters in tests[0].items()
+        for name, others in tests[1].items()
+        if parameters == others
+        and [*tests[0].values()].count(parameters) == [*tests[1].values()].count(parameters) == 1
+    ]
+
+
+def _parameters_by_test(names: Iterable[str]) -> dict[str, set[str]]:
+    tests: dict[str, set[str]] = {}
+    for name in names:
+        test, _, parameters = name.partition("[")
+        tests.setdefault(test, set()).add(parameters)
+    return tests
+
+
 def _counts(records: Mapping[str, Record], against: SessionBaseline) -> list[str]:
     baseline = against.current
     if baseline is None:
@@ -104,6 +125,8 @@ def _remarks(
                 if record.verdict.status == "no-baseline"
             ]
             remarks["THIS RUN LACKS"] = [_Remark("", name) for name in lacking]
+            new = [remark.text for remark in remarks["THE BASELINE LACKS"]]
+            remarks["RENAMED?"] = [_Remark("", text) for text in _how_to_rename(new, lacking)]
         remarks["passed over"] = [_Remark("", text) for text in baseline.passed_over]
     for name, record in sorted(records.items(), key=lambda each: -worst_change(each[1].verdict)):
         status = record.verdict.status

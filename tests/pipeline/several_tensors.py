@@ -255,6 +255,55 @@ class InTraining(Workload):
         return cross_entropy(output[0], targets) + 0.3 * cross_entropy(output[1], targets)
 
 
+class Moments(nn.Module):
+    """A leaf that returns a dict."""
+
+    def forward(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Mean and largest of each row."""
+        return {"mean": rows.mean(-1), "largest": rows.amax(-1)}
+
+
+class Rememberer(nn.Module):
+    """Returns whole what its leaves return: nested tuples, a tuple with None in it, a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.memory = nn.LSTM(WIDTH, 5, batch_first=True)
+        self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+        self.moments = Moments()
+        self.last = nn.LSTM(WIDTH, CLASSES, batch_first=True)
+
+    def forward(self, rows: torch.Tensor) -> Any:
+        """What the first memory holds, and what comes after it."""
+        first = torch.tanh(self.first(rows))
+        memory = self.memory(first)
+        second = self.second(first) * self.moments(first)["mean"].unsqueeze(-1)
+        attended = self.attention(second, second, second, need_weights=False)
+        return memory, {"attended": attended, "moments": self.moments(second)}, self.last(second)
+
+
+class Remembering(Workload):
+    """Sequences of vectors to classes; everything that the model returns is in the loss."""
+
+    def model(self) -> nn.Module:
+        """Two memories with attention between them."""
+        return Rememberer()
+
+    def batch(self, size: int) -> Batch:
+        """Random sequences, and a class for each."""
+        return torch.randn(size, LENGTH, 6), torch.randint(CLASSES, (size,))
+
+    def loss(self, output: Any, targets: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of the last state; the rest shall be small."""
+        (early, (hidden, cells)), aside, (late, (_, last)) = output
+        attended, nothing = aside["attended"]
+        assert nothing is None
+        rest = [early, hidden, cells, attended, late, *aside["moments"].values()]
+        penalty = torch.stack([each.square().mean() for each in rest]).sum()
+        return cross_entropy(last.squeeze(0), targets) + 0.1 * penalty
+
+
 class Ragged(Masked):
     """Its minibatches have samples of other lengths each time."""
 

@@ -36,6 +36,7 @@ def kinds(model: str, trained: list[str]) -> list[str]:
         ("Masked", "pipedream", 4, "4"),
         ("Auxiliary", "pipedream-flush", 4, "2-1-1"),
         ("InTraining", "pipedream", 2, "2"),
+        ("Remembering", "pipedream", 3, "2-1"),
     ],
 )
 def test_our_pipelines_compute_what_one_process_computes(
@@ -63,6 +64,8 @@ def test_our_pipelines_compute_what_one_process_computes(
         ("Diffusion", "dualpipev", 2, {}),
         ("Auxiliary", "dualpipev", 4, {"stages": 2}),
         ("InTraining", "zero-bubble", 2, {}),
+        ("Remembering", "1f1b", 4, {}),
+        ("Remembering", "zbv", 2, {}),
         ("Auxiliary", "1f1b", 4, {}),
         ("Auxiliary", "zero-bubble", 2, {}),
         ("Auxiliary", "zbv", 4, {"stages": 2}),
@@ -80,7 +83,12 @@ def test_torchs_schedules_compute_what_one_process_computes(
 
 @pytest.mark.parametrize(
     ("model", "framework"),
-    [("Auxiliary", "pipedream"), ("InTraining", "gpipe"), ("Diffusion", "zbv")],
+    [
+        ("Auxiliary", "pipedream"),
+        ("InTraining", "gpipe"),
+        ("Diffusion", "zbv"),
+        ("Remembering", "interleaved"),
+    ],
 )
 def test_validation_is_proven(server: ForkServer, prove: Any, model: str, framework: str) -> None:
     settings: dict[str, Any] = {"model": f"{MODELS}:{model}", "phase": "validate"}

@@ -128,6 +128,33 @@ def test_equal_cases_have_no_clear_winner() -> None:
     assert "is the fastest, by" not in text
 
 
+def test_models_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = ["resnet18", "resnet50", "resnet101", "vgg16"]
+    content = session(names[::-1], ["single"], [1], phases=["train"])
+    shown = page(content)
+    assert re.findall(r"<option>(\w+)</option>", shown)[: len(names)] == names
+    table = made(tmp_path, content).joinpath("table.csv").read_text()
+    rows = list(csv.DictReader(table.splitlines()))
+    assert [row["model"] for row in rows] == names
+
+
+def test_what_failed_stands_before_who_wins_and_beyond_twenty_it_is_folded() -> None:
+    content = session([f"model{number}" for number in range(5)], slower="ddp")
+    names = [benchmark["fullname"] for benchmark in content["benchmarks"]]
+    content["dnnbench"]["failed"] = names[:25]
+    shown = page(content)
+    assert shown.index("<h2>Failed</h2>") < shown.index("<h2>Who wins where</h2>")
+    folded = shown[shown.index("<summary>5 more</summary>") :]
+    folded = folded[: folded.index("</details>")]
+    assert [html.escape(name) in folded for name in names[:25]] == [False] * 20 + [True] * 5
+
+
+def test_many_comparisons_are_folded_and_few_are_not() -> None:
+    few, many = session(), session([f"model{number}" for number in range(5)])
+    assert "comparisons</summary>" not in page(few)
+    assert "<summary>All 30 comparisons</summary>" in page(many)
+
+
 def test_a_pipelines_plan_is_told_with_its_prediction_and_what_was_measured() -> None:
     pipeline = benchmark("pipedream", "resnet50", 2)
     plan = plan_entry("1-1", predicted_step_time_s=0.0125, measured_step_time_s=0.014)

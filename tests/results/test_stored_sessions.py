@@ -135,6 +135,13 @@ def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
     assert load_baseline("latest", tmp_path / "empty").names() == []
 
 
+def test_the_first_session_of_a_name_may_name_itself(tmp_path: Path) -> None:
+    """As a job that always has --benchmark-save=nightly --dnn-baseline nightly."""
+    assert not load_baseline("nightly", tmp_path, "nightly").names()
+    with pytest.raises(UsageError, match="holds no saved session"):
+        load_baseline("nightly", tmp_path, "weekly")
+
+
 def test_a_failed_session_asked_for_by_name_is_refused_with_the_way_out(tmp_path: Path) -> None:
     file = save(tmp_path / "a.json", failed=["x", "y"])
     with pytest.raises(DataError, match=r"its session failed \(x and 1 more\).*baseline accept"):

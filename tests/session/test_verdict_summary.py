@@ -71,3 +71,36 @@ def test_what_holds_of_many_cases_is_said_once_with_what_to_do() -> None:
         "NOT COMPARABLE: --dnn-compare-across torch compares all the same; once this session is"
         " saved, later ones are compared with it",
     ]
+
+
+def compared(*names: str) -> dict[str, Record]:
+    """Cases that the baseline lacks."""
+    record = records.record(Case("ddp", "tiny", 2, "train"), {"throughput": [100.0]})
+    return dict.fromkeys(names, record)
+
+
+STORED = cast(
+    "Any",
+    SimpleNamespace(
+        current=SimpleNamespace(names=lambda: ["a"], name="0001_x.json", passed_over=[]),
+        left_out=list,
+    ),
+)
+
+
+def test_a_test_that_seems_to_have_a_new_name_is_named_with_the_command() -> None:
+    now = compared("t.py::test_loop[ddp-1]", "t.py::test_loop[ddp-2]")
+    lines = verdict_lines(now, STORED, ["t.py::test_train[ddp-2]", "t.py::test_train[ddp-1]"])
+    assert [line for line in lines if line.startswith("RENAMED?")] == [
+        "RENAMED?: if t.py::test_loop was t.py::test_train, `dnnbench rename t.py::test_train"
+        " t.py::test_loop STORAGE` keeps its history"
+    ]
+
+
+def test_no_new_name_is_guessed_among_several_tests_or_other_parameters() -> None:
+    lacking = ["t.py::test_train[ddp-1]", "t.py::test_validate[ddp-1]"]
+    for now in (
+        compared("t.py::test_loop[ddp-1]", "t.py::test_check[ddp-1]"),
+        compared("t.py::test_loop[ddp-2]"),
+    ):
+        assert "RENAMED?" not in "".join(verdict_lines(now, STORED, lacking))

@@ -4,9 +4,9 @@ which may leave out what training alone runs, as auxiliary heads.
 An operator is one call of the traced model that returns a tensor and depends on the inputs: a leaf
 module, a function or a method. A leaf is a module of torch.nn, a module without child modules, or a
 module whose class says `pipeline_leaf = True`. It is called as a whole, so its inside (control
-flow, running statistics) needs no tracing. Taking an item of a tuple belongs to the operator that
-made the tuple. Anything else, such as a size, a parameter by itself or arithmetic on those, is no
-operator: every stage that needs it computes it again.
+flow, running statistics) needs no tracing. Taking an item of a tuple, list or dict belongs to the
+operator that made it. Anything else, such as a size, a parameter by itself or arithmetic on those,
+is no operator: every stage that needs it computes it again.
 
 Not here: what the operators do to tensors (observation.py), stages (cut.py), times (profiler.py).
 """
@@ -54,8 +54,8 @@ class OperatorGraph:
     training     the graph in training mode
     evaluation   the same graph, or a part of it, except for constants that follow the mode
     operators    the names of the operators
-    items        by the name of a node that takes an item of a tuple: the operator that made the
-                 tuple
+    items        by the name of a node that takes an item of a tuple, list or dict: the operator
+                 that made it
     edges        data dependencies (source, target), those through sizes included
     observed     by node name, what the node did in an example run
     after_gap    the line before which the forward was on the host for longest; empty without any
@@ -100,11 +100,10 @@ def trace(model: nn.Module, example: Example | torch.Tensor) -> OperatorGraph:
     """
     if isinstance(example, torch.Tensor):
         example = of_tensor(example)
-    tracers = {mode: ModelTracer(example) for mode in (True, False)}
-    graphs = {mode: _symbolic(model, mode, tracer) for mode, tracer in tracers.items()}
-    _align(graphs[True], graphs[False])
-    _check_repeats(model, graphs, example)
-    observed = _observed(model, graphs, example)
+    traced = _traced(model, example)
+    if any(_returns_container(graph, traced.observed) for graph in traced.graphs.values()):
+        traced = _traced(model, example, opens_output=True)
+    tracers, graphs, observed = traced.tracers, traced.graphs, traced.observed
     for graph in graphs.values():
         _follow_overwriting(graph, observed)
     for mode, tracer in tracers.items():
@@ -126,6 +125,28 @@ def trace(model: nn.Module, example: Example | torch.Tensor) -> OperatorGraph:
         observed,
         after_gap,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Traced:
+    """The tracers and graphs of both modes, and what their nodes did in an example run."""
+
+    tracers: dict[bool, ModelTracer]
+    graphs: dict[bool, fx.Graph]
+    observed: dict[str, NodeObservation]
+
+
+def _traced(model: nn.Module, example: Example, *, opens_output: bool = False) -> _Traced:
+    tracers = {mode: ModelTracer(example, opens_output=opens_output) for mode in (True, False)}
+    graphs = {mode: _symbolic(model, mode, tracer) for mode, tracer in tracers.items()}
+    _align(graphs[True], graphs[False])
+    _check_repeats(model, graphs, example)
+    return _Traced(tracers, graphs, _observed(model, graphs, example))
+
+
+def _returns_container(graph: fx.Graph, observed: dict[str, NodeObservation]) -> bool:
+    """Whether the model returns whole what an operator makes of several tensors."""
+    return any(_is_container(observed[node.name]) for node in returned(graph))
 
 
 def _symbolic(model: nn.Module, training: bool, tracer: ModelTracer) -> fx.Graph:
@@ -330,7 +351,7 @@ def _check_output(
             what = f"{name!r} of its output" if name else "its output"
             raise UsageError(
                 f"the model returns as {what} what {node.name!r} makes, which is no tensor: return"
-                " the tensors in it one by one (`first, second = ...`), and no sizes"
+                " tensors, or tuples, lists and dicts of them, and no sizes"
             )
 
 
@@ -351,10 +372,10 @@ def _is_container(observation: NodeObservation) -> bool:
 
 
 def _items(graph: fx.Graph, observed: dict[str, NodeObservation]) -> dict[str, str]:
-    """Nodes that take a tensor, or an inner tuple, out of a tuple, with the operator that made the
-    outermost tuple.
+    """Nodes that take a tensor, or an inner tuple, out of a tuple, list or dict, with the operator
+    that made the outermost of them.
 
-    Raises UsageError where a node uses, as a whole, a tuple with more than tensors in it: no stage
+    Raises UsageError where a node uses, as a whole, one with more than tensors in it: no stage
     could send that.
     """
     items: dict[str, str] = {}
@@ -363,7 +384,7 @@ def _items(graph: fx.Graph, observed: dict[str, NodeObservation]) -> dict[str, s
         if (
             isinstance(source, fx.Node)
             and _is_container(observed[source.name])
-            and isinstance(node.args[1], int)
+            and isinstance(node.args[1], int | str)
         ):
             if observed[node.name].is_tensor or _is_container(observed[node.name]):
                 items[node.name] = items.get(source.name, source.name)

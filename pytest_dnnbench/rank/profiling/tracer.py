@@ -19,7 +19,7 @@ import operator
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -34,7 +34,7 @@ from pytest_dnnbench.rank.profiling.fx_calls import CONSTANT, fed, function_of, 
 from pytest_dnnbench.rank.workloads import workload
 from pytest_dnnbench.rank.workloads.image_models import widen, widened
 from pytest_dnnbench.rank.workloads.model_copy import copied
-from pytest_dnnbench.rank.workloads.structure import Structure, mapped
+from pytest_dnnbench.rank.workloads.structure import Structure, mapped, opened
 
 SIZES = {"shape", "ndim", "size", "dim", "ndimension", "numel", "nelement", "__len__"}
 """Attributes and methods of a tensor that tell its size."""
@@ -111,7 +111,9 @@ class _Attribute(_ReadInExample, fx.proxy.Attribute):  # type: ignore[misc] # as
 class ModelTracer(fx.Tracer):
     """Traces one model, once. `example` has inputs, on which sizes are looked up; `inputs` is their
     structure, `returns` that of the model's output. Graphs take the tensors of the inputs as
-    placeholders, one each, and return those of the output as a tuple.
+    placeholders, one each, and return those of the output as a tuple. With `opens_output`, what an
+    operator returns as tuples, lists or dicts of tensors is taken apart where the model returns it
+    whole, which takes a run of the example.
 
     `longest_gap` has the most seconds that the forward took on the host between two operators, and
     the line of the second.
@@ -122,10 +124,11 @@ class ModelTracer(fx.Tracer):
 
     returns: Structure
 
-    def __init__(self, example: Example) -> None:
+    def __init__(self, example: Example, *, opens_output: bool = False) -> None:
         super().__init__()
         self.longest_gap = (_GAP_S, "")
         self.example = example
+        self._opens_output = opens_output
         self.inputs = Structure(example.inputs, example.what)
         self._runs: list[_ExampleRun] = []
         self._runs_in_types: list[_ExampleRun] = []
@@ -151,10 +154,28 @@ class ModelTracer(fx.Tracer):
 
         def forward() -> tuple[Any, ...]:
             output = self.example.forward(self.root, self.inputs.tree(stand_ins))
+            if self._opens_output:
+                output = self._opened(output)
             self.returns = Structure(output, "the output", (fx.Proxy, torch.Tensor))
             return self.returns.row(output)
 
         return forward, []
+
+    def _opened(self, output: Any) -> Any:
+        """The output with tensors alone as stand-ins, and None where there is none."""
+        if isinstance(output, fx.Proxy):
+            return _taken_apart(output, self._value_in_example(output.node))
+        if (inside := opened(output)) is None:
+            return output
+        items, built = inside
+        return built([self._opened(value) for _, value in items])
+
+    def _value_in_example(self, node: fx.Node) -> Any:
+        self._looks_up = True
+        try:
+            return self._sized()[0].value(self.graph, node)
+        finally:
+            self._looks_up = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         childless = not any(True for _ in m.children())
@@ -293,6 +314,14 @@ class ModelTracer(fx.Tracer):
         finally:
             for name, function in originals.items():
                 setattr(torch, name, function)
+
+
+def _taken_apart(whole: Any, value: Any) -> Any:
+    """The items of a stand-in for tuples, lists or dicts, by its value in an example."""
+    if not isinstance(value, Mapping | tuple | list) or (inside := opened(value)) is None:
+        return None if value is None else whole
+    items, built = inside
+    return built([None if each is None else _taken_apart(whole[key], each) for key, each in items])
 
 
 def _leaves(value: Any) -> Iterator[Any]:

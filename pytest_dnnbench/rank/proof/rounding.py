@@ -159,18 +159,20 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 
 _EXACT = """
-    _to_copy abs alias argmax arange as_strided bernoulli bernoulli_ bincount
-    cat ceil clamp clamp_ clamp_max clamp_min clone constant_pad_nd contiguous copy copy_ detach
-    detach_ embedding empty empty_like empty_strided expand fill fill_ flip floor floor_ full
-    full_like gather im2col hardtanh hardtanh_ hardtanh_backward index index_select leaky_relu lift
-    lift_fresh lift_fresh_copy masked_fill masked_fill_ max max_pool2d_with_indices max_pool2d
-    maximum min minimum native_dropout neg neg_ new_empty new_empty_strided new_full new_ones
-    new_zeros ones ones_like one_hot pixel_shuffle pixel_unshuffle rand rand_like randn randn_like
+    abs adaptive_max_pool2d adaptive_max_pool3d alias amax amin aminmax arange argmax as_strided
+    bernoulli bernoulli_ bincount cat ceil clamp clamp_ clamp_max clamp_min clone
+    constant_pad_nd contiguous copy copy_ cummax cummin detach detach_ embedding empty
+    empty_like empty_strided expand fill fill_ flip floor floor_ fmax fmin full full_like gather
+    hardtanh hardtanh_ hardtanh_backward im2col index index_select isfinite isnan kthvalue
+    leaky_relu lift lift_fresh lift_fresh_copy masked_fill masked_fill_ masked_select max max_pool2d
+    max_pool2d_with_indices max_pool3d_with_indices max_unpool2d maximum median min minimum mode
+    nanmedian native_dropout neg neg_ new_empty new_empty_strided new_full new_ones new_zeros
+    one_hot ones ones_like pixel_shuffle pixel_unshuffle rand rand_like randn randn_like
     reflection_pad2d relu relu_ repeat replication_pad2d resize_ roll round round_ scalar_tensor
-    scatter scatter_ select_backward select_scatter sgn sign slice_backward slice_scatter sort
-    split stack threshold threshold_ threshold_backward topk tril triu trunc trunc_ unbind uniform_
-    unique_dim unsafe_split upsample_nearest2d where zero zero_ zeros zeros_like _unsafe_view
-    _reshape_alias _unsafe_index max_unpool2d isfinite isnan set_ _local_scalar_dense
+    scatter scatter_ select_backward select_scatter set_ sgn sign slice_backward slice_scatter
+    sort split stack threshold threshold_ threshold_backward topk tril triu trunc trunc_ unbind
+    uniform_ unique_dim unsafe_split upsample_nearest2d where zero zero_ zeros zeros_like
+    _local_scalar_dense _reshape_alias _to_copy _unsafe_index _unsafe_view
 """
 
 NORMALISES_BACKWARD = frozenset(

@@ -14,13 +14,14 @@ from pytest_dnnbench.results.baselines.stored_sessions import (
 from pytest_dnnbench.results.records.json_text import read_bytes
 
 
-def load_baseline(source: str, storage: Path) -> Baseline:
-    """The baseline. Raises UsageError for one that is not there, DataError for one that is damaged
+def load_baseline(source: str, storage: Path, saved_as: str | None = None) -> Baseline:
+    """The baseline; without a session where `saved_as`, the NAME of the present one, has none yet.
+    Raises UsageError for one that is not there, DataError for one that is damaged
     or not fit."""
     path = Path(source)
     if path.is_file() or path.suffix == ".json" or len(path.parts) > 1:
         return read_baseline(path)
-    return storage_runs(storage, source)
+    return storage_runs(storage, source, saved_as)
 
 
 def read_baseline(path: Path) -> Baseline:

@@ -247,12 +247,12 @@ class StoredRuns:
         return launches
 
 
-def storage_runs(folder: Path, source: str) -> StoredRuns:
+def storage_runs(folder: Path, source: str, saved_as: str | None = None) -> StoredRuns:
     """The sessions in pytest-benchmark's folder: `latest`, those of one NAME, or the one of a
-    NUMBER.
+    NUMBER. `saved_as` is the NAME of the present session, which may be the first of it.
 
-    Raises UsageError when NAME or NUMBER is not there, DataError when the session of a NUMBER is
-    damaged or not fit.
+    Raises UsageError when another NAME or a NUMBER is not there, DataError when the session of a
+    NUMBER is damaged or not fit.
     """
     stored = stored_files(folder)
     if source.isdigit():
@@ -262,7 +262,7 @@ def storage_runs(folder: Path, source: str) -> StoredRuns:
         earlier = [path for number, _, path in stored if number < int(source)]
         return StoredRuns(earlier, newest=read_fit(chosen[0]))
     paths = [path for _, name, path in stored if source in ("latest", name)]
-    if source != "latest" and not paths:
+    if source not in ("latest", saved_as) and not paths:
         raise UsageError(
             f"--dnn-baseline {source}: no file of this path, and {_nothing(folder, stored)}"
         )

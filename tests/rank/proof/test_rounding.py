@@ -18,7 +18,7 @@ from pytest_dnnbench.rank.proof.randomness import NoRandomness
 from pytest_dnnbench.rank.proof.rounding import EveryOperatorRounds
 from pytest_dnnbench.rank.workloads.image_models import widen
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
-from tests.awkward_models import Base, Deep, Transformer
+from tests.awkward_models import Base, Deep, Largest, Transformer
 
 IMAGES = ImageWorkload("tests.awkward_models:Base", 28)
 REQUEST = RunRequest(Case("single", "m", 1, "train"), "", "m", 1, 0)
@@ -30,7 +30,7 @@ def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.randint(10, (8,), generator=generator)
 
 
-@pytest.mark.parametrize("make", [Base, Deep, Transformer])
+@pytest.mark.parametrize("make", [Base, Deep, Largest, Transformer])
 @pytest.mark.parametrize("seed", range(3))
 def test_what_single_precision_does_is_within_its_bound_and_not_far_below(
     make: Callable[[], nn.Module], seed: int
