@@ -47,9 +47,10 @@ class OptionEffects:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Asks the rules about cases."""
+        """Asks the rules about cases; not about those of a session that is refused, which were not
+        parameterised."""
         cases = tuple(map(self._collected, state.cases(session)))
-        if not cases:
+        if not cases or state.REFUSED in self._config.stash:
             return
         self._has_cases = True
         try:
