@@ -6,10 +6,11 @@
 Two CPU ranks, one pipeline of them. In every round the ranks profile the model, both at the same
 time, and run a few steps of each framework in turn: a busy machine slows all of them alike. Times
 of passes and of profiles are of the computing thread's own processor time, which hardly depends on
-other work. So what a rank does in a step is compared, not what it waits for: the order of passes is
-held against torch's, and the play of an order against a simulation, in the tests. Both ranks' sums
-are compared; the median of the rounds, with the least and the largest error. The last column is the
-wall clock's: a step as predicted, played through, and as it was.
+other work, and so is that of torch's runtime, which is tried in every round. So what a rank does in
+a step is compared, not what it waits for: the order of passes is held against torch's, and the play
+of an order against a simulation, in the tests. Both ranks' sums are compared; the median of the
+rounds, with the least and the largest error. The last column is the wall clock's: a step as
+predicted, played through, and as it was.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from pytest_dnnbench.planner.profile import Profile, halves_in, number_in
 from pytest_dnnbench.planner.schedule import VARIANTS
 from pytest_dnnbench.planner.synchronous import RULES, pipelines_of
 from pytest_dnnbench.rank import group, stopwatch
+from pytest_dnnbench.rank.pipeline.runtime_trial import seconds_of_pass
 from pytest_dnnbench.rank.profiling.profiler import Effort, profile_workload
 from pytest_dnnbench.rank.trial_steps import worker_class
 from pytest_dnnbench.rank.workloads.factory import workload_of
@@ -63,6 +65,10 @@ def rows_of(place: Place, request: RunRequest, frameworks: list[str], rounds: in
             now = profile(place, request)
             for name, each in workers.items():
                 each.plan = retimed(each.plan, now)
+                if name not in VARIANTS:
+                    pipelines = pipelines_of(name, RANKS, options(name))
+                    runtime_s = seconds_of_pass(place, pipelines)
+                    each.decision = dataclasses.replace(each.decision, runtime_s=runtime_s)
                 row = name, *compared(each, place, name)
                 rows += [row] if number else []
         return rows
@@ -146,7 +152,8 @@ def own_seconds(worker: Any, place: Place, framework: str) -> float:
         stage, count = place.rank, schedule.microbatches
         return count * (seconds[stage, "F"] + seconds[stage, "B"]) + seconds[stage, "U"]
     pipelines = pipelines_of(framework, RANKS, options(framework))
-    seconds = pass_seconds(worker.plan, nothing, *pipelines.additions)
+    runtime_s = worker.decision.runtime_s or 0.0
+    seconds = pass_seconds(worker.plan, nothing, *pipelines.additions, runtime_s)
     order = orders_of(pipelines, updates=True)[place.rank]
     return sum(seconds[each.stage, each.kind] for each in order)
 

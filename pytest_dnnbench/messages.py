@@ -138,14 +138,16 @@ class PlanDecision:
     """The plan of a pipeline case, and who decided it.
 
     `bandwidth_bytes_s` is the bandwidth between two ranks that the plan assumes;
-    `profile_parts_over_whole` is far from 1 where the profile was taken on a busy machine. Both are
-    None where the user gave a plan.
+    `profile_parts_over_whole` is far from 1 where the profile was taken on a busy machine;
+    `runtime_s` is what torch's runtime takes itself with each pass of its schedules, None on GPUs.
+    All are None where the user gave a plan.
     """
 
     plan: Plan
     decided_by: Literal["user", "planner"]
     bandwidth_bytes_s: float | None = None
     profile_parts_over_whole: float | None = None
+    runtime_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def pytest_load_initial_conftests(
         rows = framework_options(hook_rows.catalog(early_config).frameworks.values())
         add_options(parser, [option for option in rows if option.flag not in ours])
     except UsageError as error:
-        raise state.refused(error) from None
+        raise state.refused(error, early_config) from None
     return result
 
 
@@ -77,7 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
         settings = config.stash[state.SETTINGS] = read_settings(config, catalog)
         config.stash[state.CATALOG] = catalog.behind(settings.path)
     except UsageError as error:
-        raise state.refused(error) from None
+        raise state.refused(error, config) from None
     if not config.option.help:  # which starts no session, and need not wait for the imports
         from pytest_dnnbench.session.parts import parts_of
 
@@ -110,7 +110,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     except pytest.UsageError as error:
         metafunc.config.stash[state.REFUSED] = error
     except UsageError as error:
-        metafunc.config.stash[state.REFUSED] = state.refused(error)
+        metafunc.config.stash[state.REFUSED] = state.refused(error, metafunc.config)
     else:
         metafunc.config.stash[state.CHOSEN][metafunc.function] = frozenset(names)
         metafunc.parametrize(

@@ -53,21 +53,26 @@ def messages_s(plan: Plan, bandwidth: float) -> dict[tuple[int, int], float]:
 
 
 def pass_seconds(
-    plan: Plan, averages: Sequence[float], additions: float, final: float = 1.0
+    plan: Plan,
+    averages: Sequence[float],
+    additions: float,
+    final: float = 1.0,
+    runtime_s: float = 0.0,
 ) -> PassSeconds:
     """Of one minibatch in an update of several: its share of `additions` of gradients is in its
     backward pass; the update comes after `final` more of them and the average. In a backward pass
-    in two, torch lets the first stage, whose inputs need no gradients, make all of it second."""
+    in two, torch lets the first stage, whose inputs need no gradients, make all of it second.
+    `runtime_s` is what the runtime takes itself with each pass."""
     seconds: PassSeconds = {}
     adding = _by_weights(plan, plan.add_s)
     for number, (stage, update_s) in enumerate(zip(plan.stages, updates_s(plan), strict=True)):
         forward_s, backward_s = stage.passes_s
         added_s = additions * adding[number]
-        seconds[number, "F"], seconds[number, "L"] = forward_s, 0.0
-        seconds[number, "B"] = backward_s + added_s
+        seconds[number, "F"], seconds[number, "L"] = forward_s + runtime_s, 0.0
+        seconds[number, "B"] = backward_s + added_s + runtime_s
         first, second = plan.halves if number else (0.0, 1.0)
-        seconds[number, "I"] = first * backward_s
-        seconds[number, "W"] = second * backward_s + added_s
+        seconds[number, "I"] = first * backward_s + runtime_s
+        seconds[number, "W"] = second * backward_s + added_s + runtime_s
         seconds[number, "U"] = averages[number] + final * adding[number] + update_s
     return seconds
 

@@ -53,7 +53,7 @@ class SessionBaseline:
                 parse_limit_list(settings.ini_limits, "dnn_limits in the ini file"),
             ]
         except UsageError as error:
-            raise state.refused(error) from None
+            raise state.refused(error, self._config) from None
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Checks every mark before anything starts. What a worker of pytest-xdist refuses would be
@@ -64,7 +64,7 @@ class SessionBaseline:
                 case_marks.known_regression(item)
             except UsageError as error:
                 if not state.is_xdist_worker(self._config):
-                    raise state.refused(error) from None
+                    raise state.refused(error, self._config) from None
                 self._misused[item.nodeid] = refusal(error)
 
     @pytest.hookimpl(tryfirst=True)
@@ -89,7 +89,7 @@ class SessionBaseline:
                 if settings.require_baseline and benchmark_file.is_timed(self._config):
                     self._require(state.cases(session))
             except UsageError as error:
-                raise state.refused(error) from None
+                raise state.refused(error, self._config) from None
             self._foresee(state.cases(session))
         return (yield)
 

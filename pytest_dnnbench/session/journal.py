@@ -62,7 +62,7 @@ class Journaling:
         try:
             journal = open_journal(folder, head, resume, lambda line: state.announce(config, line))
         except DataError as error:
-            raise state.refused(error) from None
+            raise state.refused(error, self._config) from None
         if journal is not None:
             self._kept = shared.keeper = KeptLaunches(journal)
 

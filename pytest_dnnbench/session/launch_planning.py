@@ -38,7 +38,7 @@ class LaunchPlanning:
         except UsageError as error:
             if state.is_xdist_worker(config):
                 return  # the controller reads the same baseline and refuses it
-            raise state.refused(error) from None
+            raise state.refused(error, self._config) from None
         shared = resources(config)
         shared.launch_plan = plan
         shared.settings = replace(shared.settings, launches=plan.launches)

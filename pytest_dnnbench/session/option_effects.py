@@ -47,10 +47,11 @@ class OptionEffects:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Asks the rules about cases; not about those of a session that is refused, which were not
-        parameterised."""
+        """Asks the rules about cases, where there can be any."""
+        if state.REFUSED in self._config.stash:
+            return
         cases = tuple(map(self._collected, state.cases(session)))
-        if not cases or state.REFUSED in self._config.stash:
+        if not cases:
             return
         self._has_cases = True
         try:

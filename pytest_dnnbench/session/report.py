@@ -35,7 +35,7 @@ class SessionReport:
             try:
                 check_writable(self._folder, "--dnn-report")
             except UsageError as error:
-                raise state.refused(error) from None
+                raise state.refused(error, self._config) from None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keeps what failed."""

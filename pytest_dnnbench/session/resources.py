@@ -268,7 +268,7 @@ def resources(config: pytest.Config) -> Resources:
             engine=engine_of(state.settings(config), config.stash[state.ENGINES]),
         )
     except UsageError as error:
-        refused = config.stash[state.REFUSED] = state.refused(error)
+        refused = config.stash[state.REFUSED] = state.refused(error, config)
         raise refused from None
     state.keep(config, shared)
     return shared
@@ -279,7 +279,7 @@ def runs_on_nodes(config: pytest.Config) -> bool:
     try:
         return engine_of(state.settings(config), config.stash[state.ENGINES]) is not None
     except UsageError as error:
-        raise state.refused(error) from None
+        raise state.refused(error, config) from None
 
 
 def resources_in_use(config: pytest.Config) -> Resources | None:

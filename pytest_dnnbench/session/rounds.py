@@ -79,7 +79,7 @@ def _check(config: pytest.Config) -> None:
         if state.settings(config).dataset != "synthetic":
             resources(config).check()
     except DnnbenchError as error:
-        raise state.refused(error) from None
+        raise state.refused(error, config) from None
 
 
 def catch_up(item: pytest.Item, launches: int) -> None:

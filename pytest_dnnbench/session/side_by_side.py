@@ -96,7 +96,7 @@ class SideBySide:
         try:
             _check(settings, distributed=distributed)
         except UsageError as error:
-            raise state.refused(error) from None
+            raise state.refused(error, self._config) from None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -107,7 +107,7 @@ class SideBySide:
         try:
             self._start(settings, cases)
         except UsageError as error:
-            raise state.refused(error) from None
+            raise state.refused(error, self._config) from None
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self) -> Generator[None, object, object]:
@@ -118,7 +118,7 @@ class SideBySide:
                 self.other.server.wait_ready()
             except LaunchError as error:
                 name = f"--dnn-against: side B ({self.other.entry.name})"
-                raise state.refused(UsageError(f"{name}: {error}")) from None
+                raise state.refused(UsageError(f"{name}: {error}"), self._config) from None
         return (yield)
 
     def pytest_unconfigure(self) -> None:

@@ -5,6 +5,7 @@ A *part* is an object with pytest hooks that does one thing for the session (plu
 at most one part of a type, and `part(config, Type)` gives it to those that need it.
 """
 
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, TypeVar, cast
@@ -33,6 +34,9 @@ EARLY_FAILURE = pytest.StashKey[list[pytest.TestReport]]()
 """Of an item that failed in an early round: its reports."""
 ELSEWHERE = pytest.StashKey[bool]()
 """Of an item that another xdist worker is to run."""
+
+_FLAG = re.compile(r"--(dnn-)?(?P<name>[a-z][a-z-]*[a-z])")
+"""An option of ours at the begin of a message."""
 
 Part = TypeVar("Part")
 
@@ -99,9 +103,25 @@ def cases_here(session: pytest.Session) -> list[pytest.Item]:
     return [item for item in cases(session) if not item.stash.get(ELSEWHERE, False)]
 
 
-def refused(error: Exception) -> pytest.UsageError:
-    """What pytest shows as one line, without a traceback."""
-    return pytest.UsageError(refusal(error))
+def refused(error: Exception, config: pytest.Config) -> pytest.UsageError:
+    """What pytest shows as one line, without a traceback. It names an option by its key where it
+    stands in the ini file."""
+    message = refusal(error)
+    flag = _FLAG.match(message)
+    key = f"dnn_{flag['name'].replace('-', '_')}" if flag else ""
+    if flag and _is_in_the_ini_file(key, config):
+        message = f"{key} in the ini file{message[flag.end() :]}"
+    return pytest.UsageError(message)
+
+
+def _is_in_the_ini_file(key: str, config: pytest.Config) -> bool:
+    """Whether an option has its value from there, and not from the command line."""
+    if config.getoption(key, None) is not None:
+        return False
+    try:
+        return config.getini(key) not in (None, "", [])
+    except ValueError:  # It is no option of ours.
+        return False
 
 
 def announce(config: pytest.Config, line: str) -> None:

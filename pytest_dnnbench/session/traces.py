@@ -31,7 +31,7 @@ class Traces:
         try:
             make_folder("--dnn-traces", Path(folder))
         except UsageError as error:
-            raise state.refused(error) from None
+            raise state.refused(error, self._config) from None
 
 
 def trace_path(folder: str, case: MeasuredCase) -> str:

@@ -36,6 +36,7 @@ TINY = (
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
+    monkeypatch.setenv("COLUMNS", "200")  # a range instead of a figure takes more room
     pytester.makepyfile(test_cases=CASES)
     return lambda *arguments: pytester.runpytest_subprocess(*TINY.split(), *arguments)
 

@@ -21,7 +21,8 @@ from tests.cluster.test_cluster import fake
 from tests.patience import HANG_S
 
 WATTS = {"n1": 100.0, "n2": 300.0}
-WINDOW_S = 1.6
+WINDOWS_S = (1.6, 6.4, 25.6, 102.4)
+"""One after the other, until no agent has lost its core for most of it."""
 
 
 def test_each_agent_reads_the_gpus_of_its_node_within_the_window(
@@ -40,19 +41,24 @@ def test_each_agent_reads_the_gpus_of_its_node_within_the_window(
     both = Cluster(nodes)
     both.connect()
     try:
-        placements = NodePlacements(both, 60)
+        placements = NodePlacements(both, HANG_S)
         job = Ranks(None, ["cuda:0"] * 2, threads=1, timeout_s=HANG_S, placements=placements)
-        answers = job.launch("tests.cluster.programs:window_of", WINDOW_S)
+        for window_s in WINDOWS_S:
+            answers = job.launch("tests.cluster.programs:window_of", window_s)
+            begin_s, end_s = max(begin for begin, _ in answers), min(end for _, end in answers)
+            windows = gpu_windows(job.placement, (begin_s, end_s), job.clock.offsets)
+            if end_s - begin_s > window_s / 2 and all(
+                each.samples > 1 for each in windows.values()
+            ):
+                break
     finally:
         both.close()
-    begin_s, end_s = max(begin for begin, _ in answers), min(end for _, end in answers)
-    windows = gpu_windows(job.placement, (begin_s, end_s), job.clock.offsets)
     for name, watts in WATTS.items():
         window = windows[f"GPU-{name}"]
         assert window.power_w == watts
         # Both agents are here, so the clocks are one, and the offsets within their uncertainty.
         assert window.energy_j == pytest.approx(watts * (end_s - begin_s), rel=0.01)
-        assert 2 <= window.samples <= WINDOW_S / SAMPLE_S + 2
+        assert 2 <= window.samples <= (end_s - begin_s) / SAMPLE_S + 2
     assert job.placement.conditions.gpu_uuids == ("GPU-n1", "GPU-n2")
 
 

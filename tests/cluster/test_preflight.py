@@ -54,14 +54,14 @@ def test_two_nodes_are_measured_with_their_link_and_clocks(two_agents: Cluster) 
     assert [node.name for node in entry.nodes] == ["n1", "n2"]
     for node in entry.nodes:
         assert len(node.yardstick_s) == YARDSTICKS
-        assert 1e-4 < node.typical_s < 1.0
-        assert abs(node.clock_offset_s) <= node.clock_uncertainty_s < 1.0
+        assert 1e-4 < node.typical_s < HANG_S
+        assert abs(node.clock_offset_s) <= node.clock_uncertainty_s < HANG_S
         assert (node.interface, node.network_mbit_s) == ("lo", None)
     (link,) = entry.links
     assert (link.nodes, link.backend, entry.links_left_out) == (("n1", "n2"), "gloo", 0)
     # Loopback, by CPU ranks: from a busy machine's to several times a fast one's.
-    assert all(1e7 < rate < 1e12 for rate in link.bytes_s)
-    assert 1e-7 < link.latency_s < 1.0
+    assert all(1e4 < rate < 1e12 for rate in link.bytes_s)
+    assert 1e-7 < link.latency_s < HANG_S
     assert entry.took_s < HANG_S
     assert entry.facts(["n1", "n2"]) == {NETWORK: link.slower_bytes_s}
     assert entry.facts(["n1"]) == {}

@@ -30,6 +30,7 @@ from pytest_dnnbench.errors import (
 )
 from pytest_dnnbench.frames import SpawnMessage
 from pytest_dnnbench.proc import process_fields
+from tests.patience import HANG_S, TIME_OUTS_S
 from tests.sockets import listening
 
 FRAMEWORKS = {"single": "Single", "ddp": "Ddp", "horovod": "Horovod", "pipedream": "PipeDream"}
@@ -84,12 +85,8 @@ SENSELESS = {
 }
 """Further combinations that are impossible, each with its reason."""
 
-TIMEOUT_S = 60.0
-LEAST_TIMEOUT_S = 2.5
-"""The least time-out of a launch that hangs. It gets twice the time that a sound proof and launch
-take on this machine, so that it gets as far as the hang."""
-
-ALLOWED_S = 10.0
+ALLOWED_S = 60.0
+"""How much longer than the time-outs of its proof and its launch a failure may take."""
 
 
 def combinations() -> list[tuple[str, str, str]]:
@@ -103,6 +100,16 @@ def combinations() -> list[tuple[str, str, str]]:
         and framework in fault.frameworks
         and (name, rank_phase, framework) not in SENSELESS
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """The error that a planted fault has become, the seconds that it took, and the time-out of the
+    proof and of the launch."""
+
+    error: DnnbenchError
+    took_s: float
+    timeout_s: float
 
 
 class Watched(ForkServer):
@@ -151,13 +158,10 @@ class Field:
     def __init__(self, server: Watched, cache: Path) -> None:
         self.server = server
         self.cache = cache
-        self.sound_s: dict[str, float] = {}
         self.plans: dict[str, dict[str, Any] | None] = {}
         self.machine = detect("cpu")
 
-    def run(
-        self, framework: str, plant: Plant | None = None, timeout_s: float = TIMEOUT_S
-    ) -> CaseRun:
+    def run(self, framework: str, plant: Plant | None = None, timeout_s: float = HANG_S) -> CaseRun:
         """A fresh run of the framework's case; its last rank is the culprit. Planned once for
         all."""
         world = 1 if framework == "single" else 2
@@ -185,46 +189,34 @@ class Field:
         return run
 
     def sound(self, framework: str) -> CaseRun:
-        """A run without a fault, proven and launched; the longest one determines the time-out of a
-        hang."""
+        """A run without a fault, proven and launched."""
         run = self.run(framework)
-        start = time.monotonic()
         run.launch()
-        self.sound_s[framework] = max(time.monotonic() - start, self.sound_s.get(framework, 0.0))
         return run
 
-    def timeout_s(self, fault: str, framework: str) -> float:
-        """The time-out of a launch with this fault."""
-        if FAULTS[fault].kind is not RankHung:
-            return TIMEOUT_S
-        if framework not in self.sound_s:
-            self.sound(framework)
-        return max(LEAST_TIMEOUT_S, 2 * self.sound_s[framework])
-
-    def plant(self, fault: str, rank_phase: str, framework: str) -> tuple[DnnbenchError, float]:
-        """The error that a planted fault becomes, and how many seconds it took."""
+    def plant(self, fault: str, rank_phase: str, framework: str) -> Planted:
+        """What a planted fault becomes; of a hang, with the first time-out in which the ranks get
+        as far."""
         real = load(Catalog().framework(framework).rendezvous)
-        timeout_s = self.timeout_s(fault, framework)
-        run = self.run(framework, Plant(real, fault, rank_phase), timeout_s)
-        start = time.monotonic()
-        try:
-            run.launch()
-        except DnnbenchError as error:
-            return error, time.monotonic() - start
-        raise AssertionError(f"{fault} in {rank_phase} of {framework} went unnoticed")
+        hangs = FAULTS[fault].kind is RankHung
+        for timeout_s in TIME_OUTS_S if hangs else [HANG_S]:
+            run = self.run(framework, Plant(real, fault, rank_phase), timeout_s)
+            start = time.monotonic()
+            try:
+                run.launch()
+            except DnnbenchError as error:
+                planted = Planted(error, time.monotonic() - start, timeout_s)
+                if not isinstance(error, RankHung) or error.rank_phase == rank_phase:
+                    break
+            else:
+                raise AssertionError(f"{fault} in {rank_phase} of {framework} went unnoticed")
+        return planted
 
 
-def wrong(
-    fault: str,
-    rank_phase: str,
-    framework: str,
-    error: DnnbenchError,
-    took_s: float,
-    timeout_s: float,
-) -> list[str]:
+def wrong(fault: str, rank_phase: str, framework: str, planted: Planted) -> list[str]:
     """What is wrong with the error that a planted fault has become; empty if it is right."""
     expected, culprit = FAULTS[fault], 0 if framework == "single" else 1
-    mistakes = []
+    mistakes, error = [], planted.error
     if type(error) is not expected.kind:
         mistakes.append(f"{type(error).__name__} instead of {expected.kind.__name__}")
     shows = "deviates" if fault == "NaN loss" and rank_phase == "proof" else expected.shows
@@ -241,8 +233,8 @@ def wrong(
             mistakes.append("its last output is missing")
     elif rank_phase != "proof" and f"rank {culprit}" not in str(error):
         mistakes.append("the culprit is not named")
-    if took_s > 2 * timeout_s + ALLOWED_S:
-        mistakes.append(f"it took {took_s:.1f} s")
+    if planted.took_s > 2 * planted.timeout_s + ALLOWED_S:
+        mistakes.append(f"it took {planted.took_s:.1f} s")
     return mistakes
 
 

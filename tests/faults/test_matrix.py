@@ -48,11 +48,10 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
 def check(field: Field, fault: str, rank_phase: str, framework: str) -> None:
     field.run(framework)  # plans, where there is something to plan
     before = len(os.listdir("/proc/self/fd"))
-    error, took_s = field.plant(fault, rank_phase, framework)
-    timeout_s = field.timeout_s(fault, framework)
-    mistakes = matrix.wrong(fault, rank_phase, framework, error, took_s, timeout_s)
-    outcomes.note(fault, rank_phase, framework, error, took_s, mistakes)
-    assert not mistakes, f"{mistakes}\n{error}"
+    planted = field.plant(fault, rank_phase, framework)
+    mistakes = matrix.wrong(fault, rank_phase, framework, planted)
+    outcomes.note(fault, rank_phase, framework, planted.error, planted.took_s, mistakes)
+    assert not mistakes, f"{mistakes}\n{planted.error}"
     assert not matrix.left_behind(field.server)
     assert len(os.listdir("/proc/self/fd")) == before
     assert field.sound(framework).launches[0].throughput > 0, "the next case runs"

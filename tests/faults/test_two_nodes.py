@@ -22,8 +22,6 @@ PART = (
     ("link down", "timed steps", "n2"),
 )
 
-TIMEOUT_S = 8.0
-
 
 @pytest.fixture(scope="module")
 def enter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -34,19 +32,21 @@ def enter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def nodes(enter: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    with two_nodes.two_nodes(enter, tmp_path_factory.mktemp("leases"), TIMEOUT_S) as made:
+    with two_nodes.two_nodes(enter, tmp_path_factory.mktemp("leases")) as made:
         yield made
 
 
 def check(nodes: Nodes, enter: str, fault: str, rank_phase: str, node: str) -> None:
-    error, took_s = nodes.plant(fault, rank_phase, node)
+    planted = nodes.plant(fault, rank_phase, node)
     if fault == "link down":
         words = enter.format(node=node, index=NAMES.index(node)).split()
         subprocess.run([*words, "ip", "link", "set", "eth0", "up"], check=True)
-    mistakes = two_nodes.wrong(fault, rank_phase, node, error, took_s, nodes.limit_s(fault))
+    mistakes = two_nodes.wrong(fault, rank_phase, node, planted)
     left = nodes.left_behind()
-    outcomes.note_two_nodes(fault, rank_phase, node, error, took_s, [*mistakes, *left])
-    assert not mistakes, f"{mistakes}\n{error}"
+    outcomes.note_two_nodes(
+        fault, rank_phase, node, planted.error, planted.took_s, [*mistakes, *left]
+    )
+    assert not mistakes, f"{mistakes}\n{planted.error}"
     assert not left
     assert nodes.run({}).launch().throughput > 0, "the next case runs"
 

@@ -26,7 +26,8 @@ from pytest_dnnbench.proc import process_fields
 from pytest_dnnbench.results.records.schema import CorrectnessEntry
 from tests.cluster.nodes import NAMES, cluster, ranks
 from tests.faults import matrix
-from tests.faults.matrix import FAULTS, Fault
+from tests.faults.matrix import FAULTS, Fault, Planted
+from tests.patience import HANG_S, TIME_OUTS_S
 
 NODE_FAULTS: Mapping[str, Fault] = {
     "agent killed": Fault(NodeLost, "its agent was ended by SIGKILL"),
@@ -52,12 +53,11 @@ COMBINATIONS = [
 ]
 """(fault, rank phase, node)."""
 
-TIMEOUT_S = 60.0
-ALLOWED_S = 15.0
+ALLOWED_S = 60.0
 """How much longer than its time-out a failure may take: a stopped agent is asked what its ranks do,
 and its process is ended."""
 
-LEFT_S = 5.0
+LEFT_S = 60.0
 """How soon nothing is left of the ranks."""
 
 _MARK = "DNNBENCH_TEST_NODES"
@@ -65,14 +65,12 @@ _MARK = "DNNBENCH_TEST_NODES"
 
 @dataclass(frozen=True)
 class Nodes:
-    """The two connected nodes. `mark` is in the environment of every process on them; `timeout_s`
-    is that of launches which hang."""
+    """The two connected nodes. `mark` is in the environment of every process on them."""
 
     cluster: Cluster
     mark: str
-    timeout_s: float
 
-    def run(self, environment: Mapping[str, str], timeout_s: float = TIMEOUT_S) -> CaseRun:
+    def run(self, environment: Mapping[str, str], timeout_s: float = HANG_S) -> CaseRun:
         """A fresh run of the case, which is not proven: planted faults are."""
         case = Case(
             "ddp", "tests.tiny_models:tiny", 2, "train", image_size=28, batch_size=8, nodes=2
@@ -92,23 +90,24 @@ class Nodes:
         run.correctness = CorrectnessEntry()
         return run
 
-    def plant(self, fault: str, rank_phase: str, node: str) -> tuple[DnnbenchError, float]:
-        """The error that a planted fault becomes, and how many seconds it took."""
-        run = self.run(
-            {"PLANTED_FAULT": f"{fault}@{rank_phase}", "PLANTED_ON": node}, self.limit_s(fault)
-        )
-        begun_s = time.monotonic()
-        try:
-            run.launch()
-        except DnnbenchError as error:
-            return error, time.monotonic() - begun_s
-        raise AssertionError(f"{fault} in {rank_phase} on {node} went unnoticed")
-
-    def limit_s(self, fault: str) -> float:
-        """The time-out of a launch with this fault."""
+    def plant(self, fault: str, rank_phase: str, node: str) -> Planted:
+        """What a planted fault becomes; of a hang, with the first time-out in which the ranks get
+        as far."""
+        there = {"PLANTED_FAULT": f"{fault}@{rank_phase}", "PLANTED_ON": node}
         waits = fault in ("agent stopped", "fork server stopped", "link down")
         hangs = waits or FAULTS.get(fault, NODE_FAULTS["link down"]).kind is RankHung
-        return self.timeout_s if hangs else TIMEOUT_S
+        for timeout_s in TIME_OUTS_S[1:] if hangs else [HANG_S]:
+            run, begun_s = self.run(there, timeout_s), time.monotonic()
+            try:
+                run.launch()
+            except DnnbenchError as error:
+                planted = Planted(error, time.monotonic() - begun_s, timeout_s)
+                is_there = not isinstance(error, RankHung) or error.rank_phase == rank_phase
+                if is_there or fault == "link down":
+                    break
+            else:
+                raise AssertionError(f"{fault} in {rank_phase} on {node} went unnoticed")
+        return planted
 
     def left_behind(self) -> list[str]:
         """Processes on the nodes, besides the agents that are connected and their fork servers,
@@ -130,7 +129,7 @@ class Nodes:
 
 
 @contextmanager
-def two_nodes(enter: str, folder: Path, timeout_s: float) -> Iterator[Nodes]:
+def two_nodes(enter: str, folder: Path) -> Iterator[Nodes]:
     """Two nodes behind a relay each. `enter` is the command that enters {node}."""
     mark = uuid.uuid4().hex
     command = f"{sys.executable} -m tests.cluster.relay {enter}"
@@ -138,15 +137,13 @@ def two_nodes(enter: str, folder: Path, timeout_s: float) -> Iterator[Nodes]:
     with cluster(command, folder, PRELOAD) as nodes:
         for node in nodes.nodes:
             node.wait_ready(START_TIMEOUT_S)  # no fault's time is to hold the imports
-        yield Nodes(nodes, mark, timeout_s)
+        yield Nodes(nodes, mark)
 
 
-def wrong(
-    fault: str, rank_phase: str, node: str, error: DnnbenchError, took_s: float, limit_s: float
-) -> list[str]:
+def wrong(fault: str, rank_phase: str, node: str, planted: Planted) -> list[str]:
     """What is wrong with the error that a planted fault has become; empty if it is right."""
     expected = FAULTS.get(fault) or NODE_FAULTS[fault]
-    rank = NAMES.index(node)
+    rank, error = NAMES.index(node), planted.error
     mistakes = []
     if not isinstance(error, expected.kind):
         mistakes.append(f"{type(error).__name__} instead of {expected.kind.__name__}")
@@ -162,8 +159,8 @@ def wrong(
         possible = [rank_phase, *(before if isinstance(error, NodeLost) else ())]
         if error.rank_phase not in possible:
             mistakes.append(f"the rank phase is {error.rank_phase!r}")
-    if took_s > limit_s + ALLOWED_S:
-        mistakes.append(f"it took {took_s:.1f} s")
+    if planted.took_s > planted.timeout_s + ALLOWED_S:
+        mistakes.append(f"it took {planted.took_s:.1f} s")
     return mistakes
 
 

@@ -174,11 +174,13 @@ def test_a_measured_case_counts_each_image_once_and_tells_its_schedule(launch: A
     check_times(Case("interleaved", RESIDUAL, 4, "train"), Launch(tuple(reports)))
     assert Launch(tuple(reports)).throughput > 0
     for report in reports:
-        assert 0 < report.metrics["bubble_fraction_ideal"] < report.metrics["bubble_fraction"] < 1
+        assert 0 < report.metrics["bubble_fraction_ideal"] < 1
+        assert 0 < report.metrics["bubble_fraction"] < 1
         assert report.pipeline is not None
         assert report.pipeline.shape == "2-2 x2"
         assert report.pipeline.decision.plan.replicas == (2, 2, 2, 2)
         assert report.pipeline.predicted_step_time_s > 0
+        assert (report.pipeline.decision.runtime_s or 0.0) > 0
         assert report.pipeline.version_bytes > 0
         assert report.details["schedule"] == "ScheduleInterleaved1F1B"
         assert report.details["replicas_hold"] == "copies"

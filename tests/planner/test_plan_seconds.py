@@ -137,6 +137,10 @@ def test_a_plan_that_knows_forward_from_backward_is_played_with_both() -> None:
         (1, "I"): 0.5,
         (1, "W"): 2.0,
     }
+    more = pass_seconds(planned, [7.0, 7.0], 0.0, 0.0, runtime_s=0.25)
+    assert more[1, "F"] == 3.25, "the runtime's own time is in every pass"
+    assert [more[0, kind] for kind in "BIW"] == [2.25, 0.25, 2.25]
+    assert (more[0, "L"], more[0, "U"]) == (0.0, 9.0)
 
 
 @given(

@@ -169,9 +169,10 @@ def stop_parent_and_sleep(file: str) -> None:
     time.sleep(3600)
 
 
-def say_and_nap(seconds: float) -> str:
-    """A sound rank that takes so long."""
-    time.sleep(seconds)
+def rest_until(file: str) -> str:
+    """A sound rank that takes until this file is there."""
+    while not os.path.exists(file):
+        time.sleep(0.02)
     return "rested"
 
 

@@ -21,6 +21,8 @@ TINY = "tests.tiny_models:tiny"
 DDP, HOROVOD = "tests.rank.planted_workers:LateDdp", "tests.horovod.workers:LateHorovod"
 LATE_S = 0.1
 STEPS = 5
+MOST_TRIES = 6
+"""Where the other rank loses its core in one of its few steps, no rank is slow throughout."""
 
 
 def test_only_stretches_alone_count_and_those_before_the_restart_and_of_the_first_step_do_not() -> (
@@ -94,11 +96,14 @@ def _launch(
 def test_a_late_rank_is_blamed_although_every_rank_takes_as_long_for_a_step(
     server: ForkServer, worker: str, rank: int, options: dict[str, Scalar]
 ) -> None:
-    launches = [_launch(server, worker, {"late_rank": rank, **options}) for _ in range(3)]
-    for launch in launches:
-        assert [len(report.own_work_s) for report in launch.reports] == [STEPS - 1] * 2
-        assert launch.own_work_s[rank][0] >= LATE_S
-    slow = straggler([LaunchTimes(LATE_S, launch.own_work_s) for launch in launches])
+    slow = None
+    for _ in range(MOST_TRIES):
+        launches = [_launch(server, worker, {"late_rank": rank, **options}) for _ in range(3)]
+        for launch in launches:
+            assert [len(report.own_work_s) for report in launch.reports] == [STEPS - 1] * 2
+            assert launch.own_work_s[rank][0] >= LATE_S
+        if slow := straggler([LaunchTimes(LATE_S, launch.own_work_s) for launch in launches]):
+            break
     assert slow is not None
     assert slow.rank == rank
 

@@ -36,6 +36,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 def script(*lines: str, **settings: str) -> "subprocess.Popen[str]":
     """A process that stands for pytest."""
     begin = [
+        "import os",
         "from pytest_dnnbench.controller.forkserver import ForkServer",
         "from pytest_dnnbench.controller.ranks import Ranks",
         "from tests.rank import fault_programs, programs",
@@ -112,19 +113,23 @@ def test_a_result_that_came_before_the_server_was_stopped_counts() -> None:
         assert ranks.run(programs.sum_of_ranks) == [0]
 
 
-def test_a_pytest_that_was_stopped_does_not_call_a_sound_rank_hung() -> None:
+def test_a_pytest_that_was_stopped_does_not_call_a_sound_rank_hung(tmp_path: Path) -> None:
     """It and its ranks are stopped for longer than the time-out, as by a frozen container."""
-    run = "print(ranks.run(fault_programs.say_and_nap, 3.0), flush=True)"
+    end = tmp_path / "end"
+    run = f"print(ranks.run(fault_programs.rest_until, {str(end)!r}), flush=True)"
+    end.touch()
     with script(
         "server = ForkServer(['torch'])",
         "server.wait_ready()",
         "ranks = Ranks(server, ['cpu'], threads=1, timeout_s=10)",
         run,
+        f"os.unlink({str(end)!r})",
         run,
         "server.close()",
     ) as controller:
         assert controller.stdout is not None
         assert controller.stdout.readline() == "['rested']\n"
+        wait_for(lambda: not end.exists())
         wait_for(lambda: [c for s in children_of(controller.pid) for c in children_of(s)])
         (server,) = children_of(controller.pid)
         stopped = [controller.pid, server, *children_of(server)]
@@ -132,6 +137,7 @@ def test_a_pytest_that_was_stopped_does_not_call_a_sound_rank_hung() -> None:
             os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: is_stopped(controller.pid))
         time.sleep(12)
+        end.touch()
         for pid in reversed(stopped):
             os.kill(pid, signal.SIGCONT)
         assert controller.stdout.readline() == "['rested']\n"

@@ -136,6 +136,17 @@ def test_an_option_with_an_effect_is_taken_in_silence(
     assert "without effect" not in result.stdout.str()
 
 
+def test_a_session_that_is_refused_says_nothing_of_options_without_effect(
+    pytester: pytest.Pytester,
+) -> None:
+    """It said that its tests choose their framework themselves, which they do not."""
+    pytester.makepyfile(OPEN_CASE)
+    result = pytester.runpytest_inprocess(*QUIET, "--dnn-frameworks=single", "--dnn-precision=tf32")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --dnn-precision tf32 needs a CUDA device*"])
+    assert "without effect" not in result.stdout.str()
+
+
 def test_the_script_of_a_job_may_name_the_interface_on_a_single_node_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

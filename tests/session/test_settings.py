@@ -269,7 +269,7 @@ def test_a_number_of_launches_is_one_in_toml_too(pytester: pytest.Pytester) -> N
     pytester.makepyfile("def test_it(dnnbench): pass")
     pytester.makepyprojecttoml("[tool.pytest]\ndnn_launches = 0\n")
     result = pytester.runpytest_inprocess("--collect-only")
-    result.stderr.fnmatch_lines(["*--dnn-launches is 0: it must be at least 1*"])
+    result.stderr.fnmatch_lines(["*dnn_launches in the ini file is 0: it must be at least 1*"])
 
 
 # What decides which launches are made, and how: a session that differs in one of these is not
@@ -364,6 +364,21 @@ def test_visible_devices_select_and_order_gpus() -> None:
             "dnn_timeout = soon",
             "dnn_timeout in the ini file 'soon' is not a number: write a number, as 2.5",
         ),
+        (
+            "dnn_launches = many",
+            "dnn_launches in the ini file 'many' is not a number: write a number",
+        ),
+        ("dnn_launches = 0", "dnn_launches in the ini file is 0: it must be at least 1"),
+        ("dnn_launches = auto", "dnn_launches in the ini file auto needs --dnn-baseline: launches"),
+        ("dnn_gpu_counts = 1,x", "dnn_gpu_counts in the ini file 'x' is not a count"),
+        ("dnn_gpus = many", "dnn_gpus in the ini file 'many' is not a number"),
+        ("dnn_warmup = long", "dnn_warmup in the ini file 'long'"),
+        ("dnn_window = long", "dnn_window in the ini file 'long'"),
+        ("dnn_prediction_error = 5", "dnn_prediction_error in the ini file '5': give a percentage"),
+        ("dnn_false_alarms = 1", "dnn_false_alarms in the ini file is 1.0: it must be below 0.5"),
+        ("dnn_path = no/folder", "dnn_path in the ini file no/folder: there is no such folder"),
+        ("dnn_against = nothing", "dnn_against in the ini file nothing: there is no such interp"),
+        ("dnn_dataset = mnist", "dnn_dataset in the ini file mnist needs --dnn-data-dir"),
         ("dnn_scaling = wide", "dnn_scaling in the ini file 'wide' is unknown"),
         ("dnn_resume = perhaps", "dnn_resume in the ini file 'perhaps' is neither true nor false"),
     ],
@@ -376,6 +391,13 @@ def test_a_bad_value_in_the_ini_file_is_named_by_its_key(
     result = pytester.runpytest_inprocess("--collect-only")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {message}*"])
+
+
+def test_a_bad_value_of_the_command_line_is_named_by_its_flag(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(dnnbench): pass")
+    pytester.makeini("[pytest]\ndnn_launches = 3\n")
+    result = pytester.runpytest_inprocess("--collect-only", "--dnn-launches=many")
+    result.stderr.fnmatch_lines(["ERROR: --dnn-launches 'many' is not a number*"])
 
 
 def test_an_option_that_several_frameworks_take_names_them() -> None:

@@ -183,11 +183,11 @@ class TorchPipelineWorker(StagedWorker):
         }
 
     def _predicted_s(self) -> float:
-        """Seconds of a step: the schedule's own order with the plan's times and messages; last,
-        each stage averages over its replicas and updates."""
-        pipelines = self._pipelines
+        """Seconds of a step: the schedule's own order with the plan's times, messages and what
+        torch's runtime takes; last, each stage averages over its replicas and updates."""
+        pipelines, runtime_s = self._pipelines, self.decision.runtime_s or 0.0
         averages = averages_s(self.plan, self.bandwidth)
-        seconds = pass_seconds(self.plan, averages, *pipelines.additions)
+        seconds = pass_seconds(self.plan, averages, *pipelines.additions, runtime_s)
         orders = [
             order + [Pass(stage, "U", 0) for stage in pipelines.stages_of(rank)]
             for rank, order in enumerate(self._orders)

@@ -26,6 +26,7 @@ from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.synchronous import pipelines_of
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.pipeline.cut import cut
+from pytest_dnnbench.rank.pipeline.runtime_trial import seconds_of_pass
 from pytest_dnnbench.rank.profiling.case_profile import case_profile
 from pytest_dnnbench.rank.profiling.example_input import example_input, traced_example
 from pytest_dnnbench.rank.profiling.host_work import refuse_host_work
@@ -86,6 +87,7 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
             varying = _varying(place, request)
         else:
             bandwidth = float(options.get("bandwidth", 0.0)) or measured_bandwidth(place)
+            runtime_s = seconds_of_pass(place, pipelines)
             profile = _profile(place, request)
             if profile is None:
                 return None
@@ -98,6 +100,7 @@ def decide_synchronous(place: Place, request: RunRequest) -> PlanDecision | None
                 "planner" if options.get("stages", AUTO) == AUTO else "user",
                 bandwidth,
                 parts_over_whole(profile),
+                runtime_s,
             )
         _check_cut(place, request, decision.plan, tied=True)
         check_sizes(decision.plan, varying)
