@@ -6,10 +6,11 @@
 Two CPU ranks, one pipeline of them. In every round the ranks profile the model, both at the same
 time, and run a few steps of each framework in turn: a busy machine slows all of them alike. Times
 of passes and of profiles are of the computing thread's own processor time, which hardly depends on
-other work, and so is that of torch's runtime, which is tried in every round. So what a rank does in a step is compared, not what it waits for: the order of passes is
-held against torch's, and the play of an order against a simulation, in the tests. Both ranks' sums
-are compared; the median of the rounds, with the least and the largest error. The last column is the
-wall clock's: a step as predicted, played through, and as it was.
+other work, and so is that of torch's runtime, which is tried in every round. So what a rank does in
+a step is compared, not what it waits for: the order of passes is held against torch's, and the play
+of an order against a simulation, in the tests. Both ranks' sums are compared; the median of the
+rounds, with the least and the largest error. The last column is the wall clock's: a step as
+predicted, played through, and as it was.
 """
 
 import argparse

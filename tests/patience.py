@@ -9,7 +9,7 @@ from pytest_dnnbench.errors import DnnbenchError, RankHung
 HANG_S = 600.0
 """What nothing but a hang takes, on any machine."""
 
-TIME_OUTS_S = (2.0, 8.0, 32.0, 128.0, HANG_S)
+TIME_OUTS_S = (2.0, 6.0, 18.0, 54.0, 162.0, HANG_S)
 """Of launches that hang on purpose, one after the other until the ranks get as far as the hang."""
 
 

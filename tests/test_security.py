@@ -86,6 +86,10 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
         yield Field(server, tmp_path_factory.mktemp("cache"))
 
 
+MOST_LAUNCHES = 10
+"""Where the observer has no core during one, it sees nothing of it."""
+
+
 class Observer(threading.Thread):
     """Reads the kernel's socket table and our folder of temporary files while a case runs."""
 
@@ -129,7 +133,10 @@ def test_a_running_case_listens_on_loopback_only_and_its_files_are_private(
     run.request = replace(run.request, steps=300)  # long enough to be looked at
     field.server.ranks.clear()
     with Observer(field.server) as observer:
-        run.launch()
+        for _ in range(MOST_LAUNCHES):
+            run.launch()
+            if observer.modes and (observer.addresses or framework == "single"):
+                break
     assert all(address.startswith(LOOPBACK) for address in observer.addresses), observer.addresses
     assert bool(observer.addresses) == (framework != "single"), "or this test observes nothing"
     assert observer.modes == {("folder", 0o700)}

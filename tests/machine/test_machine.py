@@ -32,6 +32,7 @@ from pytest_dnnbench.machine.measuring import (
 from pytest_dnnbench.rank import machine_speed
 from pytest_dnnbench.results.records.schema import Conditions, LaunchEntry, NodeConditions
 from pytest_dnnbench.session.machine_fingerprint import compared, yardsticks_here
+from tests.patience import HANG_S
 from tests.report import records
 
 ROUGH = {
@@ -213,9 +214,9 @@ def measured() -> MachineSpeeds:
 
 def test_a_machine_is_measured_on_fresh_ranks(measured: MachineSpeeds) -> None:
     assert len(measured.record.launches) == FEWEST_LAUNCHES
-    assert all(0 < seconds < 10 for seconds in measured.yardstick_s)
-    assert 1e8 < measured.memory_bytes_s < 1e13
-    assert measured.link_bytes_s is None or 1e6 < measured.link_bytes_s < 1e12
+    assert all(0 < seconds < HANG_S for seconds in measured.yardstick_s)
+    assert 1e5 < measured.memory_bytes_s < 1e13
+    assert measured.link_bytes_s is None or 1e4 < measured.link_bytes_s < 1e12
     assert machine_speed.REDUCED_BYTES == REDUCED_BYTES
 
 

@@ -25,7 +25,7 @@ def per_pass(place: Place, framework: str, options: dict[str, Any]) -> float | N
 
     # In this process, which then ends.
     vars(runtime_trial)["time"] = SimpleNamespace(thread_time=lambda: now[0])
-    Passes.noting = ticking  # type: ignore[method-assign] # on purpose
+    Passes.noting = ticking  # type: ignore[assignment, method-assign] # on purpose
     with group.membership(place):
         pipelines = pipelines_of(framework, place.world_size, options)
         return runtime_trial.seconds_of_pass(place, pipelines)
