@@ -9,7 +9,7 @@ from pytest_dnnbench.metrics import THROUGHPUT, metric_row
 from pytest_dnnbench.report.figures import amount, change
 from pytest_dnnbench.report.history import Change, History
 from pytest_dnnbench.report.runs import Run
-from pytest_dnnbench.results.statistics.change_points import FEWEST, RATE
+from pytest_dnnbench.results.statistics.change_points import RATE, fewest_sessions
 
 _MOST_FACTS = 6
 _MOST_NAMES = 3
@@ -36,7 +36,7 @@ def history_lines(runs: Sequence[Run], shown: Sequence[History], rate: float = R
         for point in each.changes:
             lines += _change_lines(runs, point)
     quiet = [each for each in shown if not each.changes]
-    least = 2 * FEWEST
+    least = fewest_sessions(rate)
     enough = [each for each in quiet if len(each.results) >= least]
     too_few = [each for each in quiet if len(each.results) < least]
     for head, some in (("no change:", enough), (_too_few(least), too_few)):

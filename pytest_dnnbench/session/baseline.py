@@ -156,9 +156,10 @@ class SessionBaseline:
                 " without this option first, with --benchmark-autosave"
             )
         if cases and not any(baseline.stored(case.nodeid).metrics for case in cases):
+            first, *others = baseline.names()
             raise UsageError(
                 f"{required}: {source} has none of this session's {counted(len(cases), 'case')}: it"
-                f" has {baseline.names()[0]} and {len(baseline.names()) - 1} more"
+                f" has {first}{f' and {len(others)} more' if others else ''}"
             )
 
     def _check_across(self, baseline: Baseline) -> None:

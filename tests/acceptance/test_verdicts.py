@@ -361,6 +361,21 @@ def test_what_was_compared_with_nothing_is_said_and_fails_when_required(
     assert chosen.ret == pytest.ExitCode.OK
 
 
+def test_a_required_baseline_without_any_of_the_cases_is_refused_before_they_are_measured(
+    run: Any,
+) -> None:
+    required = ("--dnn-baseline=latest", "--dnn-require-baseline")
+    run("--benchmark-save=nightly", "--dnn-frameworks=single")
+    result = run(*required, "--dnn-frameworks=ddp")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*--dnn-baseline latest has none of this session's 2 cases: it has *single-resnet18-1gpu?"]
+    )
+    run("--benchmark-save=nightly", "--dnn-frameworks=ddp")
+    result = run(*required, "--dnn-models=resnet34")
+    result.stderr.fnmatch_lines(["*has none of this session's 3 cases: it has * and 1 more"])
+
+
 def test_another_torch_is_not_compared_unless_asked_for(stored: Any) -> None:
     newer = {"FAKE_TORCH": "2.14.0", "FAKE_LEVELS": {"single": 80}}
     result = stored("--dnn-baseline=latest", **newer)

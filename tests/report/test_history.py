@@ -169,8 +169,8 @@ def test_a_history_of_too_few_sessions_is_not_said_to_have_no_change(
 ) -> None:
     """Cases whose every session was disturbed stood under "no change"."""
     files = list(map(str, sorted(storage.rglob("*.json"))))
-    head = "not known, for a change shows in 4 sessions at the earliest:"
-    for count, expected in ((3, head), (4, "no change:")):
+    head = "not known, for a change shows in 11 sessions at the earliest:"
+    for count, expected in ((10, head), (11, "no change:")):
         assert main(["history", *files[:count]]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[1:3] == ["", expected]

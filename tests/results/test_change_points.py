@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pytest_dnnbench.results.statistics.change_points import change_points
+from pytest_dnnbench.results.statistics.change_points import change_points, fewest_sessions
 
 Array = NDArray[np.float64]
 Noise = Callable[[np.random.Generator, int], Array]
@@ -81,6 +81,13 @@ def test_too_short_a_history_says_nothing() -> None:
     assert change_points([]) == []
     assert change_points([1.0] * 3) == []
     assert change_points([1.0, 1.01, 0.99, 0.5, 0.51, 0.49]) == []
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
+def test_the_clearest_change_shows_in_the_fewest_sessions_and_in_no_fewer(rate: float) -> None:
+    for count, changes in ((fewest_sessions(rate) - 1, 0), (fewest_sessions(rate), 1)):
+        figures = [100.0 + number / 100 - 50 * (number >= count // 2) for number in range(count)]
+        assert len(change_points(figures, rate=rate)) == changes
 
 
 def test_the_same_history_gives_the_same_answer_and_the_unit_does_not_matter() -> None:

@@ -202,3 +202,16 @@ def test_every_option_of_a_framework_needs_a_case_of_it() -> None:
         unknown = (Collected(framework=None),)
         for cases in ((*(session.cases or ()), Collected(framework=taker)), unknown):
             assert rules[flag].has_effect(Session(Settings(), cases=cases))
+
+
+def test_of_a_session_that_is_refused_nothing_is_said_to_have_no_effect(
+    pytester: pytest.Pytester,
+) -> None:
+    """Its tests were not parameterised, as if they chose framework and model themselves."""
+    pytester.makepyfile(OPEN_CASE)
+    # A form of the step that the only framework does not take: known once cases are combined.
+    options = ("--dnn-frameworks=ddp", "--dnn-models=resnet18", "--dnn-cuda-graph")
+    result = pytester.runpytest_inprocess("-q", "--dnn-device=cpu", *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *cuda-graph*"])
+    result.stdout.no_fnmatch_line("*without effect here*")

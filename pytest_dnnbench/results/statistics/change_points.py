@@ -97,6 +97,15 @@ def change_points(figures: Sequence[float], *, rate: float = RATE) -> list[Chang
     ]
 
 
+def fewest_sessions(rate: float = RATE) -> int:
+    """The length of the shortest history in which a change can be named: of fewer sessions, chance
+    alone orders any figures by size so often that even the clearest step proves nothing."""
+    count = 2 * FEWEST
+    while 2 / math.comb(count, count // 2) >= rate / 2:
+        count += 1
+    return count
+
+
 def _neighbours(places: Sequence[int], count: int) -> list[tuple[int, int, int]]:
     """Each place between the begin of the part before it and the end of the part after it."""
     ends = (0, *places, count)
