@@ -93,7 +93,9 @@ def _counts(records: Mapping[str, Record], against: SessionBaseline) -> list[str
         return []
     statuses = sorted(record.verdict.status for record in records.values())
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
-    lines = [f"verdicts against {_baselines(records, baseline.name)}: {counts}"]
+    lines = []
+    if baseline.names() or {*statuses} != {"no-baseline"}:
+        lines.append(f"verdicts against {_baselines(records, baseline.name)}: {counts}")
     if not baseline.names():
         lines.append(f"NO BASELINE: no stored session is usable; {against.how_to_store()}")
     if left_out := [name for name in against.left_out() if name not in records]:
