@@ -97,7 +97,7 @@ def _check_pace(worker: Stepper, window: Window, step_s: float, warm_step_s: flo
     suspect = seems_ahead(step_s, warm_step_s)
     if not Agreement(worker.place, "pace").longest(float(suspect)):
         return
-    steps = whole_turns(_bounded(PACE_STEPS * worker.stride, worker.most_steps), worker.turn)
+    steps = _bounded(PACE_STEPS * worker.turn, worker.most_steps)
     over = [is_over_at_first(_ends_s(worker, window, steps)) for _ in range(PACE_RUNS)]
     if suspect and all(over):
         raise WrongResult(

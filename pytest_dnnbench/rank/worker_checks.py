@@ -16,7 +16,7 @@ AHEAD = 100
 it may have run before it was asked for."""
 
 PACE_RUNS, PACE_STEPS = 5, 8
-"""How many runs, of how many steps of a rank, look into it. What makes the warm-up of a busy
+"""How many runs, of how many turns, look into it. What makes the warm-up of a busy
 machine slow hits the first step of a run no more often than another: one in 8 to the 5th."""
 
 

@@ -22,7 +22,7 @@ from pytest_dnnbench.report.session_files import (
     session_files,
 )
 from pytest_dnnbench.report.study import Study
-from pytest_dnnbench.results.statistics.change_points import RATE
+from pytest_dnnbench.results.statistics.change_points import LEAST_RATE, RATE
 
 LATEST = 200
 """Sessions of a machine that are read: the search takes time with the square of their number."""
@@ -32,8 +32,10 @@ def main(arguments: list[str]) -> int:
     """Exit status 0, also where something changed. Raises UsageError where no session is stored, or
     none has what is asked for."""
     options = _parser().parse_args(arguments)
-    if not 0 < options.false_alarms < 0.5:
-        raise UsageError(f"--false-alarms {options.false_alarms}: it must lie between 0 and 0.5")
+    if not LEAST_RATE <= options.false_alarms < 0.5:
+        raise UsageError(
+            f"--false-alarms {options.false_alarms}: give at least {LEAST_RATE:g}, and below 0.5"
+        )
     paths = options.paths or [STORAGE]
     files = session_files(paths, options.last or LATEST)
     if options.last is None and (note := left_out(paths, files)):

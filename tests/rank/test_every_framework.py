@@ -28,6 +28,7 @@ from pytest_dnnbench.planner.profile import Profile
 from pytest_dnnbench.planner.synchronous import RULES
 from pytest_dnnbench.rank.profiling.profiler import Effort, profile_model
 from pytest_dnnbench.results.records.rank_agreement import agree
+from tests.patience import HANG_S
 from tests.rank import small_training
 from tests.rank.small_training import Trained, Training
 
@@ -175,7 +176,7 @@ def run(
         )
         for types in ("", "Wide")
     ]
-    ranks = Ranks(server, ["cpu"] * way.gpus, threads=1, timeout_s=180)
+    ranks = Ranks(server, ["cpu"] * way.gpus, threads=1, timeout_s=HANG_S)
     rendezvous = horovod_rendezvous if way.framework == "horovod" else None
     answers: list[tuple[Correctness, Trained]] = ranks.launch(
         PROGRAM, *requests, steps, rendezvous=rendezvous

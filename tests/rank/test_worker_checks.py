@@ -1,19 +1,24 @@
 """What a framework's worker gives to the timed run is held against what it promises."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from torch import nn
 
-from pytest_dnnbench.case import Case
+from pytest_dnnbench.case import Case, Scalar
 from pytest_dnnbench.errors import UsageError, WrongResult
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
 from pytest_dnnbench.rank.timed_run import measure
 from pytest_dnnbench.rank.warmup import LEAST_STEPS
 from pytest_dnnbench.rank.worker import Step
-from pytest_dnnbench.rank.worker_checks import is_over_at_first, seems_ahead
+from pytest_dnnbench.rank.worker_checks import (
+    PACE_RUNS,
+    PACE_STEPS,
+    is_over_at_first,
+    seems_ahead,
+)
 from pytest_dnnbench.run_length import Length
 from tests.rank.turn_taking import TakesTurns
 from tests.worked_clock import CLOCK, time_by_work
@@ -50,6 +55,27 @@ class MeetsABusyMachine(TakesTurns):
         CLOCK.work(1.0 if self.steps <= LEAST_STEPS else 0.001)
 
 
+class SharesTurns(MeetsABusyMachine):
+    """A rank of a stage of one replica, or of two, of the same pipeline; notes how long its runs
+    are."""
+
+    lengths: ClassVar[list[int]] = []
+    turn = 2
+
+    def run(self, steps: int) -> Iterator[Step]:
+        """Every step, or every second one."""
+        self.lengths.append(steps)
+        self.began_s = []
+        for index in range(0, steps, self.stride):
+            self.work()
+            yield Step(index, 1, None)
+
+    @property
+    def stride(self) -> int:
+        """As the case's options say."""
+        return int(self.case.options["stride"])
+
+
 class ListsItsFigures(TakesTurns):
     """Figures without names."""
 
@@ -68,10 +94,10 @@ class WrapsNothing(SingleWorker):
 NO_WORKER = WrapsNothing.wrap
 
 
-def measured(worker: str, warmup: Length = 1) -> None:
+def measured(worker: str, warmup: Length = 1, **options: Scalar) -> None:
     """The timed run of one of the workers here, in this process."""
     request = RunRequest(
-        Case("mine", "m", 1, "train", batch_size=2, options={"run_on": 0}),
+        Case("mine", "m", 1, "train", batch_size=2, options={"run_on": 0, **options}),
         f"{__name__}:{worker}",
         "tests.tiny_models:tiny",
         steps=3,
@@ -114,6 +140,16 @@ def test_a_warm_up_that_other_work_made_slow_is_no_reason() -> None:
     begin_s = CLOCK.now_s
     measured("MeetsABusyMachine", warmup="auto")
     assert CLOCK.now_s - begin_s == pytest.approx(LEAST_STEPS + (1 + 3 + 5 * 8) * 0.001)
+
+
+@pytest.mark.usefixtures("clock")
+def test_stages_of_one_replica_and_of_two_look_into_their_pace_in_runs_of_one_length() -> None:
+    """Each asked for as many steps of its own: stages with more replicas waited for ever."""
+    SharesTurns.lengths.clear()
+    measured("SharesTurns", warmup="auto", stride=1)
+    alone = SharesTurns.lengths[-PACE_RUNS:]
+    measured("SharesTurns", warmup="auto", stride=2)
+    assert alone == SharesTurns.lengths[-PACE_RUNS:] == [2 * PACE_STEPS] * PACE_RUNS
 
 
 def test_a_step_has_to_be_a_hundred_times_shorter_to_be_suspected() -> None:

@@ -177,6 +177,17 @@ def test_a_history_of_too_few_sessions_is_not_said_to_have_no_change(
         assert lines[3].endswith(f": {count} sessions")
 
 
+@pytest.mark.parametrize("rate", ["0", "0.0009", "0.5", "nan"])
+def test_a_rate_at_which_no_change_could_be_named_is_refused(
+    storage: Path, capsys: pytest.CaptureFixture[str], rate: str
+) -> None:
+    """At less than a thousandth every history had no change."""
+    assert main(["history", str(storage), "--false-alarms", rate]) == 2
+    assert "give at least 0.001, and below 0.5" in capsys.readouterr().err
+    assert main(["history", str(storage), "--false-alarms", "0.001"]) == 0
+    assert f"from {STEP:04}_night.json (" in capsys.readouterr().out
+
+
 def test_sessions_of_another_environment_count_only_when_asked_for(
     storage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

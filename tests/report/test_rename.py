@@ -1,12 +1,14 @@
 """Renamed tests keep their history: `dnnbench rename` on saved sessions and golden files."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.errors import DataError, UsageError
+from pytest_dnnbench.report import rename_command
 from pytest_dnnbench.report.rename_command import Renaming
 from pytest_dnnbench.report.rename_command import main as rename
 from pytest_dnnbench.report.runs import read_run
@@ -82,6 +84,73 @@ def test_nothing_is_written_where_a_file_has_the_new_name_already(tmp_path: Path
     with pytest.raises(DataError, match="two cases cannot have one name"):
         rename([OLD, NEW, str(tmp_path)])
     assert first.read_text() == kept
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (OLD, "", "'' is not the name of a test"),
+        (OLD, "t.py::test_\udcff", "is not the name of a test"),
+        (OLD, "t.py::test_x\n", "is not the name of a test"),
+        (OLD, OLD, "is the old name and the new one"),
+        (OLD, "bench_cases/test_loops.py", "test_loops.py is a file and .*::test_train a test"),
+        ("bench_cases/test_steps.py", NEW, "test_steps.py is a file and .*::test_loop a test"),
+    ],
+)
+def test_what_cannot_be_two_names_of_a_test_is_refused(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    kept = stored(tmp_path, 1).read_bytes()
+    with pytest.raises(UsageError, match=message):
+        rename([old, new, str(tmp_path)])
+    assert (tmp_path / "0001_night.json").read_bytes() == kept
+
+
+def test_nothing_is_written_where_a_file_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = stored(tmp_path, 1), stored(tmp_path, 2)
+    kept = first.read_bytes()
+
+    def refuse(option: str, path: Path) -> None:
+        if path == second.resolve():
+            raise UsageError(f"{option} {path} cannot be written (Read-only file system)")
+
+    monkeypatch.setattr(rename_command, "check_file", refuse)
+    with pytest.raises(UsageError, match=r"0002_night\.json cannot be written"):
+        rename([OLD, NEW, str(tmp_path)])
+    assert first.read_bytes() == kept
+
+
+def test_a_link_to_a_golden_file_stays_a_link(tmp_path: Path) -> None:
+    file, link = stored(tmp_path, 1), tmp_path / "link.json"
+    link.symlink_to(file)
+    assert rename([OLD, NEW, str(link)]) == 0
+    assert link.is_symlink()
+    assert NEW in file.read_text()
+
+
+def test_a_case_that_failed_before_it_was_measured_is_renamed_too(tmp_path: Path) -> None:
+    file = stored(tmp_path, 1)
+    content = json.loads(file.read_text())
+    content["benchmarks"] = []
+    file.write_text(json.dumps(content))
+    assert rename([OLD, NEW, str(file)]) == 0
+    [failed] = json.loads(file.read_text())["dnnbench"]["failed"]
+    assert failed.startswith(f"{NEW}[")
+
+
+def test_other_peoples_benchmarks_stay_as_they_are(tmp_path: Path) -> None:
+    """With NaN, which Python writes, and parameters with what parts a name."""
+    others = {"fullname": "t.py::test_sum[a::b]", "name": "test_sum[a::b]", "stats": {"min": 0.1}}
+    mine = {"fullname": f"{OLD}[a::b]", "name": "test_train[a::b]", "stats": {"min": math.nan}}
+    file = tmp_path / "both.json"
+    file.write_text(json.dumps({"benchmarks": [others, mine], "version": "5.3.1"}))
+    assert rename([OLD, NEW, str(file)]) == 0
+    left, renamed = json.loads(file.read_text())["benchmarks"]
+    assert left == others
+    assert (renamed["fullname"], renamed["name"]) == (f"{NEW}[a::b]", "test_loop[a::b]")
+    assert math.isnan(renamed["stats"]["min"])
 
 
 def test_a_name_that_no_case_has_is_refused(tmp_path: Path) -> None:

@@ -85,9 +85,11 @@ class _Window:
     def forward(
         self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
+        """The output, in the layout that torch gives it."""
         product = torch.bmm(self._rows(weight), self._columns(inputs))
-        output = product.view(len(weight), len(inputs), *self.places).transpose(0, 1).contiguous()
-        return output if bias is None else output + bias.view(-1, 1, 1)
+        output = product.view(len(weight), len(inputs), *self.places).transpose(0, 1)
+        laid = output.contiguous(memory_format=_layout(inputs, weight))
+        return laid if bias is None else laid + bias.view(-1, 1, 1)
 
     def backward(
         self,
@@ -128,6 +130,16 @@ class _Window:
 
 _PLAIN = (torch.Tensor, nn.Parameter)
 """Not a part of a tensor on a mesh of ranks, nor any other kind of tensor."""
+
+
+def _layout(inputs: torch.Tensor, weight: torch.Tensor) -> torch.memory_format:
+    """channels_last where one of the two has it; a tensor that fits both layouts has neither."""
+    last = torch.channels_last
+    of_either = any(
+        each.is_contiguous(memory_format=last) and not each.is_contiguous()
+        for each in (inputs, weight)
+    )
+    return last if of_either else torch.contiguous_format
 
 
 def _pair(sizes: Sequence[int]) -> Pair:

@@ -1,6 +1,6 @@
 """The form of all modes of proofs: what stands between a call of one of torch's operators, forward
 or backward, and the operator. Not here: what a mode does (randomness.py, rounding.py,
-arithmetic.py, lone_forward.py, block_trial.py)."""
+arithmetic.py, lone_forward.py, float64_convolutions.py, block_trial.py)."""
 
 from abc import abstractmethod
 from functools import cache

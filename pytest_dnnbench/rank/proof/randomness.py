@@ -175,7 +175,7 @@ def _leaky(
     """RReLU of the mean of its slopes. The backward pass of training reads them from `noise`."""
     if not training:
         return func(tensor, noise, lower, upper, training)
-    noise.copy_(torch.where(tensor > 0, 1.0, (lower + upper) / 2))
+    noise.fill_((lower + upper) / 2).masked_fill_(tensor > 0, 1.0)
     return tensor.mul_(noise) if name_of(func).endswith("_") else tensor * noise
 
 

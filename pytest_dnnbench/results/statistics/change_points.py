@@ -44,6 +44,9 @@ RATE = 0.01
 PERMUTATIONS = 1999
 """Orders that are tried: 1 / (this + 1) is the smallest probability that can be stated."""
 
+LEAST_RATE = 2 / (PERMUTATIONS + 1)
+"""With a smaller rate no change is ever named, however clear: half of it is for either search."""
+
 _CHUNK = 100
 _FAR = 5.0
 """Figures further from the median than this many deviations (of the middle half, scaled to the

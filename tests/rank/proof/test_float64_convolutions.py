@@ -68,6 +68,24 @@ def test_they_are_torchs_to_the_last_digits(form: Form, bias: bool, trained: str
         torch.testing.assert_close(mine, theirs, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("channels_last", ["inputs", "weight", "inputs and weight"])
+@pytest.mark.parametrize("size", [(2, 2), (1, 1)])
+def test_an_output_has_the_layout_that_torch_gives_it(
+    size: tuple[int, int], channels_last: str
+) -> None:
+    inputs, weight = drawn(4, 6, *size), drawn(12, 6, 3, 3)
+    if "inputs" in channels_last:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    if "weight" in channels_last:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    expected = conv2d(inputs, weight, drawn(12), padding=1)
+    with Float64Convolutions():
+        got = conv2d(inputs, weight, drawn(12), padding=1)
+    assert got.is_contiguous() == expected.is_contiguous()
+    last = torch.channels_last
+    assert got.is_contiguous(memory_format=last) == expected.is_contiguous(memory_format=last)
+
+
 def drawn(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
