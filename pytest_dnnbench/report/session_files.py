@@ -11,9 +11,6 @@ from pathlib import Path
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 
-STORAGE = Path(".benchmarks")
-"""Where pytest-benchmark stores sessions."""
-
 _STORED = re.compile(r"\d{4,}_.*\.json")
 
 
