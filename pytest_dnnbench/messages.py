@@ -139,8 +139,8 @@ class PlanDecision:
 
     `bandwidth_bytes_s` is the bandwidth between two ranks that the plan assumes;
     `profile_parts_over_whole` is far from 1 where the profile was taken on a busy machine;
-    `runtime_s` is what torch's runtime takes itself with each pass of its schedules, None on GPUs.
-    All are None where the user gave a plan.
+    `runtime_s` is what torch's runtime takes itself with each pass of its schedules, None on GPUs
+    and for our own pipelines. All are None where the user gave a plan.
     """
 
     plan: Plan

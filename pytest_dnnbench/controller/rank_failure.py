@@ -85,7 +85,7 @@ def hang_of(ranks: Sequence[Rank], timeout_s: float) -> RankHung:
 def printed_by(rank: Rank, failure: DnnbenchError | None) -> str:
     """What a rank printed, to be shown below the failure of its launch. Of an exception that is not
     the failure's cause, mostly a connection that the rank which failed first has closed, a line
-    says what it was; not where that rank refused the request or the step."""
+    says what it was; not of ranks that waited for one which refused the request or the step."""
     output, error = rank.last_output(), rank.error
     if failure is None or error is None or error.message in str(failure):
         return output

@@ -11,9 +11,6 @@ from pathlib import Path
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 
-STORAGE = Path(".benchmarks")
-"""Where pytest-benchmark stores sessions."""
-
 _STORED = re.compile(r"\d{4,}_.*\.json")
 
 
@@ -67,7 +64,7 @@ def _files(path: Path) -> list[Path]:
                 f"{path} holds no stored session: save some with --benchmark-autosave, or name"
                 " another folder"
             )
-        return sorted(stored, key=lambda file: (file.parent, _number(file)))
+        return sorted(stored, key=lambda file: (file.parent, _number(file), file.name))
     if not path.exists():
         raise UsageError(
             f"{path} does not exist: name the folder of --benchmark-storage, or saved files"

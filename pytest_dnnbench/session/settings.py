@@ -128,7 +128,7 @@ class Settings:
     memory_format: str = choice(
         "",
         "of images and of the weights of convolutions (default: contiguous on CPU ranks; on GPUs"
-        " channels_last for the suite's models)",
+        " channels_last for the suite's image classifiers)",
         MEMORY_FORMATS,
     )
     compile: str = choice(
@@ -216,8 +216,8 @@ class Settings:
     predict: bool = option(
         bool,
         False,
-        "predict before the launches of a case what a step should take (single, ddp, fsdp), from a"
-        " profile and the collectives of its ranks",
+        "predict before the launches of a case what a step should take, from a profile and the"
+        " collectives of its ranks",
         measured=False,
     )
     prediction_error: float | None = option(
@@ -400,8 +400,8 @@ class Settings:
 
     def form(self, device: str, path: str, takes: Collection[str] = FORM_FIELDS) -> StepForm:
         """The form of a step on this kind of device, of the model behind "module:factory" and of a
-        framework that takes these fields of it. On CUDA the suite's models, which all have images,
-        are in channels_last by default, where the framework takes that."""
+        framework that takes these fields of it. On CUDA the suite's image classifiers are in
+        channels_last by default, where the framework takes that."""
         values = {name: getattr(self, name) for name in FORM_FIELDS}
         images = path in IMAGE_CLASSIFIERS
         by_default = device == "cuda" and images and "memory_format" in takes

@@ -123,6 +123,29 @@ def test_bad_input_is_exit_status_2_with_one_line(
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_stored_sessions_are_named_by_number_or_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    machine = tmp_path / ".benchmarks" / "a"
+    machine.mkdir(parents=True)
+    save(machine / "0001_nightly.json")
+    save(machine / "0012_nightly.json", {NAME: record(seed=2, level=0.7)})
+    assert main(["compare", "1", "0012"]) == 1
+    assert main(["compare", "0001", str(machine / "0012_nightly.json")]) == 1
+    capsys.readouterr()
+    assert main(["compare", "0001", "7"]) == 2
+    assert capsys.readouterr().err == (
+        "dnnbench compare: 7 is no file, and as a stored session: none is in .benchmarks; name a"
+        " file\n"
+    )
+    (tmp_path / ".benchmarks" / "b").mkdir()
+    save(tmp_path / ".benchmarks" / "b" / "0001_other.json")
+    assert main(["compare", "0001", "12"]) == 2
+    both = ".benchmarks/a/0001_nightly.json, .benchmarks/b/0001_other.json"
+    assert f"session: {both}; name" in capsys.readouterr().err
+
+
 def test_the_command_starts_without_torch(tmp_path: Path) -> None:
     script = (
         "import sys; from pytest_dnnbench.__main__ import main; status = main(sys.argv[1:]);"

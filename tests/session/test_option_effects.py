@@ -136,14 +136,22 @@ def test_an_option_with_an_effect_is_taken_in_silence(
     assert "without effect" not in result.stdout.str()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--dnn-frameworks=single --dnn-precision=tf32", "--dnn-precision tf32 needs a CUDA dev"),
+        # A form of the step that the only framework does not take: known once cases are combined.
+        ("--dnn-frameworks=ddp --dnn-models=resnet18 --dnn-cuda-graph", "*cuda-graph"),
+    ],
+)
 def test_a_session_that_is_refused_says_nothing_of_options_without_effect(
-    pytester: pytest.Pytester,
+    pytester: pytest.Pytester, options: str, message: str
 ) -> None:
     """It said that its tests choose their framework themselves, which they do not."""
     pytester.makepyfile(OPEN_CASE)
-    result = pytester.runpytest_inprocess(*QUIET, "--dnn-frameworks=single", "--dnn-precision=tf32")
+    result = pytester.runpytest_inprocess(*QUIET, *options.split())
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --dnn-precision tf32 needs a CUDA device*"])
+    result.stderr.fnmatch_lines([f"ERROR: {message}*"])
     assert "without effect" not in result.stdout.str()
 
 
@@ -202,16 +210,3 @@ def test_every_option_of_a_framework_needs_a_case_of_it() -> None:
         unknown = (Collected(framework=None),)
         for cases in ((*(session.cases or ()), Collected(framework=taker)), unknown):
             assert rules[flag].has_effect(Session(Settings(), cases=cases))
-
-
-def test_of_a_session_that_is_refused_nothing_is_said_to_have_no_effect(
-    pytester: pytest.Pytester,
-) -> None:
-    """Its tests were not parameterised, as if they chose framework and model themselves."""
-    pytester.makepyfile(OPEN_CASE)
-    # A form of the step that the only framework does not take: known once cases are combined.
-    options = ("--dnn-frameworks=ddp", "--dnn-models=resnet18", "--dnn-cuda-graph")
-    result = pytester.runpytest_inprocess("-q", "--dnn-device=cpu", *options)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: *cuda-graph*"])
-    result.stdout.no_fnmatch_line("*without effect here*")

@@ -55,6 +55,9 @@ MOST_FILES = 50
 POOLED_CASES = 50
 """This many cases say something about each other's noise at most: more would say no more."""
 
+STORAGE = Path(".benchmarks")
+"""Where pytest-benchmark stores sessions, a folder per machine."""
+
 _STORED = re.compile(r"(?P<number>\d{4,})_(?P<name>.*)\.json")
 
 

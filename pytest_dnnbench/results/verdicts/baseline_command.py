@@ -105,9 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         ("show", "noise, limits and the smallest detectable change of each case", ""),
     ):
         action = actions.add_parser(name, help=about, description=about)
-        action.add_argument(
-            "file", metavar="FILE", help="the golden file (accept: or a saved file alone)"
-        )
+        also = ", or a saved file alone" if name == "accept" else ""
+        action.add_argument("file", metavar="FILE", help=f"the golden file{also}")
         if runs:
             action.add_argument(
                 "runs", metavar="RUN", nargs=runs, help="files that pytest-benchmark saved"

@@ -8,6 +8,7 @@ from pytest_dnnbench.argument_list import add_list
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.results.baselines.baseline_source import read_baseline
 from pytest_dnnbench.results.baselines.limits import parse_limit_list
+from pytest_dnnbench.results.baselines.stored_sessions import STORAGE
 from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.statistics.false_alarms import FALSE_ALARMS
 from pytest_dnnbench.results.verdicts import compare_text
@@ -20,8 +21,8 @@ def main(arguments: list[str]) -> int:
     if not 0 < options.false_alarms < 0.5:
         raise UsageError(f"--false-alarms {options.false_alarms}: it must lie between 0 and 0.5")
     comparison = compare(
-        read_baseline(Path(options.baseline)),
-        read_saved(Path(options.now)),
+        read_baseline(_file(options.baseline)),
+        read_saved(_file(options.now)),
         layers=[parse_limit_list(options.limits, "--limits")],
         false_alarms=options.false_alarms,
         across=options.across,
@@ -29,6 +30,19 @@ def main(arguments: list[str]) -> int:
     print(_shown(comparison, options))
     missing = options.require_baseline and comparison.missing
     return 1 if comparison.regressed or missing else 0
+
+
+def _file(named: str) -> Path:
+    """A file by its path, or the stored session of a number, as pytest-benchmark's own commands
+    take it. Raises UsageError for a number that is not there, or that several machines have."""
+    path = Path(named)
+    if path.exists() or not named.isdecimal():
+        return path
+    stored = sorted(STORAGE.glob(f"*/{int(named):04}_*.json"))
+    if len(stored) == 1:
+        return stored[0]
+    of_machines = ", ".join(map(str, stored)) or f"none is in {STORAGE}"
+    raise UsageError(f"{named} is no file, and as a stored session: {of_machines}; name a file")
 
 
 def _shown(comparison: SessionComparison, options: argparse.Namespace) -> str:
@@ -43,9 +57,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Compares two saved files, case by case.",
     )
     parser.add_argument(
-        "baseline", metavar="A", help="a file that pytest-benchmark saved, or a golden file"
+        "baseline",
+        metavar="A",
+        help=f"a file that pytest-benchmark saved, or its number in {STORAGE}; or a golden file",
     )
-    parser.add_argument("now", metavar="B", help="a file that pytest-benchmark saved")
+    parser.add_argument("now", metavar="B", help="a saved file, or its number")
     parser.add_argument("--markdown", action="store_true", help="for a pull request")
     parser.add_argument("--json", action="store_true", help="for programs")
     add_list(parser, "--limits", "METRIC=LIMIT,...", "as in throughput=-5%%")
