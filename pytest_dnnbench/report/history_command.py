@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add_paths(
         parser,
         nargs="*",
-        help=f"the folder of --benchmark-storage, or saved files (default: {STORAGE})",
+        about=f"the folder of --benchmark-storage, or saved files (default: {STORAGE})",
     )
     parser.add_argument("--case", default="", metavar="TEXT", help="cases whose name holds it")
     add_list(

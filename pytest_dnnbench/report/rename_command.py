@@ -119,5 +119,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("old", metavar="OLD", help="as in bench_cases/test_steps.py::test_train")
     parser.add_argument("new", metavar="NEW", help="the new name of this test or test file")
-    add_paths(parser, help="a saved file, a golden file, or the folder of --benchmark-storage")
+    add_paths(parser, about="a saved file, a golden file, or the folder of --benchmark-storage")
     return parser

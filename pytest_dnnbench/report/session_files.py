@@ -3,15 +3,17 @@ pytest-benchmark's storage, which has a folder per machine. Not here: what the f
 (runs.py)."""
 
 import argparse
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.results.baselines.stored_sessions import STORED
 
-_STORED = re.compile(r"\d{4,}_.*\.json")
+_PATHS = (
+    "a file that --benchmark-json or --benchmark-save wrote, or the folder of --benchmark-storage"
+)
 
 
 def session_files(paths: Iterable[Path], latest: int | None = None) -> list[Path]:
@@ -24,20 +26,15 @@ def session_files(paths: Iterable[Path], latest: int | None = None) -> list[Path
         return [*files]
     machines: dict[Path, list[Path]] = defaultdict(list)
     for file in files:
-        if _STORED.fullmatch(file.name):
+        if STORED.fullmatch(file.name):
             machines[file.parent].append(file)
     late = {file for stored in machines.values() for file in sorted(stored, key=_number)[-latest:]}
-    return [file for file in files if file in late or not _STORED.fullmatch(file.name)]
+    return [file for file in files if file in late or not STORED.fullmatch(file.name)]
 
 
-def add_paths(parser: argparse.ArgumentParser, **changes: object) -> None:
+def add_paths(parser: argparse.ArgumentParser, nargs: str = "+", about: str = _PATHS) -> None:
     """The argument PATH ... of a command, as `options.paths`."""
-    chosen: dict[str, object] = {
-        "nargs": "+",
-        "help": "a file that --benchmark-json or --benchmark-save wrote, or the folder of"
-        " --benchmark-storage",
-    }
-    parser.add_argument("paths", type=Path, metavar="PATH", **(chosen | changes))  # type: ignore[arg-type]
+    parser.add_argument("paths", nargs=nargs, type=Path, metavar="PATH", help=about)
 
 
 def add_last(parser: argparse.ArgumentParser, usual: str = "all") -> None:
@@ -58,7 +55,7 @@ def left_out(paths: Sequence[Path], files: Sequence[Path]) -> str:
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        stored = [file for file in path.rglob("*.json") if _STORED.fullmatch(file.name)]
+        stored = [file for file in path.rglob("*.json") if STORED.fullmatch(file.name)]
         if not stored:
             raise UsageError(
                 f"{path} holds no stored session: save some with --benchmark-autosave, or name"

@@ -58,7 +58,8 @@ POOLED_CASES = 50
 STORAGE = Path(".benchmarks")
 """Where pytest-benchmark stores sessions, a folder per machine."""
 
-_STORED = re.compile(r"(?P<number>\d{4,})_(?P<name>.*)\.json")
+STORED = re.compile(r"(?P<number>\d{4,})_(?P<name>.*)\.json")
+"""The name of a file in there."""
 
 
 class Baseline(Protocol):
@@ -310,7 +311,7 @@ def stored_files(folder: Path) -> list[tuple[int, str, Path]]:
     """Number, name and path of each session of a storage, newest first."""
     if not folder.is_dir():
         return []
-    matches = [(_STORED.fullmatch(path.name), path) for path in folder.glob("*.json")]
+    matches = [(STORED.fullmatch(path.name), path) for path in folder.glob("*.json")]
     stored = ((int(match["number"]), match["name"], path) for match, path in matches if match)
     return sorted(stored, reverse=True)
 
