@@ -173,6 +173,7 @@ def test_a_pipeline_without_room_for_its_proof_is_refused_before_it_is_profiled(
         raise AssertionError("no profile is needed to know")
 
     monkeypatch.setattr(planning, "case_profile", profiled)
+    monkeypatch.setattr(planning, "seconds_of_pass", lambda at, pipelines: 0.0)
     monkeypatch.setattr(group, "membership", lambda at: nullcontext())
     monkeypatch.setattr(conditions, "free_bytes", lambda device: 4 * COPY - 1)
     case = Case("1f1b", "m", 2, "train", batch_size=4, options={"bandwidth": 1e9})
