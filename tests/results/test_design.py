@@ -101,3 +101,9 @@ def test_a_reach_is_passed_with_its_probability() -> None:
         reach = Precision(0.01, dof, factors).reach(alpha)
         tail = student.sf(reach / 0.01 / sizes, dof)
         assert float(chances @ tail) == pytest.approx(alpha, rel=1e-7)
+
+
+def test_a_factor_of_next_to_no_chance_changes_nothing() -> None:
+    """A damaged golden file had one of 1e-320, at which the division overflows."""
+    damaged = Precision(0.01, 7, ((1.0, 1.0), (3.0, 1e-320)))
+    assert damaged.reach(1e-4) == pytest.approx(Precision(0.01, 7).reach(1e-4))

@@ -107,7 +107,10 @@ class _Tail:
         import numpy as np
         from scipy.special import ndtri
 
-        alone = self._sizes * -ndtri(np.minimum(alpha / self._chances, 0.5))
+        # A chance of next to nothing makes the quotient infinite, and 0.5 counts.
+        with np.errstate(over="ignore"):
+            shares = np.minimum(alpha / self._chances, 0.5)
+        alone = self._sizes * -ndtri(shares)
         return max(float(alone.max()), -float(self._sizes.min() * ndtri(alpha)))
 
 
