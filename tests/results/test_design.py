@@ -107,3 +107,16 @@ def test_a_factor_of_next_to_no_chance_changes_nothing() -> None:
     """A damaged golden file had one of 1e-320, at which the division overflows."""
     damaged = Precision(0.01, 7, ((1.0, 1.0), (3.0, 1e-320)))
     assert damaged.reach(1e-4) == pytest.approx(Precision(0.01, 7).reach(1e-4))
+
+
+@pytest.mark.parametrize("dof", [0.5, 3.0, 1e3, 1e9])
+@pytest.mark.parametrize("factors", [((1.0, 1.0),), ((1.0, 0.9), (3.0, 0.1))])
+def test_a_rate_of_next_to_nothing_has_a_reach(
+    dof: float, factors: tuple[tuple[float, float], ...]
+) -> None:
+    """`--false-alarms 1e-310` ended in a division by zero."""
+    exact = Precision(0.01, dof, factors)
+    reaches = [exact.reach(10.0**-power) for power in (3, 30, 190, 250, 310)]
+    assert all(0 < reach < float("inf") for reach in reaches)
+    assert reaches == sorted(reaches)
+    assert reaches[-2] == reaches[-1]

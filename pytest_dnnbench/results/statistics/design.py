@@ -27,6 +27,9 @@ Factors: TypeAlias = tuple[tuple[float, float], ...]
 # The probability of a reach is alpha to this share of it, after some five steps.
 _EXACT, _MOST_STEPS = 1e-9, 100
 
+_LEAST_ALPHA = 1e-200
+"""A probability below this counts as this: the density of a tail of less is no number any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Precision:
@@ -41,7 +44,9 @@ class Precision:
     def reach(self, alpha: float) -> float:
         """How far chance alone takes the difference to one side with probability alpha, at most
         0.5."""
-        return self.error * _reach(alpha, self.dof, self.factors) if self.error else 0.0
+        if not self.error:
+            return 0.0
+        return self.error * _reach(max(alpha, _LEAST_ALPHA), self.dof, self.factors)
 
     def below(self, difference: float) -> float:
         """The probability that chance alone stays below a difference."""
