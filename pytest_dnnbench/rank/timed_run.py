@@ -155,8 +155,8 @@ class _Warmed:
 
     `steps` have run since `began_s`, with these losses; `lead` untimed steps and `timed_steps` are
     to come. `steady` is None where nobody looked: the number of steps was given. `first_s` is how
-    long the very first step took, where that is compiled; `step_s` how long one of the last stretch
-    took.
+    long the very first step took, where that is compiled; `step_s` how long one of the last
+    stretches took.
     """
 
     began_s: float
@@ -226,7 +226,7 @@ def _warm_up(worker: Stepper, window: Window) -> _Warmed:
         losses=tuple(losses),
         steady=plan.was_steady,
         first_s=first_s,
-        step_s=plan.last_step_s,
+        step_s=plan.step_s,
     )
 
 
