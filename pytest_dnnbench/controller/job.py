@@ -107,6 +107,13 @@ class Job:
             return PLAIN
         return PORTABLE if self.named else PICKLED
 
+    def confirm_ends(self) -> None:
+        """Waits until it is known on all nodes how ranks ended that have ended."""
+        for share in self.shares:
+            share.part.ask_ends()
+        for share in self.shares:
+            share.part.confirm_ends()
+
     def gather(self, *, stacks: bool = False) -> None:
         """Waits until the outputs and timings of all ranks, and if asked for their stacks, can be
         read."""

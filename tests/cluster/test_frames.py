@@ -37,6 +37,7 @@ FROM_CONTROLLER = [
         unset=(),
         cores=(0,),
     ),
+    say.ConfirmEnds(5),
     say.End(4, orderly=False),
 ]
 FROM_AGENT = [
