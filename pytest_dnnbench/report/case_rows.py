@@ -182,7 +182,7 @@ def _details(result: Result, study: Study, environments: Mapping[str, int]) -> D
         status=result.status,
         against=baseline_text(verdict.against) if verdict.against else "",
         reason=verdict.reason or "",
-        judged=judged_lines(verdict),
+        judged=judged_lines(record),
         correctness=evidence(record.correctness),
         settings=fact_line(chosen),
         plan=plan_details(record.plan) if record.plan else [],
