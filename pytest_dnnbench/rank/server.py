@@ -34,6 +34,7 @@ from typing import Any, NoReturn
 from pytest_dnnbench.frames import SpawnMessage
 from pytest_dnnbench.proc import children_of, descendants_of
 from pytest_dnnbench.rank.log import Log
+from pytest_dnnbench.starting import started
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -105,7 +106,7 @@ class Server:
         spawn = SpawnMessage.of(message)
         parent, (readable, writable) = os.getpid(), os.pipe()
         log = Log(spawn.output, readable)
-        pid = os.fork()
+        pid = started(os.fork)
         if pid == 0:
             log.forget()
             self._become_rank(parent, spawn, descriptors, writable)
