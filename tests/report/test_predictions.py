@@ -108,6 +108,7 @@ def test_what_the_runtime_takes_itself_is_in_the_details_of_a_pipeline() -> None
     study = study_of({"a": made})
     assert runtime in page_html(study, sections(study), [], "Report")
     made.prediction = PREDICTED
+    study = study_of({"a": made})
     assert runtime not in page_html(study, sections(study), [], "Report")
 
 
