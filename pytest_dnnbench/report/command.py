@@ -28,8 +28,8 @@ from pytest_dnnbench.report.latex import latex_table
 from pytest_dnnbench.report.plots import plots
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.runs import Run, distinct_runs, read_runs
-from pytest_dnnbench.report.session_files import add_last, add_paths, session_files
 from pytest_dnnbench.report.study import Study
+from pytest_dnnbench.results.baselines.session_files import add_last, add_paths, session_files
 
 
 def main(arguments: list[str]) -> int:

@@ -81,6 +81,8 @@ def notes_of(verdict: Verdict) -> list[str]:
     improved: dict[str, list[str]] = {}
     for name, metric in verdict.metrics.items():
         shown = f"{name} {metric.change:+.1%}"
+        if metric.limit_absolute is not None:
+            shown += " from its limit"
         if metric.status == "noisy":
             noisy.setdefault(_remedy(metric), []).append(shown)
         elif metric.status == "improved":
@@ -96,6 +98,20 @@ def notes_of(verdict: Verdict) -> list[str]:
     if notes and (other := elsewhere_text(verdict)):
         notes.append(other)
     return notes
+
+
+def held_lines(record: Record) -> list[str]:
+    """The absolute limits that a case keeps, and by how much, where that is all that was judged: it
+    was compared with no baseline."""
+    verdict = record.verdict
+    if verdict.status not in ("no-baseline", "incomparable"):
+        return []
+    return [
+        f"{_compared(name, metric, record.metrics[name].unit).lstrip()}, kept by"
+        f" {abs(metric.change):,.1%}"
+        for name, metric in verdict.metrics.items()
+        if metric.status == "ok"
+    ]
 
 
 def worst_change(verdict: Verdict) -> float:
