@@ -144,7 +144,7 @@ def page_html(study: Study, sections: Sequence[Section], drawn: Sequence[Drawn],
     environments = {environment_key(result): result for result in study.measured}
     places = {key: place for place, key in enumerate([*environments][:MOST_ENVIRONMENTS], 1)}
     page = Page(
-        title=title,
+        title=printable(title),
         policy=_policy(script),
         css=own_file("page.css"),
         script=script,
