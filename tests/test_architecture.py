@@ -48,6 +48,7 @@ LEAVES = {
         "portable",
         "step_parts",
         "speed_variables",
+        "starting",
     ),
 }
 RESULTS = {f"results.{part}" for part in ("statistics", "records", "baselines", "verdicts")}

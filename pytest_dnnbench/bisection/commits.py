@@ -22,6 +22,7 @@ from pytest_dnnbench.bisection.kept_search import CommitsOf
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import cache_folder
+from pytest_dnnbench.starting import started
 
 _SHORT = 10
 """Letters of a commit's name that are shown."""
@@ -139,14 +140,16 @@ class Checkouts:
         log = folder.with_name(f"{commit}.log")
         path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
         with log.open("wb") as output:
-            builder = subprocess.Popen(
-                ["/bin/sh", "-c", self._of.build],
-                cwd=folder,
-                env={**os.environ, "PATH": path},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+            builder = started(
+                lambda: subprocess.Popen(
+                    ["/bin/sh", "-c", self._of.build],
+                    cwd=folder,
+                    env={**os.environ, "PATH": path},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
             )
             try:
                 status = builder.wait()
@@ -170,14 +173,16 @@ def _git(folder: str, *arguments: str) -> str:
     variables = {name: value for name, value in os.environ.items() if name not in unset}
     if (git := shutil.which("git")) is None:
         raise UsageError("git is not installed, and commits are checked out with it")
-    answer = subprocess.run(
-        [git, "-C", folder, *arguments],
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
+    answer = started(
+        lambda: subprocess.run(
+            [git, "-C", folder, *arguments],
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
     )
     if answer.returncode:
         raise UsageError(answer.stderr.strip().rpartition("\n")[2] or f"git {arguments[0]} failed")

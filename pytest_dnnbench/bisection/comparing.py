@@ -26,6 +26,7 @@ from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.side_by_side import SideMetric
 from pytest_dnnbench.results.verdicts.side_by_side import pair_ratios
 from pytest_dnnbench.results.verdicts.why import why_lines
+from pytest_dnnbench.starting import started
 
 TAKEN = (
     *("--benchmark-json", "--benchmark-storage", "--benchmark-disable", "--dnn-launches"),
@@ -132,13 +133,15 @@ class Sessions:
             output = None if self._shown else log
             with _passed_on() as signals:
                 # In a process group of its own: Ctrl-C reaches it once, and from here.
-                session = subprocess.Popen(
-                    command,
-                    cwd=folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    process_group=0,
+                session = started(
+                    lambda: subprocess.Popen(
+                        command,
+                        cwd=folder,
+                        stdin=subprocess.DEVNULL,
+                        stdout=output,
+                        stderr=output,
+                        process_group=0,
+                    )
                 )
                 return signals.wait(session)
 

@@ -9,6 +9,7 @@ from pytest_dnnbench.bisection.comparing import Arguments, CannotMeasure
 from pytest_dnnbench.bisection.kept_search import VersionsOf
 from pytest_dnnbench.controller.made_environment import made_environment
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.starting import started
 
 _LISTED = re.compile(r"^Available versions: (.+)$", re.MULTILINE)
 
@@ -17,12 +18,8 @@ def released_versions(package: str, *, pre: bool = False) -> list[str]:
     """What pip's index has of a package for this interpreter, oldest first; with `pre` also
     pre-releases. Raises UsageError where pip cannot say."""
     command = [sys.executable, "-m", "pip", "index", "versions", "--disable-pip-version-check"]
-    answer = subprocess.run(
-        [*command, *(["--pre"] if pre else []), "--", package],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    asked = [*command, *(["--pre"] if pre else []), "--", package]
+    answer = started(lambda: subprocess.run(asked, capture_output=True, text=True, check=False))
     listed = _LISTED.search(answer.stdout)
     if listed is None:
         why = (answer.stderr.strip() or answer.stdout.strip() or "it said nothing").rpartition(

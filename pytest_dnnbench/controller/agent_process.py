@@ -26,6 +26,7 @@ from pytest_dnnbench.controller.deadline import LOOK_S, Deadline
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.harmless import one_line
+from pytest_dnnbench.starting import started
 
 END_S = 2.0
 """How long the engine's process may take to end after the agent's stdin was closed."""
@@ -54,12 +55,14 @@ class AgentProcess:
         """Messages that nobody has taken yet. An interrupt may leave some."""
         self._torn = False
         try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-                start_new_session=True,  # Ctrl-C is the pytest process's affair alone
+            self._process = started(
+                lambda: subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    start_new_session=True,  # Ctrl-C is the pytest process's affair alone
+                )
             )
         except OSError as error:
             self._errors.close()

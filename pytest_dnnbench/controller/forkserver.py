@@ -25,6 +25,7 @@ from pytest_dnnbench.controller.side import Side
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.frames import SpawnMessage
 from pytest_dnnbench.proc import descendants_of, is_stopped
+from pytest_dnnbench.starting import started
 
 START_TIMEOUT_S = 300.0
 """How long the server may take to import everything: torch from a cold network disk can take
@@ -108,7 +109,7 @@ class ForkServer:
 
     def start(self) -> None:
         """Starts the server and returns before its imports are done: they go on while pytest
-        collects."""
+        collects. Raises LaunchError if it cannot be started."""
         environment = dict(os.environ)
         running = self._process is not None and self._process.poll() is None
         if running and read_when_loaded(environment) == read_when_loaded(self.environment):
@@ -117,16 +118,21 @@ class ForkServer:
         self.environment = environment
         name = f"dnnbench-{os.getpid()}-{secrets.token_hex(4)}-"
         self.scratch_prefix = os.path.join(tempfile.gettempdir(), name)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                self._command(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env=server_environment({**environment, **self.side.variables}),
-            )
-        self._control = ours
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                self._process = started(
+                    lambda: subprocess.Popen(
+                        self._command(theirs.fileno()),
+                        pass_fds=[theirs.fileno()],
+                        stdin=subprocess.DEVNULL,
+                        start_new_session=True,
+                        env=server_environment({**environment, **self.side.variables}),
+                    )
+                )
+        except OSError as error:
+            self.close()
+            raise LaunchError(f"the fork server cannot be started: {error}") from None
         self._send(
             {
                 "preload": self.preload,

@@ -29,6 +29,7 @@ from pytest_dnnbench.controller.kept_environments import (
 )
 from pytest_dnnbench.controller.side import our_software
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.starting import started
 
 LAST_LINES = 6
 """Of pip's output, in the message of a failure."""
@@ -110,7 +111,11 @@ def _run(command: Sequence[str], requirements: Sequence[str]) -> None:
         for name, value in os.environ.items()
         if name not in ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_USER", "PIP_PREFIX")
     }
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    process = started(
+        lambda: subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False
+        )
+    )
     if process.returncode:
         last = [*process.stdout.strip().splitlines(), *process.stderr.strip().splitlines()][
             -LAST_LINES:

@@ -32,6 +32,7 @@ import msgspec
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.files import cache_folder
 from pytest_dnnbench.protocol import protocol
+from pytest_dnnbench.starting import started
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -132,8 +133,10 @@ def software_of(python: str, front: Iterable[str] = ()) -> Software:
     variables = {name: value for name, value in os.environ.items() if name not in _OF_ITS_PYTHON}
     command = [python, "-c", _LOOK, asked]
     try:
-        answer = subprocess.run(
-            command, env=variables, capture_output=True, text=True, timeout=_LOOK_S, check=False
+        answer = started(
+            lambda: subprocess.run(
+                command, env=variables, capture_output=True, text=True, timeout=_LOOK_S, check=False
+            )
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UsageError(f"{python} cannot be run as a Python interpreter: {error}") from None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pytest_dnnbench.controller.engines import Engine, described_end
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.starting import started
 
 STOPPED_FILE = "DNNBENCH_STOPPED_FILE"
 """The variable by which a batch script (batch/command.py) names the file that a session writes to
@@ -127,8 +128,10 @@ def _answer(command: list[str]) -> str:
             " machine with --dnn-engine none, or run where Slurm's commands are"
         )
     try:
-        process = subprocess.run(
-            command, capture_output=True, text=True, timeout=_ANSWER_S, check=True
+        process = started(
+            lambda: subprocess.run(
+                command, capture_output=True, text=True, timeout=_ANSWER_S, check=True
+            )
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise UsageError(f"Slurm does not answer: {error}") from None

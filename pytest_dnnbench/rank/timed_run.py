@@ -38,10 +38,10 @@ from pytest_dnnbench.rank.warmup import CPU, CUDA, Warmup, whole_turns
 from pytest_dnnbench.rank.worker import Step, Stepper
 from pytest_dnnbench.rank.worker_checks import (
     PACE_RUNS,
-    PACE_STEPS,
+    PACE_TURNS,
     begun,
     figures,
-    is_over_at_first,
+    ran_ahead,
     seems_ahead,
     worker_kind,
 )
@@ -97,14 +97,18 @@ def _check_pace(worker: Stepper, window: Window, step_s: float, warm_step_s: flo
     suspect = seems_ahead(step_s, warm_step_s)
     if not Agreement(worker.place, "pace").longest(float(suspect)):
         return
-    steps = _bounded(PACE_STEPS * worker.turn, worker.most_steps)
-    over = [is_over_at_first(_ends_s(worker, window, steps)) for _ in range(PACE_RUNS)]
-    if suspect and all(over):
+    fewest = whole_turns(max(1, worker.lead_in), worker.turn)
+    lengths = [
+        _bounded(steps, worker.most_steps) for steps in (fewest, fewest + PACE_TURNS * worker.turn)
+    ]
+    pairs = [[_ends_s(worker, window, steps) for steps in lengths] for _ in range(PACE_RUNS)]
+    short_s, long_s = zip(*pairs, strict=True)
+    if suspect and ran_ahead(short_s, long_s):
         raise WrongResult(
             f"a timed step took {step_s:.3g} s, and one of the warm-up, which is timed as a whole"
-            f" run, {warm_step_s:.3g} s; {PACE_RUNS} more runs were over at their first step: the"
-            " timed steps ran before they were asked for; let the worker's run do each step when"
-            " it is asked for the next one"
+            f" run, {warm_step_s:.3g} s; of {PACE_RUNS} more runs the first step came the later the"
+            " longer the run was: the timed steps ran before they were asked for; let the worker's"
+            " run do each step when it is asked for the next one"
         )
 
 
@@ -151,8 +155,8 @@ class _Warmed:
 
     `steps` have run since `began_s`, with these losses; `lead` untimed steps and `timed_steps` are
     to come. `steady` is None where nobody looked: the number of steps was given. `first_s` is how
-    long the very first step took, where that is compiled; `step_s` how long one of the last stretch
-    took.
+    long the very first step took, where that is compiled; `step_s` how long one of the last
+    stretches took.
     """
 
     began_s: float
@@ -222,7 +226,7 @@ def _warm_up(worker: Stepper, window: Window) -> _Warmed:
         losses=tuple(losses),
         steady=plan.was_steady,
         first_s=first_s,
-        step_s=plan.last_step_s,
+        step_s=plan.step_s,
     )
 
 

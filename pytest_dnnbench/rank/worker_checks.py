@@ -15,9 +15,8 @@ AHEAD = 100
 """How many times shorter than one of the last warm-up a timed step is that has to be looked into:
 it may have run before it was asked for."""
 
-PACE_RUNS, PACE_STEPS = 5, 8
-"""How many runs, of how many turns, look into it. What makes the warm-up of a busy
-machine slow hits the first step of a run no more often than another: one in 8 to the 5th."""
+PACE_RUNS, PACE_TURNS = 5, 8
+"""How many pairs of runs look into it, a short one and one of so many turns more."""
 
 
 def worker_kind(path: str) -> type[Stepper]:
@@ -50,11 +49,19 @@ def seems_ahead(step_s: float, warm_step_s: float) -> bool:
     return step_s * AHEAD < warm_step_s
 
 
-def is_over_at_first(ends_s: Sequence[float]) -> bool:
-    """Whether a run's work was done when it gave its first step: of the moments when its steps were
-    complete, in seconds since its call."""
-    first_s, *others_s = ends_s or (0.0,)
-    return bool(others_s) and (others_s[-1] - first_s) * AHEAD < first_s * len(others_s)
+def ran_ahead(short_s: Sequence[Sequence[float]], long_s: Sequence[Sequence[float]]) -> bool:
+    """Whether the work of a run was done when it gave its first step, by runs of two lengths: of
+    each run the moments when its steps were complete, in seconds since its call.
+
+    The first step then comes the later the longer the run is. That of a run that begins with a
+    set-up comes as late in any. How late it came in the slowest short run is left out: another
+    process may have had its core.
+    """
+    earliest_s, *_, latest_s = sorted(ends_s[0] for ends_s in short_s)[:-1]
+    later_s = min(ends_s[0] for ends_s in long_s) - latest_s
+    more = len(long_s[0]) - len(short_s[0])
+    between_s = min((ends_s[-1] - ends_s[0]) / max(1, len(ends_s) - 1) for ends_s in long_s)
+    return more > 0 and later_s > max(latest_s - earliest_s, AHEAD * between_s * more)
 
 
 def figures(worker: Stepper) -> dict[str, float]:

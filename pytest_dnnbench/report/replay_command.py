@@ -24,6 +24,7 @@ from pytest_dnnbench.results.records.verdict import Verdict
 from pytest_dnnbench.results.statistics.false_alarms import FALSE_ALARMS
 from pytest_dnnbench.results.verdicts import compare_text
 from pytest_dnnbench.results.verdicts.compare import compare
+from pytest_dnnbench.starting import started
 
 _FILES = {"mnist": ("--data-dir", "DIR"), "text": ("--text", "FILE")}
 
@@ -41,8 +42,10 @@ def main(arguments: list[str]) -> int:
         measured = Path(folder) / "now.json"
         words = [*_words(result, options, Path(folder)), "--benchmark-json", str(measured)]
         say(f"+ {shlex.join([*variables.words, 'pytest', *words])}", sys.stderr)
-        ended = subprocess.run(
-            [sys.executable, "-m", "pytest", *words], env=variables.of(os.environ), check=False
+        ended = started(
+            lambda: subprocess.run(
+                [sys.executable, "-m", "pytest", *words], env=variables.of(os.environ), check=False
+            )
         )
         if not measured.exists() or not measured.stat().st_size:
             raise UsageError(

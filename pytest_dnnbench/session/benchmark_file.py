@@ -22,6 +22,7 @@ import pytest
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.outputs import check_file, check_folder
 from pytest_dnnbench.results.records.schema import Record, SessionEntry
+from pytest_dnnbench.starting import started
 
 KEY = "dnnbench"
 """Of a record in a benchmark's `extra_info`, and of our entry in a saved file."""
@@ -134,7 +135,9 @@ def watch_saving(
         return
     from pytest_benchmark.logger import PytestBenchmarkWarning
 
-    save = session.handle_saving
+    save, machine_info = session.handle_saving, session.get_machine_info
+    # It executes some programs, such as dmesg.
+    session.get_machine_info = lambda: started(machine_info)
 
     def guarded() -> None:
         try:

@@ -1,8 +1,11 @@
 """The life of the fork server: started while pytest still collects, ended with the session."""
 
+from contextlib import ExitStack, suppress
+
 import pytest
 
 from pytest_dnnbench.controller.nvml import close_nvml
+from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.session import state
 from pytest_dnnbench.session.resources import resources, resources_in_use
 
@@ -23,11 +26,13 @@ class ServerLife:
                     " process cannot talk to the fork server; leave it out, for every launch runs"
                     " in fresh processes anyway"
                 )
-            resources(self._config).start()
+            with suppress(LaunchError):  # the first launch tries again, and its case fails
+                resources(self._config).start()
 
     def pytest_unconfigure(self) -> None:
         """Ends the server, and with it any rank, and gives NVML up."""
         if shared := resources_in_use(self._config):
-            shared.close()
-            shared.compile_cache.close()
-            close_nvml()
+            with ExitStack() as ends:  # one that fails or is interrupted does not keep the others
+                ends.callback(close_nvml)
+                ends.callback(shared.compile_cache.close)
+                ends.callback(shared.close)

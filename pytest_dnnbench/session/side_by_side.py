@@ -14,6 +14,7 @@ what is said of the comparison (results/verdicts/side_by_side_text.py).
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -265,7 +266,8 @@ class SideBySide:
         self.other = OtherEnvironment(
             server, placements_of(shared, server), entry, questions, numbers
         )
-        server.start()
+        with suppress(LaunchError):  # its first launch tries again
+            server.start()
         versions = side.versions or {}
         names = ("python", "torch", "torchvision", "numpy", "pytest-dnnbench")
         shared.must_stay["side B"] = {

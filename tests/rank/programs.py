@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -49,6 +50,23 @@ def alone(folder: str) -> None:
 def echo(value: object) -> object:
     """Returns its argument."""
     return value
+
+
+def nested(levels: int) -> Any:
+    """A list with so many in each other."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def levels_of(value: Any) -> int:
+    """How many lists are in each other."""
+    levels = 0
+    while value:
+        value = value[0]
+        levels += 1
+    return levels
 
 
 def raise_on(rank: int) -> None:

@@ -15,8 +15,8 @@ from pytest_dnnbench.rank.warmup import LEAST_STEPS
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.worker_checks import (
     PACE_RUNS,
-    PACE_STEPS,
-    is_over_at_first,
+    PACE_TURNS,
+    ran_ahead,
     seems_ahead,
 )
 from pytest_dnnbench.run_length import Length
@@ -53,6 +53,33 @@ class MeetsABusyMachine(TakesTurns):
         """A second, or a millisecond."""
         self.steps += 1
         CLOCK.work(1.0 if self.steps <= LEAST_STEPS else 0.001)
+
+
+class RunsAheadAfterASetUp(RunsAhead):
+    """Each of its runs begins with a set-up as long as 40 of its steps."""
+
+    def run(self, steps: int) -> Iterator[Step]:
+        """An iterator, of what is over."""
+        CLOCK.work(0.04)
+        yield from super().run(steps)
+
+
+class SetsUpEveryRun(TakesTurns):
+    """Each of its runs begins with a set-up as long as many of its steps, and nearly as long as
+    that of the run before: no two take equally long, and each sixth is hit by other work."""
+
+    runs = 0
+
+    def run(self, steps: int) -> Iterator[Step]:
+        """Every step when it is asked for."""
+        self.runs += 1
+        set_up_s = int(self.case.options["set_up_steps"]) * 0.001
+        CLOCK.work(set_up_s * (1 + 0.02 * (self.runs * 7 % 5)) + (1.0 if self.runs % 6 == 0 else 0))
+        yield from super().run(steps)
+
+    def work(self) -> None:
+        """A millisecond."""
+        CLOCK.work(0.001)
 
 
 class SharesTurns(MeetsABusyMachine):
@@ -128,9 +155,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("clock")
-def test_steps_that_ran_before_they_were_asked_for_are_not_timed() -> None:
+@pytest.mark.parametrize("worker", ["RunsAhead", "RunsAheadAfterASetUp"])
+def test_steps_that_ran_before_they_were_asked_for_are_not_timed(worker: str) -> None:
     with pytest.raises(WrongResult, match="the timed steps ran before they were asked for"):
-        measured("RunsAhead", warmup="auto")
+        measured(worker, warmup="auto")
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize("set_up_steps", [99, 150, 1_000, 100_000])
+def test_a_set_up_in_every_run_is_no_work_ahead(set_up_steps: int) -> None:
+    """A run of 8 steps was over at its first step, where the set-up took as long as 100."""
+    measured("SetsUpEveryRun", warmup="auto", set_up_steps=set_up_steps)
 
 
 @pytest.mark.usefixtures("clock")
@@ -139,7 +174,7 @@ def test_a_warm_up_that_other_work_made_slow_is_no_reason() -> None:
     small model on a busy machine one did."""
     begin_s = CLOCK.now_s
     measured("MeetsABusyMachine", warmup="auto")
-    assert CLOCK.now_s - begin_s == pytest.approx(LEAST_STEPS + (1 + 3 + 5 * 8) * 0.001)
+    assert CLOCK.now_s - begin_s == pytest.approx(LEAST_STEPS + (1 + 3 + 5 * (1 + 9)) * 0.001)
 
 
 @pytest.mark.usefixtures("clock")
@@ -147,9 +182,10 @@ def test_stages_of_one_replica_and_of_two_look_into_their_pace_in_runs_of_one_le
     """Each asked for as many steps of its own: stages with more replicas waited for ever."""
     SharesTurns.lengths.clear()
     measured("SharesTurns", warmup="auto", stride=1)
-    alone = SharesTurns.lengths[-PACE_RUNS:]
+    alone = SharesTurns.lengths[-2 * PACE_RUNS :]
     measured("SharesTurns", warmup="auto", stride=2)
-    assert alone == SharesTurns.lengths[-PACE_RUNS:] == [2 * PACE_STEPS] * PACE_RUNS
+    assert alone == [2, 2 + 2 * PACE_TURNS] * PACE_RUNS
+    assert SharesTurns.lengths[-2 * PACE_RUNS :] == alone
 
 
 def test_a_step_has_to_be_a_hundred_times_shorter_to_be_suspected() -> None:
@@ -157,10 +193,21 @@ def test_a_step_has_to_be_a_hundred_times_shorter_to_be_suspected() -> None:
     assert seems_ahead(1e-3, 0.11)
 
 
-def test_a_run_is_over_at_its_first_step_where_all_others_take_next_to_nothing() -> None:
-    assert is_over_at_first([1.0, 1.0, 1.0])
-    assert is_over_at_first([1.0, 1.004, 1.008])
-    assert not is_over_at_first([1.0, 1.02, 1.04])
-    assert not is_over_at_first([1.0, 2.0, 3.0])
-    assert not is_over_at_first([1.0])
-    assert not is_over_at_first([])
+def runs(first_s: list[float], steps: int, between_s: float) -> list[list[float]]:
+    """Runs whose first steps are complete at these moments, and the others so long after it."""
+    return [[first + between_s * step for step in range(steps)] for first in first_s]
+
+
+def test_a_first_step_that_comes_later_in_longer_runs_shows_work_ahead() -> None:
+    """On made-up times: of steps of 1 s that all run first, and of a set-up of 200 s."""
+    short, ahead = runs([1.0] * 5, 1, 0.0), runs([9.0] * 5, 9, 0.001)
+    assert ran_ahead(short, ahead)
+    assert ran_ahead(runs([1.0, 1.0, 12.0, 1.0, 1.0], 1, 0.0), ahead), "one short run was hit"
+    assert not ran_ahead(short, runs([9.0] * 5, 9, 0.02)), "8 s are less than 100 of the steps"
+    set_up = runs([203.0, 201.0, 204.0, 202.0, 205.0], 1, 0.0)
+    assert not ran_ahead(set_up, runs([204.0, 202.0, 201.0, 205.0, 203.0], 9, 0.001))
+    assert not ran_ahead(set_up, runs([206.0, 207.0, 206.0, 208.0, 207.0], 9, 0.001)), (
+        "by less than the short runs differ"
+    )
+    assert not ran_ahead(short, runs([9.0, 9.0, 1.0, 9.0, 9.0], 9, 0.001)), "by other work"
+    assert not ran_ahead(short, short), "no more steps"
