@@ -133,7 +133,8 @@ def _remarks(
     for name, record in sorted(records.items(), key=lambda each: -worst_change(each[1].verdict)):
         status = record.verdict.status
         kind = _NOT_COMPARABLE if status == "incomparable" else status
-        notes = [Note(kind="limit held", text=text) for text in held_lines(record)]
+        held = held_lines(record.verdict, record.metrics)
+        notes = [Note(kind="limit held", text=text) for text in held]
         notes += [Note(kind=kind, text=text) for text in notes_of(record.verdict)]
         for note in [*notes, *record.notes]:
             remarks.setdefault(note.kind, []).append(_Remark(name, note.text))

@@ -1,5 +1,7 @@
 """Verdicts in words: the message of a case that failed, and one line for a table or a summary."""
 
+from collections.abc import Mapping
+
 from pytest_dnnbench import harmless
 from pytest_dnnbench.metrics import METRICS, metric_row
 from pytest_dnnbench.results.records.schema import MetricEntry, Record
@@ -100,15 +102,13 @@ def notes_of(verdict: Verdict) -> list[str]:
     return notes
 
 
-def held_lines(record: Record) -> list[str]:
+def held_lines(verdict: Verdict, entries: Mapping[str, MetricEntry]) -> list[str]:
     """The absolute limits that a case keeps, and by how much, where that is all that was judged: it
-    was compared with no baseline."""
-    verdict = record.verdict
+    was compared with no baseline. `entries` are its metrics."""
     if verdict.status not in ("no-baseline", "incomparable"):
         return []
     return [
-        f"{_compared(name, metric, record.metrics[name].unit).lstrip()}, kept by"
-        f" {abs(metric.change):,.1%}"
+        f"{_compared(name, metric, entries[name].unit).lstrip()}, kept by {abs(metric.change):,.1%}"
         for name, metric in verdict.metrics.items()
         if metric.status == "ok"
     ]
