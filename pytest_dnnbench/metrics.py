@@ -330,15 +330,26 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in BUILT_IN}
 reads files of theirs without them takes unit and direction from the file (`metric_row`)."""
 
 
-def add_metrics(rows: Iterable[Metric]) -> None:
-    """Adds third parties' rows. Raises UsageError for a name that is taken by another row."""
+def add_metrics(rows: Iterable[Metric]) -> list[str]:
+    """Adds third parties' rows; returns the names that were not there. Raises UsageError for a name
+    that is taken by another row."""
+    added = []
     for row in rows:
         if METRICS.get(row.name, row) != row:
             raise UsageError(
                 f"metric {row.name!r} is already there, with another definition:"
                 " choose another name"
             )
+        if row.name not in METRICS:
+            added.append(row.name)
         METRICS[row.name] = row
+    return added
+
+
+def drop_metrics(names: Iterable[str]) -> None:
+    """Takes rows away that `add_metrics` has added: at the end of their session."""
+    for name in names:
+        METRICS.pop(name, None)
 
 
 def metric_row(name: str, unit: str = "", better: Better = "lower") -> Metric:

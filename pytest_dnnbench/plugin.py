@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Checks every option before anything starts, then adds the parts of the session, in the order
     in which their hooks are called where pytest leaves it open."""
     from pytest_dnnbench.errors import UsageError
-    from pytest_dnnbench.metrics import add_metrics
+    from pytest_dnnbench.metrics import add_metrics, drop_metrics
     from pytest_dnnbench.session import hook_rows, state
     from pytest_dnnbench.session.settings_reading import read_settings
 
@@ -73,7 +73,8 @@ def pytest_configure(config: pytest.Config) -> None:
         catalog = hook_rows.catalog(config)
         config.stash[state.CHOSEN] = {}
         config.stash[state.ENGINES] = hook_rows.engines(config)
-        add_metrics(hook_rows.metrics(config))
+        added = add_metrics(hook_rows.metrics(config))
+        config.add_cleanup(lambda: drop_metrics(added))  # another session has other hooks
         settings = config.stash[state.SETTINGS] = read_settings(config, catalog)
         config.stash[state.CATALOG] = catalog.behind(settings.path)
     except UsageError as error:
@@ -92,12 +93,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from pytest_dnnbench.session import state
     from pytest_dnnbench.session.resources import resources
 
+    if "dnnbench" not in metafunc.fixturenames:
+        return
     marks = metafunc.definition.iter_markers("parametrize")
-    marked = {name for mark in marks for name in _names(mark.args[0])}
+    marked = {name for mark in marks for name in state.parametrised(mark)}
     left_open = [
         name for name in PARAMETERS if name in metafunc.fixturenames and name not in marked
     ]
-    if "dnnbench" not in metafunc.fixturenames or not left_open:
+    if not left_open:
         return
     try:
         shared = resources(metafunc.config)
@@ -218,9 +221,3 @@ def dnnbench(benchmark: Any, request: pytest.FixtureRequest, dnn_shape: str) -> 
     from pytest_dnnbench.session.resources import resources
 
     return DnnBench(resources(request.config), request.node, benchmark, dnn_shape)
-
-
-def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:
-    if isinstance(argument, str):
-        return [name.strip() for name in argument.split(",")]
-    return list(argument)

@@ -35,6 +35,10 @@ _CONTAINERS: dict[str, Callable[..., Any]] = {
     "set": set,
     "frozenset": frozenset,
 }
+MOST_LEVELS = 200
+"""How deep containers may lie in each other: what is read takes a call a level, and a rank's stack
+and pytest's have other heights."""
+
 _INT64 = range(-(1 << 63), 1 << 63)
 _ARRAY_KINDS = "biufcSUmM"
 """NumPy's kinds of types whose bytes say everything: no objects, no records."""
@@ -43,10 +47,7 @@ _ARRAY_TYPE = re.compile(rf"[<>|=][{_ARRAY_KINDS}][0-9]{{1,6}}(\[[0-9]{{0,4}}[A-
 
 def packed(value: Any) -> bytes:
     """The value as bytes. Raises UsageError for one that cannot go to another machine."""
-    try:
-        return msgspec.msgpack.encode(_tree(value))
-    except RecursionError:
-        raise UsageError("a value that holds itself cannot go to another machine") from None
+    return msgspec.msgpack.encode(_tree(value, MOST_LEVELS))
 
 
 def unpacked(body: bytes) -> Any:
@@ -59,16 +60,22 @@ def unpacked(body: bytes) -> Any:
         raise ValueError(f"no portable value: {error}") from None
 
 
-def _tree(value: Any) -> Any:
+def _tree(value: Any, levels: int) -> Any:
+    """The value as MessagePack has it, with at most so many levels of containers."""
+    if levels < 0:
+        raise UsageError(
+            f"a value that holds itself, or whose containers lie more than {MOST_LEVELS} deep in"
+            " each other, cannot go to another machine"
+        )
     kind = type(value)
     if value is None or kind in (bool, float, str, bytes):
         return value
     if kind is int:
         return value if value in _INT64 else ["int", str(value)]
     if kind.__name__ in _CONTAINERS and kind in _CONTAINERS.values():
-        return [kind.__name__, *map(_tree, value)]
+        return [kind.__name__, *(_tree(part, levels - 1) for part in value)]
     if kind is dict:
-        return ["dict", *(_tree(part) for pair in value.items() for part in pair)]
+        return ["dict", *(_tree(part, levels - 1) for pair in value.items() for part in pair)]
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in _ARRAY_KINDS:
         name = "array" if isinstance(value, np.ndarray) else "number"
         return [name, value.dtype.str, list(value.shape), value.tobytes()]
@@ -78,7 +85,7 @@ def _tree(value: Any) -> Any:
         return [
             "record",
             kind.__name__,
-            *(_tree(getattr(value, row.name)) for row in fields(value)),
+            *(_tree(getattr(value, row.name), levels - 1) for row in fields(value)),
         ]
     raise UsageError(
         f"a {kind.__module__}.{kind.__qualname__} cannot go to another machine: give and return"

@@ -103,6 +103,8 @@ class Agent:
         self.part: LocalPart | None = None
         self.memory = OomWatch()
         self.clock = LaunchClock()
+        self._told_ends: set[int] = set()
+        """The processes of the launch whose ends the controller was told."""
         self.placement: Placement | None = None
         self._lease = contextlib.ExitStack()
         self._beside = contextlib.ExitStack()
@@ -117,6 +119,7 @@ class Agent:
             say.Begin: self._begin,
             say.Spawn: self._spawn,
             say.Poll: self._look,
+            say.ConfirmEnds: self._confirm_ends,
             say.Gather: self._gather,
             say.Reported: self._reported,
             say.Kill: self._kill,
@@ -232,7 +235,7 @@ class Agent:
         environments: Sequence[Mapping[str, str]] = ()
         if begin.rendezvous:
             environments = self._beside.enter_context(beside(begin.rendezvous, begin.hosts))
-        self.memory, self.clock = OomWatch(), LaunchClock()
+        self.memory, self.clock, self._told_ends = OomWatch(), LaunchClock(), set()
         return say.Begun(begin.token, port=port, environments=[dict(each) for each in environments])
 
     def _launch(self) -> LocalPart:
@@ -261,15 +264,29 @@ class Agent:
 
     def _exits(self) -> None:
         try:
-            ended = self._launch().note_exits(0.0)
+            self._launch().note_exits(0.0)
         except LaunchError:  # the fork server has died, and the kernel has ended its ranks
-            ended = [rank for rank in self._launch().ranks if rank.exit_code is None]
-            for rank in ended:
-                rank.ended(-signal.SIGKILL)
+            for rank in self._launch().ranks:
+                if rank.exit_code is None:
+                    rank.ended(-signal.SIGKILL)
             self._unwatch()
-        for rank in ended:
-            killed = self.memory.killed()
-            self.channel.send(say.RankExited(rank.number, rank.exit_code or 0, killed))
+        self._tell_ends()
+
+    def _tell_ends(self) -> None:
+        for rank in self._launch().ranks:
+            if rank.exit_code is not None and rank.pid not in self._told_ends:
+                self._told_ends.add(rank.pid)
+                killed = self.memory.killed()
+                self.channel.send(say.RankExited(rank.number, rank.exit_code, killed))
+
+    def _confirm_ends(self, confirm: say.ConfirmEnds) -> say.Done:
+        if self.part is not None:
+            self.part.confirm_ends()
+            self._tell_ends()
+            for key, _ in self._selector.select(0):  # what ranks have sent, and a server's death
+                if key.data != self._requests and key.fileobj in self._selector.get_map():
+                    key.data()
+        return say.Done(confirm.token)
 
     def _look(self, look: say.Poll) -> say.Done:
         ranks = self.part.ranks if self.part else []

@@ -120,6 +120,10 @@ class Poll(Request, frozen=True):
     """Send the status of each rank."""
 
 
+class ConfirmEnds(Request, frozen=True):
+    """Wait until you can say how ranks ended that have ended, and say so before you answer."""
+
+
 class Gather(Request, frozen=True, kw_only=True):
     """Send what can be seen of each rank."""
 
@@ -280,6 +284,7 @@ FromController = (
     | Begin
     | Spawn
     | Poll
+    | ConfirmEnds
     | Gather
     | Reported
     | Kill

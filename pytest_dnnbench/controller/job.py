@@ -20,7 +20,7 @@ from pytest_dnnbench.controller.rank_clock import ClockOffset
 from pytest_dnnbench.controller.rank_process import Rank
 from pytest_dnnbench.controller.route import LOOPBACK_INTERFACE
 from pytest_dnnbench.controller.this_node import LaunchNode, NodeLaunch
-from pytest_dnnbench.errors import LaunchError
+from pytest_dnnbench.errors import LaunchError, UsageError
 from pytest_dnnbench.frames import PICKLED, PLAIN, PORTABLE
 from pytest_dnnbench.speed_variables import LOOPBACK
 
@@ -94,9 +94,15 @@ class Job:
 
     def packed(self, arguments: tuple[Any, ...]) -> bytes:
         """The arguments for the ranks' function. Raises UsageError for what cannot go to another
-        machine."""
+        machine, or is nested too deep."""
         if not self.named:
-            return pickle.dumps(arguments)
+            try:
+                return pickle.dumps(arguments)
+            except RecursionError:
+                raise UsageError(
+                    "an argument for the ranks holds too many objects in each other: give a flat"
+                    " list, or write it to a file and give its path"
+                ) from None
         from pytest_dnnbench.portable import packed
 
         return packed(arguments)
@@ -106,6 +112,13 @@ class Job:
         if returns is not None:
             return PLAIN
         return PORTABLE if self.named else PICKLED
+
+    def confirm_ends(self) -> None:
+        """Waits until it is known on all nodes how ranks ended that have ended."""
+        for share in self.shares:
+            share.part.ask_ends()
+        for share in self.shares:
+            share.part.confirm_ends()
 
     def gather(self, *, stacks: bool = False) -> None:
         """Waits until the outputs and timings of all ranks, and if asked for their stacks, can be

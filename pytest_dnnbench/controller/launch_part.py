@@ -100,6 +100,9 @@ class LaunchPart(Protocol):
     def look(self) -> None:
         """Asks for the ranks' statuses, without waiting for them."""
 
+    def ask_ends(self) -> None:
+        """Asks how ranks ended that have ended, without waiting for it."""
+
     def confirm_ends(self) -> None:
         """Waits until it is known how ranks ended that have ended: a fork server that has no core
         for a while says so late, and a peer that raises because of it is not to blame."""
@@ -238,6 +241,9 @@ class LocalPart:
 
     def look(self) -> None:
         """Nothing to ask: a status is a look at a page of memory."""
+
+    def ask_ends(self) -> None:
+        """Nothing to ask: the fork server says so by itself."""
 
     def confirm_ends(self) -> None:
         """As LaunchPart.confirm_ends."""

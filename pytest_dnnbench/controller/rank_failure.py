@@ -30,6 +30,7 @@ from pytest_dnnbench.errors import (
     WrongResult,
 )
 from pytest_dnnbench.frames import RankError
+from pytest_dnnbench.harmless import text_block
 
 Kind = TypeVar("Kind", bound=RankFailure)
 
@@ -87,7 +88,7 @@ def printed_by(rank: Rank, failure: DnnbenchError | None) -> str:
     the failure's cause, mostly a connection that the rank which failed first has closed, a line
     says what it was; not of ranks that waited for one which refused the request or the step."""
     output, error = rank.last_output(), rank.error
-    if failure is None or error is None or error.message in str(failure):
+    if failure is None or error is None or text_block(error.message) in str(failure):
         return output
     if isinstance(failure, (UsageError, WrongResult)) and waited(error.traceback):
         return output
@@ -134,7 +135,8 @@ def _exception_of(rank: Rank, error: RankError, world_size: int) -> DnnbenchErro
     # Errors that blame the request or the step, not the rank, stay what they are.
     kind = getattr(errors, name, None) if module == errors.__name__ else None
     if isinstance(kind, type) and issubclass(kind, (UsageError, WrongResult)):
-        same_error: DnnbenchError = kind(f"rank {rank.number}{rank.on_node}: {error.message}")
+        message = f"rank {rank.number}{rank.on_node}: {error.message}"
+        same_error: DnnbenchError = kind(text_block(message))
         return same_error
     what = f"ran out of memory ({name})" if error.out_of_memory else f"raised {name}"
     subject = f"{_name_of(rank, world_size)} {what} {rank.status.describe()}".rstrip()
@@ -143,8 +145,8 @@ def _exception_of(rank: Rank, error: RankError, world_size: int) -> DnnbenchErro
 
 
 def _blame(kind: type[Kind], rank: Rank, message: str) -> Kind:
-    phase, output = rank.status.phase, rank.last_output()
-    return kind(message, rank=rank.number, output=output, rank_phase=phase, node=rank.node)
+    phase, output, text = rank.status.phase, rank.last_output(), text_block(message)
+    return kind(text, rank=rank.number, output=output, rank_phase=phase, node=rank.node)
 
 
 def _name_of(rank: Rank, world_size: int) -> str:

@@ -311,19 +311,19 @@ class Ranks:
 
     def _check(self, job: Job, memory: OomWatch) -> None:
         """Raises the error of a launch that has not ended well."""
+        if all(rank.reported and not rank.failed for rank in job.ranks):
+            return
+        job.confirm_ends()
         if any(rank.failed for rank in job.ranks):
-            for share in job.shares:
-                share.part.confirm_ends()
             job.gather()
             raise failure_of(job.ranks, memory)
-        if not all(rank.reported for rank in job.ranks):
-            for share in job.shares:
-                if silence := share.part.silence:
-                    raise silence
-            job.gather(stacks=True)
-            if any(rank.lost for rank in job.ranks):
-                raise failure_of(job.ranks, memory)
-            raise hang_of(job.ranks, self.timeout_s)
+        for share in job.shares:
+            if silence := share.part.silence:
+                raise silence
+        job.gather(stacks=True)
+        if any(rank.lost for rank in job.ranks):
+            raise failure_of(job.ranks, memory)
+        raise hang_of(job.ranks, self.timeout_s)
 
 
 def target_of(function: Callable[..., Any]) -> Target:

@@ -75,7 +75,7 @@ class RemotePart:
         """The tokens of the ranks that the agent was asked to start."""
         self.begun = say.Begun(0, port=0, environments=[])
         """What the agent said when the launch had begun there."""
-        self._beginning = self._gathering = self._ending = 0
+        self._beginning = self._confirming = self._gathering = self._ending = 0
         self._answer_by_s = 0.0
 
     @property
@@ -159,18 +159,32 @@ class RemotePart:
         with suppress(LaunchError):
             self.link.tell(say.Poll())
 
+    def ask_ends(self) -> None:
+        """As LaunchPart.ask_ends."""
+        self._confirming = self._ask(say.ConfirmEnds(), EXIT_S)
+
     def confirm_ends(self) -> None:
-        """Nothing to wait for: the node's agent says when a rank has ended."""
+        """As LaunchPart.confirm_ends: the agent tells the ends before it answers. A node that does
+        not answer is lost."""
+        if self.link.pid is not None and self._confirming:
+            with suppress(LaunchError):
+                self.link.answer(self._confirming, say.Done, self._left_s())
 
     def ask_gather(self, *, stacks: bool) -> None:
         """As LaunchPart.ask_gather."""
-        self._gathering = 0
+        self._gathering = self._ask(say.Gather(stacks=stacks))
+
+    def _ask(self, request: say.Request, work_s: float = 0.0) -> int:
+        """Sends a request that takes the agent up to `work_s`, and waits less for a node that has
+        been silent. Returns its token; 0 for a node that is lost."""
         if self.link.pid is None:
-            return
-        patience_s = LEAST_ANSWER_S if self.link.silent_s > SILENT_S else ANSWER_S
+            return 0
+        patience_s = LEAST_ANSWER_S if self.link.silent_s > SILENT_S else ANSWER_S + work_s
         with suppress(LaunchError):
-            self._gathering = self.link.ask(say.Gather(stacks=stacks), patience_s)
+            token = self.link.ask(request, patience_s)
             self._answer_by_s = time.monotonic() + patience_s
+            return token
+        return 0
 
     def gather(self) -> None:
         """As LaunchPart.gather. A node that does not answer is lost."""

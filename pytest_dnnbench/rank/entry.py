@@ -117,19 +117,29 @@ def _keep_temporary_files_in(scratch: str) -> None:
 
 
 def _encoded(value: Any, kind: bytes) -> bytes:
-    """What a function returned, as the body of a frame. Raises UsageError for too much."""
-    if kind == PORTABLE:
-        body = portable_bytes(value)
-    elif kind == PLAIN:
-        body = msgspec.msgpack.encode(value, enc_hook=_plain_number)
-    else:
-        body = pickle.dumps(value)
+    """What a function returned, as the body of a frame. Raises UsageError for too much, or for what
+    is nested too deep."""
+    try:
+        body = _bytes_of(value, kind)
+    except RecursionError:
+        raise UsageError(
+            "the result holds too many objects in each other to be returned: return a flat list, or"
+            " write it to a file and return its path"
+        ) from None
     if len(body) > MOST_BYTES[kind]:
         raise UsageError(
             f"the result takes {len(body):,} bytes; at most {MOST_BYTES[kind]:,} can be returned:"
             " write it to a file and return its path"
         )
     return body
+
+
+def _bytes_of(value: Any, kind: bytes) -> bytes:
+    if kind == PORTABLE:
+        return portable_bytes(value)
+    if kind == PLAIN:
+        return msgspec.msgpack.encode(value, enc_hook=_plain_number)
+    return pickle.dumps(value)
 
 
 def _plain_number(value: Any) -> Any:

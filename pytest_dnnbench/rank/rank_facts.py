@@ -2,9 +2,11 @@
 and the environment variables that decide speed (speed_variables.py), as they are in the rank."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
+from torch.utils import deterministic
 
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.messages import Place
@@ -32,11 +34,53 @@ def environment(place: Place) -> dict[str, Scalar | None]:
         "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
         "mkldnn": bool(torch.backends.mkldnn.enabled),
         "matmul_precision": _matmul_precision(),
+        "torch_settings": torch_settings(),
         "malloc": malloc_settings(os.environ),
         "interpreter": peculiarities(),
     }
     facts |= speed_variables(os.environ, place.launch_variables)
     return facts | (_gpu_facts(place.device) if place.device.startswith("cuda") else {})
+
+
+def torch_settings() -> str:
+    """The settings of torch that decide speed and are not its defaults, as NAME=VALUE. Not here:
+    those with a fact of their own, and those that the case's precision sets."""
+    values = {name: look() for name, (look, _) in _DEFAULTS.items()}
+    return " ".join(
+        f"{name}={value}" for name, value in values.items() if value != _DEFAULTS[name][1]
+    )
+
+
+def _flushes_denormals() -> bool:
+    """Whether products below the smallest normal number are zero: torch has no getter for it."""
+    tiny = torch.finfo(torch.float32).tiny
+    return not torch.full((1,), tiny, dtype=torch.float32).mul(0.5).item()
+
+
+_CUDA, _CUDNN, _MKLDNN = (
+    torch.backends.cuda,
+    torch.backends.cudnn,
+    cast("Any", torch.backends.mkldnn),
+)
+_DETERMINISTIC = cast("Any", deterministic)
+_DEFAULTS: dict[str, tuple[Callable[[], object], object]] = {
+    "attention_cudnn": (_CUDA.cudnn_sdp_enabled, True),
+    "attention_efficient": (_CUDA.mem_efficient_sdp_enabled, True),
+    "attention_flash": (_CUDA.flash_sdp_enabled, True),
+    "attention_math": (_CUDA.math_sdp_enabled, True),
+    "bf16_reduction": (lambda: _CUDA.matmul.allow_bf16_reduced_precision_reduction, True),
+    "cudnn": (lambda: _CUDNN.enabled, True),
+    "cudnn_deterministic": (lambda: _CUDNN.deterministic, False),
+    "detect_anomaly": (torch.is_anomaly_enabled, False),
+    "fill_uninitialized_memory": (lambda: _DETERMINISTIC.fill_uninitialized_memory, True),
+    "flush_denormal": (_flushes_denormals, False),
+    "fp16_accumulation": (lambda: _CUDA.matmul.allow_fp16_accumulation, False),
+    "fp16_reduction": (lambda: _CUDA.matmul.allow_fp16_reduced_precision_reduction, True),
+    "mkldnn_conv": (lambda: _MKLDNN.conv.fp32_precision, "none"),
+    "mkldnn_deterministic": (lambda: _MKLDNN.deterministic, False),
+    "mkldnn_rnn": (lambda: _MKLDNN.rnn.fp32_precision, "none"),
+}
+"""How each setting is read, and its default."""
 
 
 def malloc_settings(variables: Mapping[str, str]) -> str:

@@ -83,7 +83,7 @@ class Server:
                 os.read(self.wake, 4096)
                 self._reap()
             if self.control.fileno() in ready:
-                content, descriptors, _, _ = socket.recv_fds(self.control, _MESSAGE_BYTES, 4)
+                content, descriptors = _received(self.control)
                 if not content:
                     self.stop()
                 message = json.loads(content)
@@ -185,6 +185,16 @@ class Server:
             self.stop()
 
 
+def _received(control: socket.socket) -> tuple[bytes, list[int]]:
+    """The next message and its descriptors; nothing where the controller has closed the socket, be
+    it with messages of ours unread."""
+    try:
+        content, descriptors, _, _ = socket.recv_fds(control, _MESSAGE_BYTES, 4)
+    except ConnectionError:
+        return b"", []
+    return content, descriptors
+
+
 def _ended() -> Iterator[tuple[int, int]]:
     """Process id and status of each child that has ended."""
     with suppress(ChildProcessError):
@@ -220,7 +230,7 @@ def main(control_descriptor: int) -> NoReturn:
     """Imports the modules that the first message names, answers "ready", and serves."""
     control = socket.socket(fileno=control_descriptor)
     control.set_inheritable(False)
-    request = control.recv(_MESSAGE_BYTES)
+    request, _ = _received(control)
     if not request:
         os._exit(0)
     message = json.loads(request)

@@ -31,9 +31,17 @@ def caption(study: Study, plot: str = "throughput") -> str:
     environment = environment_line(study)
     if plot in ("steps", "breakdown", "predictions"):
         return f"{environment}."
+    marks = "whiskers: 95% interval over launches"
+    if plot in ("throughput", "speedup", "memory"):
+        marks += "; small dots: the launches"
+    return f"Median of {launches_and_steps(study)}; {marks}. {environment}."
+
+
+def table_caption(study: Study) -> str:
+    """The caption of a table of cases."""
     return (
-        f"Median of {launches_and_steps(study)}; whiskers: 95% interval over launches;"
-        f" small dots: the launches. {environment}."
+        f"Median of {launches_and_steps(study)}; ±: half of the 95% interval over launches; bold:"
+        f" clearly the fastest on its number of devices. {environment_line(study)}."
     )
 
 

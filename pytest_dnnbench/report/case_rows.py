@@ -15,7 +15,7 @@ from pytest_dnnbench.report.engine import template
 from pytest_dnnbench.report.facts import evidence, fact_line
 from pytest_dnnbench.report.figures import NOTHING, amount, bounds, range_text
 from pytest_dnnbench.report.plans import plan_details
-from pytest_dnnbench.report.predictions import prediction_details
+from pytest_dnnbench.report.predictions import prediction_details, runtime_lines
 from pytest_dnnbench.report.reproduce import command
 from pytest_dnnbench.report.rows import CLEAR, Column, Row, Section, columns, has_mixed_rates
 from pytest_dnnbench.report.runs import Result
@@ -182,10 +182,12 @@ def _details(result: Result, study: Study, environments: Mapping[str, int]) -> D
         status=result.status,
         against=baseline_text(verdict.against) if verdict.against else "",
         reason=verdict.reason or "",
-        judged=judged_lines(verdict),
+        judged=judged_lines(record),
         correctness=evidence(record.correctness),
         settings=fact_line(chosen),
-        plan=plan_details(record.plan) if record.plan else [],
+        plan=(
+            [*plan_details(record.plan), *runtime_lines(record.prediction)] if record.plan else []
+        ),
         prediction=(
             prediction_details(record.prediction) if record.prediction and not record.plan else []
         ),

@@ -23,13 +23,13 @@ from pytest_dnnbench.report.canvas import (
     png_sheet,
     svg_sheet,
 )
-from pytest_dnnbench.report.captions import caption
+from pytest_dnnbench.report.captions import caption, table_caption
 from pytest_dnnbench.report.latex import latex_table
 from pytest_dnnbench.report.plots import plots
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.runs import Run, distinct_runs, read_runs
-from pytest_dnnbench.report.session_files import add_last, add_paths, session_files
 from pytest_dnnbench.report.study import Study
+from pytest_dnnbench.results.baselines.session_files import add_last, add_paths, session_files
 
 
 def main(arguments: list[str]) -> int:
@@ -62,7 +62,9 @@ def main(arguments: list[str]) -> int:
     sessions = counted(len(runs), "session")
     print(f"{counted(len(study.measured), 'case')} of {sessions}: {page}")
     if options.latex:
-        _write(options.latex, "--latex", latex_table(sections(study), caption(study)).encode())
+        _write(
+            options.latex, "--latex", latex_table(sections(study), table_caption(study)).encode()
+        )
         print(f"LaTeX table: {options.latex}")
     # Last: without a throughput there is no picture, and all else should be there.
     if options.picture:

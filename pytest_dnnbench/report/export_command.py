@@ -12,7 +12,7 @@ from pytest_dnnbench.harmless import say
 from pytest_dnnbench.outputs import make_folder, unwritable
 from pytest_dnnbench.report.exports import FORMATS, points
 from pytest_dnnbench.report.runs import Run, read_runs
-from pytest_dnnbench.report.session_files import add_last, add_paths, session_files
+from pytest_dnnbench.results.baselines.session_files import add_last, add_paths, session_files
 
 
 def main(arguments: list[str]) -> int:

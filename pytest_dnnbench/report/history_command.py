@@ -14,13 +14,13 @@ from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.report.history import histories, to_data
 from pytest_dnnbench.report.history_text import history_lines
 from pytest_dnnbench.report.runs import Run, distinct_runs, read_runs
-from pytest_dnnbench.report.session_files import (
+from pytest_dnnbench.report.study import Study
+from pytest_dnnbench.results.baselines.session_files import (
     add_last,
     add_paths,
     left_out,
     session_files,
 )
-from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.results.baselines.stored_sessions import STORAGE
 from pytest_dnnbench.results.statistics.change_points import LEAST_RATE, RATE
 

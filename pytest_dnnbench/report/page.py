@@ -30,7 +30,7 @@ from pytest_dnnbench.report.runs import Result, Run
 from pytest_dnnbench.report.side_by_side import SideTable, side_table
 from pytest_dnnbench.report.study import Study, natural, throughput_unit
 from pytest_dnnbench.report.text import printable
-from pytest_dnnbench.report.verdicts import judged_lines
+from pytest_dnnbench.report.verdicts import judged_lines, keeps_limits
 from pytest_dnnbench.report.winners import Contest, contests
 
 MOST_CONTESTS, MOST_ENVIRONMENTS, MOST_CHOICES = 150, 60, 100
@@ -144,7 +144,7 @@ def page_html(study: Study, sections: Sequence[Section], drawn: Sequence[Drawn],
     environments = {environment_key(result): result for result in study.measured}
     places = {key: place for place, key in enumerate([*environments][:MOST_ENVIRONMENTS], 1)}
     page = Page(
-        title=title,
+        title=printable(title),
         policy=_policy(script),
         css=own_file("page.css"),
         script=script,
@@ -197,11 +197,13 @@ def _failures(study: Study) -> list[tuple[str, str]]:
 def _regression(run: Run, name: str) -> str:
     """Which metrics of a failed case regressed, and by how much; empty for another failure."""
     results = (*run.results, *run.functions)
-    verdict = next((each.record.verdict for each in results if each.name == name), None)
-    if verdict is None or verdict.status != "regressed":
+    record = next((each.record for each in results if each.name == name), None)
+    if record is None or record.verdict.status != "regressed":
         return ""
-    regressed = {name: row for name, row in verdict.metrics.items() if row.status == "regressed"}
-    return "\n".join(judged_lines(msgspec.structs.replace(verdict, metrics=regressed)))
+    rows = record.verdict.metrics.items()
+    regressed = {name: row for name, row in rows if row.status == "regressed"}
+    verdict = msgspec.structs.replace(record.verdict, metrics=regressed)
+    return "\n".join(judged_lines(msgspec.structs.replace(record, verdict=verdict)))
 
 
 def _comparisons(shown: Sequence[Contest], study: Study) -> list[WinnerRow]:
@@ -277,7 +279,8 @@ def _statuses(study: Study) -> list[tuple[str, int]]:
     with."""
     counts = Counter(result.status for result in study.measured)
     if counts.keys() <= {"no-baseline"}:
-        return []
+        within = sum(keeps_limits(result.record.verdict) for result in study.measured)
+        return [("within limits", within)] if within else []
     return sorted(counts.items(), key=lambda pair: (pair[0] != "regressed", pair[0]))
 
 

@@ -177,12 +177,13 @@ def leads(standings: Sequence[Standing], axes: "Axes") -> None:
     """Who wins where: a row per comparison, the clearly or barely fastest case at 100% and the
     others below it, each with the 95% interval of its share."""
     rows = [standing.title for standing in standings]
+    apart = min(0.16, 0.8 / max(len(standing.shares) for standing in standings))
     lowest = 1.0
     labelled: set[str] = set()
     for place, standing in enumerate(standings):
         count = len(standing.shares)
         for number, share in enumerate(standing.shares):
-            y = place + 0.16 * (number - (count - 1) / 2)
+            y = place + apart * (number - (count - 1) / 2)
             style = look(share.framework, share.variant)
             if share.low is not None and share.high is not None:
                 axes.plot([100 * share.low, 100 * share.high], [y, y], color=style["color"], lw=1.3)

@@ -73,9 +73,17 @@ def prediction_details(entry: PredictionEntry) -> list[str]:
         f"{name.replace('_', ' ')} {amount(cost.fixed_s, 's')} and {amount(cost.bytes_s, 'B/s')}"
         for name, cost in entry.collectives.items()
     ]
+    lines += runtime_lines(entry)
     if entry.profile_parts_over_whole is not None:
         lines.append(f"profile parts over whole {entry.profile_parts_over_whole:.3g}")
     return lines
+
+
+def runtime_lines(entry: PredictionEntry | None) -> list[str]:
+    """What the runtime of torch's schedules takes itself, where it was measured."""
+    if entry is None or entry.runtime_s is None:
+        return []
+    return [f"of each predicted pass the runtime itself {amount(entry.runtime_s, 's')}"]
 
 
 def _table(rows: list[tuple[str, list[str]]], width: int) -> list[str]:

@@ -14,8 +14,8 @@ from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.harmless import say
 from pytest_dnnbench.outputs import check_file
-from pytest_dnnbench.report.session_files import add_paths, session_files
 from pytest_dnnbench.results.baselines.golden_file import golden_text, is_golden, read_golden
+from pytest_dnnbench.results.baselines.session_files import add_paths, session_files
 from pytest_dnnbench.results.records.json_text import any_json, read_bytes
 
 

@@ -330,7 +330,8 @@ def _measured(record: Record) -> Iterator[tuple[str, float]]:
 def _derived(record: Record) -> Iterator[tuple[str, float]]:
     """Places and values of the figures shown of a verdict, a plan and the correctness."""
     for name, verdict in record.verdict.metrics.items():
-        shown = (verdict.change, *verdict.interval, verdict.limit, verdict.minimum_detectable)
+        limits = verdict.limit, verdict.limit_absolute
+        shown = (verdict.change, *verdict.interval, *limits, verdict.minimum_detectable)
         yield from ((f"verdict.metrics.{name}", value) for value in shown if value is not None)
     for kind in ("predicted", "predicted_data_parallel", "measured") if record.plan else ():
         yield f"plan.{kind}_step_time_s", getattr(record.plan, f"{kind}_step_time_s")

@@ -3,8 +3,10 @@ has, with its interval. What the first chart of a report draws."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from pytest_dnnbench.metrics import THROUGHPUT
+from pytest_dnnbench.report.axes import devices
 from pytest_dnnbench.report.runs import Result
 from pytest_dnnbench.report.spread import ratio
 from pytest_dnnbench.report.study import Study
@@ -13,6 +15,9 @@ from pytest_dnnbench.report.winners import Contest
 
 MOST_STANDINGS = 8
 """Comparisons in the chart; the table below it has the others."""
+
+MOST_SHARES = 32
+"""Cases in the chart, beside those of its first comparison: more would hide each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +42,14 @@ class Standing:
 
 
 def standings(contests: Sequence[Contest], study: Study) -> list[Standing]:
-    """The comparisons on the largest number of devices of each group that has one, most of them
-    first in the order of the groups, then those on fewer devices."""
+    """The comparisons on the largest number of devices first, those on equally many in the order
+    of the groups."""
     compared = [contest for contest in contests if contest.lead is not None]
-    largest = {id(contest.group): contest for contest in compared}
-    first = [contest for contest in compared if largest[id(contest.group)] is contest]
-    others = [contest for contest in compared if largest[id(contest.group)] is not contest]
-    chosen = [*first, *others][:MOST_STANDINGS]
-    return [_standing(contest, study) for contest in chosen]
+    compared.sort(key=lambda contest: -contest.gpus)
+    drawn = [_standing(contest, study) for contest in compared[:MOST_STANDINGS]]
+    sizes = accumulate(len(standing.shares) for standing in drawn)
+    fit = sum(size <= MOST_SHARES for size in sizes)
+    return drawn[: max(fit, 1)]
 
 
 def _standing(contest: Contest, study: Study) -> Standing:
@@ -52,9 +57,8 @@ def _standing(contest: Contest, study: Study) -> Standing:
         result for result in contest.group.at(contest.gpus) if (result.value(THROUGHPUT) or 0) > 0
     ]
     ordered = sorted(runners, key=lambda result: -(result.value(THROUGHPUT) or 0))
-    kind = "ranks" if ordered[0].case.device == "cpu" else "GPUs"
     group = contest.group
-    rest = ", ".join(filter(None, (group.phase, group.setting, f"{contest.gpus} {kind}")))
+    rest = ", ".join(filter(None, (group.phase, group.setting, devices(ordered[0]))))
     title = f"{cut_middle(group.model, 18)}, {rest}"
     return Standing(title, tuple(_share(result, ordered[0], study) for result in ordered))
 

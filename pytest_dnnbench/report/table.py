@@ -19,6 +19,7 @@ from pytest_dnnbench.report.rows import AHEAD, CLEAR, Column, Row, Section, colu
 from pytest_dnnbench.report.runs import run_in_memory
 from pytest_dnnbench.report.study import Study, throughput_unit
 from pytest_dnnbench.report.text import cut_middle, pad, width_of
+from pytest_dnnbench.report.verdicts import unjudged_text
 from pytest_dnnbench.results.records.schema import Record
 
 MARKS = {CLEAR: ">", AHEAD: "~", "": " "}
@@ -86,9 +87,7 @@ def _function_notes(study: Study) -> list[str]:
     lines = [f"median of {launches_and_steps(study)}; ± half of the 95% interval over launches"]
     if any(result.record.run.oversubscribed for result in study.functions):
         lines.append("* more ranks than cores or GPUs: says nothing about speed")
-    if all(result.status == "no-baseline" for result in study.functions):
-        lines.append("no verdict: there is no baseline to compare with")
-    return lines + study.notes
+    return [*lines, *filter(None, [unjudged_text(study.functions)]), *study.notes]
 
 
 def _paragraphs(texts: Sequence[str], width: int) -> list[Line]:
@@ -194,6 +193,5 @@ def _notes(study: Study, rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
         lines.append("~ ahead, not clearly")
     if any(row.crowded for row in rows):
         lines.append("* more ranks than cores or GPUs: says nothing about speed")
-    if all(row.status == "no-baseline" for row in rows):
-        lines.append("no verdict: there is no baseline to compare with")
-    return lines + study.notes
+    unjudged = unjudged_text([row.result for row in rows])
+    return [*lines, *filter(None, [unjudged]), *study.notes]

@@ -13,7 +13,7 @@ from pytest_dnnbench.files import replace_file
 from pytest_dnnbench.outputs import make_folder, unwritable
 from pytest_dnnbench.report import nodes, side_by_side
 from pytest_dnnbench.report.canvas import png_and_svgs, require_matplotlib
-from pytest_dnnbench.report.captions import caption
+from pytest_dnnbench.report.captions import caption, table_caption
 from pytest_dnnbench.report.functions import csv_rows, function_table
 from pytest_dnnbench.report.page import Drawn, page_html
 from pytest_dnnbench.report.paste import csv_of, csv_table, markdown_tables
@@ -51,7 +51,11 @@ def _write(study: Study, directory: Path, title: str) -> Path:
     drawn = [_write_plot(plot, study, directory) for plot in plots(study)] if study.latest else []
     parts = sections(study)
     tables = markdown_tables(
-        parts, function_table(study), side_table(study), caption(study), nodes.nodes_table(study)
+        parts,
+        function_table(study),
+        side_table(study),
+        table_caption(study),
+        nodes.nodes_table(study),
     )
     replace_file(directory / "table.md", tables.encode())
     replace_file(directory / "table.csv", csv_table(parts, study).encode())

@@ -383,7 +383,7 @@ class DnnBench:
         """Whether the user has named the framework, on the command line or in the test itself."""
         takes_framework = "framework" in getattr(self._item, "fixturenames", ())
         parametrised = any(
-            mark.args and "framework" in mark.args[0]
+            "framework" in state.parametrised(mark)
             for mark in self._item.iter_markers("parametrize")
         )
         return (

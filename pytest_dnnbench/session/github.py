@@ -174,7 +174,7 @@ def _from_checkout(path: Path) -> str:
 
 def _markdown(records: Mapping[str, Record], comparison: SessionComparison | None) -> list[str]:
     """The parts of the job's summary, the most important first."""
-    from pytest_dnnbench.report.captions import caption
+    from pytest_dnnbench.report.captions import table_caption
     from pytest_dnnbench.report.functions import function_table
     from pytest_dnnbench.report.paste import markdown_tables, side_lines
     from pytest_dnnbench.report.rows import sections
@@ -187,7 +187,7 @@ def _markdown(records: Mapping[str, Record], comparison: SessionComparison | Non
         parts.append(compare_text.markdown(comparison))
     if sides is not None:
         parts.append("\n".join(side_lines(sides)))
-    figures = markdown_tables(sections(study), function_table(study), None, caption(study))
+    figures = markdown_tables(sections(study), function_table(study), None, table_caption(study))
     if not parts:
         return [f"### Benchmarks: no baseline\n\n{figures}"]
     return [*parts, f"<details><summary>all figures</summary>\n\n{figures}\n</details>"]

@@ -2,23 +2,25 @@
 
     SIGINT (Ctrl-C), SIGTERM, SIGHUP   the first stops the session as Ctrl-C does: ranks are ended,
                                        the file is saved, the journal kept
-    more of them within PATIENCE_S     are ignored, with a line that says why
+    those within PATIENCE_S of it, or  are ignored, with a line that says why
+      of the end of the last test
     later ones                         stop whatever still runs
 
 So it goes on to the end of the process, for pytest's own end takes its time too.
 
-People press Ctrl-C twice, and a batch system sends SIGTERM to every process of a job at once: a
-second interrupt in the middle of saving would lose the file. Sessions that start no ranks are left
-alone.
+People press Ctrl-C twice, and a batch system sends SIGTERM to every process of a job at once: an
+interrupt in the middle of saving would lose the file. Sessions that start no ranks are left alone.
 """
 
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import signal
 import threading
 import time
+from collections.abc import Generator
 from types import FrameType
 from typing import Any
 
@@ -38,7 +40,8 @@ class Interrupts:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._before: dict[signal.Signals, Any] = {}
-        self._first_s: float | None = None
+        self._stopped = False
+        self._patient_since_s = -math.inf
         self._terminals: list[int] = []
 
     @pytest.hookimpl(tryfirst=True)
@@ -52,6 +55,12 @@ class Interrupts:
         """Takes the signals of a session that will start ranks."""
         if any(map(state.needs_ranks, session.items)):
             self._take()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None]:
+        """From here on results are saved."""
+        self._patient_since_s = time.monotonic()
+        return (yield)
 
     def _take(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -71,8 +80,8 @@ class Interrupts:
 
     @property
     def stopped(self) -> bool:
-        """Whether a signal has stopped the session."""
-        return self._first_s is not None
+        """Whether a signal has stopped the session, or came while it ended."""
+        return self._stopped
 
     def pytest_unconfigure(self) -> None:
         """Leaves the signals as they were. Those of a stopped session stay ours until the process
@@ -91,12 +100,13 @@ class Interrupts:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         now_s = time.monotonic()
-        if self._first_s is not None and now_s - self._first_s < PATIENCE_S:
-            self._say()
-            return
-        self._first_s = now_s
+        self._stopped = True
         if number == signal.SIGHUP:
             self._leave_terminal()
+        if now_s - self._patient_since_s < PATIENCE_S:
+            self._say()
+            return
+        self._patient_since_s = now_s
         name = signal.Signals(number).name
         raise KeyboardInterrupt(*([] if number == signal.SIGINT else [f"stopped by {name}"]))
 

@@ -148,9 +148,11 @@ class Resources:
 
     def close(self) -> None:
         """Ends what forks ranks, here and on nodes, and with it any rank."""
-        self.server.close()
-        if self.cluster is not None:
-            self.cluster.close()
+        try:
+            self.server.close()
+        finally:
+            if self.cluster is not None:
+                self.cluster.close()
 
     def nodes_for(self, count: int) -> int:
         """How many nodes a launch of so many ranks takes."""

@@ -1,6 +1,6 @@
 """The life of the fork server: started while pytest still collects, ended with the session."""
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -32,6 +32,7 @@ class ServerLife:
     def pytest_unconfigure(self) -> None:
         """Ends the server, and with it any rank, and gives NVML up."""
         if shared := resources_in_use(self._config):
-            shared.close()
-            shared.compile_cache.close()
-            close_nvml()
+            with ExitStack() as ends:  # one that fails or is interrupted does not keep the others
+                ends.callback(close_nvml)
+                ends.callback(shared.compile_cache.close)
+                ends.callback(shared.close)

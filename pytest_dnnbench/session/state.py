@@ -93,6 +93,12 @@ def needs_ranks(item: object) -> bool:
     return bool({"dnnbench", "process_group"} & set(getattr(item, "fixturenames", ())))
 
 
+def parametrised(mark: pytest.Mark) -> list[str]:
+    """The parameters of a `parametrize` mark, whose names stand in a list or in one text."""
+    names = mark.args[0] if mark.args else mark.kwargs.get("argnames", ())
+    return [name.strip() for name in names.split(",")] if isinstance(names, str) else [*names]
+
+
 def cases(session: pytest.Session) -> list[pytest.Item]:
     """All items that measure something, those of other xdist workers too."""
     return [item for item in session.items if is_case(item)]

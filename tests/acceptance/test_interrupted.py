@@ -394,3 +394,29 @@ def test_a_working_directory_that_goes_away_loses_nothing(
     result = run("--benchmark-autosave")
     assert "dnnbench: the session did not come to its end. What was" in result.stderr
     assert kept(result.stderr) == ["single"]
+
+
+SAVING = """
+import os, signal
+
+def pytest_benchmark_generate_machine_info(config):
+    for _ in range(3):
+        os.kill(os.getpid(), signal.{name})
+    return {{"node": "here"}}
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_an_interrupt_while_results_are_saved_waits_for_them(
+    made_up: None, pytester: pytest.Pytester, name: str
+) -> None:
+    """The first one made a traceback of a session that was complete, and no file."""
+    pytester.makeconftest(CONFTEST + SAVING.format(name=name))
+    result = run("--benchmark-json", "out.json", "--benchmark-storage", "saved")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "results saved" in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    saved = json.loads((pytester.path / "out.json").read_text())
+    assert [benchmark["params"]["framework"] for benchmark in saved["benchmarks"]] == ["single"]
+    assert saved["dnnbench"]["interrupted"] is False
+    assert not (pytester.path / "saved" / "dnnbench-journal.jsonl").exists()

@@ -284,6 +284,29 @@ def test_a_limit_on_the_case_holds_whatever_the_baseline(
     result.stdout.fnmatch_lines(["  scaling_efficiency: 0.6, required: at least 0.9"])
 
 
+def test_a_limit_that_is_held_without_a_baseline_is_told_and_recorded(
+    run: Any, pytester: pytest.Pytester
+) -> None:
+    """It read "no verdict", as if nobody had looked."""
+    result = run("--dnn-limits=throughput>=50,step_time_s<=1", "--benchmark-save=first", "-v")
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "* single *1 * limit held +1,500%",
+            "no baseline to compare with: only absolute limits were judged",
+            "limit held: *: throughput: * img/s, required: at least 50 img/s, kept by 1,500.0%",
+        ]
+    )
+    result.stdout.no_fnmatch_line("no verdict*")
+    for record in records(saved(pytester, 1)).values():
+        verdict = record["verdict"]
+        assert verdict["status"] == "no-baseline"
+        throughput, step_time = (verdict["metrics"][name] for name in ("throughput", "step_time_s"))
+        assert (throughput["status"], throughput["limit_absolute"]) == ("ok", 50.0)
+        assert throughput["change"] == pytest.approx(throughput["now"] / 50 - 1)
+        assert step_time["change"] == pytest.approx(step_time["now"] - 1)
+
+
 @pytest.mark.parametrize(
     ("mark", "message"),
     [

@@ -47,6 +47,15 @@ def kill_agent_at_once(place: Place, rank: int) -> None:
     time.sleep(3600)
 
 
+def die_behind_a_stopped_server(rank: int) -> None:
+    """One rank stops the fork server of its node, which would say how it ends, and dies; the
+    others raise because of it."""
+    if dist.get_rank() == rank:
+        os.kill(os.getppid(), signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    dist.barrier()
+
+
 def sign(place: Place, folder: str) -> int:
     """Each rank says that it runs."""
     with open(os.path.join(folder, f"rank{place.rank}"), "w"):

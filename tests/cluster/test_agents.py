@@ -21,6 +21,7 @@ from pytest_dnnbench.controller.agent_messages import Hello
 from pytest_dnnbench.controller.cluster import Cluster
 from pytest_dnnbench.controller.engines import Prefix
 from pytest_dnnbench.controller.remote_node import RemoteNode
+from pytest_dnnbench.controller.remote_part import RemotePart
 from pytest_dnnbench.errors import (
     LaunchError,
     NodeLost,
@@ -28,7 +29,7 @@ from pytest_dnnbench.errors import (
     RankRaised,
     UsageError,
 )
-from pytest_dnnbench.proc import descendants_of, has_ended
+from pytest_dnnbench.proc import descendants_of, has_ended, is_stopped
 from pytest_dnnbench.session.nodes import hello
 from tests.cluster import programs
 from tests.cluster.nodes import ROOT, cluster, ranks
@@ -126,6 +127,35 @@ def test_a_rank_that_raises_or_dies_is_named_with_its_node(two_agents: Cluster) 
     assert "about to fail" in it.value.output
     with pytest.raises(RankCrashed, match="rank 0 of 2 on node n1 died of SIGSEGV"):
         ranks(two_agents).run(rank_programs.die_on, 0, int(signal.SIGSEGV))
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_a_rank_whose_end_its_node_tells_late_is_named_before_peers_that_raised(
+    two_agents: Cluster, monkeypatch: pytest.MonkeyPatch, dies: int
+) -> None:
+    """A fork server that had no core for a second let the peer on the other node be blamed. Here it
+    stands still until the agent is asked how its ranks ended."""
+    job = ranks(two_agents)
+    job.run(rank_programs.sum_of_ranks)
+    (server,) = descendants_of(agents(two_agents)[dies])
+    ask = RemotePart.ask_ends
+    late: list[bool] = []
+
+    def ask_and_wake(part: RemotePart) -> None:
+        ask(part)
+        if part.ranks[0].number == dies:
+            late.append(is_stopped(server) and part.ranks[0].pending)
+            os.kill(server, signal.SIGCONT)
+
+    monkeypatch.setattr(RemotePart, "ask_ends", ask_and_wake)
+    where = f"rank {dies} of 2 on node n{dies + 1}"
+    try:
+        with pytest.raises(RankCrashed, match=f"{where} died of SIGSEGV"):
+            job.run(programs.die_behind_a_stopped_server, dies)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert late == [True]
+    assert job.run(rank_programs.sum_of_ranks) == [1, 1]
 
 
 def test_a_rank_that_hangs_is_named_with_its_node_and_its_stacks(two_agents: Cluster) -> None:

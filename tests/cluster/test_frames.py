@@ -17,9 +17,10 @@ from pytest_dnnbench.controller.gpu_samples import GpuSample
 from pytest_dnnbench.controller.route import Host
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.messages import Place, RunRequest
-from pytest_dnnbench.portable import packed, unpacked
+from pytest_dnnbench.portable import MOST_LEVELS, packed, unpacked
 from pytest_dnnbench.rank_status import RankStatus
 from pytest_dnnbench.results.records.schema import Conditions
+from tests.rank import programs as rank_programs
 
 PLACE = Place(1, 2, "cpu", 1, "", 60.0, node="n2", store=("10.0.0.2", 4711))
 FROM_CONTROLLER = [
@@ -37,6 +38,7 @@ FROM_CONTROLLER = [
         unset=(),
         cores=(0,),
     ),
+    say.ConfirmEnds(5),
     say.End(4, orderly=False),
 ]
 FROM_AGENT = [
@@ -172,6 +174,19 @@ def test_what_has_code_of_its_own_does_not_cross() -> None:
     for body in (b"\x80\x05.", msgspec.msgpack.encode(["record", "Popen", "x"]), b"", b"\xc1"):
         with pytest.raises(ValueError, match="no portable value"):
             unpacked(body)
+
+
+def test_what_crosses_can_be_read_from_a_higher_stack_and_what_is_deeper_is_refused() -> None:
+    """A rank's stack is low and pytest's high: what one packed, the other could not read."""
+
+    def on_a_higher_stack(calls: int, body: bytes) -> object:
+        return on_a_higher_stack(calls - 1, body) if calls else unpacked(body)
+
+    deep = rank_programs.nested(MOST_LEVELS)
+    assert on_a_higher_stack(300, packed(deep)) == deep
+    for levels in (MOST_LEVELS + 1, 100_000):
+        with pytest.raises(UsageError, match="or whose containers lie more than 200 deep in each"):
+            packed({"deep": rank_programs.nested(levels)})
 
 
 def fuzz_values(number: int) -> int:

@@ -145,3 +145,18 @@ def test_memory_that_ran_out_is_an_error_of_its_own(rank: Make) -> None:
     assert isinstance(error, RankOutOfMemory)
     end = "it could not allocate memory\nits last output:\nterminate: std::bad_alloc"
     assert str(error).endswith(end)
+
+
+def test_what_a_rank_says_controls_no_terminal(rank: Make) -> None:
+    evil = "\x1b[31mred\x1b]0;title\x07\r\x9b2J\u202e end"
+    clean = "?[31mred?]0;title???2J? end".replace("?", "\N{REPLACEMENT CHARACTER}")
+    error = RankError("m.MyError", evil, f"Traceback:\n{evil}\n", 1.0, False, None)
+    ranks = [rank(0, error), rank(1, error)]
+    failure = failure_of(ranks, OomWatch())
+    assert str(failure).endswith(f": {clean}\nTraceback:\n{clean}")
+    assert printed_by(ranks[1], failure) == ""
+    wrong = RankError("pytest_dnnbench.errors.WrongResult", evil, "", 1.0, False, 1)
+    assert str(failure_of([rank(2, wrong)], OomWatch())) == f"rank 2: {clean}"
+    crashed = failure_of([rank(3, exit_code=1, output=f"{evil}\n")], OomWatch())
+    assert "its last output:" in str(crashed)
+    assert all(line.isprintable() for line in str(crashed).split("\n"))

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -202,6 +203,57 @@ def spin_count() -> tuple[str | None, int]:
 
 def each_line(frame: Any, event: str, argument: Any) -> None:
     """A function that Python calls for every call of another, as coverage's and debuggers'."""
+
+
+def _attention(name: str) -> Callable[[], object]:
+    return lambda: getattr(torch.backends.cuda, f"enable_{name}_sdp")(False)
+
+
+_MKLDNN: Any = torch.backends.mkldnn
+SETTINGS: dict[str, Callable[[], object]] = {
+    # Before anything else: torch takes it once.
+    "threads between operators": lambda: torch.set_num_interop_threads(3),
+    "threads per rank": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+    "default dtype": lambda: torch.set_default_dtype(torch.float64),
+    "deterministic algorithms": lambda: torch.use_deterministic_algorithms(True),
+    "fill_uninitialized_memory": lambda: setattr(
+        torch.utils.deterministic, "fill_uninitialized_memory", False
+    ),
+    "mkldnn": lambda: setattr(torch.backends.mkldnn, "enabled", False),
+    "mkldnn_deterministic": lambda: setattr(torch.backends.mkldnn, "deterministic", True),
+    "mkldnn_conv": lambda: setattr(_MKLDNN.conv, "fp32_precision", "bf16"),
+    "mkldnn_rnn": lambda: setattr(_MKLDNN.rnn, "fp32_precision", "bf16"),
+    "precision of matrix products": lambda: torch.set_float32_matmul_precision("medium"),
+    "flush_denormal": lambda: torch.set_flush_denormal(True),
+    "detect_anomaly": lambda: torch.autograd.set_detect_anomaly(True),
+    "attention_flash": _attention("flash"),
+    "attention_efficient": _attention("mem_efficient"),
+    "attention_math": _attention("math"),
+    "attention_cudnn": _attention("cudnn"),
+    "cudnn": lambda: setattr(torch.backends.cudnn, "enabled", False),
+    "cudnn_deterministic": lambda: setattr(torch.backends.cudnn, "deterministic", True),
+    "fp16_reduction": lambda: setattr(
+        torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", False
+    ),
+    "bf16_reduction": lambda: setattr(
+        torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False
+    ),
+    "fp16_accumulation": lambda: setattr(
+        torch.backends.cuda.matmul, "allow_fp16_accumulation", True
+    ),
+}
+"""How to change each setting of torch that must match before runs are compared, by its words, or
+the name, in docs/baselines.md."""
+
+
+def facts_after_each_setting(at: Any) -> dict[str, dict[str, Any]]:
+    """The facts of a rank's environment before anything is changed, under "", and after each of
+    SETTINGS, which are changed one after the other."""
+    facts = {"": environment_facts(at)}
+    for name, change in SETTINGS.items():
+        change()
+        facts[name] = environment_facts(at)
+    return facts
 
 
 def facts_with_settings(at: Any, double: bool) -> dict[str, Any]:

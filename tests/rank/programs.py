@@ -57,6 +57,23 @@ def echo(value: object) -> object:
     return value
 
 
+def nested(levels: int) -> Any:
+    """A list with so many in each other."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def levels_of(value: Any) -> int:
+    """How many lists are in each other."""
+    levels = 0
+    while value:
+        value = value[0]
+        levels += 1
+    return levels
+
+
 def raise_on(rank: int) -> None:
     """One rank raises; the others wait for it in a collective."""
     if _dist().get_rank() == rank:

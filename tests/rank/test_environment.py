@@ -1,6 +1,8 @@
 """What a test sets in the environment reaches its ranks, and what decides speed is recorded as the
 rank saw it."""
 
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,18 @@ from pytest_dnnbench.controller.horovod_rendezvous import horovod_rendezvous
 from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import LaunchError
 from pytest_dnnbench.messages import RunRequest
-from pytest_dnnbench.speed_variables import MOST_VALUE, cannot_be_set, speed_variables
+from pytest_dnnbench.rank.rank_facts import malloc_settings
+from pytest_dnnbench.results.baselines.comparability import differences
+from pytest_dnnbench.speed_variables import (
+    MOST_VALUE,
+    VARIABLE_PREFIXES,
+    cannot_be_set,
+    speed_variables,
+)
 from tests.patience import HANG_S
 from tests.rank import fault_programs
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("MODEL_WIDTH", "DNNBENCH_TEST_GONE", "GLOO_SOCKET_IFNAME", "PYTEST_CURRENT_TEST")
 
 
@@ -124,6 +134,48 @@ def test_a_rank_records_variables_and_torchs_settings_as_it_sees_them(
     assert [changed[name] for name in names] == ["float64", True, False, "highest"]
     traced = "traced by tests.rank.fault_programs.each_line"
     assert [plain["interpreter"], changed["interpreter"]] == ["", traced]
+
+
+def documented(begin: str, end: str) -> str:
+    """What the page on baselines says of facts that must match, from one word to another."""
+    page = " ".join((ROOT / "docs" / "baselines.md").read_text().split())
+    assert begin in page
+    return page.partition(begin)[2].partition(end)[0]
+
+
+def test_each_setting_of_torch_that_the_docs_name_keeps_runs_apart(server: ForkServer) -> None:
+    """Each is changed on a rank, and the facts before and after it are not alike."""
+    (facts,) = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S).launch(
+        "tests.rank.fault_programs:facts_after_each_setting", returns=dict
+    )
+    own = documented("torch's settings (", ")").split(", ")
+    others = documented("`torch_settings` (", ")").replace("`", "").split(", ")
+    assert {*own, *others} == {*fault_programs.SETTINGS}
+    assert facts[""]["torch_settings"] == ""
+    for (_, before), (name, after) in pairwise(facts.items()):
+        differ = {each.fact for each in differences(before, after)}
+        assert differ, name
+        assert (f"{name}=" in after["torch_settings"]) == (name in others), name
+    assert len(after["torch_settings"].split()) == len(others), "each has a name of its own"
+
+
+def test_each_variable_that_the_docs_name_keeps_runs_apart(
+    server: ForkServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = re.findall("`([A-Z][A-Z0-9_]+)`", documented("as `variables.NAME`,", "but those of"))
+    assert sorted(named) == sorted(VARIABLE_PREFIXES)
+    of_malloc = re.findall("`([A-Z_]+)`", documented("(`malloc`:", ")"))
+    ranks = Ranks(server, ["cpu"], threads=1, timeout_s=HANG_S)
+    target = "tests.rank.fault_programs:facts_with_settings"
+    (plain,) = ranks.launch(target, False, returns=dict)
+    names = [f"{name}DNNBENCH_TEST" for name in named]
+    for name in names:
+        monkeypatch.setenv(name, "1")
+    (changed,) = ranks.launch(target, False, returns=dict)
+    assert {each.fact for each in differences(plain, changed)} == {f"variables.{n}" for n in names}
+    for name in of_malloc:
+        variables = {f"{name}X" if name.endswith("_") else name: "1"}
+        assert malloc_settings(variables), name
 
 
 def test_a_models_width_from_a_fixture_is_the_width_that_is_measured(

@@ -45,6 +45,17 @@ def test_large_arguments_and_results_pass_whole(two_ranks: Ranks) -> None:
     assert two_ranks.run(programs.echo, value) == [value, value]
 
 
+def test_a_value_that_is_nested_too_deep_is_refused_in_one_line(two_ranks: Ranks) -> None:
+    """It ended in a RecursionError and the traceback of it."""
+    (deep, _) = two_ranks.run(programs.nested, 200)
+    assert programs.levels_of(deep) == 200
+    assert two_ranks.run(programs.levels_of, deep) == [200, 200]
+    with pytest.raises(UsageError, match=r"^rank \d: the result holds too many objects.*path$"):
+        two_ranks.run(programs.nested, 100_000)
+    with pytest.raises(UsageError, match=r"^an argument for the ranks holds too many objects"):
+        two_ranks.run(programs.levels_of, programs.nested(100_000))
+
+
 def test_ranks_listen_on_loopback_only(two_ranks: Ranks) -> None:
     addresses = [address for rank in two_ranks.run(programs.listening_sockets) for address in rank]
     assert addresses, "gloo listens somewhere, or this test sees nothing"

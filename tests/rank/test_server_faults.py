@@ -1,9 +1,12 @@
 """A fork server or a pytest that is stopped or killed, and what ranks leave behind."""
 
 import glob
+import json
 import os
 import resource
+import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -209,3 +212,19 @@ def test_a_gpu_that_an_import_has_opened_is_found_and_the_server_refused(
             LaunchError, match=r"has opened /dev/nvidia0.*their_framework uses a GPU"
         ):
             server.wait_ready()
+
+
+def test_a_server_whose_answer_nobody_reads_ends_without_a_word(tmp_path: Path) -> None:
+    """A controller that ends with a message unread resets the connection."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, "-m", "pytest_dnnbench.rank.server", str(theirs.fileno())]
+    server = subprocess.Popen(
+        command, cwd=ROOT, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True
+    )
+    theirs.close()
+    first = {"sys_path": sys.path, "preload": [], "scratch": str(tmp_path / "scratch-")}
+    ours.send(json.dumps(first).encode())
+    assert select.select([ours], [], [], HANG_S)[0], "its answer is there"
+    ours.close()
+    assert server.communicate(timeout=HANG_S)[1] == ""
+    assert server.returncode == 0

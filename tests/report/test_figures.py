@@ -3,26 +3,32 @@
 import csv
 import io
 import re
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy
 import pytest
+from matplotlib.figure import Figure
 
 from pytest_dnnbench.__main__ import main
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.errors import UsageError
 from pytest_dnnbench.report.canvas import COLOURS, look, title_text
-from pytest_dnnbench.report.captions import caption
+from pytest_dnnbench.report.captions import caption, table_caption
 from pytest_dnnbench.report.command import main as report
 from pytest_dnnbench.report.findings import winner_sentence
 from pytest_dnnbench.report.latex import escaped
 from pytest_dnnbench.report.page import page_html
+from pytest_dnnbench.report.panels import leads
 from pytest_dnnbench.report.paste import csv_table, markdown_tables
 from pytest_dnnbench.report.plots import metric_of_history
 from pytest_dnnbench.report.reproduce import command
 from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.runs import Result, run_of
+from pytest_dnnbench.report.standings import standings
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.report.table import table_lines
 from pytest_dnnbench.report.verdicts import verdict_text
@@ -223,7 +229,69 @@ def test_the_table_for_a_paper_is_latex(tmp_path: Path) -> None:
     words = ["report", saved_run(tmp_path), "-o", str(tmp_path / "out"), "--latex", str(path)]
     assert main(words) == 0
     text = path.read_text()
-    assert text.startswith("\\begin{table}")
+    assert text.startswith("% \\usepackage{booktabs}\n\\begin{table}")
+    assert "±" not in text
+    assert "whiskers" not in text
     assert text.count("\\midrule") == 2
     assert "\\textbf{" in text
     assert escaped("50% of a_b & c") == "50\\% of a\\_b \\& c"
+
+
+def test_a_table_of_more_than_a_page_goes_on_over_pages(tmp_path: Path) -> None:
+    run, path = tmp_path / "run.json", tmp_path / "t.tex"
+    run.write_bytes(msgspec.json.encode(session([f"model_{number}" for number in range(5)])))
+    assert main(["report", str(run), "-o", str(tmp_path / "out"), "--latex", str(path)]) == 0
+    text = path.read_text()
+    assert text.startswith("% \\usepackage{booktabs,longtable}\n")
+    assert "{table}" not in text
+    first, others = text.split("\\endfirsthead")
+    assert first.count("framework & GPUs") == 1
+    assert others.partition("\\endhead")[0].count("framework & GPUs") == 1
+    assert text.count(" \\\\\n") == 1 + 2 + 10 + 70  # caption, heads, groups, cases
+
+
+def test_captions_speak_of_marks_that_are_there() -> None:
+    whole = Study([run_of(session(), "run.json")])
+    assert "small dots" in caption(whole, "throughput")
+    for plot in ("leads", "history"):
+        assert "whiskers: 95% interval" in caption(whole, plot)
+        assert "small dots" not in caption(whole, plot)
+    assert "whiskers" not in table_caption(whole)
+    assert "±: half of the 95% interval" in table_caption(whole)
+
+
+EIGHT = ("single", "ddp", "fsdp", "horovod", "pipedream", "pipedream-2bw", "gpipe", "1f1b")
+
+
+def test_the_first_chart_has_the_comparisons_on_most_devices_first() -> None:
+    whole = Study([run_of(session(("a", "b"), EIGHT[:3], (1, 2, 4)), "run.json")])
+    titles = [standing.title for standing in standings(contests(whole), whole)]
+    assert [title.rpartition(", ")[2] for title in titles] == ["4 GPUs"] * 4 + ["2 GPUs"] * 4
+    one = Study([run_of(session(("a",), EIGHT[:2], (1,)), "run.json")])
+    assert standings(contests(one), one)[0].title == "a, train, 1 GPU"
+
+
+@pytest.mark.parametrize("frameworks", [EIGHT, EIGHT[:4], EIGHT[:2]])
+def test_the_rows_of_the_first_chart_are_apart_and_inside_of_it(frameworks: Sequence[str]) -> None:
+    whole = Study([run_of(session(("a", "b"), frameworks, (1, 2, 4)), "run.json")])
+    drawn = standings(contests(whole), whole)
+    axes = Figure().add_subplot()
+    leads(drawn, axes)
+    heights = [numpy.asarray(line.get_ydata(), dtype=float).tolist() for line in axes.lines]
+    marks = sorted(height for height, *more in heights if not more)
+    rows = [len(standing.shares) for standing in drawn]
+    assert len(marks) == sum(rows) <= 32
+    low, high = sorted(axes.get_ylim())
+    assert low < marks[0] - 0.09
+    assert marks[-1] + 0.09 < high
+    starts = list(accumulate(rows))[:-1]
+    within = [b - a for at, (a, b) in enumerate(pairwise(marks), 1) if at not in starts]
+    between = [b - a for at, (a, b) in enumerate(pairwise(marks), 1) if at in starts]
+    assert min(between) > 1.5 * max(within)
+
+
+def test_of_more_cases_than_fit_one_comparison_is_drawn() -> None:
+    names = [f"framework_{number}" for number in range(40)]
+    whole = Study([run_of(session(("a",), names, (1, 2)), "run.json")])
+    drawn = standings(contests(whole), whole)
+    assert [len(standing.shares) for standing in drawn] == [40]

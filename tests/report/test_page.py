@@ -115,6 +115,20 @@ def test_each_case_tells_verdict_evidence_environment_and_how_to_measure_it_agai
     assert "--dnn-gpu-counts 4 --dnn-frameworks ddp --dnn-models resnet50" in text
 
 
+def test_cases_within_their_limits_are_counted_where_there_is_no_baseline() -> None:
+    data = session()
+    for case in data["benchmarks"]:
+        verdict = case["extra_info"]["dnnbench"]["verdict"]
+        verdict |= {"status": "no-baseline", "against": None}
+        verdict["metrics"]["throughput"] |= {"limit": None, "limit_absolute": 10.0}
+    text = page(data)
+    assert f"{len(data['benchmarks'])} within limits</li>" in text
+    assert "from the required at least 10 img/s" in text
+    for case in data["benchmarks"]:
+        case["extra_info"]["dnnbench"]["verdict"]["metrics"] = {}
+    assert "within limits" not in page(data)
+
+
 def test_a_lead_is_told_with_its_interval() -> None:
     text = page(session(frameworks=("ddp", "horovod"), noise=0.002))
     assert re.search(r"ddp ahead of horovod by \d+\.\d% \(\d+\.\d% to \d+\.\d%\)", text)

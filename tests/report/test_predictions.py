@@ -4,7 +4,9 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_dnnbench.report.page import page_html
 from pytest_dnnbench.report.predictions import prediction_details, prediction_lines
+from pytest_dnnbench.report.rows import sections
 from pytest_dnnbench.report.table import study_of, table_lines
 from pytest_dnnbench.report.write import write_report
 from pytest_dnnbench.results.records.schema import (
@@ -95,6 +97,19 @@ def test_the_details_say_from_what_it_was_predicted() -> None:
         "all reduce 0.01 ms and 25 GB/s",
         "profile parts over whole 1.02",
     ]
+
+
+def test_what_the_runtime_takes_itself_is_in_the_details_of_a_pipeline() -> None:
+    runtime = "of each predicted pass the runtime itself 0.5 ms"
+    made = with_prediction(msgspec.structs.replace(PREDICTED, runtime_s=5e-4), "1f1b")
+    assert made.prediction is not None
+    assert runtime in prediction_details(made.prediction)
+    made.plan = plan_entry("1-1")
+    study = study_of({"a": made})
+    assert runtime in page_html(study, sections(study), [], "Report")
+    made.prediction = PREDICTED
+    study = study_of({"a": made})
+    assert runtime not in page_html(study, sections(study), [], "Report")
 
 
 def test_the_page_has_a_mark_for_each_case_and_no_plot_without(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from pytest_dnnbench.case import Case
@@ -14,7 +15,7 @@ from pytest_dnnbench.report.rows import columns, sections
 from pytest_dnnbench.report.study import Study
 from pytest_dnnbench.report.table import Line, study_of, table_lines
 from pytest_dnnbench.report.text import cut_middle, pad, width_of
-from pytest_dnnbench.report.verdicts import verdict_text
+from pytest_dnnbench.report.verdicts import judged_lines, verdict_text
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.verdict import Verdict
 from tests.report import records
@@ -118,6 +119,30 @@ def test_columns_that_say_nothing_are_left_out() -> None:
     resident = record("single", 1, [10.0], metrics={"resident_peak_bytes": [100 * MIB]})
     assert texts(resident)[1].split() == ["framework", "GPUs", "img/s", "resident"]
     assert texts(resident)[-1] == "no verdict: there is no baseline to compare with"
+
+
+def test_a_limit_that_is_held_without_a_baseline_is_the_verdict() -> None:
+    def judged(**changes: float) -> Record:
+        metrics = {
+            name: msgspec.structs.replace(
+                metric_verdict("noisy" if abs(change) < 0.01 else "ok", change),
+                limit=None,
+                limit_absolute=3000.0,
+            )
+            for name, change in changes.items()
+        }
+        return full(verdict=Verdict(metrics=metrics))
+
+    held = {"throughput": 0.3, "allocated_peak_bytes": -0.2, "cached_peak_bytes": -0.9}
+    lines = texts(judged(**held), width=120)
+    assert lines[2].endswith("limit allocated held -20.0%"), "the nearest: 1.25 times away"
+    assert "no baseline to compare with: only absolute limits were judged" in lines
+    lines = texts(judged(**held | {"cached_peak_bytes": -0.001}), width=120)
+    assert lines[2].endswith("limit cached noisy -0.1%")
+    (line, *_) = judged_lines(judged(**held))
+    assert line.startswith(
+        "throughput ok: +30.0% (+29.5% to +30.5%) from the required at least 3,000.0 img/s, "
+    )
 
 
 def test_tests_of_one_case_are_told_apart_by_their_names() -> None:

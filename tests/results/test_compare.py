@@ -1,6 +1,7 @@
 """The compare command: its verdicts, its forms, its exit status, its start."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,17 @@ def test_limits_of_the_command_line_win(tmp_path: Path) -> None:
     assert main([*arguments, "--limits", "allocated_peak_bytes=+5%,throughput>=4000"]) == 1
     twice = ("--limits", "throughput>=4000", "--limits", "allocated_peak_bytes=+5%")
     assert main([*arguments, *twice]) == 1, "both hold"
+
+
+def test_a_limit_that_an_incomparable_case_keeps_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = save(tmp_path / "old.json", {NAME: record()})
+    now = save(tmp_path / "new.json", {NAME: record(gpus=4)})
+    assert main(["compare", str(old), str(now), "--limits", "throughput>=1"]) == 0
+    shown = capsys.readouterr().out
+    assert f"incomparable: {NAME}" in shown
+    assert re.search(r"limit held: throughput: .*, required: at least 1 img/s, kept by ", shown)
 
 
 def test_json_is_for_programs_and_markdown_for_people(

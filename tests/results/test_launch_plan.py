@@ -4,13 +4,23 @@ from pathlib import Path
 
 import pytest
 
+from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline
 from pytest_dnnbench.results.baselines.golden import Golden
 from pytest_dnnbench.results.baselines.golden_file import read_golden, write_golden
 from pytest_dnnbench.results.baselines.golden_update import update_golden
-from pytest_dnnbench.results.baselines.limits import parse_limits
+from pytest_dnnbench.results.baselines.limits import Limit, parse_limits
 from pytest_dnnbench.results.baselines.stored_sessions import storage_runs
+from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.records.saved import read_saved
-from pytest_dnnbench.results.verdicts.launch_plan import LaunchPlan, plan_launches, plans_of
+from pytest_dnnbench.results.statistics.noise import learn
+from pytest_dnnbench.results.verdicts.calibration import noise_summary
+from pytest_dnnbench.results.verdicts.judge import judge
+from pytest_dnnbench.results.verdicts.launch_plan import (
+    METRIC,
+    LaunchPlan,
+    plan_launches,
+    plans_of,
+)
 from tests.results.synthetic import NAME, disturbed, record, save
 
 
@@ -46,6 +56,18 @@ def test_a_case_in_which_none_would_do_is_named(
 ) -> None:
     made = plan(stored(tmp_path / "s", noise), effect)
     assert (made, made.beyond) == (LaunchPlan(effect, 2, {NAME: None}), (NAME,))
+
+
+def test_a_calibration_promises_what_the_verdict_will_detect() -> None:
+    """It promised a little more: the look at the first sessions has a share of the false alarms."""
+    history = [[100.0 * (1 + 0.05 * (k - 1)) * (1 + 0.04 * n) for k in range(3)] for n in range(6)]
+    noise, limit = learn(history), Limit(relative=-0.03)
+    stored = CaseBaseline("b.json", None, 6, {METRIC: history}, noise={METRIC: noise})
+    session = [100.0, 105.0, 110.0]
+    judged = judge({METRIC: Launches(tuple(session))}, stored, {METRIC: limit}, alpha=0.01)
+    promised = judged.verdict.metrics[METRIC].minimum_detectable
+    text = noise_summary(METRIC, session, history, noise, limit, false_alarms=0.01, tests=1)
+    assert f"detects {promised:.1%} with 3 launches" in text
 
 
 def test_one_stored_session_promises_nothing(tmp_path: Path) -> None:

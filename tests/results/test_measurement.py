@@ -290,7 +290,8 @@ def test_thresholds_are_one_sided_and_in_the_metrics_own_unit() -> None:
 
 
 def test_a_pipelines_plan_is_on_record_with_what_came_of_it() -> None:
-    decision = PlanDecision(Plan("corrected", (2,), 0.5, 1.0, 1.0, 2.0, ()), "planner", 1e9, 1.01)
+    plan = Plan("corrected", (2,), 0.5, 1.0, 1.0, 2.0, ())
+    decision = PlanDecision(plan, "planner", 1e9, 1.01, runtime_s=0.002)
     reports = tuple(
         report(
             rank,
@@ -311,6 +312,7 @@ def test_a_pipelines_plan_is_on_record_with_what_came_of_it() -> None:
     assert (made.prediction.step_time_s, made.prediction.measured_step_time_s) == (0.9, 1.5)
     assert made.prediction.error == pytest.approx(1.5 / 0.9 - 1)
     assert made.prediction.profile_parts_over_whole == 1.01
+    assert made.prediction.runtime_s == 0.002
     assert [(rank.stage, rank.peak_bytes) for rank in made.plan.ranks] == [(0, 100), (1, 300)]
     assert measured("ddp", 2, [1.0]).plan is None
 

@@ -28,7 +28,7 @@ from pytest_dnnbench.results.baselines.stored_sessions import Baseline, storage_
 from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.records.schema import PlanEntry, Record
 from pytest_dnnbench.results.statistics.noise import TIME
-from tests.results.synthetic import NAME, elsewhere, judged, record, save, storage
+from tests.results.synthetic import NAME, elsewhere, file_of, judged, record, save, storage
 
 
 def case(baseline: Baseline, now: Record | None = None) -> ComparedWith:
@@ -239,6 +239,50 @@ def test_a_golden_file_reads_back_and_is_written_the_same(tmp_path: Path) -> Non
     assert isinstance(baseline, CaseBaseline)
     assert len(baseline.history["throughput"]) == 2
     assert baseline.noise["throughput"].sessions == 2
+
+
+def night(folder: Path, number: int) -> None:
+    """A night's session in a machine's folder of the storage."""
+    path = folder / f"{number:04}_nightly.json"
+    content = file_of({NAME: record(seed=number)})
+    content["datetime"] = f"2026-03-{number:02}T02:00:00+00:00"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def test_a_folder_stands_for_its_newest_session_and_each_is_taken_over_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, saved = tmp_path / "golden.json", tmp_path / "saved"
+
+    def updated(*arguments: object) -> tuple[str, int]:
+        assert main(["baseline", "update", str(path), *map(str, arguments)]) == 0
+        baseline = case(read_golden(path))
+        assert isinstance(baseline, CaseBaseline)
+        return capsys.readouterr().out.strip(), len(baseline.history["throughput"])
+
+    for number in range(1, 12):
+        night(saved / "Linux", number)
+    assert updated(saved) == (f"{path}: 1 case", 1)
+    before = path.read_text()
+    assert updated(saved) == (f"{path}: 1 case; 1 session no newer than it left out", 1)
+    assert path.read_text() == before
+    night(saved / "Linux", 12)
+    assert updated(saved, "--last", 3)[1] == 2, "of the 10th, 11th and 12th the last is new"
+    path.unlink()
+    assert updated(saved, "--last", 4)[1] == 4
+    named = [saved / "Linux" / f"{number:04}_nightly.json" for number in (1, 2)]
+    assert updated(*named)[1] == 6, "what is named is added, be it old"
+
+
+def test_an_update_from_the_storage_of_two_machines_is_refused_whole(tmp_path: Path) -> None:
+    """A golden file is of one machine."""
+    path, saved = tmp_path / "golden.json", tmp_path / "saved"
+    for machine, gpus in (("Linux-a", 1), ("Linux-b", 4)):
+        (saved / machine).mkdir(parents=True)
+        save(saved / machine / "0001_nightly.json", {NAME: record(gpus=gpus)})
+    assert main(["baseline", "update", str(path), str(saved)]) == 2
+    assert not path.exists()
 
 
 def test_a_limit_written_by_hand_holds_and_survives_an_update(tmp_path: Path) -> None:

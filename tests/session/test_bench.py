@@ -9,7 +9,9 @@ import pytest
 from pytest_dnnbench.case import Scalar
 from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.metrics import METRICS, Metric
 from pytest_dnnbench.session.given_by_name import name_of
+from pytest_dnnbench.session.state import parametrised
 from tests import tiny_models
 from tests.fake_launches import CONFTEST
 
@@ -38,6 +40,77 @@ def test_a_model_may_be_given_by_its_factory(run: pytest.Pytester) -> None:
         """
     )
     run.runpytest_subprocess(*ONE_CASE).assert_outcomes(passed=1)
+
+
+def test_parameters_may_be_given_by_keyword(run: pytest.Pytester) -> None:
+    """Every such test of a project failed to be collected with an IndexError, once the package was
+    installed."""
+    run.makepyfile(
+        test_cases="""
+        import pytest
+
+        @pytest.mark.parametrize(argnames="number", argvalues=[1, 2])
+        def test_other(number):
+            assert number
+
+        @pytest.mark.parametrize(argnames=("framework", "gpus"), argvalues=[("ddp", 1)])
+        def test_case(framework, model, gpus, process_group, dnnbench):
+            pass
+        """
+    )
+    result = run.runpytest_inprocess("--dnn-device=cpu", "--dnn-models=resnet18", "--collect-only")
+    result.stdout.fnmatch_lines(
+        ["*test_other[[]1]*", "*test_case*resnet18-ddp-1gpu*", "*3 tests coll*"]
+    )
+    run.runpytest_inprocess("-k", "other", "--dnn-models=resnet18").assert_outcomes(
+        passed=2, deselected=1
+    )
+
+
+def test_marks_of_other_tests_are_not_ours(run: pytest.Pytester) -> None:
+    """A project whose own marks are called `limits` could run no test any more."""
+    run.makepyfile(
+        test_other="""
+        import pytest
+
+        @pytest.mark.limits(5, seconds=3)
+        @pytest.mark.known_regression()
+        def test_it():
+            pass
+        """
+    )
+    run.runpytest_inprocess().assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("mark", "names"),
+    [
+        (pytest.mark.parametrize("framework , gpus", []), ["framework", "gpus"]),  # noqa: PT006 - so
+        (pytest.mark.parametrize(["my_framework"], []), ["my_framework"]),  # noqa: PT006 - users do
+        (pytest.mark.parametrize(argnames="my_framework", argvalues=[]), ["my_framework"]),
+    ],
+)
+def test_the_parameters_of_a_mark_are_whole_names(
+    mark: pytest.MarkDecorator, names: list[str]
+) -> None:
+    """A parameter `my_framework` passed for the framework."""
+    assert parametrised(mark.mark) == names
+
+
+def test_a_metric_of_a_hook_goes_with_its_session(run: pytest.Pytester) -> None:
+    """A later session of the process, with another plugin, had it still, or was refused."""
+    run.makepyfile("def test_it():\n    pass\n")
+    for unit in ("J", "W"):
+
+        class Adds:
+            @staticmethod
+            def pytest_dnnbench_metrics(unit: str = unit) -> list[Metric]:
+                return [Metric("of_a_plugin", unit, "lower", over_ranks="sum")]
+
+        run.runpytest_inprocess("-p", "no:cacheprovider", plugins=[Adds()]).assert_outcomes(
+            passed=1
+        )
+        assert "of_a_plugin" not in METRICS
 
 
 def test_names_of_models() -> None:

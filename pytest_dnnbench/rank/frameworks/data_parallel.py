@@ -20,7 +20,7 @@ from pytest_dnnbench.messages import Correctness, Place, RunRequest
 from pytest_dnnbench.rank import group, rank_phase
 from pytest_dnnbench.rank.block_trial import copy_changed_inputs, try_blocks
 from pytest_dnnbench.rank.frameworks.workload_worker import WorkloadWorker
-from pytest_dnnbench.rank.proof.conditions import ProofCopies, proof_conditions
+from pytest_dnnbench.rank.proof.conditions import ProofCopies, proof_conditions, room_for_draws
 from pytest_dnnbench.rank.proof.data_parallel import prove_training
 from pytest_dnnbench.rank.proof.data_parallel_validation import prove_validation
 from pytest_dnnbench.rank.proof.exchange_rounding import Rounding
@@ -29,6 +29,7 @@ from pytest_dnnbench.rank.proof.heap import give_back_memory
 from pytest_dnnbench.rank.proof.low_rank import LowRank
 from pytest_dnnbench.rank.proof.proven_worker import proof_batch
 from pytest_dnnbench.rank.proof.recheck import recheck
+from pytest_dnnbench.rank.proof.remembered_draws import RememberedDraws
 from pytest_dnnbench.rank.step_forms import compiled, form_module, fuse, laid_out
 from pytest_dnnbench.rank.update_rule import UpdateRule, has_own_update, optimiser_for
 from pytest_dnnbench.rank.whole import whole
@@ -36,7 +37,7 @@ from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workloads import batches
 from pytest_dnnbench.rank.workloads.batches import wide
 from pytest_dnnbench.rank.workloads.checks import blocks_of, model_of, samples_of
-from pytest_dnnbench.rank.workloads.image_models import seed, widen
+from pytest_dnnbench.rank.workloads.image_models import widen
 from pytest_dnnbench.rank.workloads.structure import mapped
 from pytest_dnnbench.rank.workloads.workload import Batch, DataShare
 
@@ -206,9 +207,7 @@ class DataParallelWorker(WorkloadWorker):
     def fresh_module(self, rank: int, wide: bool = False) -> nn.Module:
         """The case's model with the first weights of a rank, in its own types or in double
         precision."""
-        workload = self.workload  # made before the seed is set: a user's factory may draw numbers
-        seed(self.case.seed + rank)
-        model = model_of(workload).train().to(self.device)
+        model = self.model_from(self.case.seed + rank).to(self.device)
         return widen(model) if wide else model
 
     def _on_host(self) -> nn.Module:
@@ -366,5 +365,6 @@ class DataParallelWorker(WorkloadWorker):
 
     def prove(self) -> Correctness:
         """As Worker.prove: in the types that are timed, and in float64."""
+        self.drawing = RememberedDraws(room_for_draws(self.place))
         with proof_conditions(self.request.model, self._on_host, self.place, self.proof_copies):
             return prove_training(self) if self.case.phase == "train" else prove_validation(self)

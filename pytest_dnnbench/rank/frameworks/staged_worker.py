@@ -35,17 +35,18 @@ from pytest_dnnbench.rank.profiling.example_input import (
     traced_example,
 )
 from pytest_dnnbench.rank.profiling.operator_graph import OperatorGraph, trace
-from pytest_dnnbench.rank.proof.conditions import ProofCopies, proof_conditions
+from pytest_dnnbench.rank.proof.conditions import ProofCopies, proof_conditions, room_for_draws
 from pytest_dnnbench.rank.proof.fingerprint import digest
 from pytest_dnnbench.rank.proof.pipeline import prove_training
 from pytest_dnnbench.rank.proof.pipeline_validation import prove_validation
 from pytest_dnnbench.rank.proof.proven_pipeline import AnyRuntime
+from pytest_dnnbench.rank.proof.remembered_draws import RememberedDraws
 from pytest_dnnbench.rank.step_forms import laid_out, lay_out
 from pytest_dnnbench.rank.update_rule import has_own_update
 from pytest_dnnbench.rank.worker import Step
 from pytest_dnnbench.rank.workloads import batches
-from pytest_dnnbench.rank.workloads.checks import model_of, samples_of
-from pytest_dnnbench.rank.workloads.image_models import seed, widen
+from pytest_dnnbench.rank.workloads.checks import samples_of
+from pytest_dnnbench.rank.workloads.image_models import widen
 from pytest_dnnbench.rank.workloads.image_workload import ImageWorkload
 from pytest_dnnbench.rank.workloads.structure import Structure
 from pytest_dnnbench.rank.workloads.workload import Batch, DataShare
@@ -122,9 +123,7 @@ class StagedWorker(WorkloadWorker):
         return widen(model) if wide else model
 
     def _on_host(self) -> nn.Module:
-        workload = self.workload  # made before the seed is set: a user's factory may draw numbers
-        seed(self.case.seed)
-        model = model_of(workload).train()
+        model = self.model_from(self.case.seed)
         self._normalises_batches = _normalises_batches(model)
         return model
 
@@ -225,6 +224,7 @@ class StagedWorker(WorkloadWorker):
     def prove(self) -> Correctness:
         """As Worker.prove: the case's plan and model, on small minibatches."""
         self._take_plan()
+        self.drawing = RememberedDraws(room_for_draws(self.place))
         prove = prove_training if self.case.phase == "train" else prove_validation
         with proof_conditions(self.request.model, self._on_host, self.place, self.proof_copies):
             return prove(self, self._assembled)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pytest_dnnbench.rank.proof.distance import distance, largest
+from pytest_dnnbench.rank.proof.distance import distance, largest, same
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -28,9 +28,12 @@ class Comparison:
         """Compares tensors of one kind. `when` completes "KIND of ...": a step, a run, a rank."""
         worst, where, deviates = -1.0, "", 0.0
         self._name(kind)
-        for name, difference, scale in _differences(got, expected):
+        for name, difference, theirs in _differences(got, expected):
             bound = bounds.get(name, 0.0)
             part = _part(difference, bound)
+            if part <= min(self._nearest.get(kind, -1.0), max(worst, 1.0)):
+                continue
+            scale = _scale(theirs)
             # "Not at most" and not "above": the comparison has to catch a NaN as well.
             if not part <= self._nearest.get(kind, -1.0):
                 self._nearest[kind] = math.inf if math.isnan(part) else part
@@ -69,24 +72,30 @@ def _part(difference: float, bound: float) -> float:
     return difference / bound if bound and math.isfinite(bound) else math.inf
 
 
-def _differences(got: Tensors, expected: Tensors) -> Iterator[tuple[str, float, float]]:
-    """Name, largest difference and scale of each tensor. The difference is infinite where a tensor
-    is absent or of another shape."""
+def _differences(
+    got: Tensors, expected: Tensors
+) -> Iterator[tuple[str, float, torch.Tensor | None]]:
+    """Name and largest difference of each tensor, and what is expected. The difference is infinite
+    where a tensor is absent or of another shape, and nothing is expected then."""
     for name in sorted({*got, *expected}):
         # Looked up once: a shelf reads its file each time.
         ours, theirs = got.get(name), expected.get(name)
         if ours is None or theirs is None or ours.shape != theirs.shape:
-            yield name, math.inf, 1.0
+            yield name, math.inf, None
         elif theirs.numel():
-            yield name, distance(ours, theirs), max(1.0, largest(theirs))
+            yield name, 0.0 if same(ours, theirs) else distance(ours, theirs), theirs
+
+
+def _scale(expected: torch.Tensor | None) -> float:
+    return 1.0 if expected is None else max(1.0, largest(expected))
 
 
 def deviation(got: Tensors, expected: Tensors) -> tuple[float, str]:
     """The largest deviation over all tensors, max |got - expected| / max(1, max |expected|), and
     the name of that tensor. It is infinite where tensors cannot be compared."""
     worst, where = 0.0, ""
-    for name, difference, scale in _differences(got, expected):
-        deviates = difference / scale
+    for name, difference, theirs in _differences(got, expected):
+        deviates = difference / _scale(theirs)
         if not deviates <= worst:
             worst, where = (math.inf if math.isnan(deviates) else deviates), name
     return worst, where

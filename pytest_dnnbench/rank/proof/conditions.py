@@ -24,7 +24,7 @@ from torch import nn
 from pytest_dnnbench.messages import Place
 from pytest_dnnbench.rank.entry import is_out_of_memory
 from pytest_dnnbench.rank.proof.free_memory import free_bytes
-from pytest_dnnbench.rank.proof.heap import map_large_tensors
+from pytest_dnnbench.rank.proof.heap import Spending
 
 _GIBIBYTE = 2**30
 
@@ -64,9 +64,9 @@ def proof_conditions(
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False
-    map_large_tensors()
     try:
-        yield
+        with Spending.begun():
+            yield
     except ProofOutOfMemory:
         raise
     except (RuntimeError, MemoryError, OSError) as error:
@@ -91,12 +91,14 @@ _HELP = (
 def check_room(model: str, module: nn.Module, place: Place, copies: ProofCopies) -> None:
     """Raises ProofOutOfMemory where less memory is free than the proof cannot do without: before
     the kernel ends the ranks, or other programs. Called where `module`, in its own types, is all
-    that each rank holds. Of CPU ranks, the first of a machine counts for all of them."""
+    that each rank holds. Of CPU ranks, the first of a machine counts for all of them. In a proof,
+    chooses whether it takes memory freely."""
     tensors = [*module.parameters(), *module.buffers()]
     # The module itself is given up before the proof's own copies are made.
     held = _sharing(place) * sum(each.nbytes for each in tensors)
     weights = sum(each.numel() for each in module.parameters())
     _refuse_without_room(model, weights, held, place, copies)
+    Spending.choose(_is_plentiful(place, weights))
 
 
 def check_room_ahead(
@@ -127,7 +129,30 @@ def _refuse_without_room(
 
 PLENTY = 16.0
 """Float64 copies of the weights that have to be free where two references are held at once: each
-has 6 at most (docs/how-it-works.md), and others may need memory too."""
+has 7 at most (docs/how-it-works.md), and others may need memory too."""
+
+
+PART_FOR_DRAWS = 1 / 32
+"""Of the free memory, what the random numbers take that all ranks of a machine remember."""
+
+
+def room_for_draws(place: Place) -> int:
+    """Bytes of random numbers that this rank may remember."""
+    ranks = place.local_world_size if place.node else place.world_size
+    return int((free_bytes(torch.device("cpu")) or 0) * PART_FOR_DRAWS / ranks)
+
+
+PLENTY_OF_A_RANK = 12.0
+"""Float64 copies of the weights that have to be free for each CPU rank of a machine where none of
+them gives memory back: it has 7 at most, and puts up to 5 aside."""
+
+
+def _is_plentiful(place: Place, weights: int) -> bool:
+    """Whether a CPU rank may take memory freely."""
+    if place.device != "cpu":
+        return False
+    free = free_bytes(torch.device(place.device))
+    return free is not None and 8 * PLENTY_OF_A_RANK * _sharing(place) * weights <= free
 
 
 def two_may_follow(place: Place, parameters: int) -> bool:

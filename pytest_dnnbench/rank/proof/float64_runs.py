@@ -83,15 +83,16 @@ class Float64Runs(PipelinePart):
         proven of a stage."""
         comparison = Comparison()
         for number in range(len(self.runs)):
-            if number:
-                self.follow_run(number, shared)
+            self.follow_on(number + 1, shared)
             if uncertain := shared.uncertain_stages:
                 raise WrongResult(_why_uncertain(self.proven, uncertain))
             self._compare_run(comparison, number, shared)
+            shared.give_up(number)
         return comparison
 
     def _compare_run(self, comparison: Comparison, number: int, shared: SharedReference) -> None:
-        parameters, buffers, when = shared.parameters(), shared.buffers(), f"after run {number}"
+        parameters, buffers = shared.parameters(number), shared.buffers(number)
+        when = f"after run {number}"
         for stage, left in self._left[number].items():
             of_stage = f"stage {stage} {when}"
             answer = parameters[stage]

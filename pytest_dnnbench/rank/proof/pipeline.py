@@ -1,7 +1,7 @@
 """The proof of a pipeline: short runs compared on every rank with the reference
 (pipeline_reference.py).
 
-    trace check     rank 0: the traced stages beside the model itself (trace_check.py)
+    trace check     the traced stages beside the model itself (trace_check.py)
     timed types     one run of one update (timed_update.py)
     float64         two runs under SGD (float64_runs.py)
     own update      where the workload has an optimiser or a scheduler: a run in float64, in which a
@@ -73,7 +73,7 @@ def compare_parts(
     least = Measured.NONE if timed.tells_certainty else Measured.FIRST
     early: dict[Measured, SharedReference] = {}
     if timed_at:
-        early[least] = float64.follow(least, 0)
+        early[least] = float64.follow(least, 0, runs=len(float64.runs))
 
     def timed_compared(measured: Measured) -> Comparison:
         return timed.compared(timed.follow(measured, timed_at))

@@ -77,10 +77,10 @@ class PipelinePart(ABC):
     @abstractmethod
     def compared(self, shared: SharedReference) -> Comparison:
         """What the runs left, compared with the reference's, which has followed the first of
-        them."""
+        them at least."""
 
-    def follow(self, measured: Measured, holder: int) -> SharedReference:
-        """The reference, which `holder` runs; the first run is passed there. Called on all ranks,
+    def follow(self, measured: Measured, holder: int, runs: int = 1) -> SharedReference:
+        """The reference, which `holder` runs; the first runs are passed there. Called on all ranks,
         of which the others do not wait."""
         proven, reference = self.proven, None
         if proven.place.rank == holder:
@@ -98,18 +98,19 @@ class PipelinePart(ABC):
             )
         ran = self.ran
         shared = SharedReference(reference, ran.stages, ran.replica, proven.device, holder)
-        self.follow_run(0, shared)
+        self.follow_on(runs, shared)
         return shared
 
-    def follow_run(self, number: int, shared: SharedReference) -> None:
-        """Lets the reference follow a run."""
-        shared.run(self.runs[number], self.ran.all_losses[number])
+    def follow_on(self, runs: int, shared: SharedReference) -> None:
+        """Lets the reference follow until it has followed so many runs."""
+        for number in range(shared.runs, runs):
+            shared.run(self.runs[number], self.ran.all_losses[number])
 
     def compare_losses(
         self, comparison: Comparison, kind: str, run: int, shared: SharedReference, when: str
     ) -> None:
         """Compares those of the reference's losses that this rank has as well."""
-        expected, bounds = shared.losses()
+        expected, bounds = shared.losses(run)
         losses = self.ran.losses[run]
         rank = f"rank {self.proven.place.rank} {when}"
         same = {name: torch.tensor(expected[int(name)], dtype=torch.float64) for name in losses}

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from pytest_dnnbench.case import Scalar
+from pytest_dnnbench.errors import WrongResult
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.planner.schedule import Schedule
 from pytest_dnnbench.rank.pipeline.runtime import Completed, UpdateObserver
@@ -20,7 +22,7 @@ from pytest_dnnbench.rank.proof.conditions import ProofCopies, check_room
 from pytest_dnnbench.rank.proof.distance import Tensors
 from pytest_dnnbench.rank.proof.own_arithmetic import own_arithmetic
 from pytest_dnnbench.rank.proof.randomness import NoRandomness
-from pytest_dnnbench.rank.proof.trace_check import check_trace
+from pytest_dnnbench.rank.proof.trace_check import TraceCheck
 from pytest_dnnbench.rank.proof.weight_versions import weights_met
 from pytest_dnnbench.rank.workloads.batches import moved
 from pytest_dnnbench.rank.workloads.image_models import weight_types
@@ -175,7 +177,7 @@ class Checked:
 
 
 def checked_trace(proven: Proven, *, training: bool) -> Checked:
-    """Cuts the model as it is timed; on rank 0, checks its trace too."""
+    """Cuts the model as it is timed, and checks its trace. Called on all ranks."""
     model = proven.model().train(training)
     check_room(proven.request.model, model, proven.place, proven.proof_copies)
     inputs, _ = proven.batch(0)
@@ -189,20 +191,33 @@ def checked_trace(proven: Proven, *, training: bool) -> Checked:
     small = proven.small_batch(0)
     arithmetic = own_arithmetic(proven.workload, model, small, proven.precision, proven.autocast)
     stages = proven.stages()
-    if proven.place.rank == 0:
+    if proven.place.rank in (0, proven.place.world_size - 1):
         stages = [stage.to(proven.device).train(training) for stage in stages]
-        ratio = check_trace(
-            model,
-            stages,
-            inputs,
-            proven.precision,
-            proven.autocast,
-            proven.predicted_step_s,
-            forward=proven.workload.forward,
-        )
-        about["untraced forward over traced"] = round(ratio, 2)
+    ratio = _trace_ratio(
+        proven, TraceCheck(model, stages, inputs, proven.autocast, proven.workload.forward)
+    )
+    about["untraced forward over traced"] = round(ratio, 2)
     parameters = sum(each.numel() for each in model.parameters())
     return Checked(arithmetic, parameters, owned_by_stage(model, stages), about, stages)
+
+
+def _trace_ratio(proven: Proven, check: TraceCheck) -> float:
+    """The time of the model's forward pass over that of its stages. The first rank checks what they
+    compute and the last the time, at once. Raises WrongResult on all ranks, with what the first of
+    them says."""
+    rank, ranks, ratio, wrong = proven.place.rank, proven.place.world_size, 0.0, ""
+    try:
+        if rank == 0:
+            check.check_computation(proven.precision)
+        if rank == ranks - 1:
+            ratio = check.check_time(proven.predicted_step_s)
+    except WrongResult as error:
+        wrong = str(error)
+    said = [(0.0, "")] * ranks
+    dist.all_gather_object(said, (ratio, wrong))
+    if failures := [text for _, text in said if text]:
+        raise WrongResult(failures[0])
+    return said[-1][0]
 
 
 def owned_by_stage(model: nn.Module, stages: Sequence[nn.Module]) -> list[dict[str, str]]:

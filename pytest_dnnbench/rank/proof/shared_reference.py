@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pytest_dnnbench.rank.proof.distance import Tensors
 from pytest_dnnbench.rank.proof.pipeline_reference import PipelineBounds, PipelineReference
 from pytest_dnnbench.rank.proof.shelf import Shelf
 from pytest_dnnbench.rank.workloads.workload import Batch
@@ -32,9 +33,37 @@ class Answer:
     bounds: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """What the reference holds after a run: losses; by stage, the mean gradients of the first
+    update and the newest weights; by stage and replica, buffers."""
+
+    losses: list[float]
+    bounds: PipelineBounds
+    first_gradients: list[Tensors]
+    parameters: list[Tensors]
+    buffers: list[list[Tensors]]
+
+    @classmethod
+    def of(cls, reference: PipelineReference, losses: list[float]) -> "_Followed":
+        """Its tensors themselves: no later run changes them."""
+        replicas = reference.schedule.layout.replicas
+        stages = range(len(replicas))
+        return cls(
+            losses,
+            reference.bounds(),
+            [reference.first_gradients(stage) for stage in stages],
+            [reference.parameters(stage) for stage in stages],
+            [
+                [reference.buffers(stage, replica) for replica in range(replicas[stage])]
+                for stage in stages
+            ],
+        )
+
+
 class SharedReference:
-    """A reference as ranks ask it. Every method is called on all ranks of the job at the same
-    time.
+    """A reference as ranks ask it, of the runs that it has followed, by their number. Every method
+    is called on all ranks of the job at the same time.
 
     `reference` is that of the rank `holder`, with an arithmetic; None on the others. `stages` are
     those of this rank, which is replica `replica` of them.
@@ -50,8 +79,9 @@ class SharedReference:
     ) -> None:
         self._reference = reference
         self._holder = holder
-        self._losses: list[float] = []
-        self._bounds: PipelineBounds | None = None
+        self._followed: dict[int, _Followed] = {}
+        self.runs = 0
+        """Followed so far."""
         self._stages = tuple(stages)
         self._replica = replica
         self._device = device
@@ -60,14 +90,19 @@ class SharedReference:
         """Runs the reference over minibatches, which are made where it is held; the pipeline got
         these losses. Other ranks go on at once; for what they ask next, they wait."""
         if self._reference is not None:
-            self._losses = self._reference.run([batch() for batch in batches], got)
-            self._bounds = self._reference.bounds()
+            losses = self._reference.run([batch() for batch in batches], got)
+            self._followed[self.runs] = _Followed.of(self._reference, losses)
+        self.runs += 1
 
-    def losses(self) -> tuple[list[float], list[float]]:
-        """The loss of each minibatch of the last run, and how far it may be missed."""
+    def give_up(self, run: int) -> None:
+        """Keeps nothing of a run any more."""
+        self._followed.pop(run, None)
+
+    def losses(self, run: int) -> tuple[list[float], list[float]]:
+        """The loss of each minibatch of a run, and how far it may be missed."""
         losses: list[Any] = [None]
-        if self._bounds is not None:
-            losses = [(self._losses, self._bounds.losses)]
+        if followed := self._followed.get(run):
+            losses = [(followed.losses, followed.bounds.losses)]
         dist.broadcast_object_list(losses, src=self._holder)
         expected, bounds = losses[0]
         return expected, bounds
@@ -80,40 +115,40 @@ class SharedReference:
     def first_gradients(self) -> dict[int, Answer]:
         """By stage of this rank, the mean gradients of its first update."""
 
-        def of(reference: PipelineReference, bounds: PipelineBounds, stage: int, _: int) -> Answer:
-            within = reference.named(stage, bounds.first_gradients[stage])
-            return Answer(reference.first_gradients(stage), within)
+        def of(reference: PipelineReference, followed: _Followed, stage: int, _: int) -> Answer:
+            within = reference.named(stage, followed.bounds.first_gradients[stage])
+            return Answer(followed.first_gradients[stage], within)
 
-        return self._ask(of)
+        return self._ask(0, of)
 
-    def parameters(self) -> dict[int, Answer]:
-        """By stage of this rank, the newest weights."""
+    def parameters(self, run: int) -> dict[int, Answer]:
+        """By stage of this rank, the weights after a run."""
 
-        def of(reference: PipelineReference, bounds: PipelineBounds, stage: int, _: int) -> Answer:
-            within = reference.named(stage, bounds.parameters)
-            return Answer(reference.parameters(stage), within)
+        def of(reference: PipelineReference, followed: _Followed, stage: int, _: int) -> Answer:
+            within = reference.named(stage, followed.bounds.parameters)
+            return Answer(followed.parameters[stage], within)
 
-        return self._ask(of)
+        return self._ask(run, of)
 
-    def buffers(self) -> dict[int, Answer]:
-        """By stage of this rank, the buffers of its replica."""
+    def buffers(self, run: int) -> dict[int, Answer]:
+        """By stage of this rank, the buffers of its replica after a run."""
 
         def of(
-            reference: PipelineReference, bounds: PipelineBounds, stage: int, replica: int
+            reference: PipelineReference, followed: _Followed, stage: int, replica: int
         ) -> Answer:
-            within = reference.named(stage, bounds.buffers[stage][replica])
-            return Answer(reference.buffers(stage, replica), within)
+            within = reference.named(stage, followed.bounds.buffers[stage][replica])
+            return Answer(followed.buffers[stage][replica], within)
 
-        return self._ask(of)
+        return self._ask(run, of)
 
     def _ask(
-        self, answering: Callable[[PipelineReference, PipelineBounds, int, int], Answer]
+        self, run: int, answering: Callable[[PipelineReference, _Followed, int, int], Answer]
     ) -> dict[int, Answer]:
         asked: list[tuple[tuple[int, ...], int]] = [((), 0)] * dist.get_world_size()
         dist.all_gather_object(asked, (self._stages, self._replica))
-        if self._reference is None or self._bounds is None:
+        if self._reference is None:
             return {stage: _received(self._device, self._holder) for stage in self._stages}
-        answer = partial(answering, self._reference, self._bounds)
+        answer = partial(answering, self._reference, self._followed[run])
         for peer, (stages, replica) in enumerate(asked):
             if peer != dist.get_rank():
                 for stage in stages:
@@ -140,5 +175,5 @@ def _received(device: torch.device, holder: int) -> Answer:
         tensor = torch.empty(shape, dtype=dtype)
         if tensor.numel():
             dist.recv(tensor.reshape(-1).view(torch.uint8), src=holder)
-        expected.put(name, tensor.to(device))
+        expected.take(name, tensor.to(device))
     return Answer(expected, bounds)

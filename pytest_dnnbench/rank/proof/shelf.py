@@ -8,7 +8,7 @@ moves them. So the proof of a large model never holds both sides at once.
 import ctypes
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -16,9 +16,11 @@ from typing import ClassVar
 import torch
 
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.rank.proof.heap import Spending
 
 IN_MEMORY_BYTES = 128 * 2**20
-"""On all shelves of a process together, before files are used. Small models never have one."""
+"""On all shelves of a process together, before files are used, unless the proof takes memory freely
+(heap.py). Small models never have one."""
 
 _TAKE_MEMORY = ("tmpfs", "ramfs")
 """File systems whose files lie in memory."""
@@ -62,11 +64,20 @@ class Shelf(Mapping[str, torch.Tensor]):
     @torch.no_grad()
     def put(self, name: str, tensor: torch.Tensor) -> None:
         """Puts a tensor's values here. Raises UsageError where the disk has no room for them."""
-        plain = tensor.detach().resolve_conj()
-        if Shelf.on_all_bytes + plain.nbytes <= IN_MEMORY_BYTES:
+        self._put(name, tensor.detach().resolve_conj(), torch.clone)
+
+    @torch.no_grad()
+    def take(self, name: str, tensor: torch.Tensor) -> None:
+        """As `put`, of a tensor that nobody else has: in memory, it is not copied."""
+        self._put(name, tensor.detach().resolve_conj(), lambda plain: plain)
+
+    def _put(
+        self, name: str, plain: torch.Tensor, held: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        if Spending.is_free() or Shelf.on_all_bytes + plain.nbytes <= IN_MEMORY_BYTES:
             Shelf.on_all_bytes += plain.nbytes
             self._held_bytes += plain.nbytes
-            self._places[name] = plain.clone()
+            self._places[name] = held(plain)
             return
         if self._file is None:
             self._file = _NamelessFile()

@@ -51,17 +51,19 @@ class StageState:
                 if self.minibatches > 1:  # a division by one only takes time
                     gradient.div_(self.minibatches)
                 # In place of what is not needed again, and with `alpha`: new memory costs as much
-                # time as the sums. Versions of the weights stay as they are.
+                # time as the sums. Versions of the weights stay as they are. Each sum rounds as
+                # that of torch's SGD: what equals to the last bit has no bound to be measured.
                 into = torch.empty_like(gradient) if keeps else gradient
                 change = torch.add(gradient, weight, alpha=optimiser.weight_decay, out=into)
-                before = self.velocity.get(name)
-                if before is not None:
-                    change.add_(before, alpha=optimiser.momentum)
-                self.velocity[name] = change
+                velocity, free = change, None
+                if name in self.velocity:
+                    velocity = self.velocity[name].mul_(optimiser.momentum).add_(change)
+                    free = change
+                self.velocity[name] = velocity
                 following[name] = torch.sub(
-                    weight, change, alpha=optimiser.learning_rate, out=before
+                    weight, velocity, alpha=optimiser.learning_rate, out=free
                 )
-                drift.step(name, errors[name], following[name], change)
+                drift.step(name, errors[name], following[name], velocity)
         if keeps:
             self.first_gradients, self.first_errors = self.total, errors
         self.weights.append(following)

@@ -72,10 +72,13 @@ class CaseBaseline:
         earlier = self.earlier.get(metric)
         if earlier is None:
             return anchor_of(sessions)
-        if len(sessions) < FEWEST or not all(value > 0 for each in earlier.first for value in each):
+        first = earlier.first
+        if len(first) == earlier.count:  # all of them: the oldest that is kept follows
+            first = [*first, *sessions][:WINDOW]
+        if len(sessions) < FEWEST or not all(value > 0 for each in first for value in each):
             return None
-        middle = len(earlier.first) // 2
-        return Anchor(earlier.first, sessions, earlier.count + len(sessions) - middle)
+        middle = len(first) // 2
+        return Anchor(first, sessions, earlier.count + len(sessions) - middle)
 
     def anchored_at(self, anchor: "CaseBaseline", name: str) -> "CaseBaseline":
         """The same baseline beside an anchor: the latest sessions of `anchor`, which the user calls

@@ -26,6 +26,7 @@ def prediction_entry(measurement: Measurement) -> PredictionEntry | None:
             PredictionEntry(
                 asked=asked,
                 profile_parts_over_whole=pipeline.decision.profile_parts_over_whole,
+                runtime_s=pipeline.decision.runtime_s,
             ),
         ) or (PredictionEntry(asked=True, refused=_NO_TIMES) if asked else None)
     predicted = measurement.prediction

@@ -268,9 +268,11 @@ class PredictionEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     `compute_s` of forward and backward pass, `exposed_s` of communication that no compute hides
     (`overlaps`: whether compute hides any), and `update_s`; `memory_bytes` is that of a rank.
     `profile_parts_over_whole` is far from 1 where the profile was taken on a busy machine.
-    `collectives` are those of GPU ranks: on CPU ranks the framework's step is timed as a whole.
-    `refused` says why there is no prediction; all else is then left out. `asked` is whether
-    --dnn-predict asked: the plan of a pipeline predicts all the same.
+    `runtime_s`, of torch's schedules on CPU ranks, is what torch's runtime takes itself with each
+    pass: the prediction has it in every one. `collectives` are those of GPU ranks: on CPU ranks the
+    framework's step is timed as a whole. `refused` says why there is no prediction; all else is
+    then left out. `asked` is whether --dnn-predict asked: the plan of a pipeline predicts all the
+    same.
     """
 
     asked: bool = False
@@ -285,6 +287,7 @@ class PredictionEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     overlaps: bool | None = None
     collectives: dict[str, CollectiveEntry] = {}
     profile_parts_over_whole: float | None = None
+    runtime_s: float | None = None
     refused: str = ""
 
     @property

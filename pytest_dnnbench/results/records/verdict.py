@@ -27,15 +27,16 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     `baseline` and `now` are in the metric's unit; `change`, `interval` (95%) and `limit` are signed
     fractions of the baseline: limit -0.05 means "fails when 5% lower". Under an absolute limit
-    `limit` is null, and `limit_absolute` is in the metric's unit. `widened`: the noise supports no
-    limit as small as the one asked for. `source` says who set the limit. `confidence` is that of
-    the status; for "noisy", that of a change for the worse. `minimum_detectable` is the change for
-    the worse that would be detected with 95% probability, a positive fraction. `launches_needed`:
-    for "noisy", the launches that would settle it; null: no number would. `machine` is there when
-    the machine's speed changed too. `disturbance` says how many launches were disturbed and by
-    what; `left_out` of them do not count. `warning` says why a change is hard to believe. `since`
-    is there where the metric was compared with the first sessions of its history, because it
-    declines too slowly for the latest ones to show.
+    `limit` is null, `limit_absolute` is in the metric's unit, and so is `baseline`, which is the
+    same: status "ok" and change 0.04 mean "at least 3000" is held, and exceeded by 4%. `widened`:
+    the noise supports no limit as small as the one asked for. `source` says who set the limit.
+    `confidence` is that of the status; for "noisy", that of a change for the worse.
+    `minimum_detectable` is the change for the worse that would be detected with 95% probability, a
+    positive fraction. `launches_needed`: for "noisy", the launches that would settle it; null: no
+    number would. `machine` is there when the machine's speed changed too. `disturbance` says how
+    many launches were disturbed and by what; `left_out` of them do not count. `warning` says why a
+    change is hard to believe. `since` is there where the metric was compared with the first
+    sessions of its history, because it declines too slowly for the latest ones to show.
     """
 
     status: Status

@@ -42,6 +42,12 @@ SHARE = 0.1
 """Of a test's false-alarm rate, what this look may use; the look at the latest sessions has the
 rest."""
 
+
+def rate_of_latest(alpha: float) -> float:
+    """The false-alarm rate of the look at the latest sessions, of a test at `alpha`."""
+    return (1 - SHARE) * alpha
+
+
 FEWEST = WINDOW + 2
 """Sessions from which on the first ones are another baseline than the latest."""
 

@@ -4,6 +4,7 @@ import argparse
 import getpass
 import json
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,10 +18,14 @@ from pytest_dnnbench.outputs import check_file
 from pytest_dnnbench.results.baselines.golden import Golden
 from pytest_dnnbench.results.baselines.golden_file import is_golden, read_golden, write_golden
 from pytest_dnnbench.results.baselines.golden_update import update_golden
+from pytest_dnnbench.results.baselines.session_files import add_last, add_paths, session_files
 from pytest_dnnbench.results.records.json_text import any_json, read_bytes
 from pytest_dnnbench.results.records.saved import read_saved
 from pytest_dnnbench.results.records.schema import Acceptance
 from pytest_dnnbench.results.verdicts.calibration import noise_summary
+
+LATEST = 1
+"""Stored sessions of each machine that a folder stands for, unless the user says otherwise."""
 
 
 def main(arguments: list[str]) -> int:
@@ -30,11 +35,21 @@ def main(arguments: list[str]) -> int:
     if options.action == "show":
         print(lines(_shown(read_golden(path))))
     elif options.action == "update":
-        print(lines(_update(path, [Path(run) for run in options.runs], None)))
+        check_file("the golden file", path)
+        folders = [path for path in options.paths if path.is_dir()]
+        print(lines(_update(path, _files(options.paths, options.last), None, folders)))
     else:
-        runs = [Path(run) for run in options.runs]
-        print(lines(_accept(path, runs, acceptance(options.reason))))
+        print(lines(_accept(path, options.runs, acceptance(options.reason))))
     return 0
+
+
+def _files(paths: Sequence[Path], last: int | None) -> list[Path]:
+    """The saved files, each once: of a folder the latest ones, and every one that is named, unless
+    the user says how many."""
+    if last is not None:
+        return session_files(paths, last)
+    each = (session_files([path], LATEST if path.is_dir() else None) for path in paths)
+    return [*dict.fromkeys(file for files in each for file in files)]
 
 
 def acceptance(reason: str) -> Acceptance:
@@ -50,17 +65,31 @@ def acceptance(reason: str) -> Acceptance:
     )
 
 
-def _update(path: Path, runs: list[Path], accepted: Acceptance | None) -> list[str]:
-    check_file("the golden file", path)
+def _update(
+    path: Path, files: Sequence[Path], accepted: Acceptance | None, folders: Sequence[Path] = ()
+) -> list[str]:
+    """Adds sessions to a golden file. Of the folders only those that are newer than what it holds:
+    the same command is run again after each session."""
     golden = read_golden(path) if path.exists() else Golden(path)
-    anew = [name for run in runs for name in update_golden(golden, read_saved(run), accepted)]
-    write_golden(golden)
+    newest = max((case.updated for case in golden.cases.values()), default="")
+    anew, held = list[str](), 0
+    for file in files:
+        run = read_saved(file)
+        if run.saved <= newest and any(folder in file.parents for folder in folders):
+            held += 1
+            continue
+        anew += update_golden(golden, run, accepted)
+    if held < len(files):
+        write_golden(golden)
     restarted = f"; begun anew: {', '.join(anew)}" if anew else ""
-    return [f"{path}: {counted(len(golden.cases), 'case')}{restarted}", *golden.passed_over]
+    older = f"; {counted(held, 'session')} no newer than it left out" if held else ""
+    cases = counted(len(golden.cases), "case")
+    return [f"{path}: {cases}{restarted}{older}", *golden.passed_over]
 
 
 def _accept(path: Path, runs: list[Path], accepted: Acceptance) -> list[str]:
     if runs:
+        check_file("the golden file", path)
         return _update(path, runs, accepted)
     content = read_bytes(path)
     if is_golden(content):
@@ -94,22 +123,28 @@ def _shown(golden: Golden) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dnnbench baseline")
     actions = parser.add_subparsers(dest="action", required=True)
-    for name, about, runs in (
-        ("update", "add saved sessions to a golden file, which is made if absent", "+"),
+    for name, about in (
+        ("update", "add saved sessions to a golden file, which is made if absent"),
         (
             "accept",
             "add a session although it failed, regressed or differs; or mark a saved file as"
             " accepted",
-            "*",
         ),
-        ("show", "noise, limits and the smallest detectable change of each case", ""),
+        ("show", "noise, limits and the smallest detectable change of each case"),
     ):
         action = actions.add_parser(name, help=about, description=about)
         also = ", or a saved file alone" if name == "accept" else ""
         action.add_argument("file", metavar="FILE", help=f"the golden file{also}")
-        if runs:
+        if name == "update":
+            add_paths(action)
+            add_last(action, f"{LATEST}")
+        if name == "accept":
             action.add_argument(
-                "runs", metavar="RUN", nargs=runs, help="files that pytest-benchmark saved"
+                "runs",
+                metavar="RUN",
+                nargs="*",
+                type=Path,
+                help="files that pytest-benchmark saved",
             )
         if name == "accept":
             action.add_argument(

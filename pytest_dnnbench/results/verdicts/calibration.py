@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pytest_dnnbench.counted import counted
 from pytest_dnnbench.metrics import METRICS
 from pytest_dnnbench.results.baselines.limits import Limit, default_limit
+from pytest_dnnbench.results.statistics.anchor import rate_of_latest
 from pytest_dnnbench.results.statistics.decision import POWER, decide
 from pytest_dnnbench.results.statistics.design import launches_for
 from pytest_dnnbench.results.statistics.false_alarms import FALSE_ALARMS, alpha_per_test
@@ -35,7 +36,7 @@ def noise_summary(
     if metric not in METRICS:
         return f"{spread}; no metric of this installation, so it is not judged"
     size = _size(metric, limit)
-    alpha = alpha_per_test(false_alarms, tests)
+    alpha = rate_of_latest(alpha_per_test(false_alarms, tests))
     better = METRICS[metric].better
     decision = decide(session, history, better=better, limit=size, alpha=alpha, noise=noise)
     needed = launches_for(

@@ -10,6 +10,7 @@ from pytest_dnnbench.results.verdicts.compare import SessionComparison
 from pytest_dnnbench.results.verdicts.text import (
     elsewhere_text,
     figure,
+    held_lines,
     metric_lines,
     notes_of,
 )
@@ -34,6 +35,7 @@ def plain(comparison: SessionComparison) -> str:
         for metric, judged in verdict.metrics.items():
             if judged.status == "regressed":
                 lines += metric_lines(metric, judged, entries[metric].unit)
+        lines += [f"  limit held: {line}" for line in held_lines(verdict, entries)]
         lines += [f"  {note}" for note in notes_of(verdict)]
     return harmless.lines([*lines, *_missing(comparison), _counts(comparison)])
 

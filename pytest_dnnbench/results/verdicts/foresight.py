@@ -11,6 +11,7 @@ from pytest_dnnbench.metrics import THROUGHPUT
 from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline, NoBaseline
 from pytest_dnnbench.results.baselines.limits import Layers, Limit
 from pytest_dnnbench.results.baselines.stored_sessions import Baseline
+from pytest_dnnbench.results.statistics.anchor import rate_of_latest
 from pytest_dnnbench.results.statistics.decision import POWER
 from pytest_dnnbench.results.statistics.design import precision
 from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
@@ -83,5 +84,5 @@ def _slowdown(case: CaseBaseline | NoBaseline, limit: Limit, launches: int, alph
     planned = replace(noise, launch_dof=noise.launch_dof + both - 1)
     exactness = precision(planned, both, [len(session) for session in sessions])
     bound = -math.log1p(limit.relative) if limit.relative is not None else 0.0
-    reach = max(bound, exactness.reach(alpha)) + exactness.reach(1 - POWER)
+    reach = max(bound, exactness.reach(rate_of_latest(alpha))) + exactness.reach(1 - POWER)
     return -math.expm1(-reach)

@@ -18,7 +18,7 @@ from pytest_dnnbench.results.baselines.limits import Layers, Limit, limit_in_for
 from pytest_dnnbench.results.records.launches import Launches
 from pytest_dnnbench.results.records.schema import LimitEntry, MetricEntry
 from pytest_dnnbench.results.records.verdict import MetricVerdict, Status, Verdict
-from pytest_dnnbench.results.statistics.anchor import SHARE, Anchor
+from pytest_dnnbench.results.statistics.anchor import SHARE, Anchor, rate_of_latest
 from pytest_dnnbench.results.statistics.decision import (
     Decision,
     confirm,
@@ -167,14 +167,13 @@ def _decisions(
     metric: str, looks: _Looks, baseline: ComparedWith, limit: Limit, alpha: float
 ) -> list[tuple[Decision, str]]:
     """One decision for each kind of limit that can be decided, with the source of the limit."""
-    alpha *= 1 - SHARE
     first, again = looks.values
     if not all(value > 0 for value in (*first, *(again or ()))):
         return []  # no logarithm
     history = baseline.sessions_of(metric)
     about: dict[str, Any] = {
         "better": METRICS[metric].better,
-        "alpha": alpha,
+        "alpha": rate_of_latest(alpha),
         "noise": baseline.noise_of(metric),
         "prior": baseline.prior_of(metric),
     }

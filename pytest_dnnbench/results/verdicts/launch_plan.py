@@ -10,6 +10,7 @@ from pytest_dnnbench.results.baselines.case_baseline import CaseBaseline, NoBase
 from pytest_dnnbench.results.baselines.limits import Layers, Limit
 from pytest_dnnbench.results.baselines.stored_sessions import Baseline
 from pytest_dnnbench.results.records.schema import LaunchPlanEntry, Record
+from pytest_dnnbench.results.statistics.anchor import rate_of_latest
 from pytest_dnnbench.results.statistics.design import MOST_LAUNCHES, launches_for
 from pytest_dnnbench.results.statistics.false_alarms import alpha_per_test
 from pytest_dnnbench.results.statistics.noise import learn
@@ -117,5 +118,9 @@ def _launches(
     noise = case.noise_of(METRIC) or learn(sessions, case.prior_of(METRIC))
     smallest = abs(limit.relative) if limit.relative is not None else 0.0
     return launches_for(
-        effect, noise, limit=smallest, alpha=alpha, history=[len(session) for session in sessions]
+        effect,
+        noise,
+        limit=smallest,
+        alpha=rate_of_latest(alpha),
+        history=[len(session) for session in sessions],
     )

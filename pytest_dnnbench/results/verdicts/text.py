@@ -1,5 +1,7 @@
 """Verdicts in words: the message of a case that failed, and one line for a table or a summary."""
 
+from collections.abc import Mapping
+
 from pytest_dnnbench import harmless
 from pytest_dnnbench.metrics import METRICS, metric_row
 from pytest_dnnbench.results.records.schema import MetricEntry, Record
@@ -81,6 +83,8 @@ def notes_of(verdict: Verdict) -> list[str]:
     improved: dict[str, list[str]] = {}
     for name, metric in verdict.metrics.items():
         shown = f"{name} {metric.change:+.1%}"
+        if metric.limit_absolute is not None:
+            shown += " from its limit"
         if metric.status == "noisy":
             noisy.setdefault(_remedy(metric), []).append(shown)
         elif metric.status == "improved":
@@ -96,6 +100,18 @@ def notes_of(verdict: Verdict) -> list[str]:
     if notes and (other := elsewhere_text(verdict)):
         notes.append(other)
     return notes
+
+
+def held_lines(verdict: Verdict, entries: Mapping[str, MetricEntry]) -> list[str]:
+    """The absolute limits that a case keeps, and by how much, where that is all that was judged: it
+    was compared with no baseline. `entries` are its metrics."""
+    if verdict.status not in ("no-baseline", "incomparable"):
+        return []
+    return [
+        f"{_compared(name, metric, entries[name].unit).lstrip()}, kept by {abs(metric.change):,.1%}"
+        for name, metric in verdict.metrics.items()
+        if metric.status == "ok"
+    ]
 
 
 def worst_change(verdict: Verdict) -> float:

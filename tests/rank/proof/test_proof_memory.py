@@ -1,6 +1,7 @@
 """A proof holds a bounded number of copies of the weights, and says so where there is too little
 memory."""
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,13 @@ from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank import group
 from pytest_dnnbench.rank.pipeline import planning
 from pytest_dnnbench.rank.proof import conditions, shelf
-from pytest_dnnbench.rank.proof.conditions import ProofCopies, ProofOutOfMemory, check_room
+from pytest_dnnbench.rank.proof.conditions import (
+    PLENTY_OF_A_RANK,
+    ProofCopies,
+    ProofOutOfMemory,
+    check_room,
+)
+from pytest_dnnbench.rank.proof.heap import Spending
 from pytest_dnnbench.rank.timed_run import prove
 from tests.patience import HANG_S
 
@@ -46,6 +53,7 @@ def resident(key: str) -> int:
 def peak_of_proof(place: Place, request: RunRequest) -> float:
     """Proves on this rank; the growth of its own memory at the peak, in copies."""
     shelf.IN_MEMORY_BYTES = 0
+    conditions.PLENTY_OF_A_RANK, conditions.PART_FOR_DRAWS = math.inf, 0.0
     before = resident("RssAnon")
     Path("/proc/self/clear_refs").write_text("5")
     assert not prove(place, request).failures
@@ -81,6 +89,7 @@ from pytest_dnnbench.case import Case
 from pytest_dnnbench.messages import Place, RunRequest
 from pytest_dnnbench.rank.frameworks.single import SingleWorker
 import torch._dynamo
+torch.ones(1 << 20).clone()  # starts torch's threads, each of which takes room
 case = Case("single", sys.argv[2], 1, "train", batch_size=4)
 worker = SingleWorker(Place(0, 1, "cpu", 1, "", 60.0), RunRequest(case, "", sys.argv[2], 1, 0))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -154,6 +163,34 @@ def test_the_first_rank_of_a_machine_speaks_for_the_others(
     needs, module = ProofCopies(reference=4.0, steps=3.0), nn.Linear(9, 1)
     for silent in (place(1), place(3, node="b")):
         check_room("m", module, silent, needs)
+
+
+@pytest.mark.parametrize(
+    ("at", "free_copies", "freely"),
+    [
+        (place(0), 4 * PLENTY_OF_A_RANK, True),
+        (place(0), 4 * PLENTY_OF_A_RANK - 0.1, False),
+        (place(3, node="b"), 2 * PLENTY_OF_A_RANK, True),
+        (place(0, device="cuda:0"), 1000.0, False),
+        (place(0), None, False),
+    ],
+)
+def test_a_proof_takes_memory_freely_where_each_rank_of_a_machine_has_plenty(
+    monkeypatch: pytest.MonkeyPatch, at: Place, free_copies: float | None, freely: bool
+) -> None:
+    free = None if free_copies is None else int(free_copies * 8000)
+    monkeypatch.setattr(conditions, "free_bytes", lambda device: free)
+    monkeypatch.setattr(shelf, "IN_MEMORY_BYTES", 0)
+    needs, module = ProofCopies(reference=4.0, steps=3.0), nn.Linear(999, 1)
+    check_room("m", module, at, needs)
+    assert not Spending.is_free()
+    with Spending.begun():
+        assert not Spending.is_free()
+        check_room("m", module, at, needs)
+        assert Spending.is_free() is freely
+        kept = shelf.put_aside({"weight": module.weight})
+        assert (kept["weight"] is kept["weight"]) is freely  # in memory, or in a file
+    assert not Spending.is_free()
 
 
 def test_where_free_memory_is_not_known_nothing_is_refused(

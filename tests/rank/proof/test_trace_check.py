@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pytest_dnnbench.errors import WrongResult
-from pytest_dnnbench.rank.proof.trace_check import check_trace
+from pytest_dnnbench.rank.proof.trace_check import TraceCheck
 from tests.awkward_models import Autocast, Base
 
 IMAGES = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -38,7 +38,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def check(model: Base, stage: AsTuple, predicted_step_s: float = 0.001) -> float:
-    return check_trace(model, [stage], IMAGES, "fp32", nullcontext, predicted_step_s)
+    trace = TraceCheck(model, [stage], IMAGES, nullcontext)
+    trace.check_computation("fp32")
+    return trace.check_time(predicted_step_s)
 
 
 def test_the_same_work_passes_and_leaves_buffers_as_they_are() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_dnnbench.errors import DataError, UsageError
 from pytest_dnnbench.report import command, export_command
-from pytest_dnnbench.report.session_files import left_out, session_files
+from pytest_dnnbench.results.baselines.session_files import left_out, session_files
 from tests.report.records import session
 
 NIGHTS = ["0001_night.json", "0002_night.json", "0010_night.json", "10000_night.json"]
