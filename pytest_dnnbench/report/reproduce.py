@@ -19,7 +19,8 @@ def command(result: Result) -> str:
     words = ["pytest", result.name if is_test else "bench_cases"]
     chosen = {**_choices(result), **_settings(result), **_form(result), **_options(result)}
     for flag, value in chosen.items():
-        words += [flag] if value is None else [flag, value]
+        if value != "":  # a session refuses an empty text, which can only be the default
+            words += [flag] if value is None else [flag, value]
     return shlex.join(words)
 
 

@@ -56,9 +56,10 @@ class SessionBaseline:
             raise state.refused(error, self._config) from None
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Checks every mark before anything starts. What a worker of pytest-xdist refuses would be
-        shown as an internal error: there the case itself fails, and is not measured."""
-        for item in items:
+        """Checks every mark of a case before anything starts; those of other tests are not ours.
+        What a worker of pytest-xdist refuses would be shown as an internal error: there the case
+        itself fails, and is not measured."""
+        for item in filter(state.is_case, items):
             try:
                 case_marks.marked_limits(item)
                 case_marks.known_regression(item)

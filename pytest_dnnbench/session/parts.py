@@ -15,6 +15,7 @@ from pytest_dnnbench.session.preflight import Preflight
 from pytest_dnnbench.session.progress import ProgressDisplay
 from pytest_dnnbench.session.replay_clock import ReplayClocks
 from pytest_dnnbench.session.report import SessionReport
+from pytest_dnnbench.session.reruns import Reruns
 from pytest_dnnbench.session.rounds import Rounds
 from pytest_dnnbench.session.saving import Saving
 from pytest_dnnbench.session.server import ServerLife
@@ -35,6 +36,7 @@ def parts_of(config: pytest.Config) -> list[object]:
         ServerLife(config),
         SideBySide(config),
         Rounds(),
+        Reruns(config),
         Preflight(config),
         ProgressDisplay(config),
         Xdist(config),

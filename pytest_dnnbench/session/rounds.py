@@ -3,10 +3,10 @@
 Launches are the statistical unit, and a machine drifts within minutes; so each round runs every
 case once. Rounds before the last run the items without reporting them; there `dnnbench.measure`
 makes one launch and leaves the test. The last round is pytest's own loop. An item that fails in an
-early round is not run again: its reports are handed to pytest when its turn comes.
+early round is not run in the others: its reports are handed to pytest when its turn comes.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -55,13 +55,20 @@ class Rounds:
                 item.stash[EARLY_FAILURE] = [report for report in early if not _is_our_skip(report)]
             return True
         reports = item.stash.get(EARLY_FAILURE, None)
-        if reports is None:
+        if reports is None or _is_run_again(item, reports):
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in reports:
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
+
+
+def _is_run_again(item: pytest.Item, reports: Sequence[pytest.TestReport]) -> bool:
+    """Whether pytest-rerunfailures decides if a case that failed is run again (reruns.py). One that
+    only a fixture's teardown made fail is reported as it is."""
+    there = item.config.pluginmanager.hasplugin("rerunfailures")
+    return there and any(report.failed and report.when != "teardown" for report in reports)
 
 
 def _is_our_skip(report: pytest.TestReport) -> bool:

@@ -9,6 +9,10 @@ from pytest_dnnbench.session.baseline import SessionBaseline
 
 _NOT_COMPARABLE = "NOT COMPARABLE"
 
+_KINDS = {"incomparable": _NOT_COMPARABLE, "no-baseline": "limit noisy"}
+"""What notes on a case are called that has this status; any other are called as the status. Without
+a baseline they are about absolute limits alone."""
+
 _MOST_BASELINES = 3
 """Files of a baseline that are named."""
 _MOST_LINES = 12
@@ -132,7 +136,7 @@ def _remarks(
         remarks["passed over"] = [_Remark("", text) for text in baseline.passed_over]
     for name, record in sorted(records.items(), key=lambda each: -worst_change(each[1].verdict)):
         status = record.verdict.status
-        kind = _NOT_COMPARABLE if status == "incomparable" else status
+        kind = _KINDS.get(status, status)
         held = held_lines(record.verdict, record.metrics)
         notes = [Note(kind="limit held", text=text) for text in held]
         notes += [Note(kind=kind, text=text) for text in notes_of(record.verdict)]

@@ -58,11 +58,13 @@ def pytest_runtest_protocol(item, nextitem):
 """
 
 
-def measured(pytester: pytest.Pytester, plugin: str, *more: str) -> pytest.RunResult:
+def measured(
+    pytester: pytest.Pytester, plugin: str, *more: str, cases: str = CASES
+) -> pytest.RunResult:
     """A session with two cases of made-up launches, and a plugin."""
     pytester.syspathinsert(Path(__file__).resolve().parents[2])
     pytester.makeconftest(CONFTEST + plugin)
-    pytester.makepyfile(test_cases=CASES)
+    pytester.makepyfile(test_cases=cases)
     return pytester.runpytest_inprocess(
         "--dnn-device=cpu",
         "--gpus=1",
@@ -149,3 +151,60 @@ def test_what_another_plugin_raises_around_a_test_shows_none_of_our_frames(
     text = result.stdout.str()
     assert "OSError: the other plugin's" in text
     assert "pytest_dnnbench/session" not in text
+
+
+RERUNS = """
+import pytest
+from _pytest.runner import runtestprotocol
+
+class AsRerunfailures:
+    def pytest_runtest_protocol(self, item, nextitem):
+        for left in (2, 1, 0):
+            item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+            item._initrequest()
+            reports = runtestprotocol(item, nextitem=nextitem, log=False)
+            again = left and any(report.failed for report in reports)
+            for report in reports:
+                if again and report.failed:
+                    report.outcome = "rerun"
+                item.ihook.pytest_runtest_logreport(report=report)
+            if not again:
+                break
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+def pytest_sessionstart(session):
+    session.config.pluginmanager.register(AsRerunfailures(), "rerunfailures")
+"""
+
+FAILS_AT_FIRST = """
+from pathlib import Path
+
+def test_train(framework, gpus, process_group, dnnbench):
+    runs = Path(framework)
+    count = len(runs.read_text()) if runs.exists() else 0
+    runs.write_text("x" * (count + 1))
+    if count < {failures}:
+        raise OSError("at first")
+    dnnbench.measure(framework, "resnet18", process_group(gpus), phase="train")
+"""
+
+
+@pytest.mark.parametrize(("failures", "runs"), [(1, 3), (2, 4)])
+def test_a_case_that_failed_in_an_early_round_is_run_again(
+    pytester: pytest.Pytester, failures: int, runs: int
+) -> None:
+    """Of pytest-rerunfailures, whose reruns began in the last round."""
+    result = measured(pytester, RERUNS, "-rA", cases=FAILS_AT_FIRST.format(failures=failures))
+    result.assert_outcomes(passed=2)
+    outcome = result.parseoutcomes()
+    assert outcome == {"passed": 2, "rerun": 2 * failures}
+    records = read_saved(pytester.path / "out.json").cases.values()
+    assert [len(record.launches) for record in records] == [2, 2]
+    assert len((pytester.path / "ddp").read_text()) == runs
+
+
+def test_a_case_that_fails_in_every_run_fails_once(pytester: pytest.Pytester) -> None:
+    result = measured(pytester, RERUNS, cases=FAILS_AT_FIRST.format(failures=9))
+    assert result.parseoutcomes() == {"failed": 2, "rerun": 4}
+    assert len((pytester.path / "ddp").read_text()) == 3

@@ -2,16 +2,22 @@
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
+import pytest
 
+from pytest_dnnbench.catalog.framework_spec import FrameworkSpec
+from pytest_dnnbench.catalog.frameworks import FRAMEWORKS
 from pytest_dnnbench.report.captions import launches_and_steps
 from pytest_dnnbench.report.reproduce import command
 from pytest_dnnbench.report.runs import Result, Run
 from pytest_dnnbench.report.study import Study
+from pytest_dnnbench.session import state
 from pytest_dnnbench.session.settings import OPTIONS
 from tests.report.records import measured
 
+MODEL = "tests.tiny_models:tiny"
 NAME = "bench_cases/test_steps.py::test_train[horovod-my.models:net-2gpu]"
 
 
@@ -85,3 +91,37 @@ def test_the_folder_of_real_data_is_left_to_the_reader() -> None:
 def test_a_name_that_is_no_test_is_not_run() -> None:
     for name in ("benchmark 3", "--collect-only::x"):
         assert shlex.split(command(result(name)))[1] == "bench_cases"
+
+
+class Chosen:
+    """What a session measures, and with which options of frameworks."""
+
+    names: list[str]
+    options: dict[str, dict[str, object]]
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.names = [item.nodeid for item in session.items]
+        self.options = {
+            name: dict(options)
+            for name, options in state.settings(session.config).framework_options.items()
+        }
+
+
+@pytest.mark.parametrize("spec", FRAMEWORKS, ids=lambda spec: spec.name)
+def test_a_session_takes_the_command_as_it_is(
+    pytester: pytest.Pytester, spec: FrameworkSpec
+) -> None:
+    """That of every pipeline had an empty --dnn-plan, which is refused."""
+    gpus = 1 if spec.name == "single" else 2
+    pytester.syspathinsert(Path(__file__).resolve().parents[2])
+    pytester.makepyfile(test_it="def test_train(framework, model, gpus, dnnbench): pass")
+    name = f"test_it.py::test_train[{spec.name}-{MODEL}-{gpus}gpu]"
+    given = {option.name: option.default for option in spec.options}
+    facts = {"framework": spec.name, "model": MODEL, "gpus": gpus, "device": "cpu"}
+    case = result(name, **facts, image_size=28, options=given)
+    chosen = Chosen()
+    words = shlex.split(command(case))[1:]
+    outcome = pytester.runpytest_inprocess(*words, "--collect-only", plugins=[chosen])
+    assert outcome.ret == 0, outcome.stderr.str()
+    assert chosen.names == [name]
+    assert chosen.options.get(spec.name, {}) == given

@@ -67,6 +67,21 @@ def test_parameters_may_be_given_by_keyword(run: pytest.Pytester) -> None:
     )
 
 
+def test_marks_of_other_tests_are_not_ours(run: pytest.Pytester) -> None:
+    """A project whose own marks are called `limits` could run no test any more."""
+    run.makepyfile(
+        test_other="""
+        import pytest
+
+        @pytest.mark.limits(5, seconds=3)
+        @pytest.mark.known_regression()
+        def test_it():
+            pass
+        """
+    )
+    run.runpytest_inprocess().assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize(
     ("mark", "names"),
     [

@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
+
 from pytest_dnnbench.case import Case
 from pytest_dnnbench.results.records.schema import Record
 from pytest_dnnbench.results.records.verdict import MetricVerdict, Verdict
@@ -60,6 +62,23 @@ def test_the_case_that_lost_most_comes_first_with_all_its_metrics_in_one_line() 
             ("d", "+0.0%", "-0.0%"),
             ("a", "+4.0%", "-4.0%"),
         )
+    ]
+
+
+def test_a_limit_that_is_neither_kept_nor_broken_for_certain_is_called_noisy() -> None:
+    """It stood under "no-baseline", as if that were the matter."""
+    made = noisy(0.01)
+    bound = msgspec.structs.replace(
+        made.verdict.metrics["throughput"], limit=None, limit_absolute=99.0, launches_needed=7
+    )
+    made.verdict = Verdict(metrics={"throughput": bound})
+    assert verdict_lines({"a": made}, WITHOUT_BASELINE, []) == [
+        "limit noisy: a: throughput +1.0% from its limit: --dnn-launches 7 would settle it"
+    ]
+    kept = msgspec.structs.replace(bound, status="ok")
+    made.verdict = Verdict(metrics={"throughput": kept})
+    assert verdict_lines({"a": made}, WITHOUT_BASELINE, []) == [
+        "limit held: a: throughput: 101 img/s, required: at least 99 img/s, kept by 1.0%"
     ]
 
 

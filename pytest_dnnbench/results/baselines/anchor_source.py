@@ -77,7 +77,8 @@ class FirstSessions:
         first = comparable[0]
         launches = {
             metric: [record.undisturbed(metric) for _, record in comparable]
-            for metric in set.intersection(*(set(record.metrics) for _, record in comparable))
+            for metric in first[1].metrics
+            if all(metric in record.metrics for _, record in comparable)
         }
         return CaseBaseline(
             file=first[0].path.name,
