@@ -25,6 +25,7 @@ from pytest_dnnbench.controller.agent_process import END_S, AgentGone, AgentProc
 from pytest_dnnbench.controller.deadline import LOOK_S, Deadline
 from pytest_dnnbench.controller.engines import Engine
 from pytest_dnnbench.errors import DnnbenchError, LaunchError, UsageError
+from pytest_dnnbench.starting import started
 
 AGENT = "pytest_dnnbench.controller.agent"
 
@@ -195,13 +196,15 @@ class AgentLink:
         # srun and the like were killed, and it holds its node's devices.
         program = [sys.executable, "-m", AGENT, say.END, str(pid)]
         with suppress(OSError, subprocess.SubprocessError):  # the node may be out of reach
-            subprocess.run(
-                self._engine.command(self.name, program),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=ANSWER_S,
-                start_new_session=True,
+            started(
+                lambda: subprocess.run(
+                    self._engine.command(self.name, program),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    timeout=ANSWER_S,
+                    start_new_session=True,
+                )
             )
 
     @property

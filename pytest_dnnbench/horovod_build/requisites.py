@@ -16,6 +16,7 @@ from pathlib import Path
 from pytest_dnnbench.controller.nvml import NvmlUnavailable, gpu_handles, nvml
 from pytest_dnnbench.controller.torch_build import TorchBuild, installed_torch
 from pytest_dnnbench.errors import UsageError
+from pytest_dnnbench.starting import started
 
 OLDEST_CMAKE = (3, 19)
 """The first with deferred calls, which cmake/project.cmake needs."""
@@ -67,8 +68,7 @@ def find_cmake() -> str | None:
     path = shutil.which("cmake")
     if path is None:
         return None
-    answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-    version = re.search(r"version (\d+)\.(\d+)", answer)
+    version = re.search(r"version (\d+)\.(\d+)", _version_text(path))
     new_enough = version is not None and (int(version[1]), int(version[2])) >= OLDEST_CMAKE
     return path if new_enough else None
 
@@ -91,6 +91,13 @@ def find_gpu_tools(torch: TorchBuild, usual_home: Path = USUAL_CUDA_HOME) -> Gpu
     return GpuTools(cuda_home, cuda, nccl_home, _nccl_version(nccl_home), _compute_capabilities())
 
 
+def _version_text(program: str) -> str:
+    command = [program, "--version"]
+    return started(
+        lambda: subprocess.run(command, capture_output=True, text=True, check=False)
+    ).stdout
+
+
 def _cuda_home(usual_home: Path) -> Path | None:
     named = [os.environ.get(name) for name in ("HOROVOD_CUDA_HOME", "CUDA_HOME", "CUDA_PATH")]
     on_path = shutil.which("nvcc")
@@ -106,10 +113,7 @@ def _is_toolkit(home: Path) -> bool:
 
 
 def _cuda_version(home: Path) -> str:
-    answer = subprocess.run(
-        [str(home / "bin" / "nvcc"), "--version"], capture_output=True, text=True, check=False
-    )
-    release = re.search(r"release (\d+\.\d+)", answer.stdout)
+    release = re.search(r"release (\d+\.\d+)", _version_text(str(home / "bin" / "nvcc")))
     if release is None:
         raise UsageError(
             f"{home}/bin/nvcc does not print its version: repair the toolkit or set CUDA_HOME to"

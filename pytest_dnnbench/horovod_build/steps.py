@@ -17,6 +17,7 @@ from pytest_dnnbench.errors import BuildError
 from pytest_dnnbench.horovod_build.recipe import HOROVOD_VERSION, SDIST_SHA256, Recipe
 from pytest_dnnbench.horovod_build.requisites import find_cmake
 from pytest_dnnbench.installed import installed_version
+from pytest_dnnbench.starting import started
 
 BUILD_REQUIREMENTS = ("setuptools", "wheel", "packaging", "cloudpickle", "psutil", "pyyaml", "cffi")
 """What Horovod's setup.py imports or asks for. If one is missing, it is installed for the build
@@ -106,7 +107,7 @@ class BuildLog:
         with self.path.open("a") as log:
             log.write(f"=== {step}: {' '.join(command)}\n")
             log.flush()
-            with _started(command, environment) as process:
+            with started(lambda: _process(command, environment)) as process:
                 for line in process.stdout or ():
                     log.write(line)
                     lines.append(line)
@@ -185,7 +186,7 @@ def default_jobs(memory: Path = Path("/proc/meminfo")) -> int:
     return max(1, min(cores, int(int(available[1]) * 1024 / 2.5e9))) if available else cores
 
 
-def _started(
+def _process(
     command: Sequence[str], environment: Mapping[str, str] | None
 ) -> subprocess.Popen[str]:
     return subprocess.Popen(

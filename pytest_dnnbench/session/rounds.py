@@ -67,8 +67,13 @@ class Rounds:
 def _is_run_again(item: pytest.Item, reports: Sequence[pytest.TestReport]) -> bool:
     """Whether pytest-rerunfailures decides if a case that failed is run again (reruns.py). One that
     only a fixture's teardown made fail is reported as it is."""
-    there = item.config.pluginmanager.hasplugin("rerunfailures")
-    return there and any(report.failed and report.when != "teardown" for report in reports)
+    failed = any(report.failed and report.when != "teardown" for report in reports)
+    return failed and are_reruns(item)
+
+
+def are_reruns(item: pytest.Item) -> bool:
+    """Whether pytest-rerunfailures is there."""
+    return bool(item.config.pluginmanager.hasplugin("rerunfailures"))
 
 
 def _is_our_skip(report: pytest.TestReport) -> bool:

@@ -157,13 +157,22 @@ RERUNS = """
 import pytest
 from _pytest.runner import runtestprotocol
 
+ONLY = {only}
+
 class AsRerunfailures:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        report = yield
+        if report.failed:
+            report.again = call.excinfo is not None and issubclass(call.excinfo.type, ONLY)
+        return report
+
     def pytest_runtest_protocol(self, item, nextitem):
         for left in (2, 1, 0):
             item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
             item._initrequest()
             reports = runtestprotocol(item, nextitem=nextitem, log=False)
-            again = left and any(report.failed for report in reports)
+            again = left and any(report.failed and report.again for report in reports)
             for report in reports:
                 if again and report.failed:
                     report.outcome = "rerun"
@@ -195,7 +204,8 @@ def test_a_case_that_failed_in_an_early_round_is_run_again(
     pytester: pytest.Pytester, failures: int, runs: int
 ) -> None:
     """Of pytest-rerunfailures, whose reruns began in the last round."""
-    result = measured(pytester, RERUNS, "-rA", cases=FAILS_AT_FIRST.format(failures=failures))
+    plugin = RERUNS.format(only="Exception")
+    result = measured(pytester, plugin, "-rA", cases=FAILS_AT_FIRST.format(failures=failures))
     result.assert_outcomes(passed=2)
     outcome = result.parseoutcomes()
     assert outcome == {"passed": 2, "rerun": 2 * failures}
@@ -205,6 +215,36 @@ def test_a_case_that_failed_in_an_early_round_is_run_again(
 
 
 def test_a_case_that_fails_in_every_run_fails_once(pytester: pytest.Pytester) -> None:
-    result = measured(pytester, RERUNS, cases=FAILS_AT_FIRST.format(failures=9))
+    plugin = RERUNS.format(only="Exception")
+    result = measured(pytester, plugin, cases=FAILS_AT_FIRST.format(failures=9))
     assert result.parseoutcomes() == {"failed": 2, "rerun": 4}
     assert len((pytester.path / "ddp").read_text()) == 3
+
+
+IN_A_FIXTURE = """
+import pytest
+
+@pytest.fixture(autouse=True)
+def fails_at_first(request, framework):
+    request.config.runs = getattr(request.config, "runs", {})
+    count = request.config.runs[framework] = request.config.runs.get(framework, 0) + 1
+    if count == 1:
+        raise OSError("at first")
+
+def test_train(framework, gpus, process_group, dnnbench):
+    dnnbench.measure(framework, "resnet18", process_group(gpus), phase="train")
+"""
+
+
+@pytest.mark.parametrize(
+    ("cases", "failed"), [(FAILS_AT_FIRST.format(failures=1), "failed"), (IN_A_FIXTURE, "errors")]
+)
+@pytest.mark.parametrize("only", ["OSError", "ValueError", "pytest.skip.Exception"])
+def test_what_an_early_round_raised_decides_whether_its_case_is_run_again(
+    pytester: pytest.Pytester, only: str, cases: str, failed: str
+) -> None:
+    """As --only-rerun says: a skip stood for whatever the case had raised."""
+    result = measured(pytester, RERUNS.format(only=only), cases=cases)
+    outcome = result.parseoutcomes()
+    outcome.pop("rerun", None)
+    assert outcome == {"passed" if only == "OSError" else failed: 2}

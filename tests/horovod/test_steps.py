@@ -9,6 +9,7 @@ import pytest
 from pytest_dnnbench.errors import BuildError
 from pytest_dnnbench.horovod_build import steps
 from pytest_dnnbench.horovod_build.steps import BuildLog
+from tests.starts_that_fail import fail_first
 
 
 @pytest.fixture
@@ -84,3 +85,12 @@ def test_progress_is_reported_every_fifth_of_the_way(tmp_path: Path) -> None:
         "80",
         "100",
     ]
+
+
+def test_a_step_that_the_kernel_refuses_to_start_for_a_moment_is_started_again(
+    log: BuildLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build of half an hour was lost to it."""
+    failed = fail_first(monkeypatch)
+    assert log.run("compile", [sys.executable, "-c", "print('built')"]) == "built\n"
+    assert len(failed) == 1

@@ -12,6 +12,16 @@ Tensors = dict[str, torch.Tensor]
 Errors = dict[str, float]
 """By the name of a tensor, the largest distance of an element."""
 
+_ARITHMETIC = frozenset(
+    (
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        *(torch.complex64, torch.complex128),
+        *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    )
+)
+"""Types that torch sums and orders. It does neither with floating-point numbers of eight bits, nor
+with whole ones without a sign of more than eight."""
+
 
 def furthest(errors: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """By name, the largest of several errors; not a number where one is none."""
@@ -35,8 +45,8 @@ def _ends(piece: torch.Tensor) -> torch.Tensor | None:
     if not piece.numel():
         return None
     plain = torch.view_as_real(piece) if piece.is_complex() else piece
-    if plain.dtype == torch.bool:
-        plain = plain.to(torch.uint8)
+    if plain.dtype not in _ARITHMETIC:
+        plain = plain.double()
     return torch.stack(torch.aminmax(plain))
 
 
@@ -62,9 +72,11 @@ def distance(tensor: torch.Tensor, other: torch.Tensor) -> float:
 
 def same(tensor: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors of one shape are equal, and all their elements finite: quicker than their
-    distance. It may say no of finite ones whose sum is not."""
+    distance. It may say no of finite ones whose sum is not, and of types that torch has no sum
+    of."""
     return (
         tensor.dtype == other.dtype
+        and other.dtype in _ARITHMETIC
         and torch.equal(tensor, other)
         and bool(other.detach().sum().isfinite())
     )

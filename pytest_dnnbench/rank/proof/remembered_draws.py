@@ -30,12 +30,12 @@ class _Drawn:
 
 class RememberedDraws(OperatorMode):
     """For the length of a `with`, random numbers on the host are drawn once, as long as all of them
-    take at most `room_bytes`."""
+    take at most `room_bytes`, with the generator's states before and after each draw."""
 
     def __init__(self, room_bytes: int) -> None:
         super().__init__()
         self._room_bytes = room_bytes
-        self._drawn: dict[str, _Drawn] = {}
+        self._drawn: dict[tuple[str, bytes], _Drawn] = {}
 
     def run(self, operator: Any, args: Arguments, named: Named) -> Any:
         """Runs an operator, or gives what it drew before."""
@@ -43,15 +43,16 @@ class RememberedDraws(OperatorMode):
             return operator(*args, **named)
         tensor, generator = args[0], torch.default_generator
         form = tensor.shape, tensor.stride(), tensor.dtype
-        state = generator.get_state().numpy().tobytes().hex()
-        key = repr((name_of(operator), args[1:], sorted(named.items()), form, state))
+        state = generator.get_state().numpy().tobytes()
+        key = repr((name_of(operator), args[1:], sorted(named.items()), form)), state
         if drawn := self._drawn.get(key):
             tensor.detach().copy_(drawn.numbers)
             generator.set_state(drawn.next_state)
             return tensor
         result = operator(*args, **named)
-        if tensor.nbytes <= self._room_bytes:
-            self._room_bytes -= tensor.nbytes
+        takes_bytes = tensor.nbytes + 2 * len(state)
+        if takes_bytes <= self._room_bytes:
+            self._room_bytes -= takes_bytes
             self._drawn[key] = _Drawn(tensor.detach().clone(), generator.get_state())
         return result
 

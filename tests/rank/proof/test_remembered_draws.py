@@ -69,7 +69,7 @@ def made(
     return [*(each.detach().clone() for each in tensors), torch.get_rng_state()]
 
 
-@pytest.mark.parametrize("room", [0, 2000, 1 << 30])
+@pytest.mark.parametrize("room", [0, 12_000, 1 << 30])
 @pytest.mark.parametrize(
     "factory",
     [
@@ -102,6 +102,25 @@ def test_a_second_model_draws_nothing() -> None:
     with noted:
         made(initialised_twice, 2, draws)
     assert set(noted.names) == {"uniform_", "normal_"}
+
+
+@pytest.mark.parametrize(
+    ("more_bytes", "drawn"), [(0, ["uniform_"]), (-1, ["normal_", "uniform_"])]
+)
+def test_the_room_is_for_numbers_and_the_states_before_and_after_them(
+    more_bytes: int, drawn: list[str]
+) -> None:
+    """A model of many small tensors took ten times the room, by states that were not counted."""
+
+    def two_draws() -> Tensors:
+        return [torch.empty(8).normal_(), torch.empty(8).uniform_()]
+
+    state = torch.get_rng_state()
+    draws, noted = RememberedDraws(8 * 4 + 2 * state.nbytes + more_bytes), Draws()
+    made(two_draws, 1, draws)
+    with noted:
+        made(two_draws, 1, draws)
+    assert noted.names == drawn
 
 
 class Draws(OperatorMode):
