@@ -15,9 +15,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import pytest_dnnbench
+from pytest_dnnbench.catalog import Catalog
 from pytest_dnnbench.controller.forkserver import ForkServer
 from pytest_dnnbench.controller.leases import VARIABLE as LEASES
 from pytest_dnnbench.controller.ranks import Ranks
+from pytest_dnnbench.session.resources import preload_of
 from tests.patience import HANG_S
 from tests.processes import ranks_of
 from tests.sockets import listening
@@ -87,7 +89,7 @@ def _sessions_modules() -> None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[ForkServer]:
     """One fork server for all tests that start ranks."""
-    with ForkServer() as running:
+    with ForkServer(preload_of(Catalog())) as running:
         running.wait_ready()
         yield running
 
@@ -125,12 +127,17 @@ def _random_numbers_repeat() -> None:
 def _nothing_is_left_behind() -> Iterator[None]:
     """No test leaves ranks, listening ports, temporary files of a launch or a changed
     environment."""
-    variables, ports = _variables(), listening(os.getpid())
+    variables, ports, folders = _variables(), listening(os.getpid()), _folders()
     yield
     assert not ranks_of(os.getpid())
     assert set(listening(os.getpid())) <= set(ports)
-    assert not glob.glob(f"{tempfile.gettempdir()}/dnnbench-{os.getpid()}-*")
+    assert _folders() <= folders
     assert _variables() == variables
+
+
+def _folders() -> set[str]:
+    """The folders of launches, and what a process that had this one's number before has left."""
+    return set(glob.glob(f"{tempfile.gettempdir()}/dnnbench-{os.getpid()}-*"))
 
 
 def _variables() -> dict[str, str]:

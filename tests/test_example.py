@@ -27,7 +27,7 @@ def installed(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pyt
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return pytester.runpytest_subprocess(
-        "-p", "dnnbench_allreduce.plugin", "--dnn-device=cpu", *arguments
+        "-p", "dnnbench_allreduce.plugin", "--dnn-device=cpu", "--dnn-warmup=1", *arguments
     )
 
 

@@ -73,7 +73,7 @@ class Resources:
     ) -> None:
         self.catalog = catalog
         self.settings = settings
-        self.server = ForkServer(_preload(catalog), this_side(settings))
+        self.server = ForkServer(preload_of(catalog), this_side(settings))
         self._timed = timed
         self._side_by_side = side_by_side
         self._announce = announce
@@ -235,7 +235,7 @@ class Resources:
         return self._mnist
 
 
-def _preload(catalog: Catalog) -> tuple[str, ...]:
+def preload_of(catalog: Catalog) -> tuple[str, ...]:
     """What the fork server imports: what every rank needs, and the installed frameworks."""
     installed = [spec for spec in catalog.frameworks.values() if not spec.missing()]
     return (*PRELOAD, *(name for spec in installed for name in spec.preload))

@@ -42,7 +42,7 @@ def traces(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
 def measured(pytester: pytest.Pytester, framework: str, model: str) -> dict[str, Any]:
     """The record of the one case, in one launch."""
     names = ("--dnn-frameworks", framework, "--dnn-models", model)
-    size = ("--dnn-batch-size", "4", "--dnn-steps", "2", "--dnn-launches", "1")
+    size = ("--dnn-batch-size", "4", "--dnn-steps", "2", "--dnn-warmup", "1", "--dnn-launches", "1")
     where = ("--dnn-device", "cpu", "--gpus", "1")
     pytester.runpytest_subprocess(
         *names, *size, *where, "--benchmark-json", "o.json"

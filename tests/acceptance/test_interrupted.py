@@ -61,7 +61,7 @@ def pytest_runtest_teardown(item):
 """A storage that is removed during the session, and cannot be made again."""
 TINY = (
     "--dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-frameworks single"
-    " --dnn-batch-size 8 --dnn-steps 2"
+    " --dnn-batch-size 8 --dnn-steps 2 --dnn-warmup 1"
 )
 
 

@@ -23,7 +23,7 @@ def test_train(framework, model, gpus, process_group, dnnbench):
 TINY = (
     "-p", "no:cacheprovider", "--dnn-device", "cpu", "--dnn-models", "tests.tiny_models:tiny",
     "--dnn-batch-size", "8",
-    "--dnn-steps", "3", "--dnn-frameworks", "single", "--dnn-launches", "2",
+    "--dnn-steps", "3", "--dnn-warmup", "1", "--dnn-frameworks", "single", "--dnn-launches", "2",
 )  # fmt: skip
 LEFT = r"about [\d.]+ (s|min|h) left"
 LINE = r"\r\ntest_\S+: launch {} of 2, "
@@ -113,9 +113,8 @@ def test_a_terminal_has_a_status_line_that_leaves_nothing_behind(
 def test_a_pipe_gets_a_plain_line_per_early_launch_and_no_control_characters(
     command: list[str], pytester: pytest.Pytester
 ) -> None:
-    answer = pytester.run(
-        *command, "--dnn-models", "tests.tiny_models:Diverging,tests.tiny_models:tiny"
-    )
+    models = ("--dnn-models", "tests.tiny_models:Diverging,tests.tiny_models:tiny")
+    answer = pytester.run(*command, *models, "--dnn-warmup", "6")
     assert answer.ret == pytest.ExitCode.TESTS_FAILED
     written = answer.stdout.str()
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", written)

@@ -34,6 +34,8 @@ TINY = (
     "8",
     "--dnn-steps",
     "3",
+    "--dnn-warmup",
+    "1",
 )
 
 
@@ -87,7 +89,8 @@ def test_the_table_compares_frameworks(pytester: pytest.Pytester) -> None:
 
 
 def test_the_file_holds_every_field_of_the_contract(run: Any, pytester: pytest.Pytester) -> None:
-    run("--dnn-frameworks", "single,ddp", "--benchmark-json", "out.json").assert_outcomes(passed=6)
+    options = ("--dnn-frameworks", "single,ddp", "--dnn-warmup", "auto")
+    run(*options, "--benchmark-json", "out.json").assert_outcomes(passed=6)
     command = [sys.executable, "-m", "pytest_benchmark", "compare", "out.json"]
     answer = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
@@ -207,7 +210,8 @@ def test_a_wrong_step_fails_its_case_alone_and_is_not_recorded(
         + "    worker = 'tests.rank.broken_workers:NoAllReduce'\n"
         + "    return [FrameworkSpec('broken', worker, '', min_gpus=2)]\n"
     )
-    result = run("--dnn-frameworks", "single,broken", "-k", "train", "--benchmark-json", "out.json")
+    options = ("--dnn-frameworks", "single,broken", "--dnn-launches", "1", "-k", "train")
+    result = run(*options, "--benchmark-json", "out.json")
     result.assert_outcomes(passed=1, failed=1, deselected=2)
     result.stdout.fnmatch_lines(
         ["*WrongResult: broken-*the step is wrong, so it was not timed: *rank 0: gradients*"]
@@ -219,7 +223,7 @@ def test_a_wrong_step_fails_its_case_alone_and_is_not_recorded(
 
 def test_a_loss_that_is_no_number_is_no_result_and_is_told_once(run: Any) -> None:
     diverging = ("--dnn-models", "tests.tiny_models:Diverging", "-k", "train", "-rN")
-    result = run("--dnn-frameworks", "single", *diverging)
+    result = run("--dnn-frameworks", "single", "--dnn-warmup", "6", *diverging)
     result.assert_outcomes(failed=1, deselected=1)
     result.stdout.fnmatch_lines(["*the loss of step [0-9]* is nan: the run diverged*"])
     assert result.stdout.str().count("WrongResult: rank 0") == 1

@@ -30,6 +30,7 @@ def pytest_runtest_logstart():  # of the last round only
 """
 TINY = (
     "--gpus 2 --dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-batch-size 8 --dnn-steps 2"
+    " --dnn-warmup 1"
 )
 
 

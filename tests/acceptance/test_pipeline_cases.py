@@ -194,7 +194,8 @@ def test_a_model_with_too_few_places_to_cut_fails_its_case_in_one_line(pipelines
         "--dnn-stages",
         "4",
     )
-    result = pipelines("--dnn-frameworks", "single,pipedream", "-k", "train", *two_layers)
+    named = ("--dnn-frameworks", "single,pipedream", "-k", "train", "--dnn-launches", "1")
+    result = pipelines(*named, *two_layers)
     result.assert_outcomes(passed=1, failed=1, deselected=2)
     result.stdout.fnmatch_lines(
         ["*PlanError: rank 0: 4 stages, but the model can be cut into * at most: ask for fewer*"]

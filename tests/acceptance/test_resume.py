@@ -31,7 +31,10 @@ def pytest_unconfigure():
     Ranks.launch = launch
     print("launches measured:", len(done))
 """
-TINY = "--gpus 2 --dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-batch-size 8"
+TINY = (
+    "--gpus 2 --dnn-device cpu --dnn-models tests.tiny_models:tiny --dnn-batch-size 8"
+    " --dnn-warmup 1"
+)
 
 
 def test_a_session_interrupted_in_its_second_round_is_finished_and_merged(

@@ -49,6 +49,14 @@ def saved(pytester: pytest.Pytester, number: int) -> dict[str, Any]:
     return content
 
 
+def stored_again(pytester: pytest.Pytester, last: int) -> None:
+    """Stores the first session again, up to this number: one of made-up launches that is run again
+    measures the same."""
+    [first] = (pytester.path / "saved").rglob("0001_*.json")
+    for number in range(2, last + 1):
+        shutil.copy(first, first.with_name(first.name.replace("0001", f"{number:04}", 1)))
+
+
 def records(content: dict[str, Any]) -> dict[str, Any]:
     return {case["fullname"]: case["extra_info"]["dnnbench"] for case in content["benchmarks"]}
 
@@ -492,9 +500,11 @@ def test_a_golden_file_is_a_baseline_with_limits_of_its_own(
     result.stderr.fnmatch_lines(["*would overwrite --dnn-baseline in place*"])
 
 
-def test_cases_side_by_side_are_judged_and_never_against_a_serial_session(run: Any) -> None:
-    for _ in range(2):
-        run("--benchmark-save=nightly", "-n2", "--dnn-parallel").assert_outcomes(passed=3)
+def test_cases_side_by_side_are_judged_and_never_against_a_serial_session(
+    run: Any, pytester: pytest.Pytester
+) -> None:
+    run("--benchmark-save=nightly", "-n2", "--dnn-parallel").assert_outcomes(passed=3)
+    stored_again(pytester, 2)
     result = run(
         "-n2",
         "--dnn-parallel",
@@ -570,8 +580,8 @@ def test_workers_plan_the_same_launches_each_for_itself(
     run: Any, pytester: pytest.Pytester
 ) -> None:
     side_by_side = ("-n2", "--dnn-parallel")
-    for _ in range(5):
-        run(*side_by_side, "--benchmark-save=nightly", FAKE_NOISE=12)
+    run(*side_by_side, "--benchmark-save=nightly", FAKE_NOISE=12)
+    stored_again(pytester, 5)
     auto = ("--dnn-baseline=latest", "--dnn-launches=auto:5.4%", "--benchmark-save=today")
     result = run(*side_by_side, *auto, FAKE_NOISE=12)
     result.assert_outcomes(passed=3)

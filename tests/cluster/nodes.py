@@ -5,10 +5,11 @@ import itertools
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,9 @@ NAMES = ("n1", "n2")
 _PRELOAD = ("torch", "torch.distributed", "pytest_dnnbench.rank.group")
 
 _MADE = itertools.count()
+
+_NETWORKS = 64 * 256
+"""How many networks of 256 addresses lie in 10.64.0.0/10."""
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,12 +86,9 @@ def namespaces(folder: Path) -> Iterator[tuple[str, str]]:
     program on {node}, and the beginning of their addresses."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "nsenter", "unshare"))):
         pytest.skip("needs root and the tools of iproute2 and util-linux")
-    # Another each time: the kernel takes a while to remove what belonged to a namespace.
-    number = f"{os.getpid() % 100_000}{chr(ord('a') + next(_MADE) % 26)}"
-    prefix, bridge = f"dnn{number}", f"dnnb{number}"[:15]
-    net = f"10.{64 + os.getpid() % 64}.{(os.getpid() // 64 + ord(number[-1])) % 256}"
     with ExitStack() as undo:
-        _ip("link", "add", bridge, "type", "bridge")
+        number, net = _network_of_its_own()
+        prefix, bridge = f"dnn{number}", f"dnnb{number}"
         undo.callback(_ip, "link", "del", bridge)
         _ip("addr", "add", f"{net}.1/24", "dev", bridge)
         _ip("link", "set", bridge, "up")
@@ -95,7 +96,7 @@ def namespaces(folder: Path) -> Iterator[tuple[str, str]]:
         for last, name in enumerate(NAMES, 2):
             _ip("netns", "add", prefix + name)
             undo.callback(_ip, "netns", "del", prefix + name)
-            outside = f"d{number}{name}"[:15]
+            outside = f"d{number}{name}"
             _ip("link", "add", outside, "type", "veth", "peer", "name", "eth0",
                 "netns", prefix + name)  # fmt: skip
             _ip("link", "set", outside, "master", bridge, "up")
@@ -109,6 +110,41 @@ def namespaces(folder: Path) -> Iterator[tuple[str, str]]:
         enter.write_text(_ENTER.format(prefix=prefix, hosts=folder / "hosts", pin=pin))
         enter.chmod(0o700)
         yield f"{enter} {{node}} {{index}}", net
+
+
+def _network_of_its_own() -> tuple[int, str]:
+    """The number of a network that neither this machine nor another session of these tests uses,
+    and the beginning of its addresses. Makes its bridge: the kernel gives a name only once."""
+    # Another each time: the kernel takes a while to remove what belonged to a namespace.
+    first = os.getpid() + 641 * next(_MADE)
+    for number in (each % _NETWORKS for each in range(first, first + _NETWORKS)):
+        net = f"10.{64 + number // 256}.{number % 256}"
+        routes = [*_routes("match", f"{net}.1"), *_routes("root", f"{net}.0/24")]
+        if any(not route.startswith("default") for route in routes) or _is_used(_port_of(net)):
+            continue
+        make = ["ip", "link", "add", f"dnnb{number}", "type", "bridge"]
+        made = subprocess.run(make, capture_output=True, text=True)
+        if made.returncode == 0:
+            return number, net
+        assert "File exists" in made.stderr, made.stderr
+    raise AssertionError("every network in 10.64.0.0/10 is in use")
+
+
+def _port_of(net: str) -> int:
+    """The port on this machine that belongs to a network: below those that the kernel gives."""
+    _, second, third = map(int, net.split("."))
+    return 12_000 + 256 * (second - 64) + third
+
+
+def _is_used(port: int) -> bool:
+    with suppress(OSError), socket.create_server(("", port)):
+        return False
+    return True
+
+
+def _routes(which: str, address: str) -> list[str]:
+    command = ["ip", "-4", "route", "show", which, address]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 SLURM = ("slurmctld", "slurmd", "srun", "sbatch", "munged")
@@ -142,8 +178,8 @@ SelectTypeParameters=CR_Core_Memory
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherParams=OverMemoryKill
 SlurmdParameters=config_overrides
-NodeName=n1 NodeHostname=n1 NodeAddr={net}.2 Port={first} CPUs=2 RealMemory=8000
-NodeName=n2 NodeHostname=n2 NodeAddr={net}.3 Port={second} CPUs=2 RealMemory=8000
+NodeName=n1 NodeHostname=n1 NodeAddr={net}.2 Port=20001 CPUs=2 RealMemory=8000
+NodeName=n2 NodeHostname=n2 NodeAddr={net}.3 Port=20002 CPUs=2 RealMemory=8000
 PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 """A busy machine is not to look like one whose nodes are gone: the waits of Slurm are longer than
@@ -159,13 +195,11 @@ def slurm(folder: Path, command: str, net: str) -> Iterator[dict[str, str]]:
     missing = [name for name in SLURM if shutil.which(name, path=_PATH) is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}, of Debian's slurm-wlm and munge")
-    port = 20000 + os.getpid() % 3000 * 3
     for name in ("munge", "state", "spool-n1", "spool-n2"):
         (folder / name).mkdir(mode=0o755)
     conf = folder / "slurm.conf"
-    ports = {"port": port, "first": port + 1, "second": port + 2}
-    host = os.uname().nodename
-    conf.write_text(_SLURM_CONF.format(host=host, net=net, folder=folder, **ports))
+    host, port = os.uname().nodename, _port_of(net)
+    conf.write_text(_SLURM_CONF.format(host=host, net=net, port=port, folder=folder))
     (folder / "munge" / "key").write_bytes(os.urandom(128))
     (folder / "munge" / "key").chmod(0o400)
     variables = {**os.environ, "SLURM_CONF": str(conf), "PATH": _PATH}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_dnnbench.controller.disturbance import (
+    OTHERS_CORES,
     CpuSample,
     Observation,
     Watch,
@@ -44,17 +45,18 @@ def test_children_that_a_process_waited_for_count_as_its_own() -> None:
 
 
 def test_a_process_of_others_disturbs_a_launch_on_the_cpu() -> None:
-    begun = time.monotonic()
     cores = detect("cpu").affinity
-    watch = Watch([], cores, lambda: None)
     compute = "import time\nwhile time.process_time() < 0.8: pass"
-    subprocess.run([sys.executable, "-c", compute], check=True)
-    observation = watch.finish()
-    assert observation.others_cores is not None
-    assert observation.others_cores * (time.monotonic() - begun) > 0.6, "seconds that it computed"
-    assert observation.disturbed == (
-        f"other processes used {observation.others_cores:.1f} of {len(cores)} cores"
-    )
+    load = 0.0
+    while load < OTHERS_CORES:  # as of a process that loses its core for seconds
+        begun = time.monotonic()
+        watch = Watch([], cores, lambda: None)
+        subprocess.run([sys.executable, "-c", compute], check=True)
+        observation = watch.finish()
+        assert observation.others_cores is not None
+        load = observation.others_cores
+        assert load * (time.monotonic() - begun) > 0.6, "seconds that it computed"
+    assert observation.disturbed == (f"other processes used {load:.1f} of {len(cores)} cores")
 
 
 def test_without_cores_of_its_own_a_launch_knows_no_load_of_others() -> None:

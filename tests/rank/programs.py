@@ -1,4 +1,5 @@
-"""The programs that tests run on ranks."""
+"""The programs that tests run on ranks. Torch is imported there alone: a session that only names a
+program would spend most of its time on it."""
 
 import os
 import resource
@@ -8,11 +9,7 @@ import sys
 import time
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
 from pytest_dnnbench.messages import Place, RunRequest
-from pytest_dnnbench.rank.timed_run import measure
 
 
 def place(at: Place) -> Place:
@@ -22,14 +19,22 @@ def place(at: Place) -> Place:
 
 def sum_of_ranks() -> int:
     """The sum of all ranks' numbers, by a real all-reduce."""
-    total = torch.tensor(dist.get_rank())
-    dist.all_reduce(total)
+    import torch
+
+    total = torch.tensor(_dist().get_rank())
+    _dist().all_reduce(total)
     return int(total)
 
 
 def facts() -> dict[str, object]:
     """Process, threads and group of this rank."""
-    return {"pid": os.getpid(), "threads": torch.get_num_threads(), "size": dist.get_world_size()}
+    import torch
+
+    return {
+        "pid": os.getpid(),
+        "threads": torch.get_num_threads(),
+        "size": _dist().get_world_size(),
+    }
 
 
 def cores_and_threads() -> tuple[list[int], str]:
@@ -40,11 +45,11 @@ def cores_and_threads() -> tuple[list[int], str]:
 
 def alone(folder: str) -> None:
     """Fails when another job is in the same folder at the same time."""
-    mark = os.path.join(folder, f"rank{dist.get_rank()}")
+    mark = os.path.join(folder, f"rank{_dist().get_rank()}")
     os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
     time.sleep(0.2)
     os.unlink(mark)
-    dist.barrier()
+    _dist().barrier()
 
 
 def echo(value: object) -> object:
@@ -71,43 +76,43 @@ def levels_of(value: Any) -> int:
 
 def raise_on(rank: int) -> None:
     """One rank raises; the others wait for it in a collective."""
-    if dist.get_rank() == rank:
+    if _dist().get_rank() == rank:
         print("about to fail")
         raise ValueError("planted")
-    dist.barrier()
+    _dist().barrier()
 
 
 def die_on(rank: int, number: int) -> None:
     """One rank dies of a signal; the others wait for it."""
-    if dist.get_rank() == rank:
+    if _dist().get_rank() == rank:
         print("last words", flush=True)
         os.kill(os.getpid(), number)
-    dist.barrier()
+    _dist().barrier()
 
 
 def die_behind_a_late_server(late_s: float) -> None:
     """Rank 1 dies while the fork server stands still for so long; its peer raises because of it."""
-    if dist.get_rank() == 1:
+    if _dist().get_rank() == 1:
         server = os.getppid()
         wake = f"sleep {late_s}; kill -CONT {server}"
         subprocess.Popen(["sh", "-c", wake], start_new_session=True)
         os.kill(server, signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGKILL)
-    dist.barrier()
+    _dist().barrier()
 
 
 def leave_on(rank: int) -> None:
     """One rank leaves early with a clean exit status."""
-    if dist.get_rank() == rank:
+    if _dist().get_rank() == rank:
         os._exit(0)
-    dist.barrier()
+    _dist().barrier()
 
 
 def hang_on(rank: int) -> None:
     """One rank never reaches the collective."""
-    if dist.get_rank() == rank:
+    if _dist().get_rank() == rank:
         sleep_forever()
-    dist.barrier()
+    _dist().barrier()
 
 
 def sleep_forever() -> None:
@@ -129,14 +134,14 @@ def print_lines(count: int) -> None:
 
 def stop_on(rank: int) -> None:
     """One rank is stopped, as by a debugger."""
-    if dist.get_rank() == rank:
+    if _dist().get_rank() == rank:
         os.kill(os.getpid(), signal.SIGSTOP)
-    dist.barrier()
+    _dist().barrier()
 
 
 def say_pid_and_sleep(folder: str) -> None:
     """Writes its process id to a file, then sleeps."""
-    with open(f"{folder}/{dist.get_rank()}", "w") as file:
+    with open(f"{folder}/{_dist().get_rank()}", "w") as file:
         file.write(str(os.getpid()))
     sleep_forever()
 
@@ -166,6 +171,8 @@ def modules() -> list[str]:
 
 def late_imports(place: Place, request: RunRequest) -> list[str]:
     """The modules of torch that a measured run imports on this rank: its fork server has not."""
+    from pytest_dnnbench.rank.timed_run import measure
+
     before = set(sys.modules)
     measure(place, request)
     return sorted(name for name in set(sys.modules) - before if name.startswith("torch"))
@@ -178,6 +185,8 @@ def variable(name: str) -> str | None:
 
 def page_faults_of_large_buffers() -> int:
     """Page faults of writing 32 MiB, freed and taken again ten times, once the heap has settled."""
+    import torch
+
     for _ in range(20):
         torch.ones(8 << 20)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -194,3 +203,9 @@ def variables_and_first_path(names: list[str]) -> list[str | None]:
 def host_of_nccl(place: Place) -> tuple[str, tuple[str, ...]]:
     """The host that NCCL takes this rank's to be, and the variables that this launch alone has."""
     return os.environ["NCCL_HOSTID"], place.launch_variables
+
+
+def _dist() -> Any:
+    import torch.distributed
+
+    return torch.distributed

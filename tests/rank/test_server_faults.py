@@ -117,14 +117,19 @@ def test_a_result_that_came_before_the_server_was_stopped_counts() -> None:
 
 
 def test_a_pytest_that_was_stopped_does_not_call_a_sound_rank_hung(tmp_path: Path) -> None:
-    """It and its ranks are stopped for longer than the time-out, as by a frozen container."""
-    end = tmp_path / "end"
+    """It and its ranks are stopped for longer than the time-out, as by a frozen container. Its
+    clock says so: the time-out is one that no machine reaches, and is not waited for."""
+    end, thawed = tmp_path / "end", tmp_path / "thawed"
     run = f"print(ranks.run(fault_programs.rest_until, {str(end)!r}), flush=True)"
     end.touch()
     with script(
+        "import time",
+        "from pytest_dnnbench.controller.deadline import Deadline",
+        f"frozen_s = lambda: {2 * HANG_S} if os.path.exists({str(thawed)!r}) else 0.0",
+        "Deadline.__init__.__defaults__ = (lambda: time.monotonic() + frozen_s(),)",
         "server = ForkServer(['torch'])",
         "server.wait_ready()",
-        "ranks = Ranks(server, ['cpu'], threads=1, timeout_s=10)",
+        f"ranks = Ranks(server, ['cpu'], threads=1, timeout_s={HANG_S})",
         run,
         f"os.unlink({str(end)!r})",
         run,
@@ -139,7 +144,7 @@ def test_a_pytest_that_was_stopped_does_not_call_a_sound_rank_hung(tmp_path: Pat
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
         wait_for(lambda: is_stopped(controller.pid))
-        time.sleep(12)
+        thawed.touch()
         end.touch()
         for pid in reversed(stopped):
             os.kill(pid, signal.SIGCONT)

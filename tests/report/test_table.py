@@ -1,8 +1,9 @@
 """The terminal's table: every row in its group, nothing wider than the terminal, whatever the
 records hold."""
 
+import itertools
 import re
-import time
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -287,16 +288,27 @@ def test_nothing_measured_is_said() -> None:
     assert table_lines(study_of({})) == [Line("no case was measured")]
 
 
-def test_a_thousand_rows_take_less_than_five_seconds() -> None:
+def calls_of_a_table(models: int) -> int:
+    """How many functions are called for a table of eight rows of each model."""
     many = [
         record(framework, gpus, [100.0, 101.0, 102.0], case={"model": f"model{number}"})
         for framework in ("ddp", "horovod", "fsdp", "single")
         for gpus in (1, 2)
-        for number in range(125)
+        for number in range(models)
     ]
-    began = time.process_time()
-    assert len(texts(*many)) > 1000
-    assert time.process_time() - began < 5
+    calls = itertools.count()
+    sys.setprofile(lambda _frame, event, _argument: event.endswith("call") and next(calls))
+    try:
+        lines = texts(*many)
+    finally:
+        sys.setprofile(None)
+    assert len(lines) > 8 * models
+    return next(calls)
+
+
+def test_a_thousand_rows_are_the_work_of_as_many_single_ones() -> None:
+    calls_of_a_table(1)  # imports what there is to import
+    assert calls_of_a_table(125) < 6 * calls_of_a_table(25)
 
 
 def test_values_for_machines_stay_unrounded() -> None:

@@ -6,7 +6,8 @@ import pytest
 from benchmarks.detection import Setting, try_out
 from benchmarks.simulated_sessions import World, quiet, shared, suite
 
-SESSIONS = 200
+SESSIONS = 100
+"""Without any alarm among them a rate of 3% has a chance of a twentieth."""
 
 
 @pytest.mark.parametrize(("stored", "launches"), [(1, 3), (5, 3), (20, 3), (1, None), (10, None)])
@@ -14,7 +15,7 @@ def test_at_most_one_session_in_a_hundred_has_a_false_alarm(
     stored: int, launches: int | None
 ) -> None:
     setting = Setting("suite", suite(), stored, launches, stored_launches=3)
-    assert try_out(setting, SESSIONS, seed=stored).alarmed["ours"] <= 0.01 * SESSIONS
+    assert try_out(setting, SESSIONS, seed=stored).alarmed["ours"] == 0
 
 
 @pytest.mark.parametrize("setting", [
@@ -22,7 +23,7 @@ def test_at_most_one_session_in_a_hundred_has_a_false_alarm(
     Setting("learnt before", suite(), 1, 3, stored_launches=3, calibration=10),
 ])  # fmt: skip
 def test_noise_learnt_in_either_way_gives_no_more(setting: Setting) -> None:
-    assert try_out(setting, SESSIONS, seed=1).alarmed["ours"] <= 0.01 * SESSIONS
+    assert try_out(setting, SESSIONS, seed=1).alarmed["ours"] == 0
 
 
 @pytest.mark.parametrize("stored", [5, 20])
