@@ -2,8 +2,9 @@
 
     SIGINT (Ctrl-C), SIGTERM, SIGHUP   the first stops the session as Ctrl-C does: ranks are ended,
                                        the file is saved, the journal kept
-    those within PATIENCE_S of it, or  are ignored, with a line that says why
-      of the end of the last test
+    one while results are saved, and   are ignored, with a line that says why
+      those within PATIENCE_S of it
+      or of the first
     later ones                         stop whatever still runs
 
 So it goes on to the end of the process, for pytest's own end takes its time too.
@@ -58,8 +59,9 @@ class Interrupts:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self) -> Generator[None]:
-        """From here on results are saved."""
-        self._patient_since_s = time.monotonic()
+        """From here on results are saved, however long that takes: the next signal begins the
+        patience."""
+        self._patient_since_s = math.inf
         return (yield)
 
     def _take(self) -> None:
@@ -103,6 +105,7 @@ class Interrupts:
         self._stopped = True
         if number == signal.SIGHUP:
             self._leave_terminal()
+        self._patient_since_s = min(self._patient_since_s, now_s)
         if now_s - self._patient_since_s < PATIENCE_S:
             self._say()
             return
