@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "report": LEAVES | RESULTS | {"planner"},
     "machine": LEAVES | RESULTS | {"controller"},
     "bisection": LEAVES | RESULTS | {"controller"},
-    "horovod_build": {"errors", "files", "installed", "proc", "controller"},
+    "horovod_build": {"errors", "files", "installed", "proc", "starting", "controller"},
     "hookspecs": LEAVES | {"controller"},
     "session": LEAVES | RESULTS | {"controller", "machine", "report"},
     "plugin": LEAVES | {"hookspecs", "session", "controller"},
