@@ -17,7 +17,7 @@ MOST_STANDINGS = 8
 """Comparisons in the chart; the table below it has the others."""
 
 MOST_SHARES = 32
-"""Cases in the chart, beside those of its first comparison: more would hide each other."""
+"""Cases in the chart, unless its first comparison alone has more: they would hide each other."""
 
 
 @dataclass(frozen=True, slots=True)

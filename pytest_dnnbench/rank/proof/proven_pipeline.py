@@ -193,7 +193,7 @@ def checked_trace(proven: Proven, *, training: bool) -> Checked:
     stages = proven.stages()
     if proven.place.rank in (0, proven.place.world_size - 1):
         stages = [stage.to(proven.device).train(training) for stage in stages]
-    ratio = _trace_ratio(
+    ratio = trace_ratio(
         proven, TraceCheck(model, stages, inputs, proven.autocast, proven.workload.forward)
     )
     about["untraced forward over traced"] = round(ratio, 2)
@@ -201,7 +201,7 @@ def checked_trace(proven: Proven, *, training: bool) -> Checked:
     return Checked(arithmetic, parameters, owned_by_stage(model, stages), about, stages)
 
 
-def _trace_ratio(proven: Proven, check: TraceCheck) -> float:
+def trace_ratio(proven: Proven, check: TraceCheck) -> float:
     """The time of the model's forward pass over that of its stages. The first rank checks what they
     compute and the last the time, at once. Raises WrongResult on all ranks, with what the first of
     them says."""

@@ -52,7 +52,7 @@ class StageState:
                     gradient.div_(self.minibatches)
                 # In place of what is not needed again, and with `alpha`: new memory costs as much
                 # time as the sums. Versions of the weights stay as they are. Each sum rounds as
-                # that of torch's SGD: what equals to the last bit has no bound to be measured.
+                # that of torch's SGD: of what is equal to the last bit no bound is measured.
                 into = torch.empty_like(gradient) if keeps else gradient
                 change = torch.add(gradient, weight, alpha=optimiser.weight_decay, out=into)
                 velocity, free = change, None

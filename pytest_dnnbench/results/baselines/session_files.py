@@ -1,6 +1,6 @@
 """Which saved files the paths of a command name: files themselves, and folders of
 pytest-benchmark's storage, which has a folder per machine. Not here: what the files hold
-(runs.py)."""
+(results/records/saved.py)."""
 
 import argparse
 from collections import defaultdict

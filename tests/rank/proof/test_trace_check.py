@@ -3,14 +3,21 @@
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from pytest_dnnbench.controller.forkserver import ForkServer
+from pytest_dnnbench.controller.ranks import Ranks
 from pytest_dnnbench.errors import WrongResult
+from pytest_dnnbench.rank.proof.proven_pipeline import trace_ratio
 from pytest_dnnbench.rank.proof.trace_check import TraceCheck
 from tests.awkward_models import Autocast, Base
+from tests.patience import HANG_S
 
 IMAGES = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
 
@@ -82,3 +89,36 @@ def test_a_lost_wait_is_found_where_it_is_a_good_part_of_the_step() -> None:
         check(model, AsTuple(model))
     assert check(model, AsTuple(model), predicted_step_s=100.0) > 2, "told, where it hardly counts"
     assert check(model, AsTuple(model, sleep_s=0.2)) < 2, "a wait on both sides is none lost"
+
+
+def said_on_a_rank(model: str, added: float) -> float | str:
+    """On a rank: what the check of all ranks says of a model."""
+    made = {"Base": Base, "Autocast": Autocast, "Waiting": Waiting}[model]()
+    place = SimpleNamespace(rank=dist.get_rank(), world_size=dist.get_world_size())
+    proven = SimpleNamespace(place=place, precision="fp32", predicted_step_s=0.1)
+    try:
+        return trace_ratio(
+            cast("Any", proven), TraceCheck(made, [AsTuple(made, added)], IMAGES, nullcontext)
+        )
+    except WrongResult as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize(
+    ("model", "added", "says"),
+    [
+        ("Autocast", 0.0, "computes in bfloat16"),  # on the first rank
+        ("Waiting", 0.0, "work on the host"),  # on the last
+        ("Waiting", 0.001, "output deviates by 0.001"),  # on both
+        ("Base", 0.0, ""),
+    ],
+)
+def test_what_the_first_or_the_last_rank_finds_all_ranks_say(
+    server: ForkServer, ranks: int, model: str, added: float, says: str
+) -> None:
+    """A rank that went on alone would wait for the others for ever."""
+    run = Ranks(server, ["cpu"] * ranks, threads=1, timeout_s=HANG_S).run
+    first, *others = run(said_on_a_rank, model, added)
+    assert others == [first] * (ranks - 1)
+    assert says in first if says else first > 0
