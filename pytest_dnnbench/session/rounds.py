@@ -95,10 +95,16 @@ def _check(config: pytest.Config) -> None:
 
 
 def catch_up(item: pytest.Item, launches: int) -> None:
-    """Runs an item's early rounds in a row: it came to this process after those of the others."""
-    for number in range(1, launches):
-        if EARLY_FAILURE not in item.stash:
-            _run_early(item, None, number)
+    """Runs the early rounds of an item that it lacks in a row: it came to this process after those
+    of the others, or failed in one. Of two environments, its pairs are looked at as in its turn."""
+    sides = side_by_side(item.config)
+    first, end = (sides.complete(item) + 1, launches + 1) if sides else (1, launches)
+    for number in range(first, end):
+        if EARLY_FAILURE in item.stash or (sides and sides.is_settled(item)):
+            return
+        _run_early(item, None, number)
+        if sides:
+            sides.look(number, item)
 
 
 def _run_all_rounds(session: pytest.Session, announce: Callable[[str], None]) -> None:

@@ -183,8 +183,9 @@ class SideBySide:
 
     # the question
 
-    def look(self, rounds: int) -> None:
-        """Looks at all pairs after a round, if a look is planned then."""
+    def look(self, rounds: int, item: pytest.Item | None = None) -> None:
+        """Looks at all pairs after a round, if a look is planned then. With an item the others have
+        been looked at: only its question is decided, beside their pairs."""
         from pytest_dnnbench.results.verdicts.side_by_side import ratios_of
 
         if (planned := self._b.questions.planned(rounds)) is None:
@@ -196,7 +197,13 @@ class SideBySide:
                 for name, pair in self._pairs.items()
                 if pair.complete and pair.failure is None
             },
+            item.nodeid if item else None,
         )
+
+    def complete(self, item: pytest.Item) -> int:
+        """The rounds in which a case was launched on both sides."""
+        pair = self._pairs.get(item.nodeid)
+        return pair.complete if pair else 0
 
     def is_settled(self, item: pytest.Item) -> bool:
         """Whether a case needs no more launches. Of one whose side B failed, A has as many as

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.test_other_plugins import RERUNS
+
 CASES = """
 def test_train(framework, model, gpus, process_group, dnnbench):
     dnnbench.measure(framework, model, process_group(gpus), phase="train")
@@ -195,3 +197,30 @@ def test_a_side_b_that_fails_costs_nothing_of_side_a(bench: Any, pytester: pytes
     record = record_of(pytester)
     assert len(record["launches"]) == 3
     assert "not in this checkout" in record["against"]["failure"]
+
+
+FAILS_AT_FIRST = """
+def test_train(framework, model, gpus, process_group, dnnbench, request):
+    runs = request.config.runs = getattr(request.config, "runs", 0) + 1
+    if runs == {failing}:
+        raise OSError("once")
+    dnnbench.measure(framework, model, process_group(gpus), phase="train")
+"""
+
+
+@pytest.mark.parametrize("failing", [1, 3])
+def test_a_case_that_is_run_again_is_compared(
+    bench: Any, pytester: pytest.Pytester, failing: int
+) -> None:
+    """Its pairs were one too few, and nobody looked at them: it passed, however slow side B was."""
+    write_model(pytester, "a", 0.01)
+    write_model(pytester, "b", 0.01)
+    pytester.makepyfile(test_cases=FAILS_AT_FIRST.format(failing=failing))
+    pytester.makeconftest(STOPPING + RERUNS.format(only="Exception"))
+    result = bench("--dnn-against-path", "b")
+    result.assert_outcomes(passed=1)
+    assert result.parseoutcomes()["rerun"] == 1
+    result.stdout.fnmatch_lines(["sides launched: ABBAABBAABBAABBA"])
+    other = record_of(pytester)["against"]
+    assert other["looks"] == [8]
+    assert other["compared"]["throughput"]["pairs"] == 8

@@ -163,6 +163,21 @@ def test_a_look_that_settles_a_case_decides_all_of_its_metrics() -> None:
     assert pairs == {"throughput": 12, "step_time_s": 12}
 
 
+def test_a_case_that_is_measured_later_is_decided_alone() -> None:
+    questions = Questions(2, {"throughput": Compared(0.03)}, 16, 0.01)
+    planned = questions.planned(8)
+    assert planned is not None
+    far_apart, slower = [0.8, 1.25] * 4, [0.9, 0.901] * 4
+    questions.look(planned, {"in turn": {"throughput": far_apart}})
+    before = questions.decisions["in turn"]["throughput"]
+    both = {"in turn": {"throughput": far_apart}, "later": {"throughput": slower}}
+    questions.look(planned, both, alone="later")
+    assert questions.decisions["in turn"]["throughput"] is before, "it has had this look"
+    assert questions.decisions["later"]["throughput"].status == "lower"
+    assert questions.decisions["later"]["throughput"].pairs == 8
+    assert questions.looked == [8]
+
+
 def test_the_mean_over_cases_is_geometric() -> None:
     mean = mean_change([(0.1, (0.09, 0.11)), (1 / 1.1 - 1, (1 / 1.11 - 1, 1 / 1.09 - 1))])
     assert mean.change == pytest.approx(0.0, abs=1e-12)

@@ -124,12 +124,13 @@ class Questions:
         """The look that is planned after so many rounds, if any."""
         return next((look for look in looks(self.most) if look.rounds == rounds), None)
 
-    def look(self, planned: Look, ratios: Ratios) -> None:
+    def look(self, planned: Look, ratios: Ratios, alone: str | None = None) -> None:
         """Looks at the pairs. `ratios` has all cases that have been measured on both sides, settled
-        ones too."""
-        self.looked.append(planned.rounds)
+        ones too. With `alone` only this case is decided: the others have had this look."""
+        if planned.rounds not in self.looked:
+            self.looked.append(planned.rounds)
         # Before the look: a case that it settles has all of its metrics decided by it.
-        settled = {case for case in ratios if self.is_settled(case)}
+        settled = {case for case in ratios if self.is_settled(case) or alone not in (None, case)}
         for metric in self.metrics:
             self._look_at(metric, planned, ratios, settled)
 
