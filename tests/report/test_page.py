@@ -261,6 +261,14 @@ def test_hostile_names_in_memory_do_nothing_either() -> None:
     assert not any(letter in text for letter in "\x00\x1b\u202e")
 
 
+def test_a_hostile_title_does_nothing() -> None:
+    study = Study([run_in_memory({"case": measured("ddp", "resnet50", 2)})])
+    text = page_html(study, sections(study), [], HOSTILE)
+    assert "&lt;script&gt;alert(1)" in text
+    assert text.count("<script") == text.count("</script") == 1
+    assert not any(letter in text for letter in "\x00\x1b\u202e")
+
+
 def test_a_spreadsheet_runs_nothing_of_the_csv(tmp_path: Path) -> None:
     made(tmp_path, saved(benchmark("=cmd|' /C calc'!A0", "@SUM(1)", 2)))
     with tmp_path.joinpath("report", "table.csv").open(newline="") as file:
