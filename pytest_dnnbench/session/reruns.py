@@ -67,6 +67,7 @@ class Reruns:
         if _is_replayed(item):
             if raised := self._raised.get((item.nodeid, phase)):
                 raise raised
+            # Keeps the phase from running; makereport above gives the early round's report for it.
             pytest.skip("failed in an early round")
 
 

@@ -278,15 +278,15 @@ def killed_pytest(tmp_path: Path) -> list[int]:
     ]
     controller = subprocess.Popen([sys.executable, "-c", "\n".join(lines)], cwd=ROOT)
     files = [tmp_path / f"rank{rank}" for rank in range(2)]
-    wait_for(lambda: all(len(_told(file)) == 3 for file in files))
-    processes = [pid for file in files for pid in _told(file)]
+    wait_for(lambda: all(len(_pids_in(file)) == 3 for file in files))
+    processes = [pid for file in files for pid in _pids_in(file)]
     assert not any(map(has_ended, processes))
     controller.kill()
     controller.wait()
     return processes
 
 
-def _told(file: Path) -> list[int]:
+def _pids_in(file: Path) -> list[int]:
     return [int(pid) for pid in file.read_text().split()] if file.exists() else []
 
 

@@ -267,8 +267,8 @@ def test_the_first_chart_has_the_comparisons_on_most_devices_first() -> None:
     whole = Study([run_of(session(("a", "b"), EIGHT[:3], (1, 2, 4)), "run.json")])
     titles = [standing.title for standing in standings(contests(whole), whole)]
     assert [title.rpartition(", ")[2] for title in titles] == ["4 GPUs"] * 4 + ["2 GPUs"] * 4
-    one = Study([run_of(session(("a",), EIGHT[:2], (1,)), "run.json")])
-    assert standings(contests(one), one)[0].title == "a, train, 1 GPU"
+    small = Study([run_of(session(("a",), EIGHT[:2], (1,)), "run.json")])
+    assert standings(contests(small), small)[0].title == "a, train, 1 GPU"
 
 
 @pytest.mark.parametrize("frameworks", [EIGHT, EIGHT[:4], EIGHT[:2]])

@@ -46,10 +46,12 @@ def test_the_first_sessions_that_are_not_kept_any_more_are_the_anchor() -> None:
 
 def test_few_sessions_that_are_not_kept_any_more_are_the_anchor_with_those_that_follow() -> None:
     """The eleventh session of a golden file drops one, and that one alone was the anchor."""
-    one = baseline(LATEST, earlier={METRIC: Earlier(FIRST[:1], 1)})
-    assert one.anchor_of(METRIC) == Anchor([*FIRST[:1], *LATEST[:4]], LATEST, 1 + len(LATEST) - 2)
-    five = baseline(LATEST, earlier={METRIC: Earlier(FIRST, 5)})
-    assert five.anchor_of(METRIC) == Anchor(FIRST, LATEST, 5 + len(LATEST) - 2)
+    golden = baseline(LATEST, earlier={METRIC: Earlier(FIRST[:1], 1)})
+    assert golden.anchor_of(METRIC) == Anchor(
+        [*FIRST[:1], *LATEST[:4]], LATEST, 1 + len(LATEST) - 2
+    )
+    golden = baseline(LATEST, earlier={METRIC: Earlier(FIRST, 5)})
+    assert golden.anchor_of(METRIC) == Anchor(FIRST, LATEST, 5 + len(LATEST) - 2)
 
 
 def test_without_them_the_first_of_the_history_are() -> None:

@@ -85,8 +85,9 @@ def test_marks_of_other_tests_are_not_ours(run: pytest.Pytester) -> None:
 @pytest.mark.parametrize(
     ("mark", "names"),
     [
-        (pytest.mark.parametrize("framework , gpus", []), ["framework", "gpus"]),  # noqa: PT006 - so
-        (pytest.mark.parametrize(["my_framework"], []), ["my_framework"]),  # noqa: PT006 - users do
+        # As users write them, not as PT006 would have it.
+        (pytest.mark.parametrize("framework , gpus", []), ["framework", "gpus"]),  # noqa: PT006
+        (pytest.mark.parametrize(["my_framework"], []), ["my_framework"]),  # noqa: PT006
         (pytest.mark.parametrize(argnames="my_framework", argvalues=[]), ["my_framework"]),
     ],
 )
